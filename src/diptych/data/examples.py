@@ -1,0 +1,115 @@
+"""Examples: what a job learns from, one at a time (`load`), and how they become a batch (`collate`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from diptych.data.source import BadSample, Captioned
+from diptych.data.transforms import ImageSettings, prepare, stack
+from diptych.data.wordpiece import Tokenizer
+from diptych.keyed import generator, uniform
+from diptych.tokens import Batch, Matching
+
+LONGEST_TEXT = 4000  # characters; more can never reach a model and would only cost time
+
+
+class Examples(Protocol):
+    """Random access to the examples of a job. Everything drawn is keyed by (seed, step, id)."""
+
+    def __len__(self) -> int: ...
+
+    def length(self, index: int) -> int:
+        """Text tokens, roughly: what length-aware batching sorts by."""
+        ...
+
+    def load(self, index: int, seed: int, step: int) -> Any:
+        """One example, ready to be collated. Raises BadSample."""
+        ...
+
+    def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """An image and its caption; `shown` is the image of another sample where matching replaces it."""
+
+    image: np.ndarray
+    caption: str
+    shown: np.ndarray | None = None
+
+
+class PairExamples:
+    """One example per (image, caption): the food of pre-training and of retrieval.
+
+    With `matching` > 0 a batch carries a `Matching`: with that probability the image shown beside the caption is that
+    of another sample, drawn uniformly. `images` without augmentation and `matching` 0 gives plain pairs.
+    """
+
+    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings, matching: float = 0.5):
+        self.source, self.tokenizer, self.images, self.matching = source, tokenizer, images, matching
+        captions = [source.captions(i) for i in range(len(source))]
+        self.owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])  # the image of each example
+        self._first = np.cumsum([0] + [len(c) for c in captions])
+        self._lengths = np.array([len(text.split()) + 2 for c in captions for text in c])
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def length(self, index: int) -> int:
+        return int(self._lengths[index])
+
+    def load(self, index: int, seed: int, step: int) -> LoadedPair:
+        image = int(self.owner[index])
+        caption = self.source.captions(image)[index - self._first[image]]
+        check_text(caption, self.source.where(image))
+        picture = self._picture(image, index, seed, step)
+        return LoadedPair(picture, caption, self._replacement(image, index, seed, step))
+
+    def _picture(self, image: int, index: int, seed: int, step: int) -> np.ndarray:
+        random = generator(seed, step, index, f"augment {image}") if self.images.augment else None
+        return prepare(self.source.image(image), self.images, random)
+
+    def _replacement(self, image: int, index: int, seed: int, step: int) -> np.ndarray | None:
+        """The picture of another sample, or None where the pair stays together."""
+        if len(self.source) < 2:
+            return None
+        draws = uniform(seed, step, [index], "matching", 5)[0]
+        if draws[0] >= self.matching:
+            return None
+        for draw in draws[1:-1]:
+            other = int(draw * (len(self.source) - 1))
+            other += other >= image
+            try:
+                return self._picture(other, index, seed, step)
+            except BadSample:  # it is reported when it is drawn as a sample of its own
+                continue
+        raise BadSample(self.source.where(image), "no readable image was drawn to replace it")
+
+    def collate(self, loaded: list[LoadedPair], ids: Sequence[int], seed: int, step: int) -> Batch:
+        matching = None
+        if self.matching > 0:
+            shown = stack([x.image if x.shown is None else x.shown for x in loaded], self.images)
+            matching = Matching(shown, torch.tensor([x.shown is None for x in loaded]))
+        return Batch(
+            seed,
+            step,
+            torch.tensor(ids),
+            image=stack([x.image for x in loaded], self.images),
+            text=self.tokenizer.encode([x.caption[:LONGEST_TEXT] for x in loaded]),
+            matching=matching,
+        )
+
+
+def check_text(text: str, where: str) -> None:
+    """Raises BadSample for a text that no model can read."""
+    if not text.strip():
+        raise BadSample(where, "empty caption or question")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadSample(where, "text that is not valid Unicode (a lone surrogate)") from None

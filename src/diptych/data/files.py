@@ -1,0 +1,121 @@
+"""Opening captioned images: a folder with a JSON or a table of captions, tar shards, or the built-in world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from diptych.data import formats
+from diptych.data.decode import MAX_PIXELS, decode
+from diptych.data.folder import Folder, parse_json, read_text
+from diptych.data.formats import Columns, Entry
+from diptych.data.source import BadSample, Captioned, DataError
+
+SPLITS = ("train", "val", "test")
+TABLES = (".csv", ".tsv", ".jsonl")
+
+
+class CaptionedFiles:
+    """Images that lie as files in a folder (see `source.Captioned`).
+
+    `least` lets large JPEGs be decoded at a smaller scale: their shorter side stays at least so many pixels.
+    """
+
+    def __init__(self, name: str, split: str, root: Path, entries: Sequence[Entry], least: int | None = None):
+        self.name, self.split, self.root, self.entries, self.least = name, split, root, entries, least
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def image(self, index: int) -> Pillow.Image:
+        return load(self.root / self.entries[index].file, self.least)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.entries[index].captions
+
+    def where(self, index: int) -> str:
+        return f"{self.entries[index].where} ({self.entries[index].file})"
+
+
+def load(path: Path, least: int | None = None) -> Pillow.Image:
+    """The picture in a file. Raises BadSample."""
+    try:
+        if path.stat().st_size > 4 * MAX_PIXELS:
+            raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadSample(str(path), f"cannot be read ({error.strerror})") from None
+    return decode(data, str(path), least=least)
+
+
+def open_captions(
+    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
+) -> Captioned:
+    """One split ("train", "val", "test") of the captioned images that `spec` names. Raises DataError.
+
+    `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL);
+    such a file itself (images are sought beside it, then in ``images/``); tar shards ``shards-{000..003}.tar``; or
+    ``scenes``. A table without a split column or a split in its name is divided 90/5/5, by image, keyed by `seed`.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    if spec == "scenes":
+        from diptych.data.scenes import Scenes
+
+        return Scenes(split, seed=seed)
+    if spec.endswith(".tar"):
+        from diptych.data.shards import CaptionedShards
+
+        return CaptionedShards(spec, split, seed=seed, least=least)
+    path = Path(spec)
+    table = choose(path, split, _kinds, "captions") if path.is_dir() else path
+    root = table.parent
+    entries = list(_read(table, Folder(root), split, columns or Columns(), seed))
+    if not entries:
+        raise DataError(f"{table}: nothing in split {split!r}; name another split or correct the file")
+    return CaptionedFiles(root.name, split, root, entries, least)
+
+
+def _read(path: Path, folder: Folder, split: str, columns: Columns, seed: int):
+    """The entries of a file of any of the formats."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder; check --data")
+    if path.suffix in TABLES:
+        return formats.captions_table(path, folder, split, columns, seed)
+    if path.suffix != ".json":
+        raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
+    if "annotations" in need_object(path):
+        return formats.coco(path, folder)
+    return formats.karpathy(path, folder, split)
+
+
+def need_object(path: Path) -> dict:
+    """The JSON object in a file. Raises DataError."""
+    content = parse_json(read_text(path), path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: {type(content).__name__} where an object with 'images' is expected")
+    return content
+
+
+def _kinds(folder: Path, split: str) -> list[list[Path]]:
+    """Files that may hold captions, best kind first."""
+    tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
+    return [
+        sorted(folder.glob("dataset*.json")),
+        [p for p in sorted(folder.glob("captions_*.json")) if formats.named_split(p) in (split, None)],
+        [p for p in tables if formats.named_split(p) == split],
+        [p for p in tables if formats.named_split(p) is None],
+    ]
+
+
+def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str) -> Path:
+    """The one file in a folder that holds `what` for a split. Raises DataError where there is none, or several."""
+    for found in kinds(folder, split):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(p.name for p in found[:5])
+            raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
+    raise DataError(f"{folder}: no file holds {what} of {split}; see `open_{what}` for the names that are known")

@@ -1,0 +1,136 @@
+"""Finding files that a dataset names, without ever leaving the dataset's folder, and reading text with located errors."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from diptych.data.source import DataError
+
+
+class Folder:
+    """A folder whose files are named by untrusted text. Listings are read once, so that many names are cheap to check."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).resolve()
+        self._listings: dict[str, dict[str, bool]] = {}
+
+    def find(self, names: Iterable[str], where: str) -> str:
+        """The first of `names` (relative paths) that is a file; `where` says who asks. Raises DataError."""
+        names = list(names)
+        for name in names:
+            if "\0" in name or not _printable(name):
+                raise DataError(f"{where}: {name!r} is not a file name; correct the row")
+            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+                raise DataError(f"{where}: {name!r} leads outside {self.root}; name images relative to the folder")
+        for name in names:
+            head, tail = os.path.split(os.path.normpath(name))
+            if tail in self._listing(head):
+                if self._listing(head)[tail] and not self._within(self.root / head / tail):
+                    raise DataError(
+                        f"{where}: {name!r} is a link that leads outside {self.root}; copy the file instead"
+                    )
+                return os.path.join(head, tail)
+        hint = nearest(os.path.basename(names[0]), self._listing(os.path.dirname(names[-1])))
+        raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
+
+    def _listing(self, head: str) -> dict[str, bool]:
+        """The files of a subfolder, and whether each is a link; empty where there is no such folder."""
+        if head not in self._listings:
+            place = self.root / head
+            usable = place.is_dir() and self._within(place)
+            entries = list(os.scandir(place)) if usable else []
+            self._listings[head] = {e.name: e.is_symlink() for e in entries if e.is_file()}
+        return self._listings[head]
+
+    def _within(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root)
+
+
+def _printable(name: str) -> bool:
+    """Whether a name can be handed to the file system (no lone surrogates, not empty)."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """` (nearest: 'x')`, or nothing where no name is near."""
+    near = difflib.get_close_matches(name, [n for n, _ in zip(names, range(5000), strict=False)], 1)
+    return f" (nearest: {near[0]!r})" if near else ""
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file. Raises DataError with the line of the first broken byte."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def parse_json(text: str, path: Path, line: int = 1) -> Any:
+    """JSON that starts at `line` of `path`. Raises DataError with the line where it breaks."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"{path}, line {line + error.lineno - 1}, column {error.colno}"
+        raise DataError(f"{at}: not JSON ({error.msg}); repair the file") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}, line {line}: JSON that cannot be read ({error}); repair the file") from None
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(where, row)`` of each row of a .csv, .tsv or .jsonl file. Raises DataError."""
+    text = read_text(path)
+    if path.suffix == ".jsonl":
+        for line, row in enumerate(text.split("\n"), 1):
+            if row.strip():
+                value = parse_json(row, path, line)
+                if not isinstance(value, dict):
+                    raise DataError(f"{path}, line {line}: {type(value).__name__} where an object is expected")
+                yield f"{path}, line {line}", value
+        return
+    table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    try:
+        header = next(table, [])
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}, line 1: two columns have one name in {header}; rename one")
+        for row in table:
+            where = f"{path}, line {table.line_num}"
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{where}: {len(row)} fields under {len(header)} columns; quote the field or repair the row"
+                )
+            yield where, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {table.line_num}: {error}; repair the row") from None
+
+
+def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """``row[key]``, which must be a `kind`. Raises DataError that names the nearest key."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {type(row).__name__} where an object with {key!r} is expected")
+    if key not in row:
+        hint = nearest(key, (k for k in row if isinstance(k, str)))
+        raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or name it")
+    if not isinstance(row[key], kinds) or isinstance(row[key], bool):
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise DataError(f"{where}, {key!r}: {type(row[key]).__name__} where {wanted} is expected")
+    return row[key]

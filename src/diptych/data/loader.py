@@ -1,0 +1,181 @@
+"""The pipeline of every job: examples to batches in worker processes, the same batches however many workers or ranks."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from diptych.data.examples import Examples
+from diptych.data.order import Order
+from diptych.data.source import BadSample, DataError
+from diptych.keyed import words
+from diptych.tokens import Batch
+
+TRIES = 16  # replacements drawn for a bad sample before giving up
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be used."""
+
+    id: int
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch, and what was skipped on the way to it."""
+
+    batch: Batch
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Tally:
+    """Counts bad samples; more than `limit` of all, once `least` samples were seen or 20 skipped, stops the run."""
+
+    def __init__(self, limit: float = 0.01, least: int = 1000):
+        self.limit, self.least = limit, least
+        self.seen = 0
+        self.skipped: list[Skipped] = []
+
+    def add(self, loaded: Loaded) -> None:
+        """Counts a batch. Raises DataError with the head of the list."""
+        self.skipped += loaded.skipped
+        self.seen += len(loaded.batch) + len(loaded.skipped)
+        if len(self.skipped) > self.limit * max(self.seen, self.least):
+            head = "; ".join(f"{s.where}: {s.why}" for s in self.skipped[:5])
+            raise DataError(
+                f"{len(self.skipped)} of {self.seen} samples could not be used, more than {self.limit:.1%} "
+                f"(first: {head}); repair the data or raise the limit"
+            )
+
+
+def loader(
+    examples: Examples,
+    *,
+    batch: int,
+    seed: int,
+    start: int,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    workers: int = 2,
+) -> Iterator[list[Loaded]]:
+    """For each optimizer step in ``start … steps − 1``, the micro-batches of this rank (`accumulate` of them).
+
+    `batch` is the global batch: a rank takes a contiguous part of it. A bad sample is replaced by another, keyed by its
+    id. Raises DataError.
+    """
+    if batch % (world * accumulate):
+        raise DataError(
+            f"a batch of {batch} does not divide into {world} ranks x {accumulate} micro-batches; change one"
+        )
+    lengths = [examples.length(i) for i in range(len(examples))]
+    dataset = _Steps(examples, Order(lengths, seed, batch), rank, world, accumulate)
+    yield from _run(dataset, range(start, steps), workers)
+
+
+def sweep(
+    examples: Examples, batch: int, *, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 2
+) -> Iterator[Loaded]:
+    """Every example once, in order, for evaluation; rank r takes every `world`-th batch. Bad samples are left out.
+
+    A batch with nothing readable in it is not given; what it skipped is reported with the next one, or the last.
+    """
+    held: Loaded | None = None
+    waiting: tuple[Skipped, ...] = ()
+    starts = range(0, len(examples), batch)[rank::world]
+    for made, skipped in _run(_Chunks(examples, batch, seed), starts, workers):
+        waiting += skipped
+        if made is None:
+            continue
+        if held is not None:
+            yield held
+        held, waiting = Loaded(made, waiting), ()
+    if held is not None:
+        yield replace(held, skipped=held.skipped + waiting)
+    elif waiting:
+        raise DataError(f"no example of {len(waiting)} can be used (first: {waiting[0].where}: {waiting[0].why})")
+
+
+class _Steps(Dataset):
+    """Step → micro-batches."""
+
+    def __init__(self, examples: Examples, order: Order, rank: int, world: int, accumulate: int):
+        self.examples, self.order = examples, order
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+
+    def __getitem__(self, step: int) -> list[Loaded] | DataError:
+        ids = self.order.ids_of(step).reshape(self.world, self.accumulate, -1)[self.rank]
+        try:
+            return [self._micro(part.tolist(), step) for part in ids]
+        except DataError as error:  # given as a value: torch would wrap its message in a worker's traceback
+            return error
+
+    def _micro(self, ids: list[int], step: int) -> Loaded:
+        seed = self.order.seed
+        kept, used, skipped = [], [], []
+        for first in ids:
+            others = words(seed, step, [first], "replacement", TRIES)[0] % len(self.examples)
+            for index in (first, *others.tolist()):
+                try:
+                    kept.append(self.examples.load(index, seed, step))
+                    used.append(index)
+                    break
+                except BadSample as bad:
+                    skipped.append(Skipped(index, bad.where, bad.why))
+            else:
+                raise DataError(
+                    f"{TRIES + 1} samples in a row could not be used (last: {skipped[-1].where}: "
+                    f"{skipped[-1].why}); repair the data"
+                )
+        return Loaded(self.examples.collate(kept, used, seed, step), tuple(skipped))
+
+
+class _Chunks(Dataset):
+    """First id → the batch that begins there, without its bad samples."""
+
+    def __init__(self, examples: Examples, batch: int, seed: int):
+        self.examples, self.batch, self.seed = examples, batch, seed
+
+    def __getitem__(self, start: int) -> tuple[Batch | None, tuple[Skipped, ...]] | DataError:
+        kept, used, skipped = [], [], []
+        try:
+            for index in range(start, min(start + self.batch, len(self.examples))):
+                try:
+                    kept.append(self.examples.load(index, self.seed, 0))
+                    used.append(index)
+                except BadSample as bad:
+                    skipped.append(Skipped(index, bad.where, bad.why))
+            return self.examples.collate(kept, used, self.seed, 0) if kept else None, tuple(skipped)
+        except DataError as error:
+            return error
+
+
+def _run(dataset: Dataset, keys: Sequence[int], workers: int) -> Iterator[Any]:
+    """``dataset[key]`` of every key, in order, made in worker processes (0: in this one)."""
+    made: Iterable[Any] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the model's
+    )
+    for item in made:
+        if isinstance(item, DataError):
+            raise item
+        yield item
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is the main process's to handle; one thread per worker, since workers are the parallelism."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

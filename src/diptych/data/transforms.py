@@ -1,0 +1,76 @@
+"""From a picture to the pixels a model reads: ViLT's resize rule, the plain square of ViT, and normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+
+from diptych.data.randaugment import randaugment
+from diptych.tokens import Image
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How pictures become pixels. `shorter` is the shorter side in pixels; the longer is at most `longer_ratio` times it.
+
+    With `square` every picture becomes ``shorter × shorter``, whatever its aspect (ViT). With `augment` RandAugment
+    (2 operations of strength 9) is drawn anew for each (seed, step, sample).
+    """
+
+    shorter: int = 384
+    longer_ratio: float = 1333 / 800
+    patch: int = 32
+    mean: float = 0.5
+    std: float = 0.5
+    augment: bool = False
+    square: bool = False
+
+
+def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
+    """Height and width after ViLT's rule (its MinMaxResize): the shorter side to S, the longer capped at
+    ``int(ratio · S)``, both floored to a multiple of the patch; never less than one patch."""
+    if settings.square:
+        return settings.shorter, settings.shorter
+    scale = settings.shorter / min(height, width)
+    longest = int(settings.longer_ratio * settings.shorter)
+    if scale * max(height, width) > longest:
+        scale = longest / max(height, width)
+    patch = settings.patch
+    tall, wide = (max(patch, int(scale * side + 0.5) // patch * patch) for side in (height, width))
+    return tall, wide
+
+
+def prepare(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
+    """uint8 pixels ``(height, width, 3)``: resized (bicubic) and, where `settings.augment`, augmented with `random`.
+
+    Differs: ViLT augments before it resizes; here after, on fewer pixels, with shifts relative to the picture's side.
+    """
+    height, width = resized(picture.height, picture.width, settings)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Pillow.Resampling.BICUBIC)
+    if settings.augment:
+        if random is None:
+            raise ValueError("augmentation needs a generator")
+        picture = randaugment(picture, random)
+    return np.array(picture)  # a copy: torch wants to be able to write
+
+
+def stack(pictures: Sequence[np.ndarray], settings: ImageSettings) -> Image:
+    """Normalised pictures, each top-left in a zero canvas."""
+    sizes = torch.tensor([p.shape[:2] for p in pictures])
+    height, width = sizes.amax(0).tolist()
+    canvas = torch.zeros(len(pictures), 3, height, width)
+    for row, picture in zip(canvas, pictures, strict=True):
+        h, w = picture.shape[:2]
+        row[:, :h, :w] = normalise(picture, settings)
+    return Image(canvas, sizes)
+
+
+def normalise(picture: np.ndarray, settings: ImageSettings) -> torch.Tensor:
+    """uint8 ``(h, w, 3)`` to float ``(3, h, w)``: ``(x / 255 − mean) / std``."""
+    pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
+    return pixels.mul_(1 / (255 * settings.std)).sub_(settings.mean / settings.std)
