@@ -37,7 +37,7 @@ def decode(data: bytes, where: str, *, least: int | None = None, most_pixels: in
             return _rgb(_opened(picture, data, least))
     except BadSample:
         raise
-    except Exception as error:  # decoders fail in many ways (OSError, SyntaxError, struct.error …): all mean one thing
+    except Exception as error:  # noqa: BLE001 - decoders fail in many ways (SyntaxError, struct.error …), all meaning one
         raise BadSample(where, f"not a readable image ({type(error).__name__}: {error})") from None
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from diptych.data.source import BadSample, Captioned
+from diptych.data.answers import soft_scores
+from diptych.data.source import BadSample, Captioned, Question, Questioned
 from diptych.data.transforms import ImageSettings, prepare, stack
 from diptych.data.wordpiece import Tokenizer
 from diptych.keyed import generator, uniform
@@ -102,6 +103,52 @@ class PairExamples:
             image=stack([x.image for x in loaded], self.images),
             text=self.tokenizer.encode([x.caption[:LONGEST_TEXT] for x in loaded]),
             matching=matching,
+        )
+
+
+class QuestionExamples:
+    """One example per question, answered by choosing among `answers` (VQA as classification).
+
+    Labels: ``targets`` float ``(b, len(answers))``, soft scores in [0, 1]; ``question`` int64 ``(b,)``, the question's id.
+    `normalise` is what `answers` were normalised with.
+    """
+
+    def __init__(
+        self,
+        source: Questioned,
+        tokenizer: Tokenizer,
+        images: ImageSettings,
+        answers: Sequence[str],
+        normalise: Callable[[str], str],
+    ):
+        self.source, self.tokenizer, self.images, self.normalise = source, tokenizer, images, normalise
+        self.place = {answer: i for i, answer in enumerate(answers)}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def length(self, index: int) -> int:
+        return len(self.source.question(index).text.split()) + 2
+
+    def load(self, index: int, seed: int, step: int) -> tuple[np.ndarray, Question]:
+        question = self.source.question(index)
+        check_text(question.text, self.source.where(index))
+        random = generator(seed, step, index, "augment") if self.images.augment else None
+        return prepare(self.source.image(question.image), self.images, random), question
+
+    def collate(self, loaded: list[tuple[np.ndarray, Question]], ids: Sequence[int], seed: int, step: int) -> Batch:
+        targets = torch.zeros(len(loaded), len(self.place))
+        for row, (_, question) in zip(targets, loaded, strict=True):
+            for answer, score in soft_scores(question.answers, self.normalise).items():
+                if answer in self.place:
+                    row[self.place[answer]] = score
+        return Batch(
+            seed,
+            step,
+            torch.tensor(ids),
+            image=stack([image for image, _ in loaded], self.images),
+            text=self.tokenizer.encode([q.text[:LONGEST_TEXT] for _, q in loaded]),
+            labels={"targets": targets, "question": torch.tensor([q.id for _, q in loaded])},
         )
 
 

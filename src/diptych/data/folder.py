@@ -40,6 +40,10 @@ class Folder:
         hint = nearest(os.path.basename(names[0]), self._listing(os.path.dirname(names[-1])))
         raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
 
+    def files(self, subfolder: str) -> list[str]:
+        """Names of the files in a subfolder, sorted; empty where there is no such folder."""
+        return sorted(self._listing(subfolder))
+
     def _listing(self, head: str) -> dict[str, bool]:
         """The files of a subfolder, and whether each is a link; empty where there is no such folder."""
         if head not in self._listings:

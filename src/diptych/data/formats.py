@@ -101,8 +101,9 @@ def table_rows(path: Path, split: str, columns: Columns, seed: int) -> Iterator[
 def named_split(path: Path) -> str | None:
     """The split that a file's name speaks of: ``train``, ``val`` (or ``dev``) or ``test``."""
     words = path.stem.lower().replace("-", "_").replace(".", "_").split("_")
-    for split, signs in {"train": ("train",), "val": ("val", "dev", "minival"), "test": ("test",)}.items():
-        if any(word.rstrip("0123456789") in signs for word in words):
+    signs = {"test": ("test",), "train": ("train",), "val": ("val", "dev", "minival")}  # "test-dev" is test
+    for split, said in signs.items():
+        if any(word.rstrip("0123456789") in said for word in words):
             return split
     return None
 

@@ -165,6 +165,7 @@ def _run(dataset: Dataset, keys: Sequence[int], workers: int) -> Iterator[Any]:
         dataset,
         batch_size=None,
         sampler=keys,
+        collate_fn=_as_it_is,
         num_workers=workers,
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the model's
@@ -173,6 +174,10 @@ def _run(dataset: Dataset, keys: Sequence[int], workers: int) -> Iterator[Any]:
         if isinstance(item, DataError):
             raise item
         yield item
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
 
 
 def _quiet_worker(_: int) -> None:

@@ -1,0 +1,36 @@
+"""Answers as classes: the list a VQA classifier chooses from, and the soft scores it learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from diptych.data.source import DataError, Questioned
+
+Normalise = Callable[[str], str]
+
+
+def soft_scores(answers: Sequence[str], normalise: Normalise) -> dict[str, float]:
+    """Each answer's VQA accuracy: 0.3, 0.6, 0.9 or 1 as 1, 2, 3 or more of ten people gave it (Antol et al., 2015).
+
+    This is min(1, n / 3) averaged over the ten ways to leave one person out. Where fewer or more than ten answered,
+    counts are scaled to ten: a question with a single answer gives it 1.
+    """
+    counts = Counter(normalise(a) for a in answers)
+    return {answer: min(1.0, 0.3 * n * 10 / len(answers)) for answer, n in counts.items()}
+
+
+def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most: int | None = None) -> list[str]:
+    """The answers that are the commonest of at least `minimum` questions, commonest first (ViLT: 9 gives 3,129).
+
+    Raises DataError where none is.
+    """
+    counts: Counter[str] = Counter()
+    for i in range(len(source)):
+        given = Counter(normalise(a) for a in source.question(i).answers)
+        if given:
+            counts[min(given, key=lambda a: (-given[a], a))] += 1
+    kept = sorted((a for a, n in counts.items() if n >= minimum and a), key=lambda a: (-counts[a], a))[:most]
+    if not kept:
+        raise DataError(f"{source.name} ({source.split}): no answer is given {minimum} times; lower the minimum")
+    return kept
