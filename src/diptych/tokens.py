@@ -11,12 +11,15 @@ file and ``layers/attention.py`` know which layout is in use; a test holds packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -158,10 +161,9 @@ class Layout:
         return bool(self.real.all())
 
     @cached_property
-    def starts(self) -> Int[Tensor, " b"]:
-        """Packed row at which each sample begins."""
-        counts = self.real.sum(1)
-        return counts.cumsum(0) - counts
+    def offsets(self) -> Int[Tensor, " b+1"]:
+        """Packed row at which each sample begins, and one past the last row."""
+        return F.pad(self.real.sum(1).cumsum(0), (1, 0))
 
     def columns(self, modality: str | None, name: str | None) -> list[int]:
         """Indices of the spans that answer to `modality` and `name` (None: any)."""
@@ -175,6 +177,19 @@ class Layout:
         return start, start + self.spans[span].length
 
 
+_packing: ContextVar[bool] = ContextVar("packing", default=False)
+
+
+@contextmanager
+def packing(on: bool = True) -> Iterator[None]:
+    """Within it, new Tokens are packed: models compute no pads. They give the same values at real tokens either way."""
+    before = _packing.set(on)
+    try:
+        yield
+    finally:
+        _packing.reset(before)
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """A batch of token sequences, in either layout. Immutable: every method gives new Tokens."""
@@ -186,8 +201,9 @@ class Tokens:
 
     @classmethod
     def of(cls, values: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
-        """Padded tokens from a canvas."""
-        return cls(values, Layout(real, spans))
+        """Tokens from a canvas, in the layout that `packing` asks for: padded unless told otherwise."""
+        tokens = cls(values, Layout(real, spans))
+        return tokens.pack() if _packing.get() else tokens
 
     @property
     def packed(self) -> bool:
@@ -281,7 +297,12 @@ class Tokens:
 
     def first(self) -> Float[Tensor, "b d"]:
         """The first token of each sample, which must be real ([CLS] of BERT-like text, the class token of a ViT)."""
-        return self.values.index_select(0, self.layout.starts) if self.packed else self.values[:, 0]
+        return self.values.index_select(0, self.layout.offsets[:-1]) if self.packed else self.values[:, 0]
+
+    def mean(self) -> Float[Tensor, "b d"]:
+        """The mean over each sample's real tokens."""
+        canvas = self.canvas() * self.real[:, :, None]
+        return canvas.sum(1) / self.real.sum(1, keepdim=True)
 
     def pick(self, keep: Bool[Tensor, "b n"]) -> Tokens:
         """Only the tokens where `keep`; the rest become padding."""

@@ -1,0 +1,43 @@
+"""The verbs of the field: what a vision-language model can be asked to do. One small Protocol each.
+
+A model has the verbs its paper has: ViT only encodes and classifies, ViLT encodes and fuses.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.tokens import Image, Pair, Text, Tokens
+
+
+class EncodesImage(Protocol):
+    def encode_image(self, image: Image) -> Tokens:
+        """Image tokens, before they have met any text."""
+        ...
+
+
+class EncodesText(Protocol):
+    def encode_text(self, text: Text) -> Tokens:
+        """Text tokens, before they have met any image."""
+        ...
+
+
+class Fuses(EncodesImage, EncodesText, Protocol):
+    def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
+        """Both, after they have met. `slot` says which of a sample's images this is."""
+        ...
+
+
+class Classifies(EncodesImage, Protocol):
+    def classify(self, image: Image) -> Float[Tensor, "b classes"]:
+        """A logit per class of picture."""
+        ...
+
+
+class Pretrains(Fuses, Protocol):
+    def heads(self) -> nn.ModuleDict:
+        """The heads of the paper's pre-training figure, fresh: `match`, `words` …"""
+        ...

@@ -1,0 +1,56 @@
+"""ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision (Kim et al., ICML 2021), figure 3.
+
+Text is embedded as BERT does, image patches linearly as ViT does; each gets a modality type, and one ViT reads both.
+
+Differs from the paper: as the official code, text carries two type vectors (BERT's own and the modality's), the masked
+word head is not tied to the word embedding, and the pooler reads the text [CLS]. Differs from the official code: a
+full image's patches stay in raster order; the shuffle there is a by-product of how padding is drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from diptych.fusion.concatenate import Concatenate
+from diptych.heads import Match, Vocabulary
+from diptych.layers.block import PreNormBlock
+from diptych.layers.embed import PatchEmbedding, TextEmbedding
+from diptych.layers.init import init_transformer
+from diptych.layers.pool import Pooler
+from diptych.layers.position import resize_aligned
+from diptych.tokens import Image, Pair, Text, Tokens
+
+
+class ViLT(nn.Module):
+    """`grid`: rows and columns of the learned position grid. `images`: how many images a sample may have (NLVR2: two)."""
+
+    def __init__(
+        self,
+        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
+        grid: tuple[int, int] = (12, 12), vocabulary: int = 30522, text_length: int = 40, images: int = 1,
+        dropout: float = 0.1,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.vocabulary = width, vocabulary
+        self.words = TextEmbedding(vocabulary, text_length, width, dropout=dropout)
+        self.patches = PatchEmbedding(width, patch, grid, resize_aligned, dropout=dropout)
+        self.modality = nn.Embedding(1 + images, width)  # row 0: text; row 1 + slot: that image
+        blocks = nn.ModuleList(PreNormBlock(width, heads, hidden, 1e-6, dropout) for _ in range(depth))
+        self.transformer = Concatenate(blocks, nn.LayerNorm(width, 1e-6), Pooler(width))
+        self.apply(init_transformer)
+
+    def encode_text(self, text: Text) -> Tokens:
+        return self.words(text)
+
+    def encode_image(self, image: Image) -> Tokens:
+        return self.patches(image)
+
+    def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
+        modality = self.modality(torch.tensor([0, 1 + slot], device=self.modality.weight.device))
+        return self.transformer(text.add(modality[0]), image.add(modality[1]))
+
+    def heads(self) -> nn.ModuleDict:
+        """The two boxes above the transformer in figure 3; word-patch alignment has no weights."""
+        heads = nn.ModuleDict({"match": Match(self.width), "words": Vocabulary(self.width, self.vocabulary)})
+        return heads.apply(init_transformer)

@@ -1,0 +1,51 @@
+"""ViT: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021), figure 1.
+
+Differs: exact GELU and bicubic antialiased position resizing as timm (the JAX code uses the tanh form and zoom of
+order 1). With ``pooling="average"`` patches are averaged and normalised, and tokens have no final norm, as timm.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.layers.block import PreNormBlock
+from diptych.layers.embed import PatchEmbedding
+from diptych.layers.init import init_transformer
+from diptych.layers.position import resize_bicubic
+from diptych.tokens import Image, Tokens
+
+
+class ViT(nn.Module):
+    """Patches and a class token through pre-norm transformer blocks, then a linear classifier.
+
+    `grid`: rows and columns of the learned position grid; other image sizes resize it. `classes` 0: no classifier.
+    """
+
+    def __init__(
+        self,
+        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
+        grid: tuple[int, int] = (14, 14), classes: int = 1000, pooling: str = "cls", dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        if pooling not in ("cls", "average"):
+            raise ValueError(f"pooling is 'cls' or 'average', not {pooling!r}")
+        self.width, self.pooling = width, pooling
+        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic, dropout=dropout)
+        self.blocks = nn.ModuleList(PreNormBlock(width, heads, hidden, 1e-6, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.head = nn.Linear(width, classes) if classes else None
+        self.apply(init_transformer)
+
+    def encode_image(self, image: Image) -> Tokens:
+        tokens = self.patches(image)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens.map(self.norm) if self.pooling == "cls" else tokens
+
+    def classify(self, image: Image) -> Float[Tensor, "b classes"]:
+        if self.head is None:
+            raise ValueError("this ViT was built without a classifier (classes=0)")
+        tokens = self.encode_image(image)
+        pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.by_span(name="patches").mean())
+        return self.head(pooled)

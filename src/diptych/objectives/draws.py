@@ -1,0 +1,117 @@
+"""The one place where objectives draw at random: which words are hidden, which patches are kept.
+
+Everything is keyed by (seed, step, sample id), or given from outside (`Given`), which golden tests do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from diptych import keyed
+from diptych.tokens import Batch, Text, Tokens
+
+
+@dataclass(frozen=True)
+class Masking:
+    """BERT's masking: of the chosen pieces 80 % become [MASK], 10 % a random piece, 10 % stay (Devlin et al. 2019, 3.1)."""
+
+    vocabulary: int = 30522
+    mask_id: int = 103
+    rate: float = 0.15
+    whole_words: bool = True
+
+
+@dataclass(frozen=True)
+class MaskedText:
+    """A text with some pieces hidden, and what stood there."""
+
+    text: Text
+    hidden: Bool[Tensor, "b n"]
+    original: Int[Tensor, "b n"]
+
+
+class Draws(Protocol):
+    """Where an objective's random choices come from."""
+
+    def masked(self, text: Text, masking: Masking) -> MaskedText: ...
+
+    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]: ...
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """Choices drawn for the samples of a batch, the same whenever and wherever they are drawn."""
+
+    batch: Batch
+
+    def uniform(self, stream: str, n: int) -> np.ndarray:
+        return keyed.uniform(self.batch.seed, self.batch.step, self.batch.ids.cpu().numpy(), stream, n)
+
+    def masked(self, text: Text, masking: Masking) -> MaskedText:
+        """Hides about `rate` of each text's real pieces, at least one; with `whole_words` all pieces of a word or none.
+
+        The budget counts real pieces only (the official ViLT collator also counts pads); [CLS] and [SEP] never hide.
+        """
+        b, n = text.ids.shape
+        hidden = self._chosen(text, masking)
+        fate = torch.from_numpy(self.uniform("masking: fate", n)).to(text.ids.device)
+        word = torch.from_numpy(self.uniform("masking: word", n)).to(text.ids.device)
+        replaced = torch.where(fate < 0.8, masking.mask_id, (word * masking.vocabulary).long())
+        ids = torch.where(hidden & (fate < 0.9), replaced, text.ids)
+        return MaskedText(Text(ids, text.real, text.begins), hidden, text.ids)
+
+    def _chosen(self, text: Text, masking: Masking) -> Bool[Tensor, "b n"]:
+        real = text.real.cpu().numpy()
+        order = self.uniform("masking: order", real.shape[1])
+        inner = _between_ends(real)
+        begins = inner if text.begins is None or not masking.whole_words else text.begins.cpu().numpy() & inner
+        hidden = np.zeros_like(real)
+        for row in range(len(real)):
+            budget = max(1, round(masking.rate * int(real[row].sum())))
+            starts = np.flatnonzero(begins[row])
+            ends = np.append(starts[1:], inner[row].sum() + 1)
+            for word in np.argsort(order[row, starts], kind="stable"):
+                length = ends[word] - starts[word]
+                if length <= budget:
+                    hidden[row, starts[word] : ends[word]] = True
+                    budget -= length
+        return torch.from_numpy(hidden).to(text.ids.device)
+
+    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+        """At most `most` patches of each image, drawn without replacement; class tokens are always kept."""
+        spans = image.layout.spans
+        patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in spans])
+        score = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).to(image.real.device)
+        candidate = image.real & patch.to(image.real.device)
+        rank = score.masked_fill(~candidate, 2.0).argsort(1).argsort(1)
+        return image.real & (~candidate | (rank < most))
+
+
+def _between_ends(real: np.ndarray) -> np.ndarray:
+    """Real places but the first and the last: what stands between [CLS] and [SEP]."""
+    places = np.arange(real.shape[1])
+    return real & (places > 0) & (places < real.sum(1, keepdims=True) - 1)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Choices made elsewhere."""
+
+    masked_text: MaskedText | None = None
+    kept_patches: Bool[Tensor, "b n"] | None = None
+
+    def masked(self, text: Text, masking: Masking) -> MaskedText:
+        if self.masked_text is None:
+            raise ValueError("masked words were asked for, but none were given")
+        return self.masked_text
+
+    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+        if self.kept_patches is None:
+            raise ValueError("kept patches were asked for, but none were given")
+        return self.kept_patches

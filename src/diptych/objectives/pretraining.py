@@ -1,0 +1,78 @@
+"""Pretraining: a model, its heads and its objectives as one module from a batch to named losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.verbs import Pretrains
+from diptych.objectives.draws import Draws, Keyed
+from diptych.objectives.views import Views
+from diptych.step import Floor
+from diptych.tokens import Batch, packing
+
+
+class Objective(Protocol):
+    """A function of the views of a batch; it owns no weights.
+
+    It gives *totals*, and says beforehand how many terms they sum over: means are taken over the global batch.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        """Terms of the loss, under `name`, and of each metric, under "name/metric"."""
+        ...
+
+    def totals(self, views: Views) -> dict[str, Tensor]:
+        """Sums over those terms."""
+        ...
+
+    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+        """What the loss is for a model that knows only the prior; `statistics` are facts counted in the data."""
+        ...
+
+
+class Pretraining(nn.Module):
+    """What DDP wraps. `pack`: compute no padding; the padded layout gives the same values at real tokens."""
+
+    def __init__(
+        self,
+        model: Pretrains,
+        objectives: Sequence[Objective],
+        statistics: Mapping[str, float] | None = None,
+        most_patches: int | None = None,
+        pack: bool = True,
+    ):
+        super().__init__()
+        self.model, self.heads = model, model.heads()
+        self.objectives, self.most_patches, self.pack = tuple(objectives), most_patches, pack
+        self.weights = {o.name: o.weight for o in objectives}
+        floors = {o.name: o.floor(statistics or {}) for o in objectives}
+        self.floors = {name: floor for name, floor in floors.items() if floor is not None}
+
+    def views(self, batch: Batch, draws: Draws | None = None) -> Views:
+        return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches)
+
+    def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
+        views = self.views(batch, draws)
+        return {name: count for o in self.objectives for name, count in o.counts(views).items()}
+
+    def forward(
+        self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: Draws | None = None
+    ) -> dict[str, Tensor]:
+        views = self.views(batch, draws)
+        with packing(self.pack):
+            return self.losses(views, self.counts(batch, draws) if counts is None else counts)
+
+    def losses(self, views: Views, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The objectives' means over `counts` terms."""
+        totals = {name: total for o in self.objectives for name, total in o.totals(views).items()}
+        return {name: total / counts[name].clamp(min=torch.finfo(torch.float32).tiny) for name, total in totals.items()}

@@ -1,0 +1,83 @@
+"""The views of a batch: each encoding computed when first asked for, once, and shared by all objectives."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from diptych.models.verbs import Fuses
+from diptych.objectives.draws import Draws, MaskedText, Masking
+from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
+
+
+class Views:
+    """What a model makes of a batch. `heads` are the model's own, `draws` the random choices made for this batch.
+
+    `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all.
+    """
+
+    def __init__(
+        self, model: Fuses, heads: nn.ModuleDict, batch: Batch, draws: Draws, most_patches: int | None = None
+    ):
+        self.model, self.heads, self.batch, self.draws, self.most_patches = model, heads, batch, draws, most_patches
+        self._masked: dict[Masking, MaskedText] = {}
+        self._masked_pair: dict[Masking, Pair] = {}
+
+    def head(self, name: str, x: Tensor) -> Tensor:
+        return self.heads[name](x)
+
+    @property
+    def given_text(self) -> Text:
+        if self.batch.text is None:
+            raise ValueError("this batch has no text")
+        return self.batch.text
+
+    @property
+    def given_image(self) -> Image:
+        if self.batch.image is None:
+            raise ValueError("this batch has no image")
+        return self.batch.image
+
+    @property
+    def matching(self) -> Matching:
+        if self.batch.matching is None:
+            raise ValueError("this batch has nothing to match: ask the data for replaced images (matching > 0)")
+        return self.batch.matching
+
+    def encode(self, image: Image) -> Tokens:
+        tokens = self.model.encode_image(image)
+        if self.most_patches is None:
+            return tokens
+        return tokens.pick(self.draws.kept(tokens, self.most_patches))
+
+    @cached_property
+    def image(self) -> Tokens:
+        return self.encode(self.given_image)
+
+    @cached_property
+    def text(self) -> Tokens:
+        return self.model.encode_text(self.given_text)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """Each text with its own image."""
+        return self.model.fuse(self.text, self.image)
+
+    @cached_property
+    def matching_pair(self) -> Pair:
+        """Each text with the image it is asked about, its own or another's."""
+        return self.model.fuse(self.text, self.encode(self.matching.image))
+
+    def masked(self, masking: Masking) -> MaskedText:
+        """The texts with words hidden."""
+        if masking not in self._masked:
+            self._masked[masking] = self.draws.masked(self.given_text, masking)
+        return self._masked[masking]
+
+    def masked_pair(self, masking: Masking) -> Pair:
+        """Each masked text with its own image."""
+        if masking not in self._masked_pair:
+            text = self.model.encode_text(self.masked(masking).text)
+            self._masked_pair[masking] = self.model.fuse(text, self.image)
+        return self._masked_pair[masking]

@@ -1,0 +1,36 @@
+"""What the training loop needs to know of anything that is trained: a module from a batch to named losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from diptych.tokens import Batch
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The loss of a model that has learned nothing but the answers' prior, and why a loss may stay there."""
+
+    value: float  # in nats, the unit of the loss it belongs to
+    name: str  # "entropy of the matching prior"
+    cause: str  # what usually keeps a loss on it
+
+
+class Step(Protocol):
+    """A module that computes losses. Means over what a *global* batch holds need counts from every rank and
+    micro-batch first, so a step says its counts before it is run, and is given the global ones.
+    """
+
+    weights: dict[str, float]  # the losses that are summed and trained, each with its weight
+    floors: dict[str, Floor]  # what each loss starts from; may lack some
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many terms each loss and metric averages over on this batch; 0-d float32. Runs no model."""
+        ...
+
+    def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{name: this batch's total / counts[name]}. Names that are not in `weights` are metrics, detached."""
+        ...
