@@ -7,7 +7,6 @@ import warnings
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
 
 from diptych.data.source import BadSample
 
@@ -43,23 +42,34 @@ def decode(data: bytes, where: str, *, least: int | None = None, most_pixels: in
 
 def _opened(picture: Pillow.Image, data: bytes, least: int | None) -> Pillow.Image:
     """The pixels behind an opened header, upright; a JPEG at the smallest scale that keeps `least`."""
-    if picture.format != "JPEG":
-        picture.load()
-        return ImageOps.exif_transpose(picture)
-    orientation = picture.getexif().get(_ORIENTATION, 1)
-    shorter = min(picture.size)
-    scale = max((s for s in (1, 2, 4, 8) if least and shorter // s >= least), default=1)
-    if simplejpeg is not None and picture.mode == "RGB":
-        target = least if scale > 1 and least else 0
-        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=target, min_width=target, min_factor=1)
-        scaled = Pillow.fromarray(pixels)
-    else:
+    turn = _TURNS.get(_orientation(picture))
+    scale = max((s for s in (1, 2, 4, 8) if least and min(picture.size) // s >= least), default=1)
+    fast = _decode_fast(data, picture, scale) if picture.format == "JPEG" and picture.mode == "RGB" else None
+    if fast is None:
         if scale > 1:
             picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
         picture.load()
-        scaled = picture
-    turn = _TURNS.get(orientation)
-    return scaled if turn is None else scaled.transpose(turn)
+    upright = picture if fast is None else fast
+    return upright if turn is None else upright.transpose(turn)
+
+
+def _decode_fast(data: bytes, picture: Pillow.Image, scale: int) -> Pillow.Image | None:
+    """The same pixels from simplejpeg; None without it, or where it is stricter than Pillow about a flawed file."""
+    if simplejpeg is None:
+        return None
+    width, height = (-(-side // scale) for side in picture.size)
+    try:
+        return Pillow.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width))
+    except ValueError:
+        return None
+
+
+def _orientation(picture: Pillow.Image) -> int:
+    """EXIF's orientation, 1 (upright) where it is broken: a bad note is no reason to lose the picture."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - parsers of EXIF fail in many ways
+        return 1
 
 
 _TURNS = {
@@ -77,11 +87,9 @@ def _rgb(picture: Pillow.Image) -> Pillow.Image:
     """Any mode to RGB."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        top = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 65535.0
-        values = np.nan_to_num(values) / top * 255 if values.max(initial=0) > 255 or top == 1.0 else values
-        return Pillow.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if picture.mode.startswith("I"):  # 16 bits of grey, whole range
+        values = np.asarray(picture).clip(0, 65535) / 257
+        return Pillow.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         paper = Pillow.new("RGBA", picture.size, (255, 255, 255, 255))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image as Pillow
@@ -15,6 +15,7 @@ from diptych.data.source import BadSample, Captioned, DataError
 
 SPLITS = ("train", "val", "test")
 TABLES = (".csv", ".tsv", ".jsonl")
+KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .jsonl; tars are named by a glob"
 
 
 class CaptionedFiles:
@@ -70,7 +71,7 @@ def open_captions(
 
         return CaptionedShards(spec, split, seed=seed, least=least)
     path = Path(spec)
-    table = choose(path, split, _kinds, "captions") if path.is_dir() else path
+    table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
     root = table.parent
     entries = list(_read(table, Folder(root), split, columns or Columns(), seed))
     if not entries:
@@ -78,7 +79,7 @@ def open_captions(
     return CaptionedFiles(root.name, split, root, entries, least)
 
 
-def _read(path: Path, folder: Folder, split: str, columns: Columns, seed: int):
+def _read(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterable[Entry]:
     """The entries of a file of any of the formats."""
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; check --data")
@@ -86,17 +87,10 @@ def _read(path: Path, folder: Folder, split: str, columns: Columns, seed: int):
         return formats.captions_table(path, folder, split, columns, seed)
     if path.suffix != ".json":
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
-    if "annotations" in need_object(path):
-        return formats.coco(path, folder)
-    return formats.karpathy(path, folder, split)
-
-
-def need_object(path: Path) -> dict:
-    """The JSON object in a file. Raises DataError."""
     content = parse_json(read_text(path), path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: {type(content).__name__} where an object with 'images' is expected")
-    return content
+    if isinstance(content, dict) and "annotations" in content:
+        return formats.coco(content, path, folder)
+    return formats.karpathy(content, path, folder, split)
 
 
 def _kinds(folder: Path, split: str) -> list[list[Path]]:
@@ -110,7 +104,7 @@ def _kinds(folder: Path, split: str) -> list[list[Path]]:
     ]
 
 
-def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str) -> Path:
+def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str, known: str) -> Path:
     """The one file in a folder that holds `what` for a split. Raises DataError where there is none, or several."""
     for found in kinds(folder, split):
         if len(found) == 1:
@@ -118,4 +112,4 @@ def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path
         if found:
             names = ", ".join(p.name for p in found[:5])
             raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
-    raise DataError(f"{folder}: no file holds {what} of {split}; see `open_{what}` for the names that are known")
+    raise DataError(f"{folder}: no file holds {what} of {split}; it takes {known}")

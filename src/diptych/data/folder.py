@@ -137,4 +137,6 @@ def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         wanted = " or ".join(k.__name__ for k in kinds)
         raise DataError(f"{where}, {key!r}: {type(row[key]).__name__} where {wanted} is expected")
+    if isinstance(row[key], int) and abs(row[key]) >= 2**63:
+        raise DataError(f"{where}, {key!r}: a number of more than 64 bits; renumber")
     return row[key]

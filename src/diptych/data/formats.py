@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
+from diptych.data.folder import Folder, need, read_rows
 from diptych.data.source import DataError
 from diptych.keyed import uniform
 
@@ -36,9 +36,9 @@ class Entry:
     captions: tuple[str, ...]
 
 
-def karpathy(path: Path, folder: Folder, split: str) -> Iterator[Entry]:
+def karpathy(content: Any, path: Path, folder: Folder, split: str) -> Iterator[Entry]:
     """``dataset_*.json`` of Karpathy's splits; "restval" counts as train."""
-    for i, image in enumerate(need(parse_json(read_text(path), path), "images", list, str(path))):
+    for i, image in enumerate(need(content, "images", list, str(path))):
         where = f"{path}, images[{i}]"
         own = need(image, "split", str, where)
         if split != ("train" if own == "restval" else own):
@@ -53,9 +53,8 @@ def karpathy(path: Path, folder: Folder, split: str) -> Iterator[Entry]:
         yield Entry(folder.find(places, where), where, tuple(said) or ("",))
 
 
-def coco(path: Path, folder: Folder) -> Iterator[Entry]:
+def coco(content: Any, path: Path, folder: Folder) -> Iterator[Entry]:
     """``captions_*.json`` of COCO: one file is one split."""
-    content = parse_json(read_text(path), path)
     said: dict[Any, list[str]] = {}
     for i, note in enumerate(need(content, "annotations", list, str(path))):
         where = f"{path}, annotations[{i}]"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,47 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 from diptych.data.examples import Examples
 from diptych.data.order import Order
 from diptych.data.source import BadSample, DataError
-from diptych.keyed import words
+from diptych.data.tally import Loaded, Skipped, Tally
+from diptych.keyed import permutation, words
 from diptych.tokens import Batch
 
+__all__ = ["Loaded", "Skipped", "Tally", "loader", "rate", "sweep"]
+
 TRIES = 16  # replacements drawn for a bad sample before giving up
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A sample that could not be used."""
-
-    id: int
-    where: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A batch, and what was skipped on the way to it."""
-
-    batch: Batch
-    skipped: tuple[Skipped, ...] = ()
-
-
-class Tally:
-    """Counts bad samples; more than `limit` of all, once `least` samples were seen or 20 skipped, stops the run."""
-
-    def __init__(self, limit: float = 0.01, least: int = 1000):
-        self.limit, self.least = limit, least
-        self.seen = 0
-        self.skipped: list[Skipped] = []
-
-    def add(self, loaded: Loaded) -> None:
-        """Counts a batch. Raises DataError with the head of the list."""
-        self.skipped += loaded.skipped
-        self.seen += len(loaded.batch) + len(loaded.skipped)
-        if len(self.skipped) > self.limit * max(self.seen, self.least):
-            head = "; ".join(f"{s.where}: {s.why}" for s in self.skipped[:5])
-            raise DataError(
-                f"{len(self.skipped)} of {self.seen} samples could not be used, more than {self.limit:.1%} "
-                f"(first: {head}); repair the data or raise the limit"
-            )
 
 
 def loader(
@@ -79,7 +46,7 @@ def loader(
         )
     lengths = [examples.length(i) for i in range(len(examples))]
     dataset = _Steps(examples, Order(lengths, seed, batch), rank, world, accumulate)
-    yield from _run(dataset, range(start, steps), workers)
+    return _run(dataset, range(start, steps), workers)
 
 
 def sweep(
@@ -103,6 +70,16 @@ def sweep(
         yield replace(held, skipped=held.skipped + waiting)
     elif waiting:
         raise DataError(f"no example of {len(waiting)} can be used (first: {waiting[0].where}: {waiting[0].why})")
+
+
+def rate(examples: Examples, *, workers: int, seed: int = 0, samples: int = 64) -> str:
+    """How fast examples are made, measured in this process: what the run's log says about its data."""
+    ids = permutation(seed, 0, len(examples), "rate")[:samples].tolist()
+    began = time.perf_counter()
+    for first in range(0, len(ids), 16):
+        _chunk(examples, ids[first : first + 16], seed)
+    each = len(ids) / (time.perf_counter() - began)
+    return f"{max(1, workers)} x {each:.0f} samples/s ({workers} workers)"
 
 
 class _Steps(Dataset):
@@ -146,17 +123,22 @@ class _Chunks(Dataset):
         self.examples, self.batch, self.seed = examples, batch, seed
 
     def __getitem__(self, start: int) -> tuple[Batch | None, tuple[Skipped, ...]] | DataError:
-        kept, used, skipped = [], [], []
         try:
-            for index in range(start, min(start + self.batch, len(self.examples))):
-                try:
-                    kept.append(self.examples.load(index, self.seed, 0))
-                    used.append(index)
-                except BadSample as bad:
-                    skipped.append(Skipped(index, bad.where, bad.why))
-            return self.examples.collate(kept, used, self.seed, 0) if kept else None, tuple(skipped)
+            return _chunk(self.examples, range(start, min(start + self.batch, len(self.examples))), self.seed)
         except DataError as error:
             return error
+
+
+def _chunk(examples: Examples, ids: Sequence[int], seed: int) -> tuple[Batch | None, tuple[Skipped, ...]]:
+    """The readable ones of `ids` as a batch (None where there are none), and the others."""
+    kept, used, skipped = [], [], []
+    for index in ids:
+        try:
+            kept.append(examples.load(index, seed, 0))
+            used.append(index)
+        except BadSample as bad:
+            skipped.append(Skipped(index, bad.where, bad.why))
+    return examples.collate(kept, used, seed, 0) if kept else None, tuple(skipped)
 
 
 def _run(dataset: Dataset, keys: Sequence[int], workers: int) -> Iterator[Any]:

@@ -14,6 +14,8 @@ from diptych.data.folder import Folder, need, parse_json, read_text
 from diptych.data.formats import Columns, named_split, table_rows
 from diptych.data.source import DataError, Question, Questioned
 
+KNOWN = "*questions*.json and *annotations*.json (VQA v2) or one .csv, .tsv, .jsonl"
+
 
 class QuestionedFiles:
     """Questions about images that lie as files in a folder (see `source.Questioned`)."""
@@ -60,7 +62,7 @@ def open_questions(
 
         return SceneQuestions(Scenes(split, seed=seed))
     path = Path(spec)
-    file = choose(path, split, _kinds, "questions") if path.is_dir() else path
+    file = choose(path, split, _kinds, "questions", KNOWN) if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"{file}: no such file or folder; check --data")
     folder = Folder(file.parent)

@@ -1,0 +1,50 @@
+"""What was skipped on the way to a batch, and the share of bad samples at which a run stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diptych.data.source import DataError
+from diptych.tokens import Batch
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be used."""
+
+    id: int
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch, and what was skipped on the way to it."""
+
+    batch: Batch
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Tally:
+    """Counts bad samples, and stops the run where they are more than `limit` of all."""
+
+    def __init__(self, limit: float = 0.01):
+        self.limit = limit
+        self.seen = self.bad = 0
+        self.listed: dict[int, Skipped] = {}  # each bad sample once, however many epochs meet it
+
+    def add(self, loaded: Loaded) -> None:
+        """Counts a batch and checks, leniently while fewer than 1,000 samples were seen. Raises DataError."""
+        self.listed |= {s.id: s for s in loaded.skipped}
+        self.bad += len(loaded.skipped)
+        self.seen += len(loaded.batch) + len(loaded.skipped)
+        self.check(least=1000)
+
+    def check(self, least: int = 1) -> None:
+        """Raises DataError, with the head of the list, where the share of bad samples is over the limit."""
+        if self.bad > self.limit * max(self.seen, least):
+            head = "; ".join(f"{s.where}: {s.why}" for s in list(self.listed.values())[:5])
+            raise DataError(
+                f"{self.bad} of {self.seen} samples could not be used, more than {self.limit:.1%} "
+                f"(first: {head}); repair the data or raise the limit"
+            )
