@@ -1,0 +1,96 @@
+"""The built-in world as a dataset: `Scenes` are captioned images, `SceneQuestions` the questions about them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from functools import lru_cache
+
+from PIL import Image as Pillow
+
+from diptych.data.scenes import language
+from diptych.data.scenes.render import render
+from diptych.data.scenes.world import SPLITS, Scene, draw
+from diptych.data.source import DataError, Question
+
+_scene = lru_cache(maxsize=1024)(draw)  # an image, its captions and its questions are often asked for together
+
+
+class Scenes:
+    """`size` scenes of a split ("train", "val", "test"; "novel" holds color-kind pairs never seen in the others).
+
+    Nothing is stored: sample `index` is drawn anew from (seed, split, index) whenever it is asked for.
+    `pixels` is the side of a square of the pictures' area. Raises DataError for an unknown split or unusable size.
+    """
+
+    name = "scenes"
+
+    def __init__(self, split: str, size: int | None = None, seed: int = 0, pixels: int = 96):
+        if split not in SPLITS:
+            raise DataError(f"scenes: no split {split!r}; choose one of {', '.join(SPLITS)}")
+        if size is not None and size < 1:
+            raise DataError(f"scenes: size {size} is not a number of images; give 1 or more")
+        if not 64 <= pixels <= 2048:
+            raise DataError(f"scenes: pixels {pixels} is out of range; give 64 to 2048")
+        self.split, self.size, self.seed, self.pixels = split, size or SPLITS[split], seed, pixels
+
+    def __len__(self) -> int:
+        return self.size
+
+    def scene(self, index: int) -> Scene:
+        """The graph behind image `index`, with the objects' boxes."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"{self.where(index)}: there are {self.size} scenes")
+        return _scene(self.seed, self.split, index, self.pixels)
+
+    def image(self, index: int) -> Pillow.Image:
+        return render(self.scene(index))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return tuple(caption.text for caption in language.captions(self.scene(index)))
+
+    def where(self, index: int) -> str:
+        return f"scenes/{self.split} (seed {self.seed}) image {index}"
+
+
+class SceneQuestions:
+    """The questions about scenes: five of each, so question `i` is about image `i // 5`."""
+
+    def __init__(self, scenes: Scenes):
+        self.scenes, self.name, self.split = scenes, scenes.name, scenes.split
+
+    def __len__(self) -> int:
+        return language.QUESTIONS * len(self.scenes)
+
+    def question(self, index: int) -> Question:
+        image, place = divmod(index, language.QUESTIONS)
+        asked = language.questions(self.scenes.scene(image))[place]
+        return Question(id=index, image=image, text=asked.text, answers=(asked.answer,), kind=asked.kind)
+
+    def image(self, index: int) -> Pillow.Image:
+        return self.scenes.image(index)
+
+    def where(self, index: int) -> str:
+        return f"scenes/{self.split} (seed {self.scenes.seed}) question {index}"
+
+
+def baselines(train: SceneQuestions, test: SceneQuestions) -> dict[str, float]:
+    """Accuracy (0 to 1) of guesses that do not look, from the answers of `train`, scored on `test`.
+
+    ``blind text`` knows the image at most (the most common answer), ``kind`` knows what type of question it is,
+    ``blind image`` reads the question (the most common answer to this very text, else to its type); ``blind image:
+    count`` and so on are its figures by type.
+    """
+    known: dict[str, Counter[str]] = defaultdict(Counter)
+    for question in map(train.question, range(len(train))):
+        for key in ("", f"kind {question.kind}", question.text):
+            known[key][question.answers[0]] += 1
+    guess = {key: answers.most_common(1)[0][0] for key, answers in known.items()}
+    right: dict[str, list[bool]] = defaultdict(list)
+    for question in map(test.question, range(len(test))):
+        answer, of_kind = question.answers[0], guess.get(f"kind {question.kind}", guess[""])
+        read = guess.get(question.text, of_kind)
+        right["blind text"].append(answer == guess[""])
+        right["kind"].append(answer == of_kind)
+        right["blind image"].append(answer == read)
+        right[f"blind image: {question.kind}"].append(answer == read)
+    return {key: sum(hits) / len(hits) for key, hits in right.items()}

@@ -1,0 +1,136 @@
+"""Scenes are determined by their seed, fit their pictures, and keep held-out pairs for the split "novel"."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diptych.data.scenes import SceneQuestions, Scenes
+from diptych.data.scenes.render import mask, render
+from diptych.data.scenes.shapes import KINDS, proportions, silhouette
+from diptych.data.scenes.world import COLORS, HELD_OUT
+from diptych.data.source import DataError
+
+_DIGEST = """
+import hashlib, sys
+from diptych.data.scenes import SceneQuestions, Scenes
+s = Scenes("val", 6, seed=3)
+q = SceneQuestions(s)
+seen = [(s.image(i).tobytes(), s.captions(i), s.scene(i)) for i in reversed(range(6))][::-1]
+print(hashlib.sha256(repr((seen, [q.question(i) for i in range(30)])).encode()).hexdigest(), "torch" in sys.modules)
+"""
+
+
+def test_another_process_sees_the_same_world_and_no_torch():
+    scenes = Scenes("val", 6, seed=3)
+    questions = SceneQuestions(scenes)
+    seen = [(scenes.image(i).tobytes(), scenes.captions(i), scenes.scene(i)) for i in range(6)]
+    here = hashlib.sha256(repr((seen, [questions.question(i) for i in range(30)])).encode()).hexdigest()
+    there = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True).stdout.split()
+    assert there == [here, "False"]
+
+
+def test_seeds_and_splits_differ():
+    pictures = {Scenes(split, 1, seed=seed).image(0).tobytes() for split in ("train", "val") for seed in (0, 1)}
+    assert len(pictures) == 4
+
+
+def test_size_does_not_change_a_sample():
+    assert Scenes("train", 5).scene(3) == Scenes("train", 500).scene(3)
+
+
+def test_held_out_pairs_are_only_in_novel():
+    assert {kind for _, kind in HELD_OUT} == set(KINDS) and {color for color, _ in HELD_OUT} == set(COLORS)
+    for split in ("train", "val", "test"):
+        scenes = Scenes(split, 400)
+        assert not {(t.color, t.kind) for i in range(400) for t in scenes.scene(i).things} & HELD_OUT
+    novel = Scenes("novel", 200)
+    assert all({(t.color, t.kind) for t in novel.scene(i).things} & HELD_OUT for i in range(200))
+
+
+def test_no_question_of_training_names_a_held_out_pair():
+    questions = SceneQuestions(Scenes("train", 600))
+    texts = [questions.question(i).text for i in range(len(questions))]
+    assert not [t for t in texts for color, kind in HELD_OUT if f"{color} {kind} " in t]
+
+
+@pytest.mark.parametrize("pixels", [64, 96, 200])
+def test_boxes_lie_inside_the_picture_and_things_differ(pixels):
+    scenes = Scenes("train", 150, pixels=pixels)
+    for i in range(len(scenes)):
+        scene = scenes.scene(i)
+        assert 1 <= len(scene.things) <= 5
+        assert len({(t.color, t.kind) for t in scene.things}) == len(scene.things)
+        assert scenes.image(i).size == (scene.width, scene.height) and scenes.image(i).mode == "RGB"
+        for x1, y1, x2, y2 in (t.box for t in scene.things):
+            assert 0 <= x1 < x2 <= scene.width and 0 <= y1 < y2 <= scene.height
+
+
+def test_the_mask_fills_its_box():
+    scenes = Scenes("train", 60)
+    for thing in (t for i in range(60) for t in scenes.scene(i).things):
+        rows, columns = np.nonzero(mask(thing) > 40)
+        x1, y1, x2, y2 = thing.box
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])  # one pixel of margin
+        assert np.abs(found - [1, 1, x2 - x1 + 1, y2 - y1 + 1]).max() <= 1, (thing, found)
+
+
+def test_an_object_changes_the_pixels_of_its_box_and_no_others():
+    scenes = Scenes("train", 60)
+    for i in range(60):
+        scene = scenes.scene(i)
+        *rest, last = scene.things
+        before = np.asarray(render(replace(scene, things=tuple(rest))), dtype=int)
+        changed = np.abs(np.asarray(render(scene), dtype=int) - before).max(axis=2) > 40
+        x1, y1, x2, y2 = last.box
+        assert changed[y1:y2, x1:x2].mean() > 0.15, (i, last)
+        changed[max(0, y1 - 1) : y2 + 1, max(0, x1 - 1) : x2 + 1] = False
+        assert not changed.any(), (i, last)
+
+
+def test_kinds_look_different():
+    def picture(kind: str) -> np.ndarray:
+        from diptych.data.scenes.world import Thing
+
+        w, h = (round(40 * side) for side in proportions(kind))
+        canvas = np.zeros((42, 42))
+        drawn = mask(Thing(kind, "red", "plain", "large", (0, 0, w, h)))
+        canvas[: h + 2, : w + 2] = drawn / 255
+        return canvas
+
+    pictures = {kind: picture(kind) for kind in KINDS}
+    for a in KINDS:
+        assert max(polygon.max() for polygon in silhouette(a)) == pytest.approx(1)
+        for b in KINDS:
+            assert a == b or np.abs(pictures[a] - pictures[b]).mean() > 0.05, (a, b)
+
+
+def test_relations_are_opposites():
+    scenes = Scenes("val", 100)
+    for scene in map(scenes.scene, range(100)):
+        for a, relation, b in scene.relations():
+            opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}[relation]
+            assert scene.holds(b, opposite, a) and not scene.holds(b, relation, a)
+
+
+@pytest.mark.parametrize(
+    "arguments, said", [(("trian",), "trian"), (("val", 0), "size 0"), (("val", 5, 0, 8), "pixels 8")]
+)
+def test_unusable_settings_are_refused(arguments, said):
+    with pytest.raises(DataError, match=said):
+        Scenes(*arguments)
+
+
+def test_an_index_out_of_range_is_refused():
+    with pytest.raises(IndexError, match="image 5"):
+        Scenes("val", 5).scene(5)
+
+
+def test_the_sheet_is_written(tmp_path):
+    from diptych.data.scenes.__main__ import sheet
+
+    page = sheet(Scenes("val", 3))
+    assert np.asarray(page).std() > 10
