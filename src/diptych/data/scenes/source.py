@@ -13,6 +13,7 @@ from diptych.data.scenes.world import SPLITS, Scene, draw
 from diptych.data.source import DataError, Question
 
 _scene = lru_cache(maxsize=1024)(draw)  # an image, its captions and its questions are often asked for together
+_questions = lru_cache(maxsize=1024)(language.questions)
 
 
 class Scenes:
@@ -63,7 +64,7 @@ class SceneQuestions:
 
     def question(self, index: int) -> Question:
         image, place = divmod(index, language.QUESTIONS)
-        asked = language.questions(self.scenes.scene(image))[place]
+        asked = _questions(self.scenes.scene(image))[place]
         return Question(id=index, image=image, text=asked.text, answers=(asked.answer,), kind=asked.kind)
 
     def image(self, index: int) -> Pillow.Image:
