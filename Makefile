@@ -1,0 +1,30 @@
+# Every target is one `python -m ...` line; where there is no make, run that line.
+PYTHON ?= python3
+BIN = .venv/bin
+
+# Worker processes share the cores: one thread each.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test check bench
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,cnn,fast]"
+	touch $@
+
+demo: .venv/ready
+	OMP_NUM_THREADS= $(BIN)/diptych demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/ready
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+bench: .venv/ready
+	$(BIN)/python -m bench.run

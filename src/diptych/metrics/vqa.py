@@ -1,0 +1,160 @@
+"""VQA accuracy and the normalisation of answers it is defined over (Antol et al., ICCV 2015; VQA v2's evaluation).
+
+Differs: the official script leaves answers as written where all ten people agree to the letter; here both sides are
+always normalised alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
+_NUMBERS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+
+_CONTRACTED = [
+    "ain't",
+    "aren't",
+    "can't",
+    "could've",
+    "couldn't",
+    "couldn't've",
+    "didn't",
+    "doesn't",
+    "don't",
+    "hadn't",
+    "hadn't've",
+    "hasn't",
+    "haven't",
+    "he'd",
+    "he'd've",
+    "he's",
+    "how'd",
+    "how'll",
+    "how's",
+    "I'd've",
+    "isn't",
+    "it'd",
+    "it'd've",
+    "it'll",
+    "ma'am",
+    "might've",
+    "mightn't",
+    "mightn't've",
+    "must've",
+    "mustn't",
+    "needn't",
+    "not've",
+    "o'clock",
+    "oughtn't",
+    "'ow's'at",
+    "shan't",
+    "she'd've",
+    "should've",
+    "shouldn't",
+    "shouldn't've",
+    "somebody'd've",
+    "somebody'll",
+    "somebody's",
+    "someone'd",
+    "someone'd've",
+    "someone'll",
+    "someone's",
+    "something'd",
+    "something'd've",
+    "something'll",
+    "that's",
+    "there'd",
+    "there'd've",
+    "there're",
+    "there's",
+    "they'd",
+    "they'd've",
+    "they'll",
+    "they're",
+    "they've",
+    "'twas",
+    "wasn't",
+    "we'd've",
+    "we've",
+    "weren't",
+    "what'll",
+    "what're",
+    "what's",
+    "what've",
+    "when's",
+    "where'd",
+    "where's",
+    "where've",
+    "who'd",
+    "who'd've",
+    "who'll",
+    "who's",
+    "who've",
+    "why'll",
+    "why're",
+    "why's",
+    "won't",
+    "would've",
+    "wouldn't",
+    "wouldn't've",
+    "y'all",
+    "y'all'd've",
+    "y'all'll",
+    "you'd",
+    "you'd've",
+    "you'll",
+    "you're",
+    "you've",
+]
+
+
+def _lacking_one_apostrophe(word: str) -> list[str]:
+    return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
+
+
+# Only what people misspell: "y'alld've" is put right, "well" and "shed" are words of their own. One entry of the
+# official table runs the other way, and scores depend on it.
+_CONTRACTIONS = {wrong: word for word in _CONTRACTED for wrong in _lacking_one_apostrophe(word)}
+_CONTRACTIONS |= {"somebody'd": "somebodyd"}
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_POINT = re.compile(r"\.(?!\d)")
+
+
+def normalise_answer(answer: str) -> str:
+    """An answer as VQA compares it: lower case, without articles and most punctuation, numbers up to ten as digits.
+
+    A mark that touches a space is dropped, one inside a word becomes a space ("black-and-white"), and where digits
+    hold a comma ("1,000") every mark is dropped. Points stay in decimals; apostrophes and colons stay.
+    """
+    answer = " ".join(answer.split())
+    text, thousands = answer, _DIGIT_COMMA_DIGIT.search(answer) is not None
+    for mark in _PUNCTUATION:
+        loose = thousands or f"{mark} " in answer or f" {mark}" in answer
+        text = text.replace(mark, "" if loose else " ")
+    words = [_NUMBERS.get(word, word) for word in _POINT.sub("", text).lower().split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
+    """min(1, matches / 3) averaged over the ways to leave one annotator out, in [0, 1].
+
+    Where `given` is one answer, plain equality. Both sides are normalised. Raises ValueError where nothing was given.
+    """
+    if not given:
+        raise ValueError("no answers were given: this split's answers are withheld, and it cannot be scored here")
+    answer = normalise_answer(answer)
+    matches = [normalise_answer(other) == answer for other in given]
+    if len(matches) == 1:
+        return float(matches[0])
+    return sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
+
+
+def soft_score(count: int) -> float:
+    """The accuracy of an answer that `count` of ten people gave: 0, 0.3, 0.6, 0.9, 1 (ViLT's training targets)."""
+    if not 0 <= count <= 10:
+        raise ValueError(f"{count} of ten people cannot have given an answer")
+    return min(1.0, 3 * count / 10)
