@@ -55,7 +55,7 @@ def _ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     pen = ImageDraw.Draw(image)
     unit = max(1, (w + h) // 190)
 
-    def tone(spread: float) -> tuple[int, int, int]:
+    def tone(spread: int) -> tuple[int, int, int]:
         r, g, b = (base + rng.normal(0, spread) + rng.normal(0, 4, 3)).astype(int).tolist()
         return r, g, b
 

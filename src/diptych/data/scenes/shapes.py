@@ -9,7 +9,7 @@ import numpy as np
 Polygon = np.ndarray  # (points, 2), x to the right and y down
 
 
-def _arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 360, points: int = 24) -> list:
+def _arc(x, y, rx, ry, start: int = 0, stop: int = 360, points: int = 24) -> list:
     angle = np.radians(np.linspace(start, stop, points))
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1).tolist()
 
