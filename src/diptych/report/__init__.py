@@ -1,0 +1,27 @@
+"""One self-contained report.html per run folder, assembled from typed sections."""
+
+from .curves import curves
+from .page import write_report
+from .sections import (
+    AnswerExample,
+    Curve,
+    Facts,
+    Findings,
+    HeatMap,
+    RetrievalExample,
+    Section,
+    Table,
+)
+
+__all__ = [
+    "AnswerExample",
+    "Curve",
+    "Facts",
+    "Findings",
+    "HeatMap",
+    "RetrievalExample",
+    "Section",
+    "Table",
+    "curves",
+    "write_report",
+]

@@ -1,0 +1,204 @@
+"""Sections to one HTML page that needs nothing else: no network, no script, no file beside it."""
+
+import math
+import os
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image
+
+from .curves import chart
+from .pictures import data_uri, overlay, shares
+from .sections import AnswerExample, Curve, Facts, Findings, HeatMap, RetrievalExample, Section, Table
+from .style import STYLE
+
+# Nothing may load or run, whatever a caption contains: escaping is the lock, this is the bolt.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(path: Path, title: str, sections: Sequence[Section]) -> Path:
+    """Write the page whole or not at all. Neighbouring sections of one kind share a heading.
+
+    Every string is escaped, every picture shrunk and embedded.
+    """
+    body = "\n".join(
+        f"<section><h2>{HEADINGS[kind]}</h2>{RENDER[kind](list(group))}</section>"
+        for kind, group in groupby(sections, type)
+    )
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n"
+        f"<body><main><header><p>Diptych</p><h1>{escape(title)}</h1></header>\n{body}\n</main></body></html>\n"
+    )
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(page.encode("utf-8", errors="replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _curves(group: list[Curve]) -> str:
+    """One chart a quantity: `itm` and `val/itm` together."""
+    charts: dict[str, list[Curve]] = {}
+    for curve in group:
+        charts.setdefault(curve.name.removeprefix("val/"), []).append(curve)
+    legend = "Over optimizer steps. Long training series are smoothed, the raw values pale behind them. "
+    legend += "A dashed line is the floor: what a model that has learned nothing reaches."
+    return f'<p class="quiet">{legend}</p><div class="charts">{"".join(map(chart, charts.values()))}</div>'
+
+
+def _item(item: Image.Image | str) -> str:
+    return f'<p class="words">{_text(item)}</p>' if isinstance(item, str) else _picture(item)
+
+
+def _picture(picture: Image.Image) -> str:
+    return f'<img alt="" src="{data_uri(picture)}">'
+
+
+def _text(text: object) -> str:
+    return f"<bdi>{escape(str(text))}</bdi>"  # isolated: a right-to-left caption can't reorder its neighbours
+
+
+def _retrieval(group: list[RetrievalExample]) -> str:
+    examples = []
+    for example in group:
+        results = "".join(
+            f'<li class="{"right" if correct else "wrong"}">{_item(item)}'
+            f"<small>{'✓' if correct else '✗'} {_number(score)}</small></li>"
+            for item, score, correct in example.results
+        )
+        kind = "texts" if all(isinstance(item, str) for item, _, _ in example.results) else "pictures"
+        examples.append(
+            f'<article class="retrieval"><div class="query">{_item(example.query)}</div><ol class="{kind}">{results}</ol></article>'
+        )
+    return '<p class="quiet">The query, then what it retrieved, best first; ✓ belongs to the query.</p>' + "".join(
+        examples
+    )
+
+
+def _answers(group: list[AnswerExample]) -> str:
+    examples = []
+    for example in group:
+        bars = "".join(
+            f'<li><span>{_text(answer)}</span><i style="width:{_percent(probability)}"></i>'
+            f"<small>{_percent(probability)}</small></li>"
+            for answer, probability in example.answers[:3]
+        )
+        right = "right" if example.score >= 0.5 else "wrong"
+        verdict = f"{'✓' if right == 'right' else '✗'} truth: {_text(example.truth)} · score {_number(example.score)}"
+        examples.append(
+            f'<article class="answer {right}">{_picture(example.picture)}<div><p class="words">{_text(example.question)}</p>'
+            f'<ul>{bars}</ul><p class="verdict">{verdict}</p></div></article>'
+        )
+    return f'<div class="answers">{"".join(examples)}</div>'
+
+
+def _heat_maps(group: list[HeatMap]) -> str:
+    explained = (
+        "The optimal-transport plan from each word to the picture's patches. Each word's mass is divided by its sum, "
+        "so it shows where the word goes; colour and opacity rise with the share, up to the word's own peak, which stands "
+        "beneath it. A word spread evenly lights the whole picture and has a low peak."
+    )
+    return f'<p class="quiet">{explained}</p>' + "".join(_heat_map(number, heat) for number, heat in enumerate(group))
+
+
+def _heat_map(number: int, heat: HeatMap) -> str:
+    plan = shares(heat.plan)
+    peaks = plan.max(axis=(1, 2))
+    shrink = min(1.0, 200 / max(heat.picture.size))
+    size = (max(1, round(heat.picture.width * shrink)), max(1, round(heat.picture.height * shrink)))
+
+    def tiles(scales: Sequence[float]) -> str:
+        drawn = (
+            f'<figure><div class="photo" style="aspect-ratio:{size[0]}/{size[1]};background-image:var(--photo)">'
+            f'<img alt="" src="{data_uri(overlay(share, scale, size))}"></div>'
+            f"<figcaption>{_text(word)}<small>{_percent(peak)}</small></figcaption></figure>"
+            for word, share, scale, peak in zip(heat.words, plan, scales, peaks, strict=True)
+        )
+        return f'<div class="tiles">{"".join(drawn)}</div>'
+
+    together = [float(peaks.max(initial=0.0))] * len(peaks)
+    return (
+        f'<article class="heat" style="--photo:url({data_uri(heat.picture)})"><h3>{_text(heat.title)} '
+        f"<small>transport distance {_number(heat.distance)}</small></h3>{tiles(list(peaks))}"
+        f"<details><summary>All words on one scale, up to {_percent(together[0] if together else 0)}</summary>{tiles(together)}</details>"
+        "</article>"
+    )
+
+
+def _tables(group: list[Table]) -> str:
+    return "".join(map(_table, group))
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td{'' if isinstance(c, str) else ' class=number'}>{_number(c)}</td>" for c in row) + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<h3>{_text(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        + (f'<p class="quiet">{_text(table.caption)}</p>' if table.caption else "")
+    )
+
+
+def _facts(group: list[Facts]) -> str:
+    pairs = (pair for facts in group for pair in facts.facts.items())
+    return f"<dl>{''.join(f'<dt>{_text(key)}</dt><dd>{_text(value)}</dd>' for key, value in pairs)}</dl>"
+
+
+def _findings(group: list[Findings]) -> str:
+    found = [finding for findings in group for finding in findings.findings]
+    if not found:
+        return '<p class="quiet">Nothing found.</p>'
+    severities = {"error", "warning"}
+    return (
+        "<ul class=findings>"
+        + "".join(
+            f'<li class="{severity if severity in severities else "note"}"><b>{_text(severity)}</b> {_text(sentence)}</li>'
+            for severity, sentence in found
+        )
+        + "</ul>"
+    )
+
+
+def _number(value: str | float) -> str:
+    """Text is escaped; a fraction has four significant digits at most."""
+    return _text(value) if isinstance(value, str | int) else f"{value:.4g}"
+
+
+def _percent(share: float) -> str:
+    if not math.isfinite(share):
+        return "0%"
+    return f"{100 * min(max(share, 0), 1):.{0 if share >= 0.0995 else 1}f}%"
+
+
+HEADINGS = {
+    Curve: "Curves",
+    RetrievalExample: "Retrieved",
+    AnswerExample: "Questions and answers",
+    HeatMap: "Words over the picture",
+    Table: "Results",
+    Facts: "The run",
+    Findings: "Findings",
+}
+RENDER = {
+    Curve: _curves,
+    RetrievalExample: _retrieval,
+    AnswerExample: _answers,
+    HeatMap: _heat_maps,
+    Table: _tables,
+    Facts: _facts,
+    Findings: _findings,
+}
