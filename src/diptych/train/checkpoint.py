@@ -1,0 +1,139 @@
+"""Checkpoints: one file that is there whole or not at all, holding all that an exact continuation needs.
+
+``DIR/checkpoint.safetensors`` holds weights and optimizer state as tensors, and the rest (step, settings, running
+sums) as JSON in the same file's header, so that the two cannot disagree. ``DIR/model.safetensors`` holds the weights
+alone, for others to read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the message says which, where and what to do."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` once it is written and on disk; until then `path` stands."""
+    partial = path.with_name(path.name + ".partial")
+    yield partial
+    _to_disk(partial)
+    os.replace(partial, path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state, a tied one once, under its first name. They share memory with the module."""
+    first: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)
+    return {name: t.detach() for name, t in state.items() if first.setdefault(id(t), name) == name}
+
+
+def save_weights(out: Path, module: nn.Module) -> Path:
+    """Writes ``out/model.safetensors``."""
+    with written_whole(out / MODEL) as path:
+        save_file({name: t.contiguous() for name, t in weights(module).items()}, path)
+    return out / MODEL
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Fills a module from a file of `save_weights`. Raises CheckpointError where names or shapes differ."""
+    tensors, _ = _read(path)
+    _fill(weights(module), tensors, path)
+
+
+def save(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any]) -> None:
+    """Writes ``out/checkpoint.safetensors``, then ``out/model.safetensors``."""
+    tensors = {f"weight/{name}": t.contiguous() for name, t in weights(module).items()}
+    for name, p in module.named_parameters():
+        tensors |= {f"{key}/{name}": t.contiguous() for key, t in optimizer.state.get(p, {}).items()}
+    with written_whole(out / CHECKPOINT) as path:
+        save_file(tensors, path, metadata={"rest": json.dumps(rest, allow_nan=False)})
+    save_weights(out, module)
+
+
+def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Fills weights and optimizer state from the checkpoint in `out`. Raises CheckpointError."""
+    tensors, _ = _read(out / CHECKPOINT)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, t in tensors.items():
+        kind, _, name = key.partition("/")
+        parts.setdefault(kind, {})[name] = t
+    _fill(weights(module), parts.pop("weight", {}), out / CHECKPOINT)
+    parameters = dict(module.named_parameters())
+    for kind, held in parts.items():
+        for name, t in held.items():
+            if name not in parameters or t.shape not in (torch.Size(), parameters[name].shape):
+                raise CheckpointError(f"{out / CHECKPOINT}: {kind} of {name} does not fit the model; use another --out")
+            # AdamW's fused kernels want even the step count on the parameter's device
+            optimizer.state[parameters[name]][kind] = t.to(parameters[name].device, copy=True)
+
+
+def rest(out: Path) -> dict[str, Any] | None:
+    """What the checkpoint in `out` holds besides tensors; None where there is no checkpoint."""
+    if not (out / CHECKPOINT).exists():
+        return None
+    _, header = _read(out / CHECKPOINT, tensors=False)
+    try:
+        return json.loads(header["rest"])
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{out / CHECKPOINT} is no training checkpoint; use another --out") from None
+
+
+def refuse_other_settings(out: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises CheckpointError naming the first field in which a run to be continued differs from the one asked for."""
+    was, now = _flat(held), _flat(json.loads(json.dumps(asked)))
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            raise CheckpointError(
+                f"{out} holds a run with {name} = {was.get(name)}, not {now.get(name)}: "
+                "continue it with the same value, or give another --out"
+            )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it or use another folder") from None
+
+
+def _fill(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name in sorted(into.keys() ^ tensors.keys()):
+        raise CheckpointError(f"{path}: weight {name} is {'missing' if name in into else 'not part of this model'}")
+    for name, t in into.items():
+        if t.shape != tensors[name].shape:
+            raise CheckpointError(f"{path}: weight {name} is {tuple(tensors[name].shape)}, not {tuple(t.shape)}")
+    for name, t in into.items():
+        t.copy_(tensors[name])

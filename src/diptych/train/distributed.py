@@ -1,0 +1,93 @@
+"""One process or many: what the loop needs to know of the others, from the environment that torchrun sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+_TIMEOUT = timedelta(minutes=10)  # without one, a restart on stale addresses hangs far longer
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together, seen from one of them."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each 0-d value summed over the ranks, in one exchange; float32. Every rank must have the same names."""
+        stacked = torch.stack([v.detach().float().to(self.device) for v in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, stacked.unbind(), strict=True))
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[T] = [value] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module whose backward averages gradients over the ranks.
+
+        Unused parameters are looked for because a rank may lack what another has (no masked word in its part of the
+        batch), and because the loss doctor names a parameter that no rank used, where DDP would stop the run.
+        """
+        if self.world == 1:
+            return module
+        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError where there is none such."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used here ({reason}); try --device auto") from None
+    return device
+
+
+@contextmanager
+def processes(device: str = "auto") -> Iterator[Group]:
+    """This process's group: all that torchrun started, or itself alone. gloo on CPU, nccl on CUDA."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Group(pick_device(device))
+        return
+    place = pick_device(device)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield Group(place, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,87 @@
+"""What a run says: rows of metrics.jsonl, TensorBoard, and a line on the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# The fields that two runs of the same thing may differ in: seconds trained so far, samples a second since the last row,
+# and the share of the time since then that was spent waiting for data.
+TIME_FIELDS = frozenset({"seconds", "samples_per_second", "waiting"})
+_QUIET = 10.0  # seconds between lines where there is no terminal
+
+
+class Log:
+    """Rows of a run from step `start` on; rows beyond it, left by a run that was killed, are dropped. A context."""
+
+    def __init__(self, out: Path, start: int, steps: int):
+        from torch.utils.tensorboard import SummaryWriter  # a second to import, so only when a run begins
+
+        self.path = out / "metrics.jsonl"
+        self.kept = _cut_back(self.path, start)
+        self.file = self.path.open("a")
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
+        self.console, self.said = Console(), 0.0
+        columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
+        self.progress = Progress(*columns, TextColumn("{task.fields[row]}"), console=self.console)
+        self.task = self.progress.add_task("step", total=steps, completed=start, row="")
+        self.start, self.steps, self.began = start, steps, time.perf_counter()
+
+    def __enter__(self) -> Log:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop() if self.console.is_terminal else None
+        self.file.close()
+        self.board.close()
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Writes a row: to the file at once, so that what was logged survives a kill."""
+        self.file.write(json.dumps(row, allow_nan=False) + "\n")
+        self.file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self.board.add_scalar(name, value, row["step"])
+
+    def show(self, row: Mapping[str, Any], last: bool = False) -> None:
+        """The progress line: every loss and metric, samples a second, time left."""
+        said = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in _UNSAID)
+        said += f"  {row['samples_per_second']:.1f} samples/s"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=row["step"], row=said)
+        elif last or time.perf_counter() - self.said > _QUIET:
+            self.said = time.perf_counter()
+            left = (self.said - self.began) / max(1, row["step"] - self.start) * (self.steps - row["step"])
+            self.say(f"step {row['step']}/{self.steps}  {said}  {left / 60:.1f} min left")
+
+    def say(self, line: object) -> None:
+        self.console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+
+
+_UNSAID = TIME_FIELDS | {"step", "samples", "skipped", "learning_rate", "grad_norm"}
+
+
+def _cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drops the rows after `step`, and a last line that was cut off; the rows kept."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if row["step"] > step:
+                break
+            rows.append(row)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    partial.replace(path)
+    return rows

@@ -1,0 +1,60 @@
+"""What a training run can be told. Plain values: recipes and the command line read this file without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW, its learning-rate schedule, and gradient clipping."""
+
+    learning_rate: float = 1e-4  # the peak
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.01  # of all but biases, norms and scalars
+    warmup: float = 0.1  # steps; below 1: a share of the run
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up; the first two end at zero
+    clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping
+    head_multiplier: float = 1.0  # of the learning rate, for parameters below `heads`
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.warmup < 0 or self.clip < 0:
+            raise ValueError("learning_rate must be above 0, warmup and clip at least 0")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the training loop."""
+
+    steps: int = 1000
+    batch: int = 128  # samples per optimizer step, over all ranks and micro-batches
+    accumulate: int = 1  # micro-batches per optimizer step and rank
+    seed: int = 0
+    device: str = "auto"  # "auto" prefers cuda, then mps, then cpu
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast on GPUs that have it, else fp32
+    workers: int = 2  # processes per rank that load data
+    log_every: int = 10  # steps per row of metrics.jsonl
+    evaluate_every: int = 0  # steps; 0: at the end only
+    checkpoint_every: int = 200  # steps
+    patience: float = 0.3  # steps before a loss on its floor is called stuck; below 1: a share of the run
+    max_skipped: float = 0.01  # share of bad samples at which the run stops
+    optimizer: Optimizer = Optimizer()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+# Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes
+# (`accumulate` only in the last bits). `steps` is not among them: the schedule depends on it.
+CHANGEABLE = frozenset(
+    {"device", "workers", "accumulate", "log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped"}
+)
+
+
+def share(value: float, steps: int) -> int:
+    """A number of steps that may be given as a share of the run."""
+    return round(value * steps) if value < 1 else round(value)

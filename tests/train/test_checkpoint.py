@@ -1,0 +1,95 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from diptych.train import checkpoint
+from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError
+from diptych.train.log import _cut_back
+
+
+def trained(steps: int = 1) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    module[2].weight = module[0].weight  # tied
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    for _ in range(steps):
+        module(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
+    return module, optimizer
+
+
+def test_a_checkpoint_gives_back_weights_buffers_and_optimizer(tmp_path):
+    module, optimizer = trained(3)
+    checkpoint.save(tmp_path, module, optimizer, {"step": 3, "sum": 0.1 + 0.2})
+    other, its_optimizer = trained(0)
+    checkpoint.load(tmp_path, other, its_optimizer)
+    assert checkpoint.rest(tmp_path) == {"step": 3, "sum": 0.1 + 0.2}
+    for name, t in module.state_dict().items():
+        assert torch.equal(t, other.state_dict()[name]), name
+    for p, q in zip(module.parameters(), other.parameters(), strict=True):
+        for key, t in optimizer.state[p].items():
+            assert torch.equal(t, its_optimizer.state[q][key]), key
+    assert other[2].weight is other[0].weight
+
+
+@pytest.mark.parametrize("where", ["write", "rename"])
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, where):
+    module, optimizer = trained(1)
+    checkpoint.save(tmp_path, module, optimizer, {"step": 1})
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def half(tensors, path, metadata=None):
+        path.write_bytes(before[: len(before) // 2])
+        raise OSError("no space left")
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(checkpoint, "save_file", half) if where == "write" else monkeypatch.setattr(
+        checkpoint.os, "replace", crash
+    )
+    with pytest.raises(OSError):
+        checkpoint.save(tmp_path, *trained(2), {"step": 2})
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert checkpoint.rest(tmp_path) == {"step": 1}
+
+
+def test_loading_weights_is_strict(tmp_path):
+    module, _ = trained()
+    path = checkpoint.save_weights(tmp_path, module)
+    tensors = load_file(path)
+    for change, message in (
+        ({"extra": torch.ones(1)}, "extra is not part"),
+        ({"0.bias": torch.ones(2)}, r"0.bias is \(2,\)"),
+    ):
+        save_file(tensors | change, path)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load_weights(path, module)
+    del tensors["0.bias"]
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"0\.bias is missing"):
+        checkpoint.load_weights(path, module)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
+    assert checkpoint.rest(tmp_path) is None
+    (tmp_path / CHECKPOINT).write_bytes(b"\x80\x04pickle")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.rest(tmp_path)
+    save_file({"a": torch.ones(1)}, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        checkpoint.rest(tmp_path)
+
+
+def test_model_file_holds_a_tied_weight_once(tmp_path):
+    module, _ = trained()
+    checkpoint.save_weights(tmp_path, module)
+    assert "2.weight" not in load_file(tmp_path / MODEL) and "0.weight" in load_file(tmp_path / MODEL)
+
+
+def test_rows_beyond_the_step_and_a_cut_line_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    assert _cut_back(path, 2) == [{"step": 1}, {"step": 2}]
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

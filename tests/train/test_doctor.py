@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+
+from diptych.step import Floor
+from diptych.train.doctor import Diverged, Doctor
+
+FLOORS = {"itm": Floor(0.693, "matching prior", "captions do not belong to their images")}
+
+
+def verdicts(values: list[float]) -> list[tuple[int, str]]:
+    rows = [{"step": 10 * (i + 1), "itm": v, "samples": 1} for i, v in enumerate(values)]
+    return [(f.step, f.verdict) for f in Doctor(FLOORS, patience=100).read(rows)]
+
+
+def test_on_the_floor_is_early_before_patience_and_stuck_after():
+    assert verdicts([0.70] * 20) == [(10, "early"), (100, "stuck")]
+
+
+def test_a_loss_that_leaves_the_floor_is_learning():
+    assert verdicts([0.69] * 5 + [0.5] * 20) == [(10, "early"), (60, "learning")]
+
+
+def test_a_stuck_loss_may_still_move_later():
+    assert verdicts([0.69] * 12 + [0.3] * 20)[-1] == (130, "learning")
+
+
+def test_a_loss_that_never_came_down_to_its_floor_is_stuck_too():
+    assert verdicts([2.0] * 20) == [(100, "stuck")]
+
+
+def test_the_cause_is_told():
+    found = Doctor(FLOORS, patience=0).read([{"step": 1, "itm": 0.69}])
+    assert "captions do not belong" in str(found[0]) and "0.6930" in str(found[0])
+
+
+def test_the_first_loss_that_is_not_finite_is_named():
+    doctor = Doctor(FLOORS, 10)
+    doctor.finite(3, {"mlm": 1.0, "itm": 2.0})
+    with pytest.raises(Diverged, match="step 4: itm: is inf"):
+        doctor.finite(3, {"mlm": 1.0, "itm": float("inf")})
+
+
+def test_dead_and_unused_parameters_are_named_once_and_frozen_ones_not():
+    module = nn.ModuleDict({"used": nn.Linear(2, 1), "dead": nn.Linear(2, 1), "spare": nn.Linear(1, 1, bias=False)})
+    module["frozen"] = nn.Linear(1, 1).requires_grad_(False)
+    x = torch.ones(1, 2)
+    (module["used"](x) + 0 * module["dead"](x)).sum().backward()
+    doctor = Doctor({}, 10)
+    doctor.gradients(0, module)
+    doctor.gradients(1, module)
+    expected = {("dead.weight", "zero gradient"), ("dead.bias", "zero gradient"), ("spare.weight", "unused")}
+    assert {(f.subject, f.verdict) for f in doctor.findings} == expected
+    assert len(doctor.findings) == 3

@@ -1,0 +1,141 @@
+"""The loop end to end: killed and continued, interrupted, cut into ranks and micro-batches, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy import Toy, micro, run, settings
+
+from diptych.data.source import DataError
+from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError
+from diptych.train.doctor import Diverged, examine
+from diptych.train.log import TIME_FIELDS
+from diptych.train.loop import fit
+
+TOY = str(Path(__file__).with_name("toy.py"))
+
+
+def rows(out: Path) -> list[dict]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIME_FIELDS} for line in lines]
+
+
+def same_tensors(a: Path, b: Path) -> None:
+    x, y = load_file(a), load_file(b)
+    assert x.keys() == y.keys()
+    for name in x:
+        assert torch.equal(x[name], y[name]), name
+
+
+def toy_process(out: Path, kill_at: int = -1, interrupt_at: int = -1) -> subprocess.CompletedProcess:
+    command = [sys.executable, TOY, str(out), "0.2", str(kill_at), str(interrupt_at)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    assert toy_process(out).returncode == 0
+    return out
+
+
+@pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two
+def test_killed_and_continued_ends_in_the_same_bits(tmp_path, whole, one_thread, kill_at):
+    assert toy_process(tmp_path, kill_at=kill_at).returncode == -signal.SIGKILL
+    assert not (tmp_path / CHECKPOINT).exists() or rows(tmp_path) != rows(whole)
+    run(tmp_path, Toy(dropout=0.2), settings())
+    same_tensors(tmp_path / CHECKPOINT, whole / CHECKPOINT)
+    same_tensors(tmp_path / MODEL, whole / MODEL)
+    assert rows(tmp_path) == rows(whole)
+    assert (tmp_path / "skipped.json").read_text() == (whole / "skipped.json").read_text()
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, one_thread):
+    stopped = toy_process(tmp_path, interrupt_at=9)
+    assert stopped.returncode == 130
+    assert "stopped at step 10" in stopped.stdout and "same command" in stopped.stdout
+    run(tmp_path, Toy(dropout=0.2), settings())
+    same_tensors(tmp_path / CHECKPOINT, whole / CHECKPOINT)
+    assert rows(tmp_path) == rows(whole)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    run(tmp_path, Toy(), settings())
+    before = (tmp_path / CHECKPOINT).read_bytes(), (tmp_path / "metrics.jsonl").read_bytes()
+    run(tmp_path, Toy(), settings())
+    assert ((tmp_path / CHECKPOINT).read_bytes(), (tmp_path / "metrics.jsonl").read_bytes()) == before
+
+
+def close(a: Path, b: Path) -> None:
+    x, y = rows(a), rows(b)
+    assert len(x) == len(y) > 5
+    for left, right in zip(x, y, strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-6)
+    for name, t in load_file(a / MODEL).items():
+        torch.testing.assert_close(t, load_file(b / MODEL)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_ranks_are_one_and_so_are_two_micro_batches(tmp_path):
+    run(tmp_path / "one", Toy(), settings())
+    run(tmp_path / "cut", Toy(), settings(accumulate=2))
+    close(tmp_path / "one", tmp_path / "cut")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TOY]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "two"), "0", "-1", "-1"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    close(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_nan_stops_the_run_and_keeps_the_checkpoint_before_it(tmp_path):
+    with pytest.raises(Diverged, match=r"step 11: itm: is nan"):
+        run(tmp_path, Toy(nan_at=10), settings())
+    assert all(t.isfinite().all() for t in load_file(tmp_path / MODEL).values())
+    assert json.loads((tmp_path / "doctor.json").read_text())["findings"][-1]["verdict"] == "not finite"
+
+
+def test_an_unused_parameter_is_named(tmp_path):
+    run(tmp_path, Toy(unused=True), settings(steps=2))
+    findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
+    assert [f["subject"] for f in findings if f["verdict"] == "unused"] == ["spare.weight", "spare.bias"]
+
+
+def test_the_doctor_reads_a_finished_run_as_it_read_it_live(tmp_path):
+    run(tmp_path, Toy(), settings())
+    live = json.loads((tmp_path / "doctor.json").read_text())["findings"]
+    assert [asdict(f) for f in examine(tmp_path)] == [f for f in live if f["subject"] == "itm"] != []
+
+
+def test_another_seed_or_model_is_refused_by_name(tmp_path):
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16}})
+    with pytest.raises(CheckpointError, match=r"seed = 0, not 1"):
+        run(tmp_path, Toy(), settings(steps=4, seed=1), fingerprint={"model": {"width": 16}})
+    with pytest.raises(CheckpointError, match=r"model\.width = 16, not 32"):
+        run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 32}})
+    with pytest.raises(CheckpointError, match=r"steps = 4, not 5"):
+        run(tmp_path, Toy(), settings(steps=5), fingerprint={"model": {"width": 16}})
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path):
+    bad = settings(max_skipped=0.01, steps=40)
+    with pytest.raises(DataError, match="could not be used"):
+        fit(Toy(), lambda start: ([micro([97 * i for i in range(16)], 0, s)] for s in range(start, 40)), bad, tmp_path)

@@ -1,0 +1,53 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from diptych.train.optimizer import adamw, decayed, learning_rate, set_learning_rate
+from diptych.train.settings import Optimizer, Training
+
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cls = nn.Parameter(torch.zeros(4))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.body, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+        self.heads = nn.ModuleDict({"match": nn.Linear(4, 2)})
+
+
+def test_biases_norms_and_scalars_are_not_decayed_and_tokens_are():
+    rule = decayed(Tower())
+    assert {name for name, decay in rule.items() if decay} == {"cls", "body.weight", "heads.match.weight"}
+
+
+def test_heads_learn_at_their_multiple():
+    module = Tower()
+    optimizer = adamw(module, Optimizer(head_multiplier=10.0))
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(module.heads["match"].bias)] == 5.0 and rates[id(module.cls)] == 0.5
+    assert len(rates) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_warm_up_rises_to_the_peak_then_the_schedule_falls(schedule):
+    rates = [learning_rate(s, 100, Optimizer(learning_rate=2.0, schedule=schedule)) for s in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(2.0 if schedule == "constant" else 1.0)  # half-way down, for both shapes
+    assert 0 < rates[-1] <= (2.0 if schedule == "constant" else 0.03)
+
+
+def test_warmup_is_steps_or_a_share():
+    assert learning_rate(4, 1000, Optimizer(learning_rate=1.0, warmup=5)) == 1.0
+    assert learning_rate(3, 1000, Optimizer(learning_rate=1.0, warmup=5)) == pytest.approx(0.8)
+
+
+def test_settings_are_read_without_torch_and_refuse_nonsense():
+    code = "import sys, diptych.train.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        Training(steps=0)
