@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -117,6 +118,8 @@ class Batch(_Movable):
     image: Image | None = None
     text: Text | None = None
     matching: Matching | None = None
+    second: Image | None = None  # the right-hand image, where a sample has two
+    false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
     labels: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -164,6 +167,29 @@ class Layout:
     def offsets(self) -> Int[Tensor, " b+1"]:
         """Packed row at which each sample begins, and one past the last row."""
         return F.pad(self.real.sum(1).cumsum(0), (1, 0))
+
+    def groups(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+        """Packed rows of this layout and of `other`, reordered so that samples of equal lengths in both are neighbours;
+        and for each run of them (samples, length here, length there).
+        """
+        if other is not self:
+            return self._grouped(other)
+        if "_groups" not in self.__dict__:
+            self.__dict__["_groups"] = self._grouped(self)
+        return self.__dict__["_groups"]
+
+    def _grouped(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+        pairs = list(zip(self.lengths, other.lengths, strict=True))
+        order = sorted(range(len(pairs)), key=lambda i: pairs[i])
+        groups = [(len(list(run)), n, m) for (n, m), run in groupby(pairs[i] for i in order)]
+        samples = torch.tensor(order, device=self.real.device)
+        return self.rows_of(samples), other.rows_of(samples), groups
+
+    def rows_of(self, samples: Int[Tensor, " k"]) -> Int[Tensor, " t"]:
+        """Packed rows of whole samples, in the order of `samples`."""
+        counts = self.real.sum(1)[samples]
+        shift = self.offsets[:-1][samples] - (counts.cumsum(0) - counts)
+        return torch.repeat_interleave(shift, counts) + torch.arange(int(counts.sum()), device=shift.device)
 
     def columns(self, modality: str | None, name: str | None) -> list[int]:
         """Indices of the spans that answer to `modality` and `name` (None: any)."""
@@ -311,6 +337,13 @@ class Tokens:
             return Tokens(self.values, layout)
         rows = keep.flatten()[self.layout.flat].nonzero().squeeze(1)
         return Tokens(self.values.index_select(0, rows), layout)
+
+    def take(self, samples: Int[Tensor, " k"]) -> Tokens:
+        """Whole samples, in the order of `samples`; one may be taken several times."""
+        layout = Layout(self.real[samples], self.layout.spans)
+        if not self.packed:
+            return Tokens(self.values[samples], layout)
+        return Tokens(self.values.index_select(0, self.layout.rows_of(samples)), layout)
 
     def rows(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, "k d"]:
         """The values at the True cells of `where` (a subset of the real ones), sample after sample."""

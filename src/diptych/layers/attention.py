@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -24,14 +22,14 @@ def attend(
         return _attend_padded(query, key, value, heads, asked)
     if query.is_cuda:
         return _attend_jagged(query, key, value, heads, asking, asked)
-    return _attend_runs(query, key, value, heads, asking, asked)
+    return _attend_grouped(query, key, value, heads, asking, asked)
 
 
 def _attend_padded(query: Tensor, key: Tensor, value: Tensor, heads: int, asked: Layout) -> Tensor:
     """The reference: one call, the padding among the keys masked out."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if asked.full else asked.real[:, None, None, :]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
@@ -40,22 +38,37 @@ def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, 
     def jagged(x: Tensor, layout: Layout) -> Tensor:
         x = x.unflatten(-1, (heads, -1))
         longest = max(layout.lengths)
-        return torch.nested.nested_tensor_from_jagged(x, layout.offsets, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
+        nested = torch.nested.nested_tensor_from_jagged(x, layout.offsets, min_seqlen=1, max_seqlen=longest)
+        return nested.transpose(1, 2)
 
     out = F.scaled_dot_product_attention(jagged(q, asking), jagged(k, asked), jagged(v, asked))
     return out.transpose(1, 2).values().flatten(-2)
 
 
-def _attend_runs(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
-    """On a CPU: neighbours of equal length share a call, and none is padded. `split`, since slices' backward writes zeros."""
-    runs = [(pair, len(list(group))) for pair, group in groupby(zip(asking.lengths, asked.lengths, strict=True))]
-    asking_rows = [n * count for (n, _), count in runs]
-    asked_rows = [m * count for (_, m), count in runs]
+def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
+    """On a CPU: samples of equal lengths share a call, and none is padded. `split`, since slices' backward writes zeros."""
+    asking_rows, asked_rows, groups = asking.groups(asked)
+    q = q.index_select(0, asking_rows)
+    k, v = k.index_select(0, asked_rows), v.index_select(0, asked_rows)
+    queries = q.split([count * n for count, n, _ in groups])
+    keys, values = (x.split([count * m for count, _, m in groups]) for x in (k, v))
     out = []
-    for (_, count), a, b, c in zip(runs, q.split(asking_rows), k.split(asked_rows), v.split(asked_rows), strict=True):
+    for (count, _, _), a, b, c in zip(groups, queries, keys, values, strict=True):
         a, b, c = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in (a, b, c))
-        out.append(F.scaled_dot_product_attention(a, b, c).transpose(1, 2).flatten(2).flatten(0, 1))
-    return torch.cat(out)
+        out.append(_softmax_attention(a, b, c, None).transpose(1, 2).flatten(2).flatten(0, 1))
+    back = torch.empty_like(asking_rows)
+    back[asking_rows] = torch.arange(len(asking_rows), device=back.device)
+    return torch.cat(out).index_select(0, back)
+
+
+def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """torch's fused kernel, but on a CPU in bfloat16 the plain formula, which is 2 to 6 times faster there."""
+    if q.dtype != torch.bfloat16 or q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
 
 
 class SelfAttention(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize, grid_for_each
@@ -66,9 +66,13 @@ class PatchEmbedding(nn.Module):
         pixels = rearrange(image.pixels, "b c (i p) (j q) -> b (i j) (c p q)", p=self.patch, q=self.patch)
         real = _inside(extents, rows, columns).flatten(1)
         patches = Tokens.of(pixels, real, Span("image", "patches", rows * columns, grid=(rows, columns)))
-        grid = self.position[0, 1:].unflatten(0, self.grid)
-        positions = grid_for_each(grid, extents, rows, columns, self.resize)
+        positions = self.positions(extents, rows, columns)
         return Tokens.join(cls, patches.map(self.project).add(positions)).map(self.dropout)
+
+    def positions(self, extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Float[Tensor, "b cells d"]:
+        """The position of every cell of each image's canvas."""
+        grid = self.position[0, 1:].unflatten(0, self.grid)
+        return grid_for_each(grid, extents, rows, columns, self.resize)
 
 
 def _inside(extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Bool[Tensor, "b rows columns"]:

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from diptych.models.verbs import Pretrains
+from diptych.models.cnn import FrozenCNN
+from diptych.models.verbs import EncodesImage
 from diptych.objectives.draws import Draws, Keyed
 from diptych.objectives.views import Views
 from diptych.step import Floor
@@ -45,21 +46,23 @@ class Pretraining(nn.Module):
 
     def __init__(
         self,
-        model: Pretrains,
+        model: EncodesImage,
+        heads: nn.ModuleDict,
         objectives: Sequence[Objective],
         statistics: Mapping[str, float] | None = None,
         most_patches: int | None = None,
+        guide: FrozenCNN | None = None,
         pack: bool = True,
     ):
         super().__init__()
-        self.model, self.heads = model, model.heads()
+        self.model, self.heads, self.guide = model, heads, guide
         self.objectives, self.most_patches, self.pack = tuple(objectives), most_patches, pack
         self.weights = {o.name: o.weight for o in objectives}
         floors = {o.name: o.floor(statistics or {}) for o in objectives}
         self.floors = {name: floor for name, floor in floors.items() if floor is not None}
 
     def views(self, batch: Batch, draws: Draws | None = None) -> Views:
-        return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches)
+        return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide)
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         views = self.views(batch, draws)

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.models.verbs import Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
 from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
@@ -14,13 +15,21 @@ from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
 class Views:
     """What a model makes of a batch. `heads` are the model's own, `draws` the random choices made for this batch.
 
-    `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all.
+    `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all. `guide` is a frozen
+    network whose view of the images may be imitated.
     """
 
     def __init__(
-        self, model: Fuses, heads: nn.ModuleDict, batch: Batch, draws: Draws, most_patches: int | None = None
+        self,
+        model: Fuses,
+        heads: nn.ModuleDict,
+        batch: Batch,
+        draws: Draws,
+        most_patches: int | None = None,
+        guide: FrozenCNN | None = None,
     ):
-        self.model, self.heads, self.batch, self.draws, self.most_patches = model, heads, batch, draws, most_patches
+        self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
+        self.most_patches, self._guide = most_patches, guide
         self._masked: dict[Masking, MaskedText] = {}
         self._masked_pair: dict[Masking, Pair] = {}
 
@@ -50,6 +59,17 @@ class Views:
         if self.most_patches is None:
             return tokens
         return tokens.pick(self.draws.kept(tokens, self.most_patches))
+
+    @property
+    def guide(self) -> FrozenCNN:
+        if self._guide is None:
+            raise ValueError("this run has no guide to imitate")
+        return self._guide
+
+    @cached_property
+    def guidance(self) -> Guidance:
+        """What the guide sees in the images."""
+        return self.guide(self.given_image, self.batch.ids)
 
     @cached_property
     def image(self) -> Tokens:

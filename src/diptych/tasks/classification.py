@@ -1,0 +1,37 @@
+"""Image classification: one of a set of classes per picture."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.models.verbs import Classifies
+from diptych.step import Floor
+from diptych.tasks.single import need, sample_counts
+from diptych.tokens import Batch
+
+
+class Classification(nn.Module):
+    """A step: cross entropy of ``labels["class"]`` (b,)."""
+
+    def __init__(self, model: Classifies, classes: int):
+        super().__init__()
+        self.model = model
+        self.weights = {"classification": 1.0}
+        self.floors = {"classification": Floor(math.log(classes), "every class alike", "the picture is not yet read")}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return sample_counts(batch, "classification", "classification/accuracy")
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = self.model.classify(need(batch.image, "image")).float()
+        return self.losses(logits, batch.labels["class"], counts)
+
+    def losses(self, logits: Tensor, classes: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        right = (logits.argmax(1) == classes).sum().float()
+        return {
+            "classification": F.cross_entropy(logits, classes, reduction="sum") / counts["classification"],
+            "classification/accuracy": right.detach() / counts["classification/accuracy"],
+        }

@@ -1,0 +1,75 @@
+"""Image-text retrieval by scoring pairs: which of these texts describes this image, and the other way round."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.heads import Match, Rank
+from diptych.layers.init import init_transformer
+from diptych.models.verbs import Fuses
+from diptych.step import Floor
+from diptych.tasks.single import need, sample_counts
+from diptych.tokens import Batch, Image, Text, Tokens
+
+
+class Retrieval(nn.Module):
+    """A step: cross entropy of the true text among it and `false` false ones (ViLT, 4.2: fifteen).
+
+    The score starts as pre-training's logit of a match: `start_from` copies that row, as the official code does.
+    """
+
+    def __init__(self, model: Fuses, width: int, false: int = 15):
+        super().__init__()
+        self.model = model
+        self.rank = Rank(width)
+        self.rank.apply(init_transformer)
+        self.weights = {"retrieval": 1.0}
+        self.floors = {
+            "retrieval": Floor(math.log(1 + false), "every text alike", "texts and image are not yet compared")
+        }
+
+    @torch.no_grad()
+    def start_from(self, match: Match) -> None:
+        self.rank.linear.weight.copy_(match.linear.weight[1:])
+        self.rank.linear.bias.copy_(match.linear.bias[1:])
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return sample_counts(batch, "retrieval", "retrieval/accuracy")
+
+    def candidates(self, batch: Batch) -> Float[Tensor, "b 1+false"]:
+        """Each image's score with its own text, then with its false ones."""
+        image = self.model.encode_image(need(batch.image, "image"))
+        true = self.score(self.model.encode_text(need(batch.text, "text")), image)
+        texts = self.model.encode_text(need(batch.false_texts, "false texts"))
+        owner = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))
+        false = self.score(texts, image.take(owner))
+        return torch.cat([true[:, None], false.view(len(batch), -1)], 1)
+
+    def score(self, text: Tokens, image: Tokens) -> Float[Tensor, " b"]:
+        return self.rank(self.model.fuse(text, image).pooled).float()
+
+    def losses(self, scores: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        first = scores.new_zeros(len(scores), dtype=torch.long)
+        right = (scores.argmax(1) == 0).sum().float()
+        return {
+            "retrieval": F.cross_entropy(scores, first, reduction="sum") / counts["retrieval"],
+            "retrieval/accuracy": right.detach() / counts["retrieval/accuracy"],
+        }
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.losses(self.candidates(batch), counts)
+
+    @torch.no_grad()
+    def matrix(self, texts: Text, images: Image, pairs: int = 256) -> Float[Tensor, "images texts"]:
+        """Every image with every text. Each is embedded once; `pairs` are fused at a time."""
+        text, image = self.model.encode_text(texts), self.model.encode_image(images)
+        scores = torch.empty(len(images) * len(texts), device=texts.ids.device)
+        index = torch.arange(len(scores), device=scores.device)
+        for part in index.split(pairs):
+            scores[part] = self.score(text.take(part % len(texts)), image.take(part // len(texts)))
+        return scores.view(len(images), len(texts))
