@@ -5,10 +5,10 @@ from torch import nn
 
 from diptych.train import checkpoint
 from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError
-from diptych.train.log import _cut_back
+from diptych.train.log import Log, _cut_back
 
 
-def trained(steps: int = 1) -> tuple[nn.Module, torch.optim.Optimizer]:
+def trained(steps: int = 1) -> tuple[nn.Sequential, torch.optim.Optimizer]:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
     module[2].weight = module[0].weight  # tied
@@ -93,3 +93,9 @@ def test_rows_beyond_the_step_and_a_cut_line_are_dropped(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
     assert _cut_back(path, 2) == [{"step": 1}, {"step": 2}]
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_metric_without_a_value_does_not_end_the_run(tmp_path):
+    with Log(tmp_path, 0, 2) as log:
+        log.row({"step": 1, "val/itm": float("nan")})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "val/itm": null}\n'

@@ -42,8 +42,8 @@ def test_warm_up_rises_to_the_peak_then_the_schedule_falls(schedule):
 
 
 def test_warmup_is_steps_or_a_share():
-    assert learning_rate(4, 1000, Optimizer(learning_rate=1.0, warmup=5)) == 1.0
-    assert learning_rate(3, 1000, Optimizer(learning_rate=1.0, warmup=5)) == pytest.approx(0.8)
+    assert learning_rate(4, 1000, Optimizer(learning_rate=1.0, warmup=5.0)) == 1.0
+    assert learning_rate(3, 1000, Optimizer(learning_rate=1.0, warmup=5.0)) == pytest.approx(0.8)
 
 
 def test_settings_are_read_without_torch_and_refuse_nonsense():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,11 +45,12 @@ class Log:
         self.board.close()
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Writes a row: to the file at once, so that what was logged survives a kill."""
+        """Writes a row: to the file at once, so that what was logged survives a kill. JSON has no NaN: null instead."""
+        row = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 self.board.add_scalar(name, value, row["step"])
 
     def show(self, row: Mapping[str, Any], last: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -173,9 +174,11 @@ class _Run:
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
-    told = threading.Event()
+    told, mine = threading.Event(), os.getpid()
 
     def tell(number: int, _: object) -> None:
+        if os.getpid() != mine:  # a data worker, forked with this handler: it must end when told to
+            os._exit(128 + number)
         if told.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         told.set()
