@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 
 from diptych.data.randaugment import randaugment
+from diptych.data.settings import ImageSettings
 from diptych.tokens import Image
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How pictures become pixels. `shorter` is the shorter side in pixels; the longer is at most `longer_ratio` times it.
-
-    With `square` every picture becomes ``shorter × shorter``, whatever its aspect (ViT). With `augment` RandAugment
-    (2 operations of strength 9) is drawn anew for each (seed, step, sample).
-    """
-
-    shorter: int = 384
-    longer_ratio: float = 1333 / 800
-    patch: int = 32
-    mean: float = 0.5
-    std: float = 0.5
-    augment: bool = False
-    square: bool = False
 
 
 def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:

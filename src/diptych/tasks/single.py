@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from diptych.tokens import Batch
+
+Part = TypeVar("Part")
 
 
 def sample_counts(batch: Batch, *names: str) -> dict[str, Tensor]:
@@ -14,7 +18,7 @@ def sample_counts(batch: Batch, *names: str) -> dict[str, Tensor]:
     return dict.fromkeys(names, n)
 
 
-def need[T](part: T | None, what: str) -> T:
+def need(part: Part | None, what: str) -> Part:
     """A part of a batch that this step cannot do without. Raises ValueError."""
     if part is None:
         raise ValueError(f"this batch has no {what}")

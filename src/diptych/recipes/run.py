@@ -1,0 +1,71 @@
+"""A run: everything that makes one, as frozen dataclasses of plain values. A variant is a `replace`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.models import ViLT, ViT
+from diptych.train.settings import Training
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The weight of each pre-training loss; at 0 it is not computed."""
+
+    itm: float = 0.0  # image-text matching
+    mlm: float = 0.0  # masked words
+    wpa: float = 0.0  # word-patch alignment by optimal transport
+    grid: float = 0.0  # imitation of a CNN, patch by patch
+    classes: float = 0.0  # imitation of a CNN's class distribution
+    whole_words: bool = True  # masked words: all pieces of a word or none
+    mask_rate: float = 0.15  # masked words: share of pieces hidden
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """A pre-training run. `start`: a run folder whose weights it begins with; empty: from random weights."""
+
+    model: ViLT | ViT
+    objectives: Objectives
+    images: ImageSettings
+    training: Training
+    data: str = "scenes"
+    split: str = "train"
+    start: str = ""
+    recipe: str = ""
+    most_patches: int = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """A downstream run: a task's head on a pre-trained model, or on a fresh one where `start` is empty."""
+
+    task: str
+    model: ViLT
+    images: ImageSettings
+    training: Training
+    data: str = "scenes"
+    split: str = "train"
+    start: str = ""
+    recipe: str = ""
+    answers_least: int = 1  # VQA: how often an answer must be given in training to be one of the classes
+    answers_most: int = 3129  # VQA: how many classes at most
+    false_texts: int = 15  # retrieval: texts that a true one is told from
+
+
+def thaw(kind: Any, value: Any, where: str = "run") -> Any:
+    """A dataclass again, from the plain values that JSON kept. Raises ValueError naming the field that does not fit."""
+    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
+        fitting = [k for k in get_args(kind) if is_dataclass(k) and set(value) == {f.name for f in fields(k)}]
+        if not fitting:
+            raise ValueError(f"{where}: fits none of {kind}")
+        kind = fitting[0]
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise ValueError(f"{where}.{min(unknown)}: no such field")
+        return kind(**{name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()})
+    return tuple(value) if get_origin(kind) is tuple else value

@@ -1,0 +1,27 @@
+"""ViT's runs."""
+
+from __future__ import annotations
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.models import ViT
+from diptych.recipes.run import Objectives, Pretrain
+from diptych.train.settings import Optimizer, Training
+
+
+def taught() -> Pretrain:
+    """The start of `vilt.small`: a ViT taught by an ImageNet CNN (extra ``cnn``) to see what it sees, on pictures alone.
+
+    It stands for the ImageNet weights that the ViLT paper starts from.
+    """
+    return Pretrain(
+        recipe="vit.taught",
+        model=ViT(width=256, depth=6, heads=4, hidden=1024, patch=32, grid=(5, 7), classes=0),
+        objectives=Objectives(grid=1.0, classes=0.5),
+        images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
+        training=Training(
+            steps=2000,
+            batch=64,
+            precision="bf16",
+            optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.05, warmup=200),
+        ),
+    )
