@@ -36,21 +36,21 @@ def decode(data: bytes, where: str, *, least: int | None = None, most_pixels: in
             return _rgb(_opened(picture, data, least))
     except BadSample:
         raise
-    except Exception as error:  # noqa: BLE001 - decoders fail in many ways (SyntaxError, struct.error …), all meaning one
+    except Exception as error:
         raise BadSample(where, f"not a readable image ({type(error).__name__}: {error})") from None
 
 
 def _opened(picture: Pillow.Image, data: bytes, least: int | None) -> Pillow.Image:
     """The pixels behind an opened header, upright; a JPEG at the smallest scale that keeps `least`."""
-    turn = _TURNS.get(_orientation(picture))
     scale = max((s for s in (1, 2, 4, 8) if least and min(picture.size) // s >= least), default=1)
     fast = _decode_fast(data, picture, scale) if picture.format == "JPEG" and picture.mode == "RGB" else None
     if fast is None:
         if scale > 1:
             picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
         picture.load()
-    upright = picture if fast is None else fast
-    return upright if turn is None else upright.transpose(turn)
+    turn = _TURNS.get(_orientation(picture))  # only now: loading a TIFF turns it
+    decoded = picture if fast is None else fast
+    return decoded if turn is None else decoded.transpose(turn)
 
 
 def _decode_fast(data: bytes, picture: Pillow.Image, scale: int) -> Pillow.Image | None:
@@ -68,7 +68,7 @@ def _orientation(picture: Pillow.Image) -> int:
     """EXIF's orientation, 1 (upright) where it is broken: a bad note is no reason to lose the picture."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - parsers of EXIF fail in many ways
+    except Exception:
         return 1
 
 

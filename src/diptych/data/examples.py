@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from diptych.data.wordpiece import Tokenizer
 from diptych.keyed import generator, uniform
 from diptych.tokens import Batch, Matching
 
+TRIES = 8  # other images drawn before a pair is given up as a bad sample
 LONGEST_TEXT = 4000  # characters; more can never reach a model and would only cost time
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Random access to the examples of a job. Everything drawn is keyed by (seed, step, id)."""
 
@@ -79,10 +81,10 @@ class PairExamples:
         """The picture of another sample, or None where the pair stays together."""
         if len(self.source) < 2:
             return None
-        draws = uniform(seed, step, [index], "matching", 5)[0]
+        draws = uniform(seed, step, [index], "matching", 1 + TRIES)[0]
         if draws[0] >= self.matching:
             return None
-        for draw in draws[1:-1]:
+        for draw in draws[1:]:
             other = int(draw * (len(self.source) - 1))
             other += other >= image
             try:

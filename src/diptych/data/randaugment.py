@@ -38,10 +38,10 @@ _UNDIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
 }
 _DIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
     "rotate": lambda p, s: p.rotate(30 * s),
-    "shear_x": lambda p, s: _affine(p, 1, 0.3 * s, 0, 0, 1, 0),
-    "shear_y": lambda p, s: _affine(p, 1, 0, 0, 0.3 * s, 1, 0),
-    "translate_x": lambda p, s: _affine(p, 1, 0, 0.26 * s * p.width, 0, 1, 0),
-    "translate_y": lambda p, s: _affine(p, 1, 0, 0, 0, 1, 0.26 * s * p.height),
+    "shear_x": lambda p, s: _affine(p, 1.0, 0.3 * s, 0.0, 0.0, 1.0, 0.0),
+    "shear_y": lambda p, s: _affine(p, 1.0, 0.0, 0.0, 0.3 * s, 1.0, 0.0),
+    "translate_x": lambda p, s: _affine(p, 1.0, 0.0, 0.26 * s * p.width, 0.0, 1.0, 0.0),
+    "translate_y": lambda p, s: _affine(p, 1.0, 0.0, 0.0, 0.0, 1.0, 0.26 * s * p.height),
 }
 OPERATIONS = (*_UNDIRECTED, *_DIRECTED)
 
@@ -52,7 +52,7 @@ def apply(picture: Pillow.Image, operation: str, strength: float) -> Pillow.Imag
 
 
 def randaugment(
-    picture: Pillow.Image, random: np.random.Generator, operations: int = 2, strength: float = 9
+    picture: Pillow.Image, random: np.random.Generator, operations: int = 2, strength: float = 9.0
 ) -> Pillow.Image:
     """An RGB picture of the same size after `operations` draws (with repetition) at `strength` of 30."""
     for name in random.choice(OPERATIONS, operations):

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import Colours
+
+from diptych.data.examples import PairExamples
+from diptych.data.loader import loader, rate, sweep
+from diptych.data.source import DataError
+from diptych.data.tally import Loaded, Skipped, Tally
+from diptych.data.transforms import ImageSettings
+from diptych.data.wordpiece import Tokenizer
+
+SMALL = ImageSettings(shorter=16, patch=16)
+TOKENIZER = Tokenizer(16)
+
+
+def pairs(n: int = 20, bad: frozenset[int] = frozenset(), matching: float = 0.5) -> PairExamples:
+    return PairExamples(Colours(n, bad), TOKENIZER, SMALL, matching)
+
+
+def run(examples: PairExamples, **options) -> list[list[Loaded]]:
+    return list(loader(examples, **{"batch": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0} | options))
+
+
+def ids(steps: list[list[Loaded]]) -> list[list[int]]:
+    return [[i for part in step for i in part.batch.ids.tolist()] for step in steps]
+
+
+def equal(one: Loaded, other: Loaded) -> bool:
+    """Whether two batches are the same, bit by bit."""
+    a, b = one.batch, other.batch
+    assert a.image and b.image and a.text and b.text and a.matching and b.matching
+    tensors = [
+        (a.ids, b.ids),
+        (a.image.pixels, b.image.pixels),
+        (a.text.ids, b.text.ids),
+        (a.matching.image.pixels, b.matching.image.pixels),
+        (a.matching.matched, b.matching.matched),
+    ]
+    return a.step == b.step and one.skipped == other.skipped and all(torch.equal(x, y) for x, y in tensors)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(workers):
+    examples = pairs(bad=frozenset({4}))
+    here, there = run(examples), run(examples, workers=workers)
+    assert len(here) == len(there) == 6
+    assert all(equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_a_loader_started_later_goes_on_as_if_never_stopped():
+    whole, rest = run(pairs()), run(pairs(), start=4)
+    assert ids(rest) == ids(whole)[4:] and rest[0][0].batch.step == 4
+    assert equal(rest[0][0], whole[4][0])
+
+
+def test_ranks_and_micro_batches_divide_the_global_batch():
+    examples = pairs(bad=frozenset({4, 9}))
+    whole = ids(run(examples))
+    ranks = [ids(run(examples, rank=r, world=2, accumulate=2)) for r in range(2)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole
+    assert [len(step) for step in run(examples, world=2, accumulate=4)] == [4] * 6
+    with pytest.raises(DataError, match="8 does not divide into 3 ranks x 1"):
+        run(examples, world=3)
+
+
+def test_a_bad_sample_is_replaced_and_reported():
+    steps = run(pairs(bad=frozenset({4})), steps=5)
+    skipped = [s for step in steps for part in step for s in part.skipped]
+    assert {s.id for s in skipped} <= {8, 9} and skipped
+    assert skipped[0].where == "image 4" and skipped[0].why == "broken"
+    assert all(len(part.batch) == 8 and not {8, 9} & set(part.batch.ids.tolist()) for step in steps for part in step)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_readable_stops_with_one_line(workers):
+    with pytest.raises(DataError, match=r"17 samples in a row could not be used \(last: image \d+: broken\)") as caught:
+        run(pairs(4, frozenset(range(4)), matching=0.0), batch=4, workers=workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_opening_a_loader_draws_nothing_from_torch():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    run(pairs(), steps=1, workers=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Interrupting(Colours):
+    def image(self, index: int):
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().image(index)
+
+
+def test_workers_leave_ctrl_c_to_the_main_process():
+    examples = PairExamples(Interrupting(20), TOKENIZER, SMALL, 0.0)
+    assert len(run(examples, steps=1, workers=1)) == 1
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_sweep_gives_every_example_once(world):
+    examples = pairs(11)
+    parts = [list(sweep(examples, 4, rank=r, world=world, workers=0)) for r in range(world)]
+    seen = [i for part in parts for loaded in part for i in loaded.batch.ids.tolist()]
+    assert sorted(seen) == list(range(22))
+    if world == 1:
+        assert seen == sorted(seen)
+
+
+def test_a_sweep_leaves_bad_samples_out_and_reports_each():
+    swept = list(sweep(pairs(12, frozenset({0, 1, 5, 10, 11})), 4, workers=1))
+    assert sum(len(x.batch) for x in swept) == 24 - 10
+    assert sorted(s.id for x in swept for s in x.skipped) == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23]
+    with pytest.raises(DataError, match="no example of 4 can be used"):
+        list(sweep(pairs(2, frozenset({0, 1})), 4, workers=0))
+
+
+def test_rate_says_workers_and_speed():
+    assert rate(pairs(bad=frozenset({1})), workers=2).endswith("samples/s (2 workers)")
+
+
+def loaded(n: int, bad: int) -> Loaded:
+    batch = next(iter(sweep(pairs(n), 2 * n, workers=0))).batch
+    return Loaded(batch, tuple(Skipped(i, f"row {i}", "broken") for i in range(bad)))
+
+
+def test_a_tally_stops_a_run_at_its_share():
+    tally = Tally(limit=0.01)
+    for _ in range(10):
+        tally.add(loaded(10, 1))  # ten bad in 210: still fewer than 1 % of the first thousand
+    assert (tally.seen, tally.bad, list(tally.listed)) == (210, 10, [0])
+    with pytest.raises(DataError, match=r"11 of 231 .* more than 1.0% \(first: row 0: broken\)"):
+        tally.add(loaded(10, 1))
+    with pytest.raises(DataError):
+        tally.check()
+
+
+def test_a_tally_lets_good_data_pass():
+    tally = Tally(limit=0.05)
+    tally.add(loaded(10, 1))
+    tally.check()
+    assert np.isclose(tally.bad / tally.seen, 1 / 21)

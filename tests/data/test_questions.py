@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_data import picture_bytes
+
+from diptych.data.answers import answer_list, soft_scores
+from diptych.data.questions import open_questions
+from diptych.data.source import DataError
+
+
+def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images", split: str = "val2014") -> Path:
+    """Three questions about images 7 and 12, ten answers each; the path of the questions."""
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for number in (7, 12):
+        (folder / place / style.format(number)).write_bytes(picture_bytes(number))
+    rows = [(1, 7, "what?", "Desk"), (2, 12, "how many?", "two"), (5, 7, "where?", "desk")]
+    questions = [{"question_id": id, "image_id": image, "question": text} for id, image, text, _ in rows]
+    notes = [
+        {
+            "question_id": id,
+            "image_id": image,
+            "answer_type": "other",
+            "answers": [{"answer": answer if i < 8 else "chair", "answer_id": i + 1} for i in range(10)],
+        }
+        for id, image, _, answer in rows
+    ]
+    path = folder / f"v2_OpenEnded_mscoco_{split}_questions.json"
+    path.write_text(json.dumps({"data_subtype": split, "questions": questions}))
+    (folder / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": notes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "style,place",
+    [("NYU_{:012d}.jpg", "images"), ("COCO_val2014_{:012d}.jpg", "val2014"), ("{}.png", ""), ("{:03d}.jpeg", "images")],
+)
+def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
+    write_vqa(tmp_path, style, place)
+    source = open_questions(str(tmp_path), "val")
+    assert len(source) == 3
+    first, last = source.question(0), source.question(2)
+    assert (first.id, first.text, first.kind) == (1, "what?", "other") and first.image == last.image == 0
+    assert first.answers == ("Desk",) * 8 + ("chair",) * 2
+    assert source.image(first.image).size == (40, 30)
+    assert "questions[2]" in source.where(2) and style.format(7) in source.where(2)
+
+
+def test_test_questions_have_no_answers(tmp_path):
+    write_vqa(tmp_path, split="test2015")
+    (tmp_path / "v2_mscoco_test2015_annotations.json").unlink()
+    assert open_questions(str(tmp_path), "test").question(1).answers == ()
+
+
+def test_one_number_in_two_splits_goes_to_the_datas_own(tmp_path):
+    write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg")
+    (tmp_path / "images" / f"COCO_train2014_{7:012d}.jpg").write_bytes(b"another")
+    (tmp_path / "images" / f"COCO_xtra2014_{7:012d}.jpg").write_bytes(b"another")
+    assert "COCO_val2014" in open_questions(str(tmp_path), "val").where(0)
+
+
+def test_a_missing_image_annotation_or_split_is_named(tmp_path):
+    path = write_vqa(tmp_path)
+    with pytest.raises(DataError, match="no file holds questions of train"):
+        open_questions(str(tmp_path), "train")
+    (tmp_path / "images" / f"NYU_{12:012d}.jpg").unlink()
+    with pytest.raises(DataError, match=r"questions\[1\]: no image numbered 12 under"):
+        open_questions(str(path), "val")
+    write_vqa(tmp_path)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(notes.read_text())
+    notes.write_text(json.dumps({"annotations": content["annotations"][:2]}))
+    with pytest.raises(DataError, match=r"questions\[2\]: question_id 5 has no annotation"):
+        open_questions(str(path), "val")
+
+
+def test_keys_of_the_wrong_kind(tmp_path):
+    path = write_vqa(tmp_path)
+    for value in ("1", True, 2**70, None):
+        path.write_text(json.dumps({"questions": [{"question_id": value, "image_id": 7, "question": "x"}]}))
+        with pytest.raises(DataError, match=r"questions\[0\], 'question_id'"):
+            open_questions(str(path), "val")
+
+
+def test_tables_of_questions(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "train.csv").write_text("image,question,answer\na.jpg,what?,cat\na.jpg,how many?,2\n")
+    source = open_questions(str(tmp_path), "train")
+    assert [source.question(i).answers for i in range(2)] == [("cat",), ("2",)]
+    assert source.question(0).image == source.question(1).image
+    rows = [{"image": "a.jpg", "question": "q", "answer": a} for a in (3, ["x", "y"])]
+    (tmp_path / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_questions(str(tmp_path), "val")
+    assert [source.question(i).answers for i in range(2)] == [("3",), ("x", "y")]
+    (tmp_path / "test.csv").write_text("image,qestion,answer\na.jpg,what?,cat\n")
+    with pytest.raises(DataError, match=r"test\.csv, line 2: no 'question'.*nearest: 'qestion'"):
+        open_questions(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize("count,score", [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_soft_scores_are_the_official_average(count, score):
+    answers = ["yes"] * count + [f"other {i}" for i in range(10 - count)]
+    leave_one_out = sum(min(1, (count - (i < count)) / 3) for i in range(10)) / 10
+    assert soft_scores(answers, str)["yes"] == pytest.approx(score) == pytest.approx(leave_one_out)
+
+
+def test_a_single_answer_counts_whole():
+    assert soft_scores(["Cat"], str.lower) == {"cat": 1.0}
+    assert soft_scores([], str.lower) == {}
+
+
+def test_the_answer_list_is_the_commonest_first(tmp_path):
+    write_vqa(tmp_path)
+    source = open_questions(str(tmp_path), "val")
+    assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the commonest
+    assert answer_list(source, str.lower, minimum=2) == ["desk"]
+    assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
+    with pytest.raises(DataError, match="no answer is given 3 times"):
+        answer_list(source, str, minimum=3)

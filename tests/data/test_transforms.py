@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from diptych.data.randaugment import OPERATIONS, apply, randaugment
+from diptych.data.transforms import ImageSettings, prepare, resized, stack
+from diptych.keyed import generator
+
+
+@pytest.mark.parametrize(
+    "size,expected",
+    [
+        ((480, 640), (384, 512)),  # COCO's usual photograph
+        ((640, 480), (512, 384)),
+        ((384, 384), (384, 384)),
+        ((100, 1000), (64, 608)),  # the cap is int(1333/800 * 384) = 639, floored to 608
+        ((400, 800), (320, 608)),
+        ((500, 833), (384, 608)),
+        ((1, 5000), (32, 608)),  # never less than one patch
+    ],
+)
+def test_vilts_rule_at_384(size, expected):
+    height, width = size
+    assert resized(height, width, ImageSettings()) == expected
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000), st.sampled_from([64, 160, 224, 384]), st.sampled_from([16, 32]))
+def test_every_size_is_whole_patches_within_the_caps(height, width, shorter, patch):
+    sides = resized(height, width, ImageSettings(shorter=shorter, patch=patch))
+    assert all(side % patch == 0 and side >= patch for side in sides)
+    assert min(sides) <= shorter and max(sides) <= int(1333 / 800 * shorter)
+
+
+def test_the_longest_side_at_384_is_608():
+    assert max(max(resized(384, w, ImageSettings())) for w in range(384, 4000)) == 608
+
+
+def test_the_square_of_vit_ignores_aspect():
+    assert prepare(Pillow.new("RGB", (50, 20)), ImageSettings(shorter=48, square=True)).shape == (48, 48, 3)
+
+
+def test_pictures_are_normalised_and_lie_top_left_in_zeros():
+    settings = ImageSettings(shorter=32, patch=16)
+    white = prepare(Pillow.new("RGB", (64, 64), "white"), settings)
+    black = prepare(Pillow.new("RGB", (96, 64), "black"), settings)
+    image = stack([white, black], settings)
+    assert image.pixels.shape == (2, 3, 32, 48) and image.sizes.tolist() == [[32, 32], [32, 48]]
+    torch.testing.assert_close(image.pixels[0, :, :, :32], torch.ones(3, 32, 32))
+    torch.testing.assert_close(image.pixels[1], -torch.ones(3, 32, 48))
+    assert (image.pixels[0, :, :, 32:] == 0).all()
+
+
+def test_normalisation_is_exact_for_every_value():
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    settings = ImageSettings(shorter=16, patch=16, mean=0.4, std=0.25)
+    expected = (torch.arange(256) / 255 - 0.4) / 0.25
+    torch.testing.assert_close(stack([values], settings).pixels[0, 0].flatten(), expected, atol=1e-6, rtol=1e-6)
+
+
+def photograph() -> Pillow.Image:
+    small = np.random.default_rng(5).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Pillow.fromarray(small).resize((64, 48), Pillow.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_keeps_the_size_and_changes_the_picture(operation):
+    out = apply(photograph(), operation, 0.3)
+    assert out.size == (64, 48) and out.mode == "RGB"
+    assert np.asarray(out).tolist() != np.asarray(photograph()).tolist()
+
+
+def test_neither_inversion_nor_cutout():
+    assert not {"invert", "cutout"} & set(OPERATIONS) and len(OPERATIONS) == 14
+
+
+def test_augmentation_is_keyed():
+    def drawn(step: int, sample: int) -> bytes:
+        return randaugment(photograph(), generator(1, step, sample, "augment")).tobytes()
+
+    assert drawn(3, 4) == drawn(3, 4)
+    assert len({drawn(step, sample) for step in range(4) for sample in range(4)}) > 12
+
+
+def test_augmenting_without_a_generator_is_refused():
+    with pytest.raises(ValueError, match="generator"):
+        prepare(photograph(), ImageSettings(shorter=32, augment=True))
