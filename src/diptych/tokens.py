@@ -164,7 +164,7 @@ class Layout:
         return bool(self.real.all())
 
     @cached_property
-    def offsets(self) -> Int[Tensor, " b+1"]:
+    def offsets(self) -> Int[Tensor, " ends"]:
         """Packed row at which each sample begins, and one past the last row."""
         return F.pad(self.real.sum(1).cumsum(0), (1, 0))
 
@@ -279,7 +279,9 @@ class Tokens:
 
     @staticmethod
     def join(*parts: Tokens) -> Tokens:
-        """One sequence per sample, the parts in the order given. The parts share one layout kind."""
+        """One sequence per sample, the parts in the order given. Raises ValueError where some are packed and some not."""
+        if len({p.packed for p in parts}) > 1:
+            raise ValueError("packed and padded tokens cannot be joined: make them under one `packing`")
         layout = Layout(
             torch.cat([p.layout.real for p in parts], 1), tuple(s for p in parts for s in p.layout.spans)
         )
