@@ -21,7 +21,8 @@ FLOORS = (
     ("tasks", "train", "weights"),
     ("recipes",),
     ("study", "report"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),  # `python -m diptych` is the command line
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
