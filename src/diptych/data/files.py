@@ -58,14 +58,14 @@ def open_captions(
 
     `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL);
     such a file itself (images are sought beside it, then in ``images/``); tar shards ``shards-{000..003}.tar``; or
-    ``scenes``. A table without a split column or a split in its name is divided 90/5/5, by image, keyed by `seed`.
+    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A table without a split column or a split in its name is divided 90/5/5, by image, keyed by `seed`.
     """
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    if spec == "scenes":
+    if spec.partition(":")[0] == "scenes":
         from diptych.data.scenes import Scenes
 
-        return Scenes(split, seed=seed)
+        return Scenes.named(spec, split, seed)
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     if spec.endswith(".tar"):
         from diptych.data.shards import CaptionedShards
 

@@ -52,15 +52,15 @@ def open_questions(
     """One split ("train", "val", "test") of the questions that `spec` names. Raises DataError.
 
     `spec` is a folder that holds VQA v2's ``*questions*.json`` and ``*annotations*.json`` (whose names speak of the
-    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself; or ``scenes``. `least` is the
+    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself; or ``scenes``, as for captions. `least` is the
     shorter side to which large JPEGs may be decoded.
     """
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    if spec == "scenes":
+    if spec.partition(":")[0] == "scenes":
         from diptych.data.scenes import SceneQuestions, Scenes
 
-        return SceneQuestions(Scenes(split, seed=seed))
+        return SceneQuestions(Scenes.named(spec, split, seed))
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     path = Path(spec)
     file = choose(path, split, _kinds, "questions", KNOWN) if path.is_dir() else path
     if not file.is_file():

@@ -8,7 +8,7 @@ column, a missing file, a path outside the folder) is raised when the source is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image as Pillow
 
@@ -28,6 +28,7 @@ class BadSample(Exception):
         return BadSample, (self.where, self.why)
 
 
+@runtime_checkable
 class Captioned(Protocol):
     """Images with captions, one split of them."""
 
@@ -62,6 +63,7 @@ class Question:
     kind: str = ""  # "exist", "count", "color" …, or VQA's answer_type
 
 
+@runtime_checkable
 class Questioned(Protocol):
     """Images with questions, one split of them."""
 

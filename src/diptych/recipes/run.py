@@ -53,6 +53,24 @@ class Finetune:
     answers_least: int = 1  # VQA: how often an answer must be given in training to be one of the classes
     answers_most: int = 3129  # VQA: how many classes at most
     false_texts: int = 15  # retrieval: texts that a true one is told from
+    blind: str = ""  # VQA: "image" or "text" is hidden, in training and in scoring: the baselines to beat
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
+
+    task: str = "retrieval"  # or vqa, matching
+    data: str = "scenes"
+    split: str = "val"
+    gallery: int = 0  # retrieval: at most so many images; 0: all
+    captions: int = 0  # retrieval: at most so many of each image; 0: all
+    control: bool = False
+    blind: str = ""  # vqa: hide "image" or "text"
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"  # or bf16
+    workers: int = 2  # processes that load data
 
 
 def thaw(kind: Any, value: Any, where: str = "run") -> Any:

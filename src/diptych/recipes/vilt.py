@@ -33,7 +33,7 @@ def small() -> Pretrain:
     """
     return Pretrain(
         recipe="vilt.small",
-        model=ViLT(width=256, depth=6, heads=4, hidden=1024, patch=32, grid=(5, 7)),
+        model=ViLT(width=256, depth=6, heads=4, hidden=1024, patch=32, grid=(5, 7), dropout=0.0),
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
         images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
         training=Training(
@@ -51,7 +51,7 @@ def tiny() -> Pretrain:
     return replace(
         run,
         recipe="vilt.tiny",
-        model=replace(run.model, width=128, depth=4, heads=4, hidden=512, patch=16, grid=(6, 6), dropout=0.0),
+        model=replace(run.model, width=128, depth=4, heads=4, hidden=512, patch=16, grid=(5, 7)),
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
-        images=ImageSettings(shorter=96, longer_ratio=1.5, patch=16),
+        images=ImageSettings(shorter=80, longer_ratio=1.5, patch=16),
     )

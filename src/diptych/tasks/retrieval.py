@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -64,12 +65,22 @@ class Retrieval(nn.Module):
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.losses(self.candidates(batch), counts)
 
-    @torch.no_grad()
     def matrix(self, texts: Text, images: Image, pairs: int = 256) -> Float[Tensor, "images texts"]:
-        """Every image with every text. Each is embedded once; `pairs` are fused at a time."""
-        text, image = self.model.encode_text(texts), self.model.encode_image(images)
-        scores = torch.empty(len(images) * len(texts), device=texts.ids.device)
-        index = torch.arange(len(scores), device=scores.device)
-        for part in index.split(pairs):
-            scores[part] = self.score(text.take(part % len(texts)), image.take(part // len(texts)))
-        return scores.view(len(images), len(texts))
+        """Every image with every text."""
+        return score_matrix(self.model, self.rank, texts, images, pairs)
+
+
+@torch.no_grad()
+def score_matrix(
+    model: Fuses, summary: Callable[[Tensor], Tensor], texts: Text, images: Image, pairs: int = 256
+) -> Float[Tensor, "images texts"]:
+    """Every image with every text, `summary` making a score of the pooled pair. Each is embedded once; `pairs` are fused
+    at a time.
+    """
+    text, image = model.encode_text(texts), model.encode_image(images)
+    scores = torch.empty(len(images) * len(texts), device=texts.ids.device)
+    index = torch.arange(len(scores), device=scores.device)
+    for part in index.split(pairs):
+        pair = model.fuse(text.take(part % len(texts)), image.take(part // len(texts)))
+        scores[part] = summary(pair.pooled).float()
+    return scores.view(len(images), len(texts))

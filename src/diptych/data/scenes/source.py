@@ -34,6 +34,14 @@ class Scenes:
             raise DataError(f"scenes: pixels {pixels} is out of range; give 64 to 2048")
         self.split, self.size, self.seed, self.pixels = split, size or SPLITS[split], seed, pixels
 
+    @classmethod
+    def named(cls, spec: str, split: str, seed: int = 0) -> Scenes:
+        """The world that ``--data`` names: "scenes", or "scenes:2000" for 2,000 training images. Raises DataError."""
+        _, _, size = spec.partition(":")
+        if size and not size.isdecimal():
+            raise DataError(f"--data {spec}: {size!r} is not a number of images; write scenes:2000")
+        return cls(split, int(size) if size and split == "train" else None, seed)
+
     def __len__(self) -> int:
         return self.size
 

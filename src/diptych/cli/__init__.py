@@ -1,0 +1,59 @@
+"""The command line. Help is answered before torch, or anything slow, is imported."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from diptych import __version__
+
+COMMANDS = {
+    "pretrain": "pre-train a recipe: diptych pretrain vilt.small --data DATA --out DIR",
+    "finetune": "fine-tune on a task: diptych finetune vqa --from DIR --data DATA --out DIR2",
+    "evaluate": "score a run: diptych evaluate DIR --task retrieval --data DATA --split val",
+    "import": "official weights to a run folder: diptych import vilt CKPT --out DIR",
+    "parity": "recompute an official golden folder: diptych parity DIR",
+    "describe": "parameters, FLOPs, tokens and published figures: diptych describe vilt",
+    "demo": "pre-train, fine-tune and score a tiny ViLT on the built-in world",
+}
+MODULES = {"import": "weights", "parity": "weights"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; the exit status. Refusals are one line and status 2, unless --debug asks for the traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"diptych {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return refuse(f"there is no command {name!r}{hint} (diptych --help lists them)")
+    debug = "--debug" in rest
+    rest = [word for word in rest if word != "--debug"]
+    from diptych.cli.refusal import expected
+
+    try:
+        return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
+    except KeyboardInterrupt:
+        return refuse("interrupted", 130)
+    except Exception as error:
+        if debug or not expected(error):
+            raise
+        return refuse(str(error))
+
+
+def refuse(sentence: str, status: int = 2) -> int:
+    print(f"diptych: {' '.join(sentence.split())}", file=sys.stderr)
+    return status
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
+    return f"diptych {__version__}, a vision-language workbench\n\n{lines}\n\ndiptych COMMAND --help says more."

@@ -1,0 +1,45 @@
+"""Examples for learning to rank: an image, its caption, and captions of other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from diptych.data.examples import LoadedPair, PairExamples
+from diptych.data.settings import ImageSettings
+from diptych.data.source import Captioned, DataError
+from diptych.data.wordpiece import Tokenizer
+from diptych.keyed import uniform
+from diptych.tokens import Batch
+
+TRIES = 4  # draws per false text: one may fall on the image itself
+
+
+class RankedExamples:
+    """Pairs with `false` texts of other images each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2)."""
+
+    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings, false: int = 15):
+        if len(source) < 2:
+            raise DataError(f"{source.name} ({source.split}): ranking needs captions of at least two images")
+        self.pairs = PairExamples(source, tokenizer, images, matching=0.0)
+        self.false = false
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def length(self, index: int) -> int:
+        return self.pairs.length(index)
+
+    def load(self, index: int, seed: int, step: int) -> tuple[LoadedPair, list[str]]:
+        owner = self.pairs.owner
+        drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(owner)).astype(np.int64)
+        others = drawn[owner[drawn] != owner[index]][: self.false]
+        return self.pairs.load(index, seed, step), [self.pairs.caption(int(i)) for i in others]
+
+    def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:
+        batch = self.pairs.collate([pair for pair, _ in loaded], ids, seed, step)
+        false = min(len(texts) for _, texts in loaded)
+        texts = [text for _, texts in loaded for text in texts[:false]]
+        return replace(batch, false_texts=self.pairs.tokenizer.encode(texts))

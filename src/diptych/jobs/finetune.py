@@ -1,0 +1,118 @@
+"""Fine-tuning: a task's head on a pre-trained model, or on a fresh one, which is the baseline it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.data.answers import answer_list
+from diptych.data.blind import BlindQuestions
+from diptych.data.examples import Examples, QuestionExamples
+from diptych.data.files import open_captions
+from diptych.data.loader import loader
+from diptych.data.questions import open_questions
+from diptych.data.ranked import RankedExamples
+from diptych.data.source import Questioned
+from diptych.data.tally import Loaded
+from diptych.data.wordpiece import Tokenizer
+from diptych.heads import Match
+from diptych.jobs import report
+from diptych.jobs.folder import RunError, read_run, read_weights, write_run
+from diptych.metrics.vqa import normalise_answer
+from diptych.recipes.run import Finetune
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from diptych.train.distributed import processes
+from diptych.train.loop import fit
+from diptych.weights.names import load_strict, within
+
+TASKS = ("vqa", "retrieval")
+Task = ClosedVQA | Retrieval
+
+
+def build(run: Finetune, answers: list[str]) -> Task:
+    """The task's module with fresh weights, keyed by the run's seed."""
+    torch.manual_seed(run.training.seed)
+    model = run.model.build()
+    if run.task == "vqa":
+        return ClosedVQA(model, model.width, len(answers))
+    if run.task == "retrieval":
+        return Retrieval(model, model.width, run.false_texts)
+    raise RunError(f"there is no task {run.task!r}; there are: {', '.join(TASKS)}")
+
+
+def questions(data: str, split: str, blind: str, least: int) -> Questioned:
+    source = open_questions(data, split, least=least)
+    return BlindQuestions(source, blind) if blind else source
+
+
+def examples(run: Finetune, answers: list[str]) -> Examples:
+    tokenizer = Tokenizer(run.model.text_length)
+    if run.task == "vqa":
+        source = questions(run.data, run.split, run.blind, run.images.shorter)
+        return QuestionExamples(source, tokenizer, run.images, answers, normalise_answer)
+    pictures = open_captions(run.data, run.split, least=run.images.shorter)
+    return RankedExamples(pictures, tokenizer, run.images, run.false_texts)
+
+
+def start(module: Task, folder: Path) -> None:
+    """The pre-trained model, every weight of it; retrieval's score begins as the matching head's."""
+    state = read_weights(folder)
+    load_strict(module.model, within(state, "model."), str(folder))
+    match = within(state, "heads.match.")
+    if isinstance(module, Retrieval) and match:
+        head = Match(module.model.width)
+        load_strict(head, match, str(folder))
+        module.start_from(head)
+
+
+def finetune(run: Finetune, out: Path) -> None:
+    """Trains, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
+
+    Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
+    """
+    settings = run.training
+    answers: list[str] = []
+    if run.task == "vqa":
+        source = open_questions(run.data, run.split)
+        answers = answer_list(source, normalise_answer, run.answers_least, run.answers_most)
+    module, food = build(run, answers), examples(run, answers)
+    if run.start:
+        start(module, Path(run.start))
+    facts: dict[str, Any] = {"examples": len(food), "answers": answers}
+    with processes(settings.device) as group:
+        if group.main:
+            write_run(out, run, facts)
+
+        def stream(first: int) -> Iterator[list[Loaded]]:
+            return loader(
+                food,
+                batch=settings.batch,
+                seed=settings.seed,
+                start=first,
+                steps=settings.steps,
+                rank=group.rank,
+                world=group.world,
+                accumulate=settings.accumulate,
+                workers=settings.workers,
+            )
+
+        identity = asdict(replace(run, recipe="")) | {"answers": answers}
+        identity.pop("training")
+        fit(module, stream, settings, out, fingerprint=identity, group=group)
+        if group.main:
+            report.write(out, f"{run.task} on {run.data}", module, module.floors, None)
+
+
+def inherited(folder: Path, run: Finetune) -> Finetune:
+    """The fine-tuning run with the model and the pictures of the run it starts from."""
+    before, _ = read_run(folder)
+    if type(before.model).__name__ != "ViLT":
+        raise RunError(
+            f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model that reads text and image"
+        )
+    return replace(run, model=before.model, images=before.images, start=str(folder), recipe=before.recipe)

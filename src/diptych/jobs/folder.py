@@ -1,0 +1,68 @@
+"""A run's folder: what was run, on what, with what; and how to have its model back."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import diptych
+from diptych.recipes.run import Finetune, Pretrain, thaw
+from diptych.train.checkpoint import written_whole
+from diptych.weights.names import load_strict
+
+KINDS = {"pretrain": Pretrain, "finetune": Finetune}
+
+
+class RunError(Exception):
+    """A run folder that cannot be used as asked; the message says which, and what to do."""
+
+
+def write_run(out: Path, run: Pretrain | Finetune, facts: dict[str, Any]) -> None:
+    """run.json: the resolved run, what was counted in its data, and where it ran. A resumed run keeps the first one."""
+    out.mkdir(parents=True, exist_ok=True)
+    kind = next(name for name, cls in KINDS.items() if isinstance(run, cls))
+    versions = {"diptych": diptych.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    told = {
+        "kind": kind,
+        "run": asdict(run),
+        "facts": facts,
+        "versions": versions,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}",
+        "command": " ".join(sys.argv),
+    }
+    with written_whole(out / "run.json") as path:
+        path.write_text(json.dumps(told, indent=1))
+
+
+def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
+    """The run a folder holds, and its facts. Raises RunError."""
+    path = folder / "run.json"
+    try:
+        told = json.loads(path.read_text())
+        return thaw(KINDS[told["kind"]], told["run"]), told["facts"]
+    except FileNotFoundError:
+        raise RunError(f"{folder}: no run.json there; give the folder that --out named") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a run that this version can read ({error})") from None
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The trained weights of a run. Raises RunError where it has none yet."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise RunError(f"{folder}: no model.safetensors there yet; start its command again to finish it")
+    return load_file(path)
+
+
+def load_run(module: nn.Module, folder: Path) -> nn.Module:
+    """A run's module with its trained weights, every one of them."""
+    load_strict(module, read_weights(folder), str(folder / "model.safetensors"))
+    return module
