@@ -1,0 +1,67 @@
+"""Embeddings: what BERT's and ViT's input layers compute, on ragged batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from diptych.layers.embed import PatchEmbedding, TextEmbedding
+from diptych.layers.position import resize_aligned
+from diptych.tokens import Image, Text, packing
+
+
+def patches(**changes) -> PatchEmbedding:
+    torch.manual_seed(0)
+    return PatchEmbedding(**(dict(width=6, patch=4, grid=(2, 3), resize=resize_aligned) | changes)).double()
+
+
+def test_projecting_patches_is_the_convolution_of_the_paper():
+    embed = patches()
+    pixels = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    kernel = embed.project.weight.view(6, 3, 4, 4)
+    wanted = F.conv2d(pixels, kernel, embed.project.bias, stride=4).flatten(2).transpose(1, 2) + embed.position[:, 1:]
+    tokens = embed(Image.whole(pixels))
+    torch.testing.assert_close(tokens.values[:, 1:], wanted)
+    torch.testing.assert_close(tokens.first(), (embed.cls + embed.position[:, :1])[0].expand(2, 6))
+    assert [s.name for s in tokens.layout.spans] == ["cls", "patches"]
+    assert tokens.layout.spans[1].grid == (2, 3)
+
+
+def test_a_patch_is_real_where_its_image_reaches_into_it():
+    pixels = torch.randn(3, 3, 8, 12, dtype=torch.float64)
+    image = Image(pixels, torch.tensor([[8, 12], [5, 4], [4, 9]]))
+    real = patches()(image).real[:, 1:].unflatten(1, (2, 3))
+    assert real.tolist() == [
+        [[True, True, True], [True, True, True]],
+        [[True, False, False], [True, False, False]],
+        [[True, True, True], [False, False, False]],
+    ]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_is_embedded_alike_on_any_canvas(packed: bool):
+    embed = patches()
+    picture = torch.randn(1, 3, 8, 4, dtype=torch.float64)
+    with packing(packed):
+        alone = embed(Image.whole(picture)).pack().values
+        wide = F.pad(picture, (0, 8, 0, 4))
+        tokens = embed(Image(wide, torch.tensor([[8, 4]])))
+    torch.testing.assert_close(tokens.pack().values, alone)
+    assert len(tokens.pack().values) == 1 + 2
+
+
+def test_text_embedding_is_berts_sum():
+    torch.manual_seed(0)
+    embed = TextEmbedding(11, 5, 6).double()
+    ids = torch.tensor([[1, 2, 3, 0]])
+    tokens = embed(Text(ids, ids > 0))
+    total = embed.word.weight[ids] + embed.position.weight[:4] + embed.segment.weight[0]
+    torch.testing.assert_close(tokens.values, F.layer_norm(total, (6,), embed.norm.weight, embed.norm.bias, 1e-12))
+    assert [(s.name, s.length) for s in tokens.layout.spans] == [("cls", 1), ("words", 3)]
+
+
+def test_a_text_longer_than_its_positions_is_refused():
+    ids = torch.ones(1, 6, dtype=torch.long)
+    with pytest.raises(ValueError, match="text of 6 tokens, but the model has positions for 5"):
+        TextEmbedding(11, 5, 6)(Text(ids, ids > 0))
