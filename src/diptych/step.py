@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ class Floor:
     cause: str  # what usually keeps a loss on it
 
 
+@runtime_checkable
 class Step(Protocol):
     """A module that computes losses. Means over what a *global* batch holds need counts from every rank and
     micro-batch first, so a step says its counts before it is run, and is given the global ones.

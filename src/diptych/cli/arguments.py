@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from contextlib import redirect_stderr
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -14,9 +15,10 @@ import tyro
 
 import diptych.recipes
 from diptych.cli.refusal import UsageError
+from diptych.train.settings import Training
 
 T = TypeVar("T")
-TOP = frozenset({"steps", "seed", "device", "precision", "batch", "workers"})  # of `training`
+TOP = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
 RENAMED = {"--from": "--start"}
 
 
@@ -54,7 +56,7 @@ def overridden(run: T, words: list[str], command: str, top: frozenset[str] = TOP
 def _dotted(word: str, top: frozenset[str]) -> str:
     flag, _, value = word.partition("=")
     flag = RENAMED.get(flag, flag)
-    if flag.removeprefix("--") in top:
+    if flag.removeprefix("--").split(".")[0] in top:
         flag = "--training." + flag.removeprefix("--")
     return flag + (f"={value}" if _ else "")
 

@@ -5,7 +5,7 @@ A model has the verbs its paper has: ViT only encodes and classifies, ViLT encod
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,30 +13,35 @@ from torch import Tensor, nn
 from diptych.tokens import Image, Pair, Text, Tokens
 
 
+@runtime_checkable
 class EncodesImage(Protocol):
     def encode_image(self, image: Image) -> Tokens:
         """Image tokens, before they have met any text."""
         ...
 
 
+@runtime_checkable
 class EncodesText(Protocol):
     def encode_text(self, text: Text) -> Tokens:
         """Text tokens, before they have met any image."""
         ...
 
 
+@runtime_checkable
 class Fuses(EncodesImage, EncodesText, Protocol):
     def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
         """Both, after they have met. `slot` says which of a sample's images this is."""
         ...
 
 
+@runtime_checkable
 class Classifies(EncodesImage, Protocol):
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         """A logit per class of picture."""
         ...
 
 
+@runtime_checkable
 class Pretrains(Fuses, Protocol):
     def heads(self) -> nn.ModuleDict:
         """The heads of the paper's pre-training figure, fresh: `match`, `words` …"""

@@ -6,7 +6,7 @@ Everything is keyed by (seed, step, sample id), or given from outside (`Given`),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class MaskedText:
     original: Int[Tensor, "b n"]
 
 
+@runtime_checkable
 class Draws(Protocol):
     """Where an objective's random choices come from."""
 
@@ -76,7 +77,10 @@ class Keyed:
             budget = max(1, round(masking.rate * int(real[row].sum())))
             starts = np.flatnonzero(begins[row])
             ends = np.append(starts[1:], inner[row].sum() + 1)
-            for word in np.argsort(order[row, starts], kind="stable"):
+            words = np.argsort(order[row, starts], kind="stable")
+            if len(words):  # a text of long words alone still hides one
+                budget = max(budget, min(ends - starts))
+            for word in words:
                 length = ends[word] - starts[word]
                 if length <= budget:
                     hidden[row, starts[word] : ends[word]] = True
@@ -84,12 +88,15 @@ class Keyed:
         return torch.from_numpy(hidden).to(text.ids.device)
 
     def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
-        """At most `most` patches of each image, drawn without replacement; class tokens are always kept."""
-        spans = image.layout.spans
-        patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in spans])
-        score = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).to(image.real.device)
+        """At most `most` patches of each image, drawn without replacement; class tokens are always kept.
+
+        A patch is drawn by its place in its own image, in raster order, whatever canvas the image lies on.
+        """
+        patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in image.layout.spans])
         candidate = image.real & patch.to(image.real.device)
-        rank = score.masked_fill(~candidate, 2.0).argsort(1).argsort(1)
+        place = (candidate.cumsum(1) - 1).clamp(min=0)
+        score = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).to(image.real.device)
+        rank = score.gather(1, place).masked_fill(~candidate, 2.0).argsort(1).argsort(1)
         return image.real & (~candidate | (rank < most))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from diptych.step import Floor
 from diptych.tokens import Batch, packing
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A function of the views of a batch; it owns no weights.
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .sections import Curve
 
-NOT_CURVES = {"step", "evaluation", "seconds", "samples_per_second"}
+# Counts and clocks of a row (train/log.py); and a set value, which no smoothing should bend.
+NOT_CURVES = {"step", "samples", "skipped", "seconds", "samples_per_second", "waiting"}
+EXACT = {"learning_rate"}
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 44, 54, 14, 26
 MOST_POINTS = 400
@@ -17,8 +19,8 @@ MOST_POINTS = 400
 def curves(metrics_jsonl: Path, floors: Mapping[str, tuple[float, str]]) -> list[Curve]:
     """One curve for each number logged, in the order of first appearance; `floors` maps a name to (value, its name).
 
-    Evaluation rows ({"evaluation": true}, or keys that begin with "val/") become `val/name`. A line that isn't a whole
-    JSON object with a step (a run killed as it wrote) is passed over; of two rows for one step the later counts.
+    Held-out evaluations carry their split in the name ("val/itm"). A line that isn't a whole JSON object with a step
+    (a run killed as it wrote) is passed over; of two values for one step the later counts.
     """
     series: dict[str, dict[int, float]] = {}
     with open(metrics_jsonl, encoding="utf-8", errors="replace") as lines:
@@ -26,10 +28,8 @@ def curves(metrics_jsonl: Path, floors: Mapping[str, tuple[float, str]]) -> list
             row = _row(line)
             if row is None:
                 continue
-            prefix = "val/" if row.get("evaluation") is True else ""
-            for key, value in row.items():
-                if key not in NOT_CURVES and (number := _number(value)) is not None:
-                    name = key if key.startswith("val/") else prefix + key
+            for name, value in row.items():
+                if name not in NOT_CURVES and (number := _number(value)) is not None:
                     series.setdefault(name, {})[row["step"]] = number
     found = []
     for name, points in series.items():
@@ -60,7 +60,7 @@ def _number(value: object) -> float | None:
         return math.inf
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
+def ticks(low: int | float, high: int | float, about: int = 4) -> list[int | float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
     if not high > low:
         return [low]
@@ -116,7 +116,7 @@ def chart(group: Sequence[Curve]) -> str:
         lost += [step for step, value in zip(curve.steps, curve.values, strict=True) if not math.isfinite(value)]
         steps, values = _thin(curve.steps, curve.values)
         line = values
-        if not held_out and len(values) >= 30:
+        if not held_out and len(values) >= 30 and name not in EXACT:
             parts.append(f'<path class="line raw" d="{_path(steps, values, x, y)}"/>')
             line = smooth(values)
         last = next(((s, v) for s, v in reversed(list(zip(steps, line, strict=True))) if math.isfinite(v)), None)
@@ -143,11 +143,11 @@ def chart(group: Sequence[Curve]) -> str:
     return f'<figure class="chart"><h3>{escape(name)}</h3>{drawing}{note}</figure>'
 
 
-def _scale(low: float, high: float, start: float, end: float):
+def _scale(low: int | float, high: int | float, start: int | float, end: int | float):
     return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
 
 
-def _short(number: float) -> str:
+def _short(number: int | float) -> str:
     if number and abs(number) < 1e-3:
         return f"{number:.0e}".replace("e-0", "e-")
     return (

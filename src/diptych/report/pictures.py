@@ -46,7 +46,7 @@ def heat(value: Float[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows co
         axis=-1,
     ).clip(0, 1)
     colour = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    alpha = 0.85 * value**0.7
+    alpha = 0.75 * value**0.7
     return np.round(255 * np.concatenate([colour, alpha[..., None]], axis=-1)).astype(np.uint8)
 
 

@@ -42,7 +42,7 @@ class Retrieval(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "retrieval", "retrieval/accuracy")
 
-    def candidates(self, batch: Batch) -> Float[Tensor, "b 1+false"]:
+    def candidates(self, batch: Batch) -> Float[Tensor, "b candidates"]:
         """Each image's score with its own text, then with its false ones."""
         image = self.model.encode_image(need(batch.image, "image"))
         true = self.score(self.model.encode_text(need(batch.text, "text")), image)
