@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diptych.data.settings import ImageSettings
 from diptych.recipes.models import ViT
 from diptych.recipes.run import Objectives, Pretrain
@@ -24,4 +26,14 @@ def taught() -> Pretrain:
             precision="bf16",
             optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.05, warmup=200),
         ),
+    )
+
+
+def base() -> Pretrain:
+    """ViT-B/16 at 224 pixels, the published size. It stands here to be described and imported into; its supervised
+    pre-training on ImageNet-21k is not rebuilt, so the objectives are those of `taught`.
+    """
+    run = taught()
+    return replace(
+        run, recipe="vit.base", model=ViT(), images=ImageSettings(shorter=224, patch=16, square=True, augment=True)
     )
