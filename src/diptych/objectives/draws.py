@@ -59,12 +59,12 @@ class Keyed:
 
         The budget counts real pieces only (the official ViLT collator also counts pads); [CLS] and [SEP] never hide.
         """
-        b, n = text.ids.shape
+        n = text.ids.shape[1]
         hidden = self._chosen(text, masking)
-        fate = torch.from_numpy(self.uniform("masking: fate", n)).to(text.ids.device)
-        word = torch.from_numpy(self.uniform("masking: word", n)).to(text.ids.device)
-        replaced = torch.where(fate < 0.8, masking.mask_id, (word * masking.vocabulary).long())
-        ids = torch.where(hidden & (fate < 0.9), replaced, text.ids)
+        fate = torch.from_numpy(self.uniform("masking: fate", n))
+        word = torch.from_numpy(self.uniform("masking: word", n))
+        replaced = torch.where(fate < 0.8, masking.mask_id, (word * masking.vocabulary).long()).to(text.ids.device)
+        ids = torch.where(hidden & (fate < 0.9).to(text.ids.device), replaced, text.ids)
         return MaskedText(Text(ids, text.real, text.begins), hidden, text.ids)
 
     def _chosen(self, text: Text, masking: Masking) -> Bool[Tensor, "b n"]:
@@ -95,7 +95,7 @@ class Keyed:
         patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in image.layout.spans])
         candidate = image.real & patch.to(image.real.device)
         place = (candidate.cumsum(1) - 1).clamp(min=0)
-        score = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).to(image.real.device)
+        score = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).float().to(image.real.device)
         rank = score.gather(1, place).masked_fill(~candidate, 2.0).argsort(1).argsort(1)
         return image.real & (~candidate | (rank < most))
 

