@@ -1,0 +1,99 @@
+"""A golden folder: weights, settings, inputs and the numbers that the official code made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from diptych.weights.official import Imported, recognise, understood
+from diptych.weights.read import WeightsError, read_checkpoint
+
+FILES = ("checkpoint.pth", "config.json", "case.safetensors")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """`inputs` and `expected`: its in.* and out.* tensors, without these prefixes."""
+
+    imported: Imported
+    config: dict[str, Any]
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
+    hashes: dict[str, str]  # SHA-256 of each file
+
+
+@dataclass(frozen=True)
+class Case:
+    """A golden as it is recomputed in one layout: the step that training runs, and what it is given."""
+
+    step: nn.Module
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Tensor]
+
+    def input(self, name: str) -> Tensor:
+        """Raises LookupError where the golden does not have it."""
+        if name not in self.inputs:
+            raise LookupError(f"there is no in.{name}")
+        return self.inputs[name]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A recomputed tensor; `real` says which of its cells hold something (its leading dimensions; None: all)."""
+
+    value: Tensor
+    real: Bool[Tensor, "*cells"] | None = None
+
+
+class Answers(Protocol):
+    """What a paper can recompute of a case."""
+
+    def find(self, name: str) -> Callable[[], Answer]:
+        """How to recompute the tensor of that name. Raises LookupError where nobody knows."""
+        ...
+
+    def total(self) -> Tensor:
+        """The loss that training minimises, whose gradients the golden holds."""
+        ...
+
+
+def read_golden(folder: Path) -> Golden:
+    """Raises WeightsError where a file is missing, broken, or of a system that is not here."""
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder}: no {name} there; a golden folder holds {', '.join(FILES)}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{folder / 'config.json'}: not readable as JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{folder / 'config.json'}: holds a {type(config).__name__}, not names and values")
+    official = read_checkpoint(folder / "checkpoint.pth")
+    tensors = read_checkpoint(folder / "case.safetensors")
+    kinds: dict[str, dict[str, Tensor]] = {"in.": {}, "out.": {}}
+    for name, tensor in tensors.items():
+        prefix = next((p for p in kinds if name.startswith(p)), None)
+        if prefix is None:
+            raise WeightsError(f"{folder / 'case.safetensors'}: {name} is neither in.* nor out.*")
+        kinds[prefix][name.removeprefix(prefix)] = tensor
+    if not kinds["out."]:
+        raise WeightsError(f"{folder / 'case.safetensors'}: holds no out.*, so nothing could be compared")
+    heads = config.get("num_heads") or config.get("num_attention_heads")
+    imported = understood(recognise(official), official, heads, _grid(config))
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    return Golden(imported, config, kinds["in."], kinds["out."], hashes)
+
+
+def _grid(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The position grid, where the images it is made for are not square."""
+    size = config.get("img_size") or config.get("image_size_of_pos_embed")
+    if not isinstance(size, list):
+        return None
+    return size[0] // config["patch_size"], size[1] // config["patch_size"]

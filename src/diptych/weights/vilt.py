@@ -1,0 +1,105 @@
+"""ViLT's weights: the official names, for pre-training and each downstream task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.models.vilt import ViLT
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Objective, Pretraining
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from diptych.weights.names import Names, both
+from diptych.weights.vit import BLOCK, PATCHES, encoder_shape, shape
+
+MODEL = Names(
+    {
+        "text_embeddings.word_embeddings.weight": "model.words.word.weight",
+        "text_embeddings.position_embeddings.weight": "model.words.position.weight",
+        "text_embeddings.token_type_embeddings.weight": "model.words.segment.weight",
+        **both("text_embeddings.LayerNorm", "model.words.norm"),
+        "token_type_embeddings.weight": "model.modality.weight",
+        **{f"transformer.{official}": f"model.{ours}" for official, ours in PATCHES.items()},
+        **{f"transformer.{official}": f"model.transformer.{ours}" for official, ours in BLOCK.items()},
+        **both("transformer.norm", "model.transformer.norm"),
+        **both("pooler.dense", "model.transformer.pooler.dense"),
+    },
+    dead={"text_embeddings.position_ids": "a buffer of 0, 1, 2 …, not a weight"},
+    flat=frozenset({"transformer.patch_embed.proj.weight"}),
+)
+
+
+def _classifier(official: str) -> Names:
+    return Names(
+        both(f"{official}.0", "head.dense") | both(f"{official}.1", "head.norm") | both(f"{official}.3", "head.answers")
+    )
+
+
+FROZEN = "frozen while fine-tuning, where nothing reads it; rank_output began as its row 1"
+NAMES = {
+    "pretraining": MODEL
+    | Names(
+        both("itm_score.fc", "heads.match.linear")
+        | both("mlm_score.transform.dense", "heads.words.dense")
+        | both("mlm_score.transform.LayerNorm", "heads.words.norm")
+        | {"mlm_score.decoder.weight": "heads.words.words.weight", "mlm_score.bias": "heads.words.bias"}
+    ),
+    "vqa": MODEL | _classifier("vqa_classifier"),
+    "nlvr2": MODEL | _classifier("nlvr2_classifier"),
+    "retrieval": MODEL
+    | Names(both("rank_output", "rank.linear"), dead={"itm_score.fc.weight": FROZEN, "itm_score.fc.bias": FROZEN}),
+    "encoder": MODEL,
+}
+MARKS = {
+    "vqa_classifier.": "vqa",
+    "nlvr2_classifier.": "nlvr2",
+    "rank_output.": "retrieval",
+    "mlm_score.": "pretraining",
+    "itm_score.": "pretraining",
+}
+"""What an official checkpoint was trained for, by the head it carries; the first that is found counts."""
+
+
+def task(state: Mapping[str, Tensor]) -> str:
+    return next((task for mark, task in MARKS.items() if any(name.startswith(mark) for name in state)), "encoder")
+
+
+def names(state: Mapping[str, Tensor]) -> Names:
+    return NAMES[task(state)]
+
+
+def infer(state: Mapping[str, Tensor], heads: int | None = None, grid: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The arguments of models.vilt.ViLT that an officially named checkpoint was made with. Raises WeightsError."""
+    return encoder_shape(state, "transformer.", heads, grid) | {
+        "vocabulary": shape(state, "text_embeddings.word_embeddings.weight", 2)[0],
+        "text_length": shape(state, "text_embeddings.position_embeddings.weight", 2)[0],
+        "images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
+    }
+
+
+def build(arguments: Mapping[str, Any], task: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """The step that an imported checkpoint (`state`, our names) was trained in; a pre-training one has the heads that
+    the checkpoint holds, and their objectives. A model without heads stands under "model" alone.
+    """
+    model = ViLT(**arguments)
+    if task == "vqa":
+        return ClosedVQA(model, model.width, shape(state, "head.answers.weight", 2)[0])
+    if task == "nlvr2":
+        return NLVR2(model, model.width)
+    if task == "retrieval":
+        return Retrieval(model, model.width)
+    if task == "pretraining":
+        return _pretraining(model, {name.split(".")[1] for name in state if name.startswith("heads.")})
+    return nn.ModuleDict({"model": model})
+
+
+def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
+    heads = nn.ModuleDict({name: head for name, head in model.heads().items() if name in present})
+    asked: dict[str, list[Objective]] = {"match": [ImageTextMatching(), WordPatchAlignment()], "words": [MaskedWords()]}
+    return Pretraining(model, heads, [objective for name in heads for objective in asked[name]])

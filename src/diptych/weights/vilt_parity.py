@@ -1,0 +1,230 @@
+"""What of a ViLT golden can be recomputed, for pre-training and each downstream task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.objectives.draws import Given, MaskedText
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.transport import Transport
+from diptych.objectives.views import Views
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
+from diptych.weights.golden import Answer, Case
+
+
+class Answers:
+    """One table of names for each kind of step."""
+
+    def __init__(self, case: Case):
+        self.case, self.step = case, case.step
+        kind = next((kind for step, kind in KINDS.items() if isinstance(case.step, step)), None)
+        if kind is None:
+            raise LookupError("this checkpoint has no head")
+        self.kind = kind(case)
+
+    def find(self, name: str) -> Callable[[], Answer]:
+        table: Mapping[str, Callable[[], Answer]] = self.kind.table()
+        if name not in table:
+            raise LookupError("no one knows how")
+        return table[name]
+
+    def total(self) -> Tensor:
+        weights: dict[str, float] = self.case.step.weights  # type: ignore[assignment]
+        return sum((weight * self.kind.losses[name] for name, weight in weights.items()), torch.tensor(0.0))
+
+
+def text_of(case: Case, stem: str = "text") -> Text:
+    return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_masks").bool())
+
+
+def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:
+    text = text_of(case)
+    return Batch(0, 0, torch.arange(len(text)), image=Image.from_canvas(case.input(image)), text=text, **rest)
+
+
+def on_canvas(tokens: Tokens) -> Answer:
+    return Answer(tokens.canvas(), tokens.real)
+
+
+def on_grid(tokens: Tokens) -> Answer:
+    """Patches where they lie, zero beside the picture."""
+    patches = tokens.by_span(name="patches")
+    (grid,) = (span.grid for span in patches.layout.spans if span.grid)
+    values = torch.where(patches.real[:, :, None], patches.canvas(), 0.0)
+    return Answer(values.unflatten(1, grid), patches.real.unflatten(1, grid))
+
+
+class PretrainingAnswers:
+    """The three objectives over one set of views; and the views again with the patches that a cap has kept."""
+
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Pretraining)
+        self.case, self.step = case, case.step
+        self.objectives = {type(objective): objective for objective in self.step.objectives}
+
+    def table(self) -> Mapping[str, Callable[[], Answer]]:
+        return {
+            "text_embed": lambda: on_canvas(self.views.text),
+            "visual_embed_cls": lambda: Answer(self.views.image.by_span(name="cls").first()),
+            "visual_embed_grid": lambda: on_grid(self.views.image),
+            "text_feats": lambda: on_canvas(self.views.pair.text),
+            "image_cls": lambda: Answer(self.views.pair.image.by_span(name="cls").first()),
+            "image_grid": lambda: on_grid(self.views.pair.image),
+            "image_valid": lambda: self.valid(self.views.pair.image),
+            "cls_feats": lambda: Answer(self.views.pair.pooled),
+            "mlm_logits": self.mlm_logits,
+            "mlm_loss": lambda: Answer(self.losses["mlm"]),
+            "itm_logits": lambda: Answer(self.objective(ImageTextMatching).logits(self.views)),
+            "itm_loss": lambda: Answer(self.losses["itm"]),
+            "wpa_cost": lambda: self.with_class_tokens(self.transport.cost),
+            "wpa_T": lambda: self.with_class_tokens(self.transport.plan),
+            "wpa_distance": lambda: Answer(self.transport.distance),
+            "wpa_loss": lambda: Answer(self.step.weights["wpa"] * self.losses["wpa"]),
+            "cap_text_feats": lambda: on_canvas(self.capped.text),
+            "cap_cls_feats": lambda: Answer(self.capped.pooled),
+        }
+
+    def objective(self, kind: type) -> Any:
+        if kind not in self.objectives:
+            raise LookupError(f"this checkpoint has no head for {kind.__name__}")
+        return self.objectives[kind]
+
+    @cached_property
+    def batch(self) -> Batch:
+        if "itm_labels" not in self.case.inputs:
+            return batch_of(self.case)
+        matched = self.case.input("itm_labels") == 1
+        shown = torch.where(matched[:, None, None, None], self.case.input("image"), self.case.input("false_image"))
+        return batch_of(self.case, matching=Matching(Image.from_canvas(shown), matched))
+
+    @cached_property
+    def draws(self) -> Given:
+        if "mlm_ids" not in self.case.inputs:
+            return Given()
+        labels, text = self.case.input("mlm_labels"), text_of(self.case)
+        hidden = labels >= 0
+        masked = Text(self.case.input("mlm_ids"), text.real)
+        return Given(MaskedText(masked, hidden, torch.where(hidden, labels, 0)))
+
+    @cached_property
+    def views(self) -> Views:
+        return self.step.views(self.batch, self.draws)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.views, self.step.counts(self.batch, self.draws))
+
+    @cached_property
+    def transport(self) -> Transport:
+        return self.objective(WordPatchAlignment).transport(self.views.matching_pair)
+
+    @cached_property
+    def capped(self) -> Pair:
+        kept = F.pad(self.case.input("cap_selected").flatten(1).bool(), (1, 0), value=True)  # and the class token
+        most = self.case.config["max_image_len_cap_case"]
+        return Views(self.step.model, self.step.heads, self.batch, Given(kept_patches=kept), most).pair
+
+    def mlm_logits(self) -> Answer:
+        text = self.views.masked_pair(self.objective(MaskedWords).masking).text
+        return Answer(self.views.head("words", text.canvas()), text.real)
+
+    def valid(self, image: Tokens) -> Answer:
+        return Answer(on_grid(image).real.long())  # type: ignore[union-attr]
+
+    def with_class_tokens(self, inner: Tensor) -> Answer:
+        """Both class tokens carry no mass: their row and column are zero."""
+        return Answer(F.pad(inner, (1, 0, 1, 0)))
+
+
+class VQAAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, ClosedVQA)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Mapping[str, Callable[[], Answer]]:
+        return {"vqa_logits": lambda: Answer(self.logits), "vqa_loss": lambda: Answer(self.losses["vqa"])}
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch_of(self.case)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.batch)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.logits, self.case.input("vqa_targets"), self.step.counts(self.batch))
+
+
+class NLVR2Answers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, NLVR2)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Mapping[str, Callable[[], Answer]]:
+        return {
+            "cls_feats_0": lambda: Answer(self.pairs[0].pooled),
+            "cls_feats_1": lambda: Answer(self.pairs[1].pooled),
+            "nlvr2_logits": lambda: Answer(self.logits),
+            "nlvr2_loss": lambda: Answer(self.losses["nlvr2"]),
+        }
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch_of(self.case, "image_0", second=Image.from_canvas(self.case.input("image_1")))
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, Pair]:
+        return self.step.pairs(self.batch)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.pairs)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))
+
+
+class RetrievalAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Retrieval)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Mapping[str, Callable[[], Answer]]:
+        return {
+            "irtr_scores": lambda: Answer(self.scores),
+            "irtr_loss": lambda: Answer(self.losses["retrieval"]),
+            "rank_scores": lambda: Answer(
+                self.step.matrix(text_of(self.case), Image.from_canvas(self.case.input("image")))
+            ),
+        }
+
+    @cached_property
+    def batch(self) -> Batch:
+        false = text_of(self.case, "false_text")
+        return batch_of(self.case, false_texts=Text(false.ids.flatten(0, 1), false.real.flatten(0, 1)))
+
+    @cached_property
+    def scores(self) -> Tensor:
+        return self.step.candidates(self.batch)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.scores, self.step.counts(self.batch))
+
+
+KINDS = {Pretraining: PretrainingAnswers, ClosedVQA: VQAAnswers, NLVR2: NLVR2Answers, Retrieval: RetrievalAnswers}
