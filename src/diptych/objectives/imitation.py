@@ -22,8 +22,8 @@ class GridImitation:
     weight: float = 1.0
 
     def counts(self, views: Views) -> dict[str, Tensor]:
-        cells = views.given_image.sizes // views.guide.stride
-        return {self.name: cells.prod(1).sum().float()}
+        cells = (views.given_image.sizes // views.guide.stride).prod(1)
+        return {self.name: cells.clamp(max=views.most_patches).sum().float()}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
         patches = views.image.by_span(name="patches")

@@ -76,7 +76,7 @@ class Views:
     @cached_property
     def guidance(self) -> Guidance:
         """What the guide sees in the images."""
-        return self.guide(self.given_image, self.batch.ids)
+        return self.guide(self.given_image)
 
     @cached_property
     def image(self) -> Tokens:
