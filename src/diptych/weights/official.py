@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ RESIZES: dict[str, Resize] = {"vit": resize_bicubic, "vilt": resize_bilinear}
 """How each official code fits its position grid to another image size when it loads a checkpoint."""
 
 POSITION = "model.patches.position"
+POSITIONS = {"vit": "pos_embed", "vilt": "transformer.pos_embed"}
+"""Its official name."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,20 @@ def load_official(system: str, path: Path, heads: int | None = None, grid: tuple
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    state, known_heads = unified(system, read_checkpoint(path))
+    official = read_checkpoint(path)
     try:
-        try:
-            return resized(understood(system, state, heads or known_heads), grid)
-        except WeightsError:
-            if grid is None:
-                raise
-            return understood(system, state, heads or known_heads, grid)
+        official, told_heads = unified(system, official)
+        lies = grid if _is_no_square(official.get(POSITIONS[system])) else None
+        return resized(understood(system, official, heads or told_heads, lies), grid)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+    except (RuntimeError, IndexError) as error:  # torch's own words on tensors of an unforeseen shape
+        raise WeightsError(f"{path}: its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
+
+
+def _is_no_square(position: Tensor | None) -> bool:
+    cells = position.shape[1] - 1 if position is not None and position.dim() == 3 else 0
+    return math.isqrt(max(cells, 0)) ** 2 != cells
 
 
 def recognise(official: Mapping[str, Tensor]) -> str:

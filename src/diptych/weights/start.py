@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.layers.position import resize_bilinear
+from diptych.models.vilt import ViLT
 from diptych.weights.names import load_strict
+from diptych.weights.official import resize_positions
+from diptych.weights.read import WeightsError
 
 
-def start_vilt_from_vit(vilt: nn.Module, vit: Mapping[str, Tensor]) -> None:
+def start_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]:
     """ViLT's patches, blocks and final norm from a ViT's (our names), as the paper starts from ImageNet's (section 4.1).
 
-    Text embeddings, modality types and pooler stay as they are; a classifier is left behind; a position grid of another
-    size is resized. Raises WeightsError naming what does not fit.
+    Text embeddings, modality types and pooler stay as they are; a classifier is left behind; a square position grid of
+    another size is resized. Gives the names that were loaded. Raises WeightsError naming what does not fit.
     """
-    state = vilt.state_dict()
-    renamed = {
+    loaded = {
         name if name.startswith("patches.") else f"transformer.{name}": tensor
         for name, tensor in vit.items()
         if not name.startswith("head.")
     }
-    position, grid = renamed.get("patches.position"), vilt.patches.grid
-    if position is not None and position.shape[1] != 1 + grid[0] * grid[1]:
-        side = round((position.shape[1] - 1) ** 0.5)
-        cells = resize_bilinear(position[0, 1:].unflatten(0, (side, -1)), *grid).flatten(0, 1)
-        renamed["patches.position"] = position[:, :1].new_empty(1, 1 + len(cells), cells.shape[1])
-        renamed["patches.position"][:, :1], renamed["patches.position"][:, 1:] = position[:, :1], cells
-    load_strict(vilt, state | renamed, "the ViT to start from")
+    wanted = [n for n in vilt.state_dict() if n.startswith(("patches.", "transformer.blocks.", "transformer.norm."))]
+    missing = [name.removeprefix("transformer.") for name in wanted if name not in loaded]
+    if missing:
+        raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
+    loaded["patches.position"] = _fitted(loaded["patches.position"], vilt.patches.grid)
+    load_strict(vilt, vilt.state_dict() | loaded, "the ViT to start from")
+    return list(loaded)
+
+
+def _fitted(position: Tensor, grid: tuple[int, int]) -> Tensor:
+    cells = position.shape[1] - 1
+    if cells == grid[0] * grid[1]:
+        return position
+    side = math.isqrt(cells)
+    if side * side != cells:
+        raise WeightsError(f"the ViT to start from has {cells} positions, which are no square grid to resize")
+    return resize_positions(position, (side, side), grid, resize_bilinear)
