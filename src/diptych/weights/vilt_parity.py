@@ -1,4 +1,4 @@
-"""What of a ViLT golden can be recomputed, for pre-training and each downstream task."""
+"""What of a ViLT golden can be recomputed: pre-training here, the downstream tasks beside it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
 from diptych.weights.golden import Answer, Case
+from diptych.weights.vilt_tasks_parity import NLVR2Answers, RetrievalAnswers, VQAAnswers, batch_of, text_of
 
 
 class Answers:
@@ -43,15 +44,6 @@ class Answers:
     def total(self) -> Tensor:
         weights: dict[str, float] = self.case.step.weights  # type: ignore[assignment]
         return sum((weight * self.kind.losses[name] for name, weight in weights.items()), torch.tensor(0.0))
-
-
-def text_of(case: Case, stem: str = "text") -> Text:
-    return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_masks").bool())
-
-
-def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:
-    text = text_of(case)
-    return Batch(0, 0, torch.arange(len(text)), image=Image.from_canvas(case.input(image)), text=text, **rest)
 
 
 def on_canvas(tokens: Tokens) -> Answer:
@@ -146,85 +138,6 @@ class PretrainingAnswers:
     def with_class_tokens(self, inner: Tensor) -> Answer:
         """Both class tokens carry no mass: their row and column are zero."""
         return Answer(F.pad(inner, (1, 0, 1, 0)))
-
-
-class VQAAnswers:
-    def __init__(self, case: Case):
-        assert isinstance(case.step, ClosedVQA)
-        self.case, self.step = case, case.step
-
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
-        return {"vqa_logits": lambda: Answer(self.logits), "vqa_loss": lambda: Answer(self.losses["vqa"])}
-
-    @cached_property
-    def batch(self) -> Batch:
-        return batch_of(self.case)
-
-    @cached_property
-    def logits(self) -> Tensor:
-        return self.step.logits(self.batch)
-
-    @cached_property
-    def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.logits, self.case.input("vqa_targets"), self.step.counts(self.batch))
-
-
-class NLVR2Answers:
-    def __init__(self, case: Case):
-        assert isinstance(case.step, NLVR2)
-        self.case, self.step = case, case.step
-
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
-        return {
-            "cls_feats_0": lambda: Answer(self.pairs[0].pooled),
-            "cls_feats_1": lambda: Answer(self.pairs[1].pooled),
-            "nlvr2_logits": lambda: Answer(self.logits),
-            "nlvr2_loss": lambda: Answer(self.losses["nlvr2"]),
-        }
-
-    @cached_property
-    def batch(self) -> Batch:
-        return batch_of(self.case, "image_0", second=Image.from_canvas(self.case.input("image_1")))
-
-    @cached_property
-    def pairs(self) -> tuple[Pair, Pair]:
-        return self.step.pairs(self.batch)
-
-    @cached_property
-    def logits(self) -> Tensor:
-        return self.step.logits(self.pairs)
-
-    @cached_property
-    def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))
-
-
-class RetrievalAnswers:
-    def __init__(self, case: Case):
-        assert isinstance(case.step, Retrieval)
-        self.case, self.step = case, case.step
-
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
-        return {
-            "irtr_scores": lambda: Answer(self.scores),
-            "irtr_loss": lambda: Answer(self.losses["retrieval"]),
-            "rank_scores": lambda: Answer(
-                self.step.matrix(text_of(self.case), Image.from_canvas(self.case.input("image")))
-            ),
-        }
-
-    @cached_property
-    def batch(self) -> Batch:
-        false = text_of(self.case, "false_text")
-        return batch_of(self.case, false_texts=Text(false.ids.flatten(0, 1), false.real.flatten(0, 1)))
-
-    @cached_property
-    def scores(self) -> Tensor:
-        return self.step.candidates(self.batch)
-
-    @cached_property
-    def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.scores, self.step.counts(self.batch))
 
 
 KINDS = {Pretraining: PretrainingAnswers, ClosedVQA: VQAAnswers, NLVR2: NLVR2Answers, Retrieval: RetrievalAnswers}
