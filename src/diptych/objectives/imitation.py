@@ -23,7 +23,8 @@ class GridImitation:
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         cells = (views.given_image.sizes // views.guide.stride).prod(1)
-        return {self.name: cells.clamp(max=views.most_patches).sum().float()}
+        kept = cells if views.most_patches is None else cells.clamp(max=views.most_patches)
+        return {self.name: kept.sum().float()}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
         patches = views.image.by_span(name="patches")
