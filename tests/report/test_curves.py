@@ -27,7 +27,6 @@ def test_training_and_held_out_rows_become_curves_with_their_floor(write):
         "samples": 320,
         "skipped": 1,
         "seconds": 4.0,
-        "samples_per_second": 80.0,
         "waiting": 0.1,
     }
     path = write(json.dumps(row), '{"step": 20, "itm": 0.6}', '{"step": 20, "val/itm": 0.65}')
@@ -88,9 +87,17 @@ def test_a_long_run_is_thinned():
     assert drawn.count("L") < MOST_POINTS + 5 and len(drawn) < 20_000
 
 
-def test_smoothing_has_no_start_up_bias_and_keeps_gaps():
+def test_smoothing_does_not_delay_a_slope_and_keeps_gaps():
+    slope = [float(i) for i in range(60)]
+    assert smooth(slope)[10:-10] == pytest.approx(slope[10:-10])
     smoothed = smooth([2.0, 2.0, math.nan, 2.0])
     assert [smoothed[i] for i in (0, 1, 3)] == pytest.approx([2.0] * 3) and math.isnan(smoothed[2])
+
+
+def test_ticks_are_labelled_with_their_own_value():
+    drawn = chart([Curve("learning_rate", [0, 40_000], [0.0, 8e-5])])
+    labels = re.findall(r'text-anchor="(?:end|middle)">([^<]+)<', drawn)
+    assert labels == ["0", "2.5e-5", "5e-5", "7.5e-5", "0", "20k", "40k"]
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))

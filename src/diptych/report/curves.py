@@ -9,7 +9,7 @@ from pathlib import Path
 from .sections import Curve
 
 # Counts and clocks of a row (train/log.py); and a set value, which no smoothing should bend.
-NOT_CURVES = {"step", "samples", "skipped", "seconds", "samples_per_second", "waiting"}
+NOT_CURVES = {"step", "samples", "skipped", "seconds", "waiting"}
 EXACT = {"learning_rate"}
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 44, 54, 14, 26
@@ -60,7 +60,7 @@ def _number(value: object) -> float | None:
         return math.inf
 
 
-def ticks(low: int | float, high: int | float, about: int = 4) -> list[int | float]:
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
     if not high > low:
         return [low]
@@ -71,13 +71,12 @@ def ticks(low: int | float, high: int | float, about: int = 4) -> list[int | flo
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
-    """The exponential mean of the finite values so far, unbiased from the first; a gap stays a gap."""
-    mean, weight, smoothed = 0.0, 0.0, []
-    for value in values:
-        if math.isfinite(value):
-            mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        smoothed.append(mean / weight if math.isfinite(value) else math.nan)
+def smooth(values: Sequence[float], reach: int = 10) -> list[float]:
+    """The mean of the finite values up to `reach` places either side, so that a slope isn't delayed; a gap stays one."""
+    smoothed = []
+    for place, value in enumerate(values):
+        near = [v for v in values[max(0, place - reach) : place + reach + 1] if math.isfinite(v)]
+        smoothed.append(sum(near) / len(near) if math.isfinite(value) else math.nan)
     return smoothed
 
 
@@ -143,20 +142,16 @@ def chart(group: Sequence[Curve]) -> str:
     return f'<figure class="chart"><h3>{escape(name)}</h3>{drawing}{note}</figure>'
 
 
-def _scale(low: int | float, high: int | float, start: int | float, end: int | float):
+def _scale(low: float, high: float, start: float, end: float):
     return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
 
 
-def _short(number: int | float) -> str:
-    if number and abs(number) < 1e-3:
-        return f"{number:.0e}".replace("e-0", "e-")
-    return (
-        f"{number / 1e6:.4g}M"
-        if abs(number) >= 1e6
-        else f"{number / 1e3:.4g}k"
-        if abs(number) >= 1e4
-        else f"{number:.4g}"
-    )
+def _short(number: float) -> str:
+    """A tick's label, exact for the round numbers ticks are."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(number) >= 10 * unit or (letter == "M" and abs(number) >= unit):
+            return f"{number / unit:.6g}{letter}"
+    return f"{number:.6g}".replace("e-0", "e-") if abs(number) > 1e-12 else "0"
 
 
 def _thin(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:

@@ -1,14 +1,12 @@
 """Sections to one HTML page that needs nothing else: no network, no script, no file beside it."""
 
-import math
 import os
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from PIL import Image
-
+from . import inline
 from .curves import chart
 from .pictures import data_uri, overlay, shares
 from .sections import AnswerExample, Curve, Facts, Findings, HeatMap, RetrievalExample, Section, Table
@@ -58,29 +56,17 @@ def _curves(group: list[Curve]) -> str:
     return f'<p class="quiet">{legend}</p><div class="charts">{"".join(map(chart, charts.values()))}</div>'
 
 
-def _item(item: Image.Image | str) -> str:
-    return f'<p class="words">{_text(item)}</p>' if isinstance(item, str) else _picture(item)
-
-
-def _picture(picture: Image.Image) -> str:
-    return f'<img alt="" src="{data_uri(picture)}">'
-
-
-def _text(text: object) -> str:
-    return f"<bdi>{escape(str(text))}</bdi>"  # isolated: a right-to-left caption can't reorder its neighbours
-
-
 def _retrieval(group: list[RetrievalExample]) -> str:
     examples = []
     for example in group:
         results = "".join(
-            f'<li class="{"right" if correct else "wrong"}">{_item(item)}'
-            f"<small>{'✓' if correct else '✗'} {_number(score)}</small></li>"
+            f'<li class="{"right" if correct else "wrong"}">{inline.item(item)}'
+            f"<small>{'✓' if correct else '✗'} {inline.number(score)}</small></li>"
             for item, score, correct in example.results
         )
         kind = "texts" if all(isinstance(item, str) for item, _, _ in example.results) else "pictures"
         examples.append(
-            f'<article class="retrieval"><div class="query">{_item(example.query)}</div><ol class="{kind}">{results}</ol></article>'
+            f'<article class="retrieval"><div class="query">{inline.item(example.query)}</div><ol class="{kind}">{results}</ol></article>'
         )
     return '<p class="quiet">The query, then what it retrieved, best first; ✓ belongs to the query.</p>' + "".join(
         examples
@@ -91,14 +77,14 @@ def _answers(group: list[AnswerExample]) -> str:
     examples = []
     for example in group:
         bars = "".join(
-            f'<li><span>{_text(answer)}</span><i style="width:{_percent(probability)}"></i>'
-            f"<small>{_percent(probability)}</small></li>"
+            f'<li><span>{inline.text(answer)}</span><i style="width:{inline.percent(probability)}"></i>'
+            f"<small>{inline.percent(probability)}</small></li>"
             for answer, probability in example.answers[:3]
         )
         right = "right" if example.score >= 0.5 else "wrong"
-        verdict = f"{'✓' if right == 'right' else '✗'} truth: {_text(example.truth)} · score {_number(example.score)}"
+        verdict = f"{'✓' if right == 'right' else '✗'} truth: {inline.text(example.truth)} · score {inline.number(example.score)}"
         examples.append(
-            f'<article class="answer {right}">{_picture(example.picture)}<div><p class="words">{_text(example.question)}</p>'
+            f'<article class="answer {right}">{inline.picture(example.picture)}<div><p class="words">{inline.text(example.question)}</p>'
             f'<ul>{bars}</ul><p class="verdict">{verdict}</p></div></article>'
         )
     return f'<div class="answers">{"".join(examples)}</div>'
@@ -123,16 +109,16 @@ def _heat_map(number: int, heat: HeatMap) -> str:
         drawn = (
             f'<figure><div class="photo" style="aspect-ratio:{size[0]}/{size[1]};background-image:var(--photo)">'
             f'<img alt="" src="{data_uri(overlay(share, scale, size))}"></div>'
-            f"<figcaption>{_text(word)}<small>{_percent(peak)}</small></figcaption></figure>"
+            f"<figcaption>{inline.text(word)}<small>{inline.percent(peak)}</small></figcaption></figure>"
             for word, share, scale, peak in zip(heat.words, plan, scales, peaks, strict=True)
         )
         return f'<div class="tiles">{"".join(drawn)}</div>'
 
     together = [float(peaks.max(initial=0.0))] * len(peaks)
     return (
-        f'<article class="heat" style="--photo:url({data_uri(heat.picture)})"><h3>{_text(heat.title)} '
-        f"<small>transport distance {_number(heat.distance)}</small></h3>{tiles(list(peaks))}"
-        f"<details><summary>All words on one scale, up to {_percent(together[0] if together else 0)}</summary>{tiles(together)}</details>"
+        f'<article class="heat" style="--photo:url({data_uri(heat.picture)})"><h3>{inline.text(heat.title)} '
+        f"<small>transport distance {inline.number(heat.distance)}</small></h3>{tiles(list(peaks))}"
+        f"<details><summary>All words on one scale, up to {inline.percent(together[0] if together else 0)}</summary>{tiles(together)}</details>"
         "</article>"
     )
 
@@ -142,20 +128,22 @@ def _tables(group: list[Table]) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
+    head = "".join(f'<th scope="col">{inline.text(column)}</th>' for column in table.columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td{'' if isinstance(c, str) else ' class=number'}>{_number(c)}</td>" for c in row) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{'' if isinstance(c, str) else ' class=number'}>{inline.number(c)}</td>" for c in row)
+        + "</tr>"
         for row in table.rows
     )
     return (
-        f'<h3>{_text(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        + (f'<p class="quiet">{_text(table.caption)}</p>' if table.caption else "")
+        f'<h3>{inline.text(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        + (f'<p class="quiet">{inline.text(table.caption)}</p>' if table.caption else "")
     )
 
 
 def _facts(group: list[Facts]) -> str:
     pairs = (pair for facts in group for pair in facts.facts.items())
-    return f"<dl>{''.join(f'<dt>{_text(key)}</dt><dd>{_text(value)}</dd>' for key, value in pairs)}</dl>"
+    return f"<dl>{''.join(f'<dt>{inline.text(key)}</dt><dd>{inline.text(value)}</dd>' for key, value in pairs)}</dl>"
 
 
 def _findings(group: list[Findings]) -> str:
@@ -166,22 +154,11 @@ def _findings(group: list[Findings]) -> str:
     return (
         "<ul class=findings>"
         + "".join(
-            f'<li class="{severity if severity in severities else "note"}"><b>{_text(severity)}</b> {_text(sentence)}</li>'
+            f'<li class="{severity if severity in severities else "note"}"><b>{inline.text(severity)}</b> {inline.text(sentence)}</li>'
             for severity, sentence in found
         )
         + "</ul>"
     )
-
-
-def _number(value: str | float) -> str:
-    """Text is escaped; a fraction has four significant digits at most."""
-    return _text(value) if isinstance(value, str | int) else f"{value:.4g}"
-
-
-def _percent(share: float) -> str:
-    if not math.isfinite(share):
-        return "0%"
-    return f"{100 * min(max(share, 0), 1):.{0 if share >= 0.0995 else 1}f}%"
 
 
 HEADINGS = {

@@ -72,7 +72,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | float | int]]
+    rows: Sequence[Sequence[str | float]]
     caption: str = ""
 
     def __post_init__(self):
