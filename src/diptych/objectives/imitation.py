@@ -27,8 +27,12 @@ class GridImitation:
         return {self.name: kept.sum().float()}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        patches = views.image.by_span(name="patches")
-        seen = views.guidance.grid.flatten(1, 2)[patches.real]
+        patches, grid = views.image.by_span(name="patches"), views.guidance.grid
+        if patches.layout.spans[0].grid != grid.shape[1:3]:
+            raise ValueError(
+                f"patches of another size than the guide's {views.guide.stride} pixels cannot imitate its grid"
+            )
+        seen = grid.flatten(1, 2)[patches.real]
         guess = views.head("grid", patches.pack().values)
         return {self.name: (1 - F.cosine_similarity(guess.float(), seen, dim=1)).sum()}
 

@@ -31,9 +31,13 @@ def taught() -> Pretrain:
 
 def base() -> Pretrain:
     """ViT-B/16 at 224 pixels, the published size. It stands here to be described and imported into; its supervised
-    pre-training on ImageNet-21k is not rebuilt, so the objectives are those of `taught`.
+    pre-training on ImageNet-21k is not rebuilt, so it imitates the CNN's classes (whose grid has larger patches).
     """
     run = taught()
     return replace(
-        run, recipe="vit.base", model=ViT(), images=ImageSettings(shorter=224, patch=16, square=True, augment=True)
+        run,
+        recipe="vit.base",
+        model=ViT(),
+        objectives=Objectives(classes=1.0),
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
     )

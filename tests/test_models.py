@@ -1,0 +1,475 @@
+"""One battery for every system: `SYSTEMS` has an entry per model, and each test below runs on each of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diptych.jobs.pretrain import build
+from diptych.models.vilt import ViLT
+from diptych.models.vit import ViT
+from diptych.objectives.draws import Masking
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.recipes import vilt, vit
+from diptych.recipes.run import Pretrain
+from diptych.step import Step
+from diptych.tasks.classification import Classification
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from diptych.tokens import Batch, Image, Matching, Text, Tokens, packing
+
+PATCH, GRID = 8, (3, 4)
+VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9
+CLASSES, ANSWERS, FALSE = 5, 30, 3
+SMALL: dict[str, Any] = dict(width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, dropout=0.0)
+
+
+# -- one entry per system ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step that a model can be trained by. `chance`: its losses before it has learned anything, in nats.
+
+    `prior`: what a constant answer can reach on eight samples, where that is less. `exempt`: the parameters, and the rows
+    of tables, that get no gradient, as a pattern of names, and why.
+    """
+
+    step: Callable[[Any], nn.Module]
+    chance: Mapping[str, float]
+    prior: Mapping[str, float] = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class System:
+    """`small` is tiny and has all parts; `full` is the published size, built on the meta device."""
+
+    small: Callable[[], nn.Module]
+    full: Callable[[], nn.Module]
+    verbs: Mapping[str, Callable[[Any, Batch], list[Tokens | Tensor]]]  # what each verb gives on a batch
+    jobs: Mapping[str, Job]
+
+
+def pretraining(model: ViLT) -> Pretraining:
+    masking = Masking(VOCABULARY, MASK)
+    return Pretraining(model, model.heads(), [ImageTextMatching(), MaskedWords(masking), WordPatchAlignment()])
+
+
+def encode_image(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.encode_image(batch.image)]
+
+
+def encode_text(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.encode_text(batch.text)]
+
+
+def classify(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.classify(batch.image)]
+
+
+def fuse(model, batch: Batch) -> list[Tokens | Tensor]:
+    pair = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image))
+    return [pair.text, pair.image, pair.pooled]
+
+
+LN2 = math.log(2)
+ONE_OF_EIGHT = 8 * (math.log(8) / 8 - 7 / 8 * math.log(7 / 8))  # eight answers, each right once: entropy of yes or no
+TABLES = {
+    r"words\.word\.weight\[\d+\]": "words that are not in the batch",
+    r"words\.position\.weight\[8\]": "no text of the batch is so long",
+    r"words\.segment\.weight\[1\]": "there is one sentence",
+}
+ONE_IMAGE = {r"modality\.weight\[2\]": "there is one image"}
+ALL_ALIKE = {r"rank\.linear\.bias": "raises every candidate alike, which cross entropy does not see"}
+SYSTEMS: dict[str, System] = {
+    "vit": System(
+        small=lambda: ViT(**SMALL, classes=CLASSES),
+        full=lambda: ViT(),
+        verbs={"encode_image": encode_image, "classify": classify},
+        jobs={"classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)})},
+    ),
+    "vit, patches averaged": System(
+        small=lambda: ViT(**SMALL, classes=CLASSES, pooling="average"),
+        full=lambda: ViT(pooling="average"),
+        verbs={"encode_image": encode_image, "classify": classify},
+        jobs={"classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)})},
+    ),
+    "vilt": System(
+        small=lambda: ViLT(**SMALL, vocabulary=VOCABULARY, text_length=TEXT_LENGTH, images=2),
+        full=lambda: ViLT(images=2),
+        verbs={"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse},
+        jobs={
+            "pretraining": Job(pretraining, {"itm": LN2, "mlm": math.log(VOCABULARY)}, exempt=TABLES | ONE_IMAGE),
+            "vqa": Job(
+                lambda m: ClosedVQA(m, 32, ANSWERS), {"vqa": ANSWERS * LN2}, {"vqa": ONE_OF_EIGHT}, TABLES | ONE_IMAGE
+            ),
+            "nlvr2": Job(lambda m: NLVR2(m, 32), {"nlvr2": LN2}, exempt=TABLES),
+            "retrieval": Job(
+                lambda m: Retrieval(m, 32, FALSE),
+                {"retrieval": math.log(1 + FALSE)},
+                exempt=TABLES | ONE_IMAGE | ALL_ALIKE,
+            ),
+        },
+    ),
+}
+JOBS = [(name, job) for name, system in SYSTEMS.items() for job in system.jobs]
+VERBS = [(name, verb) for name, system in SYSTEMS.items() for verb in system.verbs]
+
+
+# -- what they are given ----------------------------------------------------------------------------------------------
+
+
+def draw(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(b: int, seed: int, patch: int = PATCH) -> Image:
+    """Ragged: whole patches, at least one, at most the grid; the largest extents are among them."""
+    rows, columns = (torch.randint(1, n + 1, (b,), generator=draw(seed + n)) for n in GRID)
+    rows[0], columns[-1] = GRID
+    sizes = patch * torch.stack([rows, columns], 1)
+    pixels = torch.randn(b, 3, patch * GRID[0], patch * GRID[1], generator=draw(seed))
+    for canvas, (h, w) in zip(pixels, sizes.tolist(), strict=True):
+        canvas[:, h:], canvas[:, :, w:] = 0, 0
+    return Image(pixels, sizes)
+
+
+def texts(b: int, seed: int) -> Text:
+    """[CLS] 1, words above 5, some of several pieces, [SEP] 2, pads 0."""
+    lengths = torch.randint(4, TEXT_LENGTH, (b,), generator=draw(seed))
+    lengths[0] = TEXT_LENGTH - 1
+    place = torch.arange(TEXT_LENGTH - 1)
+    real = place < lengths[:, None]
+    ids = torch.randint(6, VOCABULARY, real.shape, generator=draw(seed))
+    ids = torch.where(place == 0, 1, torch.where(place == lengths[:, None] - 1, 2, ids)) * real
+    inner = real & (place > 0) & (place < lengths[:, None] - 1)
+    begins = inner & ((torch.rand(real.shape, generator=draw(seed)) < 0.7) | (place == 1))
+    return Text(ids, real, begins)
+
+
+def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
+    """Every second image to be matched is replaced by another."""
+    own, other = images(b, seed, patch), images(b, seed + 2, patch)
+    matched = torch.arange(b) % 2 == 0
+    shown = Image(
+        torch.where(matched[:, None, None, None], own.pixels, other.pixels),
+        torch.where(matched[:, None], own.sizes, other.sizes),
+    )
+    return Batch(
+        seed=3,
+        step=1,
+        ids=torch.arange(100, 100 + b),
+        image=own,
+        text=texts(b, seed + 1),
+        matching=Matching(shown, matched),
+        second=images(b, seed + 3, patch),
+        false_texts=texts(b * FALSE, seed + 4),
+        labels={
+            "class": torch.arange(b) % CLASSES,
+            "true": torch.arange(b) % 2,
+            "targets": F.one_hot(torch.arange(b) % ANSWERS, ANSWERS).float(),
+        },
+    )
+
+
+def padded(batch: Batch) -> Batch:
+    """The same samples on larger canvases, in longer rows."""
+
+    def more_image(image: Image) -> Image:
+        return Image(F.pad(image.pixels, (0, 2 * PATCH, 0, PATCH)), image.sizes)
+
+    def more_text(text: Text) -> Text:
+        assert text.begins is not None
+        return Text(F.pad(text.ids, (0, 1)), F.pad(text.real, (0, 1)), F.pad(text.begins, (0, 1)))
+
+    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts
+    return replace(
+        batch,
+        image=more_image(batch.image),
+        text=more_text(batch.text),
+        matching=Matching(more_image(batch.matching.image), batch.matching.matched),
+        second=more_image(batch.second),
+        false_texts=more_text(batch.false_texts),
+    )
+
+
+def rows(batch: Batch, chosen: Tensor) -> Batch:
+    """Some samples of a batch, with all that belongs to them."""
+    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts
+    falses = (chosen[:, None] * FALSE + torch.arange(FALSE)).flatten()
+    return replace(
+        batch,
+        ids=batch.ids[chosen],
+        image=batch.image[chosen],
+        text=batch.text[chosen],
+        matching=Matching(batch.matching.image[chosen], batch.matching.matched[chosen]),
+        second=batch.second[chosen],
+        false_texts=batch.false_texts[falses],
+        labels={name: label[chosen] for name, label in batch.labels.items()},
+    )
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return lively(SYSTEMS[name].small()).eval()
+
+
+def step_of(name: str, job: str) -> tuple[nn.Module, Job]:
+    torch.manual_seed(0)
+    made = SYSTEMS[name].jobs[job]
+    return made.step(SYSTEMS[name].small()), made
+
+
+@torch.no_grad()
+def lively(module: nn.Module) -> nn.Module:
+    """Weights far enough from nought that attention has its likes: what is left out or mixed up is seen."""
+    for weight in module.parameters():
+        weight.mul_(5) if weight.dim() > 1 else weight.add_(0.1 * torch.randn(weight.shape, generator=draw(0)))
+    return module
+
+
+def losses_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    asked: Step = step  # type: ignore[assignment]
+    return asked(batch, asked.counts(batch))
+
+
+def total_of(step: nn.Module, losses: Mapping[str, Tensor]) -> Tensor:
+    weights: dict[str, float] = step.weights  # type: ignore[assignment]
+    return torch.stack([weight * losses[name] for name, weight in weights.items()]).sum()
+
+
+def gradients(step: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    named = dict(step.named_parameters())
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named.items(), found, strict=True)}
+
+
+def outputs(name: str, verb: str, model: nn.Module, batch: Batch, packed: bool = False) -> list[list[Tensor]]:
+    """What a verb gives, sample by sample: real tokens only."""
+    with packing(packed), torch.no_grad():
+        given = SYSTEMS[name].verbs[verb](model, batch)
+    return [list(x.pack().values.split(x.layout.lengths)) if isinstance(x, Tokens) else list(x) for x in given]
+
+
+def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
+    for x, y in zip(a, b, strict=True):
+        for mine, theirs in zip(x, y, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+# -- the battery ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_loss_at_initialisation_is_chance(name: str, job: str):
+    """Within 4 %: weights of 0.02 give logits near nought, and the rest is their spread."""
+    step, made = step_of(name, job)
+    losses = losses_of(step.eval(), batch_of(32))
+    assert losses.keys() >= made.chance.keys()
+    for loss, chance in made.chance.items():
+        assert losses[loss].item() == pytest.approx(chance, rel=0.04), f"{loss} starts at {losses[loss].item():.4f}"
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_padding_changes_nothing(name: str, verb: str, packed: bool):
+    """Neither its amount nor, where it is computed at all, what stands in it."""
+    model, batch = small(name), batch_of(6)
+    before = outputs(name, verb, model, batch, packed)
+    more = padded(batch)
+    assert more.image is not None and more.text is not None
+    inside = (more.image.pixels == 0).all(1, keepdim=True)
+    dirty = replace(
+        more,
+        image=Image(torch.where(inside, 5.0, more.image.pixels), more.image.sizes),
+        text=replace(more.text, ids=torch.where(more.text.real, more.text.ids, VOCABULARY - 1)),
+    )
+    assert_same(outputs(name, verb, model, more, packed), before)
+    assert_same(outputs(name, verb, model, dirty, packed), before)
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+def test_packed_outputs_are_the_padded_ones(name: str, verb: str):
+    model, batch = small(name), batch_of(6)
+    assert_same(outputs(name, verb, model, batch, packed=True), outputs(name, verb, model, batch))
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_packed_losses_and_gradients_are_the_padded_ones(name: str, job: str):
+    step = lively(step_of(name, job)[0]).eval()
+    found = []
+    for packed in (False, True):
+        if isinstance(step, Pretraining):
+            step.pack = packed
+        with packing(packed):
+            losses = losses_of(step, batch_of(6))
+        found.append((losses, gradients(step, total_of(step, losses))))
+    for a, b in zip(*found, strict=True):
+        assert a.keys() == b.keys()
+        largest = max(x.abs().max().item() for x in a.values())
+        for key in a:
+            torch.testing.assert_close(
+                a[key], b[key], rtol=1e-4, atol=1e-5 * largest, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: bool):
+    model, batch = small(name), batch_of(6)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    before = outputs(name, verb, model, batch, packed)
+    assert_same(outputs(name, verb, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_a_batch_is_its_parts(name: str, job: str):
+    """Ranks and micro-batches: parts of 2 and 4 samples, given the whole's counts, add up to its losses and gradients."""
+    step = lively(step_of(name, job)[0]).eval()
+    asked: Step = step  # type: ignore[assignment]
+    batch = batch_of(6)
+    counts = asked.counts(batch)
+    whole = asked(batch, counts)
+    parts = [rows(batch, torch.arange(0, 2)), rows(batch, torch.arange(2, 6))]
+    pieces = [asked(part, counts) for part in parts]
+    for key, count in counts.items():
+        torch.testing.assert_close(sum(asked.counts(part)[key] for part in parts), count)
+    for key, loss in whole.items():
+        torch.testing.assert_close(pieces[0][key] + pieces[1][key], loss, rtol=1e-4, atol=1e-6)
+    wanted = gradients(step, total_of(step, whole))
+    got = gradients(step, total_of(step, pieces[0]) + total_of(step, pieces[1]))
+    largest = max(g.abs().max().item() for g in wanted.values())
+    for key in wanted:
+        torch.testing.assert_close(got[key], wanted[key], rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_every_parameter_learns_or_is_exempt(name: str, job: str):
+    step, made = step_of(name, job)
+    lively(step)
+    found = by_row(step, gradients(step, total_of(step, losses_of(step, batch_of()))))
+    largest = max(found.values())
+    still = {key for key, gradient in found.items() if gradient <= 1e-6 * largest}
+    excused = {key for key in still for pattern in made.exempt if re.search(pattern, key)}
+    assert still == excused, "these get no gradient"
+    for pattern in made.exempt:
+        assert any(re.search(pattern, key) for key in still), f"{pattern} learns now: strike it from the exempt"
+
+
+def by_row(step: nn.Module, found: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest gradient of each parameter; of a table, of each row."""
+    tables = {f"{name}.weight" for name, part in step.named_modules() if isinstance(part, nn.Embedding)}
+    whole = {name: g.abs().max().item() for name, g in found.items() if name not in tables}
+    return whole | {f"{name}[{row}]": g.abs().max().item() for name in tables for row, g in enumerate(found[name])}
+
+
+STEPS = 100
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_overfits_eight_samples(name: str, job: str):
+    step, made = step_of(name, job)
+    batch = batch_of(8)
+    optimizer = torch.optim.AdamW(step.train().parameters(), lr=5e-3, weight_decay=0.0)
+    losses: dict[str, Tensor] = {}
+    for _ in range(STEPS):
+        losses = losses_of(step, batch)
+        optimizer.zero_grad()
+        total_of(step, losses).backward()
+        optimizer.step()
+    for loss, prior in {**made.chance, **made.prior}.items():
+        assert losses[loss].item() < 0.3 * prior, f"{loss} is {losses[loss].item():.3f} after {STEPS} steps"
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+def test_saved_and_loaded_it_says_the_same(name: str, verb: str, tmp_path: Path):
+    model, batch = small(name), batch_of(4)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    torch.manual_seed(1)
+    other = SYSTEMS[name].small().eval()
+    with pytest.raises(AssertionError):
+        assert_same(outputs(name, verb, other, batch), outputs(name, verb, model, batch))
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    for a, b in zip(outputs(name, verb, other, batch), outputs(name, verb, model, batch), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_full_size_is_built_without_memory(name: str):
+    with torch.device("meta"):
+        model = SYSTEMS[name].full()
+    assert sum(p.numel() for p in model.parameters()) > 80e6
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert set(SYSTEMS[name].small().state_dict()) < set(model.state_dict()), "the small one has other parts"
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_bfloat16_stays_near_float32(name: str, job: str):
+    step, _ = step_of(name, job)
+    exact = losses_of(step.eval(), batch_of(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = losses_of(step, batch_of(6))
+    for key in step.weights:  # type: ignore[union-attr]
+        assert rough[key].dtype == torch.float32, f"{key} is summed in {rough[key].dtype}"
+        assert rough[key].item() == pytest.approx(exact[key].item(), rel=0.02, abs=0.02)
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------
+
+RECIPES: dict[str, Callable[[], Pretrain]] = {
+    "vilt.tiny": vilt.tiny,
+    "vilt.small": vilt.small,
+    "vilt.base": vilt.base,
+    "vit.taught": vit.taught,
+    "vit.base": vit.base,
+}
+
+
+def test_no_recipe_is_left_out():
+    made = {
+        f"{module.__name__.rsplit('.', 1)[1]}.{name}"
+        for module in (vilt, vit)
+        for name, recipe in vars(module).items()
+        if callable(recipe) and getattr(recipe, "__module__", "") == module.__name__ and not name.startswith("_")
+    }
+    assert made == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_builds_and_takes_one_step_at_toy_size(name: str):
+    run = RECIPES[name]()
+    assert run.recipe == name
+    assert run.images.patch == run.model.patch, "pictures would not divide into the model's patches"
+    if run.objectives.grid or run.objectives.classes:
+        pytest.importorskip("efficientnet_lite_pytorch", reason="the CNN guide needs the extra `cnn`")
+    model = replace(run.model, width=32, depth=1, heads=4, hidden=64, grid=GRID)
+    step = build(replace(run, model=model)).train()
+    before = {key: p.detach().clone() for key, p in step.named_parameters()}
+    optimizer = torch.optim.AdamW(step.parameters(), lr=1e-3)
+    batch = batch_of(4, patch=run.model.patch)
+    if run.images.square:
+        assert batch.image is not None
+        batch = replace(batch, image=Image.whole(batch.image.pixels))
+    losses = losses_of(step, batch)
+    assert set(step.weights) <= set(losses)
+    assert {key: weight for key, weight in asdict(run.objectives).items() if key in step.weights} == step.weights
+    total_of(step, losses).backward()
+    optimizer.step()
+    assert all(torch.isfinite(p).all() for p in step.parameters())
+    moved = [key for key, p in step.named_parameters() if not torch.equal(p, before[key])]
+    assert {key.split(".")[0] for key in moved} == {"model", "heads"}
