@@ -1,0 +1,162 @@
+"""What is drawn for an objective: BERT's masking and ViLT's choice of patches, keyed by sample."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diptych.objectives.draws import Given, Keyed, MaskedText, Masking
+from diptych.tokens import Batch, Span, Text, Tokens
+
+MASKING = Masking(vocabulary=5000, mask_id=4)
+PIECES = Masking(vocabulary=5000, mask_id=4, whole_words=False)
+
+
+def text_of(words: list[list[int]], width: int | None = None) -> Text:
+    """Texts from the lengths of their words, in pieces: [CLS] 1, [SEP] 2, pads 0, every other piece its own id."""
+    n = max(2 + sum(w) for w in words) if width is None else width
+    ids, begins = torch.zeros(len(words), n, dtype=torch.long), torch.zeros(len(words), n, dtype=torch.bool)
+    for row, lengths in enumerate(words):
+        total = sum(lengths)
+        ids[row, : total + 2] = torch.tensor([1, *range(1000, 1000 + total), 2])
+        at = 1
+        for length in lengths:
+            begins[row, at] = True
+            at += length
+    return Text(ids, ids > 0, begins)
+
+
+def drawn(text: Text, masking: Masking, step: int = 0, ids: Tensor | None = None) -> MaskedText:
+    names = torch.arange(len(text)) if ids is None else ids
+    return Keyed(Batch(seed=1, step=step, ids=names, text=text)).masked(text, masking)
+
+
+caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(caption, min_size=1, max_size=4), whole=st.booleans(), step=st.integers(0, 5))
+def test_hidden_pieces_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
+    text = text_of(words)
+    masked = drawn(text, MASKING if whole else PIECES, step)
+    assert (text.ids[masked.hidden] >= 1000).all(), "[CLS], [SEP] or a pad was hidden"
+    assert torch.equal(masked.original, text.ids)
+    assert torch.equal(masked.text.ids[~masked.hidden], text.ids[~masked.hidden])
+    assert torch.equal(masked.text.real, text.real)
+    for row, lengths in enumerate(words):
+        count = int(masked.hidden[row].sum())
+        budget = max(1, round(0.15 * (2 + sum(lengths))))
+        assert 1 <= count <= max(budget, min(lengths) if whole else 1)
+        if whole:
+            pieces = masked.hidden[row, 1 : 1 + sum(lengths)].split(lengths)
+            assert all(word.all() or not word.any() for word in pieces), "half a word was hidden"
+
+
+def many(n: int = 4000) -> Text:
+    """Captions of 18 pieces, of which 3 (15 % of 20) may be hidden."""
+    return text_of([[1] * 18] * n)
+
+
+@pytest.mark.parametrize("masking", [MASKING, PIECES])
+def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: Masking):
+    masked = drawn(many(), masking)
+    hidden, shown = masked.hidden, masked.text.ids
+    assert hidden.sum(1).tolist() == [3] * len(hidden)
+    total = hidden.sum().item()
+    as_mask = (shown[hidden] == 4).sum().item() / total
+    same = (shown[hidden] == masked.original[hidden]).sum().item() / total
+    assert as_mask == pytest.approx(0.8, abs=0.015)
+    assert same == pytest.approx(0.1, abs=0.012)
+    random = shown[hidden][(shown[hidden] != 4) & (shown[hidden] != masked.original[hidden])]
+    assert len(random) / total == pytest.approx(0.1, abs=0.012)
+    assert random.float().mean().item() == pytest.approx(2500, rel=0.05), "random pieces come from all the vocabulary"
+    by_place = hidden.float().mean(0)[1:19]
+    assert (by_place - 3 / 18).abs().max() < 0.025, "every place is as likely"
+
+
+def test_masks_change_with_the_step_and_the_sample():
+    text = many(2)
+    masks = [drawn(text, MASKING, step).hidden for step in range(6)]
+    assert len({tuple(mask[0].tolist()) for mask in masks}) > 3
+    assert any(not torch.equal(mask[0], mask[1]) for mask in masks)
+
+
+@settings(max_examples=30, deadline=None)
+@given(words=st.lists(caption, min_size=2, max_size=5), more=st.integers(0, 5), whole=st.booleans())
+def test_a_mask_does_not_depend_on_the_company(words: list[list[int]], more: int, whole: bool):
+    masking = MASKING if whole else PIECES
+    together = drawn(text_of(words), masking, ids=torch.arange(10, 10 + len(words)))
+    last = len(words) - 1
+    alone = drawn(text_of(words[last:], 2 + sum(words[last]) + more), masking, ids=torch.tensor([10 + last]))
+    n = 2 + sum(words[last])
+    assert torch.equal(alone.hidden[0, :n], together.hidden[last, :n])
+    assert torch.equal(alone.text.ids[0, :n], together.text.ids[last, :n])
+
+
+def test_a_text_without_words_hides_nothing():
+    assert not drawn(text_of([[], [1, 1]]), MASKING).hidden[0].any()
+
+
+def test_without_known_words_pieces_are_hidden_one_by_one():
+    text = text_of([[2] * 9] * 50)
+    unknown = Text(text.ids, text.real)
+    hidden = drawn(unknown, MASKING).hidden
+    assert hidden.sum(1).tolist() == [3] * 50
+    assert torch.equal(hidden, drawn(text, PIECES).hidden)
+
+
+# -- patches ----------------------------------------------------------------------------------------------------------
+
+
+def patches(extents: list[tuple[int, int]], canvas: tuple[int, int]) -> Tokens:
+    """A class token and patches; each patch's value is its place in its own image, in raster order."""
+    rows, columns = canvas
+    r, c = torch.arange(rows)[:, None], torch.arange(columns)
+    real = torch.stack([(r < h) & (c < w) for h, w in extents]).flatten(1)
+    value = torch.stack([r * w + c for _, w in extents]).flatten(1)
+    spans = Span("image", "cls", 1), Span("image", "patches", rows * columns, canvas)
+    one = torch.ones(len(extents), 1)
+    return Tokens.of(torch.cat([-one, value.float()], 1)[:, :, None], torch.cat([one > 0, real], 1), *spans)
+
+
+def kept(tokens: Tokens, most: int, ids: list[int], step: int = 0) -> list[list[int]]:
+    keep = Keyed(Batch(seed=1, step=step, ids=torch.tensor(ids))).kept(tokens, most)
+    assert not (keep & ~tokens.real).any()
+    return [row[k].flatten().int().tolist() for row, k in zip(tokens.values, keep, strict=True)]
+
+
+def test_so_many_patches_are_kept_and_always_the_class_token():
+    found = kept(patches([(3, 4), (2, 2), (1, 4)], (3, 4)), 5, [0, 1, 2])
+    assert [len(x) for x in found] == [1 + 5, 1 + 4, 1 + 4]
+    assert all(x[0] == -1 for x in found)
+
+
+def test_kept_patches_do_not_depend_on_the_canvas_or_the_company():
+    alone = kept(patches([(2, 3)], (2, 3)), 3, [7])[0]
+    assert kept(patches([(5, 4), (2, 3)], (5, 4)), 3, [3, 7])[1] == alone
+    assert kept(patches([(2, 3), (1, 9)], (2, 9)), 3, [7, 2])[0] == alone
+
+
+def test_every_patch_is_as_likely_to_be_kept():
+    n, most = 3000, 4
+    found = kept(patches([(3, 4)] * n, (3, 4)), most, list(range(n)))
+    counts = torch.bincount(torch.tensor(found)[:, 1:].flatten(), minlength=12) / n
+    assert (counts - most / 12).abs().max() < 0.035
+    assert kept(patches([(3, 4)], (3, 4)), most, [0], step=1) != found[:1]
+
+
+# -- given ------------------------------------------------------------------------------------------------------------
+
+
+def test_choices_made_elsewhere_are_taken_as_they_are():
+    text, tokens = text_of([[1, 1]]), patches([(1, 2)], (1, 2))
+    masked, keep = drawn(text, MASKING), torch.tensor([[True, False, True]])
+    assert Given(masked).masked(text, MASKING) is masked
+    assert Given(kept_patches=keep).kept(tokens, 1) is keep
+    with pytest.raises(ValueError, match="masked words were asked for, but none were given"):
+        Given().masked(text, MASKING)
+    with pytest.raises(ValueError, match="kept patches were asked for, but none were given"):
+        Given().kept(tokens, 1)

@@ -1,0 +1,139 @@
+"""Word-patch transport: IPOT against exact optimal transport, and what must carry no mass."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import ot
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.objectives.transport import cosines, ipot, transport
+
+LENGTHS = [(6, 20), (12, 35), (3, 9), (1, 5), (8, 1), (10, 30)]  # words, patches
+N, M = 14, 38
+
+
+def real_cells() -> tuple[Tensor, Tensor]:
+    words, patches = torch.tensor(LENGTHS).T
+    return torch.arange(N) < words[:, None], torch.arange(M) < patches[:, None]
+
+
+def random_cost() -> Tensor:
+    """1 − cosine of random vectors in a few dimensions: anything from 0 to 2."""
+    generator = torch.Generator().manual_seed(0)
+    words, patches = (torch.randn(len(LENGTHS), n, 4, generator=generator) for n in (N, M))
+    rows, columns = real_cells()
+    return (1 - cosines(words, patches)) * rows[:, :, None] * columns[:, None, :]
+
+
+@cache
+def exact() -> list[float]:
+    """What the cheapest plan between uniform masses costs, by linear programming."""
+    costs = [cost[:n, :m].double().numpy() for cost, (n, m) in zip(random_cost(), LENGTHS, strict=True)]
+    return [float((ot.emd(ot.unif(len(c)), ot.unif(c.shape[1]), c) * c).sum()) for c in costs]
+
+
+def distances(iterations: int) -> tuple[Tensor, Tensor]:
+    cost = random_cost()
+    plan = ipot(cost, *real_cells(), 0.5, iterations)
+    return (cost * plan).sum((1, 2)), plan
+
+
+def test_fifty_iterations_come_close_to_the_exact_distance():
+    """Its masses are only nearly uniform, so it may fall a little short as well."""
+    for got, wanted in zip(distances(50)[0].tolist(), exact(), strict=True):
+        assert got == pytest.approx(wanted, rel=0.03)
+
+
+def test_more_iterations_tend_to_the_exact_distance():
+    errors = []
+    for iterations in (10, 50, 250, 1250):
+        got, wanted = distances(iterations)[0], torch.tensor(exact())
+        errors.append(((got - wanted).abs() / wanted).max().item())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.003
+
+
+def test_masses_are_uniform_over_what_is_real():
+    _, plan = distances(50)
+    for cells, (n, m) in zip(plan, LENGTHS, strict=True):
+        assert cells.min() >= 0
+        torch.testing.assert_close(cells.sum(1)[:n], torch.full((n,), 1 / n), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(cells.sum(0)[:m], torch.full((m,), 1 / m), rtol=0.15, atol=1e-6)
+        assert cells[n:].abs().sum() == 0 and cells[:, m:].abs().sum() == 0
+
+
+def test_identical_costs_give_the_independent_plan():
+    plan = ipot(torch.ones(1, 3, 4), torch.ones(1, 3).bool(), torch.ones(1, 4).bool(), 0.5, 50)
+    torch.testing.assert_close(plan, torch.full((1, 3, 4), 1 / 12))
+
+
+def test_a_permutation_is_found():
+    cost = 1 - torch.eye(5)[torch.tensor([3, 1, 4, 0, 2])][None]
+    plan = ipot(cost, torch.ones(1, 5).bool(), torch.ones(1, 5).bool(), 0.5, 50)
+    torch.testing.assert_close(plan, (1 - cost) / 5, rtol=1e-4, atol=1e-5)
+
+
+def words_and_patches() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    words, patches = (torch.randn(len(LENGTHS), n, 16, generator=generator) for n in (N, M))
+    return words.requires_grad_(), patches.requires_grad_()
+
+
+def test_the_plan_is_constant_in_the_gradient():
+    words, patches = words_and_patches()
+    moved = transport(words, patches, *real_cells())
+    assert not moved.plan.requires_grad
+    got = torch.autograd.grad(moved.distance.sum(), (words, patches))
+    unit = F.normalize(words, dim=2), F.normalize(patches, dim=2)
+    wanted = torch.autograd.grad(((1 - unit[0] @ unit[1].mT) * moved.plan).sum(), (words, patches))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_what_is_not_real_neither_counts_nor_learns():
+    words, patches = words_and_patches()
+    rows, columns = real_cells()
+    before = transport(words, patches, rows, columns)
+    grads = torch.autograd.grad(before.distance.sum(), (words, patches))
+    assert grads[0][~rows].abs().sum() == 0 and grads[1][~columns].abs().sum() == 0
+    after = transport(
+        torch.where(rows[:, :, None], words, 50.0), torch.where(columns[:, :, None], patches, -7.0), rows, columns
+    )
+    assert torch.equal(after.distance, before.distance)
+    assert (before.cost == 0)[~(rows[:, :, None] & columns[:, None, :])].all()
+    wider = transport(F.pad(words, (0, 0, 0, 3)), patches, F.pad(rows, (0, 3)), columns)
+    torch.testing.assert_close(wider.distance, before.distance)
+
+
+def test_it_is_computed_in_float32_whatever_surrounds_it():
+    words, patches = (x.detach().bfloat16() for x in words_and_patches())
+    plain = transport(words.float(), patches.float(), *real_cells())
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = transport(words, patches, *real_cells())
+    assert inside.distance.dtype == inside.plan.dtype == torch.float32
+    assert torch.equal(inside.distance, plain.distance)
+
+
+def test_a_text_without_words_costs_nothing_and_breaks_nothing():
+    words, patches = words_and_patches()
+    rows, columns = real_cells()
+    rows = rows & (torch.arange(len(rows)) != 1)[:, None]
+    moved = transport(words, patches, rows, columns)
+    assert moved.distance[1] == 0 and torch.isfinite(moved.distance).all()
+    moved.distance.sum().backward()
+    assert words.grad is not None and torch.isfinite(words.grad).all()
+
+
+def test_a_vector_of_nought_has_no_direction_and_no_nan():
+    words, patches = words_and_patches()
+    blank = words.detach().clone()
+    blank[0, 0] = 0
+    blank.requires_grad_()
+    moved = transport(blank, patches, *real_cells())
+    assert torch.equal(moved.cost[0, 0, :20], torch.ones(20))
+    moved.distance.sum().backward()
+    assert blank.grad is not None and torch.isfinite(blank.grad).all()
