@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Answer:
     real: Bool[Tensor, "*cells"] | None = None
 
 
+@runtime_checkable
 class Answers(Protocol):
     """What a paper can recompute of a case."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.layers.position import Resize, resize_bicubic, resize_bilinear
 from diptych.weights import vilt, vit
 from diptych.weights.layouts import unified
-from diptych.weights.names import Names, check_fit, load_strict
+from diptych.weights.names import Names, check_fit, listed, load_strict
 from diptych.weights.read import WeightsError, read_checkpoint
 
 SYSTEMS: dict[str, ModuleType] = {"vit": vit, "vilt": vilt}
@@ -105,11 +105,18 @@ def understood(
     module = SYSTEMS[system]
     arguments = module.infer(official, heads, grid)
     names: Names = module.names(official)
-    state, task = names.from_official(official), module.task(official)
+    state, task = _float32(names.from_official(official)), module.task(official)
     with torch.device("meta"):
         check_fit(module.build(arguments, task, state), state, f"this {system} checkpoint")
     dead = {name: why for name, why in names.dead.items() if name in official}
     return Imported(system, task, arguments, state, dead, names)
+
+
+def _float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    odd = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+    if odd:
+        raise WeightsError(f"not of floating point: {listed(odd)}")
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:

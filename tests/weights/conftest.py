@@ -1,0 +1,45 @@
+"""Golden folders: two in the repository, the rest where DIPTYCH_GOLDENS says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[1] / "golden"
+INSIDE = ("vit", "vilt_pretrain")
+OUTSIDE = ("vit", "vit_avgpool", "vilt_pretrain", "vilt_retrieval", "vilt_vqa", "vilt_nlvr2")
+
+
+def outside() -> Path | None:
+    where = os.environ.get("DIPTYCH_GOLDENS")
+    return Path(where) if where else None
+
+
+@pytest.fixture(params=[*INSIDE, *(f"DIPTYCH_GOLDENS/{name}" for name in OUTSIDE)])
+def golden_folder(request: pytest.FixtureRequest) -> Path:
+    place, _, name = request.param.rpartition("/")
+    if not place:
+        return HERE / name
+    root = outside()
+    if root is None or not (root / name).is_dir():
+        pytest.skip(f"set DIPTYCH_GOLDENS to the folder of golden cases to check {name}")
+    return root / name
+
+
+@pytest.fixture
+def vit_folder() -> Path:
+    return HERE / "vit"
+
+
+@pytest.fixture
+def vilt_folder() -> Path:
+    return HERE / "vilt_pretrain"
+
+
+@pytest.fixture(params=INSIDE)
+def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A golden folder that a test may spoil."""
+    return Path(shutil.copytree(HERE / request.param, tmp_path / request.param))

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diptych.weights.read import WeightsError, read_checkpoint
+
+WEIGHTS = {"a.weight": torch.arange(600.0).view(20, 30), "a.bias": torch.ones(20)}
+
+
+def write(path: Path, form: str) -> Path:
+    path = path / form
+    if form.endswith(".safetensors"):
+        save_file(WEIGHTS, path)
+    elif form.endswith(".npz"):
+        np.savez(path, **{name: tensor.numpy() for name, tensor in WEIGHTS.items()})
+    else:
+        torch.save(WEIGHTS, path, _use_new_zipfile_serialization=form != "old.pth")
+    return path
+
+
+FORMS = ("x.safetensors", "x.npz", "x.pth", "x.pt", "x.bin", "x.ckpt", "old.pth")
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(WeightsError) as error:
+        read_checkpoint(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_tensors(tmp_path: Path, form: str):
+    found = read_checkpoint(write(tmp_path, form))
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+@pytest.mark.parametrize("nest", ["state_dict", "model", "module"])
+def test_a_nested_checkpoint_is_unnested_and_its_other_values_are_left(tmp_path: Path, nest: str):
+    torch.save({nest: WEIGHTS, "epoch": 3, "optimizer": {"step": torch.ones(1)}}, tmp_path / "x.ckpt")
+    assert read_checkpoint(tmp_path / "x.ckpt").keys() == WEIGHTS.keys()
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, target: Path):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "bare", "nested"])
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, form: str):
+    payload, path = Payload(tmp_path / "made"), tmp_path / "x.pth"
+    held = {"state_dict": {**WEIGHTS, "callback": payload}} if form == "nested" else {"w": payload}
+    if form == "bare":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save(held, path, _use_new_zipfile_serialization=form != "old")
+    assert "nothing but tensors" in refused(path)
+    assert not (tmp_path / "made").exists()
+    pickle.loads(pickle.dumps(payload))
+    assert (tmp_path / "made").exists(), "the payload was never dangerous"
+
+
+def test_an_npz_of_objects_is_refused(tmp_path: Path):
+    np.savez(tmp_path / "x.npz", a=np.array([Payload(tmp_path / "made")], dtype=object))
+    refused(tmp_path / "x.npz")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.97])
+def test_a_truncated_file_is_refused(tmp_path: Path, form: str, share: float):
+    path = write(tmp_path, form)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    refused(path)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_spoiled_file_is_read_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    path = write(tmp_path_factory.mktemp("spoiled"), data.draw(st.sampled_from(FORMS)))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        found = read_checkpoint(path)
+    except WeightsError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(isinstance(tensor, Tensor) for tensor in found.values())
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path: Path):
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**24, dtype=np.float32))
+    assert "64 MiB" in refused(tmp_path / "bomb.npz")
+    torch.save({"a": torch.zeros(1).expand(10**9, 10**6)}, tmp_path / "stretched.pth")
+    assert "claims (1000000000, 1000000)" in refused(tmp_path / "stretched.pth")
+    torch.save({"a": torch.sparse_coo_tensor(size=(10**6, 10**6))}, tmp_path / "sparse.pth")
+    assert "more than is stored" in refused(tmp_path / "sparse.pth")
+
+
+@pytest.mark.parametrize(
+    ("held", "told"), [([1, 2], "a list"), ({"epoch": 3}, "no tensors"), (torch.ones(2), "a Tensor")]
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, held: object, told: str):
+    torch.save(held, tmp_path / "x.pth")
+    assert told in refused(tmp_path / "x.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    assert "no such file" in refused(tmp_path / "none.pth")
+    assert "no such file" in refused(tmp_path)
