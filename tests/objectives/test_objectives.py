@@ -1,0 +1,327 @@
+"""Each objective on tokens made by hand: what it averages, what it leaves out, and where its floor lies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import ot
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.models.cnn import FrozenCNN
+from diptych.objectives.draws import Given, Keyed, MaskedText, Masking
+from diptych.objectives.imitation import ClassImitation, GridImitation
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Objective, Pretraining
+from diptych.objectives.views import Views
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.tokens import Batch, Image, Matching, Pair, Span, Text, Tokens, packing
+
+WIDTH, VOCABULARY = 6, 50
+MASKING = Masking(VOCABULARY, mask_id=4)
+
+
+class Plain(nn.Module):
+    """A model with no transformer: words are looked up, patches are their mean colours, and fusing adds a summary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.colour = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(3, WIDTH)
+        self.passes: list[str] = []
+
+    def encode_text(self, text: Text) -> Tokens:
+        self.passes.append("text")
+        n = text.ids.shape[1]
+        return Tokens.of(self.words(text.ids), text.real, Span("text", "cls", 1), Span("text", "words", n - 1))
+
+    def encode_image(self, image: Image) -> Tokens:
+        self.passes.append("image")
+        cells = F.avg_pool2d(image.pixels, 32)
+        rows, columns = cells.shape[-2:]
+        inside = torch.ones(len(image), 1 + rows * columns, dtype=torch.bool)
+        for row, (h, w) in zip(inside, (image.sizes // 32).tolist(), strict=True):
+            row[1:] = ((torch.arange(rows)[:, None] < h) & (torch.arange(columns) < w)).flatten()
+        values = F.pad(self.colour(cells.flatten(2).transpose(1, 2)), (0, 0, 1, 0), value=1.0)
+        return Tokens.of(
+            values, inside, Span("image", "cls", 1), Span("image", "patches", rows * columns, (rows, columns))
+        )
+
+    def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
+        self.passes.append("fuse")
+        return Pair(text, image, text.mean() * image.mean())
+
+
+class StandIn(FrozenCNN):
+    """The guide's memory with another sight: colours instead of ImageNet features. Counts how often it looks."""
+
+    def __init__(self) -> None:
+        self._left, self._seen, self.looks = 1e9, {}, 0
+
+    def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.looks += 1
+        colours = F.avg_pool2d(pixels[None], 32)[0].permute(1, 2, 0)
+        features = F.pad(colours, (0, 1280 - 3))
+        return features.half(), F.pad(colours.mean((0, 1)), (0, 1000 - 3)).half()
+
+
+def batch_of(extents: list[tuple[int, int]] | None = None, seed: int = 0) -> Batch:
+    extents = extents or [(1, 2), (2, 2), (2, 1), (1, 1)]
+    generator = torch.Generator().manual_seed(seed)
+    b = len(extents)
+    pixels = torch.zeros(b, 3, 64, 64)
+    for canvas, (h, w) in zip(pixels, extents, strict=True):
+        canvas[:, : 32 * h, : 32 * w] = torch.rand(3, 32 * h, 32 * w, generator=generator)
+    image = Image(pixels, 32 * torch.tensor(extents))
+    lengths = torch.randint(4, 9, (b, 1), generator=generator)
+    real = torch.arange(8) < lengths
+    ids = torch.randint(6, VOCABULARY, real.shape, generator=generator) * real
+    ids[:, 0] = 1
+    ids.scatter_(1, (lengths - 1), 2)
+    matched = torch.arange(b) % 3 != 0
+    return Batch(1, 2, torch.arange(20, 20 + b), image, Text(ids, real), Matching(image, matched))
+
+
+def heads() -> nn.ModuleDict:
+    torch.manual_seed(1)
+    sizes = {"match": 2, "words": VOCABULARY, "grid": 1280, "classes": 1000}
+    return nn.ModuleDict({name: nn.Linear(WIDTH, n) for name, n in sizes.items()})
+
+
+ALL: tuple[Objective, ...] = (
+    ImageTextMatching(),
+    MaskedWords(MASKING),
+    WordPatchAlignment(),
+    GridImitation(),
+    ClassImitation(),
+)
+
+
+def step_of(*objectives: Objective, most_patches: int | None = None, pack: bool = True) -> Pretraining:
+    return Pretraining(Plain(), heads(), objectives or ALL, {"unigram_entropy": 3.0}, most_patches, StandIn(), pack)
+
+
+def rows(batch: Batch, which: slice) -> Batch:
+    assert batch.image and batch.text and batch.matching
+    matching = Matching(batch.matching.image[which], batch.matching.matched[which])
+    return replace(batch, ids=batch.ids[which], image=batch.image[which], text=batch.text[which], matching=matching)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("most_patches", [None, 2])
+def test_the_mean_of_a_batch_is_the_weighted_mean_of_its_parts(pack: bool, most_patches: int | None):
+    step, batch = step_of(most_patches=most_patches, pack=pack), batch_of()
+    whole, counts = step(batch), step.counts(batch)
+    parts = [rows(batch, slice(0, 1)), rows(batch, slice(1, 4))]
+    assert set(whole) == set(counts) > {o.name for o in ALL}
+    for name, mean in whole.items():
+        shares = [step.counts(part)[name] for part in parts]
+        weighted = torch.stack([step(part)[name] * share for part, share in zip(parts, shares, strict=True)]).sum()
+        torch.testing.assert_close(weighted / counts[name], mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(torch.stack(shares).sum(), counts[name])
+
+
+def test_each_encoding_is_made_once_and_shared():
+    step, batch = step_of(), batch_of()
+    step(batch)
+    passes = step.model.passes  # type: ignore[union-attr]
+    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], "own and shown, plain and masked"
+
+
+def test_what_is_not_asked_for_is_not_computed():
+    step = step_of(ClassImitation())
+    step(batch_of())
+    assert step.model.passes == ["image"]  # type: ignore[union-attr]
+    step.counts(batch_of())
+    assert step.model.passes == ["image"], "counting ran the model"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("prior", [0.5, 1 / 3])
+def test_matching_floor_is_the_entropy_of_its_prior(prior: float):
+    floor = ImageTextMatching(prior=prior).floor({})
+    logits = torch.tensor([math.log(1 - prior), math.log(prior)]).expand(1000, 2)
+    labels = torch.arange(1000) < round(1000 * prior)
+    assert floor.value == pytest.approx(F.cross_entropy(logits, labels.long()).item(), abs=1e-3)
+    if prior == 0.5:
+        assert floor.value == pytest.approx(math.log(2))
+
+
+def test_floors_are_told_where_they_are_known():
+    step = step_of()
+    assert set(step.floors) == {"itm", "mlm", "classes"}
+    assert step.floors["mlm"].value == 3.0
+    assert step.floors["classes"].value == pytest.approx(math.log(1000))
+    assert MaskedWords().floor({}) is None
+    assert step.weights == {"itm": 1.0, "mlm": 1.0, "wpa": 0.1, "grid": 1.0, "classes": 0.5}
+
+
+def test_masked_words_score_hidden_pieces_only():
+    step, batch = step_of(MaskedWords(MASKING)), batch_of()
+    assert batch.text is not None
+    views = step.views(batch)
+    masked = views.masked(MASKING)
+    logits = step.heads["words"](step.model.words(masked.text.ids))  # type: ignore[union-attr]
+    wanted = F.cross_entropy(logits[masked.hidden], batch.text.ids[masked.hidden])
+    losses = step(batch)
+    torch.testing.assert_close(losses["mlm"], wanted)
+    right = (logits.argmax(2) == batch.text.ids)[masked.hidden].float().mean()
+    torch.testing.assert_close(losses["mlm/accuracy"], right)
+    assert step.counts(batch)["mlm"] == masked.hidden.sum()
+
+
+def test_nothing_hidden_is_a_loss_of_nought_and_no_nan():
+    step, batch = step_of(MaskedWords(MASKING)), batch_of()
+    assert batch.text is not None
+    none = MaskedText(batch.text, torch.zeros_like(batch.text.real), batch.text.ids)
+    losses = step(batch, None, Given(none))
+    losses["mlm"].backward()
+    assert losses["mlm"].item() == 0 and losses["mlm/accuracy"].item() == 0
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in step.parameters())
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_alignment_is_matched_minus_mismatched_distances_of_words_and_patches(pack: bool):
+    step, batch = step_of(WordPatchAlignment(iterations=1000), pack=pack), batch_of()
+    assert batch.text and batch.matching and batch.image
+    losses, model = step(batch), step.model
+    exact = []
+    for i, length in enumerate(batch.text.real.sum(1).tolist()):
+        words = model.words(batch.text.ids[i, 1 : length - 1])  # type: ignore[union-attr]
+        h, w = (batch.image.sizes[i] // 32).tolist()
+        colours = F.avg_pool2d(batch.image.pixels[i], 32)[:, :h, :w].flatten(1).T
+        cost = 1 - F.cosine_similarity(words[:, None], model.colour(colours)[None], dim=2)  # type: ignore[union-attr]
+        cost = cost.double().detach().numpy()
+        exact.append(float((ot.emd(ot.unif(len(cost)), ot.unif(cost.shape[1]), cost) * cost).sum()))
+    distances, matched = torch.tensor(exact), batch.matching.matched
+    near, far = distances[matched], distances[~matched]
+    assert losses["wpa"].item() == pytest.approx(((near.sum() - far.sum()) / 4).item(), abs=2e-3)
+    assert losses["wpa/matched"].item() == pytest.approx(near.mean().item(), rel=0.01)
+    assert losses["wpa/mismatched"].item() == pytest.approx(far.mean().item(), rel=0.01)
+
+
+def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
+    batch = batch_of()
+    assert batch.text and batch.image
+    model = Plain()
+    pair = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image))
+    plan = WordPatchAlignment().transport(pair).plan
+    assert plan.shape == (4, 7, 4)
+    for row, length in zip(plan, batch.text.real.sum(1).tolist(), strict=True):
+        massive = (row.sum(1) > 0).nonzero().flatten().tolist()
+        assert massive == list(range(length - 2)), "words alone carry mass"
+
+
+# -- imitation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_imitation_compares_a_patch_with_the_guide_at_its_place(pack: bool):
+    step, batch = step_of(GridImitation(), ClassImitation(temperature=2.0), pack=pack), batch_of()
+    assert batch.image
+    distances, divergences = [], []
+    for pixels, (h, w) in zip(batch.image.pixels, (batch.image.sizes // 32).tolist(), strict=True):
+        colours = F.avg_pool2d(pixels, 32)[:, :h, :w].flatten(1).T
+        guess = step.heads["grid"](step.model.colour(colours))  # type: ignore[union-attr]
+        distances += (1 - F.cosine_similarity(guess, F.pad(colours.half().float(), (0, 1277)), dim=1)).tolist()
+        seen = F.pad(colours.mean(0).half().float(), (0, 997))
+        logits = step.heads["classes"](torch.ones(WIDTH))
+        divergences.append(-((seen / 2).softmax(0) * (logits / 2).log_softmax(0)).sum().item())
+    losses = step(batch)
+    assert losses["grid"].item() == pytest.approx(sum(distances) / len(distances), rel=1e-3)
+    assert losses["classes"].item() == pytest.approx(sum(divergences) / 4, rel=1e-3)
+
+
+def test_the_guide_remembers_pictures_and_not_names():
+    """Two splits number their samples alike, and five captions share one picture."""
+    guide, batch = StandIn(), batch_of()
+    assert batch.image
+    first = guide(batch.image)
+    assert guide.looks == 4
+    again = guide(batch.image[torch.tensor([2, 0])])
+    assert guide.looks == 4
+    assert torch.equal(again.grid, first.grid[[2, 0]]) and torch.equal(again.classes, first.classes[[2, 0]])
+    other = batch_of(seed=5).image
+    assert other
+    assert torch.equal(guide(other).classes, StandIn()(other).classes)
+    assert guide.looks == 8
+
+
+def test_a_full_memory_looks_anew():
+    guide, batch = StandIn(), batch_of()
+    guide._left = 0
+    assert batch.image
+    assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
+    assert guide.looks == 8 and not guide._seen
+
+
+def test_patches_of_another_size_than_the_guides_are_refused():
+    class Coarse(StandIn):
+        stride = 64
+
+        def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.zeros(1, 1, 1280), torch.zeros(1000)
+
+    step = Pretraining(Plain(), heads(), [GridImitation()], guide=Coarse())
+    with pytest.raises(ValueError, match="another size than the guide's 64 pixels"):
+        step(batch_of())
+
+
+def test_the_real_guide_sees_a_picture_alike_in_any_batch():
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(1, 3, 64, 96, generator=generator) * 2 - 1
+    canvas = torch.zeros(2, 3, 96, 96)
+    canvas[0] = torch.rand(3, 96, 96, generator=generator)
+    canvas[1, :, :64] = picture[0]
+    batch = Image(canvas, torch.tensor([[96, 96], [64, 96]]))
+    guide = FrozenCNN()
+    remembered = guide(Image.whole(picture))
+    with torch.autocast("cpu", torch.bfloat16):
+        fresh = FrozenCNN()(batch)
+    for among in (fresh, guide(batch)):
+        assert torch.equal(among.grid[1, :2, :3], remembered.grid[0])
+        assert torch.equal(among.classes[1], remembered.classes[0])
+        assert among.grid[1, 2:].abs().sum() == 0
+    assert remembered.grid.shape == (1, 2, 3, 1280)
+    assert not remembered.grid.requires_grad and remembered.classes.std() > 0.1
+
+
+# -- what is missing is named -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("objective", "change", "message"),
+    [
+        (ImageTextMatching(), {"matching": None}, "nothing to match"),
+        (MaskedWords(MASKING), {"text": None}, "no text"),
+        (ClassImitation(), {"image": None}, "no image"),
+    ],
+)
+def test_a_batch_without_what_is_asked_for_is_refused(objective: Objective, change: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        step_of(objective)(replace(batch_of(), **change))
+
+
+def test_a_run_without_a_guide_or_a_model_without_text_is_refused():
+    with pytest.raises(ValueError, match="no guide to imitate"):
+        Pretraining(Plain(), heads(), [ClassImitation()])(batch_of())
+
+    class Blind(nn.Module):
+        def encode_image(self, image: Image) -> Tokens:
+            return Plain().encode_image(image)
+
+    with pytest.raises(ValueError, match="Blind does not fuse text and image"):
+        Pretraining(Blind(), heads(), [MaskedWords(MASKING)])(batch_of())
+
+
+def test_kept_patches_are_what_every_view_sees():
+    batch = batch_of([(2, 2), (1, 2)])
+    for packed in (False, True):
+        with packing(packed):
+            views = Views(Plain(), heads(), batch, Keyed(batch), most_patches=2)
+            assert views.image.real.sum(1).tolist() == [3, 3]
+            assert views.matching_pair.image.real.sum(1).tolist() == [3, 3]

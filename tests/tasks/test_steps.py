@@ -1,0 +1,188 @@
+"""The downstream steps on logits known beforehand: their losses, metrics, floors and what they refuse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.heads import Classify, Match, Rank
+from diptych.models.vilt import ViLT
+from diptych.models.vit import ViT
+from diptych.step import Step
+from diptych.tasks.classification import Classification
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from diptych.tokens import Batch, Image, Text, packing
+
+WIDTH, ANSWERS, FALSE, VOCABULARY = 16, 6, 3, 30
+
+
+def vilt(images: int = 1) -> ViLT:
+    torch.manual_seed(0)
+    return ViLT(WIDTH, 1, 2, 32, 8, (2, 2), VOCABULARY, 8, images, 0.0)
+
+
+def vit(classes: int) -> ViT:
+    torch.manual_seed(0)
+    return ViT(WIDTH, 1, 2, 32, 8, (2, 2), classes)
+
+
+def image_of(b: int, seed: int) -> Image:
+    return Image.whole(torch.randn(b, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
+
+
+def text_of(b: int, seed: int) -> Text:
+    real = torch.arange(6) < torch.tensor([6, 4, 5])[torch.arange(b) % 3][:, None]
+    ids = torch.randint(5, VOCABULARY, (b, 6), generator=torch.Generator().manual_seed(seed)) * real
+    return Text(ids, real)
+
+
+def batch_of(b: int = 3) -> Batch:
+    return Batch(
+        seed=0,
+        step=0,
+        ids=torch.arange(b),
+        image=image_of(b, 1),
+        text=text_of(b, 2),
+        second=image_of(b, 3),
+        false_texts=text_of(b * FALSE, 4),
+        labels={
+            "class": torch.arange(b),
+            "true": torch.arange(b) % 2,
+            "targets": torch.rand(b, ANSWERS, generator=torch.Generator().manual_seed(5)),
+        },
+    )
+
+
+def make_lively(module: nn.Module) -> None:
+    """Larger weights, so that scores differ."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(8 if p.dim() > 1 else 1)
+
+
+def counts_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    asked: Step = step  # type: ignore[assignment]
+    return asked.counts(batch)
+
+
+def test_vqa_sums_over_answers_and_averages_over_questions():
+    step, batch = ClosedVQA(vilt(), WIDTH, ANSWERS), batch_of()
+    logits, targets = torch.randn(3, ANSWERS), batch.labels["targets"]
+    losses = step.losses(logits, targets, counts_of(step, batch))
+    wanted = F.binary_cross_entropy_with_logits(logits, targets) * ANSWERS  # the mean over all, times the answers
+    torch.testing.assert_close(losses["vqa"], wanted)
+    score = torch.stack([t[row.argmax()] for row, t in zip(logits, targets, strict=True)]).mean()
+    torch.testing.assert_close(losses["vqa/score"], score)
+
+
+def test_nlvr2_reads_both_images_left_first():
+    step, batch = NLVR2(vilt(images=2), WIDTH), batch_of()
+    make_lively(step)
+    left, right = step.pairs(batch)
+    torch.testing.assert_close(step.logits((left, right)), step.head(torch.cat([left.pooled, right.pooled], 1)))
+    swapped = replace(batch, image=batch.second, second=batch.image)
+    assert not torch.allclose(step.logits(step.pairs(swapped)), step.logits((left, right)))
+    losses = step(batch, counts_of(step, batch))
+    wanted = F.cross_entropy(step.logits((left, right)), batch.labels["true"])
+    torch.testing.assert_close(losses["nlvr2"], wanted)
+
+
+def test_classification_is_cross_entropy():
+    step, batch = Classification(vit(4), 4), batch_of()
+    logits = torch.tensor([[2.0, 0, 0, 0], [0, 0, 3.0, 0], [0, 0, 1.0, 0]])
+    losses = step.losses(logits, batch.labels["class"], counts_of(step, batch))
+    torch.testing.assert_close(losses["classification"], F.cross_entropy(logits, torch.arange(3)))
+    assert losses["classification/accuracy"].item() == pytest.approx(2 / 3)
+
+
+def test_retrieval_sets_the_true_text_before_its_false_ones():
+    step, batch = Retrieval(vilt(), WIDTH, FALSE), batch_of()
+    make_lively(step)
+    scores = step.candidates(batch)
+    assert scores.shape == (3, 1 + FALSE)
+    assert batch.image and batch.text and batch.false_texts
+    for i in range(3):
+        texts = [batch.text[i : i + 1], *(batch.false_texts[k : k + 1] for k in range(i * FALSE, (i + 1) * FALSE))]
+        image = step.model.encode_image(batch.image[i : i + 1])
+        one_by_one = torch.cat([step.score(step.model.encode_text(text), image) for text in texts])
+        torch.testing.assert_close(scores[i], one_by_one, rtol=1e-4, atol=1e-5)
+    losses = step(batch, counts_of(step, batch))
+    torch.testing.assert_close(losses["retrieval"], -scores.log_softmax(1)[:, 0].mean())
+    assert losses["retrieval/accuracy"].item() == pytest.approx((scores.argmax(1) == 0).float().mean().item())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("pairs", [1, 4, 100])
+def test_matrix_scores_every_image_with_every_text(packed: bool, pairs: int):
+    step = Retrieval(vilt(), WIDTH, FALSE).eval()
+    make_lively(step)
+    texts, images = text_of(4, 6), image_of(3, 7)
+    with packing(packed):
+        matrix = step.matrix(texts, images, pairs)
+    assert matrix.shape == (3, 4) and not matrix.requires_grad
+    assert matrix.std() > 1e-3
+    for i in range(3):
+        for j in range(4):
+            text, image = step.model.encode_text(texts[j : j + 1]), step.model.encode_image(images[i : i + 1])
+            torch.testing.assert_close(matrix[i, j], step.score(text, image)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_retrieval_starts_as_the_logit_of_a_match():
+    torch.manual_seed(0)
+    step, match, pooled = Retrieval(vilt(), WIDTH), Match(WIDTH), torch.randn(5, WIDTH)
+    nn.init.normal_(match.linear.bias)
+    step.start_from(match)
+    torch.testing.assert_close(step.rank(pooled), match(pooled)[:, 1])
+    with torch.no_grad():
+        match.linear.weight.zero_()
+    assert step.rank.linear.weight.abs().sum() > 0, "the memory is shared with the matching head"
+
+
+STEPS = [
+    (lambda: ClosedVQA(vilt(), WIDTH, ANSWERS), "vqa", None),
+    (lambda: NLVR2(vilt(images=2), WIDTH), "nlvr2", math.log(2)),
+    (lambda: Retrieval(vilt(), WIDTH, FALSE), "retrieval", math.log(1 + FALSE)),
+    (lambda: Classification(vit(5), 5), "classification", math.log(5)),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "floor"), STEPS, ids=[name for _, name, _ in STEPS])
+def test_steps_say_their_weights_counts_and_floors(make, name: str, floor: float | None):
+    step = make()
+    assert step.weights == {name: 1.0}
+    counts = counts_of(step, batch_of())
+    assert name in counts and all(key.split("/")[0] == name for key in counts)
+    assert {count.item() for count in counts.values()} == {3.0}
+    told = step.floors.get(name)
+    assert (told.value if told else None) == (pytest.approx(floor) if floor else None)
+
+
+@pytest.mark.parametrize(
+    ("make", "lacks", "message"),
+    [
+        (STEPS[0][0], "text", "this batch has no question"),
+        (STEPS[0][0], "image", "this batch has no image"),
+        (STEPS[1][0], "second", "this batch has no second image"),
+        (STEPS[2][0], "false_texts", "this batch has no false texts"),
+    ],
+)
+def test_what_a_batch_lacks_is_named(make, lacks: str, message: str):
+    step = make()
+    batch = replace(batch_of(), **{lacks: None})
+    with pytest.raises(ValueError, match=message):
+        step(batch, counts_of(step, batch))
+
+
+def test_heads_have_the_official_shape():
+    head = Classify(2 * WIDTH, 2 * WIDTH, 2)
+    x = torch.randn(3, 2 * WIDTH)
+    hidden = F.gelu(F.layer_norm(head.dense(x), (2 * WIDTH,), head.norm.weight, head.norm.bias, 1e-5))
+    torch.testing.assert_close(head(x), head.answers(hidden))
+    assert Rank(WIDTH)(x[:, :WIDTH]).shape == (3,)
