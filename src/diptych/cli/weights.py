@@ -1,0 +1,80 @@
+"""diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
+diptych parity GOLDEN [--certificate FILE]
+
+import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
+named. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where one differs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from diptych.cli.arguments import positional, take
+from diptych.cli.refusal import UsageError
+
+
+def import_command(words: list[str]) -> None:
+    if words[:1] in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        return
+    system, checkpoint = positional(words, "the system (vit, vilt)"), Path(positional(words, "the checkpoint file"))
+    out = Path(take(words, "--out"))
+    heads, grid, answers = take(words, "--heads", ""), take(words, "--grid", ""), take(words, "--answers", "")
+    if words:
+        raise UsageError(f"import does not know {' '.join(words)}")
+    from diptych.jobs.imports import import_official
+
+    found = import_official(
+        system,
+        checkpoint,
+        out,
+        _whole(heads, "--heads") if heads else None,
+        _grid(grid) if grid else None,
+        Path(answers) if answers else None,
+    )
+    size = sum(tensor.numel() for tensor in found.state.values())
+    print(f"{out}: {system}, {found.task}, {size:,} parameters, every weight in its place")
+    for name, reason in found.dead.items():
+        print(f"left out: {name} ({reason})")
+    if found.task == "vqa" and not answers:
+        print("its answers are numbered: official checkpoints do not carry them; give --answers FILE, a JSON list")
+
+
+def _whole(text: str, flag: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{flag} is a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _grid(text: str) -> tuple[int, int]:
+    rows, by, columns = text.partition("x")
+    if not by:
+        raise UsageError(f"--grid is ROWSxCOLUMNS, as 12x20, not {text!r}")
+    return _whole(rows, "--grid"), _whole(columns, "--grid")
+
+
+def parity_command(words: list[str]) -> int:
+    if words[:1] in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    folder, certificate = Path(positional(words, "the golden folder")), take(words, "--certificate", "")
+    if words:
+        raise UsageError(f"parity does not know {' '.join(words)}")
+    from diptych.weights.parity import parity
+
+    report = parity(folder)
+    table = Table("tensor", "layout", "largest error", "tolerance", "", title=f"{folder.name}: {report.source}")
+    for row in report.rows:
+        error = "-" if row.error is None else f"{row.error:.2e}"
+        tolerance = "-" if row.tolerance is None else f"{row.tolerance:.2e}"
+        table.add_row(row.tensor, row.layout, error, tolerance, "equal" if row.ok else f"DIFFERS {row.note}")
+    Console().print(table)
+    if certificate:
+        report.write(Path(certificate))
+    wrong = [row for row in report.rows if not row.ok]
+    tensors = len({row.tensor for row in report.rows})
+    print(f"{tensors} tensors in two layouts: {'all equal' if report.passed else f'{len(wrong)} of {len(report.rows)} comparisons differ'}")
+    return 0 if report.passed else 1

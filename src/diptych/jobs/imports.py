@@ -1,0 +1,57 @@
+"""From an official checkpoint to a run folder that every command can start from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from diptych.jobs.folder import RunError, write_run
+from diptych.recipes import finetune, vilt, vit
+from diptych.recipes.models import ViLT, ViT
+from diptych.recipes.run import Finetune, Pretrain
+from diptych.train.checkpoint import written_whole
+from diptych.weights.official import Imported, load_official
+
+
+def import_official(
+    system: str, checkpoint: Path, out: Path, heads: int | None, grid: tuple[int, int] | None, answers: Path | None
+) -> Imported:
+    """Writes run.json and model.safetensors. `answers`: a JSON list of the classes of a VQA checkpoint, in their order,
+    which official checkpoints do not carry. Raises WeightsError, RunError.
+    """
+    found = load_official(system, checkpoint, heads, grid)
+    run = _run(found)
+    facts = {"imported": checkpoint.name, "dead": found.dead}
+    if found.task == "vqa":
+        facts["answers"] = _answers(answers, len(found.state["head.answers.bias"]))
+    write_run(out, run, facts)
+    with written_whole(out / "model.safetensors") as path:
+        save_file({name: tensor.contiguous().clone() for name, tensor in found.state.items()}, path)
+    return found
+
+
+def _run(found: Imported) -> Pretrain | Finetune:
+    """The published recipe at the checkpoint's own size; pictures at the size its position grid was made for."""
+    published: Pretrain = vilt.base() if found.system == "vilt" else vit.base()
+    model = ViLT(**found.arguments) if found.system == "vilt" else ViT(**found.arguments)
+    images = replace(published.images, shorter=model.patch * min(model.grid), patch=model.patch)
+    run = replace(published, model=model, images=images)
+    if found.task in ("vqa", "retrieval", "nlvr2"):
+        task = finetune.retrieval(run) if found.task == "retrieval" else finetune.vqa(run)
+        return replace(task, task=found.task)
+    return run
+
+
+def _answers(file: Path | None, classes: int) -> list[str]:
+    if file is None:
+        return [f"answer {i}" for i in range(classes)]
+    try:
+        answers = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: not a JSON list of answers ({error})") from None
+    if not isinstance(answers, list) or len(answers) != classes or not all(isinstance(a, str) for a in answers):
+        raise RunError(f"{file}: must be a JSON list of {classes} answers, one for each class of the checkpoint")
+    return answers
