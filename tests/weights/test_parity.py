@@ -179,7 +179,11 @@ def test_an_empty_or_broken_folder_is_refused(copied: Path):
     (copied / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json"):
         parity(copied)
-    (copied / "config.json").write_text("{}")
+    for odd in ('{"num_heads": "4"}', '{"num_heads": -4}', '{"num_heads": 4, "img_size": [8]}', "[]"):
+        (copied / "config.json").write_text(odd)
+        with pytest.raises(WeightsError):
+            parity(copied)
+    (copied / "config.json").write_text('{"num_heads": 4}')
     without(copied, "out.")
     with pytest.raises(WeightsError, match=r"no out\.\*"):
         parity(copied)

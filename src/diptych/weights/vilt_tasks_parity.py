@@ -17,7 +17,9 @@ from diptych.weights.golden import Answer, Case
 
 
 def text_of(case: Case, stem: str = "text") -> Text:
-    return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_masks").bool())
+    """Texts on any number of leading dimensions, one after the other."""
+    ids, masks = case.input(f"{stem}_ids"), case.input(f"{stem}_masks")
+    return Text(ids.flatten(0, -2), masks.flatten(0, -2).bool())
 
 
 def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:
@@ -92,8 +94,7 @@ class RetrievalAnswers:
 
     @cached_property
     def batch(self) -> Batch:
-        false = text_of(self.case, "false_text")
-        return batch_of(self.case, false_texts=Text(false.ids.flatten(0, 1), false.real.flatten(0, 1)))
+        return batch_of(self.case, false_texts=text_of(self.case, "false_text"))
 
     @cached_property
     def scores(self) -> Tensor:

@@ -84,7 +84,7 @@ def encoder_shape(
     if heads is None and width % 64:
         raise WeightsError(f"width {width} is no multiple of 64, so the number of heads is unknown; give --heads")
     heads = heads or width // 64
-    if width % heads:
+    if heads < 1 or width % heads:
         raise WeightsError(f"width {width} does not divide into {heads} heads; give another --heads")
     return {"width": width, "depth": depth, "heads": heads, "hidden": hidden, "patch": patch, "grid": grid}
 

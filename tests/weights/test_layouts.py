@@ -1,0 +1,220 @@
+"""Hugging Face's and JAX's layouts: the same numbers come out. Both run here with the same LayerNorm eps.
+
+Hugging Face's ViLT has one eps for all its norms (1e-12 by default); ours has 1e-12 in the text's and 1e-6 in the
+transformer's. Hence both are set to 1e-6 for the comparison.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from diptych.tokens import Image, Text
+from diptych.weights.official import Imported, load_official
+from diptych.weights.read import WeightsError
+
+VIT = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=4,
+    layer_norm_eps=1e-6,
+)  # fmt: skip
+VILT = VIT | dict(vocab_size=50, max_position_embeddings=8, modality_type_vocab_size=2, max_image_length=-1)
+EPS = 1e-6
+
+
+def hugging_face(model: str) -> Any:
+    """Hugging Face's module of a model."""
+    return pytest.importorskip(f"transformers.models.{model}.modeling_{model}")
+
+
+def random(model: nn.Module) -> Any:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def imported(system: str, state: dict[str, Tensor], folder: Path) -> Imported:
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / "hf.safetensors")
+    return load_official(system, folder / "hf.safetensors", heads=3)
+
+
+def ours(found: Imported) -> Any:
+    """The step, every norm but the classifiers' with the one eps of Hugging Face."""
+    step = found.build().eval()
+    for name, module in step.named_modules():
+        if isinstance(module, nn.LayerNorm) and not name.startswith("head."):
+            module.eps = EPS
+    return step
+
+
+def as_saved(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-5 * b.abs().max() + 1e-6)
+
+
+@pytest.mark.parametrize("naming", ["in memory", "as saved"])
+@pytest.mark.parametrize("head", [False, True])
+@torch.no_grad()
+def test_vit_from_hugging_face(tmp_path: Path, naming: str, head: bool):
+    hf = hugging_face("vit")
+
+    kind = hf.ViTForImageClassification if head else hf.ViTModel
+    theirs = random(kind(hf.ViTConfig(**VIT, num_labels=7)))
+    if naming == "as saved":
+        found = load_official("vit", as_saved(theirs, tmp_path), heads=3)
+    else:
+        found = imported("vit", theirs.state_dict(), tmp_path)
+    assert found.task == ("classification" if head else "encoder")
+    assert found.dead.keys() == (set() if head else {"pooler.dense.weight", "pooler.dense.bias"})
+    step, pixels = ours(found), torch.randn(2, 3, 16, 16)
+    if head:
+        assert close(step.model.classify(Image.whole(pixels)), theirs(pixels).logits)
+    else:
+        assert close(step.model.encode_image(Image.whole(pixels)).canvas(), theirs(pixels).last_hidden_state)
+
+
+def vilt_inputs(images: int = 1) -> tuple[Text, list[Image], dict[str, Tensor]]:
+    """Ragged texts; pictures that are no squares, so that positions are resized."""
+    torch.manual_seed(1)
+    lengths = torch.tensor([[8], [3], [5]])
+    real = torch.arange(8) < lengths
+    text = Text(torch.randint(1, 50, (3, 8)) * real, real)
+    pixels = torch.randn(3, images, 3, 12, 24)
+    given = {"input_ids": text.ids, "attention_mask": real.long(), "pixel_values": pixels, "pixel_mask": None}
+    given["pixel_mask"] = torch.ones(3, 12, 24) if images == 1 else torch.ones(3, images, 12, 24)
+    if images == 1:
+        given["pixel_values"] = pixels[:, 0]
+    return text, [Image.whole(pixels[:, i]) for i in range(images)], given  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("prefix", ["", "vilt."])
+@torch.no_grad()
+def test_vilt_from_hugging_face(tmp_path: Path, prefix: str):
+    hf = hugging_face("vilt")
+
+    theirs = random(hf.ViltModel(hf.ViltConfig(**VILT)))
+    state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
+    found = imported("vilt", state, tmp_path)
+    assert (found.task, found.heads) == ("encoder", [])
+    text, (image,), given = vilt_inputs()
+    model = ours(found).model
+    pair, expected = model.fuse(model.encode_text(text), model.encode_image(image)), theirs(**given)
+    assert close(pair.text.canvas()[text.real], expected.last_hidden_state[:, :8][text.real])
+    assert close(pair.pooled, expected.pooler_output)
+
+
+@torch.no_grad()
+def test_vilt_s_heads_from_hugging_face(tmp_path: Path):
+    hf = hugging_face("vilt")
+
+    text, (image,), given = vilt_inputs()
+
+    def pooled(step: Any) -> Tensor:
+        return step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).pooled
+
+    theirs = random(hf.ViltForQuestionAnswering(hf.ViltConfig(**VILT, num_labels=9)))
+    found = load_official("vilt", as_saved(theirs, tmp_path / "vqa"), heads=3)
+    step = ours(found)
+    assert (found.task, found.heads) == ("vqa", ["head"])
+    assert close(step.head(pooled(step)), theirs(**given).logits)
+
+    theirs = random(hf.ViltForImageAndTextRetrieval(hf.ViltConfig(**VILT)))
+    found = load_official("vilt", as_saved(theirs, tmp_path / "rank"), heads=3)
+    step = ours(found)
+    assert (found.task, found.heads) == ("retrieval", ["rank"])
+    assert close(step.rank(pooled(step)), theirs(**given).logits[:, 0])
+
+    theirs = random(hf.ViltForMaskedLM(hf.ViltConfig(**VILT)))
+    found = load_official("vilt", as_saved(theirs, tmp_path / "words"), heads=3)
+    step = ours(found)
+    assert (found.task, found.heads) == ("pretraining", ["heads.words"])
+    words = step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).text.canvas()
+    assert close(step.heads["words"](words)[text.real], theirs(**given).logits[text.real])
+
+    config = hf.ViltConfig(**VILT | {"modality_type_vocab_size": 3}, num_images=2, num_labels=2)
+    theirs = random(hf.ViltForImagesAndTextClassification(config))
+    found = load_official("vilt", as_saved(theirs, tmp_path / "nlvr2"), heads=3)
+    step = ours(found)
+    assert (found.task, found.arguments["images"]) == ("nlvr2", 2)
+    text, images, given = vilt_inputs(2)
+    tokens = step.model.encode_text(text)
+    pairs = tuple(step.model.fuse(tokens, step.model.encode_image(image), slot) for slot, image in enumerate(images))
+    assert close(step.logits(pairs), theirs(**given).logits)
+
+
+def test_a_projection_without_its_key_is_named(tmp_path: Path):
+    hf = hugging_face("vilt")
+
+    state = hf.ViltModel(hf.ViltConfig(**VILT)).state_dict()
+    del state["encoder.layer.1.attention.attention.key.weight"]
+    with pytest.raises(WeightsError, match=r"missing weights: transformer\.blocks\.1\.attn\.key\.weight"):
+        imported("vilt", state, tmp_path)
+
+
+def flax(state: dict[str, Tensor], heads: int) -> dict[str, np.ndarray]:
+    """timm's names as the JAX code saves them (vision_transformer: checkpoints as .npz)."""
+    width = state["cls_token"].shape[-1]
+    arrays = {
+        "cls": state["cls_token"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+        "head/kernel": state["head.weight"].T,
+        "head/bias": state["head.bias"],
+    }
+    for i in range(sum(name.endswith("norm1.weight") for name in state)):
+        ours, theirs = f"blocks.{i}", f"Transformer/encoderblock_{i}"
+        for a, b in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            arrays[f"{theirs}/{b}/scale"], arrays[f"{theirs}/{b}/bias"] = (
+                state[f"{ours}.{a}.weight"],
+                state[f"{ours}.{a}.bias"],
+            )
+        for a, b in (("mlp.fc1", "MlpBlock_3/Dense_0"), ("mlp.fc2", "MlpBlock_3/Dense_1")):
+            arrays[f"{theirs}/{b}/kernel"], arrays[f"{theirs}/{b}/bias"] = (
+                state[f"{ours}.{a}.weight"].T,
+                state[f"{ours}.{a}.bias"],
+            )
+        attention = f"{theirs}/MultiHeadDotProductAttention_1"
+        for part, weight, bias in zip(
+            ("query", "key", "value"),
+            state[f"{ours}.attn.qkv.weight"].chunk(3),
+            state[f"{ours}.attn.qkv.bias"].chunk(3),
+            strict=True,
+        ):
+            arrays[f"{attention}/{part}/kernel"] = weight.T.reshape(width, heads, -1)
+            arrays[f"{attention}/{part}/bias"] = bias.reshape(heads, -1)
+        arrays[f"{attention}/out/kernel"] = state[f"{ours}.attn.proj.weight"].T.reshape(heads, -1, width)
+        arrays[f"{attention}/out/bias"] = state[f"{ours}.attn.proj.bias"]
+    return {name: tensor.numpy() for name, tensor in arrays.items()}
+
+
+def test_vit_from_jax_tells_its_heads_and_equals_timm_s(tmp_path: Path, vit_folder: Path):
+    state = torch.load(vit_folder / "checkpoint.pth", weights_only=True)
+    np.savez(tmp_path / "vit.npz", **flax(state, 4))  # type: ignore[arg-type]
+    found, expected = load_official("vit", tmp_path / "vit.npz"), load_official("vit", vit_folder / "checkpoint.pth", 4)
+    assert found.arguments == expected.arguments
+    assert found.state.keys() == expected.state.keys()
+    assert all(torch.equal(found.state[name], expected.state[name]) for name in expected.state)
+
+
+def test_a_jax_file_with_more_in_it_is_refused(tmp_path: Path, vit_folder: Path):
+    arrays = flax(torch.load(vit_folder / "checkpoint.pth", weights_only=True), 4)
+    np.savez(tmp_path / "vit.npz", **arrays, **{"pre_logits/kernel": np.zeros((48, 48), np.float32)})  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="unexpected weights: pre_logits/kernel"):
+        load_official("vit", tmp_path / "vit.npz")
+    arrays["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"] = np.zeros(3, np.float32)
+    np.savez(tmp_path / "vit.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="shapes fit no layout"):
+        load_official("vit", tmp_path / "vit.npz")

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.layers.position import resize_bicubic, resize_bilinear
+from diptych.weights import vilt, vit
+from diptych.weights.names import load_strict
+from diptych.weights.official import Imported, load_official
+from diptych.weights.read import WeightsError
+
+
+def vilt_state(folder: Path) -> dict[str, Tensor]:
+    return dict(torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"])
+
+
+def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **how: Any) -> Imported:
+    torch.save({"state_dict": state}, folder / "x.ckpt")
+    asked: dict[str, Any] = {"heads": 4} | how
+    return load_official(system, folder / "x.ckpt", **asked)
+
+
+def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **how: Any) -> str:
+    with pytest.raises(WeightsError) as error:
+        load(state, folder, system, **how)
+    message = str(error.value)
+    assert message.startswith(str(folder / "x.ckpt")) and "\n" not in message
+    return message
+
+
+def test_an_official_vilt_is_understood(vilt_folder: Path):
+    found = load_official("vilt", vilt_folder / "checkpoint.pth", heads=4)
+    assert found.task == "pretraining"
+    assert found.heads == ["heads.match", "heads.words"]
+    assert found.arguments == {
+        "width": 40, "depth": 4, "heads": 4, "hidden": 160, "patch": 8, "grid": (4, 4), "vocabulary": 220,
+        "text_length": 12, "images": 1,
+    }  # fmt: skip
+    assert list(found.dead) == ["text_embeddings.position_ids"]
+    assert set(found.build().state_dict()) == set(found.state)
+
+
+def test_what_heads_there_are_decides_the_task(vilt_folder: Path, tmp_path: Path):
+    state = vilt_state(vilt_folder)
+    matching = {name: tensor for name, tensor in state.items() if not name.startswith("mlm_score.")}
+    found = load(matching, tmp_path)
+    assert (found.task, found.heads) == ("pretraining", ["heads.match"])
+    assert {o.name for o in found.build().objectives} == {"itm", "wpa"}  # type: ignore[union-attr]
+    encoder = {name: tensor for name, tensor in matching.items() if not name.startswith("itm_score.")}
+    assert load(encoder, tmp_path).task == "encoder"
+    ranked = matching | {"rank_output.weight": torch.ones(1, 40), "rank_output.bias": torch.ones(1)}
+    found = load(ranked, tmp_path)
+    assert (found.task, found.heads) == ("retrieval", ["rank"])
+    assert {"itm_score.fc.weight", "itm_score.fc.bias"} < found.dead.keys()
+
+
+@pytest.mark.parametrize("system", ["vit", "vilt"])
+def test_names_go_both_ways(system: str, vit_folder: Path, vilt_folder: Path):
+    folder = vit_folder if system == "vit" else vilt_folder
+    official = torch.load(folder / "checkpoint.pth", weights_only=True)
+    official = official.get("state_dict", official)
+    found = load_official(system, folder / "checkpoint.pth", heads=4)
+    back = found.names.to_official(found.state)
+    assert back.keys() == official.keys() - found.dead.keys()
+    assert all(torch.equal(back[name], official[name]) for name in back)
+    with pytest.raises(WeightsError, match=r"without an official name: model\.invented"):
+        found.names.to_official({"model.invented": torch.ones(1)})
+
+
+def test_what_does_not_fit_is_named(vilt_folder: Path, tmp_path: Path):
+    state = vilt_state(vilt_folder)
+    assert "unexpected weights: invented.weight" in refused(state | {"invented.weight": torch.ones(1)}, tmp_path)
+    short = {name: tensor for name, tensor in state.items() if name != "transformer.blocks.2.attn.proj.bias"}
+    assert "missing: model.transformer.blocks.2.attention.out.bias" in refused(short, tmp_path)
+    odd = state | {"pooler.dense.weight": torch.ones(40, 41)}
+    assert "pooler.dense.weight is (40, 41), the model has (40, 40)" in refused(odd, tmp_path)
+    flat = state | {"transformer.cls_token": torch.ones(40)}
+    assert "transformer.cls_token is (40,)" in refused(flat, tmp_path)
+    whole = state | {"pooler.dense.bias": torch.ones(40, dtype=torch.long)}
+    assert "not of floating point: model.transformer.pooler.dense.bias" in refused(whole, tmp_path)
+    gap = {name.replace("blocks.3.", "blocks.7."): tensor for name, tensor in state.items()}
+    assert "blocks.3." in refused(gap, tmp_path)
+
+
+def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Path):
+    with pytest.raises(WeightsError, match=r"missing weights: transformer\.cls_token; is this another model's"):
+        load_official("vilt", vit_folder / "checkpoint.pth", heads=4)
+    with pytest.raises(WeightsError, match=r"missing weights: cls_token; is this another model's"):
+        load_official("vit", vilt_folder / "checkpoint.pth", heads=4)
+    with pytest.raises(WeightsError, match="no system 'clip' to import; there are vit, vilt"):
+        load_official("clip", vit_folder / "checkpoint.pth")
+
+
+def test_heads_are_asked_for_where_no_shape_tells_them(vilt_folder: Path, tmp_path: Path):
+    assert "give --heads" in refused(vilt_state(vilt_folder), tmp_path, heads=None)
+    assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, heads=7)
+
+
+@pytest.mark.parametrize(("system", "resize"), [("vit", resize_bicubic), ("vilt", resize_bilinear)])
+def test_a_square_position_grid_is_resized_by_the_system_s_own_rule(system, resize, vit_folder, vilt_folder):
+    path = (vit_folder if system == "vit" else vilt_folder) / "checkpoint.pth"
+    before = load_official(system, path, heads=4)
+    after = load_official(system, path, heads=4, grid=(6, 3))
+    name = "model.patches.position"
+    expected = resize(before.state[name][0, 1:].view(4, 4, -1), 6, 3)
+    assert after.arguments["grid"] == (6, 3)
+    assert torch.equal(after.state[name][0, 1:].view(6, 3, -1), expected)
+    assert torch.equal(after.state[name][:, 0], before.state[name][:, 0])
+    assert after.build() is not None
+
+
+def test_positions_that_are_no_square_lie_as_the_grid_given(vilt_folder: Path, tmp_path: Path):
+    state = vilt_state(vilt_folder)
+    state["transformer.pos_embed"] = torch.randn(1, 1 + 15, 40)
+    assert "no 3 × 3 grid; give --grid" in refused(state, tmp_path)
+    found = load(state, tmp_path, grid=(5, 3))
+    assert found.arguments["grid"] == (5, 3)
+    assert torch.equal(found.state["model.patches.position"], state["transformer.pos_embed"])
+    assert "no 4 × 4 grid" in refused(state, tmp_path, grid=(4, 4))
+
+
+def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path):
+    state = {name: tensor.half() for name, tensor in vilt_state(vilt_folder).items() if tensor.is_floating_point()}
+    assert {tensor.dtype for tensor in load(state, tmp_path).state.values()} == {torch.float32}
+
+
+def test_nothing_is_loaded_where_one_weight_does_not_fit(vilt_folder: Path):
+    found = load_official("vilt", vilt_folder / "checkpoint.pth", heads=4)
+    step = found.build()
+    before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
+    wrong = {name: tensor + 1 for name, tensor in before.items()} | {"rank.linear.bias": torch.ones(1)}
+    with pytest.raises(WeightsError, match=r"the file does not fit: unexpected: rank\.linear\.bias"):
+        load_strict(step, wrong, "the file")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
+
+
+def block(width: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """A pre-norm block of timm's, as every official key list has it."""
+    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
+    weights |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    return {f"{prefix}{n}.{k}": s if k == "weight" else s[:1] for n, s in weights.items() for k in ("weight", "bias")}
+
+
+def encoder(cells: int, patch: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    blocks = [block(768, f"{prefix}blocks.{i}.") for i in range(12)]
+    outside = {
+        "cls_token": (1, 1, 768), "pos_embed": (1, 1 + cells, 768), "patch_embed.proj.weight": (768, 3, patch, patch),
+        "patch_embed.proj.bias": (768,), "norm.weight": (768,), "norm.bias": (768,),
+    }  # fmt: skip
+    return {f"{prefix}{name}": s for name, s in outside.items()} | {n: s for b in blocks for n, s in b.items()}
+
+
+VILT_B32 = encoder(144, 32, "transformer.") | {
+    "text_embeddings.word_embeddings.weight": (30522, 768), "text_embeddings.position_embeddings.weight": (40, 768),
+    "text_embeddings.token_type_embeddings.weight": (2, 768), "text_embeddings.LayerNorm.weight": (768,),
+    "text_embeddings.LayerNorm.bias": (768,), "token_type_embeddings.weight": (2, 768),
+    "pooler.dense.weight": (768, 768), "pooler.dense.bias": (768,),
+}  # fmt: skip
+ITM = {"itm_score.fc.weight": (2, 768), "itm_score.fc.bias": (2,)}
+MLM = {
+    "mlm_score.bias": (30522,), "mlm_score.transform.dense.weight": (768, 768), "mlm_score.transform.dense.bias": (768,),
+    "mlm_score.transform.LayerNorm.weight": (768,), "mlm_score.transform.LayerNorm.bias": (768,),
+    "mlm_score.decoder.weight": (30522, 768),
+}  # fmt: skip
+
+
+def classifier(name: str, inputs: int, answers: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{name}.0.weight": (1536, inputs), f"{name}.0.bias": (1536,), f"{name}.1.weight": (1536,),
+        f"{name}.1.bias": (1536,), f"{name}.3.weight": (answers, 1536), f"{name}.3.bias": (answers,),
+    }  # fmt: skip
+
+
+PUBLISHED = {
+    "vit": (vit, encoder(196, 16) | {"head.weight": (1000, 768), "head.bias": (1000,)}, {}, 86_567_656),
+    "vilt pretraining": (vilt, VILT_B32 | MLM | ITM, {}, 135_660_092),
+    "vilt vqa": (vilt, VILT_B32 | classifier("vqa_classifier", 768, 3129), {}, 117_588_537),
+    "vilt nlvr2": (
+        vilt, VILT_B32 | {"token_type_embeddings.weight": (3, 768)} | classifier("nlvr2_classifier", 1536, 2), {}, 113_962_754,
+    ),
+    # The official model keeps the frozen itm_score beside rank_output: its 1,538 numbers count, but nothing reads them.
+    "vilt retrieval": (vilt, VILT_B32 | {"rank_output.weight": (1, 768), "rank_output.bias": (1,)}, ITM, 111_597_315),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", PUBLISHED)
+def test_full_size_names_shapes_and_counts_are_the_published_ones(system: str):
+    module, official, frozen, published = PUBLISHED[system]
+    state = {name: torch.empty(s, device="meta") for name, s in (official | frozen).items()}
+    names = module.names(state)
+    ours = names.from_official(state)
+    with torch.device("meta"):
+        step = module.build(module.infer(state), module.task(state), ours)
+    load = {name: tuple(tensor.shape) for name, tensor in names.to_official(step.state_dict()).items()}
+    assert load == official
+    dead = sum(state[name].numel() for name in frozen)
+    assert sum(parameter.numel() for parameter in step.parameters()) + dead == published

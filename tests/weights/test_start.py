@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from diptych.layers.position import resize_bilinear
+from diptych.models.vilt import ViLT
+from diptych.models.vit import ViT
+from diptych.tokens import Image
+from diptych.weights.read import WeightsError
+from diptych.weights.start import start_vilt_from_vit
+
+SIZE: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "patch": 4}
+
+
+def vilt(**change: Any) -> ViLT:
+    return ViLT(**SIZE | {"grid": (3, 3), "vocabulary": 30, "text_length": 6} | change)
+
+
+def vit(**change: Any) -> ViT:
+    model = ViT(**SIZE | {"grid": (3, 3), "classes": 5} | change)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    return model
+
+
+def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_left():
+    a, b = vit(), vilt()
+    before = {name: tensor.clone() for name, tensor in b.state_dict().items()}
+    loaded = start_vilt_from_vit(b, a.state_dict())
+    assert set(loaded) == {n for n in before if n.startswith(("patches.", "transformer.blocks.", "transformer.norm."))}
+    left = before.keys() - set(loaded)
+    assert {"words.word.weight", "modality.weight", "transformer.pooler.dense.weight"} < left
+    assert all(torch.equal(b.state_dict()[name], before[name]) for name in left)
+    picture = Image.whole(torch.randn(2, 3, 12, 12))
+    ours = b.eval().transformer.alone(b.encode_image(picture)).canvas()
+    torch.testing.assert_close(ours, a.eval().encode_image(picture).canvas())
+
+
+def test_positions_of_another_size_are_resized():
+    a, b = vit(grid=(4, 4)), vilt(grid=(2, 3))
+    start_vilt_from_vit(b, a.state_dict())
+    expected = resize_bilinear(a.patches.position[0, 1:].view(4, 4, 16), 2, 3).flatten(0, 1)
+    assert torch.equal(b.patches.position[0, 1:], expected)
+    assert torch.equal(b.patches.position[0, 0], a.patches.position[0, 0])
+    with pytest.raises(WeightsError, match="8 positions, which are no square"):
+        start_vilt_from_vit(b, vit(grid=(2, 4)).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"width": 32}, r"patches\.cls is \(1, 1, 32\), the model has \(1, 1, 16\)"),
+        ({"depth": 3}, r"unexpected: transformer\.blocks\.2"),
+        ({"depth": 1}, r"lacks blocks\.1"),
+        ({"patch": 8}, r"patches\.project\.weight is"),
+    ],
+)
+def test_another_shape_is_refused_by_name_and_nothing_is_loaded(change: dict[str, int], named: str):
+    b = vilt()
+    before = {name: tensor.clone() for name, tensor in b.state_dict().items()}
+    with pytest.raises(WeightsError, match=named):
+        start_vilt_from_vit(b, vit(**change).state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in b.state_dict().items())
