@@ -161,6 +161,14 @@ def test_a_projection_without_its_key_is_named(tmp_path: Path):
         imported("vilt", state, tmp_path)
 
 
+def test_one_weight_under_two_names_is_refused(tmp_path: Path):
+    hf = hugging_face("vilt")
+    state = hf.ViltModel(hf.ViltConfig(**VILT)).state_dict()
+    state["vilt.layernorm.weight"] = state["layernorm.weight"]
+    with pytest.raises(WeightsError, match=r"layernorm\.weight is there twice"):
+        imported("vilt", state, tmp_path)
+
+
 def flax(state: dict[str, Tensor], heads: int) -> dict[str, np.ndarray]:
     """timm's names as the JAX code saves them (vision_transformer: checkpoints as .npz)."""
     width = state["cls_token"].shape[-1]

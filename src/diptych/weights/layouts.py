@@ -7,7 +7,7 @@ ViT has 1e-12; JAX's ViT has the tanh form of GELU. Imported weights run with th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -63,21 +63,19 @@ def unified(system: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def _vit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    encoder = _merged({_hugging_face(name.removeprefix("vit.")): tensor for name, tensor in state.items()})
-    return {re.sub(r"^classifier\.", "head.", name): tensor for name, tensor in encoder.items()}
+    named = _merged(_renamed(state, lambda name: _encoder(name.removeprefix("vit."))))
+    return _renamed(named, lambda name: re.sub(r"^classifier\.", "head.", name))
 
 
 def _vilt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As `_vit`, the encoder under "transformer."; text embeddings, pooler and heads beside it."""
-    named = {}
-    for name, tensor in state.items():
+
+    def official(name: str) -> str:
         inner = name.removeprefix("vilt.")
-        translated = _hugging_face(inner)
-        if translated != inner:
-            named[f"transformer.{translated}"] = tensor
-        else:
-            named[inner.removeprefix("embeddings.")] = tensor
-    named = _merged(named)
+        known = _encoder(inner)
+        return f"transformer.{known}" if known != inner else inner.removeprefix("embeddings.")
+
+    named = _merged(_renamed(state, official))
     if "mlm_score.transform.dense.weight" in named:
         words, bias = named.get("text_embeddings.word_embeddings.weight"), named.pop("mlm_score.decoder.bias", None)
         tied = {"mlm_score.decoder.weight": words, "mlm_score.bias": bias}  # there, and not always saved twice
@@ -85,11 +83,11 @@ def _vilt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     head, pooler = named.get("classifier.0.weight"), named.get("pooler.dense.weight")
     if head is not None and pooler is not None:
         task = "vqa_classifier" if head.shape[-1] == pooler.shape[-1] else "nlvr2_classifier"  # reads one image, or two
-        named = {re.sub(r"^classifier\.", f"{task}.", name): tensor for name, tensor in named.items()}
+        named = _renamed(named, lambda name: re.sub(r"^classifier\.", f"{task}.", name))
     return named
 
 
-def _hugging_face(name: str) -> str:
+def _encoder(name: str) -> str:
     """timm's name of a weight of Hugging Face's encoder, with query, key and value still apart."""
     block = re.fullmatch(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)", name)
     if block and block[2] in HF_BLOCK:
@@ -130,6 +128,15 @@ def _jax(name: str) -> str:
     if name in JAX_OUTSIDE:
         return JAX_OUTSIDE[name]
     return f"{JAX_OUTSIDE[stem]}.{kind}" if stem in JAX_OUTSIDE else name
+
+
+def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if (new := rename(name)) in named:
+            raise WeightsError(f"{name} is there twice, under another name too")
+        named[new] = tensor
+    return named
 
 
 def _merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
