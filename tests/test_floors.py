@@ -21,6 +21,7 @@ FLOORS = (
     ("tasks", "train", "weights"),
     ("recipes",),
     ("study", "report"),
+    ("jobs",),  # a whole piece of work: a run, its data, its module, its report
     ("cli",),
     ("__main__",),  # `python -m diptych` is the command line
 )
@@ -29,6 +30,7 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Between neighbours on one floor: what may read what, and why. Modules are named as they are imported.
 SIDEWAYS = {
     ("step", "tokens"): "a step is given a Batch",
+    ("weights", "tasks"): "a checkpoint belongs to the step it was trained in, and parity recomputes that step's numbers",
     ("objectives", "models.verbs"): "an objective asks a model through its verbs",
     ("objectives", "models.cnn"): "the frozen network that imitation looks at; it is not a vision-language model",
 }
