@@ -20,7 +20,6 @@ from diptych.tokens import (
     Span,
     Text,
     Tokens,
-    concatenate_rows,
     packing,
 )
 
@@ -262,7 +261,7 @@ def test_errors_say_what_was_wrong(packed: bool):
         tokens = Tokens.of(torch.zeros(2, 3, 4), real, Span("text", "cls", 1), Span("text", "words", 2))
         twin = Tokens.of(torch.zeros(2, 3, 4), real, Span("text", "words", 3))
     with pytest.raises(ValueError, match="two layouts"):
-        tokens + twin
+        _ = tokens + twin
     with pytest.raises(KeyError, match=r"no span \(image, patches\)"):
         tokens.by_span("image", "patches")
     with pytest.raises(ValueError, match="do not cover 3 columns"):
@@ -317,11 +316,3 @@ def test_batches_are_cut_and_moved_whole():
     assert last.begins is not None and last.begins.shape == (1, 3)
     assert image[torch.tensor([1])].sizes.tolist() == [[4, 4]]
     assert Text(text.ids, text.real)[:1].begins is None
-
-
-def test_rows_of_different_extents_are_stacked_at_the_near_corner():
-    a, b = torch.ones(1, 2, 3), 2 * torch.ones(2, 3, 1)
-    stacked = concatenate_rows([a, b])
-    assert stacked.shape == (3, 3, 3)
-    assert torch.equal(stacked[:1, :2, :3], a) and torch.equal(stacked[1:, :3, :1], b)
-    assert stacked.sum() == a.sum() + b.sum()

@@ -11,7 +11,7 @@ file and ``layers/attention.py`` know which layout is in use; a test holds packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
@@ -193,9 +193,7 @@ class Layout:
 
     def columns(self, modality: str | None, name: str | None) -> list[int]:
         """Indices of the spans that answer to `modality` and `name` (None: any)."""
-        return [
-            i for i, s in enumerate(self.spans) if modality in (None, s.modality) and name in (None, s.name)
-        ]
+        return [i for i, s in enumerate(self.spans) if modality in (None, s.modality) and name in (None, s.name)]
 
     def bounds(self, span: int) -> tuple[int, int]:
         """First column of a span, and one past its last."""
@@ -282,9 +280,7 @@ class Tokens:
         """One sequence per sample, the parts in the order given. Raises ValueError where some are packed and some not."""
         if len({p.packed for p in parts}) > 1:
             raise ValueError("packed and padded tokens cannot be joined: make them under one `packing`")
-        layout = Layout(
-            torch.cat([p.layout.real for p in parts], 1), tuple(s for p in parts for s in p.layout.spans)
-        )
+        layout = Layout(torch.cat([p.layout.real for p in parts], 1), tuple(s for p in parts for s in p.layout.spans))
         if not parts[0].packed:
             return Tokens(torch.cat([p.values for p in parts], 1), layout)
         origins, offset = [], 0
@@ -300,9 +296,7 @@ class Tokens:
         """Undoes `join`: the layouts of the parts, in the order in which they were joined."""
         sizes = [x.real.shape[1] for x in layouts]
         if not self.packed:
-            return tuple(
-                Tokens(v, x) for v, x in zip(self.values.split(sizes, 1), layouts, strict=True)
-            )
+            return tuple(Tokens(v, x) for v, x in zip(self.values.split(sizes, 1), layouts, strict=True))
         column = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(self.real.device)
         owner = column.expand_as(self.real).flatten()[self.layout.flat]
         return tuple(
@@ -359,14 +353,3 @@ class Pair:
     text: Tokens
     image: Tokens
     pooled: Float[Tensor, "b d"]
-
-
-def concatenate_rows(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors with different trailing sizes stacked along the first dimension, zero-padded at the far ends."""
-    sizes = [max(p.shape[i] for p in parts) for i in range(1, parts[0].dim())]
-    out = parts[0].new_zeros(sum(len(p) for p in parts), *sizes)
-    row = 0
-    for p in parts:
-        out[(slice(row, row + len(p)), *(slice(0, n) for n in p.shape[1:]))] = p
-        row += len(p)
-    return out

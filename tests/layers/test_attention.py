@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -57,7 +59,7 @@ def jagged_path(q: Tensor, k: Tensor, v: Tensor, asking: Layout, asked: Layout) 
     return _attend_jagged(packed(q, asking), packed(k, asked), packed(v, asked), HEADS, asking, asked)
 
 
-PATHS = {"padded": padded_path, "grouped": grouped_path, "jagged": jagged_path}
+PATHS: dict[str, Callable[..., Tensor]] = {"padded": padded_path, "grouped": grouped_path, "jagged": jagged_path}
 lengths = st.lists(st.integers(1, 5), min_size=1, max_size=5)
 
 

@@ -49,11 +49,17 @@ def test_pooler_is_bounded_and_linear_inside():
 
 def test_untrained_weights_are_small_normal_and_biases_zero():
     torch.manual_seed(0)
-    module = nn.ModuleList([nn.Linear(200, 200), nn.Embedding(200, 200), nn.Conv2d(8, 200, 3), nn.LayerNorm(200)])
-    nn.init.constant_(module[3].weight, 5.0)
-    module.apply(init_transformer)
-    for weight in (module[0].weight, module[1].weight, module[2].weight):
-        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
-        assert abs(weight.mean().item()) < 1e-3
-    assert module[0].bias.abs().max() == 0 and module[2].bias.abs().max() == 0
-    assert torch.equal(module[3].weight, torch.ones(200)) and torch.equal(module[3].bias, torch.zeros(200))
+    linear, table, convolution, norm = (
+        nn.Linear(200, 200),
+        nn.Embedding(200, 200),
+        nn.Conv2d(8, 200, 3),
+        nn.LayerNorm(200),
+    )
+    nn.init.constant_(norm.weight, 5.0)
+    nn.ModuleList([linear, table, convolution, norm]).apply(init_transformer)
+    for layer in (linear, table, convolution):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert abs(layer.weight.mean().item()) < 1e-3
+    for bias in (linear.bias, convolution.bias):
+        assert bias is not None and bias.abs().max() == 0
+    assert torch.equal(norm.weight, torch.ones(200)) and torch.equal(norm.bias, torch.zeros(200))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,8 @@ from diptych.tokens import Image, Text, packing
 
 def patches(**changes) -> PatchEmbedding:
     torch.manual_seed(0)
-    return PatchEmbedding(**(dict(width=6, patch=4, grid=(2, 3), resize=resize_aligned) | changes)).double()
+    plain: dict[str, Any] = dict(width=6, patch=4, grid=(2, 3), resize=resize_aligned)
+    return PatchEmbedding(**(plain | changes)).double()
 
 
 def test_projecting_patches_is_the_convolution_of_the_paper():

@@ -151,10 +151,3 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     if len(matches) == 1:
         return float(matches[0])
     return sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
-
-
-def soft_score(count: int) -> float:
-    """The accuracy of an answer that `count` of ten people gave: 0, 0.3, 0.6, 0.9, 1 (ViLT's training targets)."""
-    if not 0 <= count <= 10:
-        raise ValueError(f"{count} of ten people cannot have given an answer")
-    return min(1.0, 3 * count / 10)

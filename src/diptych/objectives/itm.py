@@ -41,8 +41,9 @@ class ImageTextMatching:
 
     def floor(self, statistics: Mapping[str, float]) -> Floor:
         p = self.prior
+        entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
         return Floor(
-            -p * math.log(p) - (1 - p) * math.log(1 - p),
+            entropy,
             "entropy of the matching prior",
             "text and image are not yet compared: matching needs image features that mean something; "
             "start from a taught image encoder, train masked words first, or lower the learning rate",

@@ -34,8 +34,10 @@ def transport(
         return Transport(cost, plan, (cost * plan).sum((1, 2)))
 
 
-def cosines(words: Float[Tensor, "b n d"], patches: Float[Tensor, "b m d"], eps: float = 1e-5) -> Float[Tensor, "b n m"]:
-    """The products divided by the lengths, not the products of what was divided: half the time, gradient included."""
+def cosines(
+    words: Float[Tensor, "b n d"], patches: Float[Tensor, "b m d"], eps: float = 1e-5
+) -> Float[Tensor, "b n m"]:
+    """Cosine similarity. The products are divided by the lengths, not the products of what was divided: half the time, gradient included."""
     lengths = words.norm(dim=2).clamp(min=eps)[:, :, None] * patches.norm(dim=2).clamp(min=eps)[:, None, :]
     return words @ patches.mT / lengths
 

@@ -40,7 +40,7 @@ class Views:
     def fusing(self) -> Fuses:
         """The model, which must know text too."""
         if not isinstance(self.model, Fuses):
-            raise ValueError(f"{type(self.model).__name__} does not fuse text and image: it can imitate and classify only")
+            raise ValueError(f"{type(self.model).__name__} cannot fuse text and image")
         return self.model
 
     @property
