@@ -6,9 +6,36 @@ from dataclasses import replace
 
 from PIL import Image as Pillow
 
-from diptych.data.source import Question, Questioned
+from diptych.data.source import Captioned, Question, Questioned
+from diptych.keyed import permutation
 
 GREY = (127, 127, 127)
+
+
+class DealtCaptions:
+    """The control: every image with the captions of another, dealt by `seed`. Whatever is learned of images and their
+    words must then score as chance does.
+    """
+
+    def __init__(self, source: Captioned, seed: int = 0):
+        self.source = source
+        self.name, self.split = f"{source.name} (captions dealt to other images)", source.split
+        ring = permutation(seed, 0, len(source), "control")
+        self.owner = {
+            int(a): int(b) for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)
+        }  # one cycle: none keeps its own
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Pillow.Image:
+        return self.source.image(index)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.source.captions(self.owner[index])
+
+    def where(self, index: int) -> str:
+        return f"{self.source.where(index)} with the captions of {self.source.where(self.owner[index])}"
 
 
 class BlindQuestions:
