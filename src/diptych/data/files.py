@@ -58,7 +58,8 @@ def open_captions(
 
     `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL);
     such a file itself (images are sought beside it, then in ``images/``); tar shards ``shards-{000..003}.tar``; or
-    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A table without a split column or a split in its name is divided 90/5/5, by image, keyed by `seed`.
+    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A table without a split column or a
+    split in its name is divided 90/5/5, by image, keyed by `seed`. `least`: see CaptionedFiles.
     """
     if spec.partition(":")[0] == "scenes":
         from diptych.data.scenes import Scenes

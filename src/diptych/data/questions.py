@@ -52,8 +52,8 @@ def open_questions(
     """One split ("train", "val", "test") of the questions that `spec` names. Raises DataError.
 
     `spec` is a folder that holds VQA v2's ``*questions*.json`` and ``*annotations*.json`` (whose names speak of the
-    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself; or ``scenes``, as for captions. `least` is the
-    shorter side to which large JPEGs may be decoded.
+    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself; or ``scenes``, as for
+    captions. `least` is the shorter side to which large JPEGs may be decoded.
     """
     if spec.partition(":")[0] == "scenes":
         from diptych.data.scenes import SceneQuestions, Scenes

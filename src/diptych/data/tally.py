@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diptych.data.source import DataError
@@ -33,11 +34,11 @@ class Tally:
         self.seen = self.bad = 0
         self.listed: dict[int, Skipped] = {}  # each bad sample once, however many epochs meet it
 
-    def add(self, loaded: Loaded) -> None:
-        """Counts a batch and checks, leniently while fewer than 1,000 samples were seen. Raises DataError."""
-        self.listed |= {s.id: s for s in loaded.skipped}
-        self.bad += len(loaded.skipped)
-        self.seen += len(loaded.batch) + len(loaded.skipped)
+    def add(self, samples: int, skipped: Sequence[Skipped]) -> None:
+        """Counts good samples and bad ones, and checks, leniently while fewer than 1,000 were seen. Raises DataError."""
+        self.listed |= {s.id: s for s in skipped}
+        self.bad += len(skipped)
+        self.seen += samples + len(skipped)
         self.check(least=1000)
 
     def check(self, least: int = 1) -> None:

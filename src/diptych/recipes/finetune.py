@@ -7,8 +7,8 @@ from diptych.train.settings import Optimizer, Training
 
 
 def vqa(run: Pretrain) -> Finetune:
-    """Closed VQA on the model and pictures of a pre-training recipe."""
-    return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1))
+    """Closed VQA on the model and pictures of a pre-training recipe; the new head learns ten times faster, as in the paper."""
+    return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1, head_multiplier=10.0))
 
 
 def retrieval(run: Pretrain) -> Finetune:

@@ -66,11 +66,11 @@ def _retrieval(group: list[RetrievalExample]) -> str:
         )
         kind = "texts" if all(isinstance(item, str) for item, _, _ in example.results) else "pictures"
         examples.append(
-            f'<article class="retrieval"><div class="query">{inline.item(example.query)}</div><ol class="{kind}">{results}</ol></article>'
+            f'<article class="retrieval"><div class="query">{inline.item(example.query)}</div>'
+            f'<ol class="{kind}">{results}</ol></article>'
         )
-    return '<p class="quiet">The query, then what it retrieved, best first; ✓ belongs to the query.</p>' + "".join(
-        examples
-    )
+    legend = "The query, then what it retrieved, best first; ✓ belongs to the query."
+    return f'<p class="quiet">{legend}</p>{"".join(examples)}'
 
 
 def _answers(group: list[AnswerExample]) -> str:
@@ -96,10 +96,10 @@ def _heat_maps(group: list[HeatMap]) -> str:
         "so it shows where the word goes; colour and opacity rise with the share, up to the word's own peak, which stands "
         "beneath it. A word spread evenly lights the whole picture and has a low peak."
     )
-    return f'<p class="quiet">{explained}</p>' + "".join(_heat_map(number, heat) for number, heat in enumerate(group))
+    return f'<p class="quiet">{explained}</p>' + "".join(map(_heat_map, group))
 
 
-def _heat_map(number: int, heat: HeatMap) -> str:
+def _heat_map(heat: HeatMap) -> str:
     plan = shares(heat.plan)
     peaks = plan.max(axis=(1, 2))
     shrink = min(1.0, 200 / max(heat.picture.size))
@@ -129,16 +129,16 @@ def _tables(group: list[Table]) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{inline.text(column)}</th>' for column in table.columns)
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td{'' if isinstance(c, str) else ' class=number'}>{inline.number(c)}</td>" for c in row)
-        + "</tr>"
-        for row in table.rows
-    )
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    caption = f'<p class="quiet">{inline.text(table.caption)}</p>' if table.caption else ""
     return (
-        f'<h3>{inline.text(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        + (f'<p class="quiet">{inline.text(table.caption)}</p>' if table.caption else "")
+        f'<h3>{inline.text(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{caption}"
     )
+
+
+def _cell(value: str | float) -> str:
+    return f"<td{'' if isinstance(value, str) else ' class=number'}>{inline.number(value)}</td>"
 
 
 def _facts(group: list[Facts]) -> str:
@@ -150,15 +150,12 @@ def _findings(group: list[Findings]) -> str:
     found = [finding for findings in group for finding in findings.findings]
     if not found:
         return '<p class="quiet">Nothing found.</p>'
-    severities = {"error", "warning"}
-    return (
-        "<ul class=findings>"
-        + "".join(
-            f'<li class="{severity if severity in severities else "note"}"><b>{inline.text(severity)}</b> {inline.text(sentence)}</li>'
-            for severity, sentence in found
-        )
-        + "</ul>"
+    items = (
+        f'<li class="{severity if severity in ("error", "warning") else "note"}"><b>{inline.text(severity)}</b> '
+        f"{inline.text(sentence)}</li>"
+        for severity, sentence in found
     )
+    return f"<ul class=findings>{''.join(items)}</ul>"
 
 
 HEADINGS = {

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diptych.train.checkpoint import written_whole
+
 # The fields that two runs of the same thing may differ in: seconds trained so far, samples a second since the last row,
 # and the share of the time since then that was spent waiting for data.
 TIME_FIELDS = frozenset({"seconds", "samples_per_second", "waiting"})
@@ -40,7 +42,8 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop() if self.console.is_terminal else None
+        if self.console.is_terminal:
+            self.progress.stop()
         self.file.close()
         self.board.close()
 
@@ -83,7 +86,6 @@ def _cut_back(path: Path, step: int) -> list[dict[str, Any]]:
             if row["step"] > step:
                 break
             rows.append(row)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows

@@ -25,6 +25,7 @@ from diptych.train.settings import CHANGEABLE, Training, share
 from diptych.train.update import Update
 
 Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches, step after step
+Evaluate = Callable[[int], Mapping[str, float]]  # steps done → {"val/name": value}
 
 
 def fit(
@@ -33,7 +34,7 @@ def fit(
     settings: Training,
     out: Path,
     *,
-    evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     group: Group | None = None,
 ) -> Path:
@@ -98,7 +99,7 @@ class _Run:
                 path.write_text(json.dumps(skipped, indent=1))
         self.group.wait()
 
-    def train(self, stream: Stream, evaluate: Any, log: Log | None, told: threading.Event) -> None:
+    def train(self, stream: Stream, evaluate: Evaluate | None, log: Log | None, told: threading.Event) -> None:
         if log is not None:
             self.doctor.read(log.kept)
         heard = len(self.doctor.findings)
@@ -142,10 +143,7 @@ class _Run:
         row, skipped, stop = self.update(self.done, loaded, self.doctor, told.is_set())
         samples = int(row.pop("samples"))
         self.fresh += samples
-        self.tally.seen += samples + len(skipped)
-        self.tally.bad += len(skipped)
-        self.tally.listed |= {s.id: s for s in skipped}
-        self.tally.check(least=1000)
+        self.tally.add(samples, skipped)
         self.done += 1
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in row.items()}
         self.summed += 1
@@ -162,7 +160,7 @@ class _Run:
         self.sums, self.summed, self.lap, self.waited, self.fresh = {}, 0, now, 0.0, 0
         return row
 
-    def evaluate(self, evaluate: Callable[[int], Mapping[str, float]], log: Log | None) -> None:
+    def evaluate(self, evaluate: Evaluate, log: Log | None) -> None:
         self.update.module.eval()
         row = {"step": self.done, **evaluate(self.done)}
         self.update.module.train()

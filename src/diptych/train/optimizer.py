@@ -9,6 +9,7 @@ from torch import nn
 
 from diptych.train.settings import Optimizer, share
 
+_HEADS = ("heads.", "head.", "rank.")  # of pre-training and of the tasks: what stands beside `model`
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -31,7 +32,7 @@ def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():  # a tied parameter comes once, under its first name
         if p.requires_grad:
-            groups.setdefault((rule[name], name.startswith("heads.")), []).append(p)
+            groups.setdefault((rule[name], name.startswith(_HEADS)), []).append(p)
     if not groups:
         raise ValueError("nothing to train: no parameter requires a gradient")
     return torch.optim.AdamW(

@@ -17,7 +17,7 @@ class Optimizer:
     warmup: float = 0.1  # steps; below 1: a share of the run
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up; the first two end at zero
     clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping
-    head_multiplier: float = 1.0  # of the learning rate, for parameters below `heads`
+    head_multiplier: float = 1.0  # of the learning rate, for the heads of pre-training and tasks
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.warmup < 0 or self.clip < 0:

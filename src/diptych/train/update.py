@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from diptych.data.tally import Loaded, Skipped
 from diptych.keyed import words
 from diptych.step import Step
+from diptych.tokens import Batch
 from diptych.train.distributed import Group
 from diptych.train.doctor import Diverged, Doctor
 from diptych.train.optimizer import adamw, learning_rate, set_learning_rate
@@ -68,7 +69,7 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         return row | {"learning_rate": rate, "grad_norm": norm, "samples": samples}, skipped, stopped
 
-    def _counts(self, batches: Sequence[Any], skipped: list[Skipped]) -> tuple[dict[str, Tensor], int, list[Skipped]]:
+    def _counts(self, batches: Sequence[Batch], skipped: list[Skipped]) -> tuple[dict[str, Tensor], int, list[Skipped]]:
         """Terms per loss, over the global batch and per rank (DDP averages gradients); samples; and what was skipped."""
         mine: dict[str, Tensor] = {}
         for batch in batches:
@@ -80,7 +81,7 @@ class Update:
         everyone = [s for part in self.group.gather(skipped) for s in part] if bad else []
         return {name: count / self.group.world for name, count in counts.items()}, samples, everyone
 
-    def _backward(self, batch: Any, counts: dict[str, Tensor], last: bool) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, counts: dict[str, Tensor], last: bool) -> dict[str, Tensor]:
         """Adds one micro-batch's gradients; gradients are exchanged between ranks at the last one only."""
         ddp = self.parallel
         with ddp.no_sync() if isinstance(ddp, DistributedDataParallel) and not last else nullcontext():
