@@ -1,0 +1,60 @@
+"""How many images a second one loader process makes of a folder's JPEGs, with simplejpeg and with Pillow alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+from bench.side_by_side import heading, in_turn, table
+from diptych.data import decode
+from diptych.data.examples import PairExamples
+from diptych.data.files import open_captions
+from diptych.data.loader import loader
+from diptych.data.settings import ImageSettings
+from diptych.data.wordpiece import Tokenizer
+from diptych.recipes import vilt
+
+BATCH = 16
+
+
+def make(examples: PairExamples, batches: int, simplejpeg: Any) -> None:
+    """So many batches, in this process: decoded, resized, tokenised, collated."""
+    with patch.object(decode, "simplejpeg", simplejpeg):
+        for _ in loader(examples, batch=BATCH, seed=0, start=0, steps=batches, workers=0):
+            pass
+
+
+def run(data: str, split: str = "train", images: int = 128, rounds: int = 3) -> None:
+    """Prints a table for each of ViLT's picture sizes, without and with RandAugment at the published one."""
+    decoders = {"Pillow": None} | ({"simplejpeg": decode.simplejpeg} if decode.simplejpeg else {})
+    small, base = vilt.small().images, vilt.base().images
+    sizes: dict[str, ImageSettings] = {f"shorter side {s.shorter}": s for s in (small, base)}
+    for what, settings in sizes.items():
+        source = open_captions(data, split, least=settings.shorter)
+        examples = PairExamples(source, Tokenizer(), settings, matching=0.0)
+        candidates: dict[str, Callable[[], Any]] = {
+            name: partial(make, examples, images // BATCH, simplejpeg) for name, simplejpeg in decoders.items()
+        }
+        augmented = ", RandAugment" if settings.augment else ""
+        print(heading(f"Loader, {source.name}, {what}{augmented}, {images // BATCH * BATCH} images, one process"))
+        timings, _ = in_turn(candidates, rounds)
+        print(table(timings, "Pillow", images // BATCH * BATCH, "images"))
+        if decode.simplejpeg is None:
+            print("\nsimplejpeg is not installed (the extra `fast`)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.data_rate", description=__doc__)
+    parser.add_argument("--data", required=True, help="a folder of captioned JPEGs, as for `diptych pretrain --data`")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    run(arguments.data, arguments.split, arguments.images, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

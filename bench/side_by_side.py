@@ -1,0 +1,68 @@
+"""What every benchmark does: say where it runs, run its candidates in turn, set their medians side by side."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Timing:
+    """The runs of one candidate. Where other programs share the cores, CPU time tells more than the clock does."""
+
+    wall: list[float] = field(default_factory=list)  # seconds on the clock
+    cpu: list[float] = field(default_factory=list)  # seconds of this process on all its threads
+
+
+def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Timings, and what each candidate gave. A B C, A B C …: a slow minute of the machine falls on all alike. One round
+    before them warms up and is not timed.
+    """
+    given = {name: run() for name, run in candidates.items()}
+    timings = {name: Timing() for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            timings[name].wall.append(time.perf_counter() - wall)
+            timings[name].cpu.append(time.process_time() - cpu)
+    return timings, given
+
+
+def heading(title: str) -> str:
+    """What a reader has to know of a measurement before its figures."""
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    return (
+        f"\n## {title}\n\n{time.strftime('%Y-%m-%d %H:%M %Z')}; {platform.machine()}, {_processor()}, {os.cpu_count()} cores"
+        f"{load}; {torch.get_num_threads()} threads; PyTorch {torch.__version__}, Python {platform.python_version()}\n"
+    )
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unnamed processor"
+
+
+def table(timings: Mapping[str, Timing], reference: str, work: float = 0.0, unit: str = "") -> str:
+    """Markdown. Ratios are the reference's median over the candidate's: above 1 the candidate is faster. With `work`, how
+    much of it (in `unit`) a run does per second of the median.
+    """
+    head = ["", "median s", "min–max", f"× {reference}", "CPU s", "× in CPU s", *([f"{unit}/s"] if work else [])]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    base = timings[reference]
+    for name, timing in timings.items():
+        wall, cpu = median(timing.wall), median(timing.cpu)
+        row = [name, f"{wall:.2f}", f"{min(timing.wall):.2f}–{max(timing.wall):.2f}", f"{median(base.wall) / wall:.2f}"]
+        row += [f"{cpu:.2f}", f"{median(base.cpu) / cpu:.2f}", *([f"{work / wall:.1f}"] if work else [])]
+        lines.append(row)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

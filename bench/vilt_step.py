@@ -1,0 +1,162 @@
+"""A ViLT-B/32 pre-training step, forward and backward: ours, packed and padded, and Hugging Face's ViltModel.
+
+Both have the same weights (theirs, through `diptych.weights`), the same heads, the same batch of ragged photographs and
+captions, and the same three losses: matching and word-patch alignment on one pass, masked words on another. Theirs is run
+as its users run it: padded, and the vocabulary scored at every word, as its ViltForMaskedLM does. Alignment is solved by
+our `transport` on both sides, and the masks are drawn outside their step, so that the figures are about the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ViltConfig, ViltModel
+
+from bench.side_by_side import heading, in_turn, table
+from diptych.models.vilt import ViLT
+from diptych.objectives.draws import Keyed, MaskedText, Masking
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.transport import transport
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.tokens import Batch, Image, Matching, Text
+from diptych.weights.layouts import unified
+from diptych.weights.official import understood
+
+PATCH, GRID = 32, 12
+PICTURES = ((12, 16), (12, 12), (16, 12), (12, 20), (12, 14), (18, 12), (12, 16), (12, 15))  # rows, columns of patches
+WORDS = (12, 9, 14, 20, 10, 13, 16, 11)  # tokens of each caption, [CLS] and [SEP] among them
+Losses = dict[str, Tensor]
+
+
+def ragged_batch(size: int) -> Batch:
+    """Noise in the shapes of photographs and captions; every second picture is shown beside another's caption."""
+    torch.manual_seed(0)
+    shapes, lengths = PICTURES[:size], torch.tensor(WORDS[:size])
+    rows, columns = (max(sides) for sides in zip(*shapes, strict=True))
+    pixels = torch.zeros(size, 3, rows * PATCH, columns * PATCH)
+    for canvas, (h, w) in zip(pixels, shapes, strict=True):
+        canvas[:, : h * PATCH, : w * PATCH] = torch.randn(3, h * PATCH, w * PATCH)
+    image = Image(pixels, torch.tensor(shapes) * PATCH)
+    real = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.randint(1000, 30522, real.shape).masked_fill(~real, 0)
+    ids[:, 0], ids[torch.arange(size), lengths - 1] = 101, 102
+    matched = torch.arange(size) % 2 == 0
+    shown = image[torch.where(matched, torch.arange(size), (torch.arange(size) + 1) % size)]
+    return Batch(0, 0, torch.arange(size), image, Text(ids, real), Matching(shown, matched))
+
+
+def useful(batch: Batch) -> float:
+    """The share of a padded batch's tokens that are no padding, every picture padded to the one with most patches."""
+    assert batch.text is not None and batch.image is not None
+    patches = (batch.image.sizes // PATCH).prod(1)
+    real = batch.text.real.sum() + len(batch) + patches.sum()
+    return (real / (batch.text.real.numel() + len(batch) * (1 + patches.max()))).item()
+
+
+class Peer(nn.Module):
+    """The three losses on the outputs of Hugging Face's ViltModel."""
+
+    def __init__(self, vilt: nn.Module, heads: nn.ModuleDict):
+        super().__init__()
+        self.vilt, self.heads = vilt, heads
+
+    def forward(self, batch: Batch, masked: MaskedText) -> Losses:
+        text, image, matching = batch.text, batch.image, batch.matching
+        assert text is not None and image is not None and matching is not None
+        n = text.ids.shape[1]
+        hidden = self.read(masked.text, image).last_hidden_state[:, :n]
+        labels = masked.original.masked_fill(~masked.hidden, -100)
+        pair = self.read(text, matching.image)
+        words, patches = pair.last_hidden_state[:, 1:n], pair.last_hidden_state[:, n + 1 :]
+        inner = text.real[:, 1:].clone()
+        inner[torch.arange(len(text)), text.real.sum(1) - 2] = False  # [SEP]
+        count = (matching.image.sizes // PATCH).prod(1, keepdim=True)
+        distance = transport(words, patches, inner, torch.arange(patches.shape[1]) < count).distance
+        sign = torch.where(matching.matched, 1.0, -1.0)
+        return {
+            "itm": F.cross_entropy(self.heads["match"](pair.pooler_output).float(), matching.matched.long()),
+            "mlm": F.cross_entropy(self.heads["words"](hidden).float().flatten(0, 1), labels.flatten()),
+            "wpa": (sign * distance).mean(),
+        }
+
+    def read(self, text: Text, image: Image) -> Any:
+        height, width = image.pixels.shape[2:]
+        rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
+        inside = (rows < image.sizes[:, 0, None, None]) & (columns < image.sizes[:, 1, None, None])
+        return self.vilt(
+            input_ids=text.ids, attention_mask=text.real.long(), pixel_values=image.pixels, pixel_mask=inside.long()
+        )
+
+
+def both(depth: int) -> tuple[nn.Module, ViLT, nn.ModuleDict]:
+    """Their model, ours with its weights, and heads for either; no dropout. Their norms get the official code's two eps."""
+    torch.manual_seed(0)
+    theirs = ViltModel(ViltConfig(num_hidden_layers=depth))
+    for name, module in theirs.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-12 if "text_embeddings" in name else 1e-6
+    official, _ = unified("vilt", theirs.state_dict())
+    imported = understood("vilt", official)
+    imported = replace(imported, arguments=imported.arguments | {"dropout": 0.0})  # as their default
+    ours = cast(ViLT, cast(nn.ModuleDict, imported.build())["model"])
+    return theirs, ours, ours.heads()
+
+
+def step(module: nn.Module, losses: Callable[[], Losses], precision: str) -> dict[str, float]:
+    """One forward and backward pass; the losses, and the length of the gradient."""
+    module.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        found = losses()
+    (found["itm"] + found["mlm"] + 0.1 * found["wpa"]).backward()
+    length = torch.stack([p.grad.float().norm() for p in module.parameters() if p.grad is not None]).norm()
+    return {name: found[name].item() for name in ("itm", "mlm", "wpa")} | {"gradient": length.item()}
+
+
+def run(size: int = 8, depth: int = 12, rounds: int = 3) -> None:
+    """Prints the table and how far the losses are apart."""
+    batch, masking = ragged_batch(size), Masking(whole_words=False)
+    theirs, ours, heads = both(depth)
+    masked = Keyed(batch).masked(cast(Text, batch.text), masking)
+    objectives = [ImageTextMatching(), MaskedWords(masking), WordPatchAlignment()]
+    peer = Peer(theirs, heads).train()
+    candidates: dict[str, Callable[[], Any]] = {}
+    for precision in ("fp32", "bf16"):
+        candidates[f"Hugging Face, {precision}"] = partial(step, peer, partial(peer, batch, masked), precision)
+        for layout in ("padded", "packed"):
+            pretraining = Pretraining(ours, heads, objectives, pack=layout == "packed").train()
+            candidates[f"Diptych {layout}, {precision}"] = partial(
+                step, pretraining, partial(pretraining, batch), precision
+            )
+    name = "ViLT-B/32" if depth == 12 else f"ViLT-B/32 cut to {depth} layers"
+    print(heading(f"{name} training step, batch {size}, {useful(batch):.0%} useful tokens"))
+    timings, found = in_turn(candidates, rounds)
+    print(table(timings, "Hugging Face, fp32", size, "samples"))
+    print(
+        f"\n{rounds} rounds, in turn. Losses at the same weights, and their difference from Hugging Face's in fp32:\n"
+    )
+    reference = found["Hugging Face, fp32"]
+    for candidate, losses in found.items():
+        told = ", ".join(f"{key} {value:.6f} ({value - reference[key]:+.1e})" for key, value in losses.items())
+        print(f"- {candidate}: {told}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.vilt_step", description=__doc__)
+    parser.add_argument("--batch", type=int, default=8, choices=range(2, 9))
+    parser.add_argument("--depth", type=int, default=12, help="transformer layers; 12 is the published size")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    run(arguments.batch, arguments.depth, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
