@@ -51,7 +51,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, 
     )
     with pytest.raises(OSError):
         checkpoint.save(tmp_path, *trained(2), {"step": 2})
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert (tmp_path / CHECKPOINT).read_bytes() == before and not list(tmp_path.glob("*.partial"))
     assert checkpoint.rest(tmp_path) == {"step": 1}
 
 

@@ -20,10 +20,8 @@ class DealtCaptions:
     def __init__(self, source: Captioned, seed: int = 0):
         self.source = source
         self.name, self.split = f"{source.name} (captions dealt to other images)", source.split
-        ring = permutation(seed, 0, len(source), "control")
-        self.owner = {
-            int(a): int(b) for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)
-        }  # one cycle: none keeps its own
+        ring = permutation(seed, 0, len(source), "control").tolist()
+        self.owner = dict(zip(ring, ring[1:] + ring[:1], strict=True))  # one cycle: none keeps its own
 
     def __len__(self) -> int:
         return len(self.source)

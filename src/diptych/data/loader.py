@@ -14,11 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from diptych.data.examples import Examples
 from diptych.data.order import Order
 from diptych.data.source import BadSample, DataError
-from diptych.data.tally import Loaded, Skipped, Tally
+from diptych.data.tally import Loaded, Skipped
 from diptych.keyed import permutation, words
 from diptych.tokens import Batch
-
-__all__ = ["Loaded", "Skipped", "Tally", "loader", "rate", "sweep"]
 
 TRIES = 16  # replacements drawn for a bad sample before giving up
 

@@ -1,10 +1,11 @@
 """Sections to one HTML page that needs nothing else: no network, no script, no file beside it."""
 
-import os
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
+
+from diptych.train.checkpoint import written_whole
 
 from . import inline
 from .curves import chart
@@ -33,16 +34,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> Path:
         f"<style>{STYLE}</style></head>\n"
         f"<body><main><header><p>Diptych</p><h1>{escape(title)}</h1></header>\n{body}\n</main></body></html>\n"
     )
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(page.encode("utf-8", errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as partial:
+        partial.write_bytes(page.encode("utf-8", errors="replace"))
     return path
 
 

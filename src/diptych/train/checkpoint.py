@@ -30,9 +30,12 @@ class CheckpointError(Exception):
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` once it is written and on disk; until then `path` stands."""
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    _to_disk(partial)
-    os.replace(partial, path)
+    try:
+        yield partial
+        _to_disk(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _to_disk(path.parent)
 
