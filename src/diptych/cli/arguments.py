@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, TypeVar
@@ -25,7 +28,9 @@ RENAMED = {"--from": "--start"}
 def take(words: list[str], flag: str, default: str | None = None) -> str:
     """The value of `flag`, removed from `words`. Raises UsageError where it is missing and has no default."""
     for i, word in enumerate(words):
-        if word == flag and i + 1 < len(words):
+        if word == flag:
+            if i + 1 == len(words) or words[i + 1].startswith("--"):
+                raise UsageError(f"{flag} needs a value")
             value = words[i + 1]
             del words[i : i + 2]
             return value
@@ -37,28 +42,66 @@ def take(words: list[str], flag: str, default: str | None = None) -> str:
     return default
 
 
-def overridden(run: T, words: list[str], command: str, top: frozenset[str] = TOP) -> T:
+def positional(words: list[str], what: str) -> str:
+    """The first word, which must not be a flag."""
+    if not words or words[0].startswith("-"):
+        raise UsageError(f"{what} is missing")
+    return words.pop(0)
+
+
+def folder(words: list[str], flag: str = "--out") -> Path:
+    return Path(take(words, flag))
+
+
+def asks_help(words: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(words))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean …?", or nothing where no name is near."""
+    near = get_close_matches(name, list(known), 1, 0.3)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] = TOP) -> T:
     """The run with the fields that `words` name replaced. Raises UsageError, which names the nearest field."""
-    words = [_dotted(word, top) for word in words]
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
-            return tyro.cli(
-                type(run), default=run, args=words, prog=f"diptych {command}", use_underscores=True,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-            )  # fmt: skip
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(said.getvalue())) from None
+        with redirect_stderr(said), redirect_stdout(said):
+            return _parsed(run, [_dotted(word, top) for word in words], command)
+    except SystemExit:
+        raise UsageError(_top(_one_line(said.getvalue()))) from None
+
+
+def show_help(run: Any, usage: str, purpose: str) -> None:
+    """Prints what a command is for, then every field that it takes."""
+    said = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(said):
+        _parsed(run, ["--help"], usage)
+    fields = said.getvalue()
+    print(f"{purpose.strip()}\n\n{_top(fields[fields.index('╭') :], aligned=True)}")
+
+
+def _parsed(run: T, words: list[str], command: str) -> T:
+    return tyro.cli(
+        type(run), default=run, args=words, prog=f"diptych {command}", use_underscores=True,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )  # fmt: skip
 
 
 def _dotted(word: str, top: frozenset[str]) -> str:
-    flag, _, value = word.partition("=")
+    """A flag of the command line as tyro knows it."""
+    if not word.startswith("--"):
+        return word
+    flag, by, value = word.partition("=")
     flag = RENAMED.get(flag, flag)
-    if flag.removeprefix("--").split(".")[0] in top:
-        flag = "--training." + flag.removeprefix("--")
-    return flag + (f"={value}" if _ else "")
+    name = flag.removeprefix("--").replace("-", "_")
+    return ("--training." if name.split(".")[0] in top else "--") + name + by + value
+
+
+def _top(text: str, aligned: bool = False) -> str:
+    """The flags as they may be written: those of `training` stand at top level."""
+    return re.sub(r"--training\.([\w.]+[^\n]*?)(?= {2}|│|[\s,;.]|$)", lambda m: "--" + m[1] + " " * 9 * aligned, text)
 
 
 def _one_line(panel: str) -> str:
@@ -77,38 +120,16 @@ def recipe(name: str) -> Any:
     """The run that a recipe makes, by its name ``module.function``. Raises UsageError naming the nearest."""
     known = recipes()
     if name not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, known, 1, 0.3)
-        raise UsageError(
-            f"there is no recipe {name!r}"
-            + (f"; did you mean {near[0]}?" if near else "")
-            + f" There are: {', '.join(known)}"
-        )
+        raise UsageError(f"there is no recipe {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
     module, function = name.split(".")
     return getattr(import_module(f"diptych.recipes.{module}"), function)()
 
 
 def recipes() -> list[str]:
-    """All recipes there are."""
+    """All recipes there are: public functions of recipes/ that return a Pretrain."""
     found = []
     for info in iter_modules(diptych.recipes.__path__):
-        module = import_module(f"diptych.recipes.{info.name}")
-        found += [
-            f"{info.name}.{name}"
-            for name, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__ and not isinstance(value, type)
-            and not name.startswith("_") and value.__annotations__.get("return") == "Pretrain"
-        ]  # fmt: skip
+        for name, value in vars(import_module(f"diptych.recipes.{info.name}")).items():
+            if isfunction(value) and not name.startswith("_") and value.__module__ == f"diptych.recipes.{info.name}":
+                found += [f"{info.name}.{name}"] * (value.__annotations__.get("return") == "Pretrain")
     return found
-
-
-def positional(words: list[str], what: str) -> str:
-    """The first word, which must not be a flag."""
-    if not words or words[0].startswith("-"):
-        raise UsageError(f"{what} is missing")
-    return words.pop(0)
-
-
-def folder(words: list[str], flag: str = "--out") -> Path:
-    return Path(take(words, flag))

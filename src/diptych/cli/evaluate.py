@@ -1,17 +1,22 @@
-"""diptych evaluate DIR --task retrieval|vqa|matching --data DATA --split SPLIT [--gallery N] [--captions N] [--control True]"""
+"""diptych evaluate DIR [--task retrieval|vqa|matching] [--data DATA] [--split SPLIT] [--gallery N] [--control True]
+
+Writes metrics.json, predictions.jsonl and skipped.json into a folder of its own in DIR, and DIR's report anew.
+--task and --data: the run's own where they are not given. --split: val, unless another is given.
+--gallery N: the first N images only; the gallery's size stands beside every recall. --captions N: of each image.
+--control True: captions are dealt to other images, and every score must fall to chance.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import overridden, positional
+from diptych.cli.arguments import asks_help, overridden, positional, show_help
 from diptych.recipes.run import Evaluation
 
 
 def evaluate_command(words: list[str]) -> None:
-    if words[:1] in ([], ["-h"], ["--help"]):
-        print(f"{__doc__}\n\ndiptych evaluate DIR --help lists every option.")
-        return
+    if asks_help(words) or not words:
+        return show_help(Evaluation(), "evaluate DIR", __doc__)
     folder = Path(positional(words, "the run's folder"))
     asked = overridden(Evaluation(), words, "evaluate DIR", top=frozenset())
     from diptych.jobs.evaluate import evaluate

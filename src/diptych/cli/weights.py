@@ -76,5 +76,7 @@ def parity_command(words: list[str]) -> int:
         report.write(Path(certificate))
     wrong = [row for row in report.rows if not row.ok]
     tensors = len({row.tensor for row in report.rows})
-    print(f"{tensors} tensors in two layouts: {'all equal' if report.passed else f'{len(wrong)} of {len(report.rows)} comparisons differ'}")
+    print(
+        f"{tensors} tensors in two layouts: {'all equal' if report.passed else f'{len(wrong)} of {len(report.rows)} comparisons differ'}"
+    )
     return 0 if report.passed else 1

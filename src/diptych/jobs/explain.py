@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
+from torch import nn
 
 from diptych.data.examples import PairExamples
-from diptych.data.source import BadSample
-from diptych.data.wordpiece import vocabulary
+from diptych.data.files import open_captions
+from diptych.data.source import BadSample, DataError
+from diptych.data.wordpiece import Tokenizer, vocabulary
 from diptych.models.verbs import Fuses
+from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
+from diptych.recipes.models import ViLT
+from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import HeatMap
 
-ALIGNMENT = WordPatchAlignment()
+MAPS = 6  # pictures with heat maps in a report
+
+
+def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
+    """Maps of some held-out captions over their pictures, by the transport that the run was trained with (else by the
+    published one); none where the model does not read text, or the data holds no val split of captions.
+    """
+    model = module.model
+    if not isinstance(model, Fuses) or not isinstance(run.model, ViLT):
+        return []
+    try:
+        source = open_captions(run.data, "val", least=run.images.shorter)
+    except DataError:
+        return []
+    images = replace(run.images, augment=False)
+    pairs = PairExamples(source, Tokenizer(run.model.text_length), images, matching=0.0)
+    module.eval()
+    return word_patch_maps(model, alignment(module), pairs, [len(pairs) * i // MAPS for i in range(MAPS)])
+
+
+def alignment(module: nn.Module) -> WordPatchAlignment:
+    """The training objective's own, with its constants."""
+    chosen = module.objectives if isinstance(module, Pretraining) else ()
+    return next((o for o in chosen if isinstance(o, WordPatchAlignment)), WordPatchAlignment())
 
 
 @torch.no_grad()
-def word_patch_maps(model: Fuses, pairs: PairExamples, indices: list[int]) -> list[HeatMap]:
+def word_patch_maps(
+    model: Fuses, objective: WordPatchAlignment, pairs: PairExamples, indices: Sequence[int]
+) -> list[HeatMap]:
     """A heat map for each example that can be read: its caption's words over its picture (ViLT, figure 4)."""
     maps = []
-    for index in indices:
+    for index in dict.fromkeys(indices):
         try:
             batch = pairs.collate([pairs.load(index, 0, 0)], [index], 0, 0)
             picture = pairs.source.image(int(pairs.owner[index]))
@@ -28,7 +61,7 @@ def word_patch_maps(model: Fuses, pairs: PairExamples, indices: list[int]) -> li
         batch = batch.to(device)
         assert batch.text is not None and batch.image is not None
         image = model.encode_image(batch.image)
-        found = ALIGNMENT.transport(model.fuse(model.encode_text(batch.text), image))
+        found = objective.transport(model.fuse(model.encode_text(batch.text), image))
         (grid,) = (span.grid for span in image.layout.spans if span.grid is not None)
         pieces = [vocabulary()[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
         plan = found.plan[0, : len(pieces)].unflatten(1, grid).float().cpu().numpy()

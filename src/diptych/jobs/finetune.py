@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,21 +11,18 @@ from diptych.data.answers import answer_list
 from diptych.data.blind import BlindQuestions
 from diptych.data.examples import Examples, QuestionExamples
 from diptych.data.files import open_captions
-from diptych.data.loader import loader
 from diptych.data.questions import open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
-from diptych.data.tally import Loaded
 from diptych.data.wordpiece import Tokenizer
 from diptych.heads import Match
-from diptych.jobs import report
-from diptych.jobs.folder import RunError, read_run, read_weights, write_run
+from diptych.jobs.folder import RunError, read_run, read_weights
+from diptych.jobs.training import train
 from diptych.metrics.vqa import normalise_answer
 from diptych.recipes.run import Finetune
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.train.distributed import processes
-from diptych.train.loop import fit
 from diptych.weights.names import load_strict, within
 
 TASKS = ("vqa", "retrieval")
@@ -35,7 +30,7 @@ Task = ClosedVQA | Retrieval
 
 
 def build(run: Finetune, answers: list[str]) -> Task:
-    """The task's module with fresh weights, keyed by the run's seed."""
+    """The task's module with fresh weights, keyed by the run's seed. Raises RunError for a task that there is not."""
     torch.manual_seed(run.training.seed)
     model = run.model.build()
     if run.task == "vqa":
@@ -46,26 +41,29 @@ def build(run: Finetune, answers: list[str]) -> Task:
 
 
 def questions(data: str, split: str, blind: str, least: int) -> Questioned:
+    """The questions of a split, a blindfold on where `blind` says "image" or "text"."""
     source = open_questions(data, split, least=least)
     return BlindQuestions(source, blind) if blind else source
 
 
-def examples(run: Finetune, answers: list[str]) -> Examples:
+def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Examples:
+    """What the run learns from, or is held out from it."""
     tokenizer = Tokenizer(run.model.text_length)
+    images = replace(run.images, augment=augment and run.images.augment)
     if run.task == "vqa":
-        source = questions(run.data, run.split, run.blind, run.images.shorter)
-        return QuestionExamples(source, tokenizer, run.images, answers, normalise_answer)
-    pictures = open_captions(run.data, run.split, least=run.images.shorter)
-    return RankedExamples(pictures, tokenizer, run.images, run.false_texts)
+        source = questions(run.data, split, run.blind, images.shorter)
+        return QuestionExamples(source, tokenizer, images, answers, normalise_answer)
+    pictures = open_captions(run.data, split, least=images.shorter)
+    return RankedExamples(pictures, tokenizer, images, run.false_texts)
 
 
 def start(module: Task, folder: Path) -> None:
     """The pre-trained model, every weight of it; retrieval's score begins as the matching head's."""
     state = read_weights(folder)
-    load_strict(module.model, within(state, "model."), str(folder))
+    load_strict(module.get_submodule("model"), within(state, "model."), str(folder))
     match = within(state, "heads.match.")
     if isinstance(module, Retrieval) and match:
-        head = Match(module.model.width)
+        head = Match(module.rank.linear.in_features)
         load_strict(head, match, str(folder))
         module.start_from(head)
 
@@ -75,41 +73,20 @@ def finetune(run: Finetune, out: Path) -> None:
 
     Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
     """
-    settings = run.training
-    answers: list[str] = []
-    if run.task == "vqa":
-        source = open_questions(run.data, run.split)
-        answers = answer_list(source, normalise_answer, run.answers_least, run.answers_most)
-    module, food = build(run, answers), examples(run, answers)
-    if run.start:
-        start(module, Path(run.start))
-    facts: dict[str, Any] = {"examples": len(food), "answers": answers}
-    with processes(settings.device) as group:
-        if group.main:
-            write_run(out, run, facts)
-
-        def stream(first: int) -> Iterator[list[Loaded]]:
-            return loader(
-                food,
-                batch=settings.batch,
-                seed=settings.seed,
-                start=first,
-                steps=settings.steps,
-                rank=group.rank,
-                world=group.world,
-                accumulate=settings.accumulate,
-                workers=settings.workers,
-            )
-
-        identity = asdict(replace(run, recipe="")) | {"answers": answers}
-        identity.pop("training")
-        fit(module, stream, settings, out, fingerprint=identity, group=group)
-        if group.main:
-            report.write(out, f"{run.task} on {run.data}", module, module.floors, None)
+    with processes(run.training.device) as group:
+        answers: list[str] = []
+        if run.task == "vqa":
+            source = open_questions(run.data, run.split)
+            answers = answer_list(source, normalise_answer, run.answers_least, run.answers_most)
+        module, food = build(run, answers), examples(run, run.split, answers, augment=True)
+        if run.start:
+            start(module, Path(run.start))
+        facts = {"examples": len(food), "answers": answers}
+        train(run, module, food, lambda: examples(run, "val", answers, augment=False), facts, out, group)
 
 
 def inherited(folder: Path, run: Finetune) -> Finetune:
-    """The fine-tuning run with the model and the pictures of the run it starts from."""
+    """The fine-tuning run with the model and the pictures of the run it starts from. Raises RunError."""
     before, _ = read_run(folder)
     if type(before.model).__name__ != "ViLT":
         raise RunError(

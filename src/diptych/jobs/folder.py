@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,15 +27,15 @@ class RunError(Exception):
     """A run folder that cannot be used as asked; the message says which, and what to do."""
 
 
-def write_run(out: Path, run: Pretrain | Finetune, facts: dict[str, Any]) -> None:
-    """run.json: the resolved run, what was counted in its data, and where it ran. A resumed run keeps the first one."""
+def write_run(out: Path, run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
+    """run.json: the resolved run, what was counted in its data, and where it ran."""
     out.mkdir(parents=True, exist_ok=True)
     kind = next(name for name, cls in KINDS.items() if isinstance(run, cls))
     versions = {"diptych": diptych.__version__, "torch": torch.__version__, "python": platform.python_version()}
     told = {
         "kind": kind,
         "run": asdict(run),
-        "facts": facts,
+        "facts": dict(facts),
         "versions": versions,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}",
         "command": " ".join(sys.argv),
@@ -55,11 +57,14 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The trained weights of a run. Raises RunError where it has none yet."""
+    """The trained weights of a run. Raises RunError where it has none yet, or the file is broken."""
     path = folder / "model.safetensors"
     if not path.is_file():
         raise RunError(f"{folder}: no model.safetensors there yet; start its command again to finish it")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise RunError(f"{path}: cannot be read ({error}); train or import it again") from None
 
 
 def load_run(module: nn.Module, folder: Path) -> nn.Module:

@@ -12,7 +12,7 @@ from diptych.jobs.folder import RunError, write_run
 from diptych.recipes import finetune, vilt, vit
 from diptych.recipes.models import ViLT, ViT
 from diptych.recipes.run import Finetune, Pretrain
-from diptych.train.checkpoint import written_whole
+from diptych.train.checkpoint import CHECKPOINT, written_whole
 from diptych.weights.official import Imported, load_official
 
 
@@ -22,6 +22,8 @@ def import_official(
     """Writes run.json and model.safetensors. `answers`: a JSON list of the classes of a VQA checkpoint, in their order,
     which official checkpoints do not carry. Raises WeightsError, RunError.
     """
+    if (out / CHECKPOINT).exists():
+        raise RunError(f"{out} holds a training run; give another --out")
     found = load_official(system, checkpoint, heads, grid)
     run = _run(found)
     facts = {"imported": checkpoint.name, "dead": found.dead}

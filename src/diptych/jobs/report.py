@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from diptych.data.examples import PairExamples
-from diptych.jobs.explain import word_patch_maps
+from diptych.jobs.explain import heat_maps
+from diptych.jobs.shown import SHOWN_FILE, read_shown
+from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
 from diptych.step import Floor
 
-MAPS = 6  # pictures with heat maps in a report
 SEVERITY = {
     "early": "note",
     "learning": "note",
@@ -29,6 +29,8 @@ SHOWN = ("itm", "mlm", "wpa", "grid", "classes", "vqa", "retrieval", "learning_r
 def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:
     """Curves with their floors, and what the loss doctor found."""
     named = {name: (floor.value, floor.name) for name, floor in floors.items()}
+    if not (out / "metrics.jsonl").is_file():  # imported weights were not trained here
+        return []
     shown = [c for c in curves(out / "metrics.jsonl", named) if _shown(c.name)]
     return [*shown, Findings(findings(out))]
 
@@ -84,14 +86,25 @@ def evaluation_tables(out: Path) -> list[Section]:
     return tables
 
 
-def write(
-    out: Path, title: str, module: nn.Module, floors: Mapping[str, Floor], pairs: PairExamples | None,
-    examples: Sequence[Section] = (),
-) -> Path:  # fmt: skip
-    """report.html: tables, curves, findings, examples, heat maps, facts."""
-    sections: list[Section] = [*evaluation_tables(out), *training_sections(out, floors), *examples]
-    if pairs is not None:
-        module.eval()
-        spread = [len(pairs) * i // MAPS for i in range(MAPS)]
-        sections += word_patch_maps(module.model, pairs, spread)  # type: ignore[arg-type]
-    return write_report(out / "report.html", title, [*sections, facts_section(out)])
+def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path:
+    """report.html: scores, examples, curves, findings, heat maps, facts."""
+    floors = getattr(module, "floors", {})
+    sections = [*evaluation_tables(out), *kept_examples(out), *training_sections(out, floors)]
+    sections += [*heat_maps(run, module), facts_section(out)]
+    return write_report(out / "report.html", title(run), sections)
+
+
+def title(run: Pretrain | Finetune) -> str:
+    """What the run is, in a line."""
+    task = run.task if isinstance(run, Finetune) else "pre-training"
+    return (
+        f"{task} on {run.data}"
+        + (f", {run.recipe}" if run.recipe else "")
+        + (f", from {run.start}" if run.start else "")
+    )
+
+
+def kept_examples(out: Path) -> list[Section]:
+    """What the evaluations in this folder had to show, pictures beside pictures and answers beside answers."""
+    found = [section for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")) for section in read_shown(path)]
+    return sorted(found, key=lambda section: type(section).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.models import ViLT, ViT
@@ -31,10 +31,10 @@ class Pretrain:
     objectives: Objectives
     images: ImageSettings
     training: Training
-    data: str = "scenes"
-    split: str = "train"
-    start: str = ""
-    recipe: str = ""
+    data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
+    split: str = "train"  # what is learned from
+    start: str = ""  # the run whose weights it begins with
+    recipe: str = ""  # what the run is called
     most_patches: int = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
 
 
@@ -46,31 +46,32 @@ class Finetune:
     model: ViLT
     images: ImageSettings
     training: Training
-    data: str = "scenes"
-    split: str = "train"
-    start: str = ""
-    recipe: str = ""
+    data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
+    split: str = "train"  # what is learned from
+    start: str = ""  # the run whose weights it begins with
+    recipe: str = ""  # what the run is called
     answers_least: int = 1  # VQA: how often an answer must be given in training to be one of the classes
     answers_most: int = 3129  # VQA: how many classes at most
     false_texts: int = 15  # retrieval: texts that a true one is told from
-    blind: str = ""  # VQA: "image" or "text" is hidden, in training and in scoring: the baselines to beat
+    blind: Literal["", "image", "text"] = ""  # VQA: what is hidden, in training and in scoring: the baselines to beat
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
 
-    task: str = "retrieval"  # or vqa, matching
-    data: str = "scenes"
+    task: Literal["", "retrieval", "vqa", "matching"] = ""  # empty: the run's own; a pre-training run's is matching
+    data: str = ""  # empty: what the run learned from
     split: str = "val"
-    gallery: int = 0  # retrieval: at most so many images; 0: all
-    captions: int = 0  # retrieval: at most so many of each image; 0: all
+    gallery: int = 0  # retrieval, matching: the first so many images; 0: all
+    captions: int = 0  # retrieval, matching: the first so many of each image; 0: all
     control: bool = False
-    blind: str = ""  # vqa: hide "image" or "text"
+    blind: Literal["", "image", "text"] = ""  # vqa: what is hidden
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"  # or bf16
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 on GPUs that have it, else fp32
     workers: int = 2  # processes that load data
+    max_skipped: float = 0.01  # share of bad samples at which scoring stops
 
 
 def thaw(kind: Any, value: Any, where: str = "run") -> Any:

@@ -1,0 +1,50 @@
+"""One scorer per task: from a trained run and what is asked of it to metrics, predictions and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from diptych.data.settings import ImageSettings
+from diptych.data.tally import Skipped
+from diptych.jobs.shown import Shown
+from diptych.recipes.run import Evaluation, Finetune, Pretrain
+
+T = TypeVar("T")
+SHOWN = 12  # examples in the report
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained run, and what is asked of it."""
+
+    run: Pretrain | Finetune
+    facts: dict[str, Any]
+    module: nn.Module
+    asked: Evaluation
+    device: torch.device
+
+    @property
+    def images(self) -> ImageSettings:
+        """Pictures as the run saw them, but never augmented."""
+        return replace(self.run.images, augment=False)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Metrics, one row per sample, examples to look at, what was skipped, and other files to write (name → JSON)."""
+
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    shown: Sequence[Shown] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    files: dict[str, Any] = field(default_factory=dict)
+
+
+def spread(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` of them, evenly from first to last."""
+    return [items[len(items) * i // most] for i in range(most)] if len(items) > most else items

@@ -1,0 +1,92 @@
+"""Visual question answering: the most probable answer of each question, by the official accuracy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from rich.progress import track
+
+from diptych.data.examples import QuestionExamples
+from diptych.data.loader import sweep
+from diptych.data.source import Questioned
+from diptych.data.tally import Tally
+from diptych.data.wordpiece import Tokenizer
+from diptych.jobs.finetune import questions
+from diptych.jobs.folder import RunError
+from diptych.jobs.scores import SHOWN, Scored, Subject, spread
+from diptych.metrics.vqa import normalise_answer, vqa_accuracy
+from diptych.recipes.run import Finetune
+from diptych.report import AnswerExample
+from diptych.tasks.vqa import ClosedVQA
+
+BATCH = 64
+FIRST = 3  # answers kept in predictions
+
+
+def vqa(subject: Subject) -> Scored:
+    """Accuracy over all questions and by kind; the leaderboard's file besides. Raises DataError, RunError."""
+    run, asked, module = subject.run, subject.asked, subject.module
+    if not isinstance(module, ClosedVQA) or not isinstance(run, Finetune):
+        raise RunError("vqa needs a run of `diptych finetune vqa`")
+    if asked.control:
+        raise RunError("--control deals captions, for retrieval and matching; vqa has --blind image and --blind text")
+    answers = subject.facts["answers"]
+    source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
+    food = QuestionExamples(source, Tokenizer(run.model.text_length), subject.images, answers, normalise_answer)
+    tally, rows = Tally(asked.max_skipped), []
+    batches = sweep(food, BATCH, workers=asked.workers)
+    for loaded in track(batches, description="answering", total=-(-len(food) // BATCH)):
+        tally.add(len(loaded.batch), loaded.skipped)
+        probable = module.logits(loaded.batch.to(subject.device)).sigmoid().topk(min(FIRST, len(answers)), 1)
+        for index, values, places in zip(
+            loaded.batch.ids.tolist(), probable.values.tolist(), probable.indices.tolist(), strict=True
+        ):
+            rows.append(_row(source, index, [(answers[p], v) for p, v in zip(places, values, strict=True)]))
+    tally.check()
+    skipped = list(tally.listed.values())
+    # a leaderboard wants an answer to every question: one that could not be read gets the commonest of training
+    given = [(row["question_id"], row["answer"]) for row in rows]
+    given += [(source.question(s.id).id, answers[0]) for s in skipped]
+    results = [{"question_id": number, "answer": answer} for number, answer in given]
+    metrics = {"questions": len(rows), "skipped": tally.bad} | _accuracies(source, rows)
+    predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
+    return Scored(metrics, predictions, _shown(source, rows), skipped, {f"vqa_{asked.split}_results.json": results})
+
+
+def _row(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:
+    """One prediction, and its score where the split's answers are public."""
+    question, guess = source.question(index), best[0][0]
+    row = {"index": index, "question_id": question.id, "question": question.text, "image": source.where(index)}
+    row |= {"answer": guess, "probable": best}
+    if question.answers:
+        row |= {"truth": list(dict.fromkeys(question.answers)), "score": vqa_accuracy(guess, question.answers)}
+    return row
+
+
+def _accuracies(source: Questioned, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The mean score, of all questions and of each kind; nothing where answers are withheld."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if "score" in row:
+            scores["accuracy"].append(row["score"])
+            if kind := source.question(row["index"]).kind:
+                scores[f"accuracy, {kind}"].append(row["score"])
+    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
+
+
+def _shown(source: Questioned, rows: list[dict[str, Any]]) -> list[AnswerExample]:
+    """Half right answers, half wrong ones, as far as there are."""
+    right = [row for row in rows if row.get("score", -1) >= 0.5]
+    wrong = [row for row in rows if 0 <= row.get("score", -1) < 0.5]
+    chosen = spread(right, SHOWN - min(len(wrong), SHOWN // 2))
+    return [
+        AnswerExample(
+            source.image(source.question(row["index"]).image),
+            row["question"],
+            row["probable"],
+            ", ".join(row["truth"]),
+            row["score"],
+        )
+        for row in [*chosen, *spread(wrong, SHOWN - len(chosen))]
+    ]

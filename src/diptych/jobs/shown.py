@@ -1,0 +1,65 @@
+"""Examples that an evaluation had to show, kept beside its scores, so that every later report shows them again."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+
+from diptych.report import AnswerExample, RetrievalExample
+from diptych.report.pictures import data_uri
+from diptych.train.checkpoint import written_whole
+
+SHOWN_FILE = "shown.json"
+Shown = AnswerExample | RetrievalExample
+
+
+def write_shown(folder: Path, examples: Sequence[Shown]) -> None:
+    """Writes shown.json, pictures shrunk and within."""
+    rows = [
+        {
+            "kind": "answer",
+            "picture": _held(example.picture),
+            "question": example.question,
+            "answers": list(example.answers),
+            "truth": example.truth,
+            "score": example.score,
+        }
+        if isinstance(example, AnswerExample)
+        else {
+            "kind": "retrieval",
+            "query": _held(example.query),
+            "results": [(_held(item), score, right) for item, score, right in example.results],
+        }
+        for example in examples
+    ]
+    with written_whole(folder / SHOWN_FILE) as path:
+        path.write_text(json.dumps(rows))
+
+
+def read_shown(path: Path) -> list[Shown]:
+    """What `write_shown` wrote."""
+    found: list[Shown] = []
+    for row in json.loads(path.read_text()):
+        if row.pop("kind") == "answer":
+            answers = [(answer, value) for answer, value in row.pop("answers")]
+            found.append(AnswerExample(_freed(row.pop("picture")), answers=answers, **row))
+        else:
+            results = [(_freed(item), score, right) for item, score, right in row["results"]]
+            found.append(RetrievalExample(_freed(row["query"]), results))
+    return found
+
+
+def _held(item: Pillow.Image | str) -> Any:
+    return item if isinstance(item, str) else {"picture": data_uri(item)}
+
+
+def _freed(item: Any) -> Any:
+    if isinstance(item, str):
+        return item
+    return Pillow.open(io.BytesIO(base64.b64decode(item["picture"].partition(",")[2]))).convert("RGB")

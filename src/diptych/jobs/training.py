@@ -1,0 +1,143 @@
+"""What every training job shares: its line at the start, its batches, its held-out means, and the folder it fills."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from diptych.data.examples import Examples
+from diptych.data.loader import loader, rate, sweep
+from diptych.data.source import DataError
+from diptych.data.tally import Loaded
+from diptych.jobs import report
+from diptych.jobs.folder import RunError, write_run
+from diptych.recipes.run import Finetune, Pretrain
+from diptych.step import Step
+from diptych.tokens import Batch
+from diptych.train import checkpoint
+from diptych.train.distributed import Group
+from diptych.train.loop import fit
+
+HELD_OUT = 512  # examples of the val split that an evaluation during training looks at
+
+
+def train(
+    run: Pretrain | Finetune, module: nn.Module, food: Examples, val: Callable[[], Examples], facts: Mapping[str, Any],
+    out: Path, group: Group,
+) -> None:  # fmt: skip
+    """Trains `module` on `food`, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
+
+    Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
+    """
+    settings, before = run.training, checkpoint.rest(out)
+    if before is None and (out / checkpoint.MODEL).exists():
+        raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
+    if group.main:
+        print(opening(run, module, food, before["step"] if before else 0, group), flush=True)
+        if before is None:  # a run that goes on keeps its first one, also where it is refused below
+            write_run(out, run, facts)
+
+    def stream(first: int) -> Iterator[list[Loaded]]:
+        return loader(
+            food,
+            batch=settings.batch,
+            seed=settings.seed,
+            start=first,
+            steps=settings.steps,
+            rank=group.rank,
+            world=group.world,
+            accumulate=settings.accumulate,
+            workers=settings.workers,
+        )
+
+    held = held_out(val, settings.batch, settings.seed, quiet=not group.main)
+
+    def evaluate(_: int) -> Mapping[str, float]:
+        found = held_out_means(cast(Step, module), held, group, settings.precision)
+        return {f"val/{name}": value for name, value in found.items()}
+
+    same = identity(run) | {"examples": len(food), "answers": list(facts.get("answers", []))}
+    fit(module, stream, settings, out, evaluate=evaluate if held else None, fingerprint=same, group=group)
+    if group.main:
+        checkpoint.save_weights(out, module)  # a kill between the last checkpoint and its weights left older ones
+        report.write(out, run, module)
+        print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
+
+
+def identity(run: Pretrain | Finetune) -> dict[str, Any]:
+    """What a run that goes on must share with the one that began: all but its name. The loop compares `training`."""
+    told = asdict(run)
+    del told["recipe"], told["training"]
+    return told
+
+
+def opening(run: Pretrain | Finetune, module: nn.Module, food: Examples, done: int, group: Group) -> str:
+    """The line that a run begins with: what is trained, on what, how fast its data comes, where, and from which step."""
+    settings = run.training
+    name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
+    size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+    begun = f" from {run.start}" if run.start else ""
+    where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
+    if done >= settings.steps:
+        where = f"finished already, {settings.steps} steps: only its report is made again"
+    data = f"{len(food):,} examples of {run.data} ({run.split})"
+    if done < settings.steps:
+        data += f" at {rate(food, workers=settings.workers, samples=32)}"
+    ranks = f" x {group.world}" if group.world > 1 else ""
+    how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
+    return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
+
+
+def takes_bf16(device: torch.device, precision: str) -> bool:
+    """Whether `precision` means bf16 there; "auto" does on GPUs that have it."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def held_out(val: Callable[[], Examples], batch: int, seed: int, quiet: bool = False) -> list[Batch]:
+    """A few batches of the val split, the same each time; none, which is said, where the data has no such split."""
+    batches: list[Batch] = []
+    try:
+        for loaded in sweep(val(), min(batch, 64), seed=seed + 1, workers=0):
+            batches.append(loaded.batch)
+            if sum(map(len, batches)) >= HELD_OUT:
+                break
+    except DataError as error:
+        if not quiet:
+            print(f"nothing is held out: {error}", flush=True)
+    return batches
+
+
+def held_out_means(step: Step, held: list[Batch], group: Group, precision: str) -> dict[str, float]:
+    """Every loss and metric over all of `held`, each rank doing its share."""
+    totals, counts = sums(step, held[group.rank :: group.world], group.device, precision)
+    names = step.counts(held[0].to(group.device))  # a rank may have no batch, and so no names of its own
+    everyone = [group.sum({name: torch.tensor(part.get(name, 0.0)) for name in names}) for part in (totals, counts)]
+    return ratios(*({name: value.item() for name, value in part.items()} for part in everyone))
+
+
+@torch.no_grad()
+def sums(
+    step: Step, batches: Iterable[Batch], device: torch.device, precision: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Totals of every loss and metric over `batches`, and how many terms each has."""
+    totals: dict[str, float] = defaultdict(float)
+    counts: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        batch = batch.to(device)
+        count = step.counts(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=takes_bf16(device, precision)):
+            means = step(batch, count)
+        for name, mean in means.items():
+            totals[name] += (mean.float() * count[name]).item()
+            counts[name] += count[name].item()
+    return totals, counts
+
+
+def ratios(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    return {name: total / max(counts[name], 1.0) for name, total in totals.items()}
