@@ -76,7 +76,8 @@ def test_every_path_gives_the_formula_and_its_gradients(
 ):
     asking, asked = both_layouts(here, there, gaps)
     inputs = [canvas(at, i).requires_grad_() for i, at in enumerate((asking, asked, asked))]
-    results = [function(*inputs, asking, asked) for function in (PATHS[path], by_loop)]
+    q, k, v = inputs
+    results = [function(q, k, v, asking, asked) for function in (PATHS[path], by_loop)]
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
     weight = torch.randn(results[0].shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     ours, theirs = (torch.autograd.grad((x * weight).sum(), inputs) for x in results)
@@ -92,7 +93,8 @@ def test_bfloat16_on_a_cpu_stays_within_its_precision(path: str, here: list[int]
     exact = [canvas(at, i) for i in range(3)]
     inputs = [x.bfloat16().requires_grad_() for x in exact]
     wanted_inputs = [x.detach().double().requires_grad_() for x in inputs]
-    got, wanted = PATHS[path](*inputs, at, at), by_loop(*wanted_inputs, at, at)
+    q, k, v = wanted_inputs
+    got, wanted = PATHS[path](*inputs, at, at), by_loop(q, k, v, at, at)
     assert got.dtype == torch.bfloat16
     assert (got.double() - wanted).abs().max() < 0.02 * wanted.abs().max()
     grads = torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(wanted.sum(), wanted_inputs)

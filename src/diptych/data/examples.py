@@ -66,9 +66,13 @@ class PairExamples:
     def length(self, index: int) -> int:
         return int(self._lengths[index])
 
-    def load(self, index: int, seed: int, step: int) -> LoadedPair:
+    def caption(self, index: int) -> str:
+        """The caption of example `index`, as far as a model could read it."""
         image = int(self.owner[index])
-        caption = self.source.captions(image)[index - self._first[image]]
+        return self.source.captions(image)[index - self._first[image]][:LONGEST_TEXT]
+
+    def load(self, index: int, seed: int, step: int) -> LoadedPair:
+        image, caption = int(self.owner[index]), self.caption(index)
         check_text(caption, self.source.where(image))
         picture = self._picture(image, index, seed, step)
         return LoadedPair(picture, caption, self._replacement(image, index, seed, step))
@@ -103,7 +107,7 @@ class PairExamples:
             step,
             torch.tensor(ids),
             image=stack([x.image for x in loaded], self.images),
-            text=self.tokenizer.encode([x.caption[:LONGEST_TEXT] for x in loaded]),
+            text=self.tokenizer.encode([x.caption for x in loaded]),
             matching=matching,
         )
 
