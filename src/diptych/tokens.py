@@ -201,17 +201,26 @@ class Layout:
         return start, start + self.spans[span].length
 
 
-_packing: ContextVar[bool] = ContextVar("packing", default=False)
+_packing: ContextVar[bool | None] = ContextVar("packing", default=False)
 
 
 @contextmanager
-def packing(on: bool = True) -> Iterator[None]:
-    """Within it, new Tokens are packed: models compute no pads. They give the same values at real tokens either way."""
+def packing(on: bool | None = None) -> Iterator[None]:
+    """Within it, new Tokens are packed: models compute no pads. They give the same values at real tokens either way.
+
+    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are compiled anew for
+    each number of rows that comes by, which costs more time (and memory) than the pads do.
+    """
     before = _packing.set(on)
     try:
         yield
     finally:
         _packing.reset(before)
+
+
+def _packs(values: Tensor) -> bool:
+    asked = _packing.get()
+    return asked if asked is not None else values.is_cuda or not torch.is_autocast_enabled("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,9 +234,9 @@ class Tokens:
 
     @classmethod
     def of(cls, values: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
-        """Tokens from a canvas, in the layout that `packing` asks for: padded unless told otherwise."""
+        """Tokens from a canvas, in the layout that `packing` asks for: padded outside it."""
         tokens = cls(values, Layout(real, spans))
-        return tokens.pack() if _packing.get() else tokens
+        return tokens.pack() if _packs(values) else tokens
 
     @property
     def packed(self) -> bool:

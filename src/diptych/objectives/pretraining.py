@@ -43,7 +43,7 @@ class Objective(Protocol):
 
 
 class Pretraining(nn.Module):
-    """What DDP wraps. `pack`: compute no padding; the padded layout gives the same values at real tokens."""
+    """What DDP wraps. `pack`: compute no padding (None: where that is faster); both layouts give the same values."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Pretraining(nn.Module):
         statistics: Mapping[str, float] | None = None,
         most_patches: int | None = None,
         guide: FrozenCNN | None = None,
-        pack: bool = True,
+        pack: bool | None = None,
     ):
         super().__init__()
         self.model, self.heads, self.guide = model, heads, guide
