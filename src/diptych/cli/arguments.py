@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import isfunction
@@ -65,24 +65,41 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] = TOP) -> T:
     """The run with the fields that `words` name replaced. Raises UsageError, which names the nearest field."""
-    said = io.StringIO()
+    words, known, said = [_dotted(word, top) for word in words], flags(run), io.StringIO()
+    for word in words:
+        if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
+            short = [name.replace("--training.", "--") for name in known]
+            flag = flag.replace("--training.", "--")
+            raise UsageError(f"there is no {flag}{nearest(flag, short)} (diptych {command} --help lists all)")
     try:
         with redirect_stderr(said), redirect_stdout(said):
-            return _parsed(run, [_dotted(word, top) for word in words], command)
+            return _parsed(run, words, command)
     except SystemExit:
-        raise UsageError(_top(_one_line(said.getvalue()))) from None
+        raise UsageError(_one_line(said.getvalue())) from None
 
 
-def show_help(run: Any, usage: str, purpose: str) -> None:
+def show_help(run: Any, command: str, purpose: str | None) -> None:
     """Prints what a command is for, then every field that it takes."""
     said = io.StringIO()
     with suppress(SystemExit), redirect_stdout(said):
-        _parsed(run, ["--help"], usage)
-    fields = said.getvalue()
-    print(f"{purpose.strip()}\n\n{_top(fields[fields.index('╭') :], aligned=True)}")
+        _parsed(run, ["--help"], command)
+    # the fields of `training` stand at top level; what the flag loses its column gains
+    text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", said.getvalue())
+    start = re.search(r"^\W*options\W*$", text, re.MULTILINE)
+    lines = text[start.start() if start else 0 :].splitlines()
+    print((purpose or "").strip(), "", *(line.rstrip() for line in lines), sep="\n")
 
 
-def _parsed(run: T, words: list[str], command: str) -> T:
+def flags(run: Any, prefix: str = "--") -> list[str]:
+    """Every flag that replaces a field of `run`, by its dotted name."""
+    found = []
+    for field in fields(run):
+        value = getattr(run, field.name)
+        found += flags(value, f"{prefix}{field.name}.") if is_dataclass(value) else [prefix + field.name]
+    return found
+
+
+def _parsed(run: T, words: Sequence[str], command: str) -> T:
     return tyro.cli(
         type(run), default=run, args=words, prog=f"diptych {command}", use_underscores=True,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
@@ -94,23 +111,17 @@ def _dotted(word: str, top: frozenset[str]) -> str:
     if not word.startswith("--"):
         return word
     flag, by, value = word.partition("=")
-    flag = RENAMED.get(flag, flag)
-    name = flag.removeprefix("--").replace("-", "_")
+    name = RENAMED.get(flag, flag).removeprefix("--").replace("-", "_")
     return ("--training." if name.split(".")[0] in top else "--") + name + by + value
 
 
-def _top(text: str, aligned: bool = False) -> str:
-    """The flags as they may be written: those of `training` stand at top level."""
-    return re.sub(r"--training\.([\w.]+[^\n]*?)(?= {2}|│|[\s,;.]|$)", lambda m: "--" + m[1] + " " * 9 * aligned, text)
-
-
 def _one_line(panel: str) -> str:
-    """tyro's boxed message, without the box."""
-    text = re.sub(r"[╭╮╰╯│─┌┐└┘|]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", panel))
-    text = " ".join(text.split()).removeprefix("Parsing error").strip()
+    """tyro's boxed message, without box, colours and headings."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{3,}", " ", panel).replace("--training.", "--")
+    text = " ".join(text.split())
     for noise in (
-        r"(For full helptext|To see full helptext).*$",
-        r"^(Unrecognized options|Value error)\s+(?=Unrec|Error)",
+        r"(Argument helptext|For full helptext|To see full helptext).*$",
+        r"^[A-Z][a-z ]+ (?=[Ee]rror|invalid)",
     ):
         text = re.sub(noise, "", text).strip()
     return text or "arguments not understood"

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diptych.cli.arguments import positional, recipe
+from diptych.cli.refusal import UsageError
 from diptych.recipes.published import PUBLISHED
 
 
@@ -14,6 +15,8 @@ def describe_command(words: list[str]) -> None:
         print(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
         return
     name = positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
+    if words:
+        raise UsageError(f"describe takes one system or recipe, not {' '.join(words)} besides")
     known = PUBLISHED.get(name)
     run = recipe(known.recipe if known else name)
     from diptych.jobs.describe import describe

@@ -16,7 +16,7 @@ from diptych.data.loader import loader, rate, sweep
 from diptych.data.source import DataError
 from diptych.data.tally import Loaded
 from diptych.jobs import report
-from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.folder import RunError, read_run, write_run
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step
 from diptych.tokens import Batch
@@ -38,12 +38,14 @@ def train(
     settings, before = run.training, checkpoint.rest(out)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
-    if group.main:
-        print(opening(run, module, food, before["step"] if before else 0, group), flush=True)
-        if before is None:  # a run that goes on keeps its first one, also where it is refused below
-            write_run(out, run, facts)
+    if before is not None and type(read_run(out)[0]) is not type(run):
+        raise RunError(f"{out} holds another kind of run; give another --out")
+    if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
+        write_run(out, run, facts)
 
     def stream(first: int) -> Iterator[list[Loaded]]:
+        if group.main:
+            print(opening(run, module, food, first, group), flush=True)
         return loader(
             food,
             batch=settings.batch,
@@ -65,6 +67,8 @@ def train(
     same = identity(run) | {"examples": len(food), "answers": list(facts.get("answers", []))}
     fit(module, stream, settings, out, evaluate=evaluate if held else None, fingerprint=same, group=group)
     if group.main:
+        if before and before["step"] >= settings.steps:
+            print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
         checkpoint.save_weights(out, module)  # a kill between the last checkpoint and its weights left older ones
         report.write(out, run, module)
         print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
@@ -84,11 +88,7 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Examples, done: i
     size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     begun = f" from {run.start}" if run.start else ""
     where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
-    if done >= settings.steps:
-        where = f"finished already, {settings.steps} steps: only its report is made again"
-    data = f"{len(food):,} examples of {run.data} ({run.split})"
-    if done < settings.steps:
-        data += f" at {rate(food, workers=settings.workers, samples=32)}"
+    data = f"{len(food):,} examples of {run.data} ({run.split}) at {rate(food, workers=settings.workers, samples=32)}"
     ranks = f" x {group.world}" if group.world > 1 else ""
     how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
