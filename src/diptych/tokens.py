@@ -29,6 +29,8 @@ class _Movable:
     """A frozen dataclass of tensors that can be sent to a device."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
+        """The same with every tensor in it, however deep, on `device`."""
+
         def move(x: Any) -> Any:
             if isinstance(x, (Tensor, _Movable)):
                 return x.to(device, non_blocking=non_blocking)
@@ -240,10 +242,12 @@ class Tokens:
 
     @property
     def packed(self) -> bool:
+        """Whether `values` holds the real rows alone."""
         return self.values.dim() == 2
 
     @property
     def real(self) -> Bool[Tensor, "b n"]:
+        """Which cells of the canvas hold a token, in either layout."""
         return self.layout.real
 
     def __len__(self) -> int:

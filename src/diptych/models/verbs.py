@@ -15,6 +15,8 @@ from diptych.tokens import Image, Pair, Text, Tokens
 
 @runtime_checkable
 class EncodesImage(Protocol):
+    """A model that reads images: every one here."""
+
     def encode_image(self, image: Image) -> Tokens:
         """Image tokens, before they have met any text."""
         ...
@@ -22,6 +24,8 @@ class EncodesImage(Protocol):
 
 @runtime_checkable
 class EncodesText(Protocol):
+    """A model that reads texts."""
+
     def encode_text(self, text: Text) -> Tokens:
         """Text tokens, before they have met any image."""
         ...
@@ -29,6 +33,8 @@ class EncodesText(Protocol):
 
 @runtime_checkable
 class Fuses(EncodesImage, EncodesText, Protocol):
+    """A model in which text and image meet."""
+
     def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
         """Both, after they have met. `slot` says which of a sample's images this is."""
         ...
@@ -36,6 +42,8 @@ class Fuses(EncodesImage, EncodesText, Protocol):
 
 @runtime_checkable
 class Classifies(EncodesImage, Protocol):
+    """A model that names what is in a picture."""
+
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         """A logit per class of picture."""
         ...
@@ -43,6 +51,8 @@ class Classifies(EncodesImage, Protocol):
 
 @runtime_checkable
 class Pretrains(Fuses, Protocol):
+    """A model that says which heads its pre-training needs."""
+
     def heads(self) -> nn.ModuleDict:
         """The heads of the paper's pre-training figure, fresh: `match`, `words` …"""
         ...

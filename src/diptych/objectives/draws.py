@@ -40,9 +40,13 @@ class MaskedText:
 class Draws(Protocol):
     """Where an objective's random choices come from."""
 
-    def masked(self, text: Text, masking: Masking) -> MaskedText: ...
+    def masked(self, text: Text, masking: Masking) -> MaskedText:
+        """The text with some of its words hidden."""
+        ...
 
-    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]: ...
+    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+        """Which image tokens stay, where at most `most` patches may."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Keyed:
     batch: Batch
 
     def uniform(self, stream: str, n: int) -> np.ndarray:
+        """``(b, n)`` in [0, 1); `stream` names the use."""
         return keyed.uniform(self.batch.seed, self.batch.step, self.batch.ids.cpu().numpy(), stream, n)
 
     def masked(self, text: Text, masking: Masking) -> MaskedText:

@@ -24,10 +24,14 @@ class Objective(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What its loss is called in weights, floors and logs."""
+        ...
 
     @property
-    def weight(self) -> float: ...
+    def weight(self) -> float:
+        """Its factor in the loss that is trained."""
+        ...
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         """Terms of the loss, under `name`, and of each metric, under "name/metric"."""
@@ -63,15 +67,18 @@ class Pretraining(nn.Module):
         self.floors = {name: floor for name, floor in floors.items() if floor is not None}
 
     def views(self, batch: Batch, draws: Draws | None = None) -> Views:
+        """What the model makes of a batch, nothing of it computed yet."""
         return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide)
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
+        """Terms of every loss and metric on this batch; see `step.Step`."""
         views = self.views(batch, draws)
         return {name: count for o in self.objectives for name, count in o.counts(views).items()}
 
     def forward(
         self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: Draws | None = None
     ) -> dict[str, Tensor]:
+        """The objectives' means over `counts` terms; over this batch's own where none are given."""
         views = self.views(batch, draws)
         with packing(self.pack):
             return self.losses(views, self.counts(batch, draws) if counts is None else counts)

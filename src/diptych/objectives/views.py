@@ -34,6 +34,7 @@ class Views:
         self._masked_pair: dict[Masking, Pair] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
+        """What a head of the model says of `x`."""
         return self.heads[name](x)
 
     @property
@@ -62,6 +63,7 @@ class Views:
         return self.batch.matching
 
     def encode(self, image: Image) -> Tokens:
+        """Image tokens, of at most `most_patches` patches."""
         tokens = self.model.encode_image(image)
         if self.most_patches is None:
             return tokens
@@ -80,10 +82,12 @@ class Views:
 
     @cached_property
     def image(self) -> Tokens:
+        """Each image's tokens, before they meet a text."""
         return self.encode(self.given_image)
 
     @cached_property
     def text(self) -> Tokens:
+        """Each text's tokens, before they meet an image."""
         return self.fusing.encode_text(self.given_text)
 
     @cached_property

@@ -36,6 +36,7 @@ class Retrieval(nn.Module):
 
     @torch.no_grad()
     def start_from(self, match: Match) -> None:
+        """Begins the score as pre-training's logit of a match."""
         self.rank.linear.weight.copy_(match.linear.weight[1:])
         self.rank.linear.bias.copy_(match.linear.bias[1:])
 
@@ -52,6 +53,7 @@ class Retrieval(nn.Module):
         return torch.cat([true[:, None], false.view(len(batch), -1)], 1)
 
     def score(self, text: Tokens, image: Tokens) -> Float[Tensor, " b"]:
+        """How well each text fits the image beside it."""
         return self.rank(self.model.fuse(text, image).pooled).float()
 
     def losses(self, scores: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -68,6 +68,7 @@ class Log:
             self.say(f"step {row['step']}/{self.steps}  {said}  {left / 60:.1f} min left")
 
     def say(self, line: object) -> None:
+        """Prints a line above the progress."""
         self.console.print(str(line), highlight=False, markup=False, soft_wrap=True)
 
 

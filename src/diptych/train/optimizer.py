@@ -69,5 +69,6 @@ def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group `rate` times its own multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]

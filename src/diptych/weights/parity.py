@@ -41,6 +41,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
+    """A golden folder recomputed: what it is of, and a row for every tensor in each layout."""
+
     system: str
     task: str
     source: str  # the official code, as the golden names it

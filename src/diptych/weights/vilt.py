@@ -67,10 +67,12 @@ MARKS = {
 
 
 def task(state: Mapping[str, Tensor]) -> str:
+    """What an officially named checkpoint was trained for; "encoder" where it has no head."""
     return next((task for mark, task in MARKS.items() if any(name.startswith(mark) for name in state)), "encoder")
 
 
 def names(state: Mapping[str, Tensor]) -> Names:
+    """The table of names that an officially named checkpoint is read by."""
     return NAMES[task(state)]
 
 

@@ -42,10 +42,12 @@ NAMES = {
 
 
 def names(state: Mapping[str, Tensor]) -> Names:
+    """The table of names that an officially named checkpoint is read by."""
     return NAMES["average" if "fc_norm.weight" in state else "cls"]
 
 
 def task(state: Mapping[str, Tensor]) -> str:
+    """What an officially named checkpoint was trained for; "encoder" where it has no head."""
     return "classification" if "head.weight" in state else "encoder"
 
 
