@@ -11,11 +11,12 @@ from torch import nn
 from diptych.data.examples import PairExamples
 from diptych.data.files import open_captions
 from diptych.data.source import BadSample, DataError
-from diptych.data.wordpiece import Tokenizer, vocabulary
+from diptych.data.wordpiece import vocabulary
+from diptych.jobs.folder import RunError
+from diptych.jobs.reading import tokenizer_of
 from diptych.models.verbs import Fuses
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.recipes.models import ViLT
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import HeatMap
 
@@ -27,14 +28,13 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
     published one); none where the model does not read text, or the data holds no val split of captions.
     """
     model = module.model
-    if not isinstance(model, Fuses) or not isinstance(run.model, ViLT):
+    if not isinstance(model, Fuses):
         return []
     try:
-        source = open_captions(run.data, "val", least=run.images.shorter)
-    except DataError:
+        source, tokenizer = open_captions(run.data, "val", least=run.images.shorter), tokenizer_of(run)
+    except (DataError, RunError):
         return []
-    images = replace(run.images, augment=False)
-    pairs = PairExamples(source, Tokenizer(run.model.text_length), images, matching=0.0)
+    pairs = PairExamples(source, tokenizer, replace(run.images, augment=False), matching=0.0)
     module.eval()
     return word_patch_maps(model, alignment(module), pairs, [len(pairs) * i // MAPS for i in range(MAPS)])
 

@@ -14,9 +14,9 @@ from diptych.data.files import open_captions
 from diptych.data.questions import open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
-from diptych.data.wordpiece import Tokenizer
 from diptych.heads import Match
 from diptych.jobs.folder import RunError, read_run, read_weights
+from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.metrics.vqa import normalise_answer
 from diptych.recipes.run import Finetune
@@ -48,7 +48,7 @@ def questions(data: str, split: str, blind: str, least: int) -> Questioned:
 
 def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Examples:
     """What the run learns from, or is held out from it."""
-    tokenizer = Tokenizer(run.model.text_length)
+    tokenizer = tokenizer_of(run)
     images = replace(run.images, augment=augment and run.images.augment)
     if run.task == "vqa":
         source = questions(run.data, split, run.blind, images.shorter)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from diptych.data.examples import Examples, PairExamples
+from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples
 from diptych.data.files import open_captions
 from diptych.data.pictures import PictureExamples
 from diptych.data.source import Captioned
 from diptych.data.wordpiece import Tokenizer, Vocabulary
 from diptych.jobs.folder import RunError, read_run, read_weights
+from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.models.cnn import FrozenCNN
 from diptych.models.vilt import ViLT
@@ -69,18 +70,14 @@ def examples(run: Pretrain, split: str, augment: bool) -> Examples:
     if not (run.objectives.itm or run.objectives.mlm or run.objectives.wpa):
         return PictureExamples(source, images)
     matching = 0.5 if run.objectives.itm or run.objectives.wpa else 0.0
-    if isinstance(run.model, settings.ViT):
-        raise RunError(
-            "matching, masked words and alignment need a model that reads text; a ViT takes grid and classes"
-        )
-    return PairExamples(source, Tokenizer(run.model.text_length), images, matching)
+    return PairExamples(source, tokenizer_of(run), images, matching)
 
 
 def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> dict[str, float]:
     """Facts of the captions that floors are made of: the entropy of the pieces that masking may hide, in nats."""
     texts = []
     for i in range(len(source)):
-        texts += source.captions(i)
+        texts += [text[:LONGEST_TEXT].encode(errors="ignore").decode() for text in source.captions(i)]
         if len(texts) >= most:
             break
     counts: Counter[int] = Counter()

@@ -9,13 +9,12 @@ from rich.progress import track
 from diptych.data.examples import PairExamples
 from diptych.data.loader import sweep
 from diptych.data.tally import Tally
-from diptych.data.wordpiece import Tokenizer
 from diptych.jobs.folder import RunError
+from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Scored, Subject
 from diptych.jobs.scores.gallery import open_gallery
 from diptych.jobs.training import ratios, sums
 from diptych.objectives.pretraining import Pretraining
-from diptych.recipes.models import ViLT
 from diptych.tokens import Batch
 
 BATCH = 64
@@ -24,9 +23,9 @@ BATCH = 64
 def matching(subject: Subject) -> Scored:
     """Each loss and metric averaged over the split, half of the pictures replaced. Raises DataError, RunError."""
     run, asked, module = subject.run, subject.asked, subject.module
-    if not isinstance(module, Pretraining) or not isinstance(run.model, ViLT):
-        raise RunError("matching needs a pre-training run of a model that reads text and image")
-    food = PairExamples(open_gallery(asked, subject.images.shorter), Tokenizer(run.model.text_length), subject.images)
+    if not isinstance(module, Pretraining):
+        raise RunError("matching needs a pre-training run")
+    food = PairExamples(open_gallery(asked, subject.images.shorter), tokenizer_of(run), subject.images)
     tally = Tally(asked.max_skipped)
 
     def batches() -> Iterator[Batch]:

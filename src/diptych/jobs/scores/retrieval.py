@@ -13,8 +13,8 @@ from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.loader import sweep
 from diptych.data.source import BadSample, Captioned, DataError
 from diptych.data.tally import Skipped, Tally
-from diptych.data.wordpiece import Tokenizer
 from diptych.jobs.folder import RunError
+from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import SHOWN, Scored, Subject, spread
 from diptych.jobs.scores.gallery import Pictures, open_gallery
 from diptych.metrics.recall import recall
@@ -97,8 +97,7 @@ def score(
     """Scores of every readable picture with every text, and which pictures these are. Pictures stream through: only
     their scores are kept.
     """
-    head, module, length = summary(subject), subject.module, subject.run.model.text_length  # type: ignore[union-attr]
-    tokenizer = Tokenizer(length)
+    head, module, tokenizer = summary(subject), subject.module, tokenizer_of(subject.run)
     parts = [tokenizer.encode(texts[at : at + TEXTS]) for at in range(0, len(texts), TEXTS)]
     food, rows, seen = Pictures(source, subject.images), [], []
     batches = sweep(food, PICTURES, workers=subject.asked.workers)

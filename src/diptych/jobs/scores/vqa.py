@@ -11,9 +11,9 @@ from diptych.data.examples import QuestionExamples
 from diptych.data.loader import sweep
 from diptych.data.source import Questioned
 from diptych.data.tally import Tally
-from diptych.data.wordpiece import Tokenizer
 from diptych.jobs.finetune import questions
 from diptych.jobs.folder import RunError
+from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import SHOWN, Scored, Subject, spread
 from diptych.metrics.vqa import normalise_answer, vqa_accuracy
 from diptych.recipes.run import Finetune
@@ -33,7 +33,7 @@ def vqa(subject: Subject) -> Scored:
         raise RunError("--control deals captions, for retrieval and matching; vqa has --blind image and --blind text")
     answers = subject.facts["answers"]
     source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
-    food = QuestionExamples(source, Tokenizer(run.model.text_length), subject.images, answers, normalise_answer)
+    food = QuestionExamples(source, tokenizer_of(run), subject.images, answers, normalise_answer)
     tally, rows = Tally(asked.max_skipped), []
     batches = sweep(food, BATCH, workers=asked.workers)
     for loaded in track(batches, description="answering", total=-(-len(food) // BATCH)):

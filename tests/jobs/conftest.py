@@ -1,0 +1,30 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from diptych.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the tiny runs, which the tests share
+
+from tiny_runs import TRAINING, finished, pretrain
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted, with dropout and one data worker."""
+    out = tmp_path_factory.mktemp("runs") / "never-killed"
+    said = finished(pretrain(out, "--workers", "1"))
+    assert "1.0 M parameters" in said and "250 examples of scenes:50 (train)" in said and "12 steps" in said
+    assert said.splitlines()[-1].startswith(str(out / "report.html"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def vqa(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fine-tuned for questions, and scored on what it was trained on."""
+    out = tmp_path_factory.mktemp("runs") / "vqa"
+    training = [*TRAINING, "--steps", "4", "--workers", "0"]
+    assert main(["finetune", "vqa", "--from", str(pretrained), *training, "--out", str(out)]) == 0
+    assert main(["evaluate", str(out), "--split", "train", "--workers", "0"]) == 0
+    return out

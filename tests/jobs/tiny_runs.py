@@ -1,0 +1,68 @@
+"""Runs small enough for a test: a ViLT of width 16 on fifty scenes, as the command line starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from diptych.train.log import TIME_FIELDS
+
+MODEL = [
+    "--model.width",
+    "16",
+    "--model.depth",
+    "1",
+    "--model.heads",
+    "2",
+    "--model.hidden",
+    "32",
+    "--model.text_length",
+    "24",
+]
+TRAINING = [
+    "--data",
+    "scenes:50",
+    "--batch",
+    "8",
+    "--log_every",
+    "1",
+    "--checkpoint_every",
+    "3",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+]
+STEPS = 12
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def pretrain(out: Path, *more: str, dropout: float = 0.1, steps: int = STEPS) -> list[str]:
+    """The arguments of a tiny pre-training run."""
+    run = ["pretrain", "vilt.tiny", *MODEL, "--model.dropout", str(dropout), *TRAINING, "--steps", str(steps)]
+    return [*run, "--out", str(out), *more]
+
+
+def started(arguments: list[str]) -> subprocess.Popen[str]:
+    """The command line in a process, and a process group, of its own."""
+    command = [sys.executable, "-m", "diptych", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, start_new_session=True)
+
+
+def finished(arguments: list[str]) -> str:
+    """What a command that succeeds has said."""
+    process = started(arguments)
+    said, complaint = process.communicate(timeout=240)
+    assert process.returncode == 0, complaint
+    return said
+
+
+def rows(out: Path, timed: bool = False) -> list[dict[str, Any]]:
+    """metrics.jsonl, without what tells how long it took."""
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return found if timed else [{k: v for k, v in row.items() if k not in TIME_FIELDS} for row in found]
