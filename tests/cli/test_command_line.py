@@ -1,0 +1,162 @@
+"""The command line: help without torch, refusals in one line, exit statuses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from diptych.cli import COMMANDS, main
+from diptych.cli.arguments import flags, overridden, recipe, recipes, take
+from diptych.cli.refusal import UsageError
+from diptych.recipes.run import Evaluation
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command says."""
+    capsys.readouterr()
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("diptych: ") and "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("pretain", "no command 'pretain'; did you mean pretrain?"),
+        ("zzz", "no command 'zzz' (diptych --help lists them)"),
+        ("pretrain vilt.tinny --out x", "did you mean vilt.tiny?"),
+        ("pretrain --out x", "the recipe"),
+        ("pretrain vilt.tiny", "--out is missing"),
+        ("pretrain vilt.tiny --out", "--out needs a value"),
+        ("pretrain vilt.tiny --out --data scenes", "--out needs a value"),
+        ("pretrain vilt.tiny --out x --stepz 3", "no --stepz; did you mean --steps?"),
+        ("pretrain vilt.tiny --out x --model.widht 3", "no --model.widht; did you mean --model.width?"),
+        ("pretrain vilt.tiny --out x --steps 1.5", "--steps: invalid literal for int() with base 10: '1.5'"),
+        ("pretrain vilt.tiny --out x --steps 0", "steps must be at least 1, not 0"),
+        ("pretrain vilt.tiny --out x --steps", "Missing value for argument '--steps'"),
+        ("pretrain vilt.tiny --out x --precision fp8", "invalid choice 'fp8'"),
+        ("pretrain vilt.tiny --out x --optimizer.clip no", "--optimizer.clip: could not convert string to float: 'no'"),
+        ("pretrain vilt.tiny --out x stray", "Unrecognized options: stray"),
+        ("pretrain vilt.tiny --out x --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
+        ("pretrain vilt.tiny --out x --data scenes:0", "size 0"),
+        ("pretrain vilt.tiny --out x --data scenes:many", "write scenes:2000"),
+        ("pretrain vilt.tiny --out x --data scenes:20 --device warp", "--device warp cannot be used here"),
+        ("pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch 999", "a batch of 999 is more than all 40 examples"),
+        ("pretrain vilt.tiny --out x --data scenes:8 --model.vocabulary 99", "model.vocabulary is 99"),
+        ("pretrain vilt.tiny --out x --data scenes:8 --start {tmp}/nowhere", "no run.json there"),
+        ("finetune vqaa --out x", "did you mean vqa?"),
+        ("finetune", None),
+        ("finetune vqa --out x", "give either --from DIR"),
+        ("finetune vqa --from a --recipe b --out x", "give either --from DIR"),
+        ("finetune vqa --from {tmp}/nowhere --out x", "no run.json there"),
+        ("evaluate {tmp}/nowhere", "no run.json there"),
+        ("evaluate {tmp}", "no run.json there"),
+        ("evaluate {broken}", "not a run that this version can read"),
+        ("evaluate x --task vqaa", "invalid choice 'vqaa'"),
+        ("evaluate x --galery 3", "did you mean --gallery?"),
+        ("describe vilbert", "there is no recipe 'vilbert'"),
+        ("describe vilt vit", "not vit besides"),
+        ("parity {tmp}/nowhere", "no checkpoint.pth there"),
+        ("import vilt {tmp}/nowhere.ckpt --out x", "no such file"),
+        ("import vilt {garbage} --out x", "garbage.pth"),
+        ("import vilbert {garbage} --out x", "no system 'vilbert'"),
+        ("import vilt {garbage} --out x --heads two", "--heads is a whole number"),
+        ("import vilt {garbage} --out x --grid 12", "--grid is ROWSxCOLUMNS"),
+    ],
+)
+def test_refusals_are_one_line(command: str, told: str | None, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text('{"kind": "pretrain", "run": {"colour": 3}}')
+    (tmp_path / "garbage.pth").write_bytes(b"\x80\x04garbage" * 9)
+    names = {"tmp": tmp_path, "broken": tmp_path / "broken", "garbage": tmp_path / "garbage.pth"}
+    words = [word.format(**names) for word in command.split()]
+    if told is None:
+        assert main(words) == 0
+    else:
+        assert told in refused(words, capsys)
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+
+
+def test_debug_gives_the_traceback(tmp_path: Path):
+    with pytest.raises(UsageError, match="--out is missing"):
+        main(["pretrain", "vilt.tiny", "--debug"])
+
+
+def test_help_imports_no_torch():
+    calls = [["--help"], ["--version"], ["pretrain", "--help"], ["pretrain", "vilt.tiny", "--help"], ["finetune"]]
+    calls += [["finetune", "vqa", "--help"], ["evaluate", "--help"], ["describe", "--help"], ["import", "--help"]]
+    calls += [["pretrain", "vilt.tiny", "--nonsense", "1", "--out", "x"]]
+    code = f"import sys; from diptych.cli import main\nfor words in {calls}: main(words)\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_lists_every_command(capsys):
+    assert main([]) == main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(re.search(rf"^  {name} ", told, re.MULTILINE) for name in COMMANDS)
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+        assert f"diptych {name}" in capsys.readouterr().out
+
+
+def test_help_of_a_recipe_lists_every_field_as_it_is_typed(capsys):
+    assert main(["pretrain", "vilt.tiny", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--out DIR" in told and "--training." not in told
+    for flag in flags(recipe("vilt.tiny")):
+        assert flag.replace("--training.", "--") + " " in told, flag
+    assert main(["evaluate", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(flag + " " in told for flag in flags(Evaluation()))
+
+
+def test_fields_are_typed_and_training_stands_on_top():
+    run = recipe("vilt.tiny")
+    words = "--steps 7 --optimizer.learning-rate=0.5 --model.grid 2 3 --images.augment True --training.batch 4"
+    changed = overridden(run, words.split(), "pretrain vilt.tiny")
+    assert (changed.training.steps, changed.training.batch, changed.model.grid) == (7, 4, (2, 3))
+    assert changed.training.optimizer.learning_rate == 0.5 and changed.images.augment is True
+    assert changed.training.optimizer.warmup == run.training.optimizer.warmup
+    assert overridden(run, ["--from", "there"], "").start == "there"
+    assert overridden(run, [], "") == run
+
+
+def test_take_removes_what_it_takes():
+    words = ["--a", "1", "--out", "there", "--b=2"]
+    assert (take(words, "--out"), take(words, "--b"), take(words, "--c", "3")) == ("there", "2", "3")
+    assert words == ["--a", "1"]
+
+
+def test_recipes_are_the_functions_that_give_a_pre_training_run():
+    assert {"vilt.tiny", "vilt.small", "vilt.base", "vit.base"} <= set(recipes())
+    assert not [name for name in recipes() if name.startswith(("run.", "models.", "finetune."))]
+
+
+def test_describe_tells_the_published_counts(capsys):
+    assert main(["describe", "vilt"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("135,660,092") == 2  # ours, and the published one
+    assert "GFLOP" in told and "71.32" in told
+
+
+def test_parity_exits_with_one_where_an_element_differs(tmp_path: Path, capsys):
+    shutil.copytree(GOLDEN / "vit", folder := tmp_path / "vit")
+    assert main(["parity", str(folder), "--certificate", str(tmp_path / "certificate.json")]) == 0
+    assert "all equal" in capsys.readouterr().out and (tmp_path / "certificate.json").stat().st_size
+    tensors = load_file(folder / "case.safetensors")
+    name = sorted(n for n in tensors if n.startswith("out.") and tensors[n].is_floating_point())[0]
+    tensors[name].view(-1)[0] += 1.0
+    save_file(tensors, folder / "case.safetensors")
+    assert main(["parity", str(folder)]) == 1
+    assert "DIFFERS" in capsys.readouterr().out

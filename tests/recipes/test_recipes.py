@@ -1,0 +1,69 @@
+"""Recipes: plain frozen values, each of which builds at its full size, and comes back from JSON as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import pytest
+import torch
+
+from diptych.cli.arguments import recipe, recipes
+from diptych.jobs import finetune as job
+from diptych.jobs import pretrain
+from diptych.recipes import demo, finetune, vilt
+from diptych.recipes.models import ViLT
+from diptych.recipes.published import PUBLISHED
+from diptych.recipes.run import Finetune, Pretrain, thaw
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_builds_on_the_meta_device(name: str):
+    run = recipe(name)
+    with torch.device("meta"):
+        module = pretrain.build(run, guided=False)
+    assert all(p.is_meta for p in module.parameters())
+    assert module.weights and all(weight > 0 for weight in module.weights.values())
+    assert run.images.patch == run.model.patch
+    if isinstance(run.model, ViLT):
+        with torch.device("meta"):
+            assert job.build(finetune.retrieval(run), []).weights == {"retrieval": 1.0}
+            assert job.build(finetune.vqa(run), ["yes", "no"]).weights == {"vqa": 1.0}
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_comes_back_from_json(name: str):
+    run = recipe(name)
+    assert thaw(Pretrain, json.loads(json.dumps(asdict(run)))) == run
+    if isinstance(run.model, ViLT):
+        task = finetune.vqa(run)
+        assert thaw(Finetune, json.loads(json.dumps(asdict(task)))) == task
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("demo.")])
+def test_every_recipe_knows_its_name(name: str):
+    assert recipe(name).recipe == name
+
+
+def test_recipes_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        vilt.tiny().data = "elsewhere"  # type: ignore[misc]
+
+
+def test_thaw_names_a_field_that_does_not_fit():
+    told = asdict(vilt.tiny())
+    with pytest.raises(ValueError, match=r"run\.training\.speed: no such field"):
+        thaw(Pretrain, told | {"training": {"speed": 3}})
+    with pytest.raises(ValueError, match=r"run\.model: fits none"):
+        thaw(Pretrain, told | {"model": {"width": 3}})
+
+
+def test_published_sizes_belong_to_recipes():
+    assert {known.recipe for known in PUBLISHED.values()} <= set(recipes())
+
+
+def test_the_demo_compares_at_one_budget():
+    for fresh in (demo.vqa(), demo.retrieval()):
+        assert fresh.model == demo.pretraining().model and fresh.images == demo.pretraining().images
+        assert replace(fresh, start="there").training == fresh.training
+    assert demo.VQA.task == "vqa" and demo.RETRIEVAL.task == "retrieval"
