@@ -20,8 +20,8 @@ from diptych.recipes import vilt
 BATCH = 16
 
 
-def make(examples: PairExamples, batches: int, simplejpeg: Any) -> None:
-    """So many batches, in this process: decoded, resized, tokenised, collated."""
+def make(examples: PairExamples, batches: int, simplejpeg: Any, _: int) -> None:
+    """So many batches, the same each round, in this process: decoded, resized, tokenised, collated."""
     with patch.object(decode, "simplejpeg", simplejpeg):
         for _ in loader(examples, batch=BATCH, seed=0, start=0, steps=batches, workers=0):
             pass
@@ -35,7 +35,7 @@ def run(data: str, split: str = "train", images: int = 128, rounds: int = 3) -> 
     for what, settings in sizes.items():
         source = open_captions(data, split, least=settings.shorter)
         examples = PairExamples(source, Tokenizer(), settings, matching=0.0)
-        candidates: dict[str, Callable[[], Any]] = {
+        candidates: dict[str, Callable[[int], Any]] = {
             name: partial(make, examples, images // BATCH, simplejpeg) for name, simplejpeg in decoders.items()
         }
         augmented = ", RandAugment" if settings.augment else ""

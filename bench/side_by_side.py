@@ -21,16 +21,16 @@ class Timing:
     cpu: list[float] = field(default_factory=list)  # seconds of this process on all its threads
 
 
-def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
-    """Timings, and what each candidate gave. A B C, A B C …: a slow minute of the machine falls on all alike. One round
-    before them warms up and is not timed.
+def in_turn(candidates: Mapping[str, Callable[[int], Any]], rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Timings, and what each candidate gave at first. A B C, A B C …: a slow minute of the machine falls on all alike.
+    Round 0 warms up and is not timed; candidates are told the number of the round.
     """
-    given = {name: run() for name, run in candidates.items()}
+    given = {name: run(0) for name, run in candidates.items()}
     timings = {name: Timing() for name in candidates}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         for name, run in candidates.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            run()
+            run(number)
             timings[name].wall.append(time.perf_counter() - wall)
             timings[name].cpu.append(time.process_time() - cpu)
     return timings, given

@@ -37,10 +37,13 @@ WORDS = (12, 9, 14, 20, 10, 13, 16, 11)  # tokens of each caption, [CLS] and [SE
 Losses = dict[str, Tensor]
 
 
-def ragged_batch(size: int) -> Batch:
-    """Noise in the shapes of photographs and captions; every second picture is shown beside another's caption."""
-    torch.manual_seed(0)
-    shapes, lengths = PICTURES[:size], torch.tensor(WORDS[:size])
+def ragged_batch(size: int, number: int = 0) -> Batch:
+    """Noise in the shapes of photographs and captions; every second picture is shown beside another's caption. Batches
+    of other numbers hold other shapes.
+    """
+    torch.manual_seed(number)
+    at = [(number + i) % len(PICTURES) for i in range(size)]
+    shapes, lengths = [PICTURES[i] for i in at], torch.tensor([WORDS[i] + number for i in at])
     rows, columns = (max(sides) for sides in zip(*shapes, strict=True))
     pixels = torch.zeros(size, 3, rows * PATCH, columns * PATCH)
     for canvas, (h, w) in zip(pixels, shapes, strict=True):
@@ -51,7 +54,7 @@ def ragged_batch(size: int) -> Batch:
     ids[:, 0], ids[torch.arange(size), lengths - 1] = 101, 102
     matched = torch.arange(size) % 2 == 0
     shown = image[torch.where(matched, torch.arange(size), (torch.arange(size) + 1) % size)]
-    return Batch(0, 0, torch.arange(size), image, Text(ids, real), Matching(shown, matched))
+    return Batch(0, number, torch.arange(size), image, Text(ids, real), Matching(shown, matched))
 
 
 def useful(batch: Batch) -> float:
@@ -111,41 +114,44 @@ def both(depth: int) -> tuple[nn.Module, ViLT, nn.ModuleDict]:
     return theirs, ours, ours.heads()
 
 
-def step(module: nn.Module, losses: Callable[[], Losses], precision: str) -> dict[str, float]:
-    """One forward and backward pass; the losses, and the length of the gradient."""
+def step(module: nn.Module, given: Sequence[tuple[Any, ...]], precision: str, number: int) -> dict[str, float]:
+    """One forward and backward pass on what is given in round `number`; the losses, and the length of the gradient."""
     module.zero_grad(set_to_none=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        found = losses()
+        found = module(*given[number % len(given)])
     (found["itm"] + found["mlm"] + 0.1 * found["wpa"]).backward()
     length = torch.stack([p.grad.float().norm() for p in module.parameters() if p.grad is not None]).norm()
     return {name: found[name].item() for name in ("itm", "mlm", "wpa")} | {"gradient": length.item()}
 
 
-def run(size: int = 8, depth: int = 12, rounds: int = 3) -> None:
-    """Prints the table and how far the losses are apart."""
-    batch, masking = ragged_batch(size), Masking(whole_words=False)
-    theirs, ours, heads = both(depth)
-    masked = Keyed(batch).masked(cast(Text, batch.text), masking)
+def run(
+    size: int = 8, depth: int = 12, rounds: int = 3, fresh: bool = False, precisions: Sequence[str] = ("fp32", "bf16")
+) -> None:
+    """Prints the table and how far the losses are apart. `fresh`: every round has a batch of other shapes, as training
+    has; bfloat16 kernels that are compiled for each new shape then cost what they cost there.
+    """
+    masking = Masking(whole_words=False)
+    batches = [ragged_batch(size, number) for number in range(1 + rounds * fresh)]
+    masked = [Keyed(batch).masked(cast(Text, batch.text), masking) for batch in batches]
     objectives = [ImageTextMatching(), MaskedWords(masking), WordPatchAlignment()]
+    theirs, ours, heads = both(depth)
     peer = Peer(theirs, heads).train()
-    candidates: dict[str, Callable[[], Any]] = {}
-    for precision in ("fp32", "bf16"):
-        candidates[f"Hugging Face, {precision}"] = partial(step, peer, partial(peer, batch, masked), precision)
-        for layout in ("padded", "packed"):
-            pretraining = Pretraining(ours, heads, objectives, pack=layout == "packed").train()
-            candidates[f"Diptych {layout}, {precision}"] = partial(
-                step, pretraining, partial(pretraining, batch), precision
-            )
+    padded, packed = (Pretraining(ours, heads, objectives, pack=pack).train() for pack in (False, True))
+    for_peer, for_ours = list(zip(batches, masked, strict=True)), [(batch,) for batch in batches]
+    candidates: dict[str, Callable[[int], Any]] = {}
+    for precision in precisions:
+        candidates[f"Hugging Face, {precision}"] = partial(step, peer, for_peer, precision)
+        candidates[f"Diptych padded, {precision}"] = partial(step, padded, for_ours, precision)
+        candidates[f"Diptych packed, {precision}"] = partial(step, packed, for_ours, precision)
     name = "ViLT-B/32" if depth == 12 else f"ViLT-B/32 cut to {depth} layers"
-    print(heading(f"{name} training step, batch {size}, {useful(batch):.0%} useful tokens"))
+    shapes = "other shapes every round" if fresh else "the same shapes every round"
+    print(heading(f"{name} training step, batch {size}, {useful(batches[0]):.0%} useful tokens, {shapes}"))
     timings, found = in_turn(candidates, rounds)
-    print(table(timings, "Hugging Face, fp32", size, "samples"))
-    print(
-        f"\n{rounds} rounds, in turn. Losses at the same weights, and their difference from Hugging Face's in fp32:\n"
-    )
-    reference = found["Hugging Face, fp32"]
+    first = next(iter(candidates))
+    print(table(timings, first, size, "samples"))
+    print(f"\n{rounds} rounds, in turn. Losses at the same weights, and their difference from {first}:\n")
     for candidate, losses in found.items():
-        told = ", ".join(f"{key} {value:.6f} ({value - reference[key]:+.1e})" for key, value in losses.items())
+        told = ", ".join(f"{key} {value:.6f} ({value - found[first][key]:+.1e})" for key, value in losses.items())
         print(f"- {candidate}: {told}")
 
 
@@ -154,8 +160,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, choices=range(2, 9))
     parser.add_argument("--depth", type=int, default=12, help="transformer layers; 12 is the published size")
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    run(arguments.batch, arguments.depth, arguments.rounds)
+    parser.add_argument("--fresh", action="store_true", help="a batch of other shapes every round")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
+    given = parser.parse_args()
+    run(given.batch, given.depth, given.rounds, given.fresh, given.precision)
 
 
 if __name__ == "__main__":

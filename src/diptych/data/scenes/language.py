@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.data.scenes.shapes import KINDS
-from diptych.data.scenes.world import COLORS, HELD_OUT, MATERIALS, OPPOSITE, SIZES, Phrase, Scene, Thing
+from diptych.data.scenes.world import COLORS, HELD_OUT, MATERIALS, OPPOSITE, SIZES, Phrase, Scene, Thing, pick
 
 QUESTIONS = 5  # asked of every scene
 NUMBERS = ("no", "one", "two", "three", "four", "five")
@@ -62,10 +62,6 @@ def captions(scene: Scene) -> tuple[Sentence, ...]:
     )
 
 
-def _pick(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]
-
-
 def _about(thing: Thing, rng: np.random.Generator, detail: float) -> Phrase:
     """Color and kind, which are enough to tell a thing, with size and material at random."""
     material = thing.material if rng.random() < detail else None
@@ -74,14 +70,14 @@ def _about(thing: Thing, rng: np.random.Generator, detail: float) -> Phrase:
 
 def _single(scene: Scene, rng: np.random.Generator, i: int) -> Sentence:
     phrase = _about(scene.things[i], rng, 0.6)
-    text = _pick(rng, ("a picture of {}", "there is {} in the picture", "a photo with {}", "here we see {}"))
+    text = pick(rng, ("a picture of {}", "there is {} in the picture", "a photo with {}", "here we see {}"))
     return Sentence(text.format(_a(phrase)), ("together", phrase))
 
 
 def _together(rng: np.random.Generator, things: list[Thing], detail: float) -> Sentence:
     phrases = [_about(thing, rng, detail) for thing in things]
-    text = _pick(rng, ("{}", "a picture of {}", "there is {}", "we can see {}"))
-    return Sentence(text.format(_list(phrases, _pick(rng, ("and", "with")))), ("together", *phrases))
+    text = pick(rng, ("{}", "a picture of {}", "there is {}", "we can see {}"))
+    return Sentence(text.format(_list(phrases, pick(rng, ("and", "with")))), ("together", *phrases))
 
 
 def _list(phrases: list[Phrase], last: str = "and") -> str:
@@ -93,15 +89,15 @@ def _related(scene: Scene, rng: np.random.Generator) -> Sentence:
     facts = scene.relations()
     if not facts:
         return _single(scene, rng, int(rng.integers(len(scene.things))))
-    a, relation, b = _pick(rng, facts)
+    a, relation, b = pick(rng, facts)
     one, other = _about(scene.things[a], rng, 0.15), _about(scene.things[b], rng, 0.15)
-    text = _pick(rng, ("{} {} {}", "{} is {} {}", "there is {} {} {}"))
-    words = text.format(_a(one), _pick(rng, _RELATED[relation]), _a(other))
+    text = pick(rng, ("{} {} {}", "{} is {} {}", "there is {} {} {}"))
+    words = text.format(_a(one), pick(rng, _RELATED[relation]), _a(other))
     return Sentence(words, ("relation", one, relation, other))
 
 
 def _counted(scene: Scene, rng: np.random.Generator) -> Sentence:
-    thing = _pick(rng, scene.things)
+    thing = pick(rng, scene.things)
     phrase = scene.topic
     if scene.count(phrase) == 0:
         phrase = Phrase(kind=thing.kind) if rng.random() < 0.5 else Phrase(color=thing.color)
@@ -109,7 +105,7 @@ def _counted(scene: Scene, rng: np.random.Generator) -> Sentence:
     number = f"{NUMBERS[n]} {name(phrase, plural=n > 1)}"
     if (extra := len(scene.things) - n) and rng.random() < 0.5:
         number += f" and {NUMBERS[extra]} other thing{'s' if extra > 1 else ''}"
-    text = _pick(rng, ("{}", "a picture with {}", "we see {} here", "there {} {}"))
+    text = pick(rng, ("{}", "a picture with {}", "we see {} here", "there {} {}"))
     text = text.format("is" if n == 1 else "are", number) if text.startswith("there") else text.format(number)
     return Sentence(text, ("count", phrase, n))
 
@@ -133,14 +129,14 @@ def questions(scene: Scene) -> tuple[Sentence, ...]:
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> Sentence:
-    text = _pick(rng, ("how many {} are there ?", "how many {} do you see ?", "what number of {} is in the picture ?"))
+    text = pick(rng, ("how many {} are there ?", "how many {} do you see ?", "what number of {} is in the picture ?"))
     text = text.format(name(scene.topic, plural=True))
     return Sentence(text, ("count", scene.topic), "count", str(scene.count(scene.topic)))
 
 
 def _exist(scene: Scene, rng: np.random.Generator) -> tuple[Sentence, Sentence]:
     """Something that is there, and the same with one attribute changed so that it is not."""
-    thing = _pick(rng, scene.things)
+    thing = pick(rng, scene.things)
     if rng.random() < 0.7:
         near = [Phrase(k, thing.color) for k in KINDS] + [Phrase(thing.kind, c) for c in COLORS]
         if scene.key[1] != "novel":  # what is never there must not be learnt as "no"
@@ -149,8 +145,8 @@ def _exist(scene: Scene, rng: np.random.Generator) -> tuple[Sentence, Sentence]:
     else:
         near = [Phrase(thing.kind, material=m) for m in MATERIALS] + [Phrase(k, material=thing.material) for k in KINDS]
         there = Phrase(thing.kind, material=thing.material)
-    absent = _pick(rng, [phrase for phrase in near if not scene.count(phrase)])
-    text = _pick(rng, ("is there {} ?", "do you see {} ?", "does the picture show {} ?"))
+    absent = pick(rng, [phrase for phrase in near if not scene.count(phrase)])
+    text = pick(rng, ("is there {} ?", "do you see {} ?", "does the picture show {} ?"))
     return (
         Sentence(text.format(_a(there)), ("exist", there), "exist", "yes"),
         Sentence(text.format(_a(absent)), ("exist", absent), "exist", "no"),
@@ -161,7 +157,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[Sentence, Sentenc
     facts = scene.relations()
     if not facts:
         return _exist(scene, rng)
-    a, relation, b = _pick(rng, facts)
+    a, relation, b = pick(rng, facts)
     one, other = (Phrase(t.kind, t.color) for t in (scene.things[a], scene.things[b]))
     wording = int(rng.integers(2))
 
@@ -184,10 +180,10 @@ def _attributes(scene: Scene, rng: np.random.Generator, n: int) -> list[Sentence
             if scene.count(phrase) == 1 and wanted in (None, thing.size)
         ]
         if fitting and len(asked) < n:
-            thing, phrase = _pick(rng, fitting)
+            thing, phrase = pick(rng, fitting)
             asked.append(_ask(attribute, thing, phrase, rng))
     while len(asked) < n:  # color and kind tell every thing apart, so its material can always be asked
-        thing = _pick(rng, scene.things)
+        thing = pick(rng, scene.things)
         asked.append(_ask("material", thing, Phrase(thing.kind, thing.color), rng))
     return asked
 
@@ -208,7 +204,7 @@ def _ask(attribute: str, thing: Thing, phrase: Phrase, rng: np.random.Generator)
         "size": ("what size is the {} ?", "how big is the {} ?"),
         "kind": ("what is the {} ?", "what kind of thing is the {} ?"),
     }
-    text = _pick(rng, wordings[attribute]).format(name(phrase))
+    text = pick(rng, wordings[attribute]).format(name(phrase))
     return Sentence(text, (attribute, phrase), attribute, getattr(thing, attribute))
 
 

@@ -7,13 +7,17 @@ with equal chance: how many there are cannot be guessed from what is asked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 
 from diptych import keyed
 from diptych.data.scenes.shapes import KINDS, proportions
+
+T = TypeVar("T")
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "black")
 MATERIALS = ("plain", "shiny", "striped", "spotted")
@@ -114,18 +118,19 @@ def draw(seed: int, split: str, index: int, pixels: int) -> Scene:
     rng = keyed.generator(seed, 0, index, f"scenes {split} graph")
     stretch = float(np.exp(rng.uniform(-0.18, 0.18)))
     width, height = round(pixels * stretch), round(pixels / stretch)
-    topic = Phrase(kind=_pick(rng, KINDS)) if rng.random() < 0.6 else Phrase(color=_pick(rng, COLORS))
+    topic = Phrase(kind=pick(rng, KINDS)) if rng.random() < 0.6 else Phrase(color=pick(rng, COLORS))
     names = _names(rng, topic, novel=split == "novel")
     things: list[Thing] = []
     sizes = sorted((int(rng.integers(3)) for _ in names), reverse=True)  # the large are placed while there is room
     for (color, kind), size in zip(names, sizes, strict=True):
         tilt = int(rng.integers(-4, 5)) * 4
         size, box = _place(rng, kind, tilt, size, (width, height), pixels / 96, [thing.box for thing in things])
-        things.append(Thing(kind, color, _pick(rng, MATERIALS), SIZES[size], box, tilt))
-    return Scene(width, height, _pick(rng, GROUNDS), tuple(things), topic, (seed, split, index))
+        things.append(Thing(kind, color, pick(rng, MATERIALS), SIZES[size], box, tilt))
+    return Scene(width, height, pick(rng, GROUNDS), tuple(things), topic, (seed, split, index))
 
 
-def _pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of `options`, each as likely as another."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -138,7 +143,7 @@ def _names(rng: np.random.Generator, topic: Phrase, novel: bool) -> list[tuple[s
         pool = (tuple(sorted(HELD_OUT)) if place == 0 else _COMBINATIONS) if novel else _SEEN
         inside = place < of_topic
         fitting = [(c, k) for c, k in pool if (topic.kind == k or topic.color == c) == inside and (c, k) not in names]
-        names.append(_pick(rng, fitting))
+        names.append(pick(rng, fitting))
     rng.shuffle(names)
     return names
 
