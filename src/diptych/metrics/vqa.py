@@ -22,7 +22,7 @@ _CONTRACTED = """
     wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've
     who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd
     you'd've you'll you're you've
-""".split()
+"""
 
 
 def _lacking_one_apostrophe(word: str) -> list[str]:
@@ -31,7 +31,7 @@ def _lacking_one_apostrophe(word: str) -> list[str]:
 
 # Only what people misspell: "y'alld've" is put right, "well" and "shed" are words of their own. One entry of the
 # official table runs the other way, and scores depend on it.
-_CONTRACTIONS = {wrong: word for word in _CONTRACTED for wrong in _lacking_one_apostrophe(word)}
+_CONTRACTIONS = {wrong: word for word in _CONTRACTED.split() for wrong in _lacking_one_apostrophe(word)}
 _CONTRACTIONS |= {"somebody'd": "somebodyd"}
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
