@@ -434,6 +434,7 @@ def test_bfloat16_stays_near_float32(name: str, job: str):
 RECIPES: dict[str, Callable[[], Pretrain]] = {
     "vilt.tiny": vilt.tiny,
     "vilt.small": vilt.small,
+    "vilt.small_words": vilt.small_words,
     "vilt.base": vilt.base,
     "vit.taught": vit.taught,
     "vit.base": vit.base,
