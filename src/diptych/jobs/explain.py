@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +13,8 @@ from diptych.data.source import BadSample, DataError
 from diptych.data.wordpiece import vocabulary
 from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of
+from diptych.jobs.scores import spread
+from diptych.jobs.scores.gallery import Part
 from diptych.models.verbs import Fuses
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
@@ -34,9 +35,10 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
         source, tokenizer = open_captions(run.data, "val", least=run.images.shorter), tokenizer_of(run)
     except (DataError, RunError):
         return []
-    pairs = PairExamples(source, tokenizer, replace(run.images, augment=False), matching=0.0)
+    some = Part(source, spread(range(len(source)), MAPS), texts=1)
+    pairs = PairExamples(some, tokenizer, replace(run.images, augment=False), matching=0.0)
     module.eval()
-    return word_patch_maps(model, alignment(module), pairs, [len(pairs) * i // MAPS for i in range(MAPS)])
+    return word_patch_maps(model, alignment(module), pairs)
 
 
 def alignment(module: nn.Module) -> WordPatchAlignment:
@@ -46,12 +48,10 @@ def alignment(module: nn.Module) -> WordPatchAlignment:
 
 
 @torch.no_grad()
-def word_patch_maps(
-    model: Fuses, objective: WordPatchAlignment, pairs: PairExamples, indices: Sequence[int]
-) -> list[HeatMap]:
-    """A heat map for each example that can be read: its caption's words over its picture (ViLT, figure 4)."""
+def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExamples) -> list[HeatMap]:
+    """A heat map for each pair that can be read: its caption's words over its picture (ViLT, figure 4)."""
     maps = []
-    for index in dict.fromkeys(indices):
+    for index in range(len(pairs)):
         try:
             batch = pairs.collate([pairs.load(index, 0, 0)], [index], 0, 0)
             picture = pairs.source.image(int(pairs.owner[index]))

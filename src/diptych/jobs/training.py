@@ -58,14 +58,17 @@ def train(
             workers=settings.workers,
         )
 
-    held = held_out(val, settings.batch, settings.seed, quiet=not group.main)
+    aside = opened(val, quiet=not group.main)
+    held: list[Batch] = []
 
     def evaluate(_: int) -> Mapping[str, float]:
+        if not held and aside is not None:
+            held.extend(held_out(aside, settings.batch, settings.seed))
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
     same = identity(run) | {"examples": len(food), "answers": list(facts.get("answers", []))}
-    fit(module, stream, settings, out, evaluate=evaluate if held else None, fingerprint=same, group=group)
+    fit(module, stream, settings, out, evaluate=evaluate if aside is not None else None, fingerprint=same, group=group)
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
@@ -99,17 +102,23 @@ def takes_bf16(device: torch.device, precision: str) -> bool:
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
-def held_out(val: Callable[[], Examples], batch: int, seed: int, quiet: bool = False) -> list[Batch]:
-    """A few batches of the val split, the same each time; none, which is said, where the data has no such split."""
-    batches: list[Batch] = []
+def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:
+    """The val split; None, which is said, where the data has no such split."""
     try:
-        for loaded in sweep(val(), min(batch, 64), seed=seed + 1, workers=0):
-            batches.append(loaded.batch)
-            if sum(map(len, batches)) >= HELD_OUT:
-                break
+        return val()
     except DataError as error:
         if not quiet:
             print(f"nothing is held out: {error}", flush=True)
+        return None
+
+
+def held_out(val: Examples, batch: int, seed: int) -> list[Batch]:
+    """A few batches of the val split, the same each time."""
+    batches: list[Batch] = []
+    for loaded in sweep(val, min(batch, 64), seed=seed + 1, workers=0):
+        batches.append(loaded.batch)
+        if sum(map(len, batches)) >= HELD_OUT:
+            break
     return batches
 
 

@@ -19,28 +19,29 @@ from diptych.tokens import Batch
 
 def open_gallery(asked: Evaluation, least: int) -> Captioned:
     """The pictures and captions that are to be scored. Raises DataError."""
-    source: Captioned = Part(open_captions(asked.data, asked.split, least=least), asked.gallery, asked.captions)
+    source = open_captions(asked.data, asked.split, least=least)
+    source = Part(source, range(len(source))[: asked.gallery or None], asked.captions)
     return DealtCaptions(source, asked.seed) if asked.control else source
 
 
 class Part:
-    """The first `images` pictures of a source, with the first `texts` captions of each; 0 is all."""
+    """Some `images` of a source, by index, with the first `texts` captions of each (0: all)."""
 
-    def __init__(self, source: Captioned, images: int = 0, texts: int = 0):
+    def __init__(self, source: Captioned, images: Sequence[int], texts: int = 0):
         self.source, self.name, self.split = source, source.name, source.split
-        self.size, self.texts = min(images, len(source)) if images else len(source), texts or None
+        self.images, self.texts = images, texts or None
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.images)
 
     def image(self, index: int) -> Pillow.Image:
-        return self.source.image(index)
+        return self.source.image(self.images[index])
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return tuple(self.source.captions(index)[: self.texts])
+        return tuple(self.source.captions(self.images[index])[: self.texts])
 
     def where(self, index: int) -> str:
-        return self.source.where(index)
+        return self.source.where(self.images[index])
 
 
 class Pictures:
