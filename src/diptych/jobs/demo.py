@@ -83,5 +83,3 @@ def _show(console: Console, rows: list[Row], minutes: float) -> None:
     worse = [row.measure for row in rows if row.pretrained <= row.scratch]
     if worse:
         console.print(f"pre-training did not help here: {', '.join(worse)}")
-
-

@@ -14,16 +14,18 @@ RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, ca
 
 def pretraining(seed: int = 0) -> Pretrain:
     run = vilt.tiny()
-    return replace(run, data=DATA, training=replace(run.training, steps=1200, seed=seed))
+    return replace(run, data=DATA, training=replace(run.training, steps=1500, workers=1, seed=seed))
 
 
 def vqa(seed: int = 0) -> Finetune:
-    return _short(finetune.vqa(vilt.tiny()), 400, seed)
+    return _short(finetune.vqa(vilt.tiny()), 300, seed)
 
 
 def retrieval(seed: int = 0) -> Finetune:
-    return replace(_short(finetune.retrieval(vilt.tiny()), 200, seed), false_texts=3)
+    return replace(_short(finetune.retrieval(vilt.tiny()), 150, seed), false_texts=3)
 
 
 def _short(run: Finetune, steps: int, seed: int) -> Finetune:
-    return replace(run, data=DATA, recipe="vilt.tiny", training=replace(run.training, steps=steps, seed=seed))
+    return replace(
+        run, data=DATA, recipe="vilt.tiny", training=replace(run.training, steps=steps, workers=1, seed=seed)
+    )

@@ -38,10 +38,10 @@ def small() -> Pretrain:
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
         images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
         training=Training(
-            steps=3000,
+            steps=1500,
             batch=64,
             precision="bf16",
-            optimizer=Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=300),
+            optimizer=Optimizer(learning_rate=6e-4, weight_decay=0.05, warmup=100),
         ),
     )
 
@@ -54,7 +54,7 @@ def small_words() -> Pretrain:
     return replace(
         run,
         recipe="vilt.small_words",
-        objectives=replace(run.objectives, itm=0.0, wpa=0.0),
+        objectives=replace(run.objectives, itm=0.0, wpa=0.0, mask_rate=0.5),
         training=replace(
             run.training, steps=1000, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
         ),
@@ -68,6 +68,9 @@ def tiny() -> Pretrain:
         run,
         recipe="vilt.tiny",
         model=replace(run.model, width=128, depth=4, heads=4, hidden=512, patch=16, grid=(5, 7)),
-        objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
+        objectives=replace(run.objectives, mask_rate=0.5),
         images=ImageSettings(shorter=80, longer_ratio=1.5, patch=16),
+        training=replace(
+            run.training, steps=1500, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
+        ),
     )
