@@ -19,7 +19,7 @@ from diptych.jobs import report
 from diptych.jobs.folder import RunError, read_run, write_run
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step
-from diptych.tokens import Batch
+from diptych.tokens import Batch, packing
 from diptych.train import checkpoint
 from diptych.train.distributed import Group
 from diptych.train.loop import fit
@@ -68,7 +68,9 @@ def train(
         return {f"val/{name}": value for name, value in found.items()}
 
     same = identity(run) | {"examples": len(food), "answers": list(facts.get("answers", []))}
-    fit(module, stream, settings, out, evaluate=evaluate if aside is not None else None, fingerprint=same, group=group)
+    with packing():
+        evaluated = evaluate if aside is not None else None
+        fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, group=group)
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)

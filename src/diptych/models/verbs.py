@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.tokens import Image, Pair, Text, Tokens
 
@@ -46,13 +46,4 @@ class Classifies(EncodesImage, Protocol):
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         """A logit per class of picture."""
-        ...
-
-
-@runtime_checkable
-class Pretrains(Fuses, Protocol):
-    """A model that says which heads its pre-training needs."""
-
-    def heads(self) -> nn.ModuleDict:
-        """The heads of the paper's pre-training figure, fresh: `match`, `words` …"""
         ...
