@@ -14,6 +14,7 @@ from torch import nn
 from diptych.step import Floor
 from diptych.train.checkpoint import written_whole
 
+LEFT = 0.01  # a loss this share below its floor has left it
 NEAR = 0.02  # a loss within this share of its floor is on it
 _WINDOW = 5  # rows averaged before judging
 
@@ -71,7 +72,7 @@ class Doctor:
     def _judge(self, step: int, name: str, floor: Floor, value: float) -> Finding | None:
         before = self._state.get(name)
         where = f"{value:.4f} against {floor.value:.4f}, the {floor.name}"
-        if value < floor.value * (1 - NEAR):
+        if value < floor.value * (1 - LEFT):
             verdict, message = "learning", f"{where}: below its floor"
         elif step >= self.patience:
             verdict, message = "stuck", f"{where}: stuck; likely cause: {floor.cause}"
