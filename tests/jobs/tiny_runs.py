@@ -37,7 +37,7 @@ TRAINING = [
     "--device",
     "cpu",
 ]
-STEPS = 12
+STEPS = 24
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from diptych.recipes import finetune, vilt
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 
-DATA = "scenes:4000"
+DATA = "scenes:8000"
 VQA = Evaluation(task="vqa", data=DATA, split="val", precision="bf16")
 RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, captions=1, precision="bf16")
 
 
 def pretraining(seed: int = 0) -> Pretrain:
     run = vilt.tiny()
-    return replace(run, data=DATA, training=replace(run.training, steps=1000, workers=1, seed=seed))
+    return replace(run, data=DATA, training=replace(run.training, steps=1500, workers=1, seed=seed))
 
 
 def vqa(seed: int = 0) -> Finetune:
