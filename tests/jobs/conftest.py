@@ -7,7 +7,7 @@ from diptych.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the tiny runs, which the tests share
 
-from tiny_runs import TRAINING, finished, pretrain
+from tiny_runs import STEPS, TRAINING, finished, pretrain
 
 
 @pytest.fixture(scope="session")

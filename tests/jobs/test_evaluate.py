@@ -238,7 +238,7 @@ def test_what_a_run_cannot_be_asked(pretrained: Path, vqa: Path):
 
 def test_the_run_is_read_back_as_it_was_written(pretrained: Path):
     run, facts = read_run(pretrained)
-    assert run.model.width == 16 and run.training.steps == 12 and run.model.grid == (5, 7)
+    assert run.model.width == 16 and run.training.steps == 24 and run.model.grid == (5, 7)
     assert facts["examples"] == 250 and facts["unigram_entropy"] > 1
 
 
