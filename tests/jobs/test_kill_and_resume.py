@@ -80,7 +80,7 @@ def test_two_processes_are_one_and_are_two_micro_batches(tmp_path: Path):
     base, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
     for out, more in ((base, []), (parts, ["--accumulate", "2"])):
         assert main(pretrain(out, "--workers", "0", *more, dropout=0.0, steps=5)) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = pretrain(two, "--workers", "0", dropout=0.0, steps=5)
     done = subprocess.run(
         [*torchrun, "-m", "diptych", *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=240

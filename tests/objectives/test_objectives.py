@@ -314,7 +314,7 @@ def test_a_run_without_a_guide_or_a_model_without_text_is_refused():
         def encode_image(self, image: Image) -> Tokens:
             return Plain().encode_image(image)
 
-    with pytest.raises(ValueError, match="Blind does not fuse text and image"):
+    with pytest.raises(ValueError, match="Blind cannot fuse text and image"):
         Pretraining(Blind(), heads(), [MaskedWords(MASKING)])(batch_of())
 
 
