@@ -20,7 +20,7 @@ from diptych.recipes import vilt
 BATCH = 16
 
 
-def make(examples: PairExamples, batches: int, simplejpeg: Any, _: int) -> None:
+def make(examples: PairExamples, batches: int, simplejpeg: Any, _round: int) -> None:
     """So many batches, the same each round, in this process: decoded, resized, tokenised, collated."""
     with patch.object(decode, "simplejpeg", simplejpeg):
         for _ in loader(examples, batch=BATCH, seed=0, start=0, steps=batches, workers=0):

@@ -9,7 +9,7 @@ our `transport` on both sides, and the masks are drawn outside their step, so th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
