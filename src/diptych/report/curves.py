@@ -61,8 +61,8 @@ def _number(value: object) -> float | None:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
-    if not high > low:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]; `low` alone where floats can't tell more."""
+    if not high - low > 1e-9 * max(abs(low), abs(high)):
         return [low]
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
