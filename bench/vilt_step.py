@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
 
 from bench.side_by_side import heading, in_turn, table
+from diptych.inputs import Batch, Image, Matching, Text
 from diptych.models.vilt import ViLT
 from diptych.objectives.draws import Keyed, MaskedText, Masking
 from diptych.objectives.itm import ImageTextMatching
@@ -27,7 +28,6 @@ from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.transport import transport
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.tokens import Batch, Image, Matching, Text
 from diptych.weights.layouts import unified
 from diptych.weights.official import understood
 

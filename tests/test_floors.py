@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "diptych"
 FILES = sorted(SRC.rglob("*.py"))
 
 FLOORS = (
-    ("tokens", "keyed", "step"),
+    ("layout", "tokens", "inputs", "keyed", "step"),
     ("layers",),
     ("fusion", "heads"),
     ("models", "objectives", "data", "metrics", "generate"),
@@ -29,7 +29,8 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 # Between neighbours on one floor: what may read what, and why. Modules are named as they are imported.
 SIDEWAYS = {
-    ("step", "tokens"): "a step is given a Batch",
+    ("step", "inputs"): "a step is given a Batch",
+    ("tokens", "layout"): "tokens lie somewhere",
     ("weights", "tasks"): "a checkpoint belongs to a step, and parity recomputes that step's numbers",
     ("objectives", "models.verbs"): "an objective asks a model through its verbs",
     ("objectives", "models.cnn"): "the frozen network that imitation looks at; it is not a vision-language model",
@@ -37,7 +38,6 @@ SIDEWAYS = {
 NARROW = {"data": 0}  # rooms that may reach no higher than this floor, though they stand above it
 
 LONG = {
-    "tokens.py": "the one file that knows both layouts; splitting it would spread that knowledge",
     "data/scenes/language.py": "the words of the built-in world: templates more than code",
 }
 LIMIT = 200

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diptych.inputs import Batch, Image, Matching, Text
 from diptych.jobs.pretrain import build
 from diptych.models.vilt import ViLT
 from diptych.models.vit import ViT
@@ -30,7 +31,7 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Batch, Image, Matching, Text, Tokens, packing
+from diptych.tokens import Tokens, packing
 
 PATCH, GRID = 8, (3, 4)
 VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9

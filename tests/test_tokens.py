@@ -12,16 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diptych.tokens import (
-    Batch,
-    Image,
-    Layout,
-    Matching,
-    Span,
-    Text,
-    Tokens,
-    packing,
-)
+from diptych.inputs import Batch, Image, Matching, Text
+from diptych.layout import Layout, Span
+from diptych.tokens import Tokens, packing
 
 WIDTH = 3
 NAMES = (("text", "cls"), ("text", "words"), ("image", "cls"), ("image", "patches"), ("image", "regions"))

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from diptych.tokens import Batch
+from diptych.inputs import Batch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from diptych.fusion.concatenate import Concatenate
 from diptych.layers.block import PreNormBlock
 from diptych.layers.pool import Pooler
-from diptych.tokens import Pair, Span, Tokens, packing
+from diptych.layout import Span
+from diptych.tokens import Pair, Tokens, packing
 
 WIDTH = 8
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diptych.layers.attention import SelfAttention, _attend_grouped, _attend_jagged, _attend_padded, attend
-from diptych.tokens import Layout, Span, Tokens
+from diptych.layout import Layout, Span
+from diptych.tokens import Tokens
 
 WIDTH, HEADS = 8, 2
 

@@ -10,7 +10,8 @@ from diptych.layers.block import PreNormBlock
 from diptych.layers.feedforward import FeedForward
 from diptych.layers.init import init_transformer
 from diptych.layers.pool import Pooler
-from diptych.tokens import Span, Tokens
+from diptych.layout import Span
+from diptych.tokens import Tokens
 
 
 def test_a_block_is_two_residual_branches_on_normalised_tokens():

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diptych.inputs import Image, Text
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
 from diptych.layers.position import resize_aligned
-from diptych.tokens import Image, Text, packing
+from diptych.tokens import packing
 
 
 def patches(**changes) -> PatchEmbedding:

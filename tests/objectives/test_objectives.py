@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.inputs import Batch, Image, Matching, Text
+from diptych.layout import Span
 from diptych.models.cnn import FrozenCNN
 from diptych.objectives.draws import Given, Keyed, MaskedText, Masking
 from diptych.objectives.imitation import ClassImitation, GridImitation
@@ -19,7 +21,7 @@ from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.tokens import Batch, Image, Matching, Pair, Span, Text, Tokens, packing
+from diptych.tokens import Pair, Tokens, packing
 
 WIDTH, VOCABULARY = 6, 50
 MASKING = Masking(VOCABULARY, mask_id=4)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.heads import Classify, Match, Rank
+from diptych.inputs import Batch, Image, Text
 from diptych.models.vilt import ViLT
 from diptych.models.vit import ViT
 from diptych.step import Step
@@ -18,7 +19,7 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Batch, Image, Text, packing
+from diptych.tokens import packing
 
 WIDTH, ANSWERS, FALSE, VOCABULARY = 16, 6, 3, 30
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from diptych.data.tally import Loaded, Skipped
+from diptych.inputs import Batch, Text
 from diptych.keyed import uniform, words
 from diptych.step import Floor
-from diptych.tokens import Batch, Text
 from diptych.train.distributed import processes
 from diptych.train.loop import fit
 from diptych.train.settings import Optimizer, Training

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.tokens import Image, Text
+from diptych.inputs import Image, Text
 from diptych.weights.official import Imported, load_official
 from diptych.weights.read import WeightsError
 

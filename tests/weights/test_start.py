@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from diptych.inputs import Image
 from diptych.layers.position import resize_bilinear
 from diptych.models.vilt import ViLT
 from diptych.models.vit import ViT
-from diptych.tokens import Image
 from diptych.weights.read import WeightsError
 from diptych.weights.start import start_vilt_from_vit
 

@@ -13,8 +13,8 @@ from diptych.data.answers import soft_scores
 from diptych.data.source import BadSample, Captioned, Question, Questioned
 from diptych.data.transforms import ImageSettings, prepare, stack
 from diptych.data.wordpiece import Tokenizer
+from diptych.inputs import Batch, Matching
 from diptych.keyed import generator, uniform
-from diptych.tokens import Batch, Matching
 
 TRIES = 8  # other images drawn before a pair is given up as a bad sample
 LONGEST_TEXT = 4000  # characters; more can never reach a model and would only cost time

@@ -15,8 +15,8 @@ from diptych.data.examples import Examples
 from diptych.data.order import Order
 from diptych.data.source import BadSample, DataError
 from diptych.data.tally import Loaded, Skipped
+from diptych.inputs import Batch
 from diptych.keyed import permutation, words
-from diptych.tokens import Batch
 
 TRIES = 16  # replacements drawn for a bad sample before giving up
 

@@ -9,7 +9,7 @@ import torch
 
 from diptych.data.source import Captioned
 from diptych.data.transforms import ImageSettings, prepare, stack
-from diptych.tokens import Batch
+from diptych.inputs import Batch
 
 
 class PictureExamples:

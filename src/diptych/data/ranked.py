@@ -11,8 +11,8 @@ from diptych.data.examples import LoadedPair, PairExamples
 from diptych.data.settings import ImageSettings
 from diptych.data.source import Captioned, DataError
 from diptych.data.wordpiece import Tokenizer
+from diptych.inputs import Batch
 from diptych.keyed import uniform
-from diptych.tokens import Batch
 
 TRIES = 4  # draws per false text: one may fall on the image itself
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diptych.data.source import DataError
-from diptych.tokens import Batch
+from diptych.inputs import Batch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from diptych.data.randaugment import randaugment
 from diptych.data.settings import ImageSettings
-from diptych.tokens import Image
+from diptych.inputs import Image
 
 
 def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:

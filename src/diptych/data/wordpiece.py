@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from diptych.tokens import Text
+from diptych.inputs import Text
 
 
 @lru_cache(1)

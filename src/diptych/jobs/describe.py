@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diptych.inputs import Image, Text
 from diptych.models.vilt import ViLT
 from diptych.recipes.run import Pretrain
-from diptych.tokens import Image, Text
 
 WORDS = 15  # a caption of usual length, with [CLS] and [SEP]
 

@@ -20,11 +20,10 @@ from diptych.jobs.scores.matching import matching
 from diptych.jobs.scores.retrieval import retrieval
 from diptych.jobs.scores.vqa import vqa
 from diptych.jobs.shown import write_shown
-from diptych.jobs.training import takes_bf16
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.tokens import packing
 from diptych.train.checkpoint import written_whole
-from diptych.train.distributed import pick_device
+from diptych.train.distributed import pick_device, takes_bf16
 
 SCORERS: dict[str, Callable[[Subject], Scored]] = {"retrieval": retrieval, "vqa": vqa, "matching": matching}
 

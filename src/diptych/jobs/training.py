@@ -15,13 +15,14 @@ from diptych.data.examples import Examples
 from diptych.data.loader import loader, rate, sweep
 from diptych.data.source import DataError
 from diptych.data.tally import Loaded
+from diptych.inputs import Batch
 from diptych.jobs import report
 from diptych.jobs.folder import RunError, read_run, write_run
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step
-from diptych.tokens import Batch, packing
+from diptych.tokens import packing
 from diptych.train import checkpoint
-from diptych.train.distributed import Group
+from diptych.train.distributed import Group, takes_bf16
 from diptych.train.loop import fit
 
 HELD_OUT = 512  # examples of the val split that an evaluation during training looks at
@@ -97,11 +98,6 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Examples, done: i
     ranks = f" x {group.world}" if group.world > 1 else ""
     how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
-
-
-def takes_bf16(device: torch.device, precision: str) -> bool:
-    """Whether `precision` means bf16 there; "auto" does on GPUs that have it."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
 def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:

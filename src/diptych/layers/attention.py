@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.tokens import Layout, Tokens
+from diptych.layout import Layout
+from diptych.tokens import Tokens
 
 
 def attend(

@@ -7,8 +7,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from diptych.inputs import Image, Text
 from diptych.layers.position import Resize, grid_for_each
-from diptych.tokens import Image, Span, Text, Tokens
+from diptych.layout import Span
+from diptych.tokens import Tokens
 
 
 class TextEmbedding(nn.Module):

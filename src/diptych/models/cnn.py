@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.tokens import Image
+from diptych.inputs import Image
 
 
 class Guidance(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from diptych.tokens import Image, Pair, Text, Tokens
+from diptych.inputs import Image, Text
+from diptych.tokens import Pair, Tokens
 
 
 @runtime_checkable

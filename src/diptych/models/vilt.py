@@ -14,12 +14,13 @@ from torch import nn
 
 from diptych.fusion.concatenate import Concatenate
 from diptych.heads import Match, Vocabulary
+from diptych.inputs import Image, Text
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.pool import Pooler
 from diptych.layers.position import resize_aligned
-from diptych.tokens import Image, Pair, Text, Tokens
+from diptych.tokens import Pair, Tokens
 
 
 class ViLT(nn.Module):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diptych.inputs import Image
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.position import resize_bicubic
-from diptych.tokens import Image, Tokens
+from diptych.tokens import Tokens
 
 
 class ViT(nn.Module):

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diptych import keyed
-from diptych.tokens import Batch, Text, Tokens
+from diptych.inputs import Batch, Text
+from diptych.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from diptych.inputs import Batch
 from diptych.models.cnn import FrozenCNN
 from diptych.models.verbs import EncodesImage
 from diptych.objectives.draws import Draws, Keyed
 from diptych.objectives.views import Views
 from diptych.step import Floor
-from diptych.tokens import Batch, packing
+from diptych.tokens import packing
 
 
 @runtime_checkable

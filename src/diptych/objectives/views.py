@@ -6,10 +6,11 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from diptych.inputs import Batch, Image, Matching, Text
 from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.models.verbs import EncodesImage, Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
-from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
+from diptych.tokens import Pair, Tokens
 
 
 class Views:

@@ -8,8 +8,8 @@ from diptych.recipes import finetune, vilt
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 
 DATA = "scenes:8000"
-VQA = Evaluation(task="vqa", data=DATA, split="val", precision="bf16")
-RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, captions=1, precision="bf16")
+VQA = Evaluation(task="vqa", data=DATA, split="val")
+RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, captions=1)
 
 
 def pretraining(seed: int = 0) -> Pretrain:

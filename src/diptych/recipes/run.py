@@ -69,7 +69,7 @@ class Evaluation:
     blind: Literal["", "image", "text"] = ""  # vqa: what is hidden
     seed: int = 0
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 on GPUs that have it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
     workers: int = 2  # processes that load data
     max_skipped: float = 0.01  # share of bad samples at which scoring stops
 

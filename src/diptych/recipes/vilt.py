@@ -40,7 +40,6 @@ def small() -> Pretrain:
         training=Training(
             steps=2600,
             batch=64,
-            precision="bf16",
             optimizer=Optimizer(learning_rate=6e-4, weight_decay=0.05, warmup=100),
         ),
     )

@@ -21,9 +21,8 @@ def taught() -> Pretrain:
         objectives=Objectives(grid=1.0, classes=0.5),
         images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
         training=Training(
-            steps=1500,
+            steps=1000,
             batch=64,
-            precision="bf16",
             optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.05, warmup=200),
         ),
     )

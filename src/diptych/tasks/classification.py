@@ -7,10 +7,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.inputs import Batch
 from diptych.models.verbs import Classifies
 from diptych.step import Floor
 from diptych.tasks.single import need, sample_counts
-from diptych.tokens import Batch
 
 
 class Classification(nn.Module):

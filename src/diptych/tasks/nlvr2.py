@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.heads import Classify
+from diptych.inputs import Batch
 from diptych.layers.init import init_transformer
 from diptych.models.verbs import Fuses
 from diptych.step import Floor
 from diptych.tasks.single import need, sample_counts
-from diptych.tokens import Batch, Pair
+from diptych.tokens import Pair
 
 
 class NLVR2(nn.Module):

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.heads import Match, Rank
+from diptych.inputs import Batch, Image, Text
 from diptych.layers.init import init_transformer
 from diptych.models.verbs import Fuses
 from diptych.step import Floor
 from diptych.tasks.single import need, sample_counts
-from diptych.tokens import Batch, Image, Text, Tokens
+from diptych.tokens import Tokens
 
 
 class Retrieval(nn.Module):

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from diptych.tokens import Batch
+from diptych.inputs import Batch
 
 Part = TypeVar("Part")
 

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.heads import Classify
+from diptych.inputs import Batch
 from diptych.layers.init import init_transformer
 from diptych.models.verbs import Fuses
 from diptych.step import Floor
 from diptych.tasks.single import need, sample_counts
-from diptych.tokens import Batch
 
 
 class ClosedVQA(nn.Module):

@@ -75,6 +75,19 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def takes_bf16(device: torch.device, precision: str) -> bool:
+    """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`; "auto" does where the hardware computes in it.
+
+    A CPU without such instructions emulates them, four times slower than fp32.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Group]:
     """This process's group: all that torchrun started, or itself alone. gloo on CPU, nccl on CUDA."""

@@ -33,7 +33,7 @@ class Training:
     accumulate: int = 1  # micro-batches per optimizer step and rank
     seed: int = 0
     device: str = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast on GPUs that have it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
     workers: int = 2  # processes per rank that load data
     log_every: int = 10  # steps per row of metrics.jsonl
     evaluate_every: int = 0  # steps; 0: at the end only

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.data.tally import Loaded, Skipped
+from diptych.inputs import Batch
 from diptych.keyed import words
 from diptych.step import Step
-from diptych.tokens import Batch
-from diptych.train.distributed import Group
+from diptych.train.distributed import Group, takes_bf16
 from diptych.train.doctor import Diverged, Doctor
 from diptych.train.optimizer import adamw, learning_rate, set_learning_rate
 from diptych.train.settings import Training
@@ -32,9 +32,7 @@ class Update:
         self.optimizer = adamw(module, settings.optimizer)
         self.parallel = group.wrap(module)
         self.examined = False  # whether the doctor has looked at the gradients
-        bf16 = settings.precision == "bf16" or (
-            settings.precision == "auto" and group.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
+        bf16 = takes_bf16(group.device, settings.precision)
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
 
     def __call__(

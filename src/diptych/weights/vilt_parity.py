@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.inputs import Batch, Image, Matching, Text
 from diptych.objectives.draws import Given, MaskedText
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.mlm import MaskedWords
@@ -20,7 +21,7 @@ from diptych.objectives.wpa import WordPatchAlignment
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Batch, Image, Matching, Pair, Text, Tokens
+from diptych.tokens import Pair, Tokens
 from diptych.weights.golden import Answer, Case
 from diptych.weights.vilt_tasks_parity import NLVR2Answers, RetrievalAnswers, VQAAnswers, batch_of, text_of
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.inputs import Batch, Image, Text
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Batch, Image, Pair, Text
+from diptych.tokens import Pair
 from diptych.weights.golden import Answer, Case
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.inputs import Batch, Image
 from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
-from diptych.tokens import Batch, Image
 from diptych.weights.golden import Answer, Case
 
 

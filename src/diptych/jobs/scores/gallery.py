@@ -13,8 +13,8 @@ from diptych.data.files import open_captions
 from diptych.data.settings import ImageSettings
 from diptych.data.source import Captioned
 from diptych.data.transforms import prepare, stack
+from diptych.inputs import Batch
 from diptych.recipes.run import Evaluation
-from diptych.tokens import Batch
 
 
 def open_gallery(asked: Evaluation, least: int) -> Captioned:

@@ -9,13 +9,13 @@ from rich.progress import track
 from diptych.data.examples import PairExamples
 from diptych.data.loader import sweep
 from diptych.data.tally import Tally
+from diptych.inputs import Batch
 from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Scored, Subject
 from diptych.jobs.scores.gallery import open_gallery
 from diptych.jobs.training import ratios, sums
 from diptych.objectives.pretraining import Pretraining
-from diptych.tokens import Batch
 
 BATCH = 64
 

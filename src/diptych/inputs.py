@@ -1,0 +1,113 @@
+"""What a model is given: texts, images, and the batch that a training step reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class _Movable:
+    """A frozen dataclass of tensors that can be sent to a device."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False):
+        """The same with every tensor in it, however deep, on `device`."""
+
+        def move(x: Any) -> Any:
+            if isinstance(x, (Tensor, _Movable)):
+                return x.to(device, non_blocking=non_blocking)
+            if isinstance(x, dict):
+                return {k: move(v) for k, v in x.items()}
+            return x
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Text(_Movable):
+    """A batch of token ids, padded on the right.
+
+    `begins` is True at the first piece of each word and False inside words, at special tokens and at pads: it is what
+    whole-word masking needs to know. None where the tokenizer could not say.
+    """
+
+    ids: Int[Tensor, "b n"]
+    real: Bool[Tensor, "b n"]
+    begins: Bool[Tensor, "b n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Tensor | slice) -> Text:
+        return Text(self.ids[rows], self.real[rows], None if self.begins is None else self.begins[rows])
+
+
+@dataclass(frozen=True)
+class Image(_Movable):
+    """A batch of images of any sizes: each lies top-left in a zero canvas; `sizes` are its (height, width) in pixels."""
+
+    pixels: Float[Tensor, "b c h w"]
+    sizes: Int[Tensor, "b 2"]
+
+    @classmethod
+    def whole(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
+        """Images that all fill their canvas."""
+        b, _, h, w = pixels.shape
+        return cls(pixels, torch.tensor([[h, w]], device=pixels.device).expand(b, 2))
+
+    @classmethod
+    def from_canvas(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
+        """Sizes read off the canvas, as ViLT does: a pixel whose channels sum to exactly 0 is padding.
+
+        Height is the extent of the first column and width that of the first row. Unlike ViLT's own count a mid-grey
+        pixel inside the picture does not shorten it.
+        """
+        inked = pixels.sum(1) != 0
+        heights = _extent(inked[:, :, 0])
+        widths = _extent(inked[:, 0, :])
+        return cls(pixels, torch.stack([heights, widths], 1))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: Tensor | slice) -> Image:
+        return Image(self.pixels[rows], self.sizes[rows])
+
+
+def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
+    """One past the last True of each row."""
+    places = torch.arange(1, inked.shape[1] + 1, device=inked.device)
+    return (inked * places).amax(1)
+
+
+@dataclass(frozen=True)
+class Matching(_Movable):
+    """What image-text matching is asked about: the text of each sample beside `image`, its own where `matched`."""
+
+    image: Image
+    matched: Bool[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Batch(_Movable):
+    """What a training step is given. `seed`, `step` and `ids` key every random draw made for it (see keyed.py).
+
+    `ids` are stable names of the samples: the same on every rank, in every epoch. `labels` holds what a task needs
+    beside image and text (answers' soft targets, class indices), each with b rows.
+    """
+
+    seed: int
+    step: int
+    ids: Int[Tensor, " b"]
+    image: Image | None = None
+    text: Text | None = None
+    matching: Matching | None = None
+    second: Image | None = None  # the right-hand image, where a sample has two
+    false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
+    labels: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
