@@ -74,6 +74,53 @@ def test_each_operation_keeps_the_size_and_changes_the_picture(operation):
     assert np.asarray(out).tolist() != np.asarray(photograph()).tolist()
 
 
+def row_of(operation: str, strength: float, values: list[int]) -> list[int]:
+    """What an operation makes of a grey row of pixels."""
+    row = np.array(values, dtype=np.uint8)[None, :, None].repeat(3, 2)
+    return np.asarray(apply(Pillow.fromarray(row), operation, strength))[0, :, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("operation", "strength", "before", "after"),
+    [
+        ("solarize", 0.3, [0, 76, 77, 255], [0, 76, 178, 0]),  # the threshold is 76.8
+        ("solarize", 0.0, [0, 128, 255], [255, 127, 0]),
+        ("solarize_add", 0.3, [0, 94, 95, 200, 250], [33, 127, 127, 22, 0]),  # adds 33, then inverts from 128 on
+        ("posterize", 0.3, [0, 127, 128, 255], [0, 0, 128, 128]),  # 1.2 bits are 1
+        ("posterize", 1.0, [0, 15, 16, 255], [0, 0, 16, 240]),
+        ("posterize", 0.0, [1, 255], [0, 128]),
+        ("brightness", 0.3, [0, 100, 200], [0, 64, 128]),  # 0.1 + 0.3 · 1.8
+        ("translate_x", 0.01, [1, 2, 3, 4], [2, 3, 4, 0]),  # a hundredth of 100 pixels
+        ("translate_x", -0.02, [1, 2, 3, 4], [0, 0, 1, 2]),
+    ],
+)
+def test_operations_by_hand(operation: str, strength: float, before: list[int], after: list[int]):
+    assert row_of(operation, strength, before) == after
+
+
+def test_shears_rotations_and_shifts_reach_as_far_as_vilts():
+    dot = np.zeros((201, 201, 3), dtype=np.uint8)
+    dot[98:103, 178:183] = 255  # 80 pixels right of the middle
+
+    def centre(operation: str, strength: float) -> tuple[float, float]:
+        out = np.asarray(apply(Pillow.fromarray(dot), operation, strength))[:, :, 0]
+        return tuple(float(x.mean()) for x in np.nonzero(out))  # type: ignore[return-value]
+
+    assert centre("translate_x", 0.3) == pytest.approx((100, 150))
+    assert centre("translate_y", -0.3) == pytest.approx((130, 180))
+    assert centre("shear_x", 1.0) == pytest.approx((100, 150), abs=0.6)  # x' = x − 0.3 y
+    assert centre("shear_y", 0.5) == pytest.approx((100 - 0.15 * 180, 180), abs=0.6)
+    assert centre("rotate", 1.0) == pytest.approx((100 - 40, 100 + 80 * 3**0.5 / 2), abs=0.6)  # 30 degrees, upwards
+
+
+def test_pictures_are_augmented_before_they_are_resized():
+    settings = ImageSettings(shorter=32, patch=16, augment=True)
+    picture = photograph()
+    for sample in range(8):
+        by_hand = randaugment(picture, generator(1, 0, sample, "augment")).resize((32, 32), Pillow.Resampling.BICUBIC)
+        assert np.array_equal(prepare(picture, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
+
+
 def test_neither_inversion_nor_cutout():
     assert not {"invert", "cutout"} & set(OPERATIONS) and len(OPERATIONS) == 14
 

@@ -1,12 +1,13 @@
 """RandAugment (Cubuk et al., 2020, arXiv 1909.13719): a few operations drawn at random, all of one strength.
 
-The list is ViLT's: the paper's without identity, colour inversion and cutout, since captions speak of colours and
-objects. Strength runs from 0 to 30; 9 is ViLT's.
+The operations and ranges are ViLT's (vilt/transforms/randaug.py): those of EfficientNet's published code without colour
+inversion and cutout, since captions speak of colours and of small objects. Strength runs from 0 to 30; 9 is ViLT's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 import numpy as np
 from PIL import Image as Pillow
@@ -20,16 +21,18 @@ def _affine(picture: Pillow.Image, *matrix: float) -> Pillow.Image:
 
 
 def _solarize_add(picture: Pillow.Image, amount: float) -> Pillow.Image:
-    """Adds `amount` to the darker half of the values."""
-    return picture.point([min(255, int(v + amount)) if v < 128 else v for v in range(256)] * 3)
+    """Adds `amount` to all values, then inverts what lies in the lighter half."""
+    brighter = [min(255, int(v + amount)) for v in range(256)]
+    return picture.point([v if v < 128 else 255 - v for v in brighter] * 3)
 
 
-# Each takes the picture and a strength in [0, 1], whose sign may be turned where the operation has a direction.
+# Each takes the picture and a strength in [0, 1], whose sign may be turned where the operation has a direction. Shifts
+# are in pixels, whatever the picture's size.
 _UNDIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
     "autocontrast": lambda p, s: ImageOps.autocontrast(p),
     "equalize": lambda p, s: ImageOps.equalize(p),
     "posterize": lambda p, s: ImageOps.posterize(p, max(1, int(4 * s))),
-    "solarize": lambda p, s: ImageOps.solarize(p, int(256 * s)),
+    "solarize": lambda p, s: ImageOps.solarize(p, ceil(256 * s)),
     "solarize_add": lambda p, s: _solarize_add(p, 110 * s),
     "color": lambda p, s: ImageEnhance.Color(p).enhance(0.1 + 1.8 * s),
     "contrast": lambda p, s: ImageEnhance.Contrast(p).enhance(0.1 + 1.8 * s),
@@ -40,8 +43,8 @@ _DIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
     "rotate": lambda p, s: p.rotate(30 * s),
     "shear_x": lambda p, s: _affine(p, 1.0, 0.3 * s, 0.0, 0.0, 1.0, 0.0),
     "shear_y": lambda p, s: _affine(p, 1.0, 0.0, 0.0, 0.3 * s, 1.0, 0.0),
-    "translate_x": lambda p, s: _affine(p, 1.0, 0.0, 0.26 * s * p.width, 0.0, 1.0, 0.0),
-    "translate_y": lambda p, s: _affine(p, 1.0, 0.0, 0.0, 0.0, 1.0, 0.26 * s * p.height),
+    "translate_x": lambda p, s: _affine(p, 1.0, 0.0, 100 * s, 0.0, 1.0, 0.0),
+    "translate_y": lambda p, s: _affine(p, 1.0, 0.0, 0.0, 0.0, 1.0, 100 * s),
 }
 OPERATIONS = (*_UNDIRECTED, *_DIRECTED)
 

@@ -28,17 +28,18 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
 
 
 def prepare(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
-    """uint8 pixels ``(height, width, 3)``: resized (bicubic) and, where `settings.augment`, augmented with `random`.
+    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, then resized (bicubic).
 
-    Differs: ViLT augments before it resizes; here after, on fewer pixels, with shifts relative to the picture's side.
+    As ViLT augments: shifts are of so many pixels of the picture as it came. Differs: a large JPEG may come smaller than
+    its file is (data/decode.py), and is then shifted by more of its side.
     """
-    height, width = resized(picture.height, picture.width, settings)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Pillow.Resampling.BICUBIC)
     if settings.augment:
         if random is None:
             raise ValueError("augmentation needs a generator")
         picture = randaugment(picture, random)
+    height, width = resized(picture.height, picture.width, settings)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Pillow.Resampling.BICUBIC)
     return np.array(picture)  # a copy: torch wants to be able to write
 
 
