@@ -108,7 +108,7 @@ def both(depth: int) -> tuple[nn.Module, ViLT, nn.ModuleDict]:
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-12 if "text_embeddings" in name else 1e-6
     official, _ = unified("vilt", theirs.state_dict())
-    imported = understood("vilt", official)
+    imported = understood("vilt", official, {})
     imported = replace(imported, arguments=imported.arguments | {"dropout": 0.0})  # as their default
     ours = cast(ViLT, cast(nn.ModuleDict, imported.build())["model"])
     return theirs, ours, ours.heads()

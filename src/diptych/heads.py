@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,15 +24,17 @@ class Match(nn.Module):
 class Vocabulary(nn.Module):
     """Which word stands here? BERT's masked-word head: linear, GELU, norm, then a logit per word of the vocabulary.
 
-    The output vectors are the head's own, not the word embeddings (ViLT unties them; BERT does not).
+    The output vectors are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
     """
 
-    def __init__(self, width: int, vocabulary: int, eps: float = 1e-12):
+    def __init__(self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None):
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.gelu = nn.GELU()
         self.norm = nn.LayerNorm(width, eps)
         self.words = nn.Linear(width, vocabulary, bias=False)
+        if tied is not None:
+            self.words.weight = tied.weight
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
@@ -51,6 +56,53 @@ class Classify(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
         return self.answers(self.gelu(self.norm(self.dense(pooled))))
+
+
+class LogScale(nn.Module):
+    """A learned factor for cosines, kept as its logarithm (CLIP, section 2.5: begins at 1 / 0.07). `most`: its upper bound."""
+
+    def __init__(self, start: float = 1 / 0.07, most: float = math.inf):
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(start)))
+        self.most = most
+
+    def forward(self) -> Float[Tensor, ""]:
+        return self.log.exp().clamp(max=self.most)
+
+
+class Temperature(nn.Module):
+    """A learned divisor of cosines, kept as itself (ALBEF begins at 0.07): gives the factor 1 / temperature.
+
+    `bounds` hold it, as the official codes do, by moving the parameter itself: where it is out of them, it stays
+    trainable.
+    """
+
+    def __init__(self, start: float = 0.07, bounds: tuple[float, float] | None = (0.001, 0.5)):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(start))
+        self.bounds = bounds
+
+    def forward(self) -> Float[Tensor, ""]:
+        if self.bounds is not None:
+            with torch.no_grad():
+                self.value.clamp_(*self.bounds)
+        return 1 / self.value
+
+
+class Contrast(nn.Module):
+    """Both sides' readouts as unit vectors of one width, whose cosines are scaled by a learned factor (CLIP, figure 3)."""
+
+    def __init__(self, image_width: int, text_width: int, width: int, scale: LogScale | Temperature, bias: bool = True):
+        super().__init__()
+        self.image = nn.Linear(image_width, width, bias)
+        self.text = nn.Linear(text_width, width, bias)
+        self.scale = scale
+
+    def of_image(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        return F.normalize(self.image(readout), dim=-1)
+
+    def of_text(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        return F.normalize(self.text(readout), dim=-1)
 
 
 class Rank(nn.Module):

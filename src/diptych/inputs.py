@@ -77,6 +77,27 @@ class Image(_Movable):
         return Image(self.pixels[rows], self.sizes[rows])
 
 
+@dataclass(frozen=True)
+class Regions(_Movable):
+    """What a detector saw in each image: features and boxes of its regions, padded behind.
+
+    `boxes` are x1, y1, x2, y2 as shares of width and height, and the share of the image's area (ViLBERT, section 3.2).
+    `classes`: the detector's class probabilities, where they are known (the target of masked regions).
+    """
+
+    features: Float[Tensor, "b n f"]
+    boxes: Float[Tensor, "b n 5"]
+    real: Bool[Tensor, "b n"]
+    classes: Float[Tensor, "b n c"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: Tensor | slice) -> Regions:
+        classes = None if self.classes is None else self.classes[rows]
+        return Regions(self.features[rows], self.boxes[rows], self.real[rows], classes)
+
+
 def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
     """One past the last True of each row."""
     places = torch.arange(1, inked.shape[1] + 1, device=inked.device)
@@ -105,6 +126,7 @@ class Batch(_Movable):
     image: Image | None = None
     text: Text | None = None
     matching: Matching | None = None
+    regions: Regions | None = None  # in place of an image, for models of regions
     second: Image | None = None  # the right-hand image, where a sample has two
     false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
     labels: dict[str, Tensor] = field(default_factory=dict)

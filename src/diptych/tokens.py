@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -85,6 +85,19 @@ class Tokens:
         b, n = self.layout.real.shape
         blank = self.values.new_zeros(b * n, self.values.shape[1])
         return blank.index_copy(0, self.layout.flat, self.values).view(b, n, -1)
+
+    @property
+    def slot(self) -> int:
+        """Which of a sample's images these tokens are of. Raises ValueError where they are of several."""
+        slots = {span.slot for span in self.layout.spans}
+        if len(slots) != 1:
+            raise ValueError(f"tokens of several slots: {sorted(slots)}")
+        return slots.pop()
+
+    def in_slot(self, slot: int) -> Tokens:
+        """The same tokens as those of the sample's image number `slot`."""
+        spans = tuple(replace(span, slot=slot) for span in self.layout.spans)
+        return Tokens(self.values, Layout(self.layout.real, spans))
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Plain(nn.Module):
             values, inside, Span("image", "cls", 1), Span("image", "patches", rows * columns, (rows, columns))
         )
 
-    def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
         self.passes.append("fuse")
         return Pair(text, image, text.mean() * image.mean())
 

@@ -148,7 +148,9 @@ def test_vilt_s_heads_from_hugging_face(tmp_path: Path):
     assert (found.task, found.arguments["images"]) == ("nlvr2", 2)
     text, images, given = vilt_inputs(2)
     tokens = step.model.encode_text(text)
-    pairs = tuple(step.model.fuse(tokens, step.model.encode_image(image), slot) for slot, image in enumerate(images))
+    pairs = tuple(
+        step.model.fuse(tokens, step.model.encode_image(image).in_slot(slot)) for slot, image in enumerate(images)
+    )
     assert close(step.logits(pairs), theirs(**given).logits)
 
 

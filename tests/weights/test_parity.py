@@ -19,6 +19,7 @@ from diptych.weights.names import Names
 from diptych.weights.official import SYSTEMS, Imported
 from diptych.weights.parity import LAYOUTS, compare, parity, recompute
 from diptych.weights.read import WeightsError
+from diptych.weights.vilt import NAMES
 
 HERE = Path(__file__).parents[1] / "golden"
 
@@ -204,7 +205,7 @@ def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     step = module.build(SIZES, "pretraining", heads)
     for parameter in step.parameters():
         parameter.data.normal_(std=0.2)
-    names: Names = module.NAMES["pretraining"]
+    names: Names = NAMES["pretraining"]
     state = {name: parameter.detach() for name, parameter in step.named_parameters()}
     lengths, sizes = torch.tensor([7, 3, 5, 4, 6]), [(8, 20), (16, 4), (12, 12), (4, 4), (16, 20)]
     real = torch.arange(n) < lengths[:, None]

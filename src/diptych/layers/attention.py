@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from diptych.layers.cache import Cache
 from diptych.layout import Layout
 from diptych.tokens import Tokens
 
@@ -14,22 +17,49 @@ from diptych.tokens import Tokens
 def attend(
     query: Float[Tensor, "*q d"], key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"],
     heads: int, asking: Layout, asked: Layout,
+    allowed: Bool[Tensor, "*b n m"] | None = None, bias: Float[Tensor, "h n m"] | None = None,
 ) -> Float[Tensor, "*q d"]:  # fmt: skip
     """Scaled dot-product attention of `asking` tokens to `asked` ones; padding is never attended to.
 
-    Query, key and value are the values of Tokens, padded ``(b, n, d)`` or packed ``(t, d)``.
+    Query, key and value are the values of Tokens, padded ``(b, n, d)`` or packed ``(t, d)``. `allowed`: which column may
+    see which, beside that; None: each sees all. `bias` is added to the scores. No kernel takes these two for packed
+    tokens: they are laid out on their canvas for the call.
     """
     if query.dim() == 3:
-        return _attend_padded(query, key, value, heads, asked)
+        return _attend_padded(query, key, value, heads, asked, allowed, bias)
+    if allowed is not None or bias is not None:
+        warnings.warn("attention with a mask or bias of its own computes pads: no packed kernel has them", stacklevel=2)
+        q, (k, v) = Tokens(query, asking).canvas(), (Tokens(x, asked).canvas() for x in (key, value))
+        context = _attend_padded(q, k, v, heads, asked, allowed, bias)
+        return Tokens(context, asking).pack().values
     if query.is_cuda:
         return _attend_jagged(query, key, value, heads, asking, asked)
     return _attend_grouped(query, key, value, heads, asking, asked)
 
 
-def _attend_padded(query: Tensor, key: Tensor, value: Tensor, heads: int, asked: Layout) -> Tensor:
+def causal(asking: int, asked: int, device: torch.device | str | None = None) -> Bool[Tensor, "asking asked"]:
+    """Each column sees itself and those before it; the asking ones are the last of the asked."""
+    return torch.ones(asking, asked, dtype=torch.bool, device=device).tril(asked - asking)
+
+
+def _attend_padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    asked: Layout,
+    allowed: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     """The reference: one call, the padding among the keys masked out."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if asked.full else asked.real[:, None, None, :]
+    if allowed is not None:
+        seen = allowed[:, None] if allowed.dim() == 3 else allowed
+        mask = seen if mask is None else mask & seen
+    if bias is not None:
+        bias = bias.to(q.dtype)
+        mask = bias if mask is None else bias.masked_fill(~mask, torch.finfo(q.dtype).min)
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
@@ -68,7 +98,7 @@ def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1) @ v
 
 
@@ -83,7 +113,38 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tokens) -> Tokens:
+    def forward(
+        self, tokens: Tokens,
+        allowed: Bool[Tensor, "*b n m"] | None = None, bias: Float[Tensor, "h n m"] | None = None,
+        cache: Cache | None = None,
+    ) -> Tokens:  # fmt: skip
+        """With a `cache`, `tokens` are the newest ones, and see those that it remembers too."""
         query, key, value = self.qkv(tokens.values).chunk(3, -1)
-        context = attend(query, key, value, self.heads, tokens.layout, tokens.layout)
+        asked = tokens.layout
+        if cache is not None:
+            key, value, asked = cache.extended(self, key, value, asked)
+        context = attend(query, key, value, self.heads, tokens.layout, asked, allowed, bias)
         return Tokens(self.out(context), tokens.layout)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence to another, which may have another width (Vaswani et al. 2017, section 3.2.3).
+
+    `inner`: the width that all heads have together; `tokens`' own unless told.
+    """
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None, inner: int | None = None):
+        super().__init__()
+        inner = inner or width
+        if inner % heads:
+            raise ValueError(f"width {inner} does not divide into {heads} heads")
+        self.heads = heads
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(context_width or width, inner)
+        self.value = nn.Linear(context_width or width, inner)
+        self.out = nn.Linear(inner, width)
+
+    def forward(self, tokens: Tokens, context: Tokens) -> Tokens:
+        query, key, value = self.query(tokens.values), self.key(context.values), self.value(context.values)
+        gathered = attend(query, key, value, self.heads, tokens.layout, context.layout)
+        return Tokens(self.out(gathered), tokens.layout)

@@ -17,6 +17,7 @@ class TextEmbedding(nn.Module):
     """BERT's input: word, position and segment embeddings, normalised (Devlin et al. 2019, figure 2).
 
     There is one sentence, so the segment is always 0; the table keeps BERT's second row, which then never learns.
+    `segments` 0: no such table (BLIP).
     """
 
     def __init__(
@@ -25,16 +26,22 @@ class TextEmbedding(nn.Module):
         super().__init__()
         self.word = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(length, width)
-        self.segment = nn.Embedding(segments, width)
+        self.segment = nn.Embedding(segments, width) if segments else None
         self.norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, text: Text) -> Tokens:
+    def forward(self, text: Text, start: int = 0) -> Tokens:
+        """`start`: how many tokens of the text came before these (see layers.cache)."""
         n = text.ids.shape[1]
-        if n > self.position.num_embeddings:
-            raise ValueError(f"text of {n} tokens, but the model has positions for {self.position.num_embeddings}")
-        values = self.word(text.ids) + self.segment.weight[0] + self.position.weight[:n]
-        spans = Span("text", "cls", 1), Span("text", "words", n - 1)
+        if start + n > self.position.num_embeddings:
+            raise ValueError(
+                f"text of {start + n} tokens, but the model has positions for {self.position.num_embeddings}"
+            )
+        values = self.word(text.ids) + self.position.weight[start : start + n]
+        if self.segment is not None:
+            values = values + self.segment.weight[0]
+        words = Span("text", "words", n) if start else Span("text", "words", n - 1)
+        spans = (words,) if start else (Span("text", "cls", 1), words)
         return Tokens.of(self.dropout(self.norm(values)), text.real, *spans)
 
 

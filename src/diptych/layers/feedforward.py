@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """Linear, exact GELU, linear (Vaswani et al. 2017, section 3.3; GELU as in BERT and ViT)."""
+    """Linear, activation, linear (Vaswani et al. 2017, section 3.3); exact GELU unless told, as in BERT and ViT."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, activation: nn.Module | None = None):
         super().__init__()
         self.grow = nn.Linear(width, hidden)
         self.shrink = nn.Linear(hidden, width)
-        self.gelu = nn.GELU()
+        self.activation = activation or nn.GELU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        return self.shrink(self.dropout(self.gelu(self.grow(x))))
+        return self.shrink(self.dropout(self.activation(self.grow(x))))
+
+
+class QuickGELU(nn.Module):
+    """OpenAI CLIP's approximation of GELU: x · sigmoid(1.702 x)."""
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return x * torch.sigmoid(1.702 * x)

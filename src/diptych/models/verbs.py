@@ -1,6 +1,6 @@
 """The verbs of the field: what a vision-language model can be asked to do. One small Protocol each.
 
-A model has the verbs its paper has: ViT only encodes and classifies, ViLT encodes and fuses.
+A model has the verbs its paper has: ViT only encodes and classifies, ViLT encodes and fuses, CLIP never fuses.
 """
 
 from __future__ import annotations
@@ -10,16 +10,26 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
+from diptych.layers.cache import Cache
 from diptych.tokens import Pair, Tokens
 
 
 @runtime_checkable
 class EncodesImage(Protocol):
-    """A model that reads images: every one here."""
+    """A model that reads images: every one here but those of regions."""
 
     def encode_image(self, image: Image) -> Tokens:
         """Image tokens, before they have met any text."""
+        ...
+
+
+@runtime_checkable
+class EncodesRegions(Protocol):
+    """A model that reads what a detector saw (ViLBERT, SCAN, VSE++). It calls the verb `encode_image` too."""
+
+    def encode_image(self, image: Regions) -> Tokens:
+        """Region tokens, before they have met any text."""
         ...
 
 
@@ -36,8 +46,41 @@ class EncodesText(Protocol):
 class Fuses(EncodesImage, EncodesText, Protocol):
     """A model in which text and image meet."""
 
-    def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
-        """Both, after they have met. `slot` says which of a sample's images this is."""
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+        """Both, after they have met. `image.slot` says which of a sample's images it is."""
+        ...
+
+
+@runtime_checkable
+class FusesSeveral(EncodesImage, EncodesText, Protocol):
+    """A model in which a text meets several images at once (ALBEF's and BLIP's forms for NLVR2)."""
+
+    def fuse_several(self, text: Tokens, images: tuple[Tokens, ...]) -> Pair:
+        """The text after it has met all `images`; the pair's image tokens are the first's."""
+        ...
+
+
+@runtime_checkable
+class Aligns(EncodesImage, EncodesText, Protocol):
+    """A model whose sides can be compared without fusing them: what contrast is trained on, and search uses."""
+
+    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        """One or more readouts of one side, each with a Contrast head of its own (VLMo has two).
+
+        Where towers have spoken it only reads (ALBEF); where `encode_text` but embeds, the pass happens here (BEiT-3).
+        """
+        ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A model that speaks."""
+
+    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+        """Logits of the token that follows each token of `text`, given `context` (an image, or a question that has met one).
+
+        With a `cache`, `text` holds the newest tokens only, and what came before is remembered.
+        """
         ...
 
 

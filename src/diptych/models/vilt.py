@@ -47,8 +47,8 @@ class ViLT(nn.Module):
     def encode_image(self, image: Image) -> Tokens:
         return self.patches(image)
 
-    def fuse(self, text: Tokens, image: Tokens, slot: int = 0) -> Pair:
-        modality = self.modality(torch.tensor([0, 1 + slot], device=self.modality.weight.device))
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+        modality = self.modality(torch.tensor([0, 1 + image.slot], device=self.modality.weight.device))
         return self.transformer(text.add(modality[0]), image.add(modality[1]))
 
     def heads(self) -> nn.ModuleDict:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image, Matching, Text
 from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.models.verbs import EncodesImage, Fuses
+from diptych.models.verbs import Aligns, EncodesImage, Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
 from diptych.tokens import Pair, Tokens
 
@@ -63,6 +63,13 @@ class Views:
             raise ValueError("this batch has nothing to match: ask the data for replaced images (matching > 0)")
         return self.batch.matching
 
+    @property
+    def aligning(self) -> Aligns:
+        """The model, whose sides must be comparable without fusing them."""
+        if not isinstance(self.model, Aligns):
+            raise ValueError(f"{type(self.model).__name__} has no readouts to contrast")
+        return self.model
+
     def encode(self, image: Image) -> Tokens:
         """Image tokens, of at most `most_patches` patches."""
         tokens = self.model.encode_image(image)
@@ -90,6 +97,16 @@ class Views:
     def text(self) -> Tokens:
         """Each text's tokens, before they meet an image."""
         return self.fusing.encode_text(self.given_text)
+
+    @cached_property
+    def image_readouts(self) -> tuple[Tensor, ...]:
+        """What a contrast reads of each image, before its head projects it."""
+        return self.aligning.unimodal(self.image)
+
+    @cached_property
+    def text_readouts(self) -> tuple[Tensor, ...]:
+        """What a contrast reads of each text."""
+        return self.aligning.unimodal(self.text)
 
     @cached_property
     def pair(self) -> Pair:

@@ -37,7 +37,7 @@ class NLVR2(nn.Module):
         text = self.model.encode_text(need(batch.text, "text"))
         left = self.model.encode_image(need(batch.image, "image"))
         right = self.model.encode_image(need(batch.second, "second image"))
-        return self.model.fuse(text, left, slot=0), self.model.fuse(text, right, slot=1)
+        return self.model.fuse(text, left), self.model.fuse(text, right.in_slot(1))
 
     def logits(self, pairs: tuple[Pair, Pair]) -> Float[Tensor, "b 2"]:
         return self.head(torch.cat([pair.pooled for pair in pairs], 1)).float()

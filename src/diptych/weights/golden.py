@@ -86,23 +86,16 @@ def read_golden(folder: Path) -> Golden:
         kinds[prefix][name.removeprefix(prefix)] = tensor
     if not kinds["out."]:
         raise WeightsError(f"{folder / 'case.safetensors'}: holds no out.*, so nothing could be compared")
-    imported = understood(recognise(official), official, _heads(config), _grid(config))
+    imported = understood(recognise(official), official, _told(config))
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
     return Golden(imported, config, kinds["in."], kinds["out."], hashes)
 
 
-def _heads(config: Mapping[str, Any]) -> int | None:
-    heads = config.get("num_heads", config.get("num_attention_heads"))
-    if not isinstance(heads, int | None):
-        raise WeightsError(f"config.json: the number of heads is {heads!r}, which is no whole number")
-    return heads
-
-
-def _grid(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The position grid, where the images it is made for are not square."""
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, with the position grid where the images it is made for are not square."""
     size, patch = config.get("img_size", config.get("image_size_of_pos_embed")), config.get("patch_size")
-    if not isinstance(size, list):
-        return None
+    if not isinstance(size, list) or isinstance(patch, list):
+        return dict(config)
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
         raise WeightsError(f"config.json: image size {size} and patch size {patch!r} make no grid")
-    return size[0] // patch, size[1] // patch
+    return {**config, "grid": (size[0] // patch, size[1] // patch)}

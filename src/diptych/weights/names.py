@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.weights.read import WeightsError
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
+_PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[0/3]": the first third of ours is that official weight
 
 
 @dataclass(frozen=True)
-class Names:
-    """`ours`: official name → our name, ``{i}`` standing for a block's number. `dead`: official names that hold nothing
-    to load, each with the reason. `flat`: official names of patch convolutions, which we keep as linear layers.
-    """
+class Form:
+    """How a weight is kept there and here."""
 
-    ours: Mapping[str, str]
-    dead: Mapping[str, str] = field(default_factory=dict)
-    flat: frozenset[str] = frozenset()
-
-    def __or__(self, other: Names) -> Names:
-        return Names({**self.ours, **other.ours}, {**self.dead, **other.dead}, self.flat | other.flat)
-
-    def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our names. Raises WeightsError naming every weight that has no place."""
-        alive = {name: tensor for name, tensor in official.items() if name not in self.dead}
-        unknown = [name for name in alive if _pattern(name) not in self.ours]
-        if unknown:
-            raise WeightsError(f"unexpected weights: {listed(unknown)}; is this another model's checkpoint?")
-        return {
-            _filled(self.ours[_pattern(name)], name): tensor.flatten(1) if name in self.flat else tensor
-            for name, tensor in alive.items()
-        }
-
-    def to_official(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Official names, of weights or of their gradients. Raises WeightsError naming what the paper does not have."""
-        back = {our: official for official, our in self.ours.items()}
-        unknown = [name for name in ours if _pattern(name) not in back]
-        if unknown:
-            raise WeightsError(f"weights without an official name: {listed(unknown)}")
-        named = {_filled(back[_pattern(name)], name): tensor for name, tensor in ours.items()}
-        return {name: _square(tensor) if name in self.flat else tensor for name, tensor in named.items()}
-
-
-def _pattern(name: str) -> str:
-    """The name with the number in "blocks.N." replaced by {i}; heads' own numbers stay."""
-    return _LAYER.sub("{i}", name)
-
-
-def _filled(pattern: str, name: str) -> str:
-    number = _LAYER.search(name)
-    return pattern.replace("{i}", number.group()) if number else pattern
+    to_ours: Callable[[Tensor], Tensor]
+    to_official: Callable[[Tensor], Tensor]
 
 
 def _square(linear: Tensor) -> Tensor:
@@ -65,34 +30,122 @@ def _square(linear: Tensor) -> Tensor:
     return linear.unflatten(1, (3, side, side))
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads every weight or none. Raises WeightsError that names what is missing, unexpected or of another shape."""
-    check_fit(module, state, source)
-    with torch.no_grad():
-        module.load_state_dict(dict(state))
+FLAT = Form(lambda kernel: kernel.flatten(1), _square)  # a patch convolution, which we keep as a linear layer
+TURNED = Form(lambda matrix: matrix.T, lambda matrix: matrix.T)  # a matrix that is multiplied from the right
+ONE = Form(lambda x: x[None], lambda x: x[0])  # we keep a dimension of 1 in front
+ONES = Form(lambda x: x[None, None], lambda x: x[0, 0])  # two of them
 
 
-def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raises WeightsError unless `state` holds the module's weights, each in its shape, and nothing else."""
-    wanted = module.state_dict()
-    missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, the model has {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    if any(names for _, names in problems):
-        told = "; ".join(f"{what}: {listed(names)}" for what, names in problems if names)
-        raise WeightsError(f"{source} does not fit: {told}")
+@dataclass(frozen=True)
+class Names:
+    """`ours`: official name → our name, ``{i}`` standing for the number in "blocks.N."; several official weights may be
+    parts of one of ours ("qkv.weight[0/3]"). `dead`: official names that hold nothing to load, each with the reason.
+    `twins`: official name → the official weight that it repeats (tied weights, saved twice). `forms`: official names whose
+    tensors are kept otherwise here.
+    """
+
+    ours: Mapping[str, str]
+    dead: Mapping[str, str] = field(default_factory=dict)
+    twins: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, Form] = field(default_factory=dict)
+
+    def __or__(self, other: Names) -> Names:
+        return Names(
+            {**self.ours, **other.ours},
+            {**self.dead, **other.dead},
+            {**self.twins, **other.twins},
+            {**self.forms, **other.forms},
+        )
+
+    def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our names. Raises WeightsError naming every weight that has no place, and twins that differ."""
+        alive = {name: tensor for name, tensor in official.items() if name not in self.dead and name not in self.twins}
+        unknown = [name for name in alive if name not in self.ours and _pattern(name) not in self.ours]
+        if unknown:
+            raise WeightsError(f"unexpected weights: {listed(unknown)}; is this another model's checkpoint?")
+        apart = [name for name, twin in self.twins.items() if name in official and _differ(official, name, twin)]
+        if apart:
+            raise WeightsError(f"weights that must be tied differ: {listed(f'{n} and {self.twins[n]}' for n in apart)}")
+        named = {
+            _translated(self.ours, name): self.forms[name].to_ours(tensor) if name in self.forms else tensor
+            for name, tensor in alive.items()
+        }
+        return _merged(named)
+
+    def to_official(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Official names, of weights or of their gradients, twins again under both. Raises WeightsError naming what the
+        paper does not have.
+        """
+        back: dict[str, list[tuple[str, int, int]]] = {}  # ours → official, and which of how many parts it is
+        for official, our in self.ours.items():
+            part = _PART.fullmatch(our)
+            stem, at, count = (part[1], int(part[2]), int(part[3])) if part else (our, 0, 1)
+            back.setdefault(stem, []).append((official, at, count))
+        unknown = [name for name in ours if name not in back and _pattern(name) not in back]
+        if unknown:
+            raise WeightsError(f"weights without an official name: {listed(unknown)}")
+        named = {
+            _filled(official, name): tensor.chunk(count)[at]
+            for name, tensor in ours.items()
+            for official, at, count in (back[name] if name in back else back[_pattern(name)])
+        }
+        named = {name: self.forms[name].to_official(x) if name in self.forms else x for name, x in named.items()}
+        return named | {name: named[twin] for name, twin in self.twins.items() if twin in named}
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """A few names for a message."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _merged(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parts of one weight side by side. Raises WeightsError where one is missing."""
+    whole = {name: tensor for name, tensor in named.items() if not _PART.fullmatch(name)}
+    parts: dict[str, dict[int, Tensor]] = {}
+    counts: dict[str, int] = {}
+    for name, tensor in named.items():
+        if part := _PART.fullmatch(name):
+            parts.setdefault(part[1], {})[int(part[2])] = tensor
+            counts[part[1]] = int(part[3])
+    missing = [f"{name}[{i}/{n}]" for name, n in counts.items() for i in range(n) if i not in parts[name]]
+    if missing:
+        raise WeightsError(f"missing parts of weights: {listed(missing)}")
+    return whole | {name: torch.cat([found[i] for i in range(counts[name])]) for name, found in parts.items()}
+
+
+def _differ(state: Mapping[str, Tensor], name: str, twin: str) -> bool:
+    if twin not in state or state[name].is_meta:  # a missing twin is named elsewhere; on meta there are but shapes
+        return False
+    return not torch.equal(state[name], state[twin])
+
+
+def _pattern(name: str) -> str:
+    """The name with the number in "blocks.N." replaced by {i}; heads' own numbers stay."""
+    return _LAYER.sub("{i}", name)
+
+
+def _translated(table: Mapping[str, str], name: str) -> str:
+    return table[name] if name in table else _filled(table[_pattern(name)], name)
+
+
+def _filled(pattern: str, name: str) -> str:
+    number = _LAYER.search(name)
+    return pattern.replace("{i}", number.group()) if number else pattern
+
+
+def both(official: str, ours: str) -> dict[str, str]:
+    """Weight and bias of one layer."""
+    return {f"{official}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")}
+
+
+def under(official: str, ours: str, table: Mapping[str, str]) -> dict[str, str]:
+    """A table of names, each side under a prefix of its own (with its dot)."""
+    return {f"{official}{name}": f"{ours}{our}" for name, our in table.items()}
+
+
+def fused(official: Iterable[str], ours: str) -> dict[str, str]:
+    """Official layers (query, key, value) that are one layer here, side by side."""
+    layers = list(official)
+    return {
+        f"{layer}.{kind}": f"{ours}.{kind}[{i}/{len(layers)}]"
+        for i, layer in enumerate(layers)
+        for kind in ("weight", "bias")
+    }
 
 
 def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -100,6 +153,8 @@ def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def both(official: str, ours: str) -> dict[str, str]:
-    """Weight and bias of one layer."""
-    return {f"{official}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")}
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """A few names for a message."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

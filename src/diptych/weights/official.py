@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diptych.layers.position import Resize, resize_bicubic, resize_bilinear
+from diptych.layers.position import Resize
 from diptych.weights import vilt, vit
 from diptych.weights.layouts import unified
-from diptych.weights.names import Names, check_fit, listed, load_strict
+from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.strict import check_fit, load_strict
+from diptych.weights.system import Told
 
-SYSTEMS: dict[str, ModuleType] = {"vit": vit, "vilt": vilt}
-"""Each module has names(state), task(state), infer(state, heads, grid) and build(arguments, task, state)."""
-
-MARKS = {"transformer.patch_embed.proj.weight": "vilt", "patch_embed.proj.weight": "vit"}
-"""The weight by which each system's official checkpoints are known."""
-
-RESIZES: dict[str, Resize] = {"vit": resize_bicubic, "vilt": resize_bilinear}
-"""How each official code fits its position grid to another image size when it loads a checkpoint."""
-
-POSITION = "model.patches.position"
-POSITIONS = {"vit": "pos_embed", "vilt": "transformer.pos_embed"}
-"""Its official name."""
+SYSTEMS = {system.name: system for system in (vit.SYSTEM, vilt.SYSTEM)}
+"""The papers whose official checkpoints are understood."""
 
 
 @dataclass(frozen=True)
@@ -71,64 +62,66 @@ def load_official(system: str, path: Path, heads: int | None = None, grid: tuple
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    official = read_checkpoint(path)
+    official, positions = read_checkpoint(path), SYSTEMS[system].positions
     try:
         official, told_heads = unified(system, official)
-        lies = grid if _is_no_square(official.get(POSITIONS[system])) else None
-        return resized(understood(system, official, heads or told_heads, lies), grid)
+        lies = grid if positions and _is_no_square(official.get(positions.official), positions.leading) else None
+        told = {"num_heads": heads or told_heads, "grid": lies}
+        return resized(understood(system, official, told), grid)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (RuntimeError, IndexError) as error:  # torch's own words on tensors of an unforeseen shape
         raise WeightsError(f"{path}: its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
 
 
-def _is_no_square(position: Tensor | None) -> bool:
-    cells = position.shape[1] - 1 if position is not None and position.dim() == 3 else 0
+def _is_no_square(position: Tensor | None, leading: int) -> bool:
+    cells = position.shape[-2] - leading if position is not None and position.dim() >= 2 else 0
     return math.isqrt(max(cells, 0)) ** 2 != cells
 
 
 def recognise(official: Mapping[str, Tensor]) -> str:
     """The system an officially named checkpoint belongs to. Raises WeightsError."""
-    for mark, system in MARKS.items():
-        if mark in official:
-            return system
+    for name, system in SYSTEMS.items():
+        if system.known(official):
+            return name
     raise WeightsError(f"a checkpoint of no known system; there are {', '.join(SYSTEMS)}")
 
 
-def understood(
-    system: str, official: Mapping[str, Tensor], heads: int | None = None, grid: tuple[int, int] | None = None
-) -> Imported:
-    """An officially named state in our terms; `grid` says how its positions lie, a square unless told.
+def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Imported:
+    """An officially named state in our terms; `told`: what stands in no shape.
 
     Names and shapes are checked before anything of the model's size is made. Raises WeightsError.
     """
-    module = SYSTEMS[system]
-    arguments = module.infer(official, heads, grid)
-    names: Names = module.names(official)
-    state, task = _float32(names.from_official(official)), module.task(official)
+    system = SYSTEMS[name]
+    arguments, names, task = system.infer(official, told), system.names(official), system.task(official)
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
+    state = names.from_official(state)
     with torch.device("meta"):
-        check_fit(module.build(arguments, task, state), state, f"this {system} checkpoint")
-    dead = {name: why for name, why in names.dead.items() if name in official}
-    return Imported(system, task, arguments, state, dead, names)
+        check_fit(system.build(arguments, task, state), state, f"this {name} checkpoint")
+    dead = {name: why for name, why in (*names.dead.items(), *_twice(names)) if name in official}
+    return Imported(name, task, arguments, state, dead, names)
 
 
-def _float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    odd = [name for name, tensor in state.items() if not tensor.is_floating_point()]
-    if odd:
-        raise WeightsError(f"not of floating point: {listed(odd)}")
-    return {name: tensor.float() for name, tensor in state.items()}
+def _twice(names: Names) -> list[tuple[str, str]]:
+    return [(name, f"the same weight as {twin}") for name, twin in names.twins.items()]
 
 
 def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:
-    """The same checkpoint with its position grid fitted to other image sizes; None leaves it."""
-    if grid is None or grid == imported.arguments["grid"]:
+    """The same checkpoint with its position grid fitted to other image sizes; None leaves it. Raises WeightsError."""
+    positions = SYSTEMS[imported.system].positions
+    if grid is None or grid == imported.arguments.get("grid"):
         return imported
-    position = resize_positions(imported.state[POSITION], imported.arguments["grid"], grid, RESIZES[imported.system])
-    arguments, state = imported.arguments | {"grid": grid}, imported.state | {POSITION: position}
-    return Imported(imported.system, imported.task, arguments, state, imported.dead, imported.names)
+    if positions is None:
+        raise WeightsError(f"{imported.system} has no position grid to resize; leave --grid out")
+    old, position = imported.arguments["grid"], imported.state[positions.ours]
+    fitted = resize_positions(position, old, grid, positions.resize, positions.leading)
+    arguments, state = imported.arguments | {"grid": grid}, imported.state | {positions.ours: fitted}
+    return replace(imported, arguments=arguments, state=state)
 
 
-def resize_positions(position: Tensor, old: tuple[int, int], new: tuple[int, int], resize: Resize) -> Tensor:
-    """(1, 1 + old cells, d) to (1, 1 + new cells, d); the class token's position stays."""
-    cells = resize(position[0, 1:].unflatten(0, old), *new).flatten(0, 1)
-    return torch.cat([position[:, :1], cells[None]], 1)
+def resize_positions(
+    position: Tensor, old: tuple[int, int], new: tuple[int, int], resize: Resize, leading: int = 1
+) -> Tensor:
+    """(1, leading + old cells, d) to (1, leading + new cells, d); class tokens' positions stay."""
+    cells = resize(position[0, leading:].unflatten(0, old), *new).flatten(0, 1)
+    return torch.cat([position[:, :leading], cells[None]], 1)

@@ -10,18 +10,16 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diptych.tokens import packing
-from diptych.weights import vilt_parity, vit_parity
+from diptych.weights.answers import ANSWERS
 from diptych.weights.golden import Answer, Answers, Case, Golden, read_golden
 from diptych.weights.official import Imported
 
 LAYOUTS = ("padded", "packed")
-ANSWERS: dict[str, Any] = {"vit": vit_parity.Answers, "vilt": vilt_parity.Answers}
 RELATIVE, RELATIVE_GRADIENT, ABSOLUTE = 1e-5, 1e-4, 1e-6
 FILL = -100.0
 GRADIENT = "grad."

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from diptych.layers.position import resize_bilinear
 from diptych.models.vilt import ViLT
-from diptych.weights.names import load_strict
 from diptych.weights.official import resize_positions
 from diptych.weights.read import WeightsError
+from diptych.weights.strict import load_strict
 
 
 def start_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from diptych.layers.position import resize_bilinear
 from diptych.models.vilt import ViLT
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.mlm import MaskedWords
@@ -15,8 +16,9 @@ from diptych.objectives.wpa import WordPatchAlignment
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.weights.names import Names, both
-from diptych.weights.vit import BLOCK, PATCHES, encoder_shape, shape
+from diptych.weights.names import FLAT, Names, both, under
+from diptych.weights.system import Positions, State, System, Told, shape
+from diptych.weights.vit import BLOCK, PATCHES, encoder_shape
 
 MODEL = Names(
     {
@@ -25,13 +27,13 @@ MODEL = Names(
         "text_embeddings.token_type_embeddings.weight": "model.words.segment.weight",
         **both("text_embeddings.LayerNorm", "model.words.norm"),
         "token_type_embeddings.weight": "model.modality.weight",
-        **{f"transformer.{official}": f"model.{ours}" for official, ours in PATCHES.items()},
-        **{f"transformer.{official}": f"model.transformer.{ours}" for official, ours in BLOCK.items()},
+        **under("transformer.", "model.", PATCHES),
+        **under("transformer.", "model.transformer.", BLOCK),
         **both("transformer.norm", "model.transformer.norm"),
         **both("pooler.dense", "model.transformer.pooler.dense"),
     },
     dead={"text_embeddings.position_ids": "a buffer of 0, 1, 2 …, not a weight"},
-    flat=frozenset({"transformer.patch_embed.proj.weight"}),
+    forms={"transformer.patch_embed.proj.weight": FLAT},
 )
 
 
@@ -66,26 +68,28 @@ MARKS = {
 """What an official checkpoint was trained for, by the head it carries; the first that is found counts."""
 
 
-def task(state: Mapping[str, Tensor]) -> str:
+def task(state: State) -> str:
     """What an officially named checkpoint was trained for; "encoder" where it has no head."""
     return next((task for mark, task in MARKS.items() if any(name.startswith(mark) for name in state)), "encoder")
 
 
-def names(state: Mapping[str, Tensor]) -> Names:
+def names(state: State) -> Names:
     """The table of names that an officially named checkpoint is read by."""
     return NAMES[task(state)]
 
 
-def infer(state: Mapping[str, Tensor], heads: int | None = None, grid: tuple[int, int] | None = None) -> dict[str, Any]:
+def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.vilt.ViLT that an officially named checkpoint was made with. Raises WeightsError."""
-    return encoder_shape(state, "transformer.", heads, grid) | {
+    return encoder_shape(
+        state, "transformer.", told.get("num_heads", told.get("num_attention_heads")), told.get("grid")
+    ) | {
         "vocabulary": shape(state, "text_embeddings.word_embeddings.weight", 2)[0],
         "text_length": shape(state, "text_embeddings.position_embeddings.weight", 2)[0],
         "images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
     }
 
 
-def build(arguments: Mapping[str, Any], task: str, state: Mapping[str, Tensor]) -> nn.Module:
+def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
     """The step that an imported checkpoint (`state`, our names) was trained in; a pre-training one has the heads that
     the checkpoint holds, and their objectives. A model without heads stands under "model" alone.
     """
@@ -105,3 +109,18 @@ def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.heads().items() if name in present})
     asked: dict[str, list[Objective]] = {"match": [ImageTextMatching(), WordPatchAlignment()], "words": [MaskedWords()]}
     return Pretraining(model, heads, [objective for name in heads for objective in asked[name]])
+
+
+SYSTEM = System(
+    name="vilt",
+    known=lambda state: (
+        "transformer.patch_embed.proj.weight" in state
+        and "transformer.cls_token" in state
+        and "text_embeddings.token_type_embeddings.weight" in state
+    ),
+    task=task,
+    names=names,
+    infer=infer,
+    build=build,
+    positions=Positions("transformer.pos_embed", "model.patches.position", resize_bilinear),
+)

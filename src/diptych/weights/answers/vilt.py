@@ -22,8 +22,9 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.tokens import Pair, Tokens
+from diptych.weights.answers.given import batch_of, on_canvas, on_grid, text_of
+from diptych.weights.answers.vilt_tasks import NLVR2Answers, RetrievalAnswers, VQAAnswers
 from diptych.weights.golden import Answer, Case
-from diptych.weights.vilt_tasks_parity import NLVR2Answers, RetrievalAnswers, VQAAnswers, batch_of, text_of
 
 
 class Answers:
@@ -45,18 +46,6 @@ class Answers:
     def total(self) -> Tensor:
         weights: dict[str, float] = self.case.step.weights  # type: ignore[assignment]
         return sum((weight * self.kind.losses[name] for name, weight in weights.items()), torch.tensor(0.0))
-
-
-def on_canvas(tokens: Tokens) -> Answer:
-    return Answer(tokens.canvas(), tokens.real)
-
-
-def on_grid(tokens: Tokens) -> Answer:
-    """Patches where they lie, zero beside the picture."""
-    patches = tokens.by_span(name="patches")
-    (grid,) = (span.grid for span in patches.layout.spans if span.grid)
-    values = torch.where(patches.real[:, :, None], patches.canvas(), 0.0)
-    return Answer(values.unflatten(1, grid), patches.real.unflatten(1, grid))
 
 
 class PretrainingAnswers:

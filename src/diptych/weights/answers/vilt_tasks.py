@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from diptych.inputs import Batch, Image, Text
+from diptych.inputs import Batch, Image
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.tokens import Pair
+from diptych.weights.answers.given import batch_of, text_of
 from diptych.weights.golden import Answer, Case
-
-
-def text_of(case: Case, stem: str = "text") -> Text:
-    """Texts on any number of leading dimensions, one after the other."""
-    ids, masks = case.input(f"{stem}_ids"), case.input(f"{stem}_masks")
-    return Text(ids.flatten(0, -2), masks.flatten(0, -2).bool())
-
-
-def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:
-    text = text_of(case)
-    return Batch(0, 0, torch.arange(len(text)), image=Image.from_canvas(case.input(image)), text=text, **rest)
 
 
 class VQAAnswers:

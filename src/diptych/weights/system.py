@@ -1,0 +1,76 @@
+"""What is to be known of a paper's official checkpoints: one `System` each, in that paper's file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.layers.position import Resize
+from diptych.weights.names import Names
+from diptych.weights.read import WeightsError
+
+State = Mapping[str, Tensor]
+Told = Mapping[str, Any]
+"""What stands in no shape: a golden's config.json, or what the user gave (num_heads, grid)."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A position grid that other image sizes resize, by its official name and ours, after `leading` cells of class tokens."""
+
+    official: str
+    ours: str
+    resize: Resize  # how the official code fits it when it loads a checkpoint
+    leading: int = 1
+
+
+@dataclass(frozen=True)
+class System:
+    """All functions but `build` read an officially named state. Each raises WeightsError where it does not understand it."""
+
+    name: str
+    known: Callable[[State], bool]  # whether it is this system's
+    task: Callable[[State], str]  # what it was trained for: pretraining, vqa, retrieval …; encoder where it has no head
+    names: Callable[[State], Names]
+    infer: Callable[[State, Told], dict[str, Any]]  # the arguments of models.NAME
+    build: Callable[[Mapping[str, Any], str, State], nn.Module]  # (arguments, task, state in our names): the step
+    positions: Positions | None = None
+
+
+def shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
+    """A weight's shape. Raises WeightsError where it is missing or has another number of dimensions."""
+    if name not in state:
+        raise WeightsError(f"missing weights: {name}; is this another model's checkpoint?")
+    if state[name].dim() != dimensions or not state[name].numel():
+        raise WeightsError(f"{name} is {tuple(state[name].shape)}, where {dimensions} dimensions are needed")
+    return tuple(state[name].shape)
+
+
+def count(state: State, stem: str, mark: str) -> int:
+    """How many layers there are: names of the form "stem.N.mark"."""
+    return sum(name.startswith(f"{stem}.") and name[len(stem) + 1 :].partition(".")[2] == mark for name in state)
+
+
+def heads_of(width: int, told: object) -> int:
+    """A number of attention heads: as told, else one per 64 of width. Raises WeightsError."""
+    if told is None and width % 64:
+        raise WeightsError(f"width {width} is no multiple of 64, so the number of heads is unknown; give --heads")
+    heads = width // 64 if told is None else told
+    if not isinstance(heads, int) or isinstance(heads, bool):
+        raise WeightsError(f"the number of heads is {heads!r}, which is no whole number")
+    if heads < 1 or width % heads:
+        raise WeightsError(f"width {width} does not divide into {heads} heads; give another --heads")
+    return heads
+
+
+def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """Rows and columns of a position grid: as told, else a square. Raises WeightsError."""
+    side = math.isqrt(cells)
+    grid = told or (side, side)
+    if grid[0] * grid[1] != cells:
+        raise WeightsError(f"{name} has {cells} cells, which are no {grid[0]} × {grid[1]} grid; give --grid")
+    return grid
