@@ -23,7 +23,8 @@ from diptych.recipes.run import Finetune
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.train.distributed import processes
-from diptych.weights.names import load_strict, within
+from diptych.weights.names import within
+from diptych.weights.strict import load_strict
 
 TASKS = ("vqa", "retrieval")
 Task = ClosedVQA | Retrieval

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import diptych
 from diptych.recipes.run import Finetune, Pretrain, thaw
 from diptych.train.checkpoint import written_whole
-from diptych.weights.names import load_strict
+from diptych.weights.strict import load_strict
 
 KINDS = {"pretrain": Pretrain, "finetune": Finetune}
 

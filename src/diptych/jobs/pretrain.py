@@ -32,8 +32,9 @@ from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes import models as settings
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.train.distributed import processes
-from diptych.weights.names import load_strict, within
+from diptych.weights.names import within
 from diptych.weights.start import start_vilt_from_vit
+from diptych.weights.strict import load_strict
 
 
 def objectives(chosen: Objectives) -> list[Objective]:
