@@ -24,7 +24,7 @@ class Cache:
         return max((layout.real.shape[1] for _, _, layout in self._seen.values()), default=0)
 
     def extended(
-        self, attention: nn.Module, key: Float[Tensor, "b n d"], value: Float[Tensor, "b n d"], layout: Layout
+        self, attention: nn.Module, key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"], layout: Layout
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m d"], Layout]:
         """What `attention` has seen with the newest behind it, which it will remember."""
         if key.dim() != 3:
