@@ -38,7 +38,7 @@ def small() -> Pretrain:
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
         images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
         training=Training(
-            steps=2600,
+            steps=2000,
             batch=64,
             optimizer=Optimizer(learning_rate=6e-4, weight_decay=0.05, warmup=100),
         ),

@@ -1,0 +1,118 @@
+"""The survey's forms: each is a fusion like the others, in both layouts, and can be assigned to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.fusion.concatenate import Concatenate
+from diptych.fusion.early_sum import EarlySum
+from diptych.fusion.streams import InTurn, Streams
+from diptych.inputs import Image, Text
+from diptych.layers.block import PreNormBlock
+from diptych.layers.pool import Pooler
+from diptych.layout import Span
+from diptych.models.vilt import ViLT
+from diptych.tokens import Pair, Tokens, packing
+
+WIDTH = 8
+
+
+def blocks(n: int = 1) -> nn.ModuleList:
+    return nn.ModuleList(PreNormBlock(WIDTH, 2, 16) for _ in range(n))
+
+
+def norm() -> nn.LayerNorm:
+    return nn.LayerNorm(WIDTH)
+
+
+def concatenate() -> Concatenate:
+    return Concatenate(blocks(2), norm(), Pooler(WIDTH))
+
+
+def streams() -> Streams:
+    return Streams(blocks(), blocks(), norm(), norm(), Pooler(WIDTH))
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "early sum": lambda: EarlySum(blocks(), norm(), Pooler(WIDTH)),
+    "early concatenation": concatenate,
+    "many streams to one": lambda: InTurn(streams(), concatenate()),
+    "one stream to many": lambda: InTurn(concatenate(), streams()),
+}
+
+
+def tokens(modality: str, lengths: list[int], n: int, seed: int) -> Tokens:
+    values = torch.randn(len(lengths), n, WIDTH, generator=torch.Generator().manual_seed(seed))
+    real = torch.arange(n) < torch.tensor(lengths)[:, None]
+    return Tokens.of(values, real, Span(modality, "cls", 1), Span(modality, "words", n - 1))
+
+
+def flat(pair: Pair) -> list[Tensor]:
+    return [pair.text.pack().values, pair.image.pack().values, pair.pooled]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_both_layouts_agree_and_each_side_keeps_its_own(form: str):
+    torch.manual_seed(0)
+    fusion = FORMS[form]().eval()
+    pairs = []
+    for packed in (False, True):
+        with packing(packed):
+            text, image = tokens("text", [3, 5], 5, 1), tokens("image", [6, 2], 6, 2)
+            pair = fusion(text, image)
+            assert pair.text.packed == packed
+            assert pair.text.layout.spans == text.layout.spans
+            assert pair.image.layout.spans == image.layout.spans
+            assert fusion.alone(text).real.equal(text.real)
+            pairs.append(pair)
+    for a, b in zip(*map(flat, pairs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_the_summary_hears_both_sides(form: str):
+    torch.manual_seed(0)
+    fusion = FORMS[form]().eval()
+    text, image = tokens("text", [3, 5], 5, 1), tokens("image", [6, 2], 6, 2)
+    before = fusion(text, image).pooled
+    shift = torch.linspace(-1, 1, WIDTH)
+    assert (fusion(text.add(shift), image).pooled - before).abs().max() > 1e-4
+    assert (fusion(text, image.add(shift)).pooled - before).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_streams_alone_do_not_meet():
+    torch.manual_seed(0)
+    fusion = streams().eval()
+    text = tokens("text", [3, 5], 5, 1)
+    first, second = (fusion(text, tokens("image", [6, 2], 6, seed)) for seed in (2, 3))
+    torch.testing.assert_close(first.pooled, second.pooled)
+
+
+def test_sums_are_place_by_place():
+    fusion = EarlySum(nn.ModuleList(), nn.Identity(), nn.Identity())
+    fusion.shares.data = torch.tensor([2.0, 3.0])
+    text, image = tokens("text", [2, 3], 3, 1), tokens("image", [4, 1], 4, 2)
+    pair = fusion(text, image)
+    torch.testing.assert_close(pair.text.values[0, :2], 2 * text.values[0, :2] + 3 * image.values[0, :2])
+    torch.testing.assert_close(pair.image.values[0, 2:], 3 * image.values[0, 2:])
+    torch.testing.assert_close(pair.text.values[1, 1:3], 2 * text.values[1, 1:3])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fusion_is_exchanged_by_assignment(form: str):
+    torch.manual_seed(0)
+    model = ViLT(WIDTH, 1, 2, 16, patch=4, grid=(2, 2), vocabulary=20, text_length=5, dropout=0.0)
+    model.transformer = FORMS[form]()
+    text = Text(torch.randint(1, 20, (2, 5)), torch.ones(2, 5, dtype=torch.bool))
+    pair = model.fuse(model.encode_text(text), model.encode_image(Image.whole(torch.randn(2, 3, 8, 8))))
+    pair.pooled.sum().backward()
+    assert all(p.grad is not None for p in model.words.parameters())
+    assert model.patches.project.weight.grad is not None
