@@ -55,7 +55,16 @@ def test_thaw_names_a_field_that_does_not_fit():
     with pytest.raises(ValueError, match=r"run\.training\.speed: no such field"):
         thaw(Pretrain, told | {"training": {"speed": 3}})
     with pytest.raises(ValueError, match=r"run\.model: fits none"):
+        thaw(Pretrain, told | {"model": {"wide": 3}})
+    with pytest.raises(ValueError, match=r"run\.model: fits several"):
         thaw(Pretrain, told | {"model": {"width": 3}})
+
+
+def test_what_was_kept_before_a_field_existed_is_thawed_with_its_default():
+    run = vilt.tiny()
+    told = asdict(replace(run, model=replace(run.model, dropout=ViLT().dropout), most_patches=0))
+    del told["model"]["dropout"], told["most_patches"], told["training"]["optimizer"]["eps"]
+    assert thaw(Pretrain, told) == replace(run, model=replace(run.model, dropout=ViLT().dropout))
 
 
 def test_published_sizes_belong_to_recipes():

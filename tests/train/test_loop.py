@@ -5,17 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from toy import Toy, micro, run, settings
 
 from diptych.data.source import DataError
 from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError
-from diptych.train.doctor import Diverged, examine
+from diptych.train.doctor import Diverged
 from diptych.train.log import TIME_FIELDS
 from diptych.train.loop import fit
 
@@ -65,7 +66,8 @@ def test_killed_and_continued_ends_in_the_same_bits(tmp_path, whole, one_thread,
     same_tensors(tmp_path / CHECKPOINT, whole / CHECKPOINT)
     same_tensors(tmp_path / MODEL, whole / MODEL)
     assert rows(tmp_path) == rows(whole)
-    assert (tmp_path / "skipped.json").read_text() == (whole / "skipped.json").read_text()
+    for name in ("skipped.json", "doctor.json"):
+        assert (tmp_path / name).read_text() == (whole / name).read_text()
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, one_thread):
@@ -78,10 +80,34 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, o
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):
-    run(tmp_path, Toy(), settings())
-    before = (tmp_path / CHECKPOINT).read_bytes(), (tmp_path / "metrics.jsonl").read_bytes()
-    run(tmp_path, Toy(), settings())
-    assert ((tmp_path / CHECKPOINT).read_bytes(), (tmp_path / "metrics.jsonl").read_bytes()) == before
+    names = (CHECKPOINT, MODEL, "metrics.jsonl", "doctor.json")
+    run(tmp_path, Toy(unused=True), settings())
+    before = [(tmp_path / name).read_bytes() for name in names]
+    run(tmp_path, Toy(unused=True), settings())
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    subjects = {f["subject"] for f in json.loads((tmp_path / "doctor.json").read_text())["findings"]}
+    assert subjects == {"itm", "spare.weight", "spare.bias"}
+
+
+@pytest.mark.parametrize("last", [10, 20])  # on the way, and at the end
+def test_weights_older_than_the_checkpoint_are_written_anew(tmp_path, last):
+    """As a kill between the two files leaves them. (A second kill follows before any step is made.)"""
+    with pytest.raises(SystemExit) if last < 20 else nullcontext():
+        run(tmp_path, Toy(), settings(), interrupt_at=last - 1)
+    saved = (tmp_path / MODEL).read_bytes()
+    save_file({name: torch.zeros_like(t) for name, t in load_file(tmp_path / MODEL).items()}, tmp_path / MODEL)
+    with pytest.raises(StopIteration) if last < 20 else nullcontext():
+        fit(Toy(), lambda start: iter(()), settings(), tmp_path)
+    assert (tmp_path / MODEL).read_bytes() == saved
+
+
+def test_an_interrupted_run_keeps_what_the_doctor_found(tmp_path):
+    run(tmp_path / "whole", Toy(unused=True), settings())
+    with pytest.raises(SystemExit):
+        run(tmp_path / "cut", Toy(unused=True), settings(), interrupt_at=9)
+    run(tmp_path / "cut", Toy(unused=True), settings())
+    told = [(tmp_path / name / "doctor.json").read_text() for name in ("whole", "cut")]
+    assert told[0] == told[1] and told[0].count('"unused"') == 2
 
 
 def close(a: Path, b: Path) -> None:
@@ -119,12 +145,6 @@ def test_an_unused_parameter_is_named(tmp_path):
     assert [f["subject"] for f in findings if f["verdict"] == "unused"] == ["spare.weight", "spare.bias"]
 
 
-def test_the_doctor_reads_a_finished_run_as_it_read_it_live(tmp_path):
-    run(tmp_path, Toy(), settings())
-    live = json.loads((tmp_path / "doctor.json").read_text())["findings"]
-    assert [asdict(f) for f in examine(tmp_path)] == [f for f in live if f["subject"] == "itm"] != []
-
-
 def test_another_seed_or_model_is_refused_by_name(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16}})
     with pytest.raises(CheckpointError, match=r"seed = 0, not 1"):
@@ -133,6 +153,38 @@ def test_another_seed_or_model_is_refused_by_name(tmp_path):
         run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 32}})
     with pytest.raises(CheckpointError, match=r"steps = 4, not 5"):
         run(tmp_path, Toy(), settings(steps=5), fingerprint={"model": {"width": 16}})
+
+
+def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16}})
+    usual = {"model": {"width": 8, "gated": False}}
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16, "gated": False}}, defaults=usual)
+    for model, told in (
+        ({"width": 16, "gated": True}, r"model\.gated = False, not True"),
+        ({"width": 8, "gated": False}, r"model\.width = 16, not 8"),
+        ({"width": 16, "gated": False, "deep": 1}, r"model\.deep = \(no such field\), not 1"),
+        ({"gated": False}, r"model\.width = 16, not \(no such field\)"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=usual)
+
+
+def test_settings_that_have_come_to_mean_something_else_are_refused(tmp_path, monkeypatch):
+    run(tmp_path, Toy(), settings(steps=4))
+    monkeypatch.setattr("diptych.train.settings.VERSION", 2)
+    with pytest.raises(CheckpointError, match=r"version = 1, not 2"):
+        run(tmp_path, Toy(), settings(steps=4))
+
+
+def test_checkpoints_without_version_and_findings_are_continued(tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, Toy(), settings(), interrupt_at=9)
+    with safe_open(tmp_path / CHECKPOINT, "pt") as file:
+        rest = json.loads(file.metadata()["rest"])
+    del rest["findings"], rest["identity"]["version"]
+    save_file(load_file(tmp_path / CHECKPOINT), tmp_path / CHECKPOINT, {"rest": json.dumps(rest)})
+    run(tmp_path, Toy(), settings())
+    assert rows(tmp_path)[-1]["step"] == 20
 
 
 def test_too_many_bad_samples_stop_the_run(tmp_path):

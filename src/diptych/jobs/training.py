@@ -24,6 +24,7 @@ from diptych.tokens import packing
 from diptych.train import checkpoint
 from diptych.train.distributed import Group, takes_bf16
 from diptych.train.loop import fit
+from diptych.train.settings import usually
 
 HELD_OUT = 512  # examples of the val split that an evaluation during training looks at
 
@@ -71,11 +72,10 @@ def train(
     same = identity(run) | {"examples": len(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
-        fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, group=group)
+        fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
-        checkpoint.save_weights(out, module)  # a kill between the last checkpoint and its weights left older ones
         report.write(out, run, module)
         print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
 

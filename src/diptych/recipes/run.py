@@ -77,9 +77,11 @@ class Evaluation:
 def thaw(kind: Any, value: Any, where: str = "run") -> Any:
     """A dataclass again, from the plain values that JSON kept. Raises ValueError naming the field that does not fit."""
     if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
-        fitting = [k for k in get_args(kind) if is_dataclass(k) and set(value) == {f.name for f in fields(k)}]
-        if not fitting:
-            raise ValueError(f"{where}: fits none of {kind}")
+        names = {k: {f.name for f in fields(k)} for k in get_args(kind) if is_dataclass(k)}
+        fitting = [k for k in names if names[k] == set(value)]
+        fitting = fitting or [k for k in names if names[k] > set(value)]  # a field may be newer than what was kept
+        if len(fitting) != 1:
+            raise ValueError(f"{where}: fits {'several' if fitting else 'none'} of {kind}")
         kind = fitting[0]
     if is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)

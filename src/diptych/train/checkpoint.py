@@ -106,15 +106,25 @@ def rest(out: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{out / CHECKPOINT} is no training checkpoint; use another --out") from None
 
 
-def refuse_other_settings(out: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raises CheckpointError naming the first field in which a run to be continued differs from the one asked for."""
-    was, now = _flat(held), _flat(json.loads(json.dumps(asked)))
+def refuse_other_settings(
+    out: Path, held: Mapping[str, Any], asked: Mapping[str, Any], usual: Mapping[str, Any] | None = None
+) -> None:
+    """Raises CheckpointError naming the first field in which a run to be continued differs from the one asked for.
+
+    A run from before a field existed had its `usual` value. A field that exists no more, or a new one without a usual
+    value, is a difference.
+    """
+    was, now, default = (_flat(json.loads(json.dumps(tree))) for tree in (held, asked, usual or {}))
     for name in sorted(was.keys() | now.keys()):
-        if was.get(name) != now.get(name):
+        before, after = was.get(name, default.get(name, _NO_FIELD)), now.get(name, _NO_FIELD)
+        if before != after:
             raise CheckpointError(
-                f"{out} holds a run with {name} = {was.get(name)}, not {now.get(name)}: "
+                f"{out} holds a run with {name} = {before}, not {after}: "
                 "continue it with the same value, or give another --out"
             )
+
+
+_NO_FIELD = "(no such field)"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -54,7 +54,9 @@ class Doctor:
 
     def read(self, rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
         """All that can be said of a run from the rows of its metrics.jsonl."""
-        return [finding for row in rows for finding in self.watch(row)]
+        found = [finding for row in rows for finding in self.watch(row)]
+        self.findings.sort(key=lambda finding: finding.step)  # those restored were made before their step's row
+        return found
 
     def watch(self, row: Mapping[str, Any]) -> list[Finding]:
         """What a new row adds: each loss is reported when its state changes, not at every row."""
@@ -114,16 +116,17 @@ class Doctor:
             if (name, verdict) not in known:
                 self.findings.append(Finding(step + 1, name, verdict, message))
 
+    def held(self) -> list[dict[str, Any]]:
+        """The findings that a checkpoint keeps: those on gradients, which no row of metrics.jsonl tells."""
+        return [asdict(f) for f in self.findings if f.verdict in ("unused", "zero gradient")]
+
+    def restore(self, held: Iterable[Mapping[str, Any]]) -> None:
+        """Takes over what `held` gave; `read` adds the rest."""
+        self.findings = [Finding(**f) for f in held]
+
     def save(self, out: Path) -> None:
         """Writes ``out/doctor.json``: floors, patience and findings."""
         floors = {name: asdict(floor) for name, floor in self.floors.items()}
         held = {"patience": self.patience, "floors": floors, "findings": [asdict(f) for f in self.findings]}
         with written_whole(out / "doctor.json") as path:
             path.write_text(json.dumps(held, indent=1))
-
-
-def examine(out: Path) -> list[Finding]:
-    """The doctor's reading of a run's losses from its folder, finished or not."""
-    held = json.loads((out / "doctor.json").read_text())
-    doctor = Doctor({name: Floor(**floor) for name, floor in held["floors"].items()}, held["patience"])
-    return doctor.read(json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())

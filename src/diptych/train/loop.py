@@ -21,7 +21,7 @@ from diptych.train import checkpoint
 from diptych.train.distributed import Group, pick_device
 from diptych.train.doctor import Diverged, Doctor
 from diptych.train.log import Log
-from diptych.train.settings import CHANGEABLE, Training, share
+from diptych.train.settings import Training, identity, share, usually
 from diptych.train.update import Update
 
 Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches, step after step
@@ -36,6 +36,7 @@ def fit(
     *,
     evaluate: Evaluate | None = None,
     fingerprint: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     group: Group | None = None,
 ) -> Path:
     """Trains `step` (a `diptych.step.Step`) until `settings.steps`, going on where `out` stands; gives model.safetensors.
@@ -44,7 +45,8 @@ def fit(
     the data must be keyed, and `step` must start from the same weights each time. `evaluate` is called on every rank
     with the steps done, the module in eval mode; its names carry their split ("val/itm"). `fingerprint` is whatever
     else makes this run (model, data, objectives), as JSON: a run that differs in it is refused, and so is one that
-    differs in `settings` outside CHANGEABLE.
+    differs in `settings` outside CHANGEABLE. `defaults` are what its fields are usually: a run from before a field
+    existed is taken to have had its default.
 
     `out` receives checkpoint.safetensors, model.safetensors, metrics.jsonl, doctor.json, skipped.json, tensorboard/.
 
@@ -53,17 +55,20 @@ def fit(
     """
     group = group or Group(pick_device(settings.device))
     out.mkdir(parents=True, exist_ok=True)
-    identity = {k: v for k, v in asdict(settings).items() if k not in CHANGEABLE} | dict(fingerprint or {})
+    same = identity(settings) | dict(fingerprint or {})
     held = checkpoint.rest(out)
     if held is not None:
-        checkpoint.refuse_other_settings(out, held["identity"], identity)
+        usual = usually(settings) | dict(defaults or {}) | {"version": 1}
+        checkpoint.refuse_other_settings(out, held["identity"], same, usual)
 
     update = Update(step, settings, group)
     doctor = Doctor(cast(Step, step).floors, share(settings.patience, settings.steps))
-    run = _Run(update, doctor, settings, out, identity)
+    run = _Run(update, doctor, settings, out, same)
     if held is not None:
         checkpoint.load(out, step, update.optimizer)
         run.restore(held)
+        if group.main:
+            checkpoint.save_weights(out, step)  # a kill between the two files left the weights of an older checkpoint
     group.wait()  # all have read what rank 0 is about to write
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, _stop_signal() as told:
         run.train(stream, evaluate, log, told)
@@ -86,6 +91,7 @@ class _Run:
         self.done, self.seconds, self.sums, self.summed = (held[k] for k in ("step", "seconds", "sums", "summed"))
         self.tally.seen, self.tally.bad = held["seen"], held["bad"]
         self.tally.listed = {s["id"]: Skipped(**s) for s in held["skipped"]}
+        self.doctor.restore(held.get("findings", ()))  # checkpoints of 0.1.0 had none at first
 
     def save(self) -> None:
         if self.group.main:
@@ -94,6 +100,7 @@ class _Run:
             skipped = [asdict(s) for s in self.tally.listed.values()]
             held = {"step": self.done, "seconds": self.seconds, "sums": self.sums, "summed": self.summed}
             held |= {"seen": self.tally.seen, "bad": self.tally.bad, "skipped": skipped, "identity": self.identity}
+            held["findings"] = self.doctor.held()
             checkpoint.save(self.out, self.update.module, self.update.optimizer, held)
             with checkpoint.written_whole(self.out / "skipped.json") as path:
                 path.write_text(json.dumps(skipped, indent=1))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,28 @@ class Training:
 CHANGEABLE = frozenset(
     {"device", "workers", "accumulate", "log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped"}
 )
+
+
+# Of what settings mean: to be raised when the same ones come to compute something else. A run from before it was
+# written down has version 1.
+VERSION = 1
+
+
+def identity(settings: Training) -> dict[str, Any]:
+    """What a continued run must share with the one that began."""
+    return {"version": VERSION} | {k: v for k, v in asdict(settings).items() if k not in CHANGEABLE}
+
+
+def usually(settings: Any) -> dict[str, Any]:
+    """What a dataclass holds where nothing is said: every field that has a default, also within fields that have none."""
+    found: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.default is not MISSING:
+            found[field.name] = asdict(field.default) if is_dataclass(field.default) else field.default  # type: ignore[arg-type]
+        elif is_dataclass(value):
+            found[field.name] = usually(value)
+    return found
 
 
 def share(value: float, steps: int) -> int:

@@ -31,7 +31,6 @@ class Update:
         self.step = cast(Step, module)
         self.optimizer = adamw(module, settings.optimizer)
         self.parallel = group.wrap(module)
-        self.examined = False  # whether the doctor has looked at the gradients
         bf16 = takes_bf16(group.device, settings.precision)
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
 
@@ -56,9 +55,8 @@ class Update:
         doctor.finite(step, row)
 
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), options.clip or float("inf")).item()
-        if not self.examined or (step + 1) % self.settings.checkpoint_every == 0:
+        if step == 0 or (step + 1) % self.settings.checkpoint_every == 0:
             doctor.gradients(step, self.module)
-            self.examined = True
         if not norm < float("inf"):
             raise Diverged(doctor.not_finite(step, "the gradient", norm))
         rate = learning_rate(step, steps, options)
