@@ -191,10 +191,11 @@ PUBLISHED = {
 def test_full_size_names_shapes_and_counts_are_the_published_ones(system: str):
     module, official, frozen, published = PUBLISHED[system]
     state = {name: torch.empty(s, device="meta") for name, s in (official | frozen).items()}
-    names = module.names(state)
+    arguments, task = module.infer(state, {}), module.task(state)
+    names = module.names(arguments, task)
     ours = names.from_official(state)
     with torch.device("meta"):
-        step = module.build(module.infer(state, {}), module.task(state), ours)
+        step = module.build(arguments, task, ours)
     load = {name: tuple(tensor.shape) for name, tensor in names.to_official(step.state_dict()).items()}
     assert load == official
     dead = sum(state[name].numel() for name in frozen)

@@ -93,7 +93,8 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     Names and shapes are checked before anything of the model's size is made. Raises WeightsError.
     """
     system = SYSTEMS[name]
-    arguments, names, task = system.infer(official, told), system.names(official), system.task(official)
+    arguments, task = system.infer(official, told), system.task(official)
+    names = system.names(arguments, task)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
     state = names.from_official(state)
     with torch.device("meta"):

@@ -16,6 +16,8 @@ from diptych.weights.read import WeightsError
 State = Mapping[str, Tensor]
 Told = Mapping[str, Any]
 """What stands in no shape: a golden's config.json, or what the user gave (num_heads, grid)."""
+Arguments = Mapping[str, Any]
+"""A model's, as plain values."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,18 @@ class Positions:
 
 @dataclass(frozen=True)
 class System:
-    """All functions but `build` read an officially named state. Each raises WeightsError where it does not understand it."""
+    """`known`, `task` and `infer` read an officially named state; each raises WeightsError where it does not understand it.
+    `names` and `build` follow from what they found, so that a run that was trained here can be exported too.
+    """
 
     name: str
     known: Callable[[State], bool]  # whether it is this system's
     task: Callable[[State], str]  # what it was trained for: pretraining, vqa, retrieval …; encoder where it has no head
-    names: Callable[[State], Names]
     infer: Callable[[State, Told], dict[str, Any]]  # the arguments of models.NAME
-    build: Callable[[Mapping[str, Any], str, State], nn.Module]  # (arguments, task, state in our names): the step
+    names: Callable[
+        [Arguments, str], Names
+    ]  # (arguments, task): official names and ours, of more heads than a state has
+    build: Callable[[Arguments, str, State], nn.Module]  # (arguments, task, state in our names): the step
     positions: Positions | None = None
 
 

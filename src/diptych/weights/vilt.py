@@ -17,7 +17,7 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import FLAT, Names, both, under
-from diptych.weights.system import Positions, State, System, Told, shape
+from diptych.weights.system import Arguments, Positions, State, System, Told, shape
 from diptych.weights.vit import BLOCK, PATCHES, encoder_shape
 
 MODEL = Names(
@@ -73,9 +73,9 @@ def task(state: State) -> str:
     return next((task for mark, task in MARKS.items() if any(name.startswith(mark) for name in state)), "encoder")
 
 
-def names(state: State) -> Names:
-    """The table of names that an officially named checkpoint is read by."""
-    return NAMES[task(state)]
+def names(arguments: Arguments, task: str) -> Names:
+    """The table of names that a checkpoint is read and written by."""
+    return NAMES[task]
 
 
 def infer(state: State, told: Told) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from diptych.layers.position import resize_bicubic
 from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
 from diptych.weights.names import FLAT, Names, both
-from diptych.weights.system import Positions, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, Positions, State, System, Told, count, grid_of, heads_of, shape
 
 PATCHES = {
     "cls_token": "patches.cls",
@@ -41,9 +41,9 @@ NAMES = {
 """By pooling: timm calls the one final norm `fc_norm` where it stands behind average pooling."""
 
 
-def names(state: State) -> Names:
-    """The table of names that an officially named checkpoint is read by."""
-    return NAMES["average" if "fc_norm.weight" in state else "cls"]
+def names(arguments: Arguments, task: str) -> Names:
+    """The table of names that a checkpoint is read and written by."""
+    return NAMES[arguments["pooling"]]
 
 
 def task(state: State) -> str:
