@@ -55,21 +55,23 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, 
     assert checkpoint.rest(tmp_path) == {"step": 1}
 
 
-def test_loading_weights_is_strict(tmp_path):
-    module, _ = trained()
-    path = checkpoint.save_weights(tmp_path, module)
-    tensors = load_file(path)
+def test_loading_a_checkpoint_is_strict(tmp_path):
+    module, optimizer = trained()
+    checkpoint.save(tmp_path, module, optimizer, {})
+    tensors = load_file(tmp_path / CHECKPOINT)
     for change, message in (
-        ({"extra": torch.ones(1)}, "extra is not part"),
-        ({"0.bias": torch.ones(2)}, r"0.bias is \(2,\)"),
+        ({"weight/extra": torch.ones(1)}, "extra is not part"),
+        ({"weight/2.weight": torch.ones(3, 3)}, r"2\.weight is not part"),  # tied: it stands under its first name
+        ({"weight/0.bias": torch.ones(2)}, r"0\.bias is \(2,\)"),
+        ({"exp_avg/0.bias": torch.ones(2)}, r"exp_avg of 0\.bias does not fit"),
     ):
-        save_file(tensors | change, path)
+        save_file(tensors | change, tmp_path / CHECKPOINT)
         with pytest.raises(CheckpointError, match=message):
-            checkpoint.load_weights(path, module)
-    del tensors["0.bias"]
-    save_file(tensors, path)
+            checkpoint.load(tmp_path, module, optimizer)
+    del tensors["weight/0.bias"]
+    save_file(tensors, tmp_path / CHECKPOINT)
     with pytest.raises(CheckpointError, match=r"0\.bias is missing"):
-        checkpoint.load_weights(path, module)
+        checkpoint.load(tmp_path, module, optimizer)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):

@@ -6,13 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from diptych.jobs.folder import RunError, write_run
 from diptych.recipes import finetune, vilt, vit
 from diptych.recipes.models import ViLT, ViT
 from diptych.recipes.run import Finetune, Pretrain
-from diptych.train.checkpoint import CHECKPOINT, written_whole
+from diptych.train.checkpoint import CHECKPOINT, save_weights
 from diptych.weights.official import Imported, load_official
 
 
@@ -30,8 +28,7 @@ def import_official(
     if found.task == "vqa":
         facts["answers"] = _answers(answers, len(found.state["head.answers.bias"]))
     write_run(out, run, facts)
-    with written_whole(out / "model.safetensors") as path:
-        save_file({name: tensor.contiguous().clone() for name, tensor in found.state.items()}, path)
+    save_weights(out, found.build())
     return found
 
 

@@ -31,6 +31,7 @@ from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes import models as settings
 from diptych.recipes.run import Objectives, Pretrain
+from diptych.train.checkpoint import weights
 from diptych.train.distributed import processes
 from diptych.weights.names import within
 from diptych.weights.start import start_vilt_from_vit
@@ -99,10 +100,10 @@ def start(module: Pretraining, folder: Path) -> None:
     before, _ = read_run(folder)
     state, model = read_weights(folder), module.get_submodule("model")
     if type(before.model).__name__ == type(model).__name__:
-        load_strict(model, within(state, "model."), str(folder))
-        heads = within(state, "heads.")
-        if set(heads) == set(module.heads.state_dict()):
-            load_strict(module.heads, heads, str(folder))
+        if state.keys() == weights(module).keys():
+            load_strict(module, state, str(folder))
+        else:  # other objectives, other heads
+            load_strict(model, within(state, "model."), str(folder))
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
         start_vilt_from_vit(model, within(state, "model."))
     else:

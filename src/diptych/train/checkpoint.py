@@ -49,23 +49,19 @@ def _to_disk(path: Path) -> None:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module's state, a tied one once, under its first name. They share memory with the module."""
+    """The tensors of a module's state, which share memory with it. A tied one comes once, under its first name: that of
+    the part which was made first, as in `named_parameters` (the word embedding of a model, not the head above it).
+    """
     first: dict[int, str] = {}
     state = module.state_dict(keep_vars=True)
     return {name: t.detach() for name, t in state.items() if first.setdefault(id(t), name) == name}
 
 
 def save_weights(out: Path, module: nn.Module) -> Path:
-    """Writes ``out/model.safetensors``."""
+    """Writes ``out/model.safetensors``: `weights`, which `weights.strict.load_strict` loads."""
     with written_whole(out / MODEL) as path:
         save_file({name: t.contiguous() for name, t in weights(module).items()}, path)
     return out / MODEL
-
-
-def load_weights(path: Path, module: nn.Module) -> None:
-    """Fills a module from a file of `save_weights`. Raises CheckpointError where names or shapes differ."""
-    tensors, _ = _read(path)
-    _fill(weights(module), tensors, path)
 
 
 def save(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any]) -> None:
