@@ -36,7 +36,8 @@ def import_command(words: list[str]) -> None:
         Path(answers) if answers else None,
     )
     size = sum(tensor.numel() for tensor in found.state.values())
-    print(f"{out}: {system}, {found.task}, {size:,} parameters, every weight in its place")
+    heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
+    print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
     if found.task == "vqa" and not answers:
