@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image, Matching, Text
 from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.models.verbs import Aligns, EncodesImage, Fuses
+from diptych.models.verbs import Aligns, EncodesImage, EncodesText, Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
+from diptych.objectives.gather import gathered
 from diptych.tokens import Pair, Tokens
+
+
+class Features(NamedTuple):
+    """Each sample's image and text as unit vectors of one space."""
+
+    image: Float[Tensor, "b e"]
+    text: Float[Tensor, "b e"]
+
+
+class Contrasted(NamedTuple):
+    """Scaled cosines of this rank's images with all texts, and of its texts with all images; its own begin at `first`."""
+
+    to_text: Float[Tensor, "b m"]
+    to_image: Float[Tensor, "b m"]
+    first: int
 
 
 class Views:
@@ -33,14 +51,22 @@ class Views:
         self.most_patches, self._guide = most_patches, guide
         self._masked: dict[Masking, MaskedText] = {}
         self._masked_pair: dict[Masking, Pair] = {}
+        self._features: dict[tuple[str, int], Features] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
         """What a head of the model says of `x`."""
         return self.heads[name](x)
 
     @property
-    def fusing(self) -> Fuses:
+    def reading(self) -> EncodesText:
         """The model, which must know text too."""
+        if not isinstance(self.model, EncodesText):
+            raise ValueError(f"{type(self.model).__name__} reads no text")
+        return self.model
+
+    @property
+    def fusing(self) -> Fuses:
+        """The model, in which both sides must meet."""
         if not isinstance(self.model, Fuses):
             raise ValueError(f"{type(self.model).__name__} cannot fuse text and image")
         return self.model
@@ -96,7 +122,7 @@ class Views:
     @cached_property
     def text(self) -> Tokens:
         """Each text's tokens, before they meet an image."""
-        return self.fusing.encode_text(self.given_text)
+        return self.reading.encode_text(self.given_text)
 
     @cached_property
     def image_readouts(self) -> tuple[Tensor, ...]:
@@ -107,6 +133,20 @@ class Views:
     def text_readouts(self) -> tuple[Tensor, ...]:
         """What a contrast reads of each text."""
         return self.aligning.unimodal(self.text)
+
+    def features(self, head: str, readout: int = 0) -> Features:
+        """What a Contrast head makes of a readout of each side."""
+        if (head, readout) not in self._features:
+            image, text = self.image_readouts[readout], self.text_readouts[readout]
+            contrast = self.heads[head]
+            self._features[head, readout] = Features(contrast.of_image(image), contrast.of_text(text))  # type: ignore[operator]
+        return self._features[head, readout]
+
+    def contrast(self, head: str, readout: int = 0) -> Contrasted:
+        """Each sample compared with those of all ranks."""
+        own, scale = self.features(head, readout), self.heads[head].scale()  # type: ignore[operator]
+        (images, first), (texts, _) = gathered(own.image), gathered(own.text)
+        return Contrasted(scale * own.image @ texts.T, scale * own.text @ images.T, first)
 
     @cached_property
     def pair(self) -> Pair:

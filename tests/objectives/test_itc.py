@@ -1,0 +1,96 @@
+"""Contrast within the batch: by hand, averaged over readouts, and over ranks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from diptych.heads import Contrast, LogScale
+from diptych.inputs import Batch, Image, Text
+from diptych.objectives.draws import Keyed
+from diptych.objectives.gather import gathered
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.views import Views
+from diptych.tokens import Span, Tokens
+
+
+class TwoReadouts(nn.Module):
+    """Sides whose readouts are what they were given: pixels and word ids, and their negatives."""
+
+    def encode_image(self, image: Image) -> Tokens:
+        values = image.pixels[:, None, 0, 0]
+        return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("image", "cls", 1))
+
+    def encode_text(self, text: Text) -> Tokens:
+        return Tokens.of(text.ids[:, None].float(), text.real[:, :1], Span("text", "cls", 1))
+
+    def unimodal(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        return tokens.first(), -tokens.first()
+
+
+def views_of(b: int = 5, width: int = 4, seed: int = 0) -> Views:
+    torch.manual_seed(seed)
+    heads = nn.ModuleDict({name: Contrast(width, width, 3, LogScale()) for name in ("contrast", "other")})
+    text = Text(torch.randint(1, 9, (b, width)), torch.ones(b, width, dtype=torch.bool))
+    batch = Batch(0, 0, torch.arange(b), image=Image.whole(torch.randn(b, 1, 1, width)), text=text)
+    return Views(TwoReadouts(), heads, batch, Keyed(batch))
+
+
+def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
+    image, text = image / image.norm(dim=1, keepdim=True), text / text.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(len(image)):
+        for a, b in ((image, text), (text, image)):
+            logits = [scale * float(a[i] @ b[j]) for j in range(len(b))]
+            total += math.log(sum(map(math.exp, logits))) - logits[i]
+    return total / 2
+
+
+def test_it_is_the_mean_of_both_directions_and_of_all_readouts():
+    views = views_of()
+    found = {}
+    for readout, (name, sign) in enumerate((("contrast", 1), ("other", -1))):
+        head = views.heads[name]
+        assert isinstance(head, Contrast)
+        pixels, ids = views.given_image.pixels[:, 0, 0], views.given_text.ids.float()
+        found[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
+        alone = views.contrast(name, readout)
+        assert alone.first == 0 and alone.to_text.shape == (5, 5)
+    one = ImageTextContrast().totals(views)["itc"].item()
+    both = ImageTextContrast(heads=("contrast", "other")).totals(views)["itc"].item()
+    assert one == pytest.approx(found["contrast"], rel=1e-5)
+    assert both == pytest.approx((found["contrast"] + found["other"]) / 2, rel=1e-5)
+
+
+def test_its_floor_is_the_number_of_candidates():
+    floor = ImageTextContrast().floor({"candidates": 64})
+    assert floor is not None and floor.value == pytest.approx(math.log(64))
+    assert ImageTextContrast().floor({}) is None
+
+
+def _on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    rows = torch.arange(6.0).view(3, 2)[:2] if rank == 0 else torch.arange(6.0).view(3, 2)[2:]
+    rows.requires_grad_()
+    everyone, first = gathered(rows)
+    (everyone * (rank + 1) * torch.arange(1.0, 4)[:, None]).sum().backward()
+    torch.save((everyone.detach(), first, rows.grad), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_rows_of_two_ranks_are_one_batch_with_its_gradients(tmp_path: Path):
+    """Uneven parts: two rows and one. Each row's gradient is summed over the ranks that read it."""
+    mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    for rank, (first, weights) in enumerate(((0, [1.0, 2.0]), (2, [3.0]))):
+        everyone, at, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert at == first
+        assert torch.equal(everyone, torch.arange(6.0).view(3, 2))
+        assert torch.equal(gradient, 3 * torch.tensor(weights)[:, None].expand(-1, 2))
