@@ -12,11 +12,12 @@ COMMANDS = {
     "finetune": "fine-tune on a task: diptych finetune vqa --from DIR --data DATA --out DIR2",
     "evaluate": "score a run: diptych evaluate DIR --task retrieval --data DATA --split val",
     "import": "official weights to a run folder: diptych import vilt CKPT --out DIR",
+    "export": "a run's weights in official or Hugging Face layout: diptych export DIR --to official --out FILE",
     "parity": "recompute an official golden folder: diptych parity DIR",
     "describe": "parameters, FLOPs, tokens and published figures: diptych describe vilt",
     "demo": "pre-train, fine-tune and score a tiny ViLT on the built-in world",
 }
-MODULES = {"import": "weights", "parity": "weights"}
+MODULES = {"import": "weights", "export": "weights", "parity": "weights"}
 
 
 def main(arguments: list[str] | None = None) -> int:

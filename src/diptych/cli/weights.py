@@ -1,8 +1,10 @@
 """diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
+diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where one differs.
+named. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
+.safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where one differs.
 """
 
 from __future__ import annotations
@@ -55,6 +57,24 @@ def _grid(text: str) -> tuple[int, int]:
     if not by:
         raise UsageError(f"--grid is ROWSxCOLUMNS, as 12x20, not {text!r}")
     return _whole(rows, "--grid"), _whole(columns, "--grid")
+
+
+def export_command(words: list[str]) -> None:
+    if words[:1] in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        return
+    folder = Path(positional(words, "the run's folder"))
+    to, out = take(words, "--to"), Path(take(words, "--out"))
+    if to not in ("official", "safetensors", "hf"):
+        raise UsageError(f"--to is official, safetensors or hf, not {to!r}")
+    if words:
+        raise UsageError(f"export does not know {' '.join(words)}")
+    from diptych.jobs.export import export
+
+    lost = export(folder, to, out)
+    print(f"{out}: written, {to} layout")
+    for sentence in lost:
+        print(f"left out: {sentence}")
 
 
 def parity_command(words: list[str]) -> int:

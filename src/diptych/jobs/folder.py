@@ -16,18 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import diptych
-from diptych.recipes.run import Finetune, Pretrain, thaw
+from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain, thaw
 from diptych.train.checkpoint import written_whole
 from diptych.weights.strict import load_strict
 
-KINDS = {"pretrain": Pretrain, "finetune": Finetune}
+KINDS = {"pretrain": Pretrain, "finetune": Finetune, "imported": ImportedCheckpoint}
 
 
 class RunError(Exception):
     """A run folder that cannot be used as asked; the message says which, and what to do."""
 
 
-def write_run(out: Path, run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
+def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]) -> None:
     """run.json: the resolved run, what was counted in its data, and where it ran."""
     out.mkdir(parents=True, exist_ok=True)
     kind = next(name for name, cls in KINDS.items() if isinstance(run, cls))
@@ -45,7 +45,17 @@ def write_run(out: Path, run: Pretrain | Finetune, facts: Mapping[str, Any]) -> 
 
 
 def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
-    """The run a folder holds, and its facts. Raises RunError."""
+    """The run a folder holds, and its facts. Raises RunError, also where it is but an imported checkpoint."""
+    run, facts = read_any(folder)
+    if isinstance(run, ImportedCheckpoint):
+        raise RunError(
+            f"{folder} holds an imported {run.system} checkpoint ({run.task}): no recipe trains or scores it yet"
+        )
+    return run, facts
+
+
+def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, dict[str, Any]]:
+    """What a folder holds, and its facts. Raises RunError."""
     path = folder / "run.json"
     try:
         told = json.loads(path.read_text())

@@ -6,12 +6,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from diptych.jobs.folder import RunError, write_run
 from diptych.recipes import finetune, vilt, vit
 from diptych.recipes.models import ViLT, ViT
-from diptych.recipes.run import Finetune, Pretrain
-from diptych.train.checkpoint import CHECKPOINT, save_weights
+from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.train.checkpoint import CHECKPOINT, save_weights, written_whole
 from diptych.weights.official import Imported, load_official
+
+DEAD = "dead.safetensors"  # what the official file has and nothing reads: `export` gives it back
 
 
 def import_official(
@@ -23,17 +27,25 @@ def import_official(
     if (out / CHECKPOINT).exists():
         raise RunError(f"{out} holds a training run; give another --out")
     found = load_official(system, checkpoint, heads, grid)
-    run = _run(found)
+    run = _run(found, checkpoint)
     facts = {"imported": checkpoint.name, "dead": found.dead}
-    if found.task == "vqa":
+    if isinstance(run, Finetune) and found.task == "vqa":
         facts["answers"] = _answers(answers, len(found.state["head.answers.bias"]))
     write_run(out, run, facts)
     save_weights(out, found.build())
+    if found.left:
+        with written_whole(out / DEAD) as path:
+            save_file({name: tensor.contiguous() for name, tensor in found.left.items()}, path)
     return found
 
 
-def _run(found: Imported) -> Pretrain | Finetune:
-    """The published recipe at the checkpoint's own size; pictures at the size its position grid was made for."""
+def _run(found: Imported, checkpoint: Path) -> Pretrain | Finetune | ImportedCheckpoint:
+    """The published recipe at the checkpoint's own size; pictures at the size its position grid was made for.
+
+    A system or task that has no recipe is kept as what it is.
+    """
+    if found.system not in ("vit", "vilt"):
+        return ImportedCheckpoint(found.system, found.task, found.arguments, checkpoint.name)
     published: Pretrain = vilt.base() if found.system == "vilt" else vit.base()
     model = ViLT(**found.arguments) if found.system == "vilt" else ViT(**found.arguments)
     images = replace(published.images, shorter=model.patch * min(model.grid), patch=model.patch)

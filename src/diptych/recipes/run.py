@@ -57,6 +57,16 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class ImportedCheckpoint:
+    """An official checkpoint of a task that no recipe expresses: kept to be built, exported and started from."""
+
+    system: str
+    task: str
+    arguments: dict[str, Any]  # the model's, as weights.official infers them
+    checkpoint: str  # the file's name
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Imported:
     state: dict[str, Tensor]
     dead: dict[str, str]
     names: Names
+    left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for whoever wants the file back
 
     @property
     def heads(self) -> list[str]:
@@ -100,7 +101,8 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     with torch.device("meta"):
         check_fit(system.build(arguments, task, state), state, f"this {name} checkpoint")
     dead = {name: why for name, why in (*names.dead.items(), *_twice(names)) if name in official}
-    return Imported(name, task, arguments, state, dead, names)
+    left = {name: tensor for name, tensor in official.items() if name in names.dead}
+    return Imported(name, task, arguments, state, dead, names, left)
 
 
 def _twice(names: Names) -> list[tuple[str, str]]:

@@ -45,6 +45,7 @@ class System:
     ]  # (arguments, task): official names and ours, of more heads than a state has
     build: Callable[[Arguments, str, State], nn.Module]  # (arguments, task, state in our names): the step
     positions: Positions | None = None
+    nest: str = ""  # the key under which the official file keeps its weights
 
 
 def shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:

@@ -122,5 +122,6 @@ SYSTEM = System(
     names=names,
     infer=infer,
     build=build,
+    nest="state_dict",
     positions=Positions("transformer.pos_embed", "model.patches.position", resize_bilinear),
 )

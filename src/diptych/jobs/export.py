@@ -1,0 +1,72 @@
+"""From a run's folder back to the layout in which its paper's official code, or Hugging Face's, keeps weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych.jobs.folder import RunError, read_any, read_weights
+from diptych.jobs.imports import DEAD
+from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.train.checkpoint import written_whole
+from diptych.weights.hf import HF
+from diptych.weights.official import SYSTEMS
+
+Target = Literal["official", "safetensors", "hf"]
+
+
+def export(folder: Path, to: Target, out: Path) -> list[str]:
+    """Writes `out`: a .pth as the official code nests it, the same names as .safetensors, or for Hugging Face a folder with
+    config.json and model.safetensors. Gives what was left out, a sentence each. Raises RunError, WeightsError.
+    """
+    run, facts = read_any(folder)
+    system, task, arguments = _identity(run)
+    if system not in SYSTEMS:
+        raise RunError(f"{folder} holds a {system}, which has no official layout; there are: {', '.join(SYSTEMS)}")
+    ours = read_weights(folder)
+    names = SYSTEMS[system].names(arguments, task)
+    official = names.to_official(ours)
+    dead = load_file(folder / DEAD) if (folder / DEAD).is_file() else {}
+    unread = {} if "imported" in facts else names.dead  # an import kept what it found
+    lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
+    if to == "hf":
+        _write_hf(system, task, arguments, official, out)
+        return [f"{name} ({names.dead[name]})" for name in dead]
+    whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as path:
+        if to == "safetensors":
+            save_file({name: tensor.clone() for name, tensor in whole.items()}, path)
+        else:
+            nest = SYSTEMS[system].nest
+            torch.save({nest: whole} if nest else whole, path)
+    return lost
+
+
+def _identity(run: Pretrain | Finetune | ImportedCheckpoint) -> tuple[str, str, dict[str, Any]]:
+    """System, task and the model's arguments."""
+    if isinstance(run, ImportedCheckpoint):
+        return run.system, run.task, run.arguments
+    system = type(run.model).__name__.lower()
+    arguments = asdict(run.model)
+    if isinstance(run, Finetune):
+        return system, run.task, arguments
+    return system, "encoder" if system == "vit" else "pretraining", arguments
+
+
+def _write_hf(system: str, task: str, arguments: Mapping[str, Any], official: Mapping[str, Tensor], out: Path) -> None:
+    if system not in HF:
+        raise RunError(f"Hugging Face has no class that {system} equals; there are: {', '.join(HF)}")
+    config, state = HF[system](arguments, task, official)
+    out.mkdir(parents=True, exist_ok=True)
+    with written_whole(out / "config.json") as path:
+        path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    with written_whole(out / "model.safetensors") as path:
+        save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
