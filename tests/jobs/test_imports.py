@@ -1,0 +1,60 @@
+"""An official checkpoint, imported, is a run like any other: a task begins with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import TRAINING, rows
+
+from diptych.cli import main
+from diptych.data.wordpiece import Vocabulary
+from diptych.jobs.folder import read_run
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "vilt_pretrain" / "checkpoint.pth"
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """The golden ViLT with as many words as our texts have: rows added to its word tables, which a golden keeps small."""
+    state = torch.load(GOLDEN, weights_only=True)["state_dict"]
+    more = Vocabulary.size - len(state["mlm_score.bias"])
+    torch.manual_seed(0)
+    for name in ("text_embeddings.word_embeddings.weight", "mlm_score.decoder.weight", "mlm_score.bias"):
+        state[name] = torch.cat([state[name], 0.02 * torch.randn(more, *state[name].shape[1:])])
+    torch.save({"state_dict": state}, tmp_path / "official.ckpt")
+    return tmp_path / "official.ckpt"
+
+
+def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("diptych.jobs.training.HELD_OUT", 8)
+    imported, out = tmp_path / "imported", tmp_path / "vqa"
+    assert main(["import", "vilt", str(official), "--out", str(imported), "--heads", "4"]) == 0
+    assert "pretraining with heads.match, heads.words, " in capsys.readouterr().out
+    training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_multiplier", "1"]
+    assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
+    assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
+
+    run, facts = read_run(out)
+    assert (run.model.width, run.model.grid, run.images.shorter) == (40, (4, 4), 32)
+    before, after = load_file(imported / "model.safetensors"), load_file(out / "model.safetensors")
+    state = torch.load(official, weights_only=True)["state_dict"]
+    assert torch.equal(before["model.words.word.weight"], state["text_embeddings.word_embeddings.weight"])
+    assert torch.equal(before["model.patches.position"], state["transformer.pos_embed"])
+    model = {name for name in before if name.startswith("model.")}
+    assert model | {name for name in after if name.startswith("head.")} == after.keys()
+    assert len(after["head.answers.bias"]) == len(facts["answers"])
+    most = 2 * run.training.optimizer.learning_rate * 1.1  # two steps of AdamW, and its weight decay
+    apart = {name: (after[name] - before[name]).abs().max().item() for name in model}
+    assert max(apart.values()) < most and sum(x > 0 for x in apart.values()) > 0.9 * len(apart)
+
+
+def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--heads", "4"]) == 0
+    capsys.readouterr()
+    command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "model.vocabulary is 220" in line and not (tmp_path / "vqa" / "model.safetensors").exists()
