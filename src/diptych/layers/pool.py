@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from diptych.tokens import Tokens
 
 
 class Pooler(nn.Module):
@@ -15,3 +18,9 @@ class Pooler(nn.Module):
 
     def forward(self, first: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return self.dense(first).tanh()
+
+
+def last(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """The last token of each sample, whose real ones stand in front."""
+    following = F.pad(tokens.real[:, 1:], (0, 1))
+    return tokens.rows(tokens.real & ~following)

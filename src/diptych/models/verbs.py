@@ -73,6 +73,15 @@ class Aligns(EncodesImage, EncodesText, Protocol):
 
 
 @runtime_checkable
+class Compares(EncodesText, Protocol):
+    """A model with a similarity of its own: VSE++'s may be an order, SCAN's attends."""
+
+    def similarity(self, text: Tokens, image: Tokens) -> Float[Tensor, "images texts"]:
+        """How well every text fits every image; the two batches may differ in size."""
+        ...
+
+
+@runtime_checkable
 class Decodes(Protocol):
     """A model that speaks."""
 

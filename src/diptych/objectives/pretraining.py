@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.inputs import Batch
 from diptych.models.cnn import FrozenCNN
-from diptych.models.verbs import EncodesImage
+from diptych.models.verbs import EncodesImage, EncodesRegions
 from diptych.objectives.draws import Draws, Keyed
 from diptych.objectives.views import Views
 from diptych.step import Floor
@@ -52,7 +52,7 @@ class Pretraining(nn.Module):
 
     def __init__(
         self,
-        model: EncodesImage,
+        model: EncodesImage | EncodesRegions,
         heads: nn.ModuleDict,
         objectives: Sequence[Objective],
         statistics: Mapping[str, float] | None = None,

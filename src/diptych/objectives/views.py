@@ -2,56 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image, Matching, Text
+from diptych.inputs import Batch, Image, Matching, Regions, Text
 from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.models.verbs import Aligns, EncodesImage, EncodesText, Fuses
+from diptych.models.verbs import Aligns, Compares, EncodesImage, EncodesRegions, EncodesText, Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
 from diptych.objectives.gather import gathered
 from diptych.tokens import Pair, Tokens
 
 
 class Features(NamedTuple):
-    """Each sample's image and text as unit vectors of one space."""
+    """Images and texts as unit vectors of one space."""
 
     image: Float[Tensor, "b e"]
     text: Float[Tensor, "b e"]
 
 
 class Contrasted(NamedTuple):
-    """Scaled cosines of this rank's images with all texts, and of its texts with all images; its own begin at `first`."""
+    """Scaled cosines of this rank's images with candidate texts, and of its texts with candidate images.
+
+    The batch's own candidates begin at column `first`. Where a sample's identity (`own`) equals a candidate's
+    (`others`), the two belong together.
+    """
 
     to_text: Float[Tensor, "b m"]
     to_image: Float[Tensor, "b m"]
     first: int
+    own: Int[Tensor, " b"]
+    others: Int[Tensor, " m"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a momentum model (objectives.momentum) says of the same batch: its views, and the share `alpha` that they have
+    in the targets. `queued`: features it made of earlier batches, with the identities of their images (−1: unknown).
+    """
+
+    views: Views
+    alpha: float = 0.0
+    queued: Features | None = None
+    identities: Int[Tensor, " k"] | None = None
 
 
 class Views:
     """What a model makes of a batch. `heads` are the model's own, `draws` the random choices made for this batch.
 
     `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all. `guide` is a frozen
-    network whose view of the images may be imitated.
+    network whose view of the images may be imitated, `lesson` what a momentum model says of the batch.
     """
 
     def __init__(
         self,
-        model: EncodesImage,
+        model: EncodesImage | EncodesRegions,
         heads: nn.ModuleDict,
         batch: Batch,
         draws: Draws,
         most_patches: int | None = None,
         guide: FrozenCNN | None = None,
+        lesson: Lesson | None = None,
     ):
         self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
-        self.most_patches, self._guide = most_patches, guide
+        self.most_patches, self._guide, self.lesson = most_patches, guide, lesson
         self._masked: dict[Masking, MaskedText] = {}
         self._masked_pair: dict[Masking, Pair] = {}
         self._features: dict[tuple[str, int], Features] = {}
+        self._contrasted: dict[tuple[str, int], Contrasted] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
         """What a head of the model says of `x`."""
@@ -96,9 +118,9 @@ class Views:
             raise ValueError(f"{type(self.model).__name__} has no readouts to contrast")
         return self.model
 
-    def encode(self, image: Image) -> Tokens:
+    def encode(self, image: Image | Regions) -> Tokens:
         """Image tokens, of at most `most_patches` patches."""
-        tokens = self.model.encode_image(image)
+        tokens = self.model.encode_image(image)  # type: ignore[arg-type]
         if self.most_patches is None:
             return tokens
         return tokens.pick(self.draws.kept(tokens, self.most_patches))
@@ -117,7 +139,8 @@ class Views:
     @cached_property
     def image(self) -> Tokens:
         """Each image's tokens, before they meet a text."""
-        return self.encode(self.given_image)
+        regions = self.batch.regions
+        return self.encode(self.given_image if regions is None or self.batch.image is not None else regions)
 
     @cached_property
     def text(self) -> Tokens:
@@ -143,10 +166,44 @@ class Views:
         return self._features[head, readout]
 
     def contrast(self, head: str, readout: int = 0) -> Contrasted:
-        """Each sample compared with those of all ranks."""
-        own, scale = self.features(head, readout), self.heads[head].scale()  # type: ignore[operator]
-        (images, first), (texts, _) = gathered(own.image), gathered(own.text)
-        return Contrasted(scale * own.image @ texts.T, scale * own.text @ images.T, first)
+        """Each sample compared with what it is to be told from: the teacher's view of this rank's batch and the queue, or,
+        without a teacher, the samples of all ranks.
+        """
+        if (head, readout) not in self._contrasted:
+            own, scale = self.features(head, readout), self.heads[head].scale()  # type: ignore[operator]
+            candidates, first, mine, others = self._candidates(head, readout)
+            to_text, to_image = scale * own.image @ candidates.text.T, scale * own.text @ candidates.image.T
+            self._contrasted[head, readout] = Contrasted(to_text, to_image, first, mine, others)
+        return self._contrasted[head, readout]
+
+    def lessons(self, head: str, readout: int = 0) -> Contrasted | None:
+        """The same comparison by the teacher, which learns nothing by it."""
+        if self.lesson is None:
+            return None
+        with torch.no_grad():
+            theirs, scale = self.lesson.views.features(head, readout), self.heads[head].scale()  # type: ignore[operator]
+            candidates, *rest = self._candidates(head, readout)
+            return Contrasted(scale * theirs.image @ candidates.text.T, scale * theirs.text @ candidates.image.T, *rest)
+
+    def _candidates(self, head: str, readout: int) -> tuple[Features, int, Tensor, Tensor]:
+        """Features to compare with; where this rank's own begin; identities of this rank's samples, and of those all.
+
+        Pairs that share an image (labels["image"]) have one identity; otherwise each has its own.
+        """
+        given = self.batch.labels.get("image")
+        if self.lesson is None:
+            own = self.features(head, readout)
+            (images, first), (texts, _) = gathered(own.image), gathered(own.text)
+            everyone = torch.arange(len(images), device=images.device) if given is None else gathered(given)[0]
+            return Features(images, texts), first, everyone[first : first + len(own.image)], everyone
+        theirs, queued = self.lesson.views.features(head, readout), self.lesson.queued
+        mine = torch.arange(len(theirs.image), device=theirs.image.device) if given is None else given
+        if queued is None:
+            return theirs, 0, mine, mine
+        known = self.lesson.identities if given is not None else None
+        others = mine.new_full((len(queued.image),), -1) if known is None else known
+        both = Features(torch.cat([theirs.image, queued.image]), torch.cat([theirs.text, queued.text]))
+        return both, 0, mine, torch.cat([mine, others])
 
     @cached_property
     def pair(self) -> Pair:
@@ -157,6 +214,11 @@ class Views:
     def matching_pair(self) -> Pair:
         """Each text with the image it is asked about, its own or another's."""
         return self.fusing.fuse(self.text, self.encode(self.matching.image))
+
+    @property
+    def teacher(self) -> Views | None:
+        """The momentum model's views of the batch, where there is one."""
+        return None if self.lesson is None else self.lesson.views
 
     def masked(self, masking: Masking) -> MaskedText:
         """The texts with words hidden."""
