@@ -14,17 +14,28 @@ from diptych.layout import Layout
 from diptych.tokens import Tokens
 
 
+class Causal:
+    """In place of a mask: each column sees itself and those before it.
+
+    Padding is not masked besides: it lies behind what is real, so that only padding sees it.
+    """
+
+
 def attend(
     query: Float[Tensor, "*q d"], key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"],
     heads: int, asking: Layout, asked: Layout,
-    allowed: Bool[Tensor, "*b n m"] | None = None, bias: Float[Tensor, "h n m"] | None = None,
+    allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
 ) -> Float[Tensor, "*q d"]:  # fmt: skip
-    """Scaled dot-product attention of `asking` tokens to `asked` ones; padding is never attended to.
+    """Scaled dot-product attention of `asking` tokens to `asked` ones; no real token ever attends to padding.
 
     Query, key and value are the values of Tokens, padded ``(b, n, d)`` or packed ``(t, d)``. `allowed`: which column may
-    see which, beside that; None: each sees all. `bias` is added to the scores. No kernel takes these two for packed
-    tokens: they are laid out on their canvas for the call.
+    see which, beside that; None: each sees all. `bias` is added to the scores. No kernel takes another mask
+    than `Causal`, or a bias, for packed tokens: they are laid out on their canvas for the call.
     """
+    if isinstance(allowed, Causal):
+        if bias is None:
+            return _attend_causal(query, key, value, heads, asking, asked)
+        allowed = causal(asking.real.shape[1], asked.real.shape[1], query.device)
     if query.dim() == 3:
         return _attend_padded(query, key, value, heads, asked, allowed, bias)
     if allowed is not None or bias is not None:
@@ -40,6 +51,17 @@ def attend(
 def causal(asking: int, asked: int, device: torch.device | str | None = None) -> Bool[Tensor, "asking asked"]:
     """Each column sees itself and those before it; the asking ones are the last of the asked."""
     return torch.ones(asking, asked, dtype=torch.bool, device=device).tril(asked - asking)
+
+
+def _attend_causal(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
+    if q.dim() == 2 and not q.is_cuda:
+        return _attend_grouped(q, k, v, heads, asking, asked, onward=True)
+    if q.dim() == 2:  # torch's jagged layout has no causal kernel for every precision
+        q, (k, v) = Tokens(q, asking).canvas(), (Tokens(x, asked).canvas() for x in (k, v))
+        return Tokens(_attend_causal(q, k, v, heads, asking, asked), asking).pack().values
+    mask = causal(q.shape[1], k.shape[1], q.device)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def _attend_padded(
@@ -76,7 +98,9 @@ def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, 
     return out.transpose(1, 2).values().flatten(-2)
 
 
-def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
+def _attend_grouped(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout, onward: bool = False
+) -> Tensor:
     """On a CPU: samples of equal lengths share a call, and none is padded. `split`, since slices' backward writes zeros."""
     asking_rows, asked_rows, groups = asking.groups(asked)
     q = q.index_select(0, asking_rows)
@@ -84,9 +108,10 @@ def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout,
     queries = q.split([count * n for count, n, _ in groups])
     keys, values = (x.split([count * m for count, _, m in groups]) for x in (k, v))
     out = []
-    for (count, _, _), a, b, c in zip(groups, queries, keys, values, strict=True):
+    for (count, n, m), a, b, c in zip(groups, queries, keys, values, strict=True):
         a, b, c = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in (a, b, c))
-        out.append(_softmax_attention(a, b, c, None).transpose(1, 2).flatten(2).flatten(0, 1))
+        mask = causal(n, m, q.device) if onward else None
+        out.append(_softmax_attention(a, b, c, mask).transpose(1, 2).flatten(2).flatten(0, 1))
     back = torch.empty_like(asking_rows)
     back[asking_rows] = torch.arange(len(asking_rows), device=back.device)
     return torch.cat(out).index_select(0, back)
@@ -103,28 +128,39 @@ def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused projection of query, key and value (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention with one fused projection of query, key and value (Vaswani et al. 2017, section 3.2).
 
-    def __init__(self, width: int, heads: int):
+    `key_bias` False: only query and value have a bias (BEiT); a key's moves all scores of a query alike.
+    """
+
+    def __init__(self, width: int, heads: int, key_bias: bool = True):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
+        self.query_bias = None if key_bias else nn.Parameter(torch.zeros(width))
+        self.value_bias = None if key_bias else nn.Parameter(torch.zeros(width))
         self.out = nn.Linear(width, width)
 
     def forward(
         self, tokens: Tokens,
-        allowed: Bool[Tensor, "*b n m"] | None = None, bias: Float[Tensor, "h n m"] | None = None,
+        allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
         cache: Cache | None = None,
     ) -> Tokens:  # fmt: skip
         """With a `cache`, `tokens` are the newest ones, and see those that it remembers too."""
-        query, key, value = self.qkv(tokens.values).chunk(3, -1)
+        query, key, value = self._project(tokens.values).chunk(3, -1)
         asked = tokens.layout
         if cache is not None:
             key, value, asked = cache.extended(self, key, value, asked)
         context = attend(query, key, value, self.heads, tokens.layout, asked, allowed, bias)
         return Tokens(self.out(context), tokens.layout)
+
+    def _project(self, values: Tensor) -> Tensor:
+        if self.query_bias is None or self.value_bias is None:
+            return self.qkv(values)
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        return F.linear(values, self.qkv.weight, bias)
 
 
 class CrossAttention(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diptych.layers.attention import CrossAttention, SelfAttention
+from diptych.layers.attention import Causal, CrossAttention, SelfAttention
 from diptych.layers.cache import Cache
 from diptych.layers.feedforward import FeedForward
 from diptych.tokens import Tokens
@@ -27,7 +27,7 @@ class PreNormBlock(nn.Module):
 
     def forward(
         self, tokens: Tokens,
-        allowed: Bool[Tensor, "*b n m"] | None = None, bias: Float[Tensor, "h n m"] | None = None,
+        allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
         cache: Cache | None = None,
     ) -> Tokens:  # fmt: skip
         attended = self.attention(tokens.map(self.norm1), allowed, bias, cache)
@@ -56,7 +56,7 @@ class PostNormBlock(nn.Module):
 
     def forward(
         self, tokens: Tokens, context: Tokens | None = None,
-        allowed: Bool[Tensor, "*b n m"] | None = None, cache: Cache | None = None,
+        allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: Cache | None = None,
     ) -> Tokens:  # fmt: skip
         """Without a `context`, attention to one is left out (BLIP's text encoder reads text alone so)."""
         tokens = (tokens + self.attention(tokens, allowed, None, cache).map(self.dropout)).map(self.norm1)
