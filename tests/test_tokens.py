@@ -117,6 +117,14 @@ OPERATIONS: dict[str, Operation] = {
         lambda c, t: t.add(c.draw(len(c.real), sum(c.lengths), WIDTH)),
         lambda c, v: columns_kept(c, v + c.draw(*v.shape), all_columns(c)),
     ),
+    "map each modality": (
+        lambda c, t: t.map_each({"text": torch.sin, "image": torch.exp}),
+        lambda c, v: columns_kept(c, torch.where(image_columns(c)[:, None], v.exp(), v.sin()), all_columns(c)),
+    ),
+    "scale": (
+        lambda c, t: t.scale(c.draw(len(c.real))),
+        lambda c, v: columns_kept(c, v * c.draw(len(c.real))[:, None, None], all_columns(c)),
+    ),
     "by modality": (
         lambda c, t: t.by_span("image") if len(c.lengths) > 2 else t,
         lambda c, v: columns_kept(c, v, image_columns(c) if len(c.lengths) > 2 else all_columns(c)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -10,6 +13,28 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+_packing: ContextVar[bool | None] = ContextVar("packing", default=False)
+
+
+@contextmanager
+def packing(on: bool | None = None) -> Iterator[None]:
+    """Within it, new Tokens are packed: models compute no pads. They give the same values at real tokens either way.
+
+    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are compiled anew for
+    each number of rows that comes by, which costs more time (and memory) than the pads do.
+    """
+    before = _packing.set(on)
+    try:
+        yield
+    finally:
+        _packing.reset(before)
+
+
+def packs(values: Tensor) -> bool:
+    """Whether new Tokens of these values are packed."""
+    asked = _packing.get()
+    return asked if asked is not None else values.is_cuda or not torch.is_autocast_enabled("cpu")
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,31 @@ class Layout:
     def offsets(self) -> Int[Tensor, " ends"]:
         """Packed row at which each sample begins, and one past the last row."""
         return F.pad(self.real.sum(1).cumsum(0), (1, 0))
+
+    @cached_property
+    def owner(self) -> Int[Tensor, " t"]:
+        """The sample of each packed row."""
+        counts = self.real.sum(1)
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+    def rows_by_modality(self, packed: bool) -> dict[str, Int[Tensor, " k"]]:
+        """Rows of each modality: of the packed values, or of the canvas, flattened."""
+        return self._packed_rows if packed else self._canvas_rows
+
+    @cached_property
+    def _canvas_rows(self) -> dict[str, Tensor]:
+        rows = {}
+        for name in dict.fromkeys(span.modality for span in self.spans):
+            mine = torch.cat([torch.full((span.length,), span.modality == name) for span in self.spans])
+            rows[name] = mine.to(self.real.device).expand_as(self.real).flatten().nonzero().squeeze(1)
+        return rows
+
+    @cached_property
+    def _packed_rows(self) -> dict[str, Tensor]:
+        row = torch.zeros(self.real.numel(), dtype=torch.long, device=self.real.device)
+        row[self.flat] = torch.arange(len(self.flat), device=row.device)
+        real = self.real.flatten()
+        return {name: row[cells[real[cells]]] for name, cells in self._canvas_rows.items()}
 
     def groups(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         """Packed rows of this layout and of `other`, reordered so that samples of equal lengths in both are neighbours;

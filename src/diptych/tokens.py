@@ -11,37 +11,16 @@ file and ``layers/attention.py`` know which layout is in use; a test holds packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diptych.layout import Layout, Span
+from diptych.layout import Layout, Span, packing, packs
 
-_packing: ContextVar[bool | None] = ContextVar("packing", default=False)
-
-
-@contextmanager
-def packing(on: bool | None = None) -> Iterator[None]:
-    """Within it, new Tokens are packed: models compute no pads. They give the same values at real tokens either way.
-
-    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are compiled anew for
-    each number of rows that comes by, which costs more time (and memory) than the pads do.
-    """
-    before = _packing.set(on)
-    try:
-        yield
-    finally:
-        _packing.reset(before)
-
-
-def _packs(values: Tensor) -> bool:
-    asked = _packing.get()
-    return asked if asked is not None else values.is_cuda or not torch.is_autocast_enabled("cpu")
+__all__ = ["Pair", "Tokens", "packing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +36,7 @@ class Tokens:
     def of(cls, values: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
         """Tokens from a canvas, in the layout that `packing` asks for: padded outside it."""
         tokens = cls(values, Layout(real, spans))
-        return tokens.pack() if _packs(values) else tokens
+        return tokens.pack() if packs(values) else tokens
 
     @property
     def packed(self) -> bool:
@@ -104,6 +83,22 @@ class Tokens:
     def map(self, function: Callable[[Tensor], Tensor]) -> Tokens:
         """`function` applied to every token; it must treat the last dimension only."""
         return Tokens(function(self.values), self.layout)
+
+    def map_each(self, functions: Mapping[str, Callable[[Tensor], Tensor]]) -> Tokens:
+        """Each modality's tokens by the function of its name, as `map`."""
+        modalities = {span.modality for span in self.layout.spans}
+        if len(modalities) == 1:
+            return self.map(functions[modalities.pop()])
+        rows = self.layout.rows_by_modality(self.packed)
+        flat = self.values.flatten(0, -2)
+        parts = [functions[name](flat.index_select(0, where)) for name, where in rows.items()]
+        back = torch.cat(list(rows.values())).argsort()
+        return Tokens(torch.cat(parts).index_select(0, back).view(*self.values.shape[:-1], -1), self.layout)
+
+    def scale(self, factors: Float[Tensor, " b"]) -> Tokens:
+        """Each sample's tokens times its own factor."""
+        each = factors[self.layout.owner][:, None] if self.packed else factors[:, None, None]
+        return Tokens(self.values * each, self.layout)
 
     def __add__(self, other: Tokens) -> Tokens:
         if other.layout is not self.layout:
