@@ -1,0 +1,55 @@
+"""One text at a time: greedy search and nucleus sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diptych.generate.reading import Reader, Rules
+from diptych.models.verbs import Decodes
+from diptych.tokens import Tokens
+
+
+def greedy(
+    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, remember: bool = True
+) -> Int[Tensor, "b m"]:
+    """At each step the best token."""
+    return _written(Reader(model, context, remember), prompt, rules, lambda scores: scores.argmax(1))
+
+
+def sample(
+    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, generator: torch.Generator,
+    share: float = 0.9, most: int = 50, remember: bool = True,
+) -> Int[Tensor, "b m"]:  # fmt: skip
+    """At each step a token drawn from the nucleus; the same `generator` state gives the same texts."""
+
+    def drawn(scores: Tensor) -> Tensor:
+        return torch.multinomial(nucleus(scores, share, most).softmax(1), 1, generator=generator).squeeze(1)
+
+    return _written(Reader(model, context, remember), prompt, rules, drawn)
+
+
+def nucleus(scores: Float[Tensor, "b v"], share: float, most: int) -> Float[Tensor, "b v"]:
+    """The scores of the fewest tokens that together have `share` of the probability of the `most` best; −inf elsewhere.
+
+    Holtzman et al. 2020, section 3.1. The official BLIP samples from the 50 best because its library does by default.
+    """
+    best, order = scores.topk(min(most, scores.shape[1]))
+    probability = best.softmax(1)
+    before = probability.cumsum(1) - probability  # what the better ones have together: nothing for the best
+    best = best.masked_fill(before >= share, -math.inf)
+    return torch.full_like(scores, -math.inf).scatter(1, order, best)
+
+
+@torch.no_grad()
+def _written(reader: Reader, ids: Tensor, rules: Rules, choose: Callable[[Tensor], Tensor]) -> Tensor:
+    going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    while ids.shape[1] < rules.longest and going.any():
+        token = choose(rules.allowed(ids, reader.next(ids)))
+        ids = torch.cat([ids, torch.where(going, token, rules.pad)[:, None]], 1)
+        going = going & (token != rules.end)
+    return ids

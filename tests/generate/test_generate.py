@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.generate import Beams, Rules, Written, beam_search, greedy, nucleus, sample
+from diptych.inputs import Text
+from diptych.models.verbs import Decodes
+from diptych.tokens import packing
+
+from .toy import END, PAD, Speaker, Table, context
+
+RULES = Rules(END, PAD, longest=8)
+
+
+def prompt(*rows: list[int]) -> Tensor:
+    return torch.tensor(rows)
+
+
+def logits(words: int, **likely: float) -> Tensor:
+    """Nought but where told: `_2_3` is the logit of 3 behind 2."""
+    table = torch.zeros(words, words)
+    for pair, value in likely.items():
+        _, last, following = pair.split("_")
+        table[int(last), int(following)] = value
+    return table
+
+
+def test_both_toys_speak():
+    assert isinstance(Speaker(), Decodes) and isinstance(Table(torch.zeros(3, 3)), Decodes)
+
+
+def test_greedy_takes_the_best_until_the_end():
+    model = Table(logits(5, _2_3=2, _3_4=2, _4_1=2, _1_2=9))
+    ids = greedy(model, context(2), prompt([2], [4]), RULES)
+    assert ids.tolist() == [[2, 3, 4, END], [4, END, PAD, PAD]]
+    short = Rules(END, PAD, longest=3)
+    assert greedy(model, context(1), prompt([2]), short).tolist() == [[2, 3, 4]]
+
+
+def test_no_end_before_the_shortest_length():
+    model = Table(logits(5, _4_1=2, _4_3=1, _3_4=1))
+    rules = Rules(END, PAD, longest=8, shortest=3)
+    assert greedy(model, context(1), prompt([4]), rules).tolist() == [[4, 3, 4, END]]
+
+
+def test_repetition_is_worth_less_above_nought_and_below():
+    scores = torch.tensor([[4.0, -4.0, 1.0, -1.0]])
+    allowed = Rules(END, PAD, 8, repetition=2.0).allowed(prompt([0, 1, 1]), scores)
+    assert allowed.tolist() == [[2.0, -8.0, 1.0, -1.0]]
+    assert scores.tolist() == [[4.0, -4.0, 1.0, -1.0]]
+
+
+def test_the_nucleus_is_the_fewest_that_have_the_share():
+    scores = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
+    assert nucleus(scores, 0.5, 4).isfinite().tolist() == [[False, True, False, False]]
+    assert nucleus(scores, 0.6, 4).isfinite().tolist() == [[False, True, False, True]]
+    assert nucleus(scores, 1.0, 3).isfinite().tolist() == [[False, True, True, True]]  # of the three best
+
+
+def test_samples_follow_the_probabilities_and_the_generator():
+    model = Table(torch.tensor([0.0, 0.5, 0.3, 0.15, 0.05]).log().expand(5, -1))
+    rules = Rules(4, PAD, longest=2)
+
+    n = 1000
+
+    def drawn(seed: int, share: float) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return sample(model, context(n), torch.full((n, 1), 2), rules, generator, share)[:, 1]
+
+    assert torch.equal(drawn(1, 0.9), drawn(1, 0.9))
+    assert not torch.equal(drawn(1, 0.9), drawn(2, 0.9))
+    frequency = drawn(0, 0.9).bincount(minlength=5) / n
+    torch.testing.assert_close(frequency, torch.tensor([0, 0.5, 0.3, 0.15, 0]) / 0.95, atol=0.05, rtol=0)
+
+
+WORDS = 6
+
+
+def best_of_all(model: Speaker, start: int, rules: Rules, i: int, power: float) -> tuple[list[int], float]:
+    """Every text there is, tried out."""
+    here = context(2).take(torch.tensor([i]))
+    found = []
+    for n in range(1, rules.longest):
+        for text in product(range(WORDS), repeat=n):
+            if END in text[:-1] or (n < rules.longest - 1 and text[-1] != END):
+                continue
+            found.append((start, *text))
+    scores = {}
+    with torch.no_grad():
+        for n in {len(text) for text in found}:
+            texts = torch.tensor([text for text in found if len(text) == n])
+            read = Text(texts, torch.ones_like(texts, dtype=torch.bool))
+            said = model.decode(read, here.take(torch.zeros(len(texts), dtype=torch.long))).log_softmax(-1)
+            total = said[:, :-1].gather(2, texts[:, 1:, None]).sum((1, 2))
+            lengths = n - (texts[:, -1] == END).long()
+            scores |= dict(zip(map(tuple, texts.tolist()), (total / lengths**power).tolist(), strict=True))
+    best = max(scores, key=lambda text: scores[text])
+    return list(best), scores[best]
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_with_beams_enough_the_best_text_of_all_is_found(power: float):
+    model, rules = Speaker(WORDS).eval(), Rules(END, PAD, longest=4)
+    written = beam_search(model, context(2), prompt([5], [3]), rules, Beams(WORDS**2, length_penalty=power))
+    for i, start in enumerate((5, 3)):
+        text, score = best_of_all(model, start, rules, i, power)
+        assert written.ids[i, : len(text)].tolist() == text
+        assert (written.ids[i, len(text) :] == PAD).all()
+        assert written.scores[i].item() == pytest.approx(score, rel=1e-5)
+
+
+def test_a_beam_sees_what_greedy_misses():
+    """2 → 3 is likelier than 2 → 4, but all that follows 3 is alike, and 4 is sure of the end."""
+    model = Table(logits(6, _2_3=5, _2_4=4.9, _4_1=9))
+    rules = Rules(END, PAD, longest=3)
+    assert greedy(model, context(1), prompt([2]), rules)[0, 1] == 3
+    assert beam_search(model, context(1), prompt([2]), rules, Beams(2)).ids.tolist() == [[2, 4, END]]
+
+
+def score_of(beams: Beams) -> Written:
+    table = torch.tensor([0.0, 0.4, 0.0, 0.6]).log().expand(4, -1).clone()
+    table[3] = torch.tensor([0.0, 0.9, 0.0, 0.1]).log()
+    return beam_search(Table(table), context(1), prompt([2]), Rules(END, PAD, longest=5), beams)
+
+
+def test_scores_are_sums_over_lengths():
+    """The end ends [2, 3] with 0.6 · 0.9, and [2] with 0.4."""
+    assert score_of(Beams(2)).ids.tolist() == [[2, 3, END]]
+    assert score_of(Beams(2)).scores.item() == pytest.approx(math.log(0.54) / 2)
+    assert score_of(Beams(2, end_counts=True)).scores.item() == pytest.approx(math.log(0.54) / 3)
+    assert score_of(Beams(2, length_penalty=0.0)).scores.item() == pytest.approx(math.log(0.54))
+    assert score_of(Beams(2, length_penalty=-2.0)).ids.tolist() == [[2, END]]
+    assert score_of(Beams(2, score=torch.exp)).scores.item() == pytest.approx((0.6 + 0.9) / 2)
+
+
+def test_an_early_search_is_over_with_as_many_texts_as_beams():
+    """Two texts have ended after two tokens; a longer one would score better."""
+    table = torch.tensor([0.0, 0.51, 0.0, 0.49]).log().expand(4, -1).clone()
+    table[3] = torch.tensor([0.0, 0.01, 0.0, 0.99]).log()
+    rules = Rules(END, PAD, longest=6)
+    late, early = (
+        beam_search(
+            Table(table), context(1), prompt([2]), rules, Beams(2, length_penalty=2.0, early=early)
+        ).ids.tolist()
+        for early in (False, True)
+    )
+    assert late == [[2, 3, 3, 3, 3, 3]]
+    assert early == [[2, END]]
+
+
+def test_groups_that_may_be_alike_are_one_search():
+    model = Speaker().eval()
+    start = prompt([5], [7], [3])
+    one = beam_search(model, context(3), start, RULES, Beams(2))
+    three = beam_search(model, context(3), start, RULES, Beams(6, groups=3))
+    assert torch.equal(one.ids, three.ids)
+    torch.testing.assert_close(one.scores, three.scores)
+
+
+def test_diversity_is_taken_off_what_earlier_groups_chose():
+    """Two groups of one beam: the first takes 3; the second, for which 3 is worth less, takes 4, and scores better."""
+    model = Table(logits(6, _2_3=5, _2_4=4.5, _4_1=9))
+    rules = Rules(END, PAD, longest=3)
+    assert beam_search(model, context(1), prompt([2]), rules, Beams(2, groups=2)).ids[0, 1] == 3
+    assert beam_search(model, context(1), prompt([2]), rules, Beams(2, groups=2, diversity=0.2)).ids[0, 1] == 3
+    assert beam_search(model, context(1), prompt([2]), rules, Beams(2, groups=2, diversity=1.5)).ids[0, 1] == 4
+
+
+def test_beams_divide_into_their_groups():
+    with pytest.raises(ValueError, match="5 beams do not divide into 2 groups"):
+        Beams(5, groups=2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_remembered_need_not_be_read_again(packed: bool):
+    """The same texts with a cache and without, whichever way the context lies; and each token is read once."""
+    model, start = Speaker().eval(), prompt([5, 6], [7, 2], [3, 3])
+    with packing(packed):
+        here = context(3)
+        found = []
+        for remember in (True, False):
+            model.columns = 0
+            generator = torch.Generator().manual_seed(0)
+            beams = beam_search(model, here, start, RULES, Beams(4, groups=2, diversity=0.3), remember)
+            found.append((greedy(model, here, start, RULES, remember), beams.ids))
+            found[-1] += (sample(model, here, start, RULES, generator, remember=remember),)
+            found[-1] += (model.columns,)
+    for a, b in zip(*(x[:3] for x in found), strict=True):
+        assert torch.equal(a, b)
+    assert found[0][3] < found[1][3]
+
+
+def test_a_sample_s_text_does_not_hang_on_its_neighbours():
+    model, start = Speaker().eval(), prompt([5], [7], [3])
+    together = beam_search(model, context(3), start, RULES, Beams(3))
+    for i in range(3):
+        alone = beam_search(model, context(3).take(torch.tensor([i])), start[i : i + 1], RULES, Beams(3))
+        assert together.scores[i].item() == pytest.approx(alone.scores.item(), rel=1e-5)
+        n = alone.ids.shape[1]
+        assert torch.equal(together.ids[i, :n], alone.ids[0])
+        assert (together.ids[i, n:] == PAD).all()

@@ -1,0 +1,56 @@
+"""Two decoders: one whose every logit is known, and one with attention, whose cache must be kept in order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diptych.inputs import Text
+from diptych.layers.attention import causal
+from diptych.layers.block import PostNormBlock
+from diptych.layers.cache import Cache
+from diptych.layers.embed import TextEmbedding
+from diptych.layout import Span
+from diptych.tokens import Tokens
+
+PAD, END = 0, 1
+
+
+def context(b: int, width: int = 8) -> Tokens:
+    """Ragged, and different for every sample."""
+    values = torch.randn(b, 4, width, generator=torch.Generator().manual_seed(b))
+    real = torch.arange(4) < torch.arange(b)[:, None] % 4 + 1
+    return Tokens.of(values, real, Span("image", "patches", 4))
+
+
+class Table:
+    """The next token depends on the last one alone: `logits` (v, v)."""
+
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+
+    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tensor:
+        return self.logits[text.ids]
+
+
+class Speaker(nn.Module):
+    """A tiny transformer decoder; reads with a cache or without."""
+
+    def __init__(self, vocabulary: int = 11, width: int = 8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = TextEmbedding(vocabulary, 16, width)
+        self.blocks = nn.ModuleList(PostNormBlock(width, 2, 16, context_width=width) for _ in range(2))
+        self.out = nn.Linear(width, vocabulary)
+        for weight in self.parameters():
+            weight.data.normal_(std=0.8)
+        self.columns = 0  # read in all
+
+    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tensor:
+        seen = 0 if cache is None else cache.length
+        n = text.ids.shape[1]
+        self.columns += n
+        tokens = self.words(text, seen)
+        for block in self.blocks:
+            tokens = block(tokens, context, causal(n, seen + n), cache)
+        return self.out(tokens.canvas())
