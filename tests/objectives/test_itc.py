@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.heads import Contrast, LogScale
 from diptych.inputs import Batch, Image, Text
+from diptych.objectives.contrast import contrasted
 from diptych.objectives.draws import Keyed
 from diptych.objectives.gather import gathered
 from diptych.objectives.itc import ImageTextContrast
@@ -60,7 +61,7 @@ def test_it_is_the_mean_of_both_directions_and_of_all_readouts():
         assert isinstance(head, Contrast)
         pixels, ids = views.given_image.pixels[:, 0, 0], views.given_text.ids.float()
         found[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
-        alone = views.contrast(name, readout)
+        alone = contrasted(views, name, readout)
         assert alone.first == 0 and alone.to_text.shape == (5, 5)
     one = ImageTextContrast().totals(views)["itc"].item()
     both = ImageTextContrast(heads=("contrast", "other")).totals(views)["itc"].item()

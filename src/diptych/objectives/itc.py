@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
+from diptych.objectives.contrast import contrasted, taught
+from diptych.objectives.distillation import soft_cross_entropy
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -20,7 +20,11 @@ class ImageTextContrast:
     """Cross entropy of scaled cosines from image to text and from text to image, their mean (CLIP, figure 3).
 
     `heads`: the Contrast head of each readout that `unimodal` gives, in its order; their losses are averaged (VLMo has
-    two). The rest of the batch, on all ranks, is what a sample is told from; micro-batches do not see each other.
+    two). The rest of the batch, on all ranks, is what a sample is told from; micro-batches do not see each other. Where
+    several pairs share an image (labels["image"]), each of them is right.
+
+    With a momentum model (ALBEF, section 3.2) a sample is told from that model's view of this rank's batch and from the
+    queue, and the targets are (1 - alpha) the truth + alpha what the momentum model finds (section 3.3).
     """
 
     name: str = "itc"
@@ -34,17 +38,23 @@ class ImageTextContrast:
     def totals(self, views: Views) -> dict[str, Tensor]:
         losses, right = [], []
         for readout, head in enumerate(self.heads):
-            found = views.contrast(head, readout)
-            own = found.first + torch.arange(len(found.to_text), device=found.to_text.device)
-            losses.append((cross_entropy(found.to_text, own) + cross_entropy(found.to_image, own)) / 2)
-            right.append((found.to_text.argmax(1) == own).sum().float())
+            found, lesson = contrasted(views, head, readout), taught(views, head, readout)
+            true = found.own[:, None] == found.others
+            to_text, to_image = true / true.sum(1, keepdim=True), true / true.sum(1, keepdim=True)
+            if lesson is not None and views.lesson is not None:
+                alpha = views.lesson.alpha
+                to_text = alpha * lesson.to_text.float().softmax(1) + (1 - alpha) * to_text
+                to_image = alpha * lesson.to_image.float().softmax(1) + (1 - alpha) * to_image
+            both = soft_cross_entropy(found.to_text, to_text) + soft_cross_entropy(found.to_image, to_image)
+            losses.append(both.sum() / 2)
+            right.append(true.gather(1, found.to_text.argmax(1, keepdim=True)).sum().float())
         return {
             self.name: torch.stack(losses).mean(),
             f"{self.name}/accuracy": torch.stack(right).mean().detach(),
         }
 
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:
-        """ln of the number of candidates, where `statistics` tells it ("candidates": the global batch)."""
+        """ln of the number of candidates, where `statistics` tells it ("candidates": the global batch, and the queue)."""
         if "candidates" not in statistics:
             return None
         return Floor(
@@ -52,7 +62,3 @@ class ImageTextContrast:
             "every candidate alike",
             "images and texts are not yet told apart: check the temperature, the learning rate and that pairs are true",
         )
-
-
-def cross_entropy(logits: Float[Tensor, "b m"], own: Tensor) -> Float[Tensor, ""]:
-    return F.cross_entropy(logits.float(), own, reduction="sum")

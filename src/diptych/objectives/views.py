@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image, Matching, Regions, Text
 from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.models.verbs import Aligns, Compares, EncodesImage, EncodesRegions, EncodesText, Fuses
+from diptych.models.verbs import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
 from diptych.objectives.draws import Draws, MaskedText, Masking
-from diptych.objectives.gather import gathered
 from diptych.tokens import Pair, Tokens
+
+Made = TypeVar("Made")
 
 
 class Features(NamedTuple):
@@ -23,20 +24,6 @@ class Features(NamedTuple):
 
     image: Float[Tensor, "b e"]
     text: Float[Tensor, "b e"]
-
-
-class Contrasted(NamedTuple):
-    """Scaled cosines of this rank's images with candidate texts, and of its texts with candidate images.
-
-    The batch's own candidates begin at column `first`. Where a sample's identity (`own`) equals a candidate's
-    (`others`), the two belong together.
-    """
-
-    to_text: Float[Tensor, "b m"]
-    to_image: Float[Tensor, "b m"]
-    first: int
-    own: Int[Tensor, " b"]
-    others: Int[Tensor, " m"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +59,7 @@ class Views:
         self.most_patches, self._guide, self.lesson = most_patches, guide, lesson
         self._masked: dict[Masking, MaskedText] = {}
         self._masked_pair: dict[Masking, Pair] = {}
-        self._features: dict[tuple[str, int], Features] = {}
-        self._contrasted: dict[tuple[str, int], Contrasted] = {}
+        self._made: dict[tuple[Hashable, ...], Any] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
         """What a head of the model says of `x`."""
@@ -159,51 +145,18 @@ class Views:
 
     def features(self, head: str, readout: int = 0) -> Features:
         """What a Contrast head makes of a readout of each side."""
-        if (head, readout) not in self._features:
-            image, text = self.image_readouts[readout], self.text_readouts[readout]
-            contrast = self.heads[head]
-            self._features[head, readout] = Features(contrast.of_image(image), contrast.of_text(text))  # type: ignore[operator]
-        return self._features[head, readout]
 
-    def contrast(self, head: str, readout: int = 0) -> Contrasted:
-        """Each sample compared with what it is to be told from: the teacher's view of this rank's batch and the queue, or,
-        without a teacher, the samples of all ranks.
-        """
-        if (head, readout) not in self._contrasted:
-            own, scale = self.features(head, readout), self.heads[head].scale()  # type: ignore[operator]
-            candidates, first, mine, others = self._candidates(head, readout)
-            to_text, to_image = scale * own.image @ candidates.text.T, scale * own.text @ candidates.image.T
-            self._contrasted[head, readout] = Contrasted(to_text, to_image, first, mine, others)
-        return self._contrasted[head, readout]
+        def make() -> Features:
+            image, text, contrast = self.image_readouts[readout], self.text_readouts[readout], self.heads[head]
+            return Features(contrast.of_image(image), contrast.of_text(text))  # type: ignore[operator]
 
-    def lessons(self, head: str, readout: int = 0) -> Contrasted | None:
-        """The same comparison by the teacher, which learns nothing by it."""
-        if self.lesson is None:
-            return None
-        with torch.no_grad():
-            theirs, scale = self.lesson.views.features(head, readout), self.heads[head].scale()  # type: ignore[operator]
-            candidates, *rest = self._candidates(head, readout)
-            return Contrasted(scale * theirs.image @ candidates.text.T, scale * theirs.text @ candidates.image.T, *rest)
+        return self.once(("features", head, readout), make)
 
-    def _candidates(self, head: str, readout: int) -> tuple[Features, int, Tensor, Tensor]:
-        """Features to compare with; where this rank's own begin; identities of this rank's samples, and of those all.
-
-        Pairs that share an image (labels["image"]) have one identity; otherwise each has its own.
-        """
-        given = self.batch.labels.get("image")
-        if self.lesson is None:
-            own = self.features(head, readout)
-            (images, first), (texts, _) = gathered(own.image), gathered(own.text)
-            everyone = torch.arange(len(images), device=images.device) if given is None else gathered(given)[0]
-            return Features(images, texts), first, everyone[first : first + len(own.image)], everyone
-        theirs, queued = self.lesson.views.features(head, readout), self.lesson.queued
-        mine = torch.arange(len(theirs.image), device=theirs.image.device) if given is None else given
-        if queued is None:
-            return theirs, 0, mine, mine
-        known = self.lesson.identities if given is not None else None
-        others = mine.new_full((len(queued.image),), -1) if known is None else known
-        both = Features(torch.cat([theirs.image, queued.image]), torch.cat([theirs.text, queued.text]))
-        return both, 0, mine, torch.cat([mine, others])
+    def once(self, what: tuple[Hashable, ...], make: Callable[[], Made]) -> Made:
+        """What others make of these views, made when first asked for."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
 
     @cached_property
     def pair(self) -> Pair:
