@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diptych.models.verbs import Compares
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -31,7 +32,7 @@ class Hinge:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        similarity = views.similarity.float()
+        similarity = compared(views).float()
         own = torch.arange(len(similarity), device=similarity.device)
         return {
             self.name: hinge(similarity, self.margin, self.hardest),
@@ -48,6 +49,13 @@ class Hinge:
             "all embeddings have fallen together, as hardest negatives do early: train with all negatives first, "
             "use a larger batch, or lower the learning rate",
         )
+
+
+def compared(views: Views) -> Float[Tensor, "b b"]:
+    """Every image of the batch with every text, by the model's own rule."""
+    if not isinstance(views.model, Compares):
+        raise ValueError(f"{type(views.model).__name__} has no similarity of its own")
+    return views.model.similarity(views.text, views.image)
 
 
 def hinge(similarity: Float[Tensor, "b b"], margin: float, hardest: bool) -> Float[Tensor, ""]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 NESTS = ("state_dict", "model", "module")  # under which official files keep their weights
+SIDES = ("img_enc.", "txt_enc.")  # VSE++ and SCAN keep a list of two states, image's and text's, without these prefixes
 SWELLING = 8  # times its own size that a file may unpack to; weights hardly compress
 
 
@@ -60,10 +61,17 @@ def _refuse_swelling(path: Path) -> None:
         raise WeightsError(f"{path}: would unpack to {unpacked / 2**20:.0f} MiB, which no weights do; not read")
 
 
+def _named(nested: object) -> Mapping | None:
+    """A state, or the two that stand side by side as one; None where it is neither."""
+    if isinstance(nested, list) and len(nested) == len(SIDES) and all(isinstance(side, Mapping) for side in nested):
+        return {f"{prefix}{name}": x for prefix, side in zip(SIDES, nested, strict=True) for name, x in side.items()}
+    return nested if isinstance(nested, Mapping) else None
+
+
 def _tensors(loaded: object, path: Path) -> dict[str, Tensor]:
     for nest in NESTS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(nest), Mapping):
-            loaded = loaded[nest]
+        if isinstance(loaded, Mapping) and (inner := _named(loaded.get(nest))) is not None:
+            loaded = inner
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not names and tensors")
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import vilt, vit
+from diptych.weights.answers import scan, vilt, vit, vsepp
 from diptych.weights.golden import Answers, Case
 
-ANSWERS: Mapping[str, Callable[[Case], Answers]] = {"vit": vit.Answers, "vilt": vilt.Answers}
+ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
+    "vit": vit.Answers,
+    "vilt": vilt.Answers,
+    "vsepp": vsepp.Answers,
+    "scan": scan.Answers,
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from diptych.inputs import Batch, Image, Text
+from diptych.inputs import Batch, Image, Regions, Text
 from diptych.tokens import Tokens
 from diptych.weights.golden import Answer, Case
 
@@ -20,6 +20,16 @@ def text_of(case: Case, stem: str = "text") -> Text:
 def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:
     text = text_of(case)
     return Batch(0, 0, torch.arange(len(text)), image=Image.from_canvas(case.input(image)), text=text, **rest)
+
+
+def hinge_batch(case: Case) -> Batch:
+    """Captions by their lengths, and features of images: one vector each (VSE++), or one per region (SCAN)."""
+    features, ids, lengths = case.input("image_features"), case.input("captions"), case.input("lengths")
+    features = features if features.dim() == 3 else features[:, None]
+    real = torch.ones(features.shape[:2], dtype=torch.bool)
+    regions = Regions(features, torch.zeros(*features.shape[:2], 5), real)  # whose boxes neither model reads
+    text = Text(ids, torch.arange(ids.shape[1]) < lengths[:, None])
+    return Batch(0, 0, torch.arange(len(ids)), regions=regions, text=text)
 
 
 def on_canvas(tokens: Tokens) -> Answer:
