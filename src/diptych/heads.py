@@ -41,6 +41,40 @@ class Vocabulary(nn.Module):
         return self.words(self.norm(self.gelu(self.dense(x)))) + self.bias
 
 
+class RegionTargets(nn.Module):
+    """What is in this region? BERT's head on image tokens: linear, GELU, norm, linear (ViLBERT, section 3.2).
+
+    `targets`: a logit per class of the detector (1,601), or the detector's feature itself.
+    """
+
+    def __init__(self, width: int, targets: int, eps: float = 1e-12):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.gelu = nn.GELU()
+        self.norm = nn.LayerNorm(width, eps)
+        self.targets = nn.Linear(width, targets)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n t"]:
+        return self.targets(self.norm(self.gelu(self.dense(x))))
+
+
+class SimpleClassifier(nn.Module):
+    """Which of these answers? Linear to a hidden width, GELU, norm, linear (ViLBERT's downstream head).
+
+    Reads one summary per image: `inputs` is the width of all of them side by side.
+    """
+
+    def __init__(self, inputs: int, hidden: int, answers: int, eps: float = 1e-12):
+        super().__init__()
+        self.dense = nn.Linear(inputs, hidden)
+        self.gelu = nn.GELU()
+        self.norm = nn.LayerNorm(hidden, eps)
+        self.answers = nn.Linear(hidden, answers)
+
+    def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
+        return self.answers(self.norm(self.gelu(self.dense(pooled))))
+
+
 class Classify(nn.Module):
     """Which of these answers? Linear to a hidden width, norm, GELU, linear (ViLT's downstream head).
 
@@ -103,6 +137,18 @@ class Contrast(nn.Module):
 
     def of_text(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         return F.normalize(self.text(readout), dim=-1)
+
+
+class Point(nn.Module):
+    """Is it this token? One score for each (ViLBERT's referring expressions, section 4.2)."""
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, 1)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+        return self.linear(self.dropout(x)).squeeze(-1)
 
 
 class Rank(nn.Module):

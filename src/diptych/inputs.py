@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -31,18 +32,21 @@ class Text(_Movable):
     """A batch of token ids, padded on the right.
 
     `begins` is True at the first piece of each word and False inside words, at special tokens and at pads: it is what
-    whole-word masking needs to know. None where the tokenizer could not say.
+    whole-word masking needs to know. None where the tokenizer could not say. `task`: which of its tasks a model is asked
+    for, where it has one token for each (12-in-1).
     """
 
     ids: Int[Tensor, "b n"]
     real: Bool[Tensor, "b n"]
     begins: Bool[Tensor, "b n"] | None = None
+    task: Int[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: Tensor | slice) -> Text:
-        return Text(self.ids[rows], self.real[rows], None if self.begins is None else self.begins[rows])
+        begins, task = (None if x is None else x[rows] for x in (self.begins, self.task))
+        return Text(self.ids[rows], self.real[rows], begins, task)
 
 
 @dataclass(frozen=True)
@@ -82,20 +86,49 @@ class Regions(_Movable):
     """What a detector saw in each image: features and boxes of its regions, padded behind.
 
     `boxes` are x1, y1, x2, y2 as shares of width and height, and the share of the image's area (ViLBERT, section 3.2).
-    `classes`: the detector's class probabilities, where they are known (the target of masked regions).
+    `classes`: the detector's class probabilities, where they are known (the target of masked regions). `whole`: whether
+    the first region stands for the whole image, as ViLBERT wants it.
     """
 
     features: Float[Tensor, "b n f"]
     boxes: Float[Tensor, "b n 5"]
     real: Bool[Tensor, "b n"]
     classes: Float[Tensor, "b n c"] | None = None
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: Tensor | slice) -> Regions:
         classes = None if self.classes is None else self.classes[rows]
-        return Regions(self.features[rows], self.boxes[rows], self.real[rows], classes)
+        return Regions(self.features[rows], self.boxes[rows], self.real[rows], classes, self.whole)
+
+    @property
+    def seen(self) -> Bool[Tensor, "b n"]:
+        """Which regions a detector saw: the real ones but the whole image."""
+        if not self.whole:
+            return self.real
+        return self.real & (torch.arange(self.real.shape[1], device=self.real.device) > 0)
+
+    def with_whole(self) -> Regions:
+        """The whole image in front: the mean of its regions' features, the box of all of it, and no class."""
+        if self.whole:
+            return self
+        b, device = len(self), self.features.device
+        box = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0], device=device).expand(b, 1, 5)
+        classes = None if self.classes is None else F.pad(self.classes, (0, 0, 1, 0))
+        return Regions(
+            torch.cat([mean_of(self.features, self.real)[:, None], self.features], 1),
+            torch.cat([box, self.boxes], 1),
+            F.pad(self.real, (1, 0), value=True),
+            classes,
+            whole=True,
+        )
+
+
+def mean_of(features: Float[Tensor, "b n f"], which: Bool[Tensor, "b n"]) -> Float[Tensor, "b f"]:
+    """The mean over some regions of each image; nought where there are none."""
+    return (features * which[:, :, None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
 
 
 def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
@@ -106,10 +139,17 @@ def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
 
 @dataclass(frozen=True)
 class Matching(_Movable):
-    """What image-text matching is asked about: the text of each sample beside `image`, its own where `matched`."""
+    """What image-text matching is asked about: the text of each sample beside what is `shown`, its own where `matched`."""
 
-    image: Image
+    shown: Image | Regions
     matched: Bool[Tensor, " b"]
+
+    @property
+    def image(self) -> Image:
+        """The pictures. Raises ValueError where regions are shown in their place."""
+        if not isinstance(self.shown, Image):
+            raise ValueError("this batch shows regions, not pictures")
+        return self.shown
 
 
 @dataclass(frozen=True)
@@ -130,6 +170,7 @@ class Batch(_Movable):
     second: Image | None = None  # the right-hand image, where a sample has two
     false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
     labels: dict[str, Tensor] = field(default_factory=dict)
+    task: str = ""  # which task the batch is of, for a step that has several
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,11 +1,11 @@
-"""The one place where objectives draw at random: which words are hidden, which patches are kept.
+"""The one place where objectives draw at random: which words and regions are hidden, which patches are kept.
 
 Everything is keyed by (seed, step, sample id), or given from outside (`Given`), which golden tests do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diptych import keyed
-from diptych.inputs import Batch, Text
+from diptych.inputs import Batch, Regions, Text
+from diptych.objectives.hiding import HiddenRegions, RegionMasking, hide, others
 from diptych.tokens import Tokens
 
 
@@ -37,6 +38,14 @@ class MaskedText:
     original: Int[Tensor, "b n"]
 
 
+@dataclass(frozen=True)
+class Hiding:
+    """What is hidden of a pair that is read once for all objectives, as ViLBERT does."""
+
+    words: Masking
+    regions: RegionMasking
+
+
 @runtime_checkable
 class Draws(Protocol):
     """Where an objective's random choices come from."""
@@ -47,6 +56,14 @@ class Draws(Protocol):
 
     def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
         """Which image tokens stay, where at most `most` patches may."""
+        ...
+
+    def hidden_regions(self, regions: Regions, masking: RegionMasking) -> HiddenRegions:
+        """The regions with some of them hidden."""
+        ...
+
+    def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
+        """For each hidden region, in order, others to be told from: places among the batch's regions, flattened."""
         ...
 
 
@@ -71,7 +88,7 @@ class Keyed:
         word = torch.from_numpy(self.uniform("masking: word", n))
         replaced = torch.where(fate < 0.8, masking.mask_id, (word * masking.vocabulary).long()).to(text.ids.device)
         ids = torch.where(hidden & (fate < 0.9).to(text.ids.device), replaced, text.ids)
-        return MaskedText(Text(ids, text.real, text.begins), hidden, text.ids)
+        return MaskedText(replace(text, ids=ids), hidden, text.ids)
 
     def _chosen(self, text: Text, masking: Masking) -> Bool[Tensor, "b n"]:
         real = text.real.cpu().numpy()
@@ -105,6 +122,12 @@ class Keyed:
         rank = score.gather(1, place).masked_fill(~candidate, 2.0).argsort(1).argsort(1)
         return image.real & (~candidate | (rank < most))
 
+    def hidden_regions(self, regions: Regions, masking: RegionMasking) -> HiddenRegions:
+        return hide(regions, masking, self.uniform)
+
+    def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
+        return others(hidden, number, self.uniform)
+
 
 def _between_ends(real: np.ndarray) -> np.ndarray:
     """Real places but the first and the last: what stands between [CLS] and [SEP]."""
@@ -118,6 +141,8 @@ class Given:
 
     masked_text: MaskedText | None = None
     kept_patches: Bool[Tensor, "b n"] | None = None
+    masked_regions: HiddenRegions | None = None
+    others: Int[Tensor, "k number"] | None = None
 
     def masked(self, text: Text, masking: Masking) -> MaskedText:
         if self.masked_text is None:
@@ -128,3 +153,13 @@ class Given:
         if self.kept_patches is None:
             raise ValueError("kept patches were asked for, but none were given")
         return self.kept_patches
+
+    def hidden_regions(self, regions: Regions, masking: RegionMasking) -> HiddenRegions:
+        if self.masked_regions is None:
+            raise ValueError("hidden regions were asked for, but none were given")
+        return self.masked_regions
+
+    def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
+        if self.others is None:
+            raise ValueError("other regions were asked for, but none were given")
+        return self.others

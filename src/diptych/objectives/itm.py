@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.objectives.draws import Hiding
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -21,6 +22,7 @@ class ImageTextMatching:
     name: str = "itm"
     weight: float = 1.0
     prior: float = 0.5  # share of matched pairs in the data
+    hiding: Hiding | None = None  # what is hidden of the pair that is judged (ViLBERT reads words and regions so)
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.matching.matched.device)
@@ -37,7 +39,8 @@ class ImageTextMatching:
 
     def logits(self, views: Views) -> Tensor:
         """(b, 2): mismatched, matched."""
-        return views.head("match", views.matching_pair.pooled)
+        pair = views.matching_pair if self.hiding is None else views.hidden_pair(self.hiding)
+        return views.head("match", pair.pooled)
 
     def floor(self, statistics: Mapping[str, float]) -> Floor:
         p = self.prior

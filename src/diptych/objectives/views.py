@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from diptych.inputs import Batch, Image, Matching, Regions, Text
 from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.models.verbs import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
-from diptych.objectives.draws import Draws, MaskedText, Masking
+from diptych.objectives.draws import Draws, Hiding, MaskedText, Masking
+from diptych.objectives.hiding import HiddenRegions, RegionMasking
 from diptych.tokens import Pair, Tokens
 
 Made = TypeVar("Made")
@@ -166,7 +167,7 @@ class Views:
     @cached_property
     def matching_pair(self) -> Pair:
         """Each text with the image it is asked about, its own or another's."""
-        return self.fusing.fuse(self.text, self.encode(self.matching.image))
+        return self.fusing.fuse(self.text, self.encode(self.matching.shown))
 
     @property
     def teacher(self) -> Views | None:
@@ -185,3 +186,19 @@ class Views:
             text = self.fusing.encode_text(self.masked(masking).text)
             self._masked_pair[masking] = self.fusing.fuse(text, self.image)
         return self._masked_pair[masking]
+
+    def hidden_regions(self, masking: RegionMasking) -> HiddenRegions:
+        """The regions shown beside each text, some of them hidden."""
+        shown = self.batch.regions if self.batch.matching is None else self.batch.matching.shown
+        if not isinstance(shown, Regions):
+            raise ValueError("this batch has no regions to hide")
+        return self.once(("hidden regions", masking), lambda: self.draws.hidden_regions(shown, masking))
+
+    def hidden_pair(self, hiding: Hiding) -> Pair:
+        """Each text with what is shown beside it, its own image or another's, words and regions hidden in both."""
+
+        def make() -> Pair:
+            text = self.fusing.encode_text(self.masked(hiding.words).text)
+            return self.fusing.fuse(text, self.encode(self.hidden_regions(hiding.regions).regions))
+
+        return self.once(("hidden pair", hiding), make)

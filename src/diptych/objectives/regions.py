@@ -1,0 +1,70 @@
+"""Masked regions: what was hidden, given the other regions and the text? (Lu et al., ViLBERT, section 3.2)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from diptych.objectives.draws import Hiding
+from diptych.objectives.hiding import HiddenRegions
+from diptych.objectives.views import Views
+from diptych.step import Floor
+
+Target = Callable[[Tensor, HiddenRegions, Views], Tensor]
+"""(what a head says of each hidden region, the regions, the views) → each hidden region's loss."""
+
+
+@dataclass(frozen=True)
+class MaskedRegions:
+    """The mean over hidden regions of their distance to a `target`: `by_class` in the paper, or another from this file.
+
+    Differs: the official code divides by the number of hidden regions even where there is none, which gives no number.
+    """
+
+    hiding: Hiding
+    target: Target
+    name: str = "regions"
+    weight: float = 1.0
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        return {self.name: views.hidden_regions(self.hiding.regions).hidden.sum().float()}
+
+    def totals(self, views: Views) -> dict[str, Tensor]:
+        hidden = views.hidden_regions(self.hiding.regions)
+        said = views.head("regions", views.hidden_pair(self.hiding).image.rows(hidden.hidden)).float()
+        return {self.name: self.target(said, hidden, views).sum()}
+
+    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+        return None  # the detector's class frequencies are a fact of the data that nobody has counted
+
+
+def by_class(said: Float[Tensor, "k c"], hidden: HiddenRegions, views: Views) -> Float[Tensor, " k"]:
+    """Kullback-Leibler divergence of the detector's class probabilities from what is said (visual_target 0)."""
+    if hidden.original.classes is None:
+        raise ValueError("these regions have no class probabilities: take regions by their features, or read them too")
+    return F.kl_div(said.log_softmax(1), hidden.original.classes[hidden.hidden], reduction="none").sum(1)
+
+
+def by_feature(said: Float[Tensor, "k f"], hidden: HiddenRegions, views: Views) -> Float[Tensor, " k"]:
+    """Mean squared distance to the detector's feature (visual_target 1)."""
+    return (said - hidden.original.features[hidden.hidden]).square().mean(1)
+
+
+@dataclass(frozen=True)
+class ByContrast:
+    """Cross entropy of the region's own feature among it and `others` of this and other images, by dot product: noise
+    contrastive estimation (visual_target 2).
+    """
+
+    others: int = 255
+
+    def __call__(self, said: Float[Tensor, "k f"], hidden: HiddenRegions, views: Views) -> Float[Tensor, " k"]:
+        others = hidden.original.features.flatten(0, 1)[views.draws.other_regions(hidden, self.others)]
+        candidates = torch.cat([hidden.original.features[hidden.hidden][:, None], others], 1)
+        scores = (candidates @ said[:, :, None]).squeeze(2)
+        return F.cross_entropy(scores, scores.new_zeros(len(scores)).long(), reduction="none")
