@@ -1,4 +1,5 @@
-"""The one place where objectives draw at random: which words and regions are hidden, which patches are kept.
+"""The one place where objectives draw at random: which words and regions are hidden, which patches are kept, what
+does not belong together.
 
 Everything is keyed by (seed, step, sample id), or given from outside (`Given`), which golden tests do.
 """
@@ -10,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych import keyed
@@ -56,6 +57,12 @@ class Draws(Protocol):
 
     def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
         """Which image tokens stay, where at most `most` patches may."""
+        ...
+
+    def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+        """For each sample a candidate that does not belong to it, of the other `side` ("image" or "text"), in proportion to
+        exp(`likeness`); −∞ where it would belong.
+        """
         ...
 
     def hidden_regions(self, regions: Regions, masking: RegionMasking) -> HiddenRegions:
@@ -128,6 +135,15 @@ class Keyed:
     def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
         return others(hidden, number, self.uniform)
 
+    def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+        """By the Gumbel trick, which no likeness is too small for. Raises ValueError where nothing may be drawn."""
+        if not (likeness > -torch.inf).any(1).all():
+            raise ValueError(
+                f"a sample of the batch has no {side} that is not its own: give it more, or other, samples"
+            )
+        drawn = torch.from_numpy(self.uniform(f"negative {side}", likeness.shape[1])).clamp(min=1e-300)
+        return (likeness.double() - drawn.log().neg().log().to(likeness.device)).argmax(1)
+
 
 def _between_ends(real: np.ndarray) -> np.ndarray:
     """Real places but the first and the last: what stands between [CLS] and [SEP]."""
@@ -141,6 +157,8 @@ class Given:
 
     masked_text: MaskedText | None = None
     kept_patches: Bool[Tensor, "b n"] | None = None
+    negative_images: Int[Tensor, " b"] | None = None
+    negative_texts: Int[Tensor, " b"] | None = None
     masked_regions: HiddenRegions | None = None
     others: Int[Tensor, "k number"] | None = None
 
@@ -163,3 +181,9 @@ class Given:
         if self.others is None:
             raise ValueError("other regions were asked for, but none were given")
         return self.others
+
+    def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+        given = {"image": self.negative_images, "text": self.negative_texts}[side]
+        if given is None:
+            raise ValueError(f"negative {side}s were asked for, but none were given")
+        return given

@@ -1,0 +1,88 @@
+"""Image-text matching against hard negatives: pairs that contrast finds alike, though they do not belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diptych.objectives.contrast import contrasted
+from diptych.objectives.views import Views
+from diptych.step import Floor
+
+
+class Negatives(NamedTuple):
+    """By index in the batch: an image that is not the text's own, and a text that is not the image's own."""
+
+    images: Int[Tensor, " b"]
+    texts: Int[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class HardMatching:
+    """Cross entropy of match or no match over three pairs a sample: its own, its text with another's image, its image with
+    another's text (ALBEF, section 3.2).
+
+    Negatives come from this rank's batch, drawn in proportion to the softmax of what contrast compares (`head`, its
+    `readout`). `even`: a share added to every candidate's probability (BLIP: 1e-4). Pairs that share an image
+    (labels["image"]) are no negatives of each other.
+    """
+
+    name: str = "itm"
+    weight: float = 1.0
+    head: str = "contrast"
+    readout: int = 0
+    even: float = 0.0
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        n = torch.tensor(3.0 * len(views.batch), device=views.batch.ids.device)
+        return {self.name: n, f"{self.name}/accuracy": n}
+
+    def totals(self, views: Views) -> dict[str, Tensor]:
+        logits = self.logits(views).float()
+        matched = torch.arange(len(logits), device=logits.device) < len(views.batch)
+        right = (logits.argmax(1) == matched).sum().float()
+        return {
+            self.name: F.cross_entropy(logits, matched.long(), reduction="sum"),
+            f"{self.name}/accuracy": right.detach(),
+        }
+
+    def logits(self, views: Views) -> Float[Tensor, "pairs 2"]:
+        """Mismatched, matched; of each sample's own pair, then of texts with negative images, then of negative texts with
+        images.
+        """
+        images, texts = self.negatives(views)
+        own = torch.arange(len(images), device=images.device)
+        text, image = views.text.take(torch.cat([own, texts])), views.image.take(torch.cat([images, own]))
+        false = views.fusing.fuse(text, image)
+        return views.head("match", torch.cat([views.pair.pooled, false.pooled]))
+
+    @torch.no_grad()
+    def negatives(self, views: Views) -> Negatives:
+        found = contrasted(views, self.head, self.readout)
+        batch = slice(found.first, found.first + len(found.own))
+        belong = found.own[:, None] == found.others[batch]
+        return Negatives(
+            views.draws.negatives("image", self.likeness(found.to_image[:, batch], belong)),
+            views.draws.negatives("text", self.likeness(found.to_text[:, batch], belong)),
+        )
+
+    def likeness(self, logits: Float[Tensor, "b b"], belong: Tensor) -> Float[Tensor, "b b"]:
+        """Log-probabilities, not normalised, at which negatives are drawn; −∞ where two belong together."""
+        probability = logits.float().log_softmax(1)
+        even = torch.tensor(self.even, device=logits.device).log()
+        return torch.logaddexp(probability, even).masked_fill(belong, -torch.inf)
+
+    def floor(self, statistics: Mapping[str, float]) -> Floor:
+        return Floor(
+            math.log(3) - 2 / 3 * math.log(2),
+            "entropy of one match in three",
+            "text and image are not yet compared: matching needs contrast to find hard negatives, and image features "
+            "that mean something; start from a taught image encoder or lower the learning rate",
+        )

@@ -1,0 +1,49 @@
+"""Hard negatives: never one's own, the likelier the more alike, and the same wherever they are drawn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from diptych.inputs import Batch
+from diptych.objectives.draws import Given, Keyed
+from diptych.objectives.hard import HardMatching
+
+
+def keyed(b: int, seed: int = 0) -> Keyed:
+    return Keyed(Batch(seed, 1, torch.arange(b)))
+
+
+def test_negatives_are_drawn_in_proportion_to_their_likeness():
+    likeness = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
+    drawn = keyed(4000).negatives("image", likeness)
+    share = drawn.bincount(minlength=4) / 4000
+    assert share[0] == share[3] == 0
+    assert share[2].item() == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(drawn, keyed(4000).negatives("image", likeness))
+    assert not torch.equal(drawn, keyed(4000).negatives("text", likeness))
+    assert not torch.equal(drawn, keyed(4000, seed=1).negatives("image", likeness))
+
+
+def test_no_likeness_is_too_small_and_none_at_all_is_an_error():
+    likeness = torch.full((2, 3), -900.0)
+    likeness[:, 0] = -torch.inf
+    assert (keyed(2).negatives("text", likeness) > 0).all()
+    with pytest.raises(ValueError, match="no text that is not its own"):
+        keyed(2).negatives("text", torch.full((2, 2), -torch.inf))
+    with pytest.raises(ValueError, match="negative images were asked for"):
+        Given().negatives("image", likeness)
+
+
+@pytest.mark.parametrize("even", [0.0, 1e-4])
+def test_likeness_is_the_softmax_with_an_even_share_but_for_what_belongs_together(even: float):
+    logits = torch.tensor([[50.0, 1.0, 2.0], [0.0, 40.0, 0.0], [1.0, 3.0, -2.0]])
+    found = HardMatching(even=even).likeness(logits, torch.eye(3, dtype=torch.bool)).exp()
+    expected = (logits.softmax(1) + even).fill_diagonal_(0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_its_floor_is_the_entropy_of_one_in_three():
+    assert HardMatching().floor({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
