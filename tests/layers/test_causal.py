@@ -100,3 +100,12 @@ def test_in_bfloat16_the_mask_holds_too(packed: bool):
     a, b = (itself(y, at, Causal()) for y in (a, b))
     first = at.offsets[:-1] if packed else (slice(None), 0)
     assert torch.equal(a[first], b[first]) and not torch.equal(a, b)
+
+
+def test_padding_that_sees_no_padding_sees_all_that_is_real():
+    """BERT's kind: at real positions nothing changes, and padding attends to real ones alone."""
+    at = layout()
+    got = itself(values(), at, Causal(padding=False))
+    torch.testing.assert_close(got[at.real], itself(values(), at, Causal())[at.real])
+    torch.testing.assert_close(got, itself(values(), at, causal(5, 5)))
+    assert not torch.allclose(got[~at.real], itself(values(), at, Causal())[~at.real])

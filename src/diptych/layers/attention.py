@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,14 @@ from diptych.layout import Layout
 from diptych.tokens import Tokens
 
 
+@dataclass(frozen=True)
 class Causal:
     """In place of a mask: each column sees itself and those before it.
 
-    Padding is not masked besides: it lies behind what is real, so that only padding sees it.
+    `padding`: whether padding sees padding (BERT's kind does not). It lies behind what is real, which never sees it.
     """
+
+    padding: bool = True
 
 
 def attend(
@@ -34,7 +38,7 @@ def attend(
     """
     if isinstance(allowed, Causal):
         if bias is None:
-            return _attend_causal(query, key, value, heads, asking, asked)
+            return _attend_causal(query, key, value, heads, asking, asked, allowed)
         allowed = causal(asking.real.shape[1], asked.real.shape[1], query.device)
     if query.dim() == 3:
         return _attend_padded(query, key, value, heads, asked, allowed, bias)
@@ -53,13 +57,17 @@ def causal(asking: int, asked: int, device: torch.device | str | None = None) ->
     return torch.ones(asking, asked, dtype=torch.bool, device=device).tril(asked - asking)
 
 
-def _attend_causal(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
+def _attend_causal(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout, onward: Causal
+) -> Tensor:
     if q.dim() == 2 and not q.is_cuda:
         return _attend_grouped(q, k, v, heads, asking, asked, onward=True)
     if q.dim() == 2:  # torch's jagged layout has no causal kernel for every precision
         q, (k, v) = Tokens(q, asking).canvas(), (Tokens(x, asked).canvas() for x in (k, v))
-        return Tokens(_attend_causal(q, k, v, heads, asking, asked), asking).pack().values
+        return Tokens(_attend_causal(q, k, v, heads, asking, asked, onward), asking).pack().values
     mask = causal(q.shape[1], k.shape[1], q.device)
+    if not (onward.padding or asked.full):
+        mask = mask & asked.real[:, None, None, :]
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 

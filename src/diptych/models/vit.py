@@ -13,26 +13,28 @@ from diptych.inputs import Image
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
-from diptych.layers.position import resize_bicubic
+from diptych.layers.position import Resize, resize_bicubic
 from diptych.tokens import Tokens
 
 
 class ViT(nn.Module):
     """Patches and a class token through pre-norm transformer blocks, then a linear classifier.
 
-    `grid`: rows and columns of the learned position grid; other image sizes resize it. `classes` 0: no classifier.
+    `grid`: rows and columns of the learned position grid; other image sizes resize it by `resize`. `classes` 0: no
+    classifier.
     """
 
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
         grid: tuple[int, int] = (14, 14), classes: int = 1000, pooling: str = "cls", dropout: float = 0.0,
+        resize: Resize = resize_bicubic,
     ):  # fmt: skip
         super().__init__()
         if pooling not in ("cls", "average"):
             raise ValueError(f"pooling is 'cls' or 'average', not {pooling!r}")
         self.width, self.pooling = width, pooling
-        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic, dropout=dropout)
+        self.patches = PatchEmbedding(width, patch, grid, resize, dropout=dropout)
         self.blocks = nn.ModuleList(PreNormBlock(width, heads, hidden, 1e-6, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-6)
         self.head = nn.Linear(width, classes) if classes else None

@@ -1,0 +1,150 @@
+"""BLIP: Bootstrapping Language-Image Pre-training (Li et al., ICML 2022), figure 2.
+
+A ViT, and a BERT in three roles: it reads a text alone, reads it beside an image (its first token being [ENC]), and
+writes one (its first token being [DEC]). Encoder and decoder share everything but self-attention. For question answering
+they share nothing, and the decoder reads the question's tokens.
+
+Differs: attention has no dropout of its own, and the ViT no stochastic depth, which the official code gives it for VQA,
+NLVR2 and ViT-L. A text's embedding is dropped out once for all its roles, but for the first token.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.fusion.twin import TwinBlock
+from diptych.heads import Contrast, Match, Temperature, Vocabulary
+from diptych.inputs import Image, Text
+from diptych.layers.attention import Causal
+from diptych.layers.block import PostNormBlock
+from diptych.layers.cache import Cache
+from diptych.layers.embed import TextEmbedding
+from diptych.layers.init import init_transformer
+from diptych.layers.position import resize_bicubic_plain
+from diptych.models.vit import ViT
+from diptych.tokens import Pair, Tokens
+
+
+class TextEncoder(nn.Module):
+    """BERT whose every layer may attend to a context. `ground`: the id of [ENC], which such a text begins with."""
+
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, ground: int):
+        super().__init__()
+        self.words, self.blocks, self.ground = words, blocks, ground
+
+    def alone(self, tokens: Tokens) -> Tokens:
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def grounded(self, text: Tokens, context: Tokens | tuple[Tokens, ...]) -> Tokens:
+        ids = torch.full((len(text), 1), self.ground, device=text.real.device)
+        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).by_span(name="cls")
+        tokens = Tokens.join(first, text.by_span(name="words"))
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return tokens
+
+
+class TextDecoder(nn.Module):
+    """BERT that writes, each word seeing those before it. `begin`: the id of [DEC], which every text begins with."""
+
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, begin: int):
+        super().__init__()
+        self.words, self.blocks, self.begin = words, blocks, begin
+        vocabulary, width = words.word.weight.shape
+        self.vocabulary = Vocabulary(width, vocabulary, tied=words.word)
+
+    def forward(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+        start, ids = cache.length if cache else 0, text.ids
+        if start == 0:
+            ids = torch.cat([torch.full_like(ids[:, :1], self.begin), ids[:, 1:]], 1)
+        tokens = self.words(Text(ids, text.real), start)
+        for block in self.blocks:
+            tokens = block(tokens, context, Causal(padding=False), cache)
+        return self.vocabulary(tokens.canvas())
+
+
+class BLIP(nn.Module):
+    """`form`, as the job needs it: "pretraining" encodes and decodes, sharing; "retrieval" has no decoder, "caption" no
+    encoder; "vqa" has both and shares nothing; "nlvr2" has an encoder for two images, whose attention to them is averaged
+    in the first `averaged` layers and merged in the others (official code; not in the paper).
+    """
+
+    def __init__(
+        self,
+        image_width: int = 768, image_depth: int = 12, image_heads: int = 12, image_hidden: int = 3072, patch: int = 16,
+        grid: tuple[int, int] = (14, 14), width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072,
+        vocabulary: int = 30524, text_length: int = 512, begin: int = 30522, ground: int = 30523,
+        joint: int = 256, form: str = "pretraining", averaged: int = 6, dropout: float = 0.1,
+    ):  # fmt: skip
+        super().__init__()
+        if form not in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
+            raise ValueError(f"form is 'pretraining', 'retrieval', 'caption', 'vqa' or 'nlvr2', not {form!r}")
+        self.image_width, self.width, self.joint = image_width, width, joint
+
+        def words() -> TextEmbedding:
+            return TextEmbedding(vocabulary, text_length, width, segments=0, dropout=dropout)
+
+        def blocks(context_width: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                PostNormBlock(width, heads, hidden, dropout=dropout, context_width=context_width) for _ in range(depth)
+            )
+
+        self.image = ViT(
+            image_width, image_depth, image_heads, image_hidden, patch, grid, classes=0, resize=resize_bicubic_plain
+        )
+        self.encoder = self.decoder = None
+        if form == "nlvr2":
+            twins = (TwinBlock(width, heads, hidden, image_width, i >= averaged, dropout) for i in range(depth))
+            self.encoder = TextEncoder(words(), nn.ModuleList(twins), ground)
+        elif form != "caption":
+            self.encoder = TextEncoder(words(), blocks(image_width), ground)
+        if form in ("caption", "vqa"):
+            self.decoder = TextDecoder(words(), blocks(width if form == "vqa" else image_width), begin)
+        elif form == "pretraining" and self.encoder is not None:
+            own = blocks(image_width)
+            for mine, shared in zip(own, self.encoder.blocks, strict=True):
+                mine.cross, mine.cross_norm = shared.cross, shared.cross_norm
+                mine.feedforward, mine.norm2 = shared.feedforward, shared.norm2
+            self.decoder = TextDecoder(self.encoder.words, own, begin)
+        self.apply(init_transformer)
+
+    @property
+    def reading(self) -> TextEncoder:
+        if self.encoder is None:
+            raise ValueError("this BLIP was built without an encoder (form 'caption')")
+        return self.encoder
+
+    def encode_image(self, image: Image) -> Tokens:
+        return self.image.encode_image(image)
+
+    def encode_text(self, text: Text) -> Tokens:
+        return self.reading.words(text)
+
+    def alone(self, tokens: Tokens) -> Tokens:
+        """A text's tokens after they have met each other, in the role without an image."""
+        return self.reading.alone(tokens)
+
+    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        return ((tokens if tokens.layout.spans[0].modality == "image" else self.alone(tokens)).first(),)
+
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+        text = self.reading.grounded(text, image)
+        return Pair(text, image, text.first())
+
+    def fuse_several(self, text: Tokens, images: tuple[Tokens, ...]) -> Pair:
+        text = self.reading.grounded(text, images)
+        return Pair(text, images[0], text.first())
+
+    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+        if self.decoder is None:
+            raise ValueError("this BLIP was built without a decoder")
+        return self.decoder(text, context, cache)
+
+    def heads(self) -> nn.ModuleDict:
+        """What pre-training and retrieval ask of the encoder; the decoder has its word head itself."""
+        contrast = Contrast(self.image_width, self.width, self.joint, Temperature())
+        return nn.ModuleDict({"contrast": contrast, "match": Match(self.width)}).apply(init_transformer)
