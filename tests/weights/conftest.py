@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parents[1] / "golden"
-INSIDE = (
-    "vit",
-    "vilt_pretrain",
-    "vsepp",
-    "scan",
-)
+INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "open_clip")
 OUTSIDE = (
     "vit", "vit_avgpool",
     "vilt_pretrain", "vilt_retrieval", "vilt_vqa", "vilt_nlvr2",
     "vsepp", "scan",
+    "clip", "open_clip",
 )  # fmt: skip
 """Every case that is recomputed; a line for each system."""
 

@@ -94,7 +94,7 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
-class Classifies(EncodesImage, Protocol):
+class Classifies(Protocol):
     """A model that names what is in a picture."""
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:

@@ -1,4 +1,5 @@
-"""Other people's layouts of the same weights, translated to the official names: Hugging Face's, and JAX's for ViT.
+"""Other people's layouts of the same weights, translated to the official names: Hugging Face's, JAX's for ViT, and
+timm's for CrossViT.
 
 What a translation cannot carry: Hugging Face's ViLT has one LayerNorm eps (1e-12) where the official code has two, and its
 ViT has 1e-12; JAX's ViT has the tanh form of GELU. Imported weights run with the official eps and the exact GELU.
@@ -57,6 +58,8 @@ def unified(system: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     """
     if system == "vit" and "embedding/kernel" in state:
         return _from_jax(state)
+    if system == "crossvit":  # timm's, which keeps no lists of parameters
+        return _renamed(state, lambda name: re.sub(r"^(pos_embed|cls_token)_(\d+)$", r"\1.\2", name)), None
     if any(name.removeprefix(f"{system}.").startswith("embeddings.") for name in state):
         return (_vilt if system == "vilt" else _vit)(state), None
     return dict(state), None

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import scan, vilt, vit, vsepp
+from diptych.weights import crossvit, scan, vilt, vit, vsepp
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
 from diptych.weights.strict import check_fit, load_strict
 from diptych.weights.system import Told
 
-SYSTEMS = {system.name: system for system in (vit.SYSTEM, vilt.SYSTEM, vsepp.SYSTEM, scan.SYSTEM)}
+SYSTEMS = {system.name: system for system in (vit.SYSTEM, vilt.SYSTEM, vsepp.SYSTEM, scan.SYSTEM, crossvit.SYSTEM)}
 """The papers whose official checkpoints are understood."""
 
 

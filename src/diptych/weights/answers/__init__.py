@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import scan, vilt, vit, vsepp
+from diptych.weights.answers import crossvit, scan, vilt, vit, vsepp
 from diptych.weights.golden import Answers, Case
 
 ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
@@ -12,4 +12,5 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "vilt": vilt.Answers,
     "vsepp": vsepp.Answers,
     "scan": scan.Answers,
+    "crossvit": crossvit.Answers,
 }
