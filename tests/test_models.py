@@ -198,7 +198,7 @@ def padded(batch: Batch) -> Batch:
         assert text.begins is not None
         return Text(F.pad(text.ids, (0, 1)), F.pad(text.real, (0, 1)), F.pad(text.begins, (0, 1)))
 
-    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts
+    assert batch.image and batch.text and batch.matching and batch.false_texts and isinstance(batch.second, Image)
     return replace(
         batch,
         image=more_image(batch.image),

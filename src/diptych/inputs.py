@@ -167,7 +167,7 @@ class Batch(_Movable):
     text: Text | None = None
     matching: Matching | None = None
     regions: Regions | None = None  # in place of an image, for models of regions
-    second: Image | None = None  # the right-hand image, where a sample has two
+    second: Image | Regions | None = None  # the right-hand image, where a sample has two
     false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # which task the batch is of, for a step that has several

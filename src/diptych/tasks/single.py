@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diptych.inputs import Batch
+from diptych.models.verbs import EncodesImage
+from diptych.tokens import Tokens
 
 Part = TypeVar("Part")
 
@@ -23,3 +27,26 @@ def need(part: Part | None, what: str) -> Part:
     if part is None:
         raise ValueError(f"this batch has no {what}")
     return part
+
+
+def pictured(model: EncodesImage, batch: Batch) -> Tokens:
+    """The batch's images as tokens: of their pixels, or of the regions that stand in their place."""
+    if batch.image is None and batch.regions is not None:
+        return model.encode_image(batch.regions)  # type: ignore[arg-type]  # such a batch is for a model of regions
+    return model.encode_image(need(batch.image, "image"))
+
+
+class Loss(Protocol):
+    """Of logits (b, c) and classes (b,); with reduction "sum" the sum over samples."""
+
+    def __call__(self, input: Tensor, target: Tensor, *, reduction: str) -> Tensor: ...
+
+
+def binary_cross_entropy(
+    input: Float[Tensor, "b c"], target: Int[Tensor, " b"], *, reduction: str = "mean"
+) -> Float[Tensor, "*b"]:
+    """Yes or no to each class by itself, averaged over classes: what ViLBERT's code trains NLVR2 and entailment by."""
+    each = F.binary_cross_entropy_with_logits(
+        input, F.one_hot(target, input.shape[1]).to(input.dtype), reduction="none"
+    )
+    return {"mean": torch.mean, "sum": torch.sum}[reduction](each.mean(1))

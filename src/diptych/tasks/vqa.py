@@ -11,32 +11,36 @@ from diptych.inputs import Batch
 from diptych.layers.init import init_transformer
 from diptych.models.verbs import Fuses
 from diptych.step import Floor
-from diptych.tasks.single import need, sample_counts
+from diptych.tasks.single import need, pictured, sample_counts
 
 
 class ClosedVQA(nn.Module):
-    """A step: binary cross entropy with soft scores ``labels["targets"]`` (b, answers), summed over answers (ViLT, 4.2)."""
+    """A step: binary cross entropy with soft scores ``labels["targets"]`` (b, answers), summed over answers (ViLT, 4.2).
 
-    def __init__(self, model: Fuses, width: int, answers: int):
+    `head`: in place of ViLT's. `name`: what its loss is called.
+    """
+
+    def __init__(self, model: Fuses, width: int, answers: int, head: nn.Module | None = None, name: str = "vqa"):
         super().__init__()
         self.model = model
-        self.head = Classify(width, 2 * width, answers)
+        self.head = head or Classify(width, 2 * width, answers)
         self.head.apply(init_transformer)
-        self.weights = {"vqa": 1.0}
+        self.name, self.weights = name, {name: 1.0}
         self.floors: dict[str, Floor] = {}  # the answers' prior is a fact of the data: see the baselines in the report
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return sample_counts(batch, "vqa", "vqa/score")
+        return sample_counts(batch, self.name, f"{self.name}/score")
 
     def logits(self, batch: Batch) -> Float[Tensor, "b answers"]:
         text = self.model.encode_text(need(batch.text, "question"))
-        image = self.model.encode_image(need(batch.image, "image"))
+        image = pictured(self.model, batch)
         return self.head(self.model.fuse(text, image).pooled).float()
 
     def losses(self, logits: Tensor, targets: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         score = targets.gather(1, logits.argmax(1, keepdim=True)).sum()
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-        return {"vqa": loss / counts["vqa"], "vqa/score": score.detach() / counts["vqa/score"]}
+        name, metric = self.name, f"{self.name}/score"
+        return {name: loss / counts[name], metric: score.detach() / counts[metric]}
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.losses(self.logits(batch), batch.labels["targets"], counts)

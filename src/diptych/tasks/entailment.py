@@ -1,0 +1,46 @@
+"""Visual entailment: does the picture entail the sentence, contradict it, or neither? (SNLI-VE, Xie et al. 2019)"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.inputs import Batch
+from diptych.layers.init import init_transformer
+from diptych.models.verbs import Fuses
+from diptych.step import Floor
+from diptych.tasks.single import Loss, need, pictured, sample_counts
+from diptych.tokens import Pair
+
+
+class Entailment(nn.Module):
+    """A step: ``labels["entailment"]`` (b,), one of three classes; `head` makes three logits of the pooled pair."""
+
+    def __init__(self, model: Fuses, head: nn.Module, loss: Loss = F.cross_entropy):
+        super().__init__()
+        self.model, self.head, self.loss = model, head, loss
+        self.head.apply(init_transformer)
+        self.weights = {"entailment": 1.0}
+        self.floors = {"entailment": Floor(math.log(3), "three classes alike", "text and image are not yet compared")}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return sample_counts(batch, "entailment", "entailment/accuracy")
+
+    def pair(self, batch: Batch) -> Pair:
+        return self.model.fuse(self.model.encode_text(need(batch.text, "sentence")), pictured(self.model, batch))
+
+    def logits(self, pair: Pair) -> Float[Tensor, "b 3"]:
+        return self.head(pair.pooled).float()
+
+    def losses(self, logits: Tensor, classes: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        right = (logits.argmax(1) == classes).sum().float()
+        return {
+            "entailment": self.loss(logits, classes, reduction="sum") / counts["entailment"],
+            "entailment/accuracy": right.detach() / counts["entailment/accuracy"],
+        }
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.losses(self.logits(self.pair(batch)), batch.labels["entailment"], counts)

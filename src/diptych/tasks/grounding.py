@@ -1,0 +1,54 @@
+"""Referring expressions: which of the regions that a detector saw is meant? (RefCOCO+; ViLBERT, section 4.2)"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.heads import Point
+from diptych.inputs import Batch
+from diptych.layers.init import init_transformer
+from diptych.models.verbs import Fuses
+from diptych.step import Floor
+from diptych.tasks.single import need, pictured, sample_counts
+from diptych.tokens import Pair
+
+NOWHERE = -10000.0  # added to the scores of padding
+
+
+class Grounding(nn.Module):
+    """A step: binary cross entropy, summed over regions, of ``labels["regions"]`` (b, n): each region's overlap with what
+    is meant where that is at least a half, else 0.
+
+    The metric counts texts for which the region scored highest is one that overlaps so.
+    """
+
+    def __init__(self, model: Fuses, head: Point):
+        super().__init__()
+        self.model, self.head = model, head
+        self.head.apply(init_transformer)
+        self.weights = {"grounding": 1.0}
+        self.floors: dict[str, Floor] = {}  # the share of regions that overlap is a fact of the data
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return sample_counts(batch, "grounding", "grounding/accuracy")
+
+    def pair(self, batch: Batch) -> Pair:
+        return self.model.fuse(self.model.encode_text(need(batch.text, "expression")), pictured(self.model, batch))
+
+    def scores(self, pair: Pair) -> Float[Tensor, "b n"]:
+        """A score for every region; padding's lie far below."""
+        scores = self.head(pair.image.canvas()).float()
+        return scores + NOWHERE * (~pair.image.real).float()
+
+    def losses(self, scores: Tensor, overlap: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = (overlap.gather(1, scores.argmax(1, keepdim=True)) >= 0.5).sum().float()
+        loss = F.binary_cross_entropy_with_logits(scores, overlap, reduction="sum")
+        return {
+            "grounding": loss / counts["grounding"],
+            "grounding/accuracy": found.detach() / counts["grounding/accuracy"],
+        }
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.losses(self.scores(self.pair(batch)), batch.labels["regions"], counts)
