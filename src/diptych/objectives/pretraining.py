@@ -12,7 +12,7 @@ from diptych.inputs import Batch
 from diptych.models.cnn import FrozenCNN
 from diptych.models.verbs import EncodesImage, EncodesRegions
 from diptych.objectives.draws import Draws, Keyed
-from diptych.objectives.views import Views
+from diptych.objectives.views import Lesson, Views
 from diptych.step import Floor
 from diptych.tokens import packing
 
@@ -67,9 +67,9 @@ class Pretraining(nn.Module):
         floors = {o.name: o.floor(statistics or {}) for o in objectives}
         self.floors = {name: floor for name, floor in floors.items() if floor is not None}
 
-    def views(self, batch: Batch, draws: Draws | None = None) -> Views:
-        """What the model makes of a batch, nothing of it computed yet."""
-        return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide)
+    def views(self, batch: Batch, draws: Draws | None = None, lesson: Lesson | None = None) -> Views:
+        """What the model makes of a batch, nothing of it computed yet; `lesson`: what a momentum model says of it."""
+        return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide, lesson)
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         """Terms of every loss and metric on this batch; see `step.Step`."""

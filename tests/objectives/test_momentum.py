@@ -1,0 +1,185 @@
+"""The teacher follows once an optimizer step, the queue forgets the oldest, and both survive a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.heads import Contrast, Match, Temperature
+from diptych.inputs import Batch, Image, Text
+from diptych.objectives.contrast import contrasted, taught
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.momentum import Momentum, Pace, Queue, follow, twin_of
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.views import Features
+from diptych.tokens import Pair, Span, Tokens
+from diptych.train import checkpoint
+from diptych.train.optimizer import adamw
+from diptych.train.settings import Optimizer
+
+WIDTH = 6
+
+
+class Towers(nn.Module):
+    """A linear layer a side; a pair is their sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.word = nn.Linear(3, WIDTH), nn.Embedding(9, WIDTH)
+
+    def encode_image(self, image: Image) -> Tokens:
+        values = self.image(image.pixels[:, None, :, 0, 0])
+        return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("image", "cls", 1))
+
+    def encode_text(self, text: Text) -> Tokens:
+        return Tokens.of(self.word(text.ids), text.real, Span("text", "cls", 1))
+
+    def unimodal(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        return (tokens.first(),)
+
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+        return Pair(text, image, text.first() + image.first())
+
+
+def momentum(size: int = 8, identified: bool = False, alpha: float = 0.4) -> Momentum:
+    torch.manual_seed(0)
+    heads = nn.ModuleDict({"contrast": Contrast(WIDTH, WIDTH, 4, Temperature()), "match": Match(WIDTH)})
+    student = Pretraining(Towers(), heads, [ImageTextContrast(), HardMatching()])
+    return Momentum(student, Queue(size, 4, identified), momentum=0.9, alpha=alpha)
+
+
+def batch_of(b: int = 3, step: int = 0, **labels: Tensor) -> Batch:
+    draw = torch.Generator().manual_seed(step)
+    text = Text(torch.randint(9, (b, 1), generator=draw), torch.ones(b, 1, dtype=torch.bool))
+    image = Image.whole(torch.randn(b, 3, 1, 1, generator=draw))
+    return Batch(0, step, torch.arange(b), image=image, text=text, labels=labels)
+
+
+def train(module: Momentum, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
+    losses = []
+    for step in steps:
+        batch = batch_of(step=step)
+        found = module.train()(batch, module.counts(batch))
+        loss = found["itc"] + found["itm"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_the_teacher_is_a_tied_copy_without_gradients_or_the_parts_it_lacks():
+    module = nn.Module()
+    module.a, module.b, module.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    module.b.weight = module.a.weight
+    twin = twin_of(module, ["c"])
+    assert not hasattr(twin, "c") and hasattr(module, "c")
+    assert twin.get_parameter("b.weight") is twin.get_parameter("a.weight") is not module.a.weight
+    assert not any(p.requires_grad for p in twin.parameters()) and all(p.requires_grad for p in module.parameters())
+    before = twin.get_parameter("a.weight").clone()
+    with torch.no_grad():
+        module.a.weight.add_(1)
+    follow(twin, module, 0.9)
+    torch.testing.assert_close(twin.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
+
+
+def test_it_follows_once_an_optimizer_step_and_only_in_training():
+    module = momentum()
+    before = module.teacher.get_parameter("model.image.weight").clone()
+    with torch.no_grad():
+        module.student.get_parameter("model.image.weight").add_(1)
+    module.eval()(batch_of(step=4))
+    assert torch.equal(module.teacher.get_parameter("model.image.weight"), before)
+    assert module.queue is not None and int(module.queue.place) == 0
+    for step, expected in ((4, 0.1), (4, 0.1), (5, 0.19)):  # two micro-batches of step 4
+        module.train()(batch_of(step=step))
+        torch.testing.assert_close(module.teacher.get_parameter("model.image.weight"), before + expected)
+    assert int(module.queue.place) == 9 % 8
+
+
+def test_the_queue_forgets_the_oldest():
+    queue = Queue(4, 1, identified=True)
+    for first in (0.0, 3.0):
+        rows = (first + torch.arange(3.0))[:, None]
+        queue.push(Features(rows, -rows), rows[:, 0].long())
+    assert queue.image[:, 0].tolist() == [4, 5, 2, 3] and queue.text[:, 0].tolist() == [-4, -5, -2, -3]
+    assert queue.identity.tolist() == [4, 5, 2, 3] and queue.place.tolist() == [2]
+    many = torch.arange(10.0, 16.0)[:, None]
+    queue.push(Features(many, many), many[:, 0].long())
+    assert sorted(queue.image[:, 0].tolist()) == [12, 13, 14, 15]
+    with pytest.raises(ValueError, match="must tell them"):
+        queue.push(Features(many, many))
+
+
+def test_contrast_is_told_from_the_teacher_s_batch_and_the_queue():
+    module = momentum()
+    batch = batch_of()
+    views = module.views(batch)
+    found, lesson = contrasted(views, "contrast"), taught(views, "contrast")
+    assert module.queue is not None and views.teacher is not None and lesson is not None
+    scale = 1 / 0.07
+    candidates = torch.cat([views.teacher.features("contrast").text, module.queue.text])
+    torch.testing.assert_close(found.to_text, scale * views.features("contrast").image @ candidates.T)
+    assert found.own.tolist() == [0, 1, 2] and found.others.tolist() == [0, 1, 2] + [-1] * 8
+    assert lesson.to_text.requires_grad is False and found.to_text.requires_grad
+    hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.counts(batch))] for a in (0.0, 1.0))
+    by_hand = [
+        -(found.to_text.log_softmax(1) * target).sum(1).mean()
+        for target in (torch.eye(3, 11), lesson.to_text.softmax(1))
+    ]
+    other = [
+        -(found.to_image.log_softmax(1) * target).sum(1).mean()
+        for target in (torch.eye(3, 11), lesson.to_image.softmax(1))
+    ]
+    for made, a, b in zip((hard, soft), by_hand, other, strict=True):
+        torch.testing.assert_close(made[0]["itc"], (a + b) / 2)
+
+
+def test_pairs_of_one_image_belong_together_and_are_no_negatives():
+    module = momentum(identified=True)
+    assert module.queue is not None
+    module.queue.identity[2] = 7
+    batch = batch_of(image=torch.tensor([7, 5, 7]))
+    views = module.views(batch)
+    found = contrasted(views, "contrast")
+    assert (found.own[:, None] == found.others).sum(1).tolist() == [3, 1, 3]
+    negatives = HardMatching().negatives(views)
+    assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
+
+
+def test_alpha_grows_over_the_warm_up():
+    pace = Pace(alpha=0.4, warmup=10)
+    assert [pace.alpha(step) for step in (0, 5, 10, 99)] == pytest.approx([0, 0.2, 0.4, 0.4])
+    assert Pace(alpha=0.4).alpha(0) == 0.4
+
+
+def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path):
+    settings = Optimizer(learning_rate=0.1)
+    whole = momentum()
+    train(whole, range(6), adamw(whole, settings))
+    first = momentum()
+    optimizer = adamw(first, settings)
+    train(first, range(3), optimizer)
+    checkpoint.save(tmp_path, first, optimizer, {})
+    torch.manual_seed(5)
+    second = momentum()
+    optimizer = adamw(second, settings)
+    checkpoint.load(tmp_path, second, optimizer)
+    train(second, range(3, 6), optimizer)
+    state = second.state_dict()
+    assert any("queue." in name for name in state) and any("teacher." in name for name in state)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_gradients_reach_the_student_alone():
+    module = momentum()
+    batch = batch_of()
+    losses = module.train()(batch)
+    (losses["itc"] + losses["itm"]).backward()
+    assert all(p.grad is not None for p in module.student.parameters())
+    assert all(p.grad is None for p in module.teacher.parameters())
