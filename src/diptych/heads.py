@@ -92,6 +92,21 @@ class Classify(nn.Module):
         return self.answers(self.gelu(self.norm(self.dense(pooled))))
 
 
+class TwoLayers(nn.Module):
+    """Which of these answers? Norm, linear, norm, GELU, linear (BEiT-3's head for NLVR2)."""
+
+    def __init__(self, inputs: int, hidden: int, answers: int, eps: float = 1e-5):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(inputs, eps)
+        self.dense1 = nn.Linear(inputs, hidden)
+        self.norm2 = nn.LayerNorm(hidden, eps)
+        self.gelu = nn.GELU()
+        self.dense2 = nn.Linear(hidden, answers)
+
+    def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
+        return self.dense2(self.gelu(self.norm2(self.dense1(self.norm1(pooled)))))
+
+
 class LogScale(nn.Module):
     """A learned factor for cosines, kept as its logarithm (CLIP, section 2.5: begins at 1 / 0.07). `most`: its upper bound."""
 

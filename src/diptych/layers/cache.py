@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,8 +22,10 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """Columns read so far."""
-        return max((layout.real.shape[1] for _, _, layout in self._seen.values()), default=0)
+        """Columns of text read so far."""
+        for _, _, layout in self._seen.values():
+            return sum(span.length for span in layout.spans if span.modality == "text")
+        return 0
 
     def extended(
         self, attention: nn.Module, key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"], layout: Layout
@@ -35,6 +39,13 @@ class Cache:
             layout = Layout(torch.cat([before.real, layout.real], 1), before.spans + layout.spans)
         self._seen[attention] = key, value, layout
         return self._seen[attention]
+
+    def forget(self, columns: int) -> None:
+        """Unsees the last columns, which must be of one span: a [MASK] that only held a place."""
+        for attention, (key, value, layout) in self._seen.items():
+            *before, last = layout.spans
+            spans = (*before, replace(last, length=last.length - columns))
+            self._seen[attention] = key[:, :-columns], value[:, :-columns], Layout(layout.real[:, :-columns], spans)
 
     def take(self, samples: Int[Tensor, " k"]) -> None:
         """Goes on with these samples, in this order: beams that were kept, some perhaps twice."""

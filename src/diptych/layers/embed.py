@@ -17,7 +17,7 @@ class TextEmbedding(nn.Module):
     """BERT's input: word, position and segment embeddings, normalised (Devlin et al. 2019, figure 2).
 
     There is one sentence, so the segment is always 0; the table keeps BERT's second row, which then never learns.
-    `segments` 0: no such table (BLIP).
+    `segments` 0: no such table (BLIP). `length` 0: no positions, which then stand in attention (VLMo).
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class TextEmbedding(nn.Module):
     ):
         super().__init__()
         self.word = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(length, width)
+        self.position = nn.Embedding(length, width) if length else None
         self.segment = nn.Embedding(segments, width) if segments else None
         self.norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
@@ -33,11 +33,11 @@ class TextEmbedding(nn.Module):
     def forward(self, text: Text, start: int = 0) -> Tokens:
         """`start`: how many tokens of the text came before these (see layers.cache)."""
         n = text.ids.shape[1]
-        if start + n > self.position.num_embeddings:
-            raise ValueError(
-                f"text of {start + n} tokens, but the model has positions for {self.position.num_embeddings}"
-            )
-        values = self.word(text.ids) + self.position.weight[start : start + n]
+        values = self.word(text.ids)
+        if self.position is not None:
+            if start + n > (most := self.position.num_embeddings):
+                raise ValueError(f"text of {start + n} tokens, but the model has positions for {most}")
+            values = values + self.position.weight[start : start + n]
         if self.segment is not None:
             values = values + self.segment.weight[0]
         words = Span("text", "words", n) if start else Span("text", "words", n - 1)
@@ -49,39 +49,70 @@ class PatchEmbedding(nn.Module):
     """Square patches, each projected linearly and given a position, after a class token (ViT, section 3.1).
 
     A ragged batch gives ragged tokens: a patch is real where its top-left pixel lies inside its image, and `resize`
-    fits the learned position grid to each image's own rows and columns.
+    fits the learned position grid to each image's own rows and columns. `unread`: rows at the head of the position table
+    that nothing reads (fairseq's habit).
     """
 
     def __init__(
-        self, width: int, patch: int, grid: tuple[int, int], resize: Resize, channels: int = 3, dropout: float = 0.0
-    ):
+        self, width: int, patch: int, grid: tuple[int, int], resize: Resize, channels: int = 3, dropout: float = 0.0,
+        unread: int = 0,
+    ):  # fmt: skip
         super().__init__()
         self.patch, self.grid, self.resize = patch, grid, resize
         self.project = nn.Linear(channels * patch * patch, width)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.position = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], width))
+        self.position = nn.Parameter(torch.zeros(1, unread + 1 + grid[0] * grid[1], width))
+        self.unread = unread
         self.dropout = nn.Dropout(dropout)
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(self, image: Image) -> Tokens:
-        b, (rows, columns) = len(image), (side // self.patch for side in image.pixels.shape[-2:])
-        extents = (image.sizes + self.patch - 1) // self.patch
-        cls = Tokens.of(
-            (self.cls + self.position[:, :1]).expand(b, -1, -1),
-            torch.ones(b, 1, dtype=torch.bool, device=extents.device),
-            Span("image", "cls", 1),
-        )
-        pixels = rearrange(image.pixels, "b c (i p) (j q) -> b (i j) (c p q)", p=self.patch, q=self.patch)
-        real = _inside(extents, rows, columns).flatten(1)
-        patches = Tokens.of(pixels, real, Span("image", "patches", rows * columns, grid=(rows, columns)))
+    def forward(
+        self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
+    ) -> Tokens:
+        """Where a cell of the patch canvas is `hidden`, `blank` stands in the place of its projected patch."""
+        cls = _class_tokens(self.cls + self.position[:, self.unread : self.unread + 1], image)
+        extents, patches = _patches(image, self.patch)
+        ((rows, columns),) = (span.grid for span in patches.layout.spans if span.grid)
         positions = self.positions(extents, rows, columns)
-        return Tokens.join(cls, patches.map(self.project).add(positions)).map(self.dropout)
+        patches = patches.map(self.project)
+        if hidden is not None and blank is not None:
+            shown = torch.where(hidden[:, :, None], blank, patches.canvas())
+            patches = Tokens.of(shown, patches.real, *patches.layout.spans)
+        return Tokens.join(cls, patches.add(positions)).map(self.dropout)
 
     def positions(self, extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Float[Tensor, "b cells d"]:
         """The position of every cell of each image's canvas."""
-        grid = self.position[0, 1:].unflatten(0, self.grid)
+        grid = self.position[0, self.unread + 1 :].unflatten(0, self.grid)
         return grid_for_each(grid, extents, rows, columns, self.resize)
+
+
+class PlacelessPatchEmbedding(nn.Module):
+    """Square patches, each projected linearly, after a class token: where they lie is told to attention (BEiT, VLMo)."""
+
+    def __init__(self, width: int, patch: int, channels: int = 3):
+        super().__init__()
+        self.patch = patch
+        self.project = nn.Linear(channels * patch * patch, width)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width))
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def forward(self, image: Image) -> Tokens:
+        return Tokens.join(_class_tokens(self.cls, image), _patches(image, self.patch)[1].map(self.project))
+
+
+def _class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:
+    real = torch.ones(len(image), 1, dtype=torch.bool, device=cls.device)
+    return Tokens.of(cls.expand(len(image), -1, -1), real, Span("image", "cls", 1))
+
+
+def _patches(image: Image, patch: int) -> tuple[Int[Tensor, "b 2"], Tokens]:
+    """How many patches high and wide each image is, and their pixels."""
+    rows, columns = (side // patch for side in image.pixels.shape[-2:])
+    extents = (image.sizes + patch - 1) // patch
+    pixels = rearrange(image.pixels, "b c (i p) (j q) -> b (i j) (c p q)", p=patch, q=patch)
+    real = _inside(extents, rows, columns).flatten(1)
+    return extents, Tokens.of(pixels, real, Span("image", "patches", rows * columns, grid=(rows, columns)))
 
 
 def _inside(extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Bool[Tensor, "b rows columns"]:

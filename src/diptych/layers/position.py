@@ -23,6 +23,11 @@ def resize_bicubic(grid: Float[Tensor, "h w d"], rows: int, columns: int) -> Flo
     return _interpolate(grid, rows, columns, mode="bicubic", align_corners=False, antialias=True)
 
 
+def resize_bicubic_plain(grid: Float[Tensor, "h w d"], rows: int, columns: int) -> Float[Tensor, "rows columns d"]:
+    """Bicubic without antialiasing, as ALBEF, BLIP and BEiT-3."""
+    return _interpolate(grid, rows, columns, mode="bicubic", align_corners=False)
+
+
 def resize_bilinear(grid: Float[Tensor, "h w d"], rows: int, columns: int) -> Float[Tensor, "rows columns d"]:
     """Bilinear, corners not aligned: how ViLT loads a checkpoint made at another image size."""
     return _interpolate(grid, rows, columns, mode="bilinear", align_corners=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,6 +36,7 @@ class Case:
     step: nn.Module
     config: Mapping[str, Any]
     inputs: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of out.*: how long generated texts may be
 
     def input(self, name: str) -> Tensor:
         """Raises LookupError where the golden does not have it."""

@@ -12,14 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import crossvit, scan, vilt, vit, vsepp
+from diptych.weights import beit3, clip, crossvit, mae, scan, vilt, vit, vlmo, vsepp
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
 from diptych.weights.strict import check_fit, load_strict
 from diptych.weights.system import Told
 
-SYSTEMS = {system.name: system for system in (vit.SYSTEM, vilt.SYSTEM, vsepp.SYSTEM, scan.SYSTEM, crossvit.SYSTEM)}
+SYSTEMS = {
+    system.name: system
+    for system in (
+        vit.SYSTEM,
+        vlmo.SYSTEM, vilt.SYSTEM,
+        vsepp.SYSTEM,
+        scan.SYSTEM,
+        crossvit.SYSTEM, mae.SYSTEM,
+        beit3.SYSTEM,
+        clip.SYSTEM,
+        clip.OPEN_CLIP,
+    )
+}
 """The papers whose official checkpoints are understood."""
 
 

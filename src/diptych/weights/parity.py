@@ -74,9 +74,10 @@ def parity(folder: Path) -> Report:
 def recompute(golden: Golden, layout: str) -> dict[str, Answer | str]:
     """Each expected tensor as our code makes it, or why it could not be made."""
     step = golden.imported.build().eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in golden.expected.items()}
     with packing(layout == "packed"):
         try:
-            answers: Answers = ANSWERS[golden.imported.system](Case(step, golden.config, golden.inputs))
+            answers: Answers = ANSWERS[golden.imported.system](Case(step, golden.config, golden.inputs, shapes))
         except LookupError as error:
             return dict.fromkeys(golden.expected, f"cannot be recomputed: {error}")
         source = _Source(golden.imported, step, answers)

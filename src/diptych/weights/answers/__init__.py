@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import crossvit, scan, vilt, vit, vsepp
+from diptych.weights.answers import beit3, clip, crossvit, mae, scan, vilt, vit, vlmo, vsepp
 from diptych.weights.golden import Answers, Case
 
 ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "vit": vit.Answers,
     "vilt": vilt.Answers,
+    "vlmo": vlmo.Answers,
     "vsepp": vsepp.Answers,
     "scan": scan.Answers,
     "crossvit": crossvit.Answers,
+    "mae": mae.Answers,
+    "beit3": beit3.Answers,
+    "clip": clip.Answers,
 }

@@ -1,0 +1,25 @@
+"""Every official checkpoint goes through our names and comes back bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.weights.golden import read_golden
+from diptych.weights.read import read_checkpoint
+
+
+def test_official_names_come_back_bit_for_bit(golden_folder: Path):
+    if not (golden_folder / "checkpoint.pth").is_file():
+        pytest.skip(f"{golden_folder.name} has no weights")
+    official = read_checkpoint(golden_folder / "checkpoint.pth")
+    imported = read_golden(golden_folder).imported
+    assert imported is not None
+    back = imported.names.to_official(imported.state) | imported.left
+    assert set(back) == set(official)
+    for name, tensor in official.items():
+        assert torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype, name
+    assert set(imported.left) <= set(imported.names.dead)
+    assert imported.left.keys() <= imported.dead.keys()  # each is named, with its reason
