@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ def pictured(model: EncodesImage, batch: Batch) -> Tokens:
     return model.encode_image(need(batch.image, "image"))
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Of logits (b, c) and classes (b,); with reduction "sum" the sum over samples."""
 
