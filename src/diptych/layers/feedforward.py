@@ -26,3 +26,11 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         return x * torch.sigmoid(1.702 * x)
+
+
+def activation_named(name: str) -> nn.Module:
+    """Papers' activations by name: "gelu" is the exact one, "quick_gelu" OpenAI's. Raises ValueError."""
+    kinds = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+    if name not in kinds:
+        raise ValueError(f"no activation {name!r}; there are {', '.join(kinds)}")
+    return kinds[name]()

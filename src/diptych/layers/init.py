@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from diptych.layers.block import PreNormBlock
+
 
 def init_transformer(module: nn.Module, std: float = 0.02) -> None:
     """BERT's and ViT's rule, for `Module.apply`: truncated normal weights, zero biases, identity LayerNorm.
@@ -17,3 +19,21 @@ def init_transformer(module: nn.Module, std: float = 0.02) -> None:
     if isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+def init_blocks(blocks: nn.ModuleList, width: int) -> None:
+    """CLIP's rule for pre-norm blocks, after GPT-2's: what is added back to the tokens is drawn smaller the deeper the
+    transformer is (official code, `initialize_parameters`). Biases are zero.
+    """
+    added = width**-0.5 * (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        assert isinstance(block, PreNormBlock)
+        feedforward = block.feedforward
+        for layer, std in (
+            (block.attention.qkv, width**-0.5),
+            (block.attention.out, added),
+            (feedforward.grow, (2 * width) ** -0.5),
+            (feedforward.shrink, added),
+        ):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)

@@ -41,13 +41,15 @@ class Names:
     """`ours`: official name → our name, ``{i}`` standing for the number in "blocks.N."; several official weights may be
     parts of one of ours ("qkv.weight[0/3]"). `dead`: official names that hold nothing to load, each with the reason.
     `twins`: official name → the official weight that it repeats (tied weights, saved twice). `forms`: official names whose
-    tensors are kept otherwise here.
+    tensors are kept otherwise here. `split`: official weights that hold several of ours side by side → a name for each
+    part, by which the others speak of them.
     """
 
     ours: Mapping[str, str]
     dead: Mapping[str, str] = field(default_factory=dict)
     twins: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, Form] = field(default_factory=dict)
+    split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __or__(self, other: Names) -> Names:
         return Names(
@@ -55,10 +57,12 @@ class Names:
             {**self.dead, **other.dead},
             {**self.twins, **other.twins},
             {**self.forms, **other.forms},
+            {**self.split, **other.split},
         )
 
     def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our names. Raises WeightsError naming every weight that has no place, and twins that differ."""
+        official = self._apart(official)
         alive = {name: tensor for name, tensor in official.items() if name not in self.dead and name not in self.twins}
         unknown = [name for name in alive if name not in self.ours and _pattern(name) not in self.ours]
         if unknown:
@@ -85,12 +89,22 @@ class Names:
         if unknown:
             raise WeightsError(f"weights without an official name: {listed(unknown)}")
         named = {
-            _filled(official, name): tensor.chunk(count)[at]
+            _filled(official, name): tensor.chunk(count)[at] if count > 1 else tensor
             for name, tensor in ours.items()
             for official, at, count in (back[name] if name in back else back[_pattern(name)])
         }
         named = {name: self.forms[name].to_official(x) if name in self.forms else x for name, x in named.items()}
+        for name, parts in self.split.items():
+            if all(part in named for part in parts):
+                named[name] = torch.cat([named.pop(part) for part in parts])
         return named | {name: named[twin] for name, twin in self.twins.items() if twin in named}
+
+    def _apart(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        apart = {name: tensor for name, tensor in official.items() if name not in self.split}
+        for name, parts in self.split.items():
+            if name in official:
+                apart.update(zip(parts, official[name].chunk(len(parts)), strict=True))
+        return apart
 
 
 def _merged(named: Mapping[str, Tensor]) -> dict[str, Tensor]:

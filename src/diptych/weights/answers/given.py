@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from diptych.inputs import Batch, Image, Regions, Text
 from diptych.tokens import Tokens
@@ -15,6 +17,11 @@ def text_of(case: Case, stem: str = "text") -> Text:
     """Texts on any number of leading dimensions, one after the other."""
     ids, masks = case.input(f"{stem}_ids"), case.input(f"{stem}_masks")
     return Text(ids.flatten(0, -2), masks.flatten(0, -2).bool())
+
+
+def text_to_largest(ids: Int[Tensor, "b n"]) -> Text:
+    """CLIP's texts, given without masks: they end at their largest id."""
+    return Text(ids, torch.arange(ids.shape[1]) <= ids.argmax(1, keepdim=True))
 
 
 def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:

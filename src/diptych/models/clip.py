@@ -1,0 +1,114 @@
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021), figures 1 and 3.
+
+A ViT and a causal text transformer, which meet only in the cosine of two vectors: the class token's, and that of the
+text's last token, [EOS]. `activation` "quick_gelu" is OpenAI's, "gelu" open_clip's.
+
+Differs: the official code finds [EOS] as the text's largest id, here it is its last real token, so that any tokenizer's
+texts are read. Vision blocks are drawn by the rule that the official code keeps for text (it leaves torch's there), and all
+biases begin at zero. Position grids are resized as open_clip does; the official code does not resize them.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.heads import Contrast, LogScale
+from diptych.inputs import Image, Text
+from diptych.layers.attention import Causal
+from diptych.layers.block import PreNormBlock
+from diptych.layers.embed import PatchEmbedding
+from diptych.layers.feedforward import activation_named
+from diptych.layers.init import init_blocks
+from diptych.layers.pool import last
+from diptych.layers.position import resize_bicubic
+from diptych.layout import Span
+from diptych.tokens import Tokens
+
+EPS = 1e-5
+
+
+class PatchTower(nn.Module):
+    """A ViT whose patches are projected without bias, and whose tokens are normalised before the first block."""
+
+    def __init__(
+        self, width: int, depth: int, heads: int, hidden: int, patch: int, grid: tuple[int, int], activation: str
+    ):
+        super().__init__()
+        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic)
+        self.patches.project = nn.Linear(3 * patch * patch, width, bias=False)
+        self.norm = nn.LayerNorm(width, EPS)
+        self.blocks = nn.ModuleList(
+            PreNormBlock(width, heads, hidden, EPS, activation=activation_named(activation)) for _ in range(depth)
+        )
+        init_blocks(self.blocks, width)
+        for grown in (self.patches.cls, self.patches.position):
+            nn.init.normal_(grown, std=width**-0.5)
+
+    def forward(self, image: Image) -> Tokens:
+        tokens = self.patches(image).map(self.norm)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+
+class TextTower(nn.Module):
+    """A transformer in which each word sees itself and those before it."""
+
+    def __init__(self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str):
+        super().__init__()
+        self.word = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(length, width))
+        self.blocks = nn.ModuleList(
+            PreNormBlock(width, heads, hidden, EPS, activation=activation_named(activation)) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, EPS)
+        init_blocks(self.blocks, width)
+        nn.init.normal_(self.word.weight, std=0.02)
+        nn.init.normal_(self.position, std=0.01)
+
+    def forward(self, text: Text) -> Tokens:
+        n = text.ids.shape[1]
+        if n > len(self.position):
+            raise ValueError(f"text of {n} tokens, but the model has positions for {len(self.position)}")
+        tokens = Tokens.of(self.word(text.ids) + self.position[:n], text.real, Span("text", "words", n))
+        for block in self.blocks:
+            tokens = block(tokens, Causal())
+        return tokens.map(self.norm)
+
+
+class CLIP(nn.Module):
+    """`joint`: the width of the space in which both sides are compared. The defaults are ViT-B/32."""
+
+    def __init__(
+        self,
+        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
+        grid: tuple[int, int] = (7, 7), text_width: int = 512, text_depth: int = 12, text_heads: int = 8,
+        text_hidden: int = 2048, vocabulary: int = 49408, text_length: int = 77, joint: int = 512,
+        activation: str = "quick_gelu",
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.text_width, self.joint = width, text_width, joint
+        self.image = PatchTower(width, depth, heads, hidden, patch, grid, activation)
+        self.image_norm = nn.LayerNorm(width, EPS)
+        self.text = TextTower(text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation)
+
+    def encode_image(self, image: Image) -> Tokens:
+        return self.image(image)
+
+    def encode_text(self, text: Text) -> Tokens:
+        return self.text(text)
+
+    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        """The image's class token, normalised; the text's last token."""
+        if tokens.layout.spans[0].modality == "image":
+            return (self.image_norm(tokens.first()),)
+        return (last(tokens),)
+
+    def heads(self) -> nn.ModuleDict:
+        """The two projections of figure 3, without bias, and the scale of their cosines, at most 100 (section 2.5)."""
+        contrast = Contrast(self.width, self.text_width, self.joint, LogScale(most=100), bias=False)
+        for projection in (contrast.image, contrast.text):
+            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+        return nn.ModuleDict({"contrast": contrast})
