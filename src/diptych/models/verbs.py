@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.cache import Cache
+from diptych.layout import Layout
 from diptych.tokens import Pair, Tokens
 
 
@@ -91,6 +92,27 @@ class Decodes(Protocol):
         With a `cache`, `text` holds the newest tokens only, and what came before is remembered.
         """
         ...
+
+
+@runtime_checkable
+class Reconstructs(EncodesImage, Protocol):
+    """A model that guesses the pixels of patches which it has not seen (MAE)."""
+
+    patch: int
+
+    def embed_image(self, image: Image) -> Tokens:
+        """Patches in their places, before any has met another."""
+        ...
+
+    def encode_visible(self, patches: Tokens) -> Tokens:
+        """Those of them that are left, after they have met."""
+        ...
+
+    def reconstruct(self, visible: Tokens, whole: Layout) -> Tokens:
+        """The pixels of all patches that `embed_image` gave (whose layout is `whole`), by row, column and channel."""
+        ...
+
+
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from torch import Tensor
 from diptych import keyed
 from diptych.inputs import Batch, Regions, Text
 from diptych.objectives.hiding import HiddenRegions, RegionMasking, hide, others
+from diptych.objectives.shuffle import first_of, order_of
 from diptych.tokens import Tokens
 
 
@@ -53,6 +54,10 @@ class Draws(Protocol):
 
     def masked(self, text: Text, masking: Masking) -> MaskedText:
         """The text with some of its words hidden."""
+        ...
+
+    def order(self, image: Tokens) -> Int[Tensor, "b n"]:
+        """The place of each patch in a random order of its image's; what is no patch stands behind."""
         ...
 
     def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
@@ -117,17 +122,13 @@ class Keyed:
                     budget -= length
         return torch.from_numpy(hidden).to(text.ids.device)
 
-    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
-        """At most `most` patches of each image, drawn without replacement; class tokens are always kept.
+    def order(self, image: Tokens) -> Int[Tensor, "b n"]:
+        noise = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).float()
+        return order_of(image, noise.to(image.real.device))
 
-        A patch is drawn by its place in its own image, in raster order, whatever canvas the image lies on.
-        """
-        patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in image.layout.spans])
-        candidate = image.real & patch.to(image.real.device)
-        place = (candidate.cumsum(1) - 1).clamp(min=0)
-        score = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).float().to(image.real.device)
-        rank = score.gather(1, place).masked_fill(~candidate, 2.0).argsort(1).argsort(1)
-        return image.real & (~candidate | (rank < most))
+    def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+        """At most `most` patches of each image, drawn without replacement; class tokens are always kept."""
+        return first_of(image, self.order(image), most)
 
     def hidden_regions(self, regions: Regions, masking: RegionMasking) -> HiddenRegions:
         return hide(regions, masking, self.uniform)
@@ -157,6 +158,7 @@ class Given:
 
     masked_text: MaskedText | None = None
     kept_patches: Bool[Tensor, "b n"] | None = None
+    patch_noise: Float[Tensor, "b m"] | None = None  # of each image's patches, in raster order
     negative_images: Int[Tensor, " b"] | None = None
     negative_texts: Int[Tensor, " b"] | None = None
     masked_regions: HiddenRegions | None = None
@@ -166,6 +168,11 @@ class Given:
         if self.masked_text is None:
             raise ValueError("masked words were asked for, but none were given")
         return self.masked_text
+
+    def order(self, image: Tokens) -> Int[Tensor, "b n"]:
+        if self.patch_noise is None:
+            raise ValueError("an order of patches was asked for, but none was given")
+        return order_of(image, self.patch_noise)
 
     def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
         if self.kept_patches is None:

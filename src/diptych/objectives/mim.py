@@ -1,0 +1,86 @@
+"""Masked image modelling: what do the patches that are hidden look like, given those that are not?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diptych.inputs import Image
+from diptych.models.verbs import Reconstructs
+from diptych.objectives.shuffle import first_of, patches_of
+from diptych.objectives.views import Views
+from diptych.step import Floor
+from diptych.tokens import Tokens
+
+
+class Reconstruction(NamedTuple):
+    """What was made of the hidden patches. `order`: that in which patches were drawn, the first of them to be kept."""
+
+    order: Int[Tensor, "b n"]
+    visible: Tokens
+    predicted: Tokens  # of the patches
+    hidden: Bool[Tensor, "b cells"]
+
+
+@dataclass(frozen=True)
+class MaskedPixels:
+    """Mean squared error of pixels at the hidden patches alone (MAE, sections 3 and 4.1).
+
+    `ratio`: share of each image's patches that are hidden. `normalise`: a patch's pixels less their mean, over their
+    deviation, are what is predicted.
+    """
+
+    name: str = "mim"
+    weight: float = 1.0
+    ratio: float = 0.75
+    normalise: bool = True
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        cells = ((views.given_image.sizes + reconstructing(views).patch - 1) // reconstructing(views).patch).prod(1)
+        return {self.name: (cells - self.kept(cells)).sum().float()}
+
+    def totals(self, views: Views) -> dict[str, Tensor]:
+        made = self.reconstruction(views)
+        target = pixels_of(views.given_image, reconstructing(views).patch)[made.hidden].float()
+        if self.normalise:
+            target = (target - target.mean(1, keepdim=True)) / (target.var(1, keepdim=True) + 1e-6).sqrt()
+        return {self.name: (made.predicted.rows(made.hidden).float() - target).square().mean(1).sum()}
+
+    def reconstruction(self, views: Views) -> Reconstruction:
+        model = reconstructing(views)
+        patches = model.embed_image(views.given_image)
+        order = views.draws.order(patches)
+        kept = first_of(patches, order, self.kept(patches_of(patches).sum(1, keepdim=True)))
+        visible = model.encode_visible(patches.pick(kept))
+        predicted = model.reconstruct(visible, patches.layout)
+        shown = visible.by_span(name="patches").real
+        return Reconstruction(order, visible, predicted, predicted.real & ~shown)
+
+    def kept(self, patches: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
+        """How many of so many patches stay, rounded down. Float64: 1 - 0.75 is exact, 1 - 0.6 nearly."""
+        return (patches.double() * (1 - self.ratio)).long()
+
+    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+        """The variance of normalised pixels: 1."""
+        if not self.normalise:
+            return None
+        return Floor(
+            1.0, "every hidden patch grey", "the visible patches are not yet read: check positions and warm-up"
+        )
+
+
+def pixels_of(image: Image, patch: int) -> Float[Tensor, "b cells v"]:
+    """Each patch's pixels, by row, column and channel."""
+    return rearrange(image.pixels, "b c (i p) (j q) -> b (i j) (p q c)", p=patch, q=patch)
+
+
+def reconstructing(views: Views) -> Reconstructs:
+    """The model, which must know how to guess hidden patches. Raises ValueError."""
+    if not isinstance(views.model, Reconstructs):
+        raise ValueError(f"{type(views.model).__name__} reconstructs no patches")
+    return views.model
