@@ -74,6 +74,15 @@ class Aligns(EncodesImage, EncodesText, Protocol):
 
 
 @runtime_checkable
+class ReadsAlone(EncodesText, Protocol):
+    """A model that gives every token of one side its context without the other, where `encode_text` but embeds."""
+
+    def alone(self, tokens: Tokens) -> Tokens:
+        """The tokens after they have met each other: what words hidden in a text without an image are guessed from."""
+        ...
+
+
+@runtime_checkable
 class Compares(EncodesText, Protocol):
     """A model with a similarity of its own: VSE++'s may be an order, SCAN's attends."""
 
@@ -111,8 +120,6 @@ class Reconstructs(EncodesImage, Protocol):
     def reconstruct(self, visible: Tokens, whole: Layout) -> Tokens:
         """The pixels of all patches that `embed_image` gave (whose layout is `whole`), by row, column and channel."""
         ...
-
-
 
 
 @runtime_checkable

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.models.verbs import ReadsAlone
 from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hiding import RegionMasking
 from diptych.objectives.views import Views
 from diptych.step import Floor
-from diptych.tokens import Pair
+from diptych.tokens import Pair, Tokens
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class MaskedWords:
     name: str = "mlm"
     weight: float = 1.0
     beside: RegionMasking | None = None  # regions hidden at the same time, in the image that is shown (ViLBERT)
+    alone: bool = False  # text without its image (VLMo's stage before images; BEiT-3's unpaired text)
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = views.masked(self.masking).hidden.sum().float()
@@ -30,15 +32,25 @@ class MaskedWords:
 
     def totals(self, views: Views) -> dict[str, Tensor]:
         masked = views.masked(self.masking)
-        logits = views.head("words", self.pair(views).text.rows(masked.hidden)).float()
+        logits = views.head("words", self.text(views).rows(masked.hidden)).float()
         words = masked.original[masked.hidden]
         return {
             self.name: F.cross_entropy(logits, words, reduction="sum"),
             f"{self.name}/accuracy": (logits.argmax(1) == words).sum().float().detach(),
         }
 
-    def pair(self, views: Views) -> Pair:
+    def text(self, views: Views) -> Tokens:
         """What the words are guessed from."""
+        if not self.alone:
+            return self.pair(views).text
+        model = views.model
+        if not isinstance(model, ReadsAlone):
+            raise ValueError(f"{type(model).__name__} cannot read text alone")
+        masked = views.masked(self.masking).text
+        return views.once(("masked alone", self.masking), lambda: model.alone(model.encode_text(masked)))
+
+    def pair(self, views: Views) -> Pair:
+        """The text and the image that it is guessed with."""
         if self.beside is None:
             return views.masked_pair(self.masking)
         return views.hidden_pair(Hiding(self.masking, self.beside))

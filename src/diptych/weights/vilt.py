@@ -20,7 +20,7 @@ from diptych.weights.names import FLAT, Names, both, under
 from diptych.weights.system import Arguments, Positions, State, System, Told, shape
 from diptych.weights.vit import BLOCK, PATCHES, encoder_shape
 
-MODEL = Names(
+AROUND = Names(
     {
         "text_embeddings.word_embeddings.weight": "model.words.word.weight",
         "text_embeddings.position_embeddings.weight": "model.words.position.weight",
@@ -28,16 +28,24 @@ MODEL = Names(
         **both("text_embeddings.LayerNorm", "model.words.norm"),
         "token_type_embeddings.weight": "model.modality.weight",
         **under("transformer.", "model.", PATCHES),
-        **under("transformer.", "model.transformer.", BLOCK),
         **both("transformer.norm", "model.transformer.norm"),
         **both("pooler.dense", "model.transformer.pooler.dense"),
     },
     dead={"text_embeddings.position_ids": "a buffer of 0, 1, 2 …, not a weight"},
     forms={"transformer.patch_embed.proj.weight": FLAT},
 )
+"""What stands around the blocks, and is called alike in VLMo's code, which began as ViLT's."""
+MODEL = AROUND | Names(under("transformer.", "model.transformer.", BLOCK))
+HEADS = Names(
+    both("itm_score.fc", "heads.match.linear")
+    | both("mlm_score.transform.dense", "heads.words.dense")
+    | both("mlm_score.transform.LayerNorm", "heads.words.norm")
+    | {"mlm_score.decoder.weight": "heads.words.words.weight", "mlm_score.bias": "heads.words.bias"}
+)
 
 
-def _classifier(official: str) -> Names:
+def classifier(official: str) -> Names:
+    """A task's head."""
     return Names(
         both(f"{official}.0", "head.dense") | both(f"{official}.1", "head.norm") | both(f"{official}.3", "head.answers")
     )
@@ -45,15 +53,9 @@ def _classifier(official: str) -> Names:
 
 FROZEN = "frozen while fine-tuning, where nothing reads it; rank_output began as its row 1"
 NAMES = {
-    "pretraining": MODEL
-    | Names(
-        both("itm_score.fc", "heads.match.linear")
-        | both("mlm_score.transform.dense", "heads.words.dense")
-        | both("mlm_score.transform.LayerNorm", "heads.words.norm")
-        | {"mlm_score.decoder.weight": "heads.words.words.weight", "mlm_score.bias": "heads.words.bias"}
-    ),
-    "vqa": MODEL | _classifier("vqa_classifier"),
-    "nlvr2": MODEL | _classifier("nlvr2_classifier"),
+    "pretraining": MODEL | HEADS,
+    "vqa": MODEL | classifier("vqa_classifier"),
+    "nlvr2": MODEL | classifier("nlvr2_classifier"),
     "retrieval": MODEL
     | Names(both("rank_output", "rank.linear"), dead={"itm_score.fc.weight": FROZEN, "itm_score.fc.bias": FROZEN}),
     "encoder": MODEL,

@@ -1,0 +1,89 @@
+"""VLMo: Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts (Bao, Wang et al., NeurIPS 2022), figure 1.
+
+All tokens share attention; text, images and, in the last blocks, both together have feed-forward experts of their own. So
+one model is a text encoder, an image encoder and a fusion of both.
+
+Differs from the paper, as the official code: contrast is the mean of two, one of each modality's own experts throughout and
+one in which the last blocks are those of both; base and large have relative positions, of both modalities and all layers in
+one table, where base-plus has absolute ones; text carries two type vectors, BERT's own and the modality's. Differs from the
+official code: text may have any length, where it must be padded to 40 there.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.fusion.experts import ExpertBlock, ModalityExperts
+from diptych.heads import Contrast, LogScale, Match, Vocabulary
+from diptych.inputs import Image, Text
+from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
+from diptych.layers.init import init_transformer
+from diptych.layers.pool import Pooler
+from diptych.layers.position import resize_bicubic_plain
+from diptych.layers.relative import RelativePositions
+from diptych.tokens import Pair, Tokens
+
+CONTRASTS = ("contrast", "contrast_together")
+"""The contrast heads, in the order of the readouts."""
+
+
+class VLMo(nn.Module):
+    """`together`: the first block with an expert for both modalities (`depth`: none has one, as before images are met).
+
+    `relative`: positions stand in attention (base, large), and `text_length` is how far apart words may be; else they are
+    added to the embeddings (base-plus). `scale`: where LayerScale begins; None: there is none (base-plus). `readouts`: how
+    contrast reads a modality: 1, by its own experts; 2, also by those of both. `drop`: the share of samples that the last
+    block is left out for, falling to none in the first; and the dropout of the text embeddings.
+    """
+
+    def __init__(
+        self,
+        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, together: int = 10, patch: int = 16,
+        grid: tuple[int, int] = (14, 14), vocabulary: int = 30522, text_length: int = 196, images: int = 1,
+        relative: bool = True, scale: float | None = 0.1, readouts: int = 2, drop: float = 0.1,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.vocabulary, self.readouts = width, vocabulary, readouts
+        self.words = TextEmbedding(vocabulary, 0 if relative else text_length, width, dropout=drop)
+        self.patches = (
+            PlacelessPatchEmbedding(width, patch)
+            if relative
+            else PatchEmbedding(width, patch, grid, resize_bicubic_plain)
+        )
+        self.modality = nn.Embedding(1 + images, width)  # row 0: text; row 1 + slot: that image
+        drops = torch.linspace(0, drop, depth, device="cpu").tolist()
+        blocks = nn.ModuleList(ExpertBlock(width, heads, hidden, i >= together, scale, drops[i]) for i in range(depth))
+        positions = RelativePositions(depth, heads, grid, text_length) if relative else None
+        self.transformer = ModalityExperts(blocks, nn.LayerNorm(width, 1e-6), Pooler(width), positions)
+        self.apply(init_transformer)
+
+    def encode_text(self, text: Text) -> Tokens:
+        return self.words(text)
+
+    def encode_image(self, image: Image) -> Tokens:
+        return self.patches(image)
+
+    def alone(self, tokens: Tokens) -> Tokens:
+        return self.transformer.alone(self._typed(tokens))
+
+    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        if self.readouts == 1:
+            return (self.alone(tokens).first(),)
+        return tuple(read.first() for read in self.transformer.both_ways(self._typed(tokens)))
+
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+        return self.transformer(self._typed(text), self._typed(image))
+
+    def _typed(self, tokens: Tokens) -> Tokens:
+        """With the vector of their modality; several images of one sample have one each."""
+        row = 0 if tokens.layout.spans[0].modality == "text" else 1 + tokens.slot
+        return tokens.add(self.modality(torch.tensor(row, device=self.modality.weight.device)))
+
+    def heads(self) -> nn.ModuleDict:
+        """Figure 1: matching, masked words and contrast; of contrast one for each readout, with a scale of its own."""
+        heads = nn.ModuleDict({"match": Match(self.width), "words": Vocabulary(self.width, self.vocabulary)})
+        for name in CONTRASTS[: self.readouts]:
+            heads[name] = Contrast(self.width, self.width, self.width, LogScale(), bias=False)
+        return heads.apply(init_transformer)
