@@ -1,0 +1,162 @@
+"""What entries of the battery are made of: sizes, batches, what verbs give, and the shape of an entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.inputs import Batch, Image, Matching, Text
+from diptych.tokens import Tokens
+
+PATCH, GRID = 8, (3, 4)
+VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9
+CLASSES, ANSWERS, FALSE = 5, 30, 3
+SMALL: dict[str, Any] = dict(width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, dropout=0.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step that a model can be trained by. `chance`: its losses before it has learned anything, in nats.
+
+    `prior`: what a constant answer can reach on eight samples, where that is less. `exempt`: the parameters, and the rows
+    of tables, that get no gradient, as a pattern of names, and why.
+    """
+
+    step: Callable[[Any], nn.Module]
+    chance: Mapping[str, float]
+    prior: Mapping[str, float] = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class System:
+    """`small` is tiny and has all parts; `full` is the published size, built on the meta device."""
+
+    small: Callable[[], nn.Module]
+    full: Callable[[], nn.Module]
+    verbs: Mapping[str, Callable[[Any, Batch], list[Tokens | Tensor]]]  # what each verb gives on a batch
+    jobs: Mapping[str, Job]
+
+
+def encode_image(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.encode_image(batch.image)]
+
+
+def encode_text(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.encode_text(batch.text)]
+
+
+def classify(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.classify(batch.image)]
+
+
+def fuse(model, batch: Batch) -> list[Tokens | Tensor]:
+    pair = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image))
+    return [pair.text, pair.image, pair.pooled]
+
+
+LN2 = math.log(2)
+ONE_OF_EIGHT = 8 * (math.log(8) / 8 - 7 / 8 * math.log(7 / 8))  # eight answers, each right once: entropy of yes or no
+TABLES = {
+    r"words\.word\.weight\[\d+\]": "words that are not in the batch",
+    r"words\.position\.weight\[8\]": "no text of the batch is so long",
+    r"words\.segment\.weight\[1\]": "there is one sentence",
+}
+ONE_IMAGE = {r"modality\.weight\[2\]": "there is one image"}
+ALL_ALIKE = {r"rank\.linear\.bias": "raises every candidate alike, which cross entropy does not see"}
+
+
+def draw(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(b: int, seed: int, patch: int = PATCH) -> Image:
+    """Ragged: whole patches, at least one, at most the grid; the largest extents are among them."""
+    rows, columns = (torch.randint(1, n + 1, (b,), generator=draw(seed + n)) for n in GRID)
+    rows[0], columns[-1] = GRID
+    sizes = patch * torch.stack([rows, columns], 1)
+    pixels = torch.randn(b, 3, patch * GRID[0], patch * GRID[1], generator=draw(seed))
+    for canvas, (h, w) in zip(pixels, sizes.tolist(), strict=True):
+        canvas[:, h:], canvas[:, :, w:] = 0, 0
+    return Image(pixels, sizes)
+
+
+def texts(b: int, seed: int) -> Text:
+    """[CLS] 1, words above 5, some of several pieces, [SEP] 2, pads 0."""
+    lengths = torch.randint(4, TEXT_LENGTH, (b,), generator=draw(seed))
+    lengths[0] = TEXT_LENGTH - 1
+    place = torch.arange(TEXT_LENGTH - 1)
+    real = place < lengths[:, None]
+    ids = torch.randint(6, VOCABULARY, real.shape, generator=draw(seed))
+    ids = torch.where(place == 0, 1, torch.where(place == lengths[:, None] - 1, 2, ids)) * real
+    inner = real & (place > 0) & (place < lengths[:, None] - 1)
+    begins = inner & ((torch.rand(real.shape, generator=draw(seed)) < 0.7) | (place == 1))
+    return Text(ids, real, begins)
+
+
+def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
+    """Every second image to be matched is replaced by another."""
+    own, other = images(b, seed, patch), images(b, seed + 2, patch)
+    matched = torch.arange(b) % 2 == 0
+    shown = Image(
+        torch.where(matched[:, None, None, None], own.pixels, other.pixels),
+        torch.where(matched[:, None], own.sizes, other.sizes),
+    )
+    return Batch(
+        seed=3,
+        step=1,
+        ids=torch.arange(100, 100 + b),
+        image=own,
+        text=texts(b, seed + 1),
+        matching=Matching(shown, matched),
+        second=images(b, seed + 3, patch),
+        false_texts=texts(b * FALSE, seed + 4),
+        labels={
+            "class": torch.arange(b) % CLASSES,
+            "true": torch.arange(b) % 2,
+            "targets": F.one_hot(torch.arange(b) % ANSWERS, ANSWERS).float(),
+        },
+    )
+
+
+def padded(batch: Batch) -> Batch:
+    """The same samples on larger canvases, in longer rows."""
+
+    def more_image(image: Image) -> Image:
+        return Image(F.pad(image.pixels, (0, 2 * PATCH, 0, PATCH)), image.sizes)
+
+    def more_text(text: Text) -> Text:
+        assert text.begins is not None
+        return Text(F.pad(text.ids, (0, 1)), F.pad(text.real, (0, 1)), F.pad(text.begins, (0, 1)))
+
+    assert batch.image and batch.text and batch.matching and batch.false_texts and isinstance(batch.second, Image)
+    return replace(
+        batch,
+        image=more_image(batch.image),
+        text=more_text(batch.text),
+        matching=Matching(more_image(batch.matching.image), batch.matching.matched),
+        second=more_image(batch.second),
+        false_texts=more_text(batch.false_texts),
+    )
+
+
+def rows(batch: Batch, chosen: Tensor) -> Batch:
+    """Some samples of a batch, with all that belongs to them."""
+    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts
+    falses = (chosen[:, None] * FALSE + torch.arange(FALSE)).flatten()
+    return replace(
+        batch,
+        ids=batch.ids[chosen],
+        image=batch.image[chosen],
+        text=batch.text[chosen],
+        matching=Matching(batch.matching.image[chosen], batch.matching.matched[chosen]),
+        second=batch.second[chosen],
+        false_texts=batch.false_texts[falses],
+        labels={name: label[chosen] for name, label in batch.labels.items()},
+    )

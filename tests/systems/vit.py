@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import math
+
+from battery_parts import CLASSES, SMALL, Job, System, classify, encode_image
+
+from diptych.models.vit import ViT
+from diptych.tasks.classification import Classification
+
+SYSTEMS = {
+    "vit": System(
+        small=lambda: ViT(**SMALL, classes=CLASSES),
+        full=lambda: ViT(),
+        verbs={"encode_image": encode_image, "classify": classify},
+        jobs={"classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)})},
+    ),
+    "vit, patches averaged": System(
+        small=lambda: ViT(**SMALL, classes=CLASSES, pooling="average"),
+        full=lambda: ViT(pooling="average"),
+        verbs={"encode_image": encode_image, "classify": classify},
+        jobs={"classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)})},
+    ),
+}
