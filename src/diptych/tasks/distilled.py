@@ -8,22 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from diptych.inputs import Batch
+from diptych.objectives.distillation import Soft
 from diptych.objectives.momentum import Pace, follow, twin_of
 from diptych.step import Floor, Step
 
 
 @runtime_checkable
 class Teachable(Step, Protocol):
-    """A downstream step whose logits a teacher of its kind can soften."""
+    """A downstream step whose targets a teacher of its kind can soften."""
 
-    def logits(self, batch: Batch) -> Tensor:
-        """What is scored, before the softmax."""
+    def answer(self, batch: Batch) -> Tensor:
+        """Logits, before the softmax over their last dimension."""
         ...
 
-    def losses(
-        self, logits: Tensor, batch: Batch, counts: dict[str, Tensor], teacher: Tensor | None = None, alpha: float = 0.0
-    ) -> dict[str, Tensor]:
-        """Means over `counts`; `teacher`: its logits, believed to the share `alpha`."""
+    def __call__(self, batch: Batch, counts: dict[str, Tensor], soft: Soft | None = None) -> dict[str, Tensor]:
+        """As any step; `soft`: what a teacher answered."""
         ...
 
 
@@ -50,8 +49,8 @@ class Distilled(nn.Module):
     def losses(self, batch: Batch, counts: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
         """The student's, the teacher being believed to the share `alpha`."""
         with torch.no_grad():
-            softer = self.teacher.logits(batch)
-        return self.student.losses(self.student.logits(batch), batch, counts, softer, alpha)
+            soft = Soft(self.teacher.answer(batch), alpha)
+        return self.student(batch, counts, soft)
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         """In training the teacher follows first."""

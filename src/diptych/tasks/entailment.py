@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diptych.inputs import Batch
 from diptych.layers.init import init_transformer
 from diptych.models.verbs import Fuses
+from diptych.objectives.distillation import Soft, softened
 from diptych.step import Floor
 from diptych.tasks.single import Loss, need, pictured, sample_counts
 from diptych.tokens import Pair
@@ -35,12 +36,18 @@ class Entailment(nn.Module):
     def logits(self, pair: Pair) -> Float[Tensor, "b 3"]:
         return self.head(pair.pooled).float()
 
-    def losses(self, logits: Tensor, classes: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    def answer(self, batch: Batch) -> Float[Tensor, "b 3"]:
+        """The logits of a batch, which a teacher of this kind says too."""
+        return self.logits(self.pair(batch))
+
+    def losses(
+        self, logits: Tensor, classes: Tensor, counts: dict[str, Tensor], soft: Soft | None = None
+    ) -> dict[str, Tensor]:
         right = (logits.argmax(1) == classes).sum().float()
         return {
-            "entailment": self.loss(logits, classes, reduction="sum") / counts["entailment"],
+            "entailment": softened(self.loss(logits, classes, reduction="sum"), logits, soft) / counts["entailment"],
             "entailment/accuracy": right.detach() / counts["entailment/accuracy"],
         }
 
-    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.losses(self.logits(self.pair(batch)), batch.labels["entailment"], counts)
+    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: Soft | None = None) -> dict[str, Tensor]:
+        return self.losses(self.answer(batch), batch.labels["entailment"], counts, soft)
