@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.wordpiece import Tokenizer, Vocabulary, vocabulary
+from diptych.data.scenes import SceneQuestions, Scenes
+from diptych.data.wordpiece import BERT, SCENES, Tokenizer, vocabulary
 
+BUNDLED = vocabulary(BERT)
+WORLD = vocabulary(SCENES)
 tokenizer = Tokenizer(max_length=12)
 
 
 def test_the_vocabulary_is_berts():
-    pieces = vocabulary()
-    assert len(pieces) == Vocabulary.size
-    special = (Vocabulary.pad, Vocabulary.unknown, Vocabulary.cls, Vocabulary.sep, Vocabulary.mask)
-    assert [pieces[i] for i in special] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert BUNDLED.size == 30522
+    assert (BUNDLED.pad, BUNDLED.unknown, BUNDLED.cls, BUNDLED.sep, BUNDLED.mask) == (0, 100, 101, 102, 103)
 
 
 def test_ids_known_from_bert():
@@ -24,9 +25,30 @@ def test_ids_known_from_bert():
     assert text.real.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
 
 
+def test_the_worlds_vocabulary_is_a_part_of_berts_in_its_order():
+    assert WORLD.size < BUNDLED.size, "a model says what it reads by the size of its vocabulary"
+    assert [p for p in BUNDLED.pieces if p in set(WORLD.pieces)] == list(WORLD.pieces)
+
+
+def test_what_the_world_says_is_cut_alike_in_both_vocabularies():
+    scenes, small, large = Scenes("novel", 60), Tokenizer(40, WORLD), Tokenizer(40)
+    asked = SceneQuestions(scenes)
+    said = [text for i in range(len(scenes)) for text in scenes.captions(i)]
+    said += [asked.question(i).text for i in range(len(asked))]
+    a, b = small.encode(said), large.encode(said)
+    assert [WORLD.pieces[i] for i in a.ids.flatten()] == [BUNDLED.pieces[i] for i in b.ids.flatten()]
+    assert not (a.ids == WORLD.unknown).any() and a.begins is not None and b.begins is not None
+    assert (a.begins == b.begins).all() and small.decode(a.ids[0].tolist()) == large.decode(b.ids[0].tolist())
+
+
+def test_a_word_that_the_world_never_says_is_unknown():
+    ids = Tokenizer(12, WORLD).encode(["a red snowboarder"]).ids[0].tolist()
+    assert [WORLD.pieces[i] for i in ids] == ["[CLS]", "a", "red", "[UNK]", "[SEP]"]
+
+
 def test_begins_marks_first_pieces_only():
     text = tokenizer.encode(["the fire-breathing snowboarders", "a"])
-    pieces = [vocabulary()[i] for i in text.ids[0]]
+    pieces = [BUNDLED.pieces[i] for i in text.ids[0]]
     assert pieces == ["[CLS]", "the", "fire", "-", "breathing", "snow", "##board", "##ers", "[SEP]"]
     assert text.begins is not None
     assert text.begins[0].tolist() == [False, True, True, True, True, True, False, False, False]
@@ -35,12 +57,12 @@ def test_begins_marks_first_pieces_only():
 
 def test_truncation_keeps_the_separator():
     text = tokenizer.encode(["word " * 100])
-    assert text.ids.shape == (1, 12) and text.ids[0, -1] == Vocabulary.sep
+    assert text.ids.shape == (1, 12) and text.ids[0, -1] == BUNDLED.sep
 
 
 def test_special_tokens_cannot_be_written_into_a_caption():
     ids = tokenizer.encode(["[MASK] [SEP] [PAD]"]).ids[0].tolist()
-    assert Vocabulary.mask not in ids and ids.count(Vocabulary.sep) == 1 and Vocabulary.pad not in ids
+    assert BUNDLED.mask not in ids and ids.count(BUNDLED.sep) == 1 and BUNDLED.pad not in ids
 
 
 def test_decode_undoes_encode():
@@ -56,15 +78,15 @@ def test_any_text_has_its_frame(texts):
     assert out.begins is not None and out.ids.shape[1] <= 12
     for ids, real, begins in zip(out.ids, out.real, out.begins, strict=True):
         n = int(real.sum())
-        assert real[:n].all() and ids[0] == Vocabulary.cls and ids[n - 1] == Vocabulary.sep
-        assert (ids[n:] == Vocabulary.pad).all() and not begins[[0, n - 1]].any() and not begins[n:].any()
+        assert real[:n].all() and ids[0] == BUNDLED.cls and ids[n - 1] == BUNDLED.sep
+        assert (ids[n:] == BUNDLED.pad).all() and not begins[[0, n - 1]].any() and not begins[n:].any()
         assert n == 2 or begins[1]
 
 
 def test_agrees_with_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(vocabulary()), encoding="utf-8")
+    path.write_text("\n".join(BUNDLED.pieces), encoding="utf-8")
     reference = transformers.BertTokenizer(str(path))
     texts = ["A naïve café owner's über-dog", "北京 is far", "x" * 150, "it's 3.50€ — “quoted”…\t\x00 tab"]
     for text in texts:

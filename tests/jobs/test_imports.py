@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_runs import TRAINING, rows
 
 from diptych.cli import main
-from diptych.data.wordpiece import Vocabulary
+from diptych.data.wordpiece import vocabulary
 from diptych.jobs.folder import read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vilt_pretrain" / "checkpoint.pth"
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "vilt_pretrain" / "checkpoint.pt
 def official(tmp_path: Path) -> Path:
     """The golden ViLT with as many words as our texts have: rows added to its word tables, which a golden keeps small."""
     state = torch.load(GOLDEN, weights_only=True)["state_dict"]
-    more = Vocabulary.size - len(state["mlm_score.bias"])
+    more = vocabulary().size - len(state["mlm_score.bias"])
     torch.manual_seed(0)
     for name in ("text_embeddings.word_embeddings.weight", "mlm_score.decoder.weight", "mlm_score.bias"):
         state[name] = torch.cat([state[name], 0.02 * torch.randn(more, *state[name].shape[1:])])

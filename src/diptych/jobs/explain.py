@@ -10,7 +10,6 @@ from torch import nn
 from diptych.data.examples import PairExamples
 from diptych.data.files import open_captions
 from diptych.data.source import BadSample, DataError
-from diptych.data.wordpiece import vocabulary
 from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import spread
@@ -63,7 +62,8 @@ def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExam
         image = model.encode_image(batch.image)
         found = objective.transport(model.fuse(model.encode_text(batch.text), image))
         (grid,) = (span.grid for span in image.layout.spans if span.grid is not None)
-        pieces = [vocabulary()[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
+        known = pairs.tokenizer.vocabulary.pieces
+        pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
         plan = found.plan[0, : len(pieces)].unflatten(1, grid).float().cpu().numpy()
         maps.append(HeatMap(picture, pieces, plan, float(found.distance), pairs.source.where(int(pairs.owner[index]))))
     return maps

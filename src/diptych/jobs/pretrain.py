@@ -16,7 +16,7 @@ from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples
 from diptych.data.files import open_captions
 from diptych.data.pictures import PictureExamples
 from diptych.data.source import Captioned
-from diptych.data.wordpiece import Tokenizer, Vocabulary
+from diptych.data.wordpiece import Tokenizer, bundled, vocabulary
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
@@ -30,17 +30,22 @@ from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes import models as settings
-from diptych.recipes.run import Objectives, Pretrain
+from diptych.recipes.run import Pretrain
 from diptych.train.checkpoint import weights
 from diptych.train.distributed import processes
 from diptych.weights.names import within
 from diptych.weights.start import start_vilt_from_vit
 from diptych.weights.strict import load_strict
 
+MOST_UNKNOWN = 0.1  # of the captions' pieces
 
-def objectives(chosen: Objectives) -> list[Objective]:
+
+def objectives(run: Pretrain) -> list[Objective]:
     """The losses whose weight is not 0."""
-    masking = Masking(Vocabulary.size, Vocabulary.mask, chosen.mask_rate, chosen.whole_words)
+    chosen = run.objectives
+    # a model of another vocabulary may be built, to be compared; `tokenizer_of` refuses to train it
+    known = (bundled(run.model.vocabulary) if isinstance(run.model, settings.ViLT) else None) or vocabulary()
+    masking = Masking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
     possible: list[Objective] = [
         ImageTextMatching(weight=chosen.itm),
         MaskedWords(masking, weight=chosen.mlm),
@@ -61,7 +66,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     else:
         heads = model.heads()
     return Pretraining(
-        model, heads, objectives(run.objectives), statistics, run.most_patches or None, FrozenCNN() if guided else None
+        model, heads, objectives(run), statistics, run.most_patches or None, FrozenCNN() if guided else None
     )
 
 
@@ -76,7 +81,10 @@ def examples(run: Pretrain, split: str, augment: bool) -> Examples:
 
 
 def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> dict[str, float]:
-    """Facts of the captions that floors are made of: the entropy of the pieces that masking may hide, in nats."""
+    """Facts of the captions that floors are made of: the entropy of the pieces that masking may hide, in nats.
+
+    Raises RunError where the vocabulary is one of another language or world.
+    """
     texts = []
     for i in range(len(source)):
         texts += [text[:LONGEST_TEXT].encode(errors="ignore").decode() for text in source.captions(i)]
@@ -86,9 +94,14 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
     for at in range(0, len(texts), 1000):
         text = tokenizer.encode(texts[at : at + 1000])
         counts.update(text.ids[text.real].tolist())
-    for special in Vocabulary.special:
+    for special in tokenizer.vocabulary.special:
         counts.pop(special, None)
     total = sum(counts.values())
+    if counts[tokenizer.vocabulary.unknown] > MOST_UNKNOWN * total:
+        raise RunError(
+            f"the vocabulary {tokenizer.vocabulary.name} does not know {counts[tokenizer.vocabulary.unknown] / total:.0%} of "
+            f"the words of {source.name}; give --model.vocabulary {vocabulary().size}"
+        )
     return {
         "captions_counted": len(texts),
         "unigram_entropy": -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from diptych.data.wordpiece import Tokenizer, Vocabulary
+from diptych.data.wordpiece import BERT, SCENES, Tokenizer, bundled, vocabulary
 from diptych.jobs.folder import RunError
 from diptych.recipes.models import ViLT
 from diptych.recipes.run import Finetune, Pretrain
 
 
 def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
-    """From texts to the pieces that the run's model reads. Raises RunError where it reads none, or other ones."""
+    """From texts to the pieces that the run's model reads: those of the bundled vocabulary of its size.
+
+    Raises RunError where it reads none, or other ones.
+    """
     if not isinstance(run.model, ViLT):
         raise RunError(f"a {type(run.model).__name__} reads no text; this needs a model that reads text and image")
-    if run.model.vocabulary != Vocabulary.size:
+    known = bundled(run.model.vocabulary)
+    if known is None:
+        there = " or ".join(f"the {vocabulary(name).size:,} pieces of {name}" for name in (BERT, SCENES))
         raise RunError(
-            f"model.vocabulary is {run.model.vocabulary}, but texts come in the {Vocabulary.size:,} pieces of "
-            "bert-base-uncased; such a model can be imported and compared, not trained or scored on texts"
+            f"model.vocabulary is {run.model.vocabulary}, but texts come in {there}; such a model can be imported and "
+            "compared, not trained or scored on texts"
         )
-    return Tokenizer(run.model.text_length)
+    return Tokenizer(run.model.text_length, known)

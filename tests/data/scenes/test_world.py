@@ -38,6 +38,13 @@ def test_seeds_and_splits_differ():
     assert len(pictures) == 4
 
 
+def test_a_picture_is_the_callers_own():
+    scenes = Scenes("val", 1)
+    whole = scenes.image(0)
+    scenes.image(0).thumbnail((8, 8))
+    assert scenes.image(0) == whole
+
+
 def test_size_does_not_change_a_sample():
     assert Scenes("train", 5).scene(3) == Scenes("train", 500).scene(3)
 

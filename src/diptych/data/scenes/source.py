@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from functools import lru_cache
+from typing import Any
 
 from PIL import Image as Pillow
 
@@ -12,8 +13,25 @@ from diptych.data.scenes.render import render
 from diptych.data.scenes.world import SPLITS, Scene, draw
 from diptych.data.source import DataError, Question
 
-_scene = lru_cache(maxsize=1024)(draw)  # an image, its captions and its questions are often asked for together
-_questions = lru_cache(maxsize=1024)(language.questions)
+_KEPT = (
+    8192  # scenes; with its picture each takes some 30 KB, and drawing one takes longer than a training step's share
+)
+_scene = lru_cache(_KEPT)(draw)
+
+
+@lru_cache(_KEPT)
+def _picture(*key: Any) -> Pillow.Image:
+    return render(_scene(*key))
+
+
+@lru_cache(_KEPT)
+def _captions(*key: Any) -> tuple[str, ...]:
+    return tuple(caption.text for caption in language.captions(_scene(*key)))
+
+
+@lru_cache(_KEPT)
+def _questions(*key: Any) -> tuple[language.Sentence, ...]:
+    return language.questions(_scene(*key))
 
 
 class Scenes:
@@ -47,15 +65,19 @@ class Scenes:
 
     def scene(self, index: int) -> Scene:
         """The graph behind image `index`, with the objects' boxes."""
+        return _scene(*self.key(index))
+
+    def key(self, index: int) -> tuple[int, str, int, int]:
+        """What a scene is drawn from. Raises IndexError."""
         if not 0 <= index < self.size:
             raise IndexError(f"{self.where(index)}: there are {self.size} scenes")
-        return _scene(self.seed, self.split, index, self.pixels)
+        return self.seed, self.split, index, self.pixels
 
     def image(self, index: int) -> Pillow.Image:
-        return render(self.scene(index))
+        return _picture(*self.key(index)).copy()
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return tuple(caption.text for caption in language.captions(self.scene(index)))
+        return _captions(*self.key(index))
 
     def where(self, index: int) -> str:
         return f"scenes/{self.split} (seed {self.seed}) image {index}"
@@ -72,7 +94,7 @@ class SceneQuestions:
 
     def question(self, index: int) -> Question:
         image, place = divmod(index, language.QUESTIONS)
-        asked = _questions(self.scenes.scene(image))[place]
+        asked = _questions(*self.scenes.key(image))[place]
         return Question(id=index, image=image, text=asked.text, answers=(asked.answer,), kind=asked.kind)
 
     def image(self, index: int) -> Pillow.Image:
