@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parents[1] / "golden"
-INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "crossvit_dagger", "mae", "open_clip", "beit3_caption")
+INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "crossvit_dagger", "mae", "mixgen", "open_clip", "beit3_caption")
 OUTSIDE = (
     "vit", "vit_avgpool",
     "vilt_pretrain", "vilt_retrieval", "vilt_vqa", "vilt_nlvr2",
     "vsepp", "scan",
     "crossvit", "crossvit_dagger",
     "mae",
+    "mixgen",
     "clip", "open_clip",
     "beit3_vqa", "beit3_nlvr2", "beit3_retrieval", "beit3_caption", "beit3_imagenet",
 )  # fmt: skip

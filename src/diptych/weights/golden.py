@@ -12,10 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from diptych.weights.names import Names
 from diptych.weights.official import Imported, recognise, understood
 from diptych.weights.read import WeightsError, read_checkpoint
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
+WEIGHTLESS = {"mixgen": "texts_mixgen"}
+"""What has no weights, and so no checkpoint, by the setting that it alone has."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Golden:
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     hashes: dict[str, str]  # SHA-256 of each file
+
+    def step(self) -> nn.Module:
+        """What training runs, with its weights."""
+        return nn.Module() if self.imported.system in WEIGHTLESS else self.imported.build()
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Answers(Protocol):
 
 def read_golden(folder: Path) -> Golden:
     """Raises WeightsError where a file is missing, broken, or of a system that is not here."""
-    for name in FILES:
+    for name in FILES[1:]:
         if not (folder / name).is_file():
             raise WeightsError(f"{folder}: no {name} there; a golden folder holds {', '.join(FILES)}")
     try:
@@ -77,7 +84,7 @@ def read_golden(folder: Path) -> Golden:
         raise WeightsError(f"{folder / 'config.json'}: not readable as JSON ({error})") from None
     if not isinstance(config, dict):
         raise WeightsError(f"{folder / 'config.json'}: holds a {type(config).__name__}, not names and values")
-    official = read_checkpoint(folder / "checkpoint.pth")
+    imported = _imported(folder, config)
     tensors = read_checkpoint(folder / "case.safetensors")
     kinds: dict[str, dict[str, Tensor]] = {"in.": {}, "out.": {}}
     for name, tensor in tensors.items():
@@ -87,9 +94,21 @@ def read_golden(folder: Path) -> Golden:
         kinds[prefix][name.removeprefix(prefix)] = tensor
     if not kinds["out."]:
         raise WeightsError(f"{folder / 'case.safetensors'}: holds no out.*, so nothing could be compared")
-    imported = understood(recognise(official), official, _told(config))
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    there = [name for name in FILES if (folder / name).is_file()]
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in there}
     return Golden(imported, config, kinds["in."], kinds["out."], hashes)
+
+
+def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
+    """The checkpoint, or what has none. Raises WeightsError."""
+    path = folder / "checkpoint.pth"
+    if path.is_file():
+        official = read_checkpoint(path)
+        return understood(recognise(official), official, _told(config))
+    for system, mark in WEIGHTLESS.items():
+        if mark in config:
+            return Imported(system, "augmentation", {}, {}, {}, Names({}))
+    raise WeightsError(f"{folder}: no {path.name} there; a golden folder holds {', '.join(FILES)}")
 
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def parity(folder: Path) -> Report:
 
 def recompute(golden: Golden, layout: str) -> dict[str, Answer | str]:
     """Each expected tensor as our code makes it, or why it could not be made."""
-    step = golden.imported.build().eval()
+    step = golden.step().eval()
     shapes = {name: tuple(tensor.shape) for name, tensor in golden.expected.items()}
     with packing(layout == "packed"):
         try:

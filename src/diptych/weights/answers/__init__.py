@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import beit3, clip, crossvit, mae, scan, vilt, vit, vlmo, vsepp
+from diptych.weights.answers import beit3, clip, crossvit, mae, mixgen, scan, vilt, vit, vlmo, vsepp
 from diptych.weights.golden import Answers, Case
 
 ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
@@ -15,6 +15,7 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "scan": scan.Answers,
     "crossvit": crossvit.Answers,
     "mae": mae.Answers,
+    "mixgen": mixgen.Answers,
     "beit3": beit3.Answers,
     "clip": clip.Answers,
 }
