@@ -63,6 +63,11 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate {broken}", "not a run that this version can read"),
         ("evaluate x --task vqaa", "invalid choice 'vqaa'"),
         ("evaluate x --galery 3", "did you mean --gallery?"),
+        ("baselines --task vqaa", "invalid choice 'vqaa'"),
+        ("baselines --dota scenes", "no --dota; did you mean --data?"),
+        ("baselines --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
+        ("baselines --task matching --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
+        ("baselines --data scenes:9 --split spring", "no split 'spring'"),
         ("describe vilbert", "there is no recipe 'vilbert'"),
         ("describe vilt vit", "not vit besides"),
         ("parity {tmp}/nowhere", "no checkpoint.pth there"),
@@ -95,6 +100,7 @@ def test_debug_gives_the_traceback(tmp_path: Path):
 def test_help_imports_no_torch():
     calls = [["--help"], ["--version"], ["pretrain", "--help"], ["pretrain", "vilt.tiny", "--help"], ["finetune"]]
     calls += [["finetune", "vqa", "--help"], ["evaluate", "--help"], ["describe", "--help"], ["import", "--help"]]
+    calls += [["baselines", "--help"], ["baselines", "--tusk", "vqa"]]
     calls += [["pretrain", "vilt.tiny", "--nonsense", "1", "--out", "x"]]
     code = f"import sys; from diptych.cli import main\nfor words in {calls}: main(words)\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diptych.data.blind import GREY, BlindQuestions, DealtCaptions
+from diptych.data.blind import GREY, BlindQuestions, DealtCaptions, guesses
 from diptych.data.scenes import SceneQuestions, Scenes
+from diptych.data.source import DataError, Question
 
 
 def test_no_image_keeps_its_captions_and_none_is_lost():
@@ -37,3 +38,64 @@ def test_a_blindfold_hides_one_side_and_keeps_the_other(hidden: str):
 def test_there_are_two_blindfolds():
     with pytest.raises(ValueError, match="'image' or 'text'"):
         BlindQuestions(SceneQuestions(Scenes("val", 1)), "both")
+
+
+class Asked:
+    """Questions without pictures."""
+
+    name, split = "asked", "train"
+
+    def __init__(self, *rows: tuple[str, str, str]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def question(self, index: int) -> Question:
+        text, answers, kind = self.rows[index]
+        return Question(index, index, text, tuple(answers.split()), kind)
+
+    def image(self, index: int):
+        raise AssertionError("somebody looked")
+
+    def where(self, index: int) -> str:
+        return f"row {index}"
+
+
+def test_guesses_know_as_much_as_they_say():
+    ways = guesses(
+        Asked(
+            ("What color is the cat?", "Grey grey black", "color"),
+            ("What color is the cat?", "black", "color"),
+            ("what color  is the cat ?", "black", "color"),
+            ("What color is a dog?", "red", "color"),
+            ("What color is a bus?", "red", "color"),
+            ("What color is that?", "red", "color"),
+            ("Is there a cat?", "yes", "exist"),
+            ("Is there a dog?", "yes", "exist"),
+            ("Is there a bus?", "no", "exist"),
+            ("Withheld?", "", ""),
+        ),
+        str.lower,
+    )
+    assert list(ways) == ["most common answer", "by kind", "question only"]
+    for text, kind, told in (
+        ("What color is the cat?", "color", ("red", "red", "black")),  # the same question
+        ("What color is the sky?", "color", ("red", "red", "red")),  # one that begins alike
+        ("Is there anything?", "exist", ("red", "yes", "yes")),
+        ("Is it there?", "exist", ("red", "yes", "red")),  # nobody asked so
+        ("How many?", "count", ("red", "red", "red")),
+        ("Withheld?", "", ("red", "red", "red")),
+    ):
+        assert tuple(guess(Question(0, 0, text, (), kind)) for guess in ways.values()) == told, text
+
+
+def test_of_answers_as_common_the_first_in_the_alphabet_is_guessed():
+    ways = guesses(Asked(("Why?", "b", ""), ("Why?", "a", ""), ("How so?", "c", "")), str)
+    assert list(ways) == ["most common answer", "question only"]  # there are no kinds
+    assert [ways["question only"](Question(0, 0, text, ())) for text in ("why", "how so", "no")] == ["a", "c", "a"]
+
+
+def test_without_answers_there_is_nothing_to_guess():
+    with pytest.raises(DataError, match=r"asked \(train\): no answers to learn from"):
+        guesses(Asked(("Why?", "", "")), str)

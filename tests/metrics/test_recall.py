@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.metrics.recall import recall
+from diptych.metrics.recall import chance, recall
 
 
 def by_hand(scores, owner, k):
@@ -48,6 +48,12 @@ def test_worked_example():
     assert result.text_to_image == {1: 0.5, 2: 1.0}  # caption 0 and 2 find their image; 1 and 3 prefer the other
     assert result.chance_text_to_image == {1: 0.5, 2: 1.0}
     assert result.chance_image_to_text == {1: pytest.approx(0.5), 2: pytest.approx(5 / 6)}  # 1 - C(2,2)/C(4,2)
+
+
+def test_chance_by_hand():
+    blind = chance([1, 3], (1, 2, 9))
+    assert blind.image_to_text == {1: pytest.approx((1 / 4 + 3 / 4) / 2), 2: pytest.approx((1 / 2 + 1) / 2), 9: 1.0}
+    assert blind.text_to_image == {1: 0.5, 2: 1.0, 9: 1.0}
 
 
 def test_a_model_that_says_the_same_of_everything_scores_nothing():

@@ -11,6 +11,7 @@ COMMANDS = {
     "pretrain": "pre-train a recipe: diptych pretrain vilt.small --data DATA --out DIR",
     "finetune": "fine-tune on a task: diptych finetune vqa --from DIR --data DATA --out DIR2",
     "evaluate": "score a run: diptych evaluate DIR --task retrieval --data DATA --split val",
+    "baselines": "what guessing reaches without looking: diptych baselines --task vqa --data DATA --split val",
     "import": "official weights to a run folder: diptych import vilt CKPT --out DIR",
     "export": "a run's weights in official or Hugging Face layout: diptych export DIR --to official --out FILE",
     "parity": "recompute an official golden folder: diptych parity DIR",

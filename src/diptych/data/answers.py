@@ -20,6 +20,16 @@ def soft_scores(answers: Sequence[str], normalise: Normalise) -> dict[str, float
     return {answer: min(1.0, 0.3 * n * 10 / len(answers)) for answer, n in counts.items()}
 
 
+def commonest(answers: Sequence[str], normalise: Normalise) -> str:
+    """What most people answered; of several, the first in the alphabet."""
+    return largest(Counter(normalise(a) for a in answers))
+
+
+def largest(counts: Counter[str]) -> str:
+    """The largest count's answer; of several, the first in the alphabet."""
+    return min(counts, key=lambda a: (-counts[a], a))
+
+
 def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most: int | None = None) -> list[str]:
     """The answers that are the commonest of at least `minimum` questions, commonest first (ViLT: 9 gives 3,129).
 
@@ -27,9 +37,8 @@ def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most
     """
     counts: Counter[str] = Counter()
     for i in range(len(source)):
-        given = Counter(normalise(a) for a in source.question(i).answers)
-        if given:
-            counts[min(given, key=lambda a: (-given[a], a))] += 1
+        if given := source.question(i).answers:
+            counts[commonest(given, normalise)] += 1
     kept = sorted((a for a, n in counts.items() if n >= minimum and a), key=lambda a: (-counts[a], a))[:most]
     if not kept:
         raise DataError(f"{source.name} ({source.split}): no answer is given {minimum} times; lower the minimum")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 from PIL import Image as Pillow
 
-from diptych.data.source import Captioned, Question, Questioned
+from diptych.data.answers import Normalise, commonest, largest
+from diptych.data.source import Captioned, DataError, Question, Questioned
 from diptych.keyed import permutation
 
 GREY = (127, 127, 127)
@@ -58,3 +61,38 @@ class BlindQuestions:
 
     def where(self, index: int) -> str:
         return self.source.where(index)
+
+
+Guess = Callable[[Question], str]
+
+
+def guesses(train: Questioned, normalise: Normalise) -> dict[str, Guess]:
+    """Ways to answer without looking, each learned from the answers of `train`.
+
+    "most common answer" knows nothing of the question, "by kind" what kind of question it is, and "question only" reads
+    it: the commonest answer to the same words, else to the same first two. What was not asked in training gets the most
+    common answer. Raises DataError where `train` holds no answers.
+    """
+    counts: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for question in map(train.question, range(len(train))):
+        if question.answers:
+            answer, words = commonest(question.answers, normalise), _words(question)
+            for key in {("all",), ("kind", question.kind), ("words", *words), ("opening", *words[:2])}:
+                counts[key][answer] += 1
+    if not counts:
+        raise DataError(f"{train.name} ({train.split}): no answers to learn from")
+    best = {key: largest(given) for key, given in counts.items()}
+    common = best["all",]
+
+    def read(question: Question) -> str:
+        words = _words(question)
+        return best.get(("words", *words), best.get(("opening", *words[:2]), common))
+
+    ways: dict[str, Guess] = {"most common answer": lambda question: common}
+    if any(key[0] == "kind" and key[1] for key in best):
+        ways["by kind"] = lambda question: best.get(("kind", question.kind), common)
+    return ways | {"question only": read}
+
+
+def _words(question: Question) -> list[str]:
+    return question.text.lower().replace("?", " ").split()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from diptych.jobs.baselines import baselines
 from diptych.jobs.evaluate import evaluate
 from diptych.jobs.finetune import finetune, inherited
 from diptych.jobs.pretrain import pretrain
@@ -63,10 +64,8 @@ def demo(out: Path, seed: int = 0) -> list[Row]:
 
 def _rows(asked: Evaluation, scratch: dict[str, float], pretrained: dict[str, float]) -> list[Row]:
     if asked.task == "vqa":
-        from diptych.data.scenes import SceneQuestions, Scenes, baselines
-
-        guess = baselines(SceneQuestions(Scenes("train", 1000)), SceneQuestions(Scenes(asked.split)))
-        return [Row("VQA accuracy", guess["blind text"], scratch["accuracy"], pretrained["accuracy"])]
+        guess = baselines(replace(asked, data="scenes:1000"))["most common answer"]
+        return [Row("VQA accuracy", guess["accuracy"], scratch["accuracy"], pretrained["accuracy"])]
     return [
         Row(f"{name} of {scratch['images']:.0f}", scratch[f"{name}, chance"], scratch[name], pretrained[name])
         for name in ("text to image R@1", "text to image R@10", "image to text R@10")

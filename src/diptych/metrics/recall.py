@@ -36,6 +36,7 @@ def recall(
     own = torch.arange(images, device=scores.device)[:, None] == owner[None, :]
     wrong = scores.masked_fill(own, -torch.inf)
 
+    blind = chance(captions, ks)
     best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     text_rank = ((wrong >= best) & ~own).sum(1)
     image_rank = ((wrong >= scores.gather(0, owner[None, :])) & ~own).sum(0)
@@ -44,8 +45,25 @@ def recall(
         text_to_image={k: (image_rank < k).double().mean().item() for k in ks},
         images=images,
         texts=texts,
-        chance_image_to_text={k: _mean([_hit(texts, n, k) for n in captions]) for k in ks},
-        chance_text_to_image={k: _hit(images, 1, k) for k in ks},
+        chance_image_to_text=blind.image_to_text,
+        chance_text_to_image=blind.text_to_image,
+    )
+
+
+@dataclass(frozen=True)
+class Chance:
+    """R@k of a blind guess, both ways."""
+
+    image_to_text: dict[int, float]
+    text_to_image: dict[int, float]
+
+
+def chance(captions: Sequence[int], ks: Sequence[int] = (1, 5, 10)) -> Chance:
+    """What candidates drawn blindly reach in a gallery whose images have so many captions each."""
+    texts, images = sum(captions), len(captions)
+    return Chance(
+        image_to_text={k: _mean([_hit(texts, n, k) for n in captions]) for k in ks},
+        text_to_image={k: _hit(images, 1, k) for k in ks},
     )
 
 

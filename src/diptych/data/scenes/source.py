@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import Any
 
@@ -102,26 +101,3 @@ class SceneQuestions:
 
     def where(self, index: int) -> str:
         return f"scenes/{self.split} (seed {self.scenes.seed}) question {index}"
-
-
-def baselines(train: SceneQuestions, test: SceneQuestions) -> dict[str, float]:
-    """Accuracy (0 to 1) of guesses that do not look, from the answers of `train`, scored on `test`.
-
-    ``blind text`` knows the image at most (the most common answer), ``kind`` knows what type of question it is,
-    ``blind image`` reads the question (the most common answer to this very text, else to its type); ``blind image:
-    count`` and so on are its figures by type.
-    """
-    known: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in map(train.question, range(len(train))):
-        for key in ("", f"kind {question.kind}", question.text):
-            known[key][question.answers[0]] += 1
-    guess = {key: answers.most_common(1)[0][0] for key, answers in known.items()}
-    right: dict[str, list[bool]] = defaultdict(list)
-    for question in map(test.question, range(len(test))):
-        answer, of_kind = question.answers[0], guess.get(f"kind {question.kind}", guess[""])
-        read = guess.get(question.text, of_kind)
-        right["blind text"].append(answer == guess[""])
-        right["kind"].append(answer == of_kind)
-        right["blind image"].append(answer == read)
-        right[f"blind image: {question.kind}"].append(answer == read)
-    return {key: sum(hits) / len(hits) for key, hits in right.items()}

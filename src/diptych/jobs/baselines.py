@@ -1,0 +1,66 @@
+"""What can be reached without looking: the scores that a model must beat. No picture is opened, no model needed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from diptych.data.blind import Guess, guesses
+from diptych.data.questions import open_questions
+from diptych.data.source import Questioned
+from diptych.data.tally import Tally
+from diptych.data.wordpiece import Tokenizer
+from diptych.jobs.pretrain import objectives, statistics
+from diptych.jobs.scores.gallery import open_gallery
+from diptych.jobs.scores.retrieval import readable_texts
+from diptych.metrics.recall import chance
+from diptych.metrics.vqa import normalise_answer, vqa_accuracy
+from diptych.recipes.run import Evaluation, Objectives
+
+Scores = dict[str, float]
+ANY_SIZE = 1  # of pictures, which nobody looks at
+
+
+def baselines(asked: Evaluation) -> dict[str, Scores]:
+    """Each way to guess, with its scores under the names that an evaluation gives them. Raises DataError."""
+    return TASKS[asked.task](asked)
+
+
+def vqa(asked: Evaluation) -> dict[str, Scores]:
+    """Guesses learned from the train split, by the official accuracy, over all questions and by kind."""
+    ways = guesses(open_questions(asked.data, "train"), normalise_answer)
+    test = open_questions(asked.data, asked.split)
+    return {name: accuracies(guess, test) for name, guess in ways.items()}
+
+
+def accuracies(guess: Guess, test: Questioned) -> Scores:
+    """The mean VQA accuracy of a guess, of all questions and of each kind. Raises ValueError where answers are withheld."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for question in map(test.question, range(len(test))):
+        score = vqa_accuracy(guess(question), question.answers)
+        scores["accuracy"].append(score)
+        if question.kind:
+            scores[f"accuracy, {question.kind}"].append(score)
+    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
+
+
+def retrieval(asked: Evaluation) -> dict[str, Scores]:
+    """Recall of candidates drawn blindly from the gallery."""
+    _, owners = readable_texts(open_gallery(asked, ANY_SIZE), Tally(asked.max_skipped))
+    captions = list(Counter(owners).values())
+    blind, found = chance(captions), {"images": float(len(captions)), "texts": float(len(owners))}
+    for way, recall in (("image to text", blind.image_to_text), ("text to image", blind.text_to_image)):
+        found |= {f"{way} R@{k}": value for k, value in recall.items()}
+    return {"chance": found}
+
+
+def matching(asked: Evaluation) -> dict[str, Scores]:
+    """The floors of matching and of masked words (in nats): half of the pictures are another's, and pieces are guessed by
+    how often each comes in the captions.
+    """
+    facts = statistics(open_gallery(asked, ANY_SIZE), Tokenizer())
+    floors = {o.name: o.floor(facts) for o in objectives(Objectives(itm=1.0, mlm=1.0))}
+    return {"chance": {name: floor.value for name, floor in floors.items() if floor} | {"itm/accuracy": 0.5}}
+
+
+TASKS: dict[str, Callable[[Evaluation], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}

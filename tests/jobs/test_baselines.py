@@ -1,0 +1,86 @@
+"""What guessing reaches, as the command tells it; nothing is looked at and nothing written unasked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diptych.cli import main
+from diptych.jobs.baselines import baselines
+from diptych.jobs.evaluate import evaluate
+from diptych.recipes.run import Evaluation
+
+QUESTIONS = [  # image, question, answer, split
+    ("0.jpg", "What is it?", ["a cat", "cat", "dog"], "train"),
+    ("0.jpg", "What is it?", ["cat"], "train"),
+    ("1.jpg", "What is this?", ["dog"], "train"),
+    ("1.jpg", "How many?", ["two"], "train"),
+    ("0.jpg", "What is it?", ["dog", "dog", "cat"], "val"),  # cat: one of three
+    ("1.jpg", "How many?", ["2"], "val"),
+    ("1.jpg", "Why?", ["The Cat."], "val"),
+]
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """Questions about two pictures that cannot be opened."""
+    (folder := tmp_path / "asked").mkdir()
+    for name in ("0.jpg", "1.jpg"):
+        (folder / name).write_bytes(b"no picture")
+    for split in ("train", "val"):
+        rows = [dict(zip(("image", "question", "answer"), row, strict=False)) for row in QUESTIONS if row[3] == split]
+        (folder / f"questions_{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_vqa_by_hand(asked: Path):
+    found = baselines(Evaluation(task="vqa", data=str(asked)))
+    assert found.keys() == {"most common answer", "question only"}
+    one_of_three = 2 / 9  # without either dog, min(1, 1 / 3); without the cat, 0
+    assert found["most common answer"] == {"accuracy": pytest.approx((one_of_three + 0 + 1) / 3)}
+    assert found["question only"] == {"accuracy": pytest.approx((one_of_three + 1 + 1) / 3)}
+
+
+def test_scores_are_told_by_kind():
+    found = baselines(Evaluation(task="vqa", data="scenes:20", split="train"))
+    assert found["most common answer"]["accuracy"] < found["by kind"]["accuracy"] < found["question only"]["accuracy"]
+    assert {"accuracy, count", "accuracy, color"} < found["by kind"].keys()
+
+
+def test_retrieval_s_chance_is_the_evaluation_s(pretrained: Path, tmp_path: Path):
+    gallery = Evaluation(
+        task="retrieval", data="scenes:50", split="train", gallery=4, captions=2, workers=0, device="cpu"
+    )
+    (chance,) = baselines(gallery).values()
+    (folder := tmp_path / "run").mkdir()
+    for name in ("run.json", "model.safetensors"):
+        (folder / name).write_bytes((pretrained / name).read_bytes())
+    scores = evaluate(folder, gallery)
+    assert (chance["images"], chance["texts"]) == (scores["images"], scores["texts"]) == (4, 8)
+    for way in ("image to text", "text to image"):
+        for k in (1, 5, 10):
+            assert chance[f"{way} R@{k}"] == scores[f"{way} R@{k}, chance"]
+
+
+def test_matching_s_chance_is_the_floor_of_training(pretrained: Path):
+    (chance,) = baselines(Evaluation(task="matching", data="scenes:50", split="train")).values()
+    floors = json.loads((pretrained / "doctor.json").read_text())["floors"]
+    assert chance == {name: floors[name]["value"] for name in ("itm", "mlm")} | {"itm/accuracy": 0.5}
+
+
+def test_the_command_prints_a_table_and_writes_only_what_is_asked(
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    command = ["baselines", "--task", "vqa", "--data", str(asked), "--split", "val"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "question only" in told and "0.7407" in told and "0.4074" in told
+    assert not list(empty.iterdir())
+    assert main([*command, "--out", "guessed.json"]) == 0
+    kept = json.loads((empty / "guessed.json").read_text())
+    assert kept["baselines"]["question only"]["accuracy"] == pytest.approx(0.7407, abs=1e-4)
+    assert kept["asked"]["data"] == str(asked)
