@@ -187,7 +187,7 @@ def test_every_parameter_learns_or_is_exempt(name: str, job: str):
     lively(step)
     found = by_row(step, gradients(step, total_of(step, losses_of(step, batch_of()))))
     largest = max(found.values())
-    still = {key for key, gradient in found.items() if gradient <= 1e-6 * largest}
+    still = {key for key, gradient in found.items() if gradient <= 1e-5 * largest}
     excused = {key for key in still for pattern in made.exempt if re.search(pattern, key)}
     assert still == excused, "these get no gradient"
     for pattern in made.exempt:
