@@ -153,6 +153,15 @@ class Matching(_Movable):
 
 
 @dataclass(frozen=True)
+class Answered(_Movable):
+    """What people answered to a batch of questions, question after question: each answer once, with its weight."""
+
+    text: Text
+    question: Int[Tensor, " a"]  # which of the batch's questions each answers
+    weights: Float[Tensor, " a"]
+
+
+@dataclass(frozen=True)
 class Batch(_Movable):
     """What a training step is given. `seed`, `step` and `ids` key every random draw made for it (see keyed.py).
 
@@ -169,6 +178,7 @@ class Batch(_Movable):
     regions: Regions | None = None  # in place of an image, for models of regions
     second: Image | Regions | None = None  # the right-hand image, where a sample has two
     false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
+    answers: Answered | None = None  # to the questions that `text` holds
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # which task the batch is of, for a step that has several
 
