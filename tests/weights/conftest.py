@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parents[1] / "golden"
-INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "crossvit_dagger", "mae", "mixgen", "open_clip", "beit3_caption")
+INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "vilbert_pretrain", "crossvit_dagger", "mae", "mixgen", "open_clip", "beit3_caption", "vlmo_pretrain")
 OUTSIDE = (
     "vit", "vit_avgpool",
     "vilt_pretrain", "vilt_retrieval", "vilt_vqa", "vilt_nlvr2",
     "vsepp", "scan",
+    "vilbert_pretrain", "vilbert_pretrain_feat", "vilbert_12in1", "vilbert_tasks",
     "crossvit", "crossvit_dagger",
     "mae",
     "mixgen",
     "clip", "open_clip",
     "beit3_vqa", "beit3_nlvr2", "beit3_retrieval", "beit3_caption", "beit3_imagenet",
+    "vlmo_pretrain", "vlmo_plus_pretrain", "vlmo_textmlm", "vlmo_retrieval", "vlmo_vqa", "vlmo_nlvr2",
 )  # fmt: skip
 """Every case that is recomputed; a line for each system."""
 
