@@ -27,8 +27,8 @@ class MultipleChoice(nn.Module):
 
     def __init__(self, model: Fuses, head: Rank, options: int = 4):
         super().__init__()
-        self.model, self.rank, self.options = model, head, options
-        self.rank.apply(init_transformer)
+        self.model, self.head, self.options = model, head, options
+        self.head.apply(init_transformer)
         self.weights = {"choice": 1.0}
         self.floors = {"choice": Floor(math.log(options), "every option alike", "texts and image are not yet compared")}
 
@@ -40,7 +40,7 @@ class MultipleChoice(nn.Module):
         return self.model.fuse(self.model.encode_text(need(batch.text, "text")), pictured(self.model, batch))
 
     def scores(self, pair: Pair) -> Float[Tensor, " b"]:
-        return self.rank(pair.pooled).float()
+        return self.head(pair.pooled).float()
 
     def losses(
         self, scores: Float[Tensor, " b"], right: Bool[Tensor, " b"], counts: dict[str, Tensor]

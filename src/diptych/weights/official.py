@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import beit3, clip, crossvit, mae, scan, vilt, vit, vlmo, vsepp
+from diptych.weights import beit3, clip, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
@@ -26,6 +26,7 @@ SYSTEMS = {
         vlmo.SYSTEM, vilt.SYSTEM,
         vsepp.SYSTEM,
         scan.SYSTEM,
+        vilbert.SYSTEM,
         crossvit.SYSTEM, mae.SYSTEM,
         beit3.SYSTEM,
         clip.SYSTEM,

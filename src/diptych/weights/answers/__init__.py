@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import beit3, clip, crossvit, mae, mixgen, scan, vilt, vit, vlmo, vsepp
+from diptych.weights.answers import beit3, clip, crossvit, mae, mixgen, scan, vilbert, vilt, vit, vlmo, vsepp
 from diptych.weights.golden import Answers, Case
 
 ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
@@ -13,6 +13,7 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "vlmo": vlmo.Answers,
     "vsepp": vsepp.Answers,
     "scan": scan.Answers,
+    "vilbert": vilbert.Answers,
     "crossvit": crossvit.Answers,
     "mae": mae.Answers,
     "mixgen": mixgen.Answers,
