@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from diptych.models.verbs import ReadsAlone
+from diptych.objectives.distillation import Soft, softened
 from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hiding import RegionMasking
 from diptych.objectives.views import Views
@@ -18,7 +20,10 @@ from diptych.tokens import Pair, Tokens
 
 @dataclass(frozen=True)
 class MaskedWords:
-    """Cross entropy at the hidden pieces only; the vocabulary is scored nowhere else (BERT; ViLT, 3.2)."""
+    """Cross entropy at the hidden pieces only; the vocabulary is scored nowhere else (BERT; ViLT, 3.2).
+
+    A momentum model, where there is one, softens the targets by its own guesses at the same text (ALBEF, eq. 7).
+    """
 
     masking: Masking = field(default_factory=Masking)
     name: str = "mlm"
@@ -32,12 +37,17 @@ class MaskedWords:
 
     def totals(self, views: Views) -> dict[str, Tensor]:
         masked = views.masked(self.masking)
-        logits = views.head("words", self.text(views).rows(masked.hidden)).float()
+        logits, lesson = self.guesses(views), views.lesson
+        soft = None if lesson is None else Soft(self.guesses(lesson.views), lesson.alpha)
         words = masked.original[masked.hidden]
         return {
-            self.name: F.cross_entropy(logits, words, reduction="sum"),
+            self.name: softened(F.cross_entropy(logits, words, reduction="sum"), logits, soft),
             f"{self.name}/accuracy": (logits.argmax(1) == words).sum().float().detach(),
         }
+
+    def guesses(self, views: Views) -> Float[Tensor, "hidden vocabulary"]:
+        """Logits of the hidden pieces, sample after sample."""
+        return views.head("words", self.text(views).rows(views.masked(self.masking).hidden)).float()
 
     def text(self, views: Views) -> Tokens:
         """What the words are guessed from."""
