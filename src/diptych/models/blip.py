@@ -58,7 +58,7 @@ class TextDecoder(nn.Module):
         self.vocabulary = Vocabulary(width, vocabulary, tied=words.word)
 
     def forward(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
-        start, ids = cache.length if cache else 0, text.ids
+        start, ids = 0 if cache is None else cache.length, text.ids
         if start == 0:
             ids = torch.cat([torch.full_like(ids[:, :1], self.begin), ids[:, 1:]], 1)
         tokens = self.words(Text(ids, text.real), start)

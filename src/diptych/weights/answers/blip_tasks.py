@@ -1,0 +1,123 @@
+"""What of a BLIP golden can be recomputed for the tasks without a momentum model: captions, NLVR2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diptych.generate import Beams, Rules, Written, greedy
+from diptych.inputs import Batch, Image, Text
+from diptych.objectives.views import Views
+from diptych.tasks.captioning import Captioning
+from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
+from diptych.tokens import Pair
+from diptych.weights.answers.given import on_canvas
+from diptych.weights.golden import Answer, Case
+
+Table = dict[str, Callable[[], Answer]]
+
+
+class Search(NamedTuple):
+    """How captions are searched in the goldens; their config does not say."""
+
+    beams: int
+    longest: int
+    shortest: int
+    repetition: float = 1.0
+
+
+SEARCHES = {"beam": Search(3, 14, 7), "beam_penalty": Search(3, 14, 5, 1.5), "beam5": Search(5, 18, 5)}
+GREEDY = Search(1, 14, 7)
+
+
+def text_of(case: Case, stem: str) -> Text:
+    return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_mask").bool())
+
+
+def rules_of(case: Case, search: Search) -> Rules:
+    ids = case.config["special_ids"]
+    return Rules(ids["sep"], ids["pad"], search.longest, search.shortest, search.repetition)
+
+
+class CaptionAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Captioning)
+        self.case, self.model = case, case.step.model
+        self.step = Captioning(self.model, case.config["prompt_length"], case.config["label_smoothing"])
+
+    def table(self) -> Table:
+        table: Table = {
+            "image_embeds": lambda: on_canvas(self.views.image),
+            "lm_logits": lambda: Answer(self.step.objective.logits(self.views), self.views.given_text.real),
+            "loss_lm": lambda: Answer(self.loss),
+            "greedy_ids": self.greedy,
+        }
+        for name, search in SEARCHES.items():
+            table[f"{name}_ids"] = lambda search=search: Answer(self.written(search).ids)
+            table[f"{name}_scores"] = lambda search=search: Answer(self.written(search).scores)
+        return table
+
+    @cached_property
+    def batch(self) -> Batch:
+        text = text_of(self.case, "caption")
+        return Batch(0, 0, torch.arange(len(text)), image=Image.whole(self.case.input("image")), text=text)
+
+    @cached_property
+    def views(self) -> Views:
+        return self.step.views(self.batch)
+
+    @cached_property
+    def loss(self) -> Tensor:
+        return self.step.losses(self.views, self.step.counts(self.batch))["caption"]
+
+    @cached_property
+    def prompt(self) -> Tensor:
+        ids = self.case.input("prompt_ids")[:-1].clone()
+        ids[0] = self.case.config["special_ids"]["bos_DEC"]
+        return ids
+
+    def written(self, search: Search) -> Written:
+        image = Image.whole(self.case.input("image"))
+        return self.step.write(image, self.prompt, rules_of(self.case, search), Beams(search.beams))
+
+    def greedy(self) -> Answer:
+        image = self.model.encode_image(Image.whole(self.case.input("image")))
+        prompt = self.prompt.expand(len(image), -1)
+        return Answer(greedy(self.model, image, prompt, rules_of(self.case, GREEDY)))
+
+
+class NLVR2Answers:
+    """`in.image` holds the left images, then the right ones."""
+
+    def __init__(self, case: Case):
+        assert isinstance(case.step, NLVR2AtOnce)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {
+            "text_states": lambda: on_canvas(self.pair.text),
+            "logits": lambda: Answer(self.logits),
+            "loss": lambda: Answer(self.loss),
+        }
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, images = text_of(self.case, "text"), self.case.input("image")
+        left, right = (Image.whole(half) for half in images.chunk(2))
+        return Batch(0, 0, torch.arange(len(text)), image=left, second=right, text=text)
+
+    @cached_property
+    def pair(self) -> Pair:
+        return self.step.pair(self.batch)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.pair)
+
+    @cached_property
+    def loss(self) -> Tensor:
+        return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))["nlvr2"]

@@ -1,0 +1,106 @@
+"""BLIP's official checkpoints: what they tell, and the step that each was trained in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from diptych.layers.position import resize_bicubic_plain
+from diptych.models.blip import BLIP
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.lm import NextWords
+from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.pretraining import Objective, Pretraining
+from diptych.tasks.captioning import Captioning
+from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.weights.blip_names import READER, WRITER, names
+from diptych.weights.read import WeightsError
+from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape
+from diptych.weights.vit import encoder_shape
+
+SMOOTHING, PROMPT = 0.1, 4  # of the official losses; pieces that every caption begins with: [DEC] a picture of
+
+
+def task(state: State) -> str:
+    """What an officially named checkpoint was trained for. Raises WeightsError."""
+    parts = {name.partition(".")[0] for name in state}
+    if "cls_head" in parts:
+        return "nlvr2"
+    if "text_decoder" in parts:
+        return ("pretraining" if "temp" in parts else "vqa") if "text_encoder" in parts else "caption"
+    if "idx_queue" in parts:
+        return "retrieval"
+    raise WeightsError("a BLIP of no known task: it has neither decoder nor head nor queue")
+
+
+def infer(state: State, told: Told) -> dict[str, Any]:
+    """The arguments of models.blip.BLIP that an officially named checkpoint was made with. Raises WeightsError."""
+    form = task(state)
+    text = WRITER if form == "caption" else READER
+    vocabulary, width = shape(state, f"{text}embeddings.word_embeddings.weight", 2)
+    vision, language, ids = (told.get(part, {}) for part in ("vision", "text", "special_ids"))
+    image = encoder_shape(
+        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), _grid(vision, told.get("grid"))
+    )
+    depth = count(state, f"{text}encoder.layer", "attention.self.query.weight")
+    merged = count(state, f"{text}encoder.layer", "crossattention.output.merge_layer.weight")
+    return {
+        **{f"image_{name}": image[name] for name in ("width", "depth", "heads", "hidden")},
+        "patch": image["patch"],
+        "grid": image["grid"],
+        "width": width,
+        "depth": depth,
+        "heads": heads_of(width, language.get("num_attention_heads", told.get("num_heads"))),
+        "hidden": shape(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "vocabulary": vocabulary,
+        "text_length": shape(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
+        "begin": ids.get("bos_DEC", vocabulary - 2),
+        "ground": ids.get("ENC", vocabulary - 1),
+        "form": form,
+        **({"averaged": depth - merged} if form == "nlvr2" else {}),
+        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if "vision_proj.weight" in state else {}),
+    }
+
+
+def _grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] | None:
+    size, patch = vision.get("image_size"), vision.get("patch_size")
+    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
+
+
+def build(arguments: Arguments, task: str, state: State) -> nn.Module:
+    """The step that a checkpoint (`state`, our names) was trained in."""
+    model = BLIP(**arguments)
+    if task == "caption":
+        return Captioning(model, PROMPT, SMOOTHING)
+    if task == "nlvr2":
+        return NLVR2AtOnce(model, model.width)
+    if task == "vqa":
+        return OpenVQA(model, SMOOTHING)
+    objectives: list[Objective] = [ImageTextContrast()]
+    objectives += (
+        [HardMatching(even=1e-4), NextWords(smoothing=SMOOTHING)] if task == "pretraining" else [HardMatching()]
+    )
+    size, width = shape(state, "queue.image", 2)
+    queue = Queue(size, width, identified=task == "retrieval")
+    return Momentum(
+        Pretraining(model, model.heads(), objectives), queue, ("model.decoder", "heads.match", "heads.contrast.scale")
+    )
+
+
+SYSTEM = System(
+    name="blip",
+    known=lambda state: (
+        "visual_encoder.cls_token" in state
+        and any(f"{text}embeddings.word_embeddings.weight" in state for text in (READER, WRITER))
+        and not any("token_type_embeddings" in name for name in state)
+    ),
+    task=task,
+    names=names,
+    infer=infer,
+    build=build,
+    positions=Positions("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),
+    nest="model",
+)
