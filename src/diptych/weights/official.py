@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import beit3, clip, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.weights import beit3, blip, clip, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
@@ -29,6 +29,7 @@ SYSTEMS = {
         vilbert.SYSTEM,
         crossvit.SYSTEM, mae.SYSTEM,
         beit3.SYSTEM,
+        blip.SYSTEM,
         clip.SYSTEM,
         clip.OPEN_CLIP,
     )
