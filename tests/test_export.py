@@ -1,0 +1,88 @@
+"""What torch.export is promised: the blocks of a model over tokens of one layout, padded.
+
+Not the whole of a verb: how large a picture is, is data, and the shape of its position grid depends on it; `packing` is a
+ContextVar. torch.compile breaks the graph at both (and gave the same values when tried, with its eager backend: that takes
+too long for a test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import export
+
+from diptych.inputs import Image, Text
+from diptych.layout import Layout
+from diptych.models.vilt import ViLT
+from diptych.models.vit import ViT
+from diptych.tokens import Tokens
+
+PIXELS = torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+SIZES = torch.tensor([[24, 32], [16, 8]])
+IDS = torch.arange(14).view(2, 7)
+REAL = torch.arange(7) < torch.tensor([[7], [5]])
+
+
+class Blocks(nn.Module):
+    """A model's blocks as a function of one tensor: tokens on a canvas, of a layout known beforehand."""
+
+    def __init__(self, through: Callable[[Tokens], Tokens], owner: nn.Module, layout: Layout):
+        super().__init__()
+        self.owner, self.through, self.layout = owner, through, layout
+        assert not layout.full  # asked for now, while it is known
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.through(Tokens(values, self.layout)).values
+
+
+class Classifies(nn.Module):
+    def __init__(self, model: ViT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        return self.model.classify(Image(pixels, sizes))
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), classes=5).eval()
+
+
+def vit_blocks() -> tuple[Blocks, Tensor]:
+    model = vit()
+    tokens = model.patches(Image(PIXELS, SIZES))
+
+    def through(tokens: Tokens) -> Tokens:
+        for block in model.blocks:
+            tokens = block(tokens)
+        return tokens.map(model.norm)
+
+    return Blocks(through, model, tokens.layout), tokens.values
+
+
+def vilt_blocks() -> tuple[Blocks, Tensor]:
+    torch.manual_seed(0)
+    model = ViLT(width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), vocabulary=40, text_length=9).eval()
+    tokens = Tokens.join(model.encode_text(Text(IDS, REAL)), model.encode_image(Image(PIXELS, SIZES)))
+    return Blocks(model.transformer.alone, model, tokens.layout), tokens.values
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("made", [vit_blocks, vilt_blocks])
+def test_blocks_over_tokens_of_one_layout_are_exported(made: Callable[[], tuple[Blocks, Tensor]]):
+    blocks, values = made()
+    exported = export(blocks, (values,)).module()
+    for other in (values, 2 * values.flip(0) + 1):
+        torch.testing.assert_close(exported(other), blocks(other))
+
+
+@torch.no_grad()
+@pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="position grids are shaped by the pictures' sizes, which are data"
+)
+def test_a_whole_verb_is_not_exported():
+    export(Classifies(vit()), (PIXELS, SIZES))
