@@ -12,16 +12,17 @@ from types import ModuleType
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image
+from diptych.jobs.folder import load_run
 from diptych.jobs.pretrain import build
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import vilt, vit
 from diptych.recipes.run import Pretrain
 from diptych.step import Step
 from diptych.tokens import Tokens, packing
+from diptych.train.checkpoint import save_weights
 
 sys.path.insert(0, str(Path(__file__).parent / "systems"))  # its files are no package: tests are imported by path
 
@@ -222,12 +223,12 @@ def test_overfits_eight_samples(name: str, job: str):
 @pytest.mark.parametrize(("name", "verb"), VERBS)
 def test_saved_and_loaded_it_says_the_same(name: str, verb: str, tmp_path: Path):
     model, batch = small(name), batch_of(4)
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    save_weights(tmp_path, model)
     torch.manual_seed(1)
     other = SYSTEMS[name].small().eval()
     with pytest.raises(AssertionError):
         assert_same(outputs(name, verb, other, batch), outputs(name, verb, model, batch))
-    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    load_run(other, tmp_path)
     for a, b in zip(outputs(name, verb, other, batch), outputs(name, verb, model, batch), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
