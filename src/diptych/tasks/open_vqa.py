@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diptych.generate import Beams, Rules, Written, beam_search
 from diptych.inputs import Answered, Batch, Text
 from diptych.models.verbs import Decodes, Fuses
 from diptych.objectives.distillation import Soft, soft_cross_entropy
 from diptych.objectives.lm import asked, next_losses
 from diptych.step import Floor
 from diptych.tasks.single import need, sample_counts
-from diptych.tokens import Tokens
+from diptych.tokens import Tokens, packing
 
 
 @runtime_checkable
@@ -91,3 +92,15 @@ class OpenVQA(nn.Module):
         whole = -self.each(self.model.decode(text, question.take(several)), text).view(q, k)
         probabilities, order = (whole + first.log() if self.twice else whole).softmax(1).sort(1, descending=True)
         return Ranked(chosen.gather(1, order), probabilities)
+
+    @torch.no_grad()
+    def write(self, batch: Batch, begin: int, rules: Rules, beams: Beams) -> Written:
+        """An answer to each question, `begin` in front; the official BLIP has 3 beams, 10 tokens at most.
+
+        As there, the decoder reads the padding behind the questions too, so that a batch's longest question has a say in
+        the answers to the others.
+        """
+        with packing(False):
+            question = self.question(batch)
+            every = Tokens.of(question.canvas(), torch.ones_like(question.real), *question.layout.spans)
+        return beam_search(self.model, every, torch.full((len(batch), 1), begin, device=batch.ids.device), rules, beams)

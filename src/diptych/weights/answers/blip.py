@@ -18,7 +18,9 @@ from diptych.objectives.momentum import Momentum
 from diptych.objectives.views import Views
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
-from diptych.weights.answers.blip_tasks import CaptionAnswers, NLVR2Answers, Table, text_of
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.tasks.rerank import Reranking, Scores
+from diptych.weights.answers.blip_tasks import CaptionAnswers, NLVR2Answers, Table, VQAAnswers, text_of
 from diptych.weights.answers.given import on_canvas
 from diptych.weights.golden import Answer, Case
 
@@ -63,6 +65,8 @@ class MomentumAnswers:
             "image_queue_after": lambda: Answer(self.remembered[0].T),
             "queue_ptr_after": lambda: Answer(self.remembered[1]),
             "pos_embed_resized": self.positions,
+            "eval_score_i2t": lambda: Answer(self.scores.of_texts),
+            "eval_score_t2i": lambda: Answer(self.scores.of_images),
         }
         for mark, of in features.items():
             table[f"image_feat{mark}"] = lambda of=of: Answer(of().image)
@@ -115,6 +119,13 @@ class MomentumAnswers:
         self.step.remember(self.views)
         return self.step.queue.image, self.step.queue.place
 
+    @cached_property
+    def scores(self) -> Scores:
+        heads: Any = self.step.student.heads
+        most = self.case.config["k_test"]
+        rerank = Reranking(self.model, heads["contrast"], heads["match"], most, cosine=True)
+        return rerank(text_of(self.case, "eval_text"), Image.whole(self.case.input("eval_image")))
+
     def positions(self) -> Answer:
         """On a grid half as large again."""
         patches = self.model.image.patches
@@ -123,4 +134,4 @@ class MomentumAnswers:
         return Answer(torch.cat([patches.position[:, :1], cells], 1))
 
 
-KINDS = {Captioning: CaptionAnswers, NLVR2AtOnce: NLVR2Answers, Momentum: MomentumAnswers}
+KINDS = {Captioning: CaptionAnswers, OpenVQA: VQAAnswers, NLVR2AtOnce: NLVR2Answers, Momentum: MomentumAnswers}

@@ -1,4 +1,4 @@
-"""What of a BLIP golden can be recomputed for the tasks without a momentum model: captions, NLVR2."""
+"""What of a BLIP golden can be recomputed for the tasks without a momentum model: captions, VQA, NLVR2."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from diptych.generate import Beams, Rules, Written, greedy
-from diptych.inputs import Batch, Image, Text
+from diptych.inputs import Answered, Batch, Image, Text
 from diptych.objectives.views import Views
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
-from diptych.tokens import Pair
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
 from diptych.weights.golden import Answer, Case
 
@@ -22,7 +23,7 @@ Table = dict[str, Callable[[], Answer]]
 
 
 class Search(NamedTuple):
-    """How captions are searched in the goldens; their config does not say."""
+    """How texts are searched in the goldens; their config does not say."""
 
     beams: int
     longest: int
@@ -32,6 +33,8 @@ class Search(NamedTuple):
 
 SEARCHES = {"beam": Search(3, 14, 7), "beam_penalty": Search(3, 14, 5, 1.5), "beam5": Search(5, 18, 5)}
 GREEDY = Search(1, 14, 7)
+ANSWERING = Search(3, 10, 1)
+CANDIDATES = 5  # answers that each question may mean, by their first piece
 
 
 def text_of(case: Case, stem: str) -> Text:
@@ -121,3 +124,52 @@ class NLVR2Answers:
     @cached_property
     def loss(self) -> Tensor:
         return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))["nlvr2"]
+
+
+class VQAAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, OpenVQA)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {
+            "question_states": lambda: on_canvas(self.question),
+            "decoder_logits": lambda: Answer(self.logits, self.answers.text.real),
+            "answer_loss": lambda: Answer(self.step.each(self.logits, self.answers.text)),
+            "loss": lambda: Answer(self.loss),
+            "rank_ids": lambda: Answer(self.ranked),
+            "generate_ids": lambda: Answer(self.written.ids),
+            "generate_scores": lambda: Answer(self.written.scores),
+        }
+
+    @cached_property
+    def answers(self) -> Answered:
+        several = self.case.input("answers_per_question")
+        question = torch.arange(len(several)).repeat_interleave(several)
+        return Answered(text_of(self.case, "answer"), question, self.case.input("answer_weights"))
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        return Batch(0, 0, torch.arange(len(text)), image=image, text=text, answers=self.answers)
+
+    @cached_property
+    def question(self) -> Tokens:
+        return self.step.question(self.batch)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.question, self.answers)
+
+    @cached_property
+    def loss(self) -> Tensor:
+        return self.step.losses(self.logits, self.answers, self.step.counts(self.batch))["vqa"]
+
+    @property
+    def ranked(self) -> Tensor:
+        return self.step.rank(self.question, text_of(self.case, "cand"), CANDIDATES).candidates[:, 0]
+
+    @cached_property
+    def written(self) -> Written:
+        begin = self.case.config["special_ids"]["bos_DEC"]
+        return self.step.write(self.batch, begin, rules_of(self.case, ANSWERING), Beams(ANSWERING.beams))
