@@ -1,0 +1,115 @@
+"""Modality experts: who reads which token, against a loop over samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.fusion.experts import ExpertBlock, Experts, ModalityExperts
+from diptych.layers.pool import Pooler
+from diptych.layers.relative import RelativePositions
+from diptych.layout import Span
+from diptych.tokens import Tokens, packing
+
+WIDTH, HEADS, GRID, LENGTH = 8, 2, (2, 2), 6
+
+
+def made(text_length: int = 4) -> tuple[Tokens, Tokens]:
+    draw = torch.Generator().manual_seed(0)
+    real = torch.arange(text_length) < torch.tensor([4, 2])[:, None]
+    text = Tokens.of(
+        torch.randn(2, text_length, WIDTH, generator=draw, dtype=torch.float64), real,
+        Span("text", "cls", 1), Span("text", "words", text_length - 1),
+    )  # fmt: skip
+    image = Tokens.of(
+        torch.randn(2, 5, WIDTH, generator=draw, dtype=torch.float64), torch.ones(2, 5, dtype=torch.bool),
+        Span("image", "cls", 1), Span("image", "patches", 4, grid=GRID),
+    )  # fmt: skip
+    return text, image
+
+
+def transformer(together: int = 2, depth: int = 3, relative: bool = True) -> ModalityExperts:
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(ExpertBlock(WIDTH, HEADS, 16, i >= together, 0.5) for i in range(depth))
+    positions = RelativePositions(depth, HEADS, GRID, LENGTH) if relative else None
+    model = ModalityExperts(blocks, nn.LayerNorm(WIDTH), Pooler(WIDTH), positions).double()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.5)
+    return model
+
+
+def block_by_loop(block: ExpertBlock, x: Tensor, experts: list[nn.Module], bias: Tensor | None) -> Tensor:
+    """One sample without pads: (n, d). `experts`: of each token."""
+    attention = block.attention
+    assert attention.query_bias is not None and attention.value_bias is not None
+    weights = attention.qkv.weight.chunk(3)
+    q, k, v = (block.norm(x) @ w.T for w in weights)
+    q, v = q + attention.query_bias, v + attention.value_bias
+    heads = []
+    for h, columns in enumerate(torch.arange(WIDTH).chunk(HEADS)):
+        scores = q[:, columns] @ k[:, columns].T / len(columns) ** 0.5
+        scores = scores if bias is None else scores + bias[h]
+        heads.append(scores.softmax(1) @ v[:, columns])
+    x = x + block.add_attended.scale * attention.out(torch.cat(heads, 1))
+    return x + block.add_fed.scale * torch.stack([expert(token) for expert, token in zip(experts, x, strict=True)])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.filterwarnings("ignore:attention with a mask or bias")
+def test_pairs_go_to_their_own_experts_and_then_to_those_of_both(packed: bool, relative: bool):
+    model = transformer(relative=relative)
+    with packing(packed):
+        text, image = made()
+    pair = model(text, image)
+    both = Tokens.join(text, image)
+    biases = [None] * 3 if model.positions is None else model.positions(both.layout)
+    for i, (words, patches) in enumerate(zip(*(samples(side) for side in (text, image)), strict=True)):
+        x, columns = torch.cat([words, patches]), both.real[i].nonzero().squeeze(1)
+        for block, bias in zip(model.blocks, biases, strict=True):
+            assert isinstance(block, ExpertBlock)
+            own = [block.apart.text] * len(words) + [block.apart.image] * len(patches)
+            part = None if bias is None else bias[:, columns][:, :, columns]
+            x = block_by_loop(block, x, own if block.together is None else [block.together] * len(x), part)
+        x = model.norm(x)
+        torch.testing.assert_close(samples(pair.text)[i], x[: len(words)])
+        torch.testing.assert_close(samples(pair.image)[i], x[len(words) :])
+        torch.testing.assert_close(pair.pooled[i], model.pooler(x[:1])[0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.filterwarnings("ignore:attention with a mask or bias")
+def test_one_modality_is_read_both_ways_from_the_first_block_that_can(packed: bool):
+    model = transformer(together=1)
+    with packing(packed):
+        sides = made()
+    for tokens in sides:
+        own, shared = model.both_ways(tokens)
+        assert torch.equal(own.values, model.alone(tokens).values)
+        assert model.positions is not None
+        biases = model.positions(tokens.layout)
+        x = model.blocks[0](tokens, biases[0])
+        for block, bias in zip(list(model.blocks)[1:], biases[1:], strict=True):
+            x = block(x, bias, together=True)
+        torch.testing.assert_close(shared.values, model.norm(x.values))
+        assert not torch.allclose(shared.values, own.values)
+
+
+def test_without_an_expert_for_both_the_two_readings_are_one():
+    text, _ = made()
+    own, shared = transformer(together=3).both_ways(text)
+    assert torch.equal(own.values, shared.values)
+
+
+def test_an_expert_sees_its_modality_alone():
+    text, image = made()
+    experts = Experts(nn.Linear(WIDTH, 3).double(), nn.Linear(WIDTH, 3).double())
+    both = experts(Tokens.join(text, image))
+    torch.testing.assert_close(both.by_span("text").values, experts.text(text.values))
+    torch.testing.assert_close(both.by_span("image").values, experts.image(image.values))
+    torch.testing.assert_close(experts(image).values, experts.image(image.values))
+
+
+def samples(tokens: Tokens) -> list[Tensor]:
+    return list(tokens.pack().values.split(tokens.layout.lengths))
