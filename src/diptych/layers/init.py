@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from diptych.layers.block import PreNormBlock
+from diptych.layers.attention import SelfAttention
 
 
 def init_transformer(module: nn.Module, std: float = 0.02) -> None:
@@ -27,13 +27,12 @@ def init_blocks(blocks: nn.ModuleList, width: int) -> None:
     """
     added = width**-0.5 * (2 * len(blocks)) ** -0.5
     for block in blocks:
-        assert isinstance(block, PreNormBlock)
-        feedforward = block.feedforward
-        for layer, std in (
-            (block.attention.qkv, width**-0.5),
-            (block.attention.out, added),
-            (feedforward.grow, (2 * width) ** -0.5),
-            (feedforward.shrink, added),
-        ):
+        attention, feedforward = block.get_submodule("attention"), block.get_submodule("feedforward")
+        asks = ("qkv",) if isinstance(attention, SelfAttention) else ("query", "key", "value")
+        drawn = [(attention, part, width**-0.5) for part in asks] + [(attention, "out", added)]
+        drawn += [(feedforward, "grow", (2 * width) ** -0.5), (feedforward, "shrink", added)]
+        for module, part, std in drawn:
+            layer = module.get_submodule(part)
+            assert isinstance(layer, nn.Linear)
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diptych.layers.attention import CrossAttention
+from diptych.layout import Span
 from diptych.tokens import Tokens
 
 
@@ -43,3 +46,23 @@ class ProductPooler(nn.Module):
 
     def forward(self, text: Float[Tensor, "b d"], image: Float[Tensor, "b e"]) -> Float[Tensor, "b p"]:
         return self.dropout(self.of_text(text) * self.of_image(image))
+
+
+class QueryPool(nn.Module):
+    """Learned queries, each of which gathers what it asks for from a sequence of any length (CoCa, figure 2: attentional
+    pooling). Queries and sequence are normalised; nothing is added back. The first query's answer is a class token.
+    """
+
+    def __init__(self, queries: int, width: int, heads: int, context_width: int, eps: float):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(queries, width))
+        self.norm = nn.LayerNorm(width, eps)
+        self.context_norm = nn.LayerNorm(context_width, eps)
+        self.attention = CrossAttention(width, heads, context_width)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        n, modality = len(self.query), tokens.layout.spans[0].modality
+        real = torch.ones(len(tokens), n, dtype=torch.bool, device=self.query.device)
+        asking = self.norm(self.query).expand(len(tokens), -1, -1)
+        queries = Tokens.of(asking, real, Span(modality, "cls", 1), Span(modality, "queries", n - 1))
+        return self.attention(queries, tokens.map(self.context_norm))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import beit3, blip, clip, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.weights import beit3, blip, clip, coca, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
@@ -23,15 +23,18 @@ SYSTEMS = {
     system.name: system
     for system in (
         vit.SYSTEM,
-        vlmo.SYSTEM, vilt.SYSTEM,
+        vlmo.SYSTEM,
+        vilt.SYSTEM,
         vsepp.SYSTEM,
         scan.SYSTEM,
         vilbert.SYSTEM,
-        crossvit.SYSTEM, mae.SYSTEM,
+        crossvit.SYSTEM,
+        mae.SYSTEM,
         beit3.SYSTEM,
         blip.SYSTEM,
         clip.SYSTEM,
         clip.OPEN_CLIP,
+        coca.SYSTEM,
     )
 }
 """The papers whose official checkpoints are understood."""

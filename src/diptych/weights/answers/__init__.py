@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import beit3, blip, clip, crossvit, mae, mixgen, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.weights.answers import beit3, blip, clip, coca, crossvit, mae, mixgen, scan, vilbert, vilt, vit, vlmo, vsepp
 from diptych.weights.golden import Answers, Case
 
 ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
@@ -20,4 +20,5 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "beit3": beit3.Answers,
     "blip": blip.Answers,
     "clip": clip.Answers,
+    "coca": coca.Answers,
 }

@@ -1,0 +1,109 @@
+"""What of a CoCa golden can be recomputed: both latents, the captioner's logits, both losses, and captions written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diptych.generate.beams import Beams, beam_search
+from diptych.generate.reading import Rules
+from diptych.generate.single import greedy
+from diptych.heads import Contrast
+from diptych.inputs import Batch, Image, Text
+from diptych.models.coca import PAD, CoCa
+from diptych.objectives.lm import NextWords, asked
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.views import Views
+from diptych.tokens import Tokens
+from diptych.weights.answers.given import on_canvas
+from diptych.weights.golden import Answer, Case
+
+LONGEST, SHORTEST = 10, 4
+"""Of every golden's generated texts, as its README says; its config does not."""
+
+
+def unscored(logits: Tensor) -> Tensor:
+    """open_clip's beams sum the logits as they are."""
+    return logits
+
+
+class Answers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Pretraining) and isinstance(case.step.model, CoCa)
+        self.case, self.step, self.model = case, case.step, case.step.model
+
+    def find(self, name: str) -> Callable[[], Answer]:
+        table: dict[str, Callable[[], Answer]] = {
+            "image_latent": lambda: Answer(self.contrast.image(self.views.image_readouts[0])),
+            "text_latent": lambda: Answer(self.contrast.text(self.views.text_readouts[0])),
+            "image_features": lambda: Answer(self.views.features("contrast").image),
+            "text_features": lambda: Answer(self.views.features("contrast").text),
+            "image_tokens": lambda: on_canvas(self.views.image.by_span(name="queries")),
+            "text_tokens": lambda: on_canvas(self.views.text.by_span(name="words")),
+            "logits": lambda: Answer(self.captioner.logits(self.views)[:, :-1], self.text.real[:, :-1]),
+            "labels": lambda: Answer(torch.where(asked(self.text), self.text.ids[:, 1:], PAD)),
+            "logit_scale": lambda: Answer(self.contrast.scale()),
+            "contrastive_loss": lambda: Answer(self.step.weights["itc"] * self.losses["itc"]),
+            "caption_loss": lambda: Answer(self.step.weights["caption"] * self.losses["caption"]),
+            "greedy_ids": lambda: Answer(self.greedy()),
+            "beam_ids": lambda: Answer(self.searched(Beams(4, end_counts=True, score=unscored))),
+            "group_beam_ids": lambda: Answer(self.searched(Beams(6, 3, end_counts=True, score=unscored))),
+        }
+        if name not in table:
+            raise LookupError("no one knows how")
+        return table[name]
+
+    @property
+    def contrast(self) -> Contrast:
+        head = self.step.heads["contrast"]
+        assert isinstance(head, Contrast)
+        return head
+
+    @property
+    def captioner(self) -> NextWords:
+        return next(objective for objective in self.step.objectives if isinstance(objective, NextWords))
+
+    @cached_property
+    def text(self) -> Text:
+        ids = self.case.input("text")
+        return Text(ids, ids != PAD)
+
+    @cached_property
+    def views(self) -> Views:
+        image = Image.whole(self.case.input("image"))
+        return self.step.views(Batch(0, 0, torch.arange(len(image)), image=image, text=self.text))
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.views, self.step.counts(self.views.batch))
+
+    def total(self) -> Tensor:
+        return torch.stack([weight * self.losses[name] for name, weight in self.step.weights.items()]).sum()
+
+    @property
+    def prompt(self) -> Tensor:
+        return self.text.ids[:, :1]
+
+    @property
+    def end(self) -> int:
+        return int(self.text.ids.max())
+
+    @property
+    def seen(self) -> Tokens:
+        return self.views.image
+
+    def greedy(self) -> Tensor:
+        """open_clip's stops at a pad too, and what has not ended is cut off by the end."""
+        rules = Rules(self.end, PAD, LONGEST - 1, SHORTEST)
+        ids = greedy(self.model, self.seen, self.prompt, rules, remember=False)
+        over = ((ids == PAD) | (ids == self.end)).cumsum(1) > 0
+        behind = torch.cat([torch.zeros_like(over[:, :1]), over[:, :-1]], 1)
+        ids = ids.masked_fill(behind, PAD)[:, : int((~behind).sum(1).max())]
+        return ids if over[:, -1].all() else torch.cat([ids, torch.where(over[:, -1:], PAD, self.end)], 1)
+
+    def searched(self, beams: Beams) -> Tensor:
+        rules = Rules(self.end, PAD, LONGEST, SHORTEST)
+        return beam_search(self.model, self.seen, self.prompt, rules, beams, remember=False).ids
