@@ -161,7 +161,7 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: 
     assert_same(outputs(name, verb, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
 
 
-@pytest.mark.parametrize(("name", "job"), JOBS)
+@pytest.mark.parametrize(("name", "job"), [(n, j) for n, j in JOBS if SYSTEMS[n].jobs[j].apart])
 def test_a_batch_is_its_parts(name: str, job: str):
     """Ranks and micro-batches: parts of 2 and 4 samples, given the whole's counts, add up to its losses and gradients."""
     step = lively(step_of(name, job)[0]).eval()
@@ -237,9 +237,9 @@ def test_saved_and_loaded_it_says_the_same(name: str, verb: str, tmp_path: Path)
 def test_full_size_is_built_without_memory(name: str):
     with torch.device("meta"):
         model = SYSTEMS[name].full()
-    assert sum(p.numel() for p in model.parameters()) > 80e6
+    assert sum(p.numel() for p in model.parameters()) > SYSTEMS[name].least
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert set(SYSTEMS[name].small().state_dict()) < set(model.state_dict()), "the small one has other parts"
+    assert set(SYSTEMS[name].small().state_dict()) <= set(model.state_dict()), "the small one has other parts"
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)

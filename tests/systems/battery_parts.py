@@ -25,23 +25,28 @@ class Job:
     """A step that a model can be trained by. `chance`: its losses before it has learned anything, in nats.
 
     `prior`: what a constant answer can reach on eight samples, where that is less. `exempt`: the parameters, and the rows
-    of tables, that get no gradient, as a pattern of names, and why.
+    of tables, that get no gradient, as a pattern of names, and why. `apart`: whether samples are judged one by one; contrast
+    judges them by each other, so that a batch is not its parts.
     """
 
     step: Callable[[Any], nn.Module]
     chance: Mapping[str, float]
     prior: Mapping[str, float] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
+    apart: bool = True
 
 
 @dataclass(frozen=True)
 class System:
-    """`small` is tiny and has all parts; `full` is the published size, built on the meta device."""
+    """`small` is tiny and has all parts; `full` is the published size, built on the meta device: more than `least`
+    parameters.
+    """
 
     small: Callable[[], nn.Module]
     full: Callable[[], nn.Module]
     verbs: Mapping[str, Callable[[Any, Batch], list[Tokens | Tensor]]]  # what each verb gives on a batch
     jobs: Mapping[str, Job]
+    least: float = 80e6
 
 
 def encode_image(model, batch: Batch) -> list[Tokens | Tensor]:
