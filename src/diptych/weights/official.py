@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import beit3, blip, clip, coca, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.weights import beit3, blip, clip, clip_resnet, coca, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
@@ -34,6 +34,7 @@ SYSTEMS = {
         blip.SYSTEM,
         clip.SYSTEM,
         clip.OPEN_CLIP,
+        clip_resnet.SYSTEM,
         coca.SYSTEM,
     )
 }

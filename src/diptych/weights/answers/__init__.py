@@ -20,5 +20,6 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "beit3": beit3.Answers,
     "blip": blip.Answers,
     "clip": clip.Answers,
+    "clip_resnet": clip.Answers,
     "coca": coca.Answers,
 }

@@ -1,0 +1,88 @@
+"""CLIP's ResNet against plain formulas, and its tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.heads import Contrast
+from diptych.inputs import Image
+from diptych.models.clip_resnet import AttentionPool, Bottleneck, CLIPResNet
+from diptych.tokens import packing
+
+
+def model() -> CLIPResNet:
+    torch.manual_seed(0)
+    made = CLIPResNet(4, (1, 2, 1, 1), 4, (2, 3), 16, 1, 2, 32, 30, 9, 16).eval()
+    for part in made.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean, part.running_var = torch.randn(part.num_features), 1 + torch.rand(part.num_features)
+            torch.nn.init.normal_(part.weight, 1, 0.2)
+            torch.nn.init.normal_(part.bias, 0, 0.2)
+    return made
+
+
+def images(b: int = 3) -> Image:
+    return Image.whole(torch.randn(b, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+
+
+def normal(x: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    shape = (1, -1, 1, 1)
+    return (x - mean.view(shape)) / (var.view(shape) + 1e-5).sqrt() * norm.weight.view(shape) + norm.bias.view(shape)
+
+
+def test_a_strided_bottleneck_averages_in_both_branches():
+    torch.manual_seed(0)
+    block, x = Bottleneck(8, 4, 2).eval(), torch.randn(2, 8, 6, 4)
+    torch.nn.init.ones_(block.bn3.weight)
+    assert block.downsample is not None
+    branch = normal(F.conv2d(x, block.conv1.weight), block.bn1).clamp(min=0)
+    branch = normal(F.conv2d(branch, block.conv2.weight, padding=1), block.bn2).clamp(min=0)
+    branch = F.avg_pool2d(branch, 2)
+    branch = normal(F.conv2d(branch, block.conv3.weight), block.bn3)
+    averaged = x.unflatten(3, (2, 2)).unflatten(2, (3, 2)).mean((3, 5))
+    convolution, norm = block.downsample
+    assert isinstance(convolution, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d)
+    shortcut = normal(F.conv2d(averaged, convolution.weight), norm)
+    torch.testing.assert_close(block(x), (branch + shortcut).relu())
+
+
+def test_attention_pooling_is_torch_s_attention_of_the_mean_to_all_cells():
+    """By torch's own function, with the same weights: what the official code calls."""
+    clip, image = model(), images()
+    pool: AttentionPool = clip.pool
+    asks = pool.attention.query, pool.attention.key, pool.attention.value
+    for linear in asks:
+        torch.nn.init.normal_(linear.bias)
+    contrast = clip.heads()["contrast"]
+    assert isinstance(contrast, Contrast)
+    project = contrast.image
+    feature_map = clip.image(image.pixels)
+    assert feature_map.shape == (3, 128, 2, 3)
+    sequence = feature_map.flatten(2).permute(2, 0, 1)
+    sequence = torch.cat([sequence.mean(0, keepdim=True), sequence]) + pool.position[0][:, None]
+    wanted, _ = F.multi_head_attention_forward(
+        sequence[:1], sequence, sequence, 128, 4, None, torch.cat([x.bias for x in asks]), None, None, False, 0.0,
+        project.weight, project.bias, use_separate_proj_weight=True, q_proj_weight=asks[0].weight,
+        k_proj_weight=asks[1].weight, v_proj_weight=asks[2].weight, training=False, need_weights=False,
+    )  # fmt: skip
+    for packed in (False, True):
+        with packing(packed):
+            (readout,) = clip.unimodal(clip.encode_image(image))
+        torch.testing.assert_close(project(readout), wanted[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_is_read_by_itself_whatever_canvas_it_lies_on():
+    clip, image = model(), images()
+    pixels = image.pixels.clone()
+    pixels[1, :, :, 64:], pixels[2, :, 32:] = 9.0, -9.0
+    mixed = Image(pixels, torch.tensor([[64, 96], [64, 64], [32, 96]]))
+    for packed in (False, True):
+        with packing(packed):
+            (together,) = clip.unimodal(clip.encode_image(mixed))
+            for i, (h, w) in enumerate(mixed.sizes.tolist()):
+                (alone,) = clip.unimodal(clip.encode_image(Image.whole(pixels[i : i + 1, :, :h, :w])))
+                torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
