@@ -1,0 +1,96 @@
+"""The single-stream region baseline says what transformers' VisualBERT says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.inputs import Regions, Text
+from diptych.layers.regions import RegionEmbedding
+from diptych.models.visualbert import VisualBERT
+from diptych.tokens import Pair, packing
+
+OUTSIDE = {
+    "words.word": "embeddings.word_embeddings", "words.position": "embeddings.position_embeddings",
+    "words.segment": "embeddings.token_type_embeddings", "words.norm": "embeddings.LayerNorm",
+    "regions.feature": "embeddings.visual_projection", "transformer.pooler.dense": "pooler.dense",
+}  # fmt: skip
+LAYER = {
+    "attention.out": "attention.output.dense", "norm1": "attention.output.LayerNorm",
+    "feedforward.grow": "intermediate.dense", "feedforward.shrink": "output.dense", "norm2": "output.LayerNorm",
+}  # fmt: skip
+
+
+def ours_of(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    named = OUTSIDE | {"regions.norm": "embeddings.LayerNorm"}
+    for i in range(depth):
+        named |= {f"transformer.blocks.{i}.{ours}": f"encoder.layer.{i}.{hf}" for ours, hf in LAYER.items()}
+    state = {
+        f"{ours}.{kind}": theirs[f"{hf}.{kind}"]
+        for ours, hf in named.items()
+        for kind in ("weight", "bias")
+        if f"{hf}.{kind}" in theirs
+    }
+    for i in range(depth):
+        for kind in ("weight", "bias"):
+            parts = [theirs[f"encoder.layer.{i}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            state[f"transformer.blocks.{i}.attention.qkv.{kind}"] = torch.cat(parts)
+    kind, place = "embeddings.visual_token_type_embeddings.weight", "embeddings.visual_position_embeddings.weight"
+    state["regions.kind.weight"] = theirs[kind][1:2] + theirs[place][:1]
+    return state
+
+
+def inputs() -> tuple[Text, Regions]:
+    generator = torch.Generator().manual_seed(0)
+    lengths, counts = torch.tensor([7, 4, 6]), torch.tensor([3, 5, 1])
+    real, seen = torch.arange(7) < lengths[:, None], torch.arange(5) < counts[:, None]
+    ids = torch.randint(3, 50, (3, 7), generator=generator) * real
+    features = torch.randn(3, 5, 20, generator=generator)
+    return Text(ids, real), Regions(features, torch.rand(3, 5, 5, generator=generator), seen)
+
+
+def pair_of(model: VisualBERT, packed: bool) -> Pair:
+    text, regions = inputs()
+    with packing(packed), torch.no_grad():
+        return model.fuse(model.encode_text(text), model.encode_image(regions))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_it_is_transformers_visualbert(packed: bool):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.VisualBertConfig(
+        vocab_size=50, hidden_size=32, visual_embedding_dim=20, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=9, special_visual_initialize=False,
+    )  # fmt: skip
+    theirs = transformers.VisualBertModel(config).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = VisualBERT(32, 3, 4, 48, features=20, vocabulary=50, text_length=9).eval()
+    model.load_state_dict(ours_of(theirs.state_dict(), 3))
+    text, regions = inputs()
+    with torch.no_grad():
+        said = theirs(
+            text.ids, attention_mask=text.real.float(), visual_embeds=regions.features,
+            visual_attention_mask=regions.real.float(),
+        )  # fmt: skip
+    pair = pair_of(model, packed)
+    wanted = said.last_hidden_state
+    torch.testing.assert_close(pair.text.rows(text.real), wanted[:, :7][text.real], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(pair.image.rows(regions.real), wanted[:, 7:][regions.real], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(pair.pooled, said.pooler_output, rtol=1e-5, atol=2e-6)
+
+
+def test_with_boxes_it_is_uniter_s_form():
+    torch.manual_seed(0)
+    model = VisualBERT(32, 2, 4, 48, features=20, vocabulary=50, text_length=9).eval()
+    text, regions = inputs()
+    moved = Regions(regions.features, regions.boxes.flip(1), regions.real)
+
+    def said(regions: Regions) -> Tensor:
+        return model.fuse(model.encode_text(text), model.encode_image(regions)).pooled
+
+    assert torch.equal(said(regions), said(moved)), "where regions lie is not read"
+    model.regions = RegionEmbedding(20, 32)
+    assert not torch.allclose(said(regions), said(moved))
