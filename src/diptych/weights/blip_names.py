@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from diptych.weights.bert import ATTENTION, CONTEXT, LAYER, PARTS, WORDS
-from diptych.weights.names import FLAT, TURNED, Form, Names, both, under
+from diptych.weights.names import FLAT, ROW, TURNED, Names, both, under
 from diptych.weights.system import Arguments
 from diptych.weights.vit import BLOCK, PATCHES
 
 READER, WRITER = "text_encoder.", "text_decoder.bert."
-ROW = Form(lambda row: row[0], lambda row: row[None])  # (1, n) there
 NO_WEIGHT = "a buffer of 0, 1, 2 …, not a weight"
 
 

@@ -33,6 +33,7 @@ def _square(linear: Tensor) -> Tensor:
 FLAT = Form(lambda kernel: kernel.flatten(1), _square)  # a patch convolution, which we keep as a linear layer
 TURNED = Form(lambda matrix: matrix.T, lambda matrix: matrix.T)  # a matrix that is multiplied from the right
 ONE = Form(lambda x: x[None], lambda x: x[0])  # we keep a dimension of 1 in front
+ROW = Form(lambda row: row[0], lambda row: row[None])  # a dimension of 1 in front that is there and not here
 ONES = Form(lambda x: x[None, None], lambda x: x[0, 0])  # two of them
 
 

@@ -12,7 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights import beit3, blip, clip, clip_resnet, coca, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.weights import (
+    albef,
+    beit3,
+    blip,
+    clip,
+    clip_resnet,
+    coca,
+    crossvit,
+    mae,
+    scan,
+    vilbert,
+    vilt,
+    vit,
+    vlmo,
+    vsepp,
+)
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import WeightsError, read_checkpoint
@@ -31,6 +46,7 @@ SYSTEMS = {
         crossvit.SYSTEM,
         mae.SYSTEM,
         beit3.SYSTEM,
+        albef.SYSTEM,
         blip.SYSTEM,
         clip.SYSTEM,
         clip.OPEN_CLIP,

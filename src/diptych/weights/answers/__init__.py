@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diptych.weights.answers import beit3, blip, clip, coca, crossvit, mae, mixgen, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.weights.answers import (
+    albef,
+    beit3,
+    blip,
+    clip,
+    coca,
+    crossvit,
+    mae,
+    mixgen,
+    scan,
+    vilbert,
+    vilt,
+    vit,
+    vlmo,
+    vsepp,
+)
 from diptych.weights.golden import Answers, Case
 
 ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
@@ -18,6 +33,7 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "mae": mae.Answers,
     "mixgen": mixgen.Answers,
     "beit3": beit3.Answers,
+    "albef": albef.Answers,
     "blip": blip.Answers,
     "clip": clip.Answers,
     "clip_resnet": clip.Answers,

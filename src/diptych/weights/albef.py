@@ -1,0 +1,118 @@
+"""ALBEF's official checkpoints: what they tell, and the step that each was trained in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from diptych.heads import Temperature
+from diptych.layers.position import resize_bicubic_plain
+from diptych.models.albef import ALBEF
+from diptych.objectives.draws import Masking
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.pretraining import Pretraining
+from diptych.tasks.distilled import Distilled
+from diptych.tasks.entailment import Entailment
+from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.tasks.text_assignment import TextAssignment
+from diptych.weights.albef_names import bert_of, names
+from diptych.weights.read import WeightsError
+from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape
+from diptych.weights.vit import encoder_shape
+
+WORDS = "embeddings.token_type_embeddings.weight"  # which BLIP's BERT does not have
+
+
+def task(state: State) -> str:
+    """What an officially named checkpoint was trained for. Raises WeightsError."""
+    if "cls_head.2.weight" in state:
+        return "nlvr2" if len(state["cls_head.2.weight"]) == 2 else "entailment"
+    marks = {
+        "ta_head.weight": "assignment",
+        f"text_decoder.bert.{WORDS}": "vqa",
+        "idx_queue": "retrieval",
+        f"text_encoder.bert.{WORDS}": "pretraining",
+    }
+    found = next((task for mark, task in marks.items() if mark in state), None)
+    if found is None:
+        raise WeightsError("an ALBEF of no known task: it has neither decoder nor head nor queue")
+    return found
+
+
+def infer(state: State, told: Told) -> dict[str, Any]:
+    """The arguments of models.albef.ALBEF that an officially named checkpoint was made with. Raises WeightsError."""
+    job, vision, language = task(state), told.get("vision", {}), told.get("text", {})
+    text = bert_of(job)
+    vocabulary, width = shape(state, f"{text}embeddings.word_embeddings.weight", 2)
+    image = encoder_shape(
+        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), _grid(vision, told.get("grid"))
+    )
+    layers = count(state, f"{text}encoder.layer", "attention.self.query.weight")
+    fusion = count(state, f"{text}encoder.layer", "crossattention.self.query.weight")
+    images = 2 if job in ("nlvr2", "assignment") else 1
+    return {
+        **{f"image_{name}": image[name] for name in ("width", "depth", "heads", "hidden")},
+        "patch": image["patch"],
+        "grid": image["grid"],
+        "width": width,
+        "text_depth": layers - fusion,
+        "fusion_depth": fusion // images,
+        "heads": heads_of(width, language.get("num_attention_heads", told.get("num_heads"))),
+        "hidden": shape(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "vocabulary": vocabulary,
+        "text_length": shape(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
+        "images": images,
+        "decoder_depth": count(state, "text_decoder.bert.encoder.layer", "attention.self.query.weight"),
+        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if "vision_proj.weight" in state else {}),
+    }
+
+
+def _grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] | None:
+    size, patch = vision.get("image_size"), vision.get("patch_size")
+    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
+
+
+def build(arguments: Arguments, task: str, state: State) -> nn.Module:
+    """The step that a checkpoint (`state`, our names) was trained in: beside its momentum model, but for assignment."""
+    model = ALBEF(**arguments)
+    if task == "assignment":
+        return TextAssignment(model, model.width, nn.Linear(model.image_width, model.joint))
+    if task == "nlvr2":
+        return Distilled(NLVR2AtOnce(model, model.width))
+    if task == "entailment":
+        answers = shape(state, "student.head.2.weight", 2)[0]
+        head = nn.Sequential(
+            nn.Linear(model.width, model.width), nn.ReLU(), nn.Linear(model.width, answers)
+        )  # fmt: skip
+        return Distilled(Entailment(model, head))
+    if task == "vqa":
+        return Distilled(OpenVQA(model, twice=True))
+    heads = model.heads()
+    queue = Queue(*shape(state, "queue.image", 2), identified=task == "retrieval")
+    if task == "pretraining":
+        masking = Masking(model.vocabulary, whole_words=False)
+        objectives = [MaskedWords(masking), ImageTextContrast(), HardMatching()]
+        return Momentum(Pretraining(model, heads, objectives), queue)
+    del heads["words"]
+    heads["contrast"].scale = Temperature(bounds=None)  # the official code holds it while pre-training only
+    return Momentum(Pretraining(model, heads, [ImageTextContrast(), HardMatching()]), queue)
+
+
+SYSTEM = System(
+    name="albef",
+    known=lambda state: (
+        "visual_encoder.cls_token" in state
+        and any(f"{text}{WORDS}" in state for text in ("text_encoder.", "text_encoder.bert."))
+    ),
+    task=task,
+    names=names,
+    infer=infer,
+    build=build,
+    positions=Positions("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),
+    nest="model",
+)

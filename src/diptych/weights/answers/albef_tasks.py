@@ -1,0 +1,135 @@
+"""What of an ALBEF golden can be recomputed for the downstream tasks. A momentum model's step comes first, as in training."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diptych.inputs import Answered, Batch, Image
+from diptych.tasks.distilled import Distilled
+from diptych.tasks.entailment import Entailment
+from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
+from diptych.tasks.open_vqa import OpenVQA, Ranked
+from diptych.tasks.text_assignment import Assigned, TextAssignment
+from diptych.tokens import Pair, Tokens
+from diptych.weights.answers.given import on_canvas
+from diptych.weights.answers.momentum import Table, text_of
+from diptych.weights.golden import Answer, Case
+
+
+class JudgedAnswers:
+    """Entailment, and NLVR2, of which `in.image` holds the left images, then the right ones."""
+
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Distilled) and isinstance(case.step.student, (Entailment, NLVR2AtOnce))
+        self.case, self.step = case, case.step
+        self.student: Entailment | NLVR2AtOnce = case.step.student
+        self.step.follow()
+
+    def table(self) -> Table:
+        return {
+            "text_states": lambda: on_canvas(self.pair.text),
+            "logits": lambda: Answer(self.student.logits(self.pair)),
+            "loss": lambda: Answer(self.loss),
+            "loss_alpha0": lambda: Answer(self.loss_at(0.0)),
+        }
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, labels = text_of(self.case, "text"), self.case.input("labels")
+        images = self.case.input("image").split(len(text))
+        left, *right = (Image.whole(part) for part in images)
+        second = right[0] if right else None
+        named = {"entailment": labels, "true": labels}
+        return Batch(0, 0, torch.arange(len(text)), image=left, second=second, text=text, labels=named)
+
+    @cached_property
+    def pair(self) -> Pair:
+        return self.student.pair(self.batch)
+
+    def loss_at(self, alpha: float) -> Tensor:
+        (name,) = self.step.weights
+        return self.step.losses(self.batch, self.step.counts(self.batch), alpha)[name]
+
+    @cached_property
+    def loss(self) -> Tensor:
+        return self.loss_at(self.case.input("alpha").item())
+
+
+class VQAAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Distilled) and isinstance(case.step.student, OpenVQA)
+        self.case, self.step = case, case.step
+        self.student: OpenVQA = case.step.student
+        self.step.follow()
+
+    def table(self) -> Table:
+        return {
+            "question_states": lambda: on_canvas(self.question),
+            "decoder_logits": lambda: Answer(self.logits, self.answers.text.real),
+            "answer_loss": lambda: Answer(self.student.each(self.logits, self.answers.text)),
+            "loss": lambda: Answer(self.loss),
+            "loss_alpha0": lambda: Answer(self.loss_at(0.0)),
+            "rank_ids": lambda: Answer(self.ranked.candidates),
+            "rank_probs": lambda: Answer(self.ranked.probabilities),
+        }
+
+    @cached_property
+    def answers(self) -> Answered:
+        several = self.case.input("answers_per_question")
+        question = torch.arange(len(several)).repeat_interleave(several)
+        return Answered(text_of(self.case, "answer"), question, self.case.input("answer_weights"))
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        return Batch(0, 0, torch.arange(len(text)), image=image, text=text, answers=self.answers)
+
+    @cached_property
+    def question(self) -> Tokens:
+        return self.student.question(self.batch)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.student.logits(self.question, self.answers)
+
+    def loss_at(self, alpha: float) -> Tensor:
+        return self.step.losses(self.batch, self.step.counts(self.batch), alpha)["vqa"]
+
+    @cached_property
+    def loss(self) -> Tensor:
+        return self.loss_at(self.case.input("alpha").item())
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """As many candidates as the golden has ranked."""
+        most = self.case.shapes["rank_ids"][1]
+        return self.student.rank(self.question, text_of(self.case, "cand"), most)
+
+
+class AssignmentAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, TextAssignment)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {"logits": lambda: Answer(self.logits), "loss": lambda: Answer(self.loss)}
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        return Batch(0, 0, torch.arange(len(text)), image=image, text=text)
+
+    @cached_property
+    def given(self) -> Assigned:
+        return Assigned(*(self.case.input(name) for name in ("first_image", "second_image", "labels")))
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.batch, self.step.images(self.batch), self.given)
+
+    @cached_property
+    def loss(self) -> Tensor:
+        return self.step.losses(self.logits, self.given.labels, self.step.counts(self.batch))["assignment"]
