@@ -202,22 +202,19 @@ def by_row(step: nn.Module, found: Mapping[str, Tensor]) -> dict[str, float]:
     return whole | {f"{name}[{row}]": g.abs().max().item() for name in tables for row, g in enumerate(found[name])}
 
 
-STEPS = 100
-
-
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_overfits_eight_samples(name: str, job: str):
     step, made = step_of(name, job)
     batch = batch_of(8)
     optimizer = torch.optim.AdamW(step.train().parameters(), lr=5e-3, weight_decay=0.0)
     losses: dict[str, Tensor] = {}
-    for _ in range(STEPS):
+    for _ in range(made.steps):
         losses = losses_of(step, batch)
         optimizer.zero_grad()
         total_of(step, losses).backward()
         optimizer.step()
     for loss, prior in {**made.chance, **made.prior}.items():
-        assert losses[loss].item() < 0.3 * prior, f"{loss} is {losses[loss].item():.3f} after {STEPS} steps"
+        assert losses[loss].item() < 0.3 * prior, f"{loss} is {losses[loss].item():.3f} after {made.steps} steps"
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)

@@ -34,6 +34,7 @@ class Job:
     prior: Mapping[str, float] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
     apart: bool = True
+    steps: int = 100  # until eight samples are known by heart
 
 
 @dataclass(frozen=True)
