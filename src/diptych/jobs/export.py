@@ -18,6 +18,7 @@ from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train.checkpoint import written_whole
 from diptych.weights.hf import HF
 from diptych.weights.official import SYSTEMS
+from diptych.weights.read import sided
 
 Target = Literal["official", "safetensors", "hf"]
 
@@ -46,7 +47,7 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
             save_file({name: tensor.clone() for name, tensor in whole.items()}, path)
         else:
             nest = SYSTEMS[system].nest
-            torch.save({nest: whole} if nest else whole, path)
+            torch.save({nest: sided(whole)} if nest else whole, path)
     return lost
 
 

@@ -68,6 +68,13 @@ def _named(nested: object) -> Mapping | None:
     return nested if isinstance(nested, Mapping) else None
 
 
+def sided(state: dict[str, Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    """What `_named` undoes: the two states, where all names are of one of the sides; else the state as it is."""
+    if not all(name.startswith(SIDES) for name in state):
+        return state
+    return [{name.removeprefix(p): x for name, x in state.items() if name.startswith(p)} for p in SIDES]
+
+
 def _tensors(loaded: object, path: Path) -> dict[str, Tensor]:
     for nest in NESTS:
         if isinstance(loaded, Mapping) and (inner := _named(loaded.get(nest))) is not None:

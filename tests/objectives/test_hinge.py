@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from diptych.inputs import Batch, Regions, Text
+from diptych.models.vit import ViT
+from diptych.models.vsepp import VSEpp
+from diptych.objectives.hinge import Hinge, compared, hinge
+from diptych.objectives.pretraining import Pretraining
+
+SIMILARITY = torch.tensor([[0.9, 0.8, 0.1], [0.3, 0.5, 0.6], [0.2, 0.0, 0.7]])
+
+
+def by_hand(margin: float, hardest: bool) -> float:
+    total = 0.0
+    n = len(SIMILARITY)
+    for i in range(n):
+        texts = [max(0.0, margin + SIMILARITY[i, j].item() - SIMILARITY[i, i].item()) for j in range(n) if j != i]
+        images = [max(0.0, margin + SIMILARITY[j, i].item() - SIMILARITY[i, i].item()) for j in range(n) if j != i]
+        total += max(texts) + max(images) if hardest else sum(texts) + sum(images)
+    return total
+
+
+@pytest.mark.parametrize("hardest", [True, False])
+@pytest.mark.parametrize("margin", [0.05, 0.2, 0.5])
+def test_it_is_the_sum_over_wrong_pairs_of_both_sides(margin: float, hardest: bool):
+    assert hinge(SIMILARITY, margin, hardest).item() == pytest.approx(by_hand(margin, hardest), abs=1e-6)
+
+
+def test_where_all_pairs_are_alike_the_hardest_cost_twice_the_margin_each():
+    alike = torch.zeros(4, 4)
+    assert hinge(alike, 0.2, True).item() == pytest.approx(4 * 0.4)
+    floor = Hinge().floor({})
+    assert floor is not None and floor.value == pytest.approx(0.4)
+    assert Hinge(hardest=False).floor({}) is None
+
+
+def test_pairs_far_enough_apart_cost_nothing_and_teach_nothing():
+    similarity = (torch.eye(3) * 2).requires_grad_()
+    loss = hinge(similarity, 0.2, True)
+    loss.backward()
+    assert loss.item() == 0 and similarity.grad is not None and not similarity.grad.any()
+
+
+def batch(n: int) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(n, 1, 6, generator=draw)
+    regions = Regions(features, torch.zeros(n, 1, 5), torch.ones(n, 1, dtype=torch.bool))
+    text = Text(torch.randint(1, 9, (n, 4), generator=draw), torch.ones(n, 4, dtype=torch.bool))
+    return Batch(0, 0, torch.arange(n), regions=regions, text=text)
+
+
+def test_the_step_gives_the_mean_over_pairs():
+    step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.3)])
+    losses = step(batch(5))
+    similarity = compared(step.views(batch(5)))
+    torch.testing.assert_close(losses["hinge"], hinge(similarity, 0.3, True) / 5)
+    right = (similarity.argmax(1) == torch.arange(5)).float().mean()
+    torch.testing.assert_close(losses["hinge/accuracy"], right)
+
+
+def test_a_model_without_a_similarity_is_refused():
+    step = Pretraining(ViT(8, 1, 2, 8, 4, (1, 1), 0), nn.ModuleDict(), [Hinge()])
+    with pytest.raises(ValueError, match="ViT has no similarity of its own"):
+        step(batch(2))

@@ -1,0 +1,61 @@
+"""VSE++ and SCAN: files of two states, side by side; every depth and direction; counts at full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.models.scan import SCAN
+from diptych.models.vsepp import VSEpp
+from diptych.weights.official import load_official, recognise, understood
+from diptych.weights.read import SIDES, WeightsError, read_checkpoint, sided
+from diptych.weights.vsepp import names
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("system", ["vsepp", "scan"])
+def test_a_file_of_two_states_goes_both_ways(system: str):
+    nested = torch.load(GOLDEN / system / "checkpoint.pth", weights_only=True)["model"]
+    found = load_official(system, GOLDEN / system / "checkpoint.pth")
+    back = sided(found.names.to_official(found.state))
+    assert isinstance(back, list) and [side.keys() for side in back] == [side.keys() for side in nested]
+    assert all(torch.equal(ours[name], side[name]) for ours, side in zip(back, nested, strict=True) for name in side)
+    assert set(found.build().state_dict()) == set(found.state)
+
+
+def test_one_state_stays_one():
+    state = {"img_enc.fc.bias": torch.ones(1), "other": torch.ones(1)}
+    assert sided(state) is state
+
+
+@pytest.mark.parametrize("odd", [[{}], [1, 2], [{"a": torch.ones(1)}] * 3, ({}, {}, {})])
+def test_lists_of_anything_else_are_refused(tmp_path: Path, odd: object):
+    torch.save({"model": odd}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="holds no tensors"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(("depth", "bidirectional"), [(1, True), (2, True), (3, False)])
+def test_depth_and_direction_are_read_from_the_names(depth: int, bidirectional: bool):
+    arguments: dict[str, Any] = dict(features=6, width=8, vocabulary=11, word_width=5, depth=depth)
+    model = SCAN(**arguments, bidirectional=True) if bidirectional else VSEpp(**arguments)
+    ours = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    table = names({**arguments, "bidirectional": bidirectional}, "pretraining")
+    state: dict[str, Tensor] = table.to_official(ours)
+    assert all(name.startswith(SIDES) for name in state)
+    found = understood(recognise(state), state, {})
+    assert found.arguments == (arguments | {"bidirectional": True} if bidirectional else arguments)
+    assert all(torch.equal(found.state[name], ours[name]) for name in ours)
+
+
+def test_full_size_counts():
+    """A linear map, word vectors, and per direction three gates of a GRU with two biases each."""
+    one_way = 3 * 1024 * (300 + 1024 + 2)
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in model.parameters()) for model in (VSEpp(), SCAN())]
+    assert sizes == [2049 * 1024 + 11353 * 300 + one_way, 2049 * 1024 + 8481 * 300 + 2 * one_way]
