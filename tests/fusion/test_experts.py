@@ -42,7 +42,9 @@ def transformer(together: int = 2, depth: int = 3, relative: bool = True) -> Mod
 def block_by_loop(block: ExpertBlock, x: Tensor, experts: list[nn.Module], bias: Tensor | None) -> Tensor:
     """One sample without pads: (n, d). `experts`: of each token."""
     attention = block.attention
+    first, second = block.add_attended.scale, block.add_fed.scale
     assert attention.query_bias is not None and attention.value_bias is not None
+    assert first is not None and second is not None
     weights = attention.qkv.weight.chunk(3)
     q, k, v = (block.norm(x) @ w.T for w in weights)
     q, v = q + attention.query_bias, v + attention.value_bias
@@ -51,8 +53,8 @@ def block_by_loop(block: ExpertBlock, x: Tensor, experts: list[nn.Module], bias:
         scores = q[:, columns] @ k[:, columns].T / len(columns) ** 0.5
         scores = scores if bias is None else scores + bias[h]
         heads.append(scores.softmax(1) @ v[:, columns])
-    x = x + block.add_attended.scale * attention.out(torch.cat(heads, 1))
-    return x + block.add_fed.scale * torch.stack([expert(token) for expert, token in zip(experts, x, strict=True)])
+    x = x + first * attention.out(torch.cat(heads, 1))
+    return x + second * torch.stack([expert(token) for expert, token in zip(experts, x, strict=True)])
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -24,7 +24,9 @@ from diptych.models.cnn import FrozenCNN
 from diptych.models.vilt import ViLT
 from diptych.models.vit import ViT
 from diptych.objectives.draws import Masking
+from diptych.objectives.hard import HardMatching
 from diptych.objectives.imitation import ClassImitation, GridImitation
+from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective, Pretraining
@@ -40,15 +42,16 @@ from diptych.weights.strict import load_strict
 MOST_UNKNOWN = 0.1  # of the captions' pieces
 
 
-def objectives(run: Pretrain) -> list[Objective]:
-    """The losses whose weight is not 0."""
+def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> list[Objective]:
+    """The losses whose weight is not 0. `contrasts`: the heads of contrast."""
     chosen = run.objectives
     # a model of another vocabulary may be built, to be compared; `tokenizer_of` refuses to train it
-    known = (bundled(run.model.vocabulary) if isinstance(run.model, settings.ViLT) else None) or vocabulary()
+    known = (None if isinstance(run.model, settings.ViT) else bundled(run.model.vocabulary)) or vocabulary()
     masking = Masking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
     possible: list[Objective] = [
-        ImageTextMatching(weight=chosen.itm),
-        MaskedWords(masking, weight=chosen.mlm),
+        ImageTextContrast(weight=chosen.itc, heads=contrasts),
+        HardMatching(weight=chosen.itm) if chosen.hard_negatives else ImageTextMatching(weight=chosen.itm),
+        MaskedWords(masking, weight=chosen.mlm, alone=chosen.alone),
         WordPatchAlignment(weight=chosen.wpa),
         GridImitation(weight=chosen.grid),
         ClassImitation(weight=chosen.classes),
@@ -65,8 +68,9 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
         heads = nn.ModuleDict({"grid": nn.Linear(model.width, 1280), "classes": nn.Linear(model.width, 1000)})
     else:
         heads = model.heads()
+    contrasts = tuple(name for name in heads if name.startswith("contrast"))
     return Pretraining(
-        model, heads, objectives(run), statistics, run.most_patches or None, FrozenCNN() if guided else None
+        model, heads, objectives(run, contrasts), statistics, run.most_patches or None, FrozenCNN() if guided else None
     )
 
 
@@ -74,9 +78,10 @@ def examples(run: Pretrain, split: str, augment: bool) -> Examples:
     """What the run learns from, or is held out from it."""
     source = open_captions(run.data, split, least=run.images.shorter)
     images = replace(run.images, augment=augment and run.images.augment)
-    if not (run.objectives.itm or run.objectives.mlm or run.objectives.wpa):
+    if not (run.objectives.itm or run.objectives.mlm or run.objectives.itc or run.objectives.wpa):
         return PictureExamples(source, images)
-    matching = 0.5 if run.objectives.itm or run.objectives.wpa else 0.0
+    drawn = run.objectives.wpa or (run.objectives.itm and not run.objectives.hard_negatives)
+    matching = 0.5 if drawn else 0.0
     return PairExamples(source, tokenizer_of(run), images, matching)
 
 

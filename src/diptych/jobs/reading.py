@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diptych.data.wordpiece import BERT, SCENES, Tokenizer, bundled, vocabulary
 from diptych.jobs.folder import RunError
-from diptych.recipes.models import ViLT
+from diptych.recipes.models import ViT
 from diptych.recipes.run import Finetune, Pretrain
 
 
@@ -13,7 +13,7 @@ def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
 
     Raises RunError where it reads none, or other ones.
     """
-    if not isinstance(run.model, ViLT):
+    if isinstance(run.model, ViT):
         raise RunError(f"a {type(run.model).__name__} reads no text; this needs a model that reads text and image")
     known = bundled(run.model.vocabulary)
     if known is None:

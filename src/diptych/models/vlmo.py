@@ -33,7 +33,7 @@ class VLMo(nn.Module):
     """`together`: the first block with an expert for both modalities (`depth`: none has one, as before images are met).
 
     `relative`: positions stand in attention (base, large), and `text_length` is how far apart words may be; else they are
-    added to the embeddings (base-plus). `scale`: where LayerScale begins; None: there is none (base-plus). `readouts`: how
+    added to the embeddings (base-plus). `scale`: where LayerScale begins; 0: there is none (base-plus). `readouts`: how
     contrast reads a modality: 1, by its own experts; 2, also by those of both. `drop`: the share of samples that the last
     block is left out for, falling to none in the first; and the dropout of the text embeddings.
     """
@@ -42,7 +42,7 @@ class VLMo(nn.Module):
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, together: int = 10, patch: int = 16,
         grid: tuple[int, int] = (14, 14), vocabulary: int = 30522, text_length: int = 196, images: int = 1,
-        relative: bool = True, scale: float | None = 0.1, readouts: int = 2, drop: float = 0.1,
+        relative: bool = True, scale: float = 0.1, readouts: int = 2, drop: float = 0.1,
     ):  # fmt: skip
         super().__init__()
         self.width, self.vocabulary, self.readouts = width, vocabulary, readouts
@@ -54,7 +54,9 @@ class VLMo(nn.Module):
         )
         self.modality = nn.Embedding(1 + images, width)  # row 0: text; row 1 + slot: that image
         drops = torch.linspace(0, drop, depth, device="cpu").tolist()
-        blocks = nn.ModuleList(ExpertBlock(width, heads, hidden, i >= together, scale, drops[i]) for i in range(depth))
+        blocks = nn.ModuleList(
+            ExpertBlock(width, heads, hidden, i >= together, scale or None, drops[i]) for i in range(depth)
+        )
         positions = RelativePositions(depth, heads, grid, text_length) if relative else None
         self.transformer = ModalityExperts(blocks, nn.LayerNorm(width, 1e-6), Pooler(width), positions)
         self.apply(init_transformer)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diptych.models import vilt, vit
+    from diptych.models import vilt, vit, vlmo
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,30 @@ class ViLT:
 
     def build(self) -> vilt.ViLT:
         from diptych.models.vilt import ViLT as Model
+
+        return Model(**asdict(self))
+
+
+@dataclass(frozen=True)
+class VLMo:
+    """Arguments of models.vlmo.VLMo; the defaults are VLMo-Base."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    together: int = 10
+    patch: int = 16
+    grid: tuple[int, int] = (14, 14)
+    vocabulary: int = 30522
+    text_length: int = 196
+    images: int = 1
+    relative: bool = True
+    scale: float = 0.1
+    readouts: int = 2
+    drop: float = 0.1
+
+    def build(self) -> vlmo.VLMo:
+        from diptych.models.vlmo import VLMo as Model
 
         return Model(**asdict(self))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diptych.data.settings import ImageSettings
-from diptych.recipes.models import ViLT, ViT
+from diptych.recipes.models import ViLT, ViT, VLMo
 from diptych.train.settings import Training
 
 
@@ -16,18 +16,21 @@ class Objectives:
 
     itm: float = 0.0  # image-text matching
     mlm: float = 0.0  # masked words
+    itc: float = 0.0  # image-text contrast
     wpa: float = 0.0  # word-patch alignment by optimal transport
     grid: float = 0.0  # imitation of a CNN, patch by patch
     classes: float = 0.0  # imitation of a CNN's class distribution
     whole_words: bool = True  # masked words: all pieces of a word or none
     mask_rate: float = 0.15  # masked words: share of pieces hidden
+    alone: bool = False  # masked words: of the text without its image
+    hard_negatives: bool = False  # matching: with what contrast finds alike, in place of images drawn at random
 
 
 @dataclass(frozen=True)
 class Pretrain:
     """A pre-training run. `start`: a run folder whose weights it begins with; empty: from random weights."""
 
-    model: ViLT | ViT
+    model: ViLT | ViT | VLMo
     objectives: Objectives
     images: ImageSettings
     training: Training

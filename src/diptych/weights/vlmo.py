@@ -115,7 +115,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "vocabulary": vocabulary,
         "images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
         "relative": TABLE in state,
-        "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else None,
+        "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
         "readouts": 1 if task(state) == "retrieval" else 2,
         **(_reach(state, told) if TABLE in state else _absolute(state, told)),
     }

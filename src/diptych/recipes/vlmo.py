@@ -1,0 +1,60 @@
+"""VLMo's runs: the stages of the published models, and one that fits a small machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.models import VLMo
+from diptych.recipes.run import Objectives, Pretrain
+from diptych.train.settings import Optimizer, Training
+
+
+def base() -> Pretrain:
+    """VLMo-Base's third stage (Bao et al. 2022, section 3.3; the official configuration): contrast, matching with hard
+    negatives and masked words on pairs. It is to start from `base_words`.
+    """
+    return Pretrain(
+        recipe="vlmo.base",
+        model=VLMo(),
+        objectives=Objectives(itc=1.0, itm=1.0, mlm=0.25, hard_negatives=True),
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        training=Training(
+            steps=200_000,
+            batch=1024,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=2e-4, weight_decay=0.01, warmup=0.1),
+        ),
+    )
+
+
+def base_words() -> Pretrain:
+    """The stage before images are met: masked words of texts alone, by a model without experts of both.
+
+    Differs: the official run starts from BEiT and trains nothing but what words have of their own; here all learns.
+    """
+    run = base()
+    return replace(
+        run,
+        recipe="vlmo.base_words",
+        model=replace(run.model, together=12),
+        objectives=Objectives(mlm=1.0, alone=True),
+    )
+
+
+def base_plus() -> Pretrain:
+    """VLMo-Base+: narrower, deeper, with positions added to the embeddings and no LayerScale."""
+    run = base()
+    model = VLMo(
+        width=544, depth=24, heads=16, hidden=2176, together=21, text_length=40, relative=False, scale=0.0
+    )  # fmt: skip
+    optimizer = replace(run.training.optimizer, learning_rate=1e-4)
+    return replace(run, recipe="vlmo.base_plus", model=model, training=replace(run.training, optimizer=optimizer))
+
+
+def large() -> Pretrain:
+    """VLMo-Large."""
+    run = base()
+    model = VLMo(width=1024, depth=24, heads=16, hidden=4096, together=21)
+    optimizer = replace(run.training.optimizer, learning_rate=5e-5)
+    return replace(run, recipe="vlmo.large", model=model, training=replace(run.training, optimizer=optimizer))
