@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from battery_parts import (
+    ANSWERS,
+    LN2,
+    MASK,
+    ONE_IMAGE,
+    ONE_OF_EIGHT,
+    SMALL,
+    TABLES,
+    TEXT_LENGTH,
+    VOCABULARY,
+    Job,
+    System,
+    encode_image,
+    encode_text,
+    fuse,
+)  # fmt: skip
+from torch import Tensor
+
+from diptych.inputs import Batch
+from diptych.models.vlmo import CONTRASTS, VLMo
+from diptych.objectives.draws import Masking
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Objective, Pretraining
+from diptych.tasks.contrast import ContrastRetrieval
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.vqa import ClosedVQA
+from diptych.tokens import Tokens
+
+
+def small(**others: Any) -> VLMo:
+    sizes = {name: value for name, value in SMALL.items() if name != "dropout"} | {
+        "depth": 3,
+        "together": 2,
+        "drop": 0.0,
+    }
+    return VLMo(**sizes | others, vocabulary=VOCABULARY, text_length=TEXT_LENGTH, images=2)
+
+
+def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
+    read = {"itc": CONTRASTS, "itm": ("match",), "mlm": ("words",)}
+    heads = model.heads()
+    for name in set(heads) - {head for o in objectives for head in read[o.name]}:
+        del heads[name]
+    return Pretraining(model, heads, objectives)
+
+
+def alone(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.text is not None and batch.image is not None
+    return [model.alone(model.encode_text(batch.text)), model.alone(model.encode_image(batch.image))]
+
+
+def unimodal(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.text is not None and batch.image is not None
+    return [*model.unimodal(model.encode_text(batch.text)), *model.unimodal(model.encode_image(batch.image))]
+
+
+VERBS = {"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse, "alone": alone, "unimodal": unimodal}
+MASKED = MaskedWords(Masking(VOCABULARY, MASK), weight=0.25)
+UNPOOLED = {r"pooler\.": "reads pairs alone"}
+NO_PAIRS = UNPOOLED | {r"\.together\.": "there are no pairs"}
+NO_IMAGES = {
+    r"patches\.": "there are no images",
+    r"modality\.weight\[1\]": "there are no images",
+    r"apart\.image\.": "there are no images",
+}
+EARLY = {
+    r"blocks\.2\.apart\.": "the last block sends pairs to the expert of both",
+}
+WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
+
+SYSTEMS = {
+    "vlmo": System(
+        small=small,
+        full=lambda: VLMo(images=2),
+        verbs=VERBS,
+        jobs={
+            "pretraining": Job(
+                lambda m: pretraining(m, [ImageTextContrast(heads=CONTRASTS), HardMatching(), MASKED]),
+                # not matching, whose negatives change while contrast learns: a hundred steps do not know it by heart
+                {"itc": math.log(32), "mlm": math.log(VOCABULARY)},
+                exempt=WORDS | ONE_IMAGE,
+                apart=False,
+            ),
+            "masked words of pairs": Job(
+                lambda m: pretraining(m, [MASKED]),
+                {"mlm": math.log(VOCABULARY)},
+                exempt=WORDS | ONE_IMAGE | EARLY | UNPOOLED,
+            ),
+            "masked words of texts": Job(
+                lambda m: pretraining(m, [MaskedWords(Masking(VOCABULARY, MASK), alone=True)]),
+                {"mlm": math.log(VOCABULARY)},
+                exempt=WORDS | ONE_IMAGE | NO_PAIRS | NO_IMAGES,
+            ),
+            "vqa": Job(
+                lambda m: ClosedVQA(m, 32, ANSWERS),
+                {"vqa": ANSWERS * LN2},
+                {"vqa": ONE_OF_EIGHT},
+                WORDS | ONE_IMAGE | EARLY,
+            ),
+            "nlvr2": Job(lambda m: NLVR2(m, 32), {"nlvr2": LN2}, exempt=WORDS | EARLY),
+        },
+    ),
+    "vlmo, positions added to embeddings": System(
+        small=lambda: small(relative=False, scale=0.0, readouts=1),
+        full=lambda: VLMo(
+            width=544,
+            depth=24,
+            heads=16,
+            hidden=2176,
+            together=21,
+            text_length=40,
+            relative=False,
+            scale=0.0,
+            images=2,
+        ),
+        verbs=VERBS,
+        jobs={
+            "retrieval": Job(
+                lambda m: ContrastRetrieval(m, m.heads()["contrast"]),
+                {"retrieval": math.log(32)},
+                exempt=TABLES | ONE_IMAGE | NO_PAIRS,
+                apart=False,
+            ),
+        },
+    ),
+}
