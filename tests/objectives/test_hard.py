@@ -6,10 +6,16 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from diptych.heads import Contrast, LogScale
 from diptych.inputs import Batch
+from diptych.models.vit import ViT
+from diptych.objectives.contrast import among_themselves
 from diptych.objectives.draws import Given, Keyed
 from diptych.objectives.hard import HardMatching
+from diptych.objectives.views import Features, Lesson, Views
 
 
 def keyed(b: int, seed: int = 0) -> Keyed:
@@ -47,3 +53,21 @@ def test_likeness_is_the_softmax_with_an_even_share_but_for_what_belongs_togethe
 
 def test_its_floor_is_the_entropy_of_one_in_three():
     assert HardMatching().floor({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
+
+
+def test_where_it_is_told_to_it_compares_the_batch_with_itself_whatever_a_teacher_sees():
+    """Two of three pairs share an image; the teacher's features, and its queue, are others."""
+    image, text = (F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)), dim=1) for i in range(2))
+    heads = nn.ModuleDict({"contrast": Contrast(4, 4, 4, LogScale(2.0))})
+    batch = Batch(0, 1, torch.arange(3), labels={"image": torch.tensor([7, 8, 7])})
+    draws, model = Keyed(batch), ViT(8, 1, 2, 8, 4, (1, 1), 0)
+    theirs = Views(model, heads, batch, draws)
+    theirs.once(("features", "contrast", 0), lambda: Features(text, image))
+    views = Views(model, heads, batch, draws, lesson=Lesson(theirs, 0.5, Features(image, text)))
+    views.once(("features", "contrast", 0), lambda: Features(image, text))
+    found = among_themselves(views, "contrast")
+    torch.testing.assert_close(found.to_text, 2 * image @ text.T)
+    torch.testing.assert_close(found.to_image, 2 * text @ image.T)
+    negatives = HardMatching(compare=among_themselves).negatives(views)
+    assert negatives.images[[0, 2]].tolist() == negatives.texts[[0, 2]].tolist() == [1, 1]
+    assert negatives.images[1] != 1 and negatives.texts[1] != 1

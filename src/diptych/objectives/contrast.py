@@ -35,6 +35,14 @@ def contrasted(views: Views, head: str, readout: int = 0) -> Contrasted:
     )
 
 
+def among_themselves(views: Views, head: str, readout: int = 0) -> Contrasted:
+    """This rank's batch compared with itself, all of it as the model that is trained sees it."""
+    image, text = views.features(head, readout)
+    own = views.batch.labels.get("image", torch.arange(len(image), device=image.device))
+    scale = views.once(("scale", head), views.heads[head].scale)  # type: ignore[arg-type]
+    return Contrasted(scale * image @ text.T, scale * text @ image.T, 0, own, own)
+
+
 def taught(views: Views, head: str, readout: int = 0) -> Contrasted | None:
     """The same comparison by the teacher, by which nothing learns; None without one."""
     if views.teacher is None:

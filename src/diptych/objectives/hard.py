@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diptych.objectives.contrast import contrasted
+from diptych.objectives.contrast import Contrasted, contrasted
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -31,7 +31,8 @@ class HardMatching:
 
     Negatives come from this rank's batch, drawn in proportion to the softmax of what contrast compares (`head`, its
     `readout`). `even`: a share added to every candidate's probability (BLIP: 1e-4). Pairs that share an image
-    (labels["image"]) are no negatives of each other.
+    (labels["image"]) are no negatives of each other. `compare`: what is compared, where it is not what contrast itself
+    compares (BLIP's retrieval: objectives.contrast.among_themselves).
     """
 
     name: str = "itm"
@@ -39,6 +40,7 @@ class HardMatching:
     head: str = "contrast"
     readout: int = 0
     even: float = 0.0
+    compare: Callable[[Views, str, int], Contrasted] = contrasted
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(3.0 * len(views.batch), device=views.batch.ids.device)
@@ -65,7 +67,7 @@ class HardMatching:
 
     @torch.no_grad()
     def negatives(self, views: Views) -> Negatives:
-        found = contrasted(views, self.head, self.readout)
+        found = self.compare(views, self.head, self.readout)
         batch = slice(found.first, found.first + len(found.own))
         belong = found.own[:, None] == found.others[batch]
         return Negatives(

@@ -8,6 +8,7 @@ from torch import nn
 
 from diptych.layers.position import resize_bicubic_plain
 from diptych.models.blip import BLIP
+from diptych.objectives.contrast import among_themselves
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.lm import NextWords
@@ -81,7 +82,9 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return OpenVQA(model, SMOOTHING)
     objectives: list[Objective] = [ImageTextContrast()]
     objectives += (
-        [HardMatching(even=1e-4), NextWords(smoothing=SMOOTHING)] if task == "pretraining" else [HardMatching()]
+        [HardMatching(even=1e-4), NextWords(smoothing=SMOOTHING)]
+        if task == "pretraining"
+        else [HardMatching(compare=among_themselves)]
     )
     size, width = shape(state, "queue.image", 2)
     queue = Queue(size, width, identified=task == "retrieval")
