@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from battery_parts import PATCH, VOCABULARY, Job, System, encode_text
+from battery_parts import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Job, System, encode_text
 from einops import rearrange
 from torch import Tensor, nn
 
 from diptych.inputs import Batch, Regions
+from diptych.layers.bert_text import BertText
 from diptych.models.scan import SCAN
 from diptych.models.vsepp import VSEpp
 from diptych.objectives.draws import Draws
@@ -62,6 +63,19 @@ def hinge(hardest: bool) -> Job:
     )
 
 
+def with_bert() -> VSEpp:
+    """Another text tower is an assignment."""
+    model = VSEpp(**SIZES)
+    model.text = BertText(32, VOCABULARY, TEXT_LENGTH, 16, 1, 2, 32, dropout=0.0)
+    return model
+
+
+def full_with_bert() -> VSEpp:
+    model = VSEpp()
+    model.text = BertText(1024)
+    return model
+
+
 VERBS = {"encode_image": encode_regions, "encode_text": encode_text, "similarity": own_similarity}
 SIZES: dict[str, Any] = {"features": FEATURES, "width": 32, "vocabulary": VOCABULARY, "word_width": 16}
 SYSTEMS = {
@@ -78,6 +92,12 @@ SYSTEMS = {
         verbs=VERBS,
         jobs={"all": hinge(False)},
         least=9e6,
+    ),
+    "vsepp, BERT": System(
+        small=with_bert,
+        full=full_with_bert,
+        verbs=VERBS,
+        jobs={"all": replace(hinge(False), exempt=TABLES)},
     ),
     "scan": System(
         small=lambda: SCAN(**SIZES),

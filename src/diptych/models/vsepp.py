@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.inputs import Regions, Text
+from diptych.layers.bert_text import BertText
 from diptych.layers.recurrent import RecurrentText
 from diptych.layers.similarity import cosine, order
 from diptych.layout import Span
@@ -27,7 +28,7 @@ class VSEpp(nn.Module):
     """An image is one region, or several that are averaged; `features` is how many numbers a region has.
 
     `measure`: "cosine", or "order" for the order embeddings of section 4.5. Another text tower is an assignment:
-    ``model.text = BertText(…)`` (it has `forward`, and `readout` of the joint width).
+    ``model.text = BertText(width)`` (layers.bert_text).
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class VSEpp(nn.Module):
             raise ValueError(f"measure is 'cosine' or 'order', not {measure!r}")
         self.measure = measure
         self.image = project(features, width)
-        self.text = RecurrentText(vocabulary, width, word_width, depth)
+        self.text: RecurrentText | BertText = RecurrentText(vocabulary, width, word_width, depth)
 
     def encode_image(self, image: Regions) -> Tokens:
         return regions(image).map(self.image)
