@@ -1,0 +1,69 @@
+"""One image's regions as arrays, and many of them as a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diptych.data.source import BadSample, DataError
+from diptych.inputs import Regions
+
+MOST_REGIONS = 1000
+
+
+@dataclass(frozen=True)
+class Detected:
+    """One image's regions: features (n × f), boxes (n × 5, see inputs.Regions), and class probabilities (n × c) or None."""
+
+    features: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray | None = None
+
+
+def shares(boxes: np.ndarray, width: int, height: int, where: str) -> np.ndarray:
+    """Corners in pixels as shares of the image, and the share of its area (ViLBERT, section 3.2). Raises BadSample."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise BadSample(f"{where}, boxes", f"are {boxes.shape}, not (regions, 4)")
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] < boxes[:, :2]).any():
+        raise BadSample(f"{where}, boxes", "not finite, or ending before they begin; boxes are x1, y1, x2, y2")
+    scaled = boxes / np.array([width, height, width, height], dtype=np.float32)
+    area = (scaled[:, 2] - scaled[:, 0]) * (scaled[:, 3] - scaled[:, 1])
+    return np.concatenate([scaled, area[:, None]], 1).astype(np.float32)
+
+
+def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None, where: str) -> Detected:
+    """Raises BadSample unless all are of the same regions, at least one, and finite."""
+    n = len(boxes)
+    for name, array in (("features", features), ("classes", classes)):
+        if array is not None and (array.ndim != 2 or len(array) != n or not array.shape[1]):
+            raise BadSample(f"{where}, {name}", f"are {array.shape}, where there are {n} boxes")
+        if array is not None and not np.isfinite(array).all():
+            raise BadSample(f"{where}, {name}", "not finite")
+    if not 1 <= n <= MOST_REGIONS:
+        raise BadSample(where, f"{n} regions, where there are 1 to {MOST_REGIONS}")
+    return Detected(features.astype(np.float32), boxes, None if classes is None else classes.astype(np.float32))
+
+
+def stack_regions(detected: Sequence[Detected]) -> Regions:
+    """A batch, padded behind. Raises DataError where features are of several widths, or some lack classes."""
+    widths = {one.features.shape[1] for one in detected}
+    classes = {None if one.classes is None else one.classes.shape[1] for one in detected}
+    if len(widths) != 1 or len(classes) != 1:
+        raise DataError(
+            f"regions of one batch have features of {sorted(widths)} and classes of {classes}; use one detector's"
+        )
+    most = max(len(one.boxes) for one in detected)
+
+    def padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        canvas = np.zeros((len(arrays), most, arrays[0].shape[1]), dtype=np.float32)
+        for row, array in zip(canvas, arrays, strict=True):
+            row[: len(array)] = array
+        return torch.from_numpy(canvas)
+
+    known = [one.classes for one in detected if one.classes is not None]
+    real = torch.arange(most) < torch.tensor([len(one.boxes) for one in detected])[:, None]
+    features, boxes = padded([one.features for one in detected]), padded([one.boxes for one in detected])
+    return Regions(features, boxes, real, padded(known) if known else None)

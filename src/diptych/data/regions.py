@@ -1,0 +1,175 @@
+"""What a detector saw, in the forms in which it is published: a table (TSV) or one .npz an image.
+
+- TSV without a header, as bottom-up attention writes it: image_id, image_w, image_h, num_boxes, boxes, features; or
+  LXMERT's ten columns, which have objects and attributes between. Arrays are float32 in base64.
+- .npz: features (n × f) with boxes (n × 4, pixels), image_w and image_h; or UNITER's features with norm_bb (shares) and
+  soft_labels; or bottom-up-attention.pytorch's x (n × f, or OpenVQA's f × n) with bbox, image_w and image_h. The file's
+  stem is the image's id.
+
+ViLBERT's own forms, .npy files of dictionaries and an LMDB of them, are refused: they are pickles, which can run any code.
+UNITER's LMDB packs the same .npz that are read here, which earns it no dependency.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zipfile
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from diptych.data.detected import MOST_REGIONS, Detected, checked, shares
+from diptych.data.source import BadSample, DataError
+
+COLUMNS = {
+    6: ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
+    10: ("image_id", "image_h", "image_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes", "features"),
+}  # fmt: skip
+MOST_ROW = 64 * 2**20  # bytes of one image's regions, as text or unpacked; 100 regions of 2,048 numbers are 1 MiB
+CONVERT = "write it as .npz (features, boxes, image_w, image_h) where you trust what it holds"
+
+
+@runtime_checkable
+class DetectedRegions(Protocol):
+    """Random access to regions by the image's id. Cheap to open: only where each image's lie is kept in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, image: str) -> bool: ...
+
+    def load(self, image: str) -> Detected:
+        """Raises KeyError for an image that is not there, BadSample for one that cannot be used."""
+        ...
+
+
+def open_regions(path: Path) -> DetectedRegions:
+    """The regions in a .tsv, or in a folder of .npz. Raises DataError."""
+    if path.suffix == ".lmdb" or (path / "data.mdb").is_file() or path.suffix in (".pkl", ".npy"):
+        raise DataError(f"{path}: holds pickles, which can run code, and is not read; {CONVERT}")
+    if path.suffix == ".tsv" and path.is_file():
+        return RegionTable(path)
+    if path.is_dir():
+        return RegionFolder(path)
+    raise DataError(f"{path}: neither a .tsv nor a folder of .npz; check the path")
+
+
+class RegionTable:
+    """Regions in a TSV, whose rows are found once and read when asked for. Raises DataError."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._rows: dict[str, tuple[int, int]] = {}  # id → which row, and where it begins
+        with path.open("rb") as file:
+            row, start = 1, 0
+            while line := file.readline(MOST_ROW + 1):
+                if len(line) > MOST_ROW:
+                    raise DataError(f"{path}, row {row}: longer than {MOST_ROW} bytes; is this a table of regions?")
+                if line.strip():
+                    self._enter(line, row, start)
+                row, start = row + 1, start + len(line)
+        if not self._rows:
+            raise DataError(f"{path}: no rows")
+
+    def _enter(self, line: bytes, row: int, start: int) -> None:
+        cells = line.count(b"\t") + 1
+        if cells not in COLUMNS:
+            raise DataError(f"{self.path}, row {row}: {cells} columns, where there are 6 (bottom-up) or 10 (LXMERT)")
+        try:
+            image = line[: line.index(b"\t")].decode("ascii")
+        except UnicodeDecodeError:
+            raise DataError(f"{self.path}, row {row}, 'image_id': not ASCII; correct the row") from None
+        if image in self._rows:
+            raise DataError(f"{self.path}, row {row}: {image!r} stands in row {self._rows[image][0]} too; remove one")
+        self._rows[image] = (row, start)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._rows
+
+    def load(self, image: str) -> Detected:
+        row, start = self._rows[image]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            cells = file.readline(MOST_ROW).rstrip(b"\r\n").split(b"\t")
+        named, where = dict(zip(COLUMNS[len(cells)], cells, strict=True)), f"{self.path}, row {row}"
+        width, height, n = (_whole(named[key], f"{where}, {key!r}") for key in ("image_w", "image_h", "num_boxes"))
+        if n > MOST_REGIONS:
+            raise BadSample(f"{where}, 'num_boxes'", f"{n} regions are more than {MOST_REGIONS}")
+        boxes, features = (_floats(named[key], n, f"{where}, {key!r}") for key in ("boxes", "features"))
+        return checked(features, shares(boxes, width, height, where), None, where)
+
+
+class RegionFolder:
+    """Regions of one image a file, named by its id: ``folder/ID.npz``. Raises DataError."""
+
+    def __init__(self, folder: Path):
+        self._files = {file.stem: file for file in sorted(folder.glob("*.npz"))}
+        if not self._files:
+            raise DataError(f"{folder}: no .npz there; name a folder that holds one for each image")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._files
+
+    def load(self, image: str) -> Detected:
+        where = str(self._files[image])
+        arrays = _arrays(self._files[image])
+
+        def need(key: str) -> np.ndarray:
+            if key not in arrays:
+                raise BadSample(f"{where}, {key!r}", f"missing beside {', '.join(sorted(arrays)) or 'nothing'}")
+            return arrays[key]
+
+        features = need("x" if "x" in arrays else "features")
+        if "norm_bb" in arrays:
+            corners = arrays["norm_bb"].astype(np.float32)[..., :4]
+            return checked(features, shares(corners, 1, 1, where), arrays.get("soft_labels"), where)
+        width, height = (_whole(need(key), f"{where}, {key!r}") for key in ("image_w", "image_h"))
+        boxes = need("bbox" if "bbox" in arrays else "boxes").astype(np.float32)
+        if "x" in arrays and len(features) != len(boxes):
+            features = features.T
+        return checked(features, shares(boxes, width, height, where), arrays.get("classes"), where)
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, which unpacks to no more than `MOST_ROW` bytes. Raises BadSample."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_ROW:
+            raise BadSample(str(file), f"unpacks to {unpacked} bytes, more than {MOST_ROW}")
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in arrays.files if key not in ("info", "conf")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
+        raise BadSample(str(file), f"not an .npz of plain numbers ({str(error).splitlines()[0]})") from None
+    odd = [key for key, array in found.items() if array.dtype.kind not in "fiu"]
+    if odd:
+        raise BadSample(f"{file}, {odd[0]!r}", f"holds {found[odd[0]].dtype}, not numbers")
+    return found
+
+
+def _whole(cell: bytes | np.ndarray, where: str) -> int:
+    try:
+        number = int(cell) if isinstance(cell, bytes) else int(cell.item())
+    except (ValueError, OverflowError):
+        number = 0
+    if not 0 < number < 2**20:
+        raise BadSample(where, "is no whole number above 0, or beyond all measure")
+    return number
+
+
+def _floats(cell: bytes, n: int, where: str) -> np.ndarray:
+    """An array of n rows. Raises BadSample."""
+    try:
+        data = base64.b64decode(cell, validate=True)
+    except binascii.Error as error:
+        raise BadSample(where, f"not base64 ({error})") from None
+    if not data or len(data) % (4 * n):
+        raise BadSample(where, f"{len(data)} bytes do not divide into {n} rows of float32")
+    return np.frombuffer(data, dtype="<f4").reshape(n, -1)

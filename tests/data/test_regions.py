@@ -1,0 +1,196 @@
+"""Region files in their published forms, and what is wrong with the broken ones."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.data import regions
+from diptych.data.detected import Detected, stack_regions
+from diptych.data.regions import RegionTable, open_regions
+from diptych.data.source import BadSample, DataError
+
+BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
+FEATURES = np.arange(6, dtype=np.float32).reshape(2, 3)
+SHARES = [[0, 0, 0.4, 0.5, 0.2], [0.1, 0.4, 0.8, 1.0, 0.42]]
+
+
+def packed(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def row(image: str = "17", **cells: str) -> str:
+    named = {"image_id": image, "image_w": "100", "image_h": "50", "num_boxes": "2", "boxes": packed(BOXES)}
+    return "\t".join((named | {"features": packed(FEATURES)} | cells).values())
+
+
+def table(folder: Path, *rows: str) -> Path:
+    (folder / "x.tsv").write_text("\n".join(rows) + "\n")
+    return folder / "x.tsv"
+
+
+def folder(path: Path, **arrays: Any) -> Path:
+    np.savez(path / "17.npz", **arrays)
+    return path
+
+
+def same(found: Detected) -> None:
+    np.testing.assert_array_equal(found.features, FEATURES)
+    np.testing.assert_allclose(found.boxes, SHARES, rtol=1e-6)
+    assert {found.features.dtype, found.boxes.dtype} == {np.dtype(np.float32)}
+
+
+def test_bottom_up_s_table(tmp_path: Path):
+    found = open_regions(table(tmp_path, row("3"), row("17"), row("x", num_boxes="1")))
+    assert len(found) == 3 and "17" in found and "4" not in found
+    same(found.load("17"))
+    with pytest.raises(KeyError):
+        found.load("4")
+
+
+def test_lxmert_s_table(tmp_path: Path):
+    between = [packed(np.zeros(2, dtype=np.float32))] * 4
+    cells = ["17", "50", "100", *between, "2", packed(BOXES), packed(FEATURES)]
+    same(open_regions(table(tmp_path, "\t".join(cells))).load("17"))
+
+
+PLAIN: dict[str, Any] = {"features": FEATURES, "boxes": BOXES, "image_w": 100, "image_h": 50}
+BOTTOM_UP: dict[str, Any] = {"bbox": BOXES, "image_w": 100, "image_h": 50, "num_bbox": 2}
+
+
+@pytest.mark.parametrize(
+    "arrays", [PLAIN, BOTTOM_UP | {"x": FEATURES}, BOTTOM_UP | {"x": FEATURES.T, "info": np.array({"a": 1})}]
+)
+def test_one_file_an_image(arrays: dict[str, Any], tmp_path: Path):
+    found = open_regions(folder(tmp_path, **arrays))
+    assert len(found) == 1
+    same(found.load("17"))
+
+
+def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
+    shares = np.array(SHARES)
+    sides = np.stack([shares[:, 2] - shares[:, 0], shares[:, 3] - shares[:, 1]], 1)
+    corners = np.concatenate([shares[:, :4], sides], 1).astype(np.float32)
+    labels = np.full((2, 5), 0.2, dtype=np.float16)
+    found = open_regions(folder(tmp_path, features=FEATURES.astype(np.float16), norm_bb=corners, soft_labels=labels))
+    same(found.load("17"))
+    classes = found.load("17").classes
+    assert classes is not None and classes.dtype == np.float32 and classes.shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(), "a\tb\tc"], "row 2: 3 columns, where there are 6"),
+        ([row("1"), row("2"), row("1")], "row 3: '1' stands in row 1 too"),
+        ([], "no rows"),
+        ([row("é")], "row 1, 'image_id': not ASCII"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path: Path):
+    with pytest.raises(DataError, match=message):
+        open_regions(table(tmp_path, *rows))
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"num_boxes": "3"}, "'boxes': 32 bytes do not divide into 3 rows"),
+        ({"num_boxes": "0"}, "'num_boxes': is no whole number above 0"),
+        ({"num_boxes": "5000"}, "'num_boxes': 5000 regions are more than 1000"),
+        ({"image_w": "wide"}, "'image_w': is no whole number"),
+        ({"image_h": "-2"}, "'image_h': is no whole number"),
+        ({"features": "!!!!"}, "'features': not base64"),
+        ({"features": ""}, "'features': 0 bytes"),
+        ({"features": packed(FEATURES * np.nan)}, "features: not finite"),
+        ({"boxes": packed(BOXES[:, ::-1].copy())}, "boxes: not finite, or ending before they begin"),
+        ({"boxes": packed(FEATURES)}, "boxes: are \\(2, 3\\)"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
+    found = open_regions(table(tmp_path, row("1"), row("2", **cells)))
+    with pytest.raises(BadSample, match=f"x.tsv, row 2, {message}"):
+        found.load("2")
+    same(found.load("1"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"features": FEATURES, "boxes": BOXES, "image_w": 100}, "17.npz, 'image_h': missing beside boxes, features"),
+        (PLAIN | {"features": FEATURES[:1]}, r"features: are \(1, 3\), where there are 2 boxes"),
+        (PLAIN | {"classes": np.ones(2)}, r"classes: are \(2,\)"),
+        (PLAIN | {"image_w": 0}, "'image_w': is no whole number"),
+        (PLAIN | {"image_w": np.ones(2)}, "'image_w': is no whole number"),
+        (PLAIN | {"boxes": BOXES[:0], "features": FEATURES[:0]}, "0 regions, where there are 1 to 1000"),
+        (PLAIN | {"note": np.array("words")}, "'note': holds <U5, not numbers"),
+    ],
+)
+def test_a_bad_file_is_named(arrays: dict[str, Any], message: str, tmp_path: Path):
+    with pytest.raises(BadSample, match=message):
+        open_regions(folder(tmp_path, **arrays)).load("17")
+
+
+class Runs:
+    """Code that a pickle would run."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('a pickle was run')",)
+
+
+def test_pickles_are_never_read(tmp_path: Path):
+    found = open_regions(folder(tmp_path, **PLAIN | {"features": np.array(Runs(), dtype=object)}))
+    with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
+        found.load("17")
+    (tmp_path / "feats").mkdir()
+    (tmp_path / "feats" / "data.mdb").touch()
+    np.save(tmp_path / "one.npy", np.array({"bbox": Runs()}, dtype=object), allow_pickle=True)
+    for path in ("x.lmdb", "feats", "one.npy"):
+        with pytest.raises(DataError, match="holds pickles, which can run code, and is not read; write it as"):
+            open_regions(tmp_path / path)
+
+
+def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wide = PLAIN | {"features": np.zeros((2, 5000), dtype=np.float32)}
+    path = table(tmp_path, row())
+    monkeypatch.setattr(regions, "MOST_ROW", 20_000)
+    RegionTable(path)
+    np.savez_compressed(tmp_path / "17.npz", allow_pickle=False, **wide)
+    assert (tmp_path / "17.npz").stat().st_size < 20_000
+    with pytest.raises(BadSample, match="more than 20000"):
+        open_regions(tmp_path).load("17")
+    monkeypatch.setattr(regions, "MOST_ROW", 50)
+    with pytest.raises(DataError, match="row 1: longer than 50 bytes"):
+        RegionTable(path)
+
+
+def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"no \.npz there"):
+        open_regions(tmp_path)
+    with pytest.raises(DataError, match=r"neither a \.tsv nor a folder"):
+        open_regions(tmp_path / "nowhere")
+    (tmp_path / "17.npz").write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(BadSample, match=r"not an \.npz"):
+        open_regions(tmp_path).load("17")
+
+
+def test_a_batch_is_padded_behind(tmp_path: Path):
+    same_image = open_regions(table(tmp_path, row())).load("17")
+    one = Detected(FEATURES[:1], same_image.boxes[:1])
+    batch = stack_regions([one, same_image])
+    assert batch.real.tolist() == [[True, False], [True, True]]
+    assert torch.equal(batch.features[1], torch.from_numpy(FEATURES))
+    assert not batch.features[0, 1].any() and not batch.boxes[0, 1].any() and batch.classes is None
+    whole = batch.with_whole()
+    assert whole.whole and whole.features.shape == (2, 3, 3) and whole.real[:, 0].all()
+    torch.testing.assert_close(whole.features[:, 0], torch.tensor([[0.0, 1, 2], [1.5, 2.5, 3.5]]))
+    assert whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and not whole.seen[:, 0].any()
+    with pytest.raises(DataError, match="use one detector's"):
+        stack_regions([one, Detected(FEATURES[:1, :2], one.boxes)])
+    with pytest.raises(DataError, match="use one detector's"):
+        stack_regions([one, Detected(one.features, one.boxes, np.ones((1, 4), dtype=np.float32))])

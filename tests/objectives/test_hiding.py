@@ -1,0 +1,54 @@
+"""Which regions are hidden, and what they are told from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diptych.inputs import Batch, Regions
+from diptych.objectives.draws import Keyed
+from diptych.objectives.hiding import RegionMasking
+
+
+def regions(b: int = 40, n: int = 12) -> Regions:
+    real = torch.arange(n) < (2 + torch.arange(b) % (n - 2))[:, None]
+    return Regions(torch.rand(b, n, 4) + 1, torch.rand(b, n, 5), real).with_whole()
+
+
+def draws(b: int = 40) -> Keyed:
+    return Keyed(Batch(1, 2, torch.arange(b)))
+
+
+def test_some_seen_regions_are_hidden_of_each_image_and_never_the_whole():
+    given = regions()
+    found = draws().hidden_regions(given, RegionMasking(0.3, 0.25))
+    assert found.hidden.any(1).all() and not (found.hidden & ~given.seen).any()
+    assert found.hidden.sum() / given.seen.sum() == pytest.approx(0.35, abs=0.1)
+    blank = (found.regions.features == 0).all(2) & given.seen
+    assert not (blank & ~found.hidden).any()
+    assert blank.sum() / found.hidden.sum() == pytest.approx(0.75, abs=0.12)
+    left = given.seen & ~blank
+    for row in range(len(given)):
+        mean = given.features[row, left[row]].mean(0) if left[row].any() else torch.zeros(4)
+        torch.testing.assert_close(found.regions.features[row, 0], mean)
+
+
+def test_what_is_hidden_is_keyed_by_the_sample():
+    given, order = regions(), torch.arange(40).flip(0)
+    found = draws().hidden_regions(given, RegionMasking())
+    turned = Keyed(Batch(1, 2, order)).hidden_regions(given[order], RegionMasking())
+    assert torch.equal(turned.hidden, found.hidden[order])
+
+
+def test_others_are_seen_regions_of_this_image_and_of_others():
+    given = regions()
+    found = draws().hidden_regions(given, RegionMasking())
+    places = draws().other_regions(found, 10)
+    assert places.shape == (int(found.hidden.sum()), 10)
+    assert given.seen.flatten()[places].all()
+    image, region = found.hidden.nonzero().unbind(1)
+    owner = places // given.real.shape[1]
+    assert (owner[:, :7] != image[:, None]).all() and (owner[:, 7:] == image[:, None]).all()
+    assert (places != (image * given.real.shape[1] + region)[:, None]).all()
+    with pytest.raises(ValueError, match="there are none"):
+        draws(1).other_regions(draws(1).hidden_regions(given[:1], RegionMasking()), 10)
