@@ -40,7 +40,7 @@ class ImageTextContrast:
         for readout, head in enumerate(self.heads):
             found, lesson = contrasted(views, head, readout), taught(views, head, readout)
             true = found.own[:, None] == found.others
-            to_text, to_image = true / true.sum(1, keepdim=True), true / true.sum(1, keepdim=True)
+            to_text = to_image = true / true.sum(1, keepdim=True)
             if lesson is not None and views.lesson is not None:
                 alpha = views.lesson.alpha
                 to_text = alpha * lesson.to_text.float().softmax(1) + (1 - alpha) * to_text

@@ -1,0 +1,130 @@
+"""Steps that ALBEF brought: answers in words, targets softened by a teacher, reranking, text assignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from diptych.inputs import Answered, Batch, Image, Text
+from diptych.models.albef import ALBEF
+from diptych.objectives.distillation import Soft
+from diptych.tasks.distilled import Distilled
+from diptych.tasks.entailment import Entailment
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.tasks.rerank import FILL, Reranking
+from diptych.tasks.text_assignment import TextAssignment
+
+WIDTH = 16
+
+
+def model(**others: Any) -> ALBEF:
+    torch.manual_seed(0)
+    sizes = {"image_width": 12, "image_depth": 1, "image_heads": 2, "image_hidden": 24, "patch": 4, "grid": (2, 2)}
+    text = {"width": WIDTH, "text_depth": 1, "fusion_depth": 1, "heads": 2, "hidden": 24, "vocabulary": 30}
+    made = ALBEF(**sizes | text | {"text_length": 8, "joint": 6, "dropout": 0.0} | others)
+    for weight in made.parameters():  # far enough from nought that all is told apart
+        nn.init.normal_(weight, std=0.4) if weight.dim() > 1 else None
+    return made
+
+
+def texts(b: int, n: int = 5) -> Text:
+    ids = torch.randint(4, 30, (b, n), generator=torch.Generator().manual_seed(b))
+    real = torch.arange(n) < torch.tensor([n - i % 2 for i in range(b)])[:, None]
+    return Text(ids * real, real)
+
+
+def batch_of(b: int = 4, **others: Any) -> Batch:
+    image = Image.whole(torch.randn(b, 3, 8, 8, generator=torch.Generator().manual_seed(b)))
+    return Batch(0, 0, torch.arange(b), image=image, text=texts(b), **others)
+
+
+def answered() -> Answered:
+    return Answered(texts(5, 4), torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0.5, 0.5, 1.0, 0.3, 1.0]))
+
+
+def test_the_loss_of_a_question_is_the_weighted_sum_over_its_answers_pieces():
+    step, batch = OpenVQA(model(decoder_depth=1)), batch_of(answers=answered())
+    assert batch.answers is not None
+    answers, logits = batch.answers, step.answer(batch)
+    total = 0.0
+    for i, weight in enumerate(answers.weights.tolist()):
+        for j in range(1, int(answers.text.real[i].sum())):
+            total -= weight * logits[i, j - 1].log_softmax(0)[answers.text.ids[i, j]].item()
+    assert step(batch, step.counts(batch))["vqa"].item() == pytest.approx(total / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_candidates_are_chosen_by_their_first_piece_and_ranked_by_all(twice: bool):
+    step, batch, candidates = OpenVQA(model(decoder_depth=1), twice=twice).eval(), batch_of(), texts(6, 4)
+    question = step.question(batch)
+    ranked = step.rank(question, candidates, 3)
+    for q in range(4):
+        own = question.take(torch.tensor([q] * 6))
+        logits = step.model.decode(candidates, own).log_softmax(2)
+        first = logits[0, 0][candidates.ids[:, 1]]
+        whole = -step.each(step.model.decode(candidates, own), candidates)
+        kept = first.topk(3).indices
+        score = (whole + first if twice else whole)[kept]
+        assert ranked.candidates[q].tolist() == kept[score.argsort(descending=True)].tolist()
+        torch.testing.assert_close(ranked.probabilities[q], score.softmax(0).sort(descending=True).values)
+
+
+def test_a_teacher_softens_the_targets_and_follows():
+    head = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3))
+    step = Distilled(Entailment(model(), head), momentum=0.5, alpha=0.4)
+    batch = batch_of(labels={"entailment": torch.tensor([0, 1, 2, 0])})
+    with torch.no_grad():
+        step.student.head[2].bias.add_(torch.tensor([2.0, 0.0, -1.0]))
+    counts = step.counts(batch)
+    found = step.eval()(batch, counts)["entailment"]
+    logits, taught = step.student.answer(batch), step.teacher.answer(batch)
+    soft = -(logits.log_softmax(1) * taught.softmax(1)).sum(1).mean()
+    torch.testing.assert_close(found, 0.6 * F.cross_entropy(logits, batch.labels["entailment"]) + 0.4 * soft)
+    assert not taught.requires_grad and not torch.allclose(logits, taught)
+    step.train()(batch, counts)
+    assert torch.equal(step.teacher.head[2].bias, torch.tensor([1.0, 0.0, -0.5]))
+
+
+def test_soft_targets_of_answers_leave_padding_out():
+    step, batch = OpenVQA(model(decoder_depth=1)), batch_of(answers=answered())
+    assert batch.answers is not None
+    logits = step.answer(batch).detach()
+    other = logits.clone()
+    other[1, 2:] += torch.randn(30)  # the second answer has three pieces: nothing is asked behind its second
+    each = [step.each(logits, batch.answers.text, Soft(x, 0.4)) for x in (logits, other)]
+    torch.testing.assert_close(*each)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_only_candidates_are_scored(cosine: bool):
+    albef = model()
+    heads: Any = albef.heads()
+    images = Image.whole(torch.randn(3, 3, 8, 8))
+    scores = Reranking(albef, heads["contrast"], heads["match"], 2, cosine)(texts(5), images, pairs=3)
+    assert (scores.of_texts > FILL).sum(1).tolist() == [2] * 3 and (scores.of_images > FILL).sum(1).tolist() == [2] * 5
+    text, image = albef.encode_text(texts(5)), albef.encode_image(images)
+    like = heads["contrast"].of_image(image.first()) @ heads["contrast"].of_text(text.first()).T
+    for i in range(3):
+        for j in like[i].topk(2).indices.tolist():
+            pair = albef.fuse(text.take(torch.tensor([j])), image.take(torch.tensor([i])))
+            expected = heads["match"](pair.pooled)[0, 1] + (like[i, j] if cosine else 0)
+            torch.testing.assert_close(scores.of_texts[i, j], expected)
+    both = (scores.of_texts > FILL) & (scores.of_images.T > FILL)
+    torch.testing.assert_close(scores.of_texts[both], scores.of_images.T[both])
+
+
+def test_a_text_is_assigned_to_its_own_image_or_to_none():
+    step = TextAssignment(model(images=2), WIDTH, nn.Linear(12, 6))
+    batch = batch_of(60)
+    given, own = step.assigned(batch, step.images(batch)), torch.arange(60)
+    assert (given.first != given.second).all()
+    assert torch.equal(given.first == own, given.labels == 0) and torch.equal(given.second == own, given.labels == 1)
+    assert sorted(set(given.labels.tolist())) == [0, 1, 2]
+    with pytest.raises(ValueError, match="three at least"):
+        step(batch_of(2), step.counts(batch_of(2)))
+    step(batch, step.counts(batch))["assignment"].backward()
+    assert step.project.weight.grad is None and step.head.weight.grad is not None
