@@ -150,10 +150,12 @@ def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:
         return imported
     if positions is None:
         raise WeightsError(f"{imported.system} has no position grid to resize; leave --grid out")
-    old, position = imported.arguments["grid"], imported.state[positions.ours]
-    fitted = resize_positions(position, old, grid, positions.resize, positions.leading)
-    arguments, state = imported.arguments | {"grid": grid}, imported.state | {positions.ours: fitted}
-    return replace(imported, arguments=arguments, state=state)
+    fitted = {
+        name: resize_positions(tensor, imported.arguments["grid"], grid, positions.resize, positions.leading)
+        for name, tensor in imported.state.items()
+        if name.endswith(positions.ours)  # a momentum model has positions of its own
+    }
+    return replace(imported, arguments=imported.arguments | {"grid": grid}, state=imported.state | fitted)
 
 
 def resize_positions(

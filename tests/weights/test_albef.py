@@ -1,0 +1,151 @@
+"""ALBEF at full size: the names, shapes and counts of the official models, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.weights.albef import SYSTEM
+from diptych.weights.official import recognise, resized, understood
+from diptych.weights.read import WeightsError
+
+WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30522, 512, 256
+Shapes = dict[str, tuple[int, ...]]
+
+
+def layer(name: str, *shape: int) -> Shapes:
+    """Weight and bias."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def under(prefix: str, shapes: Shapes) -> Shapes:
+    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
+
+
+def image(cells: int) -> Shapes:
+    shapes = {"cls_token": (1, 1, WIDTH), "pos_embed": (1, 1 + cells, WIDTH), **layer("norm", WIDTH)}
+    shapes |= layer("patch_embed.proj", WIDTH, 3, 16, 16)
+    for i in range(12):
+        block = layer("norm1", WIDTH) | layer("norm2", WIDTH) | layer("attn.qkv", 3 * WIDTH, WIDTH)
+        block |= layer("attn.proj", WIDTH, WIDTH) | layer("mlp.fc1", HIDDEN, WIDTH)
+        shapes |= under(f"blocks.{i}", block | layer("mlp.fc2", WIDTH, HIDDEN))
+    return shapes
+
+
+def attention(name: str) -> Shapes:
+    shapes = layer(f"{name}.output.dense", WIDTH, WIDTH) | layer(f"{name}.output.LayerNorm", WIDTH)
+    for part in ("query", "key", "value"):
+        shapes |= layer(f"{name}.self.{part}", WIDTH, WIDTH)
+    return shapes
+
+
+def bert(layers: int, alone: int) -> Shapes:
+    """The first `alone` layers attend to no image."""
+    shapes: Shapes = {"embeddings.position_ids": (1, TEXTS), **layer("embeddings.LayerNorm", WIDTH)}
+    for name, rows in (("word", WORDS), ("position", TEXTS), ("token_type", 2)):
+        shapes[f"embeddings.{name}_embeddings.weight"] = (rows, WIDTH)
+    for i in range(layers):
+        block = attention("attention") | (attention("crossattention") if i >= alone else {})
+        block |= layer("intermediate.dense", HIDDEN, WIDTH) | layer("output.dense", WIDTH, HIDDEN)
+        shapes |= under(f"encoder.layer.{i}", block | layer("output.LayerNorm", WIDTH))
+    return shapes
+
+
+def words() -> Shapes:
+    head = {"bias": (WORDS,), **layer("transform.dense", WIDTH, WIDTH), **layer("transform.LayerNorm", WIDTH)}
+    return under("cls.predictions", head | layer("decoder", WORDS, WIDTH))
+
+
+def twice(*parts: Shapes) -> Shapes:
+    """Of the student and of its momentum model."""
+    whole = {name: shape for part in parts for name, shape in part.items()}
+    return whole | {name.replace(".", "_m.", 1): shape for name, shape in whole.items()}
+
+
+PROJECTIONS = layer("vision_proj", JOINT, WIDTH) | layer("text_proj", JOINT, WIDTH)
+QUEUES: Shapes = {"temp": (), "image_queue": (JOINT, 64), "text_queue": (JOINT, 64), "queue_ptr": (1,)}
+PIXELS = under("visual_encoder", image(196))
+TWO_IMAGES = under("text_encoder", bert(18, 6))
+
+
+def judge(answers: int) -> Shapes:
+    return layer("cls_head.0", WIDTH, WIDTH) | layer("cls_head.2", answers, WIDTH)
+
+
+# By task: shapes, and millions of parameters, all and trained, where they are published.
+PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
+    "pretraining": (
+        twice(under("visual_encoder", image(256)), under("text_encoder", under("bert", bert(12, 6)) | words()), PROJECTIONS)
+        | QUEUES | layer("itm_head", 2, WIDTH),
+        419.9, 209.9,
+    ),
+    "retrieval": (
+        twice(PIXELS, under("text_encoder", bert(12, 6)), PROJECTIONS)
+        | QUEUES | {"idx_queue": (1, 64)} | layer("itm_head", 2, WIDTH),
+        None, None,
+    ),
+    "vqa": (
+        twice(PIXELS, under("text_encoder", bert(12, 6)), under("text_decoder", under("bert", bert(6, 0)) | words())),
+        580.1, 290.0,
+    ),
+    "entailment": (twice(PIXELS, under("text_encoder", bert(12, 6)), judge(3)), None, None),
+    "nlvr2": (twice(PIXELS, TWO_IMAGES, judge(2)), None, 259.1),
+    "assignment": (
+        PIXELS | TWO_IMAGES | PROJECTIONS | {"temp": ()} | layer("ta_head", 3, WIDTH), None, None
+    ),
+}  # fmt: skip
+
+
+def meta(shapes: Shapes) -> dict[str, Tensor]:
+    whole = {"queue_ptr", "idx_queue"}
+    return {
+        name: torch.empty(shape, device="meta", dtype=torch.long if name in whole else None)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
+    shapes, millions, trained = PUBLISHED[task]
+    state = meta(shapes)
+    assert recognise(state) == "albef" and SYSTEM.task(state) == task
+    found = understood("albef", state, {})
+    back = found.names.to_official(found.state) | found.left
+    assert {name: tuple(tensor.shape) for name, tensor in back.items()} == shapes
+    with torch.device("meta"):
+        step = SYSTEM.build(found.arguments, task, found.state)
+    parameters = list(step.parameters())
+    if millions is not None:
+        assert sum(p.numel() for p in parameters) / 1e6 == pytest.approx(millions, abs=0.06)
+    if trained is not None:
+        assert sum(p.numel() for p in parameters if p.requires_grad) / 1e6 == pytest.approx(trained, abs=0.06)
+    asked = (found.arguments["text_depth"], found.arguments["fusion_depth"], found.arguments["decoder_depth"])
+    assert asked == (6, 6, 6 if task == "vqa" else 0)
+
+
+def test_both_images_are_read_through_the_same_keys_and_values():
+    shapes, *_ = PUBLISHED["assignment"]
+    twins = understood("albef", meta(shapes), {}).names.twins
+    layers = "text_encoder.encoder.layer"
+    for i in range(6, 18, 2):
+        for part in ("key", "value"):
+            name = f"crossattention.self.{part}.weight"
+            assert twins[f"{layers}.{i + 1}.{name}"] == f"{layers}.{i}.{name}"
+    assert len(twins) == 6 * 4
+
+
+def test_both_position_grids_of_a_momentum_model_are_resized():
+    found = understood("albef", meta(PUBLISHED["retrieval"][0]), {})
+    grown = resized(found, (24, 24))
+    fitted = [name for name, tensor in grown.state.items() if tensor.shape == (1, 1 + 24 * 24, WIDTH)]
+    assert sorted(fitted) == [f"{who}.model.image.patches.position" for who in ("student", "teacher")]
+
+
+def test_what_is_no_albef_or_of_no_known_task_is_refused():
+    with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
+        understood("albef", meta(PIXELS | under("text_encoder", bert(12, 6))), {})
+    shapes, *_ = PUBLISHED["entailment"]
+    with pytest.raises(WeightsError, match="missing parts of weights: teacher"):
+        lost = "text_encoder_m.encoder.layer.3.attention.self.key.weight"
+        understood("albef", meta({n: s for n, s in shapes.items() if n != lost}), {})
