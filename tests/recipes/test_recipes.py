@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, asdict, replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -67,8 +68,11 @@ def test_what_was_kept_before_a_field_existed_is_thawed_with_its_default():
     assert thaw(Pretrain, told) == replace(run, model=replace(run.model, dropout=ViLT().dropout))
 
 
-def test_published_sizes_belong_to_recipes():
-    assert {known.recipe for known in PUBLISHED.values()} <= set(recipes())
+def test_what_is_published_is_told_of_models_that_are_here():
+    for name, known in PUBLISHED.items():
+        module, model = known.model
+        assert module == name and hasattr(import_module(f"diptych.models.{module}"), model)
+        assert all(len(file.sha256) in (0, 64) for file in known.weights)
 
 
 def test_the_demo_compares_at_one_budget():

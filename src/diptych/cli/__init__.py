@@ -16,7 +16,7 @@ COMMANDS = {
     "export": "a run's weights in official or Hugging Face layout: diptych export DIR --to official --out FILE",
     "parity": "recompute an official golden folder: diptych parity DIR",
     "describe": "parameters, FLOPs, tokens and published figures: diptych describe vilt",
-    "demo": "pre-train, fine-tune and score a tiny ViLT on the built-in world",
+    "demo": "pre-train, fine-tune and score a tiny VLMo on the built-in world",
 }
 MODULES = {"import": "weights", "export": "weights", "parity": "weights"}
 

@@ -1,4 +1,4 @@
-"""diptych demo [--out DIR] [--seed S]: pre-trains a tiny ViLT on the built-in world, fine-tunes and scores it."""
+"""diptych demo [--out DIR] [--seed S]: pre-trains a tiny VLMo on the built-in world, fine-tunes and scores it."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ def describe_command(words: list[str]) -> None:
     if words:
         raise UsageError(f"describe takes one system or recipe, not {' '.join(words)} besides")
     known = PUBLISHED.get(name)
-    run = recipe(known.recipe if known else name)
-    from diptych.jobs.describe import describe
+    asked = known or recipe(name)
+    from diptych.jobs.describe import WORDS, describe
 
-    found, console = describe(run), Console(soft_wrap=True)
+    found, console = describe(asked), Console(soft_wrap=True)
     table = Table(title=known.title if known else name, title_justify="left")
     table.add_column("part")
     table.add_column("parameters", justify="right")
@@ -34,13 +34,22 @@ def describe_command(words: list[str]) -> None:
     if heads:
         table.add_row("model and heads", f"{model + heads:,}", style="bold")
     console.print(table)
-    text = f" and {found.words} text tokens" if found.words else ""
-    console.print(
-        f"one forward pass of {found.image_tokens} image tokens{text}: {found.flops / 1e9:.2f} GFLOP (a multiply-add is two)"
-    )
+    table = Table(title=f"one image, one text of {WORDS} tokens (a multiply-add is two)", title_justify="left")
+    for column in ("verb", "tokens out", "GFLOP"):
+        table.add_column(column, justify="left" if column == "verb" else "right")
+    for verb in found.verbs:
+        table.add_row(verb.name, str(verb.tokens or "-"), f"{verb.flops / 1e9:.2f}")
+    console.print(table)
     if known:
         console.print(f"code: {known.code}")
         for what, count in known.parameters.items():
             console.print(f"published code, {what}: {count:,} parameters")
         for what, result in known.results.items():
             console.print(f"published, {what}: {result}")
+        for file in known.weights:
+            console.print(f"weights, {file.what}: {file.file} from {file.where}")
+            if file.sha256:
+                console.print(f"  SHA-256 {file.sha256}")
+            if file.note:
+                console.print(f"  {file.note}")
+            console.print(f"  diptych import {known.system or name} {file.file} --out DIR")

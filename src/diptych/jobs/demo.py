@@ -1,4 +1,4 @@
-"""The demo: a tiny ViLT on the built-in world, and what pre-training is worth there."""
+"""The demo: a tiny VLMo on the built-in world, and what pre-training is worth there."""
 
 from __future__ import annotations
 

@@ -1,65 +1,114 @@
-"""What a recipe builds: parameters by part, floating-point operations and tokens of one sample."""
+"""What a model is: parameters by part, and the tokens and floating-point operations of each thing it can be asked to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.inputs import Image, Text
-from diptych.models.vilt import ViLT
+from diptych.inputs import Image, Regions, Text
+from diptych.models import verbs
+from diptych.recipes.published import Published
 from diptych.recipes.run import Pretrain
+from diptych.tokens import Pair, Tokens
 
 WORDS = 15  # a caption of usual length, with [CLS] and [SEP]
 
 
 @dataclass(frozen=True)
-class Description:
-    """`parameters` by part of the figure; `flops` of one forward pass of one image (and `words` text tokens)."""
+class Verb:
+    """What one verb costs for one sample. `flops`: a multiply-add is two."""
 
-    parameters: dict[str, int]
-    heads: dict[str, int]
-    image_tokens: int
-    words: int
+    name: str
+    tokens: int  # that come out of it; 0 where what comes out is no tokens
     flops: int
 
 
-def describe(run: Pretrain) -> Description:
-    """Builds the model at full size on the meta device, where weights take no memory."""
+@dataclass(frozen=True)
+class Description:
+    """`parameters` by part of the figure, and of the heads that pre-training has."""
+
+    parameters: dict[str, int]
+    heads: dict[str, int]
+    verbs: list[Verb]
+
+
+def describe(known: Published | Pretrain) -> Description:
+    """Of a system at its published size, or of a recipe's model. Its weights are nought: they cost no time to draw."""
     with torch.device("meta"):
-        model = run.model.build().eval()
-        heads = model.heads() if isinstance(model, ViLT) else nn.ModuleDict()
-    parameters = {name: _count(part) for name, part in model.named_children()}
+        model = _build(known).eval()
+        heads = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+    parameters = {name: count(part) for name, part in model.named_children()}
+    own = sum(p.numel() for p in model.parameters(recurse=False))
     return Description(
-        parameters,
-        {name: _count(head) for name, head in heads.items()},
-        *_cost(run),
+        parameters | ({"its own": own} if own else {}),
+        {name: count(head) for name, head in heads.items()},
+        list(_costs(_nought(_build, known), _image(known))),
     )
 
 
-def _count(module: nn.Module) -> int:
+def count(module: nn.Module) -> int:
+    """Parameters, shared ones once."""
     return sum(p.numel() for p in module.parameters())
 
 
+def _build(known: Published | Pretrain) -> Any:
+    if isinstance(known, Pretrain):
+        return known.model.build()
+    module, name = known.model
+    return getattr(import_module(f"diptych.models.{module}"), name)(**known.arguments)
+
+
+def _nought(build: Callable[[Any], Any], known: Published | Pretrain) -> Any:
+    """The model with real buffers and weights of nought, which take no memory before they are written to."""
+    with torch.device("meta"):
+        model = build(known).eval()
+    for part in model.modules():
+        for name, p in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(torch.zeros(p.shape), requires_grad=False))
+        for name, b in list(part.named_buffers(recurse=False)):
+            setattr(part, name, torch.zeros(b.shape, dtype=b.dtype))
+    return model
+
+
+def _image(known: Published | Pretrain) -> Image | Regions:
+    if isinstance(known, Pretrain):
+        rows, columns = (side * known.model.patch for side in known.model.grid)
+        return Image.whole(torch.zeros(1, 3, rows, columns))
+    if not known.regions:
+        return Image.whole(torch.zeros(1, 3, *known.pixels))
+    n = known.regions
+    return Regions(torch.zeros(1, n, 2048), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
+
+
 @torch.no_grad()
-def _cost(run: Pretrain) -> tuple[int, int, int]:
-    """Image tokens, text tokens and FLOPs. Layers repeat, so two shallow models give every depth's count exactly."""
-    counts = []
-    for depth in (1, 2):
-        model = replace(run.model, depth=depth).build().eval()
-        rows, columns = run.model.grid
-        side = run.model.patch
-        image = Image.whole(torch.zeros(1, 3, rows * side, columns * side))
+def _costs(model: Any, image: Image | Regions) -> Iterator[Verb]:
+    """Each verb that the model has, on what the verbs before it have made."""
+    text = Text(torch.ones(1, WORDS, dtype=torch.long), torch.ones(1, WORDS, dtype=torch.bool))
+    made: dict[str, Any] = {}
+
+    def asked(name: str, ask: Callable[[], Any]) -> Verb:
         with FlopCounterMode(display=False) as counter:
-            tokens = model.encode_image(image)
-            if isinstance(model, ViLT):
-                words = min(WORDS, run.model.text_length)  # type: ignore[union-attr]
-                text = Text(torch.zeros(1, words, dtype=torch.long), torch.ones(1, words, dtype=torch.bool))
-                model.fuse(model.encode_text(text), tokens)
-            else:
-                words = 0
-        counts.append(counter.get_total_flops())
-    layer = counts[1] - counts[0]
-    return tokens.real.shape[1], words, counts[0] + layer * (run.model.depth - 1)
+            made[name] = found = ask()
+        pair = [found.text, found.image] if isinstance(found, Pair) else [found]
+        tokens = sum(x.real.shape[1] for x in pair if isinstance(x, Tokens))
+        return Verb(name, tokens, counter.get_total_flops())
+
+    if isinstance(model, verbs.EncodesImage):
+        yield asked("encode_image", lambda: model.encode_image(image))  # type: ignore[arg-type]
+    if isinstance(model, verbs.EncodesText):
+        yield asked("encode_text", lambda: model.encode_text(text))
+    if isinstance(model, verbs.Aligns):
+        yield asked("unimodal, image", lambda: model.unimodal(made["encode_image"]))
+        yield asked("unimodal, text", lambda: model.unimodal(made["encode_text"]))
+    if isinstance(model, verbs.Compares):
+        yield asked("similarity", lambda: model.similarity(made["encode_text"], made["encode_image"]))
+    if isinstance(model, verbs.Fuses):
+        yield asked("fuse", lambda: model.fuse(made["encode_text"], made["encode_image"]))
+    if isinstance(model, verbs.Classifies) and getattr(model, "head", True) is not None:
+        yield asked("classify", lambda: model.classify(image))

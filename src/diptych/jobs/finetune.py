@@ -19,6 +19,7 @@ from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.metrics.vqa import normalise_answer
+from diptych.recipes.models import ViT
 from diptych.recipes.run import Finetune
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -89,7 +90,7 @@ def finetune(run: Finetune, out: Path) -> None:
 def inherited(folder: Path, run: Finetune) -> Finetune:
     """The fine-tuning run with the model and the pictures of the run it starts from. Raises RunError."""
     before, _ = read_run(folder)
-    if type(before.model).__name__ != "ViLT":
+    if isinstance(before.model, ViT):
         raise RunError(
             f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model that reads text and image"
         )

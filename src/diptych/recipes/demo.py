@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.recipes import finetune, vilt
+from diptych.recipes import finetune, vlmo
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 
 DATA = "scenes:8000"
@@ -13,19 +13,19 @@ RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, ca
 
 
 def pretraining(seed: int = 0) -> Pretrain:
-    run = vilt.tiny()
-    return replace(run, data=DATA, training=replace(run.training, steps=1500, workers=1, seed=seed))
+    run = vlmo.tiny()
+    return replace(run, data=DATA, training=replace(run.training, steps=700, workers=1, seed=seed))
 
 
 def vqa(seed: int = 0) -> Finetune:
-    return _short(finetune.vqa(vilt.tiny()), 300, seed)
+    return _short(finetune.vqa(vlmo.tiny()), 200, seed)
 
 
 def retrieval(seed: int = 0) -> Finetune:
-    return replace(_short(finetune.retrieval(vilt.tiny()), 150, seed), false_texts=3)
+    return replace(_short(finetune.retrieval(vlmo.tiny()), 75, seed), false_texts=3)
 
 
 def _short(run: Finetune, steps: int, seed: int) -> Finetune:
     return replace(
-        run, data=DATA, recipe="vilt.tiny", training=replace(run.training, steps=steps, workers=1, seed=seed)
+        run, data=DATA, recipe="vlmo.tiny", training=replace(run.training, steps=steps, workers=1, seed=seed)
     )

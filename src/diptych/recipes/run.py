@@ -46,7 +46,7 @@ class Finetune:
     """A downstream run: a task's head on a pre-trained model, or on a fresh one where `start` is empty."""
 
     task: str
-    model: ViLT
+    model: ViLT | VLMo
     images: ImageSettings
     training: Training
     data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000

@@ -1,10 +1,11 @@
-"""VLMo's runs: the stages of the published models, and one that fits a small machine."""
+"""VLMo's runs: the stages of the published models, and one for the built-in world."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
+from diptych.recipes import vilt
 from diptych.recipes.models import VLMo
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -26,6 +27,23 @@ def base() -> Pretrain:
             optimizer=Optimizer(learning_rate=2e-4, weight_decay=0.01, warmup=0.1),
         ),
     )
+
+
+def tiny() -> Pretrain:
+    """For the built-in world, in minutes of two cores: 80-pixel pictures, random negatives, half of the pieces hidden.
+
+    Contrast is what makes it learn: with it matching leaves its floor within 300 steps, where a ViLT of the same size, which
+    has none, still stood on it after 1,300 (align before fuse: Li et al., NeurIPS 2021).
+    """
+    run = vilt.tiny()
+    size = run.model
+    model = VLMo(
+        width=size.width, depth=size.depth, heads=size.heads, hidden=size.hidden, together=size.depth - 1,
+        patch=size.patch, grid=size.grid, vocabulary=size.vocabulary, text_length=size.text_length, relative=False,
+        scale=0.0, readouts=1, drop=0.0,
+    )  # fmt: skip
+    objectives = replace(run.objectives, itc=1.0, wpa=0.0)
+    return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives)
 
 
 def base_words() -> Pretrain:
