@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image, Matching, Text
+from diptych.inputs import Answered, Batch, Image, Matching, Text
 from diptych.tokens import Tokens
 
 PATCH, GRID = 8, (3, 4)
@@ -106,6 +106,14 @@ def texts(b: int, seed: int) -> Text:
     return Text(ids, real, begins)
 
 
+def answers(b: int, seed: int) -> Answered:
+    """One to a question, each of three pieces behind the first: two words and [SEP]."""
+    ids = torch.randint(6, VOCABULARY, (b, 4), generator=draw(seed))
+    ids[:, 0], ids[:, 3] = 1, 2
+    real = torch.ones_like(ids, dtype=torch.bool)
+    return Answered(Text(ids, real, torch.zeros_like(real)), torch.arange(b), torch.ones(b))
+
+
 def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
     """Every second image to be matched is replaced by another."""
     own, other = images(b, seed, patch), images(b, seed + 2, patch)
@@ -123,6 +131,7 @@ def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
         matching=Matching(shown, matched),
         second=images(b, seed + 3, patch),
         false_texts=texts(b * FALSE, seed + 4),
+        answers=answers(b, seed + 5),
         labels={
             "class": torch.arange(b) % CLASSES,
             "true": torch.arange(b) % 2,
@@ -142,6 +151,7 @@ def padded(batch: Batch) -> Batch:
         return Text(F.pad(text.ids, (0, 1)), F.pad(text.real, (0, 1)), F.pad(text.begins, (0, 1)))
 
     assert batch.image and batch.text and batch.matching and batch.false_texts and isinstance(batch.second, Image)
+    assert batch.answers is not None
     return replace(
         batch,
         image=more_image(batch.image),
@@ -149,12 +159,13 @@ def padded(batch: Batch) -> Batch:
         matching=Matching(more_image(batch.matching.image), batch.matching.matched),
         second=more_image(batch.second),
         false_texts=more_text(batch.false_texts),
+        answers=replace(batch.answers, text=more_text(batch.answers.text)),
     )
 
 
 def rows(batch: Batch, chosen: Tensor) -> Batch:
     """Some samples of a batch, with all that belongs to them."""
-    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts
+    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts and batch.answers
     falses = (chosen[:, None] * FALSE + torch.arange(FALSE)).flatten()
     return replace(
         batch,
@@ -164,5 +175,6 @@ def rows(batch: Batch, chosen: Tensor) -> Batch:
         matching=Matching(batch.matching.image[chosen], batch.matching.matched[chosen]),
         second=batch.second[chosen],
         false_texts=batch.false_texts[falses],
+        answers=Answered(batch.answers.text[chosen], torch.arange(len(chosen)), batch.answers.weights[chosen]),
         labels={name: label[chosen] for name, label in batch.labels.items()},
     )
