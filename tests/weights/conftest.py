@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parents[1] / "golden"
-INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "vilbert_pretrain", "crossvit_dagger", "mae", "mixgen", "albef_pretrain", "open_clip", "beit3_caption", "blip_caption", "vlmo_pretrain")
+INSIDE = ("vit", "vilt_pretrain", "vsepp", "scan", "vilbert_pretrain", "crossvit_dagger", "mae", "mixgen", "albef_pretrain", "open_clip", "coca", "beit3_caption", "blip_caption", "vlmo_pretrain")
 OUTSIDE = (
     "vit", "vit_avgpool",
     "vilt_pretrain", "vilt_retrieval", "vilt_vqa", "vilt_nlvr2",
@@ -18,7 +18,7 @@ OUTSIDE = (
     "crossvit", "crossvit_dagger",
     "mae",
     "mixgen",
-    "clip", "open_clip",
+    "clip", "open_clip", "coca",
     "beit3_vqa", "beit3_nlvr2", "beit3_retrieval", "beit3_caption", "beit3_imagenet",
     "albef_pretrain", "albef_retrieval", "albef_ve", "albef_vqa", "albef_nlvr2", "albef_nlvr2_ta",
     "blip_pretrain", "blip_retrieval", "blip_caption", "blip_vqa", "blip_nlvr2",

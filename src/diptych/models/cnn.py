@@ -55,6 +55,11 @@ class FrozenCNN:
             classes[i] = logits
         return Guidance(grid, classes)
 
+    def maps(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280 rows columns"]:
+        """The last map of pictures of one size: what `layers.grid` makes tokens of."""
+        grids = torch.stack([self._remembered(picture)[0] for picture in pixels])
+        return grids.permute(0, 3, 1, 2).to(pixels.dtype)
+
     def _remembered(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
         name = blake2b(pixels.cpu().numpy().tobytes(), digest_size=16, key=str(tuple(pixels.shape)).encode()).digest()
         if name in self._seen:

@@ -5,7 +5,7 @@ A model has the verbs its paper has: ViT only encodes and classifies, ViLT encod
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,6 +31,17 @@ class EncodesRegions(Protocol):
 
     def encode_image(self, image: Regions) -> Tokens:
         """Region tokens, before they have met any text."""
+        ...
+
+
+@runtime_checkable
+class EmbedsImages(Protocol):
+    """What stands before a model's first block and can be exchanged by assignment: a detector's regions
+    (layers.regions.RegionEmbedding), a CNN's grid (layers.grid.GridEmbedding) or patches (layers.embed.PatchEmbedding).
+    """
+
+    def forward(self, image: Any) -> Tokens:
+        """Image tokens in their places, of an Image or of Regions."""
         ...
 
 

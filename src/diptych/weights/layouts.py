@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from diptych.weights import hf_blip
+from diptych.weights.clip_layouts import openai
 from diptych.weights.read import WeightsError
 
 HF_BLOCK = {
@@ -58,6 +60,10 @@ def unified(system: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     """
     if system == "vit" and "embedding/kernel" in state:
         return _from_jax(state)
+    if system in ("clip", "open_clip"):
+        return openai(state), None
+    if system == "blip" and any(name.startswith(hf_blip.IMAGE) for name in state):
+        return hf_blip.official(state), None
     if system == "crossvit":  # timm's, which keeps no lists of parameters
         return _renamed(state, lambda name: re.sub(r"^(pos_embed|cls_token)_(\d+)$", r"\1.\2", name)), None
     if any(name.removeprefix(f"{system}.").startswith("embeddings.") for name in state):

@@ -1,0 +1,92 @@
+"""ViLT's four kinds of models (docs/taxonomy.md): each is built and answers, and image embedders take each other's place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.inputs import Image, Regions, Text
+from diptych.layers.grid import GridEmbedding
+from diptych.layers.regions import RegionEmbedding
+from diptych.models.clip import CLIP
+from diptych.models.clip_resnet import ResNet
+from diptych.models.cnn import FrozenCNN
+from diptych.models.verbs import Aligns, EmbedsImages, Fuses
+from diptych.models.vilt import ViLT
+from diptych.tokens import packing
+
+TEXT = Text(torch.tensor([[1, 7, 2, 0], [1, 8, 9, 2]]), torch.tensor([[True] * 3 + [False], [True] * 4]))
+PIXELS = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+IMAGE = Image(PIXELS, torch.tensor([[64, 96], [32, 64]]))
+REGIONS = Regions(torch.randn(2, 3, 10), torch.rand(2, 3, 5), torch.tensor([[True, True, False], [True] * 3]))
+
+
+def vilt() -> ViLT:
+    torch.manual_seed(0)
+    return ViLT(16, 2, 2, 32, 32, (2, 3), vocabulary=20, text_length=5, dropout=0.0).eval()
+
+
+def size(*parts: nn.Module) -> int:
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def embedders() -> dict[str, tuple[nn.Module, Image | Regions]]:
+    torch.manual_seed(0)
+    network = ResNet(16, (1, 1, 1, 1)).eval()
+    return {
+        "patches": (vilt().patches, IMAGE),
+        "grid": (GridEmbedding(network, network.width, 16, (2, 3)), IMAGE),
+        "regions": (RegionEmbedding(10, 16).eval(), REGIONS),
+    }
+
+
+@pytest.mark.parametrize("name", ["patches", "grid", "regions"])
+def test_one_embedder_takes_another_s_place(name: str):
+    """The sides meet as before: each image changes what its own text becomes, and no other's, in both layouts."""
+    model, (embedder, image) = vilt(), embedders()[name]
+    assert isinstance(embedder, EmbedsImages) and isinstance(model, Fuses)
+    model.patches = embedder  # type: ignore[assignment]
+    swapped = image[torch.tensor([1, 0])]
+
+    def pooled(given: Image | Regions, packed: bool) -> Tensor:
+        with packing(packed), torch.no_grad():
+            return model.fuse(model.encode_text(TEXT), model.encode_image(given)).pooled  # type: ignore[arg-type]
+
+    own, other = pooled(image, False), pooled(swapped, False)
+    torch.testing.assert_close(pooled(image, True), own, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own, other, atol=1e-4)
+
+
+def test_a_frozen_cnn_of_the_package_index_is_an_embedder():
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
+    model = vilt()
+    model.patches = GridEmbedding(FrozenCNN().maps, 1280, 16, (2, 3))  # type: ignore[assignment]
+    tokens = model.encode_image(IMAGE)
+    assert tokens.layout.spans[0].grid == (2, 3) and tokens.layout.lengths == [6, 2]
+    assert not any("network" in name for name in model.state_dict()), "a frozen network is saved with no model"
+    model.fuse(model.encode_text(TEXT), tokens).pooled.sum().backward()
+    assert model.patches.project.weight.grad is not None
+
+
+def test_kind_b_has_two_towers_alike_and_an_interaction_without_weights():
+    model = CLIP(16, 2, 2, 32, 32, (2, 3), 16, 2, 2, 32, 20, 5, 8)
+    assert isinstance(model, Aligns) and not isinstance(model, Fuses)
+    visual, textual = size(model.image.blocks), size(model.text.blocks)
+    assert visual == textual
+    assert {name for name, _ in model.heads()["contrast"].scale.named_parameters()} == {"log"}  # type: ignore[union-attr]
+
+
+def test_kinds_c_and_d_differ_in_the_embedder_alone():
+    """At the published width: ViLT's patches weigh as much as its words' embedding does, a ResNet more than they do."""
+    with torch.device("meta"):
+        model = ViLT()
+        network = ResNet(64, (3, 4, 6, 3))
+        grid = GridEmbedding(network, network.width, model.width, (7, 7))
+    interaction, patches, words = (
+        size(model.transformer),
+        size(model.patches),
+        size(model.words) - size(model.words.word),
+    )
+    assert interaction > 20 * (patches + words), "d: MI > VE = TE"
+    assert size(grid) > 8 * patches > words, "c: VE is heavy, TE is not"
