@@ -66,7 +66,7 @@ def regional(batch: Batch, tasks: bool = False) -> Batch:
     regions, n = seen(batch.image), torch.arange(len(batch))
     meant = 1 + batch.ids % (regions.real.sum(1) - 1)
     overlap = torch.zeros(regions.real.shape)
-    overlap[n, regions.real.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 0.8
+    overlap[n, regions.real.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 1.0
     labels = {"choice": batch.ids % OPTIONS == 0, "entailment": batch.ids % 3, "regions": overlap}
     return replace(
         batch,
