@@ -95,16 +95,14 @@ class CLIP(nn.Module):
         self.text = TextTower(text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation)
 
     def encode_image(self, image: Image) -> Tokens:
-        return self.image(image)
+        return self.image(image).map(self.image_norm)
 
     def encode_text(self, text: Text) -> Tokens:
         return self.text(text)
 
     def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
-        """The image's class token, normalised; the text's last token."""
-        if tokens.layout.spans[0].modality == "image":
-            return (self.image_norm(tokens.first()),)
-        return (last(tokens),)
+        """The image's class token; the text's last token."""
+        return (tokens.first() if tokens.layout.spans[0].modality == "image" else last(tokens),)
 
     def heads(self) -> nn.ModuleDict:
         """The two projections of figure 3, without bias, and the scale of their cosines, at most 100 (section 2.5)."""
