@@ -38,8 +38,8 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     unread = {} if "imported" in facts else names.dead  # an import kept what it found
     lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
     if to == "hf":
-        _write_hf(system, task, arguments, official, out)
-        return [f"{name} ({names.dead[name]})" for name in dead]
+        left = _write_hf(system, task, arguments, official, out)
+        return [f"{name} ({names.dead[name]})" for name in dead] + left
     whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as path:
@@ -62,12 +62,16 @@ def _identity(run: Pretrain | Finetune | ImportedCheckpoint) -> tuple[str, str, 
     return system, "encoder" if system == "vit" else "pretraining", arguments
 
 
-def _write_hf(system: str, task: str, arguments: Mapping[str, Any], official: Mapping[str, Tensor], out: Path) -> None:
+def _write_hf(
+    system: str, task: str, arguments: Mapping[str, Any], official: Mapping[str, Tensor], out: Path
+) -> list[str]:
+    """Gives what has no place there, a sentence each."""
     if system not in HF:
         raise RunError(f"Hugging Face has no class that {system} equals; there are: {', '.join(HF)}")
-    config, state = HF[system](arguments, task, official)
+    config, state, left = HF[system](arguments, task, official)
     out.mkdir(parents=True, exist_ok=True)
     with written_whole(out / "config.json") as path:
         path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     with written_whole(out / "model.safetensors") as path:
         save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
+    return left

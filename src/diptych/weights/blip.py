@@ -34,12 +34,14 @@ def task(state: State) -> str:
         return ("pretraining" if "temp" in parts else "vqa") if "text_encoder" in parts else "caption"
     if "idx_queue" in parts:
         return "retrieval"
+    if "itm_head" in parts:
+        return "matching"  # the official BLIP_ITM: what retrieval keeps when it no longer trains
     raise WeightsError("a BLIP of no known task: it has neither decoder nor head nor queue")
 
 
 def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.blip.BLIP that an officially named checkpoint was made with. Raises WeightsError."""
-    form = task(state)
+    form = "retrieval" if (job := task(state)) == "matching" else job
     text = WRITER if form == "caption" else READER
     vocabulary, width = shape(state, f"{text}embeddings.word_embeddings.weight", 2)
     vision, language, ids = (told.get(part, {}) for part in ("vision", "text", "special_ids"))
@@ -80,6 +82,10 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return NLVR2AtOnce(model, model.width)
     if task == "vqa":
         return OpenVQA(model, SMOOTHING)
+    if task == "matching":
+        heads = model.heads()
+        del heads.get_submodule("contrast").scale  # pairs are scored by their cosines as they are
+        return nn.ModuleDict({"model": model, "heads": heads})
     objectives: list[Objective] = [ImageTextContrast()]
     objectives += (
         [HardMatching(even=1e-4), NextWords(smoothing=SMOOTHING)]

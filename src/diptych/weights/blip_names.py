@@ -92,6 +92,9 @@ def names(arguments: Arguments, task: str) -> Names:
     """The table of names for a model of these arguments, trained for this task."""
     if task in ("pretraining", "retrieval"):
         return _with_momentum(arguments, task)
+    if task == "matching":
+        found = _encoder(arguments, "model.") | _contrast("", "heads.contrast")
+        return found | Names(both("itm_head", "heads.match.linear"))
     if task == "nlvr2":
         depth = arguments["depth"]
         text = _text(READER, "model.encoder.", depth, LAYER)

@@ -12,12 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from diptych.weights.hf_blip import blip
+from diptych.weights.hf_clip import clip
 from diptych.weights.layouts import HF_BLOCK, HF_OUTSIDE
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments
-
-State = Mapping[str, Tensor]
-Exported = tuple[dict[str, Any], dict[str, Tensor]]
+from diptych.weights.system import Arguments, Exported, State
 
 FILED = {official: theirs for theirs, official in reversed(HF_BLOCK.items())}  # as published files have it: the first
 OUTSIDE = {official: theirs for theirs, official in HF_OUTSIDE.items()}
@@ -81,13 +80,13 @@ def vit(arguments: Arguments, task: str, official: State) -> Exported:
     for name, tensor in _apart(official).items():
         head = name.startswith("head.")
         named[name.replace("head.", "classifier.") if head else ("vit." if labels else "") + _encoder(name)] = tensor
-    return config, named
+    return config, named, []
 
 
 def vilt(arguments: Arguments, task: str, official: State) -> Exported:
     """For ViltForMaskedLM, ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval.
 
-    They have one head each: of pre-training's two the matching head is left behind.
+    They have one head each: of pre-training's two the matching head is left out.
     """
     kinds = {
         "pretraining": ("ViltForMaskedLM", {"mlm_score.": "mlm_score."}),
@@ -109,6 +108,7 @@ def vilt(arguments: Arguments, task: str, official: State) -> Exported:
         "num_labels": next((t.shape[0] for n, t in official.items() if n.endswith("classifier.3.weight")), 2),
     }
     named: dict[str, Tensor] = {}
+    left: list[str] = []
     for name, tensor in _apart(official).items():
         head = next((ours for theirs, ours in heads.items() if name.startswith(theirs)), None)
         if head is not None:
@@ -119,14 +119,22 @@ def vilt(arguments: Arguments, task: str, official: State) -> Exported:
             named[f"vilt.embeddings.{name}"] = tensor
         elif name.startswith("pooler."):
             named[f"vilt.{name}"] = tensor
-        elif not name.startswith(("itm_score.", "mlm_score.")):
+        elif name.startswith(("itm_score.", "mlm_score.")):
+            left.append(f"{name} ({architecture} has no such head)")
+        else:
             raise WeightsError(f"{name} has no place in Hugging Face's {architecture}")
     if task == "encoder":
         named = {name.removeprefix("vilt."): tensor for name, tensor in named.items()}
     if task == "pretraining" and "mlm_score.bias" in named:
         named["mlm_score.decoder.bias"] = named["mlm_score.bias"]
-    return config, named
+    return config, named, left
 
 
-HF: Mapping[str, Callable[[Arguments, str, State], Exported]] = {"vit": vit, "vilt": vilt}
+HF: Mapping[str, Callable[[Arguments, str, State], Exported]] = {
+    "vit": vit,
+    "vilt": vilt,
+    "clip": clip,
+    "open_clip": clip,
+    "blip": blip,
+}
 """The systems that a class of transformers equals."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ Told = Mapping[str, Any]
 """What stands in no shape: a golden's config.json, or what the user gave (num_heads, grid)."""
 Arguments = Mapping[str, Any]
 """A model's, as plain values."""
+Exported = tuple[dict[str, Any], dict[str, Tensor], list[str]]
+"""For Hugging Face: a config, the weights under their names, and what has no place there, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,13 @@ def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, i
     if grid[0] * grid[1] != cells:
         raise WeightsError(f"{name} has {cells} cells, which are no {grid[0]} × {grid[1]} grid; give --grid")
     return grid
+
+
+def square(grid: Sequence[int], name: str) -> int:
+    """The side of a position grid where only squares have a place. Raises WeightsError."""
+    rows, columns = grid
+    if rows != columns:
+        raise WeightsError(
+            f"Hugging Face's {name} has square pictures: one of {rows} × {columns} patches has no place there"
+        )
+    return rows
