@@ -58,8 +58,6 @@ class Views:
     ):
         self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
         self.most_patches, self._guide, self.lesson = most_patches, guide, lesson
-        self._masked: dict[Masking, MaskedText] = {}
-        self._masked_pair: dict[Masking, Pair] = {}
         self._made: dict[tuple[Hashable, ...], Any] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
@@ -176,16 +174,12 @@ class Views:
 
     def masked(self, masking: Masking) -> MaskedText:
         """The texts with words hidden."""
-        if masking not in self._masked:
-            self._masked[masking] = self.draws.masked(self.given_text, masking)
-        return self._masked[masking]
+        return self.once(("masked", masking), lambda: self.draws.masked(self.given_text, masking))
 
     def masked_pair(self, masking: Masking) -> Pair:
         """Each masked text with its own image."""
-        if masking not in self._masked_pair:
-            text = self.fusing.encode_text(self.masked(masking).text)
-            self._masked_pair[masking] = self.fusing.fuse(text, self.image)
-        return self._masked_pair[masking]
+        encode, fuse = self.fusing.encode_text, self.fusing.fuse
+        return self.once(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
 
     def hidden_regions(self, masking: RegionMasking) -> HiddenRegions:
         """The regions shown beside each text, some of them hidden."""
