@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from diptych.heads import Temperature
@@ -25,13 +26,14 @@ from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape
 from diptych.weights.vit import encoder_shape
 
+LAYERS, CONTEXT_KEY = "text_encoder.encoder.layer", "crossattention.self.key.weight"
 WORDS = "embeddings.token_type_embeddings.weight"  # which BLIP's BERT does not have
 
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for. Raises WeightsError."""
     if "cls_head.2.weight" in state:
-        return "nlvr2" if len(state["cls_head.2.weight"]) == 2 else "entailment"
+        return "nlvr2" if _paired(state) else "entailment"
     marks = {
         "ta_head.weight": "assignment",
         f"text_decoder.bert.{WORDS}": "vqa",
@@ -42,6 +44,17 @@ def task(state: State) -> str:
     if found is None:
         raise WeightsError("an ALBEF of no known task: it has neither decoder nor head nor queue")
     return found
+
+
+def _paired(state: State) -> bool:
+    """Whether the fusion layers are there twice, for two images: both of a pair have the same keys. (On meta, where there
+    are but shapes, two answers are taken for NLVR2's.)
+    """
+    layers = range(count(state, LAYERS, "attention.self.query.weight"))
+    keys = [state[name] for i in layers if (name := f"{LAYERS}.{i}.{CONTEXT_KEY}") in state]
+    if any(key.is_meta for key in keys):
+        return len(state["cls_head.2.weight"]) == 2
+    return bool(keys) and len(keys) % 2 == 0 and all(map(torch.equal, keys[::2], keys[1::2]))
 
 
 def infer(state: State, told: Told) -> dict[str, Any]:

@@ -88,8 +88,10 @@ def part(told: Told, name: str) -> Told:
 
 
 def heads_told(width: int, told: Told, nested: Told, flat: str) -> int:
-    """Attention heads of one tower: by name, by their width, or one per 64 of width."""
+    """Attention heads of one tower: by name or rule, by their width, or one per 64 of width."""
     heads = nested.get("heads", told.get(flat, told.get("num_heads")))
+    if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's own rule, which rounds down
+        heads = width // 64
     if isinstance(head_width := nested.get("head_width"), int) and head_width > 0:
         heads = width // head_width
     return heads_of(width, heads if isinstance(heads, int) else None)

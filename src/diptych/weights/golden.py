@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,10 @@ from diptych.weights.official import Imported, recognise, understood
 from diptych.weights.read import WeightsError, read_checkpoint
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
+SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
+"""What configs call the size of the images that a position grid is made for."""
+SAID = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
+"""A line of the README's table: a tensor and its meaning, the shape and the type between them."""
 WEIGHTLESS = {"mixgen": "texts_mixgen"}
 """What has no weights, and so no checkpoint, by the setting that it alone has."""
 
@@ -30,6 +35,7 @@ class Golden:
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     hashes: dict[str, str]  # SHA-256 of each file
+    meanings: dict[str, str] = field(default_factory=dict)  # what its README, where there is one, says of each tensor
 
     def step(self) -> nn.Module:
         """What training runs, with its weights."""
@@ -44,12 +50,18 @@ class Case:
     config: Mapping[str, Any]
     inputs: Mapping[str, Tensor]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of out.*: how long generated texts may be
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     def input(self, name: str) -> Tensor:
         """Raises LookupError where the golden does not have it."""
         if name not in self.inputs:
             raise LookupError(f"there is no in.{name}")
         return self.inputs[name]
+
+    def said(self, name: str, pattern: str, published: str) -> str:
+        """What the README says of out.NAME, for the few settings that stand in no other file; `pattern` has one group."""
+        found = re.search(pattern, self.meanings.get(f"out.{name}", ""))
+        return found[1] if found else published
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,9 @@ def read_golden(folder: Path) -> Golden:
         raise WeightsError(f"{folder / 'case.safetensors'}: holds no out.*, so nothing could be compared")
     there = [name for name in FILES if (folder / name).is_file()]
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in there}
-    return Golden(imported, config, kinds["in."], kinds["out."], hashes)
+    readme = folder / "README.md"
+    said = dict(SAID.findall(readme.read_text(encoding="utf-8", errors="replace"))) if readme.is_file() else {}
+    return Golden(imported, config, kinds["in."], kinds["out."], hashes, said)
 
 
 def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
@@ -113,7 +127,8 @@ def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config, with the position grid where the images it is made for are not square."""
-    size, patch = config.get("img_size", config.get("image_size_of_pos_embed")), config.get("patch_size")
+    size = next((config[name] for name in SIZES if name in config), None)
+    patch = config.get("patch_size")
     if not isinstance(size, list) or isinstance(patch, list):
         return dict(config)
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):

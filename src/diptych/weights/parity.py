@@ -77,7 +77,9 @@ def recompute(golden: Golden, layout: str) -> dict[str, Answer | str]:
     shapes = {name: tuple(tensor.shape) for name, tensor in golden.expected.items()}
     with packing(layout == "packed"):
         try:
-            answers: Answers = ANSWERS[golden.imported.system](Case(step, golden.config, golden.inputs, shapes))
+            answers: Answers = ANSWERS[golden.imported.system](
+                Case(step, golden.config, golden.inputs, shapes, golden.meanings)
+            )
         except LookupError as error:
             return dict.fromkeys(golden.expected, f"cannot be recomputed: {error}")
         source = _Source(golden.imported, step, answers)

@@ -63,7 +63,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "meeting_heads": _wide_heads(inner, told.get("bi_num_attention_heads")),
         "schedule": _schedule(told, depth, image_depth, meetings),
         "features": features,
-        "region_targets": shape(state, targets, 2)[0] if targets in state else 1601,
+        "region_targets": shape(state, targets, 2)[0] if targets in state else told.get("v_target_size", 1601),
         "vocabulary": vocabulary,
         "text_length": shape(state, f"{bert}position_embeddings.weight", 2)[0],
         "tasks": shape(state, tasks, 2)[0] if tasks in state else 0,

@@ -126,9 +126,11 @@ def _reach(state: State, told: Told) -> dict[str, Any]:
     rows, _ = shape(state, TABLE, 2)
     length = told.get("max_text_len_of_initckpt", 196)
     side = (math.isqrt(max(rows - 5 - 2 * length, 0)) + 1) // 2
-    if (2 * side - 1) ** 2 + 5 + 2 * length != rows:
-        raise WeightsError(f"{TABLE} has {rows} rows, which are of no square image beside texts of {length} tokens")
-    return {"grid": (side, side), "text_length": length}
+    grid = told.get("grid") or (side, side)
+    if (2 * grid[0] - 1) * (2 * grid[1] - 1) + 5 + 2 * length != rows:
+        of = "no square image" if grid == (side, side) else f"no image of {grid[0]} × {grid[1]} patches"
+        raise WeightsError(f"{TABLE} has {rows} rows, which are of {of} beside texts of {length} tokens")
+    return {"grid": grid, "text_length": length}
 
 
 def _absolute(state: State, told: Told) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from diptych.tasks.open_vqa import OpenVQA, Ranked
 from diptych.tasks.text_assignment import Assigned, TextAssignment
 from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.answers.momentum import Table, text_of
+from diptych.weights.answers.momentum import Table, at_pace, text_of
 from diptych.weights.golden import Answer, Case
 
 
@@ -26,7 +26,7 @@ class JudgedAnswers:
         assert isinstance(case.step, Distilled) and isinstance(case.step.student, (Entailment, NLVR2AtOnce))
         self.case, self.step = case, case.step
         self.student: Entailment | NLVR2AtOnce = case.step.student
-        self.step.follow()
+        at_pace(self.step, case).follow()
 
     def table(self) -> Table:
         return {
@@ -63,7 +63,7 @@ class VQAAnswers:
         assert isinstance(case.step, Distilled) and isinstance(case.step.student, OpenVQA)
         self.case, self.step = case, case.step
         self.student: OpenVQA = case.step.student
-        self.step.follow()
+        at_pace(self.step, case).follow()
 
     def table(self) -> Table:
         return {

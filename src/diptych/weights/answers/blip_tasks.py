@@ -41,9 +41,10 @@ def text_of(case: Case, stem: str) -> Text:
     return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_mask").bool())
 
 
-def rules_of(case: Case, search: Search) -> Rules:
+def rules_of(case: Case, search: Search, name: str) -> Rules:
     ids = case.config["special_ids"]
-    return Rules(ids["sep"], ids["pad"], search.longest, search.shortest, search.repetition)
+    longest = max(search.longest, case.shapes[name][1])  # a golden of longer texts says so itself
+    return Rules(ids["sep"], ids["pad"], longest, search.shortest, search.repetition)
 
 
 class CaptionAnswers:
@@ -60,8 +61,8 @@ class CaptionAnswers:
             "greedy_ids": self.greedy,
         }
         for name, search in SEARCHES.items():
-            table[f"{name}_ids"] = lambda search=search: Answer(self.written(search).ids)
-            table[f"{name}_scores"] = lambda search=search: Answer(self.written(search).scores)
+            table[f"{name}_ids"] = lambda name=name, search=search: Answer(self.written(name, search).ids)
+            table[f"{name}_scores"] = lambda name=name, search=search: Answer(self.written(name, search).scores)
         return table
 
     @cached_property
@@ -83,14 +84,14 @@ class CaptionAnswers:
         ids[0] = self.case.config["special_ids"]["bos_DEC"]
         return ids
 
-    def written(self, search: Search) -> Written:
+    def written(self, name: str, search: Search) -> Written:
         image = Image.whole(self.case.input("image"))
-        return self.step.write(image, self.prompt, rules_of(self.case, search), Beams(search.beams))
+        return self.step.write(image, self.prompt, rules_of(self.case, search, f"{name}_ids"), Beams(search.beams))
 
     def greedy(self) -> Answer:
         image = self.model.encode_image(Image.whole(self.case.input("image")))
         prompt = self.prompt.expand(len(image), -1)
-        return Answer(greedy(self.model, image, prompt, rules_of(self.case, GREEDY)))
+        return Answer(greedy(self.model, image, prompt, rules_of(self.case, GREEDY, "greedy_ids")))
 
 
 class NLVR2Answers:
@@ -130,6 +131,7 @@ class VQAAnswers:
     def __init__(self, case: Case):
         assert isinstance(case.step, OpenVQA)
         self.case, self.step = case, case.step
+        self.step.smoothing = case.config.get("label_smoothing", self.step.smoothing)
 
     def table(self) -> Table:
         return {
@@ -167,9 +169,13 @@ class VQAAnswers:
 
     @property
     def ranked(self) -> Tensor:
-        return self.step.rank(self.question, text_of(self.case, "cand"), CANDIDATES).candidates[:, 0]
+        candidates = text_of(self.case, "cand")
+        most = min(self.case.config.get("k_test", CANDIDATES), len(candidates))
+        return self.step.rank(self.question, candidates, most).candidates[:, 0]
 
     @cached_property
     def written(self) -> Written:
         begin = self.case.config["special_ids"]["bos_DEC"]
-        return self.step.write(self.batch, begin, rules_of(self.case, ANSWERING), Beams(ANSWERING.beams))
+        return self.step.write(
+            self.batch, begin, rules_of(self.case, ANSWERING, "generate_ids"), Beams(ANSWERING.beams)
+        )

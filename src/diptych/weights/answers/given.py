@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from diptych.inputs import Batch, Image, Regions, Text
+from diptych.objectives.lm import NextWords
+from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.pretraining import Pretraining
 from diptych.tokens import Tokens
 from diptych.weights.golden import Answer, Case
 
@@ -37,6 +41,17 @@ def hinge_batch(case: Case) -> Batch:
     regions = Regions(features, torch.zeros(*features.shape[:2], 5), real)  # whose boxes neither model reads
     text = Text(ids, torch.arange(ids.shape[1]) < lengths[:, None])
     return Batch(0, 0, torch.arange(len(ids)), regions=regions, text=text)
+
+
+def smoothed(step: Pretraining, case: Case) -> Pretraining:
+    """The step with the golden's label smoothing, where its config names one."""
+    if "label_smoothing" in case.config:
+        share = case.config["label_smoothing"]
+        step.objectives = tuple(
+            replace(objective, smoothing=share) if isinstance(objective, (NextWords, MaskedCaptions)) else objective
+            for objective in step.objectives
+        )
+    return step
 
 
 def on_canvas(tokens: Tokens) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from diptych.objectives.draws import Given, MaskedText
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.momentum import Momentum
 from diptych.objectives.views import Views
+from diptych.tasks.distilled import Distilled
 from diptych.tasks.rerank import Reranking, Scores
-from diptych.weights.answers.given import on_canvas
+from diptych.weights.answers.given import on_canvas, smoothed
 from diptych.weights.golden import Answer, Case
 
 Table = dict[str, Callable[[], Answer]]
@@ -26,15 +27,24 @@ def text_of(case: Case, stem: str) -> Text:
     return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_mask").bool())
 
 
+Paced = TypeVar("Paced", Momentum, Distilled)
+
+
+def at_pace(step: Paced, case: Case) -> Paced:
+    """The step, whose teacher follows as fast as the golden's."""
+    step.pace.momentum = case.config.get("momentum", step.pace.momentum)
+    return step
+
+
 class MomentumCase:
     """The momentum model's step comes first, as in training. `cosine`: retrieval adds it to the logit of a match."""
 
     def __init__(self, case: Case, cosine: bool):
         assert isinstance(case.step, Momentum)
         self.case, self.step, self.cosine = case, case.step, cosine
-        self.step.follow()
+        at_pace(self.step, case).follow()
         self.model: Any = self.step.student.model
-        self.objectives = {type(objective): objective for objective in self.step.student.objectives}
+        self.objectives = {type(objective): objective for objective in smoothed(self.step.student, case).objectives}
 
     def table(self, losses: dict[str, str]) -> Table:
         """`losses`: their names in the golden, and ours."""
@@ -123,8 +133,9 @@ class MomentumCase:
         return rerank(text_of(self.case, "eval_text"), Image.whole(self.case.input("eval_image")))
 
     def positions(self) -> Answer:
-        """On the square grid whose cells the golden has."""
+        """On the grid of the same shape whose cells the golden has."""
         patches = self.model.image.patches
-        side = math.isqrt(self.case.shapes["pos_embed_resized"][1] - 1)
-        cells = patches.positions(torch.tensor([[side, side]]), side, side)
+        scale = math.sqrt((self.case.shapes["pos_embed_resized"][1] - 1) / math.prod(patches.grid))
+        rows, columns = (round(side * scale) for side in patches.grid)
+        cells = patches.positions(torch.tensor([[rows, columns]]), rows, columns)
         return Answer(torch.cat([patches.position[:, :1], cells], 1))

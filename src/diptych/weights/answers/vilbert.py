@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,11 +73,16 @@ class PretrainingAnswers:
             "loss_alignment": lambda: Answer(self.loss("itm")),
         }
 
+    @property
+    def by_class(self) -> bool:
+        """Whether its targets are classes (visual_target 0), not features (1, 2, or a text that names both)."""
+        return self.case.config.get("visual_target", 0) == 0
+
     @cached_property
     def hidden(self) -> HiddenRegions:
         """The golden's regions; its targets are classes, or features, and lack the whole image."""
         shown, targets = regions_of(self.case, "features_masked"), F.pad(self.case.input("image_target"), (0, 0, 1, 0))
-        features = targets if targets.shape == shown.features.shape else self.case.input("features")
+        features = self.case.input("features") if self.by_class else targets
         original = Regions(features, shown.boxes, shown.real, targets, whole=True)
         return HiddenRegions(shown, F.pad(self.case.input("image_label") == 1, (1, 0)), original)
 
@@ -116,8 +120,8 @@ class PretrainingAnswers:
 
     def total(self) -> Tensor:
         """The sum of the three; regions by the target that the golden was made with."""
-        targets = {0: by_class, 1: by_feature}
-        target: Any = targets.get(self.case.config.get("visual_target", 0))
-        if target is None:
-            raise LookupError(f"a loss of visual_target {self.case.config['visual_target']!r}")
-        return self.loss("mlm") + self.region_loss(target) + self.loss("itm")
+        asked = self.case.config.get("visual_target", 0)
+        losses = {0: "loss_region", 1: "loss_region_mse", 2: "loss_region_nce"}
+        if asked not in losses:
+            raise LookupError(f"a loss of visual_target {asked!r}")
+        return self.loss("mlm") + self.table()[losses[asked]]().value + self.loss("itm")

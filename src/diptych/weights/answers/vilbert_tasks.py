@@ -19,8 +19,8 @@ from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
 from diptych.weights.golden import Answer, Case
 
-CHOSEN, TRUE, ENTAILED = 2, (0, 1), (0, 2, 1, 1)
-"""What the goldens' README says of their labels: the files do not hold them."""
+CHOSEN, TRUE, ENTAILED = "2", "0, 1", "0, 2, 1, 1"
+"""Labels, where no README says others: they stand in no other file."""
 
 
 def text_of(case: Case) -> Text:
@@ -78,9 +78,11 @@ class TasksAnswers:
                 "grounding", self.task("grounding").scores(self.pair), self.case.input("ref_target").squeeze(2)
             ),
             "choice_loss": self.choice_loss,
-            "nlvr2_loss": lambda: self.loss("nlvr2", self.task("nlvr2").logits(self.sides), torch.tensor(TRUE)),
+            "nlvr2_loss": lambda: self.loss(
+                "nlvr2", self.task("nlvr2").logits(self.sides), self.labels("nlvr2_loss", TRUE)
+            ),
             "ve_loss": lambda: self.loss(
-                "entailment", self.task("entailment").logits(self.pair), torch.tensor(ENTAILED)
+                "entailment", self.task("entailment").logits(self.pair), self.labels("ve_loss", ENTAILED)
             ),
         }
 
@@ -121,9 +123,13 @@ class TasksAnswers:
         return choice
 
     def choice_loss(self) -> Answer:
-        right = torch.arange(len(self.batch)) == CHOSEN
+        right = torch.arange(len(self.batch)) == int(self.case.said("choice_loss", r"target (\d+)", CHOSEN))
         losses = self.choice.losses(self.choice.scores(self.pair), right, self.choice.counts(self.batch))
         return Answer(losses["choice"])
+
+    def labels(self, name: str, published: str) -> Tensor:
+        """Of each sample."""
+        return torch.tensor([int(n) for n in self.case.said(name, r"labels \[([\d, ]+)\]", published).split(",")])
 
     def loss(self, name: str, said: Tensor, asked: Tensor) -> Answer:
         """The task's mean over the samples that `said` has."""
