@@ -64,10 +64,10 @@ def vilts() -> list[Made]:
 
 
 def vlmos() -> list[Made]:
-    first = {"width": 24, "depth": 3, "heads": 1, "hidden": 50, "together": 1, "patch": 4, "grid": (2, 3)}
+    first: Arguments = {"width": 24, "depth": 3, "heads": 1, "hidden": 50, "together": 1, "patch": 4, "grid": (2, 3)}
     first |= {"vocabulary": 41, "text_length": 9, "images": 1, "relative": True, "scale": 0.1, "readouts": 2}
     one = {"heads": 1, "max_text_len_of_initckpt": 9, "image_size": [8, 12], "patch_size": 4}
-    second = {"width": 30, "depth": 7, "heads": 6, "hidden": 33, "together": 6, "patch": 3, "grid": (5, 1)}
+    second: Arguments = {"width": 30, "depth": 7, "heads": 6, "hidden": 33, "together": 6, "patch": 3, "grid": (5, 1)}
     second |= {"vocabulary": 29, "text_length": 17, "images": 1, "relative": False, "scale": 0.0, "readouts": 2}
     two = {"heads": 6, "max_text_len_of_initckpt": 21, "image_size": [15, 3], "patch_size": 3}
     square = first | {"grid": (4, 4)}
