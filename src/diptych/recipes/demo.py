@@ -14,7 +14,7 @@ RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, ca
 
 def pretraining(seed: int = 0) -> Pretrain:
     run = vlmo.tiny()
-    return replace(run, data=DATA, training=replace(run.training, steps=700, workers=1, seed=seed))
+    return replace(run, data=DATA, training=replace(run.training, steps=600, workers=1, seed=seed))
 
 
 def vqa(seed: int = 0) -> Finetune:
