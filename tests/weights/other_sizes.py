@@ -74,7 +74,8 @@ def vlmos() -> list[Made]:
     told = one | {"image_size": 16}
     heads = none("match", "words", "contrast", "contrast_together")
     made = [Made("vlmo", "pretraining", square | {"together": 3}, told, none("words"))]
-    for model, config in ((first, one), (second, two), (square, told)):
+    pairs: list[tuple[Arguments, Arguments]] = [(first, one), (second, two), (square, told)]
+    for model, config in pairs:
         made += [
             Made("vlmo", "pretraining", model, config, heads),
             Made("vlmo", "vqa", model, config, {"head.answers.weight": (5, 2 * model["width"])}),
