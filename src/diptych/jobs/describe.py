@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.inputs import Image, Regions, Text
@@ -31,7 +33,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Description:
-    """`parameters` by part of the figure, and of the heads that pre-training has."""
+    """`parameters` by part of the figure, and of the heads that pre-training has; shared ones under the first that has them."""
 
     parameters: dict[str, int]
     heads: dict[str, int]
@@ -40,21 +42,27 @@ class Description:
 
 def describe(known: Published | Pretrain) -> Description:
     """Of a system at its published size, or of a recipe's model. Its weights are nought: they cost no time to draw."""
+    return Description(*parameters(known), list(_costs(_nought(_build, known), _image(known))))
+
+
+def parameters(known: Published | Pretrain) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the model's parts, and of its heads."""
     with torch.device("meta"):
-        model = _build(known).eval()
+        model = _build(known)
         heads = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
-    parameters = {name: count(part) for name, part in model.named_children()}
+    seen: set[nn.Parameter] = set()
+    parts = _counted(model.named_children(), seen)
     own = sum(p.numel() for p in model.parameters(recurse=False))
-    return Description(
-        parameters | ({"its own": own} if own else {}),
-        {name: count(head) for name, head in heads.items()},
-        list(_costs(_nought(_build, known), _image(known))),
-    )
+    return parts | ({"its own": own} if own else {}), _counted(heads.named_children(), seen)
 
 
-def count(module: nn.Module) -> int:
-    """Parameters, shared ones once."""
-    return sum(p.numel() for p in module.parameters())
+def _counted(parts: Iterable[tuple[str, nn.Module]], seen: set[nn.Parameter]) -> dict[str, int]:
+    """Parameters that no part before it has, which are then `seen`."""
+    counts = {}
+    for name, part in parts:
+        counts[name] = sum(p.numel() for p in part.parameters() if p not in seen)
+        seen.update(part.parameters())
+    return counts
 
 
 def _build(known: Published | Pretrain) -> Any:
@@ -83,7 +91,8 @@ def _image(known: Published | Pretrain) -> Image | Regions:
     if not known.regions:
         return Image.whole(torch.zeros(1, 3, *known.pixels))
     n = known.regions
-    return Regions(torch.zeros(1, n, 2048), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
+    regions = Regions(torch.zeros(1, n, 2048), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
+    return regions.with_whole() if known.whole else regions
 
 
 @torch.no_grad()
@@ -93,7 +102,7 @@ def _costs(model: Any, image: Image | Regions) -> Iterator[Verb]:
     made: dict[str, Any] = {}
 
     def asked(name: str, ask: Callable[[], Any]) -> Verb:
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
             made[name] = found = ask()
         pair = [found.text, found.image] if isinstance(found, Pair) else [found]
         tokens = sum(x.real.shape[1] for x in pair if isinstance(x, Tokens))
@@ -110,5 +119,12 @@ def _costs(model: Any, image: Image | Regions) -> Iterator[Verb]:
         yield asked("similarity", lambda: model.similarity(made["encode_text"], made["encode_image"]))
     if isinstance(model, verbs.Fuses):
         yield asked("fuse", lambda: model.fuse(made["encode_text"], made["encode_image"]))
-    if isinstance(model, verbs.Classifies) and getattr(model, "head", True) is not None:
-        yield asked("classify", lambda: model.classify(image))
+    if isinstance(model, verbs.Reconstructs):
+        patches = made["encode_image"]
+        yield asked("reconstruct", lambda: model.reconstruct(patches, patches.layout))
+    if isinstance(model, verbs.Decodes):
+        with suppress(ValueError):  # a model that was built without a decoder says so
+            yield asked("decode", lambda: model.decode(text, made["encode_image"]))
+    if isinstance(model, verbs.Classifies):
+        with suppress(ValueError):  # or without a classifier
+            yield asked("classify", lambda: model.classify(image))  # type: ignore[arg-type]

@@ -36,5 +36,6 @@ class Published:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pixels: tuple[int, int] = (224, 224)
     regions: int = 0
+    whole: bool = False  # whether a region for the whole image stands in front of them
     weights: tuple[Weights, ...] = ()
     system: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diptych.recipes.published.fact import Published, Weights
 
-DROPBOX = "https://github.com/dandelin/ViLT#download-pretrained-weights"
+VILT = "https://github.com/dandelin/ViLT#download-pretrained-weights"
 ALBEF = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
 VILBERT = "https://dl.fbaipublicfiles.com/vilbert-multi-task/"
 
@@ -18,7 +18,8 @@ FUSERS = {
             "VQA v2 test-dev / test-std": "70.55 / 70.92 (ViLBERT paper; not verified here)",
             "Flickr30k, text to image R@1/5/10": "58.2 / 84.9 / 91.5 (ViLBERT paper; not verified here)",
         },
-        regions=37,
+        regions=36,
+        whole=True,
         weights=(
             Weights("pretrained_model.bin", "pre-trained on Conceptual Captions", VILBERT),
             Weights("multi_task_model.bin", "12-in-1", VILBERT),
@@ -50,11 +51,11 @@ FUSERS = {
         },
         pixels=(384, 384),
         weights=(
-            Weights("vilt_200k_mlm_itm.ckpt", "pre-trained", DROPBOX),
-            Weights("vilt_vqa.ckpt", "VQA v2", DROPBOX),
-            Weights("vilt_nlvr2.ckpt", "NLVR2", DROPBOX),
-            Weights("vilt_irtr_coco.ckpt", "retrieval, COCO", DROPBOX),
-            Weights("vilt_irtr_f30k.ckpt", "retrieval, Flickr30k", DROPBOX),
+            Weights("vilt_200k_mlm_itm.ckpt", "pre-trained", VILT),
+            Weights("vilt_vqa.ckpt", "VQA v2", VILT),
+            Weights("vilt_nlvr2.ckpt", "NLVR2", VILT),
+            Weights("vilt_irtr_coco.ckpt", "retrieval, COCO", VILT),
+            Weights("vilt_irtr_f30k.ckpt", "retrieval, Flickr30k", VILT),
         ),
     ),
     "albef": Published(

@@ -21,9 +21,9 @@ SPEAKERS = {
         weights=(
             Weights("model_base_14M.pth", "pre-trained, 14M", BLIP),
             Weights("model_base.pth", "pre-trained, 129M", BLIP),
-            Weights("model*_base.pth", "pre-trained, 129M, CapFilt-L", BLIP),
-            Weights("model*_base_caption.pth", "captions, CapFilt-L", BLIP),
-            Weights("model*_vqa.pth", "VQA v2, CapFilt-L", BLIP),
+            Weights("model_base_capfilt_large.pth", "pre-trained, 129M, CapFilt-L", BLIP),
+            Weights("model_base_caption_capfilt_large.pth", "captions, CapFilt-L", BLIP),
+            Weights("model_base_vqa_capfilt_large.pth", "VQA v2, CapFilt-L", BLIP),
             Weights("model_base_nlvr.pth", "NLVR2", BLIP),
             Weights("model_base_retrieval_coco.pth", "retrieval, COCO", BLIP),
             Weights("model_base_retrieval_flickr.pth", "retrieval, Flickr30k", BLIP),
@@ -33,7 +33,7 @@ SPEAKERS = {
         title="CoCa: Contrastive Captioners are Image-Text Foundation Models (Yu et al., TMLR 2022)",
         code="not released; equality is checked against open_clip 3.3.0, whose models are of their own training",
         model=("coca", "CoCa"),
-        parameters={"open_clip coca_ViT-B-32 (253.56 million)": 253_560_000},
+        parameters={"open_clip coca_ViT-B-32": 253_560_065},
         results={
             "ImageNet zero-shot / fine-tuned, 2.1 B": "86.3 / 91.0 (paper; not verified here)",
             "COCO captions CIDEr, 2.1 B": "143.6 (paper; not verified here)",
