@@ -5,7 +5,7 @@ A BERT reads the words, a narrower stack the regions that a detector saw; at giv
 
 Differs from the paper: as the official code, the poolers end in ReLU, not tanh, and the image stream's blocks stand both
 before and between the meetings. Differs from the official code: `q_dense1` and `q_dense2` of every co-attention, which
-nothing reads there, are left out.
+nothing reads there, are left out; attention has no dropout of its own.
 """
 
 from __future__ import annotations

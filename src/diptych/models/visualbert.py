@@ -5,7 +5,7 @@ Words as in BERT; regions are projected to the same width, told apart by a vecto
 UNITER (Chen et al., ECCV 2020) also tells where they lie: ``model.regions = RegionEmbedding(features, width)``.
 
 Differs: regions have one learned vector, where the official code adds two that are the same for all of them (a segment's,
-and position 0's).
+and position 0's), and attention has no dropout of its own.
 """
 
 from __future__ import annotations
