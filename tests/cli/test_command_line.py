@@ -70,7 +70,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("baselines --data scenes:9 --split spring", "no split 'spring'"),
         ("describe flamingo", "there is no recipe 'flamingo'"),
         ("describe vilt vit", "not vit besides"),
-        ("parity {tmp}/nowhere", "no checkpoint.pth there"),
+        ("parity {tmp}/nowhere", "no config.json there"),
         ("import vilt {tmp}/nowhere.ckpt --out x", "no such file"),
         ("import vilt {garbage} --out x", "garbage.pth"),
         ("import flamingo {garbage} --out x", "no system 'flamingo'"),

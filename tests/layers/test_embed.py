@@ -60,6 +60,7 @@ def test_text_embedding_is_berts_sum():
     embed = TextEmbedding(11, 5, 6).double()
     ids = torch.tensor([[1, 2, 3, 0]])
     tokens = embed(Text(ids, ids > 0))
+    assert embed.position is not None and embed.segment is not None
     total = embed.word.weight[ids] + embed.position.weight[:4] + embed.segment.weight[0]
     torch.testing.assert_close(tokens.values, F.layer_norm(total, (6,), embed.norm.weight, embed.norm.bias, 1e-12))
     assert [(s.name, s.length) for s in tokens.layout.spans] == [("cls", 1), ("words", 3)]

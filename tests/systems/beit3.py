@@ -71,7 +71,7 @@ def contrast(model: BEiT3) -> nn.Module:
 
 def captions(model: BEiT3) -> nn.Module:
     masking = Masking(VOCABULARY, MASK, 0.7)
-    return Pretraining(model, nn.ModuleDict({"captions": model.words}), [MaskedCaptions(masking, smoothing=0.0)])
+    return Pretraining(model, model.heads(), [MaskedCaptions(masking, smoothing=0.0)])
 
 
 WORDS = {

@@ -104,6 +104,7 @@ SYSTEMS = {
                 {"vqa": ANSWERS * LN2},
                 {"vqa": ONE_OF_EIGHT},
                 WORDS | ONE_IMAGE | EARLY,
+                steps=300,
             ),
             "nlvr2": Job(lambda m: NLVR2(m, 32), {"nlvr2": LN2}, exempt=WORDS | EARLY),
         },
@@ -124,10 +125,12 @@ SYSTEMS = {
         verbs=VERBS,
         jobs={
             "retrieval": Job(
-                lambda m: ContrastRetrieval(m, m.heads()["contrast"]),
+                lambda m: ContrastRetrieval(m, Contrast(32, 32, 32, LogScale(2.0), bias=False)),
                 {"retrieval": math.log(32)},
+                {"retrieval": math.log(8)},
                 exempt=TABLES | ONE_IMAGE | NO_PAIRS,
                 apart=False,
+                steps=300,
             ),
         },
     ),

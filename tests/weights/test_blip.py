@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from diptych.weights.answers.blip_tasks import GREEDY, Search, searched
 from diptych.weights.blip import SYSTEM
+from diptych.weights.golden import Case
 from diptych.weights.official import recognise, understood
 from diptych.weights.read import WeightsError
 
@@ -142,3 +144,10 @@ def test_tied_weights_that_differ_are_named():
     state["text_decoder.bert.encoder.layer.3.output.dense.bias"] = torch.ones(WIDTH)
     with pytest.raises(WeightsError, match=r"tied differ: text_decoder\.bert\.encoder\.layer\.3\.output\.dense\.bias"):
         names.from_official(state)
+
+
+def test_a_search_is_what_the_readme_says():
+    told = "generated ids: 4 beams, repetition_penalty 1.2, min_length 3, max_length 9; end 102"
+    case = Case(torch.nn.Module(), {}, {}, meanings={"out.beam_ids": told})
+    assert searched(case, GREEDY, "beam_ids") == Search(4, 9, 3, 1.2)
+    assert searched(case, GREEDY, "greedy_ids") == GREEDY

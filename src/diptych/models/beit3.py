@@ -102,6 +102,10 @@ class BEiT3(nn.Module):
         n, seen = newest.real.shape[1], context.real.shape[1] + start
         return torch.ones(n, seen + n, dtype=torch.bool, device=newest.real.device).tril(seen)
 
+    def heads(self) -> nn.ModuleDict:
+        """The word head, where there is one: the model's own, which `decode` speaks with."""
+        return nn.ModuleDict({} if self.words is None else {"captions": self.words})
+
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         if self.head is None:
             raise ValueError("this BEiT-3 was built without a classifier (classes=0)")

@@ -14,7 +14,7 @@ from torch import nn
 
 from diptych.fusion.concatenate import Concatenate
 from diptych.heads import Match, Vocabulary
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
 from diptych.layers.init import init_transformer
@@ -44,8 +44,8 @@ class ViLT(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         return self.words(text)
 
-    def encode_image(self, image: Image) -> Tokens:
-        return self.patches(image)
+    def encode_image(self, image: Image | Regions) -> Tokens:
+        return self.patches(image)  # regions, where an embedder of regions has taken the patches' place
 
     def fuse(self, text: Tokens, image: Tokens) -> Pair:
         modality = self.modality(torch.tensor([0, 1 + image.slot], device=self.modality.weight.device))

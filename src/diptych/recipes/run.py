@@ -91,8 +91,11 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
     """A dataclass again, from the plain values that JSON kept. Raises ValueError naming the field that does not fit."""
     if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
         names = {k: {f.name for f in fields(k)} for k in get_args(kind) if is_dataclass(k)}
-        fitting = [k for k in names if names[k] == set(value)]
-        fitting = fitting or [k for k in names if names[k] > set(value)]  # a field may be newer than what was kept
+        missing = {
+            k: len(names[k] - set(value)) for k in names if names[k] >= set(value) and len(names[k]) <= 2 * len(value)
+        }
+        fewest = min(missing.values(), default=0)  # a field may be newer than what was kept
+        fitting = [k for k in missing if missing[k] == fewest]
         if len(fitting) != 1:
             raise ValueError(f"{where}: fits {'several' if fitting else 'none'} of {kind}")
         kind = fitting[0]

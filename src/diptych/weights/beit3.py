@@ -121,7 +121,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return Classification(model, arguments["classes"])
     if task == "captioning":
         masking = Masking(model.vocabulary, model.mask, 0.7)
-        return Pretraining(model, nn.ModuleDict({"captions": model.words}), [MaskedCaptions(masking)])
+        return Pretraining(model, model.heads(), [MaskedCaptions(masking)])
     if task == "retrieval":
         contrast = Contrast(model.width, model.width, model.width, LogScale(), bias=False)
         return Pretraining(model, nn.ModuleDict({"contrast": contrast}), [ImageTextContrast()])

@@ -104,10 +104,12 @@ class Answers:
     def written(self, name: str, beams: int) -> Answer:
         special, longest = self.case.config["special_ids"], self.case.shapes[name][1]
         rules = Rules(special["eos"], special["pad"], longest)
+        beams = int(self.case.said(name, r"(\d+) beam\(s\)", str(beams)))
+        penalty = float(self.case.said(name, r"length_penalty ([\d.]+)", "0.6"))
         prompt = torch.full((len(self.image), 1), special["cls"])
         with packing(False):
             image = self.model.encode_image(self.image)
-        return Answer(fill_blanks(self.model, image, prompt, rules, self.model.mask, beams))
+        return Answer(fill_blanks(self.model, image, prompt, rules, self.model.mask, beams, penalty))
 
     def total(self) -> Tensor:
         if isinstance(self.step, Pretraining):

@@ -11,9 +11,9 @@ from diptych.objectives.momentum import Momentum
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
-from diptych.weights.answers.blip_tasks import CaptionAnswers, NLVR2Answers, Table, VQAAnswers
+from diptych.weights.answers.blip_tasks import CaptionAnswers, NLVR2Answers, VQAAnswers
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.answers.momentum import MomentumCase
+from diptych.weights.answers.momentum import MomentumCase, Table
 from diptych.weights.golden import Answer, Case
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,20 +9,19 @@ import torch
 from torch import Tensor
 
 from diptych.generate import Beams, Rules, Written, greedy
-from diptych.inputs import Answered, Batch, Image, Text
+from diptych.inputs import Answered, Batch, Image
 from diptych.objectives.views import Views
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
+from diptych.weights.answers.momentum import Table, text_of
 from diptych.weights.golden import Answer, Case
-
-Table = dict[str, Callable[[], Answer]]
 
 
 class Search(NamedTuple):
-    """How texts are searched in the goldens; their config does not say."""
+    """How texts are searched in a golden where its README does not say otherwise; no config does."""
 
     beams: int
     longest: int
@@ -37,8 +35,14 @@ ANSWERING = Search(3, 10, 1)
 CANDIDATES = 5  # answers that each question may mean, by their first piece
 
 
-def text_of(case: Case, stem: str) -> Text:
-    return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_mask").bool())
+def searched(case: Case, search: Search, name: str) -> Search:
+    """As the README says of out.NAME."""
+    return Search(
+        int(case.said(name, r"(\d+) beams", str(search.beams))),
+        int(case.said(name, r"max_length (\d+)", str(search.longest))),
+        int(case.said(name, r"min_length (\d+)", str(search.shortest))),
+        float(case.said(name, r"repetition_penalty ([\d.]+)", str(search.repetition))),
+    )
 
 
 def rules_of(case: Case, search: Search, name: str) -> Rules:
@@ -85,13 +89,14 @@ class CaptionAnswers:
         return ids
 
     def written(self, name: str, search: Search) -> Written:
-        image = Image.whole(self.case.input("image"))
+        image, search = Image.whole(self.case.input("image")), searched(self.case, search, f"{name}_ids")
         return self.step.write(image, self.prompt, rules_of(self.case, search, f"{name}_ids"), Beams(search.beams))
 
     def greedy(self) -> Answer:
         image = self.model.encode_image(Image.whole(self.case.input("image")))
         prompt = self.prompt.expand(len(image), -1)
-        return Answer(greedy(self.model, image, prompt, rules_of(self.case, GREEDY, "greedy_ids")))
+        search = searched(self.case, GREEDY, "greedy_ids")
+        return Answer(greedy(self.model, image, prompt, rules_of(self.case, search, "greedy_ids")))
 
 
 class NLVR2Answers:
@@ -170,12 +175,12 @@ class VQAAnswers:
     @property
     def ranked(self) -> Tensor:
         candidates = text_of(self.case, "cand")
-        most = min(self.case.config.get("k_test", CANDIDATES), len(candidates))
+        told = int(self.case.said("rank_ids", r"k_test = (\d+)", str(CANDIDATES)))
+        most = min(self.case.config.get("k_test", told), len(candidates))
         return self.step.rank(self.question, candidates, most).candidates[:, 0]
 
     @cached_property
     def written(self) -> Written:
         begin = self.case.config["special_ids"]["bos_DEC"]
-        return self.step.write(
-            self.batch, begin, rules_of(self.case, ANSWERING, "generate_ids"), Beams(ANSWERING.beams)
-        )
+        search = searched(self.case, ANSWERING, "generate_ids")
+        return self.step.write(self.batch, begin, rules_of(self.case, search, "generate_ids"), Beams(search.beams))

@@ -22,7 +22,7 @@ from diptych.weights.answers.given import on_canvas
 from diptych.weights.golden import Answer, Case
 
 LONGEST, SHORTEST = 10, 4
-"""Of every golden's generated texts, as its README says; its config does not."""
+"""Of generated texts, where a golden's README does not say otherwise; no config does."""
 
 
 def unscored(logits: Tensor) -> Tensor:
@@ -49,8 +49,8 @@ class Answers:
             "contrastive_loss": lambda: Answer(self.step.weights["itc"] * self.losses["itc"]),
             "caption_loss": lambda: Answer(self.step.weights["caption"] * self.losses["caption"]),
             "greedy_ids": lambda: Answer(self.greedy()),
-            "beam_ids": lambda: Answer(self.searched(Beams(4, end_counts=True, score=unscored))),
-            "group_beam_ids": lambda: Answer(self.searched(Beams(6, 3, end_counts=True, score=unscored))),
+            "beam_ids": lambda: Answer(self.searched("beam_ids", 4, 1)),
+            "group_beam_ids": lambda: Answer(self.searched("group_beam_ids", 6, 3)),
         }
         if name not in table:
             raise LookupError("no one knows how")
@@ -97,13 +97,22 @@ class Answers:
 
     def greedy(self) -> Tensor:
         """open_clip's stops at a pad too, and what has not ended is cut off by the end."""
-        rules = Rules(self.end, PAD, LONGEST - 1, SHORTEST)
+        longest, shortest = self.lengths("greedy_ids")
+        rules = Rules(self.end, PAD, longest - 1, shortest)
         ids = greedy(self.model, self.seen, self.prompt, rules, remember=False)
         over = ((ids == PAD) | (ids == self.end)).cumsum(1) > 0
         behind = torch.cat([torch.zeros_like(over[:, :1]), over[:, :-1]], 1)
         ids = ids.masked_fill(behind, PAD)[:, : int((~behind).sum(1).max())]
         return ids if over[:, -1].all() else torch.cat([ids, torch.where(over[:, -1:], PAD, self.end)], 1)
 
-    def searched(self, beams: Beams) -> Tensor:
-        rules = Rules(self.end, PAD, LONGEST, SHORTEST)
-        return beam_search(self.model, self.seen, self.prompt, rules, beams, remember=False).ids
+    def searched(self, name: str, beams: int, groups: int) -> Tensor:
+        beams = int(self.case.said(name, r"num_beams (\d+)", str(beams)))
+        groups = int(self.case.said(name, r"groups (\d+)", str(groups)))
+        rules = Rules(self.end, PAD, *self.lengths(name))
+        found = Beams(beams, groups, end_counts=True, score=unscored)
+        return beam_search(self.model, self.seen, self.prompt, rules, found, remember=False).ids
+
+    def lengths(self, name: str) -> tuple[int, int]:
+        """The longest that a text may be, and the shortest."""
+        longest = self.case.said(name, r"\bseq_len (\d+)", str(LONGEST))
+        return int(longest), int(self.case.said(name, r"\bmin_seq_len (\d+)", str(SHORTEST)))
