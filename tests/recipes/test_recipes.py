@@ -57,7 +57,7 @@ def test_thaw_names_a_field_that_does_not_fit():
         thaw(Pretrain, told | {"training": {"speed": 3}})
     with pytest.raises(ValueError, match=r"run\.model: fits none"):
         thaw(Pretrain, told | {"model": {"wide": 3}})
-    with pytest.raises(ValueError, match=r"run\.model: fits several"):
+    with pytest.raises(ValueError, match=r"run\.model: fits none"):
         thaw(Pretrain, told | {"model": {"width": 3}})
 
 

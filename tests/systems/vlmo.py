@@ -22,6 +22,7 @@ from battery_parts import (
 )  # fmt: skip
 from torch import Tensor
 
+from diptych.heads import Contrast, LogScale
 from diptych.inputs import Batch
 from diptych.models.vlmo import CONTRASTS, VLMo
 from diptych.objectives.draws import Masking
