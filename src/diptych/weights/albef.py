@@ -23,7 +23,7 @@ from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.text_assignment import TextAssignment
 from diptych.weights.albef_names import bert_of, names
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape
+from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape, vision_grid
 from diptych.weights.vit import encoder_shape
 
 LAYERS, CONTEXT_KEY = "text_encoder.encoder.layer", "crossattention.self.key.weight"
@@ -63,7 +63,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     text = bert_of(job)
     vocabulary, width = shape(state, f"{text}embeddings.word_embeddings.weight", 2)
     image = encoder_shape(
-        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), _grid(vision, told.get("grid"))
+        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), vision_grid(vision, told.get("grid"))
     )
     layers = count(state, f"{text}encoder.layer", "attention.self.query.weight")
     fusion = count(state, f"{text}encoder.layer", "crossattention.self.query.weight")
@@ -83,11 +83,6 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "decoder_depth": count(state, "text_decoder.bert.encoder.layer", "attention.self.query.weight"),
         **({"joint": shape(state, "vision_proj.weight", 2)[0]} if "vision_proj.weight" in state else {}),
     }
-
-
-def _grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] | None:
-    size, patch = vision.get("image_size"), vision.get("patch_size")
-    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:

@@ -19,7 +19,7 @@ from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.weights.blip_names import READER, WRITER, names
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape
+from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape, vision_grid
 from diptych.weights.vit import encoder_shape
 
 SMOOTHING, PROMPT = 0.1, 4  # of the official losses; pieces that every caption begins with: [DEC] a picture of
@@ -46,7 +46,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     vocabulary, width = shape(state, f"{text}embeddings.word_embeddings.weight", 2)
     vision, language, ids = (told.get(part, {}) for part in ("vision", "text", "special_ids"))
     image = encoder_shape(
-        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), _grid(vision, told.get("grid"))
+        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), vision_grid(vision, told.get("grid"))
     )
     depth = count(state, f"{text}encoder.layer", "attention.self.query.weight")
     merged = count(state, f"{text}encoder.layer", "crossattention.output.merge_layer.weight")
@@ -66,11 +66,6 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         **({"averaged": depth - merged} if form == "nlvr2" else {}),
         **({"joint": shape(state, "vision_proj.weight", 2)[0]} if "vision_proj.weight" in state else {}),
     }
-
-
-def _grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] | None:
-    size, patch = vision.get("image_size"), vision.get("patch_size")
-    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:

@@ -85,6 +85,12 @@ def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, i
     return grid
 
 
+def vision_grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Rows and columns of the grid of images that are not square, which ALBEF's and BLIP's settings of vision may tell."""
+    size, patch = vision.get("image_size"), vision.get("patch_size")
+    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
+
+
 def square(grid: Sequence[int], name: str) -> int:
     """The side of a position grid where only squares have a place. Raises WeightsError."""
     rows, columns = grid
