@@ -35,7 +35,9 @@ def small(**others: Any) -> ALBEF:
     sizes: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "depth"}
     image = {f"image_{name}": SMALL[name] for name in ("depth", "heads", "hidden")}
     words = {"vocabulary": VOCABULARY, "text_length": TEXT_LENGTH, "joint": 16}
-    return ALBEF(**sizes | image | words | {"image_width": 24, "text_depth": 1, "fusion_depth": 2} | others)
+    rest = {"image_width": 24, "text_depth": 1, "fusion_depth": 2} | others
+    whole: dict[str, Any] = {**sizes, **image, **words, **rest}
+    return ALBEF(**whole)
 
 
 def pretraining(model: ALBEF) -> nn.Module:

@@ -25,7 +25,8 @@ def model(**others: Any) -> ALBEF:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"image_width": 12, "image_depth": 1, "image_heads": 2, "image_hidden": 24, "patch": 4, "grid": (2, 2)}
     text = {"width": WIDTH, "text_depth": 1, "fusion_depth": 1, "heads": 2, "hidden": 24, "vocabulary": 30}
-    made = ALBEF(**sizes | text | {"text_length": 8, "joint": 6, "dropout": 0.0} | others)
+    whole: dict[str, Any] = {**sizes, **text, "text_length": 8, "joint": 6, "dropout": 0.0, **others}
+    made = ALBEF(**whole)
     for weight in made.parameters():  # far enough from nought that all is told apart
         nn.init.normal_(weight, std=0.4) if weight.dim() > 1 else None
     return made

@@ -36,11 +36,9 @@ def tiny() -> Pretrain:
     has none, still stood on it after 1,300 (align before fuse: Li et al., NeurIPS 2021).
     """
     run = vilt.tiny()
-    size = run.model
     model = VLMo(
-        width=size.width, depth=size.depth, heads=size.heads, hidden=size.hidden, together=size.depth - 1,
-        patch=size.patch, grid=size.grid, vocabulary=size.vocabulary, text_length=size.text_length, relative=False,
-        scale=0.0, readouts=1, drop=0.0,
+        width=128, depth=4, heads=4, hidden=512, together=3, patch=16, grid=(5, 7), vocabulary=114, text_length=40,
+        relative=False, scale=0.0, readouts=1, drop=0.0,
     )  # fmt: skip
     objectives = replace(run.objectives, itc=1.0, wpa=0.0)
     return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives)
