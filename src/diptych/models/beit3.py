@@ -3,7 +3,8 @@
 One multiway transformer for images, texts and pairs: image tokens come first, and each modality has its own projections,
 norms and feed-forward networks. It is trained on masked data alone.
 
-Differs from the paper: as the released models, no block has a third expert for pairs. As the official code, padding enters
+Differs from the paper: as the released models, no block has a third expert for pairs, and no head predicts visual tokens
+(pre-training was not released; `encode_image` can hide patches for it). As the official code, padding enters
 as zeros, and two rows at the head of each position table are never read (a habit of fairseq's).
 """
 
