@@ -72,12 +72,21 @@ class Answer:
     real: Bool[Tensor, "*cells"] | None = None
 
 
+Table = dict[str, Callable[[], Answer]]
+"""How to recompute each tensor, by its name without "out."."""
+
+
+def answered(tensors: Mapping[str, Callable[[], Tensor]]) -> Table:
+    """A table of tensors whose every cell holds something."""
+    return {name: lambda make=make: Answer(make()) for name, make in tensors.items()}
+
+
 @runtime_checkable
 class Answers(Protocol):
     """What a paper can recompute of a case."""
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        """How to recompute the tensor of that name. Raises LookupError where nobody knows."""
+    def table(self) -> Table:
+        """All that the step can be asked for; what is not in it, nobody knows how to recompute."""
         ...
 
     def total(self) -> Tensor:

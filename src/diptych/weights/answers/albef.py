@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from diptych.objectives.mlm import MaskedWords
@@ -16,8 +14,8 @@ from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.text_assignment import TextAssignment
 from diptych.weights.answers.albef_tasks import AssignmentAnswers, JudgedAnswers, VQAAnswers
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.answers.momentum import MomentumCase, Table
-from diptych.weights.golden import Answer, Case
+from diptych.weights.answers.momentum import MomentumCase
+from diptych.weights.golden import Answer, Case, Table
 
 
 class Answers:
@@ -27,11 +25,8 @@ class Answers:
         step = case.step.student if isinstance(case.step, Distilled) else case.step
         self.kind = KINDS[type(step)](case)
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        table = self.kind.table()
-        if name not in table:
-            raise LookupError("no one knows how")
-        return table[name]
+    def table(self) -> Table:
+        return self.kind.table()
 
     def total(self) -> Tensor:
         return self.kind.loss

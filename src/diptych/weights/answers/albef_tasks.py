@@ -15,8 +15,8 @@ from diptych.tasks.open_vqa import OpenVQA, Ranked
 from diptych.tasks.text_assignment import Assigned, TextAssignment
 from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.answers.momentum import Table, at_pace, text_of
-from diptych.weights.golden import Answer, Case
+from diptych.weights.answers.momentum import at_pace, text_of
+from diptych.weights.golden import Answer, Case, Table
 
 
 class JudgedAnswers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +21,7 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.tokens import Pair, Tokens, packing
 from diptych.weights.answers.given import on_canvas, smoothed
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 
 
 class Answers:
@@ -33,8 +32,8 @@ class Answers:
         self.step: Any = smoothed(case.step, case) if isinstance(case.step, Pretraining) else case.step
         self.model: BEiT3 = self.step.model
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        table: dict[str, Callable[[], Answer]] = {
+    def table(self) -> Table:
+        shared: Table = {
             "vision": lambda: on_canvas(self.model.transformer.alone(self.model.encode_image(self.image))),
             "text": lambda: on_canvas(self.model.transformer.alone(self.model.encode_text(self.text))),
             "vl": lambda: joint(self.fused()),
@@ -42,17 +41,15 @@ class Answers:
             "split": lambda: Answer(torch.tensor(self.model.encode_image(self.image).real.shape[1])),
             "loss": lambda: Answer(self.total()),
         }
-        table |= {
+        own: dict[type, Table] = {
             ClosedVQA: {"logits": lambda: Answer(self.step.logits(self.batch))},
             NLVR2: {"logits": lambda: Answer(self.step.logits(self.step.pairs(self.batch)))},
             Classification: {"logits": lambda: Answer(self.model.classify(self.image))},
             Pretraining: self.pretraining(),
-        }.get(type(self.step), {})
-        if name not in table:
-            raise LookupError("no one knows how")
-        return table[name]
+        }
+        return shared | own.get(type(self.step), {})
 
-    def pretraining(self) -> dict[str, Callable[[], Answer]]:
+    def pretraining(self) -> Table:
         return {
             "image_emb": lambda: Answer(self.views.features("contrast").image),
             "text_emb": lambda: Answer(self.views.features("contrast").text),

@@ -16,8 +16,8 @@ from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.answers.momentum import Table, text_of
-from diptych.weights.golden import Answer, Case
+from diptych.weights.answers.momentum import text_of
+from diptych.weights.golden import Answer, Case, Table
 
 
 class Search(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -19,7 +18,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from diptych.tokens import Tokens
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 
 LONGEST, SHORTEST = 10, 4
 """Of generated texts, where a golden's README does not say otherwise; no config does."""
@@ -35,8 +34,8 @@ class Answers:
         assert isinstance(case.step, Pretraining) and isinstance(case.step.model, CoCa)
         self.case, self.step, self.model = case, case.step, case.step.model
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        table: dict[str, Callable[[], Answer]] = {
+    def table(self) -> Table:
+        return {
             "image_latent": lambda: Answer(self.contrast.image(self.views.image_readouts[0])),
             "text_latent": lambda: Answer(self.contrast.text(self.views.text_readouts[0])),
             "image_features": lambda: Answer(self.views.features("contrast").image),
@@ -52,9 +51,6 @@ class Answers:
             "beam_ids": lambda: Answer(self.searched("beam_ids", 4, 1)),
             "group_beam_ids": lambda: Answer(self.searched("group_beam_ids", 6, 3)),
         }
-        if name not in table:
-            raise LookupError("no one knows how")
-        return table[name]
 
     @property
     def contrast(self) -> Contrast:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -11,24 +10,23 @@ from torch import Tensor
 from diptych.inputs import Batch, Image
 from diptych.models.crossvit import CrossViT
 from diptych.tasks.classification import Classification
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Case, Table, answered
 
 
 class Answers:
     def __init__(self, case: Case):
         assert isinstance(case.step, Classification) and isinstance(case.step.model, CrossViT)
         self.case, self.step, self.model = case, case.step, case.step.model
-        self.table: dict[str, Callable[[], Tensor]] = {
-            "cls_small": lambda: self.summaries[0],
-            "cls_large": lambda: self.summaries[1],
-            "logits": lambda: self.model.classify(self.image),
-            "loss": self.total,
-        }
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        if name not in self.table:
-            raise LookupError("no one knows how")
-        return lambda: Answer(self.table[name]())
+    def table(self) -> Table:
+        return answered(
+            {
+                "cls_small": lambda: self.summaries[0],
+                "cls_large": lambda: self.summaries[1],
+                "logits": lambda: self.model.classify(self.image),
+                "loss": self.total,
+            }
+        )
 
     @cached_property
     def image(self) -> Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -14,26 +13,25 @@ from diptych.objectives.draws import Given
 from diptych.objectives.mim import MaskedPixels, Reconstruction, pixels_of, reconstructing
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Case, Table, answered
 
 
 class Answers:
     def __init__(self, case: Case):
         assert isinstance(case.step, Pretraining)
         self.case, self.step = case, case.step
-        self.table: dict[str, Callable[[], Tensor]] = {
-            "ids_restore": lambda: self.made.order[:, 1:],  # the class token stands in front and is not drawn
-            "latent": self.latent,
-            "pred": lambda: self.made.predicted.canvas(),
-            "patches": lambda: pixels_of(self.views.given_image, reconstructing(self.views).patch),
-            "loss": lambda: self.loss(False),
-            "loss_norm_pix": self.total,
-        }
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        if name not in self.table:
-            raise LookupError("no one knows how")
-        return lambda: Answer(self.table[name]())
+    def table(self) -> Table:
+        return answered(
+            {
+                "ids_restore": lambda: self.made.order[:, 1:],  # the class token stands in front and is not drawn
+                "latent": self.latent,
+                "pred": lambda: self.made.predicted.canvas(),
+                "patches": lambda: pixels_of(self.views.given_image, reconstructing(self.views).patch),
+                "loss": lambda: self.loss(False),
+                "loss_norm_pix": self.total,
+            }
+        )
 
     @cached_property
     def objective(self) -> MaskedPixels:

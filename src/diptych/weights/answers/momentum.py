@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -18,9 +17,7 @@ from diptych.objectives.views import Views
 from diptych.tasks.distilled import Distilled
 from diptych.tasks.rerank import Reranking, Scores
 from diptych.weights.answers.given import on_canvas, smoothed
-from diptych.weights.golden import Answer, Case
-
-Table = dict[str, Callable[[], Answer]]
+from diptych.weights.golden import Answer, Case, Table
 
 
 def text_of(case: Case, stem: str) -> Text:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from itertools import product
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from diptych.objectives.hinge import Hinge, compared
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from diptych.weights.answers.given import hinge_batch, on_canvas
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Case, Table, answered
 
 ASKING = {
     "t2i": StackedAttention("text", sharpness=9.0, peak=6.0),
@@ -23,7 +22,8 @@ ASKING = {
 }
 """The official settings of the two directions."""
 NORMS = {"clipped_l2norm": "clipped_l2", "softmax": "softmax", "l2norm": "l2", "clipped": "clipped", "no_norm": "none"}
-NAME = re.compile(r"(score|loss)_(t2i|i2t)_(LogSumExp|Mean|Max|Sum)_(.+)")
+PUBLISHED_NORM = "clipped_l2norm"
+AGGREGATES, KINDS = ("LogSumExp", "Mean", "Max", "Sum"), ("sum", "max")
 
 
 class Answers:
@@ -35,19 +35,17 @@ class Answers:
         self.batch = hinge_batch(case)
         self.views = cache(self._views)
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        embedded = self.views("t2i", "LogSumExp", "clipped_l2norm")
-        if name == "region_emb":
-            return lambda: on_canvas(embedded.image)
-        if name == "word_emb":
-            return lambda: on_canvas(embedded.text)
-        found = NAME.fullmatch(name)
-        if found is None or found[4] not in (NORMS if found[1] == "score" else ("sum", "max")):
-            raise LookupError("no one knows how")
-        what, way, aggregate, last = found.groups()
-        if what == "score":
-            return lambda: Answer(compared(self.views(way, aggregate, last)))
-        return lambda: Answer(self.loss(way, aggregate, last == "max"))
+    def table(self) -> Table:
+        embedded = self.views("t2i", "LogSumExp", PUBLISHED_NORM)
+        table: Table = {"region_emb": lambda: on_canvas(embedded.image), "word_emb": lambda: on_canvas(embedded.text)}
+        for way, aggregate in product(ASKING, AGGREGATES):
+            scores = {f"score_{way}_{aggregate}_{norm}": partial(self.score, way, aggregate, norm) for norm in NORMS}
+            losses = {f"loss_{way}_{aggregate}_{kind}": partial(self.loss, way, aggregate, kind) for kind in KINDS}
+            table |= answered(scores | losses)
+        return table
+
+    def score(self, way: str, aggregate: str, norm: str) -> Tensor:
+        return compared(self.views(way, aggregate, norm))
 
     def _views(self, way: str, aggregate: str, norm: str) -> Views:
         """The same weights, attending another way."""
@@ -56,11 +54,11 @@ class Answers:
         model.attend = StackedAttention(attend.asking, NORMS[norm], aggregate.lower(), attend.sharpness, attend.peak)
         return Pretraining(model, self.step.heads, self.step.objectives).views(self.batch)
 
-    def loss(self, way: str, aggregate: str, hardest: bool) -> Tensor:
-        """Summed over the batch, as the official code has it."""
-        views = self.views(way, aggregate, "clipped_l2norm")
-        return Hinge(margin=self.case.config["margin"], hardest=hardest).totals(views)["hinge"]
+    def loss(self, way: str, aggregate: str, kind: str) -> Tensor:
+        """Summed over the batch, as the official code has it; `kind`: of all negatives ("sum") or the hardest ("max")."""
+        views = self.views(way, aggregate, PUBLISHED_NORM)
+        return Hinge(margin=self.case.config["margin"], hardest=kind == "max").totals(views)["hinge"]
 
     def total(self) -> Tensor:
         """Of the setting that the model begins with."""
-        return self.loss("t2i", "LogSumExp", True)
+        return self.loss("t2i", "LogSumExp", "max")

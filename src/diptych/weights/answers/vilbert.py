@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -27,7 +26,7 @@ from diptych.weights.answers.vilbert_tasks import (
     regions_of,
     text_of,
 )
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 from diptych.weights.vilbert import HIDING
 
 
@@ -39,11 +38,8 @@ class Answers:
             raise LookupError("this checkpoint has no head")
         self.kind = PretrainingAnswers(case) if isinstance(case.step, Pretraining) else TasksAnswers(case)
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        table: Mapping[str, Callable[[], Answer]] = self.kind.table()
-        if name not in table:
-            raise LookupError("no one knows how")
-        return table[name]
+    def table(self) -> Table:
+        return self.kind.table()
 
     def total(self) -> Tensor:
         return self.kind.total()
@@ -56,7 +52,7 @@ class PretrainingAnswers:
         assert isinstance(case.step, Pretraining)
         self.case, self.step = case, case.step
 
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
+    def table(self) -> Table:
         return {
             "text_states": lambda: on_canvas(self.pair.text),
             "vision_states": lambda: on_canvas(self.pair.image),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +16,7 @@ from diptych.tasks.choice import MultipleChoice
 from diptych.tasks.several import Several
 from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 
 CHOSEN, TRUE, ENTAILED = "2", "0, 1", "0, 2, 1, 1"
 """Labels, where no README says others: they stand in no other file."""
@@ -58,7 +57,7 @@ class TasksAnswers:
         assert isinstance(case.step, Several)
         self.case, self.step = case, case.step
 
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
+    def table(self) -> Table:
         return {
             "text_states": lambda: on_canvas(self.pair.text),
             "vision_states": lambda: on_canvas(self.pair.image),

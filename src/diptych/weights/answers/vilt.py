@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +23,7 @@ from diptych.tasks.vqa import ClosedVQA
 from diptych.tokens import Pair, Tokens
 from diptych.weights.answers.given import batch_of, on_canvas, on_grid, text_of
 from diptych.weights.answers.vilt_tasks import NLVR2Answers, RetrievalAnswers, VQAAnswers
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 
 
 class Answers:
@@ -37,11 +36,8 @@ class Answers:
             raise LookupError("this checkpoint has no head")
         self.kind = kind(case)
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        table: Mapping[str, Callable[[], Answer]] = self.kind.table()
-        if name not in table:
-            raise LookupError("no one knows how")
-        return table[name]
+    def table(self) -> Table:
+        return self.kind.table()
 
     def total(self) -> Tensor:
         weights: dict[str, float] = self.case.step.weights  # type: ignore[assignment]
@@ -56,7 +52,7 @@ class PretrainingAnswers:
         self.case, self.step = case, case.step
         self.objectives = {type(objective): objective for objective in self.step.objectives}
 
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
+    def table(self) -> Table:
         return {
             "text_embed": lambda: on_canvas(self.views.text),
             "visual_embed_cls": lambda: Answer(self.views.image.by_span(name="cls").first()),

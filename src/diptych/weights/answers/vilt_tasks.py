@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.tokens import Pair
 from diptych.weights.answers.given import batch_of, text_of
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 
 
 class VQAAnswers:
@@ -21,7 +20,7 @@ class VQAAnswers:
         assert isinstance(case.step, ClosedVQA)
         self.case, self.step = case, case.step
 
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
+    def table(self) -> Table:
         return {"vqa_logits": lambda: Answer(self.logits), "vqa_loss": lambda: Answer(self.losses["vqa"])}
 
     @cached_property
@@ -42,7 +41,7 @@ class NLVR2Answers:
         assert isinstance(case.step, NLVR2)
         self.case, self.step = case, case.step
 
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
+    def table(self) -> Table:
         return {
             "cls_feats_0": lambda: Answer(self.pairs[0].pooled),
             "cls_feats_1": lambda: Answer(self.pairs[1].pooled),
@@ -72,7 +71,7 @@ class RetrievalAnswers:
         assert isinstance(case.step, Retrieval)
         self.case, self.step = case, case.step
 
-    def table(self) -> Mapping[str, Callable[[], Answer]]:
+    def table(self) -> Table:
         return {
             "irtr_scores": lambda: Answer(self.scores),
             "irtr_loss": lambda: Answer(self.losses["retrieval"]),

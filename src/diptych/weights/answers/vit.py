@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from diptych.inputs import Batch, Image
 from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Case, Table, answered
 
 
 class Answers:
@@ -22,32 +21,31 @@ class Answers:
         self.case = case
         self.step: Any = case.step
         self.model: ViT = self.step.model
-        self.table = {"tokens": self.tokens, "logits": self.logits, "pos_embed": self.positions}
 
-    def find(self, name: str) -> Callable[[], Answer]:
-        if name == "loss":
-            return lambda: Answer(self.losses["classification"])
-        what, suffix = next(((w, name.removeprefix(w)) for w in self.table if name.startswith(w)), ("", ""))
-        image = Image.whole(self.case.input(f"image{suffix}")) if what else None
-        if image is None:
-            raise LookupError("no one knows how")
-        return lambda: Answer(self.table[what](image))
+    def table(self) -> Table:
+        makers = {"tokens": self.tokens, "logits": self.logits, "pos_embed": self.positions}
+        suffixes = [name.removeprefix("image") for name in self.case.inputs if name.startswith("image")]
+        of_images = {f"{what}{s}": partial(make, s) for what, make in makers.items() for s in suffixes}
+        return answered({**of_images, "loss": lambda: self.losses["classification"]})
 
-    def tokens(self, image: Image) -> Tensor:
-        return self.model.encode_image(image).canvas()
+    def image(self, suffix: str) -> Image:
+        return Image.whole(self.case.input(f"image{suffix}"))
 
-    def logits(self, image: Image) -> Tensor:
-        return self.model.classify(image)
+    def tokens(self, suffix: str) -> Tensor:
+        return self.model.encode_image(self.image(suffix)).canvas()
 
-    def positions(self, image: Image) -> Tensor:
+    def logits(self, suffix: str) -> Tensor:
+        return self.model.classify(self.image(suffix))
+
+    def positions(self, suffix: str) -> Tensor:
         patches = self.model.patches
-        extents = image.sizes[:1] // patches.patch
+        extents = self.image(suffix).sizes[:1] // patches.patch
         cells = patches.positions(extents, *extents[0].tolist())
         return torch.cat([patches.position[:, :1], cells], 1)
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        image, labels = Image.whole(self.case.input("image")), self.case.input("labels")
+        image, labels = self.image(""), self.case.input("labels")
         if not isinstance(self.step, Classification):
             raise LookupError("this checkpoint has no classifier")
         batch = Batch(0, 0, torch.arange(len(image)), image=image, labels={"class": labels})

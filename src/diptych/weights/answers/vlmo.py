@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +20,7 @@ from diptych.tasks.contrast import ContrastRetrieval
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.answers.given import on_canvas
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Answer, Case, Table
 
 
 class Answers:
@@ -32,19 +31,16 @@ class Answers:
         self.step: Any = case.step
         self.model: VLMo = self.step.model
 
-    def find(self, name: str) -> Callable[[], Answer]:
+    def table(self) -> Table:
         tables = {
             Pretraining: self.pretraining,
             ContrastRetrieval: self.retrieval,
             ClosedVQA: self.vqa,
             NLVR2: self.nlvr2,
         }
-        table = tables[type(self.step)]() if type(self.step) in tables else {}
-        if name not in table:
-            raise LookupError("no one knows how")
-        return table[name]
+        return tables[type(self.step)]() if type(self.step) in tables else {}
 
-    def pretraining(self) -> dict[str, Callable[[], Answer]]:
+    def pretraining(self) -> Table:
         own, both = CONTRASTS
         return {
             "vl_text": lambda: on_canvas(self.views.pair.text),
@@ -63,20 +59,20 @@ class Answers:
             **{f"{name}_loss": lambda name=name: Answer(self.weighed(name)) for name in self.step.weights},
         }
 
-    def retrieval(self) -> dict[str, Callable[[], Answer]]:
+    def retrieval(self) -> Table:
         return {
             "text_emb": lambda: Answer(self.views.features("contrast").text),
             "image_emb": lambda: Answer(self.views.features("contrast").image),
             "irtr_loss": lambda: Answer(self.losses["retrieval"]),
         }
 
-    def vqa(self) -> dict[str, Callable[[], Answer]]:
+    def vqa(self) -> Table:
         return {
             "vqa_logits": lambda: Answer(self.step.logits(self.batch)),
             "vqa_loss": lambda: Answer(self.losses["vqa"]),
         }
 
-    def nlvr2(self) -> dict[str, Callable[[], Answer]]:
+    def nlvr2(self) -> Table:
         return {
             "nlvr2_logits": lambda: Answer(self.step.logits(self.step.pairs(self.batch))),
             "nlvr2_loss": lambda: Answer(self.losses["nlvr2"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -15,7 +14,7 @@ from diptych.objectives.hinge import Hinge, compared
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from diptych.weights.answers.given import hinge_batch
-from diptych.weights.golden import Answer, Case
+from diptych.weights.golden import Case, Table, answered
 
 ORDER_MARGIN = 0.05  # of the order embeddings, as the README of the official code
 
@@ -26,16 +25,20 @@ class Answers:
         self.case, self.step = case, case.step
         batch = hinge_batch(case)
         self.views = {measure: self._views(measure, batch) for measure in ("cosine", "order")}
-        self.table: dict[str, Callable[[], Tensor]] = {
-            "image_emb": lambda: self.views["cosine"].image_readouts[0],
-            "text_emb": lambda: self.views["cosine"].text_readouts[0],
-            "similarity": lambda: compared(self.views["cosine"]),
-            "order_similarity": lambda: compared(self.views["order"]),
-            "loss_sum": lambda: self.loss("cosine", self.margin, False),
-            "loss_max": lambda: self.hardest,
-            "loss_order_sum": lambda: self.loss("order", ORDER_MARGIN, False),
-            "loss_order_max": lambda: self.loss("order", ORDER_MARGIN, True),
-        }
+
+    def table(self) -> Table:
+        return answered(
+            {
+                "image_emb": lambda: self.views["cosine"].image_readouts[0],
+                "text_emb": lambda: self.views["cosine"].text_readouts[0],
+                "similarity": lambda: compared(self.views["cosine"]),
+                "order_similarity": lambda: compared(self.views["order"]),
+                "loss_sum": lambda: self.loss("cosine", self.margin, False),
+                "loss_max": lambda: self.hardest,
+                "loss_order_sum": lambda: self.loss("order", ORDER_MARGIN, False),
+                "loss_order_max": lambda: self.loss("order", ORDER_MARGIN, True),
+            }
+        )
 
     def _views(self, measure: str, batch: Batch) -> Views:
         """The same weights, compared by another measure."""
@@ -43,11 +46,6 @@ class Answers:
         model = copy.copy(self.step.model)
         model.measure = measure
         return Pretraining(model, self.step.heads, self.step.objectives).views(batch)
-
-    def find(self, name: str) -> Callable[[], Answer]:
-        if name not in self.table:
-            raise LookupError("no one knows how")
-        return lambda: Answer(self.table[name]())
 
     @property
     def margin(self) -> float:
