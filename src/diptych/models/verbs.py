@@ -64,6 +64,15 @@ class Fuses(EncodesImage, EncodesText, Protocol):
 
 
 @runtime_checkable
+class FusesOnward(Fuses, Protocol):
+    """A model that can read a caption as it grows."""
+
+    def fuse_onward(self, text: Tokens, image: Tokens) -> Pair:
+        """As `fuse`, but no text token sees a later one, and the image sees no text."""
+        ...
+
+
+@runtime_checkable
 class FusesSeveral(EncodesImage, EncodesText, Protocol):
     """A model in which a text meets several images at once (ALBEF's and BLIP's forms for NLVR2)."""
 

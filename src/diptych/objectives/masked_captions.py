@@ -5,26 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diptych.models.verbs import Fuses
+from diptych.models.verbs import FusesOnward
 from diptych.objectives.draws import Masking
 from diptych.objectives.views import Views
 from diptych.step import Floor
-from diptych.tokens import Pair, Tokens
-
-
-@runtime_checkable
-class FusesOnward(Fuses, Protocol):
-    """A model that can read a caption as it grows."""
-
-    def fuse_onward(self, text: Tokens, image: Tokens) -> Pair:
-        """As `fuse`, but no text token sees a later one, and the image sees no text."""
-        ...
+from diptych.tokens import Tokens
 
 
 @dataclass(frozen=True)
