@@ -7,15 +7,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diptych.inputs import Answered, Batch, Image
+from diptych.inputs import Batch, Image
 from diptych.tasks.distilled import Distilled
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA, Ranked
 from diptych.tasks.text_assignment import Assigned, TextAssignment
-from diptych.tokens import Pair, Tokens
+from diptych.tokens import Pair
 from diptych.weights.answers.given import on_canvas
 from diptych.weights.answers.momentum import at_pace, text_of
+from diptych.weights.answers.open_vqa import OpenVQACase
 from diptych.weights.golden import Answer, Case, Table
 
 
@@ -61,42 +62,20 @@ class JudgedAnswers:
 class VQAAnswers:
     def __init__(self, case: Case):
         assert isinstance(case.step, Distilled) and isinstance(case.step.student, OpenVQA)
-        self.case, self.step = case, case.step
-        self.student: OpenVQA = case.step.student
+        self.case, self.step, self.student = case, case.step, case.step.student
+        self.shared = OpenVQACase(case, self.student)
         at_pace(self.step, case).follow()
 
     def table(self) -> Table:
-        return {
-            "question_states": lambda: on_canvas(self.question),
-            "decoder_logits": lambda: Answer(self.logits, self.answers.text.real),
-            "answer_loss": lambda: Answer(self.student.each(self.logits, self.answers.text)),
+        return self.shared.table() | {
             "loss": lambda: Answer(self.loss),
             "loss_alpha0": lambda: Answer(self.loss_at(0.0)),
             "rank_ids": lambda: Answer(self.ranked.candidates),
             "rank_probs": lambda: Answer(self.ranked.probabilities),
         }
 
-    @cached_property
-    def answers(self) -> Answered:
-        several = self.case.input("answers_per_question")
-        question = torch.arange(len(several)).repeat_interleave(several)
-        return Answered(text_of(self.case, "answer"), question, self.case.input("answer_weights"))
-
-    @cached_property
-    def batch(self) -> Batch:
-        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
-        return Batch(0, 0, torch.arange(len(text)), image=image, text=text, answers=self.answers)
-
-    @cached_property
-    def question(self) -> Tokens:
-        return self.student.question(self.batch)
-
-    @cached_property
-    def logits(self) -> Tensor:
-        return self.student.logits(self.question, self.answers)
-
     def loss_at(self, alpha: float) -> Tensor:
-        return self.step.losses(self.batch, self.step.counts(self.batch), alpha)["vqa"]
+        return self.step.losses(self.shared.batch, self.step.counts(self.shared.batch), alpha)["vqa"]
 
     @cached_property
     def loss(self) -> Tensor:
@@ -106,7 +85,7 @@ class VQAAnswers:
     def ranked(self) -> Ranked:
         """As many candidates as the golden has ranked."""
         most = self.case.shapes["rank_ids"][1]
-        return self.student.rank(self.question, text_of(self.case, "cand"), most)
+        return self.student.rank(self.shared.question, text_of(self.case, "cand"), most)
 
 
 class AssignmentAnswers:

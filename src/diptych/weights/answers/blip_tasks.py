@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from diptych.generate import Beams, Rules, Written, greedy
-from diptych.inputs import Answered, Batch, Image
+from diptych.inputs import Batch, Image
 from diptych.objectives.views import Views
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
-from diptych.tokens import Pair, Tokens
+from diptych.tokens import Pair
 from diptych.weights.answers.given import on_canvas
 from diptych.weights.answers.momentum import text_of
+from diptych.weights.answers.open_vqa import OpenVQACase
 from diptych.weights.golden import Answer, Case, Table
 
 
@@ -137,12 +138,10 @@ class VQAAnswers:
         assert isinstance(case.step, OpenVQA)
         self.case, self.step = case, case.step
         self.step.smoothing = case.config.get("label_smoothing", self.step.smoothing)
+        self.shared = OpenVQACase(case, self.step)
 
     def table(self) -> Table:
-        return {
-            "question_states": lambda: on_canvas(self.question),
-            "decoder_logits": lambda: Answer(self.logits, self.answers.text.real),
-            "answer_loss": lambda: Answer(self.step.each(self.logits, self.answers.text)),
+        return self.shared.table() | {
             "loss": lambda: Answer(self.loss),
             "rank_ids": lambda: Answer(self.ranked),
             "generate_ids": lambda: Answer(self.written.ids),
@@ -150,37 +149,20 @@ class VQAAnswers:
         }
 
     @cached_property
-    def answers(self) -> Answered:
-        several = self.case.input("answers_per_question")
-        question = torch.arange(len(several)).repeat_interleave(several)
-        return Answered(text_of(self.case, "answer"), question, self.case.input("answer_weights"))
-
-    @cached_property
-    def batch(self) -> Batch:
-        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
-        return Batch(0, 0, torch.arange(len(text)), image=image, text=text, answers=self.answers)
-
-    @cached_property
-    def question(self) -> Tokens:
-        return self.step.question(self.batch)
-
-    @cached_property
-    def logits(self) -> Tensor:
-        return self.step.logits(self.question, self.answers)
-
-    @cached_property
     def loss(self) -> Tensor:
-        return self.step.losses(self.logits, self.answers, self.step.counts(self.batch))["vqa"]
+        return self.step.losses(self.shared.logits, self.shared.answers, self.step.counts(self.shared.batch))["vqa"]
 
     @property
     def ranked(self) -> Tensor:
         candidates = text_of(self.case, "cand")
         told = int(self.case.said("rank_ids", r"k_test = (\d+)", str(CANDIDATES)))
         most = min(self.case.config.get("k_test", told), len(candidates))
-        return self.step.rank(self.question, candidates, most).candidates[:, 0]
+        return self.step.rank(self.shared.question, candidates, most).candidates[:, 0]
 
     @cached_property
     def written(self) -> Written:
         begin = self.case.config["special_ids"]["bos_DEC"]
         search = searched(self.case, ANSWERING, "generate_ids")
-        return self.step.write(self.batch, begin, rules_of(self.case, search, "generate_ids"), Beams(search.beams))
+        return self.step.write(
+            self.shared.batch, begin, rules_of(self.case, search, "generate_ids"), Beams(search.beams)
+        )
