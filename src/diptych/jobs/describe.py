@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.inputs import Image, Regions, Text
 from diptych.models import verbs
+from diptych.recipes.models import CrossViT, Detecting, ViLBERT
 from diptych.recipes.published import Published
 from diptych.recipes.run import Pretrain
 from diptych.tokens import Pair, Tokens
 
+DETECTED = 36  # regions of an image, where a model reads those
 WORDS = 15  # a caption of usual length, with [CLS] and [SEP]
 
 
@@ -86,13 +88,21 @@ def _nought(build: Callable[[Any], Any], known: Published | Pretrain) -> Any:
 
 def _image(known: Published | Pretrain) -> Image | Regions:
     if isinstance(known, Pretrain):
-        rows, columns = (side * known.model.patch for side in known.model.grid)
+        model = known.model
+        if isinstance(model, Detecting):
+            return _regions(DETECTED, model.features, isinstance(model, ViLBERT))
+        if isinstance(model, CrossViT):
+            return Image.whole(torch.zeros(1, 3, *model.sizes[:1] * 2))
+        rows, columns = (side * model.patch for side in model.grid)
         return Image.whole(torch.zeros(1, 3, rows, columns))
     if not known.regions:
         return Image.whole(torch.zeros(1, 3, *known.pixels))
-    n = known.regions
-    regions = Regions(torch.zeros(1, n, 2048), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
-    return regions.with_whole() if known.whole else regions
+    return _regions(known.regions, 2048, known.whole)
+
+
+def _regions(n: int, features: int, whole: bool) -> Regions:
+    regions = Regions(torch.zeros(1, n, features), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
+    return regions.with_whole() if whole else regions
 
 
 @torch.no_grad()

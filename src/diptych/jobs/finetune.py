@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.metrics.vqa import normalise_answer
-from diptych.recipes.models import ViT
+from diptych.models.verbs import Fuses
+from diptych.recipes.models import Seeing, pooled_width
 from diptych.recipes.run import Finetune
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -34,11 +36,13 @@ Task = ClosedVQA | Retrieval
 def build(run: Finetune, answers: list[str]) -> Task:
     """The task's module with fresh weights, keyed by the run's seed. Raises RunError for a task that there is not."""
     torch.manual_seed(run.training.seed)
-    model = run.model.build()
+    model: Any = run.model.build()
+    if not isinstance(model, Fuses):
+        raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
     if run.task == "vqa":
-        return ClosedVQA(model, model.width, len(answers))
+        return ClosedVQA(model, pooled_width(run.model), len(answers))
     if run.task == "retrieval":
-        return Retrieval(model, model.width, run.false_texts)
+        return Retrieval(model, pooled_width(run.model), run.false_texts)
     raise RunError(f"there is no task {run.task!r}; there are: {', '.join(TASKS)}")
 
 
@@ -90,8 +94,10 @@ def finetune(run: Finetune, out: Path) -> None:
 def inherited(folder: Path, run: Finetune) -> Finetune:
     """The fine-tuning run with the model and the pictures of the run it starts from. Raises RunError."""
     before, _ = read_run(folder)
-    if isinstance(before.model, ViT):
+    if isinstance(before.model, Seeing):
         raise RunError(
             f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model that reads text and image"
         )
-    return replace(run, model=before.model, images=before.images, start=str(folder), recipe=before.recipe)
+    return replace(
+        run, model=before.model, images=before.images, embed=before.embed, start=str(folder), recipe=before.recipe
+    )

@@ -46,7 +46,7 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
     """The losses whose weight is not 0. `contrasts`: the heads of contrast."""
     chosen = run.objectives
     # a model of another vocabulary may be built, to be compared; `tokenizer_of` refuses to train it
-    known = (None if isinstance(run.model, settings.ViT) else bundled(run.model.vocabulary)) or vocabulary()
+    known = bundled(settings.pieces(run.model)) or vocabulary()
     masking = Masking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
     possible: list[Objective] = [
         ImageTextContrast(weight=chosen.itc, heads=contrasts),
@@ -62,7 +62,7 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
 def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: bool = True) -> Pretraining:
     """The run's model with fresh weights, keyed by its seed, under its objectives. `guided` False leaves the guide out."""
     torch.manual_seed(run.training.seed)
-    model = run.model.build()
+    model: Any = run.model.build()
     guided = guided and bool(run.objectives.grid or run.objectives.classes)
     if isinstance(model, ViT):
         heads = nn.ModuleDict({"grid": nn.Linear(model.width, 1280), "classes": nn.Linear(model.width, 1000)})

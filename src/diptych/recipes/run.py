@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diptych.data.settings import ImageSettings
-from diptych.recipes.models import ViLT, ViT, VLMo
+from diptych.recipes.models import Model, Speaking
 from diptych.train.settings import Training
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """The weight of each pre-training loss; at 0 it is not computed."""
+    """The weight of each pre-training loss; at 0 it is not computed. Below them, what several papers set differently."""
 
     itm: float = 0.0  # image-text matching
     mlm: float = 0.0  # masked words
@@ -20,17 +20,53 @@ class Objectives:
     wpa: float = 0.0  # word-patch alignment by optimal transport
     grid: float = 0.0  # imitation of a CNN, patch by patch
     classes: float = 0.0  # imitation of a CNN's class distribution
+    lm: float = 0.0  # next words: captioning
+    captions: float = 0.0  # masked words of a caption that sees only what came before (BEiT-3)
+    regions: float = 0.0  # masked regions
+    mim: float = 0.0  # masked images: the pixels of hidden patches
+    codes: float = 0.0  # masked images: the visual tokens of hidden patches
+    hinge: float = 0.0  # the margin between a true pair and its hardest negative
     whole_words: bool = True  # masked words: all pieces of a word or none
     mask_rate: float = 0.15  # masked words: share of pieces hidden
     alone: bool = False  # masked words: of the text without its image
     hard_negatives: bool = False  # matching: with what contrast finds alike, in place of images drawn at random
+    even: float = 0.0  # hard negatives: a share added to every candidate's probability (BLIP: 1e-4)
+    contrast_form: Literal["softmax", "sigmoid"] = "softmax"  # contrast: among the batch, or pair by pair
+    smoothing: float = 0.0  # next words, captions: the targets' share spread over the vocabulary
+    hide_regions: bool = (
+        False  # matching and masked words read the pair with its regions hidden, once for all (ViLBERT)
+    )
+    region_target: Literal["classes", "features", "contrast"] = "classes"  # masked regions: what is to be told
+    patch_rate: float = 0.75  # masked images: share of patches hidden
+    margin: float = 0.2  # hinge
+    hardest: bool = True  # hinge: only the hardest negative counts, not all
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A momentum model beside the one that is trained, and its queue (ALBEF, section 3.2); momentum 0: none."""
+
+    momentum: float = 0.0
+    alpha: float = 0.4  # share of the targets that the teacher gives
+    warmup: float = 0.0  # steps over which that share grows from 0; below 1: a share of the run
+    queue: int = 0  # pairs of features remembered
+
+
+@dataclass(frozen=True)
+class Embedders:
+    """What stands before a model's first block, exchanged by assignment after it is built."""
+
+    image: str = (
+        "own"  # "own", "grid" (a frozen CNN's cells), "boxes" (its cells, pooled in boxes), or detected regions: PATH
+    )
+    text: Literal["own", "minilm"] = "own"  # "minilm": a frozen MiniLM's word states
 
 
 @dataclass(frozen=True)
 class Pretrain:
     """A pre-training run. `start`: a run folder whose weights it begins with; empty: from random weights."""
 
-    model: ViLT | ViT | VLMo
+    model: Model
     objectives: Objectives
     images: ImageSettings
     training: Training
@@ -39,6 +75,12 @@ class Pretrain:
     start: str = ""  # the run whose weights it begins with
     recipe: str = ""  # what the run is called
     most_patches: int = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
+    teacher: Teacher = Teacher()
+    embed: Embedders = Embedders()
+    freeze: tuple[str, ...] = ()  # parts of the model that do not learn; * stands for any part of a name
+    start_image: str = ""  # a ViT's run, or its checkpoint, that the image side begins with
+    start_text: str = ""  # a BERT checkpoint that the text side begins with
+    tokenizer: str = ""  # codes: the run that trained the visual tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,13 +88,14 @@ class Finetune:
     """A downstream run: a task's head on a pre-trained model, or on a fresh one where `start` is empty."""
 
     task: str
-    model: ViLT | VLMo
+    model: Speaking
     images: ImageSettings
     training: Training
     data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
     split: str = "train"  # what is learned from
     start: str = ""  # the run whose weights it begins with
     recipe: str = ""  # what the run is called
+    embed: Embedders = Embedders()
     answers_least: int = 1  # VQA: how often an answer must be given in training to be one of the classes
     answers_most: int = 3129  # VQA: how many classes at most
     false_texts: int = 15  # retrieval: texts that a true one is told from
@@ -105,4 +148,8 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
         if unknown:
             raise ValueError(f"{where}.{min(unknown)}: no such field")
         return kind(**{name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()})
-    return tuple(value) if get_origin(kind) is tuple else value
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return tuple(thaw(of, part, where) for of, part in zip(kinds, value, strict=True))
+    return value
