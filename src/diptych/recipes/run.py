@@ -116,11 +116,14 @@ class ImportedCheckpoint:
 class Evaluation:
     """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
 
-    task: Literal["", "retrieval", "vqa", "matching"] = ""  # empty: the run's own; a pre-training run's is matching
+    task: Literal["", "retrieval", "captioning", "vqa", "matching"] = ""  # empty: the run's own; of pre-training matching
     data: str = ""  # empty: what the run learned from
     split: str = "val"
-    gallery: int = 0  # retrieval, matching: the first so many images; 0: all
-    captions: int = 0  # retrieval, matching: the first so many of each image; 0: all
+    gallery: int = 0  # the first so many images; 0: all (not vqa)
+    captions: int = 0  # the first so many of each image; 0: all (not vqa)
+    candidates: int = 32  # retrieval: how many of those that contrast finds best are fused and matched; 0: none
+    beams: int = 3  # captioning: texts followed at once
+    longest: int = 30  # captioning: tokens, the first and the end among them
     control: bool = False
     blind: Literal["", "image", "text"] = ""  # vqa: what is hidden
     seed: int = 0

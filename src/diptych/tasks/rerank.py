@@ -57,11 +57,20 @@ class Reranking(nn.Module):
         self, text: Tokens, image: Tokens, which: Tensor, shown: Tensor, cosines: Tensor, pairs: int
     ) -> Float[Tensor, " pairs"]:
         """Of the texts `which` beside the images `shown`."""
-        logits = [
-            self.match(self.model.fuse(text.take(a), image.take(b)).pooled)[:, 1].float()
-            for a, b in zip(which.split(pairs), shown.split(pairs), strict=True)
-        ]
-        return torch.cat(logits) + cosines[shown, which] if self.cosine else torch.cat(logits)
+        logits = judged(self.model, self.match, text, image, which, shown, pairs)
+        return logits + cosines[shown, which] if self.cosine else logits
+
+
+@torch.no_grad()
+def judged(
+    model: Fuses, match: Match, text: Tokens, image: Tokens, which: Tensor, shown: Tensor, pairs: int = 256
+) -> Float[Tensor, " pairs"]:
+    """The logit of a match of the texts `which` beside the images `shown`, `pairs` of them fused at a time."""
+    logits = [
+        match(model.fuse(text.take(a), image.take(b)).pooled)[:, 1].float()
+        for a, b in zip(which.split(pairs), shown.split(pairs), strict=True)
+    ]
+    return torch.cat(logits)
 
 
 def candidates(
