@@ -23,7 +23,18 @@ from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.text_assignment import TextAssignment
 from diptych.weights.albef_names import bert_of, names
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape, vision_grid
+from diptych.weights.system import (
+    Arguments,
+    Positions,
+    State,
+    System,
+    Told,
+    count,
+    heads_of,
+    marked,
+    shape,
+    vision_grid,
+)
 from diptych.weights.vit import encoder_shape
 
 LAYERS, CONTEXT_KEY = "text_encoder.encoder.layer", "crossattention.self.key.weight"
@@ -40,8 +51,7 @@ def task(state: State) -> str:
         "idx_queue": "retrieval",
         f"text_encoder.bert.{WORDS}": "pretraining",
     }
-    found = next((task for mark, task in marks.items() if mark in state), None)
-    if found is None:
+    if (found := marked(state, marks)) == "encoder":
         raise WeightsError("an ALBEF of no known task: it has neither decoder nor head nor queue")
     return found
 

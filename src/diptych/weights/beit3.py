@@ -17,7 +17,7 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import FLAT, ONE, Names, both, fused
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, Positions, State, System, Told, count, grid_of, heads_of, marked, shape
 
 EXPERTS = {"A": "image", "B": "text"}
 MASK = 64001  # the released vocabulary's
@@ -67,7 +67,7 @@ MARKS = {"vision_head.weight": "retrieval", "mlm_head.weight": "captioning", "fc
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for, by the head it carries; "encoder" where it has none."""
-    return next((task for mark, task in MARKS.items() if mark in state), "encoder")
+    return marked(state, MARKS)
 
 
 def names(arguments: Arguments, task: str) -> Names:

@@ -14,6 +14,7 @@ from torch import nn
 
 from diptych.layers.position import resize_bicubic
 from diptych.models.clip import CLIP
+from diptych.models.clip_resnet import CLIPResNet
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.pretraining import Pretraining
 from diptych.weights.names import FLAT, ONE, ONES, TURNED, Names, both, under
@@ -141,10 +142,14 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     return image_shape(state, told) | text_shape(state, told) | {"activation": activation(told, "quick_gelu")}
 
 
-def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
-    """The step that a checkpoint was trained in."""
-    model = CLIP(**arguments)
+def contrasting(model: CLIP | CLIPResNet) -> Pretraining:
+    """The step that every form of CLIP was trained in."""
     return Pretraining(model, model.heads(), [ImageTextContrast()])
+
+
+def build(arguments: Arguments, task: str, state: State) -> nn.Module:
+    """The step that a checkpoint was trained in."""
+    return contrasting(CLIP(**arguments))
 
 
 SYSTEM = System(

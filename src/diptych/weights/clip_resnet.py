@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from diptych.models.clip_resnet import CLIPResNet
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.pretraining import Pretraining
-from diptych.weights.clip import SIZES, activation, heads_told, part, task, text_names, text_shape
+from diptych.weights.clip import SIZES, activation, contrasting, heads_told, part, task, text_names, text_shape
 from diptych.weights.names import ONE, Names, both, under
 from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, State, System, Told, count, grid_of, shape
@@ -59,10 +56,9 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     }
 
 
-def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
+def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The step that a checkpoint was trained in."""
-    model = CLIPResNet(**arguments)
-    return Pretraining(model, model.heads(), [ImageTextContrast()])
+    return contrasting(CLIPResNet(**arguments))
 
 
 SYSTEM = System(

@@ -64,6 +64,11 @@ def count(state: State, stem: str, mark: str) -> int:
     return sum(name.startswith(f"{stem}.") and name[len(stem) + 1 :].partition(".")[2] == mark for name in state)
 
 
+def marked(state: State, marks: Mapping[str, str]) -> str:
+    """The task of the first mark that some weight's name begins with; "encoder" where there is none."""
+    return next((task for mark, task in marks.items() if any(name.startswith(mark) for name in state)), "encoder")
+
+
 def heads_of(width: int, told: object) -> int:
     """A number of attention heads: as told, else one per 64 of width. Raises WeightsError."""
     if told is None and width % 64:

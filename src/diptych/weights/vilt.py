@@ -17,7 +17,7 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import FLAT, Names, both, under
-from diptych.weights.system import Arguments, Positions, State, System, Told, shape
+from diptych.weights.system import Arguments, Positions, State, System, Told, marked, shape
 from diptych.weights.vit import BLOCK, PATCHES, encoder_shape
 
 AROUND = Names(
@@ -67,12 +67,12 @@ MARKS = {
     "mlm_score.": "pretraining",
     "itm_score.": "pretraining",
 }
-"""What an official checkpoint was trained for, by the head it carries; the first that is found counts."""
+"""What an official checkpoint was trained for, by the head it carries."""
 
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return next((task for mark, task in MARKS.items() if any(name.startswith(mark) for name in state)), "encoder")
+    return marked(state, MARKS)
 
 
 def names(arguments: Arguments, task: str) -> Names:

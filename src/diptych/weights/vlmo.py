@@ -17,7 +17,7 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import Names, both, under
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, marked, shape
 from diptych.weights.vilt import AROUND, HEADS, classifier
 
 TABLE = "relative_position_bias_table"
@@ -85,12 +85,12 @@ MARKS = {
     "itc_vl_": "pretraining",
     "itc_": "retrieval",
 }
-"""What an official checkpoint was trained for, by the head it carries; the first that is found counts."""
+"""What an official checkpoint was trained for, by the head it carries."""
 
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return next((task for mark, task in MARKS.items() if any(name.startswith(mark) for name in state)), "encoder")
+    return marked(state, MARKS)
 
 
 def names(arguments: Arguments, task: str) -> Names:
