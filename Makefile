@@ -11,7 +11,7 @@ setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,cnn,fast]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,cnn,minilm,fast,lmdb]"
 	touch $@
 
 demo: .venv/ready

