@@ -91,6 +91,11 @@ class Classify(nn.Module):
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
         return self.answers(self.gelu(self.norm(self.dense(pooled))))
 
+    @torch.no_grad()
+    def expect(self, prior: Float[Tensor, " a"]) -> None:
+        """Begins with the probability that each answer has before anything is read (Lin et al. 2017, RetinaNet, 4.1)."""
+        self.answers.bias.copy_(prior.logit())
+
 
 class TwoLayers(nn.Module):
     """Which of these answers? Norm, linear, norm, GELU, linear (BEiT-3's head for NLVR2)."""

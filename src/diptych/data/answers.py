@@ -43,3 +43,13 @@ def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most
     if not kept:
         raise DataError(f"{source.name} ({source.split}): no answer is given {minimum} times; lower the minimum")
     return kept
+
+
+def answer_prior(source: Questioned, answers: Sequence[str], normalise: Normalise) -> list[float]:
+    """The mean soft score of each answer over all questions."""
+    totals = dict.fromkeys(answers, 0.0)
+    for i in range(len(source)):
+        for answer, score in soft_scores(source.question(i).answers, normalise).items():
+            if answer in totals:
+                totals[answer] += score
+    return [total / len(source) for total in totals.values()]

@@ -56,7 +56,7 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
 def _build(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
     if isinstance(run, Pretrain):
         return pretrain.build(run, facts, guided=False)
-    return finetune.build(run, facts.get("answers", []))
+    return finetune.build(run, facts)
 
 
 def name_of(asked: Evaluation) -> str:

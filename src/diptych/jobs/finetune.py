@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diptych.data.answers import answer_list
+from diptych.data.answers import answer_list, answer_prior
 from diptych.data.blind import BlindQuestions
 from diptych.data.examples import Examples, QuestionExamples
 from diptych.data.files import open_captions
@@ -33,14 +34,16 @@ TASKS = ("vqa", "retrieval")
 Task = ClosedVQA | Retrieval
 
 
-def build(run: Finetune, answers: list[str]) -> Task:
-    """The task's module with fresh weights, keyed by the run's seed. Raises RunError for a task that there is not."""
+def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
+    """The task's module with fresh weights, keyed by the run's seed. `facts`: of the data it learns from; VQA's are the
+    "answers" and, where they are known, the "prior" of each. Raises RunError for a task that there is not.
+    """
     torch.manual_seed(run.training.seed)
     model: Any = run.model.build()
     if not isinstance(model, Fuses):
         raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
     if run.task == "vqa":
-        return ClosedVQA(model, pooled_width(run.model), len(answers))
+        return ClosedVQA(model, pooled_width(run.model), len(facts.get("answers", [])), prior=facts.get("prior"))
     if run.task == "retrieval":
         return Retrieval(model, pooled_width(run.model), run.false_texts)
     raise RunError(f"there is no task {run.task!r}; there are: {', '.join(TASKS)}")
@@ -81,13 +84,16 @@ def finetune(run: Finetune, out: Path) -> None:
     """
     with processes(run.training.device) as group:
         answers: list[str] = []
+        facts: dict[str, Any] = {}
         if run.task == "vqa":
             source = open_questions(run.data, run.split)
             answers = answer_list(source, normalise_answer, run.answers_least, run.answers_most)
-        module, food = build(run, answers), examples(run, run.split, answers, augment=True)
+            facts["prior"] = answer_prior(source, answers, normalise_answer)
+        food = examples(run, run.split, answers, augment=True)
+        facts |= {"examples": len(food), "answers": answers}
+        module = build(run, facts)
         if run.start:
             start(module, Path(run.start))
-        facts = {"examples": len(food), "answers": answers}
         train(run, module, food, lambda: examples(run, "val", answers, augment=False), facts, out, group)
 
 
