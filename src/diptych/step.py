@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.inputs import Batch
 
@@ -17,6 +17,15 @@ class Floor:
     value: float  # in nats, the unit of the loss it belongs to
     name: str  # "entropy of the matching prior"
     cause: str  # what usually keeps a loss on it
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """A step whose state moves once per optimizer step, before any forward pass of it (a momentum teacher)."""
+
+    def begin(self, step: int) -> None:
+        """Moves it, where it has not been moved for optimizer step number `step`."""
+        ...
 
 
 @runtime_checkable
@@ -35,3 +44,9 @@ class Step(Protocol):
     def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         """{name: this batch's total / counts[name]}. Names that are not in `weights` are metrics, detached."""
         ...
+
+
+def pupil(module: nn.Module) -> nn.Module:
+    """What of a step is kept and used once it is trained: of a student beside its teacher the student, else the step."""
+    student = getattr(module, "student", None)
+    return student if isinstance(student, nn.Module) else module

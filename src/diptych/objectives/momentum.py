@@ -131,6 +131,11 @@ class Momentum(nn.Module):
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         return self.student.counts(batch, draws)
 
+    def begin(self, step: int) -> None:
+        """The teacher's step, once per optimizer step (`step.Begins`): before any pass, while FSDP has both divided alike."""
+        if self.pace.begins(step):
+            self.follow()
+
     def follow(self) -> None:
         """The teacher's step."""
         follow(self.teacher, self.student, self.pace.momentum)
@@ -144,8 +149,8 @@ class Momentum(nn.Module):
         self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: Draws | None = None
     ) -> dict[str, Tensor]:
         """As Pretraining. In training the teacher follows first, and remembers the batch afterwards."""
-        if self.training and self.pace.begins(batch.step):
-            self.follow()
+        if self.training:
+            self.begin(batch.step)
         with packing(self.student.pack):
             views = self.views(batch, draws)
             losses = self.student.losses(views, self.counts(batch, draws) if counts is None else counts)

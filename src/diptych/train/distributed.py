@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diptych.train.sharded import shard
+
 T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=10)  # without one, a restart on stale addresses hangs far longer
 
@@ -51,13 +53,16 @@ class Group:
         if self.world > 1:
             dist.barrier()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose backward averages gradients over the ranks.
+    def wrap(self, module: nn.Module, parallel: str = "ddp") -> nn.Module:
+        """The module whose backward averages gradients over the ranks; "fsdp": itself, its weights divided among them.
 
-        Unused parameters are looked for because a rank may lack what another has (no masked word in its part of the
+        Under DDP unused parameters are looked for because a rank may lack what another has (no masked word in its part of the
         batch), and because the loss doctor names a parameter that no rank used, where DDP would stop the run.
         """
         if self.world == 1:
+            return module
+        if parallel == "fsdp":
+            shard(module, self.device)
             return module
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 

@@ -22,6 +22,7 @@ from diptych.train.distributed import Group, pick_device
 from diptych.train.doctor import Diverged, Doctor
 from diptych.train.log import Log
 from diptych.train.settings import Training, identity, share, usually
+from diptych.train.sharded import unite
 from diptych.train.update import Update
 
 Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches, step after step
@@ -67,11 +68,13 @@ def fit(
     if held is not None:
         checkpoint.load(out, step, update.optimizer)
         run.restore(held)
-        if group.main:
-            checkpoint.save_weights(out, step)  # a kill between the two files left the weights of an older checkpoint
+        # a kill between the two files left the weights of an older checkpoint
+        checkpoint.save_weights(out, step, group.main)
     group.wait()  # all have read what rank 0 is about to write
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, _stop_signal() as told:
         run.train(stream, evaluate, log, told)
+    if update.divided:
+        unite(step)  # who writes the report computes alone
     return out / checkpoint.MODEL
 
 
@@ -94,14 +97,14 @@ class _Run:
         self.doctor.restore(held.get("findings", ()))  # checkpoints of 0.1.0 had none at first
 
     def save(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        skipped = [asdict(s) for s in self.tally.listed.values()]
+        held = {"step": self.done, "seconds": self.seconds, "sums": self.sums, "summed": self.summed}
+        held |= {"seen": self.tally.seen, "bad": self.tally.bad, "skipped": skipped, "identity": self.identity}
+        held["findings"] = self.doctor.held()
+        checkpoint.save(self.out, self.update.module, self.update.optimizer, held, self.group.main)
         if self.group.main:
-            now = time.perf_counter()
-            self.seconds, self.clock = self.seconds + now - self.clock, now
-            skipped = [asdict(s) for s in self.tally.listed.values()]
-            held = {"step": self.done, "seconds": self.seconds, "sums": self.sums, "summed": self.summed}
-            held |= {"seen": self.tally.seen, "bad": self.tally.bad, "skipped": skipped, "identity": self.identity}
-            held["findings"] = self.doctor.held()
-            checkpoint.save(self.out, self.update.module, self.update.optimizer, held)
             with checkpoint.written_whole(self.out / "skipped.json") as path:
                 path.write_text(json.dumps(skipped, indent=1))
         self.group.wait()

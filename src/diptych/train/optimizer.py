@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from diptych.train.settings import Optimizer, share
 
@@ -29,10 +30,15 @@ def decayed(module: nn.Module) -> dict[str, bool]:
 def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     """The optimizer of a module's trainable parameters. Each group carries its `multiplier` of the learning rate."""
     rule = decayed(module)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():  # a tied parameter comes once, under its first name
         if p.requires_grad:
-            groups.setdefault((rule[name], name.startswith(_HEADS)), []).append(p)
+            kind = (
+                rule[name],
+                name.startswith(_HEADS),
+                isinstance(p, DTensor),
+            )  # no kernel takes divided ones and whole ones
+            groups.setdefault(kind, []).append(p)
     if not groups:
         raise ValueError("nothing to train: no parameter requires a gradient")
     return torch.optim.AdamW(
@@ -42,7 +48,7 @@ def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
                 "weight_decay": settings.weight_decay if decay else 0.0,
                 "multiplier": settings.head_multiplier if head else 1.0,
             }
-            for (decay, head), params in groups.items()
+            for (decay, head, _), params in groups.items()
         ],
         lr=settings.learning_rate,
         betas=settings.betas,

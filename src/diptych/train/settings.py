@@ -35,6 +35,12 @@ class Training:
     device: str = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
     workers: int = 2  # processes per rank that load data
+    parallel: Literal["ddp", "fsdp"] = (
+        "ddp"  # many ranks: each has all weights, or a part of them, of gradients and AdamW's state
+    )
+    recompute: bool = (
+        False  # blocks' activations are made again on the way back, not kept: less memory, a third more work
+    )
     log_every: int = 10  # steps per row of metrics.jsonl
     evaluate_every: int = 0  # steps; 0: at the end only
     checkpoint_every: int = 200  # steps
@@ -51,7 +57,18 @@ class Training:
 # Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes
 # (`accumulate` only in the last bits). `steps` is not among them: the schedule depends on it.
 CHANGEABLE = frozenset(
-    {"device", "workers", "accumulate", "log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped"}
+    {
+        "device",
+        "workers",
+        "accumulate",
+        "parallel",
+        "recompute",
+        "log_every",
+        "evaluate_every",
+        "checkpoint_every",
+        "patience",
+        "max_skipped",
+    }  # fmt: skip
 )
 
 

@@ -13,11 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 from diptych.data.tally import Loaded, Skipped
 from diptych.inputs import Batch
 from diptych.keyed import words
-from diptych.step import Step
+from diptych.step import Begins, Step
+from diptych.train.blocks import recompute
 from diptych.train.distributed import Group, takes_bf16
 from diptych.train.doctor import Diverged, Doctor
 from diptych.train.optimizer import adamw, learning_rate, set_learning_rate
 from diptych.train.settings import Training
+from diptych.train.sharded import average_scalars, clip
 
 
 class Update:
@@ -29,8 +31,11 @@ class Update:
     def __init__(self, module: nn.Module, settings: Training, group: Group):
         self.module, self.settings, self.group = module.to(group.device).train(), settings, group
         self.step = cast(Step, module)
-        self.optimizer = adamw(module, settings.optimizer)
-        self.parallel = group.wrap(module)
+        if settings.recompute:
+            recompute(module)
+        self.parallel = group.wrap(module, settings.parallel)
+        self.optimizer = adamw(module, settings.optimizer)  # of what FSDP has left to this rank
+        self.divided = group.world > 1 and settings.parallel == "fsdp"
         bf16 = takes_bf16(group.device, settings.precision)
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
 
@@ -45,6 +50,8 @@ class Update:
         batches = [x.batch.to(self.group.device, non_blocking=True) for x in loaded]
         counts, samples, skipped = self._counts(batches, [s for x in loaded for s in x.skipped])
 
+        if isinstance(self.step, Begins):
+            self.step.begin(step)
         totals: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             for name, value in self._backward(batch, counts, last=i == len(batches) - 1).items():
@@ -54,7 +61,9 @@ class Update:
         row = dict(zip(found, (torch.stack(list(found.values())) / self.group.world).tolist(), strict=True))
         doctor.finite(step, row)
 
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), options.clip or float("inf")).item()
+        if self.divided:
+            average_scalars(self.module)
+        norm = clip(self.module.parameters(), options.clip or float("inf"))
         if step == 0 or (step + 1) % self.settings.checkpoint_every == 0:
             doctor.gradients(step, self.module)
         if not norm < float("inf"):
@@ -78,7 +87,7 @@ class Update:
         return {name: count / self.group.world for name, count in counts.items()}, samples, everyone
 
     def _backward(self, batch: Batch, counts: dict[str, Tensor], last: bool) -> dict[str, Tensor]:
-        """Adds one micro-batch's gradients; gradients are exchanged between ranks at the last one only."""
+        """Adds one micro-batch's gradients; DDP exchanges gradients at the last one only, FSDP at each, to keep but a part."""
         ddp = self.parallel
         with ddp.no_sync() if isinstance(ddp, DistributedDataParallel) and not last else nullcontext():
             with self.autocast:
