@@ -16,7 +16,8 @@ from diptych.jobs.folder import RunError, load_run, write_run
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import vilt
 from diptych.recipes.run import Pretrain
-from diptych.train.checkpoint import MODEL, save_weights, weights
+from diptych.state import weights
+from diptych.train.checkpoint import MODEL, save_weights
 from diptych.weights.read import WeightsError
 
 

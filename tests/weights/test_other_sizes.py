@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diptych.state import tied
 from diptych.weights.golden import read_golden
 from diptych.weights.official import SYSTEMS
 from diptych.weights.read import sided
-from diptych.weights.strict import tied
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
 

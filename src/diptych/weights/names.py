@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from diptych.state import listed
 from diptych.weights.read import WeightsError
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
@@ -166,10 +167,3 @@ def fused(official: Iterable[str], ours: str) -> dict[str, str]:
 def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The part of a state that lies under `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """A few names for a message."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
