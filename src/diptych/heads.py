@@ -144,19 +144,34 @@ class Temperature(nn.Module):
 
 
 class Contrast(nn.Module):
-    """Both sides' readouts as unit vectors of one width, whose cosines are scaled by a learned factor (CLIP, figure 3)."""
+    """Both sides' readouts as unit vectors of one width, whose cosines are scaled by a learned factor (CLIP, figure 3).
+
+    `offset`: a learned number added to what was scaled, where each pair is judged by itself (SigLIP); None: none.
+    """
+
+    offset: nn.Parameter | None
 
     def __init__(self, image_width: int, text_width: int, width: int, scale: LogScale | Temperature, bias: bool = True):
         super().__init__()
         self.image = nn.Linear(image_width, width, bias)
         self.text = nn.Linear(text_width, width, bias)
         self.scale = scale
+        self.register_parameter("offset", None)
+
+    def judging_pairs(self, factor: float = 10.0, offset: float = -10.0) -> Contrast:
+        """The same head, beginning as SigLIP's (Zhai et al. 2023, section 3.2): most pairs do not belong together."""
+        self.scale, self.offset = LogScale(factor), nn.Parameter(torch.tensor(offset))
+        return self
 
     def of_image(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         return F.normalize(self.image(readout), dim=-1)
 
     def of_text(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         return F.normalize(self.text(readout), dim=-1)
+
+    def judge(self, cosines: Float[Tensor, "b m"], scale: Float[Tensor, ""]) -> Float[Tensor, "b m"]:
+        """Logits: softmax over candidates tells which belongs; with an `offset`, the sigmoid whether this one does."""
+        return scale * cosines if self.offset is None else scale * cosines + self.offset
 
 
 class Point(nn.Module):

@@ -26,12 +26,12 @@ def by_hand(margin: float, hardest: bool) -> float:
 @pytest.mark.parametrize("hardest", [True, False])
 @pytest.mark.parametrize("margin", [0.05, 0.2, 0.5])
 def test_it_is_the_sum_over_wrong_pairs_of_both_sides(margin: float, hardest: bool):
-    assert hinge(SIMILARITY, margin, hardest).item() == pytest.approx(by_hand(margin, hardest), abs=1e-6)
+    assert hinge(SIMILARITY, SIMILARITY.T, margin, hardest).item() == pytest.approx(by_hand(margin, hardest), abs=1e-6)
 
 
 def test_where_all_pairs_are_alike_the_hardest_cost_twice_the_margin_each():
     alike = torch.zeros(4, 4)
-    assert hinge(alike, 0.2, True).item() == pytest.approx(4 * 0.4)
+    assert hinge(alike, alike.T, 0.2, True).item() == pytest.approx(4 * 0.4)
     floor = Hinge().floor({})
     assert floor is not None and floor.value == pytest.approx(0.4)
     assert Hinge(hardest=False).floor({}) is None
@@ -39,7 +39,7 @@ def test_where_all_pairs_are_alike_the_hardest_cost_twice_the_margin_each():
 
 def test_pairs_far_enough_apart_cost_nothing_and_teach_nothing():
     similarity = (torch.eye(3) * 2).requires_grad_()
-    loss = hinge(similarity, 0.2, True)
+    loss = hinge(similarity, similarity.T, 0.2, True)
     loss.backward()
     assert loss.item() == 0 and similarity.grad is not None and not similarity.grad.any()
 
@@ -56,7 +56,7 @@ def test_the_step_gives_the_mean_over_pairs():
     step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.3)])
     losses = step(batch(5))
     similarity = compared(step.views(batch(5)))
-    torch.testing.assert_close(losses["hinge"], hinge(similarity, 0.3, True) / 5)
+    torch.testing.assert_close(losses["hinge"], hinge(similarity, similarity.T, 0.3, True) / 5)
     right = (similarity.argmax(1) == torch.arange(5)).float().mean()
     torch.testing.assert_close(losses["hinge/accuracy"], right)
 

@@ -6,7 +6,7 @@ Everything is keyed by (seed, step, sample id), or given from outside (`Given`),
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,27 +17,9 @@ from torch import Tensor
 from diptych import keyed
 from diptych.inputs import Batch, Regions, Text
 from diptych.objectives.hiding import HiddenRegions, RegionMasking, hide, others
+from diptych.objectives.masking import MaskedText, Masking, mask
 from diptych.objectives.shuffle import first_of, order_of
 from diptych.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Masking:
-    """BERT's masking: of the chosen pieces 80 % become [MASK], 10 % a random piece, 10 % stay (Devlin et al. 2019, 3.1)."""
-
-    vocabulary: int = 30522
-    mask_id: int = 103
-    rate: float = 0.15
-    whole_words: bool = True
-
-
-@dataclass(frozen=True)
-class MaskedText:
-    """A text with some pieces hidden, and what stood there."""
-
-    text: Text
-    hidden: Bool[Tensor, "b n"]
-    original: Int[Tensor, "b n"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +56,10 @@ class Draws(Protocol):
         """The regions with some of them hidden."""
         ...
 
-    def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
-        """For each hidden region, in order, others to be told from: places among the batch's regions, flattened."""
+    def other_regions(
+        self, hidden: HiddenRegions, everyone: Regions, first: int, number: int
+    ) -> Int[Tensor, "k number"]:
+        """For each hidden region, in order, others to be told from (see hiding.others)."""
         ...
 
 
@@ -90,37 +74,7 @@ class Keyed:
         return keyed.uniform(self.batch.seed, self.batch.step, self.batch.ids.cpu().numpy(), stream, n)
 
     def masked(self, text: Text, masking: Masking) -> MaskedText:
-        """Hides about `rate` of each text's real pieces, at least one; with `whole_words` all pieces of a word or none.
-
-        The budget counts real pieces only (the official ViLT collator also counts pads); [CLS] and [SEP] never hide.
-        """
-        n = text.ids.shape[1]
-        hidden = self._chosen(text, masking)
-        fate = torch.from_numpy(self.uniform("masking: fate", n))
-        word = torch.from_numpy(self.uniform("masking: word", n))
-        replaced = torch.where(fate < 0.8, masking.mask_id, (word * masking.vocabulary).long()).to(text.ids.device)
-        ids = torch.where(hidden & (fate < 0.9).to(text.ids.device), replaced, text.ids)
-        return MaskedText(replace(text, ids=ids), hidden, text.ids)
-
-    def _chosen(self, text: Text, masking: Masking) -> Bool[Tensor, "b n"]:
-        real = text.real.cpu().numpy()
-        order = self.uniform("masking: order", real.shape[1])
-        inner = _between_ends(real)
-        begins = inner if text.begins is None or not masking.whole_words else text.begins.cpu().numpy() & inner
-        hidden = np.zeros_like(real)
-        for row in range(len(real)):
-            budget = max(1, round(masking.rate * int(real[row].sum())))
-            starts = np.flatnonzero(begins[row])
-            ends = np.append(starts[1:], inner[row].sum() + 1)
-            words = np.argsort(order[row, starts], kind="stable")
-            if len(words):  # a text of long words alone still hides one
-                budget = max(budget, min(ends - starts))
-            for word in words:
-                length = ends[word] - starts[word]
-                if length <= budget:
-                    hidden[row, starts[word] : ends[word]] = True
-                    budget -= length
-        return torch.from_numpy(hidden).to(text.ids.device)
+        return mask(text, masking, self.uniform)
 
     def order(self, image: Tokens) -> Int[Tensor, "b n"]:
         noise = torch.from_numpy(self.uniform("kept patches", image.real.shape[1])).float()
@@ -133,8 +87,10 @@ class Keyed:
     def hidden_regions(self, regions: Regions, masking: RegionMasking) -> HiddenRegions:
         return hide(regions, masking, self.uniform)
 
-    def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
-        return others(hidden, number, self.uniform)
+    def other_regions(
+        self, hidden: HiddenRegions, everyone: Regions, first: int, number: int
+    ) -> Int[Tensor, "k number"]:
+        return others(hidden, everyone, first, number, self.uniform)
 
     def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
         """By the Gumbel trick, which no likeness is too small for. Raises ValueError where nothing may be drawn."""
@@ -144,12 +100,6 @@ class Keyed:
             )
         drawn = torch.from_numpy(self.uniform(f"negative {side}", likeness.shape[1])).clamp(min=1e-300)
         return (likeness.double() - drawn.log().neg().log().to(likeness.device)).argmax(1)
-
-
-def _between_ends(real: np.ndarray) -> np.ndarray:
-    """Real places but the first and the last: what stands between [CLS] and [SEP]."""
-    places = np.arange(real.shape[1])
-    return real & (places > 0) & (places < real.sum(1, keepdims=True) - 1)
 
 
 @dataclass(frozen=True)
@@ -184,7 +134,9 @@ class Given:
             raise ValueError("hidden regions were asked for, but none were given")
         return self.masked_regions
 
-    def other_regions(self, hidden: HiddenRegions, number: int) -> Int[Tensor, "k number"]:
+    def other_regions(
+        self, hidden: HiddenRegions, everyone: Regions, first: int, number: int
+    ) -> Int[Tensor, "k number"]:
         if self.others is None:
             raise ValueError("other regions were asked for, but none were given")
         return self.others

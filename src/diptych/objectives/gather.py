@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
+
+from diptych.layout import Layout, Span
+from diptych.tokens import Tokens
+
+
+def alone() -> bool:
+    """Whether there is one process."""
+    return not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
 
 
 def gathered(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], int]:
@@ -15,7 +25,7 @@ def gathered(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], in
 
     Ranks may hold different numbers of rows. In one process these are the rows themselves.
     """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return rows, 0
     mine = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -25,6 +35,41 @@ def gathered(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], in
     canvas = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
     parts: Any = _Gather.apply(canvas)
     return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]), sum(lengths[: dist.get_rank()])
+
+
+def gathered_tokens(tokens: Tokens) -> tuple[Tokens, int]:
+    """Every rank's samples as tokens on one canvas, which holds the longest text and the largest image of any rank; and
+    where this rank's own begin. Gradients flow back as in `gathered`.
+    """
+    if alone():
+        return tokens, 0
+    spans = tuple(_widest(span, tokens.real.device) for span in tokens.layout.spans)
+    canvas, real = (_spread(x, tokens.layout.spans, spans) for x in (tokens.canvas(), tokens.real))
+    (values, first), (real, _) = gathered(canvas), gathered(real.to(torch.uint8))
+    everyone = Tokens(values, Layout(real.bool(), spans))
+    return everyone.pack() if tokens.packed else everyone, first
+
+
+def _widest(span: Span, device: torch.device) -> Span:
+    """The span as the rank has it whose canvas is the largest."""
+    sizes, _ = gathered(torch.tensor([[span.length, *(span.grid or (0, 0))]], device=device))
+    length, rows, columns = sizes.amax(0).tolist()
+    if span.grid is None:
+        return replace(span, length=length)
+    return replace(span, length=rows * columns, grid=(rows, columns))
+
+
+def _spread(x: Shaped[Tensor, "b n *d"], now: tuple[Span, ...], then: tuple[Span, ...]) -> Shaped[Tensor, "b m *d"]:
+    """What lies on a canvas of some spans, on one of larger spans: patches keep their rows and columns."""
+    parts = []
+    behind = (0, 0) * (x.dim() - 2)
+    for part, old, new in zip(x.split([span.length for span in now], 1), now, then, strict=True):
+        if old.grid is None or new.grid is None:
+            parts.append(F.pad(part, (*behind, 0, new.length - old.length)))
+        else:
+            more = (*behind, 0, new.grid[1] - old.grid[1], 0, new.grid[0] - old.grid[0])
+            parts.append(F.pad(part.unflatten(1, old.grid), more).flatten(1, 2))
+    return torch.cat(parts, 1)
 
 
 class _Gather(torch.autograd.Function):

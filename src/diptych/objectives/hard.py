@@ -13,12 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diptych.objectives.contrast import Contrasted, contrasted
+from diptych.objectives.gather import gathered_tokens
 from diptych.objectives.views import Views
 from diptych.step import Floor
+from diptych.tokens import Tokens
 
 
 class Negatives(NamedTuple):
-    """By index in the batch: an image that is not the text's own, and a text that is not the image's own."""
+    """By place among the candidates: an image that is not the text's own, and a text that is not the image's own."""
 
     images: Int[Tensor, " b"]
     texts: Int[Tensor, " b"]
@@ -29,10 +31,15 @@ class HardMatching:
     """Cross entropy of match or no match over three pairs a sample: its own, its text with another's image, its image with
     another's text (ALBEF, section 3.2).
 
-    Negatives come from this rank's batch, drawn in proportion to the softmax of what contrast compares (`head`, its
-    `readout`). `even`: a share added to every candidate's probability (BLIP: 1e-4). Pairs that share an image
-    (labels["image"]) are no negatives of each other. `compare`: what is compared, where it is not what contrast itself
-    compares (BLIP's retrieval: objectives.contrast.among_themselves).
+    Negatives are drawn in proportion to the softmax of what contrast compares (`head`, its `readout`), from the batch of
+    all ranks (VLMo; BLIP's retrieval on COCO), or with `in_rank` from this rank's part of it (ALBEF, BLIP). `even`: a share
+    added to every candidate's probability (BLIP: 1e-4). Pairs that share an image (labels["image"]) are no negatives of
+    each other. `compare`: what is compared, where it is not what contrast itself compares (BLIP's retrieval:
+    objectives.contrast.among_themselves).
+
+    A negative's tokens come from the rank that made them, and its gradient goes back there. Differs: so does the official
+    BLIP with images, while its texts and both sides of VLMo travel as words and pixels and are encoded again, which but for
+    dropout gives the same gradients.
     """
 
     name: str = "itm"
@@ -40,6 +47,7 @@ class HardMatching:
     head: str = "contrast"
     readout: int = 0
     even: float = 0.0
+    in_rank: bool = False
     compare: Callable[[Views, str, int], Contrasted] = contrasted
 
     def counts(self, views: Views) -> dict[str, Tensor]:
@@ -60,22 +68,27 @@ class HardMatching:
         images.
         """
         images, texts = self.negatives(views)
-        own = torch.arange(len(images), device=images.device)
-        text, image = views.text.take(torch.cat([own, texts])), views.image.take(torch.cat([images, own]))
+        (every_text, first), (every_image, _) = self._candidates(views.text), self._candidates(views.image)
+        own = torch.arange(first, first + len(images), device=images.device)
+        text, image = every_text.take(torch.cat([own, texts])), every_image.take(torch.cat([images, own]))
         false = views.fusing.fuse(text, image)
         return views.head("match", torch.cat([views.pair.pooled, false.pooled]))
+
+    def _candidates(self, tokens: Tokens) -> tuple[Tokens, int]:
+        """What negatives are taken from, and where this rank's own begin."""
+        return (tokens, 0) if self.in_rank else gathered_tokens(tokens)
 
     @torch.no_grad()
     def negatives(self, views: Views) -> Negatives:
         found = self.compare(views, self.head, self.readout)
-        batch = slice(found.first, found.first + len(found.own))
+        batch = slice(found.first, found.first + len(found.own)) if self.in_rank else slice(found.present)
         belong = found.own[:, None] == found.others[batch]
         return Negatives(
             views.draws.negatives("image", self.likeness(found.to_image[:, batch], belong)),
             views.draws.negatives("text", self.likeness(found.to_text[:, batch], belong)),
         )
 
-    def likeness(self, logits: Float[Tensor, "b b"], belong: Tensor) -> Float[Tensor, "b b"]:
+    def likeness(self, logits: Float[Tensor, "b m"], belong: Tensor) -> Float[Tensor, "b m"]:
         """Log-probabilities, not normalised, at which negatives are drawn; −∞ where two belong together."""
         probability = logits.float().log_softmax(1)
         even = torch.tensor(self.even, device=logits.device).log()

@@ -53,22 +53,27 @@ def hide(regions: Regions, masking: RegionMasking, uniform: Uniform) -> HiddenRe
     return HiddenRegions(replace(regions, features=features), hidden, regions)
 
 
-def others(hidden: HiddenRegions, number: int, uniform: Uniform) -> Int[Tensor, "k number"]:
+def others(
+    hidden: HiddenRegions, everyone: Regions, first: int, number: int, uniform: Uniform
+) -> Int[Tensor, "k number"]:
     """For each hidden region, others to be told from: seven tenths in other images of the batch, the rest in its own.
 
-    Places among the batch's regions, flattened. Source: the official code, visual_target 2. Differs: pads are never
-    drawn. Raises ValueError where the batch holds one image, or an image one region.
+    `everyone`: the images of all ranks, of which the hidden ones are those from `first`. Gives places among the regions of
+    `everyone`, flattened. Source: the official code, visual_target 2. Differs: pads are never drawn. Raises ValueError where
+    the batch holds one image, or an image one region.
     """
-    seen, n = hidden.original.seen.cpu().numpy(), hidden.hidden.shape[1]
+    seen, n = everyone.seen.cpu().numpy(), everyone.real.shape[1]
     places = [np.flatnonzero(row) for row in seen]
     across = int(0.7 * number)
-    chances = uniform("regions: others", n * 2 * number).reshape(len(seen), n, 2, number)
+    b, own_n = hidden.hidden.shape
+    chances = uniform("regions: others", own_n * 2 * number).reshape(b, own_n, 2, number)
     drawn = []
-    for image, region in np.argwhere(hidden.hidden.cpu().numpy()):
+    for row, region in np.argwhere(hidden.hidden.cpu().numpy()):
+        image = first + row
         own = places[image][places[image] != region]
         if len(places) < 2 or not len(own):
             raise ValueError("a region is told from others in its image and in other images, but there are none")
-        for at, (which, where) in enumerate(chances[image, region].T):
+        for at, (which, where) in enumerate(chances[row, region].T):
             if at >= across:
                 drawn.append(image * n + own[int(where * len(own))])
                 continue

@@ -10,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.models.verbs import Compares
+from diptych.objectives.gather import alone, gathered_tokens
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
 
 @dataclass(frozen=True)
 class Hinge:
-    """Triplet loss in both directions over the similarities of this process's batch (VSE++, section 3.2, equations 5, 6).
+    """Triplet loss in both directions over the similarities of the batch (VSE++, section 3.2, equations 5, 6), each sample
+    with the candidates of all ranks.
 
     `hardest`: only the most similar wrong text and image count; else all of them, summed.
     Differs: the mean over pairs; the official code sums (a `weight` of the batch size gives its gradients).
@@ -32,11 +34,15 @@ class Hinge:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        similarity = compared(views).float()
-        own = torch.arange(len(similarity), device=similarity.device)
+        rule = comparing(views).similarity
+        (text, first), (image, _) = gathered_tokens(views.text), gathered_tokens(views.image)
+        own = slice(first, first + len(views.batch))
+        of_images = rule(text, views.image).float()
+        of_texts = (of_images if alone() else rule(views.text, image).float()).T
+        right = of_images.argmax(1) == torch.arange(len(text), device=of_images.device)[own]
         return {
-            self.name: hinge(similarity, self.margin, self.hardest),
-            f"{self.name}/accuracy": (similarity.argmax(1) == own).sum().float().detach(),
+            self.name: hinge(of_images, of_texts, self.margin, self.hardest, first),
+            f"{self.name}/accuracy": right.sum().float().detach(),
         }
 
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:
@@ -51,19 +57,27 @@ class Hinge:
         )
 
 
-def compared(views: Views) -> Float[Tensor, "b b"]:
-    """Every image of the batch with every text, by the model's own rule."""
+def comparing(views: Views) -> Compares:
+    """The model, which must have a similarity of its own. Raises ValueError."""
     if not isinstance(views.model, Compares):
         raise ValueError(f"{type(views.model).__name__} has no similarity of its own")
-    return views.model.similarity(views.text, views.image)
+    return views.model
 
 
-def hinge(similarity: Float[Tensor, "b b"], margin: float, hardest: bool) -> Float[Tensor, ""]:
-    """Summed over pairs and both directions; true pairs stand on the diagonal."""
-    true = similarity.diag()
-    itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    texts = (margin + similarity - true[:, None]).clamp(min=0).masked_fill(itself, 0)
-    images = (margin + similarity - true[None]).clamp(min=0).masked_fill(itself, 0)
-    if hardest:
-        texts, images = texts.max(1).values, images.max(0).values
-    return texts.sum() + images.sum()
+def compared(views: Views) -> Float[Tensor, "b b"]:
+    """Every image of this process's batch with every text, by the model's own rule."""
+    return comparing(views).similarity(views.text, views.image)
+
+
+def hinge(
+    of_images: Float[Tensor, "b m"], of_texts: Float[Tensor, "b m"], margin: float, hardest: bool, first: int = 0
+) -> Float[Tensor, ""]:
+    """Summed over images with every text and texts with every image; a sample's own is the candidate `first` behind its
+    row.
+    """
+    own = torch.eye(*of_images.shape, dtype=torch.bool, device=of_images.device).roll(first, 1)
+    total = of_images.new_zeros(())
+    for similarity in (of_images, of_texts):
+        costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(own, 0)
+        total = total + (costs.max(1).values if hardest else costs.sum(1)).sum()
+    return total

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diptych.objectives.contrast import contrasted, taught
@@ -17,19 +20,25 @@ from diptych.step import Floor
 
 @dataclass(frozen=True)
 class ImageTextContrast:
-    """Cross entropy of scaled cosines from image to text and from text to image, their mean (CLIP, figure 3).
+    """Told from all candidates, image to text and text to image, and the mean of both.
+
+    `form` "softmax": cross entropy over scaled cosines (CLIP, figure 3). "sigmoid": whether each pair belongs together, by
+    itself, summed over a sample's candidates (SigLIP: Zhai et al. 2023, equation 1); its heads want an offset
+    (heads.Contrast.judging_pairs).
 
     `heads`: the Contrast head of each readout that `unimodal` gives, in its order; their losses are averaged (VLMo has
     two). The rest of the batch, on all ranks, is what a sample is told from; micro-batches do not see each other. Where
     several pairs share an image (labels["image"]), each of them is right.
 
-    With a momentum model (ALBEF, section 3.2) a sample is told from that model's view of this rank's batch and from the
-    queue, and the targets are (1 - alpha) the truth + alpha what the momentum model finds (section 3.3).
+    With a momentum model (ALBEF, section 3.2) a sample is told from that model's view of the batch and from the queue, and
+    the targets are (1 - alpha) the truth + alpha what the momentum model finds (section 3.3; of the sigmoid form no paper
+    says so).
     """
 
     name: str = "itc"
     weight: float = 1.0
     heads: tuple[str, ...] = ("contrast",)
+    form: Literal["softmax", "sigmoid"] = "softmax"
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.batch.ids.device)
@@ -40,25 +49,40 @@ class ImageTextContrast:
         for readout, head in enumerate(self.heads):
             found, lesson = contrasted(views, head, readout), taught(views, head, readout)
             true = found.own[:, None] == found.others
-            to_text = to_image = true / true.sum(1, keepdim=True)
-            if lesson is not None and views.lesson is not None:
-                alpha = views.lesson.alpha
-                to_text = alpha * lesson.to_text.float().softmax(1) + (1 - alpha) * to_text
-                to_image = alpha * lesson.to_image.float().softmax(1) + (1 - alpha) * to_image
-            both = soft_cross_entropy(found.to_text, to_text) + soft_cross_entropy(found.to_image, to_image)
-            losses.append(both.sum() / 2)
+            alpha = 0.0 if views.lesson is None else views.lesson.alpha
+            to_text = self._losses(found.to_text, true, None if lesson is None else lesson.to_text, alpha)
+            to_image = self._losses(found.to_image, true, None if lesson is None else lesson.to_image, alpha)
+            losses.append((to_text + to_image).sum() / 2)
             right.append(true.gather(1, found.to_text.argmax(1, keepdim=True)).sum().float())
         return {
             self.name: torch.stack(losses).mean(),
             f"{self.name}/accuracy": torch.stack(right).mean().detach(),
         }
 
+    def _losses(
+        self, logits: Float[Tensor, "b m"], true: Bool[Tensor, "b m"], lesson: Float[Tensor, "b m"] | None, alpha: float
+    ) -> Float[Tensor, " b"]:
+        if self.form == "sigmoid":
+            targets = _mixed(true.float(), None if lesson is None else lesson.float().sigmoid(), alpha)
+            return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").sum(1)
+        truth = true / true.sum(1, keepdim=True)
+        return soft_cross_entropy(logits, _mixed(truth, None if lesson is None else lesson.float().softmax(1), alpha))
+
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:
-        """ln of the number of candidates, where `statistics` tells it ("candidates": the global batch, and the queue)."""
+        """Of `statistics["candidates"]`, the global batch and the queue, where it is told: ln of their number; of the
+        sigmoid form, what it costs to know of each pair only that one candidate in so many belongs.
+        """
         if "candidates" not in statistics:
             return None
+        n = statistics["candidates"]
+        apart = (n - 1) * math.log(n / (n - 1)) if self.form == "sigmoid" and n > 1 else 0.0
         return Floor(
-            math.log(statistics["candidates"]),
+            math.log(n) + apart,
             "every candidate alike",
             "images and texts are not yet told apart: check the temperature, the learning rate and that pairs are true",
         )
+
+
+def _mixed(truth: Float[Tensor, "b m"], lesson: Float[Tensor, "b m"] | None, alpha: float) -> Float[Tensor, "b m"]:
+    """What the data say, to the share `alpha` what the teacher does."""
+    return truth if lesson is None else alpha * lesson + (1 - alpha) * truth

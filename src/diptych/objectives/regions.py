@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from diptych.inputs import Regions
 from diptych.objectives.draws import Hiding
+from diptych.objectives.gather import alone, gathered
 from diptych.objectives.hiding import HiddenRegions
 from diptych.objectives.views import Views
 from diptych.step import Floor
@@ -57,14 +59,26 @@ def by_feature(said: Float[Tensor, "k f"], hidden: HiddenRegions, views: Views) 
 
 @dataclass(frozen=True)
 class ByContrast:
-    """Cross entropy of the region's own feature among it and `others` of this and other images, by dot product: noise
-    contrastive estimation (visual_target 2).
+    """Cross entropy of the region's own feature among it and `others` of this and other images, of all ranks, by dot
+    product: noise contrastive estimation (visual_target 2).
     """
 
     others: int = 255
 
     def __call__(self, said: Float[Tensor, "k f"], hidden: HiddenRegions, views: Views) -> Float[Tensor, " k"]:
-        others = hidden.original.features.flatten(0, 1)[views.draws.other_regions(hidden, self.others)]
+        everyone, first = gathered_regions(hidden.original)
+        others = everyone.features.flatten(0, 1)[views.draws.other_regions(hidden, everyone, first, self.others)]
         candidates = torch.cat([hidden.original.features[hidden.hidden][:, None], others], 1)
         scores = (candidates @ said[:, :, None]).squeeze(2)
         return F.cross_entropy(scores, scores.new_zeros(len(scores)).long(), reduction="none")
+
+
+def gathered_regions(regions: Regions) -> tuple[Regions, int]:
+    """Every rank's images, padded to the most regions of any; and where this rank's own begin."""
+    if alone():
+        return regions, 0
+    most = int(gathered(torch.tensor([regions.real.shape[1]], device=regions.real.device))[0].amax())
+    more = most - regions.real.shape[1]
+    features, first = gathered(F.pad(regions.features, (0, 0, 0, more)))
+    boxes, real = gathered(F.pad(regions.boxes, (0, 0, 0, more)))[0], F.pad(regions.real, (0, more))
+    return Regions(features, boxes, gathered(real.to(torch.uint8))[0].bool(), whole=regions.whole), first
