@@ -62,15 +62,15 @@ def test_the_nucleus_is_the_fewest_that_have_the_share():
     assert nucleus(scores, 1.0, 3).isfinite().tolist() == [[False, True, True, True]]  # of the three best
 
 
-def test_samples_follow_the_probabilities_and_the_generator():
+def test_samples_follow_the_probabilities_and_the_draws():
     model = Table(torch.tensor([0.0, 0.5, 0.3, 0.15, 0.05]).log().expand(5, -1))
     rules = Rules(4, PAD, longest=2)
 
     n = 1000
 
     def drawn(seed: int, share: float) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return sample(model, context(n), torch.full((n, 1), 2), rules, generator, share)[:, 1]
+        draws = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed))
+        return sample(model, context(n), torch.full((n, 1), 2), rules, draws, share)[:, 1]
 
     assert torch.equal(drawn(1, 0.9), drawn(1, 0.9))
     assert not torch.equal(drawn(1, 0.9), drawn(2, 0.9))
@@ -185,10 +185,10 @@ def test_what_is_remembered_need_not_be_read_again(packed: bool):
         found = []
         for remember in (True, False):
             model.columns = 0
-            generator = torch.Generator().manual_seed(0)
+            draws = torch.rand(3, RULES.longest, generator=torch.Generator().manual_seed(0))
             beams = beam_search(model, here, start, RULES, Beams(4, groups=2, diversity=0.3), remember)
             found.append((greedy(model, here, start, RULES, remember), beams.ids))
-            found[-1] += (sample(model, here, start, RULES, generator, remember=remember),)
+            found[-1] += (sample(model, here, start, RULES, draws, remember=remember),)
             found[-1] += (model.columns,)
     for a, b in zip(*(x[:3] for x in found), strict=True):
         assert torch.equal(a, b)
@@ -204,3 +204,15 @@ def test_a_sample_s_text_does_not_hang_on_its_neighbours():
         n = alone.ids.shape[1]
         assert torch.equal(together.ids[i, :n], alone.ids[0])
         assert (together.ids[i, n:] == PAD).all()
+    draws = torch.rand(3, RULES.longest, generator=torch.Generator().manual_seed(0))
+    sampled = sample(model, context(3), start, RULES, draws)
+    for i in range(3):
+        alone = sample(model, context(3).take(torch.tensor([i])), start[i : i + 1], RULES, draws[i : i + 1])
+        assert torch.equal(sampled[i, : alone.shape[1]], alone[0])
+
+
+@pytest.mark.parametrize("draw,token", [(0.0, 1), (0.499, 1), (0.501, 2), (0.799, 2), (0.801, 3), (0.99999, 3)])
+def test_a_draw_says_which_token_of_the_nucleus_it_is(draw: float, token: int):
+    model = Table(torch.tensor([0.0, 0.5, 0.3, 0.2]).log().expand(5, -1))
+    draws = torch.full((1, 2), draw)
+    assert sample(model, context(1), prompt([2]), Rules(4, PAD, longest=2), draws, 1.0)[0, 1] == token

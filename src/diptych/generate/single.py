@@ -18,17 +18,24 @@ def greedy(
     model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, remember: bool = True
 ) -> Int[Tensor, "b m"]:
     """At each step the best token."""
-    return _written(Reader(model, context, remember), prompt, rules, lambda scores: scores.argmax(1))
+    return _written(Reader(model, context, remember), prompt, rules, lambda scores, at: scores.argmax(1))
 
 
 def sample(
-    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, generator: torch.Generator,
+    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, draws: Float[Tensor, "b longest"],
     share: float = 0.9, most: int = 50, remember: bool = True,
 ) -> Int[Tensor, "b m"]:  # fmt: skip
-    """At each step a token drawn from the nucleus; the same `generator` state gives the same texts."""
+    """At each step a token from the nucleus: the first, from the best down, with which it holds more than `draws` says.
 
-    def drawn(scores: Tensor) -> Tensor:
-        return torch.multinomial(nucleus(scores, share, most).softmax(1), 1, generator=generator).squeeze(1)
+    `draws` are uniform in [0, 1), a row for each text and a column for each place in it, so that what a text becomes does
+    not hang on its neighbours.
+    """
+
+    def drawn(scores: Tensor, at: int) -> Tensor:
+        probability, order = nucleus(scores, share, most).softmax(1).sort(descending=True, stable=True)
+        passed = (probability.cumsum(1) <= draws[:, at, None]).sum(1)
+        last = (probability > 0).sum(1) - 1  # rounding may leave the sum below a draw
+        return order.gather(1, passed.minimum(last)[:, None]).squeeze(1)
 
     return _written(Reader(model, context, remember), prompt, rules, drawn)
 
@@ -46,10 +53,11 @@ def nucleus(scores: Float[Tensor, "b v"], share: float, most: int) -> Float[Tens
 
 
 @torch.no_grad()
-def _written(reader: Reader, ids: Tensor, rules: Rules, choose: Callable[[Tensor], Tensor]) -> Tensor:
+def _written(reader: Reader, ids: Tensor, rules: Rules, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """`choose`: from the scores of all tokens, and the place that is to be filled, to the token."""
     going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     while ids.shape[1] < rules.longest and going.any():
-        token = choose(rules.allowed(ids, reader.next(ids)))
+        token = choose(rules.allowed(ids, reader.next(ids)), ids.shape[1])
         ids = torch.cat([ids, torch.where(going, token, rules.pad)[:, None]], 1)
         going = going & (token != rules.end)
     return ids
