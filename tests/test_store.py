@@ -1,0 +1,131 @@
+"""What was seen is found again, by other processes too; what is broken, foreign or too much is made anew."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.store import Remembered, Store, digest, usual_folder
+
+HALF = {"grid": torch.arange(6).view(2, 3).half(), "classes": torch.tensor([0.5])}
+
+
+def same(found: dict[str, torch.Tensor] | None) -> bool:
+    return found is not None and found.keys() == HALF.keys() and all(torch.equal(found[k], HALF[k]) for k in HALF)
+
+
+def only_file(folder: Path) -> Path:
+    (file,) = [x for x in folder.rglob("*") if x.is_file()]
+    return file
+
+
+def test_names_tell_values_shapes_and_types_apart():
+    x = torch.zeros(2, 3)
+    named = [
+        digest(x),
+        digest(x.view(3, 2)),
+        digest(x.int()),
+        digest(x[:, :2]),
+        digest("a", x),
+        digest("ab"),
+        digest("a", "b"),
+    ]
+    assert len(set(named)) == 7 and all(len(name) == 20 for name in named)
+    assert digest(torch.ones(3, 2).T) == digest(torch.ones(2, 3))
+
+
+def test_what_was_put_is_found_in_another_store(tmp_path: Path):
+    assert Store(tmp_path / "new").get(digest("a")) is None
+    Store(tmp_path / "new").put(digest("a"), HALF)
+    assert same(Store(tmp_path / "new").get(digest("a")))
+    assert only_file(tmp_path).suffix == ".seen", "nothing half written is left"
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "pickle", "swollen", "a folder"])
+def test_a_file_that_is_broken_or_another_s_is_made_again(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Store(tmp_path)
+    store.put(digest("a"), HALF)
+    file = only_file(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    changed = {"cut": data[:-3], "flipped": data, "empty": b"", "pickle": b"cos\nsystem\n(S'false'\ntR."}.get(harm)
+    if changed is not None:
+        file.write_bytes(bytes(changed))
+    elif harm == "swollen":
+        monkeypatch.setattr("diptych.store._MOST_ENTRY", 8)
+        assert store.get(digest("a")) is None
+        monkeypatch.undo()
+        return
+    else:
+        file.unlink()
+        file.mkdir()
+    assert store.get(digest("a")) is None
+    made = []
+    if harm == "a folder":
+        with pytest.warns(UserWarning, match="nothing is kept there"):
+            Remembered(store=store).of(digest("a"), lambda: made.append(1) or HALF)
+        return
+    assert same(Remembered(store=store).of(digest("a"), lambda: made.append(1) or HALF))
+    assert made == [1] and same(Store(tmp_path).get(digest("a")))
+
+
+def test_the_oldest_make_room_and_nothing_else_in_the_folder_is_touched(tmp_path: Path):
+    store = Store(tmp_path)
+    for i in range(8):
+        store.put(digest(str(i)), HALF)
+        os.utime(store._file(digest(str(i))), (i, i))
+    each = store._file(digest("0")).stat().st_size
+    (tmp_path / "ab").mkdir(exist_ok=True)
+    (tmp_path / "ab" / "notes.txt").write_text("mine" * 1000)
+    small = Store(tmp_path, most_bytes=8.5 * each)
+    small.put(digest("new"), HALF)
+    there = [name for name in [*map(str, range(8)), "new"] if small.get(digest(name))]
+    assert there == ["3", "4", "5", "6", "7", "new"]
+    assert (tmp_path / "ab" / "notes.txt").exists()
+    tiny = Store(tmp_path / "tiny", most_bytes=10)
+    tiny.put(digest("a"), HALF)
+    assert not (tmp_path / "tiny").exists(), "what can never fit is not written"
+
+
+def test_where_nothing_can_be_written_it_is_said_once(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    (tmp_path / "file").write_text("in the way")
+    remembered = Remembered(most_bytes=0, store=Store(tmp_path / "file"))
+    assert same(remembered.of(digest("a"), lambda: HALF)) and same(remembered.of(digest("a"), lambda: HALF))
+    assert [str(w.message) for w in recwarn] == [f"{tmp_path / 'file'}: nothing is kept there (Not a directory)"]
+
+
+def test_memory_has_an_end(tmp_path: Path):
+    made, remembered = [], Remembered(most_bytes=16)  # HALF is 16 bytes
+    for name in ("a", "a", "b", "b", "a"):
+        remembered.of(digest(name), lambda name=name: made.append(name) or HALF)
+    assert made == ["a", "b", "b"]
+
+
+def write(folder: Path) -> None:
+    store = Store(folder)
+    for i in range(50):
+        found = store.get(digest(str(i)))
+        assert found is None or same(found)
+        store.put(digest(str(i)), HALF)
+
+
+def test_several_processes_at_once(tmp_path: Path):
+    workers = [get_context("fork").Process(target=write, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert all(same(Store(tmp_path).get(digest(str(i)))) for i in range(50))
+
+
+def test_where_things_are_kept_can_be_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DIPTYCH_CACHE", "here")
+    assert usual_folder() == Path("here")
+    monkeypatch.delenv("DIPTYCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert usual_folder() == Path("caches/diptych")
