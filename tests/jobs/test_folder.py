@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diptych.heads import Vocabulary
-from diptych.jobs import pretrain
+from diptych.jobs import building
 from diptych.jobs.folder import RunError, load_run, write_run
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import vilt
@@ -77,7 +77,7 @@ def small(tie: bool, seed: int) -> tuple[Pretrain, Pretraining]:
     run = vilt.tiny()
     model = replace(run.model, width=16, depth=1, heads=2, hidden=32)
     run = replace(run, model=model, training=replace(run.training, seed=seed))
-    module = pretrain.build(run)
+    module = building.build(run)
     if tie:
         module.heads["words"].words.weight = module.get_submodule("model.words.word").weight  # type: ignore[union-attr]
     return run, module
@@ -89,7 +89,7 @@ def test_a_run_starts_with_the_model_and_the_heads_of_another(tmp_path: Path, ti
     write_run(tmp_path, run, {})
     save_weights(tmp_path, module)
     _, other = small(tie, seed=1)
-    pretrain.start(other, tmp_path)
+    building.start(other, replace(run, start=str(tmp_path)))
     assert same(module, other)
 
 
@@ -100,6 +100,6 @@ def test_with_other_heads_it_starts_with_the_model_alone(tmp_path: Path):
     save_weights(tmp_path, module)
     _, other = small(False, seed=1)
     before = {name: t.clone() for name, t in weights(other.heads).items()}
-    pretrain.start(other, tmp_path)
+    building.start(other, replace(run, start=str(tmp_path)))
     assert same(module.get_submodule("model"), other.get_submodule("model"))
     assert all(torch.equal(t, before[name]) for name, t in weights(other.heads).items())

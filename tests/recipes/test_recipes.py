@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from diptych.cli.arguments import recipe, recipes
+from diptych.jobs import building
 from diptych.jobs import finetune as job
-from diptych.jobs import pretrain
 from diptych.recipes import demo, finetune, vilt
 from diptych.recipes.models import ViLT
 from diptych.recipes.published import PUBLISHED
@@ -22,14 +22,14 @@ from diptych.recipes.run import Finetune, Pretrain, thaw
 def test_every_recipe_builds_on_the_meta_device(name: str):
     run = recipe(name)
     with torch.device("meta"):
-        module = pretrain.build(run, guided=False)
+        module = building.build(run, guided=False)
     assert all(p.is_meta for p in module.parameters())
     assert module.weights and all(weight > 0 for weight in module.weights.values())
     assert run.images.patch == run.model.patch
     if isinstance(run.model, ViLT):
         with torch.device("meta"):
-            assert job.build(finetune.retrieval(run), []).weights == {"retrieval": 1.0}
-            assert job.build(finetune.vqa(run), ["yes", "no"]).weights == {"vqa": 1.0}
+            assert job.build(finetune.retrieval(run), {}).weights == {"retrieval": 1.0}
+            assert job.build(finetune.vqa(run), {"answers": ["yes", "no"]}).weights == {"vqa": 1.0}
 
 
 @pytest.mark.parametrize("name", recipes())

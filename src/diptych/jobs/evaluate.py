@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diptych.jobs import finetune, pretrain, report
+from diptych.jobs import building, finetune, report
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.scores import Scored, Subject
 from diptych.jobs.scores.matching import matching
@@ -33,7 +33,7 @@ def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
     run, facts = read_run(folder)
     asked = complete(asked, run)
     device = pick_device(asked.device)
-    module = load_run(_build(run, facts), folder).to(device).eval()
+    module = load_run(rebuilt(run, facts), folder).to(device).eval()
     bf16 = takes_bf16(device, asked.precision)
     with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
@@ -53,9 +53,9 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     return asked
 
 
-def _build(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
+def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
     if isinstance(run, Pretrain):
-        return pretrain.build(run, facts, guided=False)
+        return building.build(run, facts, guided=False)
     return finetune.build(run, facts)
 
 

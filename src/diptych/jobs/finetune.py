@@ -17,6 +17,7 @@ from diptych.data.questions import open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
 from diptych.heads import Match
+from diptych.jobs.embedding import exchange
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
@@ -42,6 +43,7 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     model: Any = run.model.build()
     if not isinstance(model, Fuses):
         raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
+    exchange(model, run)  # type: ignore[arg-type]
     if run.task == "vqa":
         return ClosedVQA(model, pooled_width(run.model), len(facts.get("answers", [])), prior=facts.get("prior"))
     if run.task == "retrieval":

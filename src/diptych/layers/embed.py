@@ -71,7 +71,7 @@ class PatchEmbedding(nn.Module):
         self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
     ) -> Tokens:
         """Where a cell of the patch canvas is `hidden`, `blank` stands in the place of its projected patch."""
-        cls = _class_tokens(self.cls + self.position[:, self.unread : self.unread + 1], image)
+        cls = class_tokens(self.cls + self.position[:, self.unread : self.unread + 1], image)
         extents, patches = _patches(image, self.patch)
         ((rows, columns),) = (span.grid for span in patches.layout.spans if span.grid)
         positions = self.positions(extents, rows, columns)
@@ -98,10 +98,11 @@ class PlacelessPatchEmbedding(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
 
     def forward(self, image: Image) -> Tokens:
-        return Tokens.join(_class_tokens(self.cls, image), _patches(image, self.patch)[1].map(self.project))
+        return Tokens.join(class_tokens(self.cls, image), _patches(image, self.patch)[1].map(self.project))
 
 
-def _class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:
+def class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:
+    """One for each image."""
     real = torch.ones(len(image), 1, dtype=torch.bool, device=cls.device)
     return Tokens.of(cls.expand(len(image), -1, -1), real, Span("image", "cls", 1))
 

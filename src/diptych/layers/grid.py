@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.inputs import Image
+from diptych.layers.embed import class_tokens
 from diptych.layers.position import grid_for_each, resize_bicubic
 from diptych.layout import Span
 from diptych.tokens import Tokens
@@ -40,21 +41,33 @@ class GridEmbedding(nn.Module):
     """The last map of any CNN as image tokens: each cell projected to `width`, with a learned position (Pixel-BERT: Huang et
     al. 2020, section 3.2, whose positions are the CNN's alone). `network` that is no Module is frozen and not saved.
 
-    `grid`: rows and columns of the learned positions, resized to each image's own.
+    `grid`: rows and columns of the learned positions, resized to each image's own. `first`: a class token with a position of
+    its own stands in front, as a ViT's (layers.embed.PatchEmbedding), for models that read the image there.
     """
 
-    def __init__(self, network: Network, features: int, width: int, grid: tuple[int, int]):
+    def __init__(self, network: Network, features: int, width: int, grid: tuple[int, int], first: bool = False):
         super().__init__()
         self.network, self.grid = network, grid
         self.project = nn.Linear(features, width)
         self.position = nn.Parameter(torch.zeros(*grid, width))
-        nn.init.trunc_normal_(self.position, std=0.02)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width)) if first else None
+        for grown in (self.position, self.cls):
+            if grown is not None:
+                nn.init.trunc_normal_(grown, std=0.02)
 
-    def forward(self, image: Image) -> Tokens:
-        tokens = cells(self.network, image)
-        (span,) = tokens.layout.spans
+    def forward(
+        self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
+    ) -> Tokens:
+        """Where a cell is `hidden`, `blank` stands in the place of what the network saw there."""
+        seen = cells(self.network, image)
+        (span,) = seen.layout.spans
         assert span.grid is not None
-        return tokens.map(self.project).add(self.positions(tokens.real.unflatten(1, span.grid)))
+        tokens = seen.map(self.project)
+        if hidden is not None and blank is not None:
+            shown = torch.where(hidden[:, :, None], blank, tokens.canvas())
+            tokens = Tokens.of(shown, tokens.real, span)
+        tokens = tokens.add(self.positions(tokens.real.unflatten(1, span.grid)))
+        return tokens if self.cls is None else Tokens.join(class_tokens(self.cls, image), tokens)
 
     def positions(self, inside: Bool[Tensor, "b rows columns"]) -> Float[Tensor, "b cells d"]:
         """Of every cell of each image's map; `inside` says which hold one."""

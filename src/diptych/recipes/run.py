@@ -59,6 +59,7 @@ class Embedders:
     image: str = (
         "own"  # "own", "grid" (a frozen CNN's cells), "boxes" (its cells, pooled in boxes), or detected regions: PATH
     )
+    features: int = 1280  # numbers per region, where those come from PATH
     text: Literal["own", "minilm"] = "own"  # "minilm": a frozen MiniLM's word states
 
 
@@ -116,7 +117,9 @@ class ImportedCheckpoint:
 class Evaluation:
     """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
 
-    task: Literal["", "retrieval", "captioning", "vqa", "matching"] = ""  # empty: the run's own; of pre-training matching
+    task: Literal["", "retrieval", "captioning", "vqa", "matching"] = (
+        ""  # empty: the run's own; of pre-training matching
+    )
     data: str = ""  # empty: what the run learned from
     split: str = "val"
     gallery: int = 0  # the first so many images; 0: all (not vqa)

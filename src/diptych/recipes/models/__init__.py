@@ -30,7 +30,10 @@ def pieces(model: Model) -> int:
     """How many pieces of text a model knows, not counting those that it begins texts with itself; 0: it reads none."""
     if isinstance(model, Seeing):
         return 0
-    return min(model.begin, model.ground) if isinstance(model, BLIP) else model.vocabulary
+    if isinstance(model, BLIP):  # [DEC] and [ENC] stand behind BERT's pieces, or in the place of unused ones
+        behind = [i for i in (model.begin, model.ground) if i >= model.vocabulary - 2]
+        return model.vocabulary - len(behind)
+    return model.vocabulary
 
 
 def longest_text(model: Speaking) -> int:

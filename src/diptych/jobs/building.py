@@ -1,0 +1,117 @@
+"""From a run to the module that is trained, and from other runs to the weights that it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diptych.heads import Contrast, LogScale
+from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn
+from diptych.jobs.folder import RunError, read_run, read_weights
+from diptych.jobs.losses import check, objectives
+from diptych.models.verbs import Aligns
+from diptych.models.vilt import ViLT
+from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.pretraining import Pretraining
+from diptych.recipes import models as settings
+from diptych.recipes.run import Pretrain
+from diptych.state import weights
+from diptych.train.settings import share
+from diptych.weights.names import within
+from diptych.weights.start import start_vilt_from_vit
+from diptych.weights.strict import load_strict
+
+CNN_CLASSES = 1000
+
+
+def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: bool = True) -> Pretraining:
+    """The run's model with fresh weights, keyed by its seed, under its objectives; without its teacher, which only training
+    needs. `guided` False leaves the guide out. Raises RunError where the model cannot learn what the run asks of it.
+    """
+    torch.manual_seed(run.training.seed)
+    model: Any = run.model.build()
+    heads = heads_of(model, run)
+    exchange(model, run)
+    check(run.objectives, model, heads)
+    freeze(model, run.freeze)
+    guided = guided and bool(run.objectives.grid or run.objectives.classes)
+    contrasts = tuple(name for name in heads if name.startswith("contrast"))
+    return Pretraining(
+        model, heads, objectives(run, contrasts), statistics, run.most_patches or None, frozen_cnn() if guided else None
+    )
+
+
+def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
+    """The model's own, and those that its paper has not but the run's objectives ask for."""
+    heads: nn.ModuleDict = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+    asked = run.objectives
+    if asked.grid or asked.classes:
+        heads["grid"], heads["classes"] = nn.Linear(model.width, CNN_CELL), nn.Linear(model.width, CNN_CLASSES)
+    if asked.mlm and "words" not in heads and "captions" in heads:
+        heads["words"] = heads["captions"]  # BEiT-3 has one head for all hidden words
+    if asked.itc and "contrast" not in heads and isinstance(model, Aligns):
+        heads["contrast"] = Contrast(model.width, model.width, model.width, LogScale(), bias=False)  # type: ignore[attr-defined]
+    if asked.contrast_form == "sigmoid":
+        for head in heads.values():
+            if isinstance(head, Contrast):
+                head.judging_pairs()
+    return heads
+
+
+def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    """The parts that a pattern names learn nothing. Raises RunError for a pattern that names none."""
+    for pattern in patterns:
+        named = [
+            p for name, p in model.named_parameters() if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        ]
+        if not named:
+            raise RunError(f"freeze: no part of the {type(model).__name__} is called {pattern!r}")
+        for parameter in named:
+            parameter.requires_grad_(False)
+
+
+def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:
+    """The student beside its momentum model, where the run has one."""
+    teacher = run.teacher
+    if not teacher.momentum:
+        return student
+    queue, scales = None, []
+    for name, head in student.heads.items():
+        if isinstance(head, Contrast):
+            scales.append(f"heads.{name}.scale")
+            if teacher.queue:
+                queue = Queue(teacher.queue, head.image.out_features)
+    if teacher.queue and len(scales) != 1:
+        raise RunError(
+            f"a queue remembers what one contrast makes, but there are {len(scales)}; set teacher.queue to 0"
+        )
+    without = [*scales, *(["heads.match"] if "match" in student.heads else [])]
+    steps = share(teacher.warmup, run.training.steps)
+    return Momentum(student, queue, without, momentum=teacher.momentum, alpha=teacher.alpha, warmup=steps)
+
+
+def start(module: Pretraining, run: Pretrain) -> None:
+    """Begins with the weights of the run that it starts from: all of a pre-training run of the same model, or a ViT's for a
+    ViLT's image side. Raises RunError, WeightsError.
+    """
+    if not run.start:
+        return
+    folder = Path(run.start)
+    before, _ = read_run(folder)
+    state, model = read_weights(folder), module.get_submodule("model")
+    if type(before.model).__name__ == type(model).__name__:
+        if state.keys() == weights(module).keys():
+            load_strict(module, state, str(folder))
+        else:  # other objectives, other heads
+            load_strict(model, within(state, "model."), str(folder))
+    elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
+        start_vilt_from_vit(model, within(state, "model."))
+    else:
+        raise RunError(
+            f"{folder} holds a {type(before.model).__name__}, which a {type(model).__name__} cannot start from"
+        )

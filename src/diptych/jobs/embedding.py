@@ -1,0 +1,100 @@
+"""What stands before a model's first block, exchanged by assignment for what a frozen network sees or reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from torch import Tensor, nn
+
+from diptych.inputs import Text
+from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
+from diptych.layers.given import GivenText
+from diptych.layers.given_words import GivenWords
+from diptych.layers.grid import GridEmbedding
+from diptych.layers.regions import RegionEmbedding
+from diptych.models.cnn import FrozenCNN
+from diptych.models.minilm import FrozenText
+from diptych.recipes.models import Detecting
+from diptych.recipes.run import Embedders, Finetune, Pretrain
+
+CNN_CELL = 1280  # numbers per cell of the CNN's grid
+CNN_GRID = (7, 7)  # of pictures of 224 pixels
+WRITES = ("decoder", "answer_words")  # parts that write texts, and may not be told what comes after
+
+
+@cache
+def frozen_cnn() -> FrozenCNN:
+    """One for the whole process, which remembers what it saw. Made when it is first needed."""
+    return FrozenCNN()
+
+
+@cache
+def frozen_text(depth: int) -> FrozenText:
+    """As `frozen_cnn`; `depth`: how many layers read."""
+    return FrozenText(depth)
+
+
+def cnn_maps(pixels: Tensor) -> Tensor:
+    return frozen_cnn().maps(pixels)
+
+
+def read_states(text: Text) -> Tensor:
+    """MiniLM's word states, each of which has seen the whole text."""
+    return frozen_text(6)(text)
+
+
+def word_states(text: Text) -> Tensor:
+    """MiniLM's vector of each piece by itself."""
+    table = frozen_text(0).words.word.weight
+    return table.to(text.ids.device)[text.ids]
+
+
+def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
+    """Puts the run's embedders in the place of the model's own. Heads that are tied to its words must be made before."""
+    embed = run.embed
+    if embed.image == "grid":
+        _put(model, (PatchEmbedding, PlacelessPatchEmbedding), _grid)
+    elif embed.image != "own" and not isinstance(run.model, Detecting):
+        _put(model, (PatchEmbedding, PlacelessPatchEmbedding), lambda old: RegionEmbedding(embed.features, _width(old)))
+    if embed.text == "minilm":
+        speaks = isinstance(run, Pretrain) and bool(run.objectives.lm or run.objectives.captions)
+        _put(model, (TextEmbedding,), _text)
+        states = word_states if speaks else read_states
+        _put(model, (nn.Embedding,), lambda old: GivenWords(old.embedding_dim, states), named="word")  # type: ignore[arg-type]
+
+
+def reads_regions(model: object, embed: Embedders) -> bool:
+    """Whether images come as regions."""
+    return isinstance(model, Detecting) or embed.image not in ("own", "grid")
+
+
+def _grid(old: nn.Module) -> nn.Module:
+    return GridEmbedding(cnn_maps, CNN_CELL, _width(old), getattr(old, "grid", CNN_GRID), first=True)
+
+
+def _text(old: nn.Module) -> nn.Module:
+    assert isinstance(old, TextEmbedding)
+    return GivenText(old.word.embedding_dim, read_states, dropout=old.dropout.p)
+
+
+def _width(old: nn.Module) -> int:
+    project = old.project
+    assert isinstance(project, nn.Linear)
+    return project.out_features
+
+
+def _put(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module], named: str = ""
+) -> None:
+    for parent, name, part in list(_parts(model)):
+        if isinstance(part, kinds) and named in ("", name):
+            setattr(parent, name, make(part))
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every part with its parent and its name there, but for what writes; a part that two share comes under both."""
+    for name, part in model.named_children():
+        if name not in WRITES:
+            yield model, name, part
+            yield from _parts(part)

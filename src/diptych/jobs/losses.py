@@ -1,0 +1,92 @@
+"""From a run to the losses that it trains: which model can be asked for which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from diptych.data.wordpiece import bundled, vocabulary
+from diptych.jobs.folder import RunError
+from diptych.models import verbs
+from diptych.objectives.draws import Hiding, Masking
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.hiding import RegionMasking
+from diptych.objectives.hinge import Hinge
+from diptych.objectives.imitation import ClassImitation, GridImitation
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.lm import NextWords
+from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.mim import MaskedPixels
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Objective
+from diptych.objectives.regions import ByContrast, MaskedRegions, Target, by_class, by_feature
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.recipes.models import pieces
+from diptych.recipes.run import Objectives, Pretrain
+
+TARGETS: dict[str, Target] = {"classes": by_class, "features": by_feature, "contrast": ByContrast()}
+"""What masked regions can be asked for, by its name in recipes."""
+
+
+def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> list[Objective]:
+    """The losses whose weight is not 0. `contrasts`: the heads of contrast."""
+    chosen = run.objectives
+    # a model of another vocabulary may be built, to be compared; `tokenizer_of` refuses to train it
+    known = bundled(pieces(run.model)) or vocabulary()
+    masking = Masking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
+    regions = RegionMasking()
+    hiding = Hiding(masking, regions) if chosen.hide_regions else None
+    hard = HardMatching(weight=chosen.itm, head=contrasts[0] if contrasts else "", even=chosen.even)
+    possible: list[Objective] = [
+        ImageTextContrast(weight=chosen.itc, heads=contrasts, form=chosen.contrast_form),
+        hard if chosen.hard_negatives else ImageTextMatching(weight=chosen.itm, hiding=hiding),
+        MaskedWords(masking, weight=chosen.mlm, alone=chosen.alone, beside=regions if chosen.hide_regions else None),
+        WordPatchAlignment(weight=chosen.wpa),
+        GridImitation(weight=chosen.grid),
+        ClassImitation(weight=chosen.classes),
+        NextWords(weight=chosen.lm, smoothing=chosen.smoothing),
+        MaskedCaptions(masking, chosen.smoothing, weight=chosen.captions),
+        MaskedRegions(Hiding(masking, regions), TARGETS[chosen.region_target], weight=chosen.regions),
+        MaskedPixels(weight=chosen.mim, ratio=chosen.patch_rate),
+        Hinge(weight=chosen.hinge, margin=chosen.margin, hardest=chosen.hardest),
+    ]
+    return [o for o in possible if o.weight]
+
+
+def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
+    """Raises RunError where the model lacks the verb, or the head, that an objective needs."""
+    words = verbs.ReadsAlone if chosen.alone else verbs.Fuses
+    needs: list[tuple[str, type, str]] = [
+        ("itc", verbs.Aligns, "contrast"),
+        ("itm", verbs.Fuses, "match"),
+        ("mlm", words, "words"),
+        ("wpa", verbs.Fuses, ""),
+        ("grid", verbs.EncodesImage, "grid"),
+        ("classes", verbs.EncodesImage, "classes"),
+        ("lm", verbs.Decodes, ""),
+        ("captions", verbs.FusesOnward, "captions"),
+        ("regions", verbs.Fuses, "regions"),
+        ("mim", verbs.Reconstructs, ""),
+        ("hinge", verbs.Compares, ""),
+    ]
+    for name, verb, head in needs:
+        if not getattr(chosen, name):
+            continue
+        if not isinstance(model, verb):
+            asked = ", ".join(sorted(v for v in _verbs(verb) if not hasattr(model, v)))
+            raise RunError(
+                f"a {type(model).__name__} cannot learn {name}: it has no {asked}; set objectives.{name} to 0"
+            )
+        if head and head not in heads:
+            raise RunError(f"a {type(model).__name__} cannot learn {name}: it has no head {head!r}")
+    if chosen.itm and chosen.hard_negatives and not chosen.itc:
+        raise RunError(
+            "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"
+        )
+
+
+def _verbs(protocol: type) -> set[str]:
+    """The names that a Protocol asks for."""
+    return {name for base in protocol.__mro__ for name in vars(base) if not name.startswith("_")}

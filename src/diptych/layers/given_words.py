@@ -1,0 +1,26 @@
+"""From another encoder's word states to vectors of one's own width, in the place of a table of word vectors."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diptych.inputs import Text
+from diptych.layers.given import States
+
+
+class GivenWords(nn.Module):
+    """What another encoder says of each piece, projected linearly: it can stand where a model looks up its words
+    (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
+
+    `source` that is no Module is frozen and not saved; its states are `features` wide. `pad`: the id of padding, which is
+    not read. A model that guesses the next word must be given a source that does not read ahead.
+    """
+
+    def __init__(self, width: int, source: States, features: int = 384, pad: int = 0):
+        super().__init__()
+        self.source, self.pad = source, pad
+        self.project = nn.Linear(features, width)
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        return self.project(self.source(Text(ids, ids != self.pad)).to(self.project.weight))
