@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from diptych.step import pupil
 from diptych.train.settings import Optimizer, share
 
 _HEADS = ("heads.", "head.", "rank.")  # of pre-training and of the tasks: what stands beside `model`
@@ -29,6 +30,7 @@ def decayed(module: nn.Module) -> dict[str, bool]:
 
 def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     """The optimizer of a module's trainable parameters. Each group carries its `multiplier` of the learning rate."""
+    module = pupil(module)  # a teacher learns from no gradient
     rule = decayed(module)
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():  # a tied parameter comes once, under its first name

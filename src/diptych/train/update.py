@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from diptych.data.tally import Loaded, Skipped
 from diptych.inputs import Batch
 from diptych.keyed import words
-from diptych.step import Begins, Step
+from diptych.step import Begins, Step, pupil
 from diptych.train.blocks import recompute
 from diptych.train.distributed import Group, takes_bf16
 from diptych.train.doctor import Diverged, Doctor
@@ -65,7 +65,7 @@ class Update:
             average_scalars(self.module)
         norm = clip(self.module.parameters(), options.clip or float("inf"))
         if step == 0 or (step + 1) % self.settings.checkpoint_every == 0:
-            doctor.gradients(step, self.module)
+            doctor.gradients(step, pupil(self.module))
         if not norm < float("inf"):
             raise Diverged(doctor.not_finite(step, "the gradient", norm))
         rate = learning_rate(step, steps, options)
