@@ -25,11 +25,11 @@ from diptych.jobs.explain import alignment
 from diptych.jobs.folder import RunError, read_run
 from diptych.jobs.pretrain import build
 from diptych.jobs.scores import spread
-from diptych.jobs.scores.gallery import Part, open_gallery
-from diptych.jobs.scores.retrieval import readable_texts
+from diptych.jobs.scores.gallery import Part, open_gallery, readable_texts
 from diptych.metrics.vqa import normalise_answer
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes import vilt
+from diptych.recipes.models import ViLT
 from diptych.recipes.run import Evaluation
 
 SMALL = Evaluation(task="retrieval", split="train", gallery=6, captions=2, workers=0, device="cpu")
@@ -114,8 +114,8 @@ def test_scores_do_not_depend_on_how_pictures_and_texts_are_cut(pretrained: Path
     shutil.copytree(pretrained, folder := tmp_path / "run")
     found = evaluate(folder, SMALL)
     first = predictions(folder / "evaluate-retrieval-scenes_50-train-gallery6-captions2")
-    monkeypatch.setattr("diptych.jobs.scores.retrieval.PICTURES", 2)
-    monkeypatch.setattr("diptych.jobs.scores.retrieval.TEXTS", 5)
+    monkeypatch.setattr("diptych.jobs.scores.fusing.PICTURES", 2)
+    monkeypatch.setattr("diptych.jobs.scores.fusing.TEXTS", 5)
     assert evaluate(folder, SMALL) == pytest.approx(found)
     assert predictions(folder / "evaluate-retrieval-scenes_50-train-gallery6-captions2") == first
 
@@ -224,7 +224,7 @@ def test_heat_maps_come_from_the_training_objective(pretrained: Path):
 
 
 def test_what_a_run_cannot_be_asked(pretrained: Path, vqa: Path):
-    with pytest.raises(RunError, match="matching or a ranking head"):
+    with pytest.raises(RunError, match="learned to contrast, to match or to rank"):
         evaluate(vqa, SMALL)
     with pytest.raises(RunError, match="diptych finetune vqa"):
         evaluate(pretrained, replace(SMALL, task="vqa"))
@@ -238,7 +238,8 @@ def test_what_a_run_cannot_be_asked(pretrained: Path, vqa: Path):
 
 def test_the_run_is_read_back_as_it_was_written(pretrained: Path):
     run, facts = read_run(pretrained)
-    assert run.model.width == 16 and run.training.steps == 24 and run.model.grid == (5, 7)
+    assert isinstance(run.model, ViLT) and run.training.steps == 24
+    assert run.model.width == 16 and run.model.grid == (5, 7)
     assert facts["examples"] == 250 and facts["unigram_entropy"] > 1
 
 

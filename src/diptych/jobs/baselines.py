@@ -11,8 +11,7 @@ from diptych.data.source import Questioned
 from diptych.data.tally import Tally
 from diptych.data.wordpiece import Tokenizer
 from diptych.jobs.pretrain import statistics
-from diptych.jobs.scores.gallery import open_gallery
-from diptych.jobs.scores.retrieval import readable_texts
+from diptych.jobs.scores.gallery import open_gallery, readable_texts
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import normalise_answer, vqa_accuracy
 from diptych.objectives.itm import ImageTextMatching

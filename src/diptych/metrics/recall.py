@@ -24,9 +24,13 @@ class Recall:
 
 
 def recall(
-    scores: Float[Tensor, "images texts"], owner: Int[Tensor, " texts"], ks: Sequence[int] = (1, 5, 10)
+    scores: Float[Tensor, "images texts"],
+    owner: Int[Tensor, " texts"],
+    ks: Sequence[int] = (1, 5, 10),
+    of_images: Float[Tensor, "texts images"] | None = None,
 ) -> Recall:
-    """R@k from every image's score with every text; `owner` is each text's image.
+    """R@k from every image's score with every text; `owner` is each text's image. `of_images`: the scores by which a text
+    ranks images, where they are others.
 
     Ties are read pessimistically: a wrong candidate with the same score stands before the right one, so a model that
     says the same of everything scores 0. Raises ValueError for NaN and for an image without a text.
@@ -34,12 +38,13 @@ def recall(
     images, texts = scores.shape
     captions = _captions(scores, owner)
     own = torch.arange(images, device=scores.device)[:, None] == owner[None, :]
-    wrong = scores.masked_fill(own, -torch.inf)
+    to_image = scores if of_images is None else of_images.T
+    _captions(to_image, owner)
 
     blind = chance(captions, ks)
     best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-    text_rank = ((wrong >= best) & ~own).sum(1)
-    image_rank = ((wrong >= scores.gather(0, owner[None, :])) & ~own).sum(0)
+    text_rank = ((scores >= best) & ~own).sum(1)
+    image_rank = ((to_image >= to_image.gather(0, owner[None, :])) & ~own).sum(0)
     return Recall(
         image_to_text={k: (text_rank < k).double().mean().item() for k in ks},
         text_to_image={k: (image_rank < k).double().mean().item() for k in ks},

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diptych.heads import Contrast, Match
 from diptych.inputs import Image, Text
 from diptych.models.verbs import Aligns, Fuses
+from diptych.tasks.retrieval import judged
 from diptych.tokens import Tokens
 
 FILL = -100.0
@@ -57,20 +58,8 @@ class Reranking(nn.Module):
         self, text: Tokens, image: Tokens, which: Tensor, shown: Tensor, cosines: Tensor, pairs: int
     ) -> Float[Tensor, " pairs"]:
         """Of the texts `which` beside the images `shown`."""
-        logits = judged(self.model, self.match, text, image, which, shown, pairs)
+        logits = judged(self.model, lambda pooled: self.match(pooled)[:, 1], text, image, which, shown, pairs)
         return logits + cosines[shown, which] if self.cosine else logits
-
-
-@torch.no_grad()
-def judged(
-    model: Fuses, match: Match, text: Tokens, image: Tokens, which: Tensor, shown: Tensor, pairs: int = 256
-) -> Float[Tensor, " pairs"]:
-    """The logit of a match of the texts `which` beside the images `shown`, `pairs` of them fused at a time."""
-    logits = [
-        match(model.fuse(text.take(a), image.take(b)).pooled)[:, 1].float()
-        for a, b in zip(which.split(pairs), shown.split(pairs), strict=True)
-    ]
-    return torch.cat(logits)
 
 
 def candidates(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.heads import Match, Rank
@@ -73,17 +73,26 @@ class Retrieval(nn.Module):
         return score_matrix(self.model, self.rank, texts, images, pairs)
 
 
-@torch.no_grad()
+Summary = Callable[[Tensor], Tensor]
+"""A score of each pooled pair."""
+
+
 def score_matrix(
-    model: Fuses, summary: Callable[[Tensor], Tensor], texts: Text, images: Image, pairs: int = 256
+    model: Fuses, summary: Summary, texts: Text, images: Image, pairs: int = 256
 ) -> Float[Tensor, "images texts"]:
-    """Every image with every text, `summary` making a score of the pooled pair. Each is embedded once; `pairs` are fused
-    at a time.
-    """
-    text, image = model.encode_text(texts), model.encode_image(images)
-    scores = torch.empty(len(images) * len(texts), device=texts.ids.device)
-    index = torch.arange(len(scores), device=scores.device)
-    for part in index.split(pairs):
-        pair = model.fuse(text.take(part % len(texts)), image.take(part // len(texts)))
-        scores[part] = summary(pair.pooled).float()
+    """Every image with every text. Each is embedded once; `pairs` are fused at a time."""
+    with torch.no_grad():
+        text, image = model.encode_text(texts), model.encode_image(images)
+    index = torch.arange(len(images) * len(texts), device=texts.ids.device)
+    scores = judged(model, summary, text, image, index % len(texts), index // len(texts), pairs)
     return scores.view(len(images), len(texts))
+
+
+@torch.no_grad()
+def judged(
+    model: Fuses, summary: Summary, text: Tokens, image: Tokens, which: Int[Tensor, " k"], shown: Int[Tensor, " k"],
+    pairs: int = 256,
+) -> Float[Tensor, " k"]:  # fmt: skip
+    """The scores of the texts `which` beside the images `shown`, `pairs` of them fused at a time."""
+    parts = zip(which.split(pairs), shown.split(pairs), strict=True)
+    return torch.cat([summary(model.fuse(text.take(a), image.take(b)).pooled).float() for a, b in parts])

@@ -12,6 +12,7 @@ from torch import nn
 from diptych.data.settings import ImageSettings
 from diptych.data.tally import Skipped
 from diptych.jobs.shown import Shown
+from diptych.objectives.momentum import Momentum
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 
 T = TypeVar("T")
@@ -27,6 +28,16 @@ class Subject:
     module: nn.Module
     asked: Evaluation
     device: torch.device
+
+    @property
+    def trained(self) -> nn.Module:
+        """The module without the momentum model that may stand beside it."""
+        return self.module.student if isinstance(self.module, Momentum) else self.module
+
+    @property
+    def model(self) -> Any:
+        """The model within: whoever asks it for a verb looks first whether it has it."""
+        return self.trained.get_submodule("model")
 
     @property
     def images(self) -> ImageSettings:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from PIL import Image as Pillow
+from rich.progress import track
+from torch import Tensor
 
 from diptych.data.blind import DealtCaptions
+from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.files import open_captions
+from diptych.data.loader import sweep
 from diptych.data.settings import ImageSettings
-from diptych.data.source import Captioned
+from diptych.data.source import BadSample, Captioned, DataError
+from diptych.data.tally import Skipped, Tally
 from diptych.data.transforms import prepare, stack
 from diptych.inputs import Batch
+from diptych.jobs.scores import Subject
 from diptych.recipes.run import Evaluation
 
 
@@ -44,6 +52,54 @@ class Part:
         return self.source.where(self.images[index])
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures, texts, and the picture that each text is of."""
+
+    source: Captioned
+    texts: list[str]
+    owners: list[int]
+
+    def of(self, images: Sequence[int]) -> Gallery:
+        """These pictures alone, in this order, with their texts."""
+        place = {image: i for i, image in enumerate(images)}
+        kept = self.texts_of(images)
+        return Gallery(Part(self.source, images), [self.texts[i] for i in kept], [place[self.owners[i]] for i in kept])
+
+    def texts_of(self, images: Sequence[int]) -> list[int]:
+        """Which texts are of one of these pictures."""
+        wanted = set(images)
+        return [i for i, owner in enumerate(self.owners) if owner in wanted]
+
+    @property
+    def owner(self) -> Int[Tensor, " texts"]:
+        return torch.tensor(self.owners, dtype=torch.long)
+
+
+def readable(source: Captioned, tally: Tally) -> Gallery:
+    """The texts of a source that can be read, and the pictures that have one. Raises DataError where there is none."""
+    texts, owners = readable_texts(source, tally)
+    return Gallery(source, texts, owners).of(sorted(set(owners)))
+
+
+def readable_texts(source: Captioned, tally: Tally) -> tuple[list[str], list[int]]:
+    """All captions that can be read, and the picture each belongs to."""
+    texts, owners = [], []
+    for image in range(len(source)):
+        for text in source.captions(image):
+            try:
+                check_text(text, source.where(image))
+            except BadSample as bad:
+                tally.add(0, [Skipped(-1 - image, bad.where, bad.why)])  # below zero: the picture may be bad as well
+                continue
+            tally.add(1, [])
+            texts.append(text[:LONGEST_TEXT])
+            owners.append(image)
+    if not texts:
+        raise DataError(f"{source.name} ({source.split}): no caption can be read")
+    return texts, owners
+
+
 class Pictures:
     """Each picture of a source once, as examples."""
 
@@ -61,3 +117,14 @@ class Pictures:
 
     def collate(self, loaded: list[np.ndarray], ids: Sequence[int], seed: int, step: int) -> Batch:
         return Batch(seed, step, torch.tensor(ids), image=stack(loaded, self.images))
+
+
+def read_pictures(subject: Subject, gallery: Gallery, batch: int, tally: Tally, what: str) -> Iterator[Batch]:
+    """The pictures of a gallery, `batch` at a time, on the run's device, `ids` their places; those that cannot be used are
+    left out.
+    """
+    food = Pictures(gallery.source, subject.images)
+    loading = sweep(food, batch, workers=subject.asked.workers)
+    for loaded in track(loading, description=what, total=-(-len(food) // batch)):
+        tally.add(len(loaded.batch), loaded.skipped)
+        yield loaded.batch.to(subject.device)

@@ -1,0 +1,137 @@
+"""Retrieval by contrast, and what is fused and matched again: the same scores as by reading everything at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diptych.data.tally import Tally
+from diptych.heads import Contrast
+from diptych.jobs.pretrain import build
+from diptych.jobs.reading import tokenizer_of
+from diptych.jobs.scores import Subject
+from diptych.jobs.scores.comparing import by_comparison, comparison
+from diptych.jobs.scores.fusing import Found, by_fusion
+from diptych.jobs.scores.gallery import Gallery, Pictures, open_gallery, readable
+from diptych.jobs.scores.retrieval import retrieval
+from diptych.objectives.momentum import Momentum
+from diptych.objectives.pretraining import Pretraining
+from diptych.recipes import vlmo
+from diptych.recipes.models import VLMo
+from diptych.recipes.run import Evaluation, Objectives, Pretrain
+from diptych.tasks.rerank import FILL, Scores
+
+ASKED = Evaluation(
+    "retrieval", data="scenes:50", split="train", gallery=7, captions=2, candidates=3, workers=0, device="cpu"
+)
+MODEL = VLMo(16, 2, 2, 32, together=1, grid=(5, 7), vocabulary=114, relative=False, scale=0.0, readouts=1, drop=0.0)
+
+
+def tiny(objectives: Objectives) -> Pretrain:
+    return replace(vlmo.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
+
+
+def subject(objectives: Objectives, asked: Evaluation = ASKED) -> Subject:
+    """A model that has learned nothing, but says different things of different pairs."""
+    run = tiny(objectives)
+    module = build(run).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return Subject(run, {}, module, asked, torch.device("cpu"))
+
+
+def gallery(of: Subject) -> Gallery:
+    return readable(open_gallery(of.asked, 80), Tally(0.0))
+
+
+@torch.no_grad()
+def at_once(of: Subject) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and the log-odds of a match of all pairs, without batches."""
+    known, module = gallery(of), of.trained
+    assert isinstance(module, Pretraining)
+    pictures = Pictures(known.source, of.images)
+    image = pictures.collate([pictures.load(i, 0, 0) for i in range(len(pictures))], range(len(pictures)), 0, 0).image
+    text = of.model.encode_text(tokenizer_of(of.run).encode(known.texts))
+    seen = of.model.encode_image(image)
+    head = module.get_submodule("heads.contrast")
+    assert isinstance(head, Contrast)
+    cosines = head.of_image(of.model.unimodal(seen)[0]) @ head.of_text(of.model.unimodal(text)[0]).T
+    n, m = cosines.shape
+    pair = torch.arange(n * m)
+    match = module.heads["match"](of.model.fuse(text.take(pair % m), seen.take(pair // m)).pooled)
+    return cosines, (match[:, 1] - match[:, 0]).view(n, m)
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("comparing", "fusing"):
+        monkeypatch.setattr(f"diptych.jobs.scores.{module}.PICTURES", 3)
+        monkeypatch.setattr(f"diptych.jobs.scores.{module}.TEXTS", 5)
+
+
+def test_contrast_s_best_are_matched_and_the_others_stand_behind(in_parts: None):
+    of = subject(Objectives(itc=1.0, itm=1.0))
+    way, (cosines, match) = comparison(of), at_once(of)
+    assert way is not None
+    with torch.no_grad():
+        found = by_comparison(of, way, gallery(of), Tally(0.0))
+    assert found.before is not None
+    torch.testing.assert_close(found.before, cosines, rtol=1e-5, atol=1e-6)
+    for scores, alike, logits in (
+        (found.scores.of_texts, cosines, match),
+        (found.scores.of_images, cosines.T, match.T),
+    ):
+        best = torch.zeros_like(alike, dtype=torch.bool).scatter(1, alike.topk(3, 1).indices, True)
+        assert (best.sum(1) == 3).all() and (scores[~best] == FILL).all()
+        torch.testing.assert_close(scores[best], logits[best], rtol=1e-4, atol=1e-5)
+
+
+def test_all_matched_is_the_same_as_every_pair_fused(in_parts: None):
+    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, candidates=99))
+    way = comparison(of)
+    assert way is not None
+    with torch.no_grad():
+        again, fused = by_comparison(of, way, gallery(of), Tally(0.0)), by_fusion(of, gallery(of), Tally(0.0))
+    torch.testing.assert_close(again.scores.of_texts, fused.scores.of_texts, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(again.scores.of_images, fused.scores.of_texts.T, rtol=1e-5, atol=1e-6)
+    assert fused.before is None and fused.gallery.owners == [i for i in range(7) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "candidates", "matched"),
+    [(Objectives(itc=1.0), 3, False), (Objectives(itc=1.0, itm=1.0), 0, False), (Objectives(itc=1.0, itm=1.0), 3, True)],
+)  # fmt: skip
+def test_what_was_not_learned_is_not_asked(objectives: Objectives, candidates: int, matched: bool):
+    of = subject(objectives, replace(ASKED, candidates=candidates))
+    with torch.no_grad():
+        metrics = retrieval(of).metrics
+    assert ("image to text R@1, before matching" in metrics) is matched
+    assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
+    assert comparison(subject(Objectives(itm=1.0))) is None
+
+
+def test_the_momentum_model_is_not_scored():
+    of = subject(Objectives(itc=1.0))
+    assert isinstance(of.module, Pretraining)
+    beside = replace(of, module=Momentum(of.module, momentum=0.9))
+    with torch.no_grad():
+        assert retrieval(beside).metrics == retrieval(of).metrics
+
+
+def test_a_teacher_of_all_captions_scores_full_marks_and_chance_under_the_control(monkeypatch: pytest.MonkeyPatch):
+    """Cosines that are 1 for a picture and its own captions: the control deals the captions, and takes that away."""
+    of = subject(Objectives(itc=1.0), replace(ASKED, gallery=20, captions=1))
+    true = open_gallery(of.asked, 80)
+    owner = {text: i for i in range(len(true)) for text in true.captions(i)}
+
+    def knowing(of: Subject, way: object, known: Gallery, tally: Tally):
+        scores = torch.eye(20)[:, [owner[text] for text in known.texts]]
+        return Found(known, Scores(scores, scores.T))
+
+    monkeypatch.setattr("diptych.jobs.scores.retrieval.by_comparison", knowing)
+    assert retrieval(of).metrics["image to text R@1"] == 1
+    dealt = retrieval(replace(of, asked=replace(of.asked, control=True))).metrics
+    assert dealt["image to text R@1"] <= 0.1 and dealt["text to image R@1"] <= 0.1
