@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
         open_regions(tmp_path / "nowhere")
     (tmp_path / "17.npz").write_bytes(b"PK\x03\x04" + bytes(40))
     with pytest.raises(BadSample, match=r"not an \.npz"):
+        open_regions(tmp_path).load("17")
+
+
+def test_a_header_that_claims_more_than_there_is_memory_for_is_refused(tmp_path: Path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 2048), }".ljust(117) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
+    with zipfile.ZipFile(tmp_path / "17.npz", "w") as archive:
+        archive.writestr("features.npy", array)
+    with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
         open_regions(tmp_path).load("17")
 
 

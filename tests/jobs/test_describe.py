@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -52,12 +53,25 @@ def test_every_verb_that_the_model_was_built_with_is_told(name: str, verbs: list
     assert found[-1].flops > 1e6
 
 
+def test_only_a_verb_that_the_model_was_built_without_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    small = replace(PUBLISHED["vit"], arguments={"width": 64, "heads": 2, "hidden": 64, "classes": 0})
+    assert [verb.name for verb in describe(small).verbs] == ["encode_image"]
+
+    def broken(*_: object) -> None:
+        raise ValueError("of another reason")
+
+    monkeypatch.setattr("diptych.models.vit.ViT.classify", broken)
+    with pytest.raises(ValueError, match="of another reason"):
+        describe(small)
+
+
 def test_flops_are_those_of_the_formula():
     """A ViLT of one block: patches, qkv, scores, context, out, feed-forward, pooler."""
     run = vilt.tiny()
     run = replace(run, model=replace(run.model, depth=1))
     found = {verb.name: verb for verb in describe(run).verbs}
-    d, n, patch, hidden = run.model.width, 36 + 15, run.model.patch, run.model.hidden
+    model: Any = run.model
+    d, n, patch, hidden = model.width, 36 + 15, model.patch, model.hidden
     assert found["encode_image"].flops == 2 * 35 * 3 * patch * patch * d
     assert (found["encode_image"].tokens, found["encode_text"].tokens, found["fuse"].tokens) == (36, 15, n)
     block = 2 * n * d * 3 * d + 2 * 2 * n * n * d + 2 * n * d * d + 2 * 2 * n * d * hidden

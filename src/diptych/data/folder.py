@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _printable(name: str) -> bool:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """` (nearest: 'x')`, or nothing where no name is near."""
-    near = difflib.get_close_matches(name, [n for n, _ in zip(names, range(5000), strict=False)], 1)
+    near = difflib.get_close_matches(name, list(islice(names, 5000)), 1)
     return f" (nearest: {near[0]!r})" if near else ""
 
 

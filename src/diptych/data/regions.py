@@ -146,6 +146,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
             raise BadSample(str(file), f"unpacks to {unpacked} bytes, more than {MOST_ROW}")
         with np.load(file, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in arrays.files if key not in ("info", "conf")}
+    # a MemoryError comes of an array whose header claims more than there is memory for, however little it unpacks to
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
         raise BadSample(str(file), f"not an .npz of plain numbers ({str(error).splitlines()[0]})") from None
     odd = [key for key, array in found.items() if array.dtype.kind not in "fiu"]

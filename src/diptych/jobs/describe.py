@@ -133,8 +133,8 @@ def _costs(model: Any, image: Image | Regions) -> Iterator[Verb]:
         patches = made["encode_image"]
         yield asked("reconstruct", lambda: model.reconstruct(patches, patches.layout))
     if isinstance(model, verbs.Decodes):
-        with suppress(ValueError):  # a model that was built without a decoder says so
+        with suppress(verbs.BuiltWithout):
             yield asked("decode", lambda: model.decode(text, made["encode_image"]))
     if isinstance(model, verbs.Classifies):
-        with suppress(ValueError):  # or without a classifier
+        with suppress(verbs.BuiltWithout):
             yield asked("classify", lambda: model.classify(image))  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from diptych.layers.cache import Cache
 from diptych.layers.embed import TextEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.position import resize_bicubic_plain
+from diptych.models.verbs import BuiltWithout
 from diptych.models.vit import ViT
 from diptych.tokens import Pair, Tokens
 
@@ -86,7 +87,7 @@ class ALBEF(nn.Module):
 
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
         if self.answer_words is None or self.answer_head is None:
-            raise ValueError("this ALBEF was built without a decoder (decoder_depth=0)")
+            raise BuiltWithout("this ALBEF was built without a decoder (decoder_depth=0)")
         tokens = self.answer_words(text, 0 if cache is None else cache.length)
         for block in self.decoder:
             tokens = block(tokens, context, Causal(padding=False), cache)

@@ -21,6 +21,7 @@ from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.position import resize_bicubic_plain
 from diptych.layout import Span
+from diptych.models.verbs import BuiltWithout
 from diptych.tokens import Pair, Tokens
 
 UNREAD = 2  # rows at the head of the position tables
@@ -86,7 +87,7 @@ class BEiT3(nn.Module):
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b 1 vocabulary"]:
         """Logits of the one token that follows all of `text`: a [MASK] stands in its place. `context`: embedded images."""
         if self.words is None:
-            raise ValueError("this BEiT-3 was built without a word head (speaks=False)")
+            raise BuiltWithout("this BEiT-3 was built without a word head (speaks=False)")
         start = 0 if cache is None else cache.length
         blank = torch.full_like(text.ids[:, :1], self.mask)
         words = Text(torch.cat([text.ids, blank], 1), torch.cat([text.real, torch.ones_like(blank).bool()], 1))
@@ -109,7 +110,7 @@ class BEiT3(nn.Module):
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         if self.head is None:
-            raise ValueError("this BEiT-3 was built without a classifier (classes=0)")
+            raise BuiltWithout("this BEiT-3 was built without a classifier (classes=0)")
         return self.head(self.transformer.alone(self.encode_image(image)))
 
 

@@ -23,6 +23,7 @@ from diptych.layers.cache import Cache
 from diptych.layers.embed import TextEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.position import resize_bicubic_plain
+from diptych.models.verbs import BuiltWithout
 from diptych.models.vit import ViT
 from diptych.tokens import Pair, Tokens
 
@@ -115,7 +116,7 @@ class BLIP(nn.Module):
     @property
     def reading(self) -> TextEncoder:
         if self.encoder is None:
-            raise ValueError("this BLIP was built without an encoder (form 'caption')")
+            raise BuiltWithout("this BLIP was built without an encoder (form 'caption')")
         return self.encoder
 
     def encode_image(self, image: Image) -> Tokens:
@@ -141,7 +142,7 @@ class BLIP(nn.Module):
 
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
         if self.decoder is None:
-            raise ValueError("this BLIP was built without a decoder")
+            raise BuiltWithout("this BLIP was built without a decoder")
         return self.decoder(text, context, cache)
 
     def heads(self) -> nn.ModuleDict:

@@ -16,6 +16,10 @@ from diptych.layout import Layout
 from diptych.tokens import Pair, Tokens
 
 
+class BuiltWithout(ValueError):
+    """A model has the verb, but was built without the part that answers it: a decoder, a classifier."""
+
+
 @runtime_checkable
 class EncodesImage(Protocol):
     """A model that reads images: every one here but those of regions."""

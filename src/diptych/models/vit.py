@@ -15,6 +15,7 @@ from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.position import Resize, resize_bicubic
+from diptych.models.verbs import BuiltWithout
 from diptych.tokens import Tokens
 
 
@@ -49,7 +50,7 @@ class ViT(nn.Module):
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         if self.head is None:
-            raise ValueError("this ViT was built without a classifier (classes=0)")
+            raise BuiltWithout("this ViT was built without a classifier (classes=0)")
         tokens = self.encode_image(image)
         pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.by_span(name="patches").mean())
         return self.head(pooled)
