@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image
@@ -22,7 +23,9 @@ from diptych.recipes import vilt, vit
 from diptych.recipes.run import Pretrain
 from diptych.step import Step
 from diptych.tokens import Tokens, packing
+from diptych.train.blocks import blocks, recompute
 from diptych.train.checkpoint import save_weights
+from diptych.train.sharded import shard, whole
 
 sys.path.insert(0, str(Path(__file__).parent / "systems"))  # its files are no package: tests are imported by path
 
@@ -200,6 +203,55 @@ def by_row(step: nn.Module, found: Mapping[str, Tensor]) -> dict[str, float]:
     tables = {f"{name}.weight" for name, part in step.named_modules() if isinstance(part, nn.Embedding)}
     whole = {name: g.abs().max().item() for name, g in found.items() if name not in tables}
     return whole | {f"{name}[{row}]": g.abs().max().item() for name in tables for row, g in enumerate(found[name])}
+
+
+def kept(step: nn.Module, change: Callable[[nn.Module], None]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
+    """Bytes that the way back needs, losses and gradients of a lively step after a `change` to it."""
+    change(lively(step).eval())
+    held: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        losses = losses_of(step, batch_of(6))
+        total = total_of(step, losses)
+    total.backward()
+    found = {name: torch.zeros(()) if p.grad is None else whole(p.grad) for name, p in step.named_parameters()}
+    return sum(held.values()), losses, found
+
+
+def assert_same_kept(got: tuple, wanted: tuple) -> None:
+    for a, b in zip(got[1:], wanted[1:], strict=True):
+        assert a.keys() == b.keys()
+        largest = max(x.abs().max().item() for x in b.values())
+        for key in a:
+            torch.testing.assert_close(
+                a[key], b[key], rtol=1e-5, atol=1e-6 * largest, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_activations_made_again_change_nothing_but_memory(name: str, job: str):
+    before, after = (kept(step_of(name, job)[0], change) for change in (lambda _: None, recompute))
+    assert_same_kept(after, before)
+    if any(True for _ in blocks(step_of(name, job)[0])):
+        assert after[0] < 0.9 * before[0]
+
+
+@pytest.fixture(scope="module")
+def group_of_one():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_divided_over_ranks_it_computes_the_same(name: str, job: str, group_of_one: None):
+    """One rank: that every block is met in the way in which its weights are gathered. Two: tests/train."""
+    before = kept(step_of(name, job)[0], lambda _: None)
+    assert_same_kept(kept(step_of(name, job)[0], lambda step: shard(step, torch.device("cpu"))), before)
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)

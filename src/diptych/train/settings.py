@@ -56,20 +56,9 @@ class Training:
 
 # Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes
 # (`accumulate` only in the last bits). `steps` is not among them: the schedule depends on it.
-CHANGEABLE = frozenset(
-    {
-        "device",
-        "workers",
-        "accumulate",
-        "parallel",
-        "recompute",
-        "log_every",
-        "evaluate_every",
-        "checkpoint_every",
-        "patience",
-        "max_skipped",
-    }  # fmt: skip
-)
+_WHERE = ("device", "workers", "accumulate", "parallel", "recompute")
+_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped")
+CHANGEABLE = frozenset((*_WHERE, *_TOLD))
 
 
 # Of what settings mean: to be raised when the same ones come to compute something else. A run from before it was
