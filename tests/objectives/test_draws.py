@@ -79,6 +79,13 @@ def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: Masking):
     assert (by_place - 3 / 18).abs().max() < 0.025, "every place is as likely"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_end_hides_as_often_as_a_word_where_it_is_asked_for(whole: bool):
+    hidden = drawn(many(), Masking(5000, 4, whole_words=whole, ends=True)).hidden
+    assert hidden.sum(1).tolist() == [3] * len(hidden) and not hidden[:, 0].any()
+    assert (hidden.float().mean(0)[1:20] - 3 / 19).abs().max() < 0.025
+
+
 def test_masks_change_with_the_step_and_the_sample():
     text = many(2)
     masks = [drawn(text, MASKING, step).hidden for step in range(6)]

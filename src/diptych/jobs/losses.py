@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,7 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
         GridImitation(weight=chosen.grid),
         ClassImitation(weight=chosen.classes),
         NextWords(weight=chosen.lm, smoothing=chosen.smoothing),
-        MaskedCaptions(masking, chosen.smoothing, weight=chosen.captions),
+        MaskedCaptions(replace(masking, ends=True), chosen.smoothing, weight=chosen.captions),
         MaskedRegions(Hiding(masking, regions), TARGETS[chosen.region_target], weight=chosen.regions),
         MaskedPixels(weight=chosen.mim, ratio=chosen.patch_rate),
         Hinge(weight=chosen.hinge, margin=chosen.margin, hardest=chosen.hardest),

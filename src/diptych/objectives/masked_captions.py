@@ -24,7 +24,7 @@ class MaskedCaptions:
     The true word's label is 1 - `smoothing`, the others share the rest evenly, as in the official code.
     """
 
-    masking: Masking = field(default_factory=lambda: Masking(rate=0.7))
+    masking: Masking = field(default_factory=lambda: Masking(rate=0.7, ends=True))
     smoothing: float = 0.1
     name: str = "captions"
     weight: float = 1.0

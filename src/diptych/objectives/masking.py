@@ -15,12 +15,16 @@ from diptych.objectives.hiding import Uniform
 
 @dataclass(frozen=True)
 class Masking:
-    """BERT's masking: of the chosen pieces 80 % become [MASK], 10 % a random piece, 10 % stay (Devlin et al. 2019, 3.1)."""
+    """BERT's masking: of the chosen pieces 80 % become [MASK], 10 % a random piece, 10 % stay (Devlin et al. 2019, 3.1).
+
+    `ends`: the token that ends a text may hide too, so that who learns to write learns to stop (BEiT-3, official code).
+    """
 
     vocabulary: int = 30522
     mask_id: int = 103
     rate: float = 0.15
     whole_words: bool = True
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class MaskedText:
 def mask(text: Text, masking: Masking, uniform: Uniform) -> MaskedText:
     """Hides about `rate` of each text's real pieces, at least one; with `whole_words` all pieces of a word or none.
 
-    The budget counts real pieces only (the official ViLT collator also counts pads); [CLS] and [SEP] never hide.
+    The budget counts real pieces only (the official ViLT collator also counts pads); [CLS] never hides, [SEP] only with `ends`.
     """
     n = text.ids.shape[1]
     hidden = _chosen(text, masking, uniform)
@@ -49,8 +53,10 @@ def mask(text: Text, masking: Masking, uniform: Uniform) -> MaskedText:
 def _chosen(text: Text, masking: Masking, uniform: Uniform) -> Bool[Tensor, "b n"]:
     real = text.real.cpu().numpy()
     order = uniform("masking: order", real.shape[1])
-    inner = _between_ends(real)
+    places, last = np.arange(real.shape[1]), real.sum(1, keepdims=True) - 1
+    inner = real & (places > 0) & (places < last + masking.ends)
     begins = inner if text.begins is None or not masking.whole_words else text.begins.cpu().numpy() & inner
+    begins = begins | (inner & (places == last))
     hidden = np.zeros_like(real)
     for row in range(len(real)):
         budget = max(1, round(masking.rate * int(real[row].sum())))
@@ -65,9 +71,3 @@ def _chosen(text: Text, masking: Masking, uniform: Uniform) -> Bool[Tensor, "b n
                 hidden[row, starts[word] : ends[word]] = True
                 budget -= length
     return torch.from_numpy(hidden).to(text.ids.device)
-
-
-def _between_ends(real: np.ndarray) -> np.ndarray:
-    """Real places but the first and the last: what stands between [CLS] and [SEP]."""
-    places = np.arange(real.shape[1])
-    return real & (places > 0) & (places < real.sum(1, keepdims=True) - 1)
