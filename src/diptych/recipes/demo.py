@@ -18,9 +18,9 @@ def pretraining(seed: int = 0) -> Pretrain:
 
 
 def vqa(seed: int = 0) -> Finetune:
-    """At a rate higher than the paper's, so that 200 steps tell more than which answers are common."""
+    """The model learns at a third of the head's rate, not a tenth as in the paper: 200 steps are few."""
     run = _short(finetune.vqa(vlmo.tiny()), 200, seed)
-    optimizer = replace(run.training.optimizer, learning_rate=1e-3)
+    optimizer = replace(run.training.optimizer, learning_rate=1e-3, head_multiplier=3.0)
     return replace(run, training=replace(run.training, optimizer=optimizer))
 
 
