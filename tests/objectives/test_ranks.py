@@ -1,0 +1,199 @@
+"""One batch is one batch: two ranks give the losses, gradients, teachers and queues that one gives, by every objective.
+
+The ranks hold uneven parts on canvases of their own sizes, and take two steps, so that what is remembered is read too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.heads import Contrast
+from diptych.inputs import Batch, Image, Matching, Regions, Text
+from diptych.models.cnn import FrozenCNN, Guidance
+from diptych.models.vilbert import ViLBERT
+from diptych.objectives.draws import Draws, Masking
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.hinge import Hinge
+from diptych.objectives.imitation import ClassImitation, GridImitation
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.lm import NextWords
+from diptych.objectives.mim import MaskedPixels
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.pretraining import Objective, Pretraining
+from diptych.objectives.regions import ByContrast, MaskedRegions, Target, by_class, by_feature
+from diptych.objectives.views import Lesson, Views
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.step import Step
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
+sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
+
+from battery_parts import MASK, PATCH, VOCABULARY, batch_of, rows
+from systems import albef, beit3, clip, mae, regions, vilbert, vilt, vlmo
+
+WORDS = Masking(VOCABULARY, MASK, 0.3)
+
+
+class Colours(FrozenCNN):
+    """A guide that sees colours."""
+
+    stride = PATCH
+
+    def __init__(self) -> None: ...
+
+    def __call__(self, image: Image) -> Guidance:
+        grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
+        classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
+        return Guidance(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
+
+
+def small(system: Any, name: str) -> Any:
+    return system.SYSTEMS[name].small()
+
+
+def on_model(model: Any, *objectives: Objective, **others: Any) -> Pretraining:
+    return Pretraining(model, model.heads(), objectives, **others)
+
+
+def remembering() -> Momentum:
+    model = albef.small()
+    student = on_model(model, ImageTextContrast(), HardMatching(even=1e-4), MaskedWords(WORDS))
+    return Momentum(student, Queue(16, model.joint), momentum=0.5)
+
+
+def judging_pairs() -> Pretraining:
+    step = on_model(small(clip, "clip"), ImageTextContrast(form="sigmoid"))
+    cast(Contrast, step.heads["contrast"]).judging_pairs()
+    return step
+
+
+def guided() -> Pretraining:
+    heads = nn.ModuleDict({"grid": nn.Linear(32, 1280), "classes": nn.Linear(32, 1000)})
+    return Pretraining(small(vilt, "vilt"), heads, [GridImitation(), ClassImitation()], guide=Colours())
+
+
+class OnMoreRegions(Pretraining):
+    """The step, given regions: each patch of the images to be matched twice, so that no image has but one."""
+
+    def views(self, batch: Batch, draws: Draws | None = None, lesson: Lesson | None = None) -> Views:
+        batch = vilbert.regional(batch)
+        shown = cast(Matching, batch.matching).shown
+        assert isinstance(shown, Regions) and shown.classes is not None
+        (features, real), classes = (torch.cat([x, x[:, 1:]], 1) for x in (shown.features, shown.real)), shown.classes
+        boxes, classes = (torch.cat([x, x[:, 1:].flip(2)], 1) for x in (shown.boxes, classes))
+        more = Matching(Regions(features, boxes, real, classes, shown.whole), cast(Matching, batch.matching).matched)
+        return super().views(replace(batch, matching=more), draws, lesson)
+
+
+def of_regions(target: Target, **sizes: Any) -> Pretraining:
+    model = ViLBERT(**vilbert.SIZES | sizes)
+    return OnMoreRegions(model, model.heads(), [MaskedRegions(vilbert.HIDING, target)])
+
+
+def hinge(name: str, hardest: bool) -> Pretraining:
+    return regions.OnRegions(small(regions, name), nn.ModuleDict(), [Hinge(hardest=hardest)])
+
+
+FEATURES = {"region_targets": vilbert.FEATURES}
+CASES: dict[str, Callable[[], nn.Module]] = {
+    "contrast": lambda: on_model(small(clip, "clip"), ImageTextContrast()),
+    "contrast, sigmoid": judging_pairs,
+    "contrast of two readouts, hard negatives": lambda: on_model(
+        vlmo.small(), ImageTextContrast(heads=vlmo.CONTRASTS), HardMatching()
+    ),
+    "momentum and queue": remembering,
+    "matching, words, alignment": lambda: on_model(
+        small(vilt, "vilt"), ImageTextMatching(), MaskedWords(WORDS), WordPatchAlignment(), most_patches=5
+    ),
+    "words alone": lambda: on_model(vlmo.small(together=3), MaskedWords(WORDS, alone=True)),
+    "imitation": guided,
+    "regions by class": lambda: of_regions(by_class),
+    "regions by feature": lambda: of_regions(by_feature, **FEATURES),
+    "regions by contrast": lambda: of_regions(ByContrast(6), **FEATURES),
+    "hinge, hardest": lambda: hinge("vsepp", True),
+    "hinge, all, by attention": lambda: hinge("scan", False),
+    "next words": lambda: on_model(small(clip, "coca"), NextWords()),
+    "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
+    "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MaskedPixels()]),
+}
+
+
+def part_of(batch: Batch, chosen: slice) -> Batch:
+    """A rank's rows, on canvases no larger than they need."""
+    part = rows(batch, torch.arange(len(batch))[chosen])
+    assert part.image and part.text and part.matching
+
+    def cut(image: Image) -> Image:
+        height, width = image.sizes.amax(0).tolist()
+        return Image(image.pixels[:, :, :height, :width], image.sizes)
+
+    longest, matching = int(part.text.real.sum(1).amax()), part.matching
+    ids, real, begins = part.text.ids, part.text.real, cast(Tensor, part.text.begins)
+    text = Text(ids[:, :longest], real[:, :longest], begins[:, :longest])
+    return replace(part, image=cut(part.image), text=text, matching=Matching(cut(matching.image), matching.matched))
+
+
+def summed(value: Tensor) -> Tensor:
+    """Over the ranks."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def trained(name: str, part: slice) -> dict[str, Tensor]:
+    """Losses and gradients of two steps of gradient descent on a rank's part of each batch, and what is left behind."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    torch.manual_seed(0)
+    step, found = CASES[name]().train(), {}
+    for k in range(2):
+        batch = part_of(replace(batch_of(8, seed=k), step=k), part)
+        counts = {name: summed(count) / world for name, count in cast(Step, step).counts(batch).items()}
+        losses = step(batch, counts)
+        torch.stack([w * losses[loss] for loss, w in cast(Step, step).weights.items()]).sum().backward()
+        found |= {f"{k} {loss}": summed(value) / world for loss, value in losses.items()}
+        for name, p in step.named_parameters():
+            if p.requires_grad:
+                gradient = summed(torch.zeros_like(p) if p.grad is None else p.grad) / world
+                found[f"{k} gradient {name}"] = gradient
+                p.data -= 0.01 * gradient / gradient.norm().clamp(min=1.0)
+                p.grad = None
+    return found | {f"left {name}": value.clone() for name, value in step.state_dict().items()}
+
+
+def _on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save({name: trained(name, (slice(5), slice(5, 8))[rank]) for name in CASES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(_on_rank, (str(folder),), nprocs=2)  # type: ignore[attr-defined]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_as_one(name: str, two_ranks: list[dict[str, dict[str, Tensor]]]):
+    first, second = (found[name] for found in two_ranks)
+    alone = trained(name, slice(None))
+    assert first.keys() == second.keys() == alone.keys()
+    for what, value in alone.items():
+        assert torch.equal(first[what], second[what]), what
+        torch.testing.assert_close(first[what], value, rtol=1e-4, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")
