@@ -7,11 +7,11 @@ holds only what stands in no shape, in the form of the published goldens'.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from other_sizes import VIT, Arguments, Made, beits, crossvits, none, recurrent, vilts, vits, vlmos
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,10 +19,6 @@ from diptych.state import tied
 from diptych.weights.golden import read_golden
 from diptych.weights.official import SYSTEMS
 from diptych.weights.read import sided
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
-
-from other_sizes import VIT, Arguments, Made, beits, crossvits, none, recurrent, vilts, vits, vlmos
 
 
 def vilberts() -> list[Made]:

@@ -6,7 +6,8 @@ the prompt included, padded behind their end. No gradients.
 """
 
 from diptych.generate.beams import Beams, Written, beam_search
+from diptych.generate.blanks import fill_blanks
 from diptych.generate.reading import Reader, Rules
 from diptych.generate.single import greedy, nucleus, sample
 
-__all__ = ["Beams", "Reader", "Rules", "Written", "beam_search", "greedy", "nucleus", "sample"]
+__all__ = ["Beams", "Reader", "Rules", "Written", "beam_search", "fill_blanks", "greedy", "nucleus", "sample"]

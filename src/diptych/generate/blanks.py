@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from diptych.generate.beams import COPY
 from diptych.generate.reading import Reader, Rules
 from diptych.models.verbs import Decodes
 from diptych.tokens import Tokens
 
-COPY = -1e9  # the sum that a beam begins with while it is but a copy of another
 CANDIDATES = 3  # continuations looked at, per beam
 
 

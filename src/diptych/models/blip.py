@@ -49,8 +49,8 @@ class TextEncoder(nn.Module):
         return tokens
 
 
-class TextDecoder(nn.Module):
-    """BERT that writes, each word seeing those before it. `begin`: the id of [DEC], which every text begins with."""
+class GroundedDecoder(nn.Module):
+    """BERT that writes of a context, each word seeing those before it. `begin`: the id of [DEC], which every text begins with."""
 
     def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, begin: int):
         super().__init__()
@@ -104,13 +104,13 @@ class BLIP(nn.Module):
         elif form != "caption":
             self.encoder = TextEncoder(words(), blocks(image_width), ground)
         if form in ("caption", "vqa"):
-            self.decoder = TextDecoder(words(), blocks(width if form == "vqa" else image_width), begin)
+            self.decoder = GroundedDecoder(words(), blocks(width if form == "vqa" else image_width), begin)
         elif form == "pretraining" and self.encoder is not None:
             own = blocks(image_width)
             for mine, shared in zip(own, self.encoder.blocks, strict=True):
                 mine.cross, mine.cross_norm = shared.cross, shared.cross_norm
                 mine.feedforward, mine.norm2 = shared.feedforward, shared.norm2
-            self.decoder = TextDecoder(self.encoder.words, own, begin)
+            self.decoder = GroundedDecoder(self.encoder.words, own, begin)
         self.apply(init_transformer)
 
     @property

@@ -33,8 +33,10 @@ from diptych.tokens import Pair, Tokens
 PAD = 0
 
 
-class TextDecoder(nn.Module):
-    """Words that see those before them, and a class token that has seen them all."""
+class UnimodalDecoder(nn.Module):
+    """The first half of the decoder, which sees no image: words that see those before them, and a class token behind, that
+    has seen them all.
+    """
 
     def __init__(self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str):
         super().__init__()
@@ -94,7 +96,9 @@ class CoCa(nn.Module):
         self.image = PatchTower(width, depth, heads, hidden, patch, grid, activation)
         self.pool = QueryPool(queries, text_width, pool_heads, width, EPS)
         self.image_norm = nn.LayerNorm(text_width, EPS)
-        self.text = TextDecoder(text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation)
+        self.text = UnimodalDecoder(
+            text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation
+        )
         self.text_norm = nn.LayerNorm(text_width, EPS)
         self.reads = nn.ModuleList(
             PreNormBlock(text_width, decoder_heads, decoder_hidden, EPS, activation=activation_named(activation))

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.generate.blanks import fill_blanks
-from diptych.generate.reading import Rules
+from diptych.generate import Rules, fill_blanks
 from diptych.inputs import Batch, Image, Text
 from diptych.models.beit3 import BEiT3
 from diptych.objectives.draws import Given, MaskedText

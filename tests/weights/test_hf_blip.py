@@ -1,87 +1,29 @@
-"""Hugging Face's CLIP and BLIP compute, from what is exported to them, what the official code computed; and back again."""
+"""Hugging Face's BLIP computes, from what is exported to it, what the official code computed; and back again."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hf_parts import equal, exported, golden, loaded, same
 from torch import Tensor, nn
 
 from diptych.inputs import Image, Text
-from diptych.jobs.export import export
-from diptych.jobs.folder import write_run
 from diptych.models.blip import BLIP
-from diptych.recipes.run import ImportedCheckpoint
-from diptych.train.checkpoint import save_weights
 from diptych.weights import blip
-from diptych.weights.golden import Answer, Golden, read_golden
+from diptych.weights.golden import Answer
 from diptych.weights.hf_blip import CLASSES
 from diptych.weights.layouts import unified
-from diptych.weights.official import load_official, understood
+from diptych.weights.official import load_official
 from diptych.weights.parity import compare
 from diptych.weights.read import WeightsError, read_checkpoint
 
-INSIDE = Path(__file__).parents[1] / "golden"
 SMALL: dict[str, Any] = dict(
     image_width=32, image_depth=2, image_heads=4, image_hidden=48, patch=8, grid=(2, 2), width=32, depth=2, heads=4,
     hidden=40, vocabulary=120, text_length=12, begin=118, ground=119, joint=16,
 )  # fmt: skip
-
-
-def golden(name: str) -> Golden:
-    folder = INSIDE / name if (INSIDE / name).is_dir() else Path(os.environ.get("DIPTYCH_GOLDENS", "")) / name
-    if not folder.is_dir():
-        pytest.skip(f"set DIPTYCH_GOLDENS to the folder of golden cases to check {name}")
-    return read_golden(folder)
-
-
-def exported(system: str, task: str, arguments: Mapping[str, Any], step: nn.Module, folder: Path) -> list[str]:
-    """A run's folder of these weights, and Hugging Face's beside it; gives what was left out."""
-    run = ImportedCheckpoint(system, task, dict(arguments), "checkpoint.pth")
-    write_run(folder / "run", run, {"imported": "checkpoint.pth"})
-    save_weights(folder / "run", step)
-    return export(folder / "run", "hf", folder / "hf")
-
-
-def loaded(kind: str, folder: Path) -> Any:
-    """Their class, every weight of which the folder must have, and no other."""
-    transformers = pytest.importorskip("transformers")
-    model, told = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
-    assert not any(told.values()), told
-    return model.eval()
-
-
-def equal(case: Golden, found: Mapping[str, Tensor]) -> None:
-    rows = [compare(name, "padded", case.expected[name], Answer(value)) for name, value in found.items()]
-    assert rows and all(row.ok for row in rows), rows
-
-
-def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["clip", "open_clip"])
-def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path: Path):
-    case = golden(name)
-    found = case.imported
-    assert exported(name, found.task, found.arguments, found.build(), tmp_path) == []
-    theirs = loaded("CLIPModel", tmp_path)
-    ids, pixels = case.inputs["text"], case.inputs["image"]
-    out = theirs(input_ids=ids, pixel_values=pixels, return_loss=True)
-    numbers = {"loss": out.loss, "logits_per_image": out.logits_per_image, "logits_per_text": out.logits_per_text}
-    if name == "open_clip":
-        numbers |= {"image_features": out.image_embeds, "text_features": out.text_embeds}
-    else:
-        numbers |= {"image_features": theirs.get_image_features(pixels).pooler_output}
-        numbers |= {"text_features": theirs.get_text_features(ids).pooler_output}
-    equal(case, {name: value for name, value in numbers.items() if name in case.expected})
-    back, _ = unified(name, read_checkpoint(tmp_path / "hf" / "model.safetensors"))
-    assert same(understood(name, back, case.config).state, found.state)
 
 
 @torch.no_grad()
