@@ -9,6 +9,7 @@ from dataclasses import replace
 from PIL import Image as Pillow
 
 from diptych.data.answers import Normalise, commonest, largest
+from diptych.data.shown import file_of, stem_of
 from diptych.data.source import Captioned, DataError, Question, Questioned
 from diptych.keyed import permutation
 
@@ -31,6 +32,12 @@ class DealtCaptions:
 
     def image(self, index: int) -> Pillow.Image:
         return self.source.image(index)
+
+    def file(self, index: int) -> bytes:
+        return file_of(self.source, index)
+
+    def stem(self, index: int) -> str:
+        return stem_of(self.source, index)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.source.captions(self.owner[index])

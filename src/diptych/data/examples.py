@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from diptych.data.answers import soft_scores
+from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows, showing, shown_in
 from diptych.data.source import BadSample, Captioned, Question, Questioned
-from diptych.data.transforms import ImageSettings, prepare, stack
 from diptych.data.wordpiece import Tokenizer
 from diptych.inputs import Batch, Matching
 from diptych.keyed import generator, uniform
@@ -39,22 +40,23 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """An image and its caption; `shown` is the image of another sample where matching replaces it."""
+    """An image, as it is shown, and its caption; `shown` is the image of another sample where matching replaces it."""
 
-    image: np.ndarray
+    image: Any
     caption: str
-    shown: np.ndarray | None = None
+    shown: Any = None
 
 
 class PairExamples:
     """One example per (image, caption): the food of pre-training and of retrieval.
 
     With `matching` > 0 a batch carries a `Matching`: with that probability the image shown beside the caption is that
-    of another sample, drawn uniformly. `images` without augmentation and `matching` 0 gives plain pairs.
+    of another sample, drawn uniformly. `images` without augmentation and `matching` 0 gives plain pairs. Where `images`
+    shows regions, they stand in `Batch.regions` (ViLBERT, VisualBERT, VSE++, SCAN).
     """
 
-    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings, matching: float = 0.5):
-        self.source, self.tokenizer, self.images, self.matching = source, tokenizer, images, matching
+    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, matching: float = 0.5):
+        self.source, self.tokenizer, self.shows, self.matching = source, tokenizer, showing(images), matching
         captions = [source.captions(i) for i in range(len(source))]
         self.owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])  # the image of each example
         self._first = np.cumsum([0] + [len(c) for c in captions])
@@ -77,11 +79,10 @@ class PairExamples:
         picture = self._picture(image, index, seed, step)
         return LoadedPair(picture, caption, self._replacement(image, index, seed, step))
 
-    def _picture(self, image: int, index: int, seed: int, step: int) -> np.ndarray:
-        random = generator(seed, step, index, f"augment {image}") if self.images.augment else None
-        return prepare(self.source.image(image), self.images, random)
+    def _picture(self, image: int, index: int, seed: int, step: int) -> Any:
+        return self.shows.load(self.source, image, generator(seed, step, index, f"augment {image}"))
 
-    def _replacement(self, image: int, index: int, seed: int, step: int) -> np.ndarray | None:
+    def _replacement(self, image: int, index: int, seed: int, step: int) -> Any:
         """The picture of another sample, or None where the pair stays together."""
         if len(self.source) < 2:
             return None
@@ -100,16 +101,11 @@ class PairExamples:
     def collate(self, loaded: list[LoadedPair], ids: Sequence[int], seed: int, step: int) -> Batch:
         matching = None
         if self.matching > 0:
-            shown = stack([x.image if x.shown is None else x.shown for x in loaded], self.images)
+            shown = self.shows.stack([x.image if x.shown is None else x.shown for x in loaded])
             matching = Matching(shown, torch.tensor([x.shown is None for x in loaded]))
-        return Batch(
-            seed,
-            step,
-            torch.tensor(ids),
-            image=stack([x.image for x in loaded], self.images),
-            text=self.tokenizer.encode([x.caption for x in loaded]),
-            matching=matching,
-        )
+        text = self.tokenizer.encode([x.caption for x in loaded])
+        batch = Batch(seed, step, torch.tensor(ids), text=text, matching=matching)
+        return shown_in(batch, self.shows.stack([x.image for x in loaded]))
 
 
 class QuestionExamples:
@@ -123,11 +119,11 @@ class QuestionExamples:
         self,
         source: Questioned,
         tokenizer: Tokenizer,
-        images: ImageSettings,
+        images: ImageSettings | Shows,
         answers: Sequence[str],
         normalise: Callable[[str], str],
     ):
-        self.source, self.tokenizer, self.images, self.normalise = source, tokenizer, images, normalise
+        self.source, self.tokenizer, self.shows, self.normalise = source, tokenizer, showing(images), normalise
         self.place = {answer: i for i, answer in enumerate(answers)}
 
     def __len__(self) -> int:
@@ -136,26 +132,25 @@ class QuestionExamples:
     def length(self, index: int) -> int:
         return 1  # a question's length tells its kind, and a batch of one kind teaches the answers of that kind alone
 
-    def load(self, index: int, seed: int, step: int) -> tuple[np.ndarray, Question]:
+    def load(self, index: int, seed: int, step: int) -> tuple[Any, Question]:
         question = self.source.question(index)
         check_text(question.text, self.source.where(index))
-        random = generator(seed, step, index, "augment") if self.images.augment else None
-        return prepare(self.source.image(question.image), self.images, random), question
+        return self.shows.load(self.source, question.image, generator(seed, step, index, "augment")), question
 
-    def collate(self, loaded: list[tuple[np.ndarray, Question]], ids: Sequence[int], seed: int, step: int) -> Batch:
+    def collate(self, loaded: list[tuple[Any, Question]], ids: Sequence[int], seed: int, step: int) -> Batch:
         targets = torch.zeros(len(loaded), len(self.place))
         for row, (_, question) in zip(targets, loaded, strict=True):
             for answer, score in soft_scores(question.answers, self.normalise).items():
                 if answer in self.place:
                     row[self.place[answer]] = score
-        return Batch(
+        batch = Batch(
             seed,
             step,
             torch.tensor(ids),
-            image=stack([image for image, _ in loaded], self.images),
             text=self.tokenizer.encode([q.text[:LONGEST_TEXT] for _, q in loaded]),
             labels={"targets": targets, "question": torch.tensor([q.id for _, q in loaded])},
         )
+        return shown_in(batch, self.shows.stack([shown for shown, _ in loaded]))
 
 
 def check_text(text: str, where: str) -> None:

@@ -33,6 +33,14 @@ class CaptionedFiles:
     def image(self, index: int) -> Pillow.Image:
         return load(self.root / self.entries[index].file, self.least)
 
+    def file(self, index: int) -> bytes:
+        """The picture's file as it lies. Raises BadSample."""
+        return read_bytes(self.root / self.entries[index].file)
+
+    def stem(self, index: int) -> str:
+        """The picture's file name without its ending: how others name what they say of it."""
+        return Path(self.entries[index].file).stem
+
     def captions(self, index: int) -> tuple[str, ...]:
         return self.entries[index].captions
 
@@ -42,13 +50,17 @@ class CaptionedFiles:
 
 def load(path: Path, least: int | None = None) -> Pillow.Image:
     """The picture in a file. Raises BadSample."""
+    return decode(read_bytes(path), str(path), least=least)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A picture's file, which must not be larger than any picture is. Raises BadSample."""
     try:
         if path.stat().st_size > 4 * MAX_PIXELS:
             raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadSample(str(path), f"cannot be read ({error.strerror})") from None
-    return decode(data, str(path), least=least)
 
 
 def open_captions(

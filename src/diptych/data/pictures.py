@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows, showing, shown_in
 from diptych.data.source import Captioned
-from diptych.data.transforms import ImageSettings, prepare, stack
 from diptych.inputs import Batch
 
 
 class PictureExamples:
-    """Every picture of a source, and its mirror image: examples 2i and 2i + 1."""
+    """Every picture of a source, and its mirror image: examples 2i and 2i + 1. `images` shows pixels or a CNN's grid."""
 
-    def __init__(self, source: Captioned, images: ImageSettings):
-        self.source, self.images = source, images
+    def __init__(self, source: Captioned, images: ImageSettings | Shows):
+        self.source, self.shows = source, showing(images)
 
     def __len__(self) -> int:
         return 2 * len(self.source)
@@ -25,8 +26,8 @@ class PictureExamples:
         return 1
 
     def load(self, index: int, seed: int, step: int) -> np.ndarray:
-        picture = prepare(self.source.image(index // 2), self.images)
+        picture = self.shows.load(self.source, index // 2, None)
         return np.ascontiguousarray(picture[:, ::-1]) if index % 2 else picture
 
     def collate(self, loaded: list[np.ndarray], ids: Sequence[int], seed: int, step: int) -> Batch:
-        return Batch(seed, step, torch.tensor(ids), image=stack(loaded, self.images))
+        return shown_in(Batch(seed, step, torch.tensor(ids)), self.shows.stack(loaded))

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from diptych.data.files import SPLITS, TABLES, choose, load
+from diptych.data.files import SPLITS, TABLES, choose, load, read_bytes
 from diptych.data.folder import Folder, need, parse_json, read_text
 from diptych.data.formats import Columns, named_split, table_rows
 from diptych.data.source import DataError, Question, Questioned
@@ -40,6 +40,14 @@ class QuestionedFiles:
 
     def image(self, index: int) -> Pillow.Image:
         return load(self.root / self.files[index], self.least)
+
+    def file(self, index: int) -> bytes:
+        """The file of picture `index` as it lies. Raises BadSample."""
+        return read_bytes(self.root / self.files[index])
+
+    def stem(self, index: int) -> str:
+        """Its name without its ending: how others name what they say of the picture."""
+        return Path(self.files[index]).stem
 
     def where(self, index: int) -> str:
         where, question = self.questions[index]

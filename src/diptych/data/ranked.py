@@ -9,6 +9,7 @@ import numpy as np
 
 from diptych.data.examples import LoadedPair, PairExamples
 from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows
 from diptych.data.source import Captioned, DataError
 from diptych.data.wordpiece import Tokenizer
 from diptych.inputs import Batch
@@ -20,7 +21,7 @@ TRIES = 4  # draws per false text: one may fall on the image itself
 class RankedExamples:
     """Pairs with `false` texts of other images each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2)."""
 
-    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings, false: int = 15):
+    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, false: int = 15):
         if len(source) < 2:
             raise DataError(f"{source.name} ({source.split}): ranking needs captions of at least two images")
         self.pairs = PairExamples(source, tokenizer, images, matching=0.0)

@@ -1,0 +1,128 @@
+"""What frozen networks see in pictures, in the place of their pixels: looked at once, then found by the picture's file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.data.detected import Detected, stack_regions
+from diptych.data.regions import DetectedRegions
+from diptych.data.settings import ImageSettings
+from diptych.data.shown import Pictured, file_of, stem_of
+from diptych.data.source import BadSample
+from diptych.data.transforms import normalise, prepare
+from diptych.inputs import Image, Regions
+from diptych.store import Arrays, Remembered, digest
+
+Look = Callable[[Tensor], Arrays]
+"""From the pixels of one picture (3, h, w), in [-1, 1], to what is seen in it: models.cnn.FrozenCNN.look, and others."""
+
+
+class Seen:
+    """What `look` sees in pictures that are prepared by `images` (never augmented). `name`: a digest of the network.
+
+    Each picture is looked at once, where `remembered` has room or a store, which later runs and other processes share. It
+    is known by its file's bytes, so that it need not even be decoded again; by its pixels where it lies in no file.
+    """
+
+    def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: Remembered):
+        self.look, self.images, self.remembered = look, replace(images, augment=False), remembered
+        self._name = digest(name, repr(self.images))
+
+    def of(self, source: Pictured, index: int) -> tuple[bytes, Arrays]:
+        """A digest of all that it depends on, and what is seen. Raises BadSample."""
+        name = digest(self._name, file_of(source, index))
+        return name, self.remembered.of(name, lambda: self._look(source, index))
+
+    def _look(self, source: Pictured, index: int) -> Arrays:
+        return self.look(normalise(prepare(source.image(index), self.images), self.images))
+
+
+class SeenGrids:
+    """A CNN's last map in the place of each picture (see shown.Shows): what `layers.grid.GridEmbedding` makes tokens of.
+
+    In a batch it is an image of as many channels as the map has features, and as many pixels as it has cells.
+    """
+
+    def __init__(self, seen: Seen):
+        self.seen = seen
+
+    def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> np.ndarray:
+        return self.seen.of(source, index)[1]["grid"].numpy()
+
+    def stack(self, loaded: Sequence[np.ndarray]) -> Image:
+        sizes = torch.tensor([grid.shape[:2] for grid in loaded])
+        rows, columns = sizes.amax(0).tolist()
+        canvas = torch.zeros(len(loaded), rows, columns, loaded[0].shape[2])
+        for cells, grid in zip(canvas, loaded, strict=True):
+            cells[: grid.shape[0], : grid.shape[1]] = torch.from_numpy(grid)
+        return Image(canvas.permute(0, 3, 1, 2), sizes)
+
+
+class SeenRegions:
+    """What a CNN sees in the same `boxes` of every picture (see shown.Shows), in the place of what a detector finds:
+    its map's mean in each box, and what `classify` says of that, which masked regions can be asked for.
+
+    `boxes` are as data.boxes makes them. `whole`: with the whole image in front (ViLBERT).
+    """
+
+    def __init__(
+        self, seen: Seen, boxes: np.ndarray, classify: Callable[[Tensor], Tensor], remembered: Remembered, whole: bool = False
+    ):  # fmt: skip
+        self.seen, self.boxes, self.classify, self.remembered, self.whole = seen, boxes, classify, remembered, whole
+        self._name = digest("boxes", boxes.tobytes())
+
+    def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> Detected:
+        name, seen = self.seen.of(source, index)
+        found = self.remembered.of(digest(self._name, name), lambda: self._pool(seen["grid"]))
+        return Detected(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
+
+    def stack(self, loaded: Sequence[Detected]) -> Regions:
+        regions = stack_regions(loaded)
+        return regions.with_whole() if self.whole else regions
+
+    def _pool(self, grid: Tensor) -> Arrays:
+        features = pooled(grid.float(), torch.from_numpy(self.boxes))
+        with torch.no_grad():
+            return {"features": features.half(), "classes": self.classify(features).half()}
+
+
+def pooled(grid: Tensor, boxes: Tensor) -> Tensor:
+    """The mean of a map (rows, columns, f) within each box (n × 5, see inputs.Regions): every cell counts by the share of
+    it that the box covers.
+    """
+    rows, columns, _ = grid.shape
+
+    def covered(begin: Tensor, end: Tensor, cells: int) -> Tensor:
+        edges = torch.arange(cells + 1) / cells
+        return (torch.minimum(end[:, None], edges[1:]) - torch.maximum(begin[:, None], edges[:-1])).clamp(min=0)
+
+    tall, wide = covered(boxes[:, 1], boxes[:, 3], rows), covered(boxes[:, 0], boxes[:, 2], columns)
+    shares = tall[:, :, None] * wide[:, None, :]
+    return torch.einsum("nrc,rcf->nf", shares / shares.sum((1, 2), keepdim=True), grid)
+
+
+class DetectorRegions:
+    """What a detector saw in each picture (see shown.Shows), as it is published (data.regions): found by the name of the
+    picture's file, or by the number that ends it (COCO's and Visual Genome's ids). `whole`: with the whole image in front.
+    """
+
+    def __init__(self, regions: DetectedRegions, whole: bool = False):
+        self.regions, self.whole = regions, whole
+
+    def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> Detected:
+        stem = stem_of(source, index)
+        number = re.search(r"\d+$", stem)
+        for name in (stem, number and (number[0].lstrip("0") or "0")):
+            if name and name in self.regions:
+                return self.regions.load(name)
+        raise BadSample(f"{source.name} ({source.split}), {stem}", "no regions of this picture are among those given")
+
+    def stack(self, loaded: Sequence[Detected]) -> Regions:
+        regions = stack_regions(loaded)
+        return regions.with_whole() if self.whole else regions

@@ -1,0 +1,88 @@
+"""How a picture is shown to a model: as pixels, or as what a frozen network or a detector saw in it (data/seen.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image as Pillow
+
+from diptych.data.settings import ImageSettings
+from diptych.data.transforms import prepare, stack
+from diptych.inputs import Batch, Image, Regions
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """Pictures by index: what sources of captions and of questions share."""
+
+    name: str
+    split: str
+
+    def image(self, index: int) -> Pillow.Image: ...
+
+
+@runtime_checkable
+class Filed(Protocol):
+    """A source whose pictures lie as files: what was made of a picture is found again by its bytes, undecoded, and what
+    a detector saw by its name.
+    """
+
+    def file(self, index: int) -> bytes:
+        """The picture's file as it lies. Raises BadSample."""
+        ...
+
+    def stem(self, index: int) -> str:
+        """The file's name without its ending."""
+        ...
+
+
+def file_of(source: Pictured, index: int) -> bytes:
+    """What a picture is known by: the bytes of its file, or of its pixels where it lies in none. Raises BadSample."""
+    if isinstance(source, Filed):
+        return source.file(index)
+    picture = source.image(index)
+    return f"{picture.size}".encode() + picture.tobytes()
+
+
+def stem_of(source: Pictured, index: int) -> str:
+    """The name of the picture's file; of what lies in none, its number."""
+    return source.stem(index) if isinstance(source, Filed) else str(index)
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """What every kind of examples asks for its pictures, of any source."""
+
+    def load(self, source: Pictured, index: int, random: np.random.Generator | None) -> Any:
+        """One picture as it will be shown. `random`: for augmentation. Raises BadSample."""
+        ...
+
+    def stack(self, loaded: Sequence[Any]) -> Image | Regions:
+        """What a batch holds of those that were loaded."""
+        ...
+
+
+class Pixels:
+    """Pixels, resized and normalised by `settings`, and augmented where they say so."""
+
+    def __init__(self, settings: ImageSettings):
+        self.settings = settings
+
+    def load(self, source: Pictured, index: int, random: np.random.Generator | None) -> np.ndarray:
+        return prepare(source.image(index), self.settings, random)
+
+    def stack(self, loaded: Sequence[np.ndarray]) -> Image:
+        return stack(loaded, self.settings)
+
+
+def showing(images: ImageSettings | Shows) -> Shows:
+    """Pixels where settings are given."""
+    return Pixels(images) if isinstance(images, ImageSettings) else images
+
+
+def shown_in(batch: Batch, shown: Image | Regions) -> Batch:
+    """The batch with its pictures, in the field that is theirs."""
+    return replace(batch, image=shown) if isinstance(shown, Image) else replace(batch, regions=shown)
