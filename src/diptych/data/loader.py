@@ -44,7 +44,7 @@ def loader(
         )
     lengths = [examples.length(i) for i in range(len(examples))]
     dataset = _Steps(examples, Order(lengths, seed, batch), rank, world, accumulate)
-    return _run(dataset, range(start, steps), workers)
+    return run(dataset, range(start, steps), workers)
 
 
 def sweep(
@@ -57,7 +57,7 @@ def sweep(
     held: Loaded | None = None
     waiting: tuple[Skipped, ...] = ()
     starts = range(0, len(examples), batch)[rank::world]
-    for made, skipped in _run(_Chunks(examples, batch, seed), starts, workers):
+    for made, skipped in run(_Chunks(examples, batch, seed), starts, workers):
         waiting += skipped
         if made is None:
             continue
@@ -139,7 +139,7 @@ def _chunk(examples: Examples, ids: Sequence[int], seed: int) -> tuple[Batch | N
     return examples.collate(kept, used, seed, 0) if kept else None, tuple(skipped)
 
 
-def _run(dataset: Dataset, keys: Sequence[int], workers: int) -> Iterator[Any]:
+def run(dataset: Dataset, keys: Iterable[Any], workers: int) -> Iterator[Any]:
     """``dataset[key]`` of every key, in order, made in worker processes (0: in this one)."""
     made: Iterable[Any] = DataLoader(
         dataset,

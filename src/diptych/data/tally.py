@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from diptych.data.source import DataError
 from diptych.inputs import Batch
@@ -24,6 +24,7 @@ class Loaded:
 
     batch: Batch
     skipped: tuple[Skipped, ...] = ()
+    cursor: Mapping[str, list[int]] = field(default_factory=dict)  # where a stream stands behind it, lane by lane
 
 
 class Tally:
