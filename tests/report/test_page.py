@@ -11,6 +11,8 @@ from diptych.report import (
     Facts,
     Findings,
     HeatMap,
+    Histogram,
+    JudgedExample,
     RetrievalExample,
     Table,
     write_report,
@@ -26,6 +28,8 @@ SECTIONS = [
     RetrievalExample(HOSTILE, [(PICTURE, 0.9, True)]),
     RetrievalExample(PICTURE, [(HOSTILE, 0.9, False)]),
     AnswerExample(PICTURE, HOSTILE, [(HOSTILE, 0.5), ("no", float("nan"))], HOSTILE, 0.0),
+    JudgedExample(PICTURE, HOSTILE, [(HOSTILE, HOSTILE, True), ("dropped", "match 0.1", False)]),
+    Histogram(HOSTILE, [0, 0.5, 1], {HOSTILE: [1, 3], "empty": [0, 0]}, 0.5),
     HeatMap(PICTURE, [HOSTILE, "dog"], np.ones((2, 3, 4)), 0.4, HOSTILE),
     Facts({HOSTILE: HOSTILE}),
 ]

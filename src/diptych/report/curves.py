@@ -88,19 +88,19 @@ def chart(group: Sequence[Curve]) -> str:
     if not finite:
         return f'<figure class="chart"><h3>{escape(name)}</h3><p class="quiet">No finite value was logged.</p></figure>'
     all_steps = [step for curve in group for step in curve.steps]
-    x = _scale(min(all_steps), max(all_steps), LEFT, WIDTH - RIGHT)
+    x = scale(min(all_steps), max(all_steps), LEFT, WIDTH - RIGHT)
     heights = [value for _, value in finite] + ([floor] if floor is not None else [])
     low, high = min(heights), max(heights)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     low, high = low - margin, high + margin
-    y = _scale(low, high, HEIGHT - BOTTOM, TOP)
+    y = scale(low, high, HEIGHT - BOTTOM, TOP)
 
     parts = []
     for tick in ticks(low, high):
         parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{_short(tick)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
     for tick in ticks(min(all_steps), max(all_steps), 3):
-        parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_short(tick)}</text>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{short(tick)}</text>')
     if floor is not None:
         label = next((c.floor_name for c in group if c.floor_name), "floor")
         above = y(floor) - 5 if y(floor) > TOP + 12 else y(floor) + 13
@@ -142,11 +142,11 @@ def chart(group: Sequence[Curve]) -> str:
     return f'<figure class="chart"><h3>{escape(name)}</h3>{drawing}{note}</figure>'
 
 
-def _scale(low: float, high: float, start: float, end: float):
+def scale(low: float, high: float, start: float, end: float):
     return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """A tick's label, exact for the round numbers ticks are."""
     for unit, letter in ((1e6, "M"), (1e3, "k")):
         if abs(number) >= 10 * unit or (letter == "M" and abs(number) >= unit):

@@ -9,8 +9,21 @@ from diptych.train.checkpoint import written_whole
 
 from . import inline
 from .curves import chart
+from .histogram import drawn
+from .judged import judged
 from .pictures import data_uri, overlay, shares
-from .sections import AnswerExample, Curve, Facts, Findings, HeatMap, RetrievalExample, Section, Table
+from .sections import (
+    AnswerExample,
+    Curve,
+    Facts,
+    Findings,
+    HeatMap,
+    Histogram,
+    JudgedExample,
+    RetrievalExample,
+    Section,
+    Table,
+)
 from .style import STYLE
 
 # Nothing may load or run, whatever a caption contains: escaping is the lock, this is the bolt.
@@ -81,6 +94,11 @@ def _answers(group: list[AnswerExample]) -> str:
             f'<ul>{bars}</ul><p class="verdict">{verdict}</p></div></article>'
         )
     return f'<div class="answers">{"".join(examples)}</div>'
+
+
+def _histograms(group: list[Histogram]) -> str:
+    legend = "Each line sums to 100 %; what lies left of a dashed one, or on it, is dropped."
+    return f'<p class="quiet">{legend}</p><div class="charts">{"".join(map(drawn, group))}</div>'
 
 
 def _heat_maps(group: list[HeatMap]) -> str:
@@ -155,6 +173,8 @@ HEADINGS = {
     Curve: "Curves",
     RetrievalExample: "Retrieved",
     AnswerExample: "Questions and answers",
+    JudgedExample: "Judged",
+    Histogram: "Scores",
     HeatMap: "Words over the picture",
     Table: "Results",
     Facts: "The run",
@@ -164,6 +184,8 @@ RENDER = {
     Curve: _curves,
     RetrievalExample: _retrieval,
     AnswerExample: _answers,
+    JudgedExample: judged,
+    Histogram: _histograms,
     HeatMap: _heat_maps,
     Table: _tables,
     Facts: _facts,

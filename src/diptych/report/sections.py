@@ -84,6 +84,30 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How often values fell between two `edges`, for each series (two at most). `threshold`: what divides them."""
+
+    title: str
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+    threshold: float | None = None
+
+    def __post_init__(self):
+        for name, counts in self.counts.items():
+            if len(counts) != len(self.edges) - 1:
+                raise ValueError(f"histogram {self.title!r}: {len(counts)} counts of {name!r}, {len(self.edges)} edges")
+
+
+@dataclass(frozen=True)
+class JudgedExample:
+    """A picture and what was decided about its captions: (text, what it is and what was said of it, whether it stays)."""
+
+    picture: Image.Image
+    decision: str
+    texts: Sequence[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True)
 class Facts:
     """How the run came about: command, versions, data, parameters, seeds, wall time, machine."""
 
@@ -97,4 +121,4 @@ class Findings:
     findings: Sequence[tuple[str, str]]
 
 
-Section = Curve | RetrievalExample | AnswerExample | HeatMap | Table | Facts | Findings
+Section = Curve | RetrievalExample | AnswerExample | JudgedExample | HeatMap | Histogram | Table | Facts | Findings

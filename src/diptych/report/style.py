@@ -77,6 +77,13 @@ dd { margin: 0; white-space: pre-wrap; }
 .answer ul { margin: .5rem 0; }
 .answer li { position: relative; display: flex; justify-content: space-between; padding: .1rem .4rem; margin-bottom: 2px; }
 .answer li i { position: absolute; inset: 0 auto 0 0; background: var(--train); opacity: .17; border-radius: 2px; }
+.answer.judged li { display: block; padding: 0; margin-bottom: .5rem; }
+.judged h3 { margin: 0; }
+.judged .right small { color: var(--right); }
+.judged .wrong small { color: var(--wrong); }
+.judged ul { max-height: 16rem; overflow-y: auto; }
+.key { display: inline-block; width: 1.1em; height: 2px; margin: 0 .4em .25em .8em; background: var(--train); }
+.key.held-out { background: var(--held-out); }
 .verdict { margin: 0; font-size: .85rem; color: var(--wrong); }
 
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: .9rem; }

@@ -1,0 +1,23 @@
+"""diptych noise DATA --out DIR [--share 0.5] [--seed S] [--split train]
+
+Shards in which a share of the captions is dealt to other images: what a filter of captions is measured on. DIR gets the
+tars and truth.jsonl, which says of every caption whether it is of its image, and whose it truly is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
+from diptych.recipes.bootstrap import Noise
+
+
+def noise_command(words: list[str]) -> None:
+    if asks_help(words) or not words:
+        return show_help(Noise(), "noise DATA --out DIR", __doc__)
+    data, out = positional(words, "the data"), folder(words)
+    asked = overridden(replace(Noise(), data=data), words, "noise DATA --out DIR", top=frozenset())
+    from diptych.jobs.noise import noise
+
+    dealt, captions = noise(asked, out)
+    print(f"{dealt:,} of {captions:,} captions dealt to other images: {out / 'truth.jsonl'}")

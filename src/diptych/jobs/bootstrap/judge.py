@@ -1,0 +1,175 @@
+"""The first pass over a unit: what the captioner writes, what the filter says of every text, and what each image looks like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diptych.data.examples import LONGEST_TEXT, check_text
+from diptych.data.source import BadSample
+from diptych.jobs.bootstrap.roles import CNN_PICTURES, Captioner, Filter, cnn_readout, encode, read, readout
+from diptych.jobs.bootstrap.units import Opened, Unit
+from diptych.jobs.folder import RunError
+from diptych.recipes.bootstrap import Bootstrap
+from diptych.train.checkpoint import written_whole
+
+TEXTS = 512  # judged at a time
+Row = dict[str, Any]
+Tick = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the first pass leaves of a unit: a row for each image, and a unit vector for each that can be read.
+
+    The rows' file is written last: where it stands, all of the part does.
+    """
+
+    rows: Path
+    features: Path
+
+    @classmethod
+    def of(cls, out: Path, unit: Unit) -> Part:
+        return cls(out / "parts" / f"{unit.name}.jsonl", out / "parts" / f"{unit.name}.npy")
+
+    @property
+    def done(self) -> bool:
+        return self.rows.is_file()
+
+    def write(self, rows: list[Row], features: np.ndarray) -> None:
+        with written_whole(self.features) as path, path.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+        with written_whole(self.rows) as path:
+            path.write_text("".join(line(row) for row in rows), encoding="utf-8")
+
+    def read(self) -> list[Row]:
+        return [json.loads(row) for row in self.rows.read_text(encoding="utf-8").splitlines()]
+
+    def read_features(self) -> np.ndarray:
+        return np.load(self.features, allow_pickle=False)
+
+
+def line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+class Judge:
+    """The runs at work on one unit after the other. `captioner` and `filter`: at least one of them."""
+
+    def __init__(self, asked: Bootstrap, captioner: Captioner | None, filter: Filter | None, device: torch.device):
+        self.asked, self.captioner, self.filter, self.device = asked, captioner, filter, device
+        self.looks = next(one.role for one in (filter, captioner) if one is not None)  # tells images apart
+        sides = [one.role.images.shorter for one in (captioner, filter) if one is not None]
+        self.least = max([*sides, CNN_PICTURES.shorter])
+
+    def pairs(self, unit: Unit, part: Part, tick: Tick) -> None:
+        """Writes all that is to be known of a unit's pairs; `tick` is told the share of the work that was done."""
+        opened = unit.open(self.least)
+        passes = (self.captioner is not None) + (self.filter is not None) + (self.asked.alike == "cnn")
+        ticked = per_image(tick, passes * len(opened.images))
+        features: dict[int, np.ndarray] = {}
+        written = dict(self._written(opened, features, ticked))
+        rows = {index: readable_texts(opened, index, written.get(index)) for index in opened.images}
+        self._judge(opened, rows, features, ticked)
+        if self.asked.alike == "cnn":
+            features = dict(self._seen(opened, ticked))
+        for index in opened.images:
+            if index not in features:
+                rows[index] = {"bad": why_bad(opened, index)}
+        self._write(part, opened, rows, features)
+
+    def images(self, unit: Unit, part: Part, tick: Tick) -> None:
+        """Writes what a unit's images look like, and no more: they are but compared with."""
+        opened = unit.open(self.least)
+        features = dict(self._seen(opened, per_image(tick, len(opened.images))))
+        rows = {index: {} if index in features else {"bad": why_bad(opened, index)} for index in opened.images}
+        self._write(part, opened, rows, features)
+
+    def _written(
+        self, opened: Opened, features: dict[int, np.ndarray], tick: Callable[[int], None]
+    ) -> Iterator[tuple[int, str]]:
+        if self.captioner is None:
+            return
+        role = self.captioner.role
+        for indices, image in read(opened, role.images, self.asked, self.device, tick):
+            tokens = encode(role, image)
+            if self.filter is None:
+                features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
+            yield from zip(indices, self.captioner.write(tokens, opened.unit.name, indices), strict=True)
+
+    def _judge(
+        self, opened: Opened, rows: dict[int, Row], features: dict[int, np.ndarray], tick: Callable[[int], None]
+    ) -> None:
+        """Enters the filter's scores beside every text that can be read."""
+        if self.filter is None:
+            return
+        role = self.filter.role
+        for indices, image in read(opened, role.images, self.asked, self.device, tick):
+            tokens = encode(role, image)
+            features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
+            asked = [
+                (at, text) for at, index in enumerate(indices) for text in texts_of(rows[index]) if "bad" not in text
+            ]
+            for first in range(0, len(asked), TEXTS):
+                some = asked[first : first + TEXTS]
+                scores = self.filter.judge(tokens, [t["text"] for _, t in some], torch.tensor([at for at, _ in some]))
+                for (_, text), told in zip(some, scores, strict=True):
+                    text |= {name: round(value, 6) for name, value in told.items()}
+
+    def _seen(self, opened: Opened, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
+        cnn = self.asked.alike == "cnn"
+        images = CNN_PICTURES if cnn else self.looks.images
+        for indices, image in read(opened, images, self.asked, self.device, tick):
+            found = cnn_readout(image) if cnn else readout(self.looks, encode(self.looks, image))
+            yield from zip(indices, found.cpu().numpy(), strict=True)
+
+    def _write(self, part: Part, opened: Opened, rows: dict[int, Row], features: dict[int, np.ndarray]) -> None:
+        """Samples that lack a part stand behind the others."""
+        told = [
+            {"key": opened.key(index), "index": index, "where": opened.source.where(index)} | rows[index]
+            for index in opened.images
+        ]
+        told += [{"key": "", "index": -1, "where": bad.where, "bad": bad.why} for bad in opened.bad]
+        vectors = [features[index] for index in opened.images if index in features]
+        if vectors and not np.isfinite(np.stack(vectors)).all():
+            raise RunError(f"the run that tells images apart gives numbers that are not finite ({opened.unit.name})")
+        part.write(told, np.stack(vectors).astype(np.float32) if vectors else np.zeros((0, 1), np.float32))
+
+
+def per_image(tick: Tick, images: int) -> Callable[[int], None]:
+    return lambda n: tick(n / max(images, 1))
+
+
+def texts_of(row: Row) -> list[Row]:
+    """All texts of an image: those it came with, and the one that was written."""
+    return [*row["texts"], *([row["synthetic"]] if row["synthetic"] else [])]
+
+
+def readable_texts(opened: Opened, index: int, written: str | None) -> Row:
+    """An image's texts as far as a model could read them; one that it cannot has a reason beside it."""
+    texts: list[Row] = []
+    where = opened.source.where(index)
+    for said in [*opened.source.captions(index), *([written] if written is not None else [])]:
+        text = said[:LONGEST_TEXT].encode(errors="replace").decode()
+        try:
+            check_text(said, where)
+            texts.append({"text": text})
+        except BadSample as bad:
+            texts.append({"text": text, "bad": bad.why})
+    synthetic = texts.pop() if written is not None else None
+    return {"texts": texts, "synthetic": synthetic}
+
+
+def why_bad(opened: Opened, index: int) -> str:
+    """Why a picture could not be read."""
+    try:
+        opened.source.image(index)
+    except BadSample as bad:
+        return bad.why
+    return "could not be read once, then could"

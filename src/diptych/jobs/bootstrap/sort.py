@@ -1,0 +1,120 @@
+"""The second pass: every image beside all before it and beside the test set, its verdict, and the shard that it stays in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.data.shard_writer import Sample, described, picture_file, write_shard
+from diptych.data.source import BadSample
+from diptych.jobs.bootstrap.decide import Row, Verdict, decide
+from diptych.jobs.bootstrap.judge import Part, line
+from diptych.jobs.bootstrap.twins import Seen, Twin
+from diptych.jobs.bootstrap.units import Opened, Unit
+from diptych.recipes.bootstrap import Bootstrap
+from diptych.train.checkpoint import written_whole
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A unit's rows with their verdicts, and those of its images that are like others."""
+
+    unit: Unit
+    rows: list[Row]
+    verdicts: list[Verdict]
+    similar: list[Row]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What comes out of a unit. The tar is written last: where it stands, all of it does."""
+
+    tar: Path
+    decisions: Path
+    similar: Path
+
+    @classmethod
+    def of(cls, out: Path, unit: Unit) -> Shard:
+        parts = out / "parts"
+        return cls(
+            out / f"{unit.name}.tar", parts / f"{unit.name}.decisions.jsonl", parts / f"{unit.name}.similar.jsonl"
+        )
+
+    @property
+    def done(self) -> bool:
+        return self.tar.is_file()
+
+    def write(self, kept: Sorted, opened: Opened) -> None:
+        """Raises BadSample where a picture has become unreadable since the first pass."""
+        told = [tell(row, verdict) for row, verdict in zip(kept.rows, kept.verdicts, strict=True)]
+        pairs = [pair for verdict, _ in told for pair in verdict.pairs]
+        for place, rows in ((self.decisions, pairs), (self.similar, kept.similar)):
+            with written_whole(place) as path:
+                path.write_text("".join(map(line, rows)), encoding="utf-8")
+        with written_whole(self.tar) as path:
+            write_shard(
+                path,
+                (
+                    Sample(row["key"], *picture_file(opened.source, row["index"]), data)
+                    for row, (_, data) in zip(kept.rows, told, strict=True)
+                    if data
+                ),
+            )
+
+
+def tell(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
+    """A verdict and what the shard tells of it: nothing where no text stays, or where that would be too long to be read."""
+    if not verdict.texts:
+        return verdict, b""
+    try:
+        return verdict, described(verdict.texts, {"bootstrap": verdict.pairs}, row["where"])
+    except BadSample as bad:
+        return Verdict([], [pair | {"decision": "skipped", "reason": bad.why} for pair in verdict.pairs]), b""
+
+
+class Sorter:
+    """Goes through all units in their order, since what is a duplicate hangs on what came before."""
+
+    def __init__(self, asked: Bootstrap, out: Path, against: Sequence[Unit], device: torch.device):
+        self.asked, self.out = asked, out
+        self.seen, self.tests = Seen(asked.alike_over, device), Seen(asked.alike_over, device)
+        self.names: list[str] = []
+        self.test_names: list[str] = []
+        for unit in against:
+            part = Part.of(out, unit)
+            readable = [row["where"] for row in part.read() if "bad" not in row]
+            places = range(len(self.test_names), len(self.test_names) + len(readable))
+            self.tests.add(part.read_features(), list(places))
+            self.test_names += readable
+
+    def sort(self, unit: Unit) -> Sorted:
+        part = Part.of(self.out, unit)
+        rows, vectors = part.read(), part.read_features()
+        readable = [i for i, row in enumerate(rows) if "bad" not in row]
+        verdicts = [decide(row, self.asked) for row in rows]
+        leaks = self._told(
+            "leak", self.tests.nearest(vectors) if self.tests.places else [None] * len(readable), self.test_names
+        )
+        stay = [bool(verdicts[i].texts) for i in readable]
+        if self.asked.leaks == "drop":
+            stay = [here and leak is None for here, leak in zip(stay, leaks, strict=True)]
+        places = list(range(len(self.names), len(self.names) + len(readable)))
+        self.names += [f"{unit.name}/{rows[i]['key']}" for i in readable]
+        twins = self._told("duplicate", self.seen.among(vectors, places, stay), self.names)
+        similar = []
+        for i, leak, twin in zip(readable, leaks, twins, strict=True):
+            found = [(one, drop) for one, drop in ((leak, self.asked.leaks), (twin, self.asked.duplicates)) if one]
+            dropped = [one for one, drop in found if drop == "drop"]
+            if dropped:
+                verdicts[i] = decide(rows[i], self.asked, dropped[0])
+            own: dict[str, Any] = {"shard": unit.name, "key": rows[i]["key"], "where": rows[i]["where"]}
+            similar += [own | one | {"dropped": one in dropped} for one, _ in found]
+        named = [replace(v, pairs=[{"shard": unit.name, **pair} for pair in v.pairs]) for v in verdicts]
+        return Sorted(unit, rows, named, similar)
+
+    def _told(self, kind: str, twins: Sequence[Twin | None], names: list[str]) -> list[Row | None]:
+        return [None if t is None else {"kind": kind, "of": names[t.of], "cosine": t.cosine} for t in twins]

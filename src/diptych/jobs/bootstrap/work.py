@@ -1,0 +1,143 @@
+"""Bootstrapping a set of pairs: from shards to shards, by as many processes as there are, going on where they stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from diptych.jobs.bootstrap.judge import Judge, Part
+from diptych.jobs.bootstrap.page import finish
+from diptych.jobs.bootstrap.roles import Captioner, Filter, subject
+from diptych.jobs.bootstrap.sort import Shard, Sorter
+from diptych.jobs.bootstrap.units import Unit, Workers, outside, units
+from diptych.jobs.folder import RunError
+from diptych.jobs.scores import Subject
+from diptych.recipes.bootstrap import Bootstrap
+from diptych.tokens import packing
+from diptych.train.checkpoint import MODEL, refuse_other_settings, written_whole
+from diptych.train.distributed import pick_device, takes_bf16
+
+SETTINGS = "bootstrap.json"
+CHANGEABLE = ("device", "workers")  # between a run that was stopped and the one that goes on
+Counts = dict[str, int]
+
+
+def bootstrap(asked: Bootstrap, out: Path) -> Counts:
+    """Writes ``out/NAME.tar`` for each unit of the data, decisions.jsonl, similar.jsonl, skipped.json and report.html.
+
+    Several processes (torchrun's) share the units and need not speak with each other: each waits for the others' files.
+    Raises DataError, RunError, CheckpointError, BadSample.
+    """
+    if not asked.captioner and not asked.filter:
+        raise RunError("nothing to do: give --captioner RUN, --filter RUN, or both")
+    workers, found = Workers.here(), units(asked.data, asked.split, asked.shard)
+    outside(found, out)
+    against = [Unit(f"against-{i:05d}", u.data, u.split, u.first, u.last, u.tar) for i, u in enumerate(_tests(asked))]
+    if {unit.name for unit in found} & {unit.name for unit in against}:
+        raise RunError(f"{asked.data}: a shard's name begins with against-, as those of --against do; rename it")
+    settle(asked, found, out, workers)
+    device = pick_device(asked.device)
+    if device.type == "cuda" and workers.world > 1:
+        device = torch.device("cuda", workers.rank % torch.cuda.device_count())
+    bf16 = takes_bf16(device, asked.precision)
+    with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        _judge(asked, out, found, against, workers, device)
+    await_all([Part.of(out, unit) for unit in (*found, *against)], workers)
+    with _bar("writing shards", len(found), workers) as tick:
+        sorter, last = Sorter(asked, out, against, device), {unit.name for unit in workers.share(found)}
+        for unit in found:
+            kept = sorter.sort(unit)
+            if unit.name in last and not (shard := Shard.of(out, unit)).done:
+                shard.write(kept, unit.open())
+            tick(1)
+    if not workers.main:
+        return {}
+    await_all([Shard.of(out, unit) for unit in found], workers)
+    return finish(asked, out, found)
+
+
+def _tests(asked: Bootstrap) -> list[Unit]:
+    return units(asked.against, asked.against_split, asked.shard) if asked.against else []
+
+
+def _judge(
+    asked: Bootstrap, out: Path, found: Sequence[Unit], against: Sequence[Unit], workers: Workers, device: torch.device
+) -> None:
+    """The first pass over this process's share, as far as it is not there yet. Runs are loaded only where there is any."""
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    own = workers.share([*((unit, False) for unit in found), *((unit, True) for unit in against)])
+    left = [(unit, test) for unit, test in own if not Part.of(out, unit).done]
+    if not left:
+        return
+    opened: dict[str, Subject] = {}
+
+    def role(folder: str) -> Subject:
+        if folder not in opened:
+            opened[folder] = subject(Path(folder), asked, device)
+        return opened[folder]
+
+    captioner = Captioner(role(asked.captioner), asked) if asked.captioner else None
+    judge = Judge(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
+    with _bar("captioning and judging", len(left), workers) as tick:
+        for unit, test in left:
+            (judge.images if test else judge.pairs)(unit, Part.of(out, unit), tick)
+
+
+def settle(asked: Bootstrap, found: Sequence[Unit], out: Path, workers: Workers) -> None:
+    """Writes what is asked for, or sees that it is what was asked for before. Raises CheckpointError, RunError."""
+    told: dict[str, Any] = {k: v for k, v in asdict(asked).items() if k not in CHANGEABLE}
+    told["weights"] = {name: fingerprint(Path(folder)) for name in ("captioner", "filter") if (folder := told[name])}
+    told["shards"] = {unit.name: Path(unit.data).stat().st_size if unit.tar else unit.last for unit in found}
+    path = out / SETTINGS
+    if path.is_file():
+        try:
+            held = json.loads(path.read_text())
+        except ValueError:
+            raise RunError(f"{path} cannot be read; remove the folder or give another --out") from None
+        refuse_other_settings(out, held, told)
+    elif any(Shard.of(out, unit).done for unit in found):
+        raise RunError(f"{out} holds shards that no bootstrap wrote; give another --out")
+    elif workers.main:
+        out.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(told, indent=1))
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of a run's weights: an output folder is of one captioner and one filter, not of two by the same name."""
+    path = folder / MODEL
+    if not path.is_file():
+        raise RunError(f"{folder}: no {MODEL} there; give the folder of a finished run")
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while data := file.read(1 << 24):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def await_all(files: Sequence[Part] | Sequence[Shard], workers: Workers) -> None:
+    """Until every process has written its own. Where one stops with an error torchrun stops the others."""
+    left = [file for file in files if not file.done]
+    if left and workers.main:
+        print(f"waiting for {len(left)} parts of other processes", flush=True)
+    while left:
+        time.sleep(0.2)
+        left = [file for file in left if not file.done]
+
+
+@contextmanager
+def _bar(what: str, total: int, workers: Workers) -> Iterator[Callable[[float], None]]:
+    """A progress bar over units, with the time left; of the first process alone."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not workers.main) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda share: progress.advance(task, share)

@@ -1,0 +1,50 @@
+"""Writing a noised set of pairs, and the truth about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from diptych.data.files import open_captions
+from diptych.data.noise import NoisedCaptions
+from diptych.data.shard_writer import Sample, described, picture_file, write_shard
+from diptych.data.source import DataError
+from diptych.recipes.bootstrap import Noise
+from diptych.train.checkpoint import written_whole
+
+TRUTH = "truth.jsonl"
+
+
+def noise(asked: Noise, out: Path) -> tuple[int, int]:
+    """Writes ``out/SPLIT-00000.tar`` … and truth.jsonl; how many captions were dealt to others, and how many there are.
+
+    Raises DataError, BadSample.
+    """
+    if asked.shard < 1:
+        raise DataError(f"a shard of {asked.shard} images cannot be written; give --shard 1 or more")
+    source = NoisedCaptions(open_captions(asked.data, asked.split), asked.share, asked.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    truth: list[dict[str, Any]] = []
+    for number, first in enumerate(track(range(0, len(source), asked.shard), description="writing shards")):
+        samples = []
+        for index in range(first, min(first + asked.shard, len(source))):
+            rows = _truth(source, index)
+            told = described(source.captions(index), {"noise": rows}, source.where(index))
+            samples.append(Sample(f"{index:08d}", *picture_file(source, index), told))
+            truth += rows
+        with written_whole(out / f"{asked.split}-{number:05d}.tar") as path:
+            write_shard(path, samples)
+    with written_whole(out / TRUTH) as path:
+        path.write_text("".join(json.dumps(row) + "\n" for row in truth))
+    return sum(not row["own"] for row in truth), len(truth)
+
+
+def _truth(source: NoisedCaptions, index: int) -> list[dict[str, Any]]:
+    """Of each caption of an image, whose it truly is."""
+    return [
+        {"key": f"{index:08d}", "caption": place, "own": owner == index, "of": f"{owner:08d}", "its": its}
+        for place, (owner, its) in enumerate(source.owners(index))
+    ]
