@@ -48,7 +48,7 @@ def test_blip_s_official_scores_come_out_of_hugging_face_s(tmp_path: Path):
     case = golden("blip_retrieval")
     found = case.imported
     left = exported("blip", "retrieval", found.arguments, found.build(), tmp_path)
-    assert "visual_encoder_m (the momentum model, by which alone training goes on)" in left
+    assert "temp (the temperature: their class gives cosines as they are)" in left
     theirs = loaded("BlipForImageTextRetrieval", tmp_path)
     ids, mask, pixels = case.inputs["text_ids"], case.inputs["text_mask"], case.inputs["image"]
     grounded = ids.clone()

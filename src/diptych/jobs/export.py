@@ -31,15 +31,21 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     system, task, arguments = _identity(run)
     if system not in SYSTEMS:
         raise RunError(f"{folder} holds a {system}, which has no official layout; there are: {', '.join(SYSTEMS)}")
-    ours = read_weights(folder)
-    names = SYSTEMS[system].names(arguments, task)
+    ours, names = read_weights(folder), SYSTEMS[system].names(arguments, task)
+    beside = names.beside
+    if beside:
+        names = names.of_student  # a run's weights are the student's
     official = names.to_official(ours)
     dead = load_file(folder / DEAD) if (folder / DEAD).is_file() else {}
     unread = {} if "imported" in facts else names.dead  # an import kept what it found
     lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
+    if beside and not any(name in dead for name in beside):
+        lost.append("the momentum model and its queue (a run keeps its student)")
     if to == "hf":
-        left = _write_hf(system, task, arguments, official, out)
-        return [f"{name} ({names.dead[name]})" for name in dead] + left
+        left = _write_hf(
+            system, task, arguments, official | {n: t for n, t in dead.items() if n not in names.dead}, out
+        )
+        return [f"{name} ({names.dead[name]})" for name in dead if name in names.dead] + left
     whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as path:

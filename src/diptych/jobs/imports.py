@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from diptych.jobs.folder import RunError, write_run
 from diptych.recipes import finetune, vilt, vit
@@ -15,7 +16,7 @@ from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train.checkpoint import CHECKPOINT, save_weights, written_whole
 from diptych.weights.official import Imported, load_official
 
-DEAD = "dead.safetensors"  # what the official file has and nothing reads: `export` gives it back
+DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
 
 
 def import_official(
@@ -33,10 +34,17 @@ def import_official(
         facts["answers"] = _answers(answers, len(found.state["head.answers.bias"]))
     write_run(out, run, facts)
     save_weights(out, found.build())
-    if found.left:
+    left = found.left | _beside(found)
+    if left:
         with written_whole(out / DEAD) as path:
-            save_file({name: tensor.contiguous() for name, tensor in found.left.items()}, path)
+            save_file({name: tensor.contiguous().clone() for name, tensor in left.items()}, path)
     return found
+
+
+def _beside(found: Imported) -> dict[str, Tensor]:
+    """The teacher and queue that a student stood beside, by their official names: a run's weights are the student's."""
+    beside = {name: tensor for name, tensor in found.state.items() if name.startswith(("teacher.", "queue."))}
+    return found.names.to_official(beside)
 
 
 def _run(found: Imported, checkpoint: Path) -> Pretrain | Finetune | ImportedCheckpoint:

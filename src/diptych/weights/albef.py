@@ -33,6 +33,7 @@ from diptych.weights.system import (
     heads_of,
     marked,
     shape,
+    student_of,
     vision_grid,
 )
 from diptych.weights.vit import encoder_shape
@@ -48,8 +49,8 @@ def task(state: State) -> str:
     marks = {
         "ta_head.weight": "assignment",
         f"text_decoder.bert.{WORDS}": "vqa",
-        "idx_queue": "retrieval",
         f"text_encoder.bert.{WORDS}": "pretraining",
+        "itm_head.weight": "retrieval",
     }
     if (found := marked(state, marks)) == "encoder":
         raise WeightsError("an ALBEF of no known task: it has neither decoder nor head nor queue")
@@ -96,29 +97,40 @@ def infer(state: State, told: Told) -> dict[str, Any]:
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that a checkpoint (`state`, our names) was trained in: beside its momentum model, but for assignment."""
-    model = ALBEF(**arguments)
+    """The step that a checkpoint (`state`, our names) was trained in: beside its momentum model where it holds that."""
+    model, (own, beside) = ALBEF(**arguments), student_of(state)
     if task == "assignment":
         return TextAssignment(model, model.width, nn.Linear(model.image_width, model.joint))
+    if task not in ("pretraining", "retrieval"):
+        judge = _judging(model, task, own)
+        return Distilled(judge) if beside else judge
+    student = _pretraining(model) if task == "pretraining" else _retrieval(model)
+    return (
+        Momentum(student, Queue(*shape(state, "queue.image", 2), identified=task == "retrieval")) if beside else student
+    )
+
+
+def _judging(model: ALBEF, task: str, state: State) -> Entailment | NLVR2AtOnce | OpenVQA:
     if task == "nlvr2":
-        return Distilled(NLVR2AtOnce(model, model.width))
-    if task == "entailment":
-        answers = shape(state, "student.head.2.weight", 2)[0]
-        head = nn.Sequential(
-            nn.Linear(model.width, model.width), nn.ReLU(), nn.Linear(model.width, answers)
-        )  # fmt: skip
-        return Distilled(Entailment(model, head))
+        return NLVR2AtOnce(model, model.width)
     if task == "vqa":
-        return Distilled(OpenVQA(model, twice=True))
+        return OpenVQA(model, twice=True)
+    answers = shape(state, "head.2.weight", 2)[0]
+    return Entailment(
+        model, nn.Sequential(nn.Linear(model.width, model.width), nn.ReLU(), nn.Linear(model.width, answers))
+    )
+
+
+def _pretraining(model: ALBEF) -> Pretraining:
+    masking = Masking(model.vocabulary, whole_words=False)
+    return Pretraining(model, model.heads(), [MaskedWords(masking), ImageTextContrast(), HardMatching()])
+
+
+def _retrieval(model: ALBEF) -> Pretraining:
     heads = model.heads()
-    queue = Queue(*shape(state, "queue.image", 2), identified=task == "retrieval")
-    if task == "pretraining":
-        masking = Masking(model.vocabulary, whole_words=False)
-        objectives = [MaskedWords(masking), ImageTextContrast(), HardMatching()]
-        return Momentum(Pretraining(model, heads, objectives), queue)
     del heads["words"]
     heads["contrast"].scale = Temperature(bounds=None)  # the official code holds it while pre-training only
-    return Momentum(Pretraining(model, heads, [ImageTextContrast(), HardMatching()]), queue)
+    return Pretraining(model, heads, [ImageTextContrast(), HardMatching()])
 
 
 SYSTEM = System(

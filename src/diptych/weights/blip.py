@@ -19,7 +19,18 @@ from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.weights.blip_names import READER, WRITER, names
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape, vision_grid
+from diptych.weights.system import (
+    Arguments,
+    Positions,
+    State,
+    System,
+    Told,
+    count,
+    heads_of,
+    shape,
+    student_of,
+    vision_grid,
+)
 from diptych.weights.vit import encoder_shape
 
 SMOOTHING, PROMPT = 0.1, 4  # of the official losses; pieces that every caption begins with: [DEC] a picture of
@@ -32,10 +43,10 @@ def task(state: State) -> str:
         return "nlvr2"
     if "text_decoder" in parts:
         return ("pretraining" if "temp" in parts else "vqa") if "text_encoder" in parts else "caption"
-    if "idx_queue" in parts:
-        return "retrieval"
     if "itm_head" in parts:
-        return "matching"  # the official BLIP_ITM: what retrieval keeps when it no longer trains
+        return (
+            "retrieval" if "temp" in parts else "matching"
+        )  # BLIP_ITM, which the official code has to score pairs alone
     raise WeightsError("a BLIP of no known task: it has neither decoder nor head nor queue")
 
 
@@ -69,7 +80,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that a checkpoint (`state`, our names) was trained in."""
+    """The step that a checkpoint (`state`, our names) was trained in: beside its momentum model where it holds that."""
     model = BLIP(**arguments)
     if task == "caption":
         return Captioning(model, PROMPT, SMOOTHING)
@@ -87,11 +98,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         if task == "pretraining"
         else [HardMatching(compare=among_themselves)]
     )
-    size, width = shape(state, "queue.image", 2)
-    queue = Queue(size, width, identified=task == "retrieval")
-    return Momentum(
-        Pretraining(model, model.heads(), objectives), queue, ("model.decoder", "heads.match", "heads.contrast.scale")
-    )
+    student = Pretraining(model, model.heads(), objectives)
+    if not student_of(state)[1]:
+        return student
+    queue = Queue(*shape(state, "queue.image", 2), identified=task == "retrieval")
+    return Momentum(student, queue, ("model.decoder", "heads.match", "heads.contrast.scale"))
 
 
 SYSTEM = System(

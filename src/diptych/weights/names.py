@@ -62,6 +62,23 @@ class Names:
             {**self.split, **other.split},
         )
 
+    @property
+    def beside(self) -> list[str]:
+        """The official names of what stands beside a student: its teacher's weights and its queue."""
+        return [official for official, our in self.ours.items() if our.startswith(("teacher.", "queue."))]
+
+    @property
+    def of_student(self) -> Names:
+        """The part of a student that was beside its teacher, as it stands alone."""
+        stem = "student."
+        ours = {official: our.removeprefix(stem) for official, our in self.ours.items() if our.startswith(stem)}
+        parts = {official.partition(".")[0] for official in ours}
+        twins = {
+            name: twin for name, twin in self.twins.items() if {name.partition(".")[0], twin.partition(".")[0]} <= parts
+        }
+        dead = {name: why for name, why in self.dead.items() if name.partition(".")[0] in parts}
+        return Names(ours, dead, twins, {name: form for name, form in self.forms.items() if name in ours})
+
     def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our names. Raises WeightsError naming every weight that has no place, and twins that differ."""
         official = self._apart(official)

@@ -125,11 +125,15 @@ def recognise(official: Mapping[str, Tensor]) -> str:
 def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Imported:
     """An officially named state in our terms; `told`: what stands in no shape.
 
-    Names and shapes are checked before anything of the model's size is made. Raises WeightsError.
+    Names and shapes are checked before anything of the model's size is made. A student may stand without its teacher and
+    queue, as a file does that was stripped for use, or was trained without one (ALBEF's `distill: False`), but not beside a
+    part of them. Raises WeightsError.
     """
     system = SYSTEMS[name]
     arguments, task = system.infer(official, told), system.task(official)
     names = system.names(arguments, task)
+    if names.beside and not any(name in official for name in names.beside):
+        names = names.of_student
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
     state = names.from_official(state)
     with torch.device("meta"):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diptych.layers.position import Resize
-from diptych.weights.names import Names
+from diptych.weights.names import Names, within
 from diptych.weights.read import WeightsError
 
 State = Mapping[str, Tensor]
@@ -48,6 +48,12 @@ class System:
     build: Callable[[Arguments, str, State], nn.Module]  # (arguments, task, state in our names): the step
     positions: Positions | None = None
     nest: str = ""  # the key under which the official file keeps its weights
+
+
+def student_of(state: State) -> tuple[State, bool]:
+    """What a state (our names) holds of a student, and whether it stands beside its teacher."""
+    beside = not any(name.startswith("model.") for name in state)
+    return (within(state, "student."), True) if beside else (state, False)
 
 
 def shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
