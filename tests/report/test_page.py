@@ -7,6 +7,7 @@ from PIL import Image
 
 from diptych.report import (
     AnswerExample,
+    CaptionExample,
     Curve,
     Facts,
     Findings,
@@ -28,6 +29,7 @@ SECTIONS = [
     RetrievalExample(HOSTILE, [(PICTURE, 0.9, True)]),
     RetrievalExample(PICTURE, [(HOSTILE, 0.9, False)]),
     AnswerExample(PICTURE, HOSTILE, [(HOSTILE, 0.5), ("no", float("nan"))], HOSTILE, 0.0),
+    CaptionExample(PICTURE, HOSTILE, 0.7, [HOSTILE, "a dog"]),
     JudgedExample(PICTURE, HOSTILE, [(HOSTILE, HOSTILE, True), ("dropped", "match 0.1", False)]),
     Histogram(HOSTILE, [0, 0.5, 1], {HOSTILE: [1, 3], "empty": [0, 0]}, 0.5),
     HeatMap(PICTURE, [HOSTILE, "dog"], np.ones((2, 3, 4)), 0.4, HOSTILE),

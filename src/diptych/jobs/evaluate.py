@@ -16,6 +16,7 @@ from torch import nn
 from diptych.jobs import building, finetune, report
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.scores import Scored, Subject
+from diptych.jobs.scores.captioning import captioning
 from diptych.jobs.scores.matching import matching
 from diptych.jobs.scores.retrieval import retrieval
 from diptych.jobs.scores.vqa import vqa
@@ -25,7 +26,9 @@ from diptych.tokens import packing
 from diptych.train.checkpoint import written_whole
 from diptych.train.distributed import pick_device, takes_bf16
 
-SCORERS: dict[str, Callable[[Subject], Scored]] = {"retrieval": retrieval, "vqa": vqa, "matching": matching}
+SCORERS: dict[str, Callable[[Subject], Scored]] = {
+    "retrieval": retrieval, "captioning": captioning, "vqa": vqa, "matching": matching,
+}  # fmt: skip
 
 
 def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
@@ -64,6 +67,8 @@ def name_of(asked: Evaluation) -> str:
     data = re.sub(r"[^\w-]+", "_", Path(asked.data).resolve().stem).strip("_")
     parts = ["evaluate", asked.task, data, asked.split]
     parts += [f"gallery{asked.gallery}"] * bool(asked.gallery) + [f"captions{asked.captions}"] * bool(asked.captions)
+    how = {"retrieval": ("candidates",), "captioning": ("beams", "longest")}.get(asked.task, ())
+    parts += [f"{name}{getattr(asked, name)}" for name in how if getattr(asked, name) != getattr(Evaluation(), name)]
     parts += [f"blind_{asked.blind}"] * bool(asked.blind) + ["control"] * asked.control
     return "-".join(parts)
 

@@ -11,44 +11,42 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from diptych.report import AnswerExample, RetrievalExample
+from diptych.report import AnswerExample, CaptionExample, RetrievalExample
 from diptych.report.pictures import data_uri
 from diptych.train.checkpoint import written_whole
 
 SHOWN_FILE = "shown.json"
-Shown = AnswerExample | RetrievalExample
+Shown = AnswerExample | CaptionExample | RetrievalExample
 
 
 def write_shown(folder: Path, examples: Sequence[Shown]) -> None:
     """Writes shown.json, pictures shrunk and within."""
-    rows = [
-        {
-            "kind": "answer",
-            "picture": _held(example.picture),
-            "question": example.question,
-            "answers": list(example.answers),
-            "truth": example.truth,
-            "score": example.score,
-        }
-        if isinstance(example, AnswerExample)
-        else {
-            "kind": "retrieval",
-            "query": _held(example.query),
-            "results": [(_held(item), score, right) for item, score, right in example.results],
-        }
-        for example in examples
-    ]
     with written_whole(folder / SHOWN_FILE) as path:
-        path.write_text(json.dumps(rows))
+        path.write_text(json.dumps([_row(example) for example in examples]))
+
+
+def _row(example: Shown) -> dict[str, Any]:
+    match example:
+        case AnswerExample():
+            told = {"question": example.question, "answers": list(example.answers), "truth": example.truth}
+            return {"kind": "answer", "picture": _held(example.picture), **told, "score": example.score}
+        case CaptionExample():
+            told = {"caption": example.caption, "score": example.score, "references": list(example.references)}
+            return {"kind": "caption", "picture": _held(example.picture), **told}
+    results = [(_held(item), score, right) for item, score, right in example.results]
+    return {"kind": "retrieval", "query": _held(example.query), "results": results}
 
 
 def read_shown(path: Path) -> list[Shown]:
     """What `write_shown` wrote."""
     found: list[Shown] = []
     for row in json.loads(path.read_text()):
-        if row.pop("kind") == "answer":
+        kind = row.pop("kind")
+        if kind == "answer":
             answers = [(answer, value) for answer, value in row.pop("answers")]
             found.append(AnswerExample(_freed(row.pop("picture")), answers=answers, **row))
+        elif kind == "caption":
+            found.append(CaptionExample(_freed(row.pop("picture")), **row))
         else:
             results = [(_freed(item), score, right) for item, score, right in row["results"]]
             found.append(RetrievalExample(_freed(row["query"]), results))

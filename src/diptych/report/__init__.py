@@ -4,6 +4,7 @@ from .curves import curves
 from .page import write_report
 from .sections import (
     AnswerExample,
+    CaptionExample,
     Curve,
     Facts,
     Findings,
@@ -17,6 +18,7 @@ from .sections import (
 
 __all__ = [
     "AnswerExample",
+    "CaptionExample",
     "Curve",
     "Facts",
     "Findings",

@@ -8,12 +8,14 @@ from pathlib import Path
 from diptych.train.checkpoint import written_whole
 
 from . import inline
+from .captioned import captioned
 from .curves import chart
 from .histogram import drawn
 from .judged import judged
 from .pictures import data_uri, overlay, shares
 from .sections import (
     AnswerExample,
+    CaptionExample,
     Curve,
     Facts,
     Findings,
@@ -172,6 +174,7 @@ def _findings(group: list[Findings]) -> str:
 HEADINGS = {
     Curve: "Curves",
     RetrievalExample: "Retrieved",
+    CaptionExample: "Captions",
     AnswerExample: "Questions and answers",
     JudgedExample: "Judged",
     Histogram: "Scores",
@@ -183,6 +186,7 @@ HEADINGS = {
 RENDER = {
     Curve: _curves,
     RetrievalExample: _retrieval,
+    CaptionExample: captioned,
     AnswerExample: _answers,
     JudgedExample: judged,
     Histogram: _histograms,

@@ -47,6 +47,16 @@ class AnswerExample:
 
 
 @dataclass(frozen=True)
+class CaptionExample:
+    """A picture, what a model says of it, how near that is to the `references` (CIDEr-D), and these."""
+
+    picture: Image.Image
+    caption: str
+    score: float
+    references: Sequence[str]
+
+
+@dataclass(frozen=True)
 class HeatMap:
     """A transport plan of words to patches over the photograph.
 
@@ -121,4 +131,15 @@ class Findings:
     findings: Sequence[tuple[str, str]]
 
 
-Section = Curve | RetrievalExample | AnswerExample | JudgedExample | HeatMap | Histogram | Table | Facts | Findings
+Section = (
+    Curve
+    | RetrievalExample
+    | CaptionExample
+    | AnswerExample
+    | JudgedExample
+    | HeatMap
+    | Histogram
+    | Table
+    | Facts
+    | Findings
+)

@@ -1,0 +1,90 @@
+"""Captioning: what is written is what is scored, in the form that COCO's own tools read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from diptych.generate import Beams, Rules, Written
+from diptych.jobs.building import build
+from diptych.jobs.folder import RunError
+from diptych.jobs.reading import tokenizer_of
+from diptych.jobs.scores import Subject
+from diptych.jobs.scores.captioning import captioning
+from diptych.jobs.scores.gallery import open_gallery
+from diptych.jobs.shown import read_shown, write_shown
+from diptych.metrics.captions import caption_scores
+from diptych.recipes import vilt
+from diptych.recipes.models import CoCa
+from diptych.recipes.run import Evaluation, Objectives, Pretrain
+from diptych.report import CaptionExample
+from diptych.tokens import Tokens
+
+ASKED = Evaluation("captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu")
+MODEL = CoCa(
+    width=16, depth=1, heads=2, hidden=32, patch=16, grid=(5, 7), queries=3, pool_heads=2, text_width=16, text_depth=1,
+    text_heads=2, text_hidden=32, vocabulary=114, text_length=24, decoder_depth=1, decoder_heads=2, decoder_hidden=32,
+    joint=8,
+)  # fmt: skip
+
+
+def subject(objectives: Objectives = Objectives(lm=1.0), asked: Evaluation = ASKED) -> Subject:  # noqa: B008
+    run: Pretrain = replace(vilt.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
+    return Subject(run, {}, build(run).eval(), asked, torch.device("cpu"))
+
+
+@torch.no_grad()
+def test_what_is_written_is_scored_and_read_by_coco_s_tools(tmp_path: Path):
+    of = subject()
+    found = captioning(of)
+    said = [str(row["caption"]) for row in found.predictions]
+    true = open_gallery(of.asked, 80)
+    assert [row["references"] for row in found.predictions] == [list(true.captions(i)) for i in range(5)]
+    scores = caption_scores(said, [true.captions(i) for i in range(5)])
+    assert [row["CIDEr-D"] for row in found.predictions] == scores.each
+    assert found.metrics["CIDEr-D"] == scores.cider_d and found.metrics["BLEU-4"] == scores.bleu[3]
+    assert (found.metrics["images"], found.metrics["ROUGE-L"]) == (5, scores.rouge_l)
+    assert all(len(text.split()) < 9 for text in said)
+
+    for name, content in found.files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    coco: Any = COCO(tmp_path / "captions_train_references.json")
+    results = coco.loadRes(str(tmp_path / "captions_train_results.json"))
+    assert [results.imgToAnns[i][0]["caption"] for i in coco.getImgIds()] == said
+    assert [a["caption"] for a in coco.imgToAnns[3]] == list(true.captions(3))
+
+    write_shown(tmp_path, found.shown)
+    example = read_shown(tmp_path / "shown.json")[2]
+    assert isinstance(example, CaptionExample)
+    assert (example.caption, example.score, list(example.references)) == (
+        said[2],
+        scores.each[2],
+        list(true.captions(2)),
+    )
+
+
+def test_a_model_that_knows_the_captions_scores_full_marks_but_not_under_the_control(monkeypatch: pytest.MonkeyPatch):
+    of = subject(asked=replace(ASKED, gallery=12, longest=24))
+    true, pictures, tokenizer = open_gallery(of.asked, 80), iter(range(99)), tokenizer_of(of.run)
+
+    def knowing(model: object, context: Tokens, prompt: torch.Tensor, rules: Rules, beams: Beams) -> Written:
+        known = tokenizer.encode([true.captions(next(pictures))[0] for _ in range(len(context))])
+        return Written(known.ids, torch.zeros(len(context)))
+
+    monkeypatch.setattr("diptych.jobs.scores.captioning.beam_search", knowing)
+    found = captioning(of)
+    assert found.metrics["BLEU-4"] == pytest.approx(1) and found.metrics["CIDEr-D"] > 2 and len(found.shown) == 12
+    pictures = iter(range(99))
+    dealt = captioning(replace(of, asked=replace(of.asked, control=True)))
+    assert dealt.metrics["CIDEr-D"] < found.metrics["CIDEr-D"] / 2 and not dealt.shown
+
+
+def test_a_run_that_did_not_learn_to_write_is_refused():
+    with pytest.raises(RunError, match="learned to write"):
+        captioning(subject(Objectives(itc=1.0)))
