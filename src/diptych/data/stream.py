@@ -56,7 +56,7 @@ def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 key, parts = "", dict[str, str | bytes]()
                 while (info := tar.next()) is not None:
-                    tar.members.clear()  # they would be kept, each and every one
+                    tar.members.clear()  # type: ignore[attr-defined]  # they would all be kept
                     if (named := name_of(info)) is None:
                         continue
                     if parts and named[0] != key:

@@ -43,6 +43,10 @@ def streamed(
             f"a batch of {batch} does not divide into {lanes} lanes, and those into {world} ranks x {accumulate} "
             "micro-batches; change one"
         )
+    if batch // lanes < 2:
+        raise DataError(
+            f"a batch of {batch} has fewer than two samples of each of {lanes} lanes; lower streaming.lanes"
+        )
     if start and not cursor:
         raise DataError(f"nothing says where step {start} begins in {stream.name}; begin again with another --out")
     mine = stream.lanes(range(rank * lanes // world, (rank + 1) * lanes // world), seed, cursor or {})
@@ -107,10 +111,10 @@ def _one(
     """
     several = max(1, len(examples) // len(raws))
     others = words(seed, step, [place], "replacement", TRIES)[0] % len(raws)
-    for index in (place, *others.tolist()):
+    for tried, index in enumerate((place, *others.tolist())):
         which = int(words(seed, step, [index], "which", 1)[0, 0] % several)
         try:
-            return index, examples.load(index * several + which, seed, step)
+            return index, examples.load(index * several + which, seed + tried, step)  # other draws at each
         except BadSample as bad:
             skipped.append(Skipped(raws[index].id, bad.where, bad.why))
     raise DataError(

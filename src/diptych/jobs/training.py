@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from diptych.data.examples import Examples
-from diptych.data.loader import loader, rate, sweep
+from diptych.data.loader import sweep
 from diptych.data.source import DataError
 from diptych.data.tally import Loaded
 from diptych.inputs import Batch
 from diptych.jobs import report
 from diptych.jobs.folder import RunError, read_run, write_run
+from diptych.jobs.food import Food, amount, batches, described
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step
 from diptych.tokens import packing
@@ -30,7 +31,7 @@ HELD_OUT = 512  # examples of the val split that an evaluation during training l
 
 
 def train(
-    run: Pretrain | Finetune, module: nn.Module, food: Examples, val: Callable[[], Examples], facts: Mapping[str, Any],
+    run: Pretrain | Finetune, module: nn.Module, food: Food, val: Callable[[], Examples], facts: Mapping[str, Any],
     out: Path, group: Group,
 ) -> None:  # fmt: skip
     """Trains `module` on `food`, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
@@ -48,17 +49,7 @@ def train(
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
             print(opening(run, module, food, first, group), flush=True)
-        return loader(
-            food,
-            batch=settings.batch,
-            seed=settings.seed,
-            start=first,
-            steps=settings.steps,
-            rank=group.rank,
-            world=group.world,
-            accumulate=settings.accumulate,
-            workers=settings.workers,
-        )
+        return batches(food, settings, group, first, (before or {}).get("cursor", {}))
 
     aside = opened(val, quiet=not group.main)
     held: list[Batch] = []
@@ -69,7 +60,7 @@ def train(
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
-    same = identity(run) | {"examples": len(food), "answers": list(facts.get("answers", []))}
+    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
         fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
@@ -87,14 +78,14 @@ def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     return told
 
 
-def opening(run: Pretrain | Finetune, module: nn.Module, food: Examples, done: int, group: Group) -> str:
+def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group) -> str:
     """The line that a run begins with: what is trained, on what, how fast its data comes, where, and from which step."""
     settings = run.training
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
     size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     begun = f" from {run.start}" if run.start else ""
     where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
-    data = f"{len(food):,} examples of {run.data} ({run.split}) at {rate(food, workers=settings.workers, samples=32)}"
+    data = described(food, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
     how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
@@ -122,7 +113,10 @@ def held_out(val: Examples, batch: int, seed: int) -> list[Batch]:
 
 def held_out_means(step: Step, held: list[Batch], group: Group, precision: str) -> dict[str, float]:
     """Every loss and metric over all of `held`, each rank doing its share."""
-    totals, counts = sums(step, held[group.rank :: group.world], group.device, precision)
+    mine = held[group.rank :: group.world]
+    totals, counts = sums(step, mine, group.device, precision)
+    if len(mine) * group.world < len(held):  # the others have one more, for which divided weights must meet
+        sums(step, held[:1], group.device, precision)
     names = step.counts(held[0].to(group.device))  # a rank may have no batch, and so no names of its own
     everyone = [group.sum({name: torch.tensor(part.get(name, 0.0)) for name in names}) for part in (totals, counts)]
     return ratios(*({name: value.item() for name, value in part.items()} for part in everyone))

@@ -18,8 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from diptych.state import fill, misfit, weights
+from diptych.step import pupil
+from diptych.train.sharded import divided_like, whole
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 
@@ -50,21 +53,42 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def save_weights(out: Path, module: nn.Module) -> Path:
-    """Writes ``out/model.safetensors``: `state.weights`, which `weights.strict.load_strict` loads."""
-    with written_whole(out / MODEL) as path:
-        save_file({name: t.contiguous() for name, t in weights(module).items()}, path)
+def save_weights(out: Path, module: nn.Module, main: bool = True) -> Path:
+    """Writes ``out/model.safetensors``: `state.weights`, which `weights.strict.load_strict` loads; of a student beside its
+    teacher the student's. `main`: see `save`.
+    """
+    _write(out / MODEL, _collected(weights(pupil(module)), main), main)
     return out / MODEL
 
 
-def save(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any]) -> None:
-    """Writes ``out/checkpoint.safetensors``, then ``out/model.safetensors``."""
-    tensors = {f"weight/{name}": t.contiguous() for name, t in weights(module).items()}
+def save(
+    out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any], main: bool = True
+) -> None:
+    """Writes ``out/checkpoint.safetensors``, then ``out/model.safetensors``: one whole file each, whatever was divided.
+
+    Where weights are divided over ranks every rank must call it; only the one that is `main` keeps them, and writes.
+    """
+    tensors = {f"weight/{name}": t for name, t in weights(module).items()}
     for name, p in module.named_parameters():
-        tensors |= {f"{key}/{name}": t.contiguous() for key, t in optimizer.state.get(p, {}).items()}
-    with written_whole(out / CHECKPOINT) as path:
-        save_file(tensors, path, metadata={"rest": json.dumps(rest, allow_nan=False)})
-    save_weights(out, module)
+        tensors |= {f"{key}/{name}": t for key, t in optimizer.state.get(p, {}).items()}
+    _write(out / CHECKPOINT, _collected(tensors, main), main, {"rest": json.dumps(rest, allow_nan=False)})
+    save_weights(out, module, main)
+
+
+def _collected(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """All of each tensor, one after the other; nothing on ranks that do not `keep` them."""
+    found = {}
+    for name, t in tensors.items():
+        held = whole(t).cpu() if isinstance(t, DTensor) else t
+        if keep:
+            found[name] = held.contiguous()
+    return found
+
+
+def _write(into: Path, tensors: dict[str, Tensor], main: bool, metadata: dict[str, str] | None = None) -> None:
+    if main:
+        with written_whole(into) as path:
+            save_file(tensors, path, metadata=metadata)
 
 
 def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -77,14 +101,16 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
     held = parts.pop("weight", {})
     if told := misfit(module, held):
         raise CheckpointError(f"{out / CHECKPOINT} does not fit: {told}; use another --out")
-    fill(module, held)
+    into = module.state_dict()
+    fill(module, {name: divided_like(into[name], t) for name, t in held.items()})
     parameters = dict(module.named_parameters())
     for kind, held in parts.items():
         for name, t in held.items():
             if name not in parameters or t.shape not in (torch.Size(), parameters[name].shape):
                 raise CheckpointError(f"{out / CHECKPOINT}: {kind} of {name} does not fit the model; use another --out")
+            p = parameters[name]
             # AdamW's fused kernels want even the step count on the parameter's device
-            optimizer.state[parameters[name]][kind] = t.to(parameters[name].device, copy=True)
+            optimizer.state[p][kind] = divided_like(p, t.to(p.device, copy=True))
 
 
 def rest(out: Path) -> dict[str, Any] | None:

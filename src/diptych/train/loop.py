@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +21,7 @@ from diptych.train.doctor import Diverged, Doctor
 from diptych.train.log import Log
 from diptych.train.settings import Training, identity, share, usually
 from diptych.train.sharded import unite
+from diptych.train.signals import stop_signal
 from diptych.train.update import Update
 
 Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches, step after step
@@ -71,7 +70,7 @@ def fit(
         # a kill between the two files left the weights of an older checkpoint
         checkpoint.save_weights(out, step, group.main)
     group.wait()  # all have read what rank 0 is about to write
-    with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, _stop_signal() as told:
+    with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as told:
         run.train(stream, evaluate, log, told)
     if update.divided:
         unite(step)  # who writes the report computes alone
@@ -87,6 +86,7 @@ class _Run:
         self.done, self.seconds = 0, 0.0
         self.sums: dict[str, float] = {}  # since the last row
         self.summed = 0
+        self.cursor: Mapping[str, list[int]] = {}
         self.clock = self.lap = time.perf_counter()  # of the last call to `elapse`; of the last row
         self.waited, self.fresh = 0.0, 0  # seconds waited for data, and samples, since the last row
 
@@ -103,6 +103,8 @@ class _Run:
         held = {"step": self.done, "seconds": self.seconds, "sums": self.sums, "summed": self.summed}
         held |= {"seen": self.tally.seen, "bad": self.tally.bad, "skipped": skipped, "identity": self.identity}
         held["findings"] = self.doctor.held()
+        if self.cursor:  # of this rank's part of a stream
+            held["cursor"] = {name: at for part in self.group.gather(self.cursor) for name, at in part.items()}
         checkpoint.save(self.out, self.update.module, self.update.optimizer, held, self.group.main)
         if self.group.main:
             with checkpoint.written_whole(self.out / "skipped.json") as path:
@@ -150,6 +152,7 @@ class _Run:
         began = time.perf_counter()
         loaded = next(batches)
         self.waited += time.perf_counter() - began
+        self.cursor = loaded[-1].cursor
         row, skipped, stop = self.update(self.done, loaded, self.doctor, told.is_set())
         samples = int(row.pop("samples"))
         self.fresh += samples
@@ -177,26 +180,3 @@ class _Run:
         if log is not None:
             log.row(row)
             log.say("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-
-
-@contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
-    told, mine = threading.Event(), os.getpid()
-
-    def tell(number: int, _: object) -> None:
-        if os.getpid() != mine:  # a data worker, forked with this handler: it must end when told to
-            os._exit(128 + number)
-        if told.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        told.set()
-
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        yield told
-        return
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,209 @@
+"""Streams: each sample once an epoch, one order on any number of ranks, and an exact continuation from four numbers a lane."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from collections import Counter
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_data import picture_bytes
+
+from diptych.data.examples import PairExamples
+from diptych.data.pictures import PictureExamples
+from diptych.data.settings import ImageSettings, Streaming
+from diptych.data.shards import read_index
+from diptych.data.source import Captioned, DataError
+from diptych.data.stream import Lane, Place, Stream, cursor_of, raws
+from diptych.data.streamed import streamed
+from diptych.data.tally import Loaded
+from diptych.data.wordpiece import Tokenizer
+
+IMAGES = ImageSettings(shorter=16, patch=16)
+TOKENIZER = Tokenizer(16)
+
+
+def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), picture: bytes | None = None) -> None:
+    with tarfile.open(path, "w") as tar:
+        for key in keys:
+            content = picture if picture is not None else picture_bytes(key)
+            members = {"jpg": b"broken" if key in bad else content, "txt": f"caption {key}".encode(), "cls": b"3"}
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"{'deep/' * (key % 3)}{key:04d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def tars(folder: Path, sizes: list[int], **options) -> str:
+    """Tars of so many samples each, which are numbered through; the brace glob that names them."""
+    first = 0
+    for i, size in enumerate(sizes):
+        write(folder / f"train-{i:02d}.tar", list(range(first, first + size)), **options)
+        first += size
+    return str(folder / f"train-{{00..{len(sizes) - 1:02d}}}.tar")
+
+
+def numbers(taken) -> list[int]:
+    return [int(raw.captions[0].split()[1]) for raw in taken]
+
+
+def test_raws_are_what_an_index_finds_from_any_sample_on(tmp_path: Path):
+    tars(tmp_path, [5])
+    shard = tmp_path / "train-00.tar"
+    found, index = list(raws(shard)), read_index(shard)
+    assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in found] == [(m.key, m.captions) for m in index]
+    data = shard.read_bytes()
+    assert [r.picture for r, _ in found] == [data[m.start : m.start + m.size] for m in index]
+    for i, (_, behind) in enumerate(found):
+        assert list(raws(shard, behind)) == found[i + 1 :]
+    assert len({r.id for r, _ in found}) == 5
+
+
+@st.composite
+def layouts(draw):
+    lanes = draw(st.integers(1, 4))
+    sizes = draw(st.lists(st.integers(1, 7), min_size=lanes, max_size=6))
+    return sizes, Streaming(lanes, draw(st.integers(1, 12))), draw(st.integers(0, 3))
+
+
+@given(layouts(), st.data())
+@settings(max_examples=25, deadline=None)
+def test_each_sample_comes_once_an_epoch_and_any_stop_is_gone_on_from(layout, data):
+    sizes, streaming, seed = layout
+    with tempfile.TemporaryDirectory() as folder:
+        stream = Stream(tars(Path(folder), sizes, picture=b"x"), "train", streaming)
+        everyone = stream.lanes(range(streaming.lanes), seed, {})
+        first = [number for lane in everyone for number in numbers(epoch_of(lane))]
+        assert sorted(first) == list(range(sum(sizes)))
+
+        n = data.draw(st.integers(0, 2 * sum(sizes)))
+        before, whole = (stream.lanes([0], seed, {})[0] for _ in range(2))
+        head = [raw for part in cut(data, n) for raw in before.take(part)]
+        after = stream.lanes([0], seed, cursor_of([before]))[0]
+        assert head + after.take(9) == whole.take(n + 9)
+        assert after.place == whole.place
+
+
+def epoch_of(lane: Lane) -> list:
+    """All that a lane gives out before its first epoch ends."""
+    taken = []
+    while True:
+        found = lane.take(1)
+        if lane.place.epoch > 0:
+            return taken
+        taken += found
+
+
+def cut(data, n: int) -> list[int]:
+    """`n` in parts."""
+    first = data.draw(st.integers(0, n))
+    return [first, n - first]
+
+
+def test_epochs_and_seeds_differ_and_what_is_neighbours_is_torn_apart(tmp_path: Path):
+    stream = Stream(tars(tmp_path, [40, 40], picture=b"x"), "train", Streaming(1, 30))
+    one, two, other = (numbers(stream.lanes([0], seed, {})[0].take(160)) for seed in (0, 0, 1))
+    assert one == two != other
+    assert one[:80] != one[80:] and sorted(one[:80]) == sorted(one[80:])
+    assert sum(abs(a - b) == 1 for a, b in pairwise(one)) < 20
+
+
+def pairs(source: Captioned) -> PairExamples:
+    return PairExamples(source, TOKENIZER, IMAGES, 0.5)
+
+
+def run(stream: Stream, make=pairs, **options) -> list[list[Loaded]]:
+    return list(streamed(stream, make, **{"batch": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0} | options))
+
+
+def equal(one: Loaded, other: Loaded) -> bool:
+    a, b = one.batch, other.batch
+    assert a.image and b.image and a.text and b.text and a.matching and b.matching
+    tensors = [
+        (a.ids, b.ids),
+        (a.image.pixels, b.image.pixels),
+        (a.text.ids, b.text.ids),
+        (a.matching.image.pixels, b.matching.image.pixels),
+        (a.matching.matched, b.matching.matched),
+    ]
+    told = [[(s.id, s.where) for s in x.skipped] for x in (one, other)]
+    return told[0] == told[1] and all(torch.equal(x, y) for x, y in tensors)
+
+
+def ids(steps: list[list[Loaded]]) -> list[list[int]]:
+    return [[i for part in step for i in part.batch.ids.tolist()] for step in steps]
+
+
+def test_ranks_micro_batches_and_workers_change_nothing(tmp_path: Path):
+    stream = Stream(tars(tmp_path, [5, 3, 6, 4], bad=frozenset({2, 11})), "train", Streaming(4, 8))
+    whole = run(stream)
+    ranks = [run(stream, rank=r, world=2, accumulate=2) for r in range(2)]
+    assert [a + b for a, b in zip(*map(ids, ranks), strict=True)] == ids(whole)
+    assert all(len(step) == 2 for step in ranks[0])
+    skipped = [{s.id for part in step for s in part.skipped} for step in whole]
+    by_rank = [[{s.id for part in step for s in part.skipped} for step in steps] for steps in ranks]
+    assert [a | b for a, b in zip(*by_rank, strict=True)] == skipped
+    broken = {raw.id for shard in stream.shards for raw, _ in raws(shard) if raw.picture == b"broken"}
+    assert broken <= set(chain(*skipped)) and not broken & set(chain(*ids(whole)))
+    there = run(stream, workers=2)
+    assert all(
+        equal(a, b) and a.cursor == b.cursor
+        for x, y in zip(whole, there, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2)])
+def test_another_number_of_ranks_goes_on_in_the_same_order(tmp_path: Path, before: int, after: int):
+    stream = Stream(tars(tmp_path, [5, 3, 6, 4]), "train", Streaming(4, 8))
+    whole = run(stream)
+    cursor: dict[str, list[int]] = {}
+    for rank in range(before):
+        cursor |= run(stream, rank=rank, world=before, steps=3)[-1][-1].cursor
+    rest = [run(stream, rank=r, world=after, start=3, cursor=cursor) for r in range(after)]
+    assert [list(chain(*parts)) for parts in zip(*map(ids, rest), strict=True)] == ids(whole)[3:]
+
+
+def test_of_a_picture_and_its_mirror_image_one_is_drawn(tmp_path: Path):
+    stream = Stream(tars(tmp_path, [8]), "train", Streaming(1, 8))
+    steps = run(stream, partial(PictureExamples, images=IMAGES), steps=8)
+    images = [x.batch.image for step in steps for x in step]
+    assert all(image is not None and len(image) == 8 for image in images)
+    kinds = Counter(hash(p.numpy().tobytes()) for image in images if image is not None for p in image.pixels)
+    assert 8 < len(kinds) <= 16 and sum(kinds.values()) == 64
+
+
+def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
+    spec = tars(tmp_path, [2, 2], picture=b"x")
+    with pytest.raises(DataError, match="2 tars cannot be dealt to 3 lanes"):
+        Stream(spec, "train", Streaming(3))
+    with pytest.raises(DataError, match="no tar of split 'val'"):
+        Stream(spec, "val", Streaming(1))
+    stream = Stream(spec, "train", Streaming(2))
+    with pytest.raises(DataError, match="batch of 7 does not divide into 2 lanes"):
+        run(stream, batch=7)
+    with pytest.raises(DataError, match="fewer than two samples of each of 2 lanes"):
+        run(stream, batch=2)
+    with pytest.raises(DataError, match="those into 4 ranks"):
+        run(stream, world=4)
+    with pytest.raises(DataError, match="nothing says where step 3 begins"):
+        run(stream, start=3)
+    with pytest.raises(DataError, match="17 samples in a row could not be used"):
+        run(stream)
+
+
+def test_damaged_and_empty_tars_are_named(tmp_path: Path):
+    write(tmp_path / "train-0.tar", [])
+    with pytest.raises(DataError, match="no sample in this lane's tars"):
+        Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1)).lanes([0], 0, {})[0].take(1)
+    (tmp_path / "train-0.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match="not a whole uncompressed tar"):
+        list(raws(tmp_path / "train-0.tar"))
+    assert Place(*cursor_of([Lane([], 0, 1, 1, 0)])["0"]) == Place()
