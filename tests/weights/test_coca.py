@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from diptych.inputs import Text
 from diptych.weights import coca
 from diptych.weights.official import recognise, understood
 
@@ -69,3 +71,25 @@ def test_names_go_both_ways_bit_for_bit():
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
     assert found.arguments["activation"] == "gelu" and found.arguments["decoder_depth"] == 3
+
+
+def test_the_padding_s_id_is_told_by_either_config():
+    state = torch.load(CASE / "checkpoint.pth", weights_only=True)
+    told: tuple[dict[str, Any], ...] = ({}, {"pad_id": 7}, {"text_cfg": {"pad_id": 7}})
+    assert [coca.infer(state, {"num_heads": 4, **x})["pad"] for x in told] == [0, 7, 7]
+
+
+@torch.no_grad()
+def test_another_padding_is_but_another_name():
+    """A model whose padding is 7 reads texts in which 0 and 7 have changed places as one whose padding is 0 reads them."""
+    state = torch.load(CASE / "checkpoint.pth", weights_only=True)
+    arguments = coca.infer(state, {"num_heads": 4})
+    first, other = coca.CoCa(**arguments), coca.CoCa(**arguments | {"pad": 7})
+    other.load_state_dict(first.state_dict())
+    other.text.word.weight[[0, 7]] = first.text.word.weight[[7, 0]]
+    ids = torch.tensor([[3, 9, 0, 5, 7], [8, 4, 6, 2, 2]])
+    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    swapped = torch.where(ids == 0, 7, torch.where(ids == 7, 0, ids))
+    read, again = (model.encode_text(Text(x, real)).canvas() for model, x in ((first, ids), (other, swapped)))
+    assert torch.equal(read, again)
+    assert not torch.equal(read, first.encode_text(Text(swapped, real)).canvas())

@@ -30,16 +30,17 @@ from diptych.layout import Span
 from diptych.models.clip import EPS, PatchTower
 from diptych.tokens import Pair, Tokens
 
-PAD = 0
-
 
 class UnimodalDecoder(nn.Module):
     """The first half of the decoder, which sees no image: words that see those before them, and a class token behind, that
     has seen them all.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str):
+    def __init__(
+        self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str, pad: int
+    ):
         super().__init__()
+        self.pad = pad
         self.word = nn.Embedding(vocabulary, width)
         self.cls = nn.Parameter(torch.empty(width))
         self.position = nn.Parameter(torch.empty(length + 1, width))
@@ -55,14 +56,14 @@ class UnimodalDecoder(nn.Module):
         end = start + text.ids.shape[1]
         if end >= len(self.position):
             raise ValueError(f"text of {end} tokens, but the model has positions for {len(self.position) - 1}")
-        return self.word(text.ids.masked_fill(~text.real, PAD)) + self.position[start:end]
+        return self.word(text.ids.masked_fill(~text.real, self.pad)) + self.position[start:end]
 
     def forward(self, text: Text) -> Tokens:
         n = text.ids.shape[1]
         room = int(n + 1 < len(self.position))  # for the pad behind the longest text
         text = Text(F.pad(text.ids, (0, room)), F.pad(text.real, (0, room)))
         values = torch.cat([self.embed(text), (self.cls + self.position[-1]).expand(len(text), 1, -1)], 1)
-        seen = F.pad(text.real & (text.ids != PAD), (1, 0), value=True)
+        seen = F.pad(text.real & (text.ids != self.pad), (1, 0), value=True)
         allowed = causal(n + room + 1, n + room + 1, values.device) & seen[:, None]
         spans = Span("text", "words", n), Span("text", "pad", room), Span("text", "cls", 1)
         one = torch.ones_like(seen[:, :1])
@@ -81,7 +82,9 @@ class UnimodalDecoder(nn.Module):
 
 
 class CoCa(nn.Module):
-    """`queries`: how many gather the image. `text_length` leaves out the [CLS]. The defaults are open_clip's ViT-B/32."""
+    """`queries`: how many gather the image. `text_length` leaves out the [CLS]. `pad`: the id of the padding, which
+    the [CLS] does not see. The defaults are open_clip's ViT-B/32.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class CoCa(nn.Module):
         grid: tuple[int, int] = (7, 7), queries: int = 256, pool_heads: int = 8, text_width: int = 512,
         text_depth: int = 12, text_heads: int = 8, text_hidden: int = 2048, vocabulary: int = 49408,
         text_length: int = 76, decoder_depth: int = 12, decoder_heads: int = 8, decoder_hidden: int = 2048,
-        joint: int = 512, activation: str = "gelu",
+        joint: int = 512, activation: str = "gelu", pad: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.text_width, self.joint = text_width, joint
@@ -97,7 +100,7 @@ class CoCa(nn.Module):
         self.pool = QueryPool(queries, text_width, pool_heads, width, EPS)
         self.image_norm = nn.LayerNorm(text_width, EPS)
         self.text = UnimodalDecoder(
-            text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation
+            text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation, pad
         )
         self.text_norm = nn.LayerNorm(text_width, EPS)
         self.reads = nn.ModuleList(

@@ -87,7 +87,9 @@ def task(state: State) -> str:
 
 
 def infer(state: State, told: Told) -> dict[str, Any]:
-    """The arguments of models.coca.CoCa. Raises WeightsError."""
+    """The arguments of models.coca.CoCa. The padding's id stands in no shape: 0 unless told, as open_clip has it. Raises
+    WeightsError.
+    """
     decoder, pool = part(told, "multimodal_cfg"), part(told, "vision_cfg").get("attn_pooler_heads", 8)
     queries, width = shape(state, "visual.attn_pool.query", 2)
     found = image_shape(state, told) | text_shape(state, told, "text.")
@@ -99,6 +101,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "decoder_heads": heads_told(width, told, decoder, "decoder_heads"),
         "decoder_hidden": shape(state, "text_decoder.resblocks.0.mlp.c_fc.weight", 2)[0],
         "activation": activation(told, "gelu"),
+        "pad": told.get("pad_id", part(told, "text_cfg").get("pad_id", 0)),
     }
 
 

@@ -59,8 +59,10 @@ class Case:
         return self.inputs[name]
 
     def said(self, name: str, pattern: str, published: str) -> str:
-        """What the README says of out.NAME, for the few settings that stand in no other file; `pattern` has one group."""
-        found = re.search(pattern, self.meanings.get(f"out.{name}", ""))
+        """What the README says of out.NAME, or of in.*, for the few settings that stand in no other file; `pattern` has
+        one group.
+        """
+        found = re.search(pattern, self.meanings.get(name if name.startswith("in.") else f"out.{name}", ""))
         return found[1] if found else published
 
 

@@ -61,6 +61,7 @@ class CoCa:
     decoder_hidden: int = 2048
     joint: int = 512
     activation: str = "gelu"
+    pad: int = 0
 
     def build(self) -> coca.CoCa:
         from diptych.models.coca import CoCa as Model

@@ -12,7 +12,7 @@ from diptych.generate.reading import Rules
 from diptych.generate.single import greedy
 from diptych.heads import Contrast
 from diptych.inputs import Batch, Image, Text
-from diptych.models.coca import PAD, CoCa
+from diptych.models.coca import CoCa
 from diptych.objectives.lm import NextWords, asked
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
@@ -33,6 +33,7 @@ class Answers:
     def __init__(self, case: Case):
         assert isinstance(case.step, Pretraining) and isinstance(case.step.model, CoCa)
         self.case, self.step, self.model = case, case.step, case.step.model
+        self.pad = self.model.text.pad
 
     def table(self) -> Table:
         return {
@@ -43,7 +44,7 @@ class Answers:
             "image_tokens": lambda: on_canvas(self.views.image.by_span(name="queries")),
             "text_tokens": lambda: on_canvas(self.views.text.by_span(name="words")),
             "logits": lambda: Answer(self.captioner.logits(self.views)[:, :-1], self.text.real[:, :-1]),
-            "labels": lambda: Answer(torch.where(asked(self.text), self.text.ids[:, 1:], PAD)),
+            "labels": lambda: Answer(torch.where(asked(self.text), self.text.ids[:, 1:], self.pad)),
             "logit_scale": lambda: Answer(self.contrast.scale()),
             "contrastive_loss": lambda: Answer(self.step.weights["itc"] * self.losses["itc"]),
             "caption_loss": lambda: Answer(self.step.weights["caption"] * self.losses["caption"]),
@@ -65,7 +66,7 @@ class Answers:
     @cached_property
     def text(self) -> Text:
         ids = self.case.input("text")
-        return Text(ids, ids != PAD)
+        return Text(ids, ids != self.pad)
 
     @cached_property
     def views(self) -> Views:
@@ -85,7 +86,9 @@ class Answers:
 
     @property
     def end(self) -> int:
-        return int(self.text.ids.max())
+        """The id that ends a text: as the golden tells it, else the vocabulary's last, as CLIP's tokenizer has it."""
+        last = self.model.vocabulary.out_features - 1
+        return self.case.config.get("eos_id", int(self.case.said("in.text", r"\bend (\d+)", str(last))))
 
     @property
     def seen(self) -> Tokens:
@@ -94,17 +97,17 @@ class Answers:
     def greedy(self) -> Tensor:
         """open_clip's stops at a pad too, and what has not ended is cut off by the end."""
         longest, shortest = self.lengths("greedy_ids")
-        rules = Rules(self.end, PAD, longest - 1, shortest)
+        rules = Rules(self.end, self.pad, longest - 1, shortest)
         ids = greedy(self.model, self.seen, self.prompt, rules, remember=False)
-        over = ((ids == PAD) | (ids == self.end)).cumsum(1) > 0
+        over = ((ids == self.pad) | (ids == self.end)).cumsum(1) > 0
         behind = torch.cat([torch.zeros_like(over[:, :1]), over[:, :-1]], 1)
-        ids = ids.masked_fill(behind, PAD)[:, : int((~behind).sum(1).max())]
-        return ids if over[:, -1].all() else torch.cat([ids, torch.where(over[:, -1:], PAD, self.end)], 1)
+        ids = ids.masked_fill(behind, self.pad)[:, : int((~behind).sum(1).max())]
+        return ids if over[:, -1].all() else torch.cat([ids, torch.where(over[:, -1:], self.pad, self.end)], 1)
 
     def searched(self, name: str, beams: int, groups: int) -> Tensor:
         beams = int(self.case.said(name, r"num_beams (\d+)", str(beams)))
         groups = int(self.case.said(name, r"groups (\d+)", str(groups)))
-        rules = Rules(self.end, PAD, *self.lengths(name))
+        rules = Rules(self.end, self.pad, *self.lengths(name))
         found = Beams(beams, groups, end_counts=True, score=unscored)
         return beam_search(self.model, self.seen, self.prompt, rules, found, remember=False).ids
 
