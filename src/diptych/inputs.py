@@ -74,6 +74,10 @@ class Image(_Movable):
         widths = _extent(inked[:, 0, :])
         return cls(pixels, torch.stack([heights, widths], 1))
 
+    def extents(self, patch: int) -> Int[Tensor, "b 2"]:
+        """Rows and columns of patches. What is a CNN's map in the place of three colours has one for each pixel."""
+        return (self.sizes + patch - 1) // patch if self.pixels.shape[1] == 3 else self.sizes
+
     def __len__(self) -> int:
         return len(self.pixels)
 

@@ -15,12 +15,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.heads import Contrast
 from diptych.inputs import Batch, Image, Matching, Regions, Text
-from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.models.vilbert import ViLBERT
 from diptych.objectives.draws import Draws, Masking
 from diptych.objectives.hard import HardMatching
@@ -41,23 +39,10 @@ from diptych.step import Step
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
 sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
 
-from battery_parts import MASK, PATCH, VOCABULARY, batch_of, rows
-from systems import albef, beit3, clip, mae, regions, vilbert, vilt, vlmo
+from battery_parts import MASK, VOCABULARY, Colours, batch_of, rows
+from systems import albef, beit3, clip, mae, regions, tokenizer, vilbert, vilt, vlmo
 
 WORDS = Masking(VOCABULARY, MASK, 0.3)
-
-
-class Colours(FrozenCNN):
-    """A guide that sees colours."""
-
-    stride = PATCH
-
-    def __init__(self) -> None: ...
-
-    def __call__(self, image: Image) -> Guidance:
-        grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
-        classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
-        return Guidance(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
 
 
 def small(system: Any, name: str) -> Any:
@@ -127,6 +112,8 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "hinge, all, by attention": lambda: hinge("scan", False),
     "next words": lambda: on_model(small(clip, "coca"), NextWords()),
     "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
+    "codes alone, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
+    "codebook": lambda: tokenizer.quantising(tokenizer.small()),
     "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MaskedPixels()]),
 }
 

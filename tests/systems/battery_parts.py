@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.inputs import Answered, Batch, Image, Matching, Text
+from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.tokens import Tokens
 
 PATCH, GRID = 8, (3, 4)
@@ -48,6 +49,19 @@ class System:
     verbs: Mapping[str, Callable[[Any, Batch], list[Tokens | Tensor]]]  # what each verb gives on a batch
     jobs: Mapping[str, Job]
     least: float = 80e6
+
+
+class Colours(FrozenCNN):
+    """A guide that sees the colours of patches."""
+
+    stride = PATCH
+
+    def __init__(self) -> None: ...
+
+    def __call__(self, image: Image) -> Guidance:
+        grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
+        classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
+        return Guidance(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
 
 
 def encode_image(model, batch: Batch) -> list[Tokens | Tensor]:

@@ -26,9 +26,13 @@ from torch import Tensor, nn
 from diptych.heads import Contrast, LogScale, TwoLayers
 from diptych.inputs import Batch
 from diptych.models.beit3 import BEiT3
+from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.objectives.blocks import BlockMasking
+from diptych.objectives.codes import MaskedCodes
 from diptych.objectives.draws import Masking
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
@@ -74,6 +78,30 @@ def captions(model: BEiT3) -> nn.Module:
     return Pretraining(model, model.heads(), [MaskedCaptions(masking, smoothing=0.0)])
 
 
+CODES = 12
+TOKENIZER: dict[str, Any] = dict(
+    width=32, depth=1, heads=4, hidden=64, patch=PATCH, grid=GRID, codes=CODES, code_width=8, decoder_depth=1
+)
+
+
+def alone(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.alone(model.encode_image(batch.image)), model.alone(model.encode_text(batch.text))]
+
+
+def masked_data(model: BEiT3) -> Pretraining:
+    """Images alone, texts alone, and pairs."""
+    blocks, words, half = BlockMasking(least=2), Masking(VOCABULARY, MASK), Masking(VOCABULARY, MASK, 0.5)
+    objectives = [
+        MaskedCodes(blocks, "codes_alone"),
+        MaskedWords(words, "mlm_alone", alone=True),
+        MaskedCodes(blocks, beside=half),
+        MaskedWords(half, beside=blocks),
+    ]
+    heads = model.heads()
+    heads["words"] = heads["captions"]  # one head for all hidden words
+    return Pretraining(model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(**TOKENIZER)))
+
+
 WORDS = {
     r"model\.word\.weight\[\d+\]": "words that are not in the batch",
     r"model\.position\.weight\[[01]\]": "rows that are never read",
@@ -102,6 +130,19 @@ VERBS = {
     "fuse_onward": fuse_onward,
 }
 SYSTEMS = {
+    "beit3, masked data": System(
+        small=lambda: model(pooling="both", speaks=True, codes=CODES),
+        full=lambda: BEiT3(pooling="both", speaks=True, codes=8192),
+        verbs={"alone": alone},
+        jobs={
+            "masked data": Job(
+                masked_data,
+                {"codes": math.log(CODES), "codes_alone": math.log(CODES), "mlm": math.log(VOCABULARY)},
+                exempt=WORDS,
+                steps=300,
+            ),
+        },
+    ),
     "beit3": System(
         small=lambda: model(),
         full=lambda: BEiT3(),

@@ -106,7 +106,7 @@ def on_regions(step: Callable[[Any], nn.Module], tasks: bool = False) -> Callabl
 
 
 def pretraining(model: ViLBERT) -> Pretraining:
-    words = MaskedWords(HIDING.words, beside=HIDING.regions)
+    words = MaskedWords(HIDING.words, beside=HIDING.image)
     matching = ImageTextMatching(hiding=HIDING)
     return OnRegions(model, model.heads(), [words, MaskedRegions(HIDING, by_class), matching])
 

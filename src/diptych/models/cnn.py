@@ -47,6 +47,8 @@ class FrozenCNN:
         self._remembered = Remembered(most_bytes, store)
 
     def __call__(self, image: Image) -> Guidance:
+        if image.pixels.shape[1] == self.width:
+            return self._of_maps(image)
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
         grid = image.pixels.new_zeros(b, rows, columns, self.width)
         classes = image.pixels.new_zeros(b, 1000)
@@ -55,6 +57,12 @@ class FrozenCNN:
             grid[i, : features.shape[0], : features.shape[1]] = features
             classes[i] = logits
         return Guidance(grid, classes)
+
+    def _of_maps(self, image: Image) -> Guidance:
+        """What it sees in pictures of which it was given its own last maps (see data.seen.SeenGrids)."""
+        self.network.to(image.pixels.device)
+        mean = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
+        return Guidance(image.pixels.permute(0, 2, 3, 1), self.network._fc(mean))
 
     def maps(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1280 rows columns"]:
         """The last map of pictures of one size: what `layers.grid` makes tokens of. What is such a map already (see

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.cache import Cache
+from diptych.layers.codebook import Codebook
 from diptych.layout import Layout
 from diptych.tokens import Pair, Tokens
 
@@ -124,6 +125,31 @@ class Decodes(Protocol):
 
         With a `cache`, `text` holds the newest tokens only, and what came before is remembered.
         """
+        ...
+
+
+@runtime_checkable
+class HidesPatches(ReadsAlone, EncodesImage, Protocol):
+    """A model that can be asked what is hidden in an image (BEiT-3)."""
+
+    def encode_image(self, image: Image, hidden: Bool[Tensor, "b patches"] | None = None) -> Tokens:
+        """As EncodesImage; where `hidden`, a mask token stands for a patch."""
+        ...
+
+
+@runtime_checkable
+class Quantises(EncodesImage, Protocol):
+    """A tokenizer of images (BEiT v2): its `encode_image` gives unit vectors of patches."""
+
+    codebook: Codebook
+    training: bool
+
+    def quantise(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
+        """The nearest code in the place of each real vector, and which it is."""
+        ...
+
+    def tell(self, codes: Tokens) -> Tokens:
+        """What a teacher sees in each patch, as far as the codes say."""
         ...
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diptych import keyed
 from diptych.inputs import Batch, Regions, Text
+from diptych.objectives.blocks import BlockMasking, hidden_blocks
 from diptych.objectives.hiding import HiddenRegions, RegionMasking, hide, others
 from diptych.objectives.masking import MaskedText, Masking, mask
 from diptych.objectives.shuffle import first_of, order_of
@@ -24,10 +25,10 @@ from diptych.tokens import Tokens
 
 @dataclass(frozen=True)
 class Hiding:
-    """What is hidden of a pair that is read once for all objectives, as ViLBERT does."""
+    """What is hidden of a pair that is read once for all objectives: regions (ViLBERT) or patches (BEiT-3), and words."""
 
     words: Masking
-    regions: RegionMasking
+    image: RegionMasking | BlockMasking
 
 
 @runtime_checkable
@@ -44,6 +45,12 @@ class Draws(Protocol):
 
     def kept(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
         """Which image tokens stay, where at most `most` patches may."""
+        ...
+
+    def hidden_patches(
+        self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
+    ) -> Bool[Tensor, "b cells"]:
+        """Which patches of each image are hidden, on their canvas."""
         ...
 
     def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
@@ -92,6 +99,15 @@ class Keyed:
     ) -> Int[Tensor, "k number"]:
         return others(hidden, everyone, first, number, self.uniform)
 
+    def hidden_patches(
+        self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
+    ) -> Bool[Tensor, "b cells"]:
+        hidden = torch.zeros(len(extents), *grid, dtype=torch.bool)
+        for canvas, sample, (rows, columns) in zip(hidden, self.batch.ids.tolist(), extents.tolist(), strict=True):
+            random = keyed.generator(self.batch.seed, self.batch.step, sample, "hidden patches")
+            canvas[:rows, :columns] = torch.from_numpy(hidden_blocks(rows, columns, masking, random))
+        return hidden.flatten(1).to(extents.device)
+
     def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
         """By the Gumbel trick, which no likeness is too small for. Raises ValueError where nothing may be drawn."""
         if not (likeness > -torch.inf).any(1).all():
@@ -113,6 +129,7 @@ class Given:
     negative_texts: Int[Tensor, " b"] | None = None
     masked_regions: HiddenRegions | None = None
     others: Int[Tensor, "k number"] | None = None
+    masked_patches: Bool[Tensor, "b cells"] | None = None
 
     def masked(self, text: Text, masking: Masking) -> MaskedText:
         if self.masked_text is None:
@@ -140,6 +157,13 @@ class Given:
         if self.others is None:
             raise ValueError("other regions were asked for, but none were given")
         return self.others
+
+    def hidden_patches(
+        self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
+    ) -> Bool[Tensor, "b cells"]:
+        if self.masked_patches is None:
+            raise ValueError("hidden patches were asked for, but none were given")
+        return self.masked_patches
 
     def negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
         given = {"image": self.negative_images, "text": self.negative_texts}[side]

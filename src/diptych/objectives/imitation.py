@@ -22,7 +22,7 @@ class GridImitation:
     weight: float = 1.0
 
     def counts(self, views: Views) -> dict[str, Tensor]:
-        cells = (views.given_image.sizes // views.guide.stride).prod(1)
+        cells = views.given_image.extents(views.guide.stride).prod(1)
         kept = cells if views.most_patches is None else cells.clamp(max=views.most_patches)
         return {self.name: kept.sum().float()}
 

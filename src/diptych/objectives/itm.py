@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.objectives.draws import Hiding
+from diptych.objectives.hidden import hidden_pair
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -39,7 +40,7 @@ class ImageTextMatching:
 
     def logits(self, views: Views) -> Tensor:
         """(b, 2): mismatched, matched."""
-        pair = views.matching_pair if self.hiding is None else views.hidden_pair(self.hiding)
+        pair = views.matching_pair if self.hiding is None else hidden_pair(views, self.hiding)
         return views.head("match", pair.pooled)
 
     def floor(self, statistics: Mapping[str, float]) -> Floor:

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.models.verbs import ReadsAlone
+from diptych.objectives.blocks import BlockMasking
 from diptych.objectives.distillation import Soft, softened
 from diptych.objectives.draws import Hiding, Masking
+from diptych.objectives.hidden import hidden_pair
 from diptych.objectives.hiding import RegionMasking
 from diptych.objectives.views import Views
 from diptych.step import Floor
@@ -28,7 +30,7 @@ class MaskedWords:
     masking: Masking = field(default_factory=Masking)
     name: str = "mlm"
     weight: float = 1.0
-    beside: RegionMasking | None = None  # regions hidden at the same time, in the image that is shown (ViLBERT)
+    beside: RegionMasking | BlockMasking | None = None  # hidden at the same time, in the image that is shown
     alone: bool = False  # text without its image (VLMo's stage before images; BEiT-3's unpaired text)
 
     def counts(self, views: Views) -> dict[str, Tensor]:
@@ -63,7 +65,7 @@ class MaskedWords:
         """The text and the image that it is guessed with."""
         if self.beside is None:
             return views.masked_pair(self.masking)
-        return views.hidden_pair(Hiding(self.masking, self.beside))
+        return hidden_pair(views, Hiding(self.masking, self.beside))
 
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:
         """The unigram entropy of the corpus, where `statistics` counts it ("unigram_entropy", nats per piece)."""

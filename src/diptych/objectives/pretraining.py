@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diptych.inputs import Batch
 from diptych.models.cnn import FrozenCNN
+from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import EncodesImage, EncodesRegions
 from diptych.objectives.draws import Draws, Keyed
 from diptych.objectives.views import Lesson, Views
@@ -59,9 +60,10 @@ class Pretraining(nn.Module):
         most_patches: int | None = None,
         guide: FrozenCNN | None = None,
         pack: bool | None = None,
+        tokenizer: FrozenTokenizer | None = None,
     ):
         super().__init__()
-        self.model, self.heads, self.guide = model, heads, guide
+        self.model, self.heads, self.guide, self.tokenizer = model, heads, guide, tokenizer
         self.objectives, self.most_patches, self.pack = tuple(objectives), most_patches, pack
         self.weights = {o.name: o.weight for o in objectives}
         floors = {o.name: o.floor(statistics or {}) for o in objectives}
@@ -69,7 +71,9 @@ class Pretraining(nn.Module):
 
     def views(self, batch: Batch, draws: Draws | None = None, lesson: Lesson | None = None) -> Views:
         """What the model makes of a batch, nothing of it computed yet; `lesson`: what a momentum model says of it."""
-        return Views(self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide, lesson)
+        return Views(
+            self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide, lesson, self.tokenizer
+        )
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         """Terms of every loss and metric on this batch; see `step.Step`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.inputs import Regions
 from diptych.objectives.draws import Hiding
 from diptych.objectives.gather import alone, gathered
+from diptych.objectives.hidden import hidden_pair, hidden_regions
 from diptych.objectives.hiding import HiddenRegions
 from diptych.objectives.views import Views
 from diptych.step import Floor
@@ -34,11 +35,11 @@ class MaskedRegions:
     weight: float = 1.0
 
     def counts(self, views: Views) -> dict[str, Tensor]:
-        return {self.name: views.hidden_regions(self.hiding.regions).hidden.sum().float()}
+        return {self.name: hidden_regions(views, self.hiding.image).hidden.sum().float()}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        hidden = views.hidden_regions(self.hiding.regions)
-        said = views.head("regions", views.hidden_pair(self.hiding).image.rows(hidden.hidden)).float()
+        hidden = hidden_regions(views, self.hiding.image)
+        said = views.head("regions", hidden_pair(views, self.hiding).image.rows(hidden.hidden)).float()
         return {self.name: self.target(said, hidden, views).sum()}
 
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image, Matching, Regions, Text
 from diptych.models.cnn import FrozenCNN, Guidance
+from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
-from diptych.objectives.draws import Draws, Hiding, MaskedText, Masking
-from diptych.objectives.hiding import HiddenRegions, RegionMasking
+from diptych.objectives.draws import Draws, MaskedText, Masking
 from diptych.tokens import Pair, Tokens
 
 Made = TypeVar("Made")
@@ -43,7 +43,8 @@ class Views:
     """What a model makes of a batch. `heads` are the model's own, `draws` the random choices made for this batch.
 
     `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all. `guide` is a frozen
-    network whose view of the images may be imitated, `lesson` what a momentum model says of the batch.
+    network whose view of the images may be imitated, `tokenizer` one whose codes of them may be guessed, `lesson` what a
+    momentum model says of the batch.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Views:
         most_patches: int | None = None,
         guide: FrozenCNN | None = None,
         lesson: Lesson | None = None,
+        tokenizer: FrozenTokenizer | None = None,
     ):
         self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
-        self.most_patches, self._guide, self.lesson = most_patches, guide, lesson
+        self.most_patches, self._guide, self.lesson, self._tokenizer = most_patches, guide, lesson, tokenizer
         self._made: dict[tuple[Hashable, ...], Any] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
@@ -115,6 +117,12 @@ class Views:
         if self._guide is None:
             raise ValueError("this run has no guide to imitate")
         return self._guide
+
+    @property
+    def tokenizer(self) -> FrozenTokenizer:
+        if self._tokenizer is None:
+            raise ValueError("this run has no visual tokenizer")
+        return self._tokenizer
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -180,19 +188,3 @@ class Views:
         """Each masked text with its own image."""
         encode, fuse = self.fusing.encode_text, self.fusing.fuse
         return self.once(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
-
-    def hidden_regions(self, masking: RegionMasking) -> HiddenRegions:
-        """The regions shown beside each text, some of them hidden."""
-        shown = self.batch.regions if self.batch.matching is None else self.batch.matching.shown
-        if not isinstance(shown, Regions):
-            raise ValueError("this batch has no regions to hide")
-        return self.once(("hidden regions", masking), lambda: self.draws.hidden_regions(shown, masking))
-
-    def hidden_pair(self, hiding: Hiding) -> Pair:
-        """Each text with what is shown beside it, its own image or another's, words and regions hidden in both."""
-
-        def make() -> Pair:
-            text = self.fusing.encode_text(self.masked(hiding.words).text)
-            return self.fusing.fuse(text, self.encode(self.hidden_regions(hiding.regions).regions))
-
-        return self.once(("hidden pair", hiding), make)

@@ -120,7 +120,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "pretraining":
         target = by_feature if model.region_targets == arguments["features"] else by_class
         asked: dict[str, Objective] = {
-            "words": MaskedWords(HIDING.words, beside=HIDING.regions),
+            "words": MaskedWords(HIDING.words, beside=HIDING.image),
             "regions": MaskedRegions(HIDING, target),
             "match": ImageTextMatching(hiding=HIDING),
         }

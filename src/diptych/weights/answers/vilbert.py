@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diptych.inputs import Batch, Matching, Regions
 from diptych.objectives.draws import Given, MaskedText
+from diptych.objectives.hidden import hidden_pair
 from diptych.objectives.hiding import HiddenRegions
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.pretraining import Pretraining
@@ -104,7 +105,7 @@ class PretrainingAnswers:
 
     @property
     def pair(self) -> Pair:
-        return self.views.hidden_pair(HIDING)
+        return hidden_pair(self.views, HIDING)
 
     def loss(self, name: str) -> Tensor:
         objective = next(objective for objective in self.step.objectives if objective.name == name)

@@ -1,0 +1,96 @@
+"""BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers (Peng et al. 2022), figure 2.
+
+A ViT gives each patch a short unit vector, the nearest of a codebook takes its place, and a small ViT tells from those what a
+teacher sees there: so the codes come to mean something. What BEiT-3 guesses of hidden patches are these codes.
+
+Differs: the teacher is any network that sees a grid of features (here a CNN, in the paper CLIP's ViT); dead codes begin
+anew, and the codebook begins with what the first batches hold, where the official code begins with k-means of the first.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from diptych.inputs import Image
+from diptych.layers.block import PreNormBlock
+from diptych.layers.codebook import Codebook
+from diptych.layers.embed import PatchEmbedding
+from diptych.layers.init import init_transformer
+from diptych.layers.position import grid_for_each, resize_bicubic
+from diptych.tokens import Tokens
+
+
+class VisualTokenizer(nn.Module):
+    """The defaults are the paper's base size, with its decoder of three blocks. `features`: the teacher's width."""
+
+    def __init__(
+        self,
+        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
+        grid: tuple[int, int] = (14, 14), codes: int = 8192, code_width: int = 32, decoder_depth: int = 3,
+        features: int = 512, decay: float = 0.99, patience: int = 100,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.patch, self.grid = width, patch, grid
+        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic)
+        self.encoder = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.to_code = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, code_width))
+        self.codebook = Codebook(codes, code_width, decay, patience)
+        self.from_code = nn.Linear(code_width, width)
+        self.position = nn.Parameter(torch.zeros(*grid, width))
+        self.decoder = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(decoder_depth))
+        self.decoder_norm = nn.LayerNorm(width, 1e-6)
+        self.to_feature = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, features))
+        self.apply(init_transformer)
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def encode_image(self, image: Image) -> Tokens:
+        """A unit vector for each patch, before the nearest code takes its place."""
+        tokens = self.patches(image)
+        for block in self.encoder:
+            tokens = block(tokens)
+        short = tokens.by_span(name="patches").map(self.norm).map(self.to_code)
+        return short.map(lambda x: F.normalize(x, dim=-1))
+
+    def quantise(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
+        """The nearest code in the place of each real vector, and which it is, sample after sample. Gradients pass straight
+        through to what stood there.
+        """
+        real = tokens.pack()
+        codes = self.codebook.nearest(real.values)
+        nearest = Tokens(real.values + (self.codebook.vectors[codes] - real.values).detach(), real.layout)
+        return nearest if tokens.packed else Tokens(nearest.canvas(), tokens.layout), codes
+
+    def tell(self, codes: Tokens) -> Tokens:
+        """What the teacher sees in each patch."""
+        (span,) = codes.layout.spans
+        assert span.grid is not None
+        inside = codes.real.unflatten(1, span.grid)
+        extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
+        tokens = codes.map(self.from_code).add(grid_for_each(self.position, extents, *span.grid, resize_bicubic))
+        for block in self.decoder:
+            tokens = block(tokens)
+        return tokens.map(self.decoder_norm).map(self.to_feature)
+
+
+class FrozenTokenizer:
+    """A tokenizer that has learned: it is saved with no model, hence not a Module. `size`: how many codes it has."""
+
+    def __init__(self, tokenizer: VisualTokenizer):
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        self.patch, self.size = tokenizer.patch, len(tokenizer.codebook.vectors)
+
+    @torch.no_grad()
+    def __call__(self, image: Image) -> Int[Tensor, "b cells"]:
+        """The code of each patch, -1 where there is none."""
+        tokens = self.tokenizer.to(image.pixels.device).encode_image(image)
+        codes = torch.full_like(tokens.real, -1, dtype=torch.long)
+        codes[tokens.real] = self.tokenizer.quantise(tokens)[1]
+        return codes
+
+    def entropy(self) -> float:
+        """See Codebook.entropy."""
+        return self.tokenizer.codebook.entropy()

@@ -1,0 +1,149 @@
+"""Visual tokens: how patches are hidden, how a codebook learns and revives, and what is guessed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from diptych.layers.codebook import Codebook
+from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.objectives.blocks import BlockMasking, hidden_blocks
+from diptych.objectives.codes import MaskedCodes
+from diptych.objectives.draws import Keyed
+from diptych.objectives.hidden import codes, hidden_patches
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.quantising import CodedFeatures, UnusedCodes
+from diptych.train import checkpoint
+from diptych.train.optimizer import adamw
+from diptych.train.settings import Optimizer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
+sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
+
+from battery_parts import Colours, batch_of
+from systems import beit3
+
+SMALL = VisualTokenizer(
+    width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), codes=24, code_width=8, decoder_depth=1, features=1280,
+    patience=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "columns", "least"), [(14, 14, 16), (7, 7, 4), (3, 4, 16), (1, 1, 16), (1, 9, 2)])
+def test_a_fixed_share_of_patches_is_hidden_in_blocks(rows: int, columns: int, least: int):
+    wanted = max(1, round(0.4 * rows * columns))
+    seen = np.zeros((rows, columns))
+    alike = []
+    for seed in range(60):
+        hidden = hidden_blocks(rows, columns, BlockMasking(0.4, least), np.random.default_rng(seed))
+        assert hidden.shape == (rows, columns) and hidden.sum() == wanted
+        seen += hidden
+        alike.append((hidden[:, 1:] == hidden[:, :-1]).mean() if columns > 1 else 1.0)
+    assert (seen > 0).all(), "every patch can be hidden"
+    if rows * columns == 196:  # drawn one by one, neighbours would be alike in 0.4² + 0.6² = 52 % of the cases
+        assert np.mean(alike) > 0.75
+
+
+def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
+    batch = batch_of(8)
+    assert batch.image is not None
+    extents = batch.image.extents(8)
+    found = Keyed(batch).hidden_patches(extents, (3, 4), BlockMasking(least=2)).view(8, 3, 4)
+    order = torch.arange(8).flip(0)
+    turned = Keyed(replace(batch, ids=batch.ids[order])).hidden_patches(extents[order], (5, 6), BlockMasking(least=2))
+    assert torch.equal(turned.view(8, 5, 6)[:, :3, :4], found[order])
+    for hidden, (height, width) in zip(found, extents.tolist(), strict=True):
+        assert hidden.sum() == hidden[:height, :width].sum() == max(1, round(0.4 * height * width))
+
+
+def test_a_codebook_follows_means_and_revives_what_nobody_asked_for():
+    torch.manual_seed(0)
+    book = Codebook(4, 2, decay=0.5, patience=2)
+    with torch.no_grad():
+        book.vectors.copy_(F.normalize(torch.tensor([[1.0, 0.1], [-1.0, 0.0], [0.0, -1.0], [-0.1, -1.0]]), dim=1))
+    x = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.2], [-1.0, 0.1]]), dim=1)
+    found = book.nearest(x)
+    assert found.tolist() == [0, 0, 1] and book.unused() == 1.0
+    before = book.vectors.clone()
+    book.learn(book.asked(x, found), torch.tensor([[0.0, 1.0]]))
+    mean = F.normalize(x[:2].sum(0), dim=0)
+    torch.testing.assert_close(book.vectors[0], F.normalize(0.5 * before[0] + 0.5 * mean, dim=0))
+    assert book.vectors[2].tolist() == [0.0, 1.0], "one of two dead codes, as there was one to begin anew as"
+    assert torch.equal(book.vectors[3], before[3]) and book.unused() == 0.5
+    torch.testing.assert_close(book.frequency, torch.tensor([0.125 + 1 / 3, 0.125 + 1 / 6, 0.125, 0.125]))
+    book.learn(book.asked(x, found), torch.tensor([[0.6, 0.8]]))
+    assert book.vectors[2].tolist() == [0.0, 1.0], "it has two batches to be asked for"
+    torch.testing.assert_close(book.vectors[3], torch.tensor([0.6, 0.8]))
+    assert 0 < book.entropy() < math.log(4)
+
+
+def tokenizer_step() -> Pretraining:
+    torch.manual_seed(0)
+    model = VisualTokenizer(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3)
+    return Pretraining(model, nn.ModuleDict(), [CodedFeatures(), UnusedCodes()], guide=Colours())
+
+
+def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    found = []
+    for k in steps:
+        losses = step.train()(replace(batch_of(16, seed=k % 4), step=k))
+        losses["features"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append({name: value.item() for name, value in losses.items()})
+    return found
+
+
+def test_it_learns_uses_its_codebook_and_is_watched():
+    step = tokenizer_step()
+    found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
+    assert found[-1]["features/apart"] < 0.7 * found[0]["features/apart"]
+    assert found[-1]["unused"] < 0.5 * step.floors["unused"].value
+    assert step.floors["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
+    before = {name: value.clone() for name, value in step.state_dict().items()}
+    step.eval()(batch_of(4))
+    assert all(torch.equal(before[name], value) for name, value in step.state_dict().items()), "scoring changes nothing"
+
+
+def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):
+    settings = Optimizer(learning_rate=3e-3)
+    whole, first, second = tokenizer_step(), tokenizer_step(), tokenizer_step()
+    losses = trained(whole, range(6), adamw(whole, settings))
+    optimizer = adamw(first, settings)
+    trained(first, range(3), optimizer)
+    checkpoint.save(tmp_path, first, optimizer, {})
+    optimizer = adamw(second, settings)
+    checkpoint.load(tmp_path, second, optimizer)
+    assert trained(second, range(3, 6), optimizer) == losses[3:]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_hidden_patches_codes_are_what_is_asked_for():
+    """By hand: cross entropy at the hidden patches, of the codes that the tokenizer gives to the whole picture."""
+    torch.manual_seed(0)
+    model = beit3.model(pooling="both", speaks=True, codes=24)
+    frozen = FrozenTokenizer(SMALL)
+    step = Pretraining(model, model.heads(), [MaskedCodes(BlockMasking(least=2))], {"codes": 24.0}, tokenizer=frozen)
+    batch = batch_of(5)
+    views = step.views(batch)
+    hidden, there = hidden_patches(views, BlockMasking(least=2)), codes(views)
+    assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
+    assert batch.image is not None
+    seen = model.alone(model.encode_image(batch.image, hidden)).by_span(name="patches").canvas()
+    logits = step.heads["codes"](seen)
+    by_hand = [F.cross_entropy(logits[i, j], there[i, j]) for i, j in hidden.nonzero().tolist()]
+    torch.testing.assert_close(step(batch)["codes"], torch.stack(by_hand).mean())
+    assert step.floors["codes"].value == pytest.approx(math.log(24))
+    floor = MaskedCodes().floor({"codes": 24.0, "code_entropy": 2.0})
+    assert floor is not None and floor.value == 2.0
+    with pytest.raises(ValueError, match="no visual tokenizer"):
+        Pretraining(model, model.heads(), [MaskedCodes()])(batch)
