@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from diptych.data.source import BadSample, DataError
 from diptych.inputs import Regions
 
 MOST_REGIONS = 1000
+MOST_ROW = 64 * 2**20  # bytes of one image's regions, as text or unpacked; 100 regions of 2,048 numbers are 1 MiB
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,25 @@ def stack_regions(detected: Sequence[Detected]) -> Regions:
     real = torch.arange(most) < torch.tensor([len(one.boxes) for one in detected])[:, None]
     features, boxes = padded([one.features for one in detected]), padded([one.boxes for one in detected])
     return Regions(features, boxes, real, padded(known) if known else None)
+
+
+def whole_number(cell: Any, where: str) -> int:
+    """A count or a side in pixels, from a cell of a table, an array of one, or a number. Raises BadSample."""
+    try:
+        number = int(cell.item()) if isinstance(cell, np.ndarray) else int(cell)
+    except (ValueError, TypeError, OverflowError):
+        number = 0
+    if not 0 < number < 2**20:
+        raise BadSample(where, "is no whole number above 0, or beyond all measure")
+    return number
+
+
+def floats(cell: bytes, n: int, where: str) -> np.ndarray:
+    """An array of n rows, from base64 of float32. Raises BadSample."""
+    try:
+        data = base64.b64decode(cell, validate=True)
+    except binascii.Error as error:
+        raise BadSample(where, f"not base64 ({error})") from None
+    if not data or len(data) % (4 * n):
+        raise BadSample(where, f"{len(data)} bytes do not divide into {n} rows of float32")
+    return np.frombuffer(data, dtype="<f4").reshape(n, -1)

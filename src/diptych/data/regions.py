@@ -6,28 +6,27 @@
   soft_labels; or bottom-up-attention.pytorch's x (n × f, or OpenVQA's f × n) with bbox, image_w and image_h. The file's
   stem is the image's id.
 
-ViLBERT's own forms, .npy files of dictionaries and an LMDB of them, are refused: they are pickles, which can run any code.
-UNITER's LMDB packs the same .npz that are read here, which earns it no dependency.
+- an LMDB of pickled dictionaries, as ViLBERT, 12-in-1 and VOLTA keep it (region_database.py; extra `lmdb`).
+
+.npy files of dictionaries are refused: convert them. UNITER's LMDB packs the same .npz that are read here.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import zipfile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from diptych.data.detected import MOST_REGIONS, Detected, checked, shares
+from diptych.data.detected import MOST_REGIONS, MOST_ROW, Detected, checked, floats, shares, whole_number
+from diptych.data.region_database import RegionDatabase
 from diptych.data.source import BadSample, DataError
 
 COLUMNS = {
     6: ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
     10: ("image_id", "image_h", "image_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes", "features"),
 }  # fmt: skip
-MOST_ROW = 64 * 2**20  # bytes of one image's regions, as text or unpacked; 100 regions of 2,048 numbers are 1 MiB
 CONVERT = "write it as .npz (features, boxes, image_w, image_h) where you trust what it holds"
 
 
@@ -45,14 +44,19 @@ class DetectedRegions(Protocol):
 
 
 def open_regions(path: Path) -> DetectedRegions:
-    """The regions in a .tsv, or in a folder of .npz. Raises DataError."""
-    if path.suffix == ".lmdb" or (path / "data.mdb").is_file() or path.suffix in (".pkl", ".npy"):
+    """The regions in a .tsv, a folder of .npz, or an LMDB. Raises DataError.
+
+    Any examples show them: ``PairExamples(source, tokenizer, DetectorRegions(open_regions(path)))`` (data/seen.py).
+    """
+    if path.suffix in (".pkl", ".npy"):
         raise DataError(f"{path}: holds pickles, which can run code, and is not read; {CONVERT}")
+    if (path / "data.mdb").is_file() or (path.suffix == ".lmdb" and path.is_file()):
+        return RegionDatabase(path)
     if path.suffix == ".tsv" and path.is_file():
         return RegionTable(path)
     if path.is_dir():
         return RegionFolder(path)
-    raise DataError(f"{path}: neither a .tsv nor a folder of .npz; check the path")
+    raise DataError(f"{path}: neither a .tsv nor a folder of .npz or an LMDB; check the path")
 
 
 class RegionTable:
@@ -96,10 +100,12 @@ class RegionTable:
             file.seek(start)
             cells = file.readline(MOST_ROW).rstrip(b"\r\n").split(b"\t")
         named, where = dict(zip(COLUMNS[len(cells)], cells, strict=True)), f"{self.path}, row {row}"
-        width, height, n = (_whole(named[key], f"{where}, {key!r}") for key in ("image_w", "image_h", "num_boxes"))
+        width, height, n = (
+            whole_number(named[key], f"{where}, {key!r}") for key in ("image_w", "image_h", "num_boxes")
+        )
         if n > MOST_REGIONS:
             raise BadSample(f"{where}, 'num_boxes'", f"{n} regions are more than {MOST_REGIONS}")
-        boxes, features = (_floats(named[key], n, f"{where}, {key!r}") for key in ("boxes", "features"))
+        boxes, features = (floats(named[key], n, f"{where}, {key!r}") for key in ("boxes", "features"))
         return checked(features, shares(boxes, width, height, where), None, where)
 
 
@@ -130,7 +136,7 @@ class RegionFolder:
         if "norm_bb" in arrays:
             corners = arrays["norm_bb"].astype(np.float32)[..., :4]
             return checked(features, shares(corners, 1, 1, where), arrays.get("soft_labels"), where)
-        width, height = (_whole(need(key), f"{where}, {key!r}") for key in ("image_w", "image_h"))
+        width, height = (whole_number(need(key), f"{where}, {key!r}") for key in ("image_w", "image_h"))
         boxes = need("bbox" if "bbox" in arrays else "boxes").astype(np.float32)
         if "x" in arrays and len(features) != len(boxes):
             features = features.T
@@ -153,24 +159,3 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     if odd:
         raise BadSample(f"{file}, {odd[0]!r}", f"holds {found[odd[0]].dtype}, not numbers")
     return found
-
-
-def _whole(cell: bytes | np.ndarray, where: str) -> int:
-    try:
-        number = int(cell) if isinstance(cell, bytes) else int(cell.item())
-    except (ValueError, OverflowError):
-        number = 0
-    if not 0 < number < 2**20:
-        raise BadSample(where, "is no whole number above 0, or beyond all measure")
-    return number
-
-
-def _floats(cell: bytes, n: int, where: str) -> np.ndarray:
-    """An array of n rows. Raises BadSample."""
-    try:
-        data = base64.b64decode(cell, validate=True)
-    except binascii.Error as error:
-        raise BadSample(where, f"not base64 ({error})") from None
-    if not data or len(data) % (4 * n):
-        raise BadSample(where, f"{len(data)} bytes do not divide into {n} rows of float32")
-    return np.frombuffer(data, dtype="<f4").reshape(n, -1)

@@ -32,7 +32,8 @@ class Seen:
 
     def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: Remembered):
         self.look, self.images, self.remembered = look, replace(images, augment=False), remembered
-        self._name = digest(name, repr(self.images))
+        told = (images.shorter, images.longer_ratio, images.patch, images.mean, images.std, images.square)
+        self._name = digest(name, repr(told))
 
     def of(self, source: Pictured, index: int) -> tuple[bytes, Arrays]:
         """A digest of all that it depends on, and what is seen. Raises BadSample."""

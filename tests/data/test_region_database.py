@@ -1,0 +1,179 @@
+"""Regions from an LMDB of pickles: read as they are published, and no pickle is ever run."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diptych.data import region_database
+from diptych.data.plain_pickle import NotPlain, read_plain
+from diptych.data.regions import open_regions
+from diptych.data.source import BadSample, DataError
+
+lmdb = pytest.importorskip("lmdb", reason="needs the extra `lmdb`")
+BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
+FEATURES = np.arange(6, dtype=np.float32).reshape(2, 3)
+CLASSES = np.full((2, 4), 0.25, dtype=np.float32)
+SHARES = [[0, 0, 0.4, 0.5, 0.2], [0.1, 0.4, 0.8, 1.0, 0.42]]
+
+
+def packed(array: np.ndarray) -> bytes:
+    return base64.b64encode(array.tobytes())
+
+
+NUMPY: dict[str, Any] = {
+    "image_id": "17",
+    "image_h": 50,
+    "image_w": np.int64(100),
+    "num_boxes": 2,
+    "boxes": BOXES,
+    "features": FEATURES,
+}
+BASE64: dict[str, Any] = NUMPY | {"image_w": 100, "boxes": packed(BOXES), "features": packed(FEATURES)}
+VOLTA: dict[str, Any] = {
+    "img_id": 17,
+    "img_h": 50,
+    "img_w": 100,
+    "num_boxes": 2,
+    "boxes": packed(BOXES),
+    "features": packed(FEATURES),
+}
+
+
+class Runs:
+    """Code that a pickle would run."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('a pickle was run')",)
+
+
+def database(path: Path, images: dict[str, Any], protocol: int = 4) -> Path:
+    opened = lmdb.open(str(path), map_size=2**22)
+    with opened.begin(write=True) as transaction:
+        for name, item in images.items():
+            value = item if isinstance(item, bytes) else pickle.dumps(item, protocol)
+            transaction.put(name.encode(), value)
+        transaction.put(b"keys", pickle.dumps([name.encode() for name in images], protocol))
+    opened.close()
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "item", [NUMPY, BASE64, VOLTA | {"cls_prob": packed(CLASSES)}], ids=["numpy", "base64", "volta"]
+)
+def test_the_published_forms(item: dict[str, Any], protocol: int, tmp_path: Path):
+    found = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}, protocol))
+    assert len(found) == 2 and "17" in found and "keys" not in found
+    one = found.load("17")
+    np.testing.assert_array_equal(one.features, FEATURES)
+    np.testing.assert_allclose(one.boxes, SHARES, rtol=1e-6)
+    assert (one.classes is not None) == ("cls_prob" in item)
+    with pytest.raises(KeyError):
+        found.load("keys")
+
+
+def test_workers_read_it_too(tmp_path: Path):
+    found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
+    found.load("17")
+    with get_context("fork").Pool(1) as pool:
+        assert pool.apply(found.load, ["17"]).features.sum() == 15
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (NUMPY | {"features": Runs()}, "not a pickle of plain numbers: it names '.*exec', which could run code"),
+        (NUMPY | {"note": np.array([Runs()], dtype=object)}, "not a pickle of plain numbers"),
+        (NUMPY | {"note": np.float64}, "it names 'numpy.float64'"),
+        (NUMPY | {"boxes": np.array(["a", "b"])}, "an array of 'U1'"),
+        (b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n.", "it holds a function|broken"),
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.", "not a pickle of plain numbers: broken"),
+        (b"(" * 100, "not a pickle of plain numbers"),
+        (b"", "not a pickle of plain numbers"),
+        ([1, 2], "a list, where there is a dictionary"),
+        (NUMPY | {"features": 7}, "features: a int of no such kind"),
+        (NUMPY | {"features": FEATURES[0]}, "features: a ndarray of no such kind"),
+        (NUMPY | {"features": FEATURES * np.nan}, "features: not finite"),
+        (NUMPY | {"features": FEATURES[:1]}, r"features: are \(1, 3\), where there are 2 boxes"),
+        (BASE64 | {"num_boxes": 10**6}, "'num_boxes': 1000000 regions are more than 1000|is no whole number"),
+        (BASE64 | {"num_boxes": None}, "'num_boxes': is no whole number"),
+        (NUMPY | {"image_h": "tall"}, "height: is no whole number"),
+        ({"features": FEATURES}, "no 'image_h' or 'image_height' or 'img_h' among"),
+    ],
+)
+def test_what_is_hostile_or_broken_is_a_bad_sample(item: Any, message: str, tmp_path: Path):
+    found = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}))
+    with pytest.raises(BadSample, match=message) as refused:
+        found.load("17")
+    assert refused.value.where.startswith(f"{tmp_path / 'x.lmdb'}, 17")
+    np.testing.assert_array_equal(found.load("4").features, FEATURES)
+
+
+def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
+    monkeypatch.setattr(region_database, "MOST_ROW", 100)
+    with pytest.raises(BadSample, match="bytes, more than 100"):
+        found.load("17")
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path):
+    (tmp_path / "data.mdb").write_bytes(b"not one" * 1000)
+    with pytest.raises(DataError, match="not an LMDB that can be read"):
+        open_regions(tmp_path)
+    with pytest.raises(DataError, match="no images in it"):
+        open_regions(database(tmp_path / "empty", {}))
+
+
+PLAIN = {
+    "none": None, "truth": [True, False], "numbers": (1, -5, 300, 70000, 2**40, -(2**70), 0.5), "text": "é" * 300, "bytes": b"\xff" * 300,
+    "nested": {"a": [{"b": (1, 2)}, []], "c": ()}, "nothing": {}, "more": list(range(1200)), "shared": [[1]] * 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values_come_back(protocol: int):
+    assert read_plain(pickle.dumps(PLAIN, protocol)) == PLAIN
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6, dtype=">i2").reshape(2, 3), np.asfortranarray(np.ones((2, 3))), np.zeros((0, 4), "f2"), np.array(3.5), np.uint8(7), np.float32(2)],
+    ids=["big-endian", "fortran", "empty", "alone", "scalar", "float scalar"],
+)  # fmt: skip
+def test_arrays_come_back(array: Any, protocol: int):
+    found = read_plain(pickle.dumps({"x": array}, protocol))["x"]
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=") and found.shape == array.shape
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cos\nsystem\n(S'false'\ntR.",
+        b"\x80\x02cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
+        b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x05false\x85R.",
+        b"(S'false'\nios\nsystem\n.",
+        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\ndtype\nK\x00\x85C\x01b\x87R.",
+        b"\x80\x02cnumpy\nndarray\n)R.",
+        b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.",
+        b"\x80\x02}(]K\x01u.",
+        b"\x80\x02K\x01K\x02a.",
+        b"\x80\x02]]s.",
+        b"\x80\x02P1\n.",
+        b"\x80\x02K\x01K\x02.",
+        b"\x80\x02h\x05.",
+        b"\x80\x02\x82\x01.",
+    ],
+)
+def test_programs_are_refused(program: bytes):
+    with pytest.raises(NotPlain):
+        read_plain(program)
