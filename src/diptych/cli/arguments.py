@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import isfunction
+from inspect import isfunction, signature
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, TypeVar
@@ -137,10 +137,12 @@ def recipe(name: str) -> Any:
 
 
 def recipes() -> list[str]:
-    """All recipes there are: public functions of recipes/ that return a Pretrain."""
+    """All recipes there are: public functions of recipes/ that return a Pretrain and need no argument."""
     found = []
     for info in iter_modules(diptych.recipes.__path__):
         for name, value in vars(import_module(f"diptych.recipes.{info.name}")).items():
             if isfunction(value) and not name.startswith("_") and value.__module__ == f"diptych.recipes.{info.name}":
-                found += [f"{info.name}.{name}"] * (value.__annotations__.get("return") == "Pretrain")
+                asked = signature(value)
+                needs = any(p.default is p.empty for p in asked.parameters.values())
+                found += [f"{info.name}.{name}"] * (asked.return_annotation == "Pretrain" and not needs)
     return found

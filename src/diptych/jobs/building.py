@@ -64,15 +64,20 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    """The parts that a pattern names learn nothing. Raises RunError for a pattern that names none."""
+    """The parts that a pattern names ("transformer.blocks.*.attention") learn nothing. Raises RunError for one that names
+    none.
+    """
     for pattern in patterns:
-        named = [
-            p for name, p in model.named_parameters() if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-        ]
+        named = [p for name, p in model.named_parameters() if _within(name.split("."), pattern.split("."))]
         if not named:
             raise RunError(f"freeze: no part of the {type(model).__name__} is called {pattern!r}")
         for parameter in named:
             parameter.requires_grad_(False)
+
+
+def _within(name: list[str], pattern: list[str]) -> bool:
+    """Whether a parameter lies in the part that a pattern names."""
+    return len(name) >= len(pattern) and all(fnmatchcase(*both) for both in zip(name, pattern, strict=False))
 
 
 def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:
@@ -97,7 +102,8 @@ def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:
 
 def start(module: Pretraining, run: Pretrain) -> None:
     """Begins with the weights of the run that it starts from: all of a pre-training run of the same model, or a ViT's for a
-    ViLT's image side. Raises RunError, WeightsError.
+    ViLT's image side. Parts that an earlier stage did not have (VLMo's experts of both modalities) stay fresh; all that it had
+    must have its place. Raises RunError, WeightsError.
     """
     if not run.start:
         return
@@ -108,7 +114,7 @@ def start(module: Pretraining, run: Pretrain) -> None:
         if state.keys() == weights(module).keys():
             load_strict(module, state, str(folder))
         else:  # other objectives, other heads
-            load_strict(model, within(state, "model."), str(folder))
+            load_strict(model, weights(model) | within(state, "model."), str(folder))
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
         start_vilt_from_vit(model, within(state, "model."))
     else:

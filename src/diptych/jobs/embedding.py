@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 
 from torch import Tensor, nn
 
+from diptych.data.boxes import SCALES, fixed_boxes
+from diptych.data.seen import Seen, SeenGrids, SeenRegions
+from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows
 from diptych.inputs import Text
+from diptych.jobs.folder import RunError
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
 from diptych.layers.given import GivenText
 from diptych.layers.given_words import GivenWords
@@ -15,8 +21,9 @@ from diptych.layers.grid import GridEmbedding
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
 from diptych.models.minilm import FrozenText
-from diptych.recipes.models import Detecting
-from diptych.recipes.run import Embedders, Finetune, Pretrain
+from diptych.recipes.models import SCAN, Detecting, VisualBERT, VSEpp
+from diptych.recipes.run import Finetune, Pretrain
+from diptych.store import Remembered, Store, usual_folder
 
 CNN_CELL = 1280  # numbers per cell of the CNN's grid
 CNN_GRID = (7, 7)  # of pictures of 224 pixels
@@ -24,15 +31,26 @@ WRITES = ("decoder", "answer_words")  # parts that write texts, and may not be t
 
 
 @cache
+def store() -> Store:
+    return Store(usual_folder())
+
+
+@cache
+def remembered() -> Remembered:
+    """What the CNN saw, for the whole process."""
+    return Remembered(store=store())
+
+
+@cache
 def frozen_cnn() -> FrozenCNN:
-    """One for the whole process, which remembers what it saw. Made when it is first needed."""
-    return FrozenCNN()
+    """One for the whole process. Made when it is first needed."""
+    return FrozenCNN(store=store())
 
 
 @cache
 def frozen_text(depth: int) -> FrozenText:
     """As `frozen_cnn`; `depth`: how many layers read."""
-    return FrozenText(depth)
+    return FrozenText(depth, store=store())
 
 
 def cnn_maps(pixels: Tensor) -> Tensor:
@@ -64,9 +82,21 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         _put(model, (nn.Embedding,), lambda old: GivenWords(old.embedding_dim, states), named="word")  # type: ignore[arg-type]
 
 
-def reads_regions(model: object, embed: Embedders) -> bool:
-    """Whether images come as regions."""
-    return isinstance(model, Detecting) or embed.image not in ("own", "grid")
+def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Shows:
+    """How the run's model is shown its pictures, which every kind of examples asks for. Raises RunError."""
+    images, asked = replace(run.images, augment=augment and run.images.augment), run.embed.image
+    if asked == "own":
+        if isinstance(run.model, Detecting):
+            raise RunError(f'a {type(run.model).__name__} reads regions: set embed.image to "boxes", or where they lie')
+        return images
+    if asked == "grid" and images.augment:
+        return images  # the CNN sees each picture anew
+    seen = Seen(frozen_cnn().look, frozen_cnn().name, images, remembered())
+    if asked == "grid":
+        return SeenGrids(seen)
+    boxes = fixed_boxes(run.embed.scales or SCALES)
+    whole = not isinstance(run.model, SCAN | VisualBERT | VSEpp)  # a class token's place
+    return SeenRegions(seen, boxes, frozen_cnn().classify, remembered(), whole)
 
 
 def _grid(old: nn.Module) -> nn.Module:

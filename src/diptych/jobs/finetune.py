@@ -17,7 +17,7 @@ from diptych.data.questions import open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
 from diptych.heads import Match
-from diptych.jobs.embedding import exchange
+from diptych.jobs.embedding import exchange, shown
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
@@ -60,12 +60,11 @@ def questions(data: str, split: str, blind: str, least: int) -> Questioned:
 def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Examples:
     """What the run learns from, or is held out from it."""
     tokenizer = tokenizer_of(run)
-    images = replace(run.images, augment=augment and run.images.augment)
+    images, least = shown(run, augment), run.images.shorter
     if run.task == "vqa":
-        source = questions(run.data, split, run.blind, images.shorter)
+        source = questions(run.data, split, run.blind, least)
         return QuestionExamples(source, tokenizer, images, answers, normalise_answer)
-    pictures = open_captions(run.data, split, least=images.shorter)
-    return RankedExamples(pictures, tokenizer, images, run.false_texts)
+    return RankedExamples(open_captions(run.data, split, least=least), tokenizer, images, run.false_texts)
 
 
 def start(module: Task, folder: Path) -> None:

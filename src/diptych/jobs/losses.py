@@ -82,6 +82,8 @@ def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
             )
         if head and head not in heads:
             raise RunError(f"a {type(model).__name__} cannot learn {name}: it has no head {head!r}")
+    if chosen.codes:
+        raise RunError("codes needs a visual tokenizer, which this version cannot train; set objectives.codes to 0")
     if chosen.itm and chosen.hard_negatives and not chosen.itc:
         raise RunError(
             "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"

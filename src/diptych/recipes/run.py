@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import ImageSettings, Streaming
 from diptych.recipes.models import Model, Speaking
 from diptych.train.settings import Training
 
@@ -56,9 +56,9 @@ class Teacher:
 class Embedders:
     """What stands before a model's first block, exchanged by assignment after it is built."""
 
-    image: str = (
-        "own"  # "own", "grid" (a frozen CNN's cells), "boxes" (its cells, pooled in boxes), or detected regions: PATH
-    )
+    image: str = "own"  # or "grid": a frozen CNN's cells; "boxes": those pooled in boxes; PATH: what a detector saw
+    # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
+    scales: tuple[tuple[float, float, int], ...] = ()
     features: int = 1280  # numbers per region, where those come from PATH
     text: Literal["own", "minilm"] = "own"  # "minilm": a frozen MiniLM's word states
 
@@ -82,6 +82,8 @@ class Pretrain:
     start_image: str = ""  # a ViT's run, or its checkpoint, that the image side begins with
     start_text: str = ""  # a BERT checkpoint that the text side begins with
     tokenizer: str = ""  # codes: the run that trained the visual tokenizer
+    streaming: Streaming = Streaming()  # noqa: RUF009 (frozen)
+    corpus: str = ""  # what the paper learned from, in the field's terms
 
 
 @dataclass(frozen=True)

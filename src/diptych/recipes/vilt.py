@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
+from diptych.recipes.frozen import frozen as on_frozen_features
 from diptych.recipes.models import ViLT
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -76,3 +77,12 @@ def tiny() -> Pretrain:
             run.training, steps=1500, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
         ),
     )
+
+
+def frozen() -> Pretrain:
+    """On the frozen features that other systems' `small` recipes learn from, so that they can be compared.
+
+    Differs: no word-patch alignment, for boxes are no patches.
+    """
+    model = ViLT(width=256, depth=3, heads=4, hidden=512, grid=(7, 7), dropout=0.0)
+    return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0))

@@ -6,9 +6,24 @@ from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes import vilt
+from diptych.recipes.frozen import frozen
 from diptych.recipes.models import VLMo
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
+
+FROZEN_FOR_WORDS = (
+    "patches",
+    "transformer.blocks.*.norm",
+    "transformer.blocks.*.attention",
+    "transformer.blocks.*.apart.image",
+)
+LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fed")
+"""With these, what the text stage does not train (the official run.py)."""
+
+SMALL = VLMo(
+    width=256, depth=3, heads=4, hidden=512, together=2, grid=(7, 7), patch=32, text_length=40, relative=False, scale=0.0,
+    drop=0.0,
+)  # fmt: skip
 
 
 def base() -> Pretrain:
@@ -45,9 +60,9 @@ def tiny() -> Pretrain:
 
 
 def base_words() -> Pretrain:
-    """The stage before images are met: masked words of texts alone, by a model without experts of both.
-
-    Differs: the official run starts from BEiT and trains nothing but what words have of their own; here all learns.
+    """The second stage, before images are met: masked words of texts alone (section 3.3, "text-only"). It is to start from
+    images alone (BEiT, `start_image`), and trains what words have of their own; attention, LayerScale and the experts of images stand still, as in the
+    official code.
     """
     run = base()
     return replace(
@@ -55,7 +70,20 @@ def base_words() -> Pretrain:
         recipe="vlmo.base_words",
         model=replace(run.model, together=12),
         objectives=Objectives(mlm=1.0, alone=True),
+        freeze=FROZEN_FOR_WORDS + LAYER_SCALE,
+        corpus="Wikipedia, BookCorpus: texts alone",
     )
+
+
+def small() -> Pretrain:
+    """On frozen features: the third stage alone."""
+    return frozen("vlmo.small", SMALL, base().objectives)
+
+
+def small_words() -> Pretrain:
+    """The stage before it, on the captions alone."""
+    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives)
+    return replace(run, freeze=FROZEN_FOR_WORDS)
 
 
 def base_plus() -> Pretrain:

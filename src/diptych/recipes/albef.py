@@ -1,0 +1,56 @@
+"""ALBEF's runs (Li et al., NeurIPS 2021, section 3 and appendix; the official configurations)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import FOUR_MILLION, FOURTEEN_MILLION, steps
+from diptych.recipes.frozen import frozen
+from diptych.recipes.models import ALBEF
+from diptych.recipes.run import Objectives, Pretrain, Teacher
+from diptych.train.settings import Optimizer, Training
+
+OBJECTIVES = Objectives(itc=1.0, itm=1.0, mlm=1.0, hard_negatives=True, whole_words=False)
+BATCH, EPOCHS = 512, 30
+
+
+def pretrain_4m() -> Pretrain:
+    """Contrast, matching and masked words with momentum distillation, 30 epochs of 512 pairs. It is to start from DeiT-B/16
+    (`start_image`) and BERT-base (`start_text`: its layers 1-6 read, 7-12 fuse).
+
+    Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an epoch, down to
+    a tenth; pictures are squared, not cropped, and normalised to [-1, 1].
+    """
+    return Pretrain(
+        recipe="albef.pretrain_4m",
+        model=ALBEF(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=256, patch=16, square=True, augment=True),
+        training=Training(
+            steps=steps(FOUR_MILLION, BATCH, EPOCHS),
+            batch=BATCH,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.02, warmup=2000, schedule="cosine", clip=0.0
+            ),
+        ),
+        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=1 / EPOCHS, queue=65536),
+        corpus=", ".join(FOUR_MILLION),
+    )
+
+
+def pretrain_14m() -> Pretrain:
+    """The same on 14 million images, with CC12M."""
+    run = pretrain_4m()
+    training = replace(run.training, steps=steps(FOURTEEN_MILLION, BATCH, EPOCHS))
+    return replace(run, recipe="albef.pretrain_14m", training=training, corpus=", ".join(FOURTEEN_MILLION))
+
+
+def small() -> Pretrain:
+    """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
+    model = ALBEF(
+        image_width=256, image_depth=1, image_heads=4, image_hidden=512, grid=(7, 7), patch=32, width=256, text_depth=1,
+        fusion_depth=2, heads=4, hidden=512, text_length=40, dropout=0.0,
+    )  # fmt: skip
+    return frozen("albef.small", model, OBJECTIVES)

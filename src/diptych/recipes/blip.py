@@ -1,0 +1,68 @@
+"""BLIP's runs (Li et al., ICML 2022, section 4.1; the official configuration)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import FOURTEEN_MILLION, steps
+from diptych.recipes.frozen import frozen
+from diptych.recipes.models import BLIP
+from diptych.recipes.run import Objectives, Pretrain, Teacher
+from diptych.train.settings import Optimizer, Training
+
+OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, even=1e-4, smoothing=0.1)
+EPOCHS = 20
+
+
+def pretrain_14m() -> Pretrain:
+    """Contrast, matching and captioning with ViT-B, 20 epochs of 2,880 pairs. It is to start from DeiT-B/16 (`start_image`) and
+    BERT-base (`start_text`).
+
+    Differs: a cosine, where the official learning rate falls by a tenth each epoch; pictures are squared, not cropped, and
+    normalised to [-1, 1]; biases, norms and scalars do not decay.
+    """
+    return Pretrain(
+        recipe="blip.pretrain_14m",
+        model=BLIP(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        training=Training(
+            steps=steps(FOURTEEN_MILLION, 2880, EPOCHS),
+            batch=2880,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=3e-4, betas=(0.9, 0.999), weight_decay=0.05, warmup=3000, schedule="cosine", clip=0.0
+            ),
+        ),
+        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=2 / EPOCHS, queue=57600),
+        corpus=", ".join(FOURTEEN_MILLION),
+    )
+
+
+def pretrain_129m() -> Pretrain:
+    """The same with 115 million pairs of LAION beside (section 4.1)."""
+    run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
+    training = replace(run.training, steps=steps(corpora, run.training.batch, EPOCHS))
+    return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
+
+
+def pretrain_large() -> Pretrain:
+    """With ViT-L/16, on 129 million pairs."""
+    run = pretrain_129m()
+    model = BLIP(image_width=1024, image_depth=24, image_heads=16, image_hidden=4096)
+    optimizer = replace(run.training.optimizer, learning_rate=2e-4)
+    corpora = (*FOURTEEN_MILLION, "LAION115M")
+    training = replace(run.training, steps=steps(corpora, 2400, EPOCHS), batch=2400, optimizer=optimizer)
+    return replace(run, recipe="blip.pretrain_large", model=model, training=training)
+
+
+def small() -> Pretrain:
+    """On frozen features; the decoder reads its own words, for MiniLM's have seen what comes. [DEC] and [ENC] stand in the place
+    of two pieces that BERT does not use.
+    """
+    model = BLIP(
+        image_width=256, image_depth=1, image_heads=4, image_hidden=512, grid=(7, 7), patch=32, width=256, depth=2,
+        heads=4, hidden=512, vocabulary=30522, begin=1, ground=2, text_length=40, dropout=0.0,
+    )  # fmt: skip
+    return frozen("blip.small", model, OBJECTIVES)

@@ -1,0 +1,55 @@
+"""SCAN's runs (Lee et al., ECCV 2018, section 4; the official README)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import steps
+from diptych.recipes.frozen import frozen
+from diptych.recipes.models import SCAN
+from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.train.settings import Optimizer, Training
+
+
+def flickr30k() -> Pretrain:
+    """Text to image by LogSumExp: 36 regions of bottom-up attention, 30 epochs of 128 pairs.
+
+    `embed.image` names the folder or table of regions. Differs: as vsepp.flickr30k.
+    """
+    return Pretrain(
+        recipe="scan.flickr30k",
+        model=SCAN(vocabulary=30522),
+        objectives=Objectives(hinge=1.0),
+        images=ImageSettings(shorter=224, square=True),
+        embed=Embedders(image="regions/", features=2048),
+        training=Training(
+            steps=steps(("Flickr30k",), 128, 30),
+            batch=128,
+            optimizer=Optimizer(learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, clip=2 / 128),
+        ),
+        corpus="Flickr30k",
+    )
+
+
+def flickr30k_image_text() -> Pretrain:
+    """Image to text by LogSumExp: the other of the two models whose similarities are averaged."""
+    run = flickr30k()
+    return replace(
+        run, recipe="scan.flickr30k_image_text", model=SCAN(vocabulary=30522, asking="image", sharpness=4.0, peak=5.0)
+    )
+
+
+def coco() -> Pretrain:
+    """Text to image on COCO: 20 epochs, at a higher rate."""
+    run = flickr30k()
+    training = replace(
+        run.training, steps=steps(("COCO",), 128, 20), optimizer=replace(run.training.optimizer, learning_rate=5e-4)
+    )
+    return replace(run, recipe="scan.coco", training=training, corpus="COCO")
+
+
+def small() -> Pretrain:
+    """On frozen features. All negatives count, as in vsepp.small."""
+    model = SCAN(features=1280, width=256, vocabulary=30522, word_width=256)
+    return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False))

@@ -1,0 +1,45 @@
+"""ViLBERT's runs (Lu et al., NeurIPS 2019, section 3.2; the official code)."""
+
+from __future__ import annotations
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import steps
+from diptych.recipes.frozen import DETECTED, FEATURES, frozen
+from diptych.recipes.models import ViLBERT
+from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.train.settings import Optimizer, Training
+
+OBJECTIVES = Objectives(itm=1.0, mlm=1.0, regions=1.0, hide_regions=True, whole_words=False)
+
+
+def pretrain() -> Pretrain:
+    """Masked words, masked regions and alignment on Conceptual Captions, 10 epochs of 512 pairs; `embed.image` names the
+    detector's regions, with its class probabilities. It is to start from BERT-base (`start_text`).
+
+    Differs: all weights learn at one rate, where the official code gives BERT's a tenth; masked words and regions are asked for of
+    mismatched pairs too, as in the paper (the official code has a flag for it).
+    """
+    return Pretrain(
+        recipe="vilbert.pretrain",
+        model=ViLBERT(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, square=True),
+        embed=Embedders(image="regions/", features=2048),
+        training=Training(
+            steps=steps(("CC3M",), 512, 10),
+            batch=512,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1),
+        ),
+        corpus="CC3M",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features; the CNN's classes of each box stand for the detector's."""
+    model = ViLBERT(
+        width=256, depth=2, heads=4, hidden=512, image_width=256, image_depth=1, image_heads=4, image_hidden=512,
+        meeting_width=256, meeting_heads=4, schedule=((1, 0), (2, 1)), features=FEATURES, region_targets=DETECTED,
+        text_length=40, dropout=0.0,
+    )  # fmt: skip
+    return frozen("vilbert.small", model, OBJECTIVES)

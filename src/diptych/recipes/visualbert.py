@@ -1,0 +1,40 @@
+"""VisualBERT's runs (Li et al., 2019, section 3.3)."""
+
+from __future__ import annotations
+
+from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import steps
+from diptych.recipes.frozen import FEATURES, frozen
+from diptych.recipes.models import VisualBERT
+from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.train.settings import Optimizer, Training
+
+OBJECTIVES = Objectives(itm=1.0, mlm=1.0, whole_words=False)
+
+
+def pretrain() -> Pretrain:
+    """Task-agnostic pre-training on COCO: masked words, and whether the caption belongs to the image, 10 epochs. It is to
+    start from BERT-base (`start_text`). Rate and batch are told from the paper by memory.
+
+    Differs: one caption a sample, where the paper gives two, of which one may be another image's.
+    """
+    return Pretrain(
+        recipe="visualbert.pretrain",
+        model=VisualBERT(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, square=True),
+        embed=Embedders(image="regions/", features=2048),
+        training=Training(
+            steps=steps(("COCO",), 48, 10),
+            batch=48,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=5e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1),
+        ),
+        corpus="COCO",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features."""
+    model = VisualBERT(width=256, depth=3, heads=4, hidden=512, features=FEATURES, text_length=40, dropout=0.0)
+    return frozen("visualbert.small", model, OBJECTIVES)
