@@ -49,7 +49,9 @@ class Objective(Protocol):
 
 
 class Pretraining(nn.Module):
-    """What DDP wraps. `pack`: compute no padding (None: where that is faster); both layouts give the same values."""
+    """What DDP wraps. `pack`: compute no padding (None: where that is faster); both layouts give the same values. `chunk`: see
+    Views.
+    """
 
     def __init__(
         self,
@@ -61,10 +63,11 @@ class Pretraining(nn.Module):
         guide: FrozenCNN | None = None,
         pack: bool | None = None,
         tokenizer: FrozenTokenizer | None = None,
+        chunk: int | None = None,
     ):
         super().__init__()
         self.model, self.heads, self.guide, self.tokenizer = model, heads, guide, tokenizer
-        self.objectives, self.most_patches, self.pack = tuple(objectives), most_patches, pack
+        self.objectives, self.most_patches, self.pack, self.chunk = tuple(objectives), most_patches, pack, chunk
         self.weights = {o.name: o.weight for o in objectives}
         floors = {o.name: o.floor(statistics or {}) for o in objectives}
         self.floors = {name: floor for name, floor in floors.items() if floor is not None}
@@ -72,8 +75,9 @@ class Pretraining(nn.Module):
     def views(self, batch: Batch, draws: Draws | None = None, lesson: Lesson | None = None) -> Views:
         """What the model makes of a batch, nothing of it computed yet; `lesson`: what a momentum model says of it."""
         return Views(
-            self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide, lesson, self.tokenizer
-        )
+            self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide, lesson, self.tokenizer,
+            self.chunk,
+        )  # fmt: skip
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         """Terms of every loss and metric on this batch; see `step.Step`."""

@@ -14,6 +14,7 @@ from diptych.inputs import Batch, Image, Matching, Regions, Text
 from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
+from diptych.objectives.chunks import in_chunks
 from diptych.objectives.draws import Draws, MaskedText, Masking
 from diptych.tokens import Pair, Tokens
 
@@ -44,22 +45,17 @@ class Views:
 
     `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all. `guide` is a frozen
     network whose view of the images may be imitated, `tokenizer` one whose codes of them may be guessed, `lesson` what a
-    momentum model says of the batch.
+    momentum model says of the batch. `chunk`: how many samples are encoded at once for contrast; None: all.
     """
 
     def __init__(
-        self,
-        model: EncodesImage | EncodesRegions,
-        heads: nn.ModuleDict,
-        batch: Batch,
-        draws: Draws,
-        most_patches: int | None = None,
-        guide: FrozenCNN | None = None,
-        lesson: Lesson | None = None,
-        tokenizer: FrozenTokenizer | None = None,
-    ):
+        self, model: EncodesImage | EncodesRegions, heads: nn.ModuleDict, batch: Batch, draws: Draws,
+        most_patches: int | None = None, guide: FrozenCNN | None = None, lesson: Lesson | None = None,
+        tokenizer: FrozenTokenizer | None = None, chunk: int | None = None,
+    ):  # fmt: skip
         self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
         self.most_patches, self._guide, self.lesson, self._tokenizer = most_patches, guide, lesson, tokenizer
+        self.chunk = chunk
         self._made: dict[tuple[Hashable, ...], Any] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
@@ -82,21 +78,16 @@ class Views:
 
     @property
     def given_text(self) -> Text:
-        if self.batch.text is None:
-            raise ValueError("this batch has no text")
-        return self.batch.text
+        return _given(self.batch.text, "this batch has no text")
 
     @property
     def given_image(self) -> Image:
-        if self.batch.image is None:
-            raise ValueError("this batch has no image")
-        return self.batch.image
+        return _given(self.batch.image, "this batch has no image")
 
     @property
     def matching(self) -> Matching:
-        if self.batch.matching is None:
-            raise ValueError("this batch has nothing to match: ask the data for replaced images (matching > 0)")
-        return self.batch.matching
+        why = "this batch has nothing to match: ask the data for replaced images (matching > 0)"
+        return _given(self.batch.matching, why)
 
     @property
     def aligning(self) -> Aligns:
@@ -114,15 +105,11 @@ class Views:
 
     @property
     def guide(self) -> FrozenCNN:
-        if self._guide is None:
-            raise ValueError("this run has no guide to imitate")
-        return self._guide
+        return _given(self._guide, "this run has no guide to imitate")
 
     @property
     def tokenizer(self) -> FrozenTokenizer:
-        if self._tokenizer is None:
-            raise ValueError("this run has no visual tokenizer")
-        return self._tokenizer
+        return _given(self._tokenizer, "this run has no visual tokenizer")
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -132,8 +119,13 @@ class Views:
     @cached_property
     def image(self) -> Tokens:
         """Each image's tokens, before they meet a text."""
+        return self.encode(self._shown)
+
+    @property
+    def _shown(self) -> Image | Regions:
+        """What is read as image."""
         regions = self.batch.regions
-        return self.encode(self.given_image if regions is None or self.batch.image is not None else regions)
+        return self.given_image if regions is None or self.batch.image is not None else regions
 
     @cached_property
     def text(self) -> Tokens:
@@ -143,12 +135,21 @@ class Views:
     @cached_property
     def image_readouts(self) -> tuple[Tensor, ...]:
         """What a contrast reads of each image, before its head projects it."""
-        return self.aligning.unimodal(self.image)
+        return self._readouts(lambda: self.image, self._shown, self.encode)
 
     @cached_property
     def text_readouts(self) -> tuple[Tensor, ...]:
         """What a contrast reads of each text."""
-        return self.aligning.unimodal(self.text)
+        return self._readouts(lambda: self.text, self.given_text, self.reading.encode_text)
+
+    def _readouts(self, whole: Callable[[], Tokens], given: Any, encode: Callable[[Any], Tokens]) -> tuple[Tensor, ...]:
+        """Of tokens that others share, or in chunks, of which nothing is kept."""
+        read = self.aligning.unimodal
+        if self.chunk is None:
+            return read(whole())
+        if self.most_patches is not None:
+            raise ValueError("a batch in chunks keeps all patches: set most_patches to 0")
+        return in_chunks(lambda rows: read(encode(given[rows])), len(self.batch), self.chunk)
 
     def features(self, head: str, readout: int = 0) -> Features:
         """What a Contrast head makes of a readout of each side."""
@@ -188,3 +189,10 @@ class Views:
         """Each masked text with its own image."""
         encode, fuse = self.fusing.encode_text, self.fusing.fuse
         return self.once(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
+
+
+def _given(thing: Made | None, why: str) -> Made:
+    """What must have been given. Raises ValueError."""
+    if thing is None:
+        raise ValueError(why)
+    return thing
