@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "a run's weights in official or Hugging Face layout: diptych export DIR --to official --out FILE",
     "parity": "recompute an official golden folder: diptych parity DIR",
     "describe": "parameters, FLOPs, tokens and published figures: diptych describe vilt",
+    "plan": "memory, hours and what bounds them, before a run: diptych plan vilt.base --gpus 8xA100",
     "demo": "pre-train, fine-tune and score a tiny VLMo on the built-in world",
 }
 MODULES = {"import": "weights", "export": "weights", "parity": "weights"}

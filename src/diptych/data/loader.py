@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,13 +71,20 @@ def sweep(
 
 
 def rate(examples: Examples, *, workers: int, seed: int = 0, samples: int = 64) -> str:
-    """How fast examples are made, measured in this process: what the run's log says about its data."""
+    """How fast examples are made: what the run's log says about its data."""
+    each = samples_per_second(examples, seed, samples)
+    return f"{max(1, workers)} x {each:.0f} samples/s ({workers} workers)"
+
+
+def samples_per_second(
+    examples: Examples, seed: int = 0, samples: int = 64, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """How fast examples are made, measured in this process."""
     ids = permutation(seed, 0, len(examples), "rate")[:samples].tolist()
-    began = time.perf_counter()
+    began = clock()
     for first in range(0, len(ids), 16):
         _chunk(examples, ids[first : first + 16], seed)
-    each = len(ids) / (time.perf_counter() - began)
-    return f"{max(1, workers)} x {each:.0f} samples/s ({workers} workers)"
+    return len(ids) / (clock() - began)
 
 
 class _Steps(Dataset):
