@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples
 from diptych.data.files import open_captions
+from diptych.data.formats import named_split
 from diptych.data.pictures import PictureExamples
-from diptych.data.source import Captioned
+from diptych.data.shards import shards
+from diptych.data.source import Captioned, DataError
+from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.wordpiece import Tokenizer, vocabulary
 from diptych.jobs.building import build, start, taught
+from diptych.jobs.embedding import shown
 from diptych.jobs.folder import RunError
+from diptych.jobs.food import Food, Streamed, amount
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.recipes.run import Objectives, Pretrain
@@ -26,15 +32,34 @@ MOST_UNKNOWN = 0.1  # of the captions' pieces
 
 def examples(run: Pretrain, split: str, augment: bool) -> Examples:
     """What the run learns from, or is held out from it."""
-    source = open_captions(run.data, split, least=run.images.shorter)
-    images = replace(run.images, augment=augment and run.images.augment)
+    return learned(run, open_captions(run.data, split, least=run.images.shorter), augment)
+
+
+def food(run: Pretrain) -> Food:
+    """What the run learns from: a stream, where it asks for lanes."""
+    if not run.streaming.lanes:
+        return examples(run, run.split, augment=True)
+    stream = Stream(run.data, run.split, run.streaming)
+    head = examples(replace(run, data=str(stream.shards[0])), run.split, augment=True)
+    return Streamed(stream, partial(learned, run, augment=True), head, run.images.shorter)
+
+
+def held_out(run: Pretrain) -> Examples:
+    """What the run is held out from. Raises DataError where nothing is."""
+    if run.streaming.lanes and any(named_split(shard) is None for shard in shards(run.data)):
+        raise DataError("a stream learns from every tar whose name speaks of no split; name one val")
+    return examples(run, "val", augment=False)
+
+
+def learned(run: Pretrain, source: Captioned, augment: bool) -> Examples:
+    """Captioned images as the run's objectives want them."""
     asked = run.objectives
     if not reads(asked):
-        return PictureExamples(source, images)
+        return PictureExamples(source, shown(run, augment))
     if not looks(asked):
         return TextExamples(source, tokenizer_of(run))
     drawn = asked.wpa or (asked.itm and not asked.hard_negatives)
-    return PairExamples(source, tokenizer_of(run), images, 0.5 if drawn else 0.0)
+    return PairExamples(source, tokenizer_of(run), shown(run, augment), 0.5 if drawn else 0.0)
 
 
 def reads(asked: Objectives) -> bool:
@@ -86,12 +111,13 @@ def pretrain(run: Pretrain, out: Path) -> None:
     Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
     """
     with processes(run.training.device) as group:
-        food = examples(run, run.split, augment=True)
-        facts: dict[str, Any] = {"examples": len(food)}
-        if isinstance(food, PairExamples | TextExamples):
-            facts |= statistics(food.source, food.tokenizer)
+        given = food(run)
+        facts: dict[str, Any] = {"examples": amount(given)}
+        head = given.head if isinstance(given, Streamed) else given
+        if isinstance(head, PairExamples | TextExamples):
+            facts |= statistics(head.source, head.tokenizer)
         if run.objectives.itc:
             facts["candidates"] = run.training.batch // run.training.accumulate + run.teacher.queue
         module = build(run, facts)
         start(module, run)
-        train(run, taught(module, run), food, lambda: examples(run, "val", augment=False), facts, out, group)
+        train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)
