@@ -5,7 +5,7 @@ BIN = .venv/bin
 # Worker processes share the cores: one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo learn test check bench
 
 setup: .venv/ready
 
@@ -16,6 +16,10 @@ setup: .venv/ready
 
 demo: .venv/ready
 	OMP_NUM_THREADS= $(BIN)/diptych demo
+
+# What every system learns from Flickr8k, in one table; started again it goes on: see `diptych learn --help`.
+learn: .venv/ready
+	OMP_NUM_THREADS= $(BIN)/diptych learn --data $(DIPTYCH_DATA)/flickr8k $(LEARN)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2

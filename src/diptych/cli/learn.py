@@ -1,0 +1,64 @@
+"""diptych learn [--rows ROW,ROW] [--seeds S,S] [--data DATA] [--out DIR] [--minutes M] [--any_evaluation_field VALUE]
+
+One table: what every system's small recipe learns from the same data, with every seed: its losses beside their floors,
+matching, retrieval both ways, captions. Writes results.md, results.json and report.html into DIR, and a run's folder for
+each row and seed. Started again it reads what is finished and goes on with what is not; what is not finished is told as
+"not run". --rows: systems ("albef" is albef.small), recipes, or stages "vlmo.small_words+vlmo.small", each starting from
+the one before. --minutes M: nothing is begun any more after so many (0: only the table).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from diptych.cli.arguments import asks_help, overridden, recipe, show_help
+from diptych.cli.refusal import UsageError
+from diptych.recipes.learn import ROWS
+from diptych.recipes.run import Evaluation, Pretrain
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Which rows, with which seeds, on what, and how they are scored."""
+
+    rows: str = ",".join(ROWS)
+    seeds: str = "0,1"
+    data: str = ""  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
+    out: str = "learn"
+    minutes: float = float("inf")
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gallery: int = 0  # scoring: the first so many images; 0: all
+    candidates: int = Evaluation.candidates  # retrieval: how many of those that contrast finds best are matched
+    beams: int = Evaluation.beams
+    workers: int = 2
+
+
+def learn_command(words: list[str]) -> None:
+    if asks_help(words):
+        return show_help(Learn(), "learn", __doc__)
+    asked = overridden(Learn(), words, "learn", top=frozenset())
+    if not asked.data:
+        raise UsageError("--data is missing: a folder of images with captions (the table is made for Flickr8k)")
+    seeds = asked.seeds.split(",")
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UsageError(f"--seeds takes numbers with commas between, not {asked.seeds!r}")
+    rows = {name: tuple(_placed(stage, asked) for stage in name.split("+")) for name in asked.rows.split(",")}
+    scoring = Evaluation(
+        gallery=asked.gallery, candidates=asked.candidates, beams=asked.beams, device=asked.device,
+        precision=asked.precision, workers=asked.workers,
+    )  # fmt: skip
+    from diptych.jobs.learn import learn
+
+    out = Path(asked.out)
+    print(learn(rows, [int(seed) for seed in seeds], asked.data, out, asked.minutes, scoring))
+    print(out / "report.html")
+
+
+def _placed(name: str, asked: Learn) -> Pretrain:
+    """The recipe of a stage, on the device that was asked for."""
+    run: Pretrain = recipe(name if "." in name else f"{name}.small")
+    training = replace(run.training, device=asked.device, precision=asked.precision, workers=asked.workers)
+    return replace(run, training=training)

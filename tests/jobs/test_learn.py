@@ -1,0 +1,168 @@
+"""The table of what every system learns: what is finished is read, what is not is gone on with, and nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diptych.cli import main
+from diptych.data.source import DataError
+from diptych.jobs import learn as job
+from diptych.jobs.learned_table import NOT_RUN
+from diptych.recipes import vilt, vlmo
+from diptych.recipes.models import ViLT, VLMo
+from diptych.recipes.run import Evaluation, Objectives, Pretrain
+from diptych.train.settings import Training
+
+DATA = "scenes:50"
+ASKED = Evaluation(gallery=6, captions=1, candidates=3, workers=0, device="cpu", precision="fp32")
+SIZE = {"width": 16, "depth": 1, "heads": 2, "hidden": 32, "patch": 16, "grid": (5, 7), "vocabulary": 114}
+SHORT = Training(steps=4, batch=8, log_every=1, checkpoint_every=2, workers=0, device="cpu", precision="fp32")
+
+
+def fused(objectives: Objectives) -> Pretrain:
+    return replace(vilt.tiny(), model=ViLT(**SIZE, dropout=0.0), objectives=objectives, training=SHORT)
+
+
+def words() -> Pretrain:
+    return replace(fused(Objectives(mlm=1.0)), recipe="toy.words")
+
+
+def matched() -> Pretrain:
+    return replace(fused(Objectives(itm=1.0, mlm=1.0)), recipe="toy.matched")
+
+
+def contrasted() -> Pretrain:
+    model = VLMo(**SIZE, together=0, relative=False, scale=0.0, readouts=1, drop=0.0)
+    objectives = Objectives(itc=1.0, itm=1.0)
+    return replace(vlmo.tiny(), recipe="toy.contrasted", model=model, objectives=objectives, training=SHORT)
+
+
+ROWS = {"two stages": (words(), matched()), "contrast": (contrasted(),)}
+
+
+def table(out: Path, rows: dict[str, tuple[Pretrain, ...]] = ROWS, minutes: float = 9, seeds: tuple[int, ...] = (0, 1)) -> dict[str, list[str]]:  # fmt: skip
+    """The rows of results.md that `learn` has written, by their names."""
+    told = job.learn(rows, seeds, DATA, out, minutes, ASKED)
+    assert (out / "results.md").read_text() == told
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in told.splitlines() if "|" in line]
+    return {line[0]: line[1:] for line in lines if line[0] in rows}
+
+
+def cells(out: Path) -> list[dict]:
+    return json.loads((out / "results.json").read_text())["cells"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_held_out() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diptych.jobs.training.HELD_OUT", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(few_held_out: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both rows with seed 0, and the first with seed 1."""
+    out = tmp_path_factory.mktemp("learn")
+    table(out, seeds=(0,))
+    table(out, {"two stages": ROWS["two stages"]}, seeds=(1,))
+    return out
+
+
+def test_what_is_not_run_is_told_as_such(tmp_path: Path):
+    found = table(tmp_path, minutes=0)
+    assert found == {name: [f"seed 0: {NOT_RUN}; seed 1: {NOT_RUN}", *[NOT_RUN] * 7] for name in ROWS}
+    assert not any(cell["stages"] for cell in cells(tmp_path)) and (tmp_path / "report.html").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_finished_rows_are_read_back_and_nothing_is_trained_again(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(job, "pretrain", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(job, "evaluate", lambda *_: pytest.fail("scored again"))
+    found = table(finished, minutes=0)
+    assert found["two stages"][0] == "0, 1" and found["contrast"][0] == f"0; seed 1: {NOT_RUN}"
+    both, one = found["two stages"], found["contrast"]
+    assert both[2].startswith("toy.words: mlm ") and "; toy.matched: itm " in both[2] and "(0.69)" in both[2]
+    assert both[3].split(" ±")[0] != one[3] and both[4] == both[6] == "–"
+    assert one[4].count("/") == 4 and "(" in one[4], "recall after matching, and by contrast alone"
+    told = cells(finished)[2]
+    assert told["row"] == "contrast" and told["seed"] == 0
+    (stage,) = told["stages"]
+    (path,) = (finished / "contrast/seed0/last").glob("evaluate-retrieval-*/metrics.json")
+    scores = json.loads(path.read_text())
+    assert stage["scores"]["retrieval"] == scores["metrics"] and scores["metrics"]["images"] == 6
+    rows = [json.loads(line) for line in (finished / "contrast/seed0/last/metrics.jsonl").read_text().splitlines()]
+    assert stage["losses"]["itc"]["start"] == rows[0]["itc"] and stage["losses"]["itc"]["end"] == rows[3]["itc"]
+
+
+def test_the_mean_and_half_the_range_of_seeds(finished: Path):
+    found = table(finished, minutes=0)
+    values = [100 * cell["stages"][-1]["scores"]["matching"]["matching accuracy"] for cell in cells(finished)[:2]]
+    assert found["two stages"][3] == f"{sum(values) / 2:.1f} ±{abs(values[0] - values[1]) / 2:.1f}"
+
+
+def test_a_stage_starts_from_the_one_before(finished: Path):
+    told = json.loads((finished / "two stages/seed1/last/run.json").read_text())["run"]
+    assert told["start"] == str(finished / "two stages/seed1/stage1") and told["training"]["seed"] == 1
+
+
+def test_an_interrupted_row_goes_on_where_it_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows, evaluate = {"contrast": ROWS["contrast"]}, job.evaluate
+
+    def interrupted(folder: Path, asked: Evaluation) -> dict[str, float]:
+        if asked.task == "matching":
+            raise SystemExit(130)
+        return evaluate(folder, asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "evaluate", interrupted)
+        with pytest.raises(SystemExit):
+            table(tmp_path, rows, seeds=(0,))
+    assert "not run" in (tmp_path / "results.md").read_text() and not cells(tmp_path)[0]["stages"]
+    asked: list[str] = []
+    monkeypatch.setattr(job, "pretrain", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(job, "evaluate", lambda folder, how: asked.append(how.task) or evaluate(folder, how))
+    assert table(tmp_path, rows, seeds=(0,))["contrast"][0] == "0" and asked == ["matching"]
+
+
+def test_what_fails_is_told_and_stops_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pretrain = job.pretrain
+
+    def failing(run: Pretrain, out: Path) -> None:
+        if run.recipe == "toy.words":
+            raise DataError("no such\nfile")
+        pretrain(run, out)
+
+    monkeypatch.setattr(job, "pretrain", failing)
+    found = table(tmp_path, seeds=(0,))
+    assert found["two stages"] == ["seed 0: failed: no such file", *[NOT_RUN] * 7]
+    assert found["contrast"][0] == "0"
+
+
+def test_a_folder_of_other_settings_is_not_this_row(finished: Path):
+    longer = replace(contrasted(), training=replace(SHORT, steps=5))
+    before = (finished / "contrast/seed0/last/metrics.jsonl").read_bytes()
+    found = table(finished, {"contrast": (longer,)}, seeds=(0,))
+    assert "failed: " in found["contrast"][0] and "holds a run of other settings" in found["contrast"][0]
+    assert (finished / "contrast/seed0/last/metrics.jsonl").read_bytes() == before
+
+
+def test_published_rows_stand_below_with_their_source(tmp_path: Path):
+    table(tmp_path, minutes=0)
+    told = (tmp_path / "results.md").read_text()
+    assert told.index("| published |") > told.index("| system |")
+    assert "16.5 / 40.6 / 54.2" in told and "CVPR 2015" in told and "not verified here" in told
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = ["--rows", "vilt,vilt.small_words+vilt.small"]
+    assert main(["learn", "--data", DATA, "--out", str(tmp_path), "--minutes", "0", "--seeds", "3", *rows]) == 0
+    told = capsys.readouterr().out
+    assert "| vilt | seed 3: not run |" in told and "| vilt.small_words+vilt.small | seed 3: not run |" in told
+    assert main(["learn", "--data", DATA, "--seeds", "a"]) == 2 and "--seeds" in capsys.readouterr().err
+    assert main(["learn"]) == 2 and "--data is missing" in capsys.readouterr().err
+    assert main(["learn", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err
