@@ -35,10 +35,13 @@ class Seen:
         told = (images.shorter, images.longer_ratio, images.patch, images.mean, images.std, images.square)
         self._name = digest(name, repr(told))
 
-    def of(self, source: Pictured, index: int) -> tuple[bytes, Arrays]:
-        """A digest of all that it depends on, and what is seen. Raises BadSample."""
-        name = digest(self._name, file_of(source, index))
-        return name, self.remembered.of(name, lambda: self._look(source, index))
+    def name(self, source: Pictured, index: int) -> bytes:
+        """A digest of all that what is seen depends on. Raises BadSample."""
+        return digest(self._name, file_of(source, index))
+
+    def of(self, source: Pictured, index: int) -> Arrays:
+        """Raises BadSample."""
+        return self.remembered.of(self.name(source, index), lambda: self._look(source, index))
 
     def _look(self, source: Pictured, index: int) -> Arrays:
         return self.look(normalise(prepare(source.image(index), self.images), self.images))
@@ -54,7 +57,7 @@ class SeenGrids:
         self.seen = seen
 
     def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> np.ndarray:
-        return self.seen.of(source, index)[1]["grid"].numpy()
+        return self.seen.of(source, index)["grid"].numpy()
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:
         sizes = torch.tensor([grid.shape[:2] for grid in loaded])
@@ -79,8 +82,8 @@ class SeenRegions:
         self._name = digest("boxes", boxes.tobytes())
 
     def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> Detected:
-        name, seen = self.seen.of(source, index)
-        found = self.remembered.of(digest(self._name, name), lambda: self._pool(seen["grid"]))
+        name = digest(self._name, self.seen.name(source, index))
+        found = self.remembered.of(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
         return Detected(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
 
     def stack(self, loaded: Sequence[Detected]) -> Regions:

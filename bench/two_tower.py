@@ -1,0 +1,166 @@
+"""Are the frozen features as good as they should be? The plainest two towers on them: `python -m bench.two_tower --data flickr8k/`
+
+A picture is its CNN grid (models/cnn.py), a caption its MiniLM word states (models/minilm.py), neither of which learns. Each side
+is pooled, mapped by two layers to one space, and told apart from the others of the batch (symmetric InfoNCE). Not one part of
+Diptych's models is in it: what a system of the workbench must at least reach on the same features. Scored as papers do: every
+val photo against all captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+
+from diptych.data.files import open_captions
+from diptych.data.seen import Seen
+from diptych.data.settings import ImageSettings
+from diptych.data.wordpiece import Tokenizer
+from diptych.inputs import Text
+from diptych.models.cnn import FrozenCNN
+from diptych.models.minilm import FrozenText
+from diptych.store import Remembered, Store, usual_folder
+
+IMAGES = ImageSettings(shorter=224, patch=32, square=True)
+
+
+class Features:
+    """One split: a grid for each photo (p, cells, 1280), word states for each caption (c, n, 384), and whose it is."""
+
+    def __init__(self, data: str, split: str, cnn: FrozenCNN, read: FrozenText, store: Store):
+        source = open_captions(data, split, least=IMAGES.shorter)
+        seen = Seen(cnn.look, cnn.name, IMAGES, Remembered(0, store))
+        photos = track(range(len(source)), description=f"{split} photos")
+        self.grid = torch.stack([seen.of(source, i)["grid"].flatten(0, 1) for i in photos])
+        told = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
+        text = Tokenizer(40).encode([caption for _, caption in told])
+        self.real, self.owner = text.real, torch.tensor([i for i, _ in told])
+        self.states = torch.zeros(*text.ids.shape, read.width, dtype=torch.half)
+        for at in track(range(0, len(told), 500), description=f"{split} captions"):
+            self.states[at : at + 500] = read(Text(text.ids[at : at + 500], text.real[at : at + 500])).half()
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """The mean of each grid and of each caption's pieces, [CLS] and [SEP] among them, as unit vectors."""
+        real = self.real[:, :, None]
+        texts = torch.cat(
+            [(s.float() * r).sum(1) / r.sum(1) for s, r in zip(self.states.split(500), real.split(500), strict=True)]
+        )
+        return F.normalize(self.grid.float().mean(1), dim=1), F.normalize(texts, dim=1)
+
+
+class Attend(nn.Module):
+    """Pools by attention: `heads` learned queries, each over its own part of the width."""
+
+    def __init__(self, features: int, width: int, heads: int = 8):
+        super().__init__()
+        self.ask, self.tell, self.heads = nn.Linear(features, heads), nn.Linear(features, width), heads
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        scores = self.ask(x)
+        if real is not None:
+            scores = scores.masked_fill(~real[:, :, None], -torch.inf)
+        told = self.tell(x).unflatten(2, (self.heads, -1))
+        return (scores.softmax(1)[:, :, :, None] * told).sum(1).flatten(1)
+
+
+class Tower(nn.Module):
+    def __init__(self, features: int, width: int, attended: bool):
+        super().__init__()
+        self.pool = Attend(features, width) if attended else None
+        inner = width if attended else features
+        self.map = nn.Sequential(
+            nn.LayerNorm(inner), nn.Linear(inner, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        return F.normalize(self.map(x if self.pool is None else self.pool(x, real)), dim=1)
+
+
+def recalls(scores: Tensor, owner: Tensor) -> dict[str, float]:
+    """In per cent, of photos (rows) by captions (columns)."""
+    own = owner[None] == torch.arange(len(scores))[:, None]
+    best = scores.masked_fill(~own, -torch.inf).amax(1)
+    to_text = (scores > best[:, None]).sum(1)
+    to_image = (scores > scores[owner, torch.arange(len(owner))][None]).sum(0)
+    ranks = {"image->text": to_text, "text->image": to_image}
+    return {f"{way} R@{k}": 100 * (rank < k).float().mean().item() for way, rank in ranks.items() for k in (1, 5, 10)}
+
+
+def run(train: Features, val: Features, attended: bool, asked: argparse.Namespace, seed: int) -> None:
+    torch.manual_seed(seed)
+    image, text = Tower(1280, asked.width, attended), Tower(384, asked.width, attended)
+    scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
+    learned = [*image.parameters(), *text.parameters(), scale]
+    steps = asked.epochs * (len(train.owner) // asked.batch)
+    optimizer = torch.optim.AdamW(learned, asked.learning_rate, weight_decay=asked.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, asked.learning_rate, total_steps=steps, pct_start=0.1)
+    grids, texts = (train.grid, train.states) if attended else train.pooled()
+    began = time.perf_counter()
+    for _ in range(asked.epochs):
+        for rows in torch.randperm(len(train.owner))[: steps // asked.epochs * asked.batch].split(asked.batch):
+            owner, real = train.owner[rows], train.real[rows]
+            longest = int(real.sum(1).max()) if attended else None
+            words = texts[rows].float() if longest is None else texts[rows, :longest].float()
+            scores = (
+                scale.exp()
+                * image(grids[owner].float())
+                @ text(words, None if longest is None else real[:, :longest]).T
+            )
+            same = owner[:, None] == owner[None]  # a photo's other captions are no negatives
+            scores = scores.masked_fill(same & ~torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+            target = torch.arange(len(rows))
+            loss = (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                scale.clamp_(max=np.log(100))
+    took = time.perf_counter() - began
+    with torch.no_grad():
+        image.eval()
+        text.eval()
+        grids, texts = (val.grid, val.states) if attended else val.pooled()
+        photos = torch.cat([image(g.float()) for g in grids.split(250)])
+        masks = val.real.split(500) if attended else [None] * len(texts.split(500))
+        captions = torch.cat([text(t.float(), r) for t, r in zip(texts.split(500), masks, strict=True)])
+    found = recalls(photos @ captions.T, val.owner)
+    how = "attended" if attended else "mean    "
+    figures = "  ".join(
+        f"{way} " + "/".join(f"{found[f'{way} R@{k}']:.1f}" for k in (1, 5, 10))
+        for way in ("image->text", "text->image")
+    )
+    print(
+        f"{how} seed {seed}: {figures}  ({steps} steps, {took:.0f} s, CPU {time.process_time():.0f} s in all)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="captions with a train and a val split")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--pooling", choices=("mean", "attended", "both"), default="mean")
+    parser.add_argument("--store", type=Path, default=usual_folder(), help="where what was seen is kept")
+    asked = parser.parse_args()
+    store = Store(asked.store)
+    cnn, read = FrozenCNN(), FrozenText(store=store)
+    train, val = (Features(asked.data, split, cnn, read, store) for split in ("train", "val"))
+    for attended in {"mean": (False,), "attended": (True,), "both": (False, True)}[asked.pooling]:
+        for seed in range(asked.seeds):
+            run(train, val, attended, asked, seed)
+
+
+if __name__ == "__main__":
+    main()
