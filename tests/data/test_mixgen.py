@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from tiny_data import Colours
 
-from diptych.data.mixgen import mixed, mixed_in_turn
+from diptych.data.examples import PairExamples
+from diptych.data.mixgen import MixedPairs, mixed, mixed_in_turn
+from diptych.data.source import BadSample
+from diptych.data.transforms import ImageSettings
+from diptych.data.wordpiece import Tokenizer
 
 IMAGES = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2)
 TEXTS = ["a", "b", "c", "d", "e"]
@@ -31,3 +37,57 @@ def test_in_turn_a_partner_may_be_mixed_already():
     images, texts = mixed_in_turn(IMAGES[:3], TEXTS[:3], [1, 0, 2], 0.5)
     assert images[:, 0, 0, 0].tolist() == [0.5, 0.75, 2]
     assert texts == ["a b", "b a b", "c c"]
+
+
+SMALL = ImageSettings(shorter=16, patch=16, square=True)
+
+
+def pairs(n: int = 8, matching: float = 0.0, images: ImageSettings = SMALL) -> PairExamples:
+    return PairExamples(Colours(n), Tokenizer(16), images, matching)
+
+
+def test_in_training_a_share_of_pairs_is_mixed_with_any_other():
+    examples, plain = MixedPairs(pairs(), chance=0.25, share=0.75), pairs()
+    assert len(examples) == len(plain) == 16 and examples.length(3) == plain.length(3)
+    partners = []
+    for step in range(60):
+        for i in range(16):
+            pair, own = examples.load(i, 0, step), plain.load(i, 0, step)
+            if pair.caption == own.caption:
+                assert (pair.image == own.image).all()
+                continue
+            assert pair.caption.startswith(f"{own.caption} ")
+            other = round((pair.image[0, 0, 0] - 0.75 * own.image[0, 0, 0]) / 0.25)  # each picture's grey is its number
+            assert pair.caption in (
+                f"{own.caption} {plain.caption(2 * other)}",
+                f"{own.caption} {plain.caption(2 * other + 1)}",
+            )
+            partners.append(other)
+    assert abs(len(partners) / 960 - 0.25) < 0.04
+    assert set(partners) == set(range(8))
+
+
+def test_a_mixed_pair_is_the_same_in_any_batch_and_as_the_function_makes_it():
+    examples, plain = MixedPairs(pairs(), chance=1.0), pairs()
+    first, again = examples.load(5, 3, 4), MixedPairs(pairs(), chance=1.0).load(5, 3, 4)
+    assert first.caption == again.caption and (first.image == again.image).all()
+    own = plain.load(5, 3, 4)
+    other = next(p for p in (plain.load(i, 3, 4) for i in range(16)) if f"{own.caption} {p.caption}" == first.caption)
+    both = torch.from_numpy(np.stack([own.image, other.image])).float().permute(0, 3, 1, 2)
+    by_function, _ = mixed(both, [own.caption, other.caption], 1)
+    assert torch.equal(torch.from_numpy(first.image).permute(2, 0, 1), by_function[0])
+    batch = examples.collate([first, own], [5, 6], 3, 4)
+    assert batch.image is not None and batch.image.pixels.shape == (2, 3, 16, 16)
+    expected = (both / 127.5 - 1).mean(0)
+    torch.testing.assert_close(batch.image.pixels[0], expected)
+
+
+def test_pictures_of_two_sizes_are_not_mixed():
+    class Growing(Colours):
+        def image(self, index: int):
+            return super().image(index).resize((32, 16 * (1 + index)))
+
+    examples = MixedPairs(PairExamples(Growing(4), Tokenizer(16), ImageSettings(shorter=48, patch=16), 0.0), 1.0)
+    with pytest.raises(BadSample, match="make them square"):
+        for i in range(8):
+            examples.load(i, 0, 0)

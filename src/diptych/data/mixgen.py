@@ -5,10 +5,17 @@ and their texts joined.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from diptych.data.examples import LoadedPair, PairExamples
+from diptych.data.source import BadSample
+from diptych.inputs import Batch
+from diptych.keyed import uniform
 
 
 def mixed(
@@ -35,3 +42,42 @@ def mixed_in_turn(
         blended[i] = share * blended[i] + (1 - share) * blended[partner]
         joined[i] = f"{joined[i]} {joined[partner]}"
     return torch.stack(blended), joined
+
+
+class MixedPairs:
+    """`pairs`, each mixed with another with probability `chance` (the paper: a quarter of each batch), keyed by its own id.
+
+    Differs: the other pair is drawn from all the data, not from the batch, so that a sample is the same in whatever batch,
+    rank or worker it comes. Raises BadSample for pictures of two sizes: they are to be square.
+    """
+
+    def __init__(self, pairs: PairExamples, chance: float = 0.25, share: float = 0.5):
+        self.pairs, self.chance, self.share = pairs, chance, share
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def length(self, index: int) -> int:
+        return self.pairs.length(index)
+
+    def load(self, index: int, seed: int, step: int) -> LoadedPair:
+        own = self.pairs.load(index, seed, step)
+        whether, which = uniform(seed, step, [index], "mixgen", 2)[0]
+        if whether >= self.chance or len(self) < 2:
+            return own
+        other = int(which * (len(self) - 1))
+        other += other >= index
+        partner = self.pairs.load(other, seed, step)
+        pictures = [_channels_first(x.image) for x in (own, partner)]
+        if pictures[0].shape != pictures[1].shape:
+            where = self.pairs.source.where(int(self.pairs.owner[other]))
+            raise BadSample(where, "pictures of two sizes cannot be mixed: make them square")
+        images, texts = mixed(torch.stack(pictures), [own.caption, partner.caption], 1, self.share)
+        return replace(own, image=np.ascontiguousarray(images[0].permute(1, 2, 0).numpy()), caption=texts[0])
+
+    def collate(self, loaded: list[LoadedPair], ids: Sequence[int], seed: int, step: int) -> Batch:
+        return self.pairs.collate(loaded, ids, seed, step)
+
+
+def _channels_first(picture: np.ndarray) -> Float[Tensor, "c h w"]:
+    return torch.from_numpy(picture).float().permute(2, 0, 1)
