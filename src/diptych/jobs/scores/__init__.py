@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows
 from diptych.data.tally import Skipped
+from diptych.jobs.embedding import shown
 from diptych.jobs.shown import Shown
 from diptych.objectives.momentum import Momentum
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
@@ -43,6 +45,11 @@ class Subject:
     def images(self) -> ImageSettings:
         """Pictures as the run saw them, but never augmented."""
         return replace(self.run.images, augment=False)
+
+    @property
+    def shows(self) -> ImageSettings | Shows:
+        """What the run's model is shown of them: the pixels, or what a frozen network or a detector sees there."""
+        return shown(self.run)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from PIL import Image as Pillow
@@ -17,9 +17,9 @@ from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.files import open_captions
 from diptych.data.loader import sweep
 from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows, file_of, showing, shown_in, stem_of
 from diptych.data.source import BadSample, Captioned, DataError
 from diptych.data.tally import Skipped, Tally
-from diptych.data.transforms import prepare, stack
 from diptych.inputs import Batch
 from diptych.jobs.scores import Subject
 from diptych.recipes.run import Evaluation
@@ -44,6 +44,12 @@ class Part:
 
     def image(self, index: int) -> Pillow.Image:
         return self.source.image(self.images[index])
+
+    def file(self, index: int) -> bytes:
+        return file_of(self.source, self.images[index])
+
+    def stem(self, index: int) -> str:
+        return stem_of(self.source, self.images[index])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return tuple(self.source.captions(self.images[index])[: self.texts])
@@ -103,8 +109,8 @@ def readable_texts(source: Captioned, tally: Tally) -> tuple[list[str], list[int
 class Pictures:
     """Each picture of a source once, as examples."""
 
-    def __init__(self, source: Captioned, images: ImageSettings):
-        self.source, self.images = source, images
+    def __init__(self, source: Captioned, images: ImageSettings | Shows):
+        self.source, self.shows = source, showing(images)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -112,18 +118,18 @@ class Pictures:
     def length(self, index: int) -> int:
         return 1
 
-    def load(self, index: int, seed: int, step: int) -> np.ndarray:
-        return prepare(self.source.image(index), self.images)
+    def load(self, index: int, seed: int, step: int) -> Any:
+        return self.shows.load(self.source, index, None)
 
-    def collate(self, loaded: list[np.ndarray], ids: Sequence[int], seed: int, step: int) -> Batch:
-        return Batch(seed, step, torch.tensor(ids), image=stack(loaded, self.images))
+    def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch:
+        return shown_in(Batch(seed, step, torch.tensor(ids)), self.shows.stack(loaded))
 
 
 def read_pictures(subject: Subject, gallery: Gallery, batch: int, tally: Tally, what: str) -> Iterator[Batch]:
     """The pictures of a gallery, `batch` at a time, on the run's device, `ids` their places; those that cannot be used are
     left out.
     """
-    food = Pictures(gallery.source, subject.images)
+    food = Pictures(gallery.source, subject.shows)
     loading = sweep(food, batch, workers=subject.asked.workers)
     for loaded in track(loading, description=what, total=-(-len(food) // batch)):
         tally.add(len(loaded.batch), loaded.skipped)

@@ -33,7 +33,7 @@ def vqa(subject: Subject) -> Scored:
         raise RunError("--control deals captions, for retrieval and matching; vqa has --blind image and --blind text")
     answers = subject.facts["answers"]
     source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
-    food = QuestionExamples(source, tokenizer_of(run), subject.images, answers, normalise_answer)
+    food = QuestionExamples(source, tokenizer_of(run), subject.shows, answers, normalise_answer)
     tally, rows = Tally(asked.max_skipped), []
     batches = sweep(food, BATCH, workers=asked.workers)
     for loaded in track(batches, description="answering", total=-(-len(food) // BATCH)):
