@@ -16,7 +16,6 @@ from diptych.jobs.scores.comparing import by_comparison, comparison
 from diptych.jobs.scores.fusing import Found, by_fusion
 from diptych.jobs.scores.gallery import Gallery, Pictures, open_gallery, readable
 from diptych.jobs.scores.retrieval import retrieval
-from diptych.objectives.momentum import Momentum
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import vlmo
 from diptych.recipes.models import VLMo
@@ -50,7 +49,7 @@ def gallery(of: Subject) -> Gallery:
 @torch.no_grad()
 def at_once(of: Subject) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and the log-odds of a match of all pairs, without batches."""
-    known, module = gallery(of), of.trained
+    known, module = gallery(of), of.module
     assert isinstance(module, Pretraining)
     pictures = Pictures(known.source, of.images)
     image = pictures.collate([pictures.load(i, 0, 0) for i in range(len(pictures))], range(len(pictures)), 0, 0).image
@@ -111,14 +110,6 @@ def test_what_was_not_learned_is_not_asked(objectives: Objectives, candidates: i
     assert ("image to text R@1, before matching" in metrics) is matched
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
     assert comparison(subject(Objectives(itm=1.0))) is None
-
-
-def test_the_momentum_model_is_not_scored():
-    of = subject(Objectives(itc=1.0))
-    assert isinstance(of.module, Pretraining)
-    beside = replace(of, module=Momentum(of.module, momentum=0.9))
-    with torch.no_grad():
-        assert retrieval(beside).metrics == retrieval(of).metrics
 
 
 def test_a_teacher_of_all_captions_scores_full_marks_and_chance_under_the_control(monkeypatch: pytest.MonkeyPatch):

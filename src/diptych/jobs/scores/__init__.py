@@ -14,7 +14,6 @@ from diptych.data.shown import Shows
 from diptych.data.tally import Skipped
 from diptych.jobs.embedding import shown
 from diptych.jobs.shown import Shown
-from diptych.objectives.momentum import Momentum
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 
 T = TypeVar("T")
@@ -32,14 +31,9 @@ class Subject:
     device: torch.device
 
     @property
-    def trained(self) -> nn.Module:
-        """The module without the momentum model that may stand beside it."""
-        return self.module.student if isinstance(self.module, Momentum) else self.module
-
-    @property
     def model(self) -> Any:
         """The model within: whoever asks it for a verb looks first whether it has it."""
-        return self.trained.get_submodule("model")
+        return self.module.get_submodule("model")
 
     @property
     def images(self) -> ImageSettings:

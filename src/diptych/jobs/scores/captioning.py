@@ -27,7 +27,7 @@ LEARNED = {"lm", "captions"}  # losses by which a model learns to write
 
 def captioning(subject: Subject) -> Scored:
     """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, and captions and references in COCO's form. Raises DataError, RunError."""
-    step, asked = subject.trained, subject.asked
+    step, asked = subject.module, subject.asked
     learned = isinstance(step, Captioning) or (isinstance(step, Pretraining) and LEARNED & set(step.weights))
     if not learned or not isinstance(subject.model, Decodes):
         raise RunError("captioning needs a run that learned to write: a pre-training run with lm or captions")

@@ -49,7 +49,7 @@ def comparison(subject: Subject) -> Comparison | None:
     """How a run compares without fusing: by the cosines of its contrast (of the first readout, where there are several) or
     by the model's own similarity, whichever was trained; None where neither was.
     """
-    step, model = subject.trained, subject.model
+    step, model = subject.module, subject.model
     weights = step.weights if isinstance(step, Pretraining) else {}
     if "hinge" in weights and isinstance(model, Compares):
         similarity = model.similarity

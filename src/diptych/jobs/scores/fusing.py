@@ -33,7 +33,7 @@ class Found:
 
 def pair_score(subject: Subject) -> Summary | None:
     """What makes a score of a pooled pair: a ranking head's output, or the log-odds of a match, if it was trained."""
-    step = subject.trained
+    step = subject.module
     if isinstance(step, Retrieval):
         return step.rank
     if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(subject.model, Fuses):

@@ -17,7 +17,6 @@ from diptych.jobs.scores import Scored, Subject
 from diptych.jobs.scores.gallery import open_gallery
 from diptych.jobs.training import ratios, sums
 from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.momentum import Momentum
 from diptych.objectives.pretraining import Pretraining
 from diptych.step import Floor, Step
 
@@ -29,8 +28,8 @@ def matching(subject: Subject) -> Scored:
     """Each loss and metric averaged over the split, half of the pictures replaced. Where the run learned to match, its
     accuracy on those: the same question for all, whatever they were told from in training. Raises DataError, RunError.
     """
-    run, asked, module, step = subject.run, subject.asked, subject.module, subject.trained
-    if not isinstance(step, Pretraining) or not isinstance(module, Pretraining | Momentum):
+    run, asked, module = subject.run, subject.asked, subject.module
+    if not isinstance(module, Pretraining):
         raise RunError("matching needs a pre-training run")
     food = PairExamples(open_gallery(asked, subject.images.shorter), tokenizer_of(run), subject.shows)
     tally = Tally(asked.max_skipped)
@@ -41,7 +40,7 @@ def matching(subject: Subject) -> Scored:
             tally.add(len(loaded.batch), loaded.skipped)
             yield loaded.batch
 
-    steps: tuple[Step, ...] = (module, Matches(step)) if "itm" in step.weights else (module,)
+    steps: tuple[Step, ...] = (module, Matches(module)) if "itm" in module.weights else (module,)
     means = ratios(*sums(Both(steps), batches(), subject.device, asked.precision))
     tally.check()
     counts = {"pairs": len(food) - tally.bad, "images": len(food.source), "skipped": tally.bad}
