@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from diptych.data.shown import Pictured
 from diptych.data.tally import Tally
 from diptych.heads import Contrast
+from diptych.inputs import Regions
 from diptych.jobs.pretrain import build
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Subject
@@ -18,7 +23,7 @@ from diptych.jobs.scores.gallery import Gallery, Pictures, open_gallery, readabl
 from diptych.jobs.scores.retrieval import retrieval
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import vlmo
-from diptych.recipes.models import VLMo
+from diptych.recipes.models import SCAN, VLMo, VSEpp
 from diptych.recipes.run import Evaluation, Objectives, Pretrain
 from diptych.tasks.rerank import FILL, Scores
 
@@ -110,6 +115,34 @@ def test_what_was_not_learned_is_not_asked(objectives: Objectives, candidates: i
     assert ("image to text R@1, before matching" in metrics) is matched
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
     assert comparison(subject(Objectives(itm=1.0))) is None
+
+
+class Drawn:
+    """Shows regions drawn at random, the same for the same picture."""
+
+    def load(self, source: Pictured, index: int, random: np.random.Generator | None) -> torch.Tensor:
+        return torch.randn(3, 8, generator=torch.Generator().manual_seed(index))
+
+    def stack(self, loaded: Sequence[torch.Tensor]) -> Regions:
+        n = len(loaded)
+        return Regions(torch.stack(list(loaded)), torch.zeros(n, 3, 5), torch.ones(n, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("model", [SCAN(8, 16, 114, 8), VSEpp(8, 16, 114, 8)])
+def test_a_similarity_of_the_model_s_own_needs_no_head(in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any):
+    monkeypatch.setattr("diptych.jobs.scores.shown", lambda run: Drawn())
+    run = replace(tiny(Objectives(hinge=1.0)), model=model)
+    of = Subject(run, {}, build(run).eval(), ASKED, torch.device("cpu"))
+    way, known = comparison(of), gallery(of)
+    assert way is not None
+    with torch.no_grad():
+        found = by_comparison(of, way, known, Tally(0.0))
+        image = of.model.encode_image(Drawn().stack([Drawn().load(known.source, i, None) for i in range(7)]))
+        text = of.model.encode_text(tokenizer_of(run).encode(known.texts))
+        once = of.model.similarity(text, image)
+    torch.testing.assert_close(found.scores.of_texts, once, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.scores.of_images, once.T, rtol=1e-4, atol=1e-5)
+    assert found.before is None
 
 
 def test_a_teacher_of_all_captions_scores_full_marks_and_chance_under_the_control(monkeypatch: pytest.MonkeyPatch):
