@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.heads import Contrast, Match, Temperature, Vocabulary
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal
 from diptych.layers.block import PostNormBlock
 from diptych.layers.cache import Cache
@@ -62,7 +62,7 @@ class ALBEF(nn.Module):
         self.answer_head = Vocabulary(width, vocabulary, tied=self.answer_words.word) if self.answer_words else None
         self.apply(init_transformer)
 
-    def encode_image(self, image: Image) -> Tokens:
+    def encode_image(self, image: Image | Regions) -> Tokens:
         return self.image.encode_image(image)
 
     def encode_text(self, text: Text) -> Tokens:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diptych.fusion.twin import TwinBlock
 from diptych.heads import Contrast, Match, Temperature, Vocabulary
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal
 from diptych.layers.block import PostNormBlock
 from diptych.layers.cache import Cache
@@ -119,7 +119,7 @@ class BLIP(nn.Module):
             raise BuiltWithout("this BLIP was built without an encoder (form 'caption')")
         return self.encoder
 
-    def encode_image(self, image: Image) -> Tokens:
+    def encode_image(self, image: Image | Regions) -> Tokens:
         return self.image.encode_image(image)
 
     def encode_text(self, text: Text) -> Tokens:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.heads import Contrast, LogScale
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
@@ -46,7 +46,7 @@ class PatchTower(nn.Module):
         for grown in (self.patches.cls, self.patches.position):
             nn.init.normal_(grown, std=width**-0.5)
 
-    def forward(self, image: Image) -> Tokens:
+    def forward(self, image: Image | Regions) -> Tokens:
         tokens = self.patches(image).map(self.norm)
         for block in self.blocks:
             tokens = block(tokens)
@@ -94,7 +94,7 @@ class CLIP(nn.Module):
         self.image_norm = nn.LayerNorm(width, EPS)
         self.text = TextTower(text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation)
 
-    def encode_image(self, image: Image) -> Tokens:
+    def encode_image(self, image: Image | Regions) -> Tokens:
         return self.image(image).map(self.image_norm)
 
     def encode_text(self, text: Text) -> Tokens:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.heads import Contrast, LogScale
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal, causal
 from diptych.layers.block import PreNormBlock
 from diptych.layers.cache import Cache
@@ -117,7 +117,7 @@ class CoCa(nn.Module):
         init_blocks(self.looks, text_width)
         nn.init.normal_(self.vocabulary.weight, std=0.02)
 
-    def encode_image(self, image: Image) -> Tokens:
+    def encode_image(self, image: Image | Regions) -> Tokens:
         return self.pool(self.image(image)).map(self.image_norm)
 
     def encode_text(self, text: Text) -> Tokens:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.inputs import Image
+from diptych.inputs import Image, Regions
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
@@ -42,7 +42,7 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, classes) if classes else None
         self.apply(init_transformer)
 
-    def encode_image(self, image: Image) -> Tokens:
+    def encode_image(self, image: Image | Regions) -> Tokens:
         tokens = self.patches(image)
         for block in self.blocks:
             tokens = block(tokens)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diptych.fusion.experts import ExpertBlock, ModalityExperts
 from diptych.heads import Contrast, LogScale, Match, Vocabulary
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.pool import Pooler
@@ -64,7 +64,7 @@ class VLMo(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         return self.words(text)
 
-    def encode_image(self, image: Image) -> Tokens:
+    def encode_image(self, image: Image | Regions) -> Tokens:
         return self.patches(image)
 
     def alone(self, tokens: Tokens) -> Tokens:
