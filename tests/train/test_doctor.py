@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from diptych.step import Floor
-from diptych.train.doctor import Diverged, Doctor
+from diptych.train.doctor import Diverged, Doctor, Finding, folded
 
 FLOORS = {"itm": Floor(0.693, "matching prior", "captions do not belong to their images")}
 
@@ -52,3 +52,12 @@ def test_dead_and_unused_parameters_are_named_once_and_frozen_ones_not():
     expected = {("dead.weight", "zero gradient"), ("dead.bias", "zero gradient"), ("spare.weight", "unused")}
     assert {(f.subject, f.verdict) for f in doctor.findings} == expected
     assert len(doctor.findings) == 3
+
+
+def test_many_parameters_with_one_cause_are_one_line():
+    unused = [Finding(1, f"experts.{i}", "unused", "got no gradient") for i in range(5)]
+    others = [Finding(1, "itm", "early", "on its floor"), Finding(1, "dead", "zero gradient", "is zero")]
+    first, *rest = folded([unused[0], others[0], *unused[1:], others[1]])
+    assert first.subject == "5 parameters (experts.0, experts.1, experts.2, …)" and first.verdict == "unused"
+    assert rest == others
+    assert folded([Finding(1, "itm", "early", "a"), Finding(1, "mlm", "early", "b")])[1].subject == "mlm"

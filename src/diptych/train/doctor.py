@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from diptych.train.checkpoint import written_whole
 LEFT = 0.01  # a loss this share below its floor has left it
 NEAR = 0.02  # a loss within this share of its floor is on it
 _WINDOW = 5  # rows averaged before judging
+_OF_PARAMETERS = ("unused", "zero gradient")  # verdicts
+_NAMED = 3  # of the parameters that one line is about
 
 Verdict = Literal["early", "stuck", "learning", "not finite", "unused", "zero gradient"]
 
@@ -118,7 +120,7 @@ class Doctor:
 
     def held(self) -> list[dict[str, Any]]:
         """The findings that a checkpoint keeps: those on gradients, which no row of metrics.jsonl tells."""
-        return [asdict(f) for f in self.findings if f.verdict in ("unused", "zero gradient")]
+        return [asdict(f) for f in self.findings if f.verdict in _OF_PARAMETERS]
 
     def restore(self, held: Iterable[Mapping[str, Any]]) -> None:
         """Takes over what `held` gave; `read` adds the rest."""
@@ -127,6 +129,21 @@ class Doctor:
     def save(self, out: Path) -> None:
         """Writes ``out/doctor.json``: floors, patience and findings."""
         floors = {name: asdict(floor) for name, floor in self.floors.items()}
-        held = {"patience": self.patience, "floors": floors, "findings": [asdict(f) for f in self.findings]}
+        held = {"patience": self.patience, "floors": floors, "findings": [asdict(f) for f in folded(self.findings)]}
         with written_whole(out / "doctor.json") as path:
             path.write_text(json.dumps(held, indent=1))
+
+
+def folded(findings: Iterable[Finding]) -> list[Finding]:
+    """What is said of many parameters for one cause in one line: how many they are, and the first of them."""
+    alike: dict[tuple[int, str, str], list[Finding]] = {}
+    for finding in findings:
+        subject = "" if finding.verdict in _OF_PARAMETERS else finding.subject
+        alike.setdefault((finding.step, finding.verdict, subject), []).append(finding)
+    return [same[0] if len(same) == 1 else replace(same[0], subject=_together(same)) for same in alike.values()]
+
+
+def _together(findings: list[Finding]) -> str:
+    names = [finding.subject for finding in findings]
+    more = ", …" if len(names) > _NAMED else ""
+    return f"{len(names)} parameters ({', '.join(names[:_NAMED])}{more})"

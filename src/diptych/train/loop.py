@@ -17,7 +17,7 @@ from diptych.data.tally import Loaded, Skipped, Tally
 from diptych.step import Step
 from diptych.train import checkpoint
 from diptych.train.distributed import Group, pick_device
-from diptych.train.doctor import Diverged, Doctor
+from diptych.train.doctor import Diverged, Doctor, folded
 from diptych.train.log import Log
 from diptych.train.settings import Training, identity, share, usually
 from diptych.train.sharded import unite
@@ -130,7 +130,7 @@ class _Run:
                 if evaluate is not None and (last or (every and self.done % every == 0)):
                     self.evaluate(evaluate, log)
                 if log is not None:
-                    for finding in self.doctor.findings[heard:]:
+                    for finding in folded(self.doctor.findings[heard:]):
                         log.say(finding)
                 heard = len(self.doctor.findings)
                 if last or stop or self.done % self.settings.checkpoint_every == 0:
