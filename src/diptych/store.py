@@ -111,17 +111,29 @@ class Remembered:
         self._left = most_bytes
         self._kept: dict[bytes, Arrays] = {}
 
-    def of(self, name: bytes, make: Callable[[], Arrays]) -> Arrays:
-        """What `make` gives, or gave once; `name` is a digest of all that it depends on."""
+    def get(self, name: bytes) -> Arrays | None:
         if name in self._kept:
             return self._kept[name]
         found = None if self.store is None else self.store.get(name)
+        if found is not None:
+            self._keep(name, found)
+        return found
+
+    def put(self, name: bytes, made: Arrays) -> None:
+        if self.store is not None:
+            self.store.put(name, made)
+        self._keep(name, made)
+
+    def of(self, name: bytes, make: Callable[[], Arrays]) -> Arrays:
+        """What `make` gives, or gave once; `name` is a digest of all that it depends on."""
+        found = self.get(name)
         if found is None:
             found = make()
-            if self.store is not None:
-                self.store.put(name, found)
-        size = sum(x.nbytes for x in found.values())
+            self.put(name, found)
+        return found
+
+    def _keep(self, name: bytes, arrays: Arrays) -> None:
+        size = sum(x.nbytes for x in arrays.values())
         if size <= self._left:
             self._left -= size
-            self._kept[name] = found
-        return found
+            self._kept[name] = arrays

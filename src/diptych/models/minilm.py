@@ -19,6 +19,7 @@ from diptych.store import Remembered, Store, digest
 from diptych.tokens import packing
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
+TOGETHER, STRIDE = 16, 8  # texts read at once, and the steps in which they are padded
 MASK = 103  # the piece that stands where a word is hidden
 WORDS = {
     "word": "word_embeddings",
@@ -42,9 +43,10 @@ class FrozenText:
     `depth`: how many of its layers read. Each sees the whole text, so that a model which guesses the next word must not be
     given what they say: it takes depth 0, each word by itself in its place.
 
-    A text is read by itself, in float32 and kept in half precision, so that what is said of it depends on nothing else, and
-    remembered by its ids, up to `most_bytes`, and in a `store` for later runs. Texts with hidden words, which do not come
-    again, are read together and forgotten. Raises ImportError where the extra `minilm` is not installed.
+    Texts of like length are read in float32, always so many in one shape, so that what is said of one does not depend on
+    the others to the last bit, and remembered in half precision by their ids, up to `most_bytes`, and in a `store` for
+    later runs. Texts with hidden words, which do not come again, are read as they are given, and forgotten.
+    Raises ImportError where the extra `minilm` is not installed.
     """
 
     width = WIDTH
@@ -65,7 +67,7 @@ class FrozenText:
         for part in (self.words, self.blocks):
             part.eval().requires_grad_(False)
         self._remembered = Remembered(most_bytes, store)
-        self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], str(depth))
+        self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], f"{depth} {TOGETHER} {STRIDE}")
 
     def __call__(self, text: Text) -> Float[Tensor, "b n 384"]:
         """A state for each piece; nought at pads."""
@@ -75,20 +77,37 @@ class FrozenText:
         hiding = ((text.ids == MASK) & text.real).any(1)
         if hiding.any():
             states[hiding] = self._read(text[hiding]).float()
-        for i in (~hiding).nonzero().flatten().tolist():
-            row = text[i : i + 1]
-            ids = row.ids[:, row.real[0]]
-            whole = Text(ids, torch.ones_like(ids, dtype=torch.bool))
-            name = digest(self._name, ids)
-            seen = self._remembered.of(name, lambda whole=whole: {"states": self._read(whole)[0].cpu()})
-            states[i, row.real[0]] = seen["states"].to(states)
+        rows = {i: text.ids[i, text.real[i]] for i in (~hiding).nonzero().flatten().tolist()}
+        for i, found in self._found(rows).items():
+            states[i, text.real[i]] = found.to(states)
         return states
 
+    def _found(self, rows: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The states of each row of ids: remembered, or read and remembered now."""
+        names = {i: digest(self._name, ids) for i, ids in rows.items()}
+        found = {i: seen["states"] for i, name in names.items() if (seen := self._remembered.get(name)) is not None}
+        missing: dict[int, list[int]] = {}
+        for i in rows.keys() - found.keys():
+            missing.setdefault(-(-len(rows[i]) // STRIDE) * STRIDE, []).append(i)
+        for length, some in missing.items():
+            for at in range(0, len(some), TOGETHER):
+                chunk = some[at : at + TOGETHER]
+                ids = torch.zeros(TOGETHER, length, dtype=torch.long, device=rows[chunk[0]].device)
+                real = torch.zeros_like(ids, dtype=torch.bool)
+                real[:, 0] = True  # of rows that hold no text
+                for row, i in enumerate(chunk):
+                    ids[row, : len(rows[i])] = rows[i]
+                    real[row, : len(rows[i])] = True
+                for i, states in zip(chunk, self._read(Text(ids, real), packed=False).cpu(), strict=False):
+                    found[i] = states[: len(rows[i])].clone()
+                    self._remembered.put(names[i], {"states": found[i]})
+        return found
+
     @torch.no_grad()
-    def _read(self, text: Text) -> Tensor:
+    def _read(self, text: Text, packed: bool = True) -> Tensor:
         for part in (self.words, self.blocks):
             part.to(text.ids.device)
-        with torch.autocast(text.ids.device.type, enabled=False), packing(True):
+        with torch.autocast(text.ids.device.type, enabled=False), packing(packed):
             tokens = self.words(text)
             for block in self.blocks:
                 tokens = block(tokens)
