@@ -3,6 +3,15 @@
 An int may stand where a float is asked for, as PEP 484 has it.
 """
 
+import os
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("diptych", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_kept_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What frozen networks see in tests is not kept among what a user's runs saw, nor found there."""
+    os.environ.setdefault("DIPTYCH_CACHE", str(tmp_path_factory.mktemp("seen")))

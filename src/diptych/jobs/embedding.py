@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from diptych.data.boxes import SCALES, fixed_boxes
-from diptych.data.seen import Seen, SeenGrids, SeenRegions
+from diptych.data.regions import open_regions
+from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
 from diptych.inputs import Text
@@ -82,8 +84,13 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         _put(model, (nn.Embedding,), lambda old: GivenWords(old.embedding_dim, states), named="word")  # type: ignore[arg-type]
 
 
+def reads_regions(run: Pretrain | Finetune) -> bool:
+    """Whether images come as regions."""
+    return isinstance(run.model, Detecting) or run.embed.image not in ("own", "grid")
+
+
 def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Shows:
-    """How the run's model is shown its pictures, which every kind of examples asks for. Raises RunError."""
+    """How the run's model is shown its pictures, which every kind of examples asks for. Raises RunError, DataError."""
     images, asked = replace(run.images, augment=augment and run.images.augment), run.embed.image
     if asked == "own":
         if isinstance(run.model, Detecting):
@@ -91,11 +98,13 @@ def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Sh
         return images
     if asked == "grid" and images.augment:
         return images  # the CNN sees each picture anew
+    whole = not isinstance(run.model, SCAN | VisualBERT | VSEpp)  # a class token's place
+    if asked not in ("grid", "boxes"):
+        return DetectorRegions(open_regions(Path(asked)), whole)
     seen = Seen(frozen_cnn().look, frozen_cnn().name, images, remembered())
     if asked == "grid":
         return SeenGrids(seen)
     boxes = fixed_boxes(run.embed.scales or SCALES)
-    whole = not isinstance(run.model, SCAN | VisualBERT | VSEpp)  # a class token's place
     return SeenRegions(seen, boxes, frozen_cnn().classify, remembered(), whole)
 
 
