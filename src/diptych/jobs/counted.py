@@ -25,7 +25,8 @@ from diptych.step import Step, pupil
 from diptych.tokens import packing
 from diptych.train.blocks import recompute
 
-SAMPLES = 2  # in the smaller of the two batches that are counted
+SHARES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # of the samples by length: which are counted
+SAMPLES = len(SHARES)
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,16 @@ class Counted:
 
 
 def counted(run: Pretrain) -> Counted:
-    """Builds the run's module and makes one step of 2 samples and one of 4, forth and back. Raises what `pretrain` does."""
+    """Builds the run's module and makes one step of 4 samples and one of 8, forth and back. Raises what `pretrain` does."""
     asked = replace(run, data="scenes:64" if run.data == "scenes" else run.data)
     food = examples(asked, "train" if asked.data != run.data else run.split, augment=True)
     module = taught(build(run), run).train()
     if run.training.recompute:
         recompute(module)
-    usual = sorted(range(min(len(food), 256)), key=food.length)
-    middle = usual[len(usual) // 2 :][:SAMPLES]
-    loaded = [food.load(i, 0, 0) for i in middle]
-    small, large = (food.collate(loaded * k, [*range(SAMPLES * k)], 0, 0) for k in (1, 2))
+    by_length = sorted(range(min(len(food), 256)), key=food.length)
+    chosen = [by_length[int(share * len(by_length))] for share in SHARES]
+    loaded = [food.load(i, 0, 0) for i in chosen]
+    small, large = (food.collate(loaded * k, [*range(len(loaded) * k)], 0, 0) for k in (1, 2))
     costs = [_cost(module, batch) for batch in (small, large)]
     each = Cost(*((b - a) / SAMPLES for a, b in zip(_values(costs[0]), _values(costs[1]), strict=True)))
     fixed = Cost(*(max(0.0, a - SAMPLES * e) for a, e in zip(_values(costs[0]), _values(each), strict=True)))
