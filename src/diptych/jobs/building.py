@@ -14,10 +14,13 @@ from diptych.heads import Contrast, LogScale
 from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.losses import check, objectives
+from diptych.layers.init import init_transformer
+from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import Aligns
 from diptych.models.vilt import ViLT
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.quantising import LEAST_USED
 from diptych.recipes import models as settings
 from diptych.recipes.run import Pretrain
 from diptych.state import weights
@@ -31,7 +34,7 @@ CNN_CLASSES = 1000
 
 def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: bool = True) -> Pretraining:
     """The run's model with fresh weights, keyed by its seed, under its objectives; without its teacher, which only training
-    needs. `guided` False leaves the guide out. Raises RunError where the model cannot learn what the run asks of it.
+    needs. `guided` False leaves out the guide and the tokenizer. Raises RunError where the model cannot learn what the run asks of it.
     """
     torch.manual_seed(run.training.seed)
     model: Any = run.model.build()
@@ -39,11 +42,14 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     exchange(model, run)
     check(run.objectives, model, heads)
     freeze(model, run.freeze)
-    guided = guided and bool(run.objectives.grid or run.objectives.classes)
+    asked = run.objectives
+    guide = frozen_cnn() if guided and (asked.grid or asked.classes or asked.features) else None
+    codes = frozen_tokenizer(run) if guided and (asked.codes or asked.codes_alone) else None
     contrasts = tuple(name for name in heads if name.startswith("contrast"))
     return Pretraining(
-        model, heads, objectives(run, contrasts), statistics, run.most_patches or None, frozen_cnn() if guided else None
-    )
+        model, heads, objectives(run, contrasts), statistics, run.most_patches or None, guide,
+        tokenizer=codes, chunk=run.chunk or None,
+    )  # fmt: skip
 
 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
@@ -52,7 +58,9 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     asked = run.objectives
     if asked.grid or asked.classes:
         heads["grid"], heads["classes"] = nn.Linear(model.width, CNN_CELL), nn.Linear(model.width, CNN_CLASSES)
-    if asked.mlm and "words" not in heads and "captions" in heads:
+    if asked.codes or asked.codes_alone:
+        heads["codes"] = nn.Linear(model.width, asked.codebook).apply(init_transformer)
+    if (asked.mlm or asked.mlm_alone) and "words" not in heads and "captions" in heads:
         heads["words"] = heads["captions"]  # BEiT-3 has one head for all hidden words
     if asked.itc and "contrast" not in heads and isinstance(model, Aligns):
         heads["contrast"] = Contrast(model.width, model.width, model.width, LogScale(), bias=False)  # type: ignore[attr-defined]
@@ -61,6 +69,25 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
             if isinstance(head, Contrast):
                 head.judging_pairs()
     return heads
+
+
+def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
+    """The visual tokenizer that the run's codes come from. Raises RunError."""
+    if not run.tokenizer:
+        raise RunError("codes are a visual tokenizer's: name the run that trained one (tokenizer)")
+    before, _ = read_run(Path(run.tokenizer))
+    if not isinstance(before.model, settings.VisualTokenizer):
+        raise RunError(f"{run.tokenizer} holds a {type(before.model).__name__}, not a visual tokenizer")
+    if before.model.codes != run.objectives.codebook:
+        raise RunError(f"{run.tokenizer} has {before.model.codes} codes: set objectives.codebook to it")
+    model = before.model.build()
+    load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)
+    frozen = FrozenTokenizer(model)
+    if (unused := frozen.unused()) > 1 - LEAST_USED:
+        raise RunError(
+            f"{run.tokenizer}: {unused:.0%} of the tokenizer's codes stand for nothing, its codebook has collapsed; train it anew"
+        )
+    return frozen
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

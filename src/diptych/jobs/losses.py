@@ -10,6 +10,8 @@ from torch import nn
 from diptych.data.wordpiece import bundled, vocabulary
 from diptych.jobs.folder import RunError
 from diptych.models import verbs
+from diptych.objectives.blocks import BlockMasking
+from diptych.objectives.codes import MaskedCodes
 from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.hiding import RegionMasking
@@ -22,6 +24,7 @@ from diptych.objectives.masked_captions import MaskedCaptions
 from diptych.objectives.mim import MaskedPixels
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective
+from diptych.objectives.quantising import CodedFeatures, UnusedCodes
 from diptych.objectives.regions import ByContrast, MaskedRegions, Target, by_class, by_feature
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes.models import pieces
@@ -39,11 +42,13 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
     masking = Masking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
     regions = RegionMasking()
     hiding = Hiding(masking, regions) if chosen.hide_regions else None
-    hard = HardMatching(weight=chosen.itm, head=contrasts[0] if contrasts else "", even=chosen.even)
+    blocks = BlockMasking(chosen.patch_rate, chosen.block_least)
+    beside = regions if chosen.hide_regions else blocks if chosen.codes else None
+    hard = HardMatching(weight=chosen.itm, head=contrasts[0] if contrasts else "", even=chosen.even, in_rank=chosen.in_rank)
     possible: list[Objective] = [
         ImageTextContrast(weight=chosen.itc, heads=contrasts, form=chosen.contrast_form),
         hard if chosen.hard_negatives else ImageTextMatching(weight=chosen.itm, hiding=hiding),
-        MaskedWords(masking, weight=chosen.mlm, alone=chosen.alone, beside=regions if chosen.hide_regions else None),
+        MaskedWords(masking, weight=chosen.mlm, alone=chosen.alone, beside=beside),
         WordPatchAlignment(weight=chosen.wpa),
         GridImitation(weight=chosen.grid),
         ClassImitation(weight=chosen.classes),
@@ -51,9 +56,14 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
         MaskedCaptions(replace(masking, ends=True), chosen.smoothing, weight=chosen.captions),
         MaskedRegions(Hiding(masking, regions), TARGETS[chosen.region_target], weight=chosen.regions),
         MaskedPixels(weight=chosen.mim, ratio=chosen.patch_rate),
+        MaskedCodes(blocks, weight=chosen.codes, beside=masking),
+        MaskedCodes(blocks, "codes_alone", chosen.codes_alone),
+        MaskedWords(replace(masking, rate=chosen.alone_rate), "mlm_alone", chosen.mlm_alone, alone=True),
+        CodedFeatures(weight=chosen.features),
         Hinge(weight=chosen.hinge, margin=chosen.margin, hardest=chosen.hardest),
     ]
-    return [o for o in possible if o.weight]
+    watched = [UnusedCodes()] if chosen.features else []
+    return [o for o in possible if o.weight] + watched
 
 
 def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
@@ -71,6 +81,10 @@ def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
         ("regions", verbs.Fuses, "regions"),
         ("mim", verbs.Reconstructs, ""),
         ("hinge", verbs.Compares, ""),
+        ("codes", verbs.HidesPatches, "codes"),
+        ("codes_alone", verbs.HidesPatches, "codes"),
+        ("mlm_alone", verbs.ReadsAlone, "words"),
+        ("features", verbs.Quantises, ""),
     ]
     for name, verb, head in needs:
         if not getattr(chosen, name):
@@ -82,8 +96,6 @@ def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
             )
         if head and head not in heads:
             raise RunError(f"a {type(model).__name__} cannot learn {name}: it has no head {head!r}")
-    if chosen.codes:
-        raise RunError("codes needs a visual tokenizer, which this version cannot train; set objectives.codes to 0")
     if chosen.itm and chosen.hard_negatives and not chosen.itc:
         raise RunError(
             "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"

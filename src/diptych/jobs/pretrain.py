@@ -12,13 +12,14 @@ from typing import Any
 from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples
 from diptych.data.files import open_captions
 from diptych.data.formats import named_split
+from diptych.data.mixgen import MixedPairs
 from diptych.data.pictures import PictureExamples
 from diptych.data.shards import shards
 from diptych.data.source import Captioned, DataError
 from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.wordpiece import Tokenizer, vocabulary
-from diptych.jobs.building import build, start, taught
+from diptych.jobs.building import build, frozen_tokenizer, start, taught
 from diptych.jobs.embedding import shown
 from diptych.jobs.folder import RunError
 from diptych.jobs.food import Food, Streamed, amount
@@ -59,22 +60,30 @@ def learned(run: Pretrain, source: Captioned, augment: bool) -> Examples:
     if not looks(asked):
         return TextExamples(source, tokenizer_of(run))
     drawn = asked.wpa or (asked.itm and not asked.hard_negatives)
-    return PairExamples(source, tokenizer_of(run), shown(run, augment), 0.5 if drawn else 0.0)
+    pairs = PairExamples(source, tokenizer_of(run), shown(run, augment), 0.5 if drawn else 0.0)
+    return MixedPairs(pairs, run.mixgen) if run.mixgen and augment else pairs
 
 
 def reads(asked: Objectives) -> bool:
     """Whether any objective reads texts."""
-    texts = (asked.itm, asked.mlm, asked.itc, asked.wpa, asked.lm, asked.captions, asked.regions, asked.hinge)
-    return any(texts)
+    paired = (
+        asked.itm,
+        asked.mlm,
+        asked.itc,
+        asked.wpa,
+        asked.lm,
+        asked.captions,
+        asked.regions,
+        asked.hinge,
+        asked.codes,
+    )
+    return any(paired) or bool(asked.mlm_alone)
 
 
 def looks(asked: Objectives) -> bool:
     """Whether any objective looks at images."""
-    return (
-        not asked.alone
-        or reads(replace(asked, mlm=0.0))
-        or bool(asked.grid or asked.classes or asked.mim or asked.codes)
-    )
+    seeing = (asked.grid, asked.classes, asked.mim, asked.codes_alone, asked.features)
+    return not asked.alone or any(seeing) or reads(replace(asked, mlm=0.0, mlm_alone=0.0))
 
 
 def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> dict[str, float]:
@@ -114,10 +123,13 @@ def pretrain(run: Pretrain, out: Path) -> None:
         given = food(run)
         facts: dict[str, Any] = {"examples": amount(given)}
         head = given.head if isinstance(given, Streamed) else given
+        head = head.pairs if isinstance(head, MixedPairs) else head
         if isinstance(head, PairExamples | TextExamples):
             facts |= statistics(head.source, head.tokenizer)
         if run.objectives.itc:
             facts["candidates"] = run.training.batch // run.training.accumulate + run.teacher.queue
+        if run.objectives.codes or run.objectives.codes_alone:
+            facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
         start(module, run)
         train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)

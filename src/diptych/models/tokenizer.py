@@ -91,6 +91,10 @@ class FrozenTokenizer:
         codes[tokens.real] = self.tokenizer.quantise(tokens)[1]
         return codes
 
+    def unused(self) -> float:
+        """See Codebook.unused."""
+        return self.tokenizer.codebook.unused().item()
+
     def entropy(self) -> float:
         """See Codebook.entropy."""
         return self.tokenizer.codebook.entropy()

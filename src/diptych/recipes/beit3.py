@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diptych.data.settings import ImageSettings
 from diptych.recipes.frozen import frozen
-from diptych.recipes.models import BEiT3
-from diptych.recipes.run import Objectives, Pretrain
+from diptych.recipes.models import BEiT3, VisualTokenizer
+from diptych.recipes.run import Embedders, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
+
+MASKED_DATA = Objectives(
+    codes=1.0,
+    codes_alone=1.0,
+    mlm=1.0,
+    mlm_alone=1.0,
+    mask_rate=0.5,
+    alone_rate=0.15,
+    patch_rate=0.4,
+    whole_words=False,
+)
+"""Images, texts and pairs: section 2.2."""
+
+
+def tokenizer() -> Pretrain:
+    """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): 8,192 codes, 100 epochs of ImageNet-1k.
+
+    Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, in the place of CLIP's ViT-B/16.
+    """
+    return Pretrain(
+        recipe="beit3.tokenizer",
+        model=VisualTokenizer(patch=32, grid=(7, 7), features=1280),
+        objectives=Objectives(features=1.0),
+        images=ImageSettings(shorter=224, patch=32, square=True),
+        training=Training(
+            steps=125_000,
+            batch=1024,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=4e-4, betas=(0.9, 0.99), weight_decay=1e-4, warmup=0.1, schedule="cosine"
+            ),
+        ),
+        corpus="ImageNet-1k, pictures alone",
+    )
 
 
 def base() -> Pretrain:
-    """Masked words of pairs, half of them hidden, 1,000,000 steps of 6,144 samples of which a third are pairs.
+    """Masked data modelling, 1,000,000 steps: hidden patches of images, hidden words of texts, and both of pairs. `tokenizer` names
+    the run of a visual tokenizer.
 
-    Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010; the shares of images alone and of texts
-    alone are runs of their own.
+    Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010; images and texts alone are those of the same
+    2,048 pairs, where the paper has 2,048 more of each.
     """
     return Pretrain(
         recipe="beit3.base",
         model=BEiT3(vocabulary=30522, mask=103, speaks=True),
-        objectives=Objectives(mlm=1.0, mask_rate=0.5, whole_words=False),
+        objectives=MASKED_DATA,
         images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
         training=Training(
             steps=1_000_000,
@@ -32,10 +69,32 @@ def base() -> Pretrain:
     )
 
 
+def small_tokenizer() -> Pretrain:
+    """256 codes for pictures of 224 pixels, in patches of the CNN's 32."""
+    run = tokenizer()
+    model = VisualTokenizer(
+        width=192, depth=2, heads=4, hidden=384, patch=32, grid=(7, 7), codes=256, code_width=16, decoder_depth=1,
+        features=1280,
+    )  # fmt: skip
+    optimizer = replace(run.training.optimizer, learning_rate=1e-3)
+    training = replace(run.training, steps=600, batch=64, workers=1, checkpoint_every=200, optimizer=optimizer)
+    return replace(run, recipe="beit3.small_tokenizer", model=model, training=training, corpus="")
+
+
+def small_data() -> Pretrain:
+    """Masked data on pictures of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
+    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, text=False), embed=Embedders())
+    return replace(
+        run, objectives=replace(MASKED_DATA, codebook=256), training=replace(run.training, batch=64, workers=1)
+    )
+
+
+SMALL = BEiT3(
+    width=256, depth=3, heads=4, hidden=512, grid=(7, 7), patch=32, vocabulary=30522, text_length=40, mask=103, speaks=True,
+    drop=0.0,
+)  # fmt: skip
+
+
 def small() -> Pretrain:
     """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked words beside it."""
-    model = BEiT3(
-        width=256, depth=3, heads=4, hidden=512, grid=(7, 7), patch=32, vocabulary=30522, text_length=40, mask=103,
-        speaks=True, drop=0.0,
-    )  # fmt: skip
-    return frozen("beit3.small", model, Objectives(itc=1.0, mlm=1.0, mask_rate=0.5, whole_words=False))
+    return frozen("beit3.small", SMALL, Objectives(itc=1.0, mlm=1.0, mask_rate=0.5, whole_words=False))

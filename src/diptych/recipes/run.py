@@ -24,7 +24,10 @@ class Objectives:
     captions: float = 0.0  # masked words of a caption that sees only what came before (BEiT-3)
     regions: float = 0.0  # masked regions
     mim: float = 0.0  # masked images: the pixels of hidden patches
-    codes: float = 0.0  # masked images: the visual tokens of hidden patches
+    codes: float = 0.0  # masked images: the visual tokens of hidden patches, beside a text with hidden words
+    codes_alone: float = 0.0  # the same, of images without their texts
+    mlm_alone: float = 0.0  # masked words of texts without their images, beside the other objectives
+    features: float = 0.0  # a visual tokenizer: what the CNN sees in each patch, told by its code
     hinge: float = 0.0  # the margin between a true pair and its hardest negative
     whole_words: bool = True  # masked words: all pieces of a word or none
     mask_rate: float = 0.15  # masked words: share of pieces hidden
@@ -37,7 +40,11 @@ class Objectives:
         False  # matching and masked words read the pair with its regions hidden, once for all (ViLBERT)
     )
     region_target: Literal["classes", "features", "contrast"] = "classes"  # masked regions: what is to be told
+    block_least: int = 16  # codes: patches of the smallest block
+    in_rank: bool = False  # hard negatives: of each process's own part of the batch
     patch_rate: float = 0.75  # masked images: share of patches hidden
+    alone_rate: float = 0.15  # masked words of texts beside other objectives: share of pieces hidden
+    codebook: int = 8192  # codes: how many visual tokens there are
     margin: float = 0.2  # hinge
     hardest: bool = True  # hinge: only the hardest negative counts, not all
 
@@ -82,6 +89,8 @@ class Pretrain:
     start_image: str = ""  # a ViT's run, or its checkpoint, that the image side begins with
     start_text: str = ""  # a BERT checkpoint that the text side begins with
     tokenizer: str = ""  # codes: the run that trained the visual tokenizer
+    mixgen: float = 0.0  # share of pairs that are mixed with another while training (MixGen: 0.25)
+    chunk: int = 0  # contrast: samples encoded at once (gradient caching); 0: all
     streaming: Streaming = Streaming()  # noqa: RUF009 (frozen)
     corpus: str = ""  # what the paper learned from, in the field's terms
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from diptych.recipes.models.fusers import ALBEF, ViLBERT, ViLT, VisualBERT, VLMo
 from diptych.recipes.models.speakers import BLIP, BEiT3, CoCa
 from diptych.recipes.models.towers import CLIP, SCAN, VSEpp
-from diptych.recipes.models.vision import MAE, CrossViT, ViT
+from diptych.recipes.models.vision import MAE, CrossViT, VisualTokenizer, ViT
 
-Seeing = ViT | MAE | CrossViT
+Seeing = ViT | MAE | CrossViT | VisualTokenizer
 """Models that read no text."""
 
 Speaking = ALBEF | BEiT3 | BLIP | CLIP | CoCa | SCAN | ViLBERT | ViLT | VisualBERT | VLMo | VSEpp
@@ -22,7 +22,7 @@ Model = Seeing | Speaking
 
 __all__ = [
     "ALBEF", "BLIP", "CLIP", "MAE", "SCAN", "BEiT3", "CoCa", "CrossViT", "Detecting", "Model", "Seeing", "Speaking", "VLMo", "VSEpp",
-    "ViLBERT", "ViLT", "ViT", "VisualBERT", "longest_text", "pieces", "pooled_width",
+    "ViLBERT", "ViLT", "ViT", "VisualBERT", "VisualTokenizer", "longest_text", "pieces", "pooled_width",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diptych.models import crossvit, mae, vit
+    from diptych.models import crossvit, mae, tokenizer, vit
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,28 @@ class MAE:
 
     def build(self) -> mae.MAE:
         from diptych.models.mae import MAE as Model
+
+        return Model(**vars(self))
+
+
+@dataclass(frozen=True)
+class VisualTokenizer:
+    """Arguments of models.tokenizer.VisualTokenizer; the defaults are BEiT v2's base size. `features`: the teacher's width."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    patch: int = 16
+    grid: tuple[int, int] = (14, 14)
+    codes: int = 8192
+    code_width: int = 32
+    decoder_depth: int = 3
+    features: int = 512
+    decay: float = 0.99
+    patience: int = 100
+
+    def build(self) -> tokenizer.VisualTokenizer:
+        from diptych.models.tokenizer import VisualTokenizer as Model
 
         return Model(**vars(self))

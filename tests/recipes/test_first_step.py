@@ -1,0 +1,146 @@
+"""Every recipe takes its first step: its objectives, its teacher and its heads, at toy size."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diptych.cli.arguments import recipe, recipes
+from diptych.inputs import Batch, Image, Matching, Regions, Text
+from diptych.jobs import building
+from diptych.jobs.building import CNN_CLASSES
+from diptych.jobs.embedding import CNN_CELL, reads_regions
+from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.pretrain import looks, reads
+from diptych.models.cnn import FrozenCNN, Guidance
+from diptych.recipes.models import BLIP, SCAN, BEiT3, VisualBERT, VisualTokenizer, VSEpp
+from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.step import pupil
+from diptych.train.checkpoint import save_weights
+
+PIECES, FEATURES, DETECTED = 114, 8, 5  # the built-in world's vocabulary; what a region has
+CODES = 7
+TOY: dict[str, Any] = {
+    "width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_width": 16, "image_depth": 1, "image_heads": 2,
+    "image_hidden": 32, "text_width": 16, "text_depth": 1, "text_heads": 2, "text_hidden": 32, "fusion_depth": 1,
+    "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_hidden": 32, "meeting_width": 16,
+    "meeting_heads": 2, "schedule": ((1, 0),), "joint": 8, "queries": 3, "pool_heads": 2, "patch": 16, "grid": (2, 2),
+    "text_length": 24, "word_width": 8, "features": FEATURES, "region_targets": DETECTED, "vocabulary": PIECES,
+}  # fmt: skip
+B = 4
+
+
+def toy(run: Pretrain) -> Pretrain:
+    """The same run with everything small; frozen features are given, so that no frozen network is needed."""
+    model = run.model
+    size = {field.name: TOY[field.name] for field in fields(model) if field.name in TOY}
+    if isinstance(model, BLIP):
+        size |= {"vocabulary": PIECES + 2, "begin": PIECES, "ground": PIECES + 1}
+    if isinstance(model, BEiT3):
+        size |= {"mask": 4}
+    if isinstance(model, VisualTokenizer):
+        size |= {"codes": CODES, "code_width": 4, "features": CNN_CELL}
+    if hasattr(model, "together"):
+        size["together"] = 2 if model.together >= model.depth else 1  # type: ignore[union-attr]
+    embed = Embedders("own" if run.embed.image == "own" else "there", features=FEATURES)
+    teacher = replace(run.teacher, queue=min(run.teacher.queue, 8))
+    asked = replace(run.objectives, codebook=CODES)
+    return replace(run, model=replace(model, **size), embed=embed, teacher=teacher, objectives=asked)
+
+
+def batch(run: Pretrain) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.cat(
+        [torch.full((B, 1), 2), torch.randint(10, PIECES, (B, 6), generator=draw), torch.full((B, 1), 3)], 1
+    )
+    text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
+    image = Image.whole(torch.randn(B, 3, 32, 32, generator=draw))
+    held = Batch(0, 0, torch.arange(B), text=text if reads(run.objectives) else None)
+    if not looks(run.objectives):
+        return held
+    matched = torch.tensor([True, False, True, False])
+    if not reads_regions(run):
+        return replace(held, image=image, matching=Matching(image, matched))
+    boxes, real = torch.rand(B, 3, 5, generator=draw), torch.ones(B, 3, dtype=torch.bool)
+    classes = torch.full((B, 3, DETECTED), 1 / DETECTED)
+    regions = Regions(torch.randn(B, 3, FEATURES, generator=draw), boxes, real, classes)
+    regions = regions if isinstance(run.model, SCAN | VisualBERT | VSEpp) else regions.with_whole()
+    return replace(held, regions=regions, matching=Matching(regions, matched))
+
+
+class Guide(FrozenCNN):
+    """Stands for the CNN, which is an extra."""
+
+    stride = 16
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, image: Image) -> Guidance:
+        rows, columns = (side // self.stride for side in image.pixels.shape[-2:])
+        draw = torch.Generator().manual_seed(1)
+        return Guidance(
+            torch.randn(B, rows, columns, CNN_CELL, generator=draw), torch.randn(B, CNN_CLASSES, generator=draw)
+        )
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The folder of a visual tokenizer, all of whose codes are in use."""
+    monkeypatch.setattr(building, "frozen_cnn", Guide)
+    run = toy(recipe("beit3.small_tokenizer"))
+    module = building.build(run)
+    module.get_buffer("model.codebook.idle").zero_()
+    write_run(tmp_path, run, {})
+    save_weights(tmp_path, module)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
+    run = replace(toy(recipe(name)), tokenizer=tokenizer)
+    module = building.taught(building.build(run), run).train()
+    losses = module(batch(run))
+    assert module.weights.keys() <= losses.keys()
+    total = torch.stack([weight * losses[loss] for loss, weight in module.weights.items()]).sum()
+    assert total.isfinite() and total > 0
+    total.backward()
+    learning = [p for p in pupil(module).parameters() if p.requires_grad]
+    assert sum(p.grad is not None and bool(p.grad.any()) for p in learning) > len(learning) / 2
+    assert all(p.grad is None for p in module.parameters() if not p.requires_grad)
+
+
+def test_codes_are_those_of_the_tokenizer_that_is_named(tokenizer: str):
+    run = replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer)
+    with pytest.raises(RunError, match="name the run that trained one"):
+        building.build(replace(run, tokenizer=""))
+    with pytest.raises(RunError, match="has 7 codes"):
+        building.build(replace(run, objectives=replace(run.objectives, codebook=9)))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "told"),
+    [
+        ("clip.small", Objectives(itm=1.0), "a CLIP cannot learn itm: it has no fuse"),
+        ("vilt.tiny", Objectives(itc=1.0), "a ViLT cannot learn itc: it has no unimodal"),
+        ("visualbert.small", Objectives(regions=1.0), "no head 'regions'"),
+        ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives are what contrast finds alike"),
+        ("scan.small", Objectives(lm=1.0), "it has no decode"),
+    ],
+)
+def test_what_a_model_cannot_learn_is_refused_in_one_line(name: str, asked: Objectives, told: str):
+    with pytest.raises(RunError, match=told) as refused:
+        building.build(replace(toy(recipe(name)), objectives=asked))
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_frozen_does_not_learn():
+    run = replace(toy(recipe("vlmo.small_words")), freeze=("transformer.blocks.*.norm",))
+    still = {name for name, p in building.build(run).model.named_parameters() if not p.requires_grad}  # type: ignore[attr-defined]
+    assert still == {f"transformer.blocks.{i}.norm.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    with pytest.raises(RunError, match="no part of the VLMo is called 'nothing'"):
+        building.build(replace(run, freeze=("nothing",)))

@@ -1,0 +1,62 @@
+"""The parameters that are told of published models are those of the steps that their checkpoints are read into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from diptych.recipes.published import PUBLISHED
+from diptych.step import pupil
+from diptych.weights.official import SYSTEMS
+
+Heads = dict[str, tuple[int, ...]]
+QUEUE: Heads = {"queue.image": (65536, 256)}
+VQA: Heads = {"head.answers.weight": (3129, 1536)}
+ALL: Heads = {f"heads.{name}.": (1,) for name in ("match", "words", "contrast", "contrast_together")}
+LARGER = {"grid": (16, 16)}
+JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
+    "albef": [
+        ("pretraining", LARGER, QUEUE, True),
+        ("vqa", {"grid": (14, 14), "decoder_depth": 6}, {}, True),
+        ("nlvr2", {"grid": (14, 14), "images": 2}, {}, True),
+    ],
+    "vlmo": [("pretraining", {"depth": 12, "together": 10}, ALL, False), ("vqa", {}, VQA, False)],
+    "blip": [
+        ("pretraining", {"form": "pretraining"}, QUEUE, False),
+        ("retrieval", {"form": "retrieval"}, QUEUE, False),
+        ("vqa", {"form": "vqa"}, {}, False),
+        ("caption", {"form": "caption"}, {}, False),
+        ("nlvr2", {"form": "nlvr2"}, {}, False),
+    ],
+    "beit3": [
+        ("vqa", {"final_norm": False}, VQA, False),
+        ("nlvr2", {"pooling": "both"}, {}, False),
+        ("retrieval", {"pooling": "both"}, {}, False),
+        ("captioning", {"pooling": "both", "speaks": True}, {}, False),
+        ("classification", {"pooling": "both", "final_norm": False, "classes": 1000}, {}, False),
+    ],
+}
+"""In the order of the published figures: the task, what differs from the model's defaults, and the sizes of heads; whether
+the figure is of the student alone."""
+
+
+def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> tuple[int, int]:
+    """Parameters of the whole step, and of the part that learns."""
+    with torch.device("meta"):
+        state = {name: torch.empty(shape) for name, shape in heads.items()}
+        step = SYSTEMS[system].build(arguments, task, state)
+    whole, student = (sum(p.numel() for p in module.parameters()) for module in (step, pupil(step)))
+    return whole, student
+
+
+@pytest.mark.parametrize("system", JOBS)
+def test_published_parameters_are_the_built_ones(system: str):
+    figures = PUBLISHED[system].parameters
+    assert len(figures) == len(JOBS[system])
+    for (what, figure), (task, arguments, heads, alone) in zip(figures.items(), JOBS[system], strict=True):
+        whole, student = counted(system, task, arguments, heads)
+        assert figure == (student if alone else whole), what
+        if whole != student:
+            assert f"{whole if alone else student:,}" in what or task in ("vqa", "nlvr2"), what
