@@ -130,9 +130,14 @@ def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):
 def test_hidden_patches_codes_are_what_is_asked_for():
     """By hand: cross entropy at the hidden patches, of the codes that the tokenizer gives to the whole picture."""
     torch.manual_seed(0)
-    model = beit3.model(pooling="both", speaks=True, codes=24)
-    frozen = FrozenTokenizer(SMALL)
-    step = Pretraining(model, model.heads(), [MaskedCodes(BlockMasking(least=2))], {"codes": 24.0}, tokenizer=frozen)
+    model, frozen = beit3.model(), FrozenTokenizer(SMALL)
+    step = Pretraining(
+        model,
+        nn.ModuleDict({"codes": nn.Linear(32, 24)}),
+        [MaskedCodes(BlockMasking(least=2))],
+        {"codes": 24.0},
+        tokenizer=frozen,
+    )
     batch = batch_of(5)
     views = step.views(batch)
     hidden, there = hidden_patches(views, BlockMasking(least=2)), codes(views)
@@ -146,4 +151,4 @@ def test_hidden_patches_codes_are_what_is_asked_for():
     floor = MaskedCodes().floor({"codes": 24.0, "code_entropy": 2.0})
     assert floor is not None and floor.value == 2.0
     with pytest.raises(ValueError, match="no visual tokenizer"):
-        Pretraining(model, model.heads(), [MaskedCodes()])(batch)
+        Pretraining(model, step.heads, [MaskedCodes()])(batch)

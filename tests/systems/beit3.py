@@ -99,6 +99,7 @@ def masked_data(model: BEiT3) -> Pretraining:
     ]
     heads = model.heads()
     heads["words"] = heads["captions"]  # one head for all hidden words
+    heads["codes"] = nn.Linear(model.width, CODES)
     return Pretraining(model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(**TOKENIZER)))
 
 
@@ -131,8 +132,8 @@ VERBS = {
 }
 SYSTEMS = {
     "beit3, masked data": System(
-        small=lambda: model(pooling="both", speaks=True, codes=CODES),
-        full=lambda: BEiT3(pooling="both", speaks=True, codes=8192),
+        small=lambda: model(pooling="both", speaks=True),
+        full=lambda: BEiT3(pooling="both", speaks=True),
         verbs={"alone": alone},
         jobs={
             "masked data": Job(

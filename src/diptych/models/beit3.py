@@ -3,8 +3,8 @@
 One multiway transformer for images, texts and pairs: image tokens come first, and each modality has its own projections,
 norms and feed-forward networks. It is trained on masked data alone.
 
-Differs from the paper: as the released models, no block has a third expert for pairs. Pre-training was not released, and
-no released model has a head that predicts visual tokens: here it is a linear layer, as BEiT's (`codes`). As the official code, padding enters
+Differs from the paper: as the released models, no block has a third expert for pairs, and no head predicts visual tokens
+(pre-training was not released; `encode_image` can hide patches for it). As the official code, padding enters
 as zeros, and two rows at the head of each position table are never read (a habit of fairseq's).
 """
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.fusion.multiway import Multiway, MultiwayBlock, norms, onward
-from diptych.inputs import Image, Text
+from diptych.inputs import Image, Regions, Text
 from diptych.layers.cache import Cache
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
@@ -31,8 +31,7 @@ class BEiT3(nn.Module):
     """`grid`: rows and columns of the position grid; `text_length`: positions for texts. `pooling`: what heads of the pair
     read: "image", the pooled image class token (VQA), or "both", the two first tokens side by side (NLVR2).
     `final_norm` False: heads have a norm of their own (VQA, classification). `classes` 0: no classifier. `speaks`: a word
-    head, for captions and for masked words. `codes`: how many visual tokens a head chooses from; 0: there is none. `mask`: the
-    id of [MASK].
+    head, for captions and for masked words. `mask`: the id of [MASK].
     """
 
     def __init__(
@@ -40,12 +39,11 @@ class BEiT3(nn.Module):
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
         grid: tuple[int, int] = (14, 14), vocabulary: int = 64010, text_length: int = 1022, pooling: str = "image",
         final_norm: bool = True, classes: int = 0, speaks: bool = False, mask: int = 64001, drop: float = 0.1,
-        codes: int = 0,
     ):  # fmt: skip
         super().__init__()
         if pooling not in ("image", "both"):
             raise ValueError(f"pooling is 'image' or 'both', not {pooling!r}")
-        self.width, self.vocabulary, self.mask, self.codes = width, vocabulary, mask, codes
+        self.width, self.vocabulary, self.mask = width, vocabulary, mask
         self.patches = PatchEmbedding(width, patch, grid, resize_bicubic_plain, unread=UNREAD)
         self.hidden_patch = nn.Parameter(torch.zeros(1, 1, width))
         self.word = nn.Embedding(vocabulary, width)
@@ -59,9 +57,9 @@ class BEiT3(nn.Module):
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.hidden_patch, std=0.02)
 
-    def encode_image(self, image: Image, hidden: Bool[Tensor, "b patches"] | None = None) -> Tokens:
+    def encode_image(self, image: Image | Regions, hidden: Bool[Tensor, "b patches"] | None = None) -> Tokens:
         """Embeds alone; where `hidden`, the mask token stands for a patch (section 2.2)."""
-        return self.patches(image, hidden, self.hidden_patch)
+        return self.patches(image) if hidden is None else self.patches(image, hidden, self.hidden_patch)
 
     def encode_text(self, text: Text) -> Tokens:
         return self._embed(text, 0)
@@ -110,11 +108,8 @@ class BEiT3(nn.Module):
         return torch.ones(n, seen + n, dtype=torch.bool, device=newest.real.device).tril(seen)
 
     def heads(self) -> nn.ModuleDict:
-        """The word head, where there is one: the model's own, which `decode` speaks with; and that of visual tokens."""
-        heads: dict[str, nn.Module] = {} if self.words is None else {"captions": self.words}
-        if self.codes:
-            heads["codes"] = nn.Linear(self.width, self.codes).apply(init_transformer)
-        return nn.ModuleDict(heads)
+        """The word head, where there is one: the model's own, which `decode` speaks with."""
+        return nn.ModuleDict({} if self.words is None else {"captions": self.words})
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         if self.head is None:
