@@ -12,7 +12,7 @@ from torch import nn
 
 from diptych.heads import Vocabulary
 from diptych.jobs import building
-from diptych.jobs.folder import RunError, load_run, write_run
+from diptych.jobs.folder import RunError, lineage, load_run, write_run
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import vilt
 from diptych.recipes.run import Pretrain
@@ -103,3 +103,15 @@ def test_with_other_heads_it_starts_with_the_model_alone(tmp_path: Path):
     building.start(other, replace(run, start=str(tmp_path)))
     assert same(module.get_submodule("model"), other.get_submodule("model"))
     assert all(torch.equal(t, before[name]) for name, t in weights(other.heads).items())
+
+
+def test_a_run_tells_what_it_started_from(tmp_path: Path):
+    first, second = tmp_path / "words", tmp_path / "pairs"
+    write_run(first, replace(vilt.small_words(), start="gone"), {})
+    write_run(second, replace(vilt.small(), start=str(first)), {})
+    told = lineage(replace(vilt.tiny(), start=str(second)))
+    words = f"{first} (vilt.small_words), which began from gone (not there)"
+    assert told == f"{second} (vilt.small), which began from {words}"
+    assert lineage(vilt.tiny()) == ""
+    write_run(first, replace(vilt.small_words(), start=str(second)), {})  # in a circle
+    assert lineage(replace(vilt.tiny(), start=str(second)), most=4).count("which began from") == 3

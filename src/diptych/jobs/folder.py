@@ -66,6 +66,21 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
         raise RunError(f"{path}: not a run that this version can read ({error})") from None
 
 
+def lineage(run: Pretrain | Finetune, most: int = 10) -> str:
+    """What a run starts from, and what that started from: folders, each with its recipe; "" where it begins untrained."""
+    told, start = [], run.start
+    while start and len(told) < most:
+        try:
+            before = read_any(Path(start))[0]
+        except RunError:  # it has gone since
+            told.append(f"{start} (not there)")
+            break
+        name = before.system if isinstance(before, ImportedCheckpoint) else before.recipe
+        told.append(f"{start} ({name})" if name else start)
+        start = "" if isinstance(before, ImportedCheckpoint) else before.start
+    return ", which began from ".join(told)
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The trained weights of a run. Raises RunError where it has none yet, or the file is broken."""
     path = folder / "model.safetensors"

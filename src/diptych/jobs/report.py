@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from diptych.jobs.explain import heat_maps
+from diptych.jobs.folder import lineage
 from diptych.jobs.shown import SHOWN_FILE, read_shown
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
@@ -100,7 +101,7 @@ def title(run: Pretrain | Finetune) -> str:
     return (
         f"{task} on {run.data}"
         + (f", {run.recipe}" if run.recipe else "")
-        + (f", from {run.start}" if run.start else "")
+        + (f", from {lineage(run)}" if run.start else "")
     )
 
 

@@ -17,7 +17,7 @@ from diptych.data.source import DataError
 from diptych.data.tally import Loaded
 from diptych.inputs import Batch
 from diptych.jobs import report
-from diptych.jobs.folder import RunError, read_run, write_run
+from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step
@@ -74,7 +74,8 @@ def train(
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     """What a run that goes on must share with the one that began: all but its name. The loop compares `training`."""
     told = asdict(run)
-    del told["recipe"], told["training"]
+    for name in ("recipe", "training", "corpus"):  # `corpus` is said of a recipe, and computes nothing
+        told.pop(name, None)
     return told
 
 
@@ -83,7 +84,7 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, 
     settings = run.training
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
     size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
-    begun = f" from {run.start}" if run.start else ""
+    begun = f" from {lineage(run)}" if run.start else ""
     where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
     data = described(food, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
