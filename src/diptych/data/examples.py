@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -80,11 +81,11 @@ class PairExamples:
         return LoadedPair(picture, caption, self._replacement(image, index, seed, step))
 
     def _picture(self, image: int, index: int, seed: int, step: int) -> Any:
-        return self.shows.load(self.source, image, generator(seed, step, index, f"augment {image}"))
+        return self.shows.load(self.source, image, partial(generator, seed, step, index, f"augment {image}"))
 
     def _replacement(self, image: int, index: int, seed: int, step: int) -> Any:
         """The picture of another sample, or None where the pair stays together."""
-        if len(self.source) < 2:
+        if not self.matching or len(self.source) < 2:
             return None
         draws = uniform(seed, step, [index], "matching", 1 + TRIES)[0]
         if draws[0] >= self.matching:
@@ -135,7 +136,7 @@ class QuestionExamples:
     def load(self, index: int, seed: int, step: int) -> tuple[Any, Question]:
         question = self.source.question(index)
         check_text(question.text, self.source.where(index))
-        return self.shows.load(self.source, question.image, generator(seed, step, index, "augment")), question
+        return self.shows.load(self.source, question.image, partial(generator, seed, step, index, "augment")), question
 
     def collate(self, loaded: list[tuple[Any, Question]], ids: Sequence[int], seed: int, step: int) -> Batch:
         targets = torch.zeros(len(loaded), len(self.place))

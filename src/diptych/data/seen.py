@@ -13,7 +13,7 @@ from torch import Tensor
 from diptych.data.detected import Detected, stack_regions
 from diptych.data.regions import DetectedRegions
 from diptych.data.settings import ImageSettings
-from diptych.data.shown import Pictured, file_of, stem_of
+from diptych.data.shown import Pictured, Random, file_of, stem_of
 from diptych.data.source import BadSample
 from diptych.data.transforms import normalise, prepare
 from diptych.inputs import Image, Regions
@@ -56,7 +56,7 @@ class SeenGrids:
     def __init__(self, seen: Seen):
         self.seen = seen
 
-    def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> np.ndarray:
+    def load(self, source: Pictured, index: int, random: Random | None = None) -> np.ndarray:
         return self.seen.of(source, index)["grid"].numpy()
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:
@@ -81,7 +81,7 @@ class SeenRegions:
         self.seen, self.boxes, self.classify, self.remembered, self.whole = seen, boxes, classify, remembered, whole
         self._name = digest("boxes", boxes.tobytes())
 
-    def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> Detected:
+    def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
         name = digest(self._name, self.seen.name(source, index))
         found = self.remembered.of(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
         return Detected(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
@@ -119,7 +119,7 @@ class DetectorRegions:
     def __init__(self, regions: DetectedRegions, whole: bool = False):
         self.regions, self.whole = regions, whole
 
-    def load(self, source: Pictured, index: int, random: np.random.Generator | None = None) -> Detected:
+    def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
         stem = stem_of(source, index)
         number = re.search(r"\d+$", stem)
         for name in (stem, number and (number[0].lstrip("0") or "0")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,12 +52,15 @@ def stem_of(source: Pictured, index: int) -> str:
     return source.stem(index) if isinstance(source, Filed) else str(index)
 
 
+Random = Callable[[], np.random.Generator]
+
+
 @runtime_checkable
 class Shows(Protocol):
     """What every kind of examples asks for its pictures, of any source."""
 
-    def load(self, source: Pictured, index: int, random: np.random.Generator | None) -> Any:
-        """One picture as it will be shown. `random`: for augmentation. Raises BadSample."""
+    def load(self, source: Pictured, index: int, random: Random | None) -> Any:
+        """One picture as it will be shown. `random`: asked where pictures are augmented. Raises BadSample."""
         ...
 
     def stack(self, loaded: Sequence[Any]) -> Image | Regions:
@@ -71,8 +74,9 @@ class Pixels:
     def __init__(self, settings: ImageSettings):
         self.settings = settings
 
-    def load(self, source: Pictured, index: int, random: np.random.Generator | None) -> np.ndarray:
-        return prepare(source.image(index), self.settings, random)
+    def load(self, source: Pictured, index: int, random: Random | None) -> np.ndarray:
+        drawn = random() if random is not None and self.settings.augment else None
+        return prepare(source.image(index), self.settings, drawn)
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:
         return stack(loaded, self.settings)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from diptych.data.shown import Pictured
+from diptych.data.shown import Pictured, Random
 from diptych.data.tally import Tally
 from diptych.heads import Contrast
 from diptych.inputs import Regions
@@ -76,10 +75,12 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"diptych.jobs.scores.{module}.TEXTS", 5)
 
 
-def test_contrast_s_best_are_matched_and_the_others_stand_behind(in_parts: None):
-    of = subject(Objectives(itc=1.0, itm=1.0))
+@pytest.mark.parametrize("ranked_by", ["match", "cosine", "product"])
+def test_contrast_s_best_are_matched_and_the_others_stand_behind(in_parts: None, ranked_by: Any):
+    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, ranked_by=ranked_by))
     way, (cosines, match) = comparison(of), at_once(of)
-    assert way is not None
+    assert way is not None and way.scale == pytest.approx(1 / 0.07, rel=0.5)
+    match = match + {"match": 0.0, "cosine": 1.0, "product": way.scale}[ranked_by] * cosines
     with torch.no_grad():
         found = by_comparison(of, way, gallery(of), Tally(0.0))
     assert found.before is not None
@@ -94,7 +95,7 @@ def test_contrast_s_best_are_matched_and_the_others_stand_behind(in_parts: None)
 
 
 def test_all_matched_is_the_same_as_every_pair_fused(in_parts: None):
-    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, candidates=99))
+    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, candidates=99, ranked_by="match"))
     way = comparison(of)
     assert way is not None
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_what_was_not_learned_is_not_asked(objectives: Objectives, candidates: i
 class Drawn:
     """Shows regions drawn at random, the same for the same picture."""
 
-    def load(self, source: Pictured, index: int, random: np.random.Generator | None) -> torch.Tensor:
+    def load(self, source: Pictured, index: int, random: Random | None) -> torch.Tensor:
         return torch.randn(3, 8, generator=torch.Generator().manual_seed(index))
 
     def stack(self, loaded: Sequence[torch.Tensor]) -> Regions:
