@@ -17,6 +17,7 @@ from diptych.jobs.scores.gallery import Part
 from diptych.models.verbs import Fuses
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
+from diptych.recipes.models import Detecting
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import HeatMap
 
@@ -25,10 +26,11 @@ MAPS = 6  # pictures with heat maps in a report
 
 def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
     """Maps of some held-out captions over their pictures, by the transport that the run was trained with (else by the
-    published one); none where the model does not read text, or the data holds no val split of captions.
+    published one); none where the model does not fuse, or sees no pixels in patches, or the data holds no val split of
+    captions.
     """
     model = module.model
-    if not isinstance(model, Fuses):
+    if not isinstance(model, Fuses) or isinstance(run.model, Detecting) or run.embed.image != "own":
         return []
     try:
         source, tokenizer = open_captions(run.data, "val", least=run.images.shorter), tokenizer_of(run)
@@ -60,10 +62,12 @@ def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExam
         batch = batch.to(device)
         assert batch.text is not None and batch.image is not None
         image = model.encode_image(batch.image)
+        grids = [span.grid for span in image.layout.spans if span.grid is not None]
+        if not grids:  # CoCa's queries lie nowhere
+            return []
         found = objective.transport(model.fuse(model.encode_text(batch.text), image))
-        (grid,) = (span.grid for span in image.layout.spans if span.grid is not None)
         known = pairs.tokenizer.vocabulary.pieces
         pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
-        plan = found.plan[0, : len(pieces)].unflatten(1, grid).float().cpu().numpy()
+        plan = found.plan[0, : len(pieces)].unflatten(1, grids[0]).float().cpu().numpy()
         maps.append(HeatMap(picture, pieces, plan, float(found.distance), pairs.source.where(int(pairs.owner[index]))))
     return maps

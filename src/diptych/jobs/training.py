@@ -20,7 +20,7 @@ from diptych.jobs import report
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
 from diptych.recipes.run import Finetune, Pretrain
-from diptych.step import Step
+from diptych.step import Step, pupil
 from diptych.tokens import packing
 from diptych.train import checkpoint
 from diptych.train.distributed import Group, takes_bf16
@@ -67,7 +67,7 @@ def train(
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
-        report.write(out, run, module)
+        report.write(out, run, pupil(module))
         print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
 
 
