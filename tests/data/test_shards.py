@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_data import picture_bytes
 
 from diptych.data.files import open_captions
-from diptych.data.shards import braces, read_index
+from diptych.data.shards import CaptionedShards, braces, read_index
 from diptych.data.source import BadSample, DataError
 
 
@@ -97,6 +97,20 @@ def test_malformed_shards(tmp_path, members, part):
     with pytest.raises(DataError, match=part) as caught:
         open_captions(str(tmp_path / "train.tar"), "train")
     assert "train.tar" in str(caught.value)
+
+
+def test_samples_that_lack_a_part_can_be_listed_instead(tmp_path):
+    members = sample(0) | {"1.jpg": b"x", "2.jpg": b"x", "2.txt": b"caf\xe9"} | sample(3)
+    write_tar(tmp_path / "cc.tar", members)
+    bad = []
+    source = CaptionedShards(str(tmp_path / "cc.tar"), "", bad=bad)
+    assert [m.key for m in source.members] == ["0000", "0003"]  # of any split
+    assert [(s.id, s.where) for s in bad] == [(1, f"{tmp_path}/cc.tar, 1"), (2, f"{tmp_path}/cc.tar, 2")]
+    assert bad[0].why.startswith("no caption (txt, json) beside jpg") and bad[1].why.startswith(
+        "its caption is not UTF-8"
+    )
+    write_tar(tmp_path / "none.tar", {})
+    assert len(CaptionedShards(str(tmp_path / "none.tar"), "", bad=bad)) == 0
 
 
 def test_missing_shards_and_things_that_are_no_tar(tmp_path):

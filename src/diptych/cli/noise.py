@@ -1,7 +1,8 @@
 """diptych noise DATA --out DIR [--share 0.5] [--seed S] [--split train]
 
 Shards in which a share of the captions is dealt to other images: what a filter of captions is measured on. DIR gets the
-tars and truth.jsonl, which says of every caption whether it is of its image, and whose it truly is.
+tars and truth.jsonl, which says of every caption whether it is of its image, and whose it truly is. --first I, --last J:
+the images from I up to J alone.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as Pillow
 
-from diptych.data.shard_writer import picture_file
+from diptych.data.shown import file_of, stem_of
 from diptych.data.source import Captioned, DataError
 from diptych.keyed import permutation
 
@@ -13,11 +13,12 @@ from diptych.keyed import permutation
 class NoisedCaptions:
     """A source of which a `share` of the captions, drawn by `seed`, are dealt to other images of it.
 
-    As many texts as before are there, each once; `owner` tells the image and the place that each caption is truly of.
-    Raises DataError where there are too few to deal.
+    As many texts as before are there, each once; `owners` tells the image and the place that each caption is truly of.
+    `images`: those among which captions are dealt, where not all; the others keep theirs. Raises DataError where there
+    are too few to deal.
     """
 
-    def __init__(self, source: Captioned, share: float, seed: int = 0):
+    def __init__(self, source: Captioned, share: float, seed: int = 0, images: range | None = None):
         if not 0 <= share <= 1:
             raise DataError(f"a share of {share} captions cannot be noised; give 0 to 1")
         self.source, self.split = source, source.split
@@ -26,7 +27,9 @@ class NoisedCaptions:
         self._first = np.cumsum([0, *counts])
         image = np.repeat(np.arange(len(counts)), counts)
         self._from = np.arange(len(image))  # of each caption the one that stands in its place
-        dealt = permutation(seed, 0, len(image), "noise")[: round(share * len(image))]
+        among = range(len(counts)) if images is None else images
+        first, last = (self._first[i] for i in (among.start, max(among.start, among.stop)))
+        dealt = first + permutation(seed, 0, int(last - first), "noise")[: round(share * (last - first))]
         self._from[dealt] = _dealt(dealt, image)
         self._image = image
 
@@ -37,7 +40,10 @@ class NoisedCaptions:
         return self.source.image(index)
 
     def file(self, index: int) -> bytes:
-        return picture_file(self.source, index)[0]
+        return file_of(self.source, index)
+
+    def stem(self, index: int) -> str:
+        return stem_of(self.source, index)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return tuple(self.source.captions(image)[place] for image, place in self.owners(index))

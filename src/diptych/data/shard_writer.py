@@ -10,12 +10,13 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image as Pillow
 
 from diptych.data.decode import FORMATS
 from diptych.data.shards import MOST_TEXT
+from diptych.data.shown import Filed
 from diptych.data.source import BadSample, Captioned
 
 KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats that stay as they are; others become PNG
@@ -31,15 +32,6 @@ class Sample:
     picture: bytes
     suffix: str
     told: bytes
-
-
-@runtime_checkable
-class Filed(Protocol):
-    """A source whose pictures are files, which can be copied as they are."""
-
-    def file(self, index: int) -> bytes:
-        """The picture's file. Raises BadSample."""
-        ...
 
 
 def safe_key(key: str) -> str:

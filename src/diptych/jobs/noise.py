@@ -25,15 +25,19 @@ def noise(asked: Noise, out: Path) -> tuple[int, int]:
     """
     if asked.shard < 1:
         raise DataError(f"a shard of {asked.shard} images cannot be written; give --shard 1 or more")
-    source = NoisedCaptions(open_captions(asked.data, asked.split), asked.share, asked.seed)
+    plain = open_captions(asked.data, asked.split)
+    images = range(len(plain))[asked.first : asked.last or None]
+    if not images or asked.first < 0 or asked.last < 0:
+        raise DataError(f"no image from {asked.first} to {asked.last} of the {len(plain)}; give other --first, --last")
+    source = NoisedCaptions(plain, asked.share, asked.seed, images)
     out.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, Any]] = []
-    for number, first in enumerate(track(range(0, len(source), asked.shard), description="writing shards")):
+    for number, first in enumerate(track(images[:: asked.shard], description="writing shards")):
         samples = []
-        for index in range(first, min(first + asked.shard, len(source))):
+        for index in range(first, min(first + asked.shard, images.stop)):
             rows = _truth(source, index)
             told = described(source.captions(index), {"noise": rows}, source.where(index))
-            samples.append(Sample(f"{index:08d}", *picture_file(source, index), told))
+            samples.append(Sample(f"{index:08d}", *picture_file(source.source, index), told))
             truth += rows
         with written_whole(out / f"{asked.split}-{number:05d}.tar") as path:
             write_shard(path, samples)

@@ -51,5 +51,7 @@ class Noise:
     data: str = ""
     split: str = "train"
     share: float = 0.5  # of the captions that are dealt to other images
+    first: int = 0  # images before this one are left out
+    last: int = 0  # and those from this one on; 0: none
     shard: int = 1000  # images a shard
     seed: int = 0

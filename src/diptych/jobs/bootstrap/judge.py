@@ -13,10 +13,11 @@ import torch
 
 from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.source import BadSample
-from diptych.jobs.bootstrap.roles import CNN_PICTURES, Captioner, Filter, cnn_readout, encode, read, readout
+from diptych.jobs.bootstrap.roles import CNN_PICTURES, Captioner, Filter, cnn_pictures, cnn_readout, read, readout
 from diptych.jobs.bootstrap.units import Opened, Unit
 from diptych.jobs.folder import RunError
 from diptych.recipes.bootstrap import Bootstrap
+from diptych.tasks.single import pictured
 from diptych.train.checkpoint import written_whole
 
 TEXTS = 512  # judged at a time
@@ -97,8 +98,8 @@ class Judge:
         if self.captioner is None:
             return
         role = self.captioner.role
-        for indices, image in read(opened, role.images, self.asked, self.device, tick):
-            tokens = encode(role, image)
+        for indices, batch in read(opened, role.shows, self.asked, self.device, tick):
+            tokens = pictured(role.model, batch)
             if self.filter is None:
                 features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
             yield from zip(indices, self.captioner.write(tokens, opened.unit.name, indices), strict=True)
@@ -110,8 +111,8 @@ class Judge:
         if self.filter is None:
             return
         role = self.filter.role
-        for indices, image in read(opened, role.images, self.asked, self.device, tick):
-            tokens = encode(role, image)
+        for indices, batch in read(opened, role.shows, self.asked, self.device, tick):
+            tokens = pictured(role.model, batch)
             features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
             asked = [
                 (at, text) for at, index in enumerate(indices) for text in texts_of(rows[index]) if "bad" not in text
@@ -124,9 +125,9 @@ class Judge:
 
     def _seen(self, opened: Opened, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
         cnn = self.asked.alike == "cnn"
-        images = CNN_PICTURES if cnn else self.looks.images
-        for indices, image in read(opened, images, self.asked, self.device, tick):
-            found = cnn_readout(image) if cnn else readout(self.looks, encode(self.looks, image))
+        shows = cnn_pictures() if cnn else self.looks.shows
+        for indices, batch in read(opened, shows, self.asked, self.device, tick):
+            found = cnn_readout(batch) if cnn else readout(self.looks, pictured(self.looks.model, batch))
             yield from zip(indices, found.cpu().numpy(), strict=True)
 
     def _write(self, part: Part, opened: Opened, rows: dict[int, Row], features: dict[int, np.ndarray]) -> None:

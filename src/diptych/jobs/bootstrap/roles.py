@@ -7,30 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from diptych.data.loader import sweep
+from diptych.data.seen import Seen, SeenGrids
 from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows, showing, shown_in
 from diptych.data.source import BadSample, Captioned
-from diptych.data.transforms import prepare, stack
 from diptych.generate import Beams, Rules, beam_search, greedy, sample
 from diptych.heads import Contrast
-from diptych.inputs import Batch, Image
+from diptych.inputs import Batch
 from diptych.jobs.bootstrap.units import Opened
-from diptych.jobs.embedding import frozen_cnn
+from diptych.jobs.embedding import frozen_cnn, remembered
 from diptych.jobs.evaluate import rebuilt
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Subject
 from diptych.jobs.scores.comparing import comparison
 from diptych.keyed import uniform
-from diptych.models.verbs import Aligns, Decodes, EncodesImage, Fuses
+from diptych.models.verbs import Aligns, Decodes, Fuses
 from diptych.recipes.bootstrap import Bootstrap
-from diptych.recipes.models import Detecting
 from diptych.recipes.run import Evaluation
 from diptych.tasks.retrieval import judged
 from diptych.tokens import Tokens
@@ -41,11 +40,13 @@ CNN_PICTURES = ImageSettings(shorter=224, square=True)
 
 @dataclass(frozen=True)
 class Readable:
-    """Some pictures of a source, those that cannot be read left out of their batch; `ids` are indices into the source."""
+    """Some pictures of a source as a run is shown them, those that cannot be read left out of their batch; `ids` are
+    indices into the source.
+    """
 
     source: Captioned
     indices: Sequence[int]
-    images: ImageSettings
+    shows: Shows
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -53,38 +54,33 @@ class Readable:
     def length(self, index: int) -> int:
         return 1
 
-    def load(self, index: int, seed: int, step: int) -> tuple[int, np.ndarray] | None:
+    def load(self, index: int, seed: int, step: int) -> tuple[int, Any] | None:
         try:
-            return self.indices[index], prepare(self.source.image(self.indices[index]), self.images)
+            return self.indices[index], self.shows.load(self.source, self.indices[index], None)
         except BadSample:
             return None
 
-    def collate(self, loaded: list[tuple[int, np.ndarray] | None], ids: Sequence[int], seed: int, step: int) -> Batch:
+    def collate(self, loaded: list[tuple[int, Any] | None], ids: Sequence[int], seed: int, step: int) -> Batch:
         kept = [one for one in loaded if one is not None]
-        image = stack([picture for _, picture in kept], self.images) if kept else Image.whole(torch.zeros(0, 3, 1, 1))
-        return Batch(seed, step, torch.tensor([index for index, _ in kept], dtype=torch.long), image=image)
+        batch = Batch(seed, step, torch.tensor([index for index, _ in kept], dtype=torch.long))
+        return shown_in(batch, self.shows.stack([picture for _, picture in kept])) if kept else batch
 
 
 def read(
-    opened: Opened, images: ImageSettings, asked: Bootstrap, device: torch.device, tick: Callable[[int], None]
-) -> Iterator[tuple[list[int], Image]]:
+    opened: Opened, shows: ImageSettings | Shows, asked: Bootstrap, device: torch.device, tick: Callable[[int], None]
+) -> Iterator[tuple[list[int], Batch]]:
     """The pictures that can be read, some at a time, with their indices; `tick` is told of all."""
-    food = Readable(opened.source, opened.images, images)
+    food = Readable(opened.source, opened.images, showing(shows))
     for at, loaded in enumerate(sweep(food, asked.batch, workers=asked.workers)):
         batch = loaded.batch.to(device)
         if len(batch):
-            assert batch.image is not None
-            yield batch.ids.tolist(), batch.image
+            yield batch.ids.tolist(), batch
         tick(min(asked.batch, len(food) - at * asked.batch))
 
 
 def subject(folder: Path, asked: Bootstrap, device: torch.device) -> Subject:
     """The run in a folder, which must read pictures and texts. Raises RunError."""
     run, facts = read_run(folder)
-    if isinstance(run.model, Detecting):
-        raise RunError(
-            f"{folder}: a {type(run.model).__name__} reads regions, not pictures; give a run that reads those"
-        )
     tokenizer_of(run)
     module = load_run(rebuilt(run, facts), folder).to(device).eval()
     return Subject(run, facts, module, Evaluation(device=asked.device, precision=asked.precision), device)
@@ -94,7 +90,7 @@ class Captioner:
     """A run that writes a caption of each picture. Raises RunError for one that never learned to."""
 
     def __init__(self, role: Subject, asked: Bootstrap):
-        learned: Any = role.trained
+        learned: Any = role.module
         if not isinstance(role.model, Decodes) or not SPEAK & set(learned.weights):
             raise RunError(
                 f"the captioner is a {type(role.model).__name__} that never learned to write (it learned "
@@ -133,7 +129,7 @@ class Filter:
     """
 
     def __init__(self, role: Subject, asked: Bootstrap):
-        learned: Any = role.trained
+        learned: Any = role.module
         self.role, self.tokenizer = role, tokenizer_of(role.run)
         self.match = learned.heads["match"] if isinstance(role.model, Fuses) and "itm" in learned.weights else None
         self.compare = comparison(role)
@@ -167,7 +163,7 @@ class Filter:
 
 def readout(role: Subject, image: Tokens) -> Float[Tensor, "b e"]:
     """A unit vector of each picture: its contrast's where that was learned, else the model's own readout, else the mean token."""
-    model, learned = role.model, role.trained
+    model, learned = role.model, role.module
     if not isinstance(model, Aligns):
         return F.normalize(image.mean().float(), dim=-1)
     found = model.unimodal(image)[0]
@@ -178,13 +174,12 @@ def readout(role: Subject, image: Tokens) -> Float[Tensor, "b e"]:
     return F.normalize(found.float(), dim=-1)
 
 
-def cnn_readout(image: Image) -> Float[Tensor, "b e"]:
-    """A unit vector of each picture: the mean of what a frozen CNN sees in its cells."""
-    return F.normalize(frozen_cnn()(image).grid.float().mean((1, 2)), dim=-1)
+def cnn_pictures() -> Shows:
+    """Pictures as a frozen CNN sees them. Raises ImportError without the extra `cnn`."""
+    return SeenGrids(Seen(frozen_cnn().look, frozen_cnn().name, CNN_PICTURES, remembered()))
 
 
-def encode(role: Subject, image: Image) -> Tokens:
-    """A picture's tokens. Raises RunError."""
-    if not isinstance(role.model, EncodesImage):
-        raise RunError(f"a {type(role.model).__name__} reads no pictures")
-    return role.model.encode_image(image)
+def cnn_readout(batch: Batch) -> Float[Tensor, "b e"]:
+    """A unit vector of each picture: the mean of what the CNN sees in its cells."""
+    assert batch.image is not None
+    return F.normalize(batch.image.pixels.float().mean((2, 3)), dim=-1)

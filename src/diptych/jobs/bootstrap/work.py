@@ -29,6 +29,7 @@ from diptych.train.distributed import pick_device, takes_bf16
 SETTINGS = "bootstrap.json"
 CHANGEABLE = ("device", "workers")  # between a run that was stopped and the one that goes on
 Counts = dict[str, int]
+Settings = dict[str, Any]
 
 
 def bootstrap(asked: Bootstrap, out: Path) -> Counts:
@@ -44,13 +45,13 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
     against = [Unit(f"against-{i:05d}", u.data, u.split, u.first, u.last, u.tar) for i, u in enumerate(_tests(asked))]
     if {unit.name for unit in found} & {unit.name for unit in against}:
         raise RunError(f"{asked.data}: a shard's name begins with against-, as those of --against do; rename it")
-    settle(asked, found, out, workers)
+    told = settled(asked, found, out)
     device = pick_device(asked.device)
     if device.type == "cuda" and workers.world > 1:
         device = torch.device("cuda", workers.rank % torch.cuda.device_count())
     bf16 = takes_bf16(device, asked.precision)
     with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        _judge(asked, out, found, against, workers, device)
+        _judge(asked, out, told, found, against, workers, device)
     await_all([Part.of(out, unit) for unit in (*found, *against)], workers)
     with _bar("writing shards", len(found), workers) as tick:
         sorter, last = Sorter(asked, out, against, device), {unit.name for unit in workers.share(found)}
@@ -70,14 +71,28 @@ def _tests(asked: Bootstrap) -> list[Unit]:
 
 
 def _judge(
-    asked: Bootstrap, out: Path, found: Sequence[Unit], against: Sequence[Unit], workers: Workers, device: torch.device
-) -> None:
-    """The first pass over this process's share, as far as it is not there yet. Runs are loaded only where there is any."""
-    (out / "parts").mkdir(parents=True, exist_ok=True)
+    asked: Bootstrap, out: Path, told: Settings, found: Sequence[Unit], against: Sequence[Unit], workers: Workers,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """The first pass over this process's share, as far as it is not there yet. Runs are loaded only where there is any, and
+    nothing is written before they are known to fit.
+    """
     own = workers.share([*((unit, False) for unit in found), *((unit, True) for unit in against)])
     left = [(unit, test) for unit, test in own if not Part.of(out, unit).done]
-    if not left:
+    judge = _roles(asked, device) if left else None
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    if workers.main and not (out / SETTINGS).is_file():
+        with written_whole(out / SETTINGS) as partial:
+            partial.write_text(json.dumps(told, indent=1))
+    if judge is None:
         return
+    with _bar("captioning and judging", len(left), workers) as tick:
+        for unit, test in left:
+            (judge.images if test else judge.pairs)(unit, Part.of(out, unit), tick)
+
+
+def _roles(asked: Bootstrap, device: torch.device) -> Judge:
+    """The runs, loaded; one that is both but once. Raises RunError."""
     opened: dict[str, Subject] = {}
 
     def role(folder: str) -> Subject:
@@ -86,15 +101,12 @@ def _judge(
         return opened[folder]
 
     captioner = Captioner(role(asked.captioner), asked) if asked.captioner else None
-    judge = Judge(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
-    with _bar("captioning and judging", len(left), workers) as tick:
-        for unit, test in left:
-            (judge.images if test else judge.pairs)(unit, Part.of(out, unit), tick)
+    return Judge(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
 
 
-def settle(asked: Bootstrap, found: Sequence[Unit], out: Path, workers: Workers) -> None:
-    """Writes what is asked for, or sees that it is what was asked for before. Raises CheckpointError, RunError."""
-    told: dict[str, Any] = {k: v for k, v in asdict(asked).items() if k not in CHANGEABLE}
+def settled(asked: Bootstrap, found: Sequence[Unit], out: Path) -> Settings:
+    """What a run that goes on must share with the one that began. Raises CheckpointError, RunError where it does not."""
+    told: Settings = {k: v for k, v in asdict(asked).items() if k not in CHANGEABLE}
     told["weights"] = {name: fingerprint(Path(folder)) for name in ("captioner", "filter") if (folder := told[name])}
     told["shards"] = {unit.name: Path(unit.data).stat().st_size if unit.tar else unit.last for unit in found}
     path = out / SETTINGS
@@ -106,10 +118,7 @@ def settle(asked: Bootstrap, found: Sequence[Unit], out: Path, workers: Workers)
         refuse_other_settings(out, held, told)
     elif any(Shard.of(out, unit).done for unit in found):
         raise RunError(f"{out} holds shards that no bootstrap wrote; give another --out")
-    elif workers.main:
-        out.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as partial:
-            partial.write_text(json.dumps(told, indent=1))
+    return told
 
 
 def fingerprint(folder: Path) -> str:

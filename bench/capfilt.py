@@ -1,0 +1,156 @@
+"""Does CapFilt help? A noised set of pairs, bootstrapped, beside the noised set itself (BLIP, section 4.2 and table 1).
+
+    python -m bench.capfilt --data flickr8k/ --captioner RUN --filter RUN --recipe albef.small --out capfilt/
+
+Half of the training captions are dealt to other images (`diptych noise`, the truth beside them), a captioner's and a filter's
+runs clean them (`diptych bootstrap`), and one recipe learns from each set for the same number of steps: the noised one, the
+bootstrapped one, and what the noise was made from, as the upper bound. All are scored on the same photographs, which none saw.
+
+The captioner and the filter should know nothing of the noised images. --human 1000: the first 1,000 are left out of the
+noised set and written, clean, to OUT/human; train the two runs there first (BLIP fine-tunes them on COCO). They also join every
+arm's training data, as in the paper.
+
+Every stage goes on where it was stopped; a row that is not finished says "not run".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, pstdev
+
+from diptych.cli.arguments import recipe
+from diptych.jobs.bootstrap.work import bootstrap
+from diptych.jobs.evaluate import evaluate
+from diptych.jobs.noise import TRUTH, noise
+from diptych.jobs.pretrain import pretrain
+from diptych.recipes.bootstrap import Bootstrap, Noise
+from diptych.recipes.run import Evaluation
+
+MEASURES = ("image to text R@1", "image to text R@10", "text to image R@1", "text to image R@10")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for on the command line."""
+
+    data: str
+    out: Path
+    captioner: str
+    filter: str
+    recipe: str
+    share: float
+    human: int
+    steps: int
+    seeds: Sequence[int]
+    match_over: float
+    limit: int
+    device: str
+
+
+def main() -> None:
+    study = asked()
+    sets(study)
+    told = {"tool": judged(study, cleaned(study)) if study.captioner or study.filter else {}}
+    table: dict[str, dict[str, list[float]]] = {}
+    for arm in ("noised", "bootstrapped", "clean"):
+        for seed in study.seeds:
+            for name, value in scores(study, arm, seed).items():
+                table.setdefault(arm, {}).setdefault(name, []).append(value)
+        show(study, table)
+    (study.out / "capfilt.json").write_text(json.dumps(told | {"scores": table}, indent=1))
+
+
+def asked() -> Study:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="captioned photographs with train and val splits")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--captioner", default="", help="a run folder")
+    parser.add_argument("--filter", default="", help="a run folder")
+    parser.add_argument("--recipe", default="albef.small", help="what learns from each set")
+    parser.add_argument("--share", type=float, default=0.5, help="of the captions that are noise")
+    parser.add_argument("--human", type=int, default=1000, help="images kept clean, for the captioner and the filter")
+    parser.add_argument("--steps", type=int, default=0, help="of each run; 0: the recipe's own")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--match_over", type=float, default=0.5)
+    parser.add_argument("--limit", type=int, default=0, help="images noised; 0: all")
+    parser.add_argument("--device", default="auto")
+    return Study(**vars(parser.parse_args()))
+
+
+def sets(study: Study) -> None:
+    """The human set, the noised one with its truth, and what it was made from."""
+    last = study.human + study.limit if study.limit else 0
+    plain = Noise(data=study.data, first=study.human, last=last)
+    human = replace(plain, first=0, last=study.human, share=0.0)
+    made = {"clean": replace(plain, share=0.0), "noised": replace(plain, share=study.share)}
+    for name, one in (made | ({"human": human} if study.human else {})).items():
+        if not (study.out / name / TRUTH).is_file():
+            dealt, captions = noise(one, study.out / name)
+            print(f"{name}: {dealt:,} of {captions:,} captions are another image's")
+
+
+def cleaned(study: Study) -> Path:
+    out = study.out / "bootstrapped"
+    noised = str(study.out / "noised" / "train-*.tar")
+    bootstrap(
+        Bootstrap(
+            noised, study.captioner, study.filter, match_over=study.match_over, against=study.data, against_split="val",
+            workers=0, device=study.device,
+        ),
+        out,
+    )  # fmt: skip
+    return out
+
+
+def judged(study: Study, out: Path) -> dict[str, float]:
+    """How well the filter found the noise out, against the truth."""
+    truth = {
+        (row["key"], row["caption"]): row["own"]
+        for row in map(json.loads, (study.out / "noised" / TRUTH).read_text().splitlines())
+    }
+    rows = [json.loads(row) for row in (out / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = [(truth[r["key"], r["caption"]], r["decision"] == "kept") for r in rows if r["decision"] != "skipped"]
+    right, kept, own = sum(a and b for a, b in pairs), sum(b for _, b in pairs), sum(a for a, _ in pairs)
+    told = {
+        "captions that are their image's, before": own / len(pairs),
+        "precision: of those kept": right / max(kept, 1),
+        "recall: kept of those": right / max(own, 1),
+        "noise that is gone": 1 - (kept - right) / max(len(pairs) - own, 1),
+    }
+    for name, value in told.items():
+        print(f"{name:42} {value:.1%}")
+    return told
+
+
+def scores(study: Study, arm: str, seed: int) -> dict[str, float]:
+    """Retrieval on the val photographs of a run that learned from an arm's tars and the human set."""
+    if arm == "bootstrapped" and not (study.captioner or study.filter):
+        return {}
+    out, run = study.out / f"run-{arm}-{seed}", recipe(study.recipe)
+    tars = f"{arm},human" if study.human else arm
+    data = str(study.out / (f"{{{tars}}}" if study.human else tars) / "train-*.tar")
+    training = replace(run.training, seed=seed, device=study.device, steps=study.steps or run.training.steps)
+    pretrain(replace(run, data=data, training=training), out)
+    task = Evaluation(task="retrieval", data=study.data, split="val", device=study.device, workers=0)
+    found = evaluate(out, task)
+    return {name: found[name] for name in MEASURES}
+
+
+def show(study: Study, table: dict[str, dict[str, list[float]]]) -> None:
+    """The table so far: means over seeds, and their spread."""
+    print(f"| trained on | {' | '.join(MEASURES)} |\n|---|{'---:|' * len(MEASURES)}")
+    for arm in ("noised", "bootstrapped", "clean"):
+        cells = [
+            f"{100 * mean(v):.1f} ± {100 * pstdev(v):.1f}" if (v := table.get(arm, {}).get(name)) else "not run"
+            for name in MEASURES
+        ]
+        print(f"| {arm} | {' | '.join(cells)} |")
+    print(f"{study.recipe}, {len(study.seeds)} seeds; val of {study.data}")
+
+
+if __name__ == "__main__":
+    main()
