@@ -15,8 +15,8 @@ FUSERS = {
         model=("vilbert", "ViLBERT"),
         parameters={"12-in-1, all heads": 268_028_859},
         results={
-            "VQA v2 test-dev / test-std": "70.55 / 70.92 (ViLBERT paper; not verified here)",
-            "Flickr30k, text to image R@1/5/10": "58.2 / 84.9 / 91.5 (ViLBERT paper; not verified here)",
+            "VQA v2 test-dev / test-std": "70.55 / 70.92 (ViLBERT paper, as leaderboards list it)",
+            "Flickr30k, text to image R@1/5/10": "58.2 / 84.9 / 91.5 (ViLBERT paper; R@1 as leaderboards list it, the others not verified here)",
         },
         regions=36,
         whole=True,
@@ -62,7 +62,11 @@ FUSERS = {
         title="Align before Fuse: Vision and Language Representation Learning with Momentum Distillation (Li et al., NeurIPS 2021)",
         code="github.com/salesforce/ALBEF, commit b9727e4, BSD-3-Clause",
         model=("albef", "ALBEF"),
-        parameters={},
+        parameters={
+            "pre-training, trained (with the momentum model 419,873,911)": 209_937_725,
+            "VQA at 224 pixels, trained": 290_044_218,
+            "NLVR2 at 224 pixels, trained": 259_089_410,
+        },
         results={
             "VQA v2 test-dev / test-std, 14M": "75.84 / 76.04 (paper; not verified here)",
             "NLVR2 dev / test-P, 14M": "82.55 / 83.14 (paper; not verified here)",
@@ -82,7 +86,7 @@ FUSERS = {
         title="VLMo: Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts (Bao et al., NeurIPS 2022)",
         code="github.com/microsoft/unilm/tree/master/vlmo, commit 768a3c8, MIT",
         model=("vlmo", "VLMo"),
-        parameters={},
+        parameters={"base, pre-training on pairs": 202_414_750, "base, VQA at 224 pixels": 181_983_897},
         results={
             "VQA v2 test-dev, base / base plus / large": "76.6 / 78.5 / 79.9 (README of the official code)",
             "NLVR2 test-P": "83.3 / 85.1 / 86.9 (README)",

@@ -12,7 +12,13 @@ SPEAKERS = {
         title="BLIP: Bootstrapping Language-Image Pre-training (Li et al., ICML 2022)",
         code="github.com/salesforce/BLIP, commit 056a169, BSD-3-Clause",
         model=("blip", "BLIP"),
-        parameters={},
+        parameters={
+            "pre-training (trained: 252,441,919)": 475_892_799,
+            "retrieval at 224 pixels (trained: 223,452,419)": 446_903_299,
+            "VQA at 224 pixels": 360_938_300,
+            "captions at 224 pixels": 223_679_804,
+            "NLVR2 at 224 pixels": 259_080_194,
+        },
         results={
             "VQA v2 test-dev / test-std, ViT-B CapFilt-L": "78.25 / 78.32 (paper; not verified here)",
             "COCO captions BLEU@4 / CIDEr, ViT-B CapFilt-L": "39.7 / 133.3 (paper; not verified here)",
@@ -50,7 +56,13 @@ SPEAKERS = {
         title="Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks (Wang et al., CVPR 2023)",
         code="github.com/microsoft/unilm/tree/master/beit3, commit 768a3c8, MIT",
         model=("beit3", "BEiT3"),
-        parameters={},
+        parameters={
+            "base, VQA at 224 pixels": 227_569_977,
+            "base, NLVR2": 225_719_810,
+            "base, retrieval at 224 pixels": 222_167_041,
+            "base, captions at 224 pixels": 270_211_082,
+            "base, ImageNet-1k": 221_754_856,
+        },
         results={
             "VQA v2 test-dev, base / base in domain": "77.65 / 78.46 (README of the official code)",
             "NLVR2 dev / test-P, base": "83.6 / 84.4 (README)",
