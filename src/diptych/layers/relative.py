@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diptych.layers.spline import cubic
 from diptych.layout import Layout, Span
 
 
@@ -76,3 +77,33 @@ def _apart(asking: tuple[int, int], asked: tuple[int, int], axis: int) -> Int[Te
         for grid in (asking, asked)
     )
     return here.expand(asking).flatten()[:, None] - there.expand(asked).flatten()
+
+
+def resize_table(
+    table: Float[Tensor, "rows biases"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "more biases"]:
+    """A table for images of another grid: what patches far apart have learned serves those at the edge of the new grid,
+    and near ones stay as they are, as BEiT's and VLMo's code have it. All rows but the patches' stay.
+
+    The old distances are laid out as sums of a geometric series that ends where the new ones end, and a cubic spline reads
+    them at each whole distance. Differs: grids that are no squares are resized too, each axis by itself. Raises ValueError
+    for grids of fewer than three rows or columns, through which no cubic goes.
+    """
+    sides = [2 * side - 1 for side in old]
+    patches = table[: sides[0] * sides[1]].double().unflatten(0, sides)
+    down, right = (_stretch(a, b) for a, b in zip(old, new, strict=True))
+    fitted = torch.einsum("ir,jc,rcd->ijd", down, right, patches).flatten(0, 1)
+    return torch.cat([fitted.to(table.dtype), table[sides[0] * sides[1] :]])
+
+
+def _stretch(old: int, new: int) -> Float[Tensor, "m n"]:
+    """From biases of distances below `old` to those below `new`, along one axis."""
+    if old == new:
+        return torch.eye(2 * old - 1, dtype=torch.float64)
+    left, right, ratio = 1.01, 1.5, 1.0
+    while right - left > 1e-6:  # the ratio of the series, found as closely as there
+        ratio = (left + right) / 2
+        left, right = (left, ratio) if (1 - ratio ** (old - 1)) / (1 - ratio) > new - 1 else (ratio, right)
+    distances = torch.cumsum(ratio ** torch.arange(old - 1, dtype=torch.float64), 0)
+    points = torch.cat([-distances.flip(0), distances.new_zeros(1), distances])
+    return cubic(points, torch.arange(1.0 - new, new, dtype=torch.float64))
