@@ -88,7 +88,7 @@ def vlmos() -> list[Made]:
 def recurrent() -> list[Made]:
     first = {"features": 14, "width": 10, "vocabulary": 21, "word_width": 6, "depth": 1}
     second = {"features": 9, "width": 22, "vocabulary": 17, "word_width": 3, "depth": 3}
-    return [Made("vsepp", "pretraining", sizes, {}) for sizes in (first, second)] + [
+    return [Made("vsepp", "pretraining", sizes, {"margin": 0.2}) for sizes in (first, second)] + [
         Made("scan", "pretraining", sizes | {"bidirectional": True}, {}) for sizes in (first, second)
     ]
 

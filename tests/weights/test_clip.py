@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.weights import clip
 from diptych.weights.names import Names
 from diptych.weights.official import Imported, load_official, recognise, understood
+from diptych.weights.read import WeightsError
 
 OPEN_CLIP = Path(__file__).parents[1] / "golden" / "open_clip"
 
@@ -77,7 +78,10 @@ def test_the_archive_s_numbers_are_left_and_half_precision_becomes_float():
     found = understood("clip", state, TOLD)
     assert found.dead.keys() == {"input_resolution", "context_length", "vocab_size"}
     assert {tensor.dtype for tensor in found.state.values()} == {torch.float32}
-    assert recognise(state) == "clip"
+    assert recognise(state, {"vision_width": 48}) == "clip"
+    assert recognise(state, {"quick_gelu": True}) == recognise(state, {"vision_cfg": {}}) == "open_clip"
+    with pytest.raises(WeightsError, match="clip and open_clip call alike"):
+        recognise(state)
 
 
 def load(system: str, tmp_path: Path) -> Imported:

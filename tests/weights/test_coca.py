@@ -84,7 +84,8 @@ def test_another_padding_is_but_another_name():
     """A model whose padding is 7 reads texts in which 0 and 7 have changed places as one whose padding is 0 reads them."""
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
     arguments = coca.infer(state, {"num_heads": 4})
-    first, other = coca.CoCa(**arguments), coca.CoCa(**arguments | {"pad": 7})
+    other = coca.CoCa(**{**arguments, "pad": 7})
+    first = coca.CoCa(**arguments)
     other.load_state_dict(first.state_dict())
     other.text.word.weight[[0, 7]] = first.text.word.weight[[7, 0]]
     ids = torch.tensor([[3, 9, 0, 5, 7], [8, 4, 6, 2, 2]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.weights.official import recognise, understood
+from diptych.layers.relative import resize_table
+from diptych.weights.official import recognise, resized, understood
 from diptych.weights.read import WeightsError
 from diptych.weights.vlmo import SYSTEM
 
@@ -153,3 +155,21 @@ def test_sizes_that_do_not_go_together_are_named():
     with pytest.raises(WeightsError, match=r"positions\.table is \(86, 20\), the model has \(86, 10\)"):
         understood("vlmo", golden(), TOLD | {"heads": 2})
     assert understood("vlmo", golden(), {"max_text_len_of_initckpt": 16}).arguments["heads"] == 4
+
+
+def test_another_grid_resizes_the_table_and_leaves_texts_as_they_are():
+    found = understood("vlmo", golden(), TOLD)
+    wider = resized(found, (6, 6))
+    name = "model.transformer.positions.table"
+    old, new = (x.build().state_dict()[name] for x in (found, wider))
+    assert len(new) - len(old) == 11**2 - 7**2 and torch.equal(new[11**2 :], old[7**2 :])
+    assert torch.equal(new, resize_table(old, (4, 4), (6, 6)))
+    narrow = replace(found, arguments=found.arguments | {"grid": (2, 2)})
+    with pytest.raises(WeightsError, match="positions cannot be resized: a cubic spline"):
+        resized(narrow, (6, 6))
+
+
+def test_positions_that_are_added_are_resized_too():
+    state = {name: torch.empty(shape, device="meta") for name, shape in PUBLISHED["base plus"][1].items()}
+    found = resized(understood("vlmo", state, {"heads": 16}), (5, 3))
+    assert found.state["model.patches.position"].shape == (1, 16, found.arguments["width"])

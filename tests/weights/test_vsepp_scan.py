@@ -48,9 +48,28 @@ def test_depth_and_direction_are_read_from_the_names(depth: int, bidirectional: 
     table = names({**arguments, "bidirectional": bidirectional}, "pretraining")
     state: dict[str, Tensor] = table.to_official(ours)
     assert all(name.startswith(SIDES) for name in state)
-    found = understood(recognise(state), state, {})
+    found = understood(recognise(state, {"margin": 0.2, **({"bi_gru": True} if bidirectional else {})}), state, {})
     assert found.arguments == (arguments | {"bidirectional": True} if bidirectional else arguments)
     assert all(torch.equal(found.state[name], ours[name]) for name in ours)
+
+
+def test_a_scan_of_one_direction_is_told_by_its_settings_and_never_guessed():
+    state = read_checkpoint(GOLDEN / "vsepp" / "checkpoint.pth")
+    assert recognise(state, {"margin": 0.2}) == "vsepp"
+    told = {
+        "bi_gru": False,
+        "cross_attn": "i2t",
+        "agg_func": "Mean",
+        "raw_feature_norm": "no_norm",
+        "lambda_softmax": 4.0,
+    }
+    assert recognise(state, told) == "scan"
+    found = understood("scan", state, told)
+    attends = {"asking": "image", "aggregate": "mean", "norm": "none", "sharpness": 4.0}
+    assert found.arguments.items() >= ({"bidirectional": False} | attends).items()
+    assert set(found.build().state_dict()) == set(found.state)
+    with pytest.raises(WeightsError, match="vsepp and scan call alike"):
+        recognise(state)
 
 
 def test_full_size_counts():

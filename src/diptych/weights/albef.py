@@ -22,10 +22,10 @@ from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.text_assignment import TextAssignment
 from diptych.weights.albef_names import bert_of, names
+from diptych.weights.positions import Absolute
 from diptych.weights.read import WeightsError
 from diptych.weights.system import (
     Arguments,
-    Positions,
     State,
     System,
     Told,
@@ -143,6 +143,6 @@ SYSTEM = System(
     names=names,
     infer=infer,
     build=build,
-    positions=Positions("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),
+    positions=(Absolute("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),),
     nest="model",
 )

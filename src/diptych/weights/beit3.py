@@ -17,7 +17,8 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import FLAT, ONE, Names, both, fused
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, grid_of, heads_of, marked, shape
+from diptych.weights.positions import Absolute
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, marked, shape
 
 EXPERTS = {"A": "image", "B": "text"}
 MASK = 64001  # the released vocabulary's
@@ -135,8 +136,8 @@ SYSTEM = System(
     names=names,
     infer=infer,
     build=build,
-    positions=Positions(
-        "beit3.encoder.embed_positions.A.weight", "model.patches.position", resize_bicubic_plain, UNREAD + 1
+    positions=(
+        Absolute("beit3.encoder.embed_positions.A.weight", "model.patches.position", resize_bicubic_plain, UNREAD + 1),
     ),
     nest="model",
 )

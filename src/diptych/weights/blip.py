@@ -18,10 +18,10 @@ from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.weights.blip_names import READER, WRITER, names
+from diptych.weights.positions import Absolute
 from diptych.weights.read import WeightsError
 from diptych.weights.system import (
     Arguments,
-    Positions,
     State,
     System,
     Told,
@@ -116,6 +116,6 @@ SYSTEM = System(
     names=names,
     infer=infer,
     build=build,
-    positions=Positions("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),
+    positions=(Absolute("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),),
     nest="model",
 )

@@ -18,7 +18,8 @@ from diptych.models.clip_resnet import CLIPResNet
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.pretraining import Pretraining
 from diptych.weights.names import FLAT, ONE, ONES, TURNED, Names, both, under
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.positions import Absolute
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
 
 RESBLOCK = {
     "attn.in_proj_weight": "attention.qkv.weight",
@@ -152,17 +153,24 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return contrasting(CLIP(**arguments))
 
 
+def _of_open_clip(told: Told) -> bool:
+    """Whether settings are open_clip's: nested, or of an activation that OpenAI's code does not let one choose."""
+    return "vision_cfg" in told or "quick_gelu" in told
+
+
 SYSTEM = System(
     name="clip",
     known=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
+    meant=lambda told: not _of_open_clip(told),
     task=task,
     infer=infer,
     names=names,
     build=build,
-    positions=Positions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),
+    positions=(Absolute("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )
 OPEN_CLIP = replace(
     SYSTEM,
     name="open_clip",
+    meant=_of_open_clip,
     infer=lambda state, told: infer(state, {"quick_gelu": False, **told}),
 )

@@ -24,7 +24,8 @@ from diptych.weights.clip import (
     text_shape,
 )
 from diptych.weights.names import TURNED, Names, both, under
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, heads_of, shape
+from diptych.weights.positions import Absolute
+from diptych.weights.system import Arguments, State, System, Told, count, heads_of, shape
 
 ASKS = ("query", "key", "value")
 
@@ -118,5 +119,5 @@ SYSTEM = System(
     infer=infer,
     names=names,
     build=build,
-    positions=Positions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),
+    positions=(Absolute("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )

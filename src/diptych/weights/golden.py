@@ -14,12 +14,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from diptych.weights.names import Names
-from diptych.weights.official import Imported, recognise, understood
+from diptych.weights.official import Imported, recognise, understood, with_grid
 from diptych.weights.read import WeightsError, read_checkpoint
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
-SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
-"""What configs call the size of the images that a position grid is made for."""
 SAID = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
 """A line of the README's table: a tensor and its meaning, the shape and the type between them."""
 WEIGHTLESS = {"mixgen": "texts_mixgen"}
@@ -129,19 +127,8 @@ def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
     path = folder / "checkpoint.pth"
     if path.is_file():
         official = read_checkpoint(path)
-        return understood(recognise(official), official, _told(config))
+        return understood(recognise(official, config), official, with_grid(config))
     for system, mark in WEIGHTLESS.items():
         if mark in config:
             return Imported(system, "augmentation", {}, {}, {}, Names({}))
     raise WeightsError(f"{folder}: no {path.name} there; a golden folder holds {', '.join(FILES)}")
-
-
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, with the position grid where the images it is made for are not square."""
-    size = next((config[name] for name in SIZES if name in config), None)
-    patch = config.get("patch_size")
-    if not isinstance(size, list) or isinstance(patch, list):
-        return dict(config)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
-        raise WeightsError(f"config.json: image size {size} and patch size {patch!r} make no grid")
-    return {**config, "grid": (size[0] // patch, size[1] // patch)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.layers.position import Resize
 from diptych.weights import (
     albef,
     beit3,
@@ -57,6 +55,10 @@ SYSTEMS = {
 """The papers whose official checkpoints are understood."""
 
 
+SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
+"""What configs call the size of the images that a position grid is made for."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """An official checkpoint in our terms.
@@ -88,20 +90,26 @@ class Imported:
         return step
 
 
-def load_official(system: str, path: Path, heads: int | None = None, grid: tuple[int, int] | None = None) -> Imported:
+def load_official(
+    system: str, path: Path, heads: int | None = None, grid: tuple[int, int] | None = None, settings: Told | None = None
+) -> Imported:
     """Reads an official checkpoint: ViLT's own or Hugging Face's; for ViT timm's, Hugging Face's or JAX's.
 
     `heads` are attention heads, for widths that are no multiple of 64. `grid`: rows and columns of the position grid.
     A square number of positions is taken for a square grid, which is resized to `grid` by the system's own rule; any
-    other number is taken to lie as `grid`. Raises WeightsError, one line that names the file and the weights.
+    other number is taken to lie as `grid`. `settings`: what stands in no shape, by the official code's names (ViLBERT's
+    schedule, open_clip's config). Raises WeightsError, one line that names the file and the weights.
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    official, positions = read_checkpoint(path), SYSTEMS[system].positions
+    official = read_checkpoint(path)
     try:
         official, told_heads = unified(system, official)
-        lies = grid if positions and _is_no_square(official.get(positions.official), positions.leading) else None
-        told = {"num_heads": heads or told_heads, "grid": lies}
+        held = [p for p in SYSTEMS[system].positions if p.official in official]
+        lies = grid if any(not positions.is_square(official[positions.official]) for positions in held) else None
+        told = with_grid(settings or {}) | {
+            name: x for name, x in (("num_heads", heads or told_heads), ("grid", lies)) if x is not None
+        }
         return resized(understood(system, official, told), grid)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
@@ -109,17 +117,32 @@ def load_official(system: str, path: Path, heads: int | None = None, grid: tuple
         raise WeightsError(f"{path}: its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
 
 
-def _is_no_square(position: Tensor | None, leading: int) -> bool:
-    cells = position.shape[-2] - leading if position is not None and position.dim() >= 2 else 0
-    return math.isqrt(max(cells, 0)) ** 2 != cells
+def with_grid(config: Told) -> dict[str, Any]:
+    """Settings, with the position grid where the images that they are for are not square. Raises WeightsError."""
+    size = next((config[name] for name in SIZES if name in config), None)
+    patch = config.get("patch_size")
+    if not isinstance(size, list) or isinstance(patch, list):
+        return dict(config)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
+        raise WeightsError(f"the settings' image size {size} and patch size {patch!r} make no grid")
+    return {**config, "grid": (size[0] // patch, size[1] // patch)}
 
 
-def recognise(official: Mapping[str, Tensor]) -> str:
-    """The system an officially named checkpoint belongs to. Raises WeightsError."""
-    for name, system in SYSTEMS.items():
-        if system.known(official):
-            return name
-    raise WeightsError(f"a checkpoint of no known system; there are {', '.join(SYSTEMS)}")
+def recognise(official: Mapping[str, Tensor], told: Told | None = None) -> str:
+    """The system an officially named checkpoint belongs to; where two have the same names, what is told says which.
+    Raises WeightsError.
+    """
+    found = [system for system in SYSTEMS.values() if system.known(official)]
+    if told:
+        found = [system for system in found if system.meant(told)]
+    if not found:
+        raise WeightsError(f"a checkpoint of no known system; there are {', '.join(SYSTEMS)}")
+    if len(found) > 1:
+        names = " and ".join(system.name for system in found)
+        raise WeightsError(
+            f"a checkpoint whose weights {names} call alike; only the settings it was made with tell which"
+        )
+    return found[0].name
 
 
 def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Imported:
@@ -149,22 +172,18 @@ def _twice(names: Names) -> list[tuple[str, str]]:
 
 def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:
     """The same checkpoint with its position grid fitted to other image sizes; None leaves it. Raises WeightsError."""
-    positions = SYSTEMS[imported.system].positions
     if grid is None or grid == imported.arguments.get("grid"):
         return imported
-    if positions is None:
-        raise WeightsError(f"{imported.system} has no position grid to resize; leave --grid out")
-    fitted = {
-        name: resize_positions(tensor, imported.arguments["grid"], grid, positions.resize, positions.leading)
-        for name, tensor in imported.state.items()
+    positions = [
+        (name, positions)
+        for positions in SYSTEMS[imported.system].positions
+        for name in imported.state
         if name.endswith(positions.ours)  # a momentum model has positions of its own
-    }
+    ]
+    if not positions:
+        raise WeightsError(f"{imported.system} has no position grid to resize; leave --grid out")
+    try:
+        fitted = {name: p.fit(imported.state[name], imported.arguments["grid"], grid) for name, p in positions}
+    except ValueError as error:
+        raise WeightsError(f"positions cannot be resized: {error}") from None
     return replace(imported, arguments=imported.arguments | {"grid": grid}, state=imported.state | fitted)
-
-
-def resize_positions(
-    position: Tensor, old: tuple[int, int], new: tuple[int, int], resize: Resize, leading: int = 1
-) -> Tensor:
-    """(1, leading + old cells, d) to (1, leading + new cells, d); class tokens' positions stay."""
-    cells = resize(position[0, leading:].unflatten(0, old), *new).flatten(0, 1)
-    return torch.cat([position[:, :leading], cells[None]], 1)

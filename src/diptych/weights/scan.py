@@ -10,12 +10,20 @@ from diptych.models.scan import SCAN
 from diptych.objectives.hinge import Hinge
 from diptych.objectives.pretraining import Pretraining
 from diptych.weights.system import Arguments, State, System, Told
-from diptych.weights.vsepp import BACKWARD, infer, names
+from diptych.weights.vsepp import BACKWARD, MARK, SCANS, infer, names
+
+ATTENDING = {"cross_attn": "asking", "raw_feature_norm": "norm", "agg_func": "aggregate", "lambda_softmax": "sharpness",
+             "lambda_lse": "peak"}  # fmt: skip
+"""The official options by which regions and words attend, and our arguments."""
+VALUES = {"t2i": "text", "i2t": "image", "clipped_l2norm": "clipped_l2", "l2norm": "l2", "no_norm": "none",
+          "LogSumExp": "logsumexp", "Mean": "mean", "Max": "max", "Sum": "sum"}  # fmt: skip
+"""What the official options may be, and we call otherwise."""
 
 
 def arguments(state: State, told: Told) -> dict[str, Any]:
-    """The arguments of models.scan.SCAN that stand in shapes; how it attends does not. Raises WeightsError."""
-    return infer(state, told) | {"bidirectional": BACKWARD in state}
+    """The arguments of models.scan.SCAN: sizes as shapes have them, how it attends as it is told. Raises WeightsError."""
+    attending = {ours: VALUES.get(told[option], told[option]) for option, ours in ATTENDING.items() if option in told}
+    return infer(state, told) | {"bidirectional": BACKWARD in state} | attending
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
@@ -25,7 +33,8 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 SYSTEM = System(
     name="scan",
-    known=lambda state: BACKWARD in state,
+    known=lambda state: MARK in state,
+    meant=lambda told: bool(SCANS & told.keys()),
     task=lambda state: "pretraining",
     names=names,
     infer=arguments,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diptych.layers.position import resize_bilinear
 from diptych.models.vilt import ViLT
-from diptych.weights.official import resize_positions
+from diptych.weights.positions import resize_positions
 from diptych.weights.read import WeightsError
 from diptych.weights.strict import load_strict
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diptych.layers.position import Resize
 from diptych.weights.names import Names, within
+from diptych.weights.positions import Positions
 from diptych.weights.read import WeightsError
 
 State = Mapping[str, Tensor]
@@ -20,16 +20,6 @@ Arguments = Mapping[str, Any]
 """A model's, as plain values."""
 Exported = tuple[dict[str, Any], dict[str, Tensor], list[str]]
 """For Hugging Face: a config, the weights under their names, and what has no place there, a sentence each."""
-
-
-@dataclass(frozen=True)
-class Positions:
-    """A position grid that other image sizes resize, by its official name and ours, after `leading` cells of class tokens."""
-
-    official: str
-    ours: str
-    resize: Resize  # how the official code fits it when it loads a checkpoint
-    leading: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,8 @@ class System:
         [Arguments, str], Names
     ]  # (arguments, task): official names and ours, of more heads than a state has
     build: Callable[[Arguments, str, State], nn.Module]  # (arguments, task, state in our names): the step
-    positions: Positions | None = None
+    meant: Callable[[Told], bool] = lambda told: True  # of systems of the same names: whether what is told speaks of it
+    positions: tuple[Positions, ...] = ()  # of which a checkpoint has one
     nest: str = ""  # the key under which the official file keeps its weights
 
 

@@ -17,7 +17,8 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import FLAT, Names, both, under
-from diptych.weights.system import Arguments, Positions, State, System, Told, marked, shape
+from diptych.weights.positions import Absolute
+from diptych.weights.system import Arguments, State, System, Told, marked, shape
 from diptych.weights.vit import BLOCK, PATCHES, encoder_shape
 
 AROUND = Names(
@@ -119,11 +120,12 @@ SYSTEM = System(
         "transformer.patch_embed.proj.weight" in state
         and "transformer.cls_token" in state
         and "text_embeddings.token_type_embeddings.weight" in state
+        and "transformer.blocks.0.mlp.fc1.weight" in state
     ),
     task=task,
     names=names,
     infer=infer,
     build=build,
     nest="state_dict",
-    positions=Positions("transformer.pos_embed", "model.patches.position", resize_bilinear),
+    positions=(Absolute("transformer.pos_embed", "model.patches.position", resize_bilinear),),
 )

@@ -11,7 +11,8 @@ from diptych.layers.position import resize_bicubic
 from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
 from diptych.weights.names import FLAT, Names, both
-from diptych.weights.system import Arguments, Positions, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.positions import Absolute
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
 
 PATCHES = {
     "cls_token": "patches.cls",
@@ -91,5 +92,5 @@ SYSTEM = System(
     names=names,
     infer=infer,
     build=build,
-    positions=Positions("pos_embed", "model.patches.position", resize_bicubic),
+    positions=(Absolute("pos_embed", "model.patches.position", resize_bicubic),),
 )

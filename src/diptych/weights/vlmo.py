@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from diptych.layers.position import resize_bicubic_plain
 from diptych.models.vlmo import CONTRASTS, VLMo
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.itc import ImageTextContrast
@@ -16,11 +17,13 @@ from diptych.tasks.contrast import ContrastRetrieval
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import Names, both, under
+from diptych.weights.positions import Absolute, Relative
 from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, marked, shape
 from diptych.weights.vilt import AROUND, HEADS, classifier
 
 TABLE = "relative_position_bias_table"
+TEXTS = 196  # pieces of the longest texts that published tables are for
 
 
 def _expert(official: str, ours: str) -> dict[str, str]:
@@ -124,7 +127,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
 def _reach(state: State, told: Told) -> dict[str, Any]:
     """How far apart patches and words may be. The table tells only the two together: as told, or as published."""
     rows, _ = shape(state, TABLE, 2)
-    length = told.get("max_text_len_of_initckpt", 196)
+    length = told.get("max_text_len_of_initckpt", TEXTS)
     side = (math.isqrt(max(rows - 5 - 2 * length, 0)) + 1) // 2
     grid = told.get("grid") or (side, side)
     if (2 * grid[0] - 1) * (2 * grid[1] - 1) + 5 + 2 * length != rows:
@@ -178,4 +181,8 @@ SYSTEM = System(
     names=names,
     build=build,
     nest="state_dict",
+    positions=(
+        Relative(TABLE, "model.transformer.positions.table", 5 + 2 * TEXTS),
+        Absolute("transformer.pos_embed", "model.patches.position", resize_bicubic_plain),
+    ),
 )

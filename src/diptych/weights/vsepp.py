@@ -14,6 +14,8 @@ from diptych.weights.system import Arguments, State, System, Told, shape
 
 MARK = "txt_enc.rnn.weight_ih_l0"
 BACKWARD = f"{MARK}_reverse"
+SCANS = {"bi_gru", "cross_attn", "raw_feature_norm", "agg_func", "lambda_lse", "lambda_softmax", "regions"}
+"""Settings that SCAN has and VSE++ has not: a SCAN that reads in one direction calls its weights as VSE++ does."""
 
 
 def names(arguments: Arguments, task: str) -> Names:
@@ -50,6 +52,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 SYSTEM = System(
     name="vsepp",
     known=lambda state: MARK in state and BACKWARD not in state,
+    meant=lambda told: not SCANS & told.keys(),
     task=lambda state: "pretraining",
     names=names,
     infer=infer,

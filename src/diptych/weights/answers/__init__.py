@@ -36,6 +36,7 @@ ANSWERS: Mapping[str, Callable[[Case], Answers]] = {
     "albef": albef.Answers,
     "blip": blip.Answers,
     "clip": clip.Answers,
+    "open_clip": clip.Answers,
     "clip_resnet": clip.Answers,
     "coca": coca.Answers,
 }

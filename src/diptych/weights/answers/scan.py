@@ -15,13 +15,11 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from diptych.weights.answers.given import hinge_batch, on_canvas
 from diptych.weights.golden import Case, Table, answered
+from diptych.weights.scan import VALUES
 
-ASKING = {
-    "t2i": StackedAttention("text", sharpness=9.0, peak=6.0),
-    "i2t": StackedAttention("image", sharpness=4.0, peak=5.0),
-}
-"""The official settings of the two directions."""
-NORMS = {"clipped_l2norm": "clipped_l2", "softmax": "softmax", "l2norm": "l2", "clipped": "clipped", "no_norm": "none"}
+SHARPNESS, PEAK = {"t2i": 9.0, "i2t": 4.0}, {"t2i": 6.0, "i2t": 5.0}
+"""Of each way to ask, as published: for a golden that does not say its own."""
+NORMS = ("clipped_l2norm", "softmax", "l2norm", "clipped", "no_norm")
 PUBLISHED_NORM = "clipped_l2norm"
 AGGREGATES, KINDS = ("LogSumExp", "Mean", "Max", "Sum"), ("sum", "max")
 
@@ -38,7 +36,7 @@ class Answers:
     def table(self) -> Table:
         embedded = self.views("t2i", "LogSumExp", PUBLISHED_NORM)
         table: Table = {"region_emb": lambda: on_canvas(embedded.image), "word_emb": lambda: on_canvas(embedded.text)}
-        for way, aggregate in product(ASKING, AGGREGATES):
+        for way, aggregate in product(SHARPNESS, AGGREGATES):
             scores = {f"score_{way}_{aggregate}_{norm}": partial(self.score, way, aggregate, norm) for norm in NORMS}
             losses = {f"loss_{way}_{aggregate}_{kind}": partial(self.loss, way, aggregate, kind) for kind in KINDS}
             table |= answered(scores | losses)
@@ -50,9 +48,18 @@ class Answers:
     def _views(self, way: str, aggregate: str, norm: str) -> Views:
         """The same weights, attending another way."""
         assert isinstance(self.step.model, SCAN)
-        model, attend = copy.copy(self.step.model), ASKING[way]
-        model.attend = StackedAttention(attend.asking, NORMS[norm], aggregate.lower(), attend.sharpness, attend.peak)
+        model = copy.copy(self.step.model)
+        sharpness = self._said(way, aggregate, "lambda_softmax", SHARPNESS[way])
+        peak = self._said(way, aggregate, "lambda_lse", PEAK[way])
+        model.attend = StackedAttention(VALUES[way], VALUES.get(norm, norm), VALUES[aggregate], sharpness, peak)
         return Pretraining(model, self.step.heads, self.step.objectives).views(self.batch)
+
+    def _said(self, way: str, aggregate: str, option: str, published: float) -> float:
+        """As the golden's config tells it, for one way or both, or its README of the scores."""
+        told = self.case.config.get(
+            option, self.case.said(f"score_{way}_{aggregate}_{PUBLISHED_NORM}", rf"\b{option} ([\d.]+)", str(published))
+        )
+        return float(told[way] if isinstance(told, dict) else told)
 
     def loss(self, way: str, aggregate: str, kind: str) -> Tensor:
         """Summed over the batch, as the official code has it; `kind`: of all negatives ("sum") or the hardest ("max")."""
