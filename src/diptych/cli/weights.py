@@ -1,9 +1,10 @@
-"""diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
+"""diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
+named. --config is the official code's settings as JSON, where they are not the published ones: ViLBERT's schedule,
+open_clip's config. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
 .safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where one differs.
 """
 
@@ -22,9 +23,13 @@ def import_command(words: list[str]) -> None:
     if words[:1] in ([], ["-h"], ["--help"]):
         print(__doc__)
         return
-    system, checkpoint = positional(words, "the system (vit, vilt)"), Path(positional(words, "the checkpoint file"))
+    system, checkpoint = (
+        positional(words, "the system (vit, vilt, albef …)"),
+        Path(positional(words, "the checkpoint file")),
+    )
     out = Path(take(words, "--out"))
     heads, grid, answers = take(words, "--heads", ""), take(words, "--grid", ""), take(words, "--answers", "")
+    config = take(words, "--config", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
     from diptych.jobs.imports import import_official
@@ -36,6 +41,7 @@ def import_command(words: list[str]) -> None:
         _whole(heads, "--heads") if heads else None,
         _grid(grid) if grid else None,
         Path(answers) if answers else None,
+        Path(config) if config else None,
     )
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""

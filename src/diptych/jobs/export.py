@@ -65,7 +65,7 @@ def _identity(run: Pretrain | Finetune | ImportedCheckpoint) -> tuple[str, str, 
     arguments = asdict(run.model)
     if isinstance(run, Finetune):
         return system, run.task, arguments
-    return system, "encoder" if system == "vit" else "pretraining", arguments
+    return system, {"vit": "encoder", "crossvit": "classification"}.get(system, "pretraining"), arguments
 
 
 def _write_hf(

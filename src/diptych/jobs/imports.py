@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,14 +21,21 @@ DEAD = "dead.safetensors"  # what the official file has and no run reads, teache
 
 
 def import_official(
-    system: str, checkpoint: Path, out: Path, heads: int | None, grid: tuple[int, int] | None, answers: Path | None
+    system: str,
+    checkpoint: Path,
+    out: Path,
+    heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    answers: Path | None = None,
+    config: Path | None = None,
 ) -> Imported:
     """Writes run.json and model.safetensors. `answers`: a JSON list of the classes of a VQA checkpoint, in their order,
-    which official checkpoints do not carry. Raises WeightsError, RunError.
+    which official checkpoints do not carry. `config`: the official code's settings as JSON, for what stands in no shape.
+    Raises WeightsError, RunError.
     """
     if (out / CHECKPOINT).exists():
         raise RunError(f"{out} holds a training run; give another --out")
-    found = load_official(system, checkpoint, heads, grid)
+    found = load_official(system, checkpoint, heads, grid, _settings(config))
     run = _run(found, checkpoint)
     facts = {"imported": checkpoint.name, "dead": found.dead}
     if isinstance(run, Finetune) and found.task == "vqa":
@@ -62,6 +70,18 @@ def _run(found: Imported, checkpoint: Path) -> Pretrain | Finetune | ImportedChe
         task = finetune.retrieval(run) if found.task == "retrieval" else finetune.vqa(run)
         return replace(task, task=found.task)
     return run
+
+
+def _settings(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: not readable as JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise RunError(f"{file}: holds a {type(settings).__name__}, not names and values")
+    return settings
 
 
 def _answers(file: Path | None, classes: int) -> list[str]:

@@ -110,5 +110,4 @@ SYSTEM = System(
     names=names,
     infer=infer,
     build=build,
-    nest="model",
 )
