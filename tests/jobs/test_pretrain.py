@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from diptych.data.scenes import Scenes
 from diptych.data.wordpiece import SCENES, Tokenizer, bundled, vocabulary
-from diptych.jobs.folder import RunError
-from diptych.jobs.pretrain import statistics
-from diptych.recipes import vilt
+from diptych.jobs.building import build, start
+from diptych.jobs.folder import RunError, load_run, read_run, read_weights
+from diptych.jobs.pretrain import pretrain, statistics
+from diptych.recipes import albef, vilt
+from diptych.state import weights
 
 WORLD = Tokenizer(40, vocabulary(SCENES))
 
@@ -44,3 +49,27 @@ def test_a_model_reads_the_vocabulary_of_its_size():
     assert bundled(vilt.tiny().model.vocabulary) == vocabulary(SCENES)  # type: ignore[union-attr]
     assert bundled(vilt.small().model.vocabulary) == vocabulary()  # type: ignore[union-attr]
     assert bundled(99) is None
+
+
+def test_a_run_with_a_teacher_keeps_its_student_and_is_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    published = albef.pretrain_4m()
+    model = replace(
+        published.model, image_width=16, image_depth=1, image_heads=2, image_hidden=32, grid=(5, 5), width=16, text_depth=1,
+        fusion_depth=1, heads=2, hidden=32, vocabulary=114, text_length=40, joint=8,
+    )  # fmt: skip
+    training = replace(published.training, steps=2, batch=8, workers=0, device="cpu", precision="fp32")
+    run = replace(
+        published, model=model, training=training, data="scenes:20", images=replace(published.images, shorter=80),
+        teacher=replace(published.teacher, queue=16),
+    )  # fmt: skip
+    pretrain(run, tmp_path / "first")
+    kept, facts = read_run(tmp_path / "first")
+    assert kept == run and facts["candidates"] == 8 + 16
+    assert {name.split(".")[0] for name in read_weights(tmp_path / "first")} == {"model", "heads"}
+    before = load_run(build(run, facts), tmp_path / "first")
+
+    after = build(replace(run, training=replace(training, seed=1)), facts)
+    start(after, replace(run, start=str(tmp_path / "first")))
+    assert all(torch.equal(t, weights(before)[name]) for name, t in weights(after).items())
+    pretrain(replace(run, start=str(tmp_path / "first")), tmp_path / "second")
+    assert f"2 steps from {tmp_path / 'first'} (albef.pretrain_4m)" in capsys.readouterr().out

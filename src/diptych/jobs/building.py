@@ -26,7 +26,9 @@ from diptych.recipes.run import Pretrain
 from diptych.state import weights
 from diptych.train.settings import share
 from diptych.weights.names import within
+from diptych.weights.read import read_checkpoint
 from diptych.weights.start import start_vilt_from_vit
+from diptych.weights.start_towers import start_image, start_text
 from diptych.weights.strict import load_strict
 
 CNN_CLASSES = 1000
@@ -81,6 +83,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     if before.model.codes != run.objectives.codebook:
         raise RunError(f"{run.tokenizer} has {before.model.codes} codes: set objectives.codebook to it")
     model = before.model.build()
+    exchange(model, before)
     load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)
     frozen = FrozenTokenizer(model)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
@@ -130,8 +133,12 @@ def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:
 def start(module: Pretraining, run: Pretrain) -> None:
     """Begins with the weights of the run that it starts from: all of a pre-training run of the same model, or a ViT's for a
     ViLT's image side. Parts that an earlier stage did not have (VLMo's experts of both modalities) stay fresh; all that it had
-    must have its place. Raises RunError, WeightsError.
+    must have its place. Before that, its towers may begin with a ViT and a BERT. Raises RunError, WeightsError.
     """
+    if run.start_image:
+        start_image(module.get_submodule("model"), within(read_weights(Path(run.start_image)), "model."))
+    if run.start_text:
+        start_text(module.get_submodule("model"), read_checkpoint(Path(run.start_text)))
     if not run.start:
         return
     folder = Path(run.start)

@@ -86,7 +86,7 @@ class Pretrain:
     teacher: Teacher = Teacher()
     embed: Embedders = Embedders()
     freeze: tuple[str, ...] = ()  # parts of the model that do not learn; * stands for any part of a name
-    start_image: str = ""  # a ViT's run, or its checkpoint, that the image side begins with
+    start_image: str = ""  # a ViT's run that the image side begins with (diptych import vit makes one of a checkpoint)
     start_text: str = ""  # a BERT checkpoint that the text side begins with
     tokenizer: str = ""  # codes: the run that trained the visual tokenizer
     mixgen: float = 0.0  # share of pairs that are mixed with another while training (MixGen: 0.25)
@@ -136,6 +136,9 @@ class Evaluation:
     gallery: int = 0  # the first so many images; 0: all (not vqa)
     captions: int = 0  # the first so many of each image; 0: all (not vqa)
     candidates: int = 32  # retrieval: how many of those that contrast finds best are fused and matched; 0: none
+    ranked_by: Literal["match", "cosine", "product"] = (
+        "product"  # candidates: match (ALBEF), + cosine (BLIP), x contrast
+    )
     beams: int = 3  # captioning: texts followed at once
     longest: int = 30  # captioning: tokens, the first and the end among them
     control: bool = False

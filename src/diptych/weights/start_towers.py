@@ -1,0 +1,95 @@
+"""Beginning the towers of a model with weights that know one modality: a BERT's layers, a ViT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from diptych.models.albef import ALBEF
+from diptych.models.blip import BLIP
+from diptych.models.vilbert import ViLBERT
+from diptych.models.visualbert import VisualBERT
+from diptych.state import weights
+from diptych.weights.bert import LAYER, WORDS
+from diptych.weights.names import Names, under
+from diptych.weights.positions import resize_positions
+from diptych.weights.read import WeightsError
+from diptych.weights.strict import load_strict
+
+SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
+
+
+def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
+    """A BERT's embeddings and layers, as its own code names them, in the places of the model's. What it has besides stays
+    behind: pooler, word head, and layers that the model lacks. Gives our names of what was loaded.
+
+    ALBEF: the first layers read, the others fuse. BLIP: encoder and decoder. Raises WeightsError.
+    """
+    bert = {_modern(name): tensor for name, tensor in bert.items()}
+    words, layers = _places(model)
+    words_table = under(
+        "embeddings.", words, WORDS | (SEGMENT if hasattr(model.get_submodule(words[:-1]), "segment") else {})
+    )
+    loaded = _taken(bert, {name: our for name, our in words_table.items() if our in model.state_dict()})
+    for number, places in enumerate(layers):
+        for place in places:
+            loaded |= _taken(bert, under(f"encoder.layer.{number}.", place, LAYER))
+    load_strict(model, weights(model) | loaded, "the BERT to start from")
+    return list(loaded)
+
+
+def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
+    """A ViT (our names) in the place of the image tower of an ALBEF or a BLIP; its classifier stays behind, a square position
+    grid of another size is resized. Gives our names of what was loaded. Raises WeightsError.
+    """
+    if not isinstance(model, ALBEF | BLIP):
+        raise WeightsError(f"a {type(model).__name__} has no ViT for its images to begin with")
+    loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith("head.")}
+    patches, at = model.image.patches, "image.patches.position"
+    cells, side = loaded[at].shape[1] - 1, math.isqrt(loaded[at].shape[1] - 1)
+    if cells != patches.grid[0] * patches.grid[1]:
+        if side * side != cells:
+            raise WeightsError(f"the ViT to start from has {cells} positions, which are no square grid to resize")
+        loaded[at] = resize_positions(loaded[at], (side, side), patches.grid, patches.resize)
+    missing = [name for name in weights(model) if name.startswith("image.") and name not in loaded]
+    if missing:
+        raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
+    load_strict(model, weights(model) | loaded, "the ViT to start from")
+    return list(loaded)
+
+
+def _places(model: nn.Module) -> tuple[str, list[list[str]]]:
+    """Where a model keeps BERT's embeddings, and each of its layers."""
+    match model:
+        case ALBEF():
+            read = [[f"text.{i}."] for i in range(len(model.text))]
+            return "words.", read + [
+                [f"fusion.{i}.{k}." for k in range(model.images)] for i in range(len(model.fusion))
+            ]
+        case BLIP():
+            roles = [role for role in ("encoder", "decoder") if getattr(model, role) is not None]
+            depth = len(getattr(model, roles[0]).blocks)
+            return f"{roles[0]}.words.", [[f"{role}.blocks.{i}." for role in roles] for i in range(depth)]
+        case ViLBERT():
+            return "words.", [[f"streams.text.{i}."] for i in range(len(model.streams.text))]
+        case VisualBERT():
+            return "words.", [[f"transformer.blocks.{i}."] for i in range(len(model.transformer.blocks))]
+    raise WeightsError(f"a {type(model).__name__} has no BERT for its texts to begin with")
+
+
+def _modern(name: str) -> str:
+    """As BERT's names are today: without the model's prefix, norms with weight and bias."""
+    return (
+        name.removeprefix("bert.")
+        .replace("LayerNorm.gamma", "LayerNorm.weight")
+        .replace("LayerNorm.beta", "LayerNorm.bias")
+    )
+
+
+def _taken(bert: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
+    missing = [name for name in table if name not in bert]
+    if missing:
+        raise WeightsError(f"the BERT to start from lacks {missing[0]}; is it another model's, or has it fewer layers?")
+    return Names(table).from_official({name: bert[name] for name in table})

@@ -1,0 +1,104 @@
+"""Towers that begin with a BERT's layers and a ViT."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diptych.models.albef import ALBEF
+from diptych.models.blip import BLIP
+from diptych.models.vilbert import ViLBERT
+from diptych.models.vilt import ViLT
+from diptych.models.visualbert import VisualBERT
+from diptych.models.vit import ViT
+from diptych.state import weights
+from diptych.weights.read import WeightsError
+from diptych.weights.start_towers import start_image, start_text
+
+SIZE = {"width": 8, "heads": 2, "hidden": 16, "vocabulary": 20, "text_length": 12, "dropout": 0.0}
+IMAGE = {"image_width": 8, "image_depth": 1, "image_heads": 2, "image_hidden": 16, "patch": 4, "grid": (3, 3)}
+
+
+def bert(layers: int = 4, old: bool = False) -> dict[str, torch.Tensor]:
+    """A tiny BERT under its own names; `old`: as the first checkpoints were written."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = {
+        "embeddings.word_embeddings.weight": (20, 8),
+        "embeddings.position_embeddings.weight": (12, 8),
+        "embeddings.token_type_embeddings.weight": (2, 8),
+        "embeddings.LayerNorm.weight": (8,),
+        "embeddings.LayerNorm.bias": (8,),
+        "pooler.dense.weight": (8, 8),
+    }
+    for i in range(layers):
+        for name, rows, columns in (
+            ("attention.self.query", 8, 8), ("attention.self.key", 8, 8), ("attention.self.value", 8, 8),
+            ("attention.output.dense", 8, 8), ("intermediate.dense", 16, 8), ("output.dense", 8, 16),
+        ):  # fmt: skip
+            shapes |= {f"encoder.layer.{i}.{name}.weight": (rows, columns), f"encoder.layer.{i}.{name}.bias": (rows,)}
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes |= {f"encoder.layer.{i}.{name}.{kind}": (8,) for kind in ("weight", "bias")}
+    state = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    if old:
+        state = {
+            f"bert.{n}".replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t
+            for n, t in state.items()
+        }
+    return state
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_albef_reads_with_the_first_layers_and_fuses_with_the_others(old: bool):
+    model = ALBEF(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, joint=4)  # type: ignore[arg-type]
+    cross = model.fusion[0][0].cross.query.weight.clone()  # type: ignore[index]
+    start_text(model, bert(old=old))
+    state, given = weights(model), bert()
+    assert torch.equal(state["words.word.weight"], given["embeddings.word_embeddings.weight"])
+    assert torch.equal(state["text.1.feedforward.grow.weight"], given["encoder.layer.1.intermediate.dense.weight"])
+    qkv = [given[f"encoder.layer.3.attention.self.{part}.weight"] for part in ("query", "key", "value")]
+    assert torch.equal(state["fusion.1.0.attention.qkv.weight"], torch.cat(qkv))
+    assert torch.equal(model.fusion[0][0].cross.query.weight, cross)  # type: ignore[index]
+
+
+def test_blip_encodes_and_decodes_with_the_same_layers():
+    model = BLIP(**SIZE, **IMAGE, depth=2, begin=18, ground=19, joint=4)  # type: ignore[arg-type]
+    start_text(model, bert())
+    state = weights(model)
+    assert torch.equal(state["encoder.blocks.1.attention.qkv.weight"], state["decoder.blocks.1.attention.qkv.weight"])
+    assert torch.equal(state["encoder.words.norm.bias"], bert()["embeddings.LayerNorm.bias"])
+
+
+def test_models_of_regions_begin_with_a_bert():
+    both = ViLBERT(
+        **SIZE, depth=2, image_width=8, image_depth=1, image_heads=2, image_hidden=16, meeting_width=8, meeting_heads=2,
+        schedule=((1, 0),), features=6,
+    )  # type: ignore[arg-type]  # fmt: skip
+    single = VisualBERT(**SIZE, depth=2, features=6)  # type: ignore[arg-type]
+    start_text(both, bert())
+    start_text(single, bert())
+    wanted = bert()["encoder.layer.1.output.LayerNorm.weight"]
+    assert torch.equal(weights(both)["streams.text.1.norm2.weight"], wanted)
+    assert torch.equal(weights(single)["transformer.blocks.1.norm2.weight"], wanted)
+
+
+def test_albefs_images_begin_with_a_vit_whose_grid_is_resized():
+    model = ALBEF(**SIZE, **IMAGE, text_depth=1, fusion_depth=1, joint=4)  # type: ignore[arg-type]
+    vit = ViT(8, 1, 2, 16, 4, (2, 2), classes=5)
+    start_image(model, vit.state_dict())
+    assert torch.equal(
+        weights(model)["image.blocks.0.attention.qkv.weight"], vit.state_dict()["blocks.0.attention.qkv.weight"]
+    )
+    assert weights(model)["image.patches.position"].shape == (1, 10, 8)
+    assert torch.equal(weights(model)["image.patches.position"][:, 0], vit.patches.position[:, 0])
+
+
+def test_what_does_not_fit_is_refused():
+    model = ALBEF(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, joint=4)  # type: ignore[arg-type]
+    before = {name: tensor.clone() for name, tensor in weights(model).items()}
+    with pytest.raises(WeightsError, match=r"lacks encoder\.layer\.3"):
+        start_text(model, bert(layers=3))
+    with pytest.raises(WeightsError, match="a ViLT has no BERT"):
+        start_text(ViLT(8, 1, 2, 16, 4, (2, 2), 20, 12), bert())
+    with pytest.raises(WeightsError, match="of another shape"):
+        start_image(model, ViT(16, 1, 2, 16, 4, (3, 3), classes=0).state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
