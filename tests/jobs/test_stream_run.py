@@ -1,0 +1,82 @@
+"""A run that reads tars in lanes: killed and continued it is the one never touched; so are two ranks with divided weights."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import ENVIRONMENT, MODEL, rows, started
+
+from diptych.cli import main
+from diptych.data.files import open_captions
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Fifty scenes in four tars to learn from, and one that is held out."""
+    folder, scenes = tmp_path_factory.mktemp("tars"), open_captions("scenes:50", "train")
+    for shard, name in enumerate(("train-0", "train-1", "train-2", "train-3", "val-0")):
+        with tarfile.open(folder / f"{name}.tar", "w") as tar:
+            for i in range(10 * shard, 10 * shard + 10):
+                picture = io.BytesIO()
+                scenes.image(i).save(picture, "PNG")
+                for suffix, data in (("png", picture.getvalue()), ("txt", scenes.captions(i)[0].encode())):
+                    info = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return str(folder / "{train-{0..3},val-0}.tar")
+
+
+def command(tars: str, out: Path, *more: str) -> list[str]:
+    lanes = ["--streaming.lanes", "2", "--streaming.buffer", "12", "--data", tars]
+    training = ["--batch", "8", "--steps", str(STEPS), "--log_every", "1", "--checkpoint_every", "3", "--device", "cpu"]
+    run = ["pretrain", "vilt.tiny", *MODEL, "--model.dropout", "0", *training, *lanes, "--precision", "fp32"]
+    return [*run, "--workers", "1", "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def whole(tars: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stream") / "whole"
+    assert main(command(tars, out)) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_killed_and_continued_it_ends_in_the_same_bits(tars: str, whole: Path, tmp_path: Path):
+    process = started(command(tars, tmp_path / "killed"))
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 4):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "report.html").exists()
+    assert main(command(tars, tmp_path / "killed")) == 0
+    assert rows(tmp_path / "killed") == rows(whole)
+    one, other = load_file(tmp_path / "killed" / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert one.keys() == other.keys() and all(torch.equal(t, other[name]) for name, t in one.items())
+
+
+@pytest.mark.slow
+def test_two_ranks_with_divided_weights_are_one_process(tars: str, whole: Path, tmp_path: Path):
+    """The report too, for which one rank computes alone; and one process goes on where they stood."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych"]
+    more = ["--parallel", "fsdp", "--recompute", "True"]
+    asked = [*torchrun, *command(tars, tmp_path / "two", *more)]
+    done = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "4 tars of" in done.stdout and "in 2 lanes" in done.stdout and (tmp_path / "two" / "report.html").exists()
+    shutil.copytree(tmp_path / "two", tmp_path / "finished")
+    assert main(command(tars, tmp_path / "finished")) == 0
+    for out in (tmp_path / "two", tmp_path / "finished"):
+        for row, other in zip(rows(out), rows(whole), strict=True):
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
