@@ -3,7 +3,8 @@
 Writes metrics.json, predictions.jsonl and skipped.json into a folder of its own in DIR, and DIR's report anew.
 --task and --data: the run's own where they are not given. --split: val, unless another is given.
 --gallery N: the first N images only; the gallery's size stands beside every recall. --captions N: of each image.
---candidates K: retrieval by contrast matches the best K again, where the run can (0: none). --beams N: captioning.
+--candidates K: retrieval by contrast matches the best K again, where the run can (0: none), and ranks them by what
+--ranked_by says: match, match + cosine, or the product with contrast's probability. --beams N: captioning.
 --control True: captions are dealt to other images, and every score must fall to chance.
 """
 

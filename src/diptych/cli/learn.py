@@ -32,6 +32,7 @@ class Learn:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gallery: int = 0  # scoring: the first so many images; 0: all
     candidates: int = Evaluation.candidates  # retrieval: how many of those that contrast finds best are matched
+    ranked_by: Literal["match", "cosine", "product"] = Evaluation.ranked_by  # as for evaluate
     beams: int = Evaluation.beams
     workers: int = 2
 
@@ -47,7 +48,7 @@ def learn_command(words: list[str]) -> None:
         raise UsageError(f"--seeds takes numbers with commas between, not {asked.seeds!r}")
     rows = {name: tuple(_placed(stage, asked) for stage in name.split("+")) for name in asked.rows.split(",")}
     scoring = Evaluation(
-        gallery=asked.gallery, candidates=asked.candidates, beams=asked.beams, device=asked.device,
+        gallery=asked.gallery, candidates=asked.candidates, ranked_by=asked.ranked_by, beams=asked.beams, device=asked.device,
         precision=asked.precision, workers=asked.workers,
     )  # fmt: skip
     from diptych.jobs.learn import learn

@@ -67,8 +67,8 @@ def name_of(asked: Evaluation) -> str:
     data = re.sub(r"[^\w-]+", "_", Path(asked.data).resolve().stem).strip("_")
     parts = ["evaluate", asked.task, data, asked.split]
     parts += [f"gallery{asked.gallery}"] * bool(asked.gallery) + [f"captions{asked.captions}"] * bool(asked.captions)
-    how = {"retrieval": ("candidates",), "captioning": ("beams", "longest")}.get(asked.task, ())
-    parts += [f"{name}{getattr(asked, name)}" for name in how if getattr(asked, name) != getattr(Evaluation(), name)]
+    how = {"retrieval": ("candidates", "ranked_by"), "captioning": ("beams", "longest")}.get(asked.task, ())
+    parts += [f"{name}_{getattr(asked, name)}" for name in how if getattr(asked, name) != getattr(Evaluation(), name)]
     parts += [f"blind_{asked.blind}"] * bool(asked.blind) + ["control"] * asked.control
     return "-".join(parts)
 

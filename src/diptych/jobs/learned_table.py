@@ -31,11 +31,11 @@ KS = (1, 5, 10)
 def caption(data: str, seeds: Sequence[int]) -> str:
     """What the numbers are."""
     return (
-        f"{data}, split val; {len(seeds)} seeds ({', '.join(map(str, seeds))}): their mean ± half their range. Minutes of training "
-        "a seed, all stages. A loss at the start is the mean of the first steps that were logged, at the end of the last "
+        f"{data}, split val; seeds {', '.join(map(str, seeds))}: the mean, and ± half the range of several. Minutes of training a "
+        "seed, all stages. A loss at the start is the mean of the first steps that were logged, at the end of the last "
         f"{LAST:.0%} of the steps; its floor is the loss of a model that knows only the prior. Matching: accuracy in percent, "
         "each caption with its own picture or, half of the time, another. Recall in percent over the whole gallery, every "
-        "photo with every caption; where the best were fused and matched again, contrast alone stands in brackets."
+        "photo with every caption; where the best were fused and matched again, contrast alone stands in brackets (evaluate --ranked_by says by what)."
     )
 
 

@@ -136,9 +136,7 @@ class Evaluation:
     gallery: int = 0  # the first so many images; 0: all (not vqa)
     captions: int = 0  # the first so many of each image; 0: all (not vqa)
     candidates: int = 32  # retrieval: how many of those that contrast finds best are fused and matched; 0: none
-    ranked_by: Literal["match", "cosine", "product"] = (
-        "product"  # candidates: match (ALBEF), + cosine (BLIP), x contrast
-    )
+    ranked_by: Literal["match", "cosine", "product"] = "product"  # match (ALBEF), + cosine (BLIP), x contrast
     beams: int = 3  # captioning: texts followed at once
     longest: int = 30  # captioning: tokens, the first and the end among them
     control: bool = False
