@@ -50,7 +50,7 @@ def pretrain_14m() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
     model = ALBEF(
-        image_width=256, image_depth=1, image_heads=4, image_hidden=512, grid=(7, 7), patch=32, width=256, text_depth=1,
-        fusion_depth=2, heads=4, hidden=512, text_length=40, dropout=0.0,
+        image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, text_depth=1,
+        fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("albef.small", model, OBJECTIVES)

@@ -92,7 +92,7 @@ def small_data() -> Pretrain:
 
 
 SMALL = BEiT3(
-    width=256, depth=3, heads=4, hidden=512, grid=(7, 7), patch=32, vocabulary=30522, text_length=40, mask=103, speaks=True,
+    width=192, depth=3, heads=4, hidden=384, grid=(7, 7), patch=32, vocabulary=30522, text_length=40, mask=103, speaks=True,
     drop=0.0,
 )  # fmt: skip
 

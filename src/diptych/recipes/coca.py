@@ -59,8 +59,8 @@ def open_clip() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features: of MiniLM the vectors of single words alone, since what it says of a text has seen the words to come."""
     model = CoCa(
-        width=256, depth=1, heads=4, hidden=512, grid=(7, 7), queries=9, pool_heads=4, text_width=256, text_depth=2,
-        text_heads=4, text_hidden=512, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
-        decoder_hidden=512, joint=256,
+        width=192, depth=1, heads=4, hidden=384, grid=(7, 7), queries=9, pool_heads=4, text_width=192, text_depth=2,
+        text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
+        decoder_hidden=384, joint=192,
     )  # fmt: skip
-    return frozen("coca.small", model, OBJECTIVES)
+    return frozen("coca.small", model, OBJECTIVES, batch=64)

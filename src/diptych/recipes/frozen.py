@@ -19,7 +19,7 @@ FEATURES, DETECTED = 1280, 1000
 
 
 def frozen(
-    recipe: str, model: Model, objectives: Objectives, steps: int = 1500, batch: int = 128, learning_rate: float = 1e-3,
+    recipe: str, model: Model, objectives: Objectives, steps: int = 400, batch: int = 128, learning_rate: float = 1e-3,
     text: bool = True,
 ) -> Pretrain:  # fmt: skip
     """A run on frozen features. `text` False: the model reads its own words."""
@@ -33,7 +33,7 @@ def frozen(
             steps=steps,
             batch=batch,
             workers=0,
-            checkpoint_every=500,
+            checkpoint_every=200,
             optimizer=Optimizer(learning_rate=learning_rate, weight_decay=0.05, warmup=0.1, schedule="cosine"),
         ),
     )

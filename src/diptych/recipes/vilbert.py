@@ -38,8 +38,8 @@ def pretrain() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features; the CNN's classes of each box stand for the detector's."""
     model = ViLBERT(
-        width=256, depth=2, heads=4, hidden=512, image_width=256, image_depth=1, image_heads=4, image_hidden=512,
-        meeting_width=256, meeting_heads=4, schedule=((1, 0), (2, 1)), features=FEATURES, region_targets=DETECTED,
+        width=192, depth=2, heads=4, hidden=384, image_width=192, image_depth=1, image_heads=4, image_hidden=384,
+        meeting_width=192, meeting_heads=4, schedule=((1, 0), (2, 1)), features=FEATURES, region_targets=DETECTED,
         text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("vilbert.small", model, OBJECTIVES)

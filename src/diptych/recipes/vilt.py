@@ -84,5 +84,5 @@ def frozen() -> Pretrain:
 
     Differs: no word-patch alignment, for boxes are no patches.
     """
-    model = ViLT(width=256, depth=3, heads=4, hidden=512, grid=(7, 7), dropout=0.0)
+    model = ViLT(width=192, depth=3, heads=4, hidden=384, grid=(7, 7), dropout=0.0)
     return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0))

@@ -36,5 +36,5 @@ def pretrain() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features."""
-    model = VisualBERT(width=256, depth=3, heads=4, hidden=512, features=FEATURES, text_length=40, dropout=0.0)
+    model = VisualBERT(width=192, depth=3, heads=4, hidden=384, features=FEATURES, text_length=40, dropout=0.0)
     return frozen("visualbert.small", model, OBJECTIVES)

@@ -21,7 +21,7 @@ LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fe
 """With these, what the text stage does not train (the official run.py)."""
 
 SMALL = VLMo(
-    width=256, depth=3, heads=4, hidden=512, together=2, grid=(7, 7), patch=32, text_length=40, relative=False, scale=0.0,
+    width=192, depth=3, heads=4, hidden=384, together=2, grid=(7, 7), patch=32, text_length=40, relative=False, scale=0.0,
     drop=0.0,
 )  # fmt: skip
 
