@@ -31,27 +31,25 @@ IMAGES = ImageSettings(shorter=224, patch=32, square=True)
 
 
 class Features:
-    """One split: a grid for each photo (p, cells, 1280), word states for each caption (c, n, 384), and whose it is."""
+    """One split: a grid for each photo (p, cells, 1280), word states for each caption (c, n, 384), and whose it is. Unless
+    `attended`, their means as unit vectors: of all cells, and of all pieces, [CLS] and [SEP] among them.
+    """
 
-    def __init__(self, data: str, split: str, cnn: FrozenCNN, read: FrozenText, store: Store):
+    def __init__(self, data: str, split: str, attended: bool, cnn: FrozenCNN, read: FrozenText, store: Store):
         source = open_captions(data, split, least=IMAGES.shorter)
         seen = Seen(cnn.look, cnn.name, IMAGES, Remembered(0, store))
         photos = track(range(len(source)), description=f"{split} photos")
-        self.grid = torch.stack([seen.of(source, i)["grid"].flatten(0, 1) for i in photos])
+        grids = (seen.of(source, i)["grid"].flatten(0, 1) for i in photos)
+        self.images = torch.stack([grid if attended else F.normalize(grid.float().mean(0), dim=0) for grid in grids])
         told = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
         text = Tokenizer(40).encode([caption for _, caption in told])
         self.real, self.owner = text.real, torch.tensor([i for i, _ in told])
-        self.states = torch.zeros(*text.ids.shape, read.width, dtype=torch.half)
+        parts = []
         for at in track(range(0, len(told), 500), description=f"{split} captions"):
-            self.states[at : at + 500] = read(Text(text.ids[at : at + 500], text.real[at : at + 500])).half()
-
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """The mean of each grid and of each caption's pieces, [CLS] and [SEP] among them, as unit vectors."""
-        real = self.real[:, :, None]
-        texts = torch.cat(
-            [(s.float() * r).sum(1) / r.sum(1) for s, r in zip(self.states.split(500), real.split(500), strict=True)]
-        )
-        return F.normalize(self.grid.float().mean(1), dim=1), F.normalize(texts, dim=1)
+            real = text.real[at : at + 500]
+            states = read(Text(text.ids[at : at + 500], real))
+            parts.append(states.half() if attended else F.normalize(states.sum(1) / real.sum(1, keepdim=True), dim=1))
+        self.texts = torch.cat(parts)
 
 
 class Attend(nn.Module):
@@ -100,7 +98,7 @@ def run(train: Features, val: Features, attended: bool, asked: argparse.Namespac
     steps = asked.epochs * (len(train.owner) // asked.batch)
     optimizer = torch.optim.AdamW(learned, asked.learning_rate, weight_decay=asked.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, asked.learning_rate, total_steps=steps, pct_start=0.1)
-    grids, texts = (train.grid, train.states) if attended else train.pooled()
+    grids, texts = train.images, train.texts
     began = time.perf_counter()
     for _ in range(asked.epochs):
         for rows in torch.randperm(len(train.owner))[: steps // asked.epochs * asked.batch].split(asked.batch):
@@ -126,10 +124,9 @@ def run(train: Features, val: Features, attended: bool, asked: argparse.Namespac
     with torch.no_grad():
         image.eval()
         text.eval()
-        grids, texts = (val.grid, val.states) if attended else val.pooled()
-        photos = torch.cat([image(g.float()) for g in grids.split(250)])
-        masks = val.real.split(500) if attended else [None] * len(texts.split(500))
-        captions = torch.cat([text(t.float(), r) for t, r in zip(texts.split(500), masks, strict=True)])
+        photos = torch.cat([image(part.float()) for part in val.images.split(250)])
+        parts = zip(val.texts.split(500), val.real.split(500), strict=True)
+        captions = torch.cat([text(part.float(), real) for part, real in parts])
     found = recalls(photos @ captions.T, val.owner)
     how = "attended" if attended else "mean    "
     figures = "  ".join(
@@ -151,15 +148,15 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--pooling", choices=("mean", "attended", "both"), default="mean")
+    parser.add_argument("--pooling", choices=("mean", "attended"), default="mean")
     parser.add_argument("--store", type=Path, default=usual_folder(), help="where what was seen is kept")
     asked = parser.parse_args()
     store = Store(asked.store)
     cnn, read = FrozenCNN(), FrozenText(store=store)
-    train, val = (Features(asked.data, split, cnn, read, store) for split in ("train", "val"))
-    for attended in {"mean": (False,), "attended": (True,), "both": (False, True)}[asked.pooling]:
-        for seed in range(asked.seeds):
-            run(train, val, attended, asked, seed)
+    attended = asked.pooling == "attended"
+    train, val = (Features(asked.data, split, attended, cnn, read, store) for split in ("train", "val"))
+    for seed in range(asked.seeds):
+        run(train, val, attended, asked, seed)
 
 
 if __name__ == "__main__":
