@@ -1,73 +1,74 @@
-"""What a run's model is shown of its pictures: a setting decides it, and every kind of examples follows."""
+"""Embedders take the place of a model's own: CNN cells, a detector's regions, another encoder's words."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image as Pillow
+import torch
+from torch import nn
 
-from diptych.data.seen import DetectorRegions, SeenGrids, SeenRegions
-from diptych.data.settings import ImageSettings
-from diptych.data.source import DataError
-from diptych.inputs import Regions
+from diptych.inputs import Image, Text
+from diptych.jobs import embedding
 from diptych.jobs.building import build
-from diptych.jobs.embedding import shown
 from diptych.jobs.folder import RunError
-from diptych.jobs.pretrain import examples
-from diptych.recipes import models
-from diptych.recipes.run import Embedders, Objectives, Pretrain
-from diptych.train.settings import Training
-
-VILT = models.ViLT(16, 1, 2, 32, 32, (1, 1), vocabulary=30522, text_length=16)
-VISUALBERT = models.VisualBERT(features=3, width=16, depth=1, heads=2, hidden=32, vocabulary=30522, text_length=16)
-
-
-def run(model: models.Model, image: str) -> Pretrain:
-    images = ImageSettings(shorter=32, patch=32, square=True)
-    return Pretrain(model, Objectives(itm=1.0), images, Training(steps=1), embed=Embedders(image, features=3))
+from diptych.layers.embed import PatchEmbedding, TextEmbedding
+from diptych.layers.given import GivenText
+from diptych.layers.given_words import GivenWords
+from diptych.layers.grid import GridEmbedding
+from diptych.layers.regions import RegionEmbedding
+from diptych.recipes import albef, blip, clip, coca, scan
+from diptych.recipes.run import Embedders, Pretrain
 
 
-@pytest.mark.parametrize(("image", "kind"), [("grid", SeenGrids), ("boxes", SeenRegions), ("own", ImageSettings)])
-def test_a_setting_decides_what_is_shown(image: str, kind: type):
-    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
-    assert isinstance(shown(run(VILT, image)), kind)
-    if kind is SeenRegions:
-        of_vilbert = replace(run(VILT, image), model=models.ViLBERT())
-        assert shown(of_vilbert).whole and not shown(replace(of_vilbert, model=VISUALBERT)).whole  # type: ignore[union-attr]
+def of(kind: type[nn.Module], module: nn.Module) -> list[str]:
+    return [name for name, part in module.named_modules() if isinstance(part, kind)]
+
+
+def with_embed(run: Pretrain, **fields: str) -> nn.Module:
+    with torch.device("meta"):
+        return build(replace(run, embed=Embedders(**fields))).model  # type: ignore[arg-type,return-value]
+
+
+def test_patches_become_cells_or_regions():
+    assert of(GridEmbedding, with_embed(albef.small(), image="grid")) == ["image.patches"]
+    regions = with_embed(albef.small(), image="boxes")
+    assert of(RegionEmbedding, regions) == ["image.patches"] and not of(PatchEmbedding, regions)
+
+
+def test_words_become_another_encoders_but_for_what_writes():
+    assert of(GivenText, with_embed(albef.small(), text="minilm")) == ["words"]
+    both = with_embed(blip.small(), text="minilm")
+    assert of(GivenText, both) == ["encoder.words"] and of(TextEmbedding, both) == ["decoder.words"]
+    assert of(GivenWords, with_embed(clip.small(), text="minilm")) == ["text.word"]
+
+
+def test_what_foretells_words_is_told_of_each_by_itself():
+    looked_up = with_embed(coca.small(), text="minilm").get_submodule("text.word")
+    assert isinstance(looked_up, GivenWords) and looked_up.source is embedding.word_states
+    reading = with_embed(clip.small(), text="minilm").get_submodule("text.word")
+    assert isinstance(reading, GivenWords) and reading.source is embedding.read_states
 
 
 def test_a_model_of_regions_is_not_shown_pixels():
-    with pytest.raises(RunError, match=r'set embed\.image to "boxes", or where they lie'):
-        shown(run(VISUALBERT, "own"))
-    with pytest.raises(DataError, match=r"neither a \.tsv nor a folder"):
-        shown(run(VISUALBERT, "nowhere"))
+    with pytest.raises(RunError, match="a SCAN reads regions"):
+        embedding.shown(replace(scan.small(), embed=Embedders()))
 
 
-def photos(folder: Path, n: int = 4) -> Path:
-    """A Karpathy folder of `n` grey pictures."""
-    entries = []
-    for i in range(n):
-        Pillow.new("RGB", (40, 30), (i, i, i)).save(folder / f"grey_{i}.jpg")
-        entries.append({"filename": f"grey_{i}.jpg", "split": "train", "sentences": [{"raw": f"grey number {i}"}]})
-    (folder / "dataset_grey.json").write_text(json.dumps({"images": entries}))
-    return folder
+def test_given_words_read_what_is_no_padding():
+    def source(text: Text) -> torch.Tensor:
+        return text.real[:, :, None].float().expand(-1, -1, 5)
+
+    words = GivenWords(3, source, features=5)
+    values = words(torch.tensor([[7, 0]]))
+    assert torch.equal(values[0, 1], words.project.bias) and not torch.equal(values[0, 0], words.project.bias)
 
 
-def test_published_regions_reach_the_model(tmp_path: Path):
-    data, detected = photos(tmp_path), tmp_path / "detected"
-    detected.mkdir()
-    for i in range(4):
-        boxes = np.array([[0, 0, 9, 9], [1, 1, 5, 5]][: 1 + i % 2], dtype=np.float32)
-        features = np.full((len(boxes), 3), i, dtype=np.float32)
-        np.savez(detected / f"grey_{i}.npz", features=features, boxes=boxes, image_w=10, image_h=10)
-    asked = replace(run(VISUALBERT, str(detected)), data=str(data))
-    assert isinstance(shown(asked), DetectorRegions)
-    food = examples(asked, "train", augment=False)
-    batch = food.collate([food.load(i, 0, 0) for i in range(4)], range(4), 0, 0)
-    assert isinstance(batch.regions, Regions) and batch.regions.features[:, 0, 0].tolist() == [0, 1, 2, 3]
-    assert batch.regions.real.sum(1).tolist() == [1, 2, 1, 2]
-    assert build(asked)(batch)["itm"].isfinite()
+def test_a_grids_class_token_stands_in_front_and_hidden_cells_are_blank():
+    grid = GridEmbedding(lambda pixels: pixels, 3, 4, (2, 2), first=True)
+    image, blank = Image.whole(torch.randn(1, 3, 2, 2)), torch.full((1, 1, 4), 9.0)
+    tokens = grid(image, torch.tensor([[True, False, False, False]]), blank)
+    assert [span.name for span in tokens.layout.spans] == ["cls", "patches"]
+    assert grid.cls is not None and torch.equal(tokens.first()[0], grid.cls[0, 0])
+    assert torch.allclose(tokens.canvas()[0, 1], 9 + grid.position[0, 0])
+    assert torch.equal(tokens.canvas()[0, 2:], grid(image).canvas()[0, 2:])
