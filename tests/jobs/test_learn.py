@@ -139,7 +139,7 @@ def test_what_fails_is_told_and_stops_no_other_row(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(job, "pretrain", failing)
     found = table(tmp_path, seeds=(0,))
-    assert found["two stages"] == ["seed 0: failed: no such file", *[NOT_RUN] * 7]
+    assert found["two stages"] == ["seed 0: failed: DataError: no such file", *[NOT_RUN] * 7]
     assert found["contrast"][0] == "0"
 
 
@@ -147,7 +147,7 @@ def test_a_folder_of_other_settings_is_not_this_row(finished: Path):
     longer = replace(contrasted(), training=replace(SHORT, steps=5))
     before = (finished / "contrast/seed0/last/metrics.jsonl").read_bytes()
     found = table(finished, {"contrast": (longer,)}, seeds=(0,))
-    assert "failed: " in found["contrast"][0] and "holds a run of other settings" in found["contrast"][0]
+    assert "failed: RunError: " in found["contrast"][0] and "holds a run of other settings" in found["contrast"][0]
     assert (finished / "contrast/seed0/last/metrics.jsonl").read_bytes() == before
 
 

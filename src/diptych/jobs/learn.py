@@ -9,21 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diptych.data.source import DataError
 from diptych.jobs.evaluate import evaluate
 from diptych.jobs.folder import RunError
 from diptych.jobs.learned import Cell, learned, same_run, scored, tasks, trained
 from diptych.jobs.learned_table import write_tables
 from diptych.jobs.pretrain import pretrain
 from diptych.recipes.run import Evaluation, Pretrain
-from diptych.train.checkpoint import CheckpointError
-from diptych.train.doctor import Diverged
-from diptych.weights.read import WeightsError
 
 Stages = tuple[Pretrain, ...]
 """Runs of which each starts from the one before; the last is scored."""
-
-FAILURES = (DataError, RunError, CheckpointError, WeightsError, Diverged, ValueError, ImportError, OSError)
 
 
 @dataclass(frozen=True)
@@ -92,9 +86,9 @@ def learn(
             console.rule(f"{row}, seed {seed}")
             try:
                 run_through(table.stages(row, seed))
-            except FAILURES as error:
-                table.failed[row, seed] = " ".join(str(error).split())
-                console.print(f"{row}, seed {seed}, failed: {error}", markup=False, highlight=False)
+            except Exception as error:  # whatever it is, the other rows can still be run
+                table.failed[row, seed] = " ".join(f"{type(error).__name__}: {error}".split())
+                console.print_exception()
             table.write()
     finally:  # also where it is interrupted
         told = table.write()
