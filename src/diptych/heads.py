@@ -113,7 +113,7 @@ class TwoLayers(nn.Module):
 
 
 class LogScale(nn.Module):
-    """A learned factor for cosines, kept as its logarithm (CLIP, section 2.5: begins at 1 / 0.07). `most`: its upper bound."""
+    """A learned factor for cosines, kept as its logarithm (CLIP, 2.5: begins at 1 / 0.07). `most` holds it as Temperature's bounds."""
 
     def __init__(self, start: float = 1 / 0.07, most: float = math.inf):
         super().__init__()
@@ -121,7 +121,10 @@ class LogScale(nn.Module):
         self.most = most
 
     def forward(self) -> Float[Tensor, ""]:
-        return self.log.exp().clamp(max=self.most)
+        bound = math.log(self.most)
+        if self.training:  # only read, it stays as it was imported
+            self.log.detach().clamp_(max=bound)
+        return self.log.clamp(max=bound).exp()
 
 
 class Temperature(nn.Module):

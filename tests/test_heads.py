@@ -1,0 +1,28 @@
+"""What a head keeps of its own: the scale of cosines."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from diptych.heads import LogScale, Temperature
+
+
+@pytest.mark.parametrize("scale", [LogScale(200.0, most=100), Temperature(0.0001)], ids=["log", "temperature"])
+def test_a_scale_out_of_its_bounds_is_held_there_and_can_come_back(scale: LogScale | Temperature) -> None:
+    (parameter,) = scale.parameters()
+    bound = 100.0 if isinstance(scale, LogScale) else 1000.0
+    factor = scale()
+    assert factor.item() == pytest.approx(bound, rel=1e-5)
+    factor.backward()
+    assert parameter.grad is not None and parameter.grad.item() != 0
+    torch.optim.SGD([parameter], 1e-9 if isinstance(scale, Temperature) else 1e-4).step()
+    assert scale().item() < bound
+
+
+def test_what_was_learned_stays_as_it_is_when_only_read() -> None:
+    scale = LogScale(200.0, most=100).eval()
+    assert scale().item() == pytest.approx(100.0, rel=1e-5)
+    assert scale.log.item() == pytest.approx(math.log(200.0))
