@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diptych.inputs import Image
 from diptych.layers.embed import class_tokens
-from diptych.layers.position import grid_for_each, resize_bicubic
+from diptych.layers.position import grid_inside, resize_bicubic
 from diptych.layout import Span
 from diptych.tokens import Tokens
 
@@ -71,6 +71,4 @@ class GridEmbedding(nn.Module):
 
     def positions(self, inside: Bool[Tensor, "b rows columns"]) -> Float[Tensor, "b cells d"]:
         """Of every cell of each image's map; `inside` says which hold one."""
-        extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
-        rows, columns = inside.shape[1:]
-        return grid_for_each(self.position, extents, rows, columns, resize_bicubic)
+        return grid_inside(self.position, inside, resize_bicubic)

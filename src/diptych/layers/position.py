@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Resize = Callable[[Tensor, int, int], Tensor]  # (h, w, d), rows, columns -> (rows, columns, d)
@@ -48,3 +48,12 @@ def grid_for_each(
     shapes, which = torch.unique(extents, dim=0, return_inverse=True)
     canvases = [F.pad(resize(grid, h, w), (0, 0, 0, columns - w, 0, rows - h)) for h, w in shapes.tolist()]
     return torch.stack(canvases).flatten(1, 2).index_select(0, which)
+
+
+def grid_inside(
+    grid: Float[Tensor, "h w d"], inside: Bool[Tensor, "b rows columns"], resize: Resize
+) -> Float[Tensor, "b cells d"]:
+    """As `grid_for_each`, where `inside` says which cells of the canvas each image has: those of a rectangle, top-left."""
+    extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
+    rows, columns = inside.shape[1:]
+    return grid_for_each(grid, extents, rows, columns, resize)

@@ -106,7 +106,12 @@ class CLIP(nn.Module):
 
     def heads(self) -> nn.ModuleDict:
         """The two projections of figure 3, without bias, and the scale of their cosines, at most 100 (section 2.5)."""
-        contrast = Contrast(self.width, self.text_width, self.joint, LogScale(most=100), bias=False)
-        for projection in (contrast.image, contrast.text):
-            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
-        return nn.ModuleDict({"contrast": contrast})
+        return nn.ModuleDict({"contrast": contrast_head(self.width, self.text_width, self.joint)})
+
+
+def contrast_head(image_width: int, text_width: int, joint: int) -> Contrast:
+    """Projections without bias, drawn by the width of what they read; cosines are scaled by 100 at most."""
+    contrast = Contrast(image_width, text_width, joint, LogScale(most=100), bias=False)
+    for projection in (contrast.image, contrast.text):
+        nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    return contrast

@@ -4,7 +4,7 @@ A ResNet with a stem of three convolutions and average pooling before every stri
 map to all cells stands in place of the final pooling.
 
 Differs: images of any size are read, each by itself, with the attention's positions resized; the official code reads one
-size. The last projection of that attention is the contrast's own, as a ViT's is.
+size. The last projection of that attention is the contrast's own, as a ViT's is. Biases begin at zero, as in models/clip.py.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, LogScale
 from diptych.inputs import Image, Text
 from diptych.layers.attention import CrossAttention
 from diptych.layers.grid import cells
 from diptych.layers.pool import last
-from diptych.layers.position import grid_for_each, resize_bicubic
+from diptych.layers.position import grid_inside, resize_bicubic
 from diptych.layout import Span
-from diptych.models.clip import TextTower
+from diptych.models.clip import TextTower, contrast_head
 from diptych.tokens import Tokens
 
 EXPANSION = 4
@@ -95,11 +94,10 @@ class AttentionPool(nn.Module):
         (span,) = patches.layout.spans
         assert span.grid is not None
         inside = patches.real.unflatten(1, span.grid)
-        extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
         grid = self.position[0, 1:].unflatten(0, self.grid)
         mean = patches.mean()[:, None] + self.position[:, :1]
         cls = Tokens.of(mean, torch.ones_like(patches.real[:, :1]), Span("image", "cls", 1))
-        return Tokens.join(cls, patches.add(grid_for_each(grid, extents, *span.grid, resize_bicubic)))
+        return Tokens.join(cls, patches.add(grid_inside(grid, inside, resize_bicubic)))
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         return self.attention(tokens.by_span(name="cls"), tokens).first()
@@ -134,9 +132,6 @@ class CLIPResNet(nn.Module):
 
     def heads(self) -> nn.ModuleDict:
         """As CLIP's, but that the image's projection has a bias."""
-        contrast = Contrast(self.image.width, self.text_width, self.joint, LogScale(most=100), bias=False)
-        contrast.image = nn.Linear(self.image.width, self.joint)
-        for projection in (contrast.image, contrast.text):
-            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
-        nn.init.zeros_(contrast.image.bias)
+        contrast = contrast_head(self.image.width, self.text_width, self.joint)
+        contrast.image.bias = nn.Parameter(torch.zeros(self.joint))
         return nn.ModuleDict({"contrast": contrast})

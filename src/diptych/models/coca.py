@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, LogScale
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal, causal
 from diptych.layers.block import PreNormBlock
@@ -27,7 +26,7 @@ from diptych.layers.feedforward import activation_named
 from diptych.layers.init import init_blocks
 from diptych.layers.pool import QueryPool, last
 from diptych.layout import Span
-from diptych.models.clip import EPS, PatchTower
+from diptych.models.clip import EPS, PatchTower, contrast_head
 from diptych.tokens import Pair, Tokens
 
 
@@ -149,7 +148,4 @@ class CoCa(nn.Module):
 
     def heads(self) -> nn.ModuleDict:
         """Contrast alone: the captioner's words are the model's own."""
-        contrast = Contrast(self.text_width, self.text_width, self.joint, LogScale(most=100), bias=False)
-        for projection in (contrast.image, contrast.text):
-            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
-        return nn.ModuleDict({"contrast": contrast})
+        return nn.ModuleDict({"contrast": contrast_head(self.text_width, self.text_width, self.joint)})

@@ -16,7 +16,7 @@ from diptych.inputs import Image
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
-from diptych.layers.position import grid_for_each, resize_bicubic
+from diptych.layers.position import grid_inside, resize_bicubic
 from diptych.layers.sincos import sincos
 from diptych.layout import Layout
 from diptych.tokens import Tokens
@@ -51,10 +51,8 @@ class PixelDecoder(nn.Module):
         """The class token's, and the grid fitted to each image."""
         (patches,) = whole.columns("image", "patches")
         start, end = whole.bounds(patches)
-        rows, columns = whole.spans[patches].grid or self.grid
-        inside = whole.real[:, start:end].unflatten(1, (rows, columns))
-        extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
-        cells = grid_for_each(self.position[0, 1:].unflatten(0, self.grid), extents, rows, columns, resize_bicubic)
+        inside = whole.real[:, start:end].unflatten(1, whole.spans[patches].grid or self.grid)
+        cells = grid_inside(self.position[0, 1:].unflatten(0, self.grid), inside, resize_bicubic)
         return torch.cat([self.position[:, :1].expand(len(cells), -1, -1), cells], 1)
 
 

@@ -3,8 +3,9 @@
 A ViT gives each patch a short unit vector, the nearest of a codebook takes its place, and a small ViT tells from those what a
 teacher sees there: so the codes come to mean something. What BEiT-3 guesses of hidden patches are these codes.
 
-Differs: the teacher is any network that sees a grid of features (here a CNN, in the paper CLIP's ViT); dead codes begin
-anew, and the codebook begins with what the first batches hold, where the official code begins with k-means of the first.
+Differs: the teacher is any network that sees a grid of features (here a CNN, in the paper CLIP's ViT); the decoder has no
+class token; dead codes begin anew, and the codebook begins with what the first batches hold, where the official code begins
+with k-means of the first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from diptych.layers.block import PreNormBlock
 from diptych.layers.codebook import Codebook
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
-from diptych.layers.position import grid_for_each, resize_bicubic
+from diptych.layers.position import grid_inside, resize_bicubic
 from diptych.tokens import Tokens
 
 
@@ -69,8 +70,7 @@ class VisualTokenizer(nn.Module):
         (span,) = codes.layout.spans
         assert span.grid is not None
         inside = codes.real.unflatten(1, span.grid)
-        extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
-        tokens = codes.map(self.from_code).add(grid_for_each(self.position, extents, *span.grid, resize_bicubic))
+        tokens = codes.map(self.from_code).add(grid_inside(self.position, inside, resize_bicubic))
         for block in self.decoder:
             tokens = block(tokens)
         return tokens.map(self.decoder_norm).map(self.to_feature)
