@@ -12,7 +12,7 @@ from diptych.tokens import Tokens
 
 class TwinCrossAttention(nn.Module):
     """Attention to two contexts, with weights of its own for each; the mean of both, or with `merge` a linear of the two
-    side by side (BLIP's form for NLVR2, official code).
+    side by side (BLIP's form for NLVR2: section 5.4, figure 5 b).
     """
 
     def __init__(self, width: int, heads: int, context_width: int, merge: bool = False):

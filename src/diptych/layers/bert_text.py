@@ -15,7 +15,7 @@ from diptych.tokens import Tokens
 class BertText(nn.Module):
     """BERT (Devlin et al. 2019), whose [CLS] is mapped to `width`: a text tower to stand where RecurrentText does.
 
-    ``model.text = BertText(1024)`` gives VSE++ one. The defaults are BERT-base's.
+    ``model.text = BertText(1024)`` gives VSE++ one. The defaults are BERT-base's. Differs: attention has no dropout of its own.
     """
 
     def __init__(

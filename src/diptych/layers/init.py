@@ -10,7 +10,8 @@ from diptych.layers.attention import SelfAttention
 def init_transformer(module: nn.Module, std: float = 0.02) -> None:
     """BERT's and ViT's rule, for `Module.apply`: truncated normal weights, zero biases, identity LayerNorm.
 
-    Parameters that belong to no layer (class tokens, position grids) are drawn by their owner.
+    Parameters that belong to no layer (class tokens, position grids) are drawn by their owner. Differs: new heads are drawn so
+    too, where some official codes (ALBEF, BLIP) leave theirs to torch's own rule.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
         nn.init.trunc_normal_(module.weight, std=std)

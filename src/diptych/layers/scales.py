@@ -16,7 +16,7 @@ class ScaledPatches(nn.Module):
     """Every image resized to a square of `size` pixels, whatever its own, then patches of it behind a class token
     (CrossViT, section 3.2).
 
-    `stem`: three convolutions make the patches (figure 5's †); else one, of a patch's size.
+    `stem`: three convolutions make the patches (the paper's †); else one, of a patch's size.
     """
 
     def __init__(self, size: int, patch: int, width: int, stem: bool = False):

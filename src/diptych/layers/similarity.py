@@ -19,7 +19,8 @@ def cosine(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Ten
 
 def order(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Tensor, "i t"]:
     """How far the text is from being more general than the image in every coordinate: -‖max(0, |text| - |image|)‖
-    (Vendrov et al. 2016, equation 2). Its gradient where nothing is violated is zero.
+    (Vendrov et al. 2016, equation 2). Its gradient where nothing is violated is zero. Differs: the norm is not squared, as in
+    VSE++'s official code.
     """
     excess = (text.abs()[None] - image.abs()[:, None]).clamp(min=0)
     return -torch.linalg.vector_norm(excess, dim=2)

@@ -5,7 +5,8 @@ norms and feed-forward networks. It is trained on masked data alone.
 
 Differs from the paper: as the released models, no block has a third expert for pairs, and no head predicts visual tokens
 (pre-training was not released; `encode_image` can hide patches for it). As the official code, padding enters
-as zeros, and two rows at the head of each position table are never read (a habit of fairseq's).
+as zeros, and two rows at the head of each position table are never read (a habit of fairseq's). Differs from the official
+code: the normal that weights are drawn from is not cut at one deviation, nor are classifiers begun a thousand times smaller.
 """
 
 from __future__ import annotations

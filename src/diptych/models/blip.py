@@ -2,7 +2,7 @@
 
 A ViT, and a BERT in three roles: it reads a text alone, reads it beside an image (its first token being [ENC]), and
 writes one (its first token being [DEC]). Encoder and decoder share everything but self-attention. For question answering
-they share nothing, and the decoder reads the question's tokens.
+they share nothing, and the decoder reads the question's tokens (figure 5 a).
 
 Differs: attention has no dropout of its own, and the ViT no stochastic depth, which the official code gives it for VQA,
 NLVR2 and ViT-L. A text's embedding is dropped out once for all its roles, but for the first token.
@@ -71,7 +71,7 @@ class GroundedDecoder(nn.Module):
 class BLIP(nn.Module):
     """`form`, as the job needs it: "pretraining" encodes and decodes, sharing; "retrieval" has no decoder, "caption" no
     encoder; "vqa" has both and shares nothing; "nlvr2" has an encoder for two images, whose attention to them is averaged
-    in the first `averaged` layers and merged in the others (official code; not in the paper).
+    in the first `averaged` layers and merged by a linear layer in the others (section 5.4, figure 5 b).
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class BLIP(nn.Module):
 
     @property
     def reading(self) -> TextEncoder:
+        """The encoder. Raises BuiltWithout."""
         if self.encoder is None:
             raise BuiltWithout("this BLIP was built without an encoder (form 'caption')")
         return self.encoder

@@ -2,7 +2,8 @@
 
 One picture at two sizes in patches of two sizes, a ViT for each; after every stage their class tokens change sides.
 
-Differs: no stochastic depth, which the official code trains with (0.1).
+Differs from the paper, as the official code: each projection of a class token to the other width is norm, GELU, linear.
+Differs from the official code: no stochastic depth, which it trains with (0.1).
 """
 
 from __future__ import annotations

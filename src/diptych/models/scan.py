@@ -2,7 +2,8 @@
 
 Regions mapped linearly and words read by a two-way GRU meet in no layer: their similarity itself attends.
 
-Differs: the l1 norms of attention, which the official code names but can't run, are absent.
+Differs from the paper, as the official code: negative likenesses are shrunk to a tenth before attention is normalised, where
+equation 1 cuts them off. Differs from the official code: its l1 norms, which it names but can't run, are absent.
 """
 
 from __future__ import annotations

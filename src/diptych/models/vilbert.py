@@ -3,9 +3,10 @@
 
 A BERT reads the words, a narrower stack the regions that a detector saw; at given layers each looks at the other.
 
-Differs from the paper: as the official code, the poolers end in ReLU, not tanh, and the image stream's blocks stand both
-before and between the meetings. Differs from the official code: `q_dense1` and `q_dense2` of every co-attention, which
-nothing reads there, are left out; attention has no dropout of its own.
+Differs from the paper, as the official code: both streams' first tokens go through a linear layer and ReLU before they are
+multiplied. Differs from the official code: `q_dense1` and `q_dense2` of every co-attention, which nothing reads there, are
+left out, and so is the gate that `dynamic_attention` would add; of the two logits of a match the second means that they
+belong together, there the first; attention has no dropout of its own.
 """
 
 from __future__ import annotations

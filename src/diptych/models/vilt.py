@@ -2,9 +2,9 @@
 
 Text is embedded as BERT does, image patches linearly as ViT does; each gets a modality type, and one ViT reads both.
 
-Differs from the paper: as the official code, text carries two type vectors (BERT's own and the modality's), the masked
-word head is not tied to the word embedding, and the pooler reads the text [CLS]. Differs from the official code: a
-full image's patches stay in raster order; the shuffle there is a by-product of how padding is drawn.
+Differs from the paper, as the official code: text carries two type vectors (BERT's own and the modality's) and is normalised
+before the modality's is added, and the masked word head is BERT's without its tie to the word embedding. Differs from the
+official code: a full image's patches stay in raster order; the shuffle there is a by-product of how padding is drawn.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 and regions.
 
 Words as in BERT; regions are projected to the same width, told apart by a vector of their own, and one BERT reads both.
-UNITER (Chen et al., ECCV 2020) also tells where they lie: ``model.regions = RegionEmbedding(features, width)``.
+UNITER (Chen et al., ECCV 2020) also tells where they lie: ``model.regions = RegionEmbedding(features, width)`` (with ViLBERT's
+five numbers of a box and one norm of the sum; there seven, and a norm more of either part).
 
 Differs: regions have one learned vector, where the official code adds two that are the same for all of them (a segment's,
-and position 0's), and attention has no dropout of its own.
+and position 0's); one caption stands beside an image, where pre-training on COCO shows two; attention has no dropout of its
+own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ViT: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021), figure 1.
 
-Differs: exact GELU and bicubic antialiased position resizing as timm (the JAX code uses the tanh form and zoom of
-order 1). With ``pooling="average"`` patches are averaged and normalised, and tokens have no final norm, as timm. The
+Differs: exact GELU, bicubic antialiased position resizing and weights drawn normally as timm (the JAX code uses the tanh
+form, zoom of order 1 and Xavier's rule). With ``pooling="average"`` patches are averaged and normalised, and tokens have no final norm, as timm. The
 classifier is one linear layer, as where the paper fine-tunes; while pre-training it has a hidden layer there.
 """
 

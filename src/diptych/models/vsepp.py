@@ -3,7 +3,8 @@
 A linear map of an image's features and the last state of a GRU over its caption, as unit vectors of one space.
 
 Differs from the paper: the convolutional network below is not part of it; images come as its features (the official
-code's "precomp"). Differs from the official code: a zero vector stays zero, where that gives NaN.
+code's "precomp"). Differs from the official code: a zero vector stays zero, where that gives NaN; the order is always that of
+absolute values (there --use_abs, which the published order embeddings have).
 """
 
 from __future__ import annotations
