@@ -121,10 +121,10 @@ class LogScale(nn.Module):
         self.most = most
 
     def forward(self) -> Float[Tensor, ""]:
-        bound = math.log(self.most)
-        if self.training:  # only read, it stays as it was imported
-            self.log.detach().clamp_(max=bound)
-        return self.log.clamp(max=bound).exp()
+        if not self.training:  # only read, the parameter stays as it was imported
+            return self.log.exp().clamp(max=self.most)
+        self.log.detach().clamp_(max=math.log(self.most))
+        return self.log.exp()
 
 
 class Temperature(nn.Module):
