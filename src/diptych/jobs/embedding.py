@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -76,12 +76,17 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
     if embed.image == "grid":
         _put(model, (PatchEmbedding, PlacelessPatchEmbedding), _grid)
     elif embed.image != "own" and not isinstance(run.model, Detecting):
-        _put(model, (PatchEmbedding, PlacelessPatchEmbedding), lambda old: RegionEmbedding(embed.features, _width(old)))
+        _put(
+            model,
+            (PatchEmbedding, PlacelessPatchEmbedding),
+            lambda old: RegionEmbedding(embed.features, _width(old), dropout=embed.dropout),
+        )
     if embed.text == "minilm":
         speaks = isinstance(run, Pretrain) and bool(run.objectives.lm or run.objectives.captions)
-        _put(model, (TextEmbedding,), _text)
+        _put(model, (TextEmbedding,), lambda old: _text(old, embed.dropout))
         states = word_states if speaks else read_states
-        _put(model, (nn.Embedding,), lambda old: GivenWords(old.embedding_dim, states), named="word")  # type: ignore[arg-type]
+        words = partial(GivenWords, source=states, dropout=embed.dropout)
+        _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
 
 
 def reads_regions(run: Pretrain | Finetune) -> bool:
@@ -112,9 +117,9 @@ def _grid(old: nn.Module) -> nn.Module:
     return GridEmbedding(cnn_maps, CNN_CELL, _width(old), getattr(old, "grid", CNN_GRID), first=True)
 
 
-def _text(old: nn.Module) -> nn.Module:
+def _text(old: nn.Module, dropout: float) -> nn.Module:
     assert isinstance(old, TextEmbedding)
-    return GivenText(old.word.embedding_dim, read_states, dropout=old.dropout.p)
+    return GivenText(old.word.embedding_dim, read_states, dropout=dropout)
 
 
 def _width(old: nn.Module) -> int:

@@ -17,10 +17,11 @@ class GivenWords(nn.Module):
     not read. A model that guesses the next word must be given a source that does not read ahead.
     """
 
-    def __init__(self, width: int, source: States, features: int = 384, pad: int = 0):
+    def __init__(self, width: int, source: States, features: int = 384, pad: int = 0, dropout: float = 0.0):
         super().__init__()
         self.source, self.pad = source, pad
         self.project = nn.Linear(features, width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        return self.project(self.source(Text(ids, ids != self.pad)).to(self.project.weight))
+        return self.dropout(self.project(self.source(Text(ids, ids != self.pad)).to(self.project.weight)))

@@ -68,6 +68,7 @@ class Embedders:
     scales: tuple[tuple[float, float, int], ...] = ()
     features: int = 1280  # numbers per region, where those come from PATH
     text: Literal["own", "minilm"] = "own"  # "minilm": a frozen MiniLM's word states
+    dropout: float = 0.0  # of what was made of regions and word states, before a model's first block
 
 
 @dataclass(frozen=True)
