@@ -33,7 +33,7 @@ class VLMo(nn.Module):
     """`together`: the first block with an expert for both modalities (`depth`: none has one, as before images are met).
 
     `relative`: positions stand in attention (base, large), and `text_length` is how far apart words may be; else they are
-    added to the embeddings (base-plus). `scale`: where LayerScale begins; 0: there is none (base-plus). `readouts`: how
+    added to the embeddings (base-plus). `images`: how many a sample may have (NLVR2: two). `scale`: where LayerScale begins; 0: there is none (base-plus). `readouts`: how
     contrast reads a modality: 1, by its own experts; 2, also by those of both. `drop`: the share of samples that the last
     block is left out for, falling to none in the first; and the dropout of the text embeddings.
     """
