@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import FOUR_MILLION, FOURTEEN_MILLION, steps
+from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import frozen
 from diptych.recipes.models import ALBEF
-from diptych.recipes.run import Objectives, Pretrain, Teacher
+from diptych.recipes.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.train.settings import Optimizer, Training
 
 OBJECTIVES = Objectives(itc=1.0, itm=1.0, mlm=1.0, hard_negatives=True, whole_words=False)
@@ -54,3 +55,36 @@ def small() -> Pretrain:
         fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("albef.small", model, OBJECTIVES)
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 384 pixels, 8 epochs of 256 questions (the official configuration), from a run of `pretrain_4m`.
+
+    Differs: answers are classes and the summary of question and image is classified, where the paper writes answers with
+    a decoder (tasks/open_vqa.py) that a momentum model teaches; train alone, where the paper adds val and Visual Genome.
+    """
+    optimizer = Optimizer(
+        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=400, schedule="cosine", clip=0.0
+    )
+    images = ImageSettings(shorter=384, patch=16, square=True, augment=True)
+    return vqa_v2("albef.vqa", pretrain_4m(), images, 256, 8, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 5 epochs of 256 pairs: contrast and matching go on, with their teacher (section 5 and the
+    official configuration). It is to start from a run of `pretrain_4m` (`start`).
+
+    Differs: an image's other captions in a batch and in the queue count as false ones.
+    """
+    run = pretrain_4m()
+    optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=100)
+    return replace(
+        run,
+        recipe="albef.retrieval",
+        model=replace(run.model, grid=(24, 24)),
+        objectives=replace(OBJECTIVES, mlm=0.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=steps(("COCO",), 256, 5), batch=256, optimizer=optimizer),
+        teacher=replace(run.teacher, warmup=1 / 5),
+        corpus="COCO",
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import steps
+from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import frozen
 from diptych.recipes.models import BEiT3, VisualTokenizer
-from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
 
 MASKED_DATA = Objectives(
@@ -100,3 +102,34 @@ SMALL = BEiT3(
 def small() -> Pretrain:
     """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked words beside it."""
     return frozen("beit3.small", SMALL, Objectives(itc=1.0, mlm=1.0, mask_rate=0.5, whole_words=False))
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official fine-tuning code), from a run of `base`.
+
+    Differs: train alone, where the paper adds val and Visual Genome.
+    """
+    optimizer = Optimizer(
+        learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_multiplier=20.0
+    )
+    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    return vqa_v2("beit3.vqa", base(), images, 128, 10, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 15 epochs of 3,072 pairs: contrast alone (the official fine-tuning code; its weight decay
+    and warm-up are told by memory). It is to start from a run of `base` (`start`), whose heads it lacks.
+
+    Differs: all layers learn at the last one's rate, where there each learns at 0.65 of the next one's.
+    """
+    run = base()
+    optimizer = replace(run.training.optimizer, learning_rate=2e-4, eps=1e-8, weight_decay=0.05, warmup=3 / 15)
+    return replace(
+        run,
+        recipe="beit3.retrieval",
+        model=replace(run.model, grid=(24, 24)),
+        objectives=Objectives(itc=1.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=steps(("COCO",), 3072, 15), batch=3072, optimizer=optimizer),
+        corpus="COCO",
+    )

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import FOURTEEN_MILLION, steps
+from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import frozen
 from diptych.recipes.models import BLIP
-from diptych.recipes.run import Objectives, Pretrain, Teacher
+from diptych.recipes.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.train.settings import Optimizer, Training
 
 OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, even=1e-4, smoothing=0.1)
@@ -66,3 +67,36 @@ def small() -> Pretrain:
         heads=4, hidden=384, vocabulary=30522, begin=1, ground=2, text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("blip.small", model, OBJECTIVES, batch=64)
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 480 pixels, 10 epochs of 256 questions (the official configuration), from a run of `pretrain_14m`.
+
+    Differs: answers are classes and the summary of question and image is classified, where the paper writes answers with
+    a decoder (tasks/open_vqa.py); train alone, where the paper adds val and Visual Genome.
+    """
+    optimizer = Optimizer(
+        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", clip=0.0
+    )
+    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    return vqa_v2("blip.vqa", pretrain_14m(), images, 256, 10, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 6 epochs of 256 pairs: contrast and matching go on, with their teacher (the official
+    configuration). It is to start from a run of `pretrain_14m` (`start`).
+
+    Differs: an image's other captions in a batch and in the queue count as false ones.
+    """
+    run = pretrain_14m()
+    optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=0.0)
+    return replace(
+        run,
+        recipe="blip.retrieval",
+        model=replace(run.model, grid=(24, 24)),
+        objectives=replace(OBJECTIVES, lm=0.0, even=0.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=steps(("COCO",), 256, 6), batch=256, optimizer=optimizer),
+        teacher=replace(run.teacher, warmup=1 / 6),
+        corpus="COCO",
+    )

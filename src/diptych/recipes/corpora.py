@@ -19,6 +19,9 @@ PAIRS = {
 IMAGENET = 1_281_167
 """Pictures of ImageNet-1k's train split."""
 
+VQA_V2 = 443_757
+"""Questions of VQA v2's train split."""
+
 FOUR_MILLION = ("COCO", "VG", "SBU", "CC3M")
 FOURTEEN_MILLION = (*FOUR_MILLION, "CC12M")
 

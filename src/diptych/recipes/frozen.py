@@ -1,7 +1,7 @@
 """What the `small` recipes share: every system learns from the same frozen features, so that what differs is the system.
 
 Images are an ImageNet CNN's cells pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra ``minilm``). Both
-are computed once for each picture and caption. Sized for some minutes of two cores on Flickr8k.
+are computed once for each picture and caption. Sized for some four minutes of two cores on Flickr8k: longer, and the 6,000 photographs are learned by heart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEATURES, DETECTED = 1280, 1000
 
 
 def frozen(
-    recipe: str, model: Model, objectives: Objectives, steps: int = 400, batch: int = 128, learning_rate: float = 1e-3,
+    recipe: str, model: Model, objectives: Objectives, steps: int = 300, batch: int = 128, learning_rate: float = 1e-3,
     text: bool = True,
 ) -> Pretrain:  # fmt: skip
     """A run on frozen features. `text` False: the model reads its own words."""
@@ -28,7 +28,7 @@ def frozen(
         model=model,
         objectives=objectives,
         images=ImageSettings(shorter=224, patch=32, square=True),
-        embed=Embedders(image="boxes", scales=SCALES, text="minilm" if text else "own"),
+        embed=Embedders(image="boxes", scales=SCALES, text="minilm" if text else "own", dropout=0.1),
         training=Training(
             steps=steps,
             batch=batch,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diptych.data.settings import ImageSettings, Streaming
-from diptych.recipes.models import Model, Speaking
+from diptych.recipes.models import Model
 from diptych.train.settings import Training
 
 
@@ -101,7 +101,7 @@ class Finetune:
     """A downstream run: a task's head on a pre-trained model, or on a fresh one where `start` is empty."""
 
     task: str
-    model: Speaking
+    model: Model
     images: ImageSettings
     training: Training
     data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
@@ -129,7 +129,7 @@ class ImportedCheckpoint:
 class Evaluation:
     """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
 
-    task: Literal["", "retrieval", "captioning", "vqa", "matching"] = (
+    task: Literal["", "retrieval", "captioning", "vqa", "matching", "classification"] = (
         ""  # empty: the run's own; of pre-training matching
     )
     data: str = ""  # empty: what the run learned from

@@ -52,4 +52,4 @@ def coco() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features. All negatives count, as in vsepp.small."""
     model = SCAN(features=1280, width=256, vocabulary=30522, word_width=256)
-    return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False), steps=1500)
+    return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False), steps=600)

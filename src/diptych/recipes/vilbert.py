@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
+from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import DETECTED, FEATURES, frozen
 from diptych.recipes.models import ViLBERT
-from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
 
 OBJECTIVES = Objectives(itm=1.0, mlm=1.0, regions=1.0, hide_regions=True, whole_words=False)
@@ -43,3 +44,26 @@ def small() -> Pretrain:
         text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("vilbert.small", model, OBJECTIVES)
+
+
+def vqa() -> Finetune:
+    """VQA v2, 20 epochs of 256 questions (section 3.2, VQA), from a run of `pretrain`.
+
+    Differs: a norm stands before the head's GELU, not behind it; train alone, where the paper adds val.
+    """
+    optimizer = Optimizer(learning_rate=4e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
+    return vqa_v2("vilbert.vqa", pretrain(), pretrain().images, 256, 20, optimizer)
+
+
+def retrieval() -> Finetune:
+    """Flickr30k's captions, 20 epochs of 64 (section 3.2, caption-based image retrieval), from a run of `pretrain`.
+
+    Differs: a true text is told from three false ones of other images, where the paper's four are the true pair, and pairs
+    of a false text, a false image and a false image that is like the true one.
+    """
+    run = pretrain()
+    optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
+    training = Training(steps=steps(("Flickr30k",), 64, 20), batch=64, checkpoint_every=1000, optimizer=optimizer)
+    return Finetune(
+        "retrieval", run.model, run.images, training, recipe="vilbert.retrieval", embed=run.embed, false_texts=3
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
+from diptych.recipes.corpora import steps
+from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import frozen as on_frozen_features
 from diptych.recipes.models import ViLT
-from diptych.recipes.run import Objectives, Pretrain
+from diptych.recipes.run import Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
 
 
@@ -86,3 +88,19 @@ def frozen() -> Pretrain:
     """
     model = ViLT(width=192, depth=3, heads=4, hidden=384, grid=(7, 7), dropout=0.0)
     return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0))
+
+
+def vqa() -> Finetune:
+    """VQA v2, 10 epochs of 256 questions (section 4.2 and the official configuration), from a run of `base`.
+
+    Differs: train alone, where the paper adds val but for 1,000 images.
+    """
+    optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, head_multiplier=10.0)
+    return vqa_v2("vilt.vqa", base(), base().images, 256, 10, optimizer)
+
+
+def retrieval() -> Finetune:
+    """COCO's captions, each image with one true text and 15 false ones, 10 epochs of 256 (section 4.2), from a run of `base`."""
+    run, optimizer = base(), Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
+    training = Training(steps=steps(("COCO",), 256, 10), batch=256, checkpoint_every=1000, optimizer=optimizer)
+    return Finetune("retrieval", run.model, run.images, training, recipe="vilt.retrieval", false_texts=15)

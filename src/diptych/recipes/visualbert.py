@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
+from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import FEATURES, frozen
 from diptych.recipes.models import VisualBERT
-from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
 
 OBJECTIVES = Objectives(itm=1.0, mlm=1.0, whole_words=False)
@@ -38,3 +39,12 @@ def small() -> Pretrain:
     """On frozen features."""
     model = VisualBERT(width=192, depth=3, heads=4, hidden=384, features=FEATURES, text_length=40, dropout=0.0)
     return frozen("visualbert.small", model, OBJECTIVES)
+
+
+def vqa() -> Finetune:
+    """VQA v2, 10 epochs of 64 questions, from a run of `pretrain`. Rate, batch and epochs are told from the paper by memory.
+
+    Differs: the summary is of [CLS], where the paper reads a [MASK] behind the question; train alone, where it adds val.
+    """
+    optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
+    return vqa_v2("visualbert.vqa", pretrain(), pretrain().images, 64, 10, optimizer)

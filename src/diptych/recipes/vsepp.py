@@ -44,4 +44,4 @@ def coco() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features. All negatives count: with the hardest alone a small batch of fresh weights falls together."""
     model = VSEpp(features=1280, width=512, vocabulary=30522, word_width=256)
-    return frozen("vsepp.small", model, Objectives(hinge=1.0, hardest=False), steps=1500)
+    return frozen("vsepp.small", model, Objectives(hinge=1.0, hardest=False), steps=900)

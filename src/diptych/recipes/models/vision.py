@@ -85,7 +85,7 @@ class VisualTokenizer:
     decoder_depth: int = 3
     features: int = 512
     decay: float = 0.99
-    patience: int = 100
+    patience: int = 10
 
     def build(self) -> tokenizer.VisualTokenizer:
         from diptych.models.tokenizer import VisualTokenizer as Model
