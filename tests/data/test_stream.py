@@ -9,6 +9,8 @@ from collections import Counter
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
+from typing import Any
 
 import pytest
 import torch
@@ -119,8 +121,9 @@ def pairs(source: Captioned) -> PairExamples:
     return PairExamples(source, TOKENIZER, IMAGES, 0.5)
 
 
-def run(stream: Stream, make=pairs, **options) -> list[list[Loaded]]:
-    return list(streamed(stream, make, **{"batch": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0} | options))
+def run(stream: Stream, make=pairs, **options: Any) -> list[list[Loaded]]:
+    usual: dict[str, Any] = {"batch": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
+    return list(streamed(stream, make, **usual | options))
 
 
 def equal(one: Loaded, other: Loaded) -> bool:

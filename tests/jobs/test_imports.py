@@ -12,6 +12,7 @@ from tiny_runs import TRAINING, rows
 from diptych.cli import main
 from diptych.data.wordpiece import vocabulary
 from diptych.jobs.folder import read_run
+from diptych.recipes.models import ViLT
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vilt_pretrain" / "checkpoint.pth"
 
@@ -38,6 +39,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
 
     run, facts = read_run(out)
+    assert isinstance(run.model, ViLT)
     assert (run.model.width, run.model.grid, run.images.shorter) == (40, (4, 4), 32)
     before, after = load_file(imported / "model.safetensors"), load_file(out / "model.safetensors")
     state = torch.load(official, weights_only=True)["state_dict"]

@@ -11,7 +11,7 @@ def test_usual_values_are_the_defaults_at_every_depth():
     assert usually(odd) == asdict(Training())
     run = vilt.small()
     found = usually(run)
-    assert found["model"]["width"] == 768 and run.model.width != 768
+    assert found["model"]["width"] == 768 and asdict(run)["model"]["width"] != 768
     assert found["training"]["steps"] == 1000 and found["objectives"]["itm"] == 0.0 and found["most_patches"] == 0
 
 
