@@ -10,7 +10,6 @@ from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import pytest
 import torch
