@@ -1,4 +1,4 @@
-"""Visual tokens: how patches are hidden, how a codebook learns and revives, and what is guessed."""
+"""Visual tokens: how patches are hidden, how they are learned, and what is guessed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diptych.layers.codebook import Codebook
 from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.objectives.blocks import BlockMasking, hidden_blocks
 from diptych.objectives.codes import MaskedCodes
@@ -22,6 +21,7 @@ from diptych.objectives.hidden import codes, hidden_patches
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.quantising import CodedFeatures, UnusedCodes
 from diptych.train import checkpoint
+from diptych.train.doctor import Doctor
 from diptych.train.optimizer import adamw
 from diptych.train.settings import Optimizer
 
@@ -64,27 +64,6 @@ def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
         assert hidden.sum() == hidden[:height, :width].sum() == max(1, round(0.4 * height * width))
 
 
-def test_a_codebook_follows_means_and_revives_what_nobody_asked_for():
-    torch.manual_seed(0)
-    book = Codebook(4, 2, decay=0.5, patience=2)
-    with torch.no_grad():
-        book.vectors.copy_(F.normalize(torch.tensor([[1.0, 0.1], [-1.0, 0.0], [0.0, -1.0], [-0.1, -1.0]]), dim=1))
-    x = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.2], [-1.0, 0.1]]), dim=1)
-    found = book.nearest(x)
-    assert found.tolist() == [0, 0, 1] and book.unused() == 1.0
-    before = book.vectors.clone()
-    book.learn(book.asked(x, found), torch.tensor([[0.0, 1.0]]))
-    mean = F.normalize(x[:2].sum(0), dim=0)
-    torch.testing.assert_close(book.vectors[0], F.normalize(0.5 * before[0] + 0.5 * mean, dim=0))
-    assert book.vectors[2].tolist() == [0.0, 1.0], "one of two dead codes, as there was one to begin anew as"
-    assert torch.equal(book.vectors[3], before[3]) and book.unused() == 0.5
-    torch.testing.assert_close(book.frequency, torch.tensor([0.125 + 1 / 3, 0.125 + 1 / 6, 0.125, 0.125]))
-    book.learn(book.asked(x, found), torch.tensor([[0.6, 0.8]]))
-    assert book.vectors[2].tolist() == [0.0, 1.0], "it has two batches to be asked for"
-    torch.testing.assert_close(book.vectors[3], torch.tensor([0.6, 0.8]))
-    assert 0 < book.entropy() < math.log(4)
-
-
 def tokenizer_step() -> Pretraining:
     torch.manual_seed(0)
     model = VisualTokenizer(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3)
@@ -111,6 +90,29 @@ def test_it_learns_uses_its_codebook_and_is_watched():
     before = {name: value.clone() for name, value in step.state_dict().items()}
     step.eval()(batch_of(4))
     assert all(torch.equal(before[name], value) for name, value in step.state_dict().items()), "scoring changes nothing"
+
+
+def test_what_is_told_is_how_a_patch_differs_from_the_mean():
+    """By hand, on unit vectors."""
+    step, batch = tokenizer_step(), batch_of(8)
+    step.train()(batch)
+    model, image = step.eval().model, batch.image
+    assert isinstance(model, VisualTokenizer) and image is not None
+    tokens = model.encode_image(image)
+    seen = F.normalize(Colours()(image).grid.flatten(1, 2)[tokens.real], dim=1)
+    torch.testing.assert_close(model.usual.mean, seen.mean(0))
+    told = model.tell(model.quantise(tokens)[0]).pack().values
+    by_hand = 1 - F.cosine_similarity(told, seen - seen.mean(0))
+    torch.testing.assert_close(step(batch)["features/apart"], by_hand.mean())
+    assert step.floors["features"].value == 1.0
+
+
+def test_the_doctor_names_a_collapse():
+    doctor = Doctor(tokenizer_step().floors, patience=5)
+    (finding,) = doctor.watch({"step": 5, "unused": 0.9})
+    assert finding.verdict == "stuck" and "the codebook has collapsed" in finding.message
+    (finding,) = Doctor(doctor.floors, patience=5).watch({"step": 5, "unused": 0.7})
+    assert finding.verdict == "learning"
 
 
 def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):

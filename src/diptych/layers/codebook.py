@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+ROUNDS = 10  # of k-means
 
 
 class Asked(NamedTuple):
@@ -21,22 +23,37 @@ class Codebook(nn.Module):
     """Unit vectors, compared by cosine, each of which follows the mean of what it was nearest to (van den Oord et al. 2017,
     appendix A.1; BEiT v2, section 2.2).
 
-    A code that nothing was nearest to in `patience` batches is dead, and begins anew as something that was seen: so do all at
-    first. All of it is state: it checkpoints, and is the same on every rank where all learn from the batch of all.
+    They begin as the means that the first batch gathers round, by ten rounds of k-means (official code, `kmeans_init`). A code
+    that nothing was nearest to in `patience` batches is dead, and begins anew as something that was seen. All of it is state: it
+    checkpoints, and is the same on every rank where all learn from the batch of all.
+
+    Differs: k-means starts from rows at even distances where the official code draws them; it lets dead codes lie.
     """
 
+    begun: Bool[Tensor, ""]
     vectors: Float[Tensor, "codes width"]
     frequency: Float[Tensor, " codes"]
     idle: Int[Tensor, " codes"]
     age: Int[Tensor, " codes"]
 
-    def __init__(self, codes: int, width: int, decay: float = 0.99, patience: int = 100):
+    def __init__(self, codes: int, width: int, decay: float = 0.99, patience: int = 10):
         super().__init__()
         self.decay, self.patience = decay, patience
+        self.register_buffer("begun", torch.tensor(False))
         self.register_buffer("vectors", F.normalize(torch.randn(codes, width), dim=1))
         self.register_buffer("frequency", torch.full((codes,), 1 / codes))
         self.register_buffer("idle", torch.full((codes,), patience))  # batches since it was asked for
         self.register_buffer("age", torch.full((codes,), patience))  # batches since it began
+
+    @torch.no_grad()
+    def begin(self, seen: Float[Tensor, "m width"]) -> None:
+        """k-means of the first batch of all ranks, by cosine. Of fewer rows than codes, the other codes stay as drawn."""
+        most = min(len(seen), len(self.vectors))
+        self.vectors[:most] = seen[torch.arange(most, device=seen.device) * len(seen) // max(most, 1)]
+        for _ in range(ROUNDS):
+            counts, sums = self.asked(seen, self.nearest(seen))
+            self.vectors.copy_(torch.where(counts[:, None] > 0, F.normalize(sums, dim=1), self.vectors))
+        self.begun.fill_(True)
 
     def nearest(self, x: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
         """The code of each unit vector."""

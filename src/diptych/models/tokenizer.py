@@ -3,9 +3,8 @@
 A ViT gives each patch a short unit vector, the nearest of a codebook takes its place, and a small ViT tells from those what a
 teacher sees there: so the codes come to mean something. What BEiT-3 guesses of hidden patches are these codes.
 
-Differs: the teacher is any network that sees a grid of features (here a CNN, in the paper CLIP's ViT); the decoder has no
-class token; dead codes begin anew, and the codebook begins with what the first batches hold, where the official code begins
-with k-means of the first.
+Differs: the teacher is any network that sees a grid of features (here a CNN, in the paper CLIP's ViT), told from what it
+usually sees; the decoder has no class token; dead codes begin anew.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from diptych.layers.block import PreNormBlock
 from diptych.layers.codebook import Codebook
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
+from diptych.layers.mean import RunningMean
 from diptych.layers.position import grid_inside, resize_bicubic
 from diptych.tokens import Tokens
 
@@ -31,7 +31,7 @@ class VisualTokenizer(nn.Module):
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
         grid: tuple[int, int] = (14, 14), codes: int = 8192, code_width: int = 32, decoder_depth: int = 3,
-        features: int = 512, decay: float = 0.99, patience: int = 100,
+        features: int = 512, decay: float = 0.99, patience: int = 10,
     ):  # fmt: skip
         super().__init__()
         self.width, self.patch, self.grid = width, patch, grid
@@ -40,6 +40,7 @@ class VisualTokenizer(nn.Module):
         self.norm = nn.LayerNorm(width, 1e-6)
         self.to_code = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, code_width))
         self.codebook = Codebook(codes, code_width, decay, patience)
+        self.usual = RunningMean(features)
         self.from_code = nn.Linear(code_width, width)
         self.position = nn.Parameter(torch.zeros(*grid, width))
         self.decoder = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(decoder_depth))
@@ -66,7 +67,7 @@ class VisualTokenizer(nn.Module):
         return nearest if tokens.packed else Tokens(nearest.canvas(), tokens.layout), codes
 
     def tell(self, codes: Tokens) -> Tokens:
-        """What the teacher sees in each patch."""
+        """What the teacher sees in each patch, from what it usually sees."""
         (span,) = codes.layout.spans
         assert span.grid is not None
         inside = codes.real.unflatten(1, span.grid)

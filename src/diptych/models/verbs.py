@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.cache import Cache
 from diptych.layers.codebook import Codebook
+from diptych.layers.mean import RunningMean
 from diptych.layout import Layout
 from diptych.tokens import Pair, Tokens
 
@@ -142,6 +143,7 @@ class Quantises(EncodesImage, Protocol):
     """A tokenizer of images (BEiT v2): its `encode_image` gives unit vectors of patches."""
 
     codebook: Codebook
+    usual: RunningMean
     training: bool
 
     def quantise(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
@@ -149,7 +151,7 @@ class Quantises(EncodesImage, Protocol):
         ...
 
     def tell(self, codes: Tokens) -> Tokens:
-        """What a teacher sees in each patch, as far as the codes say."""
+        """What a teacher sees in each patch, from what it `usual`ly sees, as far as the codes say."""
         ...
 
 
