@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diptych.inputs import Image
 from diptych.models.albef import ALBEF
 from diptych.models.blip import BLIP
 from diptych.models.vilbert import ViLBERT
 from diptych.models.vilt import ViLT
 from diptych.models.visualbert import VisualBERT
 from diptych.models.vit import ViT
+from diptych.models.vlmo import VLMo
 from diptych.state import weights
 from diptych.weights.read import WeightsError
 from diptych.weights.start_towers import start_image, start_text
@@ -90,6 +92,28 @@ def test_albefs_images_begin_with_a_vit_whose_grid_is_resized():
     )
     assert weights(model)["image.patches.position"].shape == (1, 10, 8)
     assert torch.equal(weights(model)["image.patches.position"][:, 0], vit.patches.position[:, 0])
+
+
+def test_a_vlmo_that_begins_with_a_vit_sees_what_that_sees():
+    model = VLMo(8, 2, 2, 16, 1, 4, (3, 3), 20, 12, relative=False, scale=0.0, drop=0.0).eval()
+    vit, text = (
+        ViT(8, 2, 2, 16, 4, (3, 3), classes=5).eval(),
+        weights(model)["transformer.blocks.0.apart.text.norm.weight"],
+    )
+    for name, p in vit.named_parameters():
+        torch.nn.init.normal_(p, 1.0 if "norm" in name else 0.0, 0.3)
+    loaded = start_image(model, vit.state_dict())
+    with torch.no_grad():
+        model.modality.weight.zero_()
+        image = Image.whole(torch.randn(2, 3, 12, 12))
+        seen = model.alone(model.encode_image(image)).canvas()
+        assert torch.allclose(seen, vit.encode_image(image).canvas(), atol=1e-5)
+    assert not [name for name in loaded if ".text." in name or ".together." in name]
+    assert torch.equal(weights(model)["transformer.blocks.0.apart.text.norm.weight"], text)
+    with pytest.raises(WeightsError, match="relative positions cannot start from a ViT"):
+        start_image(VLMo(8, 2, 2, 16, 1, 4, (3, 3), 20, 12), vit.state_dict())
+    with pytest.raises(WeightsError, match=r"lacks transformer\.blocks\.1"):
+        start_image(model, ViT(8, 1, 2, 16, 4, (3, 3), classes=0).state_dict())
 
 
 def test_what_does_not_fit_is_refused():

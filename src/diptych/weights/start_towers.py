@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -11,11 +10,12 @@ from diptych.models.albef import ALBEF
 from diptych.models.blip import BLIP
 from diptych.models.vilbert import ViLBERT
 from diptych.models.visualbert import VisualBERT
+from diptych.models.vlmo import VLMo
 from diptych.state import weights
 from diptych.weights.bert import LAYER, WORDS
 from diptych.weights.names import Names, under
-from diptych.weights.positions import resize_positions
 from diptych.weights.read import WeightsError
+from diptych.weights.start import fitted, start_vlmo_from_vit
 from diptych.weights.strict import load_strict
 
 SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
@@ -41,18 +41,16 @@ def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
 
 
 def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
-    """A ViT (our names) in the place of the image tower of an ALBEF or a BLIP; its classifier stays behind, a square position
+    """A ViT (our names) in the place of the image tower of an ALBEF or a BLIP, or of a VLMo's part for images; its classifier stays behind, a square position
     grid of another size is resized. Gives our names of what was loaded. Raises WeightsError.
     """
+    if isinstance(model, VLMo):
+        return start_vlmo_from_vit(model, vit)
     if not isinstance(model, ALBEF | BLIP):
         raise WeightsError(f"a {type(model).__name__} has no ViT for its images to begin with")
     loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith("head.")}
     patches, at = model.image.patches, "image.patches.position"
-    cells, side = loaded[at].shape[1] - 1, math.isqrt(loaded[at].shape[1] - 1)
-    if cells != patches.grid[0] * patches.grid[1]:
-        if side * side != cells:
-            raise WeightsError(f"the ViT to start from has {cells} positions, which are no square grid to resize")
-        loaded[at] = resize_positions(loaded[at], (side, side), patches.grid, patches.resize)
+    loaded[at] = fitted(loaded[at], patches.grid, patches.resize)
     missing = [name for name in weights(model) if name.startswith("image.") and name not in loaded]
     if missing:
         raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
