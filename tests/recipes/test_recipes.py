@@ -12,7 +12,7 @@ import torch
 from diptych.cli.arguments import recipe, recipes
 from diptych.jobs import building
 from diptych.jobs import finetune as job
-from diptych.recipes import demo, finetune, vilt
+from diptych.recipes import demo, finetune, learn, vilt
 from diptych.recipes.models import ViLT
 from diptych.recipes.published import PUBLISHED
 from diptych.recipes.run import Finetune, Pretrain, thaw
@@ -80,3 +80,9 @@ def test_the_demo_compares_at_one_budget():
         assert fresh.model == demo.pretraining().model and fresh.images == demo.pretraining().images
         assert replace(fresh, start="there").training == fresh.training
     assert demo.VQA.task == "vqa" and demo.RETRIEVAL.task == "retrieval"
+
+
+def test_every_recipe_on_frozen_features_is_a_row_of_what_systems_learn():
+    frozen = {name for name in recipes() if recipe(name).embed.image == "boxes"}
+    told = [stage for row in learn.ROWS for stage in row.split("+")]
+    assert frozen == set(told) and len(set(learn.ROWS)) == len(learn.ROWS)

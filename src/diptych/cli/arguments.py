@@ -127,22 +127,22 @@ def _one_line(panel: str) -> str:
     return text or "arguments not understood"
 
 
-def recipe(name: str) -> Any:
+def recipe(name: str, kind: str = "Pretrain") -> Any:
     """The run that a recipe makes, by its name ``module.function``. Raises UsageError naming the nearest."""
-    known = recipes()
+    known = recipes(kind)
     if name not in known:
         raise UsageError(f"there is no recipe {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
     module, function = name.split(".")
     return getattr(import_module(f"diptych.recipes.{module}"), function)()
 
 
-def recipes() -> list[str]:
-    """All recipes there are: public functions of recipes/ that return a Pretrain and need no argument."""
+def recipes(kind: str = "Pretrain") -> list[str]:
+    """All recipes of a kind: public functions of recipes/ that return a Pretrain, or a Finetune, and need no argument."""
     found = []
     for info in iter_modules(diptych.recipes.__path__):
         for name, value in vars(import_module(f"diptych.recipes.{info.name}")).items():
             if isfunction(value) and not name.startswith("_") and value.__module__ == f"diptych.recipes.{info.name}":
                 asked = signature(value)
                 needs = any(p.default is p.empty for p in asked.parameters.values())
-                found += [f"{info.name}.{name}"] * (asked.return_annotation == "Pretrain" and not needs)
+                found += [f"{info.name}.{name}"] * (asked.return_annotation == kind and not needs)
     return found

@@ -1,6 +1,8 @@
 """diptych finetune TASK (--from DIR | --recipe RECIPE) --data DATA --out DIR2 [--steps N] [--any.field VALUE]
 
-TASK is vqa or retrieval. With --recipe the model begins untrained: the baseline that pre-training must beat.
+TASK is vqa, retrieval or classification (of --data with CIFAR-100's files), at a size that fits a small machine; or a
+system's own recipe, with the settings of its paper, on a model of that system: diptych finetune --help lists them.
+With --recipe, or with a system's own recipe alone, the model begins untrained: the baseline that pre-training must beat.
 With --blind image or --blind text (vqa) a part of every question is hidden: the baselines that seeing must beat.
 The same command started again continues where DIR2 stands. diptych finetune TASK --help lists every field.
 """
@@ -10,31 +12,43 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, folder, nearest, overridden, positional, recipe, show_help, take
+from diptych.cli.arguments import asks_help, folder, nearest, overridden, positional, recipe, recipes, show_help, take
 from diptych.cli.refusal import UsageError
+from diptych.recipes.run import Finetune
+
+EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
+"""The tasks of any model, each with a recipe that can learn it."""
 
 
 def finetune_command(words: list[str]) -> None:
     if asks_help(words[:1]) or not words:
-        print(__doc__)
+        print(f"{__doc__}\nsystems' own: {', '.join(recipes('Finetune'))}")
         return
-    from diptych.recipes import finetune as tasks
-
-    known = {"vqa": tasks.vqa, "retrieval": tasks.retrieval}
-    name = positional(words, f"the task ({', '.join(known)})")
-    if name not in known:
+    name = positional(words, f"the task ({', '.join(EXAMPLES)})")
+    own = name in (of_systems := recipes("Finetune"))
+    if not own and name not in EXAMPLES:
+        known = [*EXAMPLES, *of_systems]
         raise UsageError(f"there is no task {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
     if asks_help(words):
-        return show_help(
-            known[name](recipe("vilt.small")), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__
-        )
+        return show_help(_run(name, ""), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__)
     before, from_recipe = take(words, "--from", ""), take(words, "--recipe", "")
-    if bool(before) == bool(from_recipe):
+    if own and from_recipe:
+        raise UsageError(f"{name} has a model of its own: give --from DIR, a pre-trained run, or neither")
+    if not own and bool(before) == bool(from_recipe):
         raise UsageError("give either --from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = folder(words)
-    run = replace(known[name](recipe(from_recipe or "vilt.small")), recipe=from_recipe)
+    run = _run(name, from_recipe)
     from diptych.jobs.finetune import finetune, inherited
 
     if before:
-        run = inherited(Path(before), run)
+        run = inherited(Path(before), run, own)
     finetune(overridden(run, words, f"finetune {name}"), out)
+
+
+def _run(name: str, untrained: str) -> Finetune:
+    """The task on the model of a recipe; a system's own on its own model."""
+    if name not in EXAMPLES:
+        return recipe(name, "Finetune")
+    from diptych.recipes import finetune as tasks
+
+    return replace(getattr(tasks, name)(recipe(untrained or EXAMPLES[name])), recipe=untrained)

@@ -27,6 +27,7 @@ from diptych.state import weights
 from diptych.train.settings import share
 from diptych.weights.names import within
 from diptych.weights.read import read_checkpoint
+from diptych.weights.refit import refit
 from diptych.weights.start import start_vilt_from_vit
 from diptych.weights.start_towers import start_image, start_text
 from diptych.weights.strict import load_strict
@@ -145,6 +146,7 @@ def start(module: Pretraining, run: Pretrain) -> None:
     before, _ = read_run(folder)
     state, model = read_weights(folder), module.get_submodule("model")
     if type(before.model).__name__ == type(model).__name__:
+        state = refit(module, state, getattr(before.model, "grid", None))
         if state.keys() == weights(module).keys():
             load_strict(module, state, str(folder))
         else:  # other objectives, other heads

@@ -17,6 +17,7 @@ from diptych.jobs import building, finetune, report
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.scores import Scored, Subject
 from diptych.jobs.scores.captioning import captioning
+from diptych.jobs.scores.classification import classification
 from diptych.jobs.scores.matching import matching
 from diptych.jobs.scores.retrieval import retrieval
 from diptych.jobs.scores.vqa import vqa
@@ -28,6 +29,7 @@ from diptych.train.distributed import pick_device, takes_bf16
 
 SCORERS: dict[str, Callable[[Subject], Scored]] = {
     "retrieval": retrieval, "captioning": captioning, "vqa": vqa, "matching": matching,
+    "classification": classification,
 }  # fmt: skip
 
 

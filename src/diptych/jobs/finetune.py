@@ -13,6 +13,7 @@ from diptych.data.answers import answer_list, answer_prior
 from diptych.data.blind import BlindQuestions
 from diptych.data.examples import Examples, QuestionExamples
 from diptych.data.files import open_captions
+from diptych.data.labelled import Labelled, LabelledExamples
 from diptych.data.questions import open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
@@ -23,25 +24,33 @@ from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.verbs import Fuses
-from diptych.recipes.models import Seeing, pooled_width
-from diptych.recipes.run import Finetune
+from diptych.recipes.finetune import sized
+from diptych.recipes.models import CrossViT, Model, Seeing, ViT, pooled_width
+from diptych.recipes.run import Finetune, Pretrain
+from diptych.state import weights
+from diptych.tasks.classification import Classification
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.train.distributed import processes
 from diptych.weights.names import within
+from diptych.weights.refit import refit
 from diptych.weights.strict import load_strict
 
-TASKS = ("vqa", "retrieval")
-Task = ClosedVQA | Retrieval
+TASKS = ("vqa", "retrieval", "classification")
+Task = ClosedVQA | Retrieval | Classification
 
 
 def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     """The task's module with fresh weights, keyed by the run's seed. `facts`: of the data it learns from; VQA's are the
-    "answers" and, where they are known, the "prior" of each. Raises RunError for a task that there is not.
+    "answers" and, where they are known, the "prior" of each, classification's the "classes". Raises RunError for a task
+    that there is not, or that the model cannot do.
     """
     torch.manual_seed(run.training.seed)
+    if run.task == "classification":
+        classes = len(facts["classes"])
+        return Classification(classifying(run.model, classes).build(), classes)  # type: ignore[arg-type]
     model: Any = run.model.build()
-    if not isinstance(model, Fuses):
+    if isinstance(run.model, Seeing) or not isinstance(model, Fuses):
         raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
     exchange(model, run)  # type: ignore[arg-type]
     if run.task == "vqa":
@@ -49,6 +58,13 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     if run.task == "retrieval":
         return Retrieval(model, pooled_width(run.model), run.false_texts)
     raise RunError(f"there is no task {run.task!r}; there are: {', '.join(TASKS)}")
+
+
+def classifying(model: Model, classes: int) -> Model:
+    """A model of images alone with a classifier of so many classes. Raises RunError for one that has no such part."""
+    if not isinstance(model, ViT | CrossViT):
+        raise RunError(f"a {type(model).__name__} has no classifier; a ViT and a CrossViT have")
+    return replace(model, classes=classes)
 
 
 def questions(data: str, split: str, blind: str, least: int) -> Questioned:
@@ -59,8 +75,10 @@ def questions(data: str, split: str, blind: str, least: int) -> Questioned:
 
 def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Examples:
     """What the run learns from, or is held out from it."""
-    tokenizer = tokenizer_of(run)
     images, least = shown(run, augment), run.images.shorter
+    if run.task == "classification":
+        return LabelledExamples(Labelled(Path(run.data), split), images, mirrored=augment)
+    tokenizer = tokenizer_of(run)
     if run.task == "vqa":
         source = questions(run.data, split, run.blind, least)
         return QuestionExamples(source, tokenizer, images, answers, normalise_answer)
@@ -68,9 +86,15 @@ def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Ex
 
 
 def start(module: Task, folder: Path) -> None:
-    """The pre-trained model, every weight of it; retrieval's score begins as the matching head's."""
-    state = read_weights(folder)
-    load_strict(module.get_submodule("model"), within(state, "model."), str(folder))
+    """The pre-trained model, every weight of it, its positions resized where pictures are; retrieval's score begins as the
+    matching head's. A classifier is of the classes that it learned: classification begins with a fresh one.
+    """
+    state, model = read_weights(folder), module.get_submodule("model")
+    before = refit(model, within(state, "model."), getattr(read_run(folder)[0].model, "grid", None))
+    if isinstance(module, Classification):
+        known = {name: tensor for name, tensor in before.items() if not name.startswith("head.")}
+        before = {name: tensor for name, tensor in weights(model).items() if name.startswith("head.")} | known
+    load_strict(model, before, str(folder))
     match = within(state, "heads.match.")
     if isinstance(module, Retrieval) and match:
         head = Match(module.rank.linear.in_features)
@@ -90,6 +114,9 @@ def finetune(run: Finetune, out: Path) -> None:
             source = open_questions(run.data, run.split)
             answers = answer_list(source, normalise_answer, run.answers_least, run.answers_most)
             facts["prior"] = answer_prior(source, answers, normalise_answer)
+        if run.task == "classification":
+            facts["classes"] = Labelled(Path(run.data), run.split).classes
+            run = replace(run, model=classifying(run.model, len(facts["classes"])))
         food = examples(run, run.split, answers, augment=True)
         facts |= {"examples": len(food), "answers": answers}
         module = build(run, facts)
@@ -98,13 +125,27 @@ def finetune(run: Finetune, out: Path) -> None:
         train(run, module, food, lambda: examples(run, "val", answers, augment=False), facts, out, group)
 
 
-def inherited(folder: Path, run: Finetune) -> Finetune:
-    """The fine-tuning run with the model and the pictures of the run it starts from. Raises RunError."""
+def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
+    """The fine-tuning run with the model and the pictures of the run it starts from. `own`: it is a system's own recipe,
+    which has pictures of its own, for that system alone. Raises RunError.
+    """
     before, _ = read_run(folder)
-    if isinstance(before.model, Seeing):
-        raise RunError(
-            f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model that reads text and image"
-        )
+    if own:
+        return _own(folder, run, before)
+    if isinstance(before.model, Seeing) != (run.task == "classification"):
+        need = "of images alone" if run.task == "classification" else "that reads text and image"
+        raise RunError(f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model {need}")
     return replace(
         run, model=before.model, images=before.images, embed=before.embed, start=str(folder), recipe=before.recipe
     )
+
+
+def _own(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
+    """Pictures of the recipe's size in patches of the model, which has a position for each; frozen features stay as they are."""
+    if type(before.model) is not type(run.model):
+        kinds = type(run.model).__name__, type(before.model).__name__
+        raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} holds a {kinds[1]}")
+    run = replace(run, model=before.model, embed=before.embed, start=str(folder))
+    if before.embed.image != "own":
+        return replace(run, images=before.images)
+    return sized(replace(run, images=replace(run.images, patch=before.images.patch)))

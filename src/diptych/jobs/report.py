@@ -24,7 +24,19 @@ SEVERITY = {
     "zero gradient": "warning",
     "not finite": "error",
 }
-SHOWN = ("itm", "mlm", "wpa", "grid", "classes", "vqa", "retrieval", "learning_rate", "grad_norm", "samples_per_second")
+SHOWN = (
+    "itm",
+    "mlm",
+    "wpa",
+    "grid",
+    "classes",
+    "vqa",
+    "retrieval",
+    "classification",
+    "learning_rate",
+    "grad_norm",
+    "samples_per_second",
+)
 
 
 def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:

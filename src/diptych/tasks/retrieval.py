@@ -15,7 +15,7 @@ from diptych.inputs import Batch, Image, Text
 from diptych.layers.init import init_transformer
 from diptych.models.verbs import Fuses
 from diptych.step import Floor
-from diptych.tasks.single import need, sample_counts
+from diptych.tasks.single import need, pictured, sample_counts
 from diptych.tokens import Tokens
 
 
@@ -46,7 +46,7 @@ class Retrieval(nn.Module):
 
     def candidates(self, batch: Batch) -> Float[Tensor, "b candidates"]:
         """Each image's score with its own text, then with its false ones."""
-        image = self.model.encode_image(need(batch.image, "image"))
+        image = pictured(self.model, batch)
         true = self.score(self.model.encode_text(need(batch.text, "text")), image)
         texts = self.model.encode_text(need(batch.false_texts, "false texts"))
         owner = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))

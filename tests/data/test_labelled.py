@@ -1,0 +1,95 @@
+"""CIFAR-100's files: read without running them, divided, refused in one line."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.data.labelled import Labelled, LabelledExamples
+from diptych.data.settings import ImageSettings
+from diptych.data.source import DataError
+
+CLASSES = [b"apple", b"bear", b"cloud"]
+
+
+def pixels(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 3072), dtype=np.uint8)
+
+
+def write(folder: Path) -> Path:
+    """A data set of 30 and 6 pictures, as its pickles are made."""
+    folder.mkdir(exist_ok=True)
+    train = {b"data": pixels(30, 0), b"fine_labels": [i % 3 for i in range(30)]}
+    held = {
+        "meta": {b"fine_label_names": CLASSES},
+        "train": train,
+        "test": {b"data": pixels(6, 1), b"fine_labels": [2, 1, 0, 2, 1, 0]},
+    }
+    for name, content in held.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return folder
+
+
+def test_splits_share_no_picture(tmp_path: Path):
+    train, val, test = (Labelled(write(tmp_path), split) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (27, 3, 6) and not set(train.rows) & set(val.rows)
+    assert [test.label(i) for i in range(6)] == [2, 1, 0, 2, 1, 0] and val.label(0) == 0
+    picture = np.asarray(val.image(1))
+    assert picture.shape == (32, 32, 3) and np.array_equal(picture.transpose(2, 0, 1).ravel(), pixels(30, 0)[19])
+    assert train.classes == ["apple", "bear", "cloud"] and val.where(0).endswith("train, row 9")
+
+
+def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
+    settings = ImageSettings(shorter=32, square=True)
+    source = Labelled(write(tmp_path), "train")
+    plain, mirrored = (LabelledExamples(source, settings, m) for m in (False, True))
+    ids = list(range(20))
+    straight = plain.collate([plain.load(i, 0, 0) for i in ids], ids, 0, 0)
+    turned = mirrored.collate([mirrored.load(i, 0, 0) for i in ids], ids, 0, 0)
+    assert straight.image is not None and turned.image is not None
+    assert straight.labels["class"].tolist() == [plain.source.label(i) for i in ids]
+    same = [torch.equal(a, b) for a, b in zip(straight.image.pixels, turned.image.pixels, strict=True)]
+    flipped = [torch.equal(a, b.flip(2)) for a, b in zip(straight.image.pixels, turned.image.pixels, strict=True)]
+    assert [a != b for a, b in zip(same, flipped, strict=True)] == [True] * 20 and 3 < sum(flipped) < 17
+    again = mirrored.collate([mirrored.load(i, 0, 0) for i in ids], ids, 0, 0)
+    assert again.image is not None and torch.equal(again.image.pixels, turned.image.pixels)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({b"fine_labels": [3] * 30}, "label 3 is none of the 3 classes"),
+        ({b"fine_labels": [0] * 29}, "for 29 labels"),
+        ({b"data": pixels(30, 0)[:, :-1]}, r"shape \(30, 3071\)"),
+        ({b"data": [1, 2]}, "no data there; it must be CIFAR-100's"),
+        ({b"extra": os.system}, "which could run code"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, changed: dict[Any, Any], told: str):
+    write(tmp_path)
+    content = pickle.loads((tmp_path / "train").read_bytes()) | changed
+    (tmp_path / "train").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match=told):
+        Labelled(tmp_path, "train")
+
+
+def test_a_folder_without_the_files_is_told(tmp_path: Path):
+    with pytest.raises(DataError, match="CIFAR-100's meta, train and test"):
+        Labelled(tmp_path, "train")
+    with pytest.raises(DataError, match="split 'spring' is none of"):
+        Labelled(write(tmp_path), "spring")
+
+
+def test_the_published_files(tmp_path: Path):
+    root = Path(os.environ.get("DIPTYCH_DATA", "")) / "cifar-100-python"
+    if not (root / "meta").is_file():
+        pytest.skip("set DIPTYCH_DATA to a folder with cifar-100-python to read it")
+    train, val, test = (Labelled(root, split) for split in ("train", "val", "test"))
+    assert len(train.classes) == 100 and len(train) == 9 * len(val) and len(test) > 0
+    assert {val.label(i) for i in range(len(val))} == set(range(100))

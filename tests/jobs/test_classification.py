@@ -1,0 +1,79 @@
+"""A classifier learns from CIFAR-100's files, is scored, and another begins with its weights; the systems' own recipes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.cli import main
+from diptych.cli.arguments import recipe
+from diptych.data.labelled import Labelled
+from diptych.jobs.finetune import build, inherited, start
+from diptych.jobs.folder import RunError, read_run, read_weights, write_run
+from diptych.recipes.models import ALBEF
+from diptych.train.checkpoint import save_weights
+
+TINY = "--model.sizes 8 12 --model.patches 4 6 --model.widths 16 16 --model.heads 2 2 --model.hidden 32 32 --images.augment False"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of grey, from dark to light."""
+    folder, draw = tmp_path_factory.mktemp("grey"), np.random.default_rng(0)
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"dark", b"grey", b"light"]}, protocol=2))
+    for name, n in (("train", 90), ("test", 30)):
+        labels = [i % 3 for i in range(n)]
+        data = (draw.integers(0, 20, (n, 3072)) + 110 * np.array(labels)[:, None]).astype(np.uint8)
+        (folder / name).write_bytes(pickle.dumps({b"data": data, b"fine_labels": labels}, protocol=2))
+    return folder
+
+
+def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 --workers 0 --device cpu"
+    assert main([*words.split(), "--optimizer.learning_rate", "0.003"]) == 0
+    assert main(["evaluate", str(out), "--split", "test", "--workers", "0", "--device", "cpu"]) == 0
+    (scores,) = out.glob("evaluate-classification-*-test")
+    metrics = json.loads((scores / "metrics.json").read_text())["metrics"]
+    assert metrics["accuracy"] > 0.9 and metrics["accuracy at 3"] == 1.0 and metrics["images"] == 30
+    rows = [json.loads(line) for line in (scores / "predictions.jsonl").read_text().splitlines()]
+    source = Labelled(folder, "test")
+    assert [row["truth"] for row in rows] == [source.classes[source.label(row["index"])] for row in rows]
+    _, facts = read_run(out)
+    assert facts["classes"] == ["dark", "grey", "light"]
+
+    other = inherited(out, replace(recipe("crossvit.small", "Finetune"), recipe=""))
+    module = build(other, {"classes": ["cat", "dog"]})
+    start(module, out)
+    state, known = module.state_dict(), read_weights(out)
+    assert state["model.head.0.weight"].shape[0] == 2 and known["model.head.0.weight"].shape[0] == 3
+    assert all(torch.equal(state[name], tensor) for name, tensor in known.items() if ".head." not in name)
+    with pytest.raises(RunError, match="CrossViT; vqa needs a model that reads text and image"):
+        inherited(out, replace(other, task="vqa"))
+
+
+def test_a_system_s_own_recipe_shows_larger_pictures_to_a_run_s_model(tmp_path: Path):
+    own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
+    model = ALBEF(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
+    before = replace(before, model=model, images=replace(before.images, shorter=32))
+    write_run(tmp_path, before, {})
+    module = build(replace(own, model=model), {"answers": ["yes"]})
+    save_weights(tmp_path, module)
+    run = inherited(tmp_path, replace(own, images=replace(own.images, shorter=48)), own=True)
+    assert run.model == replace(model, grid=(3, 3)) and run.images.shorter == 48 and run.recipe == "albef.vqa"
+    larger = build(run, {"answers": ["yes"]})
+    start(larger, tmp_path)
+    learned = read_weights(tmp_path)
+    assert all(
+        torch.equal(p, learned[name])
+        for name, p in larger.named_parameters()
+        if name.startswith("model.") and name != "model.image.patches.position"
+    )
+    with pytest.raises(RunError, match=r"blip\.vqa is for a BLIP, but .* holds a ALBEF"):
+        inherited(tmp_path, recipe("blip.vqa", "Finetune"), own=True)

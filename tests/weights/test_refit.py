@@ -1,0 +1,46 @@
+"""Weights of a run on pictures of one size, in a model for those of another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from diptych.inputs import Image
+from diptych.models.albef import ALBEF
+from diptych.models.vlmo import VLMo
+from diptych.state import weights
+from diptych.weights.read import WeightsError
+from diptych.weights.refit import refit
+from diptych.weights.strict import load_strict
+
+
+def albef(side: int) -> nn.Module:
+    return ALBEF(8, 1, 2, 16, 4, (side, side), 8, 1, 1, 2, 16, 20, 12, 4, dropout=0.0)
+
+
+def vlmo(side: int) -> nn.Module:
+    return VLMo(8, 2, 2, 16, 1, 4, (side, side), 20, 12, drop=0.0)
+
+
+@pytest.mark.parametrize("make", [albef, vlmo])
+def test_positions_alone_are_resized(make):
+    small, large = make(3), make(4)
+    for p in small.parameters():
+        nn.init.normal_(p)
+    with pytest.raises(WeightsError, match="of another shape"):
+        load_strict(large, weights(small), "the small one")
+    learned = weights(small)
+    fitted = refit(large, learned, (3, 3))
+    load_strict(large, fitted, "the small one")
+    changed = [name for name, tensor in learned.items() if fitted[name] is not tensor]
+    assert changed == ["image.patches.position" if make is albef else "transformer.positions.table"]
+    large.encode_image(Image.whole(torch.randn(1, 3, 16, 16)))
+
+
+def test_the_same_grid_changes_nothing():
+    same = vlmo(3)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(refit(same, weights(same), (3, 3)).values(), weights(same).values(), strict=True)
+    )
