@@ -122,6 +122,15 @@ def test_codes_are_those_of_the_tokenizer_that_is_named(tokenizer: str):
         building.build(replace(run, objectives=replace(run.objectives, codebook=9)))
 
 
+def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
+    module = building.build(toy(recipe("beit3.small_tokenizer")))
+    idle = module.get_buffer("model.codebook.idle").zero_()
+    idle[1:] = 10
+    save_weights(Path(tokenizer), module)
+    with pytest.raises(RunError, match="codebook has collapsed"):
+        building.build(replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer))
+
+
 @pytest.mark.parametrize(
     ("name", "asked", "told"),
     [

@@ -23,7 +23,14 @@ WIDTH = 16
 
 def model(**others: Any) -> ALBEF:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"image_width": 12, "image_depth": 1, "image_heads": 2, "image_hidden": 24, "patch": 4, "grid": (2, 2)}
+    sizes: dict[str, Any] = {
+        "image_width": 12,
+        "image_depth": 1,
+        "image_heads": 2,
+        "image_hidden": 24,
+        "patch": 4,
+        "grid": (2, 2),
+    }
     text = {"width": WIDTH, "text_depth": 1, "fusion_depth": 1, "heads": 2, "hidden": 24, "vocabulary": 30}
     whole: dict[str, Any] = {**sizes, **text, "text_length": 8, "joint": 6, "dropout": 0.0, **others}
     made = ALBEF(**whole)
