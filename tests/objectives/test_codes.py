@@ -92,6 +92,21 @@ def test_it_learns_uses_its_codebook_and_is_watched():
     assert all(torch.equal(before[name], value) for name, value in step.state_dict().items()), "scoring changes nothing"
 
 
+def test_it_learns_the_same_codes_in_half_precision():
+    whole, half = tokenizer_step().train(), tokenizer_step().train()
+    batch = batch_of(16)
+    exact = whole(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = half(batch)
+    torch.testing.assert_close(rough["features"], exact["features"], rtol=0.05, atol=0.05)
+    book, other = (step.get_submodule("model.codebook") for step in (whole, half))
+    assert all(buffer.dtype == other.get_buffer(name).dtype for name, buffer in book.named_buffers())
+    x = F.normalize(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = half.model.codebook.nearest(x)  # type: ignore[union-attr]
+    assert torch.equal(found, half.model.codebook.nearest(x))  # type: ignore[union-attr]
+
+
 def test_what_is_told_is_how_a_patch_differs_from_the_mean():
     """By hand, on unit vectors."""
     step, batch = tokenizer_step(), batch_of(8)

@@ -56,8 +56,9 @@ class Codebook(nn.Module):
         self.begun.fill_(True)
 
     def nearest(self, x: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
-        """The code of each unit vector."""
-        return (x @ self.vectors.T).argmax(1)
+        """The code of each unit vector, in full precision: rounded cosines would be equal."""
+        with torch.autocast(x.device.type, enabled=False):
+            return (x.float() @ self.vectors.T).argmax(1)
 
     def asked(self, x: Float[Tensor, "n width"], codes: Int[Tensor, " n"]) -> Asked:
         counts = torch.bincount(codes, minlength=len(self.vectors)).to(x.dtype)

@@ -55,7 +55,7 @@ class VisualTokenizer(nn.Module):
         for block in self.encoder:
             tokens = block(tokens)
         short = tokens.by_span(name="patches").map(self.norm).map(self.to_code)
-        return short.map(lambda x: F.normalize(x, dim=-1))
+        return short.map(lambda x: F.normalize(x.float(), dim=-1))
 
     def quantise(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
         """The nearest code in the place of each real vector, and which it is, sample after sample. Gradients pass straight
