@@ -123,7 +123,7 @@ class _Machine:
             raise NotPlain(f"it uses {name}")
 
     def _since_mark(self) -> list[Any]:
-        at = max(i for i, x in enumerate(self.stack) if x is _MARK)
+        at = next(i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK)
         items = self.stack[at + 1 :]
         del self.stack[at:]
         return items
