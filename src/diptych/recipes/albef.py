@@ -54,7 +54,7 @@ def small() -> Pretrain:
         image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, text_depth=1,
         fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
     )  # fmt: skip
-    return frozen("albef.small", model, OBJECTIVES)
+    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False))
 
 
 def vqa() -> Finetune:

@@ -79,7 +79,7 @@ def base_words() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features: the third stage alone."""
-    return frozen("vlmo.small", SMALL, base().objectives)
+    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False))
 
 
 def small_words() -> Pretrain:
