@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny_data import Colours
 
 from diptych.data.examples import PairExamples
 from diptych.data.loader import loader, rate, sweep
+from diptych.data.order import Shuffled
 from diptych.data.source import DataError
 from diptych.data.tally import Loaded, Skipped, Tally
 from diptych.data.transforms import ImageSettings
@@ -110,6 +112,25 @@ def test_a_sweep_gives_every_example_once(world):
     assert sorted(seen) == list(range(22))
     if world == 1:
         assert seen == sorted(seen)
+
+
+def test_shuffled_examples_are_the_same_ones_and_no_picture_s_captions_stand_together():
+    plain = pairs(40)
+    mixed = Shuffled(plain, 1)
+    seen = [i for x in sweep(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
+    assert sorted(seen) == list(range(80)) and seen != sorted(seen)
+    together = sum(a // 2 == b // 2 for a, b in pairwise(seen))
+    assert together < 10, "40 in the order of the data"
+    batch = next(sweep(mixed, 8, seed=5, workers=0)).batch
+    used = batch.ids.tolist()
+    again = plain.collate([plain.load(i, 5, 0) for i in used], used, 5, 0)
+    assert equal(Loaded(batch), Loaded(again)) and [mixed.length(0)] == [plain.length(used[0])]
+
+
+def test_the_last_of_a_sweep_is_never_by_itself():
+    sizes = {n: [len(x.batch) for x in sweep(pairs(n), 3, workers=0)] for n in (1, 2, 3, 4, 5)}  # two captions an image
+    assert sizes == {1: [2], 2: [4], 3: [3, 3], 4: [3, 3, 2], 5: [3, 3, 4]}
+    assert [len(x.batch) for x in sweep(pairs(2), 1, workers=0)] == [1, 1, 1, 1]
 
 
 def test_a_sweep_leaves_bad_samples_out_and_reports_each():

@@ -52,12 +52,14 @@ def sweep(
 ) -> Iterator[Loaded]:
     """Every example once, in order, for evaluation; rank r takes every `world`-th batch. Bad samples are left out.
 
-    A batch with nothing readable in it is not given; what it skipped is reported with the next one, or the last.
+    A last example by itself goes with the batch before: what compares samples needs another. A batch with nothing readable in
+    it is not given; what it skipped is reported with the next one, or the last.
     """
     held: Loaded | None = None
     waiting: tuple[Skipped, ...] = ()
-    starts = range(0, len(examples), batch)[rank::world]
-    for made, skipped in run(_Chunks(examples, batch, seed), starts, workers):
+    starts = range(0, len(examples) - (len(examples) > batch > 1), batch)
+    parts = [range(at, len(examples) if at == starts[-1] else at + batch) for at in starts]
+    for made, skipped in run(_Chunks(examples, seed), parts[rank::world], workers):
         waiting += skipped
         if made is None:
             continue
@@ -122,14 +124,14 @@ class _Steps(Dataset):
 
 
 class _Chunks(Dataset):
-    """First id → the batch that begins there, without its bad samples."""
+    """Ids → their batch, without its bad samples."""
 
-    def __init__(self, examples: Examples, batch: int, seed: int):
-        self.examples, self.batch, self.seed = examples, batch, seed
+    def __init__(self, examples: Examples, seed: int):
+        self.examples, self.seed = examples, seed
 
-    def __getitem__(self, start: int) -> tuple[Batch | None, tuple[Skipped, ...]] | DataError:
+    def __getitem__(self, ids: range) -> tuple[Batch | None, tuple[Skipped, ...]] | DataError:
         try:
-            return _chunk(self.examples, range(start, min(start + self.batch, len(self.examples))), self.seed)
+            return _chunk(self.examples, ids, self.seed)
         except DataError as error:
             return error
 

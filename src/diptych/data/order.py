@@ -1,13 +1,16 @@
-"""The order in which training visits its examples: deterministic, length-aware, and known at any point without history."""
+"""The order in which examples are visited: in training deterministic, length-aware, and known at any point without history."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from diptych.data.examples import Examples
 from diptych.data.source import DataError
+from diptych.inputs import Batch
 from diptych.keyed import permutation
 
 
@@ -44,3 +47,25 @@ class Order:
     def __setstate__(self, state):
         vars(self).update(state)
         self._epoch = lru_cache(2)(self._plan)
+
+
+class Shuffled:
+    """Examples in an order drawn by `seed`, each drawn for by its own id as before.
+
+    In the order of the data a batch holds all captions of each picture, which losses that compare samples take for others'.
+    """
+
+    def __init__(self, examples: Examples, seed: int):
+        self.examples, self.ids = examples, permutation(seed, 0, len(examples), "held out")
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def length(self, index: int) -> int:
+        return self.examples.length(int(self.ids[index]))
+
+    def load(self, index: int, seed: int, step: int) -> Any:
+        return self.examples.load(int(self.ids[index]), seed, step)
+
+    def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch:
+        return self.examples.collate(loaded, self.ids[list(ids)].tolist(), seed, step)

@@ -13,6 +13,7 @@ from torch import nn
 
 from diptych.data.examples import Examples
 from diptych.data.loader import sweep
+from diptych.data.order import Shuffled
 from diptych.data.source import DataError
 from diptych.data.tally import Loaded
 from diptych.inputs import Batch
@@ -103,9 +104,9 @@ def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:
 
 
 def held_out(val: Examples, batch: int, seed: int) -> list[Batch]:
-    """A few batches of the val split, the same each time."""
+    """A few batches from all over the val split, the same each time."""
     batches: list[Batch] = []
-    for loaded in sweep(val, min(batch, 64), seed=seed + 1, workers=0):
+    for loaded in sweep(Shuffled(val, seed), min(batch, 64), seed=seed + 1, workers=0):
         batches.append(loaded.batch)
         if sum(map(len, batches)) >= HELD_OUT:
             break

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diptych.data.examples import PairExamples
 from diptych.data.loader import sweep
+from diptych.data.order import Shuffled
 from diptych.data.tally import Tally
 from diptych.inputs import Batch
 from diptych.jobs.folder import RunError
@@ -35,7 +36,7 @@ def matching(subject: Subject) -> Scored:
     tally = Tally(asked.max_skipped)
 
     def batches() -> Iterator[Batch]:
-        loading = sweep(food, BATCH, seed=asked.seed + 1, workers=asked.workers)
+        loading = sweep(Shuffled(food, asked.seed), BATCH, seed=asked.seed + 1, workers=asked.workers)
         for loaded in track(loading, description="matching", total=-(-len(food) // BATCH)):
             tally.add(len(loaded.batch), loaded.skipped)
             yield loaded.batch
