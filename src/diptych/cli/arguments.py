@@ -50,7 +50,10 @@ def positional(words: list[str], what: str) -> str:
 
 
 def folder(words: list[str], flag: str = "--out") -> Path:
-    return Path(take(words, flag))
+    path = Path(take(words, flag))
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{flag} {path} is a file; give a folder")
+    return path
 
 
 def asks_help(words: Sequence[str]) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import take
+from diptych.cli.arguments import asks_help, take
 from diptych.cli.refusal import UsageError
 
 
 def demo_command(words: list[str]) -> None:
-    if words[:1] in (["-h"], ["--help"]):
+    if asks_help(words):
         print(__doc__)
         return
     out, seed = Path(take(words, "--out", "demo")), take(words, "--seed", "0")

@@ -5,18 +5,22 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import positional, recipe
+from diptych.cli.arguments import asks_help, nearest, positional, recipe, recipes
 from diptych.cli.refusal import UsageError
 from diptych.recipes.published import PUBLISHED
 
 
 def describe_command(words: list[str]) -> None:
-    if words[:1] in ([], ["-h"], ["--help"]):
+    if asks_help(words) or not words:
         print(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
         return
     name = positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
     if words:
         raise UsageError(f"describe takes one system or recipe, not {' '.join(words)} besides")
+    if name not in (names := [*PUBLISHED, *recipes()]):
+        raise UsageError(
+            f"there is no system or recipe {name!r}{nearest(name, names)}; systems: {', '.join(PUBLISHED)}"
+        )
     known = PUBLISHED.get(name)
     asked = known or recipe(name)
     from diptych.jobs.describe import WORDS, describe

@@ -32,8 +32,10 @@ def plan_command(words: list[str]) -> None:
 
     from diptych.jobs.plan import plan
 
+    console = Console(soft_wrap=True)
+    console.print(f"{name}: one step is made here and counted ...", highlight=False)
     found = plan(run, gpus, utilisation)
-    console, counts = Console(soft_wrap=True), found.counted
+    counts = found.counted
     device, steps, batch = found.device, run.training.steps, run.training.batch
     tokens = counts.words + counts.patches
     console.print(f"{name} on {found.ranks} x {device.name} ({device.source})", highlight=False)

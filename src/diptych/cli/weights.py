@@ -5,7 +5,8 @@ diptych parity GOLDEN [--certificate FILE]
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
 named. --config is the official code's settings as JSON, where they are not the published ones: ViLBERT's schedule,
 open_clip's config. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
-.safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where one differs.
+.safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an
+official golden folder, every out.* tensor, and exits with 1 where one differs.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import positional, take
+from diptych.cli.arguments import asks_help, positional, take
 from diptych.cli.refusal import UsageError
 
 
 def import_command(words: list[str]) -> None:
-    if words[:1] in ([], ["-h"], ["--help"]):
+    if asks_help(words) or not words:
         print(__doc__)
         return
     system, checkpoint = (
@@ -66,7 +67,7 @@ def _grid(text: str) -> tuple[int, int]:
 
 
 def export_command(words: list[str]) -> None:
-    if words[:1] in ([], ["-h"], ["--help"]):
+    if asks_help(words) or not words:
         print(__doc__)
         return
     folder = Path(positional(words, "the run's folder"))
@@ -84,7 +85,7 @@ def export_command(words: list[str]) -> None:
 
 
 def parity_command(words: list[str]) -> int:
-    if words[:1] in ([], ["-h"], ["--help"]):
+    if asks_help(words) or not words:
         print(__doc__)
         return 0
     folder, certificate = Path(positional(words, "the golden folder")), take(words, "--certificate", "")
