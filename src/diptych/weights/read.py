@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a hostile file makes the readers raise anything at all
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         if type(error).__name__ == "UnpicklingError":  # torch's own advice is to unpickle anything, which is never done
-            reason = "no pickle of tensors and plain values alone; nothing else is ever read: save its state_dict alone"
+            reason = "nothing but tensors and plain values is ever unpickled: save its state_dict alone"
         raise WeightsError(f"{path}: not a readable checkpoint ({reason})") from None
     return _tensors(loaded, path)
 
