@@ -57,6 +57,8 @@ def train(
 
     def evaluate(_: int) -> Mapping[str, float]:
         if not held and aside is not None:
+            if group.main:
+                print(f"loading {min(HELD_OUT, len(aside))} held-out examples, once", flush=True)
             held.extend(held_out(aside, settings.batch, settings.seed))
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}

@@ -51,7 +51,7 @@ class Hinge:
             return None
         return Floor(
             2 * self.margin,
-            "every pair equally alike",
+            "loss of every pair equally alike",
             "all embeddings have fallen together, as hardest negatives do early: train with all negatives first, "
             "use a larger batch, or lower the learning rate",
         )

@@ -78,7 +78,7 @@ class ImageTextContrast:
         apart = (n - 1) * math.log(n / (n - 1)) if self.form == "sigmoid" and n > 1 else 0.0
         return Floor(
             math.log(n) + apart,
-            "every candidate alike",
+            "loss of every candidate alike",
             "images and texts are not yet told apart: check the temperature, the learning rate and that pairs are true",
         )
 

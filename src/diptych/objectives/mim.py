@@ -70,7 +70,7 @@ class MaskedPixels:
         if not self.normalise:
             return None
         return Floor(
-            1.0, "every hidden patch grey", "the visible patches are not yet read: check positions and warm-up"
+            1.0, "loss of every hidden patch grey", "the visible patches are not yet read: check positions and warm-up"
         )
 
 

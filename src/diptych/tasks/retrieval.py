@@ -32,7 +32,7 @@ class Retrieval(nn.Module):
         self.rank.apply(init_transformer)
         self.weights = {"retrieval": 1.0}
         self.floors = {
-            "retrieval": Floor(math.log(1 + false), "every text alike", "texts and image are not yet compared")
+            "retrieval": Floor(math.log(1 + false), "loss of every text alike", "texts and image are not yet compared")
         }
 
     @torch.no_grad()
