@@ -44,7 +44,9 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
     hiding = Hiding(masking, regions) if chosen.hide_regions else None
     blocks = BlockMasking(chosen.patch_rate, chosen.block_least)
     beside = regions if chosen.hide_regions else blocks if chosen.codes else None
-    hard = HardMatching(weight=chosen.itm, head=contrasts[0] if contrasts else "", even=chosen.even, in_rank=chosen.in_rank)
+    hard = HardMatching(
+        weight=chosen.itm, head=contrasts[0] if contrasts else "", even=chosen.even, in_rank=chosen.in_rank
+    )
     possible: list[Objective] = [
         ImageTextContrast(weight=chosen.itc, heads=contrasts, form=chosen.contrast_form),
         hard if chosen.hard_negatives else ImageTextMatching(weight=chosen.itm, hiding=hiding),
