@@ -116,5 +116,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(tmp_path, monkeypatc
 def test_shapes_that_cannot_be_drawn_are_named():
     with pytest.raises(ValueError, match=r"heat map 'dog': the plan is \(2, 3, 4\), expected \(1 words"):
         HeatMap(PICTURE, ["dog"], np.ones((2, 3, 4)), 0.1, "dog")
+    with pytest.raises(ValueError, match="histogram 'scores': 3 series, where two can be told apart"):
+        Histogram("scores", [0, 1], {"a": [1], "b": [1], "c": [1]})
     with pytest.raises(ValueError, match="table 'VQA', row 1: 1 cells for 2 columns"):
         Table("VQA", ["a", "b"], [[1, 2], [3]])

@@ -68,7 +68,7 @@ def _orientation(picture: Pillow.Image) -> int:
     """EXIF's orientation, 1 (upright) where it is broken: a bad note is no reason to lose the picture."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:
+    except Exception:  # Pillow raises whatever its TIFF parser meets: SyntaxError, struct.error, KeyError and others
         return 1
 
 

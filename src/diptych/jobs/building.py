@@ -108,7 +108,8 @@ def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
 
 def _within(name: list[str], pattern: list[str]) -> bool:
     """Whether a parameter lies in the part that a pattern names."""
-    return len(name) >= len(pattern) and all(fnmatchcase(*both) for both in zip(name, pattern, strict=False))
+    head = name[: len(pattern)]
+    return len(head) == len(pattern) and all(map(fnmatchcase, head, pattern))
 
 
 def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:

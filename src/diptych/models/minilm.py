@@ -98,7 +98,8 @@ class FrozenText:
                 for row, i in enumerate(chunk):
                     ids[row, : len(rows[i])] = rows[i]
                     real[row, : len(rows[i])] = True
-                for i, states in zip(chunk, self._read(Text(ids, real), packed=False).cpu(), strict=False):
+                read = self._read(Text(ids, real), packed=False)[: len(chunk)].cpu()
+                for i, states in zip(chunk, read, strict=True):
                     found[i] = states[: len(rows[i])].clone()
                     self._remembered.put(names[i], {"states": found[i]})
         return found

@@ -24,7 +24,7 @@ def drawn(histogram: Histogram) -> str:
     if histogram.threshold is not None:
         parts.append(f'<path class="floor" d="M{x(histogram.threshold):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
     legend = []
-    for (name, values), kind in zip(shares.items(), COLOURS, strict=False):
+    for (name, values), kind in zip(shares.items(), COLOURS[: len(shares)], strict=True):
         path = f"M{x(edges[0]):.1f} {y(0):.1f}" + "".join(
             f"V{y(value):.1f}H{x(edge):.1f}" for value, edge in zip(values, edges[1:], strict=True)
         )

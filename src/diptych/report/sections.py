@@ -103,6 +103,8 @@ class Histogram:
     threshold: float | None = None
 
     def __post_init__(self):
+        if len(self.counts) > 2:
+            raise ValueError(f"histogram {self.title!r}: {len(self.counts)} series, where two can be told apart")
         for name, counts in self.counts.items():
             if len(counts) != len(self.edges) - 1:
                 raise ValueError(f"histogram {self.title!r}: {len(counts)} counts of {name!r}, {len(self.edges)} edges")
