@@ -93,6 +93,13 @@ def judged(
     model: Fuses, summary: Summary, text: Tokens, image: Tokens, which: Int[Tensor, " k"], shown: Int[Tensor, " k"],
     pairs: int = 256,
 ) -> Float[Tensor, " k"]:  # fmt: skip
-    """The scores of the texts `which` beside the images `shown`, `pairs` of them fused at a time."""
+    """The scores of the texts `which` beside the images `shown`, `pairs` of them fused at a time. In full precision, whatever
+    they were fused in: rounded scores would be equal, and equals rank last.
+    """
     parts = zip(which.split(pairs), shown.split(pairs), strict=True)
-    return torch.cat([summary(model.fuse(text.take(a), image.take(b)).pooled).float() for a, b in parts])
+    return torch.cat([_exact(summary, model.fuse(text.take(a), image.take(b)).pooled) for a, b in parts])
+
+
+def _exact(summary: Summary, pooled: Tensor) -> Float[Tensor, " pairs"]:
+    with torch.autocast(pooled.device.type, enabled=False):
+        return summary(pooled.float())

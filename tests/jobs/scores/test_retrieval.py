@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from diptych.data.shown import Pictured, Random
 from diptych.data.tally import Tally
 from diptych.heads import Contrast
-from diptych.inputs import Regions
+from diptych.inputs import Image, Regions
 from diptych.jobs.pretrain import build
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Subject
@@ -25,6 +26,7 @@ from diptych.recipes import vlmo
 from diptych.recipes.models import SCAN, VLMo, VSEpp
 from diptych.recipes.run import Evaluation, Objectives, Pretrain
 from diptych.tasks.rerank import FILL, Scores
+from diptych.tasks.retrieval import judged
 
 ASKED = Evaluation(
     "retrieval", data="scenes:50", split="train", gallery=7, captions=2, candidates=3, workers=0, device="cpu"
@@ -92,6 +94,35 @@ def test_contrast_s_best_are_matched_and_the_others_stand_behind(in_parts: None,
         best = torch.zeros_like(alike, dtype=torch.bool).scatter(1, alike.topk(3, 1).indices, True)
         assert (best.sum(1) == 3).all() and (scores[~best] == FILL).all()
         torch.testing.assert_close(scores[best], logits[best], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_surely_no_match_still_stands_before_what_was_not_asked(in_parts: None):
+    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, ranked_by="match"))
+    module, way = of.module, comparison(of)
+    assert isinstance(module, Pretraining) and way is not None
+    with torch.no_grad():
+        match = module.heads["match"].get_submodule("linear")
+        assert isinstance(match, nn.Linear)
+        match.bias.copy_(torch.tensor([500.0, -500.0]))
+        scores = by_comparison(of, way, gallery(of), Tally(0.0)).scores.of_texts
+    asked = scores > scores.min()
+    assert (asked.sum(1) == 3).all() and scores[asked].max() < FILL
+
+
+def test_pairs_are_scored_in_full_precision_whatever_they_are_fused_in():
+    of = subject(Objectives(itm=1.0), ASKED)
+    seen: list[torch.dtype] = []
+
+    def summary(pooled: torch.Tensor) -> torch.Tensor:
+        seen.append((pooled @ pooled.T).dtype)
+        return pooled[:, 0]
+
+    text = of.model.encode_text(tokenizer_of(of.run).encode(["a red cup"]))
+    image = of.model.encode_image(Image.whole(torch.zeros(1, 3, 80, 80)))
+    one = torch.zeros(1, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert judged(of.model, summary, text, image, one, one).dtype == torch.float32
+    assert seen == [torch.float32]
 
 
 def test_all_matched_is_the_same_as_every_pair_fused(in_parts: None):

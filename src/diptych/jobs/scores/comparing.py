@@ -113,8 +113,8 @@ def reranked(
     subject: Subject, match: Summary, alike: Float[Tensor, "a b"], images: list[Read], texts: list[Read], most: int,
     beside: float = 0.0,
 ) -> Scores:  # fmt: skip
-    """The scores of fused pairs, of each picture's and each text's `most` best by `alike`, plus `beside` times that; FILL for
-    the others.
+    """The scores of fused pairs, of each picture's and each text's `most` best by `alike`, plus `beside` times that; the
+    others stand behind them all.
     """
     by_image, by_text = torch.zeros_like(alike, dtype=torch.bool), torch.zeros_like(alike.T, dtype=torch.bool)
     by_image[candidates(alike, most)] = True
@@ -132,4 +132,5 @@ def reranked(
             left += len(text.tokens)
         top += len(image.tokens)
     scores = scores + beside * alike
-    return Scores(scores.masked_fill(~by_image, FILL), scores.T.masked_fill(~by_text, FILL))
+    behind = min(FILL, scores[asked].min().item() - 1)
+    return Scores(scores.masked_fill(~by_image, behind), scores.T.masked_fill(~by_text, behind))
