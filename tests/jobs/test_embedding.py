@@ -43,11 +43,19 @@ def test_words_become_another_encoders_but_for_what_writes():
     assert of(GivenWords, with_embed(clip.small(), text="minilm")) == ["text.word"]
 
 
-def test_what_foretells_words_is_told_of_each_by_itself():
-    looked_up = with_embed(coca.small(), text="minilm").get_submodule("text.word")
+def test_what_foretells_words_may_not_read_states_that_have_seen_them():
+    looked_up = with_embed(coca.small(), text="minilm_words").get_submodule("text.word")
     assert isinstance(looked_up, GivenWords) and looked_up.source is embedding.word_states
     reading = with_embed(clip.small(), text="minilm").get_submodule("text.word")
     assert isinstance(reading, GivenWords) and reading.source is embedding.read_states
+    with pytest.raises(RunError, match=r'CoCa foretells words.* "minilm_words"'):
+        with_embed(coca.small(), text="minilm")
+    with_embed(blip.small(), text="minilm")  # its decoder has words of its own
+
+
+def test_single_vectors_stand_under_a_models_own_places():
+    embedded = with_embed(albef.small(), text="minilm_words").get_submodule("words")
+    assert isinstance(embedded, TextEmbedding) and isinstance(embedded.word, GivenWords)
 
 
 def test_a_model_of_regions_is_not_shown_pixels():

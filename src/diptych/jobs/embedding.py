@@ -82,11 +82,22 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
             lambda old: RegionEmbedding(embed.features, _width(old), dropout=embed.dropout),
         )
     if embed.text == "minilm":
-        speaks = isinstance(run, Pretrain) and bool(run.objectives.lm or run.objectives.captions)
         _put(model, (TextEmbedding,), lambda old: _text(old, embed.dropout))
-        states = word_states if speaks else read_states
+        _refuse_foretelling(model, run)
+    if embed.text != "own":
+        states = read_states if embed.text == "minilm" else word_states
         words = partial(GivenWords, source=states, dropout=embed.dropout)
         _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
+
+
+def _refuse_foretelling(model: nn.Module, run: Pretrain | Finetune) -> None:
+    """Raises RunError where the words that a model is to foretell would be read in states that have seen them."""
+    foretells = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.captions)
+    if foretells and any(name == "word" for _, name, _ in _parts(model)):
+        raise RunError(
+            f"{type(run.model).__name__} foretells words, and minilm's states have seen those to come: set embed.text to "
+            '"minilm_words" or "own"'
+        )
 
 
 def reads_regions(run: Pretrain | Finetune) -> bool:

@@ -85,7 +85,7 @@ def small_tokenizer() -> Pretrain:
 
 def small_data() -> Pretrain:
     """Masked data on pictures of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
-    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, text=False), embed=Embedders())
+    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA), embed=Embedders())
     return replace(
         run,
         objectives=replace(MASKED_DATA, codebook=256, block_least=4),

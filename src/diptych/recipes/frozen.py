@@ -9,6 +9,8 @@ are computed once for each picture and caption. Sized for some four minutes of t
 
 from __future__ import annotations
 
+from typing import Literal
+
 from diptych.data.settings import ImageSettings
 from diptych.recipes.models import Model
 from diptych.recipes.run import Embedders, Objectives, Pretrain
@@ -23,15 +25,15 @@ FEATURES, DETECTED = 1280, 1000
 
 def frozen(
     recipe: str, model: Model, objectives: Objectives, steps: int = 300, batch: int = 128, learning_rate: float = 1e-3,
-    text: bool = True,
+    text: Literal["minilm", "minilm_words"] = "minilm",
 ) -> Pretrain:  # fmt: skip
-    """A run on frozen features. `text` False: the model reads its own words."""
+    """A run on frozen features."""
     return Pretrain(
         recipe=recipe,
         model=model,
         objectives=objectives,
         images=ImageSettings(shorter=224, patch=32, square=True),
-        embed=Embedders(image="boxes", scales=SCALES, text="minilm" if text else "own", dropout=0.1),
+        embed=Embedders(image="boxes", scales=SCALES, text=text, dropout=0.1),
         training=Training(
             steps=steps,
             batch=batch,

@@ -67,7 +67,8 @@ class Embedders:
     # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
     scales: tuple[tuple[float, float, int], ...] = ()
     features: int = 1280  # numbers per region, where those come from PATH
-    text: Literal["own", "minilm"] = "own"  # "minilm": a frozen MiniLM's word states
+    # "minilm": a frozen MiniLM's word states, which have seen the whole text; "minilm_words": its vector of each by itself
+    text: Literal["own", "minilm", "minilm_words"] = "own"
     dropout: float = 0.0  # of what was made of regions and word states, before a model's first block
 
 
