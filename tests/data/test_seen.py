@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diptych.data.files import CaptionedFiles, open_captions
 from diptych.data.pictures import PictureExamples
 from diptych.data.regions import RegionFolder
 from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions, pooled
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.data.shown import Shows
 from diptych.data.source import BadSample, Captioned
 from diptych.data.wordpiece import Tokenizer
@@ -123,6 +124,15 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
     grids(later, store, b"another").load(source, 0)
     SeenGrids(Seen(later, b"cells", ImageSettings(shorter=48, patch=16), Remembered(store=store))).load(source, 0)
     assert later.looks == 2
+
+
+def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karpathy: Path, tmp_path: Path):
+    source, store = open_captions(str(karpathy), "train"), Store(tmp_path / "seen")
+    expected, later = grids(Cells(), store).load(source, 0), Cells()
+    for remembered in (Remembered(store=store), Remembered()):
+        seen = Seen(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
+        assert np.array_equal(SeenGrids(seen).load(source, 0), expected)
+    assert later.looks == 1, "what was stored is found again"
 
 
 def test_a_bad_picture_is_a_bad_sample():

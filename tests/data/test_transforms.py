@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from diptych.data.randaugment import OPERATIONS, apply, randaugment
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
 from diptych.data.transforms import ImageSettings, prepare, resized, stack
 from diptych.keyed import generator
 
@@ -55,11 +56,19 @@ def test_pictures_are_normalised_and_lie_top_left_in_zeros():
     assert (image.pixels[0, :, :, 32:] == 0).all()
 
 
-def test_normalisation_is_exact_for_every_value():
-    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-    settings = ImageSettings(shorter=16, patch=16, mean=0.4, std=0.25)
-    expected = (torch.arange(256) / 255 - 0.4) / 0.25
-    torch.testing.assert_close(stack([values], settings).pixels[0, 0].flatten(), expected, atol=1e-6, rtol=1e-6)
+EVERY = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+
+
+@pytest.mark.parametrize("mean,std", [(CLIP_MEAN, CLIP_STD), (IMAGENET_MEAN, IMAGENET_STD), ((0.1, 0.2, 0.3), HALF)])
+def test_normalisation_is_exact_for_every_value_of_each_channel(mean: Channels, std: Channels):
+    pixels = stack([EVERY], ImageSettings(shorter=16, patch=16, mean=mean, std=std)).pixels[0].flatten(1)
+    for channel, m, s in zip(pixels, mean, std, strict=True):
+        torch.testing.assert_close(channel, (torch.arange(256) / 255 - m) / s, atol=2e-6, rtol=1e-6)
+
+
+def test_unless_it_is_said_otherwise_pixels_are_those_of_older_runs_bit_for_bit():
+    older = torch.from_numpy(EVERY).permute(2, 0, 1).float().mul_(1 / 127.5).sub_(1.0)
+    assert torch.equal(stack([EVERY], ImageSettings(shorter=16)).pixels[0], older)
 
 
 def photograph() -> Pillow.Image:

@@ -14,6 +14,7 @@ import torch
 from diptych.cli import main
 from diptych.cli.arguments import recipe
 from diptych.data.labelled import Labelled
+from diptych.data.settings import HALF
 from diptych.jobs.finetune import build, inherited, start
 from diptych.jobs.folder import RunError, read_run, read_weights, write_run
 from diptych.recipes.models import ALBEF
@@ -61,12 +62,13 @@ def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path):
 def test_a_system_s_own_recipe_shows_larger_pictures_to_a_run_s_model(tmp_path: Path):
     own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
     model = ALBEF(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
-    before = replace(before, model=model, images=replace(before.images, shorter=32))
+    before = replace(before, model=model, images=replace(before.images, shorter=32, mean=HALF, std=HALF))
     write_run(tmp_path, before, {})
     module = build(replace(own, model=model), {"answers": ["yes"]})
     save_weights(tmp_path, module)
     run = inherited(tmp_path, replace(own, images=replace(own.images, shorter=48)), own=True)
     assert run.model == replace(model, grid=(3, 3)) and run.images.shorter == 48 and run.recipe == "albef.vqa"
+    assert run.images.normalisation == (HALF, HALF), "as the run learned to see them, not as the recipe says"
     larger = build(run, {"answers": ["yes"]})
     start(larger, tmp_path)
     learned = read_weights(tmp_path)

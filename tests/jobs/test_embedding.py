@@ -8,16 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Image, Text
-from diptych.jobs import embedding
+from diptych.jobs import building, embedding
 from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
 from diptych.layers.given import GivenText
 from diptych.layers.given_words import GivenWords
 from diptych.layers.grid import GridEmbedding
+from diptych.layers.pixels import Normalisation
 from diptych.layers.regions import RegionEmbedding
-from diptych.recipes import albef, blip, clip, coca, scan
+from diptych.models.cnn import FrozenCNN
+from diptych.recipes import albef, blip, clip, coca, scan, vit
 from diptych.recipes.run import Embedders, Pretrain
 
 
@@ -56,6 +59,32 @@ def test_what_foretells_words_may_not_read_states_that_have_seen_them():
 def test_single_vectors_stand_under_a_models_own_places():
     embedded = with_embed(albef.small(), text="minilm_words").get_submodule("words")
     assert isinstance(embedded, TextEmbedding) and isinstance(embedded.word, GivenWords)
+
+
+def test_what_a_cnn_makes_cells_of_is_normalised_as_it_learned_it():
+    run = albef.pretrain_4m()
+    assert embedding.shown(run) == replace(run.images, augment=False)
+    grids = replace(run, embed=Embedders(image="grid"))
+    assert embedding.shown(grids, augment=True) == replace(run.images, mean=HALF, std=HALF)
+
+
+def test_the_guide_is_told_how_pixels_come(monkeypatch: pytest.MonkeyPatch):
+    told = []
+
+    class Guide(FrozenCNN):
+        def __init__(self) -> None: ...
+
+        def reading(self, given: Normalisation) -> FrozenCNN:
+            told.append(given)
+            return self
+
+    monkeypatch.setattr(building, "frozen_cnn", Guide)
+    run = vit.taught()
+    shown = (replace(run.images, mean=CLIP_MEAN, std=CLIP_STD), run.images)
+    with torch.device("meta"):
+        for images in shown:
+            build(replace(run, images=images))
+    assert told == [images.normalisation for images in shown]
 
 
 def test_a_model_of_regions_is_not_shown_pixels():

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from diptych.layers.pixels import CENTRED, renormalised
 from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.objectives.blocks import BlockMasking, hidden_blocks
 from diptych.objectives.codes import MaskedCodes
@@ -142,6 +143,15 @@ def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):
     assert trained(second, range(3, 6), optimizer) == losses[3:]
     for name, value in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_a_tokenizer_sees_pictures_as_it_learned_to():
+    image = batch_of(5).image
+    assert image is not None
+    other = ((0.4, 0.5, 0.6), (0.3, 0.3, 0.2))
+    seen = FrozenTokenizer(SMALL, given=other)(replace(image, pixels=renormalised(image.pixels, CENTRED, other)))
+    assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # rounded otherwise, some may change sides
+    assert (FrozenTokenizer(SMALL, given=other)(image) != seen).float().mean() > 0.1
 
 
 def test_hidden_patches_codes_are_what_is_asked_for():

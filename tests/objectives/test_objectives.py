@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.inputs import Batch, Image, Matching, Text
+from diptych.layers.pixels import CENTRED, renormalised
 from diptych.layout import Span
 from diptych.models.cnn import FrozenCNN
 from diptych.objectives.draws import Given, Keyed, MaskedText, Masking
@@ -291,6 +292,12 @@ def test_the_real_guide_sees_a_picture_alike_in_any_batch():
         assert among.grid[1, 2:].abs().sum() == 0
     assert remembered.grid.shape == (1, 2, 3, 1280)
     assert not remembered.grid.requires_grad and remembered.classes.std() > 0.1
+
+    other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of a run that is shown the same picture otherwise
+    reading = guide.reading(other)
+    seen = reading(Image.whole(renormalised(picture, CENTRED, other)))
+    torch.testing.assert_close(seen.classes, remembered.classes, atol=2e-2, rtol=1e-2)
+    assert (reading(Image.whole(picture)).classes - remembered.classes).abs().max() > 0.1
 
 
 # -- what is missing is named -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diptych.cli.arguments import recipe, recipes
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Batch, Image, Matching, Regions, Text
 from diptych.jobs import building
 from diptych.jobs.building import CNN_CLASSES
@@ -112,6 +113,12 @@ def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
     learning = [p for p in pupil(module).parameters() if p.requires_grad]
     assert sum(p.grad is not None and bool(p.grad.any()) for p in learning) > len(learning) / 2
     assert all(p.grad is None for p in module.parameters() if not p.requires_grad)
+
+
+def test_the_tokenizer_is_shown_what_it_learned_from(tokenizer: str):
+    run = replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer)
+    frozen = building.frozen_tokenizer(replace(run, images=replace(run.images, mean=CLIP_MEAN, std=CLIP_STD)))
+    assert (frozen.given, frozen.wanted) == ((CLIP_MEAN, CLIP_STD), (HALF, HALF))
 
 
 def test_codes_are_those_of_the_tokenizer_that_is_named(tokenizer: str):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diptych.cli.arguments import recipe, recipes
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
 from diptych.jobs import building
 from diptych.jobs import finetune as job
 from diptych.recipes import demo, finetune, learn, vilt
@@ -66,6 +67,32 @@ def test_what_was_kept_before_a_field_existed_is_thawed_with_its_default():
     told = asdict(replace(run, model=replace(run.model, dropout=ViLT().dropout), most_patches=0))
     del told["model"]["dropout"], told["most_patches"], told["training"]["optimizer"]["eps"]
     assert thaw(Pretrain, told) == replace(run, model=replace(run.model, dropout=ViLT().dropout))
+
+
+def test_one_mean_that_was_kept_for_all_channels_is_that_of_each():
+    run = vilt.tiny()
+    told = json.loads(json.dumps(asdict(run)))
+    told["images"] |= {"mean": 0.5, "std": 0.25}
+    assert thaw(Pretrain, told).images == replace(run.images, std=(0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    "names,mean,std",
+    [
+        (("albef.pretrain_4m", "albef.retrieval", "blip.pretrain_large", "blip.retrieval"), CLIP_MEAN, CLIP_STD),
+        (("clip.base", "coca.open_clip"), CLIP_MEAN, CLIP_STD),
+        (("mae.base",), IMAGENET_MEAN, IMAGENET_STD),
+        (("vilt.base", "vit.base", "vlmo.base", "beit3.base", "beit3.tokenizer"), HALF, HALF),
+    ],
+)
+def test_pictures_are_normalised_as_the_official_code_does(names: tuple[str, ...], mean: Channels, std: Channels):
+    for name in names:
+        assert recipe(name).images.normalisation == (mean, std), name
+
+
+@pytest.mark.parametrize("name", ["albef.vqa", "blip.vqa"])
+def test_a_task_s_recipe_sees_pictures_as_pre_training_did(name: str):
+    assert recipe(name, "Finetune").images.normalisation == (CLIP_MEAN, CLIP_STD)
 
 
 def test_what_is_published_is_told_of_models_that_are_here():

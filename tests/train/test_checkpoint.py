@@ -84,6 +84,13 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         checkpoint.rest(tmp_path)
 
 
+def test_one_number_that_is_several_now_was_each_of_them(tmp_path):
+    held, asked = {"images": {"mean": 0.5}}, {"images": {"mean": (0.5, 0.5, 0.5)}}
+    checkpoint.refuse_other_settings(tmp_path, held, asked)
+    with pytest.raises(CheckpointError, match=r"images\.mean"):
+        checkpoint.refuse_other_settings(tmp_path, held, {"images": {"mean": (0.5, 0.4, 0.5)}})
+
+
 def test_model_file_holds_a_tied_weight_once(tmp_path):
     module, _ = trained()
     checkpoint.save_weights(tmp_path, module)

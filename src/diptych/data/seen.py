@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.data.detected import Detected, stack_regions
 from diptych.data.regions import DetectedRegions
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import HALF, ImageSettings
 from diptych.data.shown import Pictured, Random, file_of, stem_of
 from diptych.data.source import BadSample
 from diptych.data.transforms import normalise, prepare
@@ -24,15 +24,18 @@ Look = Callable[[Tensor], Arrays]
 
 
 class Seen:
-    """What `look` sees in pictures that are prepared by `images` (never augmented). `name`: a digest of the network.
+    """What `look` sees in pictures that are prepared by `images` (never augmented, and in [-1, 1], however the run's own
+    model is shown them). `name`: a digest of the network.
 
     Each picture is looked at once, where `remembered` has room or a store, which later runs and other processes share. It
     is known by its file's bytes, so that it need not even be decoded again; by its pixels where it lies in no file.
     """
 
     def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: Remembered):
-        self.look, self.images, self.remembered = look, replace(images, augment=False), remembered
-        told = (images.shorter, images.longer_ratio, images.patch, images.mean, images.std, images.square)
+        self.images = replace(images, augment=False, mean=HALF, std=HALF)
+        self.look, self.remembered = look, remembered
+        # stores know pictures by this: one mean and std, since all channels have the same
+        told = (images.shorter, images.longer_ratio, images.patch, HALF[0], HALF[0], images.square)
         self._name = digest(name, repr(told))
 
     def name(self, source: Pictured, index: int) -> bytes:

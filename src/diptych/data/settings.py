@@ -16,9 +16,25 @@ class Streaming:
     buffer: int = 4096  # samples held to be shuffled, over all lanes
 
 
+Channels = tuple[float, float, float]
+"""One number each for red, green and blue."""
+
+HALF: Channels = (0.5, 0.5, 0.5)
+"""As mean and as std: pixels lie in [-1, 1] (ViT, ViLT, VLMo, BEiT-3)."""
+CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+"""Of CLIP's own data (the official code; ALBEF's, BLIP's and open_clip's repeat them)."""
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+"""Of ImageNet's pictures (the official code of MAE and CrossViT; BEiT-3's where it classifies)."""
+
+
 @dataclass(frozen=True)
 class ImageSettings:
     """How pictures become pixels. `shorter` is the shorter side in pixels; the longer is at most `longer_ratio` times it.
+
+    Values from 0 to 1 become ``(x − mean) / std``, each channel by its own; frozen networks that look at pictures have
+    their own mean and std, whatever is set here.
 
     With `square` every picture becomes ``shorter × shorter``, whatever its aspect (ViT). With `augment` RandAugment
     (2 operations of strength 9) is drawn anew for each (seed, step, sample).
@@ -27,7 +43,12 @@ class ImageSettings:
     shorter: int = 384
     longer_ratio: float = 1333 / 800
     patch: int = 32
-    mean: float = 0.5
-    std: float = 0.5
+    mean: Channels = HALF
+    std: Channels = HALF
     augment: bool = False
     square: bool = False
+
+    @property
+    def normalisation(self) -> tuple[Channels, Channels]:
+        """Mean and std."""
+        return self.mean, self.std

@@ -55,6 +55,8 @@ def stack(pictures: Sequence[np.ndarray], settings: ImageSettings) -> Image:
 
 
 def normalise(picture: np.ndarray, settings: ImageSettings) -> torch.Tensor:
-    """uint8 ``(h, w, 3)`` to float ``(3, h, w)``: ``(x / 255 − mean) / std``."""
+    """uint8 ``(h, w, 3)`` to float ``(3, h, w)``: ``(x / 255 − mean) / std`` of each channel."""
     pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
-    return pixels.mul_(1 / (255 * settings.std)).sub_(settings.mean / settings.std)
+    scale = torch.tensor([1 / (255 * std) for std in settings.std])
+    shift = torch.tensor([mean / std for mean, std in zip(settings.mean, settings.std, strict=True)])
+    return pixels.mul_(scale[:, None, None]).sub_(shift[:, None, None])

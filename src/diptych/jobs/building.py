@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diptych.heads import Contrast, LogScale
-from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn
+from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn, pictures
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.losses import check, objectives
 from diptych.layers.init import init_transformer
@@ -46,7 +46,8 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     check(run.objectives, model, heads)
     freeze(model, run.freeze)
     asked = run.objectives
-    guide = frozen_cnn() if guided and (asked.grid or asked.classes or asked.features) else None
+    guided_by_cnn = guided and (asked.grid or asked.classes or asked.features)
+    guide = frozen_cnn().reading(pictures(run).normalisation) if guided_by_cnn else None
     codes = frozen_tokenizer(run) if guided and (asked.codes or asked.codes_alone) else None
     contrasts = tuple(name for name in heads if name.startswith("contrast"))
     return Pretraining(
@@ -86,7 +87,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     model = before.model.build()
     exchange(model, before)
     load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)
-    frozen = FrozenTokenizer(model)
+    frozen = FrozenTokenizer(model, pictures(run).normalisation, pictures(before).normalisation)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
         raise RunError(
             f"{run.tokenizer}: {unused:.0%} of the tokenizer's codes stand for nothing, its codebook has collapsed; train it anew"

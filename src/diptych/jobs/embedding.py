@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.data.boxes import SCALES, fixed_boxes
 from diptych.data.regions import open_regions
 from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import HALF, ImageSettings
 from diptych.data.shown import Shows
 from diptych.inputs import Text
 from diptych.jobs.folder import RunError
@@ -105,9 +105,14 @@ def reads_regions(run: Pretrain | Finetune) -> bool:
     return isinstance(run.model, Detecting) or run.embed.image not in ("own", "grid")
 
 
+def pictures(run: Pretrain | Finetune) -> ImageSettings:
+    """How the run's pixels are made: those of which a CNN makes cells are normalised as it learned them."""
+    return replace(run.images, mean=HALF, std=HALF) if run.embed.image == "grid" else run.images
+
+
 def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Shows:
     """How the run's model is shown its pictures, which every kind of examples asks for. Raises RunError, DataError."""
-    images, asked = replace(run.images, augment=augment and run.images.augment), run.embed.image
+    images, asked = replace(pictures(run), augment=augment and run.images.augment), run.embed.image
     if asked == "own":
         if isinstance(run.model, Detecting):
             raise RunError(f'a {type(run.model).__name__} reads regions: set embed.image to "boxes", or where they lie')

@@ -141,11 +141,14 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
 
 
 def _own(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
-    """Pictures of the recipe's size in patches of the model, which has a position for each; frozen features stay as they are."""
+    """Pictures of the recipe's size, in patches of the model, which has a position for each, and normalised as it learned to
+    see them; frozen features stay as they are.
+    """
     if type(before.model) is not type(run.model):
         kinds = type(run.model).__name__, type(before.model).__name__
         raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} holds a {kinds[1]}")
     run = replace(run, model=before.model, embed=before.embed, start=str(folder))
     if before.embed.image != "own":
         return replace(run, images=before.images)
-    return sized(replace(run, images=replace(run.images, patch=before.images.patch)))
+    seen = before.images
+    return sized(replace(run, images=replace(run.images, patch=seen.patch, mean=seen.mean, std=seen.std)))

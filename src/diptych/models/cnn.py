@@ -5,6 +5,7 @@ Its weights (75 % top-1, Apache-2.0) come with the extra ``diptych[cnn]``: nothi
 
 from __future__ import annotations
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.inputs import Image
+from diptych.layers.pixels import CENTRED, Normalisation, renormalised
 from diptych.store import Arrays, Remembered, Store, digest
 
 
@@ -23,7 +25,8 @@ class Guidance(NamedTuple):
 
 
 class FrozenCNN:
-    """A guide that learns nothing and is saved with no model, hence not a Module. Reads pixels normalised to [-1, 1].
+    """A guide that learns nothing and is saved with no model, hence not a Module. Reads pixels normalised to [-1, 1], or as
+    `reading` is told.
 
     It looks at one picture at a time, in float32, so that what it sees depends on nothing else (its logits would differ in
     their last bits with the batch), and remembers it by the picture's own bytes in half precision, up to `most_bytes`: an
@@ -33,6 +36,7 @@ class FrozenCNN:
     """
 
     stride, width = 32, 1280
+    _given: Normalisation = CENTRED
 
     def __init__(self, most_bytes: float = 4e9, store: Store | None = None) -> None:
         try:
@@ -46,6 +50,12 @@ class FrozenCNN:
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = digest("efficientnet-lite0", weights["_fc.weight"])
         self._remembered = Remembered(most_bytes, store)
+
+    def reading(self, given: Normalisation) -> FrozenCNN:
+        """The same network, and what it remembers, for pixels that are normalised as `given`."""
+        other = copy(self)
+        other._given = given
+        return other
 
     def __call__(self, image: Image) -> Guidance:
         if image.pixels.shape[1] == self.width:
@@ -85,6 +95,7 @@ class FrozenCNN:
         return self.network._fc(features.float()).softmax(-1)
 
     def _seen(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
+        pixels = renormalised(pixels, self._given, CENTRED)
         seen = self._remembered.of(digest(self.name, pixels), lambda: self.look(pixels))
         return seen["grid"].to(pixels.device), seen["classes"].to(pixels.device)
 

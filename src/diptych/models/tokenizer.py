@@ -9,6 +9,8 @@ usually sees; the decoder has no class token; dead codes begin anew.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
@@ -20,6 +22,7 @@ from diptych.layers.codebook import Codebook
 from diptych.layers.embed import PatchEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.mean import RunningMean
+from diptych.layers.pixels import CENTRED, Normalisation, renormalised
 from diptych.layers.position import grid_inside, resize_bicubic
 from diptych.tokens import Tokens
 
@@ -78,15 +81,20 @@ class VisualTokenizer(nn.Module):
 
 
 class FrozenTokenizer:
-    """A tokenizer that has learned: it is saved with no model, hence not a Module. `size`: how many codes it has."""
+    """A tokenizer that has learned: it is saved with no model, hence not a Module. `size`: how many codes it has. `given`, `wanted`:
+    how the pixels that it is shown are normalised, and how those were that it learned from.
+    """
 
-    def __init__(self, tokenizer: VisualTokenizer):
+    def __init__(self, tokenizer: VisualTokenizer, given: Normalisation = CENTRED, wanted: Normalisation = CENTRED):
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.patch, self.size = tokenizer.patch, len(tokenizer.codebook.vectors)
+        self.given, self.wanted = given, wanted
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Int[Tensor, "b cells"]:
         """The code of each patch, -1 where there is none."""
+        if image.pixels.shape[1] == 3:  # colours, no CNN's map
+            image = replace(image, pixels=renormalised(image.pixels, self.given, self.wanted))
         tokens = self.tokenizer.to(image.pixels.device).encode_image(image)
         codes = torch.full_like(tokens.real, -1, dtype=torch.long)
         codes[tokens.real] = self.tokenizer.quantise(tokens)[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.corpora import FOUR_MILLION, FOURTEEN_MILLION, steps
 from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import frozen
@@ -21,13 +21,13 @@ def pretrain_4m() -> Pretrain:
     (`start_image`) and BERT-base (`start_text`: its layers 1-6 read, 7-12 fuse).
 
     Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an epoch, down to
-    a tenth; pictures are squared, not cropped, and normalised to [-1, 1].
+    a tenth; pictures are squared, not cropped.
     """
     return Pretrain(
         recipe="albef.pretrain_4m",
         model=ALBEF(),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=256, patch=16, square=True, augment=True),
+        images=ImageSettings(shorter=256, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=steps(FOUR_MILLION, BATCH, EPOCHS),
             batch=BATCH,
@@ -66,7 +66,7 @@ def vqa() -> Finetune:
     optimizer = Optimizer(
         learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=400, schedule="cosine", clip=0.0
     )
-    images = ImageSettings(shorter=384, patch=16, square=True, augment=True)
+    images = ImageSettings(shorter=384, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
     return vqa_v2("albef.vqa", pretrain_4m(), images, 256, 8, optimizer)
 
 

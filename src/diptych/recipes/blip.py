@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.corpora import FOURTEEN_MILLION, steps
 from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import frozen
@@ -20,14 +20,14 @@ def pretrain_14m() -> Pretrain:
     """Contrast, matching and captioning with ViT-B, 20 epochs of 2,880 pairs. It is to start from DeiT-B/16 (`start_image`) and
     BERT-base (`start_text`).
 
-    Differs: a cosine, where the official learning rate falls by a tenth each epoch; pictures are squared, not cropped, and
-    normalised to [-1, 1]; biases, norms and scalars do not decay.
+    Differs: a cosine, where the official learning rate falls by a tenth each epoch; pictures are squared, not cropped;
+    biases, norms and scalars do not decay.
     """
     return Pretrain(
         recipe="blip.pretrain_14m",
         model=BLIP(),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=steps(FOURTEEN_MILLION, 2880, EPOCHS),
             batch=2880,
@@ -78,7 +78,7 @@ def vqa() -> Finetune:
     optimizer = Optimizer(
         learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", clip=0.0
     )
-    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    images = ImageSettings(shorter=480, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
     return vqa_v2("blip.vqa", pretrain_14m(), images, 256, 10, optimizer)
 
 

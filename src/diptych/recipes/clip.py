@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.corpora import steps
 from diptych.recipes.frozen import frozen
 from diptych.recipes.models import CLIP
@@ -19,7 +19,7 @@ def base() -> Pretrain:
         recipe="clip.base",
         model=CLIP(vocabulary=30522),
         objectives=Objectives(itc=1.0),
-        images=ImageSettings(shorter=224, patch=32, square=True),
+        images=ImageSettings(shorter=224, patch=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=steps(("WIT",), 32768, 32),
             batch=32768,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.frozen import frozen
 from diptych.recipes.models import CoCa
 from diptych.recipes.run import Objectives, Pretrain
@@ -43,7 +43,7 @@ def open_clip() -> Pretrain:
         recipe="coca.open_clip",
         model=CoCa(vocabulary=30522),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=224, patch=32, square=True),
+        images=ImageSettings(shorter=224, patch=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=round(13e9 / 90_000),
             batch=90_000,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.data.settings import ImageSettings
+from diptych.data.settings import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
 from diptych.recipes.corpora import IMAGENET
 from diptych.recipes.models import MAE
 from diptych.recipes.run import Objectives, Pretrain
@@ -18,7 +18,7 @@ def base() -> Pretrain:
         recipe="mae.base",
         model=MAE(),
         objectives=Objectives(mim=1.0),
-        images=ImageSettings(shorter=224, patch=16, square=True),
+        images=ImageSettings(shorter=224, patch=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         training=Training(
             steps=round(IMAGENET * 800 / 4096),
             batch=4096,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from diptych.data.settings import ImageSettings, Streaming
+from diptych.data.settings import Channels, ImageSettings, Streaming
 from diptych.recipes.models import Model
 from diptych.train.settings import Training
 
@@ -170,6 +170,8 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
         return kind(**{name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()})
     if get_origin(kind) is tuple:
         inner = get_args(kind)
+        if kind == Channels and isinstance(value, float):  # what each channel has now, all three had
+            value = [value] * len(inner)
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         return tuple(thaw(of, part, where) for of, part in zip(kinds, value, strict=True))
     return value

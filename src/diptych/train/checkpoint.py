@@ -129,12 +129,14 @@ def refuse_other_settings(
 ) -> None:
     """Raises CheckpointError naming the first field in which a run to be continued differs from the one asked for.
 
-    A run from before a field existed had its `usual` value. A field that exists no more, or a new one without a usual
-    value, is a difference.
+    A run from before a field existed had its `usual` value, and one number where there are several now was each of them. A
+    field that exists no more, or a new one without a usual value, is a difference.
     """
     was, now, default = (_flat(json.loads(json.dumps(tree))) for tree in (held, asked, usual or {}))
     for name in sorted(was.keys() | now.keys()):
         before, after = was.get(name, default.get(name, _NO_FIELD)), now.get(name, _NO_FIELD)
+        if isinstance(after, list) and isinstance(before, int | float):
+            before = [before] * len(after)
         if before != after:
             raise CheckpointError(
                 f"{out} holds a run with {name} = {before}, not {after}: "
