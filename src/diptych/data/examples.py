@@ -12,7 +12,7 @@ import torch
 
 from diptych.data.answers import soft_scores
 from diptych.data.settings import ImageSettings
-from diptych.data.shown import Shows, showing, shown_in
+from diptych.data.shown import Shows, identity_of, showing, shown_in
 from diptych.data.source import BadSample, Captioned, Question, Questioned
 from diptych.data.wordpiece import Tokenizer
 from diptych.inputs import Batch, Matching
@@ -41,11 +41,14 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """An image, as it is shown, and its caption; `shown` is the image of another sample where matching replaces it."""
+    """An image, as it is shown, and its caption; `shown` is the image of another sample where matching replaces it.
+    `identity`: of the image (shown.identity_of).
+    """
 
     image: Any
     caption: str
     shown: Any = None
+    identity: int = 0
 
 
 class PairExamples:
@@ -54,6 +57,8 @@ class PairExamples:
     With `matching` > 0 a batch carries a `Matching`: with that probability the image shown beside the caption is that
     of another sample, drawn uniformly. `images` without augmentation and `matching` 0 gives plain pairs. Where `images`
     shows regions, they stand in `Batch.regions` (ViLBERT, VisualBERT, VSE++, SCAN).
+
+    Labels: ``image`` int64 ``(b,)``, the identity of each pair's image: captions of one are no negatives of each other.
     """
 
     def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, matching: float = 0.5):
@@ -62,6 +67,7 @@ class PairExamples:
         self.owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])  # the image of each example
         self._first = np.cumsum([0] + [len(c) for c in captions])
         self._lengths = np.array([len(text.split()) + 2 for c in captions for text in c])
+        self._identities = np.full(len(captions), -1)  # as far as they were asked for
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -78,7 +84,12 @@ class PairExamples:
         image, caption = int(self.owner[index]), self.caption(index)
         check_text(caption, self.source.where(image))
         picture = self._picture(image, index, seed, step)
-        return LoadedPair(picture, caption, self._replacement(image, index, seed, step))
+        return LoadedPair(picture, caption, self._replacement(image, index, seed, step), self._identity(image))
+
+    def _identity(self, image: int) -> int:
+        if self._identities[image] < 0:
+            self._identities[image] = identity_of(self.shows, self.source, image)
+        return int(self._identities[image])
 
     def _picture(self, image: int, index: int, seed: int, step: int) -> Any:
         return self.shows.load(self.source, image, partial(generator, seed, step, index, f"augment {image}"))
@@ -105,7 +116,8 @@ class PairExamples:
             shown = self.shows.stack([x.image if x.shown is None else x.shown for x in loaded])
             matching = Matching(shown, torch.tensor([x.shown is None for x in loaded]))
         text = self.tokenizer.encode([x.caption for x in loaded])
-        batch = Batch(seed, step, torch.tensor(ids), text=text, matching=matching)
+        labels = {"image": torch.tensor([x.identity for x in loaded])}
+        batch = Batch(seed, step, torch.tensor(ids), text=text, matching=matching, labels=labels)
         return shown_in(batch, self.shows.stack([x.image for x in loaded]))
 
 

@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 from diptych.data.settings import ImageSettings
 from diptych.data.transforms import prepare, stack
 from diptych.inputs import Batch, Image, Regions
+from diptych.store import digest
 
 
 @runtime_checkable
@@ -50,6 +51,22 @@ def file_of(source: Pictured, index: int) -> bytes:
 def stem_of(source: Pictured, index: int) -> str:
     """The name of the picture's file; of what lies in none, its number."""
     return source.stem(index) if isinstance(source, Filed) else str(index)
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A way to show pictures that knows them by name, and never reads their files."""
+
+    def known_as(self, source: Pictured, index: int) -> str: ...
+
+
+def identity_of(shows: Shows, source: Pictured, index: int) -> int:
+    """63 bits that tell a picture from others, the same in every process and run: of its file's bytes, so that a photo which
+    is repeated under other names, or in a tar once for each caption, stays one (written anew or resized it is another); of
+    its name where files are not read. Raises BadSample.
+    """
+    told = shows.known_as(source, index) if isinstance(shows, Named) else file_of(source, index)
+    return int.from_bytes(digest(told)[:8], "big") >> 1
 
 
 Random = Callable[[], np.random.Generator]

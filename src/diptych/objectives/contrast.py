@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diptych.heads import Contrast
 from diptych.objectives.gather import gathered
+from diptych.objectives.identity import identities
 from diptych.objectives.views import Features, Lesson, Views
 
 
@@ -56,14 +57,13 @@ def taught(views: Views, head: str, readout: int = 0) -> Contrasted | None:
 
 def _compared(views: Views, asking: Features, lesson: Lesson | None, head: str, readout: int) -> Contrasted:
     seen = views if lesson is None else lesson.views
-    features, given = seen.features(head, readout), views.batch.labels.get("image")
-    (images, first), (texts, _) = gathered(features.image), gathered(features.text)
+    features = seen.features(head, readout)
+    images, texts = gathered(features.image)[0], gathered(features.text)[0]
+    others, first, own = identities(views)
     present = len(images)
-    others = torch.arange(present, device=images.device) if given is None else gathered(given)[0]
-    own = others[first : first + len(asking.image)]
     if lesson is not None and lesson.queued is not None:
         images, texts = torch.cat([images, lesson.queued.image]), torch.cat([texts, lesson.queued.text])
-        known = lesson.identities if given is not None else None
+        known = lesson.identities if "image" in views.batch.labels else None
         others = torch.cat([others, others.new_full((len(images) - present,), -1) if known is None else known])
     contrast = cast(Contrast, views.heads[head])
     scale = views.once(("scale", head), contrast.scale)

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.objectives.contrast import Contrasted, contrasted
 from diptych.objectives.gather import gathered_tokens
+from diptych.objectives.identity import identities
 from diptych.objectives.views import Views
 from diptych.step import Floor
 from diptych.tokens import Tokens
@@ -33,9 +34,9 @@ class HardMatching:
 
     Negatives are drawn in proportion to the softmax of what contrast compares (`head`, its `readout`), from the batch of
     all ranks (VLMo; BLIP's retrieval on COCO), or with `in_rank` from this rank's part of it (ALBEF, BLIP). `even`: a share
-    added to every candidate's probability (BLIP: 1e-4). Pairs that share an image (labels["image"]) are no negatives of
-    each other. `compare`: what is compared, where it is not what contrast itself compares (BLIP's retrieval:
-    objectives.contrast.among_themselves).
+    added to every candidate's probability (BLIP: 1e-4). Pairs that share an image are no negatives of each other
+    (objectives.identity); a sample among whose candidates there are only such is judged by its own pair alone. `compare`:
+    what is compared, where it is not what contrast itself compares (BLIP's retrieval: objectives.contrast.among_themselves).
 
     A negative's tokens come from the rank that made them, and its gradient goes back there. Differs: so does the official
     BLIP with images, while its texts and both sides of VLMo travel as words and pixels and are encoded again, which but for
@@ -51,17 +52,27 @@ class HardMatching:
     compare: Callable[[Views, str, int], Contrasted] = contrasted
 
     def counts(self, views: Views) -> dict[str, Tensor]:
-        n = torch.tensor(3.0 * len(views.batch), device=views.batch.ids.device)
+        n = self._asked(views).sum().float()
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        logits = self.logits(views).float()
+        logits, asked = self.logits(views).float(), self._asked(views)
         matched = torch.arange(len(logits), device=logits.device) < len(views.batch)
-        right = (logits.argmax(1) == matched).sum().float()
+        right = ((logits.argmax(1) == matched) & asked).sum().float()
         return {
-            self.name: F.cross_entropy(logits, matched.long(), reduction="sum"),
+            self.name: F.cross_entropy(logits[asked], matched[asked].long(), reduction="sum"),
             f"{self.name}/accuracy": right.detach(),
         }
+
+    def _asked(self, views: Views) -> Bool[Tensor, " pairs"]:
+        """Which of the pairs that `logits` judges count: all but the negatives of samples that have none."""
+        told = ~self._all_of_one_image(views)
+        return torch.cat([torch.ones_like(told), told, told])
+
+    def _all_of_one_image(self, views: Views) -> Bool[Tensor, " b"]:
+        """Which samples have no candidate of another image, though they have candidates."""
+        belong = identities(views).belong(self.in_rank)
+        return belong.all(1) & (belong.shape[1] > 1)
 
     def logits(self, views: Views) -> Float[Tensor, "pairs 2"]:
         """Mismatched, matched; of each sample's own pair, then of texts with negative images, then of negative texts with
@@ -83,6 +94,7 @@ class HardMatching:
         found = self.compare(views, self.head, self.readout)
         batch = slice(found.first, found.first + len(found.own)) if self.in_rank else slice(found.present)
         belong = found.own[:, None] == found.others[batch]
+        belong &= ~self._all_of_one_image(views)[:, None]  # what is drawn for those does not count
         return Negatives(
             views.draws.negatives("image", self.likeness(found.to_image[:, batch], belong)),
             views.draws.negatives("text", self.likeness(found.to_text[:, batch], belong)),

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diptych.models.verbs import Compares
 from diptych.objectives.gather import alone, gathered_tokens
+from diptych.objectives.identity import identities
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -21,7 +22,8 @@ class Hinge:
     with the candidates of all ranks.
 
     `hardest`: only the most similar wrong text and image count; else all of them, summed.
-    Differs: the mean over pairs; the official code sums (a `weight` of the batch size gives its gradients).
+    Differs: the mean over pairs; the official code sums (a `weight` of the batch size gives its gradients). An image's other
+    captions are not wrong, where the batch tells whose they are (objectives.identity).
     """
 
     name: str = "hinge"
@@ -36,12 +38,12 @@ class Hinge:
     def totals(self, views: Views) -> dict[str, Tensor]:
         rule = comparing(views).similarity
         (text, first), (image, _) = gathered_tokens(views.text), gathered_tokens(views.image)
-        own = slice(first, first + len(views.batch))
+        belong = identities(views).belong()
         of_images = rule(text, views.image).float()
         of_texts = (of_images if alone() else rule(views.text, image).float()).T
-        right = of_images.argmax(1) == torch.arange(len(text), device=of_images.device)[own]
+        right = belong.gather(1, of_images.argmax(1, keepdim=True))
         return {
-            self.name: hinge(of_images, of_texts, self.margin, self.hardest, first),
+            self.name: hinge(of_images, of_texts, self.margin, self.hardest, first, belong),
             f"{self.name}/accuracy": right.sum().float().detach(),
         }
 
@@ -70,14 +72,19 @@ def compared(views: Views) -> Float[Tensor, "b b"]:
 
 
 def hinge(
-    of_images: Float[Tensor, "b m"], of_texts: Float[Tensor, "b m"], margin: float, hardest: bool, first: int = 0
-) -> Float[Tensor, ""]:
+    of_images: Float[Tensor, "b m"], of_texts: Float[Tensor, "b m"], margin: float, hardest: bool, first: int = 0,
+    belong: Bool[Tensor, "b m"] | None = None,
+) -> Float[Tensor, ""]:  # fmt: skip
     """Summed over images with every text and texts with every image; a sample's own is the candidate `first` behind its
-    row.
+    row, and no candidate of those that `belong` to it is wrong.
     """
     own = torch.eye(*of_images.shape, dtype=torch.bool, device=of_images.device).roll(first, 1)
     total = of_images.new_zeros(())
     for similarity in (of_images, of_texts):
-        costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(own, 0)
+        costs = (
+            (margin + similarity - similarity[own][:, None])
+            .clamp(min=0)
+            .masked_fill(own if belong is None else belong, 0)
+        )
         total = total + (costs.max(1).values if hardest else costs.sum(1)).sum()
     return total

@@ -28,7 +28,7 @@ class ImageTextContrast:
 
     `heads`: the Contrast head of each readout that `unimodal` gives, in its order; their losses are averaged (VLMo has
     two). The rest of the batch, on all ranks, is what a sample is told from; micro-batches do not see each other. Where
-    several pairs share an image (labels["image"]), each of them is right.
+    several pairs share an image, each of them is right (objectives.identity).
 
     With a momentum model (ALBEF, section 3.2) a sample is told from that model's view of the batch and from the queue, and
     the targets are (1 - alpha) the truth + alpha what the momentum model finds (section 3.3; of the sigmoid form no paper

@@ -1,0 +1,234 @@
+"""An image's captions are all right for it and no negatives of it: in contrast, among hard negatives, in hinge, and in the
+batch that is read from files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.boxes import fixed_boxes
+from diptych.data.examples import PairExamples
+from diptych.data.files import open_captions
+from diptych.data.seen import Seen, SeenRegions
+from diptych.data.settings import ImageSettings
+from diptych.data.wordpiece import Tokenizer, vocabulary
+from diptych.heads import Contrast, LogScale, Match
+from diptych.inputs import Batch, Image, Regions, Text
+from diptych.models.vit import ViT
+from diptych.models.vsepp import VSEpp
+from diptych.objectives.draws import Given, Keyed
+from diptych.objectives.hard import HardMatching
+from diptych.objectives.hinge import Hinge, hinge
+from diptych.objectives.identity import identities
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.views import Features, Views
+from diptych.store import Remembered
+from diptych.tokens import Pair, Span, Tokens
+
+SHARED = [7, 5, 7, 9]
+LABELS = {"image": torch.tensor(SHARED)}
+
+
+def features(b: int = 4) -> Features:
+    return Features(*(F.normalize(torch.randn(b, 6, generator=draw(seed)), dim=1) for seed in (0, 1)))
+
+
+def draw(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def views_of(labels: Mapping[str, Tensor], given: Features | None = None) -> Views:
+    given = given or features()
+    batch = Batch(0, 1, torch.arange(len(given.image)), labels=dict(labels))
+    heads = nn.ModuleDict({"contrast": Contrast(6, 6, 6, LogScale(4.0))})
+    views = Views(ViT(8, 1, 2, 8, 4, (1, 1), 0), heads, batch, Keyed(batch))
+    views.once(("features", "contrast", 0), lambda: given)
+    return views
+
+
+def by_hand(form: str, given: Features, images: list[int]) -> float:
+    total, n = 0.0, len(images)
+    for asking, asked in (given, reversed(given)):
+        logits = 4 * asking @ asked.T
+        for i in range(n):
+            belong = [j for j in range(n) if images[j] == images[i]]
+            if form == "softmax":
+                total -= sum(float(logits[i].log_softmax(0)[j]) for j in belong) / len(belong)
+            else:
+                total -= sum(float(F.logsigmoid(logits[i, j] if j in belong else -logits[i, j])) for j in range(n))
+    return total / 2
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_contrast_shares_the_truth_among_an_image_s_captions(form: Any):
+    objective = ImageTextContrast(form=form)
+    found = objective.totals(views_of(LABELS))["itc"].item()
+    assert found == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
+    apart = objective.totals(views_of({}))["itc"].item()
+    assert apart == pytest.approx(by_hand(form, features(), list(range(4))), rel=1e-5) != found
+    assert objective.totals(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == apart
+
+
+def test_to_find_another_caption_of_the_image_is_right():
+    """Image 0 is most like text 2, and the other way round."""
+    image = torch.eye(6)[[0, 1, 2, 3]]
+    given = Features(image, image[[2, 1, 0, 3]])
+    right = ImageTextContrast().totals(views_of(LABELS, given))["itc/accuracy"]
+    assert (right, ImageTextContrast().totals(views_of({}, given))["itc/accuracy"]) == (4, 2)
+
+
+def test_every_candidate_alike_still_costs_ln_of_their_number():
+    alike = Features(torch.ones(4, 6), torch.ones(4, 6))
+    loss = ImageTextContrast().totals(views_of(LABELS, alike))["itc"] / 4
+    assert loss.item() == pytest.approx(math.log(4))
+
+
+def test_hard_negatives_are_of_other_images_however_alike_the_others_are():
+    image = torch.eye(6)[[0, 1, 0, 3]]  # the photo is in the batch twice: what is most like it is itself
+    drawn = HardMatching().negatives(views_of(LABELS, Features(10 * image, image)))
+    for chosen in drawn:
+        assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
+    unaware = HardMatching().negatives(views_of({}, Features(10 * image, image)))
+    assert unaware.texts[[0, 2]].tolist() == [2, 0], "without identities it is exactly those that are drawn"
+
+
+class Sums(nn.Module):
+    """A pair is the sum of its sides, which are what was given."""
+
+    def encode_image(self, image: Image) -> Tokens:
+        return self._tokens("image", image.pixels[:, None, 0, 0])
+
+    def encode_text(self, text: Text) -> Tokens:
+        return self._tokens("text", text.ids[:, None].float())
+
+    def _tokens(self, side: str, values: Tensor) -> Tokens:
+        return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span(side, "cls", 1))
+
+    def unimodal(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        return (tokens.first(),)
+
+    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+        return Pair(text, image, text.first() + image.first())
+
+
+def matched(images: list[int], in_rank: bool = False) -> tuple[Pretraining, Batch]:
+    torch.manual_seed(0)
+    b = len(images)
+    heads = nn.ModuleDict({"contrast": Contrast(6, 6, 6, LogScale(4.0)), "match": Match(6)})
+    text = Text(torch.randint(1, 9, (b, 6)), torch.ones(b, 6, dtype=torch.bool))
+    image = Image.whole(torch.randn(b, 1, 1, 6))
+    batch = Batch(0, 1, torch.arange(b), image=image, text=text, labels={"image": torch.tensor(images)})
+    return Pretraining(Sums(), heads, [HardMatching(in_rank=in_rank)]), batch
+
+
+@pytest.mark.parametrize("in_rank", [False, True])
+def test_where_all_is_of_one_image_a_sample_is_judged_by_its_own_pair(in_rank: bool):
+    """A small held-out split may hold one photo: no run ends of that, and nothing of it is called false."""
+    step, batch = matched([4, 4, 4], in_rank)
+    counts, losses = step.counts(batch), step(batch)
+    assert counts["itm"] == 3
+    own = step.heads["match"](step.views(batch).pair.pooled)
+    torch.testing.assert_close(losses["itm"], F.cross_entropy(own, torch.ones(3, dtype=torch.long)))
+    torch.testing.assert_close(losses["itm/accuracy"], own.argmax(1).float().mean())
+    full, mixed = matched([4, 4, 5], in_rank)
+    assert full.counts(mixed)["itm"] == 9
+
+
+def test_one_sample_by_itself_is_still_refused():
+    step, batch = matched([4])
+    with pytest.raises(ValueError, match="no image that is not its own"):
+        step(batch)
+
+
+def test_the_mean_is_over_what_was_asked():
+    step, batch = matched([4, 4, 5])
+    drawn = Given(negative_images=torch.tensor([2, 2, 0]), negative_texts=torch.tensor([2, 2, 1]))
+    text, image = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2, 1]), torch.tensor([0, 1, 2, 2, 2, 0, 0, 1, 2])
+    assert batch.text and batch.image
+    pairs = batch.text.ids.float()[text] + batch.image.pixels[image, 0, 0]
+    truth = (torch.arange(9) < 3).long()
+    expected = F.cross_entropy(step.heads["match"](pairs), truth)
+    torch.testing.assert_close(step(batch, None, drawn)["itm"], expected)
+
+
+@pytest.mark.parametrize("hardest", [True, False])
+def test_no_other_caption_of_the_image_is_wrong_for_hinge(hardest: bool):
+    """The other caption is even more alike than the own; only what is of another image costs."""
+    similarity = torch.tensor([[0.5, 0.2, 0.9], [0.4, 0.6, 0.3], [0.8, 0.45, 0.7]])
+    own = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
+    found = hinge(similarity, similarity.T, 0.3, hardest, belong=own)
+    costs = [[0.3 + 0.2 - 0.5], [0.3 + 0.4 - 0.6, 0.3 + 0.3 - 0.6], [0.3 + 0.45 - 0.7]]
+    back = [[0.3 + 0.4 - 0.5], [0.3 + 0.2 - 0.6, 0.3 + 0.45 - 0.6], [0.3 + 0.3 - 0.7]]
+    each = [[max(0.0, cost) for cost in row] for row in costs + back]
+    assert found.item() == pytest.approx(sum(max(row) if hardest else sum(row) for row in each), abs=1e-6)
+
+
+def test_hinge_reads_whose_captions_they_are():
+    regions = Regions(torch.randn(4, 1, 6, generator=draw(0)), torch.zeros(4, 1, 5), torch.ones(4, 1, dtype=torch.bool))
+    text = Text(torch.randint(1, 9, (4, 4), generator=draw(1)), torch.ones(4, 4, dtype=torch.bool))
+    batch = Batch(0, 0, torch.arange(4), regions=regions, text=text, labels=LABELS)
+    torch.manual_seed(0)
+    step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.4)])
+    views = step.views(batch)
+    similarity = views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
+    expected = hinge(similarity, similarity.T, 0.4, True, belong=identities(views).belong()) / 4
+    torch.testing.assert_close(step(batch)["hinge"], expected)
+    assert step(batch)["hinge"] < step(replace(batch, labels={}))["hinge"]
+    everyone = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
+    assert (everyone["hinge"], everyone["hinge/accuracy"]) == (0, 1)
+
+
+def karpathy(folder: Path) -> Path:
+    """Three photos with five captions each."""
+    from PIL import Image as Pillow
+
+    images = []
+    for i in range(3):
+        Pillow.new("RGB", (40, 30), (80 * i, 20, 30)).save(folder / f"{i}.png")
+        said = [{"raw": f"photo {i} said {j}"} for j in range(5)]
+        images.append({"filename": f"{i}.png", "split": "train", "sentences": said})
+    path = folder / "dataset_three.json"
+    path.write_text(json.dumps({"images": images}))
+    return path
+
+
+def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Path):
+    """Karpathy's JSON, what a network sees in fixed boxes, contrast, hard negatives and hinge."""
+
+    def look(pixels: Tensor) -> dict[str, Tensor]:
+        return {"grid": F.adaptive_avg_pool2d(pixels[None], 4)[0].permute(1, 2, 0).half()}
+
+    seen = Seen(look, b"means", ImageSettings(shorter=32, patch=16), Remembered())
+    shows = SeenRegions(seen, fixed_boxes(), lambda x: x[..., :2].softmax(-1), Remembered())
+    examples = PairExamples(open_captions(str(karpathy(tmp_path)), "train"), Tokenizer(16), shows, matching=0.0)
+    ids = [0, 5, 1, 2, 10, 11]  # photos 0, 1, 0, 0, 2, 2
+    batch = examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)
+    owners = np.array([0, 1, 0, 0, 2, 2])
+    same = torch.from_numpy(owners[:, None] == owners)
+    step = Pretraining(VSEpp(3, 8, vocabulary().size, 4), nn.ModuleDict(), [Hinge()])
+    assert torch.equal(identities(step.views(batch)).belong(), same)
+    views = views_of(batch.labels, features(6))
+    assert ImageTextContrast().totals(views)["itc"].item() == pytest.approx(
+        by_hand("softmax", features(6), owners.tolist()), rel=1e-5
+    )
+    for chosen in HardMatching().negatives(views):
+        assert all(owners[j] != owners[i] for i, j in enumerate(chosen.tolist()))
+    everyone = hinge(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, belong=same)
+    torch.testing.assert_close(step(batch)["hinge"], everyone / 6)
+
+
+def step_similarity(step: Pretraining, batch: Batch) -> Tensor:
+    views = step.views(batch)
+    return views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
