@@ -42,6 +42,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     torch.manual_seed(run.training.seed)
     model: Any = run.model.build()
     heads = heads_of(model, run)
+    widen(nn.ModuleList([model, heads]), run.widen)
     exchange(model, run)
     check(run.objectives, model, heads)
     freeze(model, run.freeze)
@@ -93,6 +94,13 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
             f"{run.tokenizer}: {unused:.0%} of the tokenizer's codes stand for nothing, its codebook has collapsed; train it anew"
         )
     return frozen
+
+
+@torch.no_grad()
+def widen(module: nn.Module, factor: float) -> None:
+    """Multiplies the weights of its linear layers, each once."""
+    for weight in {part.weight for part in module.modules() if isinstance(part, nn.Linear)}:
+        weight.mul_(factor)
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

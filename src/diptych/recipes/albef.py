@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.corpora import FOUR_MILLION, FOURTEEN_MILLION, steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import frozen
+from diptych.recipes.frozen import NARROW, frozen
 from diptych.recipes.models import ALBEF
 from diptych.recipes.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.train.settings import Optimizer, Training
@@ -54,7 +54,7 @@ def small() -> Pretrain:
         image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, text_depth=1,
         fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
     )  # fmt: skip
-    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False))
+    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False), widen=NARROW)
 
 
 def vqa() -> Finetune:

@@ -87,6 +87,8 @@ class Pretrain:
     most_patches: int = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
     teacher: Teacher = Teacher()
     embed: Embedders = Embedders()
+    # factor of linear layers' first weights: 0.02, which BERT draws them with, suits 768 channels; narrow models need more
+    widen: float = 1.0
     freeze: tuple[str, ...] = ()  # parts of the model that do not learn; * stands for any part of a name
     start_image: str = ""  # a ViT's run that the image side begins with (diptych import vit makes one of a checkpoint)
     start_text: str = ""  # a BERT checkpoint that the text side begins with

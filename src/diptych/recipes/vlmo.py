@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.data.settings import ImageSettings
 from diptych.recipes import vilt
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import frozen
+from diptych.recipes.frozen import NARROW, frozen
 from diptych.recipes.models import VLMo
 from diptych.recipes.run import Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -79,12 +79,12 @@ def base_words() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features: the third stage alone."""
-    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False))
+    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), widen=NARROW)
 
 
 def small_words() -> Pretrain:
     """The stage before it, on the captions alone."""
-    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives)
+    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives, widen=NARROW)
     return replace(run, freeze=FROZEN_FOR_WORDS)
 
 
