@@ -10,8 +10,8 @@ from tiny_data import Colours, picture_bytes, write_karpathy
 
 from diptych.data.files import open_captions
 from diptych.data.shard_writer import Sample, described, picture_file, safe_key, write_shard
-from diptych.data.shards import MOST_TEXT
 from diptych.data.source import BadSample
+from diptych.data.tars import MOST_TEXT
 
 
 def sample(key: str, seed: int = 0) -> Sample:

@@ -113,6 +113,26 @@ def test_samples_that_lack_a_part_can_be_listed_instead(tmp_path):
     assert len(CaptionedShards(str(tmp_path / "none.tar"), "", bad=bad)) == 0
 
 
+def test_what_is_whole_of_a_damaged_tar_can_be_kept(tmp_path):
+    path = tmp_path / "cc.tar"
+    write_tar(path, sample(0) | sample(1) | sample(2))
+    index = read_index(path)
+    header = index[1].start - 512
+    data = path.read_bytes()
+    for damaged, left in (
+        (data[:header] + b"x" * 512 + data[header + 512 :], 1),  # tarfile itself takes this for the end
+        (data[: index[2].start + 10], 2),
+        (data[: header + 100], 1),
+        (b"x" * 5000, 0),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cc\.tar: not a whole uncompressed tar"):
+            read_index(path)
+        bad = []
+        assert read_index(path, bad=bad) == index[:left]
+        assert bad[-1].where == str(path) and "what lies behind is lost" in bad[-1].why
+
+
 def test_missing_shards_and_things_that_are_no_tar(tmp_path):
     with pytest.raises(DataError, match=r"train-000\.tar: no such shard"):
         open_captions(str(tmp_path / "train-{000..001}.tar"), "train")

@@ -19,10 +19,11 @@ from tiny_data import picture_bytes
 
 from diptych.data.examples import PairExamples
 from diptych.data.pictures import PictureExamples
+from diptych.data.raws import raws
 from diptych.data.settings import ImageSettings, Streaming
 from diptych.data.shards import read_index
 from diptych.data.source import Captioned, DataError
-from diptych.data.stream import Lane, Place, Stream, cursor_of, raws
+from diptych.data.stream import Lane, Place, Stream, cursor_of
 from diptych.data.streamed import streamed
 from diptych.data.tally import Loaded
 from diptych.data.wordpiece import Tokenizer
@@ -197,15 +198,67 @@ def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
         run(stream, world=4)
     with pytest.raises(DataError, match="nothing says where step 3 begins"):
         run(stream, start=3)
-    with pytest.raises(DataError, match="17 samples in a row could not be used"):
+    with pytest.raises(DataError, match="none of 4 samples of one lane and step could be used"):
         run(stream)
 
 
-def test_damaged_and_empty_tars_are_named(tmp_path: Path):
+def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
+    """Cut off, overwritten in the middle, and no tar at all: the stream goes on with what is whole, the same from any cursor."""
+    stream = Stream(tars(tmp_path, [6, 6, 6, 6]), "train", Streaming(1, 24))
+    at = {shard.name: [behind for _, behind in raws(shard)] for shard in stream.shards}
+    cut, overwritten, none = stream.shards[:3]
+    cut.write_bytes(cut.read_bytes()[: at[cut.name][3] + 600])  # in the picture of the fifth
+    data = bytearray(overwritten.read_bytes())
+    data[at[overwritten.name][1] : at[overwritten.name][1] + 512] = b"x" * 512
+    overwritten.write_bytes(data)
+    none.write_bytes(b"no tar at all" * 100)
+    for shard, good in ((cut, [0, 1, 2, 3]), (overwritten, [6, 7]), (none, [])):
+        found = list(raws(shard))
+        bad = [raw for raw, _ in found if raw.bad]
+        assert numbers(raw for raw, _ in found if not raw.bad) == good
+        assert len(bad) >= 1 and "not a whole uncompressed tar" in bad[-1].bad and shard.name in bad[-1].where
+        for i, (_, behind) in enumerate(found):
+            assert list(raws(shard, behind)) == found[i + 1 :]
+    steps = run(stream, steps=8)
+    used = Counter(chain(*ids(steps)))
+    assert (
+        used.keys() == {raw.id for shard in stream.shards for raw, _ in raws(shard) if not raw.bad} and len(used) == 12
+    )
+    why = {s.why for step in steps for part in step for s in part.skipped}
+    assert sum("what lies behind is lost" in w for w in why) == 3
+    rest = run(stream, start=3, steps=8, cursor=steps[2][-1].cursor)
+    assert ids(rest) == ids(steps)[3:]
+
+
+def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
+    said = {"0.jpg": picture_bytes(0), "0.txt": b"caption 0", "1.jpg": picture_bytes(1), "2.txt": b"caption 2"}
+    said |= {"3.jpg": picture_bytes(3), "3.txt": b"caf\xe9", "4.jpg": picture_bytes(4), "4.json": b"{"}
+    said |= {"5.jpg": picture_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for name, data in said.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    found = [raw for raw, _ in raws(tmp_path / "train-0.tar")]
+    reasons = ["", "no caption", "no picture", "its caption is not UTF-8", "", "its caption has", "no bytes"]
+    for raw, why in zip(found, reasons, strict=True):
+        assert (raw.bad.startswith(why) and bool(raw.bad) == bool(why)) or (
+            raw.where.endswith("4") and "not JSON" in raw.bad
+        )
+    stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1, 7))
+    steps = run(stream, partial(PictureExamples, images=IMAGES), batch=7, steps=3)
+    assert set(chain(*ids(steps))) == {found[0].id}
+    assert {s.why for step in steps for part in step for s in part.skipped} == {raw.bad for raw in found if raw.bad}
+    assert len(stream.head()) == 2  # the empty picture's too: it was not opened
+
+
+def test_empty_tars_are_named(tmp_path: Path):
     write(tmp_path / "train-0.tar", [])
+    stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1))
     with pytest.raises(DataError, match="no sample in this lane's tars"):
-        Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1)).lanes([0], 0, {})[0].take(1)
-    (tmp_path / "train-0.tar").write_bytes(b"no tar at all" * 100)
-    with pytest.raises(DataError, match="not a whole uncompressed tar"):
-        list(raws(tmp_path / "train-0.tar"))
+        stream.lanes([0], 0, {})[0].take(1)
+    with pytest.raises(DataError, match="no sample in any of 1 tars"):
+        stream.head()
+    with pytest.raises(DataError, match="cannot be read"):
+        list(raws(tmp_path / "gone.tar"))
     assert Place(*cursor_of([Lane([], 0, 1, 1, 0)])["0"]) == Place()

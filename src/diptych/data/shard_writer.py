@@ -15,9 +15,9 @@ from typing import Any
 from PIL import Image as Pillow
 
 from diptych.data.decode import FORMATS
-from diptych.data.shards import MOST_TEXT
 from diptych.data.shown import Filed
 from diptych.data.source import BadSample, Captioned
+from diptych.data.tars import MOST_TEXT
 
 KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats that stay as they are; others become PNG
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")

@@ -5,24 +5,17 @@ from __future__ import annotations
 import glob
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image as Pillow
 
 from diptych.data.decode import MAX_PIXELS, decode
-from diptych.data.folder import need, parse_json
 from diptych.data.formats import Columns, drawn_split, named_split
 from diptych.data.source import BadSample, DataError
 from diptych.data.tally import Skipped
-
-T = TypeVar("T")
-
-IMAGES = ("jpg", "jpeg", "png", "webp")
-TEXTS = ("txt", "json")
-MOST_TEXT = 1_000_000  # bytes of a caption's file
+from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,12 @@ class CaptionedShards:
         try:
             with member.shard.open("rb") as file:
                 file.seek(member.start)
-                return file.read(member.size)
+                data = file.read(member.size)
         except OSError as error:
             raise BadSample(self.where(index), f"cannot be read ({error.strerror})") from None
+        if len(data) < member.size:
+            raise BadSample(self.where(index), f"cut off after {len(data)} of {member.size} bytes")
+        return data
 
     def stem(self, index: int) -> str:
         """The sample's key, without its folder: how others name what they say of its picture."""
@@ -114,27 +110,45 @@ def braces(pattern: str) -> Iterator[str]:
 
 def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None = None) -> list[Member]:
     """The samples of a tar; `caption` is the key of a caption in a .json member. Raises DataError, also for a sample
-    without all its parts, unless there is a list of `bad` ones to enter it in.
+    without all its parts and for a tar that is damaged, unless there is a list of `bad` ones to enter it in: what can be
+    read of a damaged tar then stays.
     """
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    found: list[Member] = []
     try:
-        with tarfile.open(shard, "r:") as tar:
-            samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-            for info in tar:
-                if (named := name_of(info)) is not None:
-                    samples.setdefault(named[0], {})[named[1]] = info
-            found = []
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            damage = _gathered(tar, samples)
+            if damage is not None and bad is None:
+                raise damage
             for place, (key, parts) in enumerate(samples.items()):
                 try:
                     found.append(_member(shard, tar, key, parts, caption))
                 except DataError as error:
                     if bad is None:
                         raise
-                    bad.append(
-                        Skipped(place, f"{shard}, {key}", str(error).removeprefix(f"{shard}, {key}").lstrip(":, "))
-                    )
-            return found
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise DataError(f"{shard}: not a whole uncompressed tar ({error}); write the shard again") from None
+                    where = f"{shard}, {key}"
+                    bad.append(Skipped(place, where, str(error).removeprefix(where).lstrip(":, ")))
+            if damage is not None:
+                raise damage
+    except DAMAGE as error:
+        why = f"not a whole uncompressed tar ({error})"
+        if bad is None:
+            raise DataError(f"{shard}: {why}; write the shard again") from None
+        bad.append(Skipped(len(samples), str(shard), f"{why}; what lies behind is lost"))
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); see whether its disk is there") from None
+    return found
+
+
+def _gathered(tar: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarInfo]]) -> Exception | None:
+    """Enters a tar's members, sample by sample, as far as it is whole; what is wrong there."""
+    try:
+        for info in headers(tar):
+            if (named := name_of(info)) is not None:
+                samples.setdefault(named[0], {})[named[1]] = info
+    except DAMAGE as error:
+        return error
+    return None
 
 
 def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo], caption: str) -> Member:
@@ -142,48 +156,3 @@ def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfil
     picture, text, suffix = picture_and_text(parts, where)
     captions = captions_in(read_text(tar, text, where), suffix, caption, where)
     return Member(shard, key, picture.offset_data, picture.size, captions)
-
-
-def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """The key of the sample that a member belongs to, and its suffix; None for what is no picture and no caption.
-
-    WebDataset: a key ends at the first dot.
-    """
-    folder, _, name = info.name.rpartition("/")
-    stem, _, suffix = name.partition(".")
-    if not info.isreg() or info.issparse() or suffix.lower() not in (*IMAGES, *TEXTS):
-        return None
-    return f"{folder}/{stem}".lstrip("/"), suffix.lower()
-
-
-def picture_and_text(parts: Mapping[str, T], where: str) -> tuple[T, T, str]:
-    """Of a sample's members the picture, the caption and the caption's suffix. Raises DataError where one is missing."""
-    picture = next((parts[s] for s in IMAGES if s in parts), None)
-    suffix = next((s for s in TEXTS if s in parts), None)
-    if picture is None or suffix is None:
-        lacks = "picture (" + ", ".join(IMAGES) + ")" if picture is None else "caption (" + ", ".join(TEXTS) + ")"
-        raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts))}; write the shard again")
-    return picture, parts[suffix], suffix
-
-
-def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
-    """A caption's file. Raises DataError."""
-    if info.size > MOST_TEXT:
-        raise DataError(f"{where}: its caption has {info.size} bytes, more than {MOST_TEXT}; write the shard again")
-    file = tar.extractfile(info)
-    try:
-        return (file.read() if file else b"").decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: its caption is not UTF-8 at byte {error.start}; write the shard again") from None
-
-
-def captions_in(said: str, suffix: str, caption: str, where: str) -> tuple[str, ...]:
-    """What a caption's file says; in a .json under the key `caption`. Raises DataError."""
-    if suffix == "json":
-        found = need(parse_json(said, Path(where)), caption, (str, list), where)
-        captions = tuple(found) if isinstance(found, list) else (found,)
-    else:
-        captions = (said,)
-    if not all(isinstance(c, str) for c in captions):
-        raise DataError(f"{where}, {caption!r}: a list of something else than strings; write the shard again")
-    return captions or ("",)

@@ -7,30 +7,19 @@ of each lane. Ranks share the lanes, and nothing else of the order knows of them
 
 from __future__ import annotations
 
-import hashlib
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.data.decode import MAX_PIXELS, decode
+from diptych.data.decode import decode
 from diptych.data.formats import named_split
+from diptych.data.raws import Raw, raws
 from diptych.data.settings import Streaming
-from diptych.data.shards import TEXTS, captions_in, name_of, picture_and_text, read_text, shards
+from diptych.data.shards import CaptionedShards, shards
 from diptych.data.source import BadSample, DataError
 from diptych.keyed import permutation, words
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A sample as it lies in its tar, not decoded. `picture`: its file's bytes; none where they are too many."""
-
-    where: str
-    id: int  # of its tar's name and its key
-    picture: bytes
-    captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,46 +32,6 @@ class Place:
     tar: int = 0
     byte: int = 0
     given: int = 0
-
-
-def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
-    """The samples of a tar from `byte` on, in their order, each with the byte behind it. A sample's members are neighbours.
-
-    Raises DataError.
-    """
-    try:
-        with shard.open("rb") as file:
-            file.seek(byte)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                key, parts = "", dict[str, str | bytes]()
-                while (info := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # they would all be kept
-                    if (named := name_of(info)) is None:
-                        continue
-                    if parts and named[0] != key:
-                        yield _raw(shard, key, parts), info.offset
-                        parts = {}
-                    key, suffix = named
-                    parts[suffix] = _content(tar, info, suffix, f"{shard}, {key}")
-                if parts:
-                    yield _raw(shard, key, parts), tar.offset
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise DataError(f"{shard}: not a whole uncompressed tar ({error}); write the shard again") from None
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: str) -> str | bytes:
-    if suffix in TEXTS:
-        return read_text(tar, info, where)
-    file = tar.extractfile(info) if info.size <= 4 * MAX_PIXELS else None
-    return file.read() if file else b""
-
-
-def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes]) -> Raw:
-    where = f"{shard}, {key}"
-    picture, said, suffix = picture_and_text(parts, where)
-    digest = hashlib.blake2b(f"{shard.name}/{key}".encode(errors="surrogateescape"), digest_size=8).digest()
-    captions = captions_in(str(said), suffix, "caption", where)
-    return Raw(where, int.from_bytes(digest) >> 1, bytes(picture), captions)  # type: ignore[arg-type]
 
 
 class Lane:
@@ -147,6 +96,14 @@ class Stream:
         if len(self.shards) < settings.lanes:
             raise DataError(f"{len(self.shards)} tars cannot be dealt to {settings.lanes} lanes; lower streaming.lanes")
 
+    def head(self, least: int | None = None) -> CaptionedShards:
+        """The samples of the first tar that has any, in any order. Raises DataError where none has."""
+        for shard in self.shards:
+            found = CaptionedShards(str(shard), self.split, least=least, bad=[])
+            if len(found):
+                return found
+        raise DataError(f"{self.name}: no sample in any of {len(self.shards)} tars; write them again")
+
     def lanes(self, numbers: Sequence[int], seed: int, cursor: Mapping[str, Sequence[int]]) -> list[Lane]:
         """Some of the lanes, going on where `cursor` says that they stand; from the beginning where it says nothing."""
         each = max(1, self.settings.buffer // self.settings.lanes)
@@ -174,10 +131,9 @@ class Part:
 
     def file(self, index: int) -> bytes:
         """The picture's file as it lies. Raises BadSample."""
-        data = self.raws[index].picture
-        if not data:
-            raise BadSample(self.where(index), f"no bytes, or more than the limit of {4 * MAX_PIXELS}")
-        return data
+        if why := self.raws[index].bad:
+            raise BadSample(self.where(index), why)
+        return self.raws[index].picture
 
     def stem(self, index: int) -> str:
         """The sample's key, without its folder: how others name what they say of its picture."""

@@ -12,7 +12,7 @@ from diptych.data.loader import TRIES, run
 from diptych.data.source import BadSample, Captioned, DataError
 from diptych.data.stream import Lane, Part, Raw, Stream, cursor_of
 from diptych.data.tally import Loaded, Skipped
-from diptych.keyed import words
+from diptych.keyed import permutation, words
 
 Make = Callable[[Captioned], Examples]  # how captioned images become what a run learns from
 
@@ -35,7 +35,8 @@ def streamed(
     """As `loader.loader`, of a stream. `cursor`: where step `start` begins, as what was `Loaded` before it says; empty: at
     the stream's beginning. It may have been left by another number of ranks. `least`: see files.CaptionedFiles.
 
-    A bad sample is replaced by another of its lane and step, keyed by its id; so are images that matching replaces.
+    A bad sample is replaced by another of its lane and step, keyed by its place, and the run gives up only where none of
+    them will do; so are images that matching replaces.
     """
     lanes = stream.settings.lanes
     if batch % lanes or lanes % (world * accumulate):
@@ -110,13 +111,18 @@ def _one(
     Where a sample is several examples (a picture and its mirror image), one of them is drawn.
     """
     several = max(1, len(examples) // len(raws))
-    others = words(seed, step, [place], "replacement", TRIES)[0] % len(raws)
-    for tried, index in enumerate((place, *others.tolist())):
+    others = permutation(
+        seed, step, len(raws), f"replacement {place}"
+    ).tolist()  # itself too: with other draws it may do
+    for tried, index in enumerate([place, *others * TRIES][: max(TRIES, len(raws)) + 1]):
+        if raws[index].bad:
+            skipped.append(Skipped(raws[index].id, raws[index].where, raws[index].bad))
+            continue
         which = int(words(seed, step, [index], "which", 1)[0, 0] % several)
         try:
             return index, examples.load(index * several + which, seed + tried, step)  # other draws at each
         except BadSample as bad:
             skipped.append(Skipped(raws[index].id, bad.where, bad.why))
     raise DataError(
-        f"{TRIES + 1} samples in a row could not be used (last: {skipped[-1].where}: {skipped[-1].why}); repair the data"
+        f"none of {len(raws)} samples of one lane and step could be used (last: {skipped[-1].where}: {skipped[-1].why}); repair the data"
     )

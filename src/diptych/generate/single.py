@@ -32,10 +32,11 @@ def sample(
     """
 
     def drawn(scores: Tensor, at: int) -> Tensor:
-        probability, order = nucleus(scores, share, most).softmax(1).sort(descending=True, stable=True)
+        best, tokens = _nucleus(scores, share, most)
+        probability = best.softmax(1)
         passed = (probability.cumsum(1) <= draws[:, at, None]).sum(1)
         last = (probability > 0).sum(1) - 1  # rounding may leave the sum below a draw
-        return order.gather(1, passed.minimum(last)[:, None]).squeeze(1)
+        return tokens.gather(1, passed.minimum(last)[:, None]).squeeze(1)
 
     return _written(Reader(model, context, remember), prompt, rules, drawn)
 
@@ -45,11 +46,20 @@ def nucleus(scores: Float[Tensor, "b v"], share: float, most: int) -> Float[Tens
 
     Holtzman et al. 2020, section 3.1. The official BLIP samples from the 50 best because its library does by default.
     """
-    best, order = scores.topk(min(most, scores.shape[1]))
-    probability = best.softmax(1)
+    best, tokens = _nucleus(scores, share, most)
+    return torch.full_like(scores, -math.inf).scatter(1, tokens, best)
+
+
+def _nucleus(scores: Tensor, share: float, most: int) -> tuple[Tensor, Tensor]:
+    """The `most` best scores, −inf beyond the nucleus, from the best down (of equals the smaller token first), and their
+    tokens: all that is drawn from, so that a vocabulary need not be sorted at every step.
+    """
+    best, tokens = scores.topk(min(most, scores.shape[1]))
+    tokens, place = tokens.sort(dim=1)
+    best, place = best.gather(1, place).sort(dim=1, descending=True, stable=True)
+    tokens, probability = tokens.gather(1, place), best.softmax(1)
     before = probability.cumsum(1) - probability  # what the better ones have together: nothing for the best
-    best = best.masked_fill(before >= share, -math.inf)
-    return torch.full_like(scores, -math.inf).scatter(1, order, best)
+    return best.masked_fill(before >= share, -math.inf), tokens
 
 
 @torch.no_grad()

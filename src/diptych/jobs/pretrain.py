@@ -41,7 +41,7 @@ def food(run: Pretrain) -> Food:
     if not run.streaming.lanes:
         return examples(run, run.split, augment=True)
     stream = Stream(run.data, run.split, run.streaming)
-    head = examples(replace(run, data=str(stream.shards[0])), run.split, augment=True)
+    head = learned(run, stream.head(run.images.shorter), augment=True)
     return Streamed(stream, partial(learned, run, augment=True), head, run.images.shorter)
 
 

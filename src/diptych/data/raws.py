@@ -1,0 +1,89 @@
+"""Samples read from a tar one after the other, as they lie in it; what cannot be one has its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.data.decode import MAX_PIXELS
+from diptych.data.source import DataError
+from diptych.data.tars import DAMAGE, TEXTS, captions_in, headers, name_of, picture_and_text, read_text
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A sample as it lies in its tar, not decoded; or what cannot be one, and why it is `bad`."""
+
+    where: str
+    id: int  # of its tar's name and its key
+    picture: bytes
+    captions: tuple[str, ...]
+    bad: str = ""
+
+
+def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
+    """The samples of a tar from `byte` on, in their order, each with the byte behind it. A sample's members are neighbours.
+
+    One that lacks a part comes as a bad one; so does, once, all that lies behind a place where the tar is damaged. Raises
+    DataError where it cannot be read at all.
+    """
+    at = byte
+    try:
+        with shard.open("rb") as file:
+            file.seek(byte)
+            key, parts = "", dict[str, str | bytes | DataError]()
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    for info in headers(tar):
+                        if (named := name_of(info)) is None:
+                            continue
+                        if parts and named[0] != key:
+                            yield _raw(shard, key, parts), info.offset
+                            parts = {}
+                        key, suffix = named
+                        at = tar.offset
+                        parts[suffix] = _content(tar, info, suffix, f"{shard}, {key}")
+                if parts:
+                    yield _raw(shard, key, parts), at
+            except DAMAGE as error:
+                if parts:
+                    yield _raw(shard, key, parts), at
+                why = f"not a whole uncompressed tar ({error}); what lies behind is lost"
+                yield _bad(f"{shard}, byte {at}", shard, f"byte {at}", why), shard.stat().st_size
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); see whether its disk is there") from None
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: str) -> str | bytes | DataError:
+    if suffix in TEXTS:
+        try:
+            return read_text(tar, info, where)
+        except DataError as error:
+            return error
+    file = tar.extractfile(info) if info.size <= 4 * MAX_PIXELS else None
+    return file.read() if file else b""
+
+
+def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> Raw:
+    where = f"{shard}, {key}"
+    try:
+        picture, said, suffix = picture_and_text(parts, where)
+        if isinstance(said, DataError):
+            raise said
+        captions = captions_in(str(said), suffix, "caption", where)
+    except DataError as error:
+        return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
+    bad = "" if picture else f"no bytes, or more than the limit of {4 * MAX_PIXELS}"
+    return Raw(where, _number(shard, key), bytes(picture), captions, bad)  # type: ignore[arg-type]
+
+
+def _bad(where: str, shard: Path, key: str, why: str) -> Raw:
+    return Raw(where, _number(shard, key), b"", ("",), why)
+
+
+def _number(shard: Path, key: str) -> int:
+    digest = hashlib.blake2b(f"{shard.name}/{key}".encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -1,0 +1,78 @@
+"""What stands in WebDataset tars, told without unpacking them: their members, and the parts of a sample."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diptych.data.folder import need, parse_json
+from diptych.data.source import DataError
+
+T = TypeVar("T")
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+TEXTS = ("txt", "json")
+MOST_TEXT = 1_000_000  # bytes of a caption's file
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError)  # what a tar that is not whole may raise
+
+
+def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """A tar's members, one after the other, none of them kept. Raises one of DAMAGE where it is not whole: `tarfile` itself
+    takes a damaged header for the end.
+    """
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        yield info
+    file: Any = tar.fileobj
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"no header at byte {tar.offset}")
+
+
+def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """The key of the sample that a member belongs to, and its suffix; None for what is no picture and no caption.
+
+    WebDataset: a key ends at the first dot.
+    """
+    folder, _, name = info.name.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    if not info.isreg() or info.issparse() or suffix.lower() not in (*IMAGES, *TEXTS):
+        return None
+    return f"{folder}/{stem}".lstrip("/"), suffix.lower()
+
+
+def picture_and_text(parts: Mapping[str, T], where: str) -> tuple[T, T, str]:
+    """Of a sample's members the picture, the caption and the caption's suffix. Raises DataError where one is missing."""
+    picture = next((parts[s] for s in IMAGES if s in parts), None)
+    suffix = next((s for s in TEXTS if s in parts), None)
+    if picture is None or suffix is None:
+        lacks = "picture (" + ", ".join(IMAGES) + ")" if picture is None else "caption (" + ", ".join(TEXTS) + ")"
+        raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts))}; write the shard again")
+    return picture, parts[suffix], suffix
+
+
+def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
+    """A caption's file. Raises DataError."""
+    if info.size > MOST_TEXT:
+        raise DataError(f"{where}: its caption has {info.size} bytes, more than {MOST_TEXT}; write the shard again")
+    try:
+        file = tar.extractfile(info)
+        return (file.read() if file else b"").decode()
+    except tarfile.TarError:
+        raise DataError(f"{where}: its caption is cut off; write the shard again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: its caption is not UTF-8 at byte {error.start}; write the shard again") from None
+
+
+def captions_in(said: str, suffix: str, caption: str, where: str) -> tuple[str, ...]:
+    """What a caption's file says; in a .json under the key `caption`. Raises DataError."""
+    if suffix == "json":
+        found = need(parse_json(said, Path(where)), caption, (str, list), where)
+        captions = tuple(found) if isinstance(found, list) else (found,)
+    else:
+        captions = (said,)
+    if not all(isinstance(c, str) for c in captions):
+        raise DataError(f"{where}, {caption!r}: a list of something else than strings; write the shard again")
+    return captions or ("",)
