@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 from tiny_data import Colours
 
 from diptych.data.examples import PairExamples
 from diptych.data.loader import loader, rate, sweep
 from diptych.data.order import Shuffled
-from diptych.data.source import DataError
+from diptych.data.source import DataError, WorkerDied
 from diptych.data.tally import Loaded, Skipped, Tally
 from diptych.data.transforms import ImageSettings
 from diptych.data.wordpiece import Tokenizer
@@ -96,12 +98,34 @@ def test_opening_a_loader_draws_nothing_from_torch():
 class Interrupting(Colours):
     def image(self, index: int):
         os.kill(os.getpid(), signal.SIGINT)
+        if not getattr(self, "told", False):
+            self.told = True
+            os.kill(os.getpid(), signal.SIGTERM)
         return super().image(index)
 
 
-def test_workers_leave_ctrl_c_to_the_main_process():
+def test_workers_leave_ctrl_c_and_a_first_sigterm_to_the_main_process():
     examples = PairExamples(Interrupting(20), TOKENIZER, SMALL, 0.0)
     assert len(run(examples, steps=1, workers=1)) == 1
+
+
+class Dying(Colours):
+    """Its fourth picture ends whoever reads it, as a second SIGTERM does."""
+
+    def image(self, index: int) -> Pillow.Image:
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().image(index)
+
+
+def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
+    made = loader(PairExamples(Dying(20), TOKENIZER, SMALL, 0.0), batch=8, seed=3, start=0, steps=60, workers=1)
+    with pytest.raises(WorkerDied, match="give a lower --workers"):
+        for _ in made:
+            end = time.monotonic() + 0.05
+            while time.monotonic() < end:  # nothing is raised here
+                pass
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

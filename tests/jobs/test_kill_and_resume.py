@@ -18,8 +18,12 @@ from tiny_runs import ENVIRONMENT, STEPS, finished, pretrain, rows, started
 from diptych.cli import main
 
 
-def killed_after(arguments: list[str], out: Path, written: int, signal_: signal.Signals) -> subprocess.Popen[str]:
-    """A run that gets `signal_` at a random moment after so many rows of metrics.jsonl were written."""
+def killed_after(
+    arguments: list[str], out: Path, written: int, signal_: signal.Signals, workers: bool = False
+) -> subprocess.Popen[str]:
+    """A run that gets `signal_` at a random moment after so many rows of metrics.jsonl were written; its `workers` too, or
+    where the machine goes down.
+    """
     process = started(arguments)
     metrics, deadline = out / "metrics.jsonl", time.monotonic() + 240
     before = metrics.read_text().count("\n") if metrics.exists() else 0
@@ -30,8 +34,8 @@ def killed_after(arguments: list[str], out: Path, written: int, signal_: signal.
         time.sleep(0.002)
     time.sleep(random.uniform(0, 0.05))
     assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()}"
-    if signal_ is signal.SIGKILL:
-        os.killpg(process.pid, signal_)  # workers with it, as when a machine goes down
+    if workers or signal_ is signal.SIGKILL:
+        os.killpg(process.pid, signal_)
     else:
         process.send_signal(signal_)
     return process
@@ -60,17 +64,21 @@ def test_killed_twice_and_started_again_it_ends_in_the_same_bits(pretrained: Pat
     assert {"val/itm", "val/mlm", "val/wpa"} <= rows(out)[-1].keys()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(("signal_", "workers"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_told_to_stop_it_saves_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signal_: signal.Signals, workers: bool
+):
     out, steps = tmp_path / "stopped", 60
-    command = pretrain(out, "--workers", "1", steps=steps)
-    process = killed_after(command, out, 3, signal.SIGINT)
+    command = pretrain(out, "--workers", "2", steps=steps)
+    process = killed_after(command, out, 3, signal_, workers)
     said, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in complaint
     assert f"saved in {out}: the same command goes on from here" in said.splitlines()[-1]
     stopped = rows(out)[-1]["step"]
     assert 3 <= stopped < steps
-
+    if not workers:  # nothing else of it differs
+        return
     assert main(command) == 0
     assert f"goes on at step {stopped} of {steps}" in capsys.readouterr().out
     assert [row["step"] for row in rows(out)] == [*range(1, steps + 1), steps]

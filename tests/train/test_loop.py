@@ -6,16 +6,17 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from toy import Toy, micro, run, settings
+from toy import Toy, micro, run, settings, stream
 
-from diptych.data.source import DataError
-from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError
+from diptych.data.source import DataError, WorkerDied
+from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError, rest
 from diptych.train.doctor import Diverged
 from diptych.train.log import TIME_FIELDS
 from diptych.train.loop import fit
@@ -77,6 +78,38 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, o
     run(tmp_path, Toy(dropout=0.2), settings())
     same_tensors(tmp_path / CHECKPOINT, whole / CHECKPOINT)
     assert rows(tmp_path) == rows(whole)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_where_the_workers_died_of_the_signal_too_the_run_is_saved(tmp_path, whole, one_thread, capfd, told):
+    def dying(start: int):
+        yield from islice(stream(settings())(start), 9)
+        if told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise WorkerDied("gone")
+
+    with pytest.raises(SystemExit, match="130") if told else pytest.raises(WorkerDied):
+        fit(Toy(dropout=0.2), dying, settings(), tmp_path, evaluate=lambda _: {"val/first": 0.0})
+    if told:
+        assert "stopped at step 9, saved in" in capfd.readouterr().out
+    assert checkpoint_step(tmp_path) == (9 if told else 8)
+
+
+def test_told_to_stop_before_the_first_step_it_makes_none(tmp_path, capfd):
+    def telling(start: int):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stream(settings())(start)
+
+    with pytest.raises(SystemExit) as ended:
+        fit(Toy(), telling, settings(), tmp_path)
+    assert ended.value.code == 130 and "stopped before a step was made" in capfd.readouterr().out
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def checkpoint_step(out: Path) -> int:
+    held = rest(out)
+    assert held is not None
+    return held["step"]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):

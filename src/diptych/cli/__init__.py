@@ -44,9 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
     from diptych.cli.refusal import expected
+    from diptych.train.signals import terminated_as_interrupted
 
     try:
-        return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
+        with terminated_as_interrupted():
+            return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
     except KeyboardInterrupt:
         return refuse("interrupted", 130)
     except Exception as error:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diptych.data.examples import Examples
 from diptych.data.order import Order
 from diptych.data.source import BadSample, DataError
 from diptych.data.tally import Loaded, Skipped
+from diptych.data.workers import run
 from diptych.inputs import Batch
 from diptych.keyed import permutation, words
 
@@ -146,30 +144,3 @@ def _chunk(examples: Examples, ids: Sequence[int], seed: int) -> tuple[Batch | N
         except BadSample as bad:
             skipped.append(Skipped(index, bad.where, bad.why))
     return examples.collate(kept, used, seed, 0) if kept else None, tuple(skipped)
-
-
-def run(dataset: Dataset, keys: Iterable[Any], workers: int) -> Iterator[Any]:
-    """``dataset[key]`` of every key, in order, made in worker processes (0: in this one)."""
-    made: Iterable[Any] = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=keys,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        worker_init_fn=_quiet_worker,
-        generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the model's
-    )
-    for item in made:
-        if isinstance(item, DataError):
-            raise item
-        yield item
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _quiet_worker(_: int) -> None:
-    """Ctrl-C is the main process's to handle; one thread per worker, since workers are the parallelism."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

@@ -17,6 +17,10 @@ class DataError(Exception):
     """The dataset as a whole cannot be used; the message says file, row, key and what to do."""
 
 
+class WorkerDied(DataError):
+    """A process that loads data is gone, by no fault of the data."""
+
+
 class BadSample(Exception):
     """One sample cannot be used (truncated, too large, empty caption): it is skipped, counted and listed."""
 

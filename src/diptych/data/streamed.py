@@ -8,10 +8,11 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from diptych.data.examples import Examples
-from diptych.data.loader import TRIES, run
+from diptych.data.loader import TRIES
 from diptych.data.source import BadSample, Captioned, DataError
 from diptych.data.stream import Lane, Part, Raw, Stream, cursor_of
 from diptych.data.tally import Loaded, Skipped
+from diptych.data.workers import run
 from diptych.keyed import permutation, words
 
 Make = Callable[[Captioned], Examples]  # how captioned images become what a run learns from

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from torch import nn
 
+from diptych.data.source import WorkerDied
 from diptych.data.tally import Loaded, Skipped, Tally
 from diptych.step import Step
 from diptych.train import checkpoint
@@ -118,6 +119,8 @@ class _Run:
         batches = stream(self.done) if self.done < self.settings.steps else iter(())
         self.clock = self.lap = time.perf_counter()
         try:
+            if any(self.group.gather(told.is_set())) and self.done < self.settings.steps:
+                self.stop(log, "before a step was made")
             while self.done < self.settings.steps:
                 stop = self.advance(batches, told)
                 last = self.done == self.settings.steps
@@ -136,9 +139,18 @@ class _Run:
                 if last or stop or self.done % self.settings.checkpoint_every == 0:
                     self.save()
                 if stop and not last:
-                    if log is not None:
-                        log.say(f"stopped at step {self.done}, saved in {self.out}: the same command goes on from here")
-                    raise SystemExit(130)
+                    self.stop(log, f"at step {self.done}, saved in {self.out}")
+        except WorkerDied:  # by the signal that ends this process too? No step has been begun
+            if not told.is_set():
+                raise
+            saves = (
+                self.done > 0 and self.group.world == 1
+            )  # many save together: the others may wait for this one's batch
+            if saves:
+                self.save()
+            self.stop(
+                log, f"at step {self.done}, {f'saved in {self.out}' if saves else 'not saved since a checkpoint'}"
+            )
         except Diverged as error:
             if log is not None:
                 log.say(error)
@@ -146,6 +158,11 @@ class _Run:
         finally:
             if log is not None:
                 self.doctor.save(self.out)
+
+    def stop(self, log: Log | None, where: str) -> NoReturn:
+        if log is not None:
+            log.say(f"stopped {where}: the same command goes on from here")
+        raise SystemExit(130)
 
     def advance(self, batches: Iterator[list[Loaded]], told: threading.Event) -> bool:
         """One optimizer step; whether any rank was told to stop."""

@@ -10,6 +10,26 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is what Ctrl-C is: a KeyboardInterrupt. Processes that are forked within end at once."""
+    mine = os.getpid()
+
+    def tell(number: int, _: object) -> None:
+        if os.getpid() != mine:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stop_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
     told, mine = threading.Event(), os.getpid()
