@@ -29,6 +29,15 @@ class Begins(Protocol):
 
 
 @runtime_checkable
+class Grown(Protocol):
+    """A part of a step that keeps more than it did when older checkpoints were written."""
+
+    def unsaid(self) -> dict[str, Tensor]:
+        """What those do not tell, by its name in this part, as it is to be taken then."""
+        ...
+
+
+@runtime_checkable
 class Step(Protocol):
     """A module that computes losses. Means over what a *global* batch holds need counts from every rank and
     micro-batch first, so a step says its counts before it is run, and is given the global ones.

@@ -43,7 +43,7 @@ def test_what_is_hidden_is_keyed_by_the_sample():
 def test_others_are_seen_regions_of_this_image_and_of_others():
     given = regions()
     found = draws().hidden_regions(given, RegionMasking())
-    places = draws().other_regions(found, given, 0, 10)
+    places = draws().other_regions(found, given, torch.arange(len(given)), 0, 10)
     assert places.shape == (int(found.hidden.sum()), 10)
     assert given.seen.flatten()[places].all()
     image, region = found.hidden.nonzero().unbind(1)
@@ -51,4 +51,16 @@ def test_others_are_seen_regions_of_this_image_and_of_others():
     assert (owner[:, :7] != image[:, None]).all() and (owner[:, 7:] == image[:, None]).all()
     assert (places != (image * given.real.shape[1] + region)[:, None]).all()
     with pytest.raises(ValueError, match="there are none"):
-        draws(1).other_regions(draws(1).hidden_regions(given[:1], RegionMasking()), given[:1], 0, 10)
+        draws(1).other_regions(draws(1).hidden_regions(given[:1], RegionMasking()), given[:1], torch.arange(1), 0, 10)
+
+
+def test_regions_of_the_same_image_under_another_caption_are_no_others():
+    given, whose = regions(), torch.arange(40) % 4
+    found = draws().hidden_regions(given, RegionMasking())
+    places = draws().other_regions(found, given, whose, 0, 10)
+    owner = whose[places // given.real.shape[1]]
+    image = found.hidden.nonzero()[:, 0]
+    assert (owner[:, :7] != whose[image][:, None]).all()
+    assert torch.equal(places[:, 7:], draws().other_regions(found, given, torch.arange(40), 0, 10)[:, 7:])
+    alone = draws().other_regions(found, given, torch.zeros(40, dtype=torch.long), 0, 10)
+    assert (alone // given.real.shape[1] == image[:, None]).all(), "there is no other image to be told from"

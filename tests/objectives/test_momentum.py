@@ -61,9 +61,12 @@ def batch_of(b: int = 3, step: int = 0, **labels: Tensor) -> Batch:
 
 
 def train(module: Momentum, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Where the queue remembers images, the photo of the first pair of a step comes again in the next."""
     losses = []
     for step in steps:
         batch = batch_of(step=step)
+        if module.queue is not None and module.queue.identified:
+            batch = batch_of(step=step, image=torch.tensor([step, step + 1, 90 + step]))
         found = module.train()(batch, module.counts(batch))
         loss = found["itc"] + found["itm"]
         optimizer.zero_grad()
@@ -158,21 +161,56 @@ def test_alpha_grows_over_the_warm_up():
     assert Pace(alpha=0.4).alpha(0) == 0.4
 
 
-def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path):
+def test_what_was_queued_of_an_image_is_right_for_its_next_caption():
+    """By hand, over two steps: the truth is shared with what the first left in the queue, and no share goes to random rows."""
+    module, unaware = momentum(identified=True), momentum()
+    for one in (module, unaware):
+        one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
+    batch = batch_of(step=1, image=torch.tensor([3, 6, 7]))
+    views = module.views(batch, alpha=0.0)
+    found = contrasted(views, "contrast")
+    truth = torch.zeros(3, 3 + 8)
+    truth[0, [0, 3, 5]], truth[1, 1], truth[2, 2] = 1 / 3, 1, 1
+    assert module.queue is not None and module.queue.identity.tolist() == [3, 4, 3] + [-100] * 5
+    by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (found.to_text, found.to_image)) / 2
+    losses = module.student.losses(views, module.counts(batch))
+    torch.testing.assert_close(losses["itc"], by_hand)
+    others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.counts(batch))
+    assert losses["itc"] != others["itc"], "a queue that does not remember calls them false"
+
+
+def test_a_checkpoint_from_before_queues_were_identified_is_gone_on_from(tmp_path: Path):
+    before, now = momentum(), momentum(identified=True)
     settings = Optimizer(learning_rate=0.1)
-    whole = momentum()
+    optimizer = adamw(before, settings)
+    train(before, range(2), optimizer)
+    checkpoint.save(tmp_path, before, optimizer, {})
+    assert now.queue is not None and before.queue is not None
+    now.queue.identity.fill_(4)
+    optimizer = adamw(now, settings)
+    checkpoint.load(tmp_path, now, optimizer)
+    assert torch.equal(now.queue.image, before.queue.image) and now.queue.identity.tolist() == [-100] * 8
+    train(now, range(2, 3), optimizer)
+    assert sorted(now.queue.identity.tolist()) == [-100] * 5 + [2, 3, 92]
+
+
+@pytest.mark.parametrize("identified", [False, True])
+def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, identified: bool):
+    settings = Optimizer(learning_rate=0.1)
+    whole = momentum(identified=identified)
     train(whole, range(6), adamw(whole, settings))
-    first = momentum()
+    first = momentum(identified=identified)
     optimizer = adamw(first, settings)
     train(first, range(3), optimizer)
     checkpoint.save(tmp_path, first, optimizer, {})
     torch.manual_seed(5)
-    second = momentum()
+    second = momentum(identified=identified)
     optimizer = adamw(second, settings)
     checkpoint.load(tmp_path, second, optimizer)
     train(second, range(3, 6), optimizer)
     state = second.state_dict()
     assert any("queue." in name for name in state) and any("teacher." in name for name in state)
+    assert ("queue.identity" in state) == identified
     for name, tensor in whole.state_dict().items():
         assert torch.equal(state[name], tensor), name
 

@@ -53,10 +53,10 @@ def on_model(model: Any, *objectives: Objective, **others: Any) -> Pretraining:
     return Pretraining(model, model.heads(), objectives, **others)
 
 
-def remembering() -> Momentum:
+def remembering(identified: bool = False) -> Momentum:
     model = albef.small()
     student = on_model(model, ImageTextContrast(), HardMatching(even=1e-4), MaskedWords(WORDS))
-    return Momentum(student, Queue(16, model.joint), momentum=0.5)
+    return Momentum(student, Queue(16, model.joint, identified), momentum=0.5)
 
 
 def judging_pairs() -> Pretraining:
@@ -116,6 +116,14 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "codebook": lambda: tokenizer.quantising(tokenizer.small()),
     "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MaskedPixels()]),
 }
+COMPARING = (
+    "contrast", "contrast, sigmoid", "contrast of two readouts, hard negatives", "regions by contrast", "hinge, hardest",
+    "hinge, all, by attention",
+)  # fmt: skip
+SEVERAL = {f"{name}, several captions": CASES[name] for name in COMPARING}
+SEVERAL["momentum and queue, several captions"] = lambda: remembering(identified=True)
+CASES |= SEVERAL
+IMAGES = torch.tensor([7, 5, 7, 9, 5, 7, 7, 7])  # one of them on both ranks, and the only one on the second
 
 
 def part_of(batch: Batch, chosen: slice) -> Batch:
@@ -145,9 +153,10 @@ def trained(name: str, part: slice) -> dict[str, Tensor]:
     """Losses and gradients of two steps of gradient descent on a rank's part of each batch, and what is left behind."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     torch.manual_seed(0)
-    step, found = CASES[name]().train(), {}
+    step, found, labels = CASES[name]().train(), {}, {"image": IMAGES} if name in SEVERAL else {}
     for k in range(2):
-        batch = part_of(replace(batch_of(8, seed=k), step=k), part)
+        whole = batch_of(8, seed=k)
+        batch = part_of(replace(whole, step=k, labels=whole.labels | labels), part)
         counts = {name: summed(count) / world for name, count in cast(Step, step).counts(batch).items()}
         losses = step(batch, counts)
         torch.stack([w * losses[loss] for loss, w in cast(Step, step).weights.items()]).sum().backward()

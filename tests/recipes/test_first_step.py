@@ -60,7 +60,8 @@ def batch(run: Pretrain) -> Batch:
     )
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     image = Image.whole(torch.randn(B, 3, 32, 32, generator=draw))
-    held = Batch(0, 0, torch.arange(B), text=text if reads(run.objectives) else None)
+    labels = {"image": torch.arange(B)}
+    held = Batch(0, 0, torch.arange(B), text=text if reads(run.objectives) else None, labels=labels)
     if not looks(run.objectives):
         return held
     matched = torch.tensor([True, False, True, False])

@@ -95,20 +95,24 @@ class PairExamples:
         return self.shows.load(self.source, image, partial(generator, seed, step, index, f"augment {image}"))
 
     def _replacement(self, image: int, index: int, seed: int, step: int) -> Any:
-        """The picture of another sample, or None where the pair stays together."""
+        """The picture of another sample, or None where the pair stays together: so it does where all are the same photo."""
         if not self.matching or len(self.source) < 2:
             return None
         draws = uniform(seed, step, [index], "matching", 1 + TRIES)[0]
         if draws[0] >= self.matching:
             return None
+        broken = False
         for draw in draws[1:]:
             other = int(draw * (len(self.source) - 1))
             other += other >= image
             try:
-                return self._picture(other, index, seed, step)
+                if self._identity(other) != self._identity(image):
+                    return self._picture(other, index, seed, step)
             except BadSample:  # it is reported when it is drawn as a sample of its own
-                continue
-        raise BadSample(self.source.where(image), "no readable image was drawn to replace it")
+                broken = True
+        if broken:
+            raise BadSample(self.source.where(image), "no readable image was drawn to replace it")
+        return None
 
     def collate(self, loaded: list[LoadedPair], ids: Sequence[int], seed: int, step: int) -> Batch:
         matching = None

@@ -48,7 +48,8 @@ class MixedPairs:
     """`pairs`, each mixed with another with probability `chance` (the paper: a quarter of each batch), keyed by its own id.
 
     Differs: the other pair is drawn from all the data, not from the batch, so that a sample is the same in whatever batch,
-    rank or worker it comes. Raises BadSample for pictures of two sizes: they are to be square.
+    rank or worker it comes. It stays a pair of its own image (LoadedPair.identity), whose other captions are no negatives
+    of it; the other's are, as in the paper. Raises BadSample for pictures of two sizes: they are to be square.
     """
 
     def __init__(self, pairs: PairExamples, chance: float = 0.25, share: float = 0.5):

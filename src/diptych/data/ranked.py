@@ -19,7 +19,11 @@ TRIES = 4  # draws per false text: one may fall on the image itself
 
 
 class RankedExamples:
-    """Pairs with `false` texts of other images each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2)."""
+    """Pairs with `false` texts of other images each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2).
+
+    Images are told apart by their place in the source: whether two are one photo under two names would be known only by
+    reading every image whose text is drawn, and such are drawn no more often than chance has it.
+    """
 
     def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, false: int = 15):
         if len(source) < 2:

@@ -122,6 +122,9 @@ class DetectorRegions:
     def __init__(self, regions: DetectedRegions, whole: bool = False):
         self.regions, self.whole = regions, whole
 
+    def known_as(self, source: Pictured, index: int) -> str:
+        return stem_of(source, index)
+
     def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
         stem = stem_of(source, index)
         number = re.search(r"\d+$", stem)

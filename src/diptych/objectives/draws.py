@@ -64,7 +64,7 @@ class Draws(Protocol):
         ...
 
     def other_regions(
-        self, hidden: HiddenRegions, everyone: Regions, first: int, number: int
+        self, hidden: HiddenRegions, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int
     ) -> Int[Tensor, "k number"]:
         """For each hidden region, in order, others to be told from (see hiding.others)."""
         ...
@@ -95,9 +95,9 @@ class Keyed:
         return hide(regions, masking, self.uniform)
 
     def other_regions(
-        self, hidden: HiddenRegions, everyone: Regions, first: int, number: int
+        self, hidden: HiddenRegions, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int
     ) -> Int[Tensor, "k number"]:
-        return others(hidden, everyone, first, number, self.uniform)
+        return others(hidden, everyone, whose, first, number, self.uniform)
 
     def hidden_patches(
         self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
@@ -152,7 +152,7 @@ class Given:
         return self.masked_regions
 
     def other_regions(
-        self, hidden: HiddenRegions, everyone: Regions, first: int, number: int
+        self, hidden: HiddenRegions, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int
     ) -> Int[Tensor, "k number"]:
         if self.others is None:
             raise ValueError("other regions were asked for, but none were given")

@@ -54,30 +54,30 @@ def hide(regions: Regions, masking: RegionMasking, uniform: Uniform) -> HiddenRe
 
 
 def others(
-    hidden: HiddenRegions, everyone: Regions, first: int, number: int, uniform: Uniform
+    hidden: HiddenRegions, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int, uniform: Uniform
 ) -> Int[Tensor, "k number"]:
     """For each hidden region, others to be told from: seven tenths in other images of the batch, the rest in its own.
 
-    `everyone`: the images of all ranks, of which the hidden ones are those from `first`. Gives places among the regions of
-    `everyone`, flattened. Source: the official code, visual_target 2. Differs: pads are never drawn. Raises ValueError where
-    the batch holds one image, or an image one region.
+    `everyone`: what all ranks show, of which the hidden are those from `first`; `whose` image each is (objectives.identity).
+    Gives places among the regions of `everyone`, flattened. Source: the official code, visual_target 2. Differs: pads are
+    never drawn, nor regions of the same image where another caption shows it again; where the batch shows no other image,
+    all are of its own. Raises ValueError where the batch holds one sample, or an image one region.
     """
     seen, n = everyone.seen.cpu().numpy(), everyone.real.shape[1]
-    places = [np.flatnonzero(row) for row in seen]
-    across = int(0.7 * number)
+    places, owners = [np.flatnonzero(row) for row in seen], whose.cpu().numpy()
     b, own_n = hidden.hidden.shape
     chances = uniform("regions: others", own_n * 2 * number).reshape(b, own_n, 2, number)
     drawn = []
     for row, region in np.argwhere(hidden.hidden.cpu().numpy()):
         image = first + row
-        own = places[image][places[image] != region]
+        own, strange = places[image][places[image] != region], np.flatnonzero(owners != owners[image])
+        across = int(0.7 * number) if len(strange) else 0
         if len(places) < 2 or not len(own):
             raise ValueError("a region is told from others in its image and in other images, but there are none")
         for at, (which, where) in enumerate(chances[row, region].T):
             if at >= across:
                 drawn.append(image * n + own[int(where * len(own))])
                 continue
-            other = int(which * (len(places) - 1))
-            other += other >= image
+            other = strange[int(which * len(strange))]
             drawn.append(other * n + places[other][int(where * len(places[other]))])
     return torch.tensor(np.array(drawn, dtype=np.int64), device=hidden.hidden.device).view(-1, number)

@@ -67,7 +67,8 @@ class Queue(nn.Module):
     """The newest `size` pairs of features that the teacher made; the oldest are overwritten.
 
     `identified`: it remembers which image each pair was of (labels["image"]), so that its other captions are no
-    negatives of it. Begins with random unit vectors, as the official code.
+    negatives of it, as in the official code's retrieval; its pre-training does not. Begins with random unit vectors, as the
+    official code, which are of no image.
     """
 
     image: Float[Tensor, "size width"]
@@ -80,9 +81,13 @@ class Queue(nn.Module):
         self.register_buffer("image", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("text", F.normalize(torch.randn(size, width), dim=1))
         if identified:
-            self.register_buffer("identity", torch.full((size,), -100))
+            self.register_buffer("identity", torch.full((size,), -100))  # below all that images have
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
         self.identified = identified
+
+    def unsaid(self) -> dict[str, Tensor]:
+        """What checkpoints lack from before every run's queue was identified (`step.Grown`): what they queued is of no image."""
+        return {"identity": torch.full_like(self.identity, -100)} if self.identified else {}
 
     @torch.no_grad()
     def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:

@@ -15,6 +15,7 @@ from diptych.objectives.draws import Hiding
 from diptych.objectives.gather import alone, gathered
 from diptych.objectives.hidden import hidden_pair, hidden_regions
 from diptych.objectives.hiding import HiddenRegions
+from diptych.objectives.identity import identities
 from diptych.objectives.views import Views
 from diptych.step import Floor
 
@@ -68,7 +69,8 @@ class ByContrast:
 
     def __call__(self, said: Float[Tensor, "k f"], hidden: HiddenRegions, views: Views) -> Float[Tensor, " k"]:
         everyone, first = gathered_regions(hidden.original)
-        others = everyone.features.flatten(0, 1)[views.draws.other_regions(hidden, everyone, first, self.others)]
+        drawn = views.draws.other_regions(hidden, everyone, identities(views).everyone, first, self.others)
+        others = everyone.features.flatten(0, 1)[drawn]
         candidates = torch.cat([hidden.original.features[hidden.hidden][:, None], others], 1)
         scores = (candidates @ said[:, :, None]).squeeze(2)
         return F.cross_entropy(scores, scores.new_zeros(len(scores)).long(), reduction="none")

@@ -21,7 +21,7 @@ def pretrain_4m() -> Pretrain:
     (`start_image`) and BERT-base (`start_text`: its layers 1-6 read, 7-12 fuse).
 
     Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an epoch, down to
-    a tenth; pictures are squared, not cropped.
+    a tenth; pictures are squared, not cropped; an image's other captions are right too, in the batch and in the queue.
     """
     return Pretrain(
         recipe="albef.pretrain_4m",
@@ -73,8 +73,6 @@ def vqa() -> Finetune:
 def retrieval() -> Pretrain:
     """COCO's captions at 384 pixels, 5 epochs of 256 pairs: contrast and matching go on, with their teacher (section 5 and the
     official configuration). It is to start from a run of `pretrain_4m` (`start`).
-
-    Differs: an image's other captions in a batch and in the queue count as false ones.
     """
     run = pretrain_4m()
     optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=100)

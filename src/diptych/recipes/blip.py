@@ -21,7 +21,7 @@ def pretrain_14m() -> Pretrain:
     BERT-base (`start_text`).
 
     Differs: a cosine, where the official learning rate falls by a tenth each epoch; pictures are squared, not cropped;
-    biases, norms and scalars do not decay.
+    biases, norms and scalars do not decay; an image's other captions are right too, in the batch and in the queue.
     """
     return Pretrain(
         recipe="blip.pretrain_14m",
@@ -66,7 +66,7 @@ def small() -> Pretrain:
         image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, depth=2,
         heads=4, hidden=384, vocabulary=30522, begin=1, ground=2, text_length=40, dropout=0.0,
     )  # fmt: skip
-    return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), batch=64, widen=NARROW)
+    return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), steps=300, batch=64, widen=NARROW)
 
 
 def vqa() -> Finetune:
@@ -85,8 +85,6 @@ def vqa() -> Finetune:
 def retrieval() -> Pretrain:
     """COCO's captions at 384 pixels, 6 epochs of 256 pairs: contrast and matching go on, with their teacher (the official
     configuration). It is to start from a run of `pretrain_14m` (`start`).
-
-    Differs: an image's other captions in a batch and in the queue count as false ones.
     """
     run = pretrain_14m()
     optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=0.0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from diptych.state import fill, misfit, weights
-from diptych.step import pupil
+from diptych.step import Grown, pupil
 from diptych.train.sharded import divided_like, whole
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
@@ -98,7 +98,7 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
     for key, t in tensors.items():
         kind, _, name = key.partition("/")
         parts.setdefault(kind, {})[name] = t
-    held = parts.pop("weight", {})
+    held = _unsaid(module) | parts.pop("weight", {})
     if told := misfit(module, held):
         raise CheckpointError(f"{out / CHECKPOINT} does not fit: {told}; use another --out")
     into = module.state_dict()
@@ -111,6 +111,12 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
             p = parameters[name]
             # AdamW's fused kernels want even the step count on the parameter's device
             optimizer.state[p][kind] = divided_like(p, t.to(p.device, copy=True))
+
+
+def _unsaid(module: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint that is older than a part of the module need not hold."""
+    parts = [(f"{path}." if path else "", part) for path, part in module.named_modules() if isinstance(part, Grown)]
+    return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.unsaid().items()}
 
 
 def rest(out: Path) -> dict[str, Any] | None:
