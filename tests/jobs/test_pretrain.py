@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diptych.data.scenes import Scenes
 from diptych.data.wordpiece import SCENES, Tokenizer, bundled, vocabulary
@@ -66,6 +67,8 @@ def test_a_run_with_a_teacher_keeps_its_student_and_is_started_from(tmp_path: Pa
     kept, facts = read_run(tmp_path / "first")
     assert kept == run and facts["candidates"] == 8 + 16
     assert {name.split(".")[0] for name in read_weights(tmp_path / "first")} == {"model", "heads"}
+    queued = load_file(tmp_path / "first" / "checkpoint.safetensors")["weight/queue.identity"]
+    assert (queued >= 0).all(), "two batches of eight fill the queue with what is known to be of some image"
     before = load_run(build(run, facts), tmp_path / "first")
 
     after = build(replace(run, training=replace(training, seed=1)), facts)

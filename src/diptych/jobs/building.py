@@ -131,7 +131,7 @@ def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:
         if isinstance(head, Contrast):
             scales.append(f"heads.{name}.scale")
             if teacher.queue:
-                queue = Queue(teacher.queue, head.image.out_features)
+                queue = Queue(teacher.queue, head.image.out_features, identified=True)
     if teacher.queue and len(scales) != 1:
         raise RunError(
             f"a queue remembers what one contrast makes, but there are {len(scales)}; set teacher.queue to 0"
