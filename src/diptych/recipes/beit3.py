@@ -100,8 +100,9 @@ SMALL = BEiT3(
 
 
 def small() -> Pretrain:
-    """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked words beside it."""
-    return frozen("beit3.small", SMALL, Objectives(itc=1.0, mlm=1.0, mask_rate=0.5, whole_words=False), widen=NARROW)
+    """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked captions, as where it writes."""
+    objectives = Objectives(itc=1.0, captions=1.0, mask_rate=0.6, whole_words=False)
+    return frozen("beit3.small", SMALL, objectives, text="minilm_words", widen=NARROW)
 
 
 def vqa() -> Finetune:

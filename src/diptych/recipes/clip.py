@@ -44,4 +44,4 @@ def small() -> Pretrain:
         width=256, depth=1, heads=4, hidden=512, grid=(7, 7), text_width=256, text_depth=1, text_heads=4, text_hidden=512,
         vocabulary=30522, text_length=40, joint=256, activation="gelu",
     )  # fmt: skip
-    return frozen("clip.small", model, Objectives(itc=1.0), batch=256)
+    return frozen("clip.small", model, Objectives(itc=1.0), steps=300, batch=256)
