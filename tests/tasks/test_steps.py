@@ -83,6 +83,13 @@ def test_vqa_sums_over_answers_and_averages_over_questions():
     torch.testing.assert_close(losses["vqa/score"], score)
 
 
+def test_a_head_that_cannot_say_a_prior_is_refused_one():
+    prior = [0.1] * ANSWERS
+    assert ClosedVQA(vilt(), WIDTH, ANSWERS, prior=prior).floors["vqa"].value > 0
+    with pytest.raises(ValueError, match="a Linear cannot begin with a prior"):
+        ClosedVQA(vilt(), WIDTH, ANSWERS, nn.Linear(WIDTH, ANSWERS), prior=prior)
+
+
 def test_nlvr2_reads_both_images_left_first():
     step, batch = NLVR2(vilt(images=2), WIDTH), batch_of()
     make_lively(step)

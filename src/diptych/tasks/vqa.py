@@ -21,7 +21,8 @@ class ClosedVQA(nn.Module):
     """A step: binary cross entropy with soft scores ``labels["targets"]`` (b, answers), summed over answers (ViLT, 4.2).
 
     `head`: in place of ViLT's. `name`: what its loss is called. `prior`: each answer's mean score in training. ViLT's head
-    then begins by saying so, where it would need some hundred steps to learn it, and the loss has a floor.
+    then begins by saying so, where it would need some hundred steps to learn it, and the loss has a floor. Raises ValueError
+    for a prior and a head of another kind, which could not say so.
     Differs: the official code begins with a probability of a half for every answer.
     """
 
@@ -39,7 +40,9 @@ class ClosedVQA(nn.Module):
         self.head = (head or Classify(width, 2 * width, answers)).apply(init_transformer)
         self.name, self.weights = name, {name: 1.0}
         self.floors: dict[str, Floor] = {}
-        if prior is not None and isinstance(self.head, Classify):
+        if prior is not None:
+            if not isinstance(self.head, Classify):
+                raise ValueError(f"a {type(self.head).__name__} cannot begin with a prior; leave prior or head out")
             known = torch.tensor(prior).clamp(1e-6, 1 - 1e-6)
             self.head.expect(known)
             alone = F.binary_cross_entropy(known, known, reduction="sum").item()
