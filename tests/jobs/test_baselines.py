@@ -84,3 +84,13 @@ def test_the_command_prints_a_table_and_writes_only_what_is_asked(
     kept = json.loads((empty / "guessed.json").read_text())
     assert kept["baselines"]["question only"]["accuracy"] == pytest.approx(0.7407, abs=1e-4)
     assert kept["asked"]["data"] == str(asked)
+
+
+def test_a_folder_without_questions_is_told_what_was_sought(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "captions.jsonl").write_text('{"image": "0.jpg", "caption": "a cat"}')
+    assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path}: no file holds questions of train; it takes *questions*.json" in told
+    assert (
+        "columns image, question, answer; captions.jsonl has no 'question'; give --data a folder that has them" in told
+    )

@@ -11,7 +11,7 @@ from diptych.data import formats
 from diptych.data.decode import MAX_PIXELS, decode
 from diptych.data.folder import Folder, parse_json, read_text
 from diptych.data.formats import Columns, Entry
-from diptych.data.source import BadSample, Captioned, DataError
+from diptych.data.source import BadSample, Captioned, DataError, NoSplit
 
 SPLITS = ("train", "val", "test")
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -88,7 +88,7 @@ def open_captions(
     root = table.parent
     entries = list(_read(table, Folder(root), split, columns or Columns(), seed))
     if not entries:
-        raise DataError(f"{table}: nothing in split {split!r}; name another split or correct the file")
+        raise NoSplit(f"{table}: nothing in split {split!r}; name another split or correct the file")
     return CaptionedFiles(root.name, split, root, entries, least)
 
 
@@ -125,4 +125,4 @@ def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path
         if found:
             names = ", ".join(p.name for p in found[:5])
             raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
-    raise DataError(f"{folder}: no file holds {what} of {split}; it takes {known}")
+    raise NoSplit(f"{folder}: no file holds {what} of {split}; it takes {known}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pillow
 
 from diptych.data.files import SPLITS, TABLES, choose, load, read_bytes
-from diptych.data.folder import Folder, need, parse_json, read_text
+from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
 from diptych.data.formats import Columns, named_split, table_rows
-from diptych.data.source import DataError, Question, Questioned
+from diptych.data.source import DataError, NoSplit, Question, Questioned
 
-KNOWN = "*questions*.json and *annotations*.json (VQA v2) or one .csv, .tsv, .jsonl"
+KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 
 class QuestionedFiles:
@@ -70,7 +71,9 @@ def open_questions(
     if split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     path = Path(spec)
-    file = choose(path, split, _kinds, "questions", KNOWN) if path.is_dir() else path
+    file = _chosen(path, split, columns or Columns()) if path.is_dir() else path
+    if file.suffix == ".tar":
+        raise DataError(f"{spec}: questions are not read from tars; it takes {KNOWN} image, question, answer")
     if not file.is_file():
         raise DataError(f"{file}: no such file or folder; check --data")
     folder = Folder(file.parent)
@@ -86,7 +89,7 @@ def open_questions(
         for where, id, image, text, answers, kind in found
     ]
     if not questions:
-        raise DataError(f"{file}: nothing in split {split!r}; name another split or correct the file")
+        raise NoSplit(f"{file}: nothing in split {split!r}; name another split or correct the file")
     return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least)
 
 
@@ -157,11 +160,29 @@ def _plain(name: str) -> bool:
     return re.fullmatch(r"\w+", name) is not None
 
 
-def _kinds(folder: Path, split: str) -> list[list[Path]]:
-    """Files that may hold questions, best kind first."""
+def _chosen(folder: Path, split: str, columns: Columns) -> Path:
+    """The file in a folder that holds its questions. A table without a column of questions, such as one of captions, is
+    passed over, which is told where nothing else is found. Raises DataError.
+    """
     tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
-    return [
-        [p for p in sorted(folder.glob("*questions*.json")) if named_split(p) == split],
-        [p for p in tables if named_split(p) == split],
-        [p for p in tables if named_split(p) is None],
-    ]
+    asking = [p for p in tables if _asks(p, columns)]
+    passed = "".join(f"; {p.name} has no {columns.question!r}" for p in tables if p not in asking)
+
+    def kinds(_: Path, split: str) -> list[list[Path]]:
+        """Files that may hold questions, best kind first."""
+        return [
+            [p for p in sorted(folder.glob("*questions*.json")) if named_split(p) == split],
+            [p for p in asking if named_split(p) == split],
+            [p for p in asking if named_split(p) is None],
+        ]
+
+    known = f"{KNOWN} {columns.image}, {columns.question}, {columns.answer}{passed}; give --data a folder that has them"
+    return choose(folder, split, kinds, "questions", known)
+
+
+def _asks(table: Path, columns: Columns) -> bool:
+    """Whether a table's first row has questions; also where that cannot be read, which is told when it is."""
+    try:
+        return all(columns.question in row for _, row in islice(read_rows(table), 1))
+    except DataError:
+        return True

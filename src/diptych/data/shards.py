@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from diptych.data.decode import MAX_PIXELS, decode
 from diptych.data.formats import Columns, drawn_split, named_split
-from diptych.data.source import BadSample, DataError
+from diptych.data.source import BadSample, DataError, NoSplit
 from diptych.data.tally import Skipped
 from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text
 
@@ -49,7 +49,7 @@ class CaptionedShards:
                 found = read_index(shard, (columns or Columns()).caption, bad)
                 self.members += [m for m in found if named or not split or drawn_split(m.key, seed) == split]
         if not self.members and bad is None:
-            raise DataError(f"{spec}: no sample in split {split!r}; name another split or other shards")
+            raise NoSplit(f"{spec}: no sample in split {split!r}; name another split or other shards")
 
     def __len__(self) -> int:
         return len(self.members)

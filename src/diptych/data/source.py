@@ -17,6 +17,10 @@ class DataError(Exception):
     """The dataset as a whole cannot be used; the message says file, row, key and what to do."""
 
 
+class NoSplit(DataError):
+    """The dataset has nothing of the split that was asked for."""
+
+
 class WorkerDied(DataError):
     """A process that loads data is gone, by no fault of the data."""
 

@@ -15,7 +15,7 @@ from diptych.data.formats import named_split
 from diptych.data.mixgen import MixedPairs
 from diptych.data.pictures import PictureExamples
 from diptych.data.shards import shards
-from diptych.data.source import Captioned, DataError
+from diptych.data.source import Captioned, NoSplit
 from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.wordpiece import Tokenizer, vocabulary
@@ -46,9 +46,9 @@ def food(run: Pretrain) -> Food:
 
 
 def held_out(run: Pretrain) -> Examples:
-    """What the run is held out from. Raises DataError where nothing is."""
+    """What the run is held out from. Raises NoSplit where nothing is, DataError where that cannot be used."""
     if run.streaming.lanes and any(named_split(shard) is None for shard in shards(run.data)):
-        raise DataError("a stream learns from every tar whose name speaks of no split; name one val")
+        raise NoSplit("a stream learns from every tar whose name speaks of no split; name one val")
     return examples(run, "val", augment=False)
 
 

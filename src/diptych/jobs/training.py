@@ -14,12 +14,13 @@ from torch import nn
 from diptych.data.examples import Examples
 from diptych.data.loader import sweep
 from diptych.data.order import Shuffled
-from diptych.data.source import DataError
+from diptych.data.source import NoSplit
 from diptych.data.tally import Loaded
 from diptych.inputs import Batch
 from diptych.jobs import report
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
+from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
 from diptych.tokens import packing
@@ -96,10 +97,10 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, 
 
 
 def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:
-    """The val split; None, which is said, where the data has no such split."""
+    """The val split; None, which is said, where the data has no such split. Raises DataError where it cannot be used."""
     try:
         return val()
-    except DataError as error:
+    except NoSplit as error:
         if not quiet:
             print(f"nothing is held out: {error}", flush=True)
         return None
@@ -116,11 +117,12 @@ def held_out(val: Examples, batch: int, seed: int) -> list[Batch]:
 
 
 def held_out_means(step: Step, held: list[Batch], group: Group, precision: str) -> dict[str, float]:
-    """Every loss and metric over all of `held`, each rank doing its share."""
+    """Every loss and metric over all of `held`, each rank doing its share of whole batches: the same on any number of ranks."""
     mine = held[group.rank :: group.world]
-    totals, counts = sums(step, mine, group.device, precision)
-    if len(mine) * group.world < len(held):  # the others have one more, for which divided weights must meet
-        sums(step, held[:1], group.device, precision)
+    with each_by_itself():
+        totals, counts = sums(step, mine, group.device, precision)
+        if len(mine) * group.world < len(held):  # the others have one more, for which divided weights must meet
+            sums(step, held[:1], group.device, precision)
     names = step.counts(held[0].to(group.device))  # a rank may have no batch, and so no names of its own
     everyone = [group.sum({name: torch.tensor(part.get(name, 0.0)) for name in names}) for part in (totals, counts)]
     return ratios(*({name: value.item() for name, value in part.items()} for part in everyone))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +17,22 @@ from torch import Tensor
 from diptych.layout import Layout, Span
 from diptych.tokens import Tokens
 
+_each = ContextVar("each rank by itself", default=False)
+
+
+@contextmanager
+def each_by_itself() -> Iterator[None]:
+    """Within, each rank's batch is a whole batch: it is compared with no other's."""
+    before = _each.set(True)
+    try:
+        yield
+    finally:
+        _each.reset(before)
+
 
 def alone() -> bool:
-    """Whether there is one process."""
-    return not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
+    """Whether there is one process, or each is by itself."""
+    return _each.get() or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
 
 
 def gathered(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], int]:
