@@ -92,5 +92,6 @@ def test_a_folder_without_questions_is_told_what_was_sought(tmp_path: Path, caps
     told = capsys.readouterr().err
     assert f"{tmp_path}: no file holds questions of train; it takes *questions*.json" in told
     assert (
-        "columns image, question, answer; captions.jsonl has no 'question'; give --data a folder that has them" in told
+        "columns image, question, answer; captions.jsonl has neither question nor answer; give --data a folder that has them"
+        in told
     )

@@ -161,12 +161,12 @@ def _plain(name: str) -> bool:
 
 
 def _chosen(folder: Path, split: str, columns: Columns) -> Path:
-    """The file in a folder that holds its questions. A table without a column of questions, such as one of captions, is
+    """The file in a folder that holds its questions. A table with neither questions nor answers, such as one of captions, is
     passed over, which is told where nothing else is found. Raises DataError.
     """
     tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
     asking = [p for p in tables if _asks(p, columns)]
-    passed = "".join(f"; {p.name} has no {columns.question!r}" for p in tables if p not in asking)
+    passed = "".join(f"; {p.name} has neither question nor answer" for p in tables if p not in asking)
 
     def kinds(_: Path, split: str) -> list[list[Path]]:
         """Files that may hold questions, best kind first."""
@@ -181,8 +181,8 @@ def _chosen(folder: Path, split: str, columns: Columns) -> Path:
 
 
 def _asks(table: Path, columns: Columns) -> bool:
-    """Whether a table's first row has questions; also where that cannot be read, which is told when it is."""
+    """Whether a table's first row has a question or an answer; also where that cannot be read, which is told when it is."""
     try:
-        return all(columns.question in row for _, row in islice(read_rows(table), 1))
+        return all({columns.question, columns.answer} & set(row) for _, row in islice(read_rows(table), 1))
     except DataError:
         return True
