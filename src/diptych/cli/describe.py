@@ -9,6 +9,8 @@ from diptych.cli.arguments import asks_help, nearest, positional, recipe, recipe
 from diptych.cli.refusal import UsageError
 from diptych.recipes.published import PUBLISHED
 
+SHARED = "shared with the above"
+
 
 def describe_command(words: list[str]) -> None:
     if asks_help(words) or not words:
@@ -30,9 +32,9 @@ def describe_command(words: list[str]) -> None:
     table.add_column("part")
     table.add_column("parameters", justify="right")
     for part, count in found.parameters.items():
-        table.add_row(f"model.{part}", f"{count:,}")
+        table.add_row(f"model.{part}", f"{count:,}" if count else SHARED)
     for part, count in found.heads.items():
-        table.add_row(f"heads.{part}", f"{count:,}")
+        table.add_row(f"heads.{part}", f"{count:,}" if count else SHARED)
     model, heads = sum(found.parameters.values()), sum(found.heads.values())
     table.add_row("model", f"{model:,}", style="bold")
     if heads:

@@ -43,8 +43,12 @@ class Description:
 
 
 def describe(known: Published | Pretrain) -> Description:
-    """Of a system at its published size, or of a recipe's model. Its weights are nought: they cost no time to draw."""
-    return Description(*parameters(known), list(_costs(_nought(_build, known), _image(known))))
+    """Of a system at its published size, or of a recipe's model. Its weights are nought: they cost no time to draw.
+
+    A verb that computes nothing (a readout that is a token's state, as it stands) is left out.
+    """
+    verbs = _costs(_nought(_build, known), _image(known))
+    return Description(*parameters(known), [verb for verb in verbs if verb.tokens or verb.flops])
 
 
 def parameters(known: Published | Pretrain) -> tuple[dict[str, int], dict[str, int]]:
@@ -59,9 +63,11 @@ def parameters(known: Published | Pretrain) -> tuple[dict[str, int], dict[str, i
 
 
 def _counted(parts: Iterable[tuple[str, nn.Module]], seen: set[nn.Parameter]) -> dict[str, int]:
-    """Parameters that no part before it has, which are then `seen`."""
+    """Parameters that no part before it has, which are then `seen`; a part that has none is none of the figure's."""
     counts = {}
     for name, part in parts:
+        if not any(True for _ in part.parameters()):
+            continue
         counts[name] = sum(p.numel() for p in part.parameters() if p not in seen)
         seen.update(part.parameters())
     return counts
