@@ -33,7 +33,8 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         ("pretain", "no command 'pretain'; did you mean pretrain?"),
         ("zzz", "no command 'zzz' (diptych --help lists them)"),
-        ("pretrain vilt.tinny --out x", "did you mean vilt.tiny?"),
+        ("pretrain vilt.tinny --out x", "did you mean vilt.tiny or "),
+        ("pretrain vilt.tinny --out x", "(diptych pretrain --help lists all "),
         ("pretrain --out x", "the recipe"),
         ("pretrain vilt.tiny", "--out is missing"),
         ("pretrain vilt.tiny --out", "--out needs a value"),
@@ -54,8 +55,9 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch 999", "a batch of 999 is more than all 40 examples"),
         ("pretrain vilt.tiny --out x --data scenes:8 --model.vocabulary 99", "model.vocabulary is 99"),
         ("pretrain vilt.tiny --out x --data scenes:8 --start {tmp}/nowhere", "no run.json there"),
-        ("finetune vqaa --out x", "did you mean vqa?"),
-        ("finetune albef.vqaa --out x", "did you mean albef.vqa?"),
+        ("finetune vqaa --out x", "did you mean vqa or "),
+        ("finetune albef.vqaa --out x", "did you mean albef.vqa or "),
+        ("noise scenes --out x --data scenes", "there is no --data; did you mean"),
         ("finetune albef.vqa --recipe vilt.tiny --out x", "albef.vqa has a model of its own"),
         ("finetune crossvit.small --data {tmp} --out x", "CIFAR-100's meta, train and test"),
         ("finetune", None),
@@ -112,6 +114,35 @@ def test_help_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"run": {"data": "nowhere"}}')
+    calls = {
+        "pretrain albef.small --data nowhere --out x": "nowhere: no such file or folder",
+        "pretrain albef.small --start nowhere --out x": "nowhere: no run.json",
+        "pretrain albef.small --data x-{0..3}.tar --out x": "x-0.tar: no such shard",
+        "pretrain beit3.small --tokenizer nowhere --out x": "nowhere: no run.json",
+        "pretrain vilt.tiny --embed.image nowhere --out x": "nowhere: no such file or folder; check --embed.image",
+        "finetune vqa --from nowhere --out x": "nowhere: no run.json",
+        "finetune vqa --recipe vilt.tiny --data nowhere --out x": "nowhere: no such file or folder",
+        "evaluate nowhere": "nowhere: no run.json",
+        "evaluate run": "nowhere: no such file or folder",
+        "evaluate run --data there": "there: no such file or folder",
+        "bootstrap nowhere --filter run --out x": "nowhere: no such file or folder",
+        "bootstrap scenes --filter nowhere --out x": "nowhere: no run.json",
+        "bootstrap scenes --filter run --against nowhere --out x": "nowhere: no such file or folder",
+        "learn --data nowhere --out x": "nowhere: no such file or folder",
+        "learn --data scenes --rows vilt,albeff --out x": "there is no recipe 'albeff.small'; did you mean albef.small",
+    }
+    code = "import sys; from diptych.cli import main\nfor line in sys.argv[1:]: main(line.split())\n"
+    code += "assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, *calls]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for said, told in zip(done.stderr.splitlines(), calls.values(), strict=True):
+        assert told in said
+
+
 def test_help_lists_every_command(capsys):
     assert main([]) == main(["--help"]) == 0
     told = capsys.readouterr().out
@@ -130,6 +161,20 @@ def test_help_of_a_recipe_lists_every_field_as_it_is_typed(capsys):
     assert main(["evaluate", "--help"]) == 0
     told = capsys.readouterr().out
     assert all(flag + " " in told for flag in flags(Evaluation()))
+
+
+def test_an_unknown_recipe_is_told_the_nearest_three_not_all(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(["pretrain", "vilt.tinny", "--out", "x"], capsys)
+    assert sum(name in line for name in recipes()) <= 3 and len(line) < 160
+
+
+@pytest.mark.parametrize("command", ["noise", "bootstrap"])
+def test_what_is_told_by_its_place_is_no_flag(command: str, capsys):
+    assert main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert not re.search(r"^ *--data ", told, re.MULTILINE) and re.search(r"^ *--split ", told, re.MULTILINE)
+    assert "None" not in told
 
 
 def test_fields_are_typed_and_training_stands_on_top():

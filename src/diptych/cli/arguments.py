@@ -60,15 +60,19 @@ def asks_help(words: Sequence[str]) -> bool:
     return bool({"-h", "--help"} & set(words))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     """ "; did you mean …?", or nothing where no name is near."""
-    near = get_close_matches(name, list(known), 1, 0.3)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = get_close_matches(name, list(known), most, 0.3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] = TOP) -> T:
-    """The run with the fields that `words` name replaced. Raises UsageError, which names the nearest field."""
-    words, known, said = [_dotted(word, top) for word in words], flags(run), io.StringIO()
+def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] = TOP, placed: Sequence[str] = ()) -> T:
+    """The run with the fields that `words` name replaced, but for those that are `placed`, told by where they stand.
+
+    Raises UsageError, which names the nearest field.
+    """
+    words, said = [_dotted(word, top) for word in words], io.StringIO()
+    known = [flag for flag in flags(run) if flag.removeprefix("--") not in placed]
     for word in words:
         if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
             short = [name.replace("--training.", "--") for name in known]
@@ -81,13 +85,15 @@ def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] =
         raise UsageError(_one_line(said.getvalue())) from None
 
 
-def show_help(run: Any, command: str, purpose: str | None) -> None:
-    """Prints what a command is for, then every field that it takes."""
+def show_help(run: Any, command: str, purpose: str | None, placed: Sequence[str] = ()) -> None:
+    """Prints what a command is for, then every field that it takes, but for those `placed`: see `overridden`."""
     said = io.StringIO()
     with suppress(SystemExit), redirect_stdout(said):
         _parsed(run, ["--help"], command)
     # the fields of `training` stand at top level; what the flag loses its column gains
     text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", said.getvalue())
+    for name in placed:  # with the lines that its help goes on in
+        text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
     start = re.search(r"^\W*options\W*$", text, re.MULTILINE)
     lines = text[start.start() if start else 0 :].splitlines()
     print((purpose or "").strip(), "", *(line.rstrip() for line in lines), sep="\n")
@@ -134,7 +140,9 @@ def recipe(name: str, kind: str = "Pretrain") -> Any:
     """The run that a recipe makes, by its name ``module.function``. Raises UsageError naming the nearest."""
     known = recipes(kind)
     if name not in known:
-        raise UsageError(f"there is no recipe {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+        raise UsageError(
+            f"there is no recipe {name!r}{nearest(name, known, 3)} (diptych {kind.lower()} --help lists all {len(known)})"
+        )
     module, function = name.split(".")
     return getattr(import_module(f"diptych.recipes.{module}"), function)()
 

@@ -1,7 +1,7 @@
 """diptych bootstrap SHARDS --captioner RUN --filter RUN --out DIR [--against DATA] [--any.field VALUE]
 
-Captions cleaned and written anew (CapFilt: BLIP, section 3.3). SHARDS: tars "shards-{000..003}.tar", or whatever else
---data names; DIR gets a tar for each (of other data one for --shard images), decisions.jsonl with every pair (kept,
+Captions cleaned and written anew (CapFilt: BLIP, section 3.3). SHARDS: tars "shards-{000..003}.tar", or other data
+as pretrain takes it; DIR gets a tar for each (of other data one for --shard images), decisions.jsonl with every pair (kept,
 re-captioned, dropped or skipped, its scores, the reason), similar.jsonl, skipped.jsonl and report.html.
 --captioner RUN: a run that learned to write (objective lm or captions). --filter RUN: one that learned to match (itm), to
 contrast (itc), or both. Either may be left out; they may be the same.
@@ -13,16 +13,22 @@ shards out to N processes; the shards are the same however many there are.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
+from diptych.jobs.beforehand import data_there, run_there
 from diptych.recipes.bootstrap import Bootstrap
 
 
 def bootstrap_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        return show_help(Bootstrap(), "bootstrap SHARDS --out DIR", __doc__)
+        return show_help(Bootstrap(), "bootstrap SHARDS --out DIR", __doc__, placed=("data",))
     data, out = positional(words, "the shards, or other data"), folder(words)
-    asked = overridden(replace(Bootstrap(), data=data), words, "bootstrap SHARDS --out DIR", top=frozenset())
+    asked = overridden(replace(Bootstrap(), data=data), words, "bootstrap", top=frozenset(), placed=("data",))
+    for spec in filter(None, (asked.data, asked.against)):
+        data_there(spec)
+    for run in filter(None, (asked.captioner, asked.filter)):
+        run_there(Path(run))
     from diptych.jobs.bootstrap.work import bootstrap
 
     told = bootstrap(asked, out)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diptych.cli.arguments import asks_help, overridden, positional, show_help
+from diptych.jobs.beforehand import data_of, data_there, run_there
 from diptych.recipes.run import Evaluation
 
 
@@ -21,6 +22,8 @@ def evaluate_command(words: list[str]) -> None:
         return show_help(Evaluation(), "evaluate DIR", __doc__)
     folder = Path(positional(words, "the run's folder"))
     asked = overridden(Evaluation(), words, "evaluate DIR", top=frozenset())
+    run_there(folder)
+    data_there(asked.data or data_of(folder))
     from diptych.jobs.evaluate import evaluate
 
     for name, value in evaluate(folder, asked).items():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from diptych.cli.arguments import asks_help, folder, nearest, overridden, positional, recipe, recipes, show_help, take
 from diptych.cli.refusal import UsageError
+from diptych.jobs.beforehand import data_there, run_there
 from diptych.recipes.run import Finetune
 
 EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
@@ -28,7 +29,7 @@ def finetune_command(words: list[str]) -> None:
     own = name in (of_systems := recipes("Finetune"))
     if not own and name not in EXAMPLES:
         known = [*EXAMPLES, *of_systems]
-        raise UsageError(f"there is no task {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+        raise UsageError(f"there is no task {name!r}{nearest(name, known, 3)} (diptych finetune --help lists all)")
     if asks_help(words):
         return show_help(_run(name, ""), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__)
     before, from_recipe = take(words, "--from", ""), take(words, "--recipe", "")
@@ -38,6 +39,9 @@ def finetune_command(words: list[str]) -> None:
         raise UsageError("give either --from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = folder(words)
     run = _run(name, from_recipe)
+    data_there(take([*words], "--data", run.data))
+    if before:
+        run_there(Path(before))
     from diptych.jobs.finetune import finetune, inherited
 
     if before:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from diptych.cli.arguments import asks_help, overridden, recipe, show_help
 from diptych.cli.refusal import UsageError
+from diptych.jobs.beforehand import data_there
 from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Evaluation, Pretrain
 
@@ -51,6 +52,7 @@ def learn_command(words: list[str]) -> None:
         gallery=asked.gallery, candidates=asked.candidates, ranked_by=asked.ranked_by, beams=asked.beams, device=asked.device,
         precision=asked.precision, workers=asked.workers,
     )  # fmt: skip
+    data_there(asked.data)
     from diptych.jobs.learn import learn
 
     out = Path(asked.out)

@@ -15,9 +15,9 @@ from diptych.recipes.bootstrap import Noise
 
 def noise_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        return show_help(Noise(), "noise DATA --out DIR", __doc__)
+        return show_help(Noise(), "noise DATA --out DIR", __doc__, placed=("data",))
     data, out = positional(words, "the data"), folder(words)
-    asked = overridden(replace(Noise(), data=data), words, "noise DATA --out DIR", top=frozenset())
+    asked = overridden(replace(Noise(), data=data), words, "noise", top=frozenset(), placed=("data",))
     from diptych.jobs.noise import noise
 
     dealt, captions = noise(asked, out)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help
+from diptych.jobs.beforehand import all_there
 
 
 def pretrain_command(words: list[str]) -> None:
@@ -20,6 +21,7 @@ def pretrain_command(words: list[str]) -> None:
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
     out = folder(words)
     run = overridden(run, words, f"pretrain {name}")
+    all_there(run)
 
     from diptych.jobs.pretrain import pretrain
 

@@ -13,8 +13,7 @@ from PIL import Image as Pillow
 
 from diptych.data.decode import MAX_PIXELS, decode
 from diptych.data.formats import Columns, drawn_split, named_split
-from diptych.data.source import BadSample, DataError, NoSplit
-from diptych.data.tally import Skipped
+from diptych.data.source import BadSample, DataError, NoSplit, Skipped
 from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text
 
 

@@ -36,6 +36,15 @@ class BadSample(Exception):
         return BadSample, (self.where, self.why)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be used."""
+
+    id: int
+    where: str
+    why: str
+
+
 @runtime_checkable
 class Captioned(Protocol):
     """Images with captions, one split of them."""

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diptych.data.source import DataError
+from diptych.data.source import DataError, Skipped
 from diptych.inputs import Batch
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A sample that could not be used."""
-
-    id: int
-    where: str
-    why: str
 
 
 @dataclass(frozen=True)

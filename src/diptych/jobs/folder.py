@@ -16,15 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import diptych
+from diptych.jobs.beforehand import RunError, run_there
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain, thaw
 from diptych.train.checkpoint import written_whole
 from diptych.weights.strict import load_strict
 
 KINDS = {"pretrain": Pretrain, "finetune": Finetune, "imported": ImportedCheckpoint}
-
-
-class RunError(Exception):
-    """A run folder that cannot be used as asked; the message says which, and what to do."""
 
 
 def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]) -> None:
@@ -57,11 +54,10 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
 def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, dict[str, Any]]:
     """What a folder holds, and its facts. Raises RunError."""
     path = folder / "run.json"
+    run_there(folder)
     try:
         told = json.loads(path.read_text())
         return thaw(KINDS[told["kind"]], told["run"]), told["facts"]
-    except FileNotFoundError:
-        raise RunError(f"{folder}: no run.json there; give the folder that --out named") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a run that this version can read ({error})") from None
 

@@ -19,6 +19,7 @@ from diptych.data.source import Captioned, NoSplit
 from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.wordpiece import Tokenizer, vocabulary
+from diptych.jobs.beforehand import all_there
 from diptych.jobs.building import build, frozen_tokenizer, start, taught
 from diptych.jobs.embedding import shown
 from diptych.jobs.folder import RunError
@@ -119,6 +120,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
 
     Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
     """
+    all_there(run)
     with processes(run.training.device) as group:
         given = food(run)
         facts: dict[str, Any] = {"examples": amount(given)}

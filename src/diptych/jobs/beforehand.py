@@ -1,0 +1,52 @@
+"""What is missing is told before anything slow is imported, built or read: nothing here reads more than names and a run.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diptych.data.shards import shards
+from diptych.data.source import DataError
+from diptych.recipes.run import Finetune, Pretrain
+
+
+class RunError(Exception):
+    """A run folder that cannot be used as asked; the message says which, and what to do."""
+
+
+def all_there(run: Pretrain | Finetune) -> None:
+    """The data of a run, and the runs and files that it begins with. Raises DataError, RunError."""
+    data_there(run.data)
+    begins = [run.start]
+    if isinstance(run, Pretrain):
+        begins += [run.start_image, run.tokenizer]
+        if run.start_text and not Path(run.start_text).is_file():
+            raise RunError(f"{run.start_text}: no such file; check --start_text")
+    for start in filter(None, begins):
+        run_there(Path(start))
+    seen = run.embed.image
+    if seen not in ("own", "grid", "boxes") and not Path(seen).exists():
+        raise DataError(f"{seen}: no such file or folder; check --embed.image")
+
+
+def run_there(folder: Path) -> None:
+    """Raises RunError where a folder holds no run."""
+    if not (folder / "run.json").is_file():
+        raise RunError(f"{folder}: no run.json there; give the folder that --out named")
+
+
+def data_there(spec: str) -> None:
+    """Raises DataError where what --data names is not there."""
+    if spec.endswith(".tar"):
+        shards(spec)
+    elif spec.partition(":")[0] != "scenes" and not Path(spec).exists():
+        raise DataError(f"{spec}: no such file or folder; check --data")
+
+
+def data_of(folder: Path) -> str:
+    """What the run in a folder learned from; the built-in world where that cannot be read, which is told later."""
+    run_there(folder)
+    try:
+        return str(json.loads((folder / "run.json").read_text())["run"].get("data", "scenes"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "scenes"
