@@ -166,3 +166,14 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["learn", "--data", DATA, "--seeds", "a"]) == 2 and "--seeds" in capsys.readouterr().err
     assert main(["learn"]) == 2 and "--data is missing" in capsys.readouterr().err
     assert main(["learn", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err
+
+
+def test_a_row_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    given: dict[str, tuple[Pretrain, ...]] = {}
+    monkeypatch.setattr(job, "learn", lambda rows, *_: given.update(rows))
+    words = ["learn", "--data", DATA, "--rows"]
+    assert main([*words, "vilt@objectives.mlm=0@steps=7,vilt"]) == 0
+    (without,), (whole,) = given.values()
+    assert (without.objectives.mlm, without.training.steps) == (0.0, 7)
+    assert replace(without, objectives=whole.objectives, training=whole.training) == whole
+    assert main([*words, "vilt@objectives.mlmm=0"]) == 2 and "objectives.mlm" in capsys.readouterr().err

@@ -4,7 +4,8 @@ One table: what every system's small recipe learns from the same data, with ever
 matching, retrieval both ways, captions. Writes results.md, results.json and report.html into DIR, and a run's folder for
 each row and seed. Started again it reads what is finished and goes on with what is not; what is not finished is told as
 "not run". --rows: systems ("albef" is albef.small), recipes, or stages "vlmo.small_words+vlmo.small", each starting from
-the one before. --minutes M: nothing is begun any more after so many (0: only the table).
+the one before; behind an @ a setting that is to be another: "albef,albef@objectives.mlm=0" tells what masked words are
+worth. --minutes M: nothing is begun any more after so many (0: only the table).
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ def learn_command(words: list[str]) -> None:
     print(out / "report.html")
 
 
-def _placed(name: str, asked: Learn) -> Pretrain:
-    """The recipe of a stage, on the device that was asked for."""
+def _placed(stage: str, asked: Learn) -> Pretrain:
+    """The recipe of a stage with its settings, on the device that was asked for."""
+    name, *settings = stage.split("@")
     run: Pretrain = recipe(name if "." in name else f"{name}.small")
+    run = overridden(run, [f"--{setting}" for setting in settings], f"pretrain {run.recipe}")
     training = replace(run.training, device=asked.device, precision=asked.precision, workers=asked.workers)
     return replace(run, training=training)
