@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import diptych.store as store_module
 from diptych.store import Remembered, Store, digest, usual_folder
 
 HALF = {"grid": torch.arange(6).view(2, 3).half(), "classes": torch.tensor([0.5])}
@@ -102,7 +103,28 @@ def test_memory_has_an_end(tmp_path: Path):
     made, remembered = [], Remembered(most_bytes=16)  # HALF is 16 bytes
     for name in ("a", "a", "b", "b", "a"):
         remembered.of(digest(name), lambda name=name: made.append(name) or HALF)
-    assert made == ["a", "b", "b"]
+    assert made == ["a", "b", "a"]
+
+
+def test_what_was_not_asked_for_longest_goes_first_and_what_can_never_fit_is_not_kept():
+    remembered, whole = Remembered(most_bytes=48), {"x": torch.zeros(13)}  # three of 16 bytes; 52
+    for name in ("a", "b", "c", "a"):
+        remembered.of(digest(name), lambda: HALF)
+    remembered.put(digest("c"), HALF)  # anew: it takes no more room
+    remembered.put(digest("whole"), whole)
+    remembered.put(digest("d"), HALF)
+    assert [name for name in "abcd" if remembered.get(digest(name))] == ["a", "c", "d"]
+    assert remembered.get(digest("whole")) is None
+
+
+def test_by_itself_it_takes_a_share_of_what_the_process_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store_module, "_GIVEN", tmp_path / "memory.max")
+    assert store_module.memory() > 1e8
+    (tmp_path / "memory.max").write_text(f"{16 * 32}\n")
+    remembered = Remembered()
+    for name in "abc":
+        remembered.put(digest(name), HALF)
+    assert [name for name in "abc" if remembered.get(digest(name))] == ["b", "c"], "32 bytes: two"
 
 
 def write(folder: Path) -> None:

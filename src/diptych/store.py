@@ -20,6 +20,7 @@ from torch import Tensor
 Arrays = dict[str, Tensor]
 _FILE = re.compile(r"[0-9a-f]{40}\.seen")
 _MAGIC = b"diptych1"
+_GIVEN = Path("/sys/fs/cgroup/memory.max")
 _MOST_ENTRY = 64 * 2**20  # bytes of one file
 
 
@@ -103,17 +104,37 @@ class Store:
         self._size = total
 
 
-class Remembered:
-    """Tensors by name, in memory up to `most_bytes` (what is past that is made, or read, anew), and in a `store`."""
+SHARE = 1 / 16
+"""Of the memory that this process may have: what one `Remembered` holds at most. There are three (pictures, what a CNN and
+MiniLM make of them and of texts), and as many in each data worker.
+"""
 
-    def __init__(self, most_bytes: float = 4e9, store: Store | None = None):
+
+def memory() -> float:
+    """The memory that this process may have, in bytes: the machine's, or what its container is given of it."""
+    try:
+        whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError):  # a system that does not tell
+        whole = 8e9
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        whole = min(whole, float(_GIVEN.read_text()))
+    return whole
+
+
+class Remembered:
+    """Tensors by name, in memory up to `most_bytes` (see SHARE), and in a `store`. What was not asked for longest goes first,
+    and is made, or read, anew.
+    """
+
+    def __init__(self, most_bytes: float | None = None, store: Store | None = None):
         self.store = store
-        self._left = most_bytes
-        self._kept: dict[bytes, Arrays] = {}
+        self._most = self._left = SHARE * memory() if most_bytes is None else most_bytes
+        self._kept: dict[bytes, Arrays] = {}  # the last used last
 
     def get(self, name: bytes) -> Arrays | None:
         if name in self._kept:
-            return self._kept[name]
+            self._kept[name] = found = self._kept.pop(name)
+            return found
         found = None if self.store is None else self.store.get(name)
         if found is not None:
             self._keep(name, found)
@@ -133,7 +154,14 @@ class Remembered:
         return found
 
     def _keep(self, name: bytes, arrays: Arrays) -> None:
-        size = sum(x.nbytes for x in arrays.values())
-        if size <= self._left:
-            self._left -= size
-            self._kept[name] = arrays
+        self._left += _size(self._kept.pop(name, {}))
+        if (size := _size(arrays)) > self._most:
+            return
+        while size > self._left:
+            self._left += _size(self._kept.pop(next(iter(self._kept))))
+        self._left -= size
+        self._kept[name] = arrays
+
+
+def _size(arrays: Arrays) -> int:
+    return sum(x.nbytes for x in arrays.values())

