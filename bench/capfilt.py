@@ -7,8 +7,12 @@ runs clean them (`diptych bootstrap`), and one recipe learns from each set for t
 bootstrapped one, and what the noise was made from, as the upper bound. All are scored on the same photographs, which none saw.
 
 The captioner and the filter should know nothing of the noised images. --human 1000: the first 1,000 are left out of the
-noised set and written, clean, to OUT/human; train the two runs there first (BLIP fine-tunes them on COCO). They also join every
-arm's training data, as in the paper.
+noised set and written, clean, to OUT/human; train the two runs there first (BLIP fine-tunes them on COCO):
+
+    diptych noise flickr8k/ --share 0 --last 1000 --out capfilt/human
+    diptych pretrain blip.small --data "capfilt/human/train-*.tar" --out capfilt/blip
+
+They also join every arm's training data, as in the paper; what they are worth by themselves is an arm of its own.
 
 Every stage goes on where it was stopped; a row that is not finished says "not run".
 """
@@ -18,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, pstdev
 
@@ -29,7 +33,9 @@ from diptych.jobs.noise import TRUTH, noise
 from diptych.jobs.pretrain import pretrain
 from diptych.recipes.bootstrap import Bootstrap, Noise
 from diptych.recipes.run import Evaluation
+from diptych.train.checkpoint import refuse_other_settings
 
+ARMS = ("human alone", "noised", "bootstrapped", "clean")
 MEASURES = ("image to text R@1", "image to text R@10", "text to image R@1", "text to image R@10")
 
 
@@ -47,16 +53,18 @@ class Study:
     steps: int
     seeds: Sequence[int]
     match_over: float
+    candidates: int
     limit: int
     device: str
 
 
 def main() -> None:
     study = asked()
+    unchanged(study)
     sets(study)
     told = {"tool": judged(study, cleaned(study)) if study.captioner or study.filter else {}}
     table: dict[str, dict[str, list[float]]] = {}
-    for arm in ("noised", "bootstrapped", "clean"):
+    for arm in ARMS:
         for seed in study.seeds:
             for name, value in scores(study, arm, seed).items():
                 table.setdefault(arm, {}).setdefault(name, []).append(value)
@@ -76,9 +84,22 @@ def asked() -> Study:
     parser.add_argument("--steps", type=int, default=0, help="of each run; 0: the recipe's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--match_over", type=float, default=0.5)
+    parser.add_argument(
+        "--candidates", type=int, default=16, help="fused and matched after contrast; 0: contrast alone"
+    )
     parser.add_argument("--limit", type=int, default=0, help="images noised; 0: all")
     parser.add_argument("--device", default="auto")
     return Study(**vars(parser.parse_args()))
+
+
+def unchanged(study: Study) -> None:
+    """Says what the sets in the folder are of. Raises CheckpointError where they are of something else."""
+    told = {name: value for name, value in asdict(study).items() if name in ("data", "share", "human", "limit")}
+    path = study.out / "study.json"
+    if path.is_file():
+        refuse_other_settings(study.out, json.loads(path.read_text()), told)
+    study.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1))
 
 
 def sets(study: Study) -> None:
@@ -128,14 +149,16 @@ def judged(study: Study, out: Path) -> dict[str, float]:
 
 def scores(study: Study, arm: str, seed: int) -> dict[str, float]:
     """Retrieval on the val photographs of a run that learned from an arm's tars and the human set."""
-    if arm == "bootstrapped" and not (study.captioner or study.filter):
+    if (arm == "bootstrapped" and not (study.captioner or study.filter)) or (arm == "human alone" and not study.human):
         return {}
-    out, run = study.out / f"run-{arm}-{seed}", recipe(study.recipe)
-    tars = f"{arm},human" if study.human else arm
-    data = str(study.out / (f"{{{tars}}}" if study.human else tars) / "train-*.tar")
+    folders = [arm.removesuffix(" alone"), *(["human"] if study.human and arm != "human alone" else [])]
+    out, run = study.out / f"run-{folders[0]}-{seed}", recipe(study.recipe)
+    data = str(study.out / (folders[0] if len(folders) == 1 else f"{{{','.join(folders)}}}") / "train-*.tar")
     training = replace(run.training, seed=seed, device=study.device, steps=study.steps or run.training.steps)
     pretrain(replace(run, data=data, training=training), out)
-    task = Evaluation(task="retrieval", data=study.data, split="val", device=study.device, workers=0)
+    task = Evaluation(
+        task="retrieval", data=study.data, split="val", candidates=study.candidates, device=study.device, workers=0
+    )
     found = evaluate(out, task)
     return {name: found[name] for name in MEASURES}
 
@@ -143,7 +166,7 @@ def scores(study: Study, arm: str, seed: int) -> dict[str, float]:
 def show(study: Study, table: dict[str, dict[str, list[float]]]) -> None:
     """The table so far: means over seeds, and their spread."""
     print(f"| trained on | {' | '.join(MEASURES)} |\n|---|{'---:|' * len(MEASURES)}")
-    for arm in ("noised", "bootstrapped", "clean"):
+    for arm in ARMS:
         cells = [
             f"{100 * mean(v):.1f} ± {100 * pstdev(v):.1f}" if (v := table.get(arm, {}).get(name)) else "not run"
             for name in MEASURES

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from tiny_bootstrap import TINY, files, picture, rows, saved, write_tar
 from tiny_runs import ENVIRONMENT
 
 from diptych.cli import main
 from diptych.data.files import open_captions
-from diptych.data.settings import ImageSettings
 from diptych.data.source import DataError
 from diptych.data.transforms import prepare, stack
 from diptych.jobs.bootstrap import sort, work
@@ -29,38 +29,12 @@ from diptych.jobs.bootstrap.decide import Verdict, decide
 from diptych.jobs.bootstrap.roles import subject
 from diptych.jobs.bootstrap.twins import Seen
 from diptych.jobs.bootstrap.work import bootstrap
-from diptych.jobs.building import build
-from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.folder import RunError
 from diptych.jobs.noise import noise
 from diptych.jobs.reading import tokenizer_of
 from diptych.recipes.bootstrap import Bootstrap, Noise
-from diptych.recipes.models import BLIP
-from diptych.recipes.run import Objectives, Pretrain
-from diptych.train.checkpoint import CheckpointError, save_weights
-from diptych.train.settings import Training
-
-TINY = Pretrain(
-    recipe="tiny",
-    data="scenes:24",
-    model=BLIP(
-        image_width=16, image_depth=1, image_heads=2, image_hidden=32, patch=16, grid=(3, 3), width=16, depth=1, heads=2,
-        hidden=32, vocabulary=116, text_length=24, begin=114, ground=115, joint=8, dropout=0.0,
-    ),
-    objectives=Objectives(itm=1.0, itc=1.0, lm=1.0),
-    images=ImageSettings(shorter=48, patch=16, square=True),
-    training=Training(steps=1, batch=4),
-)  # fmt: skip
-
-
-def saved(out: Path, run: Pretrain = TINY) -> str:
-    """An untrained run's folder, with weights so large that texts are told apart."""
-    module = build(run)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.mul_(4 if p.dim() > 1 else 1)
-    write_run(out, run, {})
-    save_weights(out, module)
-    return str(out)
+from diptych.recipes.run import Objectives
+from diptych.train.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +64,6 @@ def done(asked: Bootstrap, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     bootstrap(asked, out)
     return out
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """All that comes out but the page, which tells its command."""
-    return {
-        p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "report.html"
-    }
 
 
 # -- what is decided ------------------------------------------------------------------------------------------------------
@@ -333,24 +296,6 @@ def test_two_processes_write_what_one_does(done: Path, asked: Bootstrap, tmp_pat
 # -- bad data, and what is refused ----------------------------------------------------------------------------------------
 
 
-def write_tar(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-        for name, to in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, to
-            tar.addfile(info)
-
-
-def picture(seed: int) -> bytes:
-    out, noise = io.BytesIO(), np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
-    Pillow.fromarray(noise).resize((64, 48)).save(out, "JPEG")
-    return out.getvalue()
-
-
 def test_bad_samples_are_skipped_and_listed_and_none_escapes(asked: Bootstrap, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
@@ -374,6 +319,42 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(asked: Bootstrap, t
         assert all(member.isreg() for member in tar)
         assert b"secret" not in (tmp_path / "out" / "cc.tar").read_bytes()
     assert "broken: not a readable image" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_path: Path):
+    """A tar cut off, one overwritten in the middle, one without a usable sample, pictures too large, captions too long."""
+    good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
+    for name in ("a", "b", "whole"):
+        write_tar(tmp_path / f"{name}.tar", good)
+    data = (tmp_path / "a.tar").read_bytes()
+    third = data.index(b"2.jpg\0")
+    (tmp_path / "a.tar").write_bytes(data[: third + 700])
+    (tmp_path / "b.tar").write_bytes(data[:third] + b"x" * 512 + data[third + 512 :])
+    (tmp_path / "none.tar").write_bytes(b"no tar at all" * 100)
+    huge = io.BytesIO()
+    Pillow.new("1", (12_000, 12_000)).save(huge, "PNG")
+    large = {"huge.png": huge.getvalue(), "huge.txt": b"a cup", "long.jpg": picture(1), "long.txt": b"x" * 1_000_001}
+    large |= {
+        "/abs/olute.jpg": picture(2),
+        "/abs/olute.txt": b"a cup",
+        "bad/../../up.jpg": picture(3),
+        "bad/../../up.txt": b"a",
+    }
+    write_tar(tmp_path / "hard.tar", large)
+    spec = str(tmp_path / "{a,b,none,hard,whole}.tar")
+    told = bootstrap(replace(asked, data=spec, match_over=0.0, against=spec, against_split=""), tmp_path / "out")
+    skipped = {
+        Path(row["where"].split(", ")[0]).stem + row["where"].rpartition(".tar")[2]: row["reason"]
+        for row in rows(tmp_path / "out" / "skipped.jsonl")
+    }
+    assert skipped.keys() == {"a", "a, 2", "b", "none", "hard, huge", "hard, long"} and told["skipped"] == 6
+    assert all("what lies behind is lost" in skipped[tar] for tar in ("a", "b", "none"))
+    assert "12000 x 12000 pixels" in skipped["hard, huge"] and "1000001 bytes" in skipped["hard, long"]
+    assert told["images out"] == 2 + 2 + 4 + 2
+    for tar, n in {"a": 2, "b": 2, "none": 0, "hard": 2, "whole": 4}.items():
+        with tarfile.open(tmp_path / "out" / f"{tar}.tar") as written:
+            names = written.getnames()
+        assert len(names) == 2 * n and not any(".." in name or name.startswith("/") for name in names)
 
 
 def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(asked: Bootstrap, tmp_path: Path):
@@ -401,6 +382,28 @@ def test_settings_may_not_change_under_way(asked: Bootstrap, done: Path, tmp_pat
     other = saved(tmp_path / "other", replace(TINY, training=replace(TINY.training, seed=1)))
     with pytest.raises(CheckpointError, match="captioner"):
         bootstrap(replace(asked, captioner=other), done)
+
+
+def test_what_was_scored_once_is_decided_about_anew(asked: Bootstrap, done: Path, tmp_path: Path, monkeypatch):
+    other = replace(asked, match_over=0.0, synthetic="instead")
+    bootstrap(other, tmp_path / "anew")
+    monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
+    bootstrap(replace(other, scored=str(done)), tmp_path / "scored")
+    same = [
+        {n: b for n, b in files(tmp_path / out).items() if n.endswith(".tar") or "/" not in n}
+        for out in ("anew", "scored")
+    ]
+    for found in same:
+        found.pop("bootstrap.json")
+    assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
+    with pytest.raises(CheckpointError, match="seed = 0, not 1"):
+        bootstrap(replace(other, scored=str(done), seed=1), tmp_path / "x")
+    with pytest.raises(RunError, match=r"bootstrap\.json cannot"):
+        bootstrap(replace(other, scored=str(tmp_path)), tmp_path / "x")
+    (tmp_path / "anew" / "parts" / "train-00001.jsonl").unlink()
+    with pytest.raises(RunError, match="1 of 3 shards are not scored yet"):
+        bootstrap(replace(other, scored=str(tmp_path / "anew")), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -6,6 +6,8 @@ re-captioned, dropped or skipped, its scores, the reason), similar.jsonl, skippe
 --captioner RUN: a run that learned to write (objective lm or captions). --filter RUN: one that learned to match (itm), to
 contrast (itc), or both. Either may be left out; they may be the same.
 --against DATA: images that must not be among those to be learned from, such as a test set's; --leaks drop drops them.
+--scored DIR: captions and scores are those of an earlier run on the same data; only what is decided about them may differ
+(--match_over, --cosine_over, --synthetic, --alike_over, --duplicates, --leaks), in another --out and in seconds.
 The same command started again goes on where DIR stands. torchrun --nproc-per-node N -m diptych bootstrap ... deals the
 shards out to N processes; the shards are the same however many there are.
 """
@@ -34,5 +36,9 @@ def bootstrap_command(words: list[str]) -> None:
     told = bootstrap(asked, out)
     for name, n in told.items():
         print(f"{name:28} {n:,}")
+    if told and not told["images out"]:
+        print(
+            "nothing stays: no caption is over its threshold; see the scores in the report, then give others with --scored"
+        )
     if told:
         print(out / "report.html")

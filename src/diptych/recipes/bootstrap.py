@@ -31,11 +31,12 @@ class Bootstrap:
     alike: Literal["readout", "cnn"] = (
         "readout"  # images compared by the filter's readout, or a frozen CNN's (extra cnn)
     )
-    alike_over: float = 0.95  # cosine over which two images are one
+    alike_over: float = 0.0  # cosine over which two images are one; 0: 0.97 of readouts, 0.85 of the CNN, as measured
     duplicates: Literal["list", "drop"] = "list"  # images like an earlier one that stays
     against: str = ""  # data that must not leak, such as a test set
     against_split: str = "test"
     leaks: Literal["list", "drop"] = "list"  # images like one of `against`
+    scored: str = ""  # an earlier bootstrap's folder: its captions and scores are taken, to be decided about anew
     shard: int = 1000  # images a shard, where the data comes in none
     batch: int = 64  # images looked at together
     seed: int = 0

@@ -16,8 +16,10 @@ from diptych.data.source import BadSample
 from diptych.jobs.bootstrap.roles import CNN_PICTURES, Captioner, Filter, cnn_pictures, cnn_readout, read, readout
 from diptych.jobs.bootstrap.units import Opened, Unit
 from diptych.jobs.folder import RunError
+from diptych.jobs.scores import Subject
 from diptych.recipes.bootstrap import Bootstrap
 from diptych.tasks.single import pictured
+from diptych.tokens import Tokens
 from diptych.train.checkpoint import written_whole
 
 TEXTS = 512  # judged at a time
@@ -71,14 +73,22 @@ class Judge:
 
     def pairs(self, unit: Unit, part: Part, tick: Tick) -> None:
         """Writes all that is to be known of a unit's pairs; `tick` is told the share of the work that was done."""
-        opened = unit.open(self.least)
-        passes = (self.captioner is not None) + (self.filter is not None) + (self.asked.alike == "cnn")
-        ticked = per_image(tick, passes * len(opened.images))
+        opened, passes, cnn = unit.open(self.least), self._passes(), self.asked.alike == "cnn"
+        ticked = per_image(tick, (len(passes) + cnn) * len(opened.images))
         features: dict[int, np.ndarray] = {}
-        written = dict(self._written(opened, features, ticked))
-        rows = {index: readable_texts(opened, index, written.get(index)) for index in opened.images}
-        self._judge(opened, rows, features, ticked)
-        if self.asked.alike == "cnn":
+        rows: dict[int, Row] = {}
+        for role, writes, judges in passes:
+            for indices, batch in read(opened, role.shows, self.asked, self.device, ticked):
+                tokens = pictured(role.model, batch)
+                if role is self.looks and not cnn:
+                    features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
+                written = writes.write(tokens, unit.name, indices) if writes else [None] * len(indices)
+                for index, text in zip(indices, written, strict=True):
+                    if index not in rows:
+                        rows[index] = readable_texts(opened, index, text)
+                if judges:
+                    enter_scores(judges, tokens, [rows[index] for index in indices])
+        if cnn:
             features = dict(self._seen(opened, ticked))
         for index in opened.images:
             if index not in features:
@@ -92,36 +102,12 @@ class Judge:
         rows = {index: {} if index in features else {"bad": why_bad(opened, index)} for index in opened.images}
         self._write(part, opened, rows, features)
 
-    def _written(
-        self, opened: Opened, features: dict[int, np.ndarray], tick: Callable[[int], None]
-    ) -> Iterator[tuple[int, str]]:
-        if self.captioner is None:
-            return
-        role = self.captioner.role
-        for indices, batch in read(opened, role.shows, self.asked, self.device, tick):
-            tokens = pictured(role.model, batch)
-            if self.filter is None:
-                features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
-            yield from zip(indices, self.captioner.write(tokens, opened.unit.name, indices), strict=True)
-
-    def _judge(
-        self, opened: Opened, rows: dict[int, Row], features: dict[int, np.ndarray], tick: Callable[[int], None]
-    ) -> None:
-        """Enters the filter's scores beside every text that can be read."""
-        if self.filter is None:
-            return
-        role = self.filter.role
-        for indices, batch in read(opened, role.shows, self.asked, self.device, tick):
-            tokens = pictured(role.model, batch)
-            features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
-            asked = [
-                (at, text) for at, index in enumerate(indices) for text in texts_of(rows[index]) if "bad" not in text
-            ]
-            for first in range(0, len(asked), TEXTS):
-                some = asked[first : first + TEXTS]
-                scores = self.filter.judge(tokens, [t["text"] for _, t in some], torch.tensor([at for at, _ in some]))
-                for (_, text), told in zip(some, scores, strict=True):
-                    text |= {name: round(value, 6) for name, value in told.items()}
+    def _passes(self) -> list[tuple[Subject, Captioner | None, Filter | None]]:
+        """The runs, one after the other, and what each does with the pictures. One that does both is shown them once."""
+        writes, judges = self.captioner, self.filter
+        if writes and judges and writes.role is judges.role:
+            return [(writes.role, writes, judges)]
+        return [*([(writes.role, writes, None)] if writes else []), *([(judges.role, None, judges)] if judges else [])]
 
     def _seen(self, opened: Opened, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
         cnn = self.asked.alike == "cnn"
@@ -144,7 +130,20 @@ class Judge:
 
 
 def per_image(tick: Tick, images: int) -> Callable[[int], None]:
-    return lambda n: tick(n / max(images, 1))
+    """Tells `tick` the share of so many images; where there are none, at once that all is done."""
+    if not images:
+        tick(1)
+    return lambda n: tick(n / images)
+
+
+def enter_scores(filter: Filter, tokens: Tokens, rows: list[Row]) -> None:
+    """Enters the filter's scores beside every text of `rows` that can be read; `tokens`: their pictures."""
+    asked = [(at, text) for at, row in enumerate(rows) for text in texts_of(row) if "bad" not in text]
+    for first in range(0, len(asked), TEXTS):
+        some = asked[first : first + TEXTS]
+        scores = filter.judge(tokens, [t["text"] for _, t in some], torch.tensor([at for at, _ in some]))
+        for (_, text), told in zip(some, scores, strict=True):
+            text |= {name: round(value, 6) for name, value in told.items()}
 
 
 def texts_of(row: Row) -> list[Row]:

@@ -13,7 +13,7 @@ from diptych.data.shard_writer import Sample, described, picture_file, write_sha
 from diptych.data.source import BadSample
 from diptych.jobs.bootstrap.decide import Row, Verdict, decide
 from diptych.jobs.bootstrap.judge import Part, line
-from diptych.jobs.bootstrap.twins import Seen, Twin
+from diptych.jobs.bootstrap.twins import USUAL, Seen, Twin
 from diptych.jobs.bootstrap.units import Opened, Unit
 from diptych.recipes.bootstrap import Bootstrap
 from diptych.train.checkpoint import written_whole
@@ -79,20 +79,22 @@ def tell(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
 class Sorter:
     """Goes through all units in their order, since what is a duplicate hangs on what came before."""
 
-    def __init__(self, asked: Bootstrap, out: Path, against: Sequence[Unit], device: torch.device):
-        self.asked, self.out = asked, out
-        self.seen, self.tests = Seen(asked.alike_over, device), Seen(asked.alike_over, device)
+    def __init__(self, asked: Bootstrap, scored: Path, against: Sequence[Unit], device: torch.device):
+        """`scored`: where the first pass left its parts."""
+        self.asked, self.scored = asked, scored
+        over = asked.alike_over or USUAL[asked.alike]
+        self.seen, self.tests = Seen(over, device), Seen(over, device)
         self.names: list[str] = []
         self.test_names: list[str] = []
         for unit in against:
-            part = Part.of(out, unit)
+            part = Part.of(scored, unit)
             readable = [row["where"] for row in part.read() if "bad" not in row]
             places = range(len(self.test_names), len(self.test_names) + len(readable))
             self.tests.add(part.read_features(), list(places))
             self.test_names += readable
 
     def sort(self, unit: Unit) -> Sorted:
-        part = Part.of(self.out, unit)
+        part = Part.of(self.scored, unit)
         rows, vectors = part.read(), part.read_features()
         readable = [i for i, row in enumerate(rows) if "bad" not in row]
         verdicts = [decide(row, self.asked) for row in rows]

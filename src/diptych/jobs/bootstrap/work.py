@@ -28,12 +28,21 @@ from diptych.train.distributed import pick_device, takes_bf16
 
 SETTINGS = "bootstrap.json"
 CHANGEABLE = ("device", "workers")  # between a run that was stopped and the one that goes on
+DECIDES = (
+    "match_over",
+    "cosine_over",
+    "synthetic",
+    "alike_over",
+    "duplicates",
+    "leaks",
+    "scored",
+)  # after the first pass
 Counts = dict[str, int]
 Settings = dict[str, Any]
 
 
 def bootstrap(asked: Bootstrap, out: Path) -> Counts:
-    """Writes ``out/NAME.tar`` for each unit of the data, decisions.jsonl, similar.jsonl, skipped.json and report.html.
+    """Writes ``out/NAME.tar`` for each unit of the data, decisions.jsonl, similar.jsonl, skipped.jsonl and report.html.
 
     Several processes (torchrun's) share the units and need not speak with each other: each waits for the others' files.
     Raises DataError, RunError, CheckpointError, BadSample.
@@ -45,21 +54,25 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
     against = [Unit(f"against-{i:05d}", u.data, u.split, u.first, u.last, u.tar) for i, u in enumerate(_tests(asked))]
     if {unit.name for unit in found} & {unit.name for unit in against}:
         raise RunError(f"{asked.data}: a shard's name begins with against-, as those of --against do; rename it")
-    told = settled(asked, found, out)
+    told, scored = settled(asked, found, against, out), Path(asked.scored) if asked.scored else out
     device = pick_device(asked.device)
     if device.type == "cuda" and workers.world > 1:
         device = torch.device("cuda", workers.rank % torch.cuda.device_count())
     bf16 = takes_bf16(device, asked.precision)
     with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         _judge(asked, out, told, found, against, workers, device)
-    await_all([Part.of(out, unit) for unit in (*found, *against)], workers)
+    await_all([Part.of(scored, unit) for unit in (*found, *against)], workers)
+    own = {unit.name for unit in workers.share(found) if not Shard.of(out, unit).done}
     with _bar("writing shards", len(found), workers) as tick:
-        sorter, last = Sorter(asked, out, against, device), {unit.name for unit in workers.share(found)}
-        for unit in found:
+        sorter = Sorter(asked, scored, against, device)
+        for unit in found if own else ():
             kept = sorter.sort(unit)
-            if unit.name in last and not (shard := Shard.of(out, unit)).done:
-                shard.write(kept, unit.open())
+            if unit.name in own:
+                Shard.of(out, unit).write(kept, unit.open())
+                own.remove(unit.name)
             tick(1)
+            if not own:
+                break
     if not workers.main:
         return {}
     await_all([Shard.of(out, unit) for unit in found], workers)
@@ -78,12 +91,14 @@ def _judge(
     nothing is written before they are known to fit.
     """
     own = workers.share([*((unit, False) for unit in found), *((unit, True) for unit in against)])
-    left = [(unit, test) for unit, test in own if not Part.of(out, unit).done]
+    left = [(unit, test) for unit, test in own if not asked.scored and not Part.of(out, unit).done]
     judge = _roles(asked, device) if left else None
     (out / "parts").mkdir(parents=True, exist_ok=True)
     if workers.main and not (out / SETTINGS).is_file():
         with written_whole(out / SETTINGS) as partial:
             partial.write_text(json.dumps(told, indent=1))
+    while not (out / SETTINGS).is_file():  # so that no part ever lies in a folder that does not say what it is of
+        time.sleep(0.05)
     if judge is None:
         return
     with _bar("captioning and judging", len(left), workers) as tick:
@@ -104,21 +119,37 @@ def _roles(asked: Bootstrap, device: torch.device) -> Judge:
     return Judge(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
 
 
-def settled(asked: Bootstrap, found: Sequence[Unit], out: Path) -> Settings:
+def settled(asked: Bootstrap, found: Sequence[Unit], against: Sequence[Unit], out: Path) -> Settings:
     """What a run that goes on must share with the one that began. Raises CheckpointError, RunError where it does not."""
     told: Settings = {k: v for k, v in asdict(asked).items() if k not in CHANGEABLE}
     told["weights"] = {name: fingerprint(Path(folder)) for name in ("captioner", "filter") if (folder := told[name])}
     told["shards"] = {unit.name: Path(unit.data).stat().st_size if unit.tar else unit.last for unit in found}
-    path = out / SETTINGS
-    if path.is_file():
-        try:
-            held = json.loads(path.read_text())
-        except ValueError:
-            raise RunError(f"{path} cannot be read; remove the folder or give another --out") from None
-        refuse_other_settings(out, held, told)
+    if asked.scored:
+        _refuse_other_scores(Path(asked.scored), told, [*found, *against])
+    if (out / SETTINGS).is_file():
+        refuse_other_settings(out, _held(out), told, {"scored": ""})
     elif any(Shard.of(out, unit).done for unit in found):
         raise RunError(f"{out} holds shards that no bootstrap wrote; give another --out")
     return told
+
+
+def _refuse_other_scores(scored: Path, told: Settings, units: Sequence[Unit]) -> None:
+    """Raises CheckpointError, RunError where what was scored there is not what is asked for, or not all of it yet."""
+    refuse_other_settings(scored, _first(_held(scored)), _first(told))
+    if left := sum(not Part.of(scored, unit).done for unit in units):
+        raise RunError(f"{scored}: {left} of {len(units)} shards are not scored yet; let that run end first")
+
+
+def _first(told: Settings) -> Settings:
+    """The settings that the first pass hangs on."""
+    return {name: value for name, value in told.items() if name not in DECIDES}
+
+
+def _held(out: Path) -> Settings:
+    try:
+        return json.loads((out / SETTINGS).read_text())
+    except (OSError, ValueError):
+        raise RunError(f"{out / SETTINGS} cannot be read; give another folder, or remove this one") from None
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,0 +1,73 @@
+"""CapFilt small enough for a test: an untrained BLIP as captioner and filter, and tars by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+
+from diptych.data.settings import ImageSettings
+from diptych.jobs.building import build
+from diptych.jobs.folder import write_run
+from diptych.recipes.models import BLIP
+from diptych.recipes.run import Objectives, Pretrain
+from diptych.train.checkpoint import save_weights
+from diptych.train.settings import Training
+
+TINY = Pretrain(
+    recipe="tiny",
+    data="scenes:24",
+    model=BLIP(
+        image_width=16, image_depth=1, image_heads=2, image_hidden=32, patch=16, grid=(3, 3), width=16, depth=1, heads=2,
+        hidden=32, vocabulary=116, text_length=24, begin=114, ground=115, joint=8, dropout=0.0,
+    ),
+    objectives=Objectives(itm=1.0, itc=1.0, lm=1.0),
+    images=ImageSettings(shorter=48, patch=16, square=True),
+    training=Training(steps=1, batch=4),
+)  # fmt: skip
+
+
+def saved(out: Path, run: Pretrain = TINY) -> str:
+    """An untrained run's folder, with weights so large that texts are told apart."""
+    module = build(run)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(4 if p.dim() > 1 else 1)
+    write_run(out, run, {})
+    save_weights(out, module)
+    return str(out)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """All that comes out but the page, which tells its command."""
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "report.html"
+    }
+
+
+def write_tar(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for name, to in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, to
+            tar.addfile(info)
+
+
+def picture(seed: int) -> bytes:
+    out, noise = io.BytesIO(), np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Pillow.fromarray(noise).resize((64, 48)).save(out, "JPEG")
+    return out.getvalue()
