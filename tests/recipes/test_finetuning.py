@@ -14,8 +14,9 @@ from diptych.cli.arguments import recipe, recipes
 from diptych.inputs import Batch, Text
 from diptych.jobs.finetune import build
 from diptych.recipes.finetune import sized
+from diptych.recipes.kept import thaw
 from diptych.recipes.models import CrossViT
-from diptych.recipes.run import Finetune, Objectives, Pretrain, thaw
+from diptych.recipes.run import Finetune, Objectives, Pretrain
 
 FACTS: dict[str, Any] = {"answers": ["yes", "no", "two"], "prior": [0.5, 0.3, 0.1], "classes": ["cat", "dog"]}
 OWN = [name for name in recipes("Finetune") if not name.startswith("demo.")]

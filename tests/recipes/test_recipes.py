@@ -14,9 +14,10 @@ from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAG
 from diptych.jobs import building
 from diptych.jobs import finetune as job
 from diptych.recipes import demo, finetune, learn, vilt
+from diptych.recipes.kept import kept, thaw
 from diptych.recipes.models import ViLT
 from diptych.recipes.published import PUBLISHED
-from diptych.recipes.run import Finetune, Pretrain, thaw
+from diptych.recipes.run import Finetune, Pretrain
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -36,7 +37,8 @@ def test_every_recipe_builds_on_the_meta_device(name: str):
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_comes_back_from_json(name: str):
     run = recipe(name)
-    assert thaw(Pretrain, json.loads(json.dumps(asdict(run)))) == run
+    assert thaw(Pretrain, json.loads(json.dumps(asdict(run)))) == run, "as it was kept before it told its kind"
+    assert thaw(Pretrain, json.loads(json.dumps(kept(run)))) == run
     if isinstance(run.model, ViLT):
         task = finetune.vqa(run)
         assert thaw(Finetune, json.loads(json.dumps(asdict(task)))) == task
@@ -60,6 +62,16 @@ def test_thaw_names_a_field_that_does_not_fit():
         thaw(Pretrain, told | {"model": {"wide": 3}})
     with pytest.raises(ValueError, match=r"run\.model: fits none"):
         thaw(Pretrain, told | {"model": {"width": 3}})
+
+
+def test_the_kind_of_a_model_is_kept_and_is_one_of_those_there_are():
+    run, told = vilt.tiny(), kept(vilt.tiny())
+    assert told["model"]["kind"] == "ViLT" and "kind" not in told["training"]
+    told["model"] = {"kind": "ViLT", "width": 64}  # too little to be known by
+    assert thaw(Pretrain, told).model == ViLT(width=64)
+    for name in ("Path", "os.system", ["ViLT"], "Training"):
+        with pytest.raises(ValueError, match=r"run\.model: .* is none of ViT, MAE"):
+            thaw(Pretrain, kept(run) | {"model": {"kind": name}})
 
 
 def test_what_was_kept_before_a_field_existed_is_thawed_with_its_default():

@@ -6,7 +6,6 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 import diptych
 from diptych.jobs.beforehand import RunError, run_there
-from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain, thaw
+from diptych.recipes.kept import kept, thaw
+from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train.checkpoint import written_whole
 from diptych.weights.strict import load_strict
 
@@ -31,7 +31,7 @@ def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: M
     versions = {"diptych": diptych.__version__, "torch": torch.__version__, "python": platform.python_version()}
     told = {
         "kind": kind,
-        "run": asdict(run),
+        "run": kept(run),
         "facts": dict(facts),
         "versions": versions,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from diptych.data.settings import Channels, ImageSettings, Streaming
+from diptych.data.settings import ImageSettings, Streaming
 from diptych.recipes.models import Model
 from diptych.train.settings import Training
 
@@ -150,30 +150,3 @@ class Evaluation:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
     workers: int = 2  # processes that load data
     max_skipped: float = 0.01  # share of bad samples at which scoring stops
-
-
-def thaw(kind: Any, value: Any, where: str = "run") -> Any:
-    """A dataclass again, from the plain values that JSON kept. Raises ValueError naming the field that does not fit."""
-    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
-        names = {k: {f.name for f in fields(k)} for k in get_args(kind) if is_dataclass(k)}
-        missing = {
-            k: len(names[k] - set(value)) for k in names if names[k] >= set(value) and len(names[k]) <= 2 * len(value)
-        }
-        fewest = min(missing.values(), default=0)  # a field may be newer than what was kept
-        fitting = [k for k in missing if missing[k] == fewest]
-        if len(fitting) != 1:
-            raise ValueError(f"{where}: fits {'several' if fitting else 'none'} of {kind}")
-        kind = fitting[0]
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        unknown = set(value) - set(hints)
-        if unknown:
-            raise ValueError(f"{where}.{min(unknown)}: no such field")
-        return kind(**{name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()})
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)
-        if kind == Channels and isinstance(value, float):  # what each channel has now, all three had
-            value = [value] * len(inner)
-        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        return tuple(thaw(of, part, where) for of, part in zip(kinds, value, strict=True))
-    return value
