@@ -20,7 +20,7 @@ from diptych.cli import main
 from diptych.data.answers import answer_list
 from diptych.data.questions import open_questions
 from diptych.data.tally import Tally
-from diptych.jobs.evaluate import evaluate
+from diptych.jobs.evaluate import evaluate, name_of, short_name
 from diptych.jobs.explain import alignment
 from diptych.jobs.folder import RunError, read_run
 from diptych.jobs.pretrain import build
@@ -141,6 +141,16 @@ def test_matching_falls_under_the_control_too(pretrained: Path, tmp_path: Path):
     assert "itm/accuracy" in own
 
 
+def test_evaluations_asked_otherwise_have_folders_of_their_own():
+    own = replace(SMALL, data="there/photos")
+    others = [replace(own, data=data) for data in ("here/photos", "there/photos.csv", "there/more/photos")]
+    others += [replace(own, seed=1), replace(own, precision="fp32"), replace(own, precision="bf16", seed=11)]
+    others += [replace(own, data="scenes:50"), replace(own, data="scenes:60"), replace(own, control=True)]
+    names = {name_of(asked, "there/photos") for asked in (own, *others)}
+    assert len(names) == 1 + len(others) and all(Path(name).name == name for name in names)
+    assert name_of(own, "there/photos") == short_name(own), "as it was called before"
+
+
 @pytest.fixture
 def folder_of_photos(tmp_path: Path) -> Path:
     """Eight photographs: number 2 is truncated; the first caption of number 5 is empty; number 6 has none to read."""
@@ -160,11 +170,12 @@ def test_bad_samples_are_skipped_counted_and_listed(pretrained: Path, tmp_path: 
     asked = replace(SMALL, data=str(folder_of_photos), split="val", gallery=0, captions=0)
     found = evaluate(folder, replace(asked, max_skipped=0.5))
     assert (found["images"], found["texts"]) == (6, 11)  # 5 stays with its second caption
-    skipped = json.loads((folder / "evaluate-retrieval-photos-val" / "skipped.json").read_text())
+    (there,) = folder.glob("evaluate-retrieval-photos-val-*")
+    skipped = json.loads((there / "skipped.json").read_text())
     assert (
         found["skipped"] == 4 and {s["where"].split("(")[-1] for s in skipped} == {"2.jpg)", "5.jpg)", "6.jpg)"}
     ) or (any("2.jpg" in s["where"] for s in skipped))
-    texts = [row["text"] for row in predictions(folder / "evaluate-retrieval-photos-val")]
+    texts = [row["text"] for row in predictions(there)]
     assert texts == [f"photo {i} caption {j}" for i in (0, 1, 3, 4, 5, 7) for j in (0, 1) if (i, j) != (5, 0)]
 
 

@@ -23,6 +23,7 @@ from diptych.jobs.scores.retrieval import retrieval
 from diptych.jobs.scores.vqa import vqa
 from diptych.jobs.shown import write_shown
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
+from diptych.store import digest
 from diptych.tokens import packing
 from diptych.train.checkpoint import written_whole
 from diptych.train.distributed import pick_device, takes_bf16
@@ -42,7 +43,7 @@ def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
     bf16 = takes_bf16(device, asked.precision)
     with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
-    write(folder / name_of(asked), asked, scored)
+    write(folder / name_of(asked, run.data), asked, scored)
     report.write(folder, run, module)
     return scored.metrics
 
@@ -64,8 +65,20 @@ def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
     return finetune.build(run, facts)
 
 
-def name_of(asked: Evaluation) -> str:
-    """The folder of an evaluation: one asked otherwise has another, and the report shows them all."""
+def name_of(asked: Evaluation, own: str) -> str:
+    """The folder of an evaluation: one asked otherwise, but for where and how fast it is made (device, workers) and how many
+    samples it may skip, has another, and the report shows them all. `own`: the data of the run; other data is told by a
+    digest too, since its last name may be another's.
+    """
+    told = short_name(asked)
+    if not asked.data.startswith("scenes") and (place := Path(asked.data).resolve()) != Path(own).resolve():
+        told += f"-{digest(str(place)).hex()[:8]}"
+    told += f"-seed{asked.seed}" if asked.seed != Evaluation.seed else ""
+    return told + (f"-{asked.precision}" if asked.precision != Evaluation.precision else "")
+
+
+def short_name(asked: Evaluation) -> str:
+    """The folder of an evaluation, as it was called when not all was told that it may differ in."""
     data = re.sub(r"[^\w-]+", "_", Path(asked.data).resolve().stem).strip("_")
     parts = ["evaluate", asked.task, data, asked.split]
     parts += [f"gallery{asked.gallery}"] * bool(asked.gallery) + [f"captions{asked.captions}"] * bool(asked.captions)

@@ -10,7 +10,7 @@ from typing import Any
 
 from diptych.jobs import training
 from diptych.jobs.building import build
-from diptych.jobs.evaluate import complete, name_of
+from diptych.jobs.evaluate import complete, name_of, short_name
 from diptych.jobs.folder import read_run
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.train import checkpoint, settings
@@ -79,11 +79,12 @@ def trained(folder: Path, run: Pretrain) -> bool:
 def scored(folder: Path, run: Pretrain, asked: Evaluation) -> dict[str, float] | None:
     """What an evaluation found, asked just so; None where it was not, or not to its end."""
     asked = complete(asked, run)
-    path = folder / name_of(asked) / "metrics.json"
-    if not path.is_file():
-        return None
-    told = json.loads(path.read_text())
-    return told["metrics"] if told["asked"] == json.loads(json.dumps(asdict(asked))) else None
+    for name in (name_of(asked, run.data), short_name(asked)):
+        if (path := folder / name / "metrics.json").is_file():
+            told = json.loads(path.read_text())
+            if told["asked"] == json.loads(json.dumps(asdict(asked))):
+                return told["metrics"]
+    return None
 
 
 def learned(folder: Path, run: Pretrain, asked: Mapping[str, Evaluation]) -> Learned | None:
