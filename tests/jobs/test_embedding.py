@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.cli.arguments import recipe, recipes
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Image, Text
 from diptych.jobs import building, embedding
@@ -109,3 +110,14 @@ def test_a_grids_class_token_stands_in_front_and_hidden_cells_are_blank():
     assert grid.cls is not None and torch.equal(tokens.first()[0], grid.cls[0, 0])
     assert torch.allclose(tokens.canvas()[0, 1], 9 + grid.position[0, 0])
     assert torch.equal(tokens.canvas()[0, 2:], grid(image).canvas()[0, 2:])
+
+
+def test_augmentation_that_pictures_are_not_shown_with_is_told():
+    asked = replace(albef.small(), images=replace(albef.small().images, augment=True))
+    assert asked.embed.image == "boxes" and "images.augment is not followed: boxes" in embedding.not_followed(asked)
+    detected = replace(asked, embed=Embedders(image="regions.tsv"))
+    assert "what a detector saw" in embedding.not_followed(detected)
+    for image in ("own", "grid"):
+        assert not embedding.not_followed(replace(asked, embed=Embedders(image=image)))
+    for kind in ("Pretrain", "Finetune"):
+        assert not [name for name in recipes(kind) if embedding.not_followed(recipe(name, kind))]

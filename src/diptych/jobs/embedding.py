@@ -110,6 +110,15 @@ def pictures(run: Pretrain | Finetune) -> ImageSettings:
     return replace(run.images, mean=HALF, std=HALF) if run.embed.image == "grid" else run.images
 
 
+def not_followed(run: Pretrain | Finetune) -> str:
+    """What a run asks of its pictures that they are not shown with; "" where all is followed."""
+    if not run.images.augment or run.embed.image in ("own", "grid"):
+        return ""
+    seen = "boxes are pooled from what a frozen CNN saw in each picture, once" if run.embed.image == "boxes" else ""
+    seen = seen or "regions are what a detector saw in each picture"
+    return f'images.augment is not followed: {seen}; set it to False, or embed.image to "grid" or "own"'
+
+
 def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Shows:
     """How the run's model is shown its pictures, which every kind of examples asks for. Raises RunError, DataError."""
     images, asked = replace(pictures(run), augment=augment and run.images.augment), run.embed.image

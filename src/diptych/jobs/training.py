@@ -18,6 +18,7 @@ from diptych.data.source import NoSplit
 from diptych.data.tally import Loaded
 from diptych.inputs import Batch
 from diptych.jobs import report
+from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
 from diptych.objectives.gather import each_by_itself
@@ -51,6 +52,8 @@ def train(
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
             print(opening(run, module, food, first, group), flush=True)
+            if said := not_followed(run):
+                print(said, flush=True)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
 
     aside = opened(val, quiet=not group.main)
