@@ -170,7 +170,8 @@ class Batch(_Movable):
     """What a training step is given. `seed`, `step` and `ids` key every random draw made for it (see keyed.py).
 
     `ids` are stable names of the samples: the same on every rank, in every epoch. `labels` holds what a task needs
-    beside image and text (answers' soft targets, class indices), each with b rows.
+    beside image and text (answers' soft targets, class indices), each with b rows; of pairs "image", a number for each image,
+    0 or more, by which its captions are known to belong together.
     """
 
     seed: int
