@@ -1,10 +1,12 @@
-"""diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE]
+"""diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE] [--regions PATH]
 diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. --config is the official code's settings as JSON, where they are not the published ones: ViLBERT's schedule,
-open_clip's config. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
+named. What comes of it is a run like any other: to be evaluated, started from, fine-tuned, used to bootstrap. --config is the
+official code's settings as JSON, where they are not the published ones: ViLBERT's schedule, open_clip's config, mean and std
+of pictures (a DeiT's: ImageNet's). --answers: the answers or classes of a task, a JSON list. --regions: where the regions lie
+that ViLBERT, SCAN and VSE++ read. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
 .safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an
 official golden folder, every out.* tensor, and exits with 1 where one differs.
 """
@@ -30,7 +32,7 @@ def import_command(words: list[str]) -> None:
     )
     out = Path(take(words, "--out"))
     heads, grid, answers = take(words, "--heads", ""), take(words, "--grid", ""), take(words, "--answers", "")
-    config = take(words, "--config", "")
+    config, regions = take(words, "--config", ""), take(words, "--regions", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
     from diptych.jobs.imports import import_official
@@ -43,14 +45,17 @@ def import_command(words: list[str]) -> None:
         _grid(grid) if grid else None,
         Path(answers) if answers else None,
         Path(config) if config else None,
+        regions,
     )
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
     print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
-    if found.task == "vqa" and not answers:
-        print("its answers are numbered: official checkpoints do not carry them; give --answers FILE, a JSON list")
+    if found.task in ("vqa", "classification") and not answers:
+        print(
+            "it tells no names of its answers: official checkpoints do not carry them; give --answers FILE, a JSON list"
+        )
 
 
 def _whole(text: str, flag: str) -> int:

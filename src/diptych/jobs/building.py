@@ -59,7 +59,8 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     """The model's own, and those that its paper has not but the run's objectives ask for."""
-    heads: nn.ModuleDict = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+    own: nn.ModuleDict = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+    heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
     asked = run.objectives
     if asked.grid or asked.classes:
         heads["grid"], heads["classes"] = nn.Linear(model.width, CNN_CELL), nn.Linear(model.width, CNN_CLASSES)

@@ -60,8 +60,10 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
 
 
 def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
+    """The run's module, its weights not yet loaded."""
     if isinstance(run, Pretrain):
-        return building.build(run, facts, guided=False)
+        counted = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        return building.build(run, counted, guided=False)
     return finetune.build(run, facts)
 
 

@@ -28,7 +28,7 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     config.json and model.safetensors. Gives what was left out, a sentence each. Raises RunError, WeightsError.
     """
     run, facts = read_any(folder)
-    system, task, arguments = _identity(run)
+    system, task, arguments = _identity(run, facts)
     if system not in SYSTEMS:
         raise RunError(f"{folder} holds a {system}, which has no official layout; there are: {', '.join(SYSTEMS)}")
     ours, names = read_weights(folder), SYSTEMS[system].names(arguments, task)
@@ -57,15 +57,29 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     return lost
 
 
-def _identity(run: Pretrain | Finetune | ImportedCheckpoint) -> tuple[str, str, dict[str, Any]]:
+def _identity(
+    run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
     """System, task and the model's arguments."""
     if isinstance(run, ImportedCheckpoint):
         return run.system, run.task, run.arguments
-    system = type(run.model).__name__.lower()
     arguments = asdict(run.model)
-    if isinstance(run, Finetune):
-        return system, run.task, arguments
-    return system, {"vit": "encoder", "crossvit": "classification"}.get(system, "pretraining"), arguments
+    if "system" in facts:  # as it was imported
+        return facts["system"], facts["task"], arguments
+    system = type(run.model).__name__.lower()
+    return system, run.task if isinstance(run, Finetune) else _pretrained_for(run, system), arguments
+
+
+def _pretrained_for(run: Pretrain, system: str) -> str:
+    """The task under whose names the official code keeps the heads of a pre-training run."""
+    asked = run.objectives
+    if system == "beit3":
+        return "captioning" if asked.captions else "retrieval" if asked.itc else "encoder"
+    if system == "albef" and not {"*", "words"} & set(run.heads):
+        return "retrieval"
+    if system == "blip" and run.model.form != "pretraining":  # type: ignore[union-attr]
+        return run.model.form  # type: ignore[union-attr]
+    return "encoder" if system == "vit" else "pretraining"
 
 
 def _write_hf(

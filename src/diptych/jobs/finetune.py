@@ -25,19 +25,21 @@ from diptych.jobs.training import train
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.verbs import Fuses
 from diptych.recipes.finetune import sized
-from diptych.recipes.models import CrossViT, Model, Seeing, ViT, pooled_width
+from diptych.recipes.models import BLIP, Classifying, Model, Seeing, answers_in_words, pooled_width
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.state import weights
 from diptych.tasks.classification import Classification
+from diptych.tasks.open_vqa import AnswersInWords, OpenVQA
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.train.distributed import processes
+from diptych.weights.blip import SMOOTHING
 from diptych.weights.names import within
 from diptych.weights.refit import refit
 from diptych.weights.strict import load_strict
 
 TASKS = ("vqa", "retrieval", "classification")
-Task = ClosedVQA | Retrieval | Classification
+Task = ClosedVQA | OpenVQA | Retrieval | Classification
 
 
 def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
@@ -53,17 +55,19 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     if isinstance(run.model, Seeing) or not isinstance(model, Fuses):
         raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
     exchange(model, run)  # type: ignore[arg-type]
+    if run.task == "vqa" and answers_in_words(run.model) and isinstance(model, AnswersInWords):
+        return OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIP) else OpenVQA(model, twice=True)
     if run.task == "vqa":
         return ClosedVQA(model, pooled_width(run.model), len(facts.get("answers", [])), prior=facts.get("prior"))
     if run.task == "retrieval":
         return Retrieval(model, pooled_width(run.model), run.false_texts)
-    raise RunError(f"there is no task {run.task!r}; there are: {', '.join(TASKS)}")
+    raise RunError(f"{run.task!r} is neither learned nor scored here; what is: {', '.join(TASKS)}")
 
 
 def classifying(model: Model, classes: int) -> Model:
     """A model of images alone with a classifier of so many classes. Raises RunError for one that has no such part."""
-    if not isinstance(model, ViT | CrossViT):
-        raise RunError(f"a {type(model).__name__} has no classifier; a ViT and a CrossViT have")
+    if not isinstance(model, Classifying):
+        raise RunError(f"a {type(model).__name__} has no classifier; a ViT, a CrossViT and a BEiT3 have")
     return replace(model, classes=classes)
 
 
@@ -107,6 +111,10 @@ def finetune(run: Finetune, out: Path) -> None:
 
     Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
     """
+    if run.task == "vqa" and answers_in_words(run.model):
+        raise RunError(
+            f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
+        )
     with processes(run.training.device) as group:
         answers: list[str] = []
         facts: dict[str, Any] = {}
@@ -132,8 +140,9 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     before, _ = read_run(folder)
     if own:
         return _own(folder, run, before)
-    if isinstance(before.model, Seeing) != (run.task == "classification"):
-        need = "of images alone" if run.task == "classification" else "that reads text and image"
+    classifies = run.task == "classification"
+    if not isinstance(before.model, Classifying) if classifies else isinstance(before.model, Seeing):
+        need = "with a classifier of images" if classifies else "that reads text and image"
         raise RunError(f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model {need}")
     return replace(
         run, model=before.model, images=before.images, embed=before.embed, start=str(folder), recipe=before.recipe

@@ -45,8 +45,10 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
     """The run a folder holds, and its facts. Raises RunError, also where it is but an imported checkpoint."""
     run, facts = read_any(folder)
     if isinstance(run, ImportedCheckpoint):
+        why = run.why or "it was imported before others of its kind were made runs: import it again"
         raise RunError(
-            f"{folder} holds an imported {run.system} checkpoint ({run.task}): no recipe trains or scores it yet"
+            f"{folder} holds an imported {run.system} checkpoint ({run.task}) that can be exported, but neither scored nor "
+            f"started from: {why}"
         )
     return run, facts
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.jobs.folder import RunError, write_run
-from diptych.recipes import finetune, vilt, vit
-from diptych.recipes.models import ViLT, ViT
-from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.jobs.imported import run_of
+from diptych.recipes.run import Finetune
+from diptych.step import pupil
+from diptych.tasks.classification import Classification
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.tasks.vqa import ClosedVQA
 from diptych.train.checkpoint import CHECKPOINT, save_weights, written_whole
 from diptych.weights.official import Imported, load_official
 
@@ -28,20 +30,23 @@ def import_official(
     grid: tuple[int, int] | None = None,
     answers: Path | None = None,
     config: Path | None = None,
+    regions: str = "",
 ) -> Imported:
-    """Writes run.json and model.safetensors. `answers`: a JSON list of the classes of a VQA checkpoint, in their order,
-    which official checkpoints do not carry. `config`: the official code's settings as JSON, for what stands in no shape.
-    Raises WeightsError, RunError.
+    """Writes run.json and model.safetensors. `answers`: a JSON list of the answers of a VQA checkpoint, or of the classes of
+    one that classifies, in their order, which official checkpoints do not carry. `config`: the official code's settings as
+    JSON, for what stands in no shape. `regions`: where the regions lie that a model reads. Raises WeightsError, RunError.
     """
     if (out / CHECKPOINT).exists():
         raise RunError(f"{out} holds a training run; give another --out")
-    found = load_official(system, checkpoint, heads, grid, _settings(config))
-    run = _run(found, checkpoint)
-    facts = {"imported": checkpoint.name, "dead": found.dead}
-    if isinstance(run, Finetune) and found.task == "vqa":
-        facts["answers"] = _answers(answers, len(found.state["head.answers.bias"]))
+    settings = _settings(config)
+    found = load_official(system, checkpoint, heads, grid, settings)
+    step = found.build()
+    run = run_of(found, pupil(step), settings, regions, checkpoint.name)
+    facts = {"imported": checkpoint.name, "dead": found.dead, "system": found.system, "task": found.task}
+    if isinstance(run, Finetune):
+        facts |= _told(found, step, answers)
     write_run(out, run, facts)
-    save_weights(out, found.build())
+    save_weights(out, step)
     left = found.left | _beside(found)
     if left:
         with written_whole(out / DEAD) as path:

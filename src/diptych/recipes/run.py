@@ -49,6 +49,13 @@ class Objectives:
     hardest: bool = True  # hinge: only the hardest negative counts, not all
 
 
+LOSSES = (
+    "itm", "mlm", "itc", "wpa", "grid", "classes", "lm", "captions", "regions", "mim", "codes", "codes_alone", "mlm_alone",
+    "features", "hinge",
+)  # fmt: skip
+"""The objectives that are losses, of each its weight; the others tell how some of these are asked."""
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A momentum model beside the one that is trained, and its queue (ALBEF, section 3.2); momentum 0: none."""
@@ -89,6 +96,7 @@ class Pretrain:
     embed: Embedders = Embedders()
     # factor of linear layers' first weights: 0.02, which BERT draws them with, suits 768 channels; narrow models need more
     widen: float = 1.0
+    heads: tuple[str, ...] = ("*",)  # of the model's, those that it has: imported ones may lack some; * stands for any
     freeze: tuple[str, ...] = ()  # parts of the model that do not learn; * stands for any part of a name
     start_image: str = ""  # a ViT's run that the image side begins with (diptych import vit makes one of a checkpoint)
     start_text: str = ""  # a BERT checkpoint that the text side begins with
@@ -126,6 +134,7 @@ class ImportedCheckpoint:
     task: str
     arguments: dict[str, Any]  # the model's, as weights.official infers them
     checkpoint: str  # the file's name
+    why: str = ""  # what no recipe expresses
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,13 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
         "relative": TABLE in state,
         "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
-        "readouts": 1 if task(state) == "retrieval" else 2,
+        "readouts": 1 if _marked(state, "itc_") and not _marked(state, "itc_vl_") else 2,
         **(_reach(state, told) if TABLE in state else _absolute(state, told)),
     }
+
+
+def _marked(state: State, mark: str) -> bool:
+    return any(name.startswith(mark) for name in state)
 
 
 def _reach(state: State, told: Told) -> dict[str, Any]:

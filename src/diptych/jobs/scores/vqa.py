@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from rich.progress import track
+from torch import Tensor
 
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import sweep
 from diptych.data.source import Questioned
 from diptych.data.tally import Tally
+from diptych.inputs import Batch
 from diptych.jobs.finetune import questions
 from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of
@@ -18,30 +21,33 @@ from diptych.jobs.scores import SHOWN, Scored, Subject, spread
 from diptych.metrics.vqa import normalise_answer, vqa_accuracy
 from diptych.recipes.run import Finetune
 from diptych.report import AnswerExample
+from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.vqa import ClosedVQA
 
 BATCH = 64
 FIRST = 3  # answers kept in predictions
+CANDIDATES = 128  # that a decoder reads whole
 
 
 def vqa(subject: Subject) -> Scored:
     """Accuracy over all questions and by kind; the leaderboard's file besides. Raises DataError, RunError."""
     run, asked, module = subject.run, subject.asked, subject.module
-    if not isinstance(module, ClosedVQA) or not isinstance(run, Finetune):
+    if not isinstance(module, ClosedVQA | OpenVQA) or not isinstance(run, Finetune):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
     if asked.control:
         raise RunError("--control deals captions, for retrieval and matching; vqa has --blind image and --blind text")
     answers = subject.facts["answers"]
+    if not answers:
+        raise RunError("its decoder ranks given answers, and the run has none: import it again with --answers FILE")
+    rank = ranking(subject, answers)
     source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
     food = QuestionExamples(source, tokenizer_of(run), subject.shows, answers, normalise_answer)
     tally, rows = Tally(asked.max_skipped), []
     batches = sweep(food, BATCH, workers=asked.workers)
     for loaded in track(batches, description="answering", total=-(-len(food) // BATCH)):
         tally.add(len(loaded.batch), loaded.skipped)
-        probable = module.logits(loaded.batch.to(subject.device)).sigmoid().topk(min(FIRST, len(answers)), 1)
-        for index, values, places in zip(
-            loaded.batch.ids.tolist(), probable.values.tolist(), probable.indices.tolist(), strict=True
-        ):
+        values_, places_ = rank(loaded.batch.to(subject.device))
+        for index, values, places in zip(loaded.batch.ids.tolist(), values_.tolist(), places_.tolist(), strict=True):
             rows.append(_row(source, index, [(answers[p], v) for p, v in zip(places, values, strict=True)]))
     tally.check()
     skipped = list(tally.listed.values())
@@ -52,6 +58,23 @@ def vqa(subject: Subject) -> Scored:
     metrics = {"questions": len(rows), "skipped": tally.bad} | _accuracies(source, rows)
     predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
     return Scored(metrics, predictions, _shown(source, rows), skipped, {f"vqa_{asked.split}_results.json": results})
+
+
+def ranking(subject: Subject, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+    """From questions to the probabilities of the best answers, and which these are. A decoder ranks those whose first piece
+    is likeliest (ALBEF and BLIP: 128 of them).
+    """
+    module, first = subject.module, min(FIRST, len(answers))
+    candidates, k = tokenizer_of(subject.run).encode(answers).to(subject.device), min(CANDIDATES, len(answers))
+
+    def rank(batch: Batch) -> tuple[Tensor, Tensor]:
+        if isinstance(module, OpenVQA):
+            found = module.rank(module.question(batch), candidates, k)
+            return found.probabilities[:, :first], found.candidates[:, :first]
+        values, places = module.logits(batch).sigmoid().topk(first, 1)  # type: ignore[operator]
+        return values, places
+
+    return rank
 
 
 def _row(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:

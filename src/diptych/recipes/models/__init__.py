@@ -12,6 +12,9 @@ from diptych.recipes.models.vision import MAE, CrossViT, VisualTokenizer, ViT
 Seeing = ViT | MAE | CrossViT | VisualTokenizer
 """Models that read no text."""
 
+Classifying = ViT | CrossViT | BEiT3
+"""Models that have, or can have, a classifier of images."""
+
 Speaking = ALBEF | BEiT3 | BLIP | CLIP | CoCa | SCAN | ViLBERT | ViLT | VisualBERT | VLMo | VSEpp
 """Models that read image and text."""
 
@@ -21,9 +24,14 @@ Detecting = SCAN | ViLBERT | VisualBERT | VSEpp
 Model = Seeing | Speaking
 
 __all__ = [
-    "ALBEF", "BLIP", "CLIP", "MAE", "SCAN", "BEiT3", "CoCa", "CrossViT", "Detecting", "Model", "Seeing", "Speaking", "VLMo", "VSEpp",
-    "ViLBERT", "ViLT", "ViT", "VisualBERT", "VisualTokenizer", "longest_text", "pieces", "pooled_width",
+    "ALBEF", "BLIP", "CLIP", "MAE", "SCAN", "BEiT3", "Classifying", "CoCa", "CrossViT", "Detecting", "Model", "Seeing", "Speaking", "VLMo", "VSEpp",
+    "ViLBERT", "ViLT", "ViT", "VisualBERT", "VisualTokenizer", "answers_in_words", "longest_text", "pieces", "pooled_width",
 ]  # fmt: skip
+
+
+def answers_in_words(model: Model) -> bool:
+    """Whether it has a decoder that answers questions (ALBEF, BLIP): others choose among given answers."""
+    return (isinstance(model, ALBEF) and model.decoder_depth > 0) or (isinstance(model, BLIP) and model.form == "vqa")
 
 
 def pieces(model: Model) -> int:

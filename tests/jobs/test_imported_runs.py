@@ -1,0 +1,305 @@
+"""What was exported and is imported again is a run like any other: it scores as the run that it came from, is started from, and
+writes and judges captions. Of systems that official files hold no recipe's run of, the refusal says why.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.cli import main
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
+from diptych.jobs import building, finetune
+from diptych.jobs.bootstrap.roles import Captioner, Filter, subject
+from diptych.jobs.evaluate import evaluate, rebuilt
+from diptych.jobs.folder import RunError, load_run, read_any, read_run, write_run
+from diptych.recipes import albef, beit3, blip, clip, coca, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
+from diptych.recipes import finetune as tasks
+from diptych.recipes.bootstrap import Bootstrap
+from diptych.recipes.models import ALBEF, BLIP, CLIP, MAE, SCAN, BEiT3, CoCa, CrossViT, ViLBERT, ViLT, ViT, VLMo, VSEpp
+from diptych.recipes.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Objectives, Pretrain
+from diptych.state import weights
+from diptych.train.checkpoint import save_weights
+from diptych.weights.read import read_checkpoint
+
+PIECES, GALLERY, FEATURES, DETECTED = 114, 4, 8, 5
+ANSWERS = ["yes", "no", "two", "red"]
+VIT: dict[str, Any] = {"width": 64, "depth": 1, "heads": 1, "hidden": 64, "patch": 16, "grid": (2, 2)}
+TEXT: dict[str, Any] = {"vocabulary": PIECES, "text_length": 24}
+TWO: dict[str, Any] = {
+    "image_width": 64,
+    "image_depth": 1,
+    "image_heads": 1,
+    "image_hidden": 64,
+    "patch": 16,
+    "grid": (2, 2),
+}
+OWN_TEXT: dict[str, Any] = {"text_width": 64, "text_depth": 1, "text_heads": 1, "text_hidden": 64, "joint": 8}
+
+V_ALBEF = ALBEF(**TWO, **TEXT, width=64, text_depth=1, fusion_depth=1, heads=1, hidden=64, joint=8)
+V_BLIP = BLIP(**{**TWO, **TEXT, "vocabulary": PIECES + 2}, width=64, depth=1, heads=1, hidden=64, begin=PIECES,
+              ground=PIECES + 1, joint=8)  # fmt: skip
+V_BEIT3 = BEiT3(**VIT, **TEXT, mask=4, pooling="both")
+V_VLMO = VLMo(**{**VIT, "depth": 2}, **TEXT, together=1, relative=False, scale=0.0)
+V_VILT = ViLT(**VIT, **TEXT)
+V_COCA = CoCa(**VIT, **TEXT, **OWN_TEXT, queries=3, decoder_depth=1, decoder_heads=1, decoder_hidden=64)
+V_VILBERT = ViLBERT(
+    width=64, depth=2, heads=1, hidden=64, image_width=128, image_depth=2, image_heads=1, image_hidden=64, meeting_width=128,
+    meeting_heads=1, schedule=((1, 1),), features=FEATURES, region_targets=DETECTED, **TEXT,
+)  # fmt: skip
+V_CROSSVIT = CrossViT(
+    sizes=(8, 12), patches=(4, 6), widths=(32, 32), heads=(1, 1), hidden=(32, 32), stages=((1, 1, 0),), classes=3
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run of toy size, the system whose files it is written as, the tasks it is scored by, and what files do not tell."""
+
+    run: Pretrain | Finetune
+    system: str
+    scored: tuple[str, ...] = ("matching", "retrieval")
+    config: dict[str, Any] = field(default_factory=dict)
+    normalisation: tuple[Any, Any] = (HALF, HALF)
+
+
+def toy(run: Pretrain, model: Any, **changes: Any) -> Pretrain:
+    images = replace(run.images, shorter=32, patch=16, augment=False) if run.embed.image == "own" else run.images
+    embed = run.embed if run.embed.image == "own" else Embedders("regions", features=FEATURES)
+    training = replace(run.training, precision="fp32", device="cpu")
+    made = replace(run, model=model, images=images, embed=embed, data=f"scenes:{GALLERY}", training=training, widen=4.0)
+    return replace(made, **changes)
+
+
+def asked_of(run: Pretrain, task: str) -> Finetune:
+    return replace(getattr(tasks, task)(run), embed=run.embed, data=run.data)
+
+
+CLIPS = (CLIP_MEAN, CLIP_STD)
+ALBEFS, BLIPS = toy(albef.pretrain_4m(), V_ALBEF), toy(blip.pretrain_14m(), V_BLIP)
+BEITS, VILTS, VLMOS = toy(beit3.base(), V_BEIT3), toy(vilt.base(), V_VILT), toy(vlmo.base_plus(), V_VLMO)
+NO_LOSS = Objectives(whole_words=False)
+MASKED = {"special_ids": {"mask": 4}}
+IMAGENETS = (IMAGENET_MEAN, IMAGENET_STD)
+CASES = {
+    "albef": Case(ALBEFS, "albef", normalisation=CLIPS),
+    "albef, retrieval": Case(
+        replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("contrast", "match")), "albef", normalisation=CLIPS
+    ),
+    "albef, vqa": Case(
+        asked_of(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, joint=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
+    ),
+    "blip": Case(BLIPS, "blip", ("matching", "retrieval", "captioning"), normalisation=CLIPS),
+    "blip, retrieval": Case(
+        replace(BLIPS, model=replace(V_BLIP, form="retrieval"), objectives=blip.retrieval().objectives), "blip", normalisation=CLIPS
+    ),
+    "blip, caption": Case(
+        replace(BLIPS, model=replace(V_BLIP, form="caption", joint=256), objectives=Objectives(lm=1.0, smoothing=0.1), heads=()), "blip",
+        ("matching", "captioning"), normalisation=CLIPS,
+    ),
+    "blip, vqa": Case(
+        asked_of(replace(BLIPS, model=replace(V_BLIP, form="vqa", joint=256)), "vqa"), "blip", ("vqa",), normalisation=CLIPS
+    ),
+    "clip": Case(toy(clip.base(), CLIP(**VIT, **TEXT, **OWN_TEXT)), "clip", normalisation=CLIPS),
+    "open_clip": Case(
+        toy(clip.base(), CLIP(**VIT, **TEXT, **OWN_TEXT, activation="gelu")), "open_clip", normalisation=CLIPS
+    ),
+    "coca": Case(
+        toy(coca.open_clip(), V_COCA), "coca", ("matching", "retrieval", "captioning"), normalisation=CLIPS
+    ),
+    "beit3, captioning": Case(
+        replace(BEITS, model=replace(V_BEIT3, speaks=True), objectives=replace(NO_LOSS, captions=1.0, mask_rate=0.7)), "beit3",
+        ("matching", "captioning"), MASKED,
+    ),
+    "beit3, retrieval": Case(replace(BEITS, objectives=replace(NO_LOSS, itc=1.0)), "beit3", config=MASKED),
+    "beit3, vqa": Case(
+        asked_of(replace(BEITS, model=replace(V_BEIT3, pooling="image")), "vqa"), "beit3", ("vqa",), MASKED
+    ),
+    "beit3, classification": Case(
+        asked_of(replace(BEITS, model=replace(V_BEIT3, classes=3), images=replace(BEITS.images, mean=IMAGENET_MEAN, std=IMAGENET_STD)), "classification"),
+        "beit3", ("classification",), MASKED, IMAGENETS,
+    ),
+    "vilt": Case(VILTS, "vilt"),
+    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("words",)), "vilt", ("matching",)),
+    "vilt, vqa": Case(asked_of(VILTS, "vqa"), "vilt", ("vqa",)),
+    "vilt, retrieval": Case(asked_of(VILTS, "retrieval"), "vilt", ("retrieval",)),
+    "vlmo": Case(VLMOS, "vlmo"),
+    "vlmo, before images": Case(
+        replace(VLMOS, model=replace(V_VLMO, together=2), objectives=Objectives(mlm=1.0, alone=True), heads=("words",)), "vlmo", ("matching",)
+    ),
+    "vlmo, one readout": Case(replace(VLMOS, model=replace(V_VLMO, readouts=1)), "vlmo"),
+    "vlmo, retrieval": Case(
+        replace(VLMOS, model=replace(V_VLMO, readouts=1), objectives=vlmo.retrieval().objectives, heads=("contrast",)), "vlmo"
+    ),
+    "vlmo, vqa": Case(asked_of(VLMOS, "vqa"), "vlmo", ("vqa",)),
+    "vilbert": Case(toy(vilbert.pretrain(), V_VILBERT), "vilbert"),
+    "vsepp": Case(toy(vsepp.flickr30k(), VSEpp(FEATURES, 16, PIECES, 8)), "vsepp"),
+    "scan": Case(toy(scan.flickr30k(), SCAN(FEATURES, 16, PIECES, 8)), "scan"),
+    "mae": Case(
+        toy(mae.base(), MAE(**VIT, decoder_width=64, decoder_depth=1, decoder_heads=1, decoder_hidden=64)), "mae", (),
+        {"decoder_num_heads": 1}, IMAGENETS,
+    ),
+    "vit": Case(asked_of(toy(vit.base(), ViT(**VIT, classes=3)), "classification"), "vit", ("classification",)),
+    "crossvit": Case(
+        replace(crossvit.small(), model=V_CROSSVIT, images=replace(crossvit.small().images, shorter=8, mean=IMAGENET_MEAN, std=IMAGENET_STD)),
+        "crossvit", ("classification",), normalisation=IMAGENETS,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with what a detector saw in each scene, three classes of grey, and the lists of answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diptych.jobs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    draw = np.random.default_rng(0)
+    (tmp_path / "regions").mkdir()
+    for i in range(GALLERY):
+        features, told = draw.normal(size=(3, FEATURES)), draw.dirichlet(np.ones(DETECTED), 3)
+        corners = np.array([[0, 0, 1, 1, 1, 1], [0, 0, 0.5, 1, 0.5, 1], [0.2, 0.1, 0.7, 0.8, 0.5, 0.7]])
+        np.savez(tmp_path / "regions" / f"{i}.npz", norm_bb=corners, features=features, soft_labels=told)
+    (tmp_path / "grey").mkdir()
+    (tmp_path / "grey" / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"a", b"b", b"c"]}, protocol=2))
+    for name, n in (("train", 12), ("test", 9)):
+        held = {b"data": draw.integers(0, 256, (n, 3072)).astype(np.uint8), b"fine_labels": [i % 3 for i in range(n)]}
+        (tmp_path / "grey" / name).write_bytes(pickle.dumps(held, protocol=2))
+    (tmp_path / "answers.json").write_text(json.dumps(ANSWERS))
+    (tmp_path / "classes.json").write_text(json.dumps(["a", "b", "c"]))
+
+
+def written(case: Case, folder: Path) -> Path:
+    """The run's folder, its weights drawn and not learned."""
+    facts = {"answers": ANSWERS, "classes": ["a", "b", "c"]}
+    torch.manual_seed(0)
+    module = rebuilt(case.run, facts)
+    with torch.no_grad():
+        for p in weights(module).values():
+            if p.is_floating_point() and p.dim() > 1:
+                p.mul_(4)
+    write_run(folder, case.run, facts)
+    save_weights(folder, module)
+    return folder
+
+
+def imported(case: Case, before: Path, folder: Path) -> Path:
+    """Exported as the official code keeps it, and imported again, as the command line does both."""
+    assert main(["export", str(before), "--to", "official", "--out", "official.pth"]) == 0
+    Path("config.json").write_text(json.dumps(case.config))
+    words = [
+        "import",
+        case.system,
+        "official.pth",
+        "--out",
+        str(folder),
+        "--config",
+        "config.json",
+        "--regions",
+        "regions",
+    ]
+    chosen = {"vqa": "answers.json", "classification": "classes.json"}.get(getattr(case.run, "task", ""))
+    assert main([*words, *(["--answers", chosen] if chosen else [])]) == 0
+    return folder
+
+
+def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
+    data = "grey" if task == "classification" else f"scenes:{GALLERY}"
+    split = "test" if task == "classification" else "train"
+    metrics = evaluate(
+        folder,
+        Evaluation(task=task, data=data, split=split, workers=0, device="cpu", precision="fp32", longest=8, captions=2),  # type: ignore[arg-type]
+    )
+    (rows,) = folder.glob(f"evaluate-{task}-*/predictions.jsonl")
+    return metrics, rows.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_scores_as_the_run_that_it_came_from(name: str, capsys: pytest.CaptureFixture[str]):
+    case = CASES[name]
+    before = written(case, Path("before"))
+    after = imported(case, before, Path("after"))
+    run, _ = read_run(after)
+    assert type(run) is type(case.run) and run.model == case.run.model
+    assert run.images.normalisation == case.normalisation == case.run.images.normalisation
+    modules = [load_run(rebuilt(*read_run(folder)), folder) for folder in (before, after)]
+    found, expected = (weights(module) for module in reversed(modules))
+    assert found.keys() <= expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    for task in case.scored:
+        assert scored(after, task) == scored(before, task), task
+    assert main(["export", str(after), "--to", "official", "--out", "again.pth"]) == 0
+    first, again = (read_checkpoint(Path(file)) for file in ("official.pth", "again.pth"))
+    assert first.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+
+
+def test_pictures_come_as_settings_tell_where_files_of_one_form_saw_them_differently(
+    capsys: pytest.CaptureFixture[str],
+):
+    before = written(CASES["vit"], Path("before"))
+    for told, expected in (
+        ({"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, IMAGENETS),  # timm's, of a DeiT
+        ({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD)}, CLIPS),  # Hugging Face's
+        ({"preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}}, CLIPS),  # open_clip's
+    ):
+        run, _ = read_run(imported(replace(CASES["vit"], config=told), before, Path("after")))
+        assert run.images.normalisation == expected
+    for told, said in (({"std": [0.2, 0.2, 0]}, "above 0"), ({"mean": 0.5}, "three numbers")):
+        Path("config.json").write_text(json.dumps(told))
+        assert main(["import", "vit", "official.pth", "--out", "x", "--config", "config.json"]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_other_runs_begin_with_it():
+    after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
+    known = weights(load_run(rebuilt(*read_run(after)), after))
+    module = building.build(replace(ALBEFS, start=str(after)))
+    building.start(module, replace(ALBEFS, start=str(after)))
+    assert all(torch.equal(tensor, known[name]) for name, tensor in weights(module).items())
+
+    run = finetune.inherited(after, tasks.vqa(vilt.base()))
+    assert run.model == V_ALBEF and run.images.normalisation == CLIPS
+    task = finetune.build(run, {"answers": ANSWERS})
+    finetune.start(task, after)
+    assert all(torch.equal(t, known[name]) for name, t in weights(task).items() if name.startswith("model."))
+
+
+def test_it_writes_and_judges_captions():
+    after = imported(CASES["blip"], written(CASES["blip"], Path("before")), Path("after"))
+    asked = Bootstrap(device="cpu", precision="fp32", workers=0)
+    role = subject(after, asked, torch.device("cpu"))
+    assert Captioner(role, asked) and Filter(role, asked).match is not None
+
+
+def test_answers_of_a_decoder_must_be_given(capsys: pytest.CaptureFixture[str]):
+    case = CASES["albef, vqa"]
+    before = written(case, Path("before"))
+    assert main(["export", str(before), "--to", "official", "--out", "official.pth"]) == 0
+    assert main(["import", "albef", "official.pth", "--out", "after"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "after", "--data", f"scenes:{GALLERY}", "--split", "train", "--workers", "0"]) == 2
+    assert "import it again with --answers" in capsys.readouterr().err
+    with pytest.raises(RunError, match="scored here, not taught"):
+        finetune.finetune(replace(case.run, start=""), Path("learned"))  # type: ignore[arg-type]
+
+
+def test_what_no_recipe_expresses_is_kept_and_refused_with_the_reason():
+    from diptych.jobs.imports import import_official
+    from diptych.weights.official import SYSTEMS
+
+    sizes = {"width": 6, "depths": (1, 1, 1, 1), "heads": 4, "grid": (1, 1), "text_width": 8, "text_depth": 1, "text_heads": 2,
+             "text_hidden": 12, "vocabulary": 20, "text_length": 7, "joint": 5}  # fmt: skip
+    system = SYSTEMS["clip_resnet"]
+    step = system.build(sizes, "pretraining", {})
+    official = system.names(sizes, "pretraining").to_official(dict(step.state_dict()))
+    torch.save({name: tensor.contiguous() for name, tensor in official.items()}, "resnet.pth")
+    Path("config.json").write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
+    import_official("clip_resnet", Path("resnet.pth"), Path("kept"), config=Path("config.json"))
+    assert isinstance(read_any(Path("kept"))[0], ImportedCheckpoint)
+    with pytest.raises(RunError, match="neither scored nor started from: no recipe has CLIP's ResNet"):
+        read_run(Path("kept"))
