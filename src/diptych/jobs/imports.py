@@ -60,23 +60,6 @@ def _beside(found: Imported) -> dict[str, Tensor]:
     return found.names.to_official(beside)
 
 
-def _run(found: Imported, checkpoint: Path) -> Pretrain | Finetune | ImportedCheckpoint:
-    """The published recipe at the checkpoint's own size; pictures at the size its position grid was made for.
-
-    A system or task that has no recipe is kept as what it is.
-    """
-    if found.system not in ("vit", "vilt"):
-        return ImportedCheckpoint(found.system, found.task, found.arguments, checkpoint.name)
-    published: Pretrain = vilt.base() if found.system == "vilt" else vit.base()
-    model = ViLT(**found.arguments) if found.system == "vilt" else ViT(**found.arguments)
-    images = replace(published.images, shorter=model.patch * min(model.grid), patch=model.patch)
-    run = replace(published, model=model, images=images)
-    if found.task in ("vqa", "retrieval", "nlvr2"):
-        task = finetune.retrieval(run) if found.task == "retrieval" else finetune.vqa(run)
-        return replace(task, task=found.task)
-    return run
-
-
 def _settings(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
@@ -89,13 +72,30 @@ def _settings(file: Path | None) -> dict[str, Any]:
     return settings
 
 
-def _answers(file: Path | None, classes: int) -> list[str]:
+def _told(found: Imported, step: nn.Module, file: Path | None) -> dict[str, list[str]]:
+    """The answers or classes that a task chooses among, by the names of a run's facts."""
+    step = pupil(step)
+    if isinstance(step, ClosedVQA):
+        return {"answers": _answers(file, len(found.state["head.answers.bias"]), "answer")}
+    if isinstance(step, Classification):
+        return {"classes": _answers(file, found.arguments["classes"], "class")}
+    return {"answers": _answers(file, None, "answer")} if isinstance(step, OpenVQA) else {}
+
+
+def _answers(file: Path | None, most: int | None, what: str) -> list[str]:
+    """Those of a file, of which there must be as many; numbered where there is none. `most` None: any number, or none."""
     if file is None:
-        return [f"answer {i}" for i in range(classes)]
+        return [f"{what} {i}" for i in range(most or 0)]
     try:
-        answers = json.loads(file.read_text())
+        answers = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: not a JSON list of answers ({error})") from None
-    if not isinstance(answers, list) or len(answers) != classes or not all(isinstance(a, str) for a in answers):
-        raise RunError(f"{file}: must be a JSON list of {classes} answers, one for each class of the checkpoint")
+    fits = (
+        isinstance(answers, list)
+        and all(isinstance(a, str) for a in answers)
+        and len(answers) == (most or len(answers))
+    )
+    if not fits:
+        many = "strings" if most is None else f"{most} answers, one for each class of the checkpoint"
+        raise RunError(f"{file}: must be a JSON list of {many}")
     return answers

@@ -128,7 +128,7 @@ class Finetune:
 
 @dataclass(frozen=True)
 class ImportedCheckpoint:
-    """An official checkpoint of a task that no recipe expresses: kept to be built, exported and started from."""
+    """An official checkpoint that no recipe expresses: kept to be exported."""
 
     system: str
     task: str
