@@ -22,6 +22,7 @@ from diptych.jobs.embedding import exchange, shown
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
+from diptych.layers.init import widen
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.verbs import Fuses
 from diptych.recipes.finetune import sized
@@ -54,6 +55,7 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     model: Any = run.model.build()
     if isinstance(run.model, Seeing) or not isinstance(model, Fuses):
         raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
+    widen(model, run.widen)
     exchange(model, run)  # type: ignore[arg-type]
     if run.task == "vqa" and answers_in_words(run.model) and isinstance(model, AnswersInWords):
         return OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIP) else OpenVQA(model, twice=True)
@@ -145,8 +147,9 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
         need = "with a classifier of images" if classifies else "that reads text and image"
         raise RunError(f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model {need}")
     return replace(
-        run, model=before.model, images=before.images, embed=before.embed, start=str(folder), recipe=before.recipe
-    )
+        run, model=before.model, images=before.images, embed=before.embed, start=str(folder), recipe=before.recipe,
+        widen=before.widen,
+    )  # fmt: skip
 
 
 def _own(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:

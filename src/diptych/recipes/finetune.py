@@ -29,7 +29,7 @@ def classification(run: Pretrain) -> Finetune:
 
 def _task(task: str, run: Pretrain, optimizer: Optimizer) -> Finetune:
     training = Training(steps=1000, batch=64, precision=run.training.precision, optimizer=optimizer)
-    return Finetune(task=task, model=run.model, images=run.images, training=training)
+    return Finetune(task=task, model=run.model, images=run.images, training=training, widen=run.widen)
 
 
 def vqa_v2(

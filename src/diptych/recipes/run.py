@@ -120,6 +120,7 @@ class Finetune:
     start: str = ""  # the run whose weights it begins with
     recipe: str = ""  # what the run is called
     embed: Embedders = Embedders()
+    widen: float = 1.0  # as in pre-training
     answers_least: int = 1  # VQA: how often an answer must be given in training to be one of the classes
     answers_most: int = 3129  # VQA: how many classes at most
     false_texts: int = 15  # retrieval: texts that a true one is told from
