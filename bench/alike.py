@@ -55,7 +55,7 @@ COPIES: dict[str, Callable[[Pillow.Image], bytes]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Files:
     """Pictures by their files (see data.shown.Pictured)."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tiny_bootstrap import files, rows, saved
-from tiny_runs import ENVIRONMENT
+from tiny_runs import ENVIRONMENT, kill_all
 
 from diptych.jobs.bootstrap.work import bootstrap
 from diptych.jobs.noise import noise
@@ -61,9 +59,7 @@ def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.02))
     running = process.poll() is None
-    if running:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill_all(process)
     return running
 
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import ENVIRONMENT, MODEL, rows, started
+from tiny_runs import ENVIRONMENT, MODEL, kill_all, rows, started
 
 from diptych.cli import main
 from diptych.data.files import open_captions
+from diptych.train.checkpoint import rest
 
-STEPS = 8
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Fifty scenes in four tars to learn from, and one that is held out."""
+    """Fifty scenes in four tars to learn from, of which one is damaged in the middle, and one that is held out."""
     folder, scenes = tmp_path_factory.mktemp("tars"), open_captions("scenes:50", "train")
     for shard, name in enumerate(("train-0", "train-1", "train-2", "train-3", "val-0")):
         with tarfile.open(folder / f"{name}.tar", "w") as tar:
@@ -34,6 +37,9 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
                     info = tarfile.TarInfo(f"{i:04d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
+    damaged = folder / "train-2.tar"
+    data, at = damaged.read_bytes(), damaged.read_bytes().index(b"0026.png")
+    damaged.write_bytes(data[:at] + b"x" * 512 + data[at + 512 :])
     return str(folder / "{train-{0..3},val-0}.tar")
 
 
@@ -49,6 +55,11 @@ def whole(tars: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stream") / "whole"
     assert main(command(tars, out)) == 0
     return out
+
+
+def test_the_damage_is_listed(whole: Path):
+    (row,) = json.loads((whole / "skipped.json").read_text())
+    assert "train-2.tar, byte" in str(row) and "what lies behind is lost" in str(row)
 
 
 @pytest.mark.slow
@@ -80,3 +91,28 @@ def test_two_ranks_with_divided_weights_are_one_process(tars: str, whole: Path, 
     for out in (tmp_path / "two", tmp_path / "finished"):
         for row, other in zip(rows(out), rows(whole), strict=True):
             assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_killed_it_is_gone_on_with_by_another_number_of_ranks(
+    tars: str, whole: Path, tmp_path: Path, before: int, after: int
+):
+    def ranks(n: int) -> subprocess.Popen[str]:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+        asked = [sys.executable, *(torchrun if n > 1 else []), "-m", "diptych", *command(tars, tmp_path)]
+        return subprocess.Popen(asked, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, start_new_session=True)
+
+    process, metrics = ranks(before), tmp_path / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 4):
+        time.sleep(0.001)
+    assert process.poll() is None
+    kill_all(process)
+    stood = rest(tmp_path)
+    assert stood and set(stood["cursor"]) == {"0", "1"} and 0 < stood["step"] < STEPS
+    process = ranks(after)
+    said, complaint = process.communicate(timeout=280)
+    assert process.returncode == 0 and f"goes on at step {stood['step']}" in said, complaint[-3000:]
+    for row, other in zip(rows(tmp_path), rows(whole), strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
+    assert (tmp_path / "skipped.json").read_text() == (whole / "skipped.json").read_text()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,21 @@ def started(arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "diptych", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, start_new_session=True)
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to a process and all that it started, as when a machine goes down: torchrun's ranks are groups of their own."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(place.parent.name)] = int(place.read_text().rpartition(")")[2].split()[1])
+    doomed = [process.pid]
+    for one in doomed:
+        doomed += [child for child, parent in parents.items() if parent == one]
+    for one in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    process.communicate(timeout=60)
 
 
 def finished(arguments: list[str]) -> str:
