@@ -44,13 +44,14 @@ def run(dataset: Dataset, keys: Iterable[Any], workers: int) -> Iterator[Any]:
 
 
 _TOLD = (signal.SIGINT, signal.SIGTERM)
+_POSIX = os.name == "posix"
 
 
 def _begun(made: Iterable[Any]) -> Iterator[Any]:
     """The loader's iterator, its workers begun. torch would have the death of a worker raised wherever this process is, be
     it in the midst of a checkpoint: that is given up, and it is found, within seconds, where the next batch is asked for.
     """
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+    if not _POSIX or threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         return iter(made)
     before = signal.getsignal(signal.SIGCHLD)
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)  # until a worker knows what to do with them
@@ -78,5 +79,6 @@ def _calm_worker(_: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, tell)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
+    if _POSIX:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
     torch.set_num_threads(1)

@@ -143,14 +143,12 @@ class _Run:
         except WorkerDied:  # by the signal that ends this process too? No step has been begun
             if not told.is_set():
                 raise
-            saves = (
-                self.done > 0 and self.group.world == 1
-            )  # many save together: the others may wait for this one's batch
+            # many save together: the others may wait for this one's batch
+            saves = self.done > 0 and self.group.world == 1
             if saves:
                 self.save()
-            self.stop(
-                log, f"at step {self.done}, {f'saved in {self.out}' if saves else 'not saved since a checkpoint'}"
-            )
+            kept = f"saved in {self.out}" if saves else "not saved since a checkpoint"
+            self.stop(log, f"at step {self.done}, {kept}")
         except Diverged as error:
             if log is not None:
                 log.say(error)
