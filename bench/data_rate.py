@@ -14,7 +14,7 @@ from diptych.data.examples import PairExamples
 from diptych.data.files import open_captions
 from diptych.data.loader import loader
 from diptych.data.settings import ImageSettings
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.recipes import vilt
 
 BATCH = 16

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diptych.data.files import open_captions
 from diptych.data.seen import Seen
 from diptych.data.settings import ImageSettings
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Text
 from diptych.models.cnn import FrozenCNN
 from diptych.models.minilm import FrozenText

@@ -27,7 +27,7 @@ from diptych.data.settings import ImageSettings, Streaming
 from diptych.data.source import BadSample, Captioned
 from diptych.data.stream import Stream
 from diptych.data.streamed import streamed
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Batch
 
 TOKENIZER, SMALL = Tokenizer(16), ImageSettings(shorter=16, patch=16, square=True)

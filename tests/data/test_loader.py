@@ -16,8 +16,8 @@ from diptych.data.loader import loader, rate, sweep
 from diptych.data.order import Shuffled
 from diptych.data.source import DataError, WorkerDied
 from diptych.data.tally import Loaded, Skipped, Tally
+from diptych.data.tokenizer import Tokenizer
 from diptych.data.transforms import ImageSettings
-from diptych.data.wordpiece import Tokenizer
 
 SMALL = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)

@@ -5,8 +5,8 @@ from tiny_data import Colours
 
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import DataError
+from diptych.data.tokenizer import Tokenizer
 from diptych.data.transforms import ImageSettings
-from diptych.data.wordpiece import Tokenizer
 
 SMALL = ImageSettings(shorter=16, patch=16)
 

@@ -22,7 +22,7 @@ from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions, poo
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.data.shown import Shows
 from diptych.data.source import BadSample, Captioned
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Image, Regions
 from diptych.store import Arrays, Remembered, Store
 

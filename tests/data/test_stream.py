@@ -26,7 +26,7 @@ from diptych.data.source import Captioned, DataError
 from diptych.data.stream import Lane, Place, Stream, cursor_of
 from diptych.data.streamed import streamed
 from diptych.data.tally import Loaded
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 
 IMAGES = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)

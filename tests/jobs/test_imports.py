@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_runs import TRAINING, rows
 
 from diptych.cli import main
-from diptych.data.wordpiece import vocabulary
+from diptych.data.vocabularies import vocabulary
 from diptych.jobs.folder import read_run
 from diptych.recipes.models import ViLT
 

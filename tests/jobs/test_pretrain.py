@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from diptych.data.scenes import Scenes
-from diptych.data.wordpiece import SCENES, Tokenizer, bundled, vocabulary
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.vocabularies import SCENES, bundled, vocabulary
 from diptych.jobs.building import build, start
 from diptych.jobs.folder import RunError, load_run, read_run, read_weights
 from diptych.jobs.pretrain import pretrain, statistics

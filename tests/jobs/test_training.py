@@ -16,7 +16,7 @@ from diptych.data.examples import PairExamples
 from diptych.data.files import open_captions
 from diptych.data.settings import ImageSettings
 from diptych.data.source import DataError
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.jobs.training import held_out_means, opened
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.pretraining import Pretraining

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.data.wordpiece import Tokenizer, vocabulary
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.vocabularies import vocabulary
 from diptych.inputs import Text
 from diptych.layers.given import GivenText
 from diptych.models.minilm import MASK, FrozenText

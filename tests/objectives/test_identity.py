@@ -22,7 +22,8 @@ from diptych.data.examples import PairExamples
 from diptych.data.files import open_captions
 from diptych.data.seen import Seen, SeenRegions
 from diptych.data.settings import ImageSettings
-from diptych.data.wordpiece import Tokenizer, vocabulary
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.vocabularies import vocabulary
 from diptych.heads import Contrast, LogScale, Match
 from diptych.inputs import Batch, Image, Regions, Text
 from diptych.models.vit import ViT

@@ -14,7 +14,7 @@ from diptych.data.answers import soft_scores
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows, identity_of, showing, shown_in
 from diptych.data.source import BadSample, Captioned, Question, Questioned
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Batch, Matching
 from diptych.keyed import generator, uniform
 

@@ -11,7 +11,7 @@ from diptych.data.examples import LoadedPair, PairExamples
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
 from diptych.data.source import Captioned, DataError
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Batch
 from diptych.keyed import uniform
 

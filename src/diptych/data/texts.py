@@ -8,7 +8,7 @@ import torch
 
 from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.source import Captioned
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Batch
 
 

@@ -9,7 +9,7 @@ from diptych.data.blind import Guess, guesses
 from diptych.data.questions import open_questions
 from diptych.data.source import Questioned
 from diptych.data.tally import Tally
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.jobs.pretrain import statistics
 from diptych.jobs.scores.gallery import open_gallery, readable_texts
 from diptych.metrics.recall import chance

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from diptych.data.wordpiece import bundled, vocabulary
+from diptych.data.vocabularies import vocabulary
 from diptych.jobs.folder import RunError
+from diptych.jobs.reading import vocabulary_of
 from diptych.models import verbs
 from diptych.objectives.blocks import BlockMasking
 from diptych.objectives.codes import MaskedCodes
@@ -27,7 +28,6 @@ from diptych.objectives.pretraining import Objective
 from diptych.objectives.quantising import CodedFeatures, UnusedCodes
 from diptych.objectives.regions import ByContrast, MaskedRegions, Target, by_class, by_feature
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.recipes.models import pieces
 from diptych.recipes.run import Objectives, Pretrain
 
 TARGETS: dict[str, Target] = {"classes": by_class, "features": by_feature, "contrast": ByContrast()}
@@ -38,7 +38,7 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
     """The losses whose weight is not 0. `contrasts`: the heads of contrast."""
     chosen = run.objectives
     # a model of another vocabulary may be built, to be compared; `tokenizer_of` refuses to train it
-    known = bundled(pieces(run.model)) or vocabulary()
+    known = vocabulary_of(run) or vocabulary()
     masking = Masking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
     regions = RegionMasking()
     hiding = Hiding(masking, regions) if chosen.hide_regions else None

@@ -18,7 +18,8 @@ from diptych.data.shards import shards
 from diptych.data.source import Captioned, NoSplit
 from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
-from diptych.data.wordpiece import Tokenizer, vocabulary
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.vocabularies import vocabulary
 from diptych.jobs.beforehand import all_there
 from diptych.jobs.building import build, frozen_tokenizer, start, taught
 from diptych.jobs.embedding import shown

@@ -8,7 +8,7 @@ import torch
 
 from diptych.data.source import Captioned
 from diptych.data.tally import Tally
-from diptych.data.wordpiece import Tokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.generate import Beams, Rules, beam_search
 from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.data.scenes import SceneQuestions, Scenes
-from diptych.data.wordpiece import BERT, SCENES, Tokenizer, vocabulary
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.vocabularies import BERT, SCENES, vocabulary
 
 BUNDLED = vocabulary(BERT)
 WORLD = vocabulary(SCENES)

@@ -1,0 +1,54 @@
+"""What texts are cut into: pieces in the order of their ids, and who cuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Cutter(Protocol):
+    """Cuts texts into pieces of one vocabulary, and joins them again. Special tokens are never recognised inside a text."""
+
+    def cut(self, text: str) -> list[int]:
+        """The ids of a text's pieces, with no special one among them."""
+        ...
+
+    def join(self, ids: list[int]) -> str:
+        """Readable text of some pieces."""
+        ...
+
+    def opens(self, piece: str) -> bool:
+        """Whether a word begins with this piece."""
+        ...
+
+    def closes(self, piece: str) -> bool:
+        """Whether a word ends with this piece, so that the next one begins another."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Pieces in the order of their ids, where those stand that are no words, and the cutter that knows them.
+
+    `pad_is_word`: the padding's id is a word's too (CLIP pads with "!"). `unknown`: what stands for what cannot be cut.
+    """
+
+    name: str
+    pieces: tuple[str, ...]
+    pad: int
+    unknown: int
+    cls: int
+    sep: int
+    mask: int
+    cutter: Cutter
+    pad_is_word: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        """What no text says of itself."""
+        return (self.cls, self.sep, self.mask) if self.pad_is_word else (self.pad, self.cls, self.sep, self.mask)
