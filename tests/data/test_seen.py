@@ -18,6 +18,7 @@ from diptych.data.examples import PairExamples
 from diptych.data.files import CaptionedFiles, open_captions
 from diptych.data.pictures import PictureExamples
 from diptych.data.regions import RegionFolder
+from diptych.data.scenes import Scenes
 from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions, pooled
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.data.shown import Shows
@@ -104,6 +105,12 @@ def test_pictures_alone_and_mirrored():
     plain, mirrored = (examples.load(i, 0, 0) for i in (2, 3))
     assert np.array_equal(plain[:, ::-1], mirrored) and not np.array_equal(plain, mirrored)
     assert examples.collate([plain, mirrored], [2, 3], 0, 0).image is not None
+
+
+def test_pictures_alone_are_augmented_anew_at_each_step():
+    examples = PictureExamples(Scenes("train", 2), ImageSettings(shorter=32, patch=16, square=True, augment=True))
+    first, again, later = (examples.load(0, 0, step) for step in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, later)
 
 
 def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from diptych.inputs import Image, Text
-from diptych.layers.embed import PatchEmbedding, TextEmbedding
+from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
 from diptych.layers.position import resize_aligned
 from diptych.tokens import packing
 
@@ -53,6 +53,20 @@ def test_an_image_is_embedded_alike_on_any_canvas(packed: bool):
         tokens = embed(Image(wide, torch.tensor([[8, 4]])))
     torch.testing.assert_close(tokens.pack().values, alone)
     assert len(tokens.pack().values) == 1 + 2
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_blank_takes_the_place_of_hidden_patches_and_not_their_positions(placed: bool):
+    embed = patches() if placed else PlacelessPatchEmbedding(6, 4).double()
+    pixels, blank = torch.randn(2, 3, 8, 12, dtype=torch.float64), torch.randn(1, 1, 6, dtype=torch.float64)
+    image = Image(pixels, torch.tensor([[8, 12], [4, 9]]))
+    hidden = torch.tensor([[0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 0]]).bool()
+    whole, part = embed(image), embed(image, hidden, blank)
+    assert torch.equal(part.real, whole.real) and torch.equal(part.first(), whole.first())
+    places = embed.positions(image.extents(4), 2, 3) if isinstance(embed, PatchEmbedding) else torch.zeros(2, 6, 6)
+    for i, cell in whole.real[:, 1:].nonzero().tolist():
+        wanted = blank[0, 0] + places[i, cell] if hidden[i, cell] else whole.canvas()[i, 1 + cell]
+        torch.testing.assert_close(part.canvas()[i, 1 + cell], wanted)
 
 
 def test_text_embedding_is_berts_sum():

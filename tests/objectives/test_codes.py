@@ -154,6 +154,18 @@ def test_a_tokenizer_sees_pictures_as_it_learned_to():
     assert (FrozenTokenizer(SMALL, given=other)(image) != seen).float().mean() > 0.1
 
 
+def test_a_tokenizer_of_larger_patches_is_shown_larger_pictures():
+    image = batch_of(5).image
+    assert image is not None
+    small = replace(image, pixels=F.avg_pool2d(image.pixels, 2), sizes=image.sizes // 2)
+    larger = FrozenTokenizer(SMALL, patch=4)
+    assert larger.patch == 4 and torch.equal(larger(small) < 0, FrozenTokenizer(SMALL)(image) < 0)
+    again = replace(image, pixels=F.interpolate(small.pixels, scale_factor=2, mode="bilinear"))
+    assert torch.equal(larger(small), FrozenTokenizer(SMALL)(again))
+    ragged = replace(small, sizes=small.sizes - 1)
+    assert torch.equal(larger(ragged) < 0, larger(small) < 0), "a patch is there where its picture reaches into it"
+
+
 def test_hidden_patches_codes_are_what_is_asked_for():
     """By hand: cross entropy at the hidden patches, of the codes that the tokenizer gives to the whole picture."""
     torch.manual_seed(0)
@@ -170,7 +182,7 @@ def test_hidden_patches_codes_are_what_is_asked_for():
     hidden, there = hidden_patches(views, BlockMasking(least=2)), codes(views)
     assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
     assert batch.image is not None
-    seen = model.alone(model.encode_image(batch.image, hidden)).by_span(name="patches").canvas()
+    seen = model.alone(model.encode_hidden(batch.image, hidden)).by_span(name="patches").canvas()
     logits = step.heads["codes"](seen)
     by_hand = [F.cross_entropy(logits[i, j], there[i, j]) for i, j in hidden.nonzero().tolist()]
     torch.testing.assert_close(step(batch)["codes"], torch.stack(by_hand).mean())

@@ -147,6 +147,18 @@ def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
         ("visualbert.small", Objectives(regions=1.0), "no head 'regions'"),
         ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives are what contrast finds alike"),
         ("scan.small", Objectives(lm=1.0), "it has no decode"),
+        ("vilt.tiny", Objectives(codes_alone=1.0), "a ViLT cannot learn codes_alone: it has no alone, encode_hidden"),
+        (
+            "vlmo.base",
+            Objectives(codes_alone=1.0),
+            "this VLMo has no mask token to hide patches with: set model.hides True",
+        ),
+        ("vlmo.tiny", Objectives(codes=1.0), "this VLMo has no mask token"),
+        (
+            "beit3.small",
+            Objectives(codes_alone=1.0),
+            'what this BEiT3 reads of images is frozen: set embed.image to "own"',
+        ),
     ],
 )
 def test_what_a_model_cannot_learn_is_refused_in_one_line(name: str, asked: Objectives, told: str):

@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from battery_parts import (
     ANSWERS,
+    GRID,
     LN2,
     MASK,
     ONE_IMAGE,
     ONE_OF_EIGHT,
+    PATCH,
     SMALL,
     TABLES,
     TEXT_LENGTH,
@@ -20,11 +23,15 @@ from battery_parts import (
     encode_text,
     fuse,
 )  # fmt: skip
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.heads import Contrast, LogScale
 from diptych.inputs import Batch
+from diptych.layers.init import init_transformer
+from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.models.vlmo import CONTRASTS, VLMo
+from diptych.objectives.blocks import BlockMasking
+from diptych.objectives.codes import MaskedCodes
 from diptych.objectives.draws import Masking
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.itc import ImageTextContrast
@@ -63,10 +70,32 @@ def unimodal(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     return [*model.unimodal(model.encode_text(batch.text)), *model.unimodal(model.encode_image(batch.image))]
 
 
+def hiding(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
+    """The first patch of each image."""
+    assert batch.image is not None
+    rows, columns = (side // PATCH for side in batch.image.pixels.shape[-2:])
+    first = torch.arange(rows * columns).expand(len(batch), -1) == 0
+    return [model.alone(model.encode_hidden(batch.image, first))]
+
+
+def images_alone(model: VLMo) -> Pretraining:
+    tokenizer = VisualTokenizer(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1)
+    heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
+    objective = MaskedCodes(BlockMasking(least=2), "codes_alone")
+    return Pretraining(model, heads, [objective], tokenizer=FrozenTokenizer(tokenizer))
+
+
+CODES = 12
 VERBS = {"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse, "alone": alone, "unimodal": unimodal}
 MASKED = MaskedWords(Masking(VOCABULARY, MASK), weight=0.25)
 UNPOOLED = {r"pooler\.": "reads pairs alone"}
 NO_PAIRS = UNPOOLED | {r"\.together\.": "there are no pairs"}
+NO_TEXTS = {
+    r"model\.words\.": "there are no texts",
+    r"modality\.weight\[[02]\]": "there are no texts, and one image",
+    r"apart\.text\.": "there are no texts",
+    r"pooler\.": "reads pairs alone",
+}
 NO_IMAGES = {
     r"patches\.": "there are no images",
     r"modality\.weight\[1\]": "there are no images",
@@ -78,6 +107,17 @@ EARLY = {
 WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 
 SYSTEMS = {
+    **{
+        f"vlmo on images alone, {placed}": System(
+            small=lambda relative=relative: small(relative=relative, together=3, hides=True),
+            full=lambda relative=relative: VLMo(relative=relative, together=12, hides=True),
+            verbs={"encode_hidden": hiding},
+            jobs={
+                "masked images": Job(images_alone, {"codes_alone": math.log(CODES)}, exempt=NO_TEXTS, steps=300),
+            },
+        )
+        for placed, relative in (("positions in attention", True), ("positions added", False))
+    },
     "vlmo": System(
         small=small,
         full=lambda: VLMo(images=2),

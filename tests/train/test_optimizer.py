@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.layers.relative import RelativePositions
 from diptych.train.optimizer import adamw, decayed, learning_rate, set_learning_rate
 from diptych.train.settings import Optimizer, Training
 
@@ -21,6 +22,10 @@ class Tower(nn.Module):
 def test_biases_norms_and_scalars_are_not_decayed_and_tokens_are():
     rule = decayed(Tower())
     assert {name for name, decay in rule.items() if decay} == {"cls", "body.weight", "heads.match.weight"}
+
+
+def test_relative_positions_are_biases():
+    assert decayed(RelativePositions(1, 2, (2, 2), 4)) == {"table": False}
 
 
 def test_heads_learn_at_their_multiple():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows, showing, shown_in
 from diptych.data.source import Captioned
 from diptych.inputs import Batch
+from diptych.keyed import generator
 
 
 class PictureExamples:
@@ -26,7 +28,7 @@ class PictureExamples:
         return 1
 
     def load(self, index: int, seed: int, step: int) -> np.ndarray:
-        picture = self.shows.load(self.source, index // 2, None)
+        picture = self.shows.load(self.source, index // 2, partial(generator, seed, step, index, "augment"))
         return np.ascontiguousarray(picture[:, ::-1]) if index % 2 else picture
 
     def collate(self, loaded: list[np.ndarray], ids: Sequence[int], seed: int, step: int) -> Batch:

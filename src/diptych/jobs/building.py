@@ -33,6 +33,8 @@ from diptych.weights.start_towers import start_image, start_text
 from diptych.weights.strict import load_strict
 
 CNN_CLASSES = 1000
+LEFT_BEHIND = ("hidden_patch",)
+"""Of a model, what a later stage may lack: the mask token of the stage on images alone."""
 
 
 def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: bool = True) -> Pretraining:
@@ -89,7 +91,8 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     model = before.model.build()
     exchange(model, before)
     load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)
-    frozen = FrozenTokenizer(model, pictures(run).normalisation, pictures(before).normalisation)
+    patch = getattr(run.model, "patch", before.model.patch)
+    frozen = FrozenTokenizer(model, pictures(run).normalisation, pictures(before).normalisation, patch)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
         raise RunError(
             f"{run.tokenizer}: {unused:.0%} of the tokenizer's codes stand for nothing, its codebook has collapsed; train it anew"
@@ -142,17 +145,18 @@ def taught(student: Pretraining, run: Pretrain) -> Pretraining | Momentum:
     return Momentum(student, queue, without, momentum=teacher.momentum, alpha=teacher.alpha, warmup=steps)
 
 
-def start(module: Pretraining, run: Pretrain) -> None:
+def start(module: Pretraining, run: Pretrain) -> list[str]:
     """Begins with the weights of the run that it starts from: all of a pre-training run of the same model, or a ViT's for a
     ViLT's image side. Parts that an earlier stage did not have (VLMo's experts of both modalities) stay fresh; all that it had
-    must have its place. Before that, its towers may begin with a ViT and a BERT. Raises RunError, WeightsError.
+    must have its place, but for heads and LEFT_BEHIND. Before that, its towers may begin with a ViT and a BERT. Gives the names of what
+    stays behind. Raises RunError, WeightsError.
     """
     if run.start_image:
         start_image(module.get_submodule("model"), within(read_weights(Path(run.start_image)), "model."))
     if run.start_text:
         start_text(module.get_submodule("model"), read_checkpoint(Path(run.start_text)))
     if not run.start:
-        return
+        return []
     folder = Path(run.start)
     before, _ = read_run(folder)
     state, model = read_weights(folder), module.get_submodule("model")
@@ -160,10 +164,14 @@ def start(module: Pretraining, run: Pretrain) -> None:
         state = refit(module, state, getattr(before.model, "grid", None))
         if state.keys() == weights(module).keys():
             load_strict(module, state, str(folder))
-        else:  # other objectives, other heads
-            load_strict(model, weights(model) | within(state, "model."), str(folder))
+            return []
+        fresh = weights(model)  # other objectives, other heads
+        taken = {name: t for name, t in within(state, "model.").items() if name in fresh or name not in LEFT_BEHIND}
+        load_strict(model, fresh | taken, str(folder))
+        return [name for name in state if name.removeprefix("model.") not in taken]
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
         start_vilt_from_vit(model, within(state, "model."))
+        return [name for name in state if not name.startswith("model.") or name.startswith("model.head.")]
     else:
         raise RunError(
             f"{folder} holds a {type(before.model).__name__}, which a {type(model).__name__} cannot start from"

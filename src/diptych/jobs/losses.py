@@ -9,6 +9,7 @@ from torch import nn
 
 from diptych.data.vocabularies import vocabulary
 from diptych.jobs.folder import RunError
+from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding
 from diptych.jobs.reading import vocabulary_of
 from diptych.models import verbs
 from diptych.objectives.blocks import BlockMasking
@@ -98,9 +99,22 @@ def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
             )
         if head and head not in heads:
             raise RunError(f"a {type(model).__name__} cannot learn {name}: it has no head {head!r}")
+    if chosen.codes or chosen.codes_alone:
+        _check_hiding(model)
     if chosen.itm and chosen.hard_negatives and not chosen.itc:
         raise RunError(
             "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"
+        )
+
+
+def _check_hiding(model: Any) -> None:
+    """Raises RunError where a model with the verb lacks what it needs: a mask token, and patches that it can stand for."""
+    name = type(model).__name__
+    if getattr(model, "hidden_patch", None) is None:
+        raise RunError(f"this {name} has no mask token to hide patches with: set model.hides True")
+    if not isinstance(getattr(model, "patches", None), PatchEmbedding | PlacelessPatchEmbedding):
+        raise RunError(
+            f'codes are of hidden patches, but what this {name} reads of images is frozen: set embed.image to "own"'
         )
 
 

@@ -28,6 +28,7 @@ from diptych.jobs.food import Food, Streamed, amount
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.recipes.run import Objectives, Pretrain
+from diptych.state import listed
 from diptych.train.distributed import processes
 
 MOST_UNKNOWN = 0.1  # of the captions' pieces
@@ -134,5 +135,6 @@ def pretrain(run: Pretrain, out: Path) -> None:
         if run.objectives.codes or run.objectives.codes_alone:
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
-        start(module, run)
+        if (left := start(module, run)) and group.main:
+            print(f"of {run.start} this run does not take: {listed(left)}", flush=True)
         train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)

@@ -75,10 +75,7 @@ class PatchEmbedding(nn.Module):
         extents, patches = _patches(image, self.patch)
         ((rows, columns),) = (span.grid for span in patches.layout.spans if span.grid)
         positions = self.positions(extents, rows, columns)
-        patches = patches.map(self.project)
-        if hidden is not None and blank is not None:
-            shown = torch.where(hidden[:, :, None], blank, patches.canvas())
-            patches = Tokens.of(shown, patches.real, *patches.layout.spans)
+        patches = covered(patches.map(self.project), hidden, blank)
         return Tokens.join(cls, patches.add(positions)).map(self.dropout)
 
     def positions(self, extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Float[Tensor, "b cells d"]:
@@ -97,8 +94,19 @@ class PlacelessPatchEmbedding(nn.Module):
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         nn.init.trunc_normal_(self.cls, std=0.02)
 
-    def forward(self, image: Image) -> Tokens:
-        return Tokens.join(class_tokens(self.cls, image), _patches(image, self.patch)[1].map(self.project))
+    def forward(
+        self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
+    ) -> Tokens:
+        """Where a cell of the patch canvas is `hidden`, `blank` stands in the place of its projected patch."""
+        patches = _patches(image, self.patch)[1].map(self.project)
+        return Tokens.join(class_tokens(self.cls, image), covered(patches, hidden, blank))
+
+
+def covered(patches: Tokens, hidden: Bool[Tensor, "b cells"] | None, blank: Float[Tensor, "1 1 d"] | None) -> Tokens:
+    """The patches, with `blank` in the place of those that are `hidden`; the same where either is None."""
+    if hidden is None or blank is None:
+        return patches
+    return Tokens.of(torch.where(hidden[:, :, None], blank, patches.canvas()), patches.real, *patches.layout.spans)
 
 
 def class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:

@@ -4,7 +4,7 @@ One multiway transformer for images, texts and pairs: image tokens come first, a
 norms and feed-forward networks. It is trained on masked data alone.
 
 Differs from the paper: as the released models, no block has a third expert for pairs, and no head predicts visual tokens
-(pre-training was not released; `encode_image` can hide patches for it). As the official code, padding enters
+(pre-training was not released; `encode_hidden` hides patches for it). As the official code, padding enters
 as zeros, and two rows at the head of each position table are never read (a habit of fairseq's). Differs from the official
 code: the normal that weights are drawn from is not cut at one deviation, nor are classifiers begun a thousand times smaller.
 """
@@ -58,9 +58,13 @@ class BEiT3(nn.Module):
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.hidden_patch, std=0.02)
 
-    def encode_image(self, image: Image | Regions, hidden: Bool[Tensor, "b patches"] | None = None) -> Tokens:
-        """Embeds alone; where `hidden`, the mask token stands for a patch (section 2.2)."""
-        return self.patches(image) if hidden is None else self.patches(image, hidden, self.hidden_patch)
+    def encode_image(self, image: Image | Regions) -> Tokens:
+        """Embeds alone."""
+        return self.patches(image)
+
+    def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
+        """As `encode_image`; where `hidden`, the mask token stands for a patch (section 2.2)."""
+        return self.patches(image, hidden, self.hidden_patch)
 
     def encode_text(self, text: Text) -> Tokens:
         return self._embed(text, 0)

@@ -80,20 +80,38 @@ class VisualTokenizer(nn.Module):
         return tokens.map(self.decoder_norm).map(self.to_feature)
 
 
+def resized(image: Image, old: int, new: int) -> Image:
+    """Pictures in which patches of `new` pixels lie where those of `old` pixels lay; the same where these are equal."""
+    if old == new:
+        return image
+    size = [side // old * new for side in image.pixels.shape[-2:]]
+    pixels = F.interpolate(image.pixels.float(), size, mode="bilinear", antialias=True)
+    return Image(pixels, (image.sizes * new + old - 1) // old)
+
+
 class FrozenTokenizer:
     """A tokenizer that has learned: it is saved with no model, hence not a Module. `size`: how many codes it has. `given`, `wanted`:
-    how the pixels that it is shown are normalised, and how those were that it learned from.
+    how the pixels that it is shown are normalised, and how those were that it learned from. `patch`: that of the model which is asked
+    for its codes (0: its own); where they differ it is shown each picture larger or smaller, so that there is a code for each of the
+    model's patches (BEiT too shows its tokenizer pictures of another size).
     """
 
-    def __init__(self, tokenizer: VisualTokenizer, given: Normalisation = CENTRED, wanted: Normalisation = CENTRED):
+    def __init__(
+        self,
+        tokenizer: VisualTokenizer,
+        given: Normalisation = CENTRED,
+        wanted: Normalisation = CENTRED,
+        patch: int = 0,
+    ):
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.patch, self.size = tokenizer.patch, len(tokenizer.codebook.vectors)
+        self.patch, self.size = patch or tokenizer.patch, len(tokenizer.codebook.vectors)
         self.given, self.wanted = given, wanted
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Int[Tensor, "b cells"]:
         """The code of each patch, -1 where there is none."""
         if image.pixels.shape[1] == 3:  # colours, no CNN's map
+            image = resized(image, self.patch, self.tokenizer.patch)
             image = replace(image, pixels=renormalised(image.pixels, self.given, self.wanted))
         tokens = self.tokenizer.to(image.pixels.device).encode_image(image)
         codes = torch.full_like(tokens.real, -1, dtype=torch.long)

@@ -131,10 +131,14 @@ class Decodes(Protocol):
 
 @runtime_checkable
 class HidesPatches(ReadsAlone, EncodesImage, Protocol):
-    """A model that can be asked what is hidden in an image (BEiT-3)."""
+    """A model that can be asked what is hidden in an image (BEiT-3, VLMo). A verb of its own, not an argument of `encode_image`:
+    a Protocol sees names alone.
+    """
 
-    def encode_image(self, image: Image, hidden: Bool[Tensor, "b patches"] | None = None) -> Tokens:
-        """As EncodesImage; where `hidden`, a mask token stands for a patch."""
+    def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
+        """As `encode_image`, but where a cell of the patch canvas is `hidden` a mask token stands for its patch. Raises
+        BuiltWithout where there is none.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ official code: text may have any length, where it must be padded to 40 there.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.fusion.experts import ExpertBlock, ModalityExperts
@@ -23,6 +23,7 @@ from diptych.layers.init import init_transformer
 from diptych.layers.pool import Pooler
 from diptych.layers.position import resize_bicubic_plain
 from diptych.layers.relative import RelativePositions
+from diptych.models.verbs import BuiltWithout
 from diptych.tokens import Pair, Tokens
 
 CONTRASTS = ("contrast", "contrast_together")
@@ -30,19 +31,20 @@ CONTRASTS = ("contrast", "contrast_together")
 
 
 class VLMo(nn.Module):
-    """`together`: the first block with an expert for both modalities (`depth`: none has one, as before images are met).
+    """`together`: the first block with an expert for both modalities (`depth`: none has one, as before images and texts meet).
 
     `relative`: positions stand in attention (base, large), and `text_length` is how far apart words may be; else they are
     added to the embeddings (base-plus). `images`: how many a sample may have (NLVR2: two). `scale`: where LayerScale begins; 0: there is none (base-plus). `readouts`: how
     contrast reads a modality: 1, by its own experts; 2, also by those of both. `drop`: the share of samples that the last
-    block is left out for, falling to none in the first; and the dropout of the text embeddings.
+    block is left out for, falling to none in the first; and the dropout of the text embeddings. `hides`: there is a mask token
+    for hidden patches, which the stage on images alone needs, and no other stage and no official checkpoint has.
     """
 
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, together: int = 10, patch: int = 16,
         grid: tuple[int, int] = (14, 14), vocabulary: int = 30522, text_length: int = 196, images: int = 1,
-        relative: bool = True, scale: float = 0.1, readouts: int = 2, drop: float = 0.1,
+        relative: bool = True, scale: float = 0.1, readouts: int = 2, drop: float = 0.1, hides: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.width, self.vocabulary, self.readouts = width, vocabulary, readouts
@@ -60,12 +62,21 @@ class VLMo(nn.Module):
         positions = RelativePositions(depth, heads, grid, text_length) if relative else None
         self.transformer = ModalityExperts(blocks, nn.LayerNorm(width, 1e-6), Pooler(width), positions)
         self.apply(init_transformer)
+        self.hidden_patch = nn.Parameter(torch.empty(1, 1, width)) if hides else None
+        if self.hidden_patch is not None:
+            nn.init.trunc_normal_(self.hidden_patch, std=0.02)
 
     def encode_text(self, text: Text) -> Tokens:
         return self.words(text)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
         return self.patches(image)
+
+    def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
+        """As `encode_image`; where `hidden`, the mask token stands for a patch (section 3.3, which takes BEiT's)."""
+        if self.hidden_patch is None:
+            raise BuiltWithout("this VLMo was built without a mask token for hidden patches (hides=False)")
+        return self.patches(image, hidden, self.hidden_patch)
 
     def alone(self, tokens: Tokens) -> Tokens:
         return self.transformer.alone(self._typed(tokens))

@@ -41,7 +41,7 @@ def codes(views: Views) -> Int[Tensor, "b cells"]:
 def hidden_image(views: Views, blocks: BlockMasking) -> Tokens:
     """Each image's tokens with patches hidden, before they meet a text."""
     hidden = hidden_patches(views, blocks)
-    return views.once(("hidden image", blocks), lambda: _hiding(views).encode_image(views.given_image, hidden))
+    return views.once(("hidden image", blocks), lambda: _hiding(views).encode_hidden(views.given_image, hidden))
 
 
 def hidden_alone(views: Views, blocks: BlockMasking) -> Tokens:

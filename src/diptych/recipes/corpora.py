@@ -19,6 +19,9 @@ PAIRS = {
 IMAGENET = 1_281_167
 """Pictures of ImageNet-1k's train split."""
 
+IMAGENET_22K = 14_197_122
+"""Pictures of all of ImageNet."""
+
 VQA_V2 = 443_757
 """Questions of VQA v2's train split."""
 

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes import vilt
+from diptych.recipes.corpora import IMAGENET_22K
 from diptych.recipes.finetune import vqa_v2
 from diptych.recipes.frozen import NARROW, frozen
 from diptych.recipes.models import VLMo
-from diptych.recipes.run import Finetune, Objectives, Pretrain
+from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
+
+FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.apart.text", "transformer.pooler")
+"""What pictures alone do not reach."""
 
 FROZEN_FOR_WORDS = (
     "patches",
@@ -60,9 +64,34 @@ def tiny() -> Pretrain:
     return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives)
 
 
+def base_images() -> Pretrain:
+    """The first stage, on pictures alone: the visual tokens of hidden patches (section 3.3, which takes BEiT: Bao et al., ICLR 2022,
+    section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches hidden (BEiT's official settings, of the checkpoint that VLMo's
+    official code starts from). `tokenizer` names the run of a visual tokenizer.
+
+    Differs: the tokenizer is one that is trained here (`beit3.tokenizer`), where BEiT has DALL-E's; the checkpoint of the official
+    code has then learned ImageNet's labels too. Each layer has relative positions of its own, which in BEiT all share until it is
+    fine-tuned, and they are not decayed; pictures have VLMo's type vector. RandAugment for crops and jitter; the learning
+    rate ends at 0, not at 1e-5.
+    """
+    run = base()
+    optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", clip=3.0)
+    training = replace(run.training, steps=round(IMAGENET_22K * 150 / 2048), batch=2048, optimizer=optimizer)
+    return replace(
+        run,
+        recipe="vlmo.base_images",
+        model=replace(run.model, together=12, hides=True),
+        objectives=Objectives(codes_alone=1.0, patch_rate=75 / 196),
+        training=training,
+        heads=(),
+        freeze=FROZEN_FOR_IMAGES,
+        corpus="ImageNet-22k, pictures alone",
+    )
+
+
 def base_words() -> Pretrain:
-    """The second stage, before images are met: masked words of texts alone (section 3.3, "text-only"). The paper
-    starts it from images alone (BEiT); here `start_image` names a ViT's run, for models without relative positions
+    """The second stage, before images and texts meet: masked words of texts alone (section 3.3, "text-only"). It is to start from a
+    run of `base_images` (`start`); without one, `start_image` may name a ViT's run, for models without relative positions
     (base-plus). It trains what words have of their own; attention, LayerScale and the experts of images stand still, as in the
     official code.
     """
@@ -80,6 +109,17 @@ def base_words() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features: the third stage alone."""
     return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), widen=NARROW)
+
+
+def small_images() -> Pretrain:
+    """The first stage, on pictures of 224 pixels; `tokenizer` names a run of `beit3.small_tokenizer`. `small_words` and `small` read
+    frozen features, which have no patches to hide: to start from this stage they take `--embed.image own --embed.text own`.
+    """
+    asked = base_images()
+    objectives = replace(asked.objectives, codebook=256, block_least=4)
+    run = frozen("vlmo.small_images", replace(SMALL, together=SMALL.depth, hides=True), objectives, widen=NARROW)
+    training = replace(run.training, batch=64, workers=1)
+    return replace(run, embed=Embedders(), training=training, heads=(), freeze=asked.freeze)
 
 
 def small_words() -> Pretrain:

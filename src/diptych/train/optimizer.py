@@ -8,20 +8,22 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from diptych.layers.relative import RelativePositions
 from diptych.step import pupil
 from diptych.train.settings import Optimizer, share
 
 _HEADS = ("heads.", "head.", "rank.")  # of pre-training and of the tasks: what stands beside `model`
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+_KEPT = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
 
 
 def decayed(module: nn.Module) -> dict[str, bool]:
     """Whether weight decay applies to each trainable parameter: to all but biases, norms and scalars.
 
-    As in ViLT (vilt_utils.set_schedule), class tokens, position and type embeddings are decayed.
+    As in ViLT (vilt_utils.set_schedule), class tokens, position and type embeddings are decayed; as in VLMo (vlmo_utils.set_schedule),
+    relative positions are biases.
     """
     return {
-        f"{prefix}.{name}" if prefix else name: not (name.endswith("bias") or isinstance(m, _NORMS) or p.dim() == 0)
+        f"{prefix}.{name}" if prefix else name: not (name.endswith("bias") or isinstance(m, _KEPT) or p.dim() == 0)
         for prefix, m in module.named_modules()
         for name, p in m.named_parameters(recurse=False)
         if p.requires_grad

@@ -123,6 +123,7 @@ class VLMo:
     scale: float = 0.1
     readouts: int = 2
     drop: float = 0.1
+    hides: bool = False
 
     def build(self) -> vlmo.VLMo:
         from diptych.models.vlmo import VLMo as Model

@@ -67,7 +67,8 @@ class Answers:
         return Text(self.case.input("text_ids"), self.case.input("padding_mask") == 0)
 
     def fused(self, hidden: Tensor | None = None) -> Pair:
-        return self.model.fuse(self.model.encode_text(self.text), self.model.encode_image(self.image, hidden))
+        image = self.model.encode_image(self.image) if hidden is None else self.model.encode_hidden(self.image, hidden)
+        return self.model.fuse(self.model.encode_text(self.text), image)
 
     @cached_property
     def batch(self) -> Batch:
