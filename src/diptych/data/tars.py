@@ -15,7 +15,8 @@ T = TypeVar("T")
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
 MOST_TEXT = 1_000_000  # bytes of a caption's file
-DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError)  # what a tar that is not whole may raise
+# what a tar that is not whole, or is made to do harm, may raise: `tarfile` trusts sizes, and headers that announce headers
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, MemoryError, RecursionError)
 
 
 def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -24,6 +25,8 @@ def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
+        if info.size < 0:  # it would lead back to what was read before, without end
+            raise tarfile.ReadError(f"a size below 0 at byte {info.offset}")
         yield info
     file: Any = tar.fileobj
     file.seek(tar.offset)
