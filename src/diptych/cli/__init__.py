@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "score a run: diptych evaluate DIR --task retrieval --data DATA --split val",
     "bootstrap": "clean captions and write new ones: diptych bootstrap SHARDS --captioner RUN --filter RUN --out DIR",
     "noise": "deal a share of the captions to other images: diptych noise DATA --share 0.5 --out DIR",
+    "vocabulary": "learn the pieces that texts are cut into: diptych vocabulary DATA --size 8000 --out FILE.txt",
     "baselines": "what guessing reaches without looking: diptych baselines --task vqa --data DATA --split val",
     "learn": "what every system learns from the same data: diptych learn --data DATA --out DIR",
     "import": "official weights to a run folder: diptych import vilt CKPT --out DIR",
@@ -63,5 +64,5 @@ def refuse(sentence: str, status: int = 2) -> int:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
+    lines = "\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items())
     return f"diptych {__version__}, a vision-language workbench\n\n{lines}\n\ndiptych COMMAND --help says more."

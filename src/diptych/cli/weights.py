@@ -1,4 +1,5 @@
 """diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE] [--regions PATH]
+               [--vocabulary FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
@@ -6,7 +7,8 @@ import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictl
 named. What comes of it is a run like any other: to be evaluated, started from, fine-tuned, used to bootstrap. --config is the
 official code's settings as JSON, where they are not the published ones: ViLBERT's schedule, open_clip's config, mean and std
 of pictures (a DeiT's: ImageNet's). --answers: the answers or classes of a task, a JSON list. --regions: where the regions lie
-that ViLBERT, SCAN and VSE++ read. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
+that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces that it reads, where they are neither BERT's nor CLIP's:
+BEiT-3's sentencepiece model. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
 .safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an
 official golden folder, every out.* tensor, and exits with 1 where one differs.
 """
@@ -33,6 +35,7 @@ def import_command(words: list[str]) -> None:
     out = Path(take(words, "--out"))
     heads, grid, answers = take(words, "--heads", ""), take(words, "--grid", ""), take(words, "--answers", "")
     config, regions = take(words, "--config", ""), take(words, "--regions", "")
+    vocabulary = take(words, "--vocabulary", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
     from diptych.jobs.imports import import_official
@@ -46,6 +49,7 @@ def import_command(words: list[str]) -> None:
         Path(answers) if answers else None,
         Path(config) if config else None,
         regions,
+        Path(vocabulary) if vocabulary else None,
     )
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""

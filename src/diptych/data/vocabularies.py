@@ -1,12 +1,17 @@
-"""The vocabularies that come with the package: no download, no network."""
+"""The vocabularies that come with the package, no download, no network; and those of files that the user has."""
 
 from __future__ import annotations
 
 import gzip
+import re
 from functools import lru_cache
+from hashlib import sha256
 from importlib import resources
+from pathlib import Path
 
 from diptych.data.bpe import byte_pairs
+from diptych.data.sentencepieces import sentencepieces
+from diptych.data.source import DataError
 from diptych.data.vocabulary import Vocabulary
 from diptych.data.wordpiece import wordpiece
 
@@ -16,6 +21,11 @@ CLIP = "clip"  # OpenAI's byte pairs, which open_clip's CLIPs and CoCas read too
 SIZES = {BERT: 30522, SCENES: 114, CLIP: 49408}
 """How many pieces each has, so that none is read to be told from the others."""
 
+LISTS, MODELS = (".txt",), (".model", ".spm")
+"""How files of vocabularies end: BERT's form, a piece a line; a sentencepiece model."""
+MOST_BYTES = 16 * 2**20
+_DIGEST = re.compile(r"vocabulary-([0-9a-f]{16})")
+
 
 @lru_cache
 def vocabulary(name: str = BERT) -> Vocabulary:
@@ -24,10 +34,56 @@ def vocabulary(name: str = BERT) -> Vocabulary:
     if name == CLIP:
         lines = gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode("utf-8").split("\n")
         return byte_pairs(name, lines)
-    lines = (folder / f"{name}.txt").read_text("utf-8").rstrip("\n").split("\n")
-    return wordpiece(name, tuple(lines))
+    return wordpiece(name, _lines((folder / f"{name}.txt").read_bytes()))
 
 
 def bundled(size: int) -> Vocabulary | None:
     """The vocabulary of the package that has so many pieces: what a model with `size` word embeddings reads."""
     return next((vocabulary(name) for name, has in SIZES.items() if has == size), None)
+
+
+def read_vocabulary(file: Path) -> Vocabulary:
+    """The vocabulary of a file, called by what it holds: see `called`. Raises DataError, also for one that was called so and
+    holds another.
+    """
+    held = held_in(file)
+    return _read(called(file, held), held, str(file))
+
+
+def held_in(file: Path) -> bytes:
+    """What a vocabulary's file holds. Raises DataError where it ends otherwise than such files, or is too large for one."""
+    if file.suffix not in LISTS + MODELS:
+        raise DataError(f"{file}: a vocabulary is a list of pieces (.txt) or a sentencepiece model (.model, .spm)")
+    try:
+        with file.open("rb") as opened:
+            held = opened.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check --vocabulary") from None
+    if len(held) > MOST_BYTES:
+        raise DataError(f"{file}: a vocabulary has at most {MOST_BYTES:,} bytes")
+    return held
+
+
+def called(file: Path, held: bytes) -> str:
+    """``vocabulary-DIGEST.suffix``: the same for the same pieces wherever they lie. Raises DataError where the file is called so
+    by another digest.
+    """
+    digest = sha256(held).hexdigest()[:16]
+    claimed = _DIGEST.fullmatch(file.stem)
+    if claimed and claimed[1] != digest:
+        raise DataError(f"{file}: holds another vocabulary than the one that its run learned with")
+    return f"vocabulary-{digest}{file.suffix}"
+
+
+@lru_cache(maxsize=2)
+def _read(name: str, held: bytes, where: str) -> Vocabulary:
+    try:
+        if name.endswith(MODELS):
+            return sentencepieces(name, held)
+        return wordpiece(name, _lines(held))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _lines(held: bytes) -> tuple[str, ...]:
+    return tuple(held.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n"))

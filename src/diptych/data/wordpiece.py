@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer as Pipeline
@@ -48,16 +49,28 @@ def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
 
 
 def learn_pieces(texts: Iterable[str], size: int) -> tuple[str, ...]:
-    """At most `size` pieces that cut these texts into few, the special ones first: pairs that come together most often are joined,
-    one after another, as long as they come twice.
+    """At most `size` pieces that cut these texts into few: the special ones, the letters that are used most, and pairs that come
+    together most often, joined one after another as long as they come twice. Raises ValueError where letters alone are more.
     """
-    pipeline = _pipeline(models.WordPiece(unk_token="[UNK]"))
+    blank = _pipeline(models.WordPiece(unk_token="[UNK]"))
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(w for w, _ in blank.pre_tokenizer.pre_tokenize_str(blank.normalizer.normalize_str(text)))
+    used: Counter[str] = Counter()
+    for word, times in words.items():
+        used.update({letter: times * n for letter, n in Counter(word).items()})
+    letters = sorted(sorted(used, key=lambda letter: (-used[letter], letter))[:MOST_LETTERS])
+    # the trainer numbers what it meets in no fixed order, and ties go by number: so letters are numbered here
+    front = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
+    if len(front) > size:
+        raise ValueError(f"the texts' letters alone, and the special pieces, are {len(front)}; give --size more")
+    known = set(letters)
+    repeated = (word for word, times in sorted(words.items()) if known.issuperset(word) for _ in range(times))
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=2, special_tokens=list(SPECIAL), limit_alphabet=MOST_LETTERS, show_progress=False,
-        continuing_subword_prefix=INSIDE,
-    )  # fmt: skip
-    pipeline.train_from_iterator(texts, trainer)
-    ids = pipeline.get_vocab(with_added_tokens=True)
+        vocab_size=size, min_frequency=2, special_tokens=front, show_progress=False, continuing_subword_prefix=INSIDE
+    )
+    blank.train_from_iterator(repeated, trainer)
+    ids = blank.get_vocab(with_added_tokens=True)
     return tuple(sorted(ids, key=lambda piece: ids[piece]))
 
 

@@ -24,6 +24,8 @@ def all_there(run: Pretrain | Finetune) -> None:
             raise RunError(f"{run.start_text}: no such file; check --start_text")
     for start in filter(None, begins):
         run_there(Path(start))
+    if run.vocabulary and not Path(run.vocabulary).is_file():
+        raise RunError(f"{run.vocabulary}: no such file; check --vocabulary")
     seen = run.embed.image
     if seen not in ("own", "grid", "boxes") and not Path(seen).exists():
         raise DataError(f"{seen}: no such file or folder; check --embed.image")

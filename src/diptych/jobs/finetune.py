@@ -148,7 +148,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
         raise RunError(f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model {need}")
     return replace(
         run, model=before.model, images=before.images, embed=before.embed, start=str(folder), recipe=before.recipe,
-        widen=before.widen,
+        widen=before.widen, vocabulary=before.vocabulary,
     )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def _own(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
     if type(before.model) is not type(run.model):
         kinds = type(run.model).__name__, type(before.model).__name__
         raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} holds a {kinds[1]}")
-    run = replace(run, model=before.model, embed=before.embed, start=str(folder))
+    run = replace(run, model=before.model, embed=before.embed, start=str(folder), vocabulary=before.vocabulary)
     if before.embed.image != "own":
         return replace(run, images=before.images)
     seen = before.images

@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import diptych
+from diptych.data.vocabularies import called, held_in
 from diptych.jobs.beforehand import RunError, run_there
 from diptych.recipes.kept import kept, thaw
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
@@ -25,8 +27,15 @@ KINDS = {"pretrain": Pretrain, "finetune": Finetune, "imported": ImportedCheckpo
 
 
 def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]) -> None:
-    """run.json: the resolved run, what was counted in its data, and where it ran."""
+    """run.json: the resolved run, what was counted in its data, and where it ran; a vocabulary's file goes with it, called by
+    its digest. Raises DataError where that cannot be read.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
+        held = held_in(Path(run.vocabulary))
+        run = replace(run, vocabulary=called(Path(run.vocabulary), held))
+        with written_whole(out / run.vocabulary) as path:
+            path.write_bytes(held)
     kind = next(name for name, cls in KINDS.items() if isinstance(run, cls))
     versions = {"diptych": diptych.__version__, "torch": torch.__version__, "python": platform.python_version()}
     told = {
@@ -54,12 +63,15 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
 
 
 def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, dict[str, Any]]:
-    """What a folder holds, and its facts. Raises RunError."""
+    """What a folder holds, and its facts; its vocabulary is the file in that folder. Raises RunError."""
     path = folder / "run.json"
     run_there(folder)
     try:
         told = json.loads(path.read_text())
-        return thaw(KINDS[told["kind"]], told["run"]), told["facts"]
+        run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
+        if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
+            run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))
+        return run, facts
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a run that this version can read ({error})") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from diptych.jobs.folder import RunError, write_run
 from diptych.jobs.imported import run_of
-from diptych.recipes.run import Finetune
+from diptych.jobs.reading import tokenizer_of
+from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.step import pupil
 from diptych.tasks.classification import Classification
 from diptych.tasks.open_vqa import OpenVQA
@@ -31,10 +33,12 @@ def import_official(
     answers: Path | None = None,
     config: Path | None = None,
     regions: str = "",
+    vocabulary: Path | None = None,
 ) -> Imported:
     """Writes run.json and model.safetensors. `answers`: a JSON list of the answers of a VQA checkpoint, or of the classes of
     one that classifies, in their order, which official checkpoints do not carry. `config`: the official code's settings as
-    JSON, for what stands in no shape. `regions`: where the regions lie that a model reads. Raises WeightsError, RunError.
+    JSON, for what stands in no shape. `regions`: where the regions lie that a model reads. `vocabulary`: the file
+    of the pieces that it reads, where the package has them not. Raises DataError, WeightsError, RunError.
     """
     if (out / CHECKPOINT).exists():
         raise RunError(f"{out} holds a training run; give another --out")
@@ -42,6 +46,8 @@ def import_official(
     found = load_official(system, checkpoint, heads, grid, settings)
     step = found.build()
     run = run_of(found, pupil(step), settings, regions, checkpoint.name)
+    if vocabulary is not None:
+        run = _reading(run, vocabulary)
     facts = {"imported": checkpoint.name, "dead": found.dead, "system": found.system, "task": found.task}
     if isinstance(run, Finetune):
         facts |= _told(found, step, answers)
@@ -52,6 +58,17 @@ def import_official(
         with written_whole(out / DEAD) as path:
             save_file({name: tensor.contiguous().clone() for name, tensor in left.items()}, path)
     return found
+
+
+def _reading(run: Any, vocabulary: Path) -> Pretrain | Finetune:
+    """With the vocabulary of a file, which must fit."""
+    if isinstance(run, ImportedCheckpoint):
+        raise RunError(
+            "what no recipe expresses is kept to be exported, and reads no vocabulary; leave --vocabulary out"
+        )
+    run = replace(run, vocabulary=str(vocabulary))
+    tokenizer_of(run)
+    return run
 
 
 def _beside(found: Imported) -> dict[str, Tensor]:

@@ -16,11 +16,13 @@ from diptych.data.loader import sweep
 from diptych.data.order import Shuffled
 from diptych.data.source import NoSplit
 from diptych.data.tally import Loaded
+from diptych.data.vocabularies import called, held_in
 from diptych.inputs import Batch
 from diptych.jobs import report
 from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
+from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
@@ -42,6 +44,7 @@ def train(
     Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
     """
     settings, before = run.training, checkpoint.rest(out)
+    check_pieces(run)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
     if before is not None and type(read_run(out)[0]) is not type(run):
@@ -79,8 +82,12 @@ def train(
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:
-    """What a run that goes on must share with the one that began: all but its name. The loop compares `training`."""
+    """What a run that goes on must share with the one that began: all but its name; a vocabulary is one wherever it lies. The loop
+    compares `training`.
+    """
     told = asdict(run)
+    if run.vocabulary:
+        told["vocabulary"] = called(Path(run.vocabulary), held_in(Path(run.vocabulary)))
     for name in ("recipe", "training", "corpus"):  # `corpus` is said of a recipe, and computes nothing
         told.pop(name, None)
     return told

@@ -51,7 +51,8 @@ def base() -> Pretrain:
     """Masked data modelling, 1,000,000 steps: hidden patches of images, hidden words of texts, and both of pairs. `tokenizer` names
     the run of a visual tokenizer.
 
-    Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010; images and texts alone are those of the same
+    Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010 (who has its file gives
+    --vocabulary FILE --model.vocabulary 64010 --model.mask 64001); images and texts alone are those of the same
     2,048 pairs, where the paper has 2,048 more of each.
     """
     return Pretrain(

@@ -105,6 +105,7 @@ class Pretrain:
     chunk: int = 0  # contrast: samples encoded at once (gradient caching); 0: all
     streaming: Streaming = Streaming()  # noqa: RUF009 (frozen)
     corpus: str = ""  # what the paper learned from, in the field's terms
+    vocabulary: str = ""  # the file of the pieces that texts are cut into; empty: the bundled ones of the model's size
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Finetune:
     answers_most: int = 3129  # VQA: how many classes at most
     false_texts: int = 15  # retrieval: texts that a true one is told from
     blind: Literal["", "image", "text"] = ""  # VQA: what is hidden, in training and in scoring: the baselines to beat
+    vocabulary: str = ""  # as in pre-training
 
 
 @dataclass(frozen=True)

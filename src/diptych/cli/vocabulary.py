@@ -1,0 +1,30 @@
+"""diptych vocabulary DATA --out FILE.txt [--size 8000] [--split train]
+
+Learns the pieces that the captions of a split are best cut into (WordPiece, lower case), and writes them one a line, as BERT's
+are. A run reads them with --vocabulary FILE.txt --model.vocabulary N, where N is how many there are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diptych.cli.arguments import asks_help, positional, take
+from diptych.cli.refusal import UsageError
+from diptych.jobs.beforehand import data_there
+
+
+def vocabulary_command(words: list[str]) -> None:
+    if asks_help(words) or not words:
+        print(__doc__)
+        return
+    data, out = positional(words, "the data"), Path(take(words, "--out"))
+    size, split = take(words, "--size", "8000"), take(words, "--split", "train")
+    if words:
+        raise UsageError(f"vocabulary does not know {' '.join(words)}")
+    if not size.isdecimal():
+        raise UsageError(f"--size is a whole number, not {size!r}")
+    data_there(data)
+    from diptych.jobs.vocabulary import learn_vocabulary
+
+    found = learn_vocabulary(data, split, int(size), out)
+    print(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")

@@ -1,0 +1,126 @@
+"""Vocabularies of files: sentencepiece models with XLM-R's ids, lists of pieces, learned ones; and what is refused."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+
+from diptych.data import vocabularies
+from diptych.data.scenes import Scenes
+from diptych.data.source import DataError
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.vocabularies import BERT, CLIP, called, held_in, read_vocabulary, vocabulary
+from diptych.data.wordpiece import SPECIAL, learn_pieces, wordpiece
+
+SCENES = Scenes("train", 60)
+TEXTS = [text for i in range(60) for text in SCENES.captions(i)]
+SIZE = 90
+
+
+def trained(**changes: Any) -> bytes:
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(  # type: ignore[attr-defined]
+        sentence_iterator=iter(TEXTS), model_writer=made, vocab_size=SIZE, minloglevel=2, **changes
+    )
+    return made.getvalue()
+
+
+@pytest.fixture(scope="module")
+def held() -> bytes:
+    return trained()
+
+
+def written(file: Path, held: bytes) -> Path:
+    file.write_bytes(held)
+    return file
+
+
+def test_a_sentencepiece_model_has_the_ids_of_xlm_r(held: bytes, tmp_path: Path):
+    known = read_vocabulary(written(tmp_path / "beit3.spm", held))
+    own = sentencepiece.SentencePieceProcessor(model_proto=held)  # type: ignore[call-arg]
+    assert known.pieces[:4] == ("<s>", "<pad>", "</s>", "<unk>") and (known.cls, known.pad, known.sep) == (0, 1, 2)
+    assert known.size == len(own) + 2 and known.mask == len(own) + 1
+    for text in [*TEXTS[:20], "", "  spaces   between  ", "Ünknown 北京 letters"]:
+        ids = [i + 1 if i > 2 else 3 for i in own.encode(text)]
+        assert Tokenizer(200, known).encode([text]).ids.tolist() == [[0, *ids, 2]]
+
+
+def test_ids_of_a_sentencepiece_model_are_those_of_transformers(held: bytes, tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    known = read_vocabulary(written(tmp_path / "sentencepiece.bpe.model", held))
+    own = sentencepiece.SentencePieceProcessor(model_proto=held)  # type: ignore[call-arg]
+    scored = [(p, 0.0) for p in known.pieces[:4]]
+    scored += [(own.id_to_piece(i), own.get_score(i)) for i in range(3, len(own))] + [("<mask>", 0.0)]
+    reference = transformers.XLMRobertaTokenizer(vocab=scored)
+    assert reference.mask_token_id == known.mask
+    for text in [*TEXTS[:20], "a red star"]:
+        ids = reference(text, truncation=True, max_length=12)["input_ids"]
+        assert Tokenizer(12, known).encode([text]).ids[0].tolist() == ids
+
+
+def test_words_of_a_sentencepiece_model_begin_at_its_spaces_and_are_joined_again(held: bytes, tmp_path: Path):
+    known = read_vocabulary(written(tmp_path / "words.model", held))
+    tokenizer = Tokenizer(200, known)
+    text = tokenizer.encode([TEXTS[0]])
+    assert text.begins is not None and int(text.begins.sum()) == len(TEXTS[0].split()) < text.ids.shape[1] - 2
+    assert tokenizer.decode([*text.ids[0].tolist(), known.pad, 7]) == TEXTS[0]
+    assert "<mask>" in tokenizer.decode([0, 7, known.mask, 2])
+    again = pickle.loads(pickle.dumps(tokenizer)).encode([TEXTS[0]])
+    assert again.ids.tolist() == text.ids.tolist()
+
+
+def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(tmp_path: Path):
+    pieces = learn_pieces(TEXTS, SIZE)
+    assert pieces == learn_pieces(TEXTS, SIZE) and pieces[:5] == SPECIAL and len(pieces) <= SIZE
+    known = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
+    text = Tokenizer(200, known).encode(TEXTS)
+    assert known.pieces == pieces and not (text.ids == known.unknown).any() and text.begins is not None
+    with pytest.raises(ValueError, match="give --size more"):
+        learn_pieces(TEXTS, 30)
+    assert [Tokenizer(200, known).decode(row) for row in text.ids.tolist()] == TEXTS
+    assert text.begins.sum(1).tolist() == [len(t.replace(",", " , ").split()) for t in TEXTS]
+
+
+def test_berts_own_list_is_read_from_a_file(tmp_path: Path):
+    known = read_vocabulary(written(tmp_path / "vocab.txt", "\r\n".join(vocabulary(BERT).pieces).encode()))
+    assert known.pieces == vocabulary(BERT).pieces and known.special == vocabulary(BERT).special
+
+
+def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
+    file = written(tmp_path / "v.txt", "\n".join(SPECIAL).encode())
+    name = called(file, held_in(file))
+    assert read_vocabulary(file).name == name
+    assert read_vocabulary(written(tmp_path / name, file.read_bytes())).name == name
+    with pytest.raises(DataError, match="another vocabulary than the one that its run learned with"):
+        read_vocabulary(written(tmp_path / name, "\n".join([*SPECIAL, "dog"]).encode()))
+
+
+def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, content, told in (
+        ("v.pkl", b"", "list of pieces"),
+        ("v.txt", b"dog\ncat", r"\[PAD\], \[UNK\]"),
+        ("v.txt", "\n".join([*SPECIAL, "dog", "dog"]).encode(), "'dog' stands twice"),
+        ("v.txt", b"\xff\xfe\x00", "utf-8"),
+        ("v.spm", b"", "empty"),
+        ("v.spm", b"\x80 no model", "no sentencepiece model"),
+        ("v.spm", held[: len(held) // 2 + 3], "sentencepiece model|pieces"),
+        ("v.spm", trained(pad_id=0, unk_id=1, bos_id=2, eos_id=3), "not 0, 1 and 2"),
+    ):
+        with pytest.raises(DataError, match=told):
+            read_vocabulary(written(tmp_path / name, content))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_vocabulary(tmp_path / "nowhere.txt")
+    monkeypatch.setattr(vocabularies, "MOST_BYTES", 1000)
+    with pytest.raises(DataError, match="at most 1,000 bytes"):
+        read_vocabulary(written(tmp_path / "v.spm", held))
+
+
+def test_what_no_text_says_of_itself_has_its_place():
+    for known in (vocabulary(BERT), vocabulary(CLIP), wordpiece("x", SPECIAL)):
+        assert all(0 <= i < known.size for i in (*known.special, known.pad, known.unknown))
+    assert vocabulary(CLIP).pad not in vocabulary(CLIP).special, "it is a word too"

@@ -1,0 +1,99 @@
+"""Which pieces a run's texts come in, and that they travel with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diptych.cli import main
+from diptych.data.source import DataError
+from diptych.data.vocabularies import CLIP, read_vocabulary, vocabulary
+from diptych.data.wordpiece import SPECIAL
+from diptych.jobs import finetune
+from diptych.jobs.folder import RunError, read_run, write_run
+from diptych.jobs.losses import objectives
+from diptych.jobs.reading import check_pieces, tokenizer_of
+from diptych.jobs.training import identity
+from diptych.objectives.mlm import MaskedWords
+from diptych.recipes import beit3, coca, vilt
+from diptych.recipes import finetune as tasks
+from diptych.recipes.models import CoCa
+from diptych.recipes.run import Pretrain
+
+
+def listed(file: Path, *words: str) -> str:
+    file.write_text("\n".join([*words, *SPECIAL]) + "\n", encoding="utf-8")
+    return str(file)
+
+
+def reading(vocabulary: str, size: int = 114) -> Pretrain:
+    run = vilt.tiny()
+    return replace(run, model=replace(run.model, vocabulary=size), vocabulary=vocabulary)  # type: ignore[type-var]
+
+
+def test_clips_models_read_clips_pieces():
+    run = coca.open_clip()
+    assert isinstance(run.model, CoCa)
+    tokenizer = tokenizer_of(replace(run, model=replace(run.model, vocabulary=49408)))
+    assert tokenizer.vocabulary is vocabulary(CLIP) and tokenizer.max_length == run.model.text_length
+
+
+def test_a_file_of_pieces_is_read_where_a_run_names_one(tmp_path: Path):
+    run = reading(listed(tmp_path / "v.txt", "dog", "##s"), 9)
+    ids = tokenizer_of(run).encode(["dogs [MASK]"]).ids[0].tolist()
+    assert ids == [4, 0, 1, *[3] * 3, 5] and tokenizer_of(run).vocabulary.mask == 6
+    (words,) = [o for o in objectives(run) if isinstance(o, MaskedWords)]
+    assert (words.masking.mask_id, words.masking.vocabulary) == (6, 7)
+
+
+def test_what_does_not_fit_the_model_is_refused(tmp_path: Path):
+    file = listed(tmp_path / "v.txt", "dog")
+    with pytest.raises(RunError, match=r"has 6 pieces, but the model 5: give --model\.vocabulary 6"):
+        tokenizer_of(reading(file, 5))
+    with pytest.raises(RunError, match=r"mask at 5, the model at 103: set model\.mask"):
+        tokenizer_of(replace(beit3.base(), vocabulary=file))
+    with pytest.raises(RunError, match="give --vocabulary FILE"):
+        tokenizer_of(reading("", 99))
+
+
+def test_a_vocabulary_travels_with_its_run_and_is_told_from_others(tmp_path: Path):
+    file, out = listed(tmp_path / "v.txt", "dog"), tmp_path / "run"
+    write_run(out, reading(file), {})
+    Path(file).unlink()
+    out = out.rename(tmp_path / "moved")
+    run, _ = read_run(out)
+    assert Path(run.vocabulary).parent == out and tokenizer_of(run).vocabulary.pieces == ("dog", *SPECIAL)
+    assert finetune.inherited(out, tasks.vqa(vilt.base())).vocabulary == run.vocabulary
+    assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))
+    assert identity(run) != identity(reading(listed(tmp_path / "other.txt", "cat")))
+
+    begun = replace(reading(str(tmp_path / "again.txt")), start=str(out))
+    check_pieces(begun)
+    for other in (str(tmp_path / "other.txt"), ""):
+        with pytest.raises(RunError, match=r"learned with the vocabulary vocabulary-.*give --vocabulary"):
+            check_pieces(replace(begun, vocabulary=other))
+
+    listed(Path(run.vocabulary), "cat")
+    with pytest.raises(DataError, match="another vocabulary than the one that its run learned with"):
+        tokenizer_of(run)
+
+
+def test_a_run_names_no_vocabulary_outside_its_folder(tmp_path: Path):
+    out = tmp_path / "run"
+    write_run(out, reading(listed(tmp_path / "v.txt", "dog")), {})
+    told = json.loads((out / "run.json").read_text())
+    told["run"]["vocabulary"] = "../v.txt"
+    (out / "run.json").write_text(json.dumps(told))
+    assert read_run(out)[0].vocabulary == str(out / "v.txt")
+
+
+def test_pieces_are_learned_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "learned.txt"
+    assert main(["vocabulary", "scenes:20", "--size", "70", "--out", str(file)]) == 0
+    assert "70 pieces" in capsys.readouterr().out and read_vocabulary(file).size == 70
+    for words, told in ((["--size", "9", "--out", str(file)], "--size more"), (["--out", "x.json"], "FILE.txt")):
+        assert main(["vocabulary", "scenes:20", *words]) == 2
+        assert told in capsys.readouterr().err
