@@ -14,7 +14,7 @@ from diptych.heads import Contrast, LogScale
 from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn, pictures
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.losses import check, objectives
-from diptych.layers.init import init_transformer
+from diptych.layers.init import init_transformer, widen
 from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import Aligns
 from diptych.models.vilt import ViLT
@@ -98,13 +98,6 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
             f"{run.tokenizer}: {unused:.0%} of the tokenizer's codes stand for nothing, its codebook has collapsed; train it anew"
         )
     return frozen
-
-
-@torch.no_grad()
-def widen(module: nn.Module, factor: float) -> None:
-    """Multiplies the weights of its linear layers, each once."""
-    for weight in {part.weight for part in module.modules() if isinstance(part, nn.Linear)}:
-        weight.mul_(factor)
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

@@ -61,7 +61,7 @@ def tiny() -> Pretrain:
         relative=False, scale=0.0, readouts=1, drop=0.0,
     )  # fmt: skip
     objectives = replace(run.objectives, itc=1.0, wpa=0.0)
-    return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives)
+    return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives, widen=4.0)
 
 
 def base_images() -> Pretrain:
