@@ -127,6 +127,14 @@ def test_by_itself_it_takes_a_share_of_what_the_process_may_have(tmp_path: Path,
     assert [name for name in "abc" if remembered.get(digest(name))] == ["b", "c"], "32 bytes: two"
 
 
+def test_a_system_that_does_not_tell_its_memory_is_taken_for_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store_module, "_GIVEN", tmp_path / "memory.max")
+    monkeypatch.delattr(store_module.os, "sysconf", raising=False)  # as on Windows
+    assert store_module.memory() == 8e9
+
+
 def write(folder: Path) -> None:
     store = Store(folder)
     for i in range(50):

@@ -114,7 +114,7 @@ def memory() -> float:
     """The memory that this process may have, in bytes: the machine's, or what its container is given of it."""
     try:
         whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (OSError, ValueError):  # a system that does not tell
+    except (AttributeError, OSError, ValueError):  # a system that does not tell
         whole = 8e9
     with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
         whole = min(whole, float(_GIVEN.read_text()))
