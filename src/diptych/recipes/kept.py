@@ -29,6 +29,8 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
     if _union(kind):
         kind, value = _member(kind, value, where)
     if is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: {value!r} has no fields")
         hints = get_type_hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
