@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from pathlib import Path
 
@@ -52,3 +53,13 @@ def test_harm_is_one_bad_sample(tmp_path: Path, harm: str):
     assert [member.key for member in read_index(shard, bad=bad)] == ["0"] and len(bad) == 1
     with pytest.raises(DataError, match="not a whole uncompressed tar"):
         read_index(shard)
+
+
+def test_a_name_that_is_no_text_is_told_in_letters_that_every_page_can_hold(tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for suffix, content in ((".jpg", b"no picture"), (".txt", b"a dog")):
+            info = tarfile.TarInfo(f"caf\xe9{suffix}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    ((found, _),) = raws(tmp_path / "a.tar")
+    assert "caf\\xe9" in found.where and found.where.encode()

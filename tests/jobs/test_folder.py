@@ -12,9 +12,9 @@ from torch import nn
 
 from diptych.heads import Vocabulary
 from diptych.jobs import building
-from diptych.jobs.folder import RunError, lineage, load_run, write_run
+from diptych.jobs.folder import RunError, lineage, load_run, read_run, write_run
 from diptych.objectives.pretraining import Pretraining
-from diptych.recipes import vilt
+from diptych.recipes import coca, vilt
 from diptych.recipes.run import Pretrain
 from diptych.state import weights
 from diptych.train.checkpoint import MODEL, save_weights
@@ -115,3 +115,9 @@ def test_a_run_tells_what_it_started_from(tmp_path: Path):
     assert lineage(vilt.tiny()) == ""
     write_run(first, replace(vilt.small_words(), start=str(second)), {})  # in a circle
     assert lineage(replace(vilt.tiny(), start=str(second)), most=4).count("which began from") == 3
+
+
+def test_a_coca_of_before_reads_single_words_by_their_name(tmp_path: Path):
+    run = coca.small()
+    write_run(tmp_path, replace(run, embed=replace(run.embed, text="minilm")), {})
+    assert read_run(tmp_path)[0] == run

@@ -36,7 +36,7 @@ def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
             file.seek(byte)
             key, parts = "", dict[str, str | bytes | DataError]()
             try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
+                with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
                     for info in headers(tar):
                         if (named := name_of(info)) is None:
                             continue

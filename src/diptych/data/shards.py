@@ -115,7 +115,7 @@ def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None 
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     found: list[Member] = []
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
             damage = _gathered(tar, samples)
             if damage is not None and bad is None:
                 raise damage

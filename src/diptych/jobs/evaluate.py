@@ -73,7 +73,7 @@ def name_of(asked: Evaluation, own: str) -> str:
     digest too, since its last name may be another's.
     """
     told = short_name(asked)
-    if not asked.data.startswith("scenes") and (place := Path(asked.data).resolve()) != Path(own).resolve():
+    if asked.data.partition(":")[0] != "scenes" and (place := Path(asked.data).resolve()) != Path(own).resolve():
         told += f"-{digest(str(place)).hex()[:8]}"
     told += f"-seed{asked.seed}" if asked.seed != Evaluation.seed else ""
     return told + (f"-{asked.precision}" if asked.precision != Evaluation.precision else "")

@@ -19,6 +19,7 @@ import diptych
 from diptych.data.vocabularies import called, held_in
 from diptych.jobs.beforehand import RunError, run_there
 from diptych.recipes.kept import kept, thaw
+from diptych.recipes.models import CoCa
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train.checkpoint import written_whole
 from diptych.weights.strict import load_strict
@@ -71,9 +72,16 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
         run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
         if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
             run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))
-        return run, facts
+        return _as_it_read(run), facts
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a run that this version can read ({error})") from None
+
+
+def _as_it_read(run: Pretrain | Finetune | ImportedCheckpoint) -> Pretrain | Finetune | ImportedCheckpoint:
+    """A CoCa that foretold words read single ones, before that had a name of its own."""
+    if isinstance(run, Pretrain) and isinstance(run.model, CoCa) and run.objectives.lm and run.embed.text == "minilm":
+        return replace(run, embed=replace(run.embed, text="minilm_words"))
+    return run
 
 
 def lineage(run: Pretrain | Finetune, most: int = 10) -> str:

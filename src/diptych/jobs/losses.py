@@ -9,8 +9,8 @@ from torch import nn
 
 from diptych.data.vocabularies import vocabulary
 from diptych.jobs.folder import RunError
-from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding
 from diptych.jobs.reading import vocabulary_of
+from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding
 from diptych.models import verbs
 from diptych.objectives.blocks import BlockMasking
 from diptych.objectives.codes import MaskedCodes

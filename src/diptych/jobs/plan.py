@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from diptych import store
 from diptych.jobs.accelerators import ACCELERATORS, Accelerator, chosen
 from diptych.jobs.counted import Counted, counted
 from diptych.recipes.run import Pretrain
@@ -87,7 +87,7 @@ def measured(cores: int) -> Accelerator:
     told = f"cpu, {threads} threads"
     torch.set_num_threads(before)
     return Accelerator(
-        told, peak, peak, _installed(), bandwidth, bandwidth, "a matrix product and a copy timed here, fp32"
+        told, peak, peak, store.memory(), bandwidth, bandwidth, "a matrix product and a copy timed here, fp32"
     )
 
 
@@ -99,11 +99,6 @@ def _timed(work: Callable[[], object]) -> float:
         work()
         took.append(time.process_time() - began)
     return sorted(took)[len(took) // 2]
-
-
-def _installed() -> float:
-    """Bytes of this machine's memory."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else float("inf")
 
 
 def _memory(
