@@ -53,9 +53,9 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
         classes = len(facts["classes"])
         return Classification(classifying(run.model, classes).build(), classes)  # type: ignore[arg-type]
     model: Any = run.model.build()
+    widen(model, run.widen)
     if isinstance(run.model, Seeing) or not isinstance(model, Fuses):
         raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
-    widen(model, run.widen)
     exchange(model, run)  # type: ignore[arg-type]
     if run.task == "vqa" and answers_in_words(run.model) and isinstance(model, AnswersInWords):
         return OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIP) else OpenVQA(model, twice=True)
