@@ -15,11 +15,11 @@ setup: .venv/ready
 	touch $@
 
 demo: .venv/ready
-	OMP_NUM_THREADS= $(BIN)/diptych demo
+	env -u OMP_NUM_THREADS $(BIN)/diptych demo
 
 # What every system learns from Flickr8k, in one table; started again it goes on: see `diptych learn --help`.
 learn: .venv/ready
-	OMP_NUM_THREADS= $(BIN)/diptych learn --data $(DIPTYCH_DATA)/flickr8k $(LEARN)
+	env -u OMP_NUM_THREADS $(BIN)/diptych learn --data $(DIPTYCH_DATA)/flickr8k $(LEARN)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
