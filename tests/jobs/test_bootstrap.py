@@ -419,7 +419,7 @@ def test_refusals_are_one_line(asked: Bootstrap, role: str, pretrained: Path, no
     assert "ViLT that never learned to write (it learned itm, mlm" in refused(
         capsys, data, "--captioner", str(pretrained), *out
     )
-    assert "no model.safetensors" in refused(capsys, data, "--filter", str(tmp_path), *out)
+    assert "no run.json there" in refused(capsys, data, "--filter", str(tmp_path), *out)
     assert "no such shard" in refused(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
     assert "would be written over" in refused(capsys, data, "--filter", role, "--out", str(noised))
     assert "did you mean --captioner" in refused(capsys, data, "--captoiner", role, *out)

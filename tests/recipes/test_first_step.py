@@ -45,6 +45,8 @@ def toy(run: Pretrain) -> Pretrain:
         size |= {"mask": 4}
     if isinstance(model, VisualTokenizer):
         size |= {"codes": CODES, "code_width": 4, "features": CNN_CELL}
+    if not getattr(model, "decoder_depth", 1):  # an ALBEF that writes no answers
+        size["decoder_depth"] = 0
     if hasattr(model, "together"):
         size["together"] = 2 if model.together >= model.depth else 1  # type: ignore[union-attr]
     embed = Embedders("own" if run.embed.image == "own" else "there", features=FEATURES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
@@ -41,7 +41,7 @@ class Vocabulary:
     cls: int
     sep: int
     mask: int
-    cutter: Cutter
+    cutter: Cutter = field(compare=False)
     pad_is_word: bool = False
 
     @property
