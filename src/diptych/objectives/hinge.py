@@ -79,12 +79,9 @@ def hinge(
     row, and no candidate of those that `belong` to it is wrong.
     """
     own = torch.eye(*of_images.shape, dtype=torch.bool, device=of_images.device).roll(first, 1)
+    right = own if belong is None else belong
     total = of_images.new_zeros(())
     for similarity in (of_images, of_texts):
-        costs = (
-            (margin + similarity - similarity[own][:, None])
-            .clamp(min=0)
-            .masked_fill(own if belong is None else belong, 0)
-        )
+        costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(right, 0)
         total = total + (costs.max(1).values if hardest else costs.sum(1)).sum()
     return total
