@@ -1,7 +1,7 @@
 """What the `small` recipes share: every system learns from the same frozen features, so that what differs is the system.
 
 Matching is taught by images drawn at random, not by hard negatives, also where the paper has these: what was drawn made no difference
-to retrieval here, and hard ones cost a third more (docs/results.md).
+to retrieval here (LOG.md, "seven ways"), and hard ones fuse three pairs a sample, where random ones fuse one.
 
 Images are an ImageNet CNN's cells pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra ``minilm``). Both
 are computed once for each picture and caption. Sized for some four minutes of two cores on Flickr8k: longer, and the 6,000 photographs are learned by heart.
@@ -20,8 +20,8 @@ SCALES = ((1.0, 1.0, 1), (0.6, 0.6, 2), (0.4, 0.4, 3))
 """14 boxes: the whole picture, its quarters, its ninths, each somewhat larger."""
 
 NARROW = 3.5
-"""BERT draws weights with 0.02, which for these models' 192 channels is too little: matching then stands on its floor for
-hundreds of steps. 0.07 is 1 / √192, CLIP's rule."""
+"""BERT draws weights with 0.02, which for these models' 192 channels is little: matching leaves its floor later, and contrast
+generalises better (docs/results.md has both). 0.07 is 1 / √192, CLIP's rule."""
 
 FEATURES, DETECTED = 1280, 1000
 """Numbers per box, and classes that the CNN tells of each."""
