@@ -57,18 +57,34 @@ def started(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to a process and all that it started, as when a machine goes down: torchrun's ranks are groups of their own."""
+    """SIGKILL to a process and all that it started, as when a machine goes down: torchrun's ranks are groups of their own.
+
+    All are stopped first: whoever still ran could start another behind our back, which would outlive its parents.
+    """
+    doomed: list[int] = []
+    while found := [one for one in _with_children(process.pid) if one not in doomed]:
+        for one in found:
+            _signal(one, signal.SIGSTOP)
+        doomed += found
+    for one in doomed:
+        _signal(one, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def _with_children(pid: int) -> list[int]:
     parents = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parents[int(place.parent.name)] = int(place.read_text().rpartition(")")[2].split()[1])
-    doomed = [process.pid]
-    for one in doomed:
-        doomed += [child for child, parent in parents.items() if parent == one]
-    for one in doomed:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-    process.communicate(timeout=60)
+    family = [pid]
+    for one in family:
+        family += [child for child, parent in parents.items() if parent == one]
+    return family
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def finished(arguments: list[str]) -> str:
