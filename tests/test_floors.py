@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "diptych"
 FILES = sorted(SRC.rglob("*.py"))
 
 FLOORS = (
-    ("layout", "tokens", "inputs", "keyed", "state", "step", "store"),
+    ("layout", "tokens", "inputs", "movable", "keyed", "state", "step", "store"),
     ("layers",),
     ("fusion", "heads"),
     ("models", "objectives", "data", "metrics", "generate"),
@@ -30,6 +30,7 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Between neighbours on one floor: what may read what, and why. Modules are named as they are imported.
 SIDEWAYS = {
     ("step", "inputs"): "a step is given a Batch",
+    ("inputs", "movable"): "a batch and all in it go to a device",
     ("tokens", "layout"): "tokens lie somewhere",
     ("weights", "tasks"): "a checkpoint belongs to a step, and parity recomputes that step's numbers",
     ("objectives", "models.verbs"): "an objective asks a model through its verbs",

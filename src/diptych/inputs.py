@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-
-class _Movable:
-    """A frozen dataclass of tensors that can be sent to a device."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False):
-        """The same with every tensor in it, however deep, on `device`."""
-
-        def move(x: Any) -> Any:
-            if isinstance(x, (Tensor, _Movable)):
-                return x.to(device, non_blocking=non_blocking)
-            if isinstance(x, dict):
-                return {k: move(v) for k, v in x.items()}
-            return x
-
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+from diptych.movable import Movable
 
 
 @dataclass(frozen=True)
-class Text(_Movable):
+class Text(Movable):
     """A batch of token ids, padded on the right.
 
     `begins` is True at the first piece of each word and False inside words, at special tokens and at pads: it is what
@@ -50,7 +36,7 @@ class Text(_Movable):
 
 
 @dataclass(frozen=True)
-class Image(_Movable):
+class Image(Movable):
     """A batch of images of any sizes: each lies top-left in a zero canvas; `sizes` are its (height, width) in pixels."""
 
     pixels: Float[Tensor, "b c h w"]
@@ -86,7 +72,7 @@ class Image(_Movable):
 
 
 @dataclass(frozen=True)
-class Regions(_Movable):
+class Regions(Movable):
     """What a detector saw in each image: features and boxes of its regions, padded behind.
 
     `boxes` are x1, y1, x2, y2 as shares of width and height, and the share of the image's area (ViLBERT, section 3.2).
@@ -142,7 +128,7 @@ def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
 
 
 @dataclass(frozen=True)
-class Matching(_Movable):
+class Matching(Movable):
     """What image-text matching is asked about: the text of each sample beside what is `shown`, its own where `matched`."""
 
     shown: Image | Regions
@@ -157,7 +143,7 @@ class Matching(_Movable):
 
 
 @dataclass(frozen=True)
-class Answered(_Movable):
+class Answered(Movable):
     """What people answered to a batch of questions, question after question: each answer once, with its weight."""
 
     text: Text
@@ -166,7 +152,26 @@ class Answered(_Movable):
 
 
 @dataclass(frozen=True)
-class Batch(_Movable):
+class Known(Movable):
+    """What the pictures of a batch are known by (store.digest): what was made of one is found again however it comes.
+    `mirrored`: which come as mirror images of what is known so.
+    """
+
+    names: UInt8[Tensor, "b 20"]
+    mirrored: Bool[Tensor, " b"]
+
+    @classmethod
+    def of(cls, names: Sequence[bytes], mirrored: Sequence[bool]) -> Known:
+        """Names of 20 bytes."""
+        return cls(torch.tensor([list(name) for name in names], dtype=torch.uint8), torch.tensor(mirrored))
+
+    def items(self) -> Iterator[tuple[bytes, bool]]:
+        """The name of each picture, and whether it comes mirrored."""
+        return zip(map(bytes, self.names.tolist()), self.mirrored.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Batch(Movable):
     """What a training step is given. `seed`, `step` and `ids` key every random draw made for it (see keyed.py).
 
     `ids` are stable names of the samples: the same on every rank, in every epoch. `labels` holds what a task needs
@@ -186,6 +191,7 @@ class Batch(_Movable):
     answers: Answered | None = None  # to the questions that `text` holds
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # which task the batch is of, for a step that has several
+    known: Known | None = None  # what the pictures are known by, where a frozen network's sight of them is kept
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -19,7 +19,7 @@ from diptych.data.files import CaptionedFiles, open_captions
 from diptych.data.pictures import PictureExamples
 from diptych.data.regions import RegionFolder
 from diptych.data.scenes import Scenes
-from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions, pooled
+from diptych.data.seen import DetectorRegions, Names, Seen, SeenGrids, SeenRegions, pooled
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.data.shown import Shows
 from diptych.data.source import BadSample, Captioned
@@ -102,14 +102,27 @@ def test_pictures_alone_and_mirrored():
 
     shows = grids(Cells())
     examples = PictureExamples(Halves(2), shows)
-    plain, mirrored = (examples.load(i, 0, 0) for i in (2, 3))
+    loaded = [examples.load(i, 0, 0) for i in (2, 3)]
+    (plain, _), (mirrored, _) = loaded
     assert np.array_equal(plain[:, ::-1], mirrored) and not np.array_equal(plain, mirrored)
-    assert examples.collate([plain, mirrored], [2, 3], 0, 0).image is not None
+    batch = examples.collate(loaded, [2, 3], 0, 0)
+    assert batch.image is not None and batch.known is None
+
+
+def test_pictures_alone_are_known_as_what_is_seen_in_them(karpathy: Path):
+    """Both a picture and its mirror image by the file, as Seen knows it; told in the batch."""
+    source, seen = open_captions(str(karpathy), "train"), Seen(Cells(), b"cells", SETTINGS, Remembered())
+    examples = PictureExamples(source, replace(SETTINGS, augment=False), Names(b"cells", SETTINGS))
+    batch = examples.collate([examples.load(i, 0, 0) for i in (2, 3, 4)], [2, 3, 4], 0, 0)
+    assert batch.known is not None
+    names = [seen.names.of(source, i) for i in (1, 2)]
+    assert list(batch.known.items()) == [(names[0], False), (names[0], True), (names[1], False)]
+    assert Names(b"other", SETTINGS).of(source, 1) != names[0] != names[1]
 
 
 def test_pictures_alone_are_augmented_anew_at_each_step():
     examples = PictureExamples(Scenes("train", 2), ImageSettings(shorter=32, patch=16, square=True, augment=True))
-    first, again, later = (examples.load(0, 0, step) for step in (0, 0, 1))
+    first, again, later = (examples.load(0, 0, step)[0] for step in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, later)
 
 

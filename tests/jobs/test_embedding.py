@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from diptych.cli.arguments import recipe, recipes
+from diptych.data.files import open_captions
+from diptych.data.seen import Seen
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Image, Text
 from diptych.jobs import building, embedding
 from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
+from diptych.jobs.pretrain import learned
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
 from diptych.layers.given import GivenText
 from diptych.layers.given_words import GivenWords
@@ -21,8 +24,9 @@ from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import Normalisation
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
-from diptych.recipes import albef, blip, clip, coca, scan, vit
+from diptych.recipes import albef, beit3, blip, clip, coca, scan, vit
 from diptych.recipes.run import Embedders, Pretrain
+from diptych.store import Remembered, Store, usual_folder
 
 
 def of(kind: type[nn.Module], module: nn.Module) -> list[str]:
@@ -121,3 +125,27 @@ def test_augmentation_that_pictures_are_not_shown_with_is_told():
         assert not embedding.not_followed(replace(asked, embed=Embedders(image=image)))
     for kind in ("Pretrain", "Finetune"):
         assert not [name for name in recipes(kind) if embedding.not_followed(recipe(name, kind))]
+
+
+def test_a_tokenizers_teacher_knows_pictures_as_other_runs_do(monkeypatch: pytest.MonkeyPatch):
+    """What Seen kept for other runs is what the teacher would see now, and nothing is looked at again. Pictures that are
+    augmented, or normalised in another way, are known by their pixels.
+    """
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
+    store, run = Store(usual_folder()), replace(beit3.small_tokenizer(), data="scenes:4")
+    run = replace(run, images=replace(run.images, shorter=64))
+    guide, source = FrozenCNN(), open_captions(run.data, "train")
+    seen = Seen(guide.look, guide.name, run.images, Remembered(store=store))
+    kept = [seen.of(source, i)["grid"].float() for i in range(2)]
+
+    examples = learned(run, source, augment=True)
+    batch = examples.collate([examples.load(i, 0, 0) for i in (0, 1, 2)], [0, 1, 2], 0, 0)
+    assert batch.image is not None
+    fresh = guide(batch.image, batch.known).grid
+    monkeypatch.setattr(FrozenCNN, "look", lambda *_: pytest.fail("looked at again"))
+    found = FrozenCNN(store=store)(batch.image, batch.known).grid
+    for grid in (fresh, found):
+        assert torch.equal(grid, torch.stack([kept[0], kept[0].flip(1), kept[1]]))
+    for images in (replace(run.images, augment=True), replace(run.images, mean=CLIP_MEAN)):
+        assert embedding.known(replace(run, images=images), augment=True) is None
+    assert embedding.known(albef.small()) is None

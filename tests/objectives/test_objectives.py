@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image, Matching, Text
+from diptych.inputs import Batch, Image, Known, Matching, Text
 from diptych.layers.pixels import CENTRED, renormalised
 from diptych.layout import Span
 from diptych.models.cnn import FrozenCNN
@@ -260,6 +260,27 @@ def test_a_full_memory_looks_anew():
     assert batch.image
     assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
     assert guide.looks == 8
+
+
+def test_the_guide_finds_known_pictures_by_name_and_mirror_images_too():
+    """The same numbers whether it looks or remembers; of a mirror image it looks at what it is the mirror image of."""
+    guide, batch = StandIn(), batch_of()
+    assert batch.image
+    pixels, sizes = batch.image.pixels.clone(), batch.image.sizes
+    for row, (h, w) in zip(pixels[1:3], sizes[1:3].tolist(), strict=True):
+        row[:, :h, :w] = row[:, :h, :w].flip(2)
+    names = [bytes([i]) * 20 for i in range(4)]
+    known = Known.of(names, [False, True, True, False])
+    plain, turned = StandIn()(batch.image), guide(Image(pixels, sizes), known)
+    assert guide.looks == 4 and torch.equal(turned.classes, plain.classes)
+    assert torch.equal(turned.grid[[0, 3]], plain.grid[[0, 3]])
+    for row, seen, (h, w) in zip(turned.grid[1:3], plain.grid[1:3], sizes[1:3] // 32, strict=True):
+        assert torch.equal(row[:h, :w], seen[:h, :w].flip(1)) and not row[h:].any() and not row[:, w:].any()
+    again, upright = guide(Image(pixels, sizes), known), guide(batch.image, Known.of(names, [False] * 4))
+    assert guide.looks == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
+    forgetful = StandIn()
+    forgetful._remembered = Remembered(most_bytes=0)
+    assert torch.equal(forgetful(Image(pixels, sizes), known).grid, turned.grid)
 
 
 def test_patches_of_another_size_than_the_guides_are_refused():

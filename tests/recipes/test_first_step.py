@@ -11,7 +11,7 @@ import torch
 
 from diptych.cli.arguments import recipe, recipes
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
-from diptych.inputs import Batch, Image, Matching, Regions, Text
+from diptych.inputs import Batch, Image, Known, Matching, Regions, Text
 from diptych.jobs import building
 from diptych.jobs.building import CNN_CLASSES
 from diptych.jobs.embedding import CNN_CELL, reads_regions
@@ -84,7 +84,7 @@ class Guide(FrozenCNN):
     def __init__(self) -> None:
         pass
 
-    def __call__(self, image: Image) -> Guidance:
+    def __call__(self, image: Image, known: Known | None = None) -> Guidance:
         rows, columns = (side // self.stride for side in image.pixels.shape[-2:])
         draw = torch.Generator().manual_seed(1)
         return Guidance(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.inputs import Answered, Batch, Image, Matching, Text
+from diptych.inputs import Answered, Batch, Image, Known, Matching, Text
 from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.tokens import Tokens
 
@@ -58,7 +58,7 @@ class Colours(FrozenCNN):
 
     def __init__(self) -> None: ...
 
-    def __call__(self, image: Image) -> Guidance:
+    def __call__(self, image: Image, known: Known | None = None) -> Guidance:
         grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
         classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
         return Guidance(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))

@@ -23,6 +23,19 @@ Look = Callable[[Tensor], Arrays]
 """From the pixels of one picture (3, h, w), in [-1, 1], to what is seen in it: models.cnn.FrozenCNN.look, and others."""
 
 
+class Names:
+    """What each picture that is prepared by `images` is known by, of what a frozen network sees in it (`network`: its digest)."""
+
+    def __init__(self, network: bytes, images: ImageSettings):
+        # stores know pictures by this: one mean and std, since all channels have the same
+        told = (images.shorter, images.longer_ratio, images.patch, HALF[0], HALF[0], images.square)
+        self._name = digest(network, repr(told))
+
+    def of(self, source: Pictured, index: int) -> bytes:
+        """A digest of all that what is seen depends on. Raises BadSample."""
+        return digest(self._name, file_of(source, index))
+
+
 class Seen:
     """What `look` sees in pictures that are prepared by `images` (never augmented, and in [-1, 1], however the run's own
     model is shown them). `name`: a digest of the network.
@@ -33,18 +46,11 @@ class Seen:
 
     def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: Remembered):
         self.images = replace(images, augment=False, mean=HALF, std=HALF)
-        self.look, self.remembered = look, remembered
-        # stores know pictures by this: one mean and std, since all channels have the same
-        told = (images.shorter, images.longer_ratio, images.patch, HALF[0], HALF[0], images.square)
-        self._name = digest(name, repr(told))
-
-    def name(self, source: Pictured, index: int) -> bytes:
-        """A digest of all that what is seen depends on. Raises BadSample."""
-        return digest(self._name, file_of(source, index))
+        self.look, self.remembered, self.names = look, remembered, Names(name, images)
 
     def of(self, source: Pictured, index: int) -> Arrays:
         """Raises BadSample."""
-        return self.remembered.of(self.name(source, index), lambda: self._look(source, index))
+        return self.remembered.of(self.names.of(source, index), lambda: self._look(source, index))
 
     def _look(self, source: Pictured, index: int) -> Arrays:
         return self.look(normalise(prepare(source.image(index), self.images), self.images))
@@ -85,7 +91,7 @@ class SeenRegions:
         self._name = digest("boxes", boxes.tobytes())
 
     def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
-        name = digest(self._name, self.seen.name(source, index))
+        name = digest(self._name, self.seen.names.of(source, index))
         found = self.remembered.of(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
         return Detected(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
 

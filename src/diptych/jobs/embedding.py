@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diptych.data.boxes import SCALES, fixed_boxes
 from diptych.data.regions import open_regions
-from diptych.data.seen import DetectorRegions, Seen, SeenGrids, SeenRegions
+from diptych.data.seen import DetectorRegions, Names, Seen, SeenGrids, SeenRegions
 from diptych.data.settings import HALF, ImageSettings
 from diptych.data.shown import Shows
 from diptych.inputs import Text
@@ -20,6 +20,7 @@ from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEm
 from diptych.layers.given import GivenText
 from diptych.layers.given_words import GivenWords
 from diptych.layers.grid import GridEmbedding
+from diptych.layers.pixels import CENTRED
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
 from diptych.models.minilm import FrozenText
@@ -136,6 +137,15 @@ def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Sh
         return SeenGrids(seen)
     boxes = fixed_boxes(run.embed.scales or SCALES)
     return SeenRegions(seen, boxes, frozen_cnn().classify, remembered(), whole)
+
+
+def known(run: Pretrain, augment: bool = False) -> Names | None:
+    """What a visual tokenizer's pictures are known by: its teacher looks at them once for all runs that are shown the same.
+    None where they come otherwise than frozen networks look at them.
+    """
+    images = pictures(run)
+    alike = run.embed.image == "own" and images.normalisation == CENTRED and not (augment and images.augment)
+    return Names(frozen_cnn().name, images) if run.objectives.features and alike else None
 
 
 def _grid(old: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.data.vocabularies import vocabulary
 from diptych.jobs.beforehand import all_there
 from diptych.jobs.building import build, frozen_tokenizer, start, taught
-from diptych.jobs.embedding import shown
+from diptych.jobs.embedding import known, shown
 from diptych.jobs.folder import RunError
 from diptych.jobs.food import Food, Streamed, amount
 from diptych.jobs.reading import tokenizer_of
@@ -59,7 +59,7 @@ def learned(run: Pretrain, source: Captioned, augment: bool) -> Examples:
     """Captioned images as the run's objectives want them."""
     asked = run.objectives
     if not reads(asked):
-        return PictureExamples(source, shown(run, augment))
+        return PictureExamples(source, shown(run, augment), known(run, augment))
     if not looks(asked):
         return TextExamples(source, tokenizer_of(run))
     drawn = asked.wpa or (asked.itm and not asked.hard_negatives)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.inputs import Image
+from diptych.inputs import Image, Known
 from diptych.layers.pixels import CENTRED, Normalisation, renormalised
 from diptych.store import Arrays, Remembered, Store, digest
 
@@ -30,7 +30,10 @@ class FrozenCNN:
 
     It looks at one picture at a time, in float32, so that what it sees depends on nothing else (its logits would differ in
     their last bits with the batch), and remembers it by the picture's own bytes in half precision (`store.Remembered`): an
-    epoch of pictures that are not augmented anew costs its time once, and in a `store` it does for later runs too.
+    epoch of pictures that are not augmented anew costs its time once, and in a `store` it does for later runs too. Where a batch
+    says what its pictures are `known` by, it is by that, and what it sees in a mirror image is the mirror image of what it
+    saw: so nothing is looked at that data.seen.Seen has had looked at.
+
     Raises ImportError where the extra `cnn` is not installed. Differs: its publisher feeds (x − 127) / 128 of 8-bit pixels, and
     ours are (x − 127.5) / 127.5, which is less than one step of 8 bits away.
     """
@@ -57,14 +60,17 @@ class FrozenCNN:
         other._given = given
         return other
 
-    def __call__(self, image: Image) -> Guidance:
+    def __call__(self, image: Image, known: Known | None = None) -> Guidance:
         if image.pixels.shape[1] == self.width:
             return self._of_maps(image)
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
         grid = image.pixels.new_zeros(b, rows, columns, self.width)
         classes = image.pixels.new_zeros(b, 1000)
-        for i, (h, w) in enumerate(image.sizes.tolist()):
-            features, logits = self._seen(image.pixels[i, :, :h, :w])
+        names = [(None, False)] * b if known is None else known.items()
+        for i, ((h, w), (name, mirrored)) in enumerate(zip(image.sizes.tolist(), names, strict=True)):
+            pixels = image.pixels[i, :, :h, :w]
+            features, logits = self._seen(pixels.flip(2) if mirrored else pixels, name)
+            features = features.flip(1) if mirrored else features
             grid[i, : features.shape[0], : features.shape[1]] = features
             classes[i] = logits
         return Guidance(grid, classes)
@@ -94,9 +100,9 @@ class FrozenCNN:
         self.network.to(features.device)
         return self.network._fc(features.float()).softmax(-1)
 
-    def _seen(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
+    def _seen(self, pixels: Float[Tensor, "3 h w"], name: bytes | None = None) -> tuple[Tensor, Tensor]:
         pixels = renormalised(pixels, self._given, CENTRED)
-        seen = self._remembered.of(digest(self.name, pixels), lambda: self.look(pixels))
+        seen = self._remembered.of(name or digest(self.name, pixels), lambda: self.look(pixels))
         return seen["grid"].to(pixels.device), seen["classes"].to(pixels.device)
 
     @torch.no_grad()

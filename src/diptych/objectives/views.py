@@ -114,7 +114,7 @@ class Views:
     @cached_property
     def guidance(self) -> Guidance:
         """What the guide sees in the images."""
-        return self.guide(self.given_image)
+        return self.guide(self.given_image, self.batch.known)
 
     @cached_property
     def image(self) -> Tokens:
