@@ -11,7 +11,9 @@ from tiny_runs import TRAINING, rows
 
 from diptych.cli import main
 from diptych.data.vocabularies import vocabulary
+from diptych.data.wordpiece import SPECIAL
 from diptych.jobs.folder import read_run
+from diptych.jobs.reading import tokenizer_of
 from diptych.recipes.models import ViLT
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vilt_pretrain" / "checkpoint.pth"
@@ -60,3 +62,46 @@ def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.vocabulary is 220" in line and not (tmp_path / "vqa" / "model.safetensors").exists()
+
+
+def test_a_vocabulary_of_its_own_is_imported_with_it_and_travels(tmp_path: Path, capsys, monkeypatch):
+    """220 words, of which a list tells some: it is scored, and fine-tuned from, where neither file lies any more."""
+    monkeypatch.setattr("diptych.jobs.training.HELD_OUT", 8)
+    monkeypatch.setattr("diptych.jobs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    words, checkpoint = tmp_path / "words.txt", tmp_path / "official.pth"
+    assert main(["vocabulary", "scenes:60", "--size", "90", "--out", str(words)]) == 0
+    held = words.read_bytes()
+    checkpoint.write_bytes(GOLDEN.read_bytes())
+    command = ["import", "vilt", str(checkpoint), "--heads", "4", "--vocabulary", str(words)]
+    assert main([*command, "--out", str(tmp_path / "first")]) == 0
+    words.unlink()
+    checkpoint.unlink()
+    imported = (tmp_path / "first").rename(tmp_path / "imported")
+
+    exact = ["--precision", "fp32", "--device", "cpu", "--workers", "0", "--data", "scenes:4"]
+    for task in ("retrieval", "matching"):
+        assert main(["evaluate", str(imported), "--task", task, "--split", "train", "--captions", "1", *exact]) == 0
+    out = tmp_path / "vqa"
+    training = [*TRAINING, "--steps", "1", "--workers", "0"]
+    assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
+    for folder in (imported, out):
+        run, _ = read_run(folder)
+        assert Path(run.vocabulary).parent == folder and Path(run.vocabulary).read_bytes() == held
+        assert tokenizer_of(run).vocabulary.size == len(held.split())
+        assert not (tokenizer_of(run).encode(["a red square"]).ids == tokenizer_of(run).vocabulary.unknown).any()
+
+    words.write_bytes(held + b"\nsquire")
+    capsys.readouterr()
+    command = ["finetune", "vqa", "--from", str(imported), *training, "--vocabulary", str(words)]
+    assert main([*command, "--out", str(tmp_path / "other")]) == 2
+    assert "learned with the vocabulary" in capsys.readouterr().err
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = tmp_path / "words.txt"
+    words.write_text("\n".join([*SPECIAL, *(f"word{i}" for i in range(300))]))
+    for given, said in ((words, "has 305 pieces, but the model 220"), (tmp_path / "none.txt", "cannot be read")):
+        command = ["import", "vilt", str(GOLDEN), "--heads", "4", "--vocabulary", str(given)]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line and not (tmp_path / "out").exists()

@@ -1,0 +1,118 @@
+"""A published checkpoint, the command line and nothing else: imported, scored, and its numbers those of whoever published it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+from diptych.cli import main
+from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.transforms import prepare, stack
+from diptych.data.vocabularies import CLIP as CLIPS_PIECES
+from diptych.data.vocabularies import vocabulary
+from diptych.inputs import Batch, Image
+from diptych.weights import coca
+
+CAPTIONS = ("a red square", "Two dogs, running!", "the sea & the sky", "somebody's bicycle")
+EXACT = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of four pictures of two shapes, each with a caption."""
+    monkeypatch.setattr("diptych.jobs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    folder, draw = tmp_path / "photographs", np.random.default_rng(0)
+    folder.mkdir()
+    rows = []
+    for i, caption in enumerate(CAPTIONS):
+        size = (40, 56, 3) if i % 2 else (48, 40, 3)
+        Pillow.fromarray(draw.integers(0, 256, size, np.uint8)).save(folder / f"{i}.png")
+        rows.append((f"{i}.png", caption, "val"))
+    with (folder / "captions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption", "split"), *rows])
+    return folder
+
+
+def predictions(run: Path, task: str) -> list[dict[str, Any]]:
+    (found,) = run.glob(f"evaluate-{task}-*/predictions.jsonl")
+    return [json.loads(line) for line in found.read_text().splitlines()]
+
+
+def first_found(run: Path) -> list[list[int]]:
+    """The number of each picture, by what it is called, in the order in which each caption finds them."""
+    return [[int(where.rpartition("(")[2][0]) for where in row["retrieved"]] for row in predictions(run, "retrieval")]
+
+
+def pixels_of(folder: Path, side: int) -> torch.Tensor:
+    images = ImageSettings(shorter=side, square=True, mean=CLIP_MEAN, std=CLIP_STD)
+    return stack([prepare(Pillow.open(folder / f"{i}.png"), images) for i in range(len(CAPTIONS))], images).pixels
+
+
+@torch.no_grad()
+def test_hugging_face_s_clip_finds_what_their_class_finds(photographs: Path, tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    both = {"hidden_act": "quick_gelu", "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 64}
+    words = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0}
+    config = transformers.CLIPConfig(
+        text_config={**both, **words, "intermediate_size": 64, "max_position_embeddings": 16},
+        vision_config={**both, "intermediate_size": 64, "image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    torch.manual_seed(0)
+    theirs = transformers.CLIPModel(config).eval()
+    for name, parameter in theirs.named_parameters():
+        if name != "logit_scale":
+            torch.nn.init.normal_(parameter, std=2.0 if "token_embedding" in name else 0.3)
+    theirs.save_pretrained(tmp_path / "published")
+
+    run = tmp_path / "run"
+    assert main(["import", "clip", str(tmp_path / "published" / "model.safetensors"), "--out", str(run)]) == 0
+    assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
+    ids = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS)).ids
+    wanted = theirs(input_ids=ids, pixel_values=pixels_of(photographs, 32)).logits_per_text
+    order = wanted.argsort(1, descending=True).tolist()
+    assert first_found(run) == order and len({tuple(row) for row in order}) > 1
+
+
+@torch.no_grad()
+def test_open_clip_s_coca_finds_pictures_and_writes(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    sizes: dict[str, Any] = {
+        "width": 64, "depth": 1, "heads": 1, "hidden": 64, "patch": 16, "grid": (2, 2), "queries": 3, "pool_heads": 1,
+        "text_width": 64, "text_depth": 1, "text_heads": 1, "text_hidden": 64, "vocabulary": 49408, "text_length": 16,
+        "decoder_depth": 1, "decoder_heads": 1, "decoder_hidden": 64, "joint": 16,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    step = coca.build(sizes, "pretraining", {}).eval()
+    for parameter in step.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    official = coca.names(sizes, "pretraining").to_official(dict(step.state_dict()))
+    torch.save({"state_dict": official}, tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"vision_cfg": {"attn_pooler_heads": 1}}))
+
+    run, config = tmp_path / "run", str(tmp_path / "open_clip_config.json")
+    words = ["import", "coca", str(tmp_path / "open_clip_pytorch_model.bin"), "--config", config, "--out", str(run)]
+    assert main(words) == 0
+    for task in ("retrieval", "captioning"):
+        more = ["--longest", "6"] if task == "captioning" else []
+        assert main(["evaluate", str(run), "--task", task, "--data", str(photographs), *EXACT, *more]) == 0
+    said = capsys.readouterr().out
+    assert "image to text R@1" in said and "CIDEr-D" in said
+
+    text = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS))
+    image = Image.whole(pixels_of(photographs, 32))
+    views = step.views(Batch(0, 0, torch.arange(4), image=image, text=text))  # type: ignore[operator]
+    seen = views.features("contrast")
+    order = (seen.text @ seen.image.T).argsort(1, descending=True).tolist()
+    assert first_found(run) == order and len({tuple(row) for row in order}) > 1
+    assert all(row["caption"] for row in predictions(run, "captioning"))
