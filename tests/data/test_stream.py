@@ -109,6 +109,30 @@ def cut(data, n: int) -> list[int]:
     return [first, n - first]
 
 
+def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = tars(tmp_path, [7, 6, 9, 5], picture=bytes(1000))
+    monkeypatch.setattr("diptych.data.stream.MOST_HELD", 2 * 2500)  # two and a half in each lane
+    stream = Stream(spec, "train", Streaming(2, 1000))
+    assert sorted(n for lane in stream.lanes([0, 1], 0, {}) for n in numbers(epoch_of(lane))) == list(range(27))
+    everything = stream.lanes([0], 0, {})[0].take(40)
+    for n in range(1, 20):
+        before = stream.lanes([0], 0, {})[0]
+        head = before.take(n)
+        assert len(before._held) <= 3
+        assert head + stream.lanes([0], 0, cursor_of([before]))[0].take(9) == everything[: n + 9]
+
+
+def test_a_lane_does_not_go_on_in_tars_that_were_cut_off(tmp_path: Path):
+    stream = Stream(tars(tmp_path, [9]), "train", Streaming(1, 9))
+    lane = stream.lanes([0], 0, {})[0]
+    lane.take(6)
+    write(tmp_path / "train-00.tar", [0, 1])
+    with pytest.raises(DataError, match="given out 6 samples where its tars now have 2; put the same tars back"):
+        stream.lanes([0], 0, cursor_of([lane]))
+
+
 def test_epochs_and_seeds_differ_and_what_is_neighbours_is_torn_apart(tmp_path: Path):
     stream = Stream(tars(tmp_path, [40, 40], picture=b"x"), "train", Streaming(1, 30))
     one, two, other = (numbers(stream.lanes([0], seed, {})[0].take(160)) for seed in (0, 0, 1))
@@ -240,7 +264,15 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     found = [raw for raw, _ in raws(tmp_path / "train-0.tar")]
-    reasons = ["", "no caption", "no picture", "its caption is not UTF-8", "", "its caption has", "no bytes"]
+    reasons = [
+        "",
+        "no caption",
+        "no picture",
+        "its caption is not UTF-8",
+        "",
+        "its caption has",
+        "its picture has no bytes",
+    ]
     for raw, why in zip(found, reasons, strict=True):
         assert (raw.bad.startswith(why) and bool(raw.bad) == bool(why)) or (
             raw.where.endswith("4") and "not JSON" in raw.bad

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from diptych.data.raws import raws
-from diptych.data.shards import read_index
-from diptych.data.source import DataError, Skipped
+from diptych.data.shards import CaptionedShards, read_index
+from diptych.data.source import BadSample, DataError, Skipped
 
 END = bytes(1024)
 
@@ -53,6 +53,52 @@ def test_harm_is_one_bad_sample(tmp_path: Path, harm: str):
     assert [member.key for member in read_index(shard, bad=bad)] == ["0"] and len(bad) == 1
     with pytest.raises(DataError, match="not a whole uncompressed tar"):
         read_index(shard)
+
+
+def in_order(path: Path, *members: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+A, B = (("a.jpg", b"first"), ("a.txt", b"a dog")), (("b.jpg", b"other"), ("b.txt", b"a cat"))
+
+
+@pytest.mark.parametrize("again", [("a.jpg", b"second"), ("a.JPG", b"second"), ("a.txt", b"a cow")])
+def test_a_sample_with_a_part_twice_is_a_bad_one(tmp_path: Path, again: tuple[str, bytes]):
+    shard, bad = in_order(tmp_path / "x.tar", *A, again, *B), list[Skipped]()
+    suffix = again[0].lower()[1:]
+    told = [(raw.where, raw.bad, raw.picture) for raw, _ in raws(shard)]
+    why = f"its {suffix} comes twice; give each sample a key of its own"
+    assert told == [(f"{shard}, a", why, b""), (f"{shard}, b", "", b"other")]
+    assert [member.key for member in read_index(shard, bad=bad)] == ["b"]
+    assert [(s.where, s.why) for s in bad] == [(f"{shard}, a", why)]
+    with pytest.raises(DataError, match=f"a: its {suffix} comes twice"):
+        read_index(shard)
+
+
+def test_a_key_that_comes_again_is_another_sample_of_a_stream_and_a_bad_one_of_an_index(tmp_path: Path):
+    """Whether or not the stream began behind the first."""
+    shard, bad = in_order(tmp_path / "x.tar", *A, *B, ("a.jpg", b"second"), ("a.txt", b"a cow")), list[Skipped]()
+    found = list(raws(shard))
+    assert [raw.captions for raw, _ in found] == [("a dog",), ("a cat",), ("a cow",)]
+    assert list(raws(shard, found[0][1])) == found[1:]
+    assert [member.key for member in read_index(shard, bad=bad)] == ["b"] and len(bad) == 1
+
+
+def test_a_picture_too_large_to_be_held_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shard = in_order(tmp_path / "x.tar", ("a.jpg", bytes(101)), *A[1:], *B)
+    monkeypatch.setattr("diptych.data.tars.MOST_PICTURE", 100)
+    (large, _), (other, _) = raws(shard)
+    assert large.bad == "its picture has 101 bytes, more than 100; write the shard again" and not large.picture
+    assert other.picture == b"other" and not other.bad
+    source = CaptionedShards(str(shard), "")
+    with pytest.raises(BadSample, match="a: its picture has 101 bytes"):
+        source.file(0)
+    assert source.file(1) == b"other"
 
 
 def test_a_name_that_is_no_text_is_told_in_letters_that_every_page_can_hold(tmp_path: Path):

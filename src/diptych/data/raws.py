@@ -8,9 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.data.decode import MAX_PIXELS
 from diptych.data.source import DataError
-from diptych.data.tars import DAMAGE, TEXTS, captions_in, headers, name_of, picture_and_text, read_text
+from diptych.data.tars import (
+    DAMAGE,
+    TEXTS,
+    captions_in,
+    headers,
+    name_of,
+    picture_and_text,
+    read_text,
+    twice,
+    wrong_size,
+)
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,9 @@ class Raw:
 def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
     """The samples of a tar from `byte` on, in their order, each with the byte behind it. A sample's members are neighbours.
 
-    One that lacks a part comes as a bad one; so does, once, all that lies behind a place where the tar is damaged. Raises
-    DataError where it cannot be read at all.
+    One that lacks a part, has one twice or too large a one (tars.MOST_PICTURE) comes as a bad one; so does, once, all that
+    lies behind a place where the tar is damaged. A key that comes again behind other samples is another sample, as in webdataset:
+    nothing of what lies before `byte` is known. Raises DataError where the tar cannot be read at all.
     """
     at = byte
     try:
@@ -45,7 +55,8 @@ def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
                             parts = {}
                         key, suffix = named
                         at = tar.offset
-                        parts[suffix] = _content(tar, info, suffix, f"{shard}, {key}")
+                        where = f"{shard}, {key}"
+                        parts[suffix] = twice(suffix, where) if suffix in parts else _content(tar, info, suffix, where)
                 if parts:
                     yield _raw(shard, key, parts), at
             except DAMAGE as error:
@@ -63,7 +74,9 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: st
             return read_text(tar, info, where)
         except DataError as error:
             return error
-    file = tar.extractfile(info) if info.size <= 4 * MAX_PIXELS else None
+    if why := wrong_size(info.size):
+        return DataError(f"{where}: {why}")
+    file = tar.extractfile(info)
     return file.read() if file else b""
 
 
@@ -71,13 +84,10 @@ def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) ->
     where = f"{shard}, {key}"
     try:
         picture, said, suffix = picture_and_text(parts, where)
-        if isinstance(said, DataError):
-            raise said
         captions = captions_in(str(said), suffix, "caption", where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
-    bad = "" if picture else f"no bytes, or more than the limit of {4 * MAX_PIXELS}"
-    return Raw(where, _number(shard, key), bytes(picture), captions, bad)  # type: ignore[arg-type]
+    return Raw(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]
 
 
 def _bad(where: str, shard: Path, key: str, why: str) -> Raw:

@@ -13,7 +13,7 @@ class Streaming:
     """
 
     lanes: int = 0  # a multiple of ranks x micro-batches, and at most as many as there are tars
-    buffer: int = 4096  # samples held to be shuffled, over all lanes
+    buffer: int = 4096  # samples held to be shuffled, over all lanes; fewer where they are large
 
 
 Channels = tuple[float, float, float]

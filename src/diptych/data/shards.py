@@ -11,10 +11,12 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.data.decode import MAX_PIXELS, decode
+from diptych.data.decode import decode
 from diptych.data.formats import Columns, drawn_split, named_split
 from diptych.data.source import BadSample, DataError, NoSplit, Skipped
-from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text
+from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text, twice, wrong_size
+
+Parts = dict[str, tarfile.TarInfo | DataError]  # a sample's members by their suffixes, or what is wrong with one
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class CaptionedShards:
     def file(self, index: int) -> bytes:
         """The picture's file as it lies. Raises BadSample."""
         member = self.members[index]
-        if member.size > 4 * MAX_PIXELS:
-            raise BadSample(self.where(index), f"{member.size} bytes are more than the limit of {4 * MAX_PIXELS}")
+        if why := wrong_size(member.size):
+            raise BadSample(self.where(index), why)
         try:
             with member.shard.open("rb") as file:
                 file.seek(member.start)
@@ -108,15 +110,15 @@ def braces(pattern: str) -> Iterator[str]:
 
 
 def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None = None) -> list[Member]:
-    """The samples of a tar; `caption` is the key of a caption in a .json member. Raises DataError, also for a sample
-    without all its parts and for a tar that is damaged, unless there is a list of `bad` ones to enter it in: what can be
-    read of a damaged tar then stays.
+    """The samples of a tar, each named by its key alone, wherever in the tar its members lie; `caption` is the key of a
+    caption in a .json member. Raises DataError, also for a sample without all its parts or with one twice and for a tar that
+    is damaged, unless there is a list of `bad` ones to enter it in: what can be read of a damaged tar then stays.
     """
-    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    samples: dict[str, Parts] = {}
     found: list[Member] = []
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
-            damage = _gathered(tar, samples)
+            damage = _gathered(shard, tar, samples)
             if damage is not None and bad is None:
                 raise damage
             for place, (key, parts) in enumerate(samples.items()):
@@ -139,18 +141,20 @@ def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None 
     return found
 
 
-def _gathered(tar: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarInfo]]) -> Exception | None:
+def _gathered(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> Exception | None:
     """Enters a tar's members, sample by sample, as far as it is whole; what is wrong there."""
     try:
         for info in headers(tar):
             if (named := name_of(info)) is not None:
-                samples.setdefault(named[0], {})[named[1]] = info
+                key, suffix = named
+                parts = samples.setdefault(key, {})
+                parts[suffix] = twice(suffix, f"{shard}, {key}") if suffix in parts else info
     except DAMAGE as error:
         return error
     return None
 
 
-def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo], caption: str) -> Member:
+def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: Parts, caption: str) -> Member:
     where = f"{shard}, {key}"
     picture, text, suffix = picture_and_text(parts, where)
     captions = captions_in(read_text(tar, text, where), suffix, caption, where)

@@ -21,6 +21,8 @@ from diptych.data.shards import CaptionedShards, shards
 from diptych.data.source import BadSample, DataError
 from diptych.keyed import permutation, words
 
+MOST_HELD = 4 << 30  # bytes in the buffers of all lanes: where samples are large, fewer are held than were asked for
+
 
 @dataclass(frozen=True)
 class Place:
@@ -35,7 +37,9 @@ class Place:
 
 
 class Lane:
-    """One of the readers that a stream is dealt to. `buffer`: samples it holds to shuffle them."""
+    """One of the readers that a stream is dealt to. `buffer`: samples it holds to shuffle them, fewer where those
+    fill its share of MOST_HELD. Raises DataError where the tars cannot be those in which a lane stood `at` that place.
+    """
 
     def __init__(self, shards: Sequence[Path], number: int, lanes: int, buffer: int, seed: int, at: Place = Place()):
         self.shards, self.number, self.lanes, self.buffer, self.seed = shards, number, lanes, buffer, seed
@@ -45,6 +49,11 @@ class Lane:
         if at.given:
             self._fill()
             self._given = at.given
+            if at.given > len(self._held):
+                raise DataError(
+                    f"lane {number} had given out {at.given} samples where its tars now have {len(self._held)}; "
+                    "put the same tars back, or begin again with another --out"
+                )
 
     @property
     def place(self) -> Place:
@@ -64,13 +73,15 @@ class Lane:
 
     def _fill(self) -> None:
         """The next buffer, shuffled. It ends with the epoch."""
-        self.begun, self._given, held = self._next, 0, []
+        self.begun, self._given, self._held = self._next, 0, []  # none is held twice while others are read
+        held, room = list[Raw](), MOST_HELD // self.lanes
         epoch, tar, byte = self.begun.epoch, self.begun.tar, self.begun.byte
         order = permutation(self.seed, epoch, len(self.shards), "shards")[self.number :: self.lanes]
-        while len(held) < self.buffer and tar < len(order):
+        while len(held) < self.buffer and room > 0 and tar < len(order):
             for raw, behind in raws(self.shards[order[tar]], byte):
                 held.append(raw)
-                if len(held) == self.buffer:
+                room -= len(raw.picture) + sum(map(len, raw.captions))
+                if len(held) == self.buffer or room <= 0:
                     byte = behind
                     break
             else:

@@ -15,6 +15,7 @@ T = TypeVar("T")
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
 MOST_TEXT = 1_000_000  # bytes of a caption's file
+MOST_PICTURE = 64 << 20  # bytes of a picture's file: a stream holds many of them
 # what a tar that is not whole, or is made to do harm, may raise: `tarfile` trusts sizes, and headers that announce headers
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, MemoryError, RecursionError)
 
@@ -46,14 +47,32 @@ def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
     return f"{folder}/{stem}".lstrip("/"), suffix.lower()
 
 
-def picture_and_text(parts: Mapping[str, T], where: str) -> tuple[T, T, str]:
-    """Of a sample's members the picture, the caption and the caption's suffix. Raises DataError where one is missing."""
-    picture = next((parts[s] for s in IMAGES if s in parts), None)
+def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
+    """Of a sample's members the picture, the caption and the caption's suffix. Raises DataError where one is missing, and
+    what is wrong with one.
+    """
     suffix = next((s for s in TEXTS if s in parts), None)
-    if picture is None or suffix is None:
-        lacks = "picture (" + ", ".join(IMAGES) + ")" if picture is None else "caption (" + ", ".join(TEXTS) + ")"
+    drawn = next((s for s in IMAGES if s in parts), None)
+    if drawn is None or suffix is None:
+        lacks = "picture (" + ", ".join(IMAGES) + ")" if drawn is None else "caption (" + ", ".join(TEXTS) + ")"
         raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts))}; write the shard again")
-    return picture, parts[suffix], suffix
+    picture, text = parts[drawn], parts[suffix]
+    for part in (picture, text):
+        if isinstance(part, DataError):
+            raise part
+    return picture, text, suffix  # type: ignore[return-value]
+
+
+def twice(suffix: str, where: str) -> DataError:
+    """What is wrong with a sample that has two members by that suffix: nobody knows which of them is meant."""
+    return DataError(f"{where}: its .{suffix} comes twice; give each sample a key of its own")
+
+
+def wrong_size(size: int) -> str:
+    """Why a picture's file of so many bytes is not read; "" where it is."""
+    if size > MOST_PICTURE:
+        return f"its picture has {size} bytes, more than {MOST_PICTURE}; write the shard again"
+    return "" if size else "its picture has no bytes; write the shard again"
 
 
 def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
