@@ -102,7 +102,8 @@ def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
 
 def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, content, told in (
-        ("v.pkl", b"", "list of pieces"),
+        ("v.bin", b"", "list of pieces"),
+        ("v.pkl", b"", "no end|broken"),
         ("v.txt", b"dog\ncat", r"\[PAD\], \[UNK\]"),
         ("v.txt", "\n".join([*SPECIAL, "dog", "dog"]).encode(), "'dog' stands twice"),
         ("v.txt", b"\xff\xfe\x00", "utf-8"),

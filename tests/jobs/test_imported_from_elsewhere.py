@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.data.transforms import prepare, stack
 from diptych.data.vocabularies import CLIP as CLIPS_PIECES
 from diptych.data.vocabularies import vocabulary
-from diptych.inputs import Batch, Image
+from diptych.inputs import Batch, Image, Regions, Text
+from diptych.jobs.evaluate import rebuilt
+from diptych.jobs.folder import load_run, read_run
 from diptych.weights import coca
 
 CAPTIONS = ("a red square", "Two dogs, running!", "the sea & the sky", "somebody's bicycle")
@@ -56,6 +59,7 @@ def pixels_of(folder: Path, side: int) -> torch.Tensor:
     return stack([prepare(Pillow.open(folder / f"{i}.png"), images) for i in range(len(CAPTIONS))], images).pixels
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_hugging_face_s_clip_finds_what_their_class_finds(photographs: Path, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
@@ -82,6 +86,7 @@ def test_hugging_face_s_clip_finds_what_their_class_finds(photographs: Path, tmp
     assert first_found(run) == order and len({tuple(row) for row in order}) > 1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_open_clip_s_coca_finds_pictures_and_writes(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -116,3 +121,56 @@ def test_open_clip_s_coca_finds_pictures_and_writes(
     order = (seen.text @ seen.image.T).argsort(1, descending=True).tolist()
     assert first_found(run) == order and len({tuple(row) for row in order}) > 1
     assert all(row["caption"] for row in predictions(run, "captioning"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("system", ["scan", "vsepp"])
+def test_models_of_words_find_by_their_own_list(system: str, photographs: Path, tmp_path: Path):
+    """What the official code keeps: two states side by side, and beside them the list of words, as JSON or as a pickle."""
+    listed = [
+        "<pad>",
+        "<start>",
+        "<end>",
+        "<unk>",
+        "a",
+        "red",
+        "square",
+        "two",
+        "dogs",
+        "running",
+        ",",
+        "!",
+        "the",
+        "sea",
+        "'s",
+    ]
+    fields = {"word2idx": {word: i for i, word in enumerate(listed)}, "idx": len(listed)}
+    by_hand = [[1, 4, 5, 6, 2], [1, 7, 8, 10, 9, 11, 2], [1, 12, 13, 3, 12, 3, 2], [1, 3, 14, 3, 2]]
+    words = tmp_path / ("f30k_precomp_vocab.json" if system == "scan" else "f30k_precomp_vocab.pkl")
+    words.write_bytes(json.dumps(fields).encode() if system == "scan" else pickle.dumps(fields))
+    torch.manual_seed(0)
+    image = torch.nn.Linear(6, 8)
+    text = torch.nn.ModuleDict(
+        {"embed": torch.nn.Embedding(len(listed), 5), "rnn": torch.nn.GRU(5, 8, bidirectional=system == "scan")}
+    )
+    states = [{f"fc.{name}": x for name, x in image.state_dict().items()}, dict(text.state_dict())]
+    torch.save({"epoch": 3, "model": states}, tmp_path / "model_best.pth.tar")
+    regions, draw = tmp_path / "regions", np.random.default_rng(1)
+    regions.mkdir()
+    seen = draw.normal(size=(len(CAPTIONS), 3, 6)).astype(np.float32)
+    for i, features in enumerate(seen):
+        boxes = np.array([[0, 0, 1, 1, 1, 1]] * 3, np.float32)
+        np.savez(regions / f"{i}.npz", norm_bb=boxes, features=features)
+
+    run, command = tmp_path / "run", ["import", system, str(tmp_path / "model_best.pth.tar")]
+    assert main([*command, "--vocabulary", str(words), "--regions", str(regions), "--out", str(run)]) == 0
+    words.unlink()
+    assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
+    step = load_run(rebuilt(*read_run(run)), run).eval()
+    model: Any = step.model
+    found = []
+    for ids in by_hand:  # one by one: no padding
+        states = model.encode_text(Text(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)))
+        shown = Regions(torch.from_numpy(seen), torch.zeros(4, 3, 5), torch.ones(4, 3, dtype=torch.bool))
+        found.append(model.similarity(states, model.encode_image(shown))[:, 0].argsort(descending=True).tolist())
+    assert first_found(run) == found and len({tuple(row) for row in found}) > 1

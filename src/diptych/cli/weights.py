@@ -8,9 +8,10 @@ named. What comes of it is a run like any other: to be evaluated, started from, 
 official code's settings as JSON, where they are not the published ones: ViLBERT's schedule, open_clip's config, mean and std
 of pictures (a DeiT's: ImageNet's). --answers: the answers or classes of a task, a JSON list. --regions: where the regions lie
 that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces that it reads, where they are neither BERT's nor CLIP's:
-BEiT-3's sentencepiece model. export writes a run's weights under the paper's official names (a .pth as the official code nests it, or
-.safetensors), or a folder that Hugging Face's class loads, where transformers has one that is equal. parity recomputes an
-official golden folder, every out.* tensor, and exits with 1 where one differs.
+BEiT-3's sentencepiece model, SCAN's words (.json) or VSE++'s (.pkl, of which nothing is run). export writes a run's weights under
+the paper's official names (a .pth as the official code nests it, or .safetensors), or a folder that Hugging Face's class loads,
+where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where
+one differs.
 """
 
 from __future__ import annotations

@@ -6,25 +6,13 @@ functions that numpy's own arrays name are recognised by their names and done he
 
 from __future__ import annotations
 
-import math
 import pickletools
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
-import numpy as np
+from diptych.data.plain_arrays import KNOWN, Named, NotPlain, begun, build, called, finished
 
 MOST_OPCODES = 1_000_000
-_ARRAYS = {
-    f"numpy.{core}.{name}": kind
-    for core in ("core", "_core")
-    for name, kind in (
-        ("multiarray._reconstruct", "array"),
-        ("multiarray.scalar", "scalar"),
-        ("numeric._frombuffer", "frombuffer"),
-    )
-}
-_KNOWN = _ARRAYS | {"numpy.ndarray": "ndarray", "numpy.dtype": "dtype", "_codecs.encode": "encode"}
-_KNOWN |= {f"{module}.bytes": "bytes" for module in ("builtins", "__builtin__")}
 _PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -35,40 +23,21 @@ _VALUES = {
     for kind in ("UNICODE", "STRING", "BYTES", "INT", "FLOAT", "LONG")
     for width in ("", "1", "2", "4", "8")
 } | {"BYTEARRAY8"}
+_MARK = Named("mark")
 
 
-class NotPlain(ValueError):
-    """A pickle that holds anything else than plain values and arrays of numbers."""
-
-
-@dataclass
-class _Made:
-    """An array or a type of numbers, on its way: `value` is what it will be."""
-
-    kind: str
-    value: Any = None
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A function that a pickle names; never the function itself."""
-
-    kind: str
-
-
-_MARK = _Named("mark")
-
-
-def read_plain(data: bytes) -> Any:
-    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts and arrays of numbers. Raises NotPlain."""
-    machine = _Machine()
+def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
+    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts and arrays of numbers; of `objects`, classes by their full
+    names ("vocab.Vocabulary"), the fields as a dict. Raises NotPlain.
+    """
+    machine = _Machine(dict.fromkeys(objects, "object") | KNOWN)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > MOST_OPCODES:
                 raise NotPlain(f"more than {MOST_OPCODES} opcodes")
             if opcode.name == "STOP":
                 (result,) = machine.stack
-                return _finished(result)
+                return finished(result)
             machine.do(opcode.name, argument)
     except NotPlain:
         raise
@@ -80,7 +49,8 @@ def read_plain(data: bytes) -> Any:
 class _Machine:
     """The stack and the memory on which a pickle works."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: dict[str, str]) -> None:
+        self.known = known
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
 
@@ -108,15 +78,18 @@ class _Machine:
             stack.append(self.memory[argument])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             full = argument.replace(" ", ".") if argument else ".".join([stack.pop(), stack.pop()][::-1])
-            if full not in _KNOWN:
+            if full not in self.known:
                 raise NotPlain(f"it names {full[:60]!r}, which could run code")
-            stack.append(_Named(_KNOWN[full]))
+            stack.append(Named(self.known[full]))
         elif name == "REDUCE":
             arguments = stack.pop()
-            stack.append(_called(stack.pop(), arguments))
+            stack.append(called(stack.pop(), arguments))
+        elif name == "NEWOBJ":
+            arguments = stack.pop()
+            stack.append(begun(stack.pop(), arguments))
         elif name == "BUILD":
             state = stack.pop()
-            _build(stack[-1], state)
+            build(stack[-1], state)
         elif name in _VALUES:
             stack.append(argument)
         else:
@@ -143,55 +116,3 @@ class _Machine:
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def _called(named: Any, arguments: Any) -> Any:
-    """What one of the known functions gives. Raises NotPlain."""
-    kind = named.kind if isinstance(named, _Named) else ""
-    if kind == "array" and arguments[0] == _Named("ndarray"):
-        return _Made("array")
-    if kind == "dtype":
-        return _Made("dtype", _numbers(arguments[0]))
-    if kind == "scalar":
-        return _array(arguments[1], arguments[0], (), False)[()]
-    if kind == "frombuffer":
-        data, dtype, shape, order = arguments
-        return _array(data, dtype, shape, order == "F")
-    if kind == "encode" and arguments[1:] == ("latin1",):  # bytes, before pickles had them
-        return arguments[0].encode("latin1")
-    if kind == "bytes" and arguments == ():
-        return b""
-    raise NotPlain("it calls something else than numpy's arrays do")
-
-
-def _build(made: Any, state: Any) -> None:
-    if isinstance(made, _Made) and made.kind == "dtype":
-        made.value = np.dtype(f"{state[1]}{made.value.str[1:]}")
-    elif isinstance(made, _Made) and made.value is None:
-        _, shape, dtype, fortran, data = state
-        made.value = _array(data, dtype, shape, bool(fortran))
-    else:
-        raise NotPlain("it builds something else than an array")
-
-
-def _array(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
-    if not isinstance(dtype, _Made) or dtype.kind != "dtype" or not isinstance(data, bytes | bytearray):
-        raise NotPlain("an array of something else than numbers")
-    if any(side < 0 for side in shape) or math.prod(shape) * dtype.value.itemsize != len(data):
-        raise NotPlain(f"an array of {len(data)} bytes in the shape {shape}")
-    return np.frombuffer(data, dtype.value).reshape(shape, order="F" if fortran else "C")
-
-
-def _numbers(name: Any) -> np.dtype:
-    if not isinstance(name, str) or name not in {f"{kind}{n}" for kind in "fiu" for n in (1, 2, 4, 8)} - {"f1"}:
-        raise NotPlain(f"an array of {str(name)[:20]!r}")
-    return np.dtype(name)
-
-
-def _finished(value: Any) -> Any:
-    """Arrays in the place of what they were made by, one and two floors down: as deep as published files go."""
-    if isinstance(value, dict):
-        return {key: _finished(x) for key, x in value.items()}
-    if isinstance(value, _Named) or (isinstance(value, _Made) and value.kind == "dtype"):
-        raise NotPlain("it holds a function or a type")
-    return value.value if isinstance(value, _Made) else value

@@ -13,6 +13,7 @@ from diptych.data.bpe import byte_pairs
 from diptych.data.sentencepieces import sentencepieces
 from diptych.data.source import DataError
 from diptych.data.vocabulary import Vocabulary
+from diptych.data.word_lists import word_list
 from diptych.data.wordpiece import wordpiece
 
 BERT = "bert-base-uncased"  # its pieces in the order of their ids
@@ -21,8 +22,8 @@ CLIP = "clip"  # OpenAI's byte pairs, which open_clip's CLIPs and CoCas read too
 SIZES = {BERT: 30522, SCENES: 114, CLIP: 49408}
 """How many pieces each has, so that none is read to be told from the others."""
 
-LISTS, MODELS = (".txt",), (".model", ".spm")
-"""How files of vocabularies end: BERT's form, a piece a line; a sentencepiece model."""
+LISTS, MODELS, WORDS = (".txt",), (".model", ".spm"), (".json", ".pkl")
+"""How files of vocabularies end: BERT's form, a piece a line; a sentencepiece model; SCAN's and VSE++'s words."""
 MOST_BYTES = 16 * 2**20
 _DIGEST = re.compile(r"vocabulary-([0-9a-f]{16})")
 
@@ -52,8 +53,11 @@ def read_vocabulary(file: Path) -> Vocabulary:
 
 def held_in(file: Path) -> bytes:
     """What a vocabulary's file holds. Raises DataError where it ends otherwise than such files, or is too large for one."""
-    if file.suffix not in LISTS + MODELS:
-        raise DataError(f"{file}: a vocabulary is a list of pieces (.txt) or a sentencepiece model (.model, .spm)")
+    if file.suffix not in LISTS + MODELS + WORDS:
+        raise DataError(
+            f"{file}: a vocabulary is a list of pieces (.txt), a sentencepiece model (.model, .spm), or SCAN's or VSE++'s words "
+            "(.json, .pkl)"
+        )
     try:
         with file.open("rb") as opened:
             held = opened.read(MOST_BYTES + 1)
@@ -80,6 +84,8 @@ def _read(name: str, held: bytes, where: str) -> Vocabulary:
     try:
         if name.endswith(MODELS):
             return sentencepieces(name, held)
+        if name.endswith(WORDS):
+            return word_list(name, held)
         return wordpiece(name, _lines(held))
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None

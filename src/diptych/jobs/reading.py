@@ -42,7 +42,7 @@ def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
         there = " or ".join(f"the {size:,} pieces of {name}" for name, size in SIZES.items())
         raise RunError(
             f"model.vocabulary is {run.model.vocabulary}, but texts come in {there}; give --vocabulary FILE: BEiT-3's sentencepiece "
-            "model, or a list of pieces (diptych vocabulary learns one)"
+            "model, SCAN's or VSE++'s words, or a list of pieces (diptych vocabulary learns one)"
         )
     return Tokenizer(longest_text(run.model), known)
 

@@ -16,7 +16,8 @@ def flickr30k() -> Pretrain:
     """Features of a frozen CNN and a GRU under the hinge with hardest negatives, 30 epochs of 128 pairs.
 
     `embed.image` names the folder of features, one of 4,096 numbers a picture. Differs: the learning rate falls linearly, where the
-    official one falls to a tenth after 15 epochs; BERT's pieces, where it splits at spaces; the loss is a mean, so the norm at
+    official one falls to a tenth after 15 epochs; BERT's pieces, where it has words (--vocabulary FILE
+    reads its list, --model.vocabulary N tells how many); the loss is a mean, so the norm at
     which gradients are clipped is 2 / 128.
     """
     return Pretrain(

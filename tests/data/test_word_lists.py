@@ -1,0 +1,145 @@
+"""VSE++'s and SCAN's lists of words: their ids, how texts are cut for them, and what of a pickle is never run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from diptych.data.plain_pickle import NotPlain, read_plain
+from diptych.data.source import DataError
+from diptych.data.tokenizer import Tokenizer
+from diptych.data.treebank import words
+from diptych.data.vocabularies import read_vocabulary
+from diptych.data.word_lists import SPECIAL
+
+WORDS = (*SPECIAL, "a", "dog", "is", "n't", "sea", ".", "``", "''")
+
+
+def fields(listed: tuple[str, ...] = WORDS) -> dict[str, Any]:
+    return {"word2idx": {w: i for i, w in enumerate(listed)}, "idx2word": dict(enumerate(listed)), "idx": len(listed)}
+
+
+def written(file: Path, held: bytes) -> Path:
+    file.write_bytes(held)
+    return file
+
+
+def pickled(module: str, protocol: int, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A pickle of an object of VSE++'s class, which only its own code has."""
+    theirs = ModuleType(module)
+    theirs.Vocabulary = type("Vocabulary", (), {"__module__": module})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module, theirs)
+    made = theirs.Vocabulary()
+    vars(made).update(fields())
+    return pickle.dumps(made, protocol)
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("a dog , two cats .", ["a", "dog", ",", "two", "cats", "."]),
+        ("A dog isn't here.", ["A", "dog", "is", "n't", "here", "."]),
+        ("it's the dogs' ball, they've run", ["it", "'s", "the", "dogs", "'", "ball", ",", "they", "'ve", "run"]),
+        ('a sign says "stop!"', ["a", "sign", "says", "``", "stop", "!", "''"]),
+        ('"hi" (he said) ...', ["``", "hi", "''", "(", "he", "said", ")", "..."]),
+        ("it cost $3.50 at 10:30, no--yes", ["it", "cost", "$", "3.50", "at", "10:30", ",", "no", "--", "yes"]),
+        ("one ends. another", ["one", "ends", ".", "another"]),
+        ("mr. x in the u.s. army of st. paul.", ["mr.", "x", "in", "the", "u.s.", "army", "of", "st.", "paul", "."]),
+        ("i cannot, gonna 'go'", ["i", "can", "not", ",", "gon", "na", "'", "go", "'"]),
+        ("t-shirt & #1 o'clock", ["t-shirt", "&", "#", "1", "o'clock"]),
+        ("she's' ok", ["she", "'s", "'", "ok"]),
+        ("\u201ccurly\u201d \u2018x\u2019 a\u2014b", ["\u201c", "curly", "\u201d", "\u2018", "x", "\u2019", "a", "\u2014", "b"]),
+        ("a dog.)", ["a", "dog", ".", ")"]),
+        ("", []),
+        (" . .. '' \" ' ", [".", "..", "``", "``", "'"]),
+    ],
+)  # fmt: skip
+def test_words_are_the_treebank_s(text: str, cut: list[str]):
+    """As NLTK 3's word tokenizer cuts each sentence of these; full stops inside a text by our own rule."""
+    assert words(text) == cut
+
+
+def test_a_long_text_is_cut_in_a_moment():
+    for text in (". " * 50_000, "'" * 100_000, '."' * 50_000, "a." * 50_000, '``"' * 30_000, "a. " * 30_000):
+        assert words(text)
+
+
+def test_scan_s_words_have_their_ids(tmp_path: Path):
+    known = read_vocabulary(written(tmp_path / "f30k_precomp_vocab.json", json.dumps(fields()).encode()))
+    assert known.pieces == WORDS and (known.pad, known.cls, known.sep, known.unknown) == (0, 1, 2, 3)
+    text = Tokenizer(50, known).encode(['The DOG isn\'t "a sea."', "a <pad> dog"])
+    first = [1, 3, 5, 6, 7, 10, 4, 8, 9, 11, 2]
+    assert text.ids.tolist() == [first, [1, 4, 3, 3, 3, 5, 2, *[0] * 4]], "<pad> in a text is three words"
+    assert text.real.sum(1).tolist() == [11, 7]
+    assert text.begins is not None and text.begins.sum(1).tolist() == [9, 5]
+    assert Tokenizer(50, known).decode(first) == "<unk> dog is n't `` a sea . ''"
+    again = pickle.loads(pickle.dumps(Tokenizer(50, known))).encode(["a dog"])
+    assert again.ids.tolist() == [[1, 4, 5, 2]]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("module", ["vocab", "__main__"])
+def test_vsepp_s_pickle_is_read_and_not_run(
+    module: str, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    held = pickled(module, protocol, monkeypatch)
+    monkeypatch.undo()
+    assert read_vocabulary(written(tmp_path / "f8k_precomp_vocab.pkl", held)).pieces == WORDS
+
+
+def test_python_2_s_pickle_is_read(tmp_path: Path):
+    """By hand, as its protocol 2 writes an object: words of bytes and of letters."""
+    listed = b"".join(b"U" + bytes([len(w)]) + w.encode() + b"K" + bytes([i]) for i, w in enumerate(WORDS[:4]))
+    listed += b"X\x04\x00\x00\x00caf\xc3K\x04".replace(b"\x04\x00\x00\x00caf\xc3", b"\x05\x00\x00\x00caf\xc3\xa9")
+    held = (
+        b"\x80\x02c__main__\nVocabulary\nq\x00)\x81q\x01}q\x02(U\x08word2idxq\x03}q\x04("
+        + listed
+        + b"uU\x03idxK\x05ub."
+    )
+    assert read_vocabulary(written(tmp_path / "v.pkl", held)).pieces == (*SPECIAL, "café")
+
+
+def test_what_a_pickle_would_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    held = pickled("vocab", 2, monkeypatch)
+    for program, told in (
+        (pickle.dumps(Evil()), "could run code"),
+        (held.replace(b"vocab\n", b"other\n"), "could run code"),
+        (held.replace(b")\x81", b"N\x81"), "object without arguments"),
+        (held[:-5], "broken|no end"),
+    ):
+        with pytest.raises(DataError, match=told):
+            read_vocabulary(written(tmp_path / "v.pkl", program))
+    with pytest.raises(NotPlain, match="could run code"):
+        read_plain(held)
+
+
+def test_a_pickle_that_names_a_dict_again_and_again_takes_no_time():
+    inner: dict[str, Any] = {}
+    for _ in range(60):
+        inner = {"a": inner, "b": inner}
+    found = read_plain(pickle.dumps(inner))
+    assert found["a"] is found["b"]
+
+
+def test_what_is_no_list_of_words_is_refused(tmp_path: Path):
+    twice = fields() | {"word2idx": {**fields()["word2idx"], "dog": 4}}
+    for held, told in (
+        (b"{", "not readable as JSON"),
+        (b"[" * 100_000, "not readable as JSON"),
+        (b"[]", "no word2idx"),
+        (b'{"word2idx": {"a": true}}', "not 0 to 0"),
+        (json.dumps(twice).encode(), "not 0 to 11, each once"),
+        (json.dumps(fields(WORDS[1:])).encode(), "<pad> must be among the words"),
+    ):
+        with pytest.raises(DataError, match=told):
+            read_vocabulary(written(tmp_path / "v.json", held))
