@@ -48,7 +48,7 @@ def grids(look: Cells, store: Store | None = None, name: bytes = b"cells") -> Se
 
 def regions(look: Cells, whole: bool = False) -> SeenRegions:
     seen = Seen(look, b"cells", SETTINGS, Remembered())
-    return SeenRegions(seen, BOXES, lambda features: features[..., :2].softmax(-1), Remembered(), whole)
+    return SeenRegions(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), Remembered(), whole)
 
 
 def shade(image: int) -> float:

@@ -118,7 +118,9 @@ def test_a_grids_class_token_stands_in_front_and_hidden_cells_are_blank():
 
 def test_augmentation_that_pictures_are_not_shown_with_is_told():
     asked = replace(albef.small(), images=replace(albef.small().images, augment=True))
-    assert asked.embed.image == "boxes" and "images.augment is not followed: boxes" in embedding.not_followed(asked)
+    assert asked.embed.image == "hypercolumns" and "images.augment is not followed: boxes" in embedding.not_followed(
+        asked
+    )
     detected = replace(asked, embed=Embedders(image="regions.tsv"))
     assert "what a detector saw" in embedding.not_followed(detected)
     for image in ("own", "grid"):

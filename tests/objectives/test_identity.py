@@ -212,7 +212,7 @@ def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Pa
         return {"grid": F.adaptive_avg_pool2d(pixels[None], 4)[0].permute(1, 2, 0).half()}
 
     seen = Seen(look, b"means", ImageSettings(shorter=32, patch=16), Remembered())
-    shows = SeenRegions(seen, fixed_boxes(), lambda x: x[..., :2].softmax(-1), Remembered())
+    shows = SeenRegions(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), Remembered())
     examples = PairExamples(open_captions(str(karpathy(tmp_path)), "train"), Tokenizer(16), shows, matching=0.0)
     ids = [0, 5, 1, 2, 10, 11]  # photos 0, 1, 0, 0, 2, 2
     batch = examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)

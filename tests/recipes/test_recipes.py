@@ -20,6 +20,7 @@ from diptych.recipes.published import PUBLISHED
 from diptych.recipes.run import Finetune, Pretrain
 
 
+@pytest.mark.quick("*.small", "*.tiny")
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_builds_on_the_meta_device(name: str):
     run = recipe(name)
@@ -122,6 +123,6 @@ def test_the_demo_compares_at_one_budget():
 
 
 def test_every_recipe_on_frozen_features_is_a_row_of_what_systems_learn():
-    frozen = {name for name in recipes() if recipe(name).embed.image == "boxes"}
+    frozen = {name for name in recipes() if recipe(name).embed.image == "hypercolumns"}
     told = [stage for row in learn.ROWS for stage in row.split("+")]
     assert frozen == set(told) and len(set(learn.ROWS)) == len(learn.ROWS)

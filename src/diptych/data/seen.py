@@ -21,6 +21,8 @@ from diptych.store import Arrays, Remembered, digest
 
 Look = Callable[[Tensor], Arrays]
 """From the pixels of one picture (3, h, w), in [-1, 1], to what is seen in it: models.cnn.FrozenCNN.look, and others."""
+Tell = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From a map's means in some boxes (n, f) to features of them, and how likely each class is there."""
 
 
 class Names:
@@ -79,15 +81,13 @@ class SeenGrids:
 
 class SeenRegions:
     """What a CNN sees in the same `boxes` of every picture (see shown.Shows), in the place of what a detector finds:
-    its map's mean in each box, and what `classify` says of that, which masked regions can be asked for.
+    what `tell` makes of its map's mean in each box: features, and the classes that masked regions can be asked for.
 
     `boxes` are as data.boxes makes them. `whole`: with the whole image in front (ViLBERT).
     """
 
-    def __init__(
-        self, seen: Seen, boxes: np.ndarray, classify: Callable[[Tensor], Tensor], remembered: Remembered, whole: bool = False
-    ):  # fmt: skip
-        self.seen, self.boxes, self.classify, self.remembered, self.whole = seen, boxes, classify, remembered, whole
+    def __init__(self, seen: Seen, boxes: np.ndarray, tell: Tell, remembered: Remembered, whole: bool = False):
+        self.seen, self.boxes, self.tell, self.remembered, self.whole = seen, boxes, tell, remembered, whole
         self._name = digest("boxes", boxes.tobytes())
 
     def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
@@ -100,9 +100,9 @@ class SeenRegions:
         return regions.with_whole() if self.whole else regions
 
     def _pool(self, grid: Tensor) -> Arrays:
-        features = pooled(grid.float(), torch.from_numpy(self.boxes))
         with torch.no_grad():
-            return {"features": features.half(), "classes": self.classify(features).half()}
+            features, classes = self.tell(pooled(grid.float(), torch.from_numpy(self.boxes)))
+            return {"features": features.half(), "classes": classes.half()}
 
 
 def pooled(grid: Tensor, boxes: Tensor) -> Tensor:

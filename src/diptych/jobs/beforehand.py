@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diptych.data.shards import shards
 from diptych.data.source import DataError
-from diptych.recipes.run import Finetune, Pretrain
+from diptych.recipes.run import BOXES, Finetune, Pretrain
 
 
 class RunError(Exception):
@@ -27,7 +27,7 @@ def all_there(run: Pretrain | Finetune) -> None:
     if run.vocabulary and not Path(run.vocabulary).is_file():
         raise RunError(f"{run.vocabulary}: no such file; check --vocabulary")
     seen = run.embed.image
-    if seen not in ("own", "grid", "boxes") and not Path(seen).exists():
+    if seen not in ("own", "grid", *BOXES) and not Path(seen).exists():
         raise DataError(f"{seen}: no such file or folder; check --embed.image")
 
 

@@ -23,9 +23,10 @@ from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import CENTRED
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
+from diptych.models.hypercolumns import Hypercolumns
 from diptych.models.minilm import FrozenText
 from diptych.recipes.models import SCAN, Detecting, VisualBERT, VSEpp
-from diptych.recipes.run import Finetune, Pretrain
+from diptych.recipes.run import BOXES, Embedders, Finetune, Pretrain
 from diptych.store import Remembered, Store, usual_folder
 
 CNN_CELL = 1280  # numbers per cell of the CNN's grid
@@ -56,6 +57,11 @@ def frozen_text(depth: int) -> FrozenText:
     return FrozenText(depth, store=store())
 
 
+@cache
+def hypercolumns() -> Hypercolumns:
+    return Hypercolumns(frozen_cnn())
+
+
 def cnn_maps(pixels: Tensor) -> Tensor:
     return frozen_cnn().maps(pixels)
 
@@ -80,7 +86,7 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         _put(
             model,
             (PatchEmbedding, PlacelessPatchEmbedding),
-            lambda old: RegionEmbedding(embed.features, _width(old), dropout=embed.dropout),
+            lambda old: RegionEmbedding(_features(embed), _width(old), dropout=embed.dropout),
         )
     if embed.text == "minilm":
         _put(model, (TextEmbedding,), lambda old: _text(old, embed.dropout))
@@ -89,6 +95,12 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         states = read_states if embed.text == "minilm" else word_states
         words = partial(GivenWords, source=states, dropout=embed.dropout)
         _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
+
+
+def _features(embed: Embedders) -> int:
+    """Numbers per region."""
+    told = {"boxes": FrozenCNN.width, "hypercolumns": Hypercolumns.width}
+    return told.get(embed.image, embed.features)
 
 
 def _refuse_foretelling(model: nn.Module, run: Pretrain | Finetune) -> None:
@@ -115,7 +127,7 @@ def not_followed(run: Pretrain | Finetune) -> str:
     """What a run asks of its pictures that they are not shown with; "" where all is followed."""
     if not run.images.augment or run.embed.image in ("own", "grid"):
         return ""
-    seen = "boxes are pooled from what a frozen CNN saw in each picture, once" if run.embed.image == "boxes" else ""
+    seen = "boxes are pooled from what a frozen CNN saw in each picture, once" if run.embed.image in BOXES else ""
     seen = seen or "regions are what a detector saw in each picture"
     return f'images.augment is not followed: {seen}; set it to False, or embed.image to "grid" or "own"'
 
@@ -130,13 +142,15 @@ def shown(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | Sh
     if asked == "grid" and images.augment:
         return images  # the CNN sees each picture anew
     whole = not isinstance(run.model, SCAN | VisualBERT | VSEpp)  # a class token's place
-    if asked not in ("grid", "boxes"):
+    if asked not in ("grid", *BOXES):
         return DetectorRegions(open_regions(Path(asked)), whole)
-    seen = Seen(frozen_cnn().look, frozen_cnn().name, images, remembered())
+    network = hypercolumns() if asked == "hypercolumns" else frozen_cnn()
+    # maps of all stages are not remembered, but for what is pooled from them: they are ten times as large
+    seen = Seen(network.look, network.name, images, Remembered(0) if asked == "hypercolumns" else remembered())
     if asked == "grid":
         return SeenGrids(seen)
     boxes = fixed_boxes(run.embed.scales or SCALES)
-    return SeenRegions(seen, boxes, frozen_cnn().classify, remembered(), whole)
+    return SeenRegions(seen, boxes, network.tell, remembered(), whole)
 
 
 def known(run: Pretrain, augment: bool = False) -> Names | None:

@@ -95,6 +95,23 @@ class FrozenCNN:
         grid, classes = self._look(pixels)
         return {"grid": grid.cpu(), "classes": classes.cpu()}
 
+    def stages(self, pixels: Float[Tensor, "3 h w"], after: tuple[int, ...]) -> list[Float[Tensor, "1 f rows columns"]]:
+        """What it sees in one picture that is normalised to [-1, 1]: the maps `after` some blocks, and the last."""
+        network, seen = self.network.to(pixels.device), []
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            x = network._swish(
+                network._bn0(network._conv_stem(pixels[None].contiguous(memory_format=torch.channels_last)))
+            )
+            for i, block in enumerate(network._blocks):
+                x = block(x)
+                if i in after:
+                    seen.append(x)
+            return [*seen, network._swish(network._bn1(network._conv_head(x)))]
+
+    def tell(self, pooled: Float[Tensor, "*n 1280"]) -> tuple[Float[Tensor, "*n 1280"], Float[Tensor, "*n 1000"]]:
+        """Features of some parts of a picture, its last map's means there, and ImageNet's classes of each."""
+        return pooled, self.classify(pooled)
+
     def classify(self, features: Float[Tensor, "*n 1280"]) -> Float[Tensor, "*n 1000"]:
         """Class probabilities of pooled features: of a picture's mean cell, or of a part of it."""
         self.network.to(features.device)
@@ -107,8 +124,7 @@ class FrozenCNN:
 
     @torch.no_grad()
     def _look(self, pixels: Float[Tensor, "3 h w"]) -> tuple[Tensor, Tensor]:
-        self.network.to(pixels.device)
+        (features,) = self.stages(pixels, ())
         with torch.autocast(pixels.device.type, enabled=False):
-            features = self.network.extract_features(pixels[None].contiguous(memory_format=torch.channels_last))
             logits = self.network._fc(features.mean((2, 3)))
         return features[0].permute(1, 2, 0).half().contiguous(), logits[0].half()

@@ -3,8 +3,8 @@
 Matching is taught by images drawn at random, not by hard negatives, also where the paper has these: what was drawn made no difference
 to retrieval here (LOG.md, "seven ways"), and hard ones fuse three pairs a sample, where random ones fuse one.
 
-Images are an ImageNet CNN's cells pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra ``minilm``). Both
-are computed once for each picture and caption. Sized for some four minutes of two cores on Flickr8k: longer, and the 6,000 photographs are learned by heart.
+Images are what all stages of an ImageNet CNN see, pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra
+``minilm``). Both are computed once for each picture and caption. Sized for some four minutes of two cores on Flickr8k: longer, and the 6,000 photographs are learned by heart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ NARROW = 3.5
 """BERT draws weights with 0.02, which for these models' 192 channels is little: matching leaves its floor later, and contrast
 generalises better (docs/results.md has both). 0.07 is 1 / √192, CLIP's rule."""
 
-FEATURES, DETECTED = 1280, 1000
+IMAGES = ImageSettings(shorter=448, patch=32, square=True)
+
+FEATURES, DETECTED = 2024, 1000
 """Numbers per box, and classes that the CNN tells of each."""
 
 
@@ -37,8 +39,8 @@ def frozen(
         model=model,
         objectives=objectives,
         widen=widen,
-        images=ImageSettings(shorter=224, patch=32, square=True),
-        embed=Embedders(image="boxes", scales=SCALES, text=text, dropout=0.1),
+        images=IMAGES,
+        embed=Embedders(image="hypercolumns", scales=SCALES, text=text, dropout=0.1),
         training=Training(
             steps=steps,
             batch=batch,

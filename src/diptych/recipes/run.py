@@ -66,11 +66,17 @@ class Teacher:
     queue: int = 0  # pairs of features remembered
 
 
+BOXES = ("boxes", "hypercolumns")
+"""What a frozen CNN sees in the same boxes of every picture: its last map, or those of all stages."""
+
+
 @dataclass(frozen=True)
 class Embedders:
     """What stands before a model's first block, exchanged by assignment after it is built."""
 
-    image: str = "own"  # or "grid": a frozen CNN's cells; "boxes": those pooled in boxes; PATH: what a detector saw
+    # or "grid": a frozen CNN's cells; "boxes": those pooled in boxes; "hypercolumns": with what earlier stages saw there;
+    # PATH: what a detector saw
+    image: str = "own"
     # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
     scales: tuple[tuple[float, float, int], ...] = ()
     features: int = 1280  # numbers per region, where those come from PATH

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
-from diptych.recipes.frozen import frozen
+from diptych.recipes.frozen import FEATURES, frozen
 from diptych.recipes.models import SCAN
 from diptych.recipes.run import Embedders, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -51,5 +51,5 @@ def coco() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features. All negatives count, as in vsepp.small."""
-    model = SCAN(features=1280, width=256, vocabulary=30522, word_width=256)
+    model = SCAN(features=FEATURES, width=256, vocabulary=30522, word_width=256)
     return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False), steps=600)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
-from diptych.recipes.frozen import frozen
+from diptych.recipes.frozen import FEATURES, frozen
 from diptych.recipes.models import VSEpp
 from diptych.recipes.run import Embedders, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -44,5 +44,5 @@ def coco() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features. All negatives count: with the hardest alone a small batch of fresh weights falls together."""
-    model = VSEpp(features=1280, width=512, vocabulary=30522, word_width=256)
+    model = VSEpp(features=FEATURES, width=512, vocabulary=30522, word_width=256)
     return frozen("vsepp.small", model, Objectives(hinge=1.0, hardest=False), steps=900)

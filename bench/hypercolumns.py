@@ -1,0 +1,44 @@
+"""Means and deviations of what a CNN's stages see: `python -m bench.hypercolumns --data flickr8k/` writes models/hypercolumns.npz.
+
+Of the boxes of the small recipes (recipes/frozen.py) in photographs at even distances of the training split, as ImageNet's mean
+and deviation of colours were measured once for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+import diptych.models.hypercolumns
+from diptych.data.boxes import fixed_boxes
+from diptych.data.files import open_captions
+from diptych.data.seen import Seen, pooled
+from diptych.models.cnn import FrozenCNN
+from diptych.models.hypercolumns import Hypercolumns
+from diptych.recipes.frozen import IMAGES, SCALES
+from diptych.store import Remembered
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="captions with a train split")
+    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path(diptych.models.hypercolumns.__file__).with_suffix(".npz"))
+    asked = parser.parse_args()
+    source, boxes = open_captions(asked.data, "train", least=IMAGES.shorter), torch.from_numpy(fixed_boxes(SCALES))
+    nothing = np.zeros(Hypercolumns.width)
+    columns = Hypercolumns(FrozenCNN(0), (nothing, nothing + 1))
+    seen = Seen(columns.look, columns.name, IMAGES, Remembered(0))
+    photos = track(np.linspace(0, len(source), asked.photos, endpoint=False, dtype=int), description="photos")
+    told = torch.cat([pooled(seen.of(source, int(i))["grid"].float(), boxes) for i in photos])
+    deviation = told.std(0).clamp(min=1e-3 * float(told.std()))
+    np.savez(asked.out, mean=told.mean(0).half().numpy(), deviation=deviation.half().numpy())
+    print(f"{asked.out}: {len(told)} boxes of {asked.photos} photographs")
+
+
+if __name__ == "__main__":
+    main()

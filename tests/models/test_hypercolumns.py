@@ -1,0 +1,50 @@
+"""What all stages of the frozen CNN see (extra ``cnn``)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from diptych.models.cnn import FrozenCNN
+from diptych.models.hypercolumns import STAGES, Hypercolumns
+
+pytest.importorskip("efficientnet_lite_pytorch")
+
+
+@pytest.fixture(scope="module")
+def cnn() -> FrozenCNN:
+    return FrozenCNN(0)
+
+
+def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there(cnn: FrozenCNN):
+    pixels, kept = torch.rand(3, 96, 64) * 2 - 1, {}
+    hooks = [
+        cnn.network._blocks[i].register_forward_hook(lambda _, __, x, i=i: kept.update({i: x}))  # type: ignore[index]
+        for i in STAGES
+    ]
+    with torch.no_grad():
+        last = cnn.network.extract_features(pixels[None].contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    grid = Hypercolumns(cnn).look(pixels)["grid"].float()
+    assert grid.shape == (3, 2, Hypercolumns.width)
+    expected = torch.cat([last, *(adaptive_avg_pool2d(kept[i], (3, 2)) for i in STAGES)], 1)[0].permute(1, 2, 0)
+    torch.testing.assert_close(grid, expected, rtol=1e-3, atol=1e-3)  # half precision
+    torch.testing.assert_close(grid[..., :1280], cnn.look(pixels)["grid"].float(), rtol=0, atol=0)
+
+
+def test_features_are_standardised_and_classes_are_those_of_the_last_map(cnn: FrozenCNN):
+    columns = Hypercolumns(cnn)
+    pooled = columns.mean + columns.deviation * torch.tensor([[0.0], [2.0]])
+    features, classes = columns.tell(pooled)
+    torch.testing.assert_close(
+        features, torch.tensor([[0.0], [2.0]]).expand(2, Hypercolumns.width), rtol=1e-4, atol=1e-3
+    )
+    torch.testing.assert_close(classes, cnn.classify(pooled[:, :1280]))
+
+
+def test_other_constants_are_other_features(cnn: FrozenCNN):
+    nothing = np.zeros(Hypercolumns.width)
+    assert Hypercolumns(cnn, (nothing, nothing + 1)).name != Hypercolumns(cnn).name
