@@ -4,6 +4,7 @@ An int may stand where a float is asked for, as PEP 484 has it.
 """
 
 import os
+from fnmatch import fnmatchcase
 
 import pytest
 from jaxtyping import install_import_hook
@@ -15,3 +16,12 @@ install_import_hook("diptych", "beartype.beartype(conf=beartype.BeartypeConf(is_
 def nothing_is_kept_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What frozen networks see in tests is not kept among what a user's runs saw, nor found there."""
     os.environ.setdefault("DIPTYCH_CACHE", str(tmp_path_factory.mktemp("seen")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`quick("a", "b-*")` above a parametrised test: its other cases are slow."""
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        if quick and not any(fnmatchcase(item.callspec.id, case) for case in quick.args):  # type: ignore[attr-defined]
+            item.add_marker("slow")

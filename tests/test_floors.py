@@ -188,11 +188,17 @@ def loads_torch(module: str) -> bool:
     return done.stdout.strip() == "True"
 
 
+@pytest.mark.slow
 def test_importing_torch_is_noticed():
     assert loads_torch("diptych.tokens")
     assert not loads_torch("diptych.keyed")
 
 
+def test_all_of_them_together_need_no_torch():
+    assert not loads_torch(", ".join(modules_without_torch())), "the slow test below tells which of them imports torch"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("module", modules_without_torch())
 def test_recipes_settings_and_command_line_need_no_torch(module: str):
     assert not loads_torch(module), f"{module} imports torch: help must answer in under 0.3 s"

@@ -44,8 +44,20 @@ SYSTEMS: dict[str, System] = {
     if file.stem != "battery_parts"
     for name, system in loaded(file).SYSTEMS.items()
 }
-JOBS = [(name, job) for name, system in SYSTEMS.items() for job in system.jobs]
-VERBS = [(name, verb) for name, system in SYSTEMS.items() for verb in system.verbs]
+FIRST = list({re.split("[ ,]", name)[0]: name for name in reversed(SYSTEMS)}.values())  # of each paper
+
+
+def cases(parts: Callable[[System], Mapping], n: int) -> list:
+    """(name, part) of every system; the `n`-th part of each paper's first is quick, all others are slow."""
+    return [
+        pytest.param(name, part, marks=() if name in FIRST and part == list(parts(system))[n] else pytest.mark.slow)
+        for name, system in SYSTEMS.items()
+        for part in parts(system)
+    ]
+
+
+JOBS = cases(lambda system: system.jobs, 0)
+VERBS = cases(lambda system: system.verbs, -1)  # what comes last in a forward pass
 
 
 def small(name: str) -> nn.Module:
@@ -161,7 +173,9 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: 
     assert_same(outputs(name, verb, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
 
 
-@pytest.mark.parametrize(("name", "job"), [(n, j) for n, j in JOBS if SYSTEMS[n].jobs[j].apart])
+@pytest.mark.parametrize(
+    ("name", "job"), [case for case in JOBS if SYSTEMS[str(case.values[0])].jobs[str(case.values[1])].apart]
+)
 def test_a_batch_is_its_parts(name: str, job: str):
     """Ranks and micro-batches: parts of 2 and 4 samples, given the whole's counts, add up to its losses and gradients."""
     step = lively(step_of(name, job)[0]).eval()
@@ -229,6 +243,7 @@ def assert_same_kept(got: tuple, wanted: tuple) -> None:
             )
 
 
+@pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_activations_made_again_change_nothing_but_memory(name: str, job: str):
     before, after = (kept(step_of(name, job)[0], change) for change in (lambda _: None, recompute))
@@ -245,6 +260,7 @@ def group_of_one():
     dist.destroy_process_group()
 
 
+@pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_divided_over_ranks_it_computes_the_same(name: str, job: str, group_of_one: None):
     """One rank: that every block is met in the way in which its weights are gathered. Two: tests/train."""
@@ -252,6 +268,7 @@ def test_divided_over_ranks_it_computes_the_same(name: str, job: str, group_of_o
     assert_same_kept(kept(step_of(name, job)[0], lambda step: shard(step, torch.device("cpu"))), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_overfits_eight_samples(name: str, job: str):
     step, made = step_of(name, job)
@@ -280,6 +297,7 @@ def test_saved_and_loaded_it_says_the_same(name: str, verb: str, tmp_path: Path)
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.quick(*FIRST)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_full_size_is_built_without_memory(name: str):
     with torch.device("meta"):
@@ -290,6 +308,7 @@ def test_full_size_is_built_without_memory(name: str):
     assert small <= full, "the small one has other parts"
 
 
+@pytest.mark.quick("vilt-*", "vlmo-*", "albef-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_bfloat16_stays_near_float32(name: str, job: str):
     step, _ = step_of(name, job)

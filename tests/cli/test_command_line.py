@@ -52,7 +52,11 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --data scenes:0", "size 0"),
         ("pretrain vilt.tiny --out x --data scenes:many", "write scenes:2000"),
         ("pretrain vilt.tiny --out x --data scenes:20 --device warp", "--device warp cannot be used here"),
-        ("pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch 999", "a batch of 999 is more than all 40 examples"),
+        pytest.param(
+            "pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch 999",
+            "a batch of 999 is more than all 40 examples",
+            marks=pytest.mark.slow,
+        ),
         ("pretrain vilt.tiny --out x --data scenes:8 --model.vocabulary 99", "model.vocabulary is 99"),
         ("pretrain vilt.tiny --out x --data scenes:8 --start {tmp}/nowhere", "no run.json there"),
         ("finetune vqaa --out x", "did you mean vqa or "),
@@ -104,6 +108,7 @@ def test_debug_gives_the_traceback(tmp_path: Path):
         main(["pretrain", "vilt.tiny", "--debug"])
 
 
+@pytest.mark.slow
 def test_help_imports_no_torch():
     calls = [["--help"], ["--version"], ["pretrain", "--help"], ["pretrain", "vilt.tiny", "--help"], ["finetune"]]
     calls += [["finetune", "vqa", "--help"], ["evaluate", "--help"], ["describe", "--help"], ["import", "--help"]]
@@ -114,6 +119,7 @@ def test_help_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"run": {"data": "nowhere"}}')
@@ -199,6 +205,7 @@ def test_recipes_are_the_functions_that_give_a_pre_training_run():
     assert not [name for name in recipes() if name.startswith(("run.", "models.", "finetune."))]
 
 
+@pytest.mark.slow
 def test_describe_tells_the_published_counts(capsys):
     assert main(["describe", "vilt"]) == 0
     told = capsys.readouterr().out

@@ -48,6 +48,7 @@ def test_ids_are_open_clips(text: str):
     assert found.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and found.real.all()
 
 
+@pytest.mark.slow
 def test_ids_are_those_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     merges = [line for line in map(" ".join, pairs()) if line]

@@ -37,6 +37,7 @@ def test_collate_without_matching():
     assert TOKENIZER.decode(batch.text.ids[1].tolist()) == "image number 0"
 
 
+@pytest.mark.slow
 def test_half_of_the_images_are_replaced_by_others_uniformly():
     examples = PairExamples(Colours(8), TOKENIZER, SMALL)
     pairs = [(i, examples.load(i, 0, step)) for step in range(150) for i in range(16)]

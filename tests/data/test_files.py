@@ -88,6 +88,7 @@ def test_a_table_without_splits_is_divided_by_image(tmp_path):
     assert len(parts["train"]) > 45 and all(parts["train"].captions(i) == ("one", "two") for i in range(45))
 
 
+@pytest.mark.slow
 def test_drawn_splits_are_nine_to_one_and_follow_the_seed():
     shares = [drawn_split(f"{i}.jpg", 0) for i in range(4000)]
     assert abs(shares.count("train") / 4000 - 0.9) < 0.02 and abs(shares.count("val") / 4000 - 0.05) < 0.015

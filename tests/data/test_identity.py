@@ -86,6 +86,7 @@ def test_in_karpathy_s_json_and_with_its_captions_dealt_to_others(karpathy: Path
     assert identities(NoisedCaptions(source, 0.5)) == found, "it is the picture's, whatever is said of it"
 
 
+@pytest.mark.slow
 def test_it_is_a_digest_of_the_file_the_same_in_every_process(karpathy: Path):
     source = open_captions(str(karpathy), "train")
     data = source.file(0)  # type: ignore[attr-defined]

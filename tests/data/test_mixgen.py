@@ -46,6 +46,7 @@ def pairs(n: int = 8, matching: float = 0.0, images: ImageSettings = SMALL) -> P
     return PairExamples(Colours(n), Tokenizer(16), images, matching)
 
 
+@pytest.mark.slow
 def test_in_training_a_share_of_pairs_is_mixed_with_any_other():
     examples, plain = MixedPairs(pairs(), chance=0.25, share=0.75), pairs()
     assert len(examples) == len(plain) == 16 and examples.length(3) == plain.length(3)

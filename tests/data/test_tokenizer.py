@@ -31,6 +31,7 @@ def test_the_worlds_vocabulary_is_a_part_of_berts_in_its_order():
     assert [p for p in BUNDLED.pieces if p in set(WORLD.pieces)] == list(WORLD.pieces)
 
 
+@pytest.mark.slow
 def test_what_the_world_says_is_cut_alike_in_both_vocabularies():
     scenes, small, large = Scenes("novel", 60), Tokenizer(40, WORLD), Tokenizer(40)
     asked = SceneQuestions(scenes)
@@ -84,6 +85,7 @@ def test_any_text_has_its_frame(texts):
         assert n == 2 or begins[1]
 
 
+@pytest.mark.slow
 def test_agrees_with_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     path = tmp_path / "vocab.txt"

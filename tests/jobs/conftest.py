@@ -10,6 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the tiny runs, which the t
 from tiny_runs import STEPS, TRAINING, finished, pretrain
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for a trained run is slow."""
+    for item in items:
+        if {"pretrained", "vqa"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted, with dropout and one data worker."""

@@ -208,6 +208,7 @@ def test_the_page_shows_pictures_of_each_decision(done: Path):
     assert page.count("<svg") == 2  # as many as there are scores
 
 
+@pytest.mark.slow
 def test_captions_are_the_seed_s_and_the_sample_s_whatever_is_beside_them(done: Path, asked: Bootstrap, tmp_path: Path):
     def written(out: Path) -> list[str]:
         return [r["synthetic"]["text"] for r in rows(out / "decisions.jsonl")]
@@ -221,6 +222,7 @@ def test_captions_are_the_seed_s_and_the_sample_s_whatever_is_beside_them(done: 
     assert len({tuple(written(o)) for o in (done, *(tmp_path / n for n in ("seed", "beams", "greedy")))}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", ["captioner", "filter"])
 def test_either_may_work_alone(asked: Bootstrap, tmp_path: Path, alone: str):
     told = bootstrap(replace(asked, **{"captioner": "", "filter": ""} | {alone: asked.filter}), tmp_path)
@@ -228,6 +230,7 @@ def test_either_may_work_alone(asked: Bootstrap, tmp_path: Path, alone: str):
     assert told["images synthetic that pass"] == (24 if alone == "captioner" else 0)
 
 
+@pytest.mark.slow
 def test_data_that_comes_in_no_tars_becomes_tars(asked: Bootstrap, tmp_path: Path):
     told = bootstrap(replace(asked, data="scenes:24", split="train", shard=10, match_over=0.0), tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.tar")) == [f"train-{i:05d}.tar" for i in range(3)]
@@ -237,6 +240,7 @@ def test_data_that_comes_in_no_tars_becomes_tars(asked: Bootstrap, tmp_path: Pat
 # -- stopped, and shared --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 3, 6, 7, 10, 14, 17])
 def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
     done: Path, asked: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
@@ -321,6 +325,7 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(asked: Bootstrap, t
     assert "broken: not a readable image" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_path: Path):
     """A tar cut off, one overwritten in the middle, one without a usable sample, pictures too large, captions too long."""
     good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
@@ -384,6 +389,7 @@ def test_settings_may_not_change_under_way(asked: Bootstrap, done: Path, tmp_pat
         bootstrap(replace(asked, captioner=other), done)
 
 
+@pytest.mark.slow
 def test_what_was_scored_once_is_decided_about_anew(asked: Bootstrap, done: Path, tmp_path: Path, monkeypatch):
     other = replace(asked, match_over=0.0, synthetic="instead")
     bootstrap(other, tmp_path / "anew")

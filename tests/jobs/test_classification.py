@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 --workers 0 --device cpu"

@@ -40,6 +40,7 @@ def test_a_part_that_the_model_was_built_without_is_not_told():
     assert "fusion" in parts and "decoder" not in parts and all(parts.values())
 
 
+@pytest.mark.quick("mae-*")
 @pytest.mark.parametrize(
     ("name", "verbs"),
     [

@@ -48,6 +48,7 @@ def nests(path: Path) -> list[str]:
     return [key for key in torch.load(path, weights_only=True) if key in ("state_dict", "model")]
 
 
+@pytest.mark.quick("vit", "vilt")
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     checkpoint, config = files(system, tmp_path)

@@ -219,6 +219,7 @@ def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
     return metrics, rows.read_text().splitlines()
 
 
+@pytest.mark.quick("vit", "mae")
 @pytest.mark.parametrize("name", CASES)
 def test_it_scores_as_the_run_that_it_came_from(name: str, capsys: pytest.CaptureFixture[str]):
     case = CASES[name]

@@ -31,6 +31,7 @@ def official(tmp_path: Path) -> Path:
     return tmp_path / "official.ckpt"
 
 
+@pytest.mark.slow
 def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr("diptych.jobs.training.HELD_OUT", 8)
     imported, out = tmp_path / "imported", tmp_path / "vqa"
@@ -64,6 +65,7 @@ def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "model.vocabulary is 220" in line and not (tmp_path / "vqa" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_its_own_is_imported_with_it_and_travels(tmp_path: Path, capsys, monkeypatch):
     """220 words, of which a list tells some: it is scored, and fine-tuned from, where neither file lies any more."""
     monkeypatch.setattr("diptych.jobs.training.HELD_OUT", 8)

@@ -46,6 +46,7 @@ def same_tensors(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_started_again_it_ends_in_the_same_bits(pretrained: Path, tmp_path: Path):
     out = tmp_path / "killed"
     for written in (random.randint(2, 4), random.randint(7, 9)):
@@ -64,6 +65,7 @@ def test_killed_twice_and_started_again_it_ends_in_the_same_bits(pretrained: Pat
     assert {"val/itm", "val/mlm", "val/wpa"} <= rows(out)[-1].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signal_", "workers"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
 def test_told_to_stop_it_saves_and_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], signal_: signal.Signals, workers: bool
@@ -84,6 +86,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(
     assert [row["step"] for row in rows(out)] == [*range(1, steps + 1), steps]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_and_are_two_micro_batches(tmp_path: Path):
     base, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
     for out, more in ((base, []), (parts, ["--accumulate", "2"])):

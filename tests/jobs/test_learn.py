@@ -80,6 +80,7 @@ def test_what_is_not_run_is_told_as_such(tmp_path: Path):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_finished_rows_are_read_back_and_nothing_is_trained_again(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(job, "pretrain", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(job, "evaluate", lambda *_: pytest.fail("scored again"))
@@ -99,17 +100,20 @@ def test_finished_rows_are_read_back_and_nothing_is_trained_again(finished: Path
     assert stage["losses"]["itc"]["start"] == rows[0]["itc"] and stage["losses"]["itc"]["end"] == rows[3]["itc"]
 
 
+@pytest.mark.slow
 def test_the_mean_and_half_the_range_of_seeds(finished: Path):
     found = table(finished, minutes=0)
     values = [100 * cell["stages"][-1]["scores"]["matching"]["matching accuracy"] for cell in cells(finished)[:2]]
     assert found["two stages"][3] == f"{sum(values) / 2:.1f} ±{abs(values[0] - values[1]) / 2:.1f}"
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_the_one_before(finished: Path):
     told = json.loads((finished / "two stages/seed1/last/run.json").read_text())["run"]
     assert told["start"] == str(finished / "two stages/seed1/stage1") and told["training"]["seed"] == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_row_goes_on_where_it_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, evaluate = {"contrast": ROWS["contrast"]}, job.evaluate
 
@@ -129,6 +133,7 @@ def test_an_interrupted_row_goes_on_where_it_stood(tmp_path: Path, monkeypatch: 
     assert table(tmp_path, rows, seeds=(0,))["contrast"][0] == "0" and asked == ["matching"]
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_stops_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pretrain = job.pretrain
 
@@ -143,6 +148,7 @@ def test_what_fails_is_told_and_stops_no_other_row(tmp_path: Path, monkeypatch: 
     assert found["contrast"][0] == "0"
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_not_this_row(finished: Path):
     longer = replace(contrasted(), training=replace(SHORT, steps=5))
     before = (finished / "contrast/seed0/last/metrics.jsonl").read_bytes()

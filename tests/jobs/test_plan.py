@@ -31,6 +31,7 @@ def found() -> Counted:
     return counted(tiny())
 
 
+@pytest.mark.slow
 def test_a_larger_batch_costs_what_was_foretold(found: Counted):
     run = tiny()
     step = next(loader(examples(run, "train", True), batch=24, seed=0, start=0, steps=1, workers=0))
@@ -54,6 +55,7 @@ def test_products_are_those_of_the_formula():
     assert found.each.products == pytest.approx(3 * forth + 2 * embedded, rel=0.1)
 
 
+@pytest.mark.slow
 def test_activations_made_again_are_not_kept_and_cost_a_third_more(found: Counted):
     again = counted(tiny(recompute=True))
     assert again.each.kept < 0.6 * found.each.kept
@@ -101,6 +103,7 @@ def test_what_is_no_accelerator_is_refused_in_one_line(capsys: pytest.CaptureFix
         assert told in line
 
 
+@pytest.mark.slow
 def test_the_command_tells_all_of_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     told = Accelerator("cpu, 2 threads", 1e11, 1e11, 8e9, 1e10, 1e10, "told")
     monkeypatch.setattr(plans, "measured", lambda cores: told)

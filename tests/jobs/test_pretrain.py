@@ -53,6 +53,7 @@ def test_a_model_reads_the_vocabulary_of_its_size():
     assert bundled(99) is None
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_keeps_its_student_and_is_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     published = albef.pretrain_4m()
     model = replace(

@@ -64,6 +64,7 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
     return begun, weights(module.get_submodule("model")), left
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("relative", [True, False])
 def test_each_stage_begins_with_what_the_one_before_has_learned(relative: bool, tokenizer: str, tmp_path: Path):
     images = toy(vlmo.base_images(), 2, relative)

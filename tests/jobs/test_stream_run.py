@@ -57,6 +57,7 @@ def whole(tars: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_damage_is_listed(whole: Path):
     (row,) = json.loads((whole / "skipped.json").read_text())
     assert "train-2.tar, byte" in str(row) and "what lies behind is lost" in str(row)

@@ -59,6 +59,7 @@ def _on_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_held_out_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
     mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     one = means(Group(torch.device("cpu")))

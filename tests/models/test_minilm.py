@@ -49,6 +49,7 @@ def test_it_is_the_published_encoder(frozen: FrozenText, text: Text):
     torch.testing.assert_close(frozen(text), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_text_is_read_by_itself(frozen: FrozenText, text: Text):
     together, fresh = frozen(text), FrozenText()
     for i in (2, 0, 1):
@@ -57,6 +58,7 @@ def test_a_text_is_read_by_itself(frozen: FrozenText, text: Text):
         assert not together[i, n:].any()
 
 
+@pytest.mark.slow
 def test_it_remembers_but_not_texts_with_hidden_words(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenText(depth=1), []
     plain = frozen._read
@@ -72,6 +74,7 @@ def test_it_remembers_but_not_texts_with_hidden_words(text: Text, monkeypatch: p
     assert torch.equal(forgetful(text), first)
 
 
+@pytest.mark.slow
 def test_what_was_read_is_kept_for_later_runs(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = FrozenText(depth=1, store=Store(tmp_path))(text)
     later = FrozenText(depth=1, store=Store(tmp_path))
@@ -80,6 +83,7 @@ def test_what_was_read_is_kept_for_later_runs(text: Text, tmp_path: Path, monkey
     assert not torch.equal(FrozenText(depth=2, store=Store(tmp_path))(text), first)
 
 
+@pytest.mark.slow
 def test_without_layers_no_word_knows_of_another(text: Text):
     frozen = FrozenText(depth=0)
     changed = text.ids.clone()
@@ -90,6 +94,7 @@ def test_without_layers_no_word_knows_of_another(text: Text):
         FrozenText(depth=7)
 
 
+@pytest.mark.slow
 def test_it_can_stand_where_a_model_embeds_its_words(frozen: FrozenText, text: Text):
     model = ViLT(16, 1, 2, 32, 32, (2, 2), vocabulary=30522, text_length=20, dropout=0.0)
     model.words = given = GivenText(16, frozen)  # type: ignore[assignment]

@@ -55,6 +55,7 @@ def trained(make: Callable[[int | None], Any], chunk: int | None, pack: bool, **
     return {"": loss.detach()} | {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.quick("18-*", "64-*-clip_step")
 @pytest.mark.parametrize("make", [clip_step, two_readouts, with_teacher])
 @pytest.mark.parametrize(("chunk", "pack"), [(1, False), (5, True), (18, False), (64, True)])
 def test_losses_and_gradients_are_those_of_the_whole_batch(make: Callable[[int | None], Any], chunk: int, pack: bool):

@@ -82,6 +82,7 @@ def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -
     return found
 
 
+@pytest.mark.slow
 def test_it_learns_uses_its_codebook_and_is_watched():
     step = tokenizer_step()
     found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))

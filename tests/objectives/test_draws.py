@@ -62,6 +62,7 @@ def many(n: int = 4000) -> Text:
     return text_of([[1] * 18] * n)
 
 
+@pytest.mark.quick("masking0")
 @pytest.mark.parametrize("masking", [MASKING, PIECES])
 def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: Masking):
     masked = drawn(many(), masking)
@@ -79,6 +80,7 @@ def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: Masking):
     assert (by_place - 3 / 18).abs().max() < 0.025, "every place is as likely"
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_end_hides_as_often_as_a_word_where_it_is_asked_for(whole: bool):
     hidden = drawn(many(), Masking(5000, 4, whole_words=whole, ends=True)).hidden

@@ -115,6 +115,7 @@ def rows(batch: Batch, which: slice) -> Batch:
     return replace(batch, ids=batch.ids[which], image=batch.image[which], text=batch.text[which], matching=matching)
 
 
+@pytest.mark.quick("2-True")
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("most_patches", [None, 2])
 def test_the_mean_of_a_batch_is_the_weighted_mean_of_its_parts(pack: bool, most_patches: int | None):

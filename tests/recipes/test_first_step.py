@@ -104,6 +104,7 @@ def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path)
 
 
+@pytest.mark.quick("*.small", "*.tiny")
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
     run = replace(toy(recipe(name)), tokenizer=tokenizer)

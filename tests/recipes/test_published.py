@@ -51,6 +51,7 @@ def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> 
     return whole, student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", JOBS)
 def test_published_parameters_are_the_built_ones(system: str):
     figures = PUBLISHED[system].parameters

@@ -59,6 +59,7 @@ def whole(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two
 def test_killed_and_continued_ends_in_the_same_bits(tmp_path, whole, one_thread, kill_at):
     assert toy_process(tmp_path, kill_at=kill_at).returncode == -signal.SIGKILL
@@ -71,6 +72,7 @@ def test_killed_and_continued_ends_in_the_same_bits(tmp_path, whole, one_thread,
         assert (tmp_path / name).read_text() == (whole / name).read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, one_thread):
     stopped = toy_process(tmp_path, interrupt_at=9)
     assert stopped.returncode == 130
@@ -80,6 +82,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, o
     assert rows(tmp_path) == rows(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_where_the_workers_died_of_the_signal_too_the_run_is_saved(tmp_path, whole, one_thread, capfd, told):
     def dying(start: int):
@@ -152,6 +155,7 @@ def close(a: Path, b: Path) -> None:
         torch.testing.assert_close(t, load_file(b / MODEL)[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_and_so_are_two_micro_batches(tmp_path):
     run(tmp_path / "one", Toy(), settings())
     run(tmp_path / "cut", Toy(), settings(accumulate=2))

@@ -51,6 +51,7 @@ def test_warmup_is_steps_or_a_share():
     assert learning_rate(3, 1000, Optimizer(learning_rate=1.0, warmup=5.0)) == pytest.approx(0.8)
 
 
+@pytest.mark.slow
 def test_settings_are_read_without_torch_and_refuse_nonsense():
     code = "import sys, diptych.train.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -105,6 +105,7 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.quick("pretraining")
 @pytest.mark.parametrize("task", PUBLISHED)
 def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     shapes, millions, trained = PUBLISHED[task]

@@ -100,6 +100,7 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.quick("retrieval")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_full_size_names_shapes_and_counts_are_the_published_ones(name: str):
     task, shapes, millions = PUBLISHED[name]
@@ -115,6 +116,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(name: str):
     assert all(name.endswith("position_ids") for name in found.left)
 
 
+@pytest.mark.slow
 def test_what_is_trained_of_the_pretrained_model():
     """252.4 million: not the momentum model."""
     state = meta(PUBLISHED["pre-training"][1])

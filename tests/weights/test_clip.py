@@ -44,6 +44,7 @@ def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
+@pytest.mark.slow
 def test_full_size_names_shapes_and_counts_are_the_published_ones():
     state = meta(VIT_B32)
     arguments = clip.infer(state, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from diptych.inputs import Text
@@ -49,6 +50,7 @@ VIT_B32 = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_full_size_names_shapes_and_count_are_the_published_ones():
     state = {name: torch.empty(shape, device="meta") for name, shape in VIT_B32.items()}
     arguments = coca.infer(state, {})

@@ -60,6 +60,7 @@ PUBLISHED: dict[str, tuple[tuple[Any, ...], float]] = {  # and millions of param
 }
 
 
+@pytest.mark.quick("9")
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_full_size_names_shapes_and_counts_are_the_published_ones(size: str):
     how, millions = PUBLISHED[size]

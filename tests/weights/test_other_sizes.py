@@ -170,6 +170,7 @@ def drawn(made: Made) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
+@pytest.mark.quick("*-encoder*", "vit-*", "mae-*", "vsepp*", "clip-*")
 @pytest.mark.parametrize("made", MADE, ids=lambda made: f"{made.system}-{made.task}")
 def test_sizes_and_weights_are_read_from_the_files(made: Made, tmp_path: Path):
     state = drawn(made)

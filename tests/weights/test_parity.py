@@ -28,6 +28,7 @@ def failures(folder: Path) -> set[str]:
     return {row.tensor for row in parity(folder).rows if not row.ok}
 
 
+@pytest.mark.quick("vilt_pretrain", "vit", "mae", "open_clip", "vsepp")
 def test_every_tensor_equals_the_official_code_s(golden_folder: Path):
     report = parity(golden_folder)
     assert [row for row in report.rows if not row.ok] == []
@@ -51,6 +52,7 @@ def shared(name: str, layout: str) -> tuple[Golden, dict[str, Answer | str]]:
     return golden, recompute(replace(golden, expected=golden.expected | invented(golden)), layout)
 
 
+@pytest.mark.quick("vit-*", "mae-*")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_one_altered_element_fails(name: str, layout: str):
@@ -68,6 +70,7 @@ def test_one_altered_element_fails(name: str, layout: str):
                 assert not compare(tensor, layout, altered.view_as(expected), answer).ok, tensor
 
 
+@pytest.mark.quick("vit-*", "mae-*")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_what_no_one_knows_fails(name: str, layout: str):
@@ -85,6 +88,7 @@ def _places(expected: Tensor, answer: Answer, layout: str) -> Tensor:
     return real.flatten().nonzero().squeeze(1)
 
 
+@pytest.mark.quick("vit")
 @pytest.mark.parametrize("name", CASES)
 def test_another_shape_or_type_or_a_nan_fails(name: str):
     golden, answers = shared(name, "padded")
@@ -126,6 +130,7 @@ def without(folder: Path, prefix: str) -> Path:
     return spoil(folder, change)
 
 
+@pytest.mark.quick("vit")
 def test_a_spoiled_file_fails_by_the_tensor_s_name(copied: Path):
     def change(tensors: dict[str, Tensor]) -> None:
         for name in ("out.loss", "out.text_feats"):
@@ -135,6 +140,7 @@ def test_a_spoiled_file_fails_by_the_tensor_s_name(copied: Path):
     assert failures(spoil(copied, change)) == {"loss" if copied.name == "vit" else "text_feats"}
 
 
+@pytest.mark.quick("vit")
 def test_what_cannot_be_recomputed_fails(copied: Path):
     def change(tensors: dict[str, Tensor]) -> None:
         tensors["out.invented"] = torch.zeros(3)
@@ -145,6 +151,7 @@ def test_what_cannot_be_recomputed_fails(copied: Path):
     assert all("cannot be recomputed" in row.note for row in rows.values())
 
 
+@pytest.mark.quick("vit")
 def test_without_its_input_a_tensor_fails(copied: Path):
     wanted = "labels" if copied.name == "vit" else "mlm_ids"
     without(copied, f"in.{wanted}")
@@ -153,6 +160,7 @@ def test_without_its_input_a_tensor_fails(copied: Path):
     assert any(row.tensor.startswith("grad.") for row in rows)
 
 
+@pytest.mark.slow
 def test_another_input_weight_or_number_of_heads_fails(copied: Path):
     config = json.loads((copied / "config.json").read_text())
     heads = "num_heads" if "num_heads" in config else "num_attention_heads"
@@ -168,6 +176,7 @@ def test_another_input_weight_or_number_of_heads_fails(copied: Path):
     assert not parity(copied).passed
 
 
+@pytest.mark.quick("vit")
 def test_the_certificate_says_what_was_compared(copied: Path, tmp_path: Path):
     report = parity(copied)
     report.write(tmp_path / "certificate.json")

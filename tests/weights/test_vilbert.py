@@ -88,6 +88,7 @@ TASKS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick("official0-*")
 @pytest.mark.parametrize(
     ("official", "task", "names", "published"),
     [(ENCODER, "pretraining", 533, 250_044_029), (ENCODER | TASKS, "tasks", 560, 268_028_859)],

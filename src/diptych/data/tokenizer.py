@@ -19,9 +19,7 @@ class Tokenizer:
 
     def __init__(self, max_length: int = 40, known: Vocabulary | None = None):
         self.vocabulary, self.max_length = known or vocabulary(BERT), max_length
-        pieces, cutter = self.vocabulary.pieces, self.vocabulary.cutter
-        self._opens = torch.tensor([cutter.opens(p) for p in pieces])
-        self._closes = torch.tensor([cutter.closes(p) for p in pieces])
+        self._opens, self._closes = torch.tensor(self.vocabulary.opens), torch.tensor(self.vocabulary.closes)
 
     def encode(self, texts: list[str]) -> Text:
         """``[CLS] pieces [SEP]``, at most `max_length` of them, padded to the longest of the batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 
@@ -52,3 +53,13 @@ class Vocabulary:
     def special(self) -> tuple[int, ...]:
         """What no text says of itself."""
         return (self.cls, self.sep, self.mask) if self.pad_is_word else (self.pad, self.cls, self.sep, self.mask)
+
+    @cached_property
+    def opens(self) -> tuple[bool, ...]:
+        """Of each piece, whether a word begins with it."""
+        return tuple(map(self.cutter.opens, self.pieces))
+
+    @cached_property
+    def closes(self) -> tuple[bool, ...]:
+        """Of each piece, whether a word ends with it."""
+        return tuple(map(self.cutter.closes, self.pieces))

@@ -17,6 +17,7 @@ reader = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reader)
 
 
+@pytest.mark.quick("novel")
 @pytest.mark.parametrize("split", ["train", "novel"])
 def test_captions_are_true(split):
     scenes = Scenes(split, 300)
@@ -35,6 +36,7 @@ def test_captions_tell_scenes_apart():
     assert sum(true_elsewhere) / len(true_elsewhere) < 0.1
 
 
+@pytest.mark.quick("novel")
 @pytest.mark.parametrize("split", ["train", "novel"])
 def test_answers_are_right_and_the_only_ones(split):
     scenes = Scenes(split, 300)
@@ -52,6 +54,7 @@ def test_the_reader_notices_a_wrong_caption_and_answer():
     assert reader.answer(language.questions(scene)[0].text, other) == "no"
 
 
+@pytest.mark.slow
 def test_answers_are_balanced():
     questions = SceneQuestions(Scenes("train", 1200))
     answers = defaultdict(Counter)
@@ -67,6 +70,7 @@ def test_answers_are_balanced():
         assert max(answers[kind].values()) / total < 1.6 / options, (kind, answers[kind])
 
 
+@pytest.mark.slow
 def test_guessing_without_looking_does_poorly():
     ways, test = guesses(SceneQuestions(Scenes("train", 1500)), str), SceneQuestions(Scenes("val", 300))
     reached: dict[str, list[bool]] = defaultdict(list)
@@ -81,6 +85,7 @@ def test_guessing_without_looking_does_poorly():
     assert share["question only: count"] < 0.27 and share["question only: color"] < 0.2
 
 
+@pytest.mark.slow
 def test_every_word_is_one_word_piece():
     pieces = set((files("diptych.data") / "vocab" / "bert-base-uncased.txt").read_text("utf-8").splitlines())
     scenes = Scenes("train", 300)

@@ -24,6 +24,7 @@ print(hashlib.sha256(repr((seen, [q.question(i) for i in range(30)])).encode()).
 """
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_same_world_and_no_torch():
     scenes = Scenes("val", 6, seed=3)
     questions = SceneQuestions(scenes)
@@ -58,12 +59,14 @@ def test_held_out_pairs_are_only_in_novel():
     assert all({(t.color, t.kind) for t in novel.scene(i).things} & HELD_OUT for i in range(200))
 
 
+@pytest.mark.slow
 def test_no_question_of_training_names_a_held_out_pair():
     questions = SceneQuestions(Scenes("train", 600))
     texts = [questions.question(i).text for i in range(len(questions))]
     assert not [t for t in texts for color, kind in HELD_OUT if f"{color} {kind} " in t]
 
 
+@pytest.mark.quick("64")
 @pytest.mark.parametrize("pixels", [64, 96, 200])
 def test_boxes_lie_inside_the_picture_and_things_differ(pixels):
     scenes = Scenes("train", 150, pixels=pixels)
