@@ -16,17 +16,18 @@ from diptych.jobs import building
 from diptych.jobs.building import CNN_CLASSES
 from diptych.jobs.embedding import CNN_CELL, reads_regions
 from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.learnable import NEEDS
 from diptych.jobs.pretrain import looks, reads
 from diptych.models.cnn import FrozenCNN, Guidance
 from diptych.recipes.models import BLIP, SCAN, BEiT3, VisualBERT, VisualTokenizer, VSEpp
-from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.recipes.run import Embedders, Objectives, Pretrain, Teacher
 from diptych.step import pupil
 from diptych.train.checkpoint import save_weights
 
 PIECES, FEATURES, DETECTED = 114, 8, 5  # the built-in world's vocabulary; what a region has
 CODES = 7
 TOY: dict[str, Any] = {
-    "width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_width": 16, "image_depth": 1, "image_heads": 2,
+    "width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_width": 24, "image_depth": 1, "image_heads": 2,
     "image_hidden": 32, "text_width": 16, "text_depth": 1, "text_heads": 2, "text_hidden": 32, "fusion_depth": 1,
     "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_hidden": 32, "meeting_width": 16,
     "meeting_heads": 2, "schedule": ((1, 0),), "joint": 8, "queries": 3, "pool_heads": 2, "patch": 16, "grid": (2, 2),
@@ -168,6 +169,42 @@ def test_what_a_model_cannot_learn_is_refused_in_one_line(name: str, asked: Obje
     with pytest.raises(RunError, match=told) as refused:
         building.build(replace(toy(recipe(name)), objectives=asked))
     assert "\n" not in str(refused.value)
+
+
+def forms() -> list[Any]:
+    """Every recipe, and BLIP's in each of its forms, and an ALBEF that reads two images and writes answers."""
+    found = [pytest.param(name, {}, id=name) for name in recipes()]
+    found += [
+        pytest.param("blip.pretrain_14m", {"form": form}, id=f"blip {form}")
+        for form in ("retrieval", "caption", "vqa", "nlvr2")
+    ]
+    return [*found, pytest.param("albef.pretrain_4m", {"images": 2, "decoder_depth": 1}, id="albef two images")]
+
+
+@pytest.mark.quick("vilt.tiny", "blip *")
+@pytest.mark.parametrize(("name", "others"), forms())
+def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, others: dict, tokenizer: str):
+    run = toy(recipe(name))
+    run = replace(run, model=replace(run.model, **others), tokenizer=tokenizer, heads=("*",), teacher=Teacher())
+    losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
+    for loss in losses:
+        asked = replace(run, objectives=replace(Objectives(codebook=CODES), **dict.fromkeys(losses, 0.0) | {loss: 1.0}))
+        try:
+            module = building.build(asked).train()
+        except RunError as refused:
+            assert f"set objectives.{loss} to 0" in str(refused) or 'set embed.image to "own"' in str(refused)
+            continue
+        module(batch(asked))[loss].backward()
+        taken += 1
+    assert taken
+
+
+@pytest.mark.parametrize("form", ["retrieval", "nlvr2"])
+def test_a_model_without_a_decoder_is_told_what_would_write_captions(form: str):
+    run = toy(recipe("blip.pretrain_14m"))
+    told = f"without a decoder .form '{form}'.: set model.form to 'pretraining' or 'caption', or set objectives.lm to 0"
+    with pytest.raises(RunError, match=told):
+        building.build(replace(run, model=replace(run.model, form=form), objectives=Objectives(itm=0, mlm=0, lm=1.0)))
 
 
 def test_what_is_frozen_does_not_learn():

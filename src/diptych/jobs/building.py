@@ -13,10 +13,11 @@ from torch import nn
 from diptych.heads import Contrast, LogScale
 from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn, pictures
 from diptych.jobs.folder import RunError, read_run, read_weights
-from diptych.jobs.losses import check, objectives
+from diptych.jobs.learnable import check_heads, check_verbs
+from diptych.jobs.losses import objectives
 from diptych.layers.init import init_transformer, widen
 from diptych.models.tokenizer import FrozenTokenizer
-from diptych.models.verbs import Aligns
+from diptych.models.verbs import EncodesPatches
 from diptych.models.vilt import ViLT
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Pretraining
@@ -43,10 +44,11 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     """
     torch.manual_seed(run.training.seed)
     model: Any = run.model.build()
+    check_verbs(run, model)
     heads = heads_of(model, run)
     widen(nn.ModuleList([model, heads]), run.widen)
     exchange(model, run)
-    check(run.objectives, model, heads)
+    check_heads(run.objectives, model, heads)
     freeze(model, run.freeze)
     asked = run.objectives
     guided_by_cnn = guided and (asked.grid or asked.classes or asked.features)
@@ -65,13 +67,14 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
     asked = run.objectives
     if asked.grid or asked.classes:
-        heads["grid"], heads["classes"] = nn.Linear(model.width, CNN_CELL), nn.Linear(model.width, CNN_CLASSES)
+        width = getattr(model, "image_width", model.width)
+        heads["grid"], heads["classes"] = nn.Linear(width, CNN_CELL), nn.Linear(width, CNN_CLASSES)
     if asked.codes or asked.codes_alone:
         heads["codes"] = nn.Linear(model.width, asked.codebook).apply(init_transformer)
     if (asked.mlm or asked.mlm_alone) and "words" not in heads and "captions" in heads:
         heads["words"] = heads["captions"]  # BEiT-3 has one head for all hidden words
-    if asked.itc and "contrast" not in heads and isinstance(model, Aligns):
-        heads["contrast"] = Contrast(model.width, model.width, model.width, LogScale(), bias=False)  # type: ignore[attr-defined]
+    if asked.itc and "contrast" not in heads and isinstance(model, EncodesPatches):
+        heads["contrast"] = Contrast(model.width, model.width, model.width, LogScale(), bias=False)
     if asked.contrast_form == "sigmoid":
         for head in heads.values():
             if isinstance(head, Contrast):

@@ -1,17 +1,11 @@
-"""From a run to the losses that it trains: which model can be asked for which."""
+"""From a run to the losses that it trains."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-from torch import nn
 
 from diptych.data.vocabularies import vocabulary
-from diptych.jobs.folder import RunError
 from diptych.jobs.reading import vocabulary_of
-from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding
-from diptych.models import verbs
 from diptych.objectives.blocks import BlockMasking
 from diptych.objectives.codes import MaskedCodes
 from diptych.objectives.draws import Hiding, Masking
@@ -29,7 +23,7 @@ from diptych.objectives.pretraining import Objective
 from diptych.objectives.quantising import CodedFeatures, UnusedCodes
 from diptych.objectives.regions import ByContrast, MaskedRegions, Target, by_class, by_feature
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.recipes.run import Objectives, Pretrain
+from diptych.recipes.run import Pretrain
 
 TARGETS: dict[str, Target] = {"classes": by_class, "features": by_feature, "contrast": ByContrast()}
 """What masked regions can be asked for, by its name in recipes."""
@@ -67,57 +61,3 @@ def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> lis
     ]
     watched = [UnusedCodes()] if chosen.features else []
     return [o for o in possible if o.weight] + watched
-
-
-def check(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
-    """Raises RunError where the model lacks the verb, or the head, that an objective needs."""
-    words = verbs.ReadsAlone if chosen.alone else verbs.Fuses
-    needs: list[tuple[str, type, str]] = [
-        ("itc", verbs.Aligns, "contrast"),
-        ("itm", verbs.Fuses, "match"),
-        ("mlm", words, "words"),
-        ("wpa", verbs.Fuses, ""),
-        ("grid", verbs.EncodesImage, "grid"),
-        ("classes", verbs.EncodesImage, "classes"),
-        ("lm", verbs.Decodes, ""),
-        ("captions", verbs.FusesOnward, "captions"),
-        ("regions", verbs.Fuses, "regions"),
-        ("mim", verbs.Reconstructs, ""),
-        ("hinge", verbs.Compares, ""),
-        ("codes", verbs.HidesPatches, "codes"),
-        ("codes_alone", verbs.HidesPatches, "codes"),
-        ("mlm_alone", verbs.ReadsAlone, "words"),
-        ("features", verbs.Quantises, ""),
-    ]
-    for name, verb, head in needs:
-        if not getattr(chosen, name):
-            continue
-        if not isinstance(model, verb):
-            asked = ", ".join(sorted(v for v in _verbs(verb) if not hasattr(model, v)))
-            raise RunError(
-                f"a {type(model).__name__} cannot learn {name}: it has no {asked}; set objectives.{name} to 0"
-            )
-        if head and head not in heads:
-            raise RunError(f"a {type(model).__name__} cannot learn {name}: it has no head {head!r}")
-    if chosen.codes or chosen.codes_alone:
-        _check_hiding(model)
-    if chosen.itm and chosen.hard_negatives and not chosen.itc:
-        raise RunError(
-            "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"
-        )
-
-
-def _check_hiding(model: Any) -> None:
-    """Raises RunError where a model with the verb lacks what it needs: a mask token, and patches that it can stand for."""
-    name = type(model).__name__
-    if getattr(model, "hidden_patch", None) is None:
-        raise RunError(f"this {name} has no mask token to hide patches with: set model.hides True")
-    if not isinstance(getattr(model, "patches", None), PatchEmbedding | PlacelessPatchEmbedding):
-        raise RunError(
-            f'codes are of hidden patches, but what this {name} reads of images is frozen: set embed.image to "own"'
-        )
-
-
-def _verbs(protocol: type) -> set[str]:
-    """The names that a Protocol asks for."""
-    return {name for base in protocol.__mro__ for name in vars(base) if not name.startswith("_")}

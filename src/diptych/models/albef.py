@@ -87,11 +87,21 @@ class ALBEF(nn.Module):
 
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
         if self.answer_words is None or self.answer_head is None:
-            raise BuiltWithout("this ALBEF was built without a decoder (decoder_depth=0)")
+            raise BuiltWithout(self.lacks()["decode"])
         tokens = self.answer_words(text, 0 if cache is None else cache.length)
         for block in self.decoder:
             tokens = block(tokens, context, Causal(padding=False), cache)
         return self.answer_head(tokens.canvas())
+
+    def lacks(self) -> dict[str, str]:
+        found = {
+            "foretell": "an ALBEF's decoder reads questions that have met images, not images: take a BLIP or a CoCa"
+        }
+        if self.answer_words is None:
+            found["decode"] = "this ALBEF was built without a decoder: set model.decoder_depth over 0"
+        if self.images > 1:
+            found["fuse"] = f"this ALBEF was built for {self.images} images at once: set model.images to 1"
+        return found
 
     def heads(self) -> nn.ModuleDict:
         """What pre-training asks: contrast of the towers, and after fusion whether both match, and the hidden words."""

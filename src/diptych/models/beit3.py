@@ -95,7 +95,7 @@ class BEiT3(nn.Module):
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b 1 vocabulary"]:
         """Logits of the one token that follows all of `text`: a [MASK] stands in its place. `context`: embedded images."""
         if self.words is None:
-            raise BuiltWithout("this BEiT-3 was built without a word head (speaks=False)")
+            raise BuiltWithout(self.lacks()["decode"])
         start = 0 if cache is None else cache.length
         blank = torch.full_like(text.ids[:, :1], self.mask)
         words = Text(torch.cat([text.ids, blank], 1), torch.cat([text.real, torch.ones_like(blank).bool()], 1))
@@ -111,6 +111,14 @@ class BEiT3(nn.Module):
     def _later(self, newest: Tokens, context: Tokens, start: int) -> Bool[Tensor, "n m"]:
         n, seen = newest.real.shape[1], context.real.shape[1] + start
         return torch.ones(n, seen + n, dtype=torch.bool, device=newest.real.device).tril(seen)
+
+    def lacks(self) -> dict[str, str]:
+        found = {
+            "foretell": "a BEiT-3 writes one word at a time, where a [MASK] stands: give objectives.captions the weight"
+        }
+        if self.words is None:
+            found["decode"] = "this BEiT-3 was built without a word head: set model.speaks True"
+        return found
 
     def heads(self) -> nn.ModuleDict:
         """The word head, where there is one: the model's own, which `decode` speaks with."""

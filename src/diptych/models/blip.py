@@ -84,7 +84,7 @@ class BLIP(nn.Module):
         super().__init__()
         if form not in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
             raise ValueError(f"form is 'pretraining', 'retrieval', 'caption', 'vqa' or 'nlvr2', not {form!r}")
-        self.image_width, self.width, self.joint = image_width, width, joint
+        self.image_width, self.width, self.joint, self.form = image_width, width, joint, form
 
         def words() -> TextEmbedding:
             return TextEmbedding(vocabulary, text_length, width, segments=0, dropout=dropout)
@@ -117,7 +117,7 @@ class BLIP(nn.Module):
     def reading(self) -> TextEncoder:
         """The encoder. Raises BuiltWithout."""
         if self.encoder is None:
-            raise BuiltWithout("this BLIP was built without an encoder (form 'caption')")
+            raise BuiltWithout(self.lacks()["encode_text"])
         return self.encoder
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -143,8 +143,24 @@ class BLIP(nn.Module):
 
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
         if self.decoder is None:
-            raise BuiltWithout("this BLIP was built without a decoder")
+            raise BuiltWithout(self.lacks()["decode"])
         return self.decoder(text, context, cache)
+
+    def lacks(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if self.encoder is None:
+            why = "this BLIP was built without an encoder (form 'caption'): set model.form to 'pretraining' or 'retrieval'"
+            found |= dict.fromkeys(("encode_text", "alone", "fuse", "fuse_several"), why)
+        if self.form == "nlvr2":
+            why = "this BLIP reads a text beside two images at once (form 'nlvr2'): set model.form to 'pretraining' or 'retrieval'"
+            found |= dict.fromkeys(("alone", "unimodal", "fuse"), why)
+        if self.decoder is None:
+            why = f"this BLIP was built without a decoder (form {self.form!r})"
+            found["decode"] = f"{why}: set model.form to 'pretraining' or 'caption'"
+        if self.form == "vqa":
+            why = "this BLIP's decoder reads questions that have met images, not images (form 'vqa')"
+            found["foretell"] = f"{why}: set model.form to 'pretraining' or 'caption'"
+        return found
 
     def heads(self) -> nn.ModuleDict:
         """What pre-training and retrieval ask of the encoder; the decoder has its word head itself."""

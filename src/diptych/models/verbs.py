@@ -23,6 +23,15 @@ class BuiltWithout(ValueError):
 
 
 @runtime_checkable
+class Lacks(Protocol):
+    """A model that may be built without what a verb needs."""
+
+    def lacks(self) -> dict[str, str]:
+        """The verbs that it cannot do, each with what would change that. "foretell": to `decode` all of an image's caption at once."""
+        ...
+
+
+@runtime_checkable
 class EncodesImage(Protocol):
     """A model that reads images: every one here but those of regions."""
 
@@ -49,6 +58,13 @@ class EmbedsImages(Protocol):
     def forward(self, image: Any) -> Tokens:
         """Image tokens in their places, of an Image or of Regions."""
         ...
+
+
+@runtime_checkable
+class EncodesPatches(EncodesImage, Protocol):
+    """A model that tells of each patch of an image, in `width` numbers (or its `image_width`)."""
+
+    width: int
 
 
 @runtime_checkable
@@ -131,14 +147,10 @@ class Decodes(Protocol):
 
 @runtime_checkable
 class HidesPatches(ReadsAlone, EncodesImage, Protocol):
-    """A model that can be asked what is hidden in an image (BEiT-3, VLMo). A verb of its own, not an argument of `encode_image`:
-    a Protocol sees names alone.
-    """
+    """A model that can be asked what is hidden in an image (BEiT-3, VLMo); a Protocol sees names alone, not an argument more."""
 
     def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, but where a cell of the patch canvas is `hidden` a mask token stands for its patch. Raises
-        BuiltWithout where there is none.
-        """
+        """As `encode_image`, but where a patch is `hidden` a mask token stands for it. Raises BuiltWithout where there is none."""
         ...
 
 

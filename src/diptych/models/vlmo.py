@@ -75,8 +75,12 @@ class VLMo(nn.Module):
     def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
         """As `encode_image`; where `hidden`, the mask token stands for a patch (section 3.3, which takes BEiT's)."""
         if self.hidden_patch is None:
-            raise BuiltWithout("this VLMo was built without a mask token for hidden patches (hides=False)")
+            raise BuiltWithout(self.lacks()["encode_hidden"])
         return self.patches(image, hidden, self.hidden_patch)
+
+    def lacks(self) -> dict[str, str]:
+        why = "this VLMo has no mask token to hide patches with: set model.hides True"
+        return {} if self.hidden_patch is not None else {"encode_hidden": why}
 
     def alone(self, tokens: Tokens) -> Tokens:
         return self.transformer.alone(self._typed(tokens))

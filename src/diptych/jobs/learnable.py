@@ -1,0 +1,83 @@
+"""Which model can be asked for which losses: what it cannot learn is refused before its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from diptych.jobs.embedding import reads_regions
+from diptych.jobs.folder import RunError
+from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding
+from diptych.models import verbs
+from diptych.recipes.run import Objectives, Pretrain
+
+PATCHES = ("wpa", "grid", "classes")
+"""The losses that read an image's patches, and would not know what to do with regions."""
+
+NEEDS: tuple[tuple[str, type, str], ...] = (
+    ("itc", verbs.Aligns, "contrast"),
+    ("itm", verbs.Fuses, "match"),
+    ("wpa", verbs.Fuses, ""),
+    ("wpa", verbs.EncodesPatches, ""),
+    ("grid", verbs.EncodesPatches, "grid"),
+    ("classes", verbs.EncodesPatches, "classes"),
+    ("lm", verbs.Decodes, ""),
+    ("captions", verbs.FusesOnward, "captions"),
+    ("regions", verbs.Fuses, "regions"),
+    ("mim", verbs.Reconstructs, ""),
+    ("hinge", verbs.Compares, ""),
+    ("codes", verbs.HidesPatches, "codes"),
+    ("codes_alone", verbs.HidesPatches, "codes"),
+    ("mlm_alone", verbs.ReadsAlone, "words"),
+    ("features", verbs.Quantises, ""),
+)
+"""A loss, the verbs it needs, and the head; masked words need more (`_needs`)."""
+
+
+def check_verbs(run: Pretrain, model: Any) -> None:
+    """Raises RunError where the model, as it was built, lacks a verb that one of the run's losses needs."""
+    name, lacks = type(model).__name__, model.lacks() if isinstance(model, verbs.Lacks) else {}
+    for loss, verb, _ in _needs(run.objectives):
+        asked = _verbs(verb)
+        if missing := ", ".join(sorted(v for v in asked if not hasattr(model, v))):
+            raise RunError(f"a {name} cannot learn {loss}: it has no {missing}; set objectives.{loss} to 0")
+        asked = ["foretell", *asked] if loss == "lm" else asked
+        if why := next((lacks[v] for v in asked if v in lacks), ""):
+            raise RunError(f"{why}, or set objectives.{loss} to 0")
+        if loss in PATCHES and (reads_regions(run) or isinstance(model, verbs.Quantises)):
+            raise RunError(f"{loss} is learned of patches, which this {name} is not shown; set objectives.{loss} to 0")
+    words, patches = getattr(model, "width", 0), getattr(model, "image_width", 0)
+    if run.objectives.wpa and patches not in (0, words):
+        raise RunError(f"this {name} has words of {words} numbers and patches of {patches}; set objectives.wpa to 0")
+    if run.objectives.itm and run.objectives.hard_negatives and not run.objectives.itc:
+        raise RunError(
+            "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"
+        )
+
+
+def check_heads(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
+    """Raises RunError where the model, embedding images as the run does, lacks a head that a loss needs, or patches to hide."""
+    name = type(model).__name__
+    for loss, _, head in _needs(chosen):
+        if head and head not in heads:
+            raise RunError(f"a {name} cannot learn {loss}: it has no head {head!r}; set objectives.{loss} to 0")
+    hides = chosen.codes or chosen.codes_alone
+    if hides and not isinstance(getattr(model, "patches", None), PatchEmbedding | PlacelessPatchEmbedding):
+        raise RunError(
+            f'codes are of hidden patches, but what this {name} reads of images is frozen: set embed.image to "own"'
+        )
+
+
+def _needs(chosen: Objectives) -> list[tuple[str, type, str]]:
+    """The rows of NEEDS whose loss has a weight."""
+    words = verbs.ReadsAlone if chosen.alone else verbs.Fuses
+    return [row for row in (*NEEDS, ("mlm", words, "words")) if getattr(chosen, row[0])]
+
+
+def _verbs(protocol: type) -> list[str]:
+    """The names that a Protocol asks for."""
+    return sorted(
+        {name for base in protocol.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))
+         if not name.startswith("_")}
+    )  # fmt: skip
