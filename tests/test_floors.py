@@ -183,7 +183,7 @@ def modules_without_torch() -> list[str]:
 def loads_torch(module: str) -> bool:
     """Whether a fresh interpreter that imports `module` has imported torch."""
     code = f"import sys, {module}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip() == "True"
 

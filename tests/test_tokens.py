@@ -163,6 +163,7 @@ def flat(result: object) -> Tensor:
     return result.reshape(-1, WIDTH)
 
 
+@pytest.mark.quick("pick", "rows", "canvas", "pack", "take")
 @pytest.mark.parametrize("name", OPERATIONS)
 @settings(max_examples=25, deadline=None)
 @given(case=ragged())

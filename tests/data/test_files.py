@@ -14,7 +14,9 @@ from diptych.data.files import open_captions
 from diptych.data.formats import Columns, drawn_split, named_split
 from diptych.data.source import BadSample, DataError
 
-reuse = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+reuse = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def write_table(folder: Path, text: str, name: str = "train.csv") -> Path:

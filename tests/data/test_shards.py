@@ -164,7 +164,9 @@ def test_a_bad_picture_in_a_shard_is_a_bad_sample(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_damaged_tar_is_indexed_or_refused(tmp_path, data):
     path = tmp_path / "train.tar"
     write_tar(path, sample(0) | sample(1))

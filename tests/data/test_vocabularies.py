@@ -50,6 +50,7 @@ def test_a_sentencepiece_model_has_the_ids_of_xlm_r(held: bytes, tmp_path: Path)
         assert Tokenizer(200, known).encode([text]).ids.tolist() == [[0, *ids, 2]]
 
 
+@pytest.mark.slow
 def test_ids_of_a_sentencepiece_model_are_those_of_transformers(held: bytes, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     known = read_vocabulary(written(tmp_path / "sentencepiece.bpe.model", held))

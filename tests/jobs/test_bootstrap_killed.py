@@ -66,7 +66,7 @@ def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
 @pytest.mark.slow
 def test_killed_in_each_pass_it_goes_on_to_the_same_bytes(asked: Bootstrap, whole: Path, tmp_path: Path):
     done = []
-    for sign in ("parts/*.jsonl", "parts/*.jsonl.partial", "*.tar*"):
+    for sign in ("parts/*.jsonl", "parts/*.jsonl*", "*.tar*"):
         assert killed(start(*words(asked, tmp_path)), tmp_path, sign)
         assert not (tmp_path / "report.html").exists()
         done.append(len(list(tmp_path.glob("parts/*.npy"))))
@@ -114,10 +114,10 @@ def test_a_process_that_is_not_the_first_writes_nothing_before_the_folder_says_w
     other = subprocess.Popen(
         [sys.executable, *words(asked, tmp_path)], env=ENVIRONMENT | {"RANK": "1", "WORLD_SIZE": "2"}, start_new_session=True
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (tmp_path / "parts").is_dir() and other.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(1)
     assert (tmp_path / "parts").is_dir() and not list((tmp_path / "parts").iterdir())
     other.kill()
-    other.wait(10)
+    other.wait(240)

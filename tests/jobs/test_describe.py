@@ -12,6 +12,7 @@ from diptych.recipes import vilt
 from diptych.recipes.published import PUBLISHED
 
 
+@pytest.mark.quick("vit-*", "vilt-*")
 @pytest.mark.parametrize(
     ("name", "job"),
     [

@@ -51,7 +51,7 @@ def test_killed_twice_and_started_again_it_ends_in_the_same_bits(pretrained: Pat
     out = tmp_path / "killed"
     for written in (random.randint(2, 4), random.randint(7, 9)):
         process = killed_after(pretrain(out, "--workers", "1"), out, written, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert process.returncode == -signal.SIGKILL
         assert not (out / "report.html").exists()
     assert "goes on at step" in finished(pretrain(out, "--workers", "1"))
@@ -73,7 +73,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(
     out, steps = tmp_path / "stopped", 60
     command = pretrain(out, "--workers", "2", steps=steps)
     process = killed_after(command, out, 3, signal_, workers)
-    said, complaint = process.communicate(timeout=60)
+    said, complaint = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "Traceback" not in complaint
     assert f"saved in {out}: the same command goes on from here" in said.splitlines()[-1]

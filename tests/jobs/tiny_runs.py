@@ -68,7 +68,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         doomed += found
     for one in doomed:
         _signal(one, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
 
 
 def _with_children(pid: int) -> list[int]:

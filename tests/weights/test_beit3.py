@@ -57,6 +57,7 @@ PUBLISHED: dict[str, tuple[Shapes, float]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", PUBLISHED)
 def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     official, millions = PUBLISHED[task]

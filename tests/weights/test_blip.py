@@ -100,7 +100,7 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.quick("retrieval")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_full_size_names_shapes_and_counts_are_the_published_ones(name: str):
     task, shapes, millions = PUBLISHED[name]
@@ -127,6 +127,7 @@ def test_what_is_trained_of_the_pretrained_model():
     assert trained / 1e6 == pytest.approx(252.4, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_large_vit_is_read_from_the_shapes():
     state = meta(queued(1024, 24) | decoder(1024) | {"queue_ptr": (1,)})
     arguments = understood("blip", state, {}).arguments

@@ -119,6 +119,7 @@ def test_blip_s_answers_are_hugging_face_s(tmp_path: Path):
     assert equals_ours(loss, step.each(step.model.decode(answer, asked), answer).sum() / answer.real[:, 1:].sum())
 
 
+@pytest.mark.quick("vqa")
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["caption", "vqa", "retrieval"])
 def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path):

@@ -38,6 +38,7 @@ def official(width: int, depth: int, patch: int, cells: int) -> Shapes:
     }  # fmt: skip
 
 
+@pytest.mark.quick("768-*")
 @pytest.mark.parametrize(
     ("width", "depth", "patch", "cells"), [(768, 12, 16, 196), (1024, 24, 16, 196), (1280, 32, 14, 256)]
 )

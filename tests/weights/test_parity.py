@@ -224,6 +224,7 @@ SIZES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     """A case of another shape in every respect, its numbers made by our padded layout: packed must agree, and the files
     alone must tell every size."""
