@@ -153,6 +153,24 @@ def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPat
     assert found[20] is None  # what it is like did not stay
 
 
+def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diptych.jobs.bootstrap.twins.BLOCK", 4)
+    vectors = np.eye(30, dtype=np.float32)
+    seen, largest = Seen(0.9, torch.device("cpu")), []
+    for at in range(0, 30, 3):  # units smaller than a block
+        seen.add(vectors[at : at + 3], [at, at + 1, at + 2])
+    assert [len(block) for block in seen.blocks] == [4] * 7 + [2]
+    product = torch.Tensor.__matmul__
+
+    def noted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        largest.append(product(a, b).numel())
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", noted)
+    found = seen.nearest(vectors[::-1].copy())  # a unit larger than a block
+    assert [twin and twin.of for twin in found] == list(range(29, -1, -1)) and max(largest) <= 16
+
+
 # -- the whole ------------------------------------------------------------------------------------------------------------
 
 
