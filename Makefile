@@ -34,8 +34,8 @@ check: .venv/ready
 types: .venv/ready
 	$(BIN)/python -m pyright
 
-fast: .venv/ready  # in one process: a second would spend as long on collecting as on its half of the tests
-	$(BIN)/python -m pytest -p no:xdist -m "not slow"
+fast: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 bench: .venv/ready
 	$(BIN)/python -m bench.run

@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.corpora import FOUR_MILLION, FOURTEEN_MILLION, steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import NARROW, frozen
+from diptych.recipes.frozen import frozen
 from diptych.recipes.models import ALBEF
 from diptych.recipes.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.train.settings import Optimizer, Training
@@ -51,10 +51,10 @@ def pretrain_14m() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
     model = ALBEF(
-        image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, text_depth=1,
+        image_width=256, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=256, text_depth=1,
         fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
     )  # fmt: skip
-    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False), widen=NARROW)
+    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False), batch=256)
 
 
 def vqa() -> Finetune:

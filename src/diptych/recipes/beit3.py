@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import NARROW, frozen
+from diptych.recipes.frozen import WIDER, WIDEST, frozen
 from diptych.recipes.models import BEiT3, VisualTokenizer
 from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -90,7 +90,7 @@ def small_tokenizer() -> Pretrain:
 
 def small_data() -> Pretrain:
     """Masked data on pictures of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
-    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=NARROW), embed=Embedders())
+    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=WIDEST), embed=Embedders())
     return replace(
         run,
         objectives=replace(MASKED_DATA, codebook=256, block_least=4),
@@ -107,7 +107,7 @@ SMALL = BEiT3(
 def small() -> Pretrain:
     """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked captions, as where it writes."""
     objectives = Objectives(itc=1.0, captions=1.0, mask_rate=0.6, whole_words=False)
-    return frozen("beit3.small", SMALL, objectives, text="minilm_words", widen=NARROW)
+    return frozen("beit3.small", SMALL, objectives, text="minilm_words", widen=WIDER)
 
 
 def vqa() -> Finetune:

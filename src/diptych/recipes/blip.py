@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.recipes.corpora import FOURTEEN_MILLION, steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import NARROW, frozen
+from diptych.recipes.frozen import WIDER, frozen
 from diptych.recipes.models import BLIP
 from diptych.recipes.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.train.settings import Optimizer, Training
@@ -66,7 +66,7 @@ def small() -> Pretrain:
         image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, depth=2,
         heads=4, hidden=384, vocabulary=30522, begin=1, ground=2, text_length=40, dropout=0.0,
     )  # fmt: skip
-    return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), steps=300, batch=64, widen=NARROW)
+    return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), steps=150, batch=256, widen=WIDER)
 
 
 def vqa() -> Finetune:

@@ -63,4 +63,4 @@ def small() -> Pretrain:
         text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
         decoder_hidden=384, joint=192,
     )  # fmt: skip
-    return frozen("coca.small", model, OBJECTIVES, steps=300, batch=64, text="minilm_words")
+    return frozen("coca.small", model, OBJECTIVES, steps=200, text="minilm_words")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import DETECTED, FEATURES, NARROW, frozen
+from diptych.recipes.frozen import DETECTED, FEATURES, WIDEST, frozen
 from diptych.recipes.models import ViLBERT
 from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -43,7 +43,7 @@ def small() -> Pretrain:
         meeting_width=192, meeting_heads=4, schedule=((1, 0), (2, 1)), features=FEATURES, region_targets=DETECTED,
         text_length=40, dropout=0.0,
     )  # fmt: skip
-    return frozen("vilbert.small", model, OBJECTIVES, widen=NARROW)
+    return frozen("vilbert.small", model, OBJECTIVES, widen=WIDEST)
 
 
 def vqa() -> Finetune:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import NARROW
+from diptych.recipes.frozen import WIDEST
 from diptych.recipes.frozen import frozen as on_frozen_features
 from diptych.recipes.models import ViLT
 from diptych.recipes.run import Finetune, Objectives, Pretrain
@@ -88,7 +88,7 @@ def frozen() -> Pretrain:
     Differs: no word-patch alignment, for boxes are no patches.
     """
     model = ViLT(width=192, depth=3, heads=4, hidden=384, grid=(7, 7), dropout=0.0)
-    return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), widen=NARROW)
+    return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), widen=WIDEST)
 
 
 def vqa() -> Finetune:

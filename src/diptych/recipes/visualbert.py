@@ -5,7 +5,7 @@ from __future__ import annotations
 from diptych.data.settings import ImageSettings
 from diptych.recipes.corpora import steps
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import FEATURES, NARROW, frozen
+from diptych.recipes.frozen import FEATURES, WIDEST, frozen
 from diptych.recipes.models import VisualBERT
 from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -38,7 +38,7 @@ def pretrain() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features."""
     model = VisualBERT(width=192, depth=3, heads=4, hidden=384, features=FEATURES, text_length=40, dropout=0.0)
-    return frozen("visualbert.small", model, OBJECTIVES, widen=NARROW)
+    return frozen("visualbert.small", model, OBJECTIVES, widen=WIDEST)
 
 
 def vqa() -> Finetune:

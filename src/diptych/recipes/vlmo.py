@@ -8,7 +8,7 @@ from diptych.data.settings import ImageSettings
 from diptych.recipes import vilt
 from diptych.recipes.corpora import IMAGENET_22K
 from diptych.recipes.finetune import vqa_v2
-from diptych.recipes.frozen import NARROW, frozen
+from diptych.recipes.frozen import WIDER, frozen
 from diptych.recipes.models import VLMo
 from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.train.settings import Optimizer, Training
@@ -108,7 +108,9 @@ def base_words() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features: the third stage alone."""
-    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), widen=NARROW)
+    return frozen(
+        "vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), steps=160, batch=256, widen=WIDER
+    )
 
 
 def small_images() -> Pretrain:
@@ -117,14 +119,14 @@ def small_images() -> Pretrain:
     """
     asked = base_images()
     objectives = replace(asked.objectives, codebook=256, block_least=4)
-    run = frozen("vlmo.small_images", replace(SMALL, together=SMALL.depth, hides=True), objectives, widen=NARROW)
+    run = frozen("vlmo.small_images", replace(SMALL, together=SMALL.depth, hides=True), objectives, widen=WIDER)
     training = replace(run.training, batch=64, workers=1)
     return replace(run, embed=Embedders(), training=training, heads=(), freeze=asked.freeze)
 
 
 def small_words() -> Pretrain:
     """The stage before it, on the captions alone."""
-    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives, widen=NARROW)
+    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives, widen=WIDER)
     return replace(run, freeze=FROZEN_FOR_WORDS)
 
 
