@@ -34,8 +34,8 @@ check: .venv/ready
 types: .venv/ready
 	$(BIN)/python -m pyright
 
-fast: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+fast: .venv/ready  # in one process: a second one spends as long on collecting and warming up as it saves
+	$(BIN)/python -m pytest -p no:xdist -m "not slow"
 
 bench: .venv/ready
 	$(BIN)/python -m bench.run
