@@ -1,16 +1,16 @@
 """Are the frozen features as good as they should be? The plainest two towers on them: `python -m bench.two_tower --data flickr8k/`
 
-A picture is its CNN grid (models/cnn.py), a caption its MiniLM word states (models/minilm.py), neither of which learns. Each side
-is pooled, mapped by two layers to one space, and told apart from the others of the batch (symmetric InfoNCE). Not one part of
-Diptych's models is in it: what a system of the workbench must at least reach on the same features. Scored as papers do: every
-val photo against all captions.
+A picture is what a frozen CNN sees in it (`--image`: models/hypercolumns.py, or models/cnn.py's last map, at `--shorter` pixels),
+a caption its MiniLM word states (models/minilm.py), neither of which learns. Each side is pooled, mapped by two layers to one
+space, and told apart from the others of the batch (symmetric InfoNCE). Not one part of Diptych's models is in it: what a system
+of the workbench must at least reach on the same features. Scored as papers do: every val photo against all captions.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,28 +19,27 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.data.files import open_captions
-from diptych.data.seen import Seen
 from diptych.data.settings import ImageSettings
+from diptych.data.shown import Shows
 from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Text
-from diptych.models.cnn import FrozenCNN
+from diptych.jobs.embedding import shown, store
 from diptych.models.minilm import FrozenText
-from diptych.store import Remembered, Store, usual_folder
-
-IMAGES = ImageSettings(shorter=224, patch=32, square=True)
+from diptych.recipes import clip
+from diptych.recipes.frozen import IMAGES
+from diptych.recipes.run import BOXES
 
 
 class Features:
-    """One split: a grid for each photo (p, cells, 1280), word states for each caption (c, n, 384), and whose it is. Unless
-    `attended`, their means as unit vectors: of all cells, and of all pieces, [CLS] and [SEP] among them.
+    """One split: what is seen of each photo (p, boxes, f), word states for each caption (c, n, 384), and whose it is. Unless
+    `attended`, the means of the whole photo, and as a unit vector that of all pieces, [CLS] and [SEP] among them.
     """
 
-    def __init__(self, data: str, split: str, attended: bool, cnn: FrozenCNN, read: FrozenText, store: Store):
-        source = open_captions(data, split, least=IMAGES.shorter)
-        seen = Seen(cnn.look, cnn.name, IMAGES, Remembered(0, store))
+    def __init__(self, data: str, split: str, attended: bool, shows: Shows, read: FrozenText, least: int):
+        source = open_captions(data, split, least=least)
         photos = track(range(len(source)), description=f"{split} photos")
-        grids = (seen.of(source, i)["grid"].flatten(0, 1) for i in photos)
-        self.images = torch.stack([grid if attended else F.normalize(grid.float().mean(0), dim=0) for grid in grids])
+        seen = (torch.from_numpy(shows.load(source, i, None).features).half() for i in photos)
+        self.images = torch.stack([boxes if attended else boxes[0] for boxes in seen])
         told = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
         text = Tokenizer(40).encode([caption for _, caption in told])
         self.real, self.owner = text.real, torch.tensor([i for i, _ in told])
@@ -68,12 +67,16 @@ class Attend(nn.Module):
 
 
 class Tower(nn.Module):
-    def __init__(self, features: int, width: int, attended: bool):
+    def __init__(self, features: int, width: int, attended: bool, dropout: float):
         super().__init__()
         self.pool = Attend(features, width) if attended else None
         inner = width if attended else features
         self.map = nn.Sequential(
-            nn.LayerNorm(inner), nn.Linear(inner, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
+            nn.LayerNorm(inner),
+            nn.Linear(inner, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
         )
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
@@ -92,7 +95,10 @@ def recalls(scores: Tensor, owner: Tensor) -> dict[str, float]:
 
 def run(train: Features, val: Features, attended: bool, asked: argparse.Namespace, seed: int) -> None:
     torch.manual_seed(seed)
-    image, text = Tower(1280, asked.width, attended), Tower(384, asked.width, attended)
+    image, text = (
+        Tower(train.images.shape[-1], asked.width, attended, asked.dropout),
+        Tower(384, asked.width, attended, asked.dropout),
+    )
     scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
     learned = [*image.parameters(), *text.parameters(), scale]
     steps = asked.epochs * (len(train.owner) // asked.batch)
@@ -145,16 +151,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pooling", choices=("mean", "attended"), default="mean")
-    parser.add_argument("--store", type=Path, default=usual_folder(), help="where what was seen is kept")
+    parser.add_argument("--image", choices=BOXES, default="hypercolumns")
+    parser.add_argument("--shorter", type=int, default=IMAGES.shorter, help="pixels of a photo's side")
     asked = parser.parse_args()
-    store = Store(asked.store)
-    cnn, read = FrozenCNN(), FrozenText(store=store)
-    attended = asked.pooling == "attended"
-    train, val = (Features(asked.data, split, attended, cnn, read, store) for split in ("train", "val"))
+    recipe = replace(clip.small(), images=replace(IMAGES, shorter=asked.shorter))
+    shows = shown(replace(recipe, embed=replace(recipe.embed, image=asked.image)))
+    assert not isinstance(shows, ImageSettings)
+    read, attended = FrozenText(store=store()), asked.pooling == "attended"
+    train, val = (Features(asked.data, split, attended, shows, read, asked.shorter) for split in ("train", "val"))
     for seed in range(asked.seeds):
         run(train, val, attended, asked, seed)
 
