@@ -131,6 +131,25 @@ def test_a_pickle_that_names_a_dict_again_and_again_takes_no_time():
     assert found["a"] is found["b"]
 
 
+TWINS = b"K\x01K\x01\x86" + b"q\x00h\x00\x86" * 60  # a tuple of the same tuple twice, sixty deep
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (b"}" + TWINS + b"K\x01s.", "a tuple for a key"),
+        (b"cnumpy\ndtype\n" + TWINS + b"\x85R.", "an array of 'tuple'"),
+        (b"cnumpy\ndtype\nU\x02f4\x85R(K\x03" + TWINS + b"NNNtb.", "order of bytes"),
+        (b"(" + b"c_codecs\nencode\nU\x64" + b"a" * 100 + b"q\x00U\x06latin1\x86R"
+         + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 9 + b"t.", "more bytes than it has"),
+    ],
+    ids=["key", "numbers", "order", "bytes"],
+)  # fmt: skip
+def test_a_small_pickle_takes_no_time_and_no_memory(program: bytes, told: str):
+    with pytest.raises(NotPlain, match=told):
+        read_plain(b"\x80\x02" + program)
+
+
 def test_what_is_no_list_of_words_is_refused(tmp_path: Path):
     twice = fields() | {"word2idx": {**fields()["word2idx"], "dog": 4}}
     for held, told in (

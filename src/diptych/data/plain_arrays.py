@@ -1,5 +1,8 @@
-"""What pickles are carried out with: numpy's arrays, recognised by the names of what would make them, and made here; and objects whose
-fields alone are read (see plain_pickle).
+"""What pickles are carried out with (see plain_pickle): numpy's arrays, recognised by the names of what would make them, and
+made here; and objects of which the fields alone are read.
+
+What a pickle holds is put into no message unless its type is known: tuples of the same tuple, forty deep, fit in a hundred bytes,
+and fill the memory as text.
 """
 
 from __future__ import annotations
@@ -70,8 +73,10 @@ def begun(named: Any, arguments: Any) -> Made:
 
 
 def build(made: Any, state: Any) -> None:
-    """Fills what was begun. Raises NotPlain."""
+    """Fills what was begun, with the `state` that a pickle gives it. Raises NotPlain."""
     if isinstance(made, Made) and made.kind == "dtype":
+        if state[1] not in ("<", ">", "=", "|"):
+            raise NotPlain("numbers of an unknown order of bytes")
         made.value = np.dtype(f"{state[1]}{made.value.str[1:]}")
     elif isinstance(made, Made) and made.kind == "array" and made.value is None:
         _, shape, dtype, fortran, data = state
@@ -99,12 +104,12 @@ def finished(value: Any, done: dict[int, Any] | None = None) -> Any:
 def _array(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, Made) or dtype.kind != "dtype" or not isinstance(data, bytes | bytearray):
         raise NotPlain("an array of something else than numbers")
-    if any(side < 0 for side in shape) or math.prod(shape) * dtype.value.itemsize != len(data):
-        raise NotPlain(f"an array of {len(data)} bytes in the shape {shape}")
+    if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) * dtype.value.itemsize != len(data):
+        raise NotPlain(f"an array of {len(data)} bytes that do not fill its shape")
     return np.frombuffer(data, dtype.value).reshape(shape, order="F" if fortran else "C")
 
 
 def _numbers(name: Any) -> np.dtype:
     if not isinstance(name, str) or name not in {f"{kind}{n}" for kind in "fiu" for n in (1, 2, 4, 8)} - {"f1"}:
-        raise NotPlain(f"an array of {str(name)[:20]!r}")
+        raise NotPlain(f"an array of {name[:20] if isinstance(name, str) else type(name).__name__!r}")
     return np.dtype(name)

@@ -27,10 +27,10 @@ _MARK = Named("mark")
 
 
 def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
-    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts and arrays of numbers; of `objects`, classes by their full
-    names ("vocab.Vocabulary"), the fields as a dict. Raises NotPlain.
+    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts (whose keys are no tuples) and arrays of numbers;
+    of `objects`, classes by their full names ("vocab.Vocabulary"), the fields as a dict. Raises NotPlain.
     """
-    machine = _Machine(dict.fromkeys(objects, "object") | KNOWN)
+    machine = _Machine(dict.fromkeys(objects, "object") | KNOWN, len(data))
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > MOST_OPCODES:
@@ -47,10 +47,10 @@ def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
 
 
 class _Machine:
-    """The stack and the memory on which a pickle works."""
+    """The stack and the memory on which a pickle works. `known`: what it may name; `room`: bytes that its calls may make."""
 
-    def __init__(self, known: dict[str, str]) -> None:
-        self.known = known
+    def __init__(self, known: dict[str, str], room: int) -> None:
+        self.known, self.room = known, room
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
 
@@ -84,6 +84,10 @@ class _Machine:
         elif name == "REDUCE":
             arguments = stack.pop()
             stack.append(called(stack.pop(), arguments))
+            if isinstance(stack[-1], bytes):  # of one text a thousand times the same
+                self.room -= len(stack[-1])
+                if self.room < 0:
+                    raise NotPlain("it makes more bytes than it has")
         elif name == "NEWOBJ":
             arguments = stack.pop()
             stack.append(begun(stack.pop(), arguments))
@@ -115,4 +119,6 @@ class _Machine:
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
+    if any(isinstance(key, tuple) for key in items[::2]):  # one of tuples of the same tuple would be hashed for ever
+        raise NotPlain("it has a tuple for a key")
     return dict(zip(items[::2], items[1::2], strict=True))
