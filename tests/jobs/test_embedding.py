@@ -44,6 +44,13 @@ def test_patches_become_cells_or_regions():
     assert of(RegionEmbedding, regions) == ["image.patches"] and not of(PatchEmbedding, regions)
 
 
+def test_boxes_of_other_features_than_the_model_reads_are_refused():
+    for run, image, told in ((scan.small(), "boxes", 1280), (scan.flickr30k(), "hypercolumns", 2024)):
+        with pytest.raises(RunError, match=f"{image} have {told} .* this SCAN .*: set model.features to {told}"):
+            with_embed(run, image=image)
+    with_embed(scan.small(), image="hypercolumns")
+
+
 def test_words_become_another_encoders_but_for_what_writes():
     assert of(GivenText, with_embed(albef.small(), text="minilm")) == ["words"]
     both = with_embed(blip.small(), text="minilm")

@@ -78,8 +78,14 @@ def word_states(text: Text) -> Tensor:
 
 
 def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
-    """Puts the run's embedders in the place of the model's own. Heads that are tied to its words must be made before."""
+    """Puts the run's embedders in the place of the model's own. Heads that are tied to its words must be made before.
+
+    Raises RunError where the model reads other features than the run's boxes have.
+    """
     embed = run.embed
+    if isinstance(run.model, Detecting) and embed.image in BOXES and run.model.features != _features(embed):
+        asked = f"{embed.image} have {_features(embed)} features each, and this {type(run.model).__name__} reads"
+        raise RunError(f"{asked} {run.model.features}: set model.features to {_features(embed)}")
     if embed.image == "grid":
         _put(model, (PatchEmbedding, PlacelessPatchEmbedding), _grid)
     elif embed.image != "own" and not isinstance(run.model, Detecting):
