@@ -1,7 +1,7 @@
 """Means and deviations of what a CNN's stages see: `python -m bench.hypercolumns --data flickr8k/` writes models/hypercolumns.npz.
 
-Of the boxes of the small recipes (recipes/frozen.py) in photographs at even distances of the training split, as ImageNet's mean
-and deviation of colours were measured once for all.
+They are of the small recipes' boxes (recipes/frozen.py) in photographs at even distances of the training split, and measured once:
+to measure them again changes what every run on hypercolumns is shown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Words as the Penn Treebank cuts them, which NLTK's `word_tokenize` does: VSE++'s and SCAN's lists are of such words.
+"""Words as the Penn Treebank cuts them, which NLTK's `word_tokenize` does (as of 2026): VSE++'s and SCAN's lists are of such words.
 
-Differs from NLTK: its trained model of where sentences end (punkt), which decides whether a full stop inside a text belongs to its word, is
-here a rule: to one letter, to what has another stop in it, and to the few abbreviations below.
+Differs: NLTK asks a trained model of where sentences end (punkt) whether a full stop inside a text belongs to its word. Here it
+does behind one letter, behind what has another stop in it, and behind the abbreviations below. In 2017, when the lists were made,
+NLTK still left a single quote that opens on its word ('go), which is cut off here.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Lacks(Protocol):
     """A model that may be built without what a verb needs."""
 
     def lacks(self) -> dict[str, str]:
-        """The verbs that it cannot do, each with what would change that. "foretell": to `decode` all of an image's caption at once."""
+        """Verbs of pre-training that it cannot do, and what would change that; "foretell": to `decode` all of an image's caption."""
         ...
 
 
