@@ -224,7 +224,7 @@ def test_gradients_reach_the_student_alone():
     assert all(p.grad is None for p in module.teacher.parameters())
 
 
-@pytest.mark.quick("1024-0", "*[!4]-0")
+@pytest.mark.quick("*-0")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [128, 1024])
 def test_untrained_it_stands_at_ln_of_the_batch_and_the_queue(seed: int, size: int):
