@@ -126,3 +126,10 @@ def test_every_recipe_on_frozen_features_is_a_row_of_what_systems_learn():
     frozen = {name for name in recipes() if recipe(name).embed.image == "hypercolumns"}
     told = [stage for row in learn.ROWS for stage in row.split("+")]
     assert frozen == set(told) and len(set(learn.ROWS)) == len(learn.ROWS)
+
+
+def test_small_recipes_of_pixels_have_a_place_for_every_patch():
+    for name in ("vlmo.small_images", "beit3.small_data", "beit3.small_tokenizer"):
+        run = recipe(name)
+        assert run.embed.image == "own" and run.images.square
+        assert run.images.shorter == run.model.patch * run.model.grid[0], name

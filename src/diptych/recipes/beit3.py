@@ -74,7 +74,7 @@ def base() -> Pretrain:
 
 def small_tokenizer() -> Pretrain:
     """256 codes for pictures of 224 pixels, in patches of the CNN's 32. On Flickr8k five minutes of one core where the CNN has
-    looked at the pictures before, for any `small` recipe; where not, twice that.
+    looked at the pictures before; the first time twice that.
 
     Differs: pictures come as they lie, and mirrored, with no other augmentation: so the CNN looks at each but once.
     """
@@ -93,6 +93,7 @@ def small_data() -> Pretrain:
     run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=WIDEST), embed=Embedders())
     return replace(
         run,
+        images=replace(run.images, shorter=224),
         objectives=replace(MASKED_DATA, codebook=256, block_least=4),
         training=replace(run.training, batch=64, workers=1),
     )

@@ -21,7 +21,8 @@ SCALES = ((1.0, 1.0, 1), (0.6, 0.6, 2), (0.4, 0.4, 3))
 
 WIDER, WIDEST = 2.0, 3.5
 """BERT draws weights with 0.02, which for these models' 192 channels is little: matching leaves its floor later, and contrast
-generalises better (docs/results.md, LOG.md). 0.07 is 1 / √192, CLIP's rule, for systems that match alone; 0.04 for those that do both."""
+generalises better (docs/results.md, LOG.md). 0.07, 1 / √192 as in CLIP's rule, is for systems that do not contrast; 0.04 for
+those that do, and what they start from."""
 
 IMAGES = ImageSettings(shorter=448, patch=32, square=True)
 

@@ -121,7 +121,8 @@ def small_images() -> Pretrain:
     objectives = replace(asked.objectives, codebook=256, block_least=4)
     run = frozen("vlmo.small_images", replace(SMALL, together=SMALL.depth, hides=True), objectives, widen=WIDER)
     training = replace(run.training, batch=64, workers=1)
-    return replace(run, embed=Embedders(), training=training, heads=(), freeze=asked.freeze)
+    images = replace(run.images, shorter=224)
+    return replace(run, images=images, embed=Embedders(), training=training, heads=(), freeze=asked.freeze)
 
 
 def small_words() -> Pretrain:
