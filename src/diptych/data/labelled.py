@@ -34,7 +34,7 @@ class Labelled:
         if split not in FILES:
             raise DataError(f"split {split!r} is none of {', '.join(FILES)}")
         self.name, self.split, self.path = folder.name, split, folder / FILES[split]
-        self.classes = [_text(name) for name in _read(folder / "meta", b"fine_label_names", list)]
+        self.classes = [_text(name, folder / "meta") for name in _read(folder / "meta", b"fine_label_names", list)]
         pixels = _read(self.path, b"data", np.ndarray)
         labels = _read(self.path, b"fine_labels", list)
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIDE * SIDE):
@@ -103,5 +103,7 @@ def _read(path: Path, key: bytes, kind: type) -> Any:
     return found
 
 
-def _text(name: Any) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+def _text(name: Any, path: Path) -> str:
+    if not isinstance(name, bytes | str):
+        raise DataError(f"{path}: the name of a class is a {type(name).__name__}, not a text")
+    return name.decode(errors="replace") if isinstance(name, bytes) else name
