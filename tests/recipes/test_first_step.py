@@ -171,6 +171,11 @@ def test_what_a_model_cannot_learn_is_refused_in_one_line(name: str, asked: Obje
     assert "\n" not in str(refused.value)
 
 
+def test_regions_are_not_blended():
+    with pytest.raises(RunError, match="mixgen blends pictures, and this CLIP is shown regions; set mixgen to 0"):
+        building.build(replace(toy(recipe("clip.small")), mixgen=0.25))
+
+
 def forms() -> list[Any]:
     """Every recipe, and BLIP's in each of its forms, and an ALBEF that reads two images and writes answers."""
     found = [pytest.param(name, {}, id=name) for name in recipes()]

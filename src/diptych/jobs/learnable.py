@@ -50,6 +50,8 @@ def check_verbs(run: Pretrain, model: Any) -> None:
     words, patches = getattr(model, "width", 0), getattr(model, "image_width", 0)
     if run.objectives.wpa and patches not in (0, words):
         raise RunError(f"this {name} has words of {words} numbers and patches of {patches}; set objectives.wpa to 0")
+    if run.mixgen and reads_regions(run):
+        raise RunError(f"mixgen blends pictures, and this {name} is shown regions; set mixgen to 0")
     if run.objectives.itm and run.objectives.hard_negatives and not run.objectives.itc:
         raise RunError(
             "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"
