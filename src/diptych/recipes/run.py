@@ -36,9 +36,7 @@ class Objectives:
     even: float = 0.0  # hard negatives: a share added to every candidate's probability (BLIP: 1e-4)
     contrast_form: Literal["softmax", "sigmoid"] = "softmax"  # contrast: among the batch, or pair by pair
     smoothing: float = 0.0  # next words, captions: the targets' share spread over the vocabulary
-    hide_regions: bool = (
-        False  # matching and masked words read the pair with its regions hidden, once for all (ViLBERT)
-    )
+    hide_regions: bool = False  # matching and masked words read the pair with regions hidden, once for all (ViLBERT)
     region_target: Literal["classes", "features", "contrast"] = "classes"  # masked regions: what is to be told
     block_least: int = 16  # codes: patches of the smallest block
     in_rank: bool = False  # hard negatives: of each process's own part of the batch
