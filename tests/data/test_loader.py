@@ -88,6 +88,7 @@ def test_nothing_readable_stops_with_one_line(workers):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_opening_a_loader_draws_nothing_from_torch():
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -119,6 +120,7 @@ class Dying(Colours):
         return super().image(index)
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
     made = loader(PairExamples(Dying(20), TOKENIZER, SMALL, 0.0), batch=8, seed=3, start=0, steps=60, workers=1)
     with pytest.raises(WorkerDied, match="give a lower --workers"):

@@ -66,6 +66,7 @@ def test_words_are_the_treebank_s(text: str, cut: list[str]):
     assert words(text) == cut
 
 
+@pytest.mark.slow
 def test_a_long_text_takes_no_longer_than_its_length():
     """A pattern that goes back would take hours."""
     for text in (". " * 3000, "'" * 50_000, '."' * 3000, "a." * 20_000, '``"' * 3000, "a. " * 3000):

@@ -174,6 +174,7 @@ def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch
 # -- the whole ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noised: Path, asked: Bootstrap):
     told, plain = rows(done / "decisions.jsonl"), open_captions(asked.data, "train")
     assert [(r["index"], r["caption"], r["text"]) for r in told] == [

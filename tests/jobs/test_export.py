@@ -40,6 +40,7 @@ def test_the_official_layout_comes_back_bit_for_bit(imported: tuple[Path, Path],
         assert [k for k in raw if k in ("state_dict", "model")] == [k for k in again if k in ("state_dict", "model")]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_hugging_face_s_vit_gives_the_same_logits(tmp_path: Path):
     transformers = pytest.importorskip("transformers")

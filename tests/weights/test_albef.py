@@ -136,6 +136,7 @@ def test_both_images_are_read_through_the_same_keys_and_values():
     assert len(twins) == 6 * 4
 
 
+@pytest.mark.slow
 def test_both_position_grids_of_a_momentum_model_are_resized():
     found = understood("albef", meta(PUBLISHED["retrieval"][0]), {})
     grown = resized(found, (24, 24))

@@ -28,6 +28,7 @@ def test_captions_are_true(split):
             assert reader.caption_is_true(text, scenes.scene(i)), (i, text)
 
 
+@pytest.mark.slow
 def test_captions_tell_scenes_apart():
     scenes = Scenes("val", 200)
     true_elsewhere = [

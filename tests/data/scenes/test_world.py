@@ -50,6 +50,7 @@ def test_size_does_not_change_a_sample():
     assert Scenes("train", 5).scene(3) == Scenes("train", 500).scene(3)
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_only_in_novel():
     assert {kind for _, kind in HELD_OUT} == set(KINDS) and {color for color, _ in HELD_OUT} == set(COLORS)
     for split in ("train", "val", "test"):
