@@ -75,6 +75,7 @@ def layouts(draw):
     return sizes, Streaming(lanes, draw(st.integers(1, 12))), draw(st.integers(0, 3))
 
 
+@pytest.mark.slow
 @given(layouts(), st.data())
 @settings(max_examples=25, deadline=None)
 def test_each_sample_comes_once_an_epoch_and_any_stop_is_gone_on_from(layout, data):

@@ -37,7 +37,7 @@ def test_captions_tell_scenes_apart():
     assert sum(true_elsewhere) / len(true_elsewhere) < 0.1
 
 
-@pytest.mark.quick("novel")
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "novel"])
 def test_answers_are_right_and_the_only_ones(split):
     scenes = Scenes(split, 300)
