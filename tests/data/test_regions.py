@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,32 @@ def test_a_batch_is_padded_behind(tmp_path: Path):
         stack_regions([one, Detected(FEATURES[:1, :2], one.boxes)])
     with pytest.raises(DataError, match="use one detector's"):
         stack_regions([one, Detected(one.features, one.boxes, np.ones((1, 4), dtype=np.float32))])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), EOFError(), zlib.error("Error -3"), RuntimeError("is encrypted")])
+def test_whatever_reading_an_npz_ends_in_is_one_bad_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    np.savez(tmp_path / "17.npz", **PLAIN)
+    found = open_regions(tmp_path)
+
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np, "load", broken)
+    with pytest.raises(BadSample, match=rf"not an \.npz of plain numbers \({str(error) or type(error).__name__}\)"):
+        found.load("17")
+
+
+def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
+    np.savez_compressed(tmp_path / "17.npz", **PLAIN)
+    with zipfile.ZipFile(tmp_path / "17.npz") as archive:
+        first = archive.infolist()[0]
+        at = (
+            first.header_offset + 30 + len(first.filename) + 20
+        )  # behind its header, and the 64-bit sizes that numpy writes
+    content = bytearray((tmp_path / "17.npz").read_bytes())
+    content[at : at + 8] = b"\xff" * 8
+    (tmp_path / "17.npz").write_bytes(content)
+    with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
+        open_regions(tmp_path).load("17")

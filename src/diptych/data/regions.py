@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -152,9 +153,11 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
             raise BadSample(str(file), f"unpacks to {unpacked} bytes, more than {MOST_ROW}")
         with np.load(file, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in arrays.files if key not in ("info", "conf")}
-    # a MemoryError comes of an array whose header claims more than there is memory for, however little it unpacks to
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
-        raise BadSample(str(file), f"not an .npz of plain numbers ({str(error).splitlines()[0]})") from None
+    # MemoryError: an array whose header claims more than there is memory for, however little it unpacks to. RuntimeError: a
+    # locked archive, or one packed in an unknown way. Some of these say nothing, hence the kind of error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise BadSample(str(file), f"not an .npz of plain numbers ({why})") from None
     odd = [key for key, array in found.items() if array.dtype.kind not in "fiu"]
     if odd:
         raise BadSample(f"{file}, {odd[0]!r}", f"holds {found[odd[0]].dtype}, not numbers")
