@@ -5,10 +5,12 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.generate import Beams, Rules, Written, beam_search, greedy, nucleus, sample
+from diptych.generate.reading import Reader
 from diptych.inputs import Text
+from diptych.layers.given_words import GivenWords
 from diptych.models.verbs import Decodes
 from diptych.tokens import packing
 
@@ -193,6 +195,22 @@ def test_what_is_remembered_need_not_be_read_again(packed: bool):
     for a, b in zip(*(x[:3] for x in found), strict=True):
         assert torch.equal(a, b)
     assert found[0][3] < found[1][3]
+
+
+def test_words_that_hang_on_those_before_are_read_from_the_beginning():
+    """What an encoder says of the newest piece alone is not what it says of it behind the others."""
+    model, ids = Speaker().eval(), prompt([5, 6, 9, 3], [7, 2, 4, 8])
+    table = nn.Embedding(11, 384)
+    model.words.word = words = GivenWords(8, lambda text: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
+
+    def read(remember: bool) -> Tensor:
+        reader = Reader(model, context(2), remember)
+        return torch.stack([reader.next(ids[:, :n]) for n in (2, 3, 4)])
+
+    with torch.no_grad():
+        assert (read(remember=True) - read(remember=False)).abs().max() > 1e-4, "else this test could not fail"
+        words.before = True
+        assert torch.equal(read(remember=True), read(remember=False))
 
 
 def test_a_sample_s_text_does_not_hang_on_its_neighbours():

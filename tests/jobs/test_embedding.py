@@ -63,8 +63,11 @@ def test_what_foretells_words_may_not_read_states_that_have_seen_them():
     assert isinstance(looked_up, GivenWords) and looked_up.source is embedding.word_states
     reading = with_embed(clip.small(), text="minilm").get_submodule("text.word")
     assert isinstance(reading, GivenWords) and reading.source is embedding.read_states
-    with pytest.raises(RunError, match=r'CoCa foretells words.* "minilm_words"'):
+    with pytest.raises(RunError, match=r'CoCa foretells words.* "minilm_onward"'):
         with_embed(coca.small(), text="minilm")
+    onward = with_embed(coca.small(), text="minilm_onward").get_submodule("text.word")
+    assert isinstance(onward, GivenWords) and onward.source is embedding.read_onward
+    assert onward.before and not looked_up.before, "what tells of each word by itself need not begin anew"
     with_embed(blip.small(), text="minilm")  # its decoder has words of its own
 
 

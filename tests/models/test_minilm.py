@@ -10,6 +10,7 @@ import torch
 from diptych.data.tokenizer import Tokenizer
 from diptych.data.vocabularies import vocabulary
 from diptych.inputs import Text
+from diptych.layers.block import PostNormBlock
 from diptych.layers.given import GivenText
 from diptych.models.minilm import MASK, FrozenText
 from diptych.models.vilt import ViLT
@@ -81,6 +82,46 @@ def test_what_was_read_is_kept_for_later_runs(text: Text, tmp_path: Path, monkey
     monkeypatch.setattr(later, "_read", None)
     assert torch.equal(later(text), first)
     assert not torch.equal(FrozenText(depth=2, store=Store(tmp_path))(text), first)
+
+
+@pytest.mark.slow
+def test_what_is_still_written_is_read_and_forgotten(text: Text, monkeypatch: pytest.MonkeyPatch):
+    frozen, read = FrozenText(depth=1), []
+    plain = frozen._read
+    monkeypatch.setattr(frozen, "_read", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    begun = Text(text.ids[:, :4], text.real[:, :4])
+    first = frozen(begun)
+    assert torch.equal(frozen(begun), first) and read == [3, 3]
+
+
+@pytest.mark.slow
+def test_onward_no_word_knows_of_a_later_one(text: Text):
+    """Whether the text lies padded or not, and whether what comes after is there at all."""
+    frozen = FrozenText(depth=2, onward=True)
+    whole, begun = frozen(text), frozen(Text(text.ids[:, :4], text.real[:, :4]))
+    torch.testing.assert_close(begun, whole[:, :4], rtol=1e-3, atol=1e-3)
+    changed = text.ids.clone()
+    changed[:, 3] = 2000
+    after = frozen(Text(changed, text.real))
+    torch.testing.assert_close(after[:, :3], whole[:, :3], rtol=1e-3, atol=1e-3)
+    assert ((after - whole)[:, 3:].abs().amax(2)[text.real[:, 3:]] > 1e-2).all(), "later ones know of it"
+    assert not torch.allclose(whole, FrozenText(depth=2)(text), atol=1e-2)
+
+
+@pytest.mark.slow
+def test_stages_stand_side_by_side_alike_in_size(frozen: FrozenText, text: Text):
+    said = FrozenText(stages=(0, 3, 6))(text)
+    assert said.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenText(stages=(0, 3, 6)).width)
+    last = frozen.blocks[5]
+    assert isinstance(last, PostNormBlock)
+    for stage, norm in ((0, frozen.words.norm), (2, last.norm2)):
+        scale = norm.weight.square().mean().sqrt()
+        layers = frozen if stage else FrozenText(depth=0)
+        expected = (layers(text) - norm.bias) / scale * text.real[:, :, None]
+        torch.testing.assert_close(said[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
+    assert (said[text.real].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
+    with pytest.raises(ValueError, match=r"stages \(0, 4\), where 3 layers read"):
+        FrozenText(depth=3, stages=(0, 4))
 
 
 @pytest.mark.slow

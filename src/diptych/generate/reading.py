@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.inputs import Text
 from diptych.layers.cache import Cache
+from diptych.layers.given_words import GivenWords
 from diptych.models.verbs import Decodes
 from diptych.tokens import Tokens, packing
 
@@ -42,12 +43,15 @@ class Rules:
 
 class Reader:
     """A model that reads texts as they grow. With `remember` each token is computed once, in a cache; without it the
-    whole text is read again at every step, for a `decode` that takes no cache.
+    whole text is read again at every step, for a `decode` that takes no cache, and where words are given by an encoder that
+    has to read what stands before them.
     """
 
     def __init__(self, model: Decodes, context: Tokens, remember: bool = True):
         self.model, self.context = model, Tokens(context.canvas(), context.layout)  # padded, as a cache needs it
-        self.cache = Cache() if remember else None
+        parts = model.modules() if isinstance(model, nn.Module) else ()
+        anew = any(isinstance(part, GivenWords) and part.before for part in parts)
+        self.cache = Cache() if remember and not anew else None
 
     def next(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b v"]:
         """Logits of the token that follows each text."""

@@ -17,20 +17,21 @@ from diptych.data.shown import Shows
 from diptych.inputs import Text
 from diptych.jobs.folder import RunError
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
-from diptych.layers.given import GivenText
+from diptych.layers.given import GivenText, States
 from diptych.layers.given_words import GivenWords
 from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import CENTRED
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
 from diptych.models.hypercolumns import Hypercolumns
-from diptych.models.minilm import FrozenText
+from diptych.models.minilm import WIDTH, FrozenText
 from diptych.recipes.models import SCAN, Detecting, VisualBERT, VSEpp
 from diptych.recipes.run import BOXES, Embedders, Finetune, Pretrain
 from diptych.store import Remembered, Store, usual_folder
 
 CNN_CELL = 1280  # numbers per cell of the CNN's grid
 CNN_GRID = (7, 7)  # of pictures of 224 pixels
+STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
 WRITES = ("decoder", "answer_words")  # parts that write texts, and may not be told what comes after
 
 
@@ -52,9 +53,9 @@ def frozen_cnn() -> FrozenCNN:
 
 
 @cache
-def frozen_text(depth: int) -> FrozenText:
-    """As `frozen_cnn`; `depth`: how many layers read."""
-    return FrozenText(depth, store=store())
+def frozen_text(depth: int = 6, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenText:
+    """As `frozen_cnn`; the rest as FrozenText has it."""
+    return FrozenText(depth, store=store(), stages=stages, onward=onward)
 
 
 @cache
@@ -68,13 +69,26 @@ def cnn_maps(pixels: Tensor) -> Tensor:
 
 def read_states(text: Text) -> Tensor:
     """MiniLM's word states, each of which has seen the whole text."""
-    return frozen_text(6)(text)
+    return frozen_text()(text)
+
+
+def read_onward(text: Text) -> Tensor:
+    """The states of several stages, side by side, where no word has seen a later one."""
+    return frozen_text(stages=STAGES, onward=True)(text)
 
 
 def word_states(text: Text) -> Tensor:
     """MiniLM's vector of each piece by itself."""
     table = frozen_text(0).words.word.weight
     return table.to(text.ids.device)[text.ids]
+
+
+READ: dict[str, tuple[States, int]] = {
+    "minilm": (read_states, WIDTH),
+    "minilm_onward": (read_onward, WIDTH * len(STAGES)),
+    "minilm_words": (word_states, WIDTH),
+}
+"""What reads a text for `embed.text`, and how many numbers it says of each piece."""
 
 
 def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
@@ -94,13 +108,15 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
             (PatchEmbedding, PlacelessPatchEmbedding),
             lambda old: RegionEmbedding(_features(embed), _width(old), dropout=embed.dropout),
         )
+    if embed.text == "own":
+        return
+    source, features = READ[embed.text]
     if embed.text == "minilm":
         _put(model, (TextEmbedding,), lambda old: _text(old, embed.dropout))
         _refuse_foretelling(model, run)
-    if embed.text != "own":
-        states = read_states if embed.text == "minilm" else word_states
-        words = partial(GivenWords, source=states, dropout=embed.dropout)
-        _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
+    before = embed.text != "minilm_words"
+    words = partial(GivenWords, source=source, features=features, dropout=embed.dropout, before=before)
+    _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
 
 
 def _features(embed: Embedders) -> int:
@@ -115,7 +131,7 @@ def _refuse_foretelling(model: nn.Module, run: Pretrain | Finetune) -> None:
     if foretells and any(name == "word" for _, name, _ in _parts(model)):
         raise RunError(
             f"{type(run.model).__name__} foretells words, and minilm's states have seen those to come: set embed.text to "
-            '"minilm_words" or "own"'
+            '"minilm_onward" or "own"'
         )
 
 

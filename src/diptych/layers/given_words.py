@@ -14,12 +14,21 @@ class GivenWords(nn.Module):
     (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
 
     `source` that is no Module is frozen and not saved; its states are `features` wide. `pad`: the id of padding, which is
-    not read. A model that guesses the next word must be given a source that does not read ahead.
+    not read. A model that guesses the next word must be given a source that does not read ahead. `before`: whether what it
+    says of a piece depends on those before it, so that a text that grows must be read from its beginning each time.
     """
 
-    def __init__(self, width: int, source: States, features: int = 384, pad: int = 0, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        source: States,
+        features: int = 384,
+        pad: int = 0,
+        dropout: float = 0.0,
+        before: bool = False,
+    ):
         super().__init__()
-        self.source, self.pad = source, pad
+        self.source, self.pad, self.before = source, pad, before
         self.project = nn.Linear(features, width)
         self.dropout = nn.Dropout(dropout)
 

