@@ -394,6 +394,9 @@ def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(ask
     assert similar.keys() == {"c", "d"} and (told["duplicates"], told["leaks"], told["images out"]) == (1, 1, 4)
     assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
     assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("held-test.tar, x")
+    leak, duplicate = (tmp_path / "listed" / "report.html").read_text().split('<article class="alike">')[1:]
+    for told, row in ((leak, similar["d"]), (duplicate, similar["c"])):
+        assert told.count("<img") == 2 and row["of"] in told and row["where"] in told
     told = bootstrap(replace(asked, duplicates="drop", leaks="drop"), tmp_path / "dropped")
     out = open_captions(str(tmp_path / "dropped" / "cc.tar"), "train")
     assert told["images out"] == 2 and told["dropped"] == 2

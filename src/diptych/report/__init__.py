@@ -3,6 +3,7 @@
 from .curves import curves
 from .page import write_report
 from .sections import (
+    AlikeExample,
     AnswerExample,
     CaptionExample,
     Curve,
@@ -17,6 +18,7 @@ from .sections import (
 )
 
 __all__ = [
+    "AlikeExample",
     "AnswerExample",
     "CaptionExample",
     "Curve",

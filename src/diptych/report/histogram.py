@@ -8,7 +8,12 @@ COLOURS = ("train", "held-out")
 RIGHT = 12
 
 
-def drawn(histogram: Histogram) -> str:
+def histograms(group: list[Histogram]) -> str:
+    legend = "Each line sums to 100 %; what lies left of a dashed one, or on it, is dropped."
+    return f'<p class="quiet">{legend}</p><div class="charts">{"".join(map(_drawn, group))}</div>'
+
+
+def _drawn(histogram: Histogram) -> str:
     """Outlines of up to two series, each as shares of its own sum; the threshold dashed."""
     edges = histogram.edges
     x = scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)

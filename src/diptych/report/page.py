@@ -8,12 +8,14 @@ from pathlib import Path
 from diptych.train.checkpoint import written_whole
 
 from . import inline
+from .alike import alike
 from .captioned import captioned
 from .curves import chart
-from .histogram import drawn
+from .histogram import histograms
 from .judged import judged
 from .pictures import data_uri, overlay, shares
 from .sections import (
+    AlikeExample,
     AnswerExample,
     CaptionExample,
     Curve,
@@ -98,11 +100,6 @@ def _answers(group: list[AnswerExample]) -> str:
     return f'<div class="answers">{"".join(examples)}</div>'
 
 
-def _histograms(group: list[Histogram]) -> str:
-    legend = "Each line sums to 100 %; what lies left of a dashed one, or on it, is dropped."
-    return f'<p class="quiet">{legend}</p><div class="charts">{"".join(map(drawn, group))}</div>'
-
-
 def _heat_maps(group: list[HeatMap]) -> str:
     explained = (
         "The optimal-transport plan from each word to the picture's patches. Each word's mass is divided by its sum, "
@@ -177,6 +174,7 @@ HEADINGS = {
     CaptionExample: "Captions",
     AnswerExample: "Questions and answers",
     JudgedExample: "Judged",
+    AlikeExample: "Alike",
     Histogram: "Scores",
     HeatMap: "Words over the picture",
     Table: "Results",
@@ -189,7 +187,8 @@ RENDER = {
     CaptionExample: captioned,
     AnswerExample: _answers,
     JudgedExample: judged,
-    Histogram: _histograms,
+    AlikeExample: alike,
+    Histogram: histograms,
     HeatMap: _heat_maps,
     Table: _tables,
     Facts: _facts,

@@ -120,6 +120,14 @@ class JudgedExample:
 
 
 @dataclass(frozen=True)
+class AlikeExample:
+    """Pictures that are alike, each with what it is called, and what is to be said of them."""
+
+    pictures: Sequence[tuple[Image.Image, str]]
+    told: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """How the run came about: command, versions, data, parameters, seeds, wall time, machine."""
 
@@ -139,6 +147,7 @@ Section = (
     | CaptionExample
     | AnswerExample
     | JudgedExample
+    | AlikeExample
     | HeatMap
     | Histogram
     | Table

@@ -79,6 +79,10 @@ dd { margin: 0; white-space: pre-wrap; }
 .answer li i { position: absolute; inset: 0 auto 0 0; background: var(--train); opacity: .17; border-radius: 2px; }
 .answer.judged li { display: block; padding: 0; margin-bottom: .5rem; }
 .judged h3 { margin: 0; }
+.alike div { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; }
+.alike figure { margin: 0; }
+.alike img { width: 100%; aspect-ratio: 4/3; object-fit: cover; }
+.alike figcaption { font-size: .8rem; overflow-wrap: anywhere; }
 .judged .right small { color: var(--right); }
 .judged .wrong small { color: var(--wrong); }
 .judged ul { max-height: 16rem; overflow-y: auto; }

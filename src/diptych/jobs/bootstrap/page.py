@@ -19,7 +19,7 @@ from diptych.jobs.bootstrap.sort import Shard
 from diptych.jobs.bootstrap.units import Unit
 from diptych.jobs.scores import spread
 from diptych.recipes.bootstrap import Bootstrap
-from diptych.report import Facts, Findings, Histogram, JudgedExample, Section, Table, write_report
+from diptych.report import AlikeExample, Facts, Findings, Histogram, JudgedExample, Section, Table, write_report
 from diptych.train.checkpoint import written_whole
 
 DECISIONS = ("kept", "re-captioned", "dropped", "skipped")
@@ -66,8 +66,10 @@ class Count:
             del kept[1::2]
 
 
-def finish(asked: Bootstrap, out: Path, units: Sequence[Unit]) -> dict[str, int]:
-    """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; the counts. Raises DataError."""
+def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence[Unit] = ()) -> dict[str, int]:
+    """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; the counts. `against`: the units of the
+    test set. Raises DataError.
+    """
     count, shards = Count(), [Shard.of(out, unit) for unit in units]
     _join(out / "decisions.jsonl", [shard.decisions for shard in shards])
     _join(out / "similar.jsonl", [shard.similar for shard in shards])
@@ -85,8 +87,9 @@ def finish(asked: Bootstrap, out: Path, units: Sequence[Unit]) -> dict[str, int]
     told |= {f"{kind}s": sum(row["kind"] == kind for row in similar) for kind in ("duplicate", "leak")}
     with written_whole(out / "summary.json") as path:
         path.write_text(json.dumps(told, indent=1))
+    where = {unit.name: unit for unit in (*units, *against)}
     write_report(
-        out / "report.html", f"Captions of {asked.data}", list(_sections(asked, out, units, count, told, similar))
+        out / "report.html", f"Captions of {asked.data}", list(_sections(asked, out, where, count, told, similar))
     )
     return told
 
@@ -112,7 +115,7 @@ def _join(into: Path, parts: Sequence[Path]) -> None:
 
 
 def _sections(
-    asked: Bootstrap, out: Path, units: Sequence[Unit], count: Count, told: dict[str, int], similar: list[Row]
+    asked: Bootstrap, out: Path, where: dict[str, Unit], count: Count, told: dict[str, int], similar: list[Row]
 ) -> Iterator[Section]:
     rows = [[name, f"{n:,}", f"{n / max(count.pairs.total(), 1):.1%}"] for name, n in told.items() if name in DECISIONS]
     yield Table("Pairs", ("decision", "pairs", "share"), rows)
@@ -125,9 +128,10 @@ def _sections(
         over = asked.match_over if name == "match" else asked.cosine_over if asked.cosine_over > -1 else None
         title = "Probability of a match" if name == "match" else "Cosine of the contrast"
         yield Histogram(title, edges, series, over)
-    where = {unit.name: unit for unit in units}
     for decision in ("re-captioned", "dropped", "kept"):
         yield from _examples(where, decision, spread(count.examples[decision], SHOWN), asked)
+    for kind in ("leak", "duplicate"):
+        yield from _alike(where, spread([row for row in similar if row["kind"] == kind], SHOWN))
     yield Findings(list(_findings(out, count, similar)))
     yield Facts({"command": " ".join(sys.argv), **asdict(asked)})
 
@@ -147,6 +151,15 @@ def _examples(
                 stays, reason = judged(synthetic, asked)
                 texts.append((synthetic["text"], f"synthetic: {reason}", stays))
             yield JudgedExample(picture, decision, texts)
+
+
+def _alike(units: dict[str, Unit], chosen: Sequence[Row]) -> Iterator[AlikeExample]:
+    for row in chosen:
+        ends = ((row["shard"], row["index"], row["where"]), (row["of_shard"], row["of_index"], row["of"]))
+        found = [(_picture(units[shard], index), called) for shard, index, called in ends]
+        what = "in the test set too" if row["kind"] == "leak" else "there before"
+        told = f"{what}: cosine {row['cosine']:g}{', dropped' if row['dropped'] else ''}"
+        yield AlikeExample([(picture, called) for picture, called in found if picture is not None], told)
 
 
 def _picture(unit: Unit, index: int) -> Pillow.Image | None:

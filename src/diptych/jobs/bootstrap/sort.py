@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -84,14 +83,14 @@ class Sorter:
         self.asked, self.scored = asked, scored
         over = asked.alike_over or USUAL[asked.alike]
         self.seen, self.tests = Seen(over, device), Seen(over, device)
-        self.names: list[str] = []
-        self.test_names: list[str] = []
+        self.known: list[Row] = []
+        self.known_tests: list[Row] = []
         for unit in against:
             part = Part.of(scored, unit)
-            readable = [row["where"] for row in part.read() if "bad" not in row]
-            places = range(len(self.test_names), len(self.test_names) + len(readable))
+            readable = [row for row in part.read() if "bad" not in row]
+            places = range(len(self.known_tests), len(self.known_tests) + len(readable))
             self.tests.add(part.read_features(), list(places))
-            self.test_names += readable
+            self.known_tests += [known_as(row["where"], unit, row) for row in readable]
 
     def sort(self, unit: Unit) -> Sorted:
         part = Part.of(self.scored, unit)
@@ -99,24 +98,29 @@ class Sorter:
         readable = [i for i, row in enumerate(rows) if "bad" not in row]
         verdicts = [decide(row, self.asked) for row in rows]
         leaks = self._told(
-            "leak", self.tests.nearest(vectors) if self.tests.places else [None] * len(readable), self.test_names
+            "leak", self.tests.nearest(vectors) if self.tests.places else [None] * len(readable), self.known_tests
         )
         stay = [bool(verdicts[i].texts) for i in readable]
         if self.asked.leaks == "drop":
             stay = [here and leak is None for here, leak in zip(stay, leaks, strict=True)]
-        places = list(range(len(self.names), len(self.names) + len(readable)))
-        self.names += [f"{unit.name}/{rows[i]['key']}" for i in readable]
-        twins = self._told("duplicate", self.seen.among(vectors, places, stay), self.names)
+        places = list(range(len(self.known), len(self.known) + len(readable)))
+        self.known += [known_as(f"{unit.name}/{rows[i]['key']}", unit, rows[i]) for i in readable]
+        twins = self._told("duplicate", self.seen.among(vectors, places, stay), self.known)
         similar = []
         for i, leak, twin in zip(readable, leaks, twins, strict=True):
             found = [(one, drop) for one, drop in ((leak, self.asked.leaks), (twin, self.asked.duplicates)) if one]
             dropped = [one for one, drop in found if drop == "drop"]
             if dropped:
                 verdicts[i] = decide(rows[i], self.asked, dropped[0])
-            own: dict[str, Any] = {"shard": unit.name, "key": rows[i]["key"], "where": rows[i]["where"]}
+            own: Row = {"shard": unit.name, **{name: rows[i][name] for name in ("index", "key", "where")}}
             similar += [own | one | {"dropped": one in dropped} for one, _ in found]
         named = [replace(v, pairs=[{"shard": unit.name, **pair} for pair in v.pairs]) for v in verdicts]
         return Sorted(unit, rows, named, similar)
 
-    def _told(self, kind: str, twins: Sequence[Twin | None], names: list[str]) -> list[Row | None]:
-        return [None if t is None else {"kind": kind, "of": names[t.of], "cosine": t.cosine} for t in twins]
+    def _told(self, kind: str, twins: Sequence[Twin | None], known: list[Row]) -> list[Row | None]:
+        return [None if t is None else {"kind": kind, **known[t.of], "cosine": t.cosine} for t in twins]
+
+
+def known_as(name: str, unit: Unit, row: Row) -> Row:
+    """What is told of the image that another is like: its name, and where its picture is found."""
+    return {"of": name, "of_shard": unit.name, "of_index": row["index"]}

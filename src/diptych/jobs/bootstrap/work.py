@@ -76,7 +76,7 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
     if not workers.main:
         return {}
     await_all([Shard.of(out, unit) for unit in found], workers)
-    return finish(asked, out, found)
+    return finish(asked, out, found, against)
 
 
 def _tests(asked: Bootstrap) -> list[Unit]:
