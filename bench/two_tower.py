@@ -23,7 +23,8 @@ from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
 from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Text
-from diptych.jobs.embedding import shown, store
+from diptych.jobs.embedding import shown
+from diptych.jobs.frozen import store
 from diptych.models.minilm import FrozenText
 from diptych.recipes import clip
 from diptych.recipes.frozen import IMAGES

@@ -13,7 +13,7 @@ from diptych.data.files import open_captions
 from diptych.data.seen import Seen
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Image, Text
-from diptych.jobs import building, embedding
+from diptych.jobs import building, embedding, frozen
 from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
 from diptych.jobs.pretrain import learned
@@ -60,13 +60,13 @@ def test_words_become_another_encoders_but_for_what_writes():
 
 def test_what_foretells_words_may_not_read_states_that_have_seen_them():
     looked_up = with_embed(coca.small(), text="minilm_words").get_submodule("text.word")
-    assert isinstance(looked_up, GivenWords) and looked_up.source is embedding.word_states
+    assert isinstance(looked_up, GivenWords) and looked_up.source is frozen.word_states
     reading = with_embed(clip.small(), text="minilm").get_submodule("text.word")
-    assert isinstance(reading, GivenWords) and reading.source is embedding.read_states
+    assert isinstance(reading, GivenWords) and reading.source is frozen.read_states
     with pytest.raises(RunError, match=r'CoCa foretells words.* "minilm_onward"'):
         with_embed(coca.small(), text="minilm")
     onward = with_embed(coca.small(), text="minilm_onward").get_submodule("text.word")
-    assert isinstance(onward, GivenWords) and onward.source is embedding.read_onward
+    assert isinstance(onward, GivenWords) and onward.source is frozen.read_onward
     assert onward.before and not looked_up.before, "what tells of each word by itself need not begin anew"
     with_embed(blip.small(), text="minilm")  # its decoder has words of its own
 

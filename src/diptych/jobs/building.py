@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from diptych.heads import Contrast, LogScale
-from diptych.jobs.embedding import CNN_CELL, exchange, frozen_cnn, pictures
+from diptych.jobs.embedding import CNN_CELL, exchange, pictures
 from diptych.jobs.folder import RunError, read_run, read_weights
+from diptych.jobs.frozen import frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
 from diptych.jobs.losses import objectives
 from diptych.layers.init import init_transformer, widen

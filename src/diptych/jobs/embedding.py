@@ -4,91 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from diptych.data.boxes import SCALES, fixed_boxes
 from diptych.data.regions import open_regions
 from diptych.data.seen import DetectorRegions, Names, Seen, SeenGrids, SeenRegions
 from diptych.data.settings import HALF, ImageSettings
 from diptych.data.shown import Shows
-from diptych.inputs import Text
 from diptych.jobs.folder import RunError
+from diptych.jobs.frozen import READ, cnn_maps, frozen_cnn, hypercolumns, read_states, remembered
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
-from diptych.layers.given import GivenText, States
+from diptych.layers.given import GivenText
 from diptych.layers.given_words import GivenWords
 from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import CENTRED
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
 from diptych.models.hypercolumns import Hypercolumns
-from diptych.models.minilm import WIDTH, FrozenText
 from diptych.recipes.models import SCAN, Detecting, VisualBERT, VSEpp
 from diptych.recipes.run import BOXES, Embedders, Finetune, Pretrain
-from diptych.store import Remembered, Store, usual_folder
+from diptych.store import Remembered
 
 CNN_CELL = 1280  # numbers per cell of the CNN's grid
 CNN_GRID = (7, 7)  # of pictures of 224 pixels
-STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
 WRITES = ("decoder", "answer_words")  # parts that write texts, and may not be told what comes after
-
-
-@cache
-def store() -> Store:
-    return Store(usual_folder())
-
-
-@cache
-def remembered() -> Remembered:
-    """What the CNN saw, for the whole process."""
-    return Remembered(store=store())
-
-
-@cache
-def frozen_cnn() -> FrozenCNN:
-    """One for the whole process. Made when it is first needed."""
-    return FrozenCNN(store=store())
-
-
-@cache
-def frozen_text(depth: int = 6, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenText:
-    """As `frozen_cnn`; the rest as FrozenText has it."""
-    return FrozenText(depth, store=store(), stages=stages, onward=onward)
-
-
-@cache
-def hypercolumns() -> Hypercolumns:
-    return Hypercolumns(frozen_cnn())
-
-
-def cnn_maps(pixels: Tensor) -> Tensor:
-    return frozen_cnn().maps(pixels)
-
-
-def read_states(text: Text) -> Tensor:
-    """MiniLM's word states, each of which has seen the whole text."""
-    return frozen_text()(text)
-
-
-def read_onward(text: Text) -> Tensor:
-    """The states of several stages, side by side, where no word has seen a later one."""
-    return frozen_text(stages=STAGES, onward=True)(text)
-
-
-def word_states(text: Text) -> Tensor:
-    """MiniLM's vector of each piece by itself."""
-    table = frozen_text(0).words.word.weight
-    return table.to(text.ids.device)[text.ids]
-
-
-READ: dict[str, tuple[States, int]] = {
-    "minilm": (read_states, WIDTH),
-    "minilm_onward": (read_onward, WIDTH * len(STAGES)),
-    "minilm_words": (word_states, WIDTH),
-}
-"""What reads a text for `embed.text`, and how many numbers it says of each piece."""
 
 
 def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:

@@ -21,9 +21,9 @@ from diptych.generate import Beams, Rules, beam_search, greedy, sample
 from diptych.heads import Contrast
 from diptych.inputs import Batch
 from diptych.jobs.bootstrap.units import Opened
-from diptych.jobs.embedding import frozen_cnn, remembered
 from diptych.jobs.evaluate import rebuilt
 from diptych.jobs.folder import RunError, load_run, read_run
+from diptych.jobs.frozen import frozen_cnn, remembered
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Subject
 from diptych.jobs.scores.comparing import comparison
