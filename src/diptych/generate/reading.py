@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -43,20 +44,22 @@ class Rules:
 
 class Reader:
     """A model that reads texts as they grow. With `remember` each token is computed once, in a cache; without it the
-    whole text is read again at every step, for a `decode` that takes no cache, and where words are given by an encoder that
-    has to read what stands before them.
+    whole text is read again at every step, for a `decode` that takes no cache. Where words are given by another encoder, it
+    is told of what stands before the newest.
     """
 
     def __init__(self, model: Decodes, context: Tokens, remember: bool = True):
         self.model, self.context = model, Tokens(context.canvas(), context.layout)  # padded, as a cache needs it
         parts = model.modules() if isinstance(model, nn.Module) else ()
-        anew = any(isinstance(part, GivenWords) and part.before for part in parts)
-        self.cache = Cache() if remember and not anew else None
+        self.given = [part for part in parts if isinstance(part, GivenWords)]
+        self.cache = Cache() if remember else None
 
     def next(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b v"]:
         """Logits of the token that follows each text."""
-        newest = ids if self.cache is None else ids[:, self.cache.length :]
-        with packing(False):
+        before, newest = ids.tensor_split([0 if self.cache is None else self.cache.length], 1)
+        with packing(False), ExitStack() as told:
+            for part in self.given:
+                told.enter_context(part.behind(before))
             text = Text(newest, torch.ones_like(newest, dtype=torch.bool))
             return self.model.decode(text, self.context, self.cache)[:, -1].float()
 

@@ -56,8 +56,7 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
     if embed.text == "minilm":
         _put(model, (TextEmbedding,), lambda old: _text(old, embed.dropout))
         _refuse_foretelling(model, run)
-    before = embed.text != "minilm_words"
-    words = partial(GivenWords, source=source, features=features, dropout=embed.dropout, before=before)
+    words = partial(GivenWords, source=source, features=features, dropout=embed.dropout)
     _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -14,23 +18,27 @@ class GivenWords(nn.Module):
     (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
 
     `source` that is no Module is frozen and not saved; its states are `features` wide. `pad`: the id of padding, which is
-    not read. A model that guesses the next word must be given a source that does not read ahead. `before`: whether what it
-    says of a piece depends on those before it, so that a text that grows must be read from its beginning each time.
+    not read. A model that guesses the next word must be given a source that does not read ahead. One that reads what stands
+    before a piece must be told of it where a model with a cache is given the newest pieces alone: `behind`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        source: States,
-        features: int = 384,
-        pad: int = 0,
-        dropout: float = 0.0,
-        before: bool = False,
-    ):
+    def __init__(self, width: int, source: States, features: int = 384, pad: int = 0, dropout: float = 0.0):
         super().__init__()
-        self.source, self.pad, self.before = source, pad, before
+        self.source, self.pad = source, pad
         self.project = nn.Linear(features, width)
         self.dropout = nn.Dropout(dropout)
+        self._before: Tensor | None = None
+
+    @contextmanager
+    def behind(self, before: Int[Tensor, "b m"]) -> Iterator[None]:
+        """Within it, what is read stands behind these pieces."""
+        self._before = before
+        try:
+            yield
+        finally:
+            self._before = None
 
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        return self.dropout(self.project(self.source(Text(ids, ids != self.pad)).to(self.project.weight)))
+        whole = ids if self._before is None else torch.cat([self._before, ids], 1)
+        states = self.source(Text(whole, whole != self.pad))[:, whole.shape[1] - ids.shape[1] :]
+        return self.dropout(self.project(states.to(self.project.weight)))

@@ -110,7 +110,7 @@ def small() -> Pretrain:
     come as in coca.small.
     """
     objectives = Objectives(itc=1.0, captions=1.0, mask_rate=0.6, whole_words=False)
-    return frozen("beit3.small", SMALL, objectives, text="minilm_onward", widen=WIDER)
+    return frozen("beit3.small", SMALL, objectives, batch=256, text="minilm_onward", widen=WIDER)
 
 
 def vqa() -> Finetune:

@@ -65,4 +65,4 @@ def small() -> Pretrain:
         text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
         decoder_hidden=384, joint=192,
     )  # fmt: skip
-    return frozen("coca.small", model, OBJECTIVES, steps=200, text="minilm_onward")
+    return frozen("coca.small", model, OBJECTIVES, steps=300, batch=256, text="minilm_onward")
