@@ -202,7 +202,7 @@ def test_words_that_hang_on_those_before_are_told_of_them(monkeypatch: pytest.Mo
     """With a cache the model is given the newest pieces alone; an encoder that reads what stands before must see it still."""
     model, ids = Speaker().eval(), prompt([5, 6, 9, 3], [7, 2, 4, 8])
     table = nn.Embedding(11, 384)
-    model.words.word = GivenWords(8, lambda text: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
+    model.words.word = GivenWords(8, lambda text, _=False: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
 
     def read(remember: bool) -> Tensor:
         reader = Reader(model, context(2), remember)

@@ -22,7 +22,7 @@ def test_what_is_given_or_padding_is_not_asked_for():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_losses_are_those_of_the_token_that_follows(smoothing: float):
-    logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
     losses = next_losses(logits, TEXT, smoothing, given=2)
     log = logits[0, 2].log_softmax(0)
     assert losses[0, 2].item() == pytest.approx((-(1 - smoothing) * log[7] - smoothing * log.mean()).item(), rel=1e-5)

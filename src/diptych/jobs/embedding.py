@@ -15,7 +15,7 @@ from diptych.data.seen import DetectorRegions, Names, Seen, SeenGrids, SeenRegio
 from diptych.data.settings import HALF, ImageSettings
 from diptych.data.shown import Shows
 from diptych.jobs.folder import RunError
-from diptych.jobs.frozen import READ, cnn_maps, frozen_cnn, hypercolumns, read_states, remembered
+from diptych.jobs.frozen import READ, cnn_maps, frozen_cnn, hypercolumns, remembered
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
 from diptych.layers.given import GivenText
 from diptych.layers.given_words import GivenWords
@@ -54,7 +54,8 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         return
     source, features = READ[embed.text]
     if embed.text == "minilm":
-        _put(model, (TextEmbedding,), lambda old: _text(old, embed.dropout))
+        given = partial(GivenText, source=source, features=features, dropout=embed.dropout)
+        _put(model, (TextEmbedding,), lambda old: given(_word_width(old)))
         _refuse_foretelling(model, run)
     words = partial(GivenWords, source=source, features=features, dropout=embed.dropout)
     _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
@@ -129,9 +130,9 @@ def _grid(old: nn.Module) -> nn.Module:
     return GridEmbedding(cnn_maps, CNN_CELL, _width(old), getattr(old, "grid", CNN_GRID), first=True)
 
 
-def _text(old: nn.Module, dropout: float) -> nn.Module:
+def _word_width(old: nn.Module) -> int:
     assert isinstance(old, TextEmbedding)
-    return GivenText(old.word.embedding_dim, read_states, dropout=dropout)
+    return old.word.embedding_dim
 
 
 def _width(old: nn.Module) -> int:

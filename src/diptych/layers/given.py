@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -10,8 +10,14 @@ from diptych.inputs import Text
 from diptych.layout import Span
 from diptych.tokens import Tokens
 
-States = Callable[[Text], Tensor]
-"""A batch of texts (b, n) to a state for each piece (b, n, features)."""
+
+@runtime_checkable
+class States(Protocol):
+    """A batch of texts (b, n) to a state for each piece (b, n, features)."""
+
+    def __call__(self, text: Text, once: bool = False, /) -> Tensor:
+        """`once`: whether these texts do not come again, and need not be remembered."""
+        ...
 
 
 class GivenText(nn.Module):

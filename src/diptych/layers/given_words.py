@@ -31,7 +31,7 @@ class GivenWords(nn.Module):
 
     @contextmanager
     def behind(self, before: Int[Tensor, "b m"]) -> Iterator[None]:
-        """Within it, what is read stands behind these pieces."""
+        """Within it, what is read stands behind these pieces, in a text that is still being written."""
         self._before = before
         try:
             yield
@@ -39,6 +39,9 @@ class GivenWords(nn.Module):
             self._before = None
 
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        whole = ids if self._before is None else torch.cat([self._before, ids], 1)
-        states = self.source(Text(whole, whole != self.pad))[:, whole.shape[1] - ids.shape[1] :]
+        if self._before is None:
+            states = self.source(Text(ids, ids != self.pad))
+        else:
+            whole = torch.cat([self._before, ids], 1)
+            states = self.source(Text(whole, whole != self.pad), True)[:, self._before.shape[1] :]
         return self.dropout(self.project(states.to(self.project.weight)))

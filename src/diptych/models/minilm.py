@@ -23,7 +23,7 @@ from diptych.tokens import packing
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
 TOGETHER, STRIDE = 16, 8  # texts read at once, and the steps in which they are padded
-MASK, END = 103, 102  # the pieces that stand where a word is hidden, and behind the last
+MASK = 103  # the piece that stands where a word is hidden
 WORDS = {
     "word": "word_embeddings",
     "position": "position_embeddings",
@@ -44,15 +44,15 @@ class FrozenText:
     """A text encoder that learns nothing and is saved with no model, hence not a Module. Reads bert-base-uncased pieces.
 
     `depth`: how many of its layers read. Each sees the whole text, so that a model which guesses the next word must not be
-    given what they say: it takes depth 0, each word by itself in its place.
-    `onward`: each piece is read with those before it alone, which MiniLM was not taught; who guesses the next may be told so.
+    given what they say: it takes depth 0, each word by itself in its place, or `onward`: each piece sees itself and those
+    before it, which MiniLM was not taught.
     `stages`: layers whose states are given side by side, 0 the words in their places, each less its norm's shift and over
     its norm's scale, so that all are alike in size (ELMo's way: Peters et al. 2018, section 3.2, with equal shares and the
     mixing left to who reads them); none: the last layer's states, as they are.
 
     Texts of like length are read in float32, always so many in one shape, so that what is said of one does not depend on
     the others to the last bit, and remembered in half precision by their ids (`store.Remembered`), and in a `store` for
-    later runs. Texts with hidden words, or without their end, since they are still being written, do not come again: they
+    later runs. Texts with hidden words, or that are asked for `once` (they are still being written), do not come again: they
     are read as they are given, and forgotten.
     Raises ImportError where the extra `minilm` is not installed.
     """
@@ -87,15 +87,15 @@ class FrozenText:
         how = " ".join(map(str, (depth, TOGETHER, STRIDE, *stages, *(["onward"] if onward else []))))
         self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 
-    def __call__(self, text: Text) -> Float[Tensor, "b n width"]:
+    def __call__(self, text: Text, once: bool = False) -> Float[Tensor, "b n width"]:
         """A state for each piece; nought at pads."""
         if not self.blocks:
             return self._read(text).float()
         states = torch.zeros(*text.ids.shape, self.width, device=text.ids.device)
-        once = ((text.ids == MASK) & text.real).any(1) | ~((text.ids == END) & text.real).any(1)
-        if once.any():
-            states[once] = self._read(text[once]).float()
-        rows = {i: text.ids[i, text.real[i]] for i in (~once).nonzero().flatten().tolist()}
+        forget = ((text.ids == MASK) & text.real).any(1) | once
+        if forget.any():
+            states[forget] = self._read(text[forget]).float()
+        rows = {i: text.ids[i, text.real[i]] for i in (~forget).nonzero().flatten().tolist()}
         for i, found in self._found(rows).items():
             states[i, text.real[i]] = found.to(states)
         return states

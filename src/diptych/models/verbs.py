@@ -140,7 +140,8 @@ class Decodes(Protocol):
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
         """Logits of the token that follows each token of `text`, given `context` (an image, or a question that has met one).
 
-        With a `cache`, `text` holds the newest tokens only, and what came before is remembered.
+        With a `cache`, `text` holds the newest tokens only, and what came before is remembered: but for a frozen encoder's
+        words, which generate.reading.Reader tells of it (layers.given_words).
         """
         ...
 

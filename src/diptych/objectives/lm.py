@@ -33,10 +33,9 @@ class NextWords:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        text = views.given_text
-        logits = self._decoded(views, Text(text.ids[:, :-1], text.real[:, :-1]))
+        text, logits = views.given_text, self.logits(views)
         which = asked(text, self.given)
-        right = (logits.argmax(-1) == text.ids[:, 1:]) & which
+        right = (logits.argmax(-1)[:, :-1] == text.ids[:, 1:]) & which
         return {
             self.name: next_losses(logits, text, self.smoothing, self.given).sum(),
             f"{self.name}/accuracy": right.sum().float().detach(),
@@ -44,12 +43,10 @@ class NextWords:
 
     def logits(self, views: Views) -> Float[Tensor, "b n vocabulary"]:
         """Of the token that follows each token of the text."""
-        return self._decoded(views, views.given_text)
-
-    def _decoded(self, views: Views, text: Text) -> Tensor:
-        if not isinstance(views.model, Decodes):
-            raise ValueError(f"{type(views.model).__name__} does not speak")
-        return views.model.decode(text, views.image)
+        model = views.model
+        if not isinstance(model, Decodes):
+            raise ValueError(f"{type(model).__name__} does not speak")
+        return views.once(("next words",), lambda: model.decode(views.given_text, views.image))
 
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:
         """The unigram entropy of the corpus, where `statistics` counts it ("unigram_entropy", nats per piece)."""
@@ -70,12 +67,13 @@ def asked(text: Text, given: int = 1) -> Bool[Tensor, "b after"]:
 
 
 def next_losses(
-    logits: Float[Tensor, "b after v"], text: Text, smoothing: float = 0.0, given: int = 1
+    logits: Float[Tensor, "b n v"], text: Text, smoothing: float = 0.0, given: int = 1
 ) -> Float[Tensor, "b after"]:
-    """Cross entropy of every token behind the first, nought where none is asked for. `logits`: of those that follow all tokens
-    but the last. A batch's whole vocabulary at every place is what captioning costs: not a copy more of it than must be.
+    """Cross entropy of every token behind the first, nought where none is asked for.
+
+    The last column scores nothing, and stays: to cut it off is a copy of all logits, and one of their gradients.
     """
-    words = text.ids[:, 1:].masked_fill(~asked(text, given), -100)
+    words = F.pad(text.ids[:, 1:].masked_fill(~asked(text, given), -100), (0, 1), value=-100)
     rows = logits.float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
     losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=smoothing)
-    return losses.view_as(words)
+    return losses.view_as(words)[:, :-1]

@@ -57,12 +57,10 @@ def open_clip() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features: of MiniLM what it says of each word and those before, for a captioner may not be told of words to come
-    (docs/decisions/0009).
-    """
+    """On frozen features: MiniLM reads onward, for a captioner may not be told of words to come (docs/decisions/0009)."""
     model = CoCa(
         width=192, depth=1, heads=4, hidden=384, grid=(7, 7), queries=9, pool_heads=4, text_width=192, text_depth=2,
         text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
         decoder_hidden=384, joint=192,
     )  # fmt: skip
-    return frozen("coca.small", model, OBJECTIVES, steps=300, batch=256, text="minilm_onward")
+    return frozen("coca.small", model, OBJECTIVES, batch=256, text="minilm_onward")

@@ -69,9 +69,12 @@ BOXES = ("boxes", "hypercolumns")
 
 
 WordStates = Literal["own", "minilm", "minilm_onward", "minilm_words"]
-"""What a text is read as: the model's own words; a frozen MiniLM's states of each, which have seen the whole text; for models
-that foretell words, what three of its stages say where each word has seen those before it alone; or its vector of each by
-itself.
+"""What a text is read as:
+
+- ``own``: the model's own words;
+- ``minilm``: a frozen MiniLM's states of them, each of which has seen the whole text;
+- ``minilm_onward``: what three of its stages say where no word has seen a later one, for models that foretell words;
+- ``minilm_words``: its vector of each word by itself.
 """
 
 

@@ -108,9 +108,7 @@ def base_words() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features: the third stage alone."""
-    return frozen(
-        "vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), steps=240, batch=256, widen=WIDER
-    )
+    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), batch=256, widen=WIDER)
 
 
 def small_images() -> Pretrain:

@@ -14,4 +14,5 @@ def alike(group: list[AlikeExample]) -> str:
         examples.append(
             f'<article class="alike"><div>{pictures}</div><small>{inline.text(example.told)}</small></article>'
         )
-    return f'<div class="answers">{"".join(examples)}</div>'
+    legend = "Pairs of pictures that may be one: look whether they are."
+    return f'<p class="quiet">{legend}</p><div class="answers">{"".join(examples)}</div>'

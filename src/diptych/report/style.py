@@ -81,7 +81,7 @@ dd { margin: 0; white-space: pre-wrap; }
 .judged h3 { margin: 0; }
 .alike div { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; }
 .alike figure { margin: 0; }
-.alike img { width: 100%; aspect-ratio: 4/3; object-fit: cover; }
+.alike img { width: 100%; aspect-ratio: 1; object-fit: contain; }
 .alike figcaption { font-size: .8rem; overflow-wrap: anywhere; }
 .judged .right small { color: var(--right); }
 .judged .wrong small { color: var(--wrong); }

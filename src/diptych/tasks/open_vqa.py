@@ -65,7 +65,7 @@ class OpenVQA(nn.Module):
         self, logits: Float[Tensor, "a n vocabulary"], text: Text, soft: Soft | None = None
     ) -> Float[Tensor, " a"]:
         """The loss of each answer."""
-        hard = next_losses(logits[:, :-1], text, self.smoothing).sum(1)
+        hard = next_losses(logits, text, self.smoothing).sum(1)
         if soft is None:
             return hard
         taught = soft_cross_entropy(logits[:, :-1], soft.logits[:, :-1].float().softmax(-1))

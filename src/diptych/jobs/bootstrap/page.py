@@ -66,7 +66,7 @@ class Count:
             del kept[1::2]
 
 
-def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence[Unit] = ()) -> dict[str, int]:
+def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence[Unit]) -> dict[str, int]:
     """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; the counts. `against`: the units of the
     test set. Raises DataError.
     """
@@ -131,7 +131,7 @@ def _sections(
     for decision in ("re-captioned", "dropped", "kept"):
         yield from _examples(where, decision, spread(count.examples[decision], SHOWN), asked)
     for kind in ("leak", "duplicate"):
-        yield from _alike(where, spread([row for row in similar if row["kind"] == kind], SHOWN))
+        yield from _alike(where, spread([row for row in similar if row["kind"] == kind and "of_shard" in row], SHOWN))
     yield Findings(list(_findings(out, count, similar)))
     yield Facts({"command": " ".join(sys.argv), **asdict(asked)})
 
@@ -157,9 +157,11 @@ def _alike(units: dict[str, Unit], chosen: Sequence[Row]) -> Iterator[AlikeExamp
     for row in chosen:
         ends = ((row["shard"], row["index"], row["where"]), (row["of_shard"], row["of_index"], row["of"]))
         found = [(_picture(units[shard], index), called) for shard, index, called in ends]
-        what = "in the test set too" if row["kind"] == "leak" else "there before"
+        pictures = [(picture, called) for picture, called in found if picture is not None]
+        what = "the right one is of the test set" if row["kind"] == "leak" else "the right one came before"
         told = f"{what}: cosine {row['cosine']:g}{', dropped' if row['dropped'] else ''}"
-        yield AlikeExample([(picture, called) for picture, called in found if picture is not None], told)
+        if len(pictures) == len(ends):
+            yield AlikeExample(pictures, told)
 
 
 def _picture(unit: Unit, index: int) -> Pillow.Image | None:

