@@ -13,6 +13,7 @@ setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	@echo "installing PyTorch and the rest into .venv: some minutes"
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,cnn,minilm,fast,lmdb]"
 	touch $@
 

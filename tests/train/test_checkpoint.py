@@ -1,3 +1,7 @@
+import os
+import stat
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -108,3 +112,11 @@ def test_a_metric_without_a_value_does_not_end_the_run(tmp_path):
     with Log(tmp_path, 0, 2) as log:
         log.row({"step": 1, "val/itm": float("nan")})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "val/itm": null}\n'
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_weights_can_be_read_by_whom_other_files_can_be(tmp_path: Path):
+    (tmp_path / "usual").touch()
+    checkpoint.save_weights(tmp_path, nn.Linear(2, 2))
+    found, usual = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
+    assert found == usual

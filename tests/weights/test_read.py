@@ -127,6 +127,11 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, held: object, told:
     assert told in refused(tmp_path / "x.pth")
 
 
+def test_a_text_is_not_taken_for_a_spoiled_checkpoint(tmp_path: Path):
+    (tmp_path / "x.ckpt").write_text("# Notes on weights\n" * 100)
+    assert "not a file of PyTorch's: is it a text" in refused(tmp_path / "x.ckpt")
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     assert "no such file" in refused(tmp_path / "none.pth")
     assert "no such file" in refused(tmp_path)

@@ -38,7 +38,8 @@ def take(words: list[str], flag: str, default: str | None = None) -> str:
             del words[i]
             return word.split("=", 1)[1]
     if default is None:
-        raise UsageError(f"{flag} is missing")
+        near = get_close_matches(flag, [word.partition("=")[0] for word in words if word.startswith("--")], 1)
+        raise UsageError(f"{flag} is missing{f'; did you mean it by {near[0]}?' if near else ''}")
     return default
 
 
@@ -130,9 +131,14 @@ def _one_line(panel: str) -> str:
     text = " ".join(text.split())
     for noise in (
         r"(Argument helptext|For full helptext|To see full helptext).*$",
-        r"^[A-Z][a-z ]+ (?=[Ee]rror|invalid)",
+        r"^[A-Z][a-z ]+ (?=[Ee]rror|invalid|Missing value)",
     ):
         text = re.sub(noise, "", text).strip()
+    for pythons, plain in (
+        (r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is no whole number"),
+        (r"could not convert string to float: ('.*')", r"\1 is no number"),
+    ):
+        text = re.sub(pythons, plain, text)
     return text or "arguments not understood"
 
 

@@ -118,6 +118,8 @@ def finetune(run: Finetune, out: Path) -> None:
             f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
         )
     with processes(run.training.device) as group:
+        if group.main:
+            print(f"reading {run.data} ({run.split})", flush=True)
         answers: list[str] = []
         facts: dict[str, Any] = {}
         if run.task == "vqa":

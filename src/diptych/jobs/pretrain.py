@@ -124,6 +124,8 @@ def pretrain(run: Pretrain, out: Path) -> None:
     """
     all_there(run)
     with processes(run.training.device) as group:
+        if group.main:
+            print(f"reading {run.data} ({run.split})", flush=True)
         given = food(run)
         facts: dict[str, Any] = {"examples": amount(given)}
         head = given.head if isinstance(given, Streamed) else given

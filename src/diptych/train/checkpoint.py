@@ -36,13 +36,23 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` once it is written and on disk; until then `path` stands."""
     partial = path.with_name(path.name + ".partial")
     try:
+        usual = _mode_here(partial)
         yield partial
+        partial.chmod(usual)  # safetensors' own files can be read by nobody else
         _to_disk(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _to_disk(path.parent)
+
+
+def _mode_here(path: Path) -> int:
+    """The mode of a new file, as the user and the folder want it."""
+    path.touch()
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
 
 
 def _to_disk(path: Path) -> None:

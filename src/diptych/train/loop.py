@@ -63,7 +63,9 @@ def fit(
         checkpoint.refuse_other_settings(out, held["identity"], same, usual)
 
     update = Update(step, settings, group)
-    doctor = Doctor(cast(Step, step).floors, share(settings.patience, settings.steps))
+    doctor = Doctor(
+        cast(Step, step).floors, max(share(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup))
+    )
     run = _Run(update, doctor, settings, out, same)
     if held is not None:
         checkpoint.load(out, step, update.optimizer)

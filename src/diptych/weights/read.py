@@ -35,7 +35,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a hostile file makes the readers raise anything at all
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        if type(error).__name__ == "UnpicklingError":  # torch's own advice is to unpickle anything, which is never done
+        if not _by_torch(path):
+            reason = "not a file of PyTorch's: is it a text, or another format under this name?"
+        elif (
+            type(error).__name__ == "UnpicklingError"
+        ):  # torch's own advice is to unpickle anything, which is never done
             reason = "nothing but tensors and plain values is ever unpickled: save its state_dict alone"
         raise WeightsError(f"{path}: not a readable checkpoint ({reason})") from None
     return _tensors(loaded, path)
@@ -49,6 +53,12 @@ def _load(path: Path) -> object:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     with warnings.catch_warnings(action="ignore"):  # of odd pickles, just before they are refused
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _by_torch(path: Path) -> bool:
+    """Whether a file that PyTorch is asked to read begins as its own do: as an archive or a pickle. Others: True."""
+    with path.open("rb") as file:
+        return path.suffix in (".safetensors", ".npz") or file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _refuse_swelling(path: Path) -> None:
