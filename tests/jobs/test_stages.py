@@ -107,7 +107,7 @@ def test_a_run_says_what_it_does_not_take(
     monkeypatch.setattr(job, "train", lambda *_: None)
     job.pretrain(toy(vlmo.base_words(), 2, relative=False, begin=tmp_path), tmp_path / "words")
     said = capsys.readouterr().out
-    assert said.startswith(f"of {tmp_path} this run does not take: ") and "model.hidden_patch" in said
+    assert f"\nof {tmp_path} this run does not take: " in said and "model.hidden_patch" in said
 
 
 def test_what_hidden_patches_are_asked_knows_where_they_lie(tokenizer: str):

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
 from battery_parts import Colours, batch_of
 from systems import beit3
 
+torch.manual_seed(0)
 SMALL = VisualTokenizer(
     width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), codes=24, code_width=8, decoder_depth=1, features=1280,
     patience=3,
@@ -152,7 +153,8 @@ def test_a_tokenizer_sees_pictures_as_it_learned_to():
     other = ((0.4, 0.5, 0.6), (0.3, 0.3, 0.2))
     seen = FrozenTokenizer(SMALL, given=other)(replace(image, pixels=renormalised(image.pixels, CENTRED, other)))
     assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # rounded otherwise, some may change sides
-    assert (FrozenTokenizer(SMALL, given=other)(image) != seen).float().mean() > 0.1
+    there = seen >= 0
+    assert (FrozenTokenizer(SMALL, given=other)(image) != seen)[there].float().mean() > 0.1
 
 
 def test_a_tokenizer_of_larger_patches_is_shown_larger_pictures():
