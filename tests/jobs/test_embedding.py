@@ -107,7 +107,7 @@ def test_a_model_of_regions_is_not_shown_pixels():
 
 
 def test_given_words_read_what_is_no_padding():
-    def source(text: Text) -> torch.Tensor:
+    def source(text: Text, once: bool = False) -> torch.Tensor:
         return text.real[:, :, None].float().expand(-1, -1, 5)
 
     words = GivenWords(3, source, features=5)
