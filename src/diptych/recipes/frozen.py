@@ -5,7 +5,7 @@ to retrieval here (LOG.md, "seven ways"), and hard ones fuse three pairs a sampl
 
 Images are what all stages of an ImageNet CNN see, pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra
 ``minilm``), for models that write without those of later words. Both are computed once for each picture and caption, but for captions with hidden words, which are read anew. On
-Flickr8k a run takes 3 to 20 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
+Flickr8k a run takes 4 to 21 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
 """
 
 from __future__ import annotations
