@@ -117,6 +117,7 @@ def test_a_metric_without_a_value_does_not_end_the_run(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 def test_weights_can_be_read_by_whom_other_files_can_be(tmp_path: Path):
     (tmp_path / "usual").touch()
+    (tmp_path / f"{MODEL}.partial").touch(0o600)  # of a run that was killed
     checkpoint.save_weights(tmp_path, nn.Linear(2, 2))
     found, usual = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
     assert found == usual

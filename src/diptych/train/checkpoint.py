@@ -48,7 +48,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def _mode_here(path: Path) -> int:
-    """The mode of a new file, as the user and the folder want it."""
+    """The mode of a new file, as the user and the folder want it; what a stopped run left at `path` may have another."""
+    path.unlink(missing_ok=True)
     path.touch()
     mode = path.stat().st_mode
     path.unlink()
