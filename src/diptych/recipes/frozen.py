@@ -4,8 +4,8 @@ Matching is taught by images drawn at random, not by hard negatives, also where 
 to retrieval here (LOG.md, "seven ways"), and hard ones fuse three pairs a sample, where random ones fuse one.
 
 Images are what all stages of an ImageNet CNN see, pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra
-``minilm``), for models that write without those of later words. Both are computed once for each picture and caption, but for captions with hidden words, which are read anew. On
-Flickr8k a run takes 4 to 21 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
+``minilm``), which is read onward for CoCa and BEiT-3. Both are computed once for each picture and caption, but for captions
+with hidden words, which are read anew. On Flickr8k a run takes 4 to 21 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
 """
 
 from __future__ import annotations

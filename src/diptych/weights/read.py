@@ -37,9 +37,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         if not _by_torch(path):
             reason = "not a file of PyTorch's: is it a text, or another format under this name?"
-        elif (
-            type(error).__name__ == "UnpicklingError"
-        ):  # torch's own advice is to unpickle anything, which is never done
+        elif type(error).__name__ == "UnpicklingError":
+            # torch's own advice is to unpickle anything, which is never done
             reason = "nothing but tensors and plain values is ever unpickled: save its state_dict alone"
         raise WeightsError(f"{path}: not a readable checkpoint ({reason})") from None
     return _tensors(loaded, path)
