@@ -22,9 +22,8 @@ class Match(nn.Module):
 
 
 class Vocabulary(nn.Module):
-    """Which word stands here? BERT's masked-word head: linear, GELU, norm, then a logit per word of the vocabulary.
-
-    The output vectors are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
+    """Which word stands here? BERT's masked-word head: linear, GELU, norm, then a logit per word of the vocabulary, whose vectors
+    are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
     """
 
     def __init__(self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None):
@@ -38,14 +37,15 @@ class Vocabulary(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
-        return self.words(self.norm(self.gelu(self.dense(x)))) + self.bias
+        return self.words(self.last(x)) + self.bias
+
+    def last(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return self.norm(self.gelu(self.dense(x)))  # what the vocabulary's vectors are multiplied with
 
 
 class RegionTargets(nn.Module):
     """What is in this region? BERT's head on image tokens: linear, GELU, norm, linear (ViLBERT, section 3.2).
-
-    `targets`: a logit per class of the detector (1,601), or the detector's feature itself.
-    """
+    `targets`: a logit per class of the detector (1,601), or the detector's feature itself."""
 
     def __init__(self, width: int, targets: int, eps: float = 1e-12):
         super().__init__()
@@ -93,7 +93,7 @@ class Classify(nn.Module):
 
     @torch.no_grad()
     def expect(self, prior: Float[Tensor, " a"]) -> None:
-        """Begins with the probability that each answer has before anything is read (Lin et al. 2017, RetinaNet, 4.1)."""
+        """Begins with each answer's probability before anything is read (Lin et al. 2017, RetinaNet, 4.1)."""
         self.answers.bias.copy_(prior.logit())
 
 
@@ -130,8 +130,7 @@ class LogScale(nn.Module):
 class Temperature(nn.Module):
     """A learned divisor of cosines, kept as itself (ALBEF begins at 0.07): gives the factor 1 / temperature.
 
-    `bounds` hold it, as the official codes do, by moving the parameter itself: where it is out of them, it stays
-    trainable.
+    `bounds` hold it, as the official codes do, by moving the parameter itself: out of them it stays trainable.
     """
 
     def __init__(self, start: float = 0.07, bounds: tuple[float, float] | None = (0.001, 0.5)):

@@ -14,7 +14,7 @@ from diptych.models.albef import ALBEF
 from diptych.objectives.distillation import Soft
 from diptych.tasks.distilled import Distilled
 from diptych.tasks.entailment import Entailment
-from diptych.tasks.open_vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA, next_losses
 from diptych.tasks.rerank import FILL, Reranking
 from diptych.tasks.text_assignment import TextAssignment
 
@@ -136,3 +136,15 @@ def test_a_text_is_assigned_to_its_own_image_or_to_none():
         step(batch_of(2), step.counts(batch_of(2)))
     step(batch, step.counts(batch))["assignment"].backward()
     assert step.project.weight.grad is None and step.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_are_those_of_the_token_that_follows(smoothing: float):
+    ids = torch.tensor([[1, 5, 6, 7, 2], [1, 5, 2, 0, 0]])
+    logits = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
+    losses = next_losses(logits, Text(ids, ids > 0), smoothing)
+    log = logits[0, 2].log_softmax(0)
+    assert losses[0, 2].item() == pytest.approx((-(1 - smoothing) * log[7] - smoothing * log.mean()).item(), rel=1e-5)
+    assert (losses[1, 2:] == 0).all()
+    whole = F.cross_entropy(logits[0, :4], ids[0, 1:], reduction="sum", label_smoothing=smoothing)
+    assert losses[0].sum().item() == pytest.approx(whole.item(), rel=1e-5)

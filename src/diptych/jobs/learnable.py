@@ -22,7 +22,7 @@ NEEDS: tuple[tuple[str, type, str], ...] = (
     ("wpa", verbs.EncodesPatches, ""),
     ("grid", verbs.EncodesPatches, "grid"),
     ("classes", verbs.EncodesPatches, "classes"),
-    ("lm", verbs.Decodes, ""),
+    ("lm", verbs.Foretells, ""),
     ("captions", verbs.FusesOnward, "captions"),
     ("regions", verbs.Fuses, "regions"),
     ("mim", verbs.Reconstructs, ""),
@@ -40,11 +40,10 @@ def check_verbs(run: Pretrain, model: Any) -> None:
     name, lacks = type(model).__name__, model.lacks() if isinstance(model, verbs.Lacks) else {}
     for loss, verb, _ in _needs(run.objectives):
         asked = _verbs(verb)
-        if missing := ", ".join(sorted(v for v in asked if not hasattr(model, v))):
-            raise RunError(f"a {name} cannot learn {loss}: it has no {missing}; set objectives.{loss} to 0")
-        asked = ["foretell", *asked] if loss == "lm" else asked
         if why := next((lacks[v] for v in asked if v in lacks), ""):
             raise RunError(f"{why}, or set objectives.{loss} to 0")
+        if missing := ", ".join(sorted(v for v in asked if not hasattr(model, v))):
+            raise RunError(f"a {name} cannot learn {loss}: it has no {missing}; set objectives.{loss} to 0")
         if loss in PATCHES and (reads_regions(run) or isinstance(model, verbs.Quantises)):
             raise RunError(f"{loss} is learned of patches, which this {name} is not shown; set objectives.{loss} to 0")
     words, patches = getattr(model, "width", 0), getattr(model, "image_width", 0)

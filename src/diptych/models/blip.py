@@ -58,14 +58,14 @@ class GroundedDecoder(nn.Module):
         vocabulary, width = words.word.weight.shape
         self.vocabulary = Vocabulary(width, vocabulary, tied=words.word)
 
-    def forward(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+    def forward(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
         start, ids = 0 if cache is None else cache.length, text.ids
         if start == 0:
             ids = torch.cat([torch.full_like(ids[:, :1], self.begin), ids[:, 1:]], 1)
         tokens = self.words(Text(ids, text.real), start)
         for block in self.blocks:
             tokens = block(tokens, context, Causal(padding=False), cache)
-        return self.vocabulary(tokens.canvas())
+        return tokens
 
 
 class BLIP(nn.Module):
@@ -120,6 +120,13 @@ class BLIP(nn.Module):
             raise BuiltWithout(self.lacks()["encode_text"])
         return self.encoder
 
+    @property
+    def writing(self) -> GroundedDecoder:
+        """The decoder. Raises BuiltWithout."""
+        if self.decoder is None:
+            raise BuiltWithout(self.lacks()["decode"])
+        return self.decoder
+
     def encode_image(self, image: Image | Regions) -> Tokens:
         return self.image.encode_image(image)
 
@@ -142,9 +149,13 @@ class BLIP(nn.Module):
         return Pair(text, images[0], text.first())
 
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
-        if self.decoder is None:
-            raise BuiltWithout(self.lacks()["decode"])
-        return self.decoder(text, context, cache)
+        return self.word_head()(self.foretell(text, context, cache).canvas())
+
+    def foretell(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
+        return self.writing(text, context, cache)
+
+    def word_head(self) -> Vocabulary:
+        return self.writing.vocabulary
 
     def lacks(self) -> dict[str, str]:
         found: dict[str, str] = {}

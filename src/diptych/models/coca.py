@@ -133,12 +133,15 @@ class CoCa(nn.Module):
         words = self._read_on(text.by_span(name="words"), image)
         return Pair(words, image, last(words))
 
-    def next_words(self, words: Tokens) -> Float[Tensor, "b n vocabulary"]:
-        return self.vocabulary(words.canvas())
-
     def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+        return self.vocabulary(self.foretell(text, context, cache).canvas())
+
+    def foretell(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
         words = self.text(text).by_span(name="words") if cache is None else self.text.words(text, cache)
-        return self.next_words(self._read_on(words, context, cache))
+        return self._read_on(words, context, cache)
+
+    def word_head(self) -> nn.Linear:
+        return self.vocabulary
 
     def _read_on(self, words: Tokens, image: Tokens, cache: Cache | None = None) -> Tokens:
         gathered = image.by_span(name="queries")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from diptych.heads import Vocabulary
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.cache import Cache
 from diptych.layers.codebook import Codebook
@@ -27,7 +28,7 @@ class Lacks(Protocol):
     """A model that may be built without what a verb needs."""
 
     def lacks(self) -> dict[str, str]:
-        """Verbs of pre-training that it cannot do, and what would change that; "foretell": to `decode` all of an image's caption."""
+        """Verbs of pre-training that it cannot do, whether or not they are among its methods, and what would change that."""
         ...
 
 
@@ -143,6 +144,19 @@ class Decodes(Protocol):
         With a `cache`, `text` holds the newest tokens only, and what came before is remembered: but for a frozen encoder's
         words, which generate.reading.Reader tells of it (layers.given_words).
         """
+        ...
+
+
+@runtime_checkable
+class Foretells(Decodes, Protocol):
+    """A model that tells at once, of every token of a text, what follows it."""
+
+    def foretell(self, text: Text, context: Tokens) -> Tokens:
+        """What the token behind each is told from, by the `word_head`: `decode` before it scores the vocabulary."""
+        ...
+
+    def word_head(self) -> Vocabulary | nn.Linear:
+        """A logit per word of the vocabulary. Raises BuiltWithout."""
         ...
 
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from diptych.inputs import Text
-from diptych.models.verbs import Decodes
+from diptych.models.verbs import Foretells
 from diptych.objectives.views import Views
+from diptych.objectives.words import word_losses
 from diptych.step import Floor
 
 
@@ -33,20 +34,13 @@ class NextWords:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        text, logits = views.given_text, self.logits(views)
+        model, text = views.model, views.given_text
+        if not isinstance(model, Foretells):
+            raise ValueError(f"{type(model).__name__} cannot foretell a text")
         which = asked(text, self.given)
-        right = (logits.argmax(-1)[:, :-1] == text.ids[:, 1:]) & which
-        return {
-            self.name: next_losses(logits, text, self.smoothing, self.given).sum(),
-            f"{self.name}/accuracy": right.sum().float().detach(),
-        }
-
-    def logits(self, views: Views) -> Float[Tensor, "b n vocabulary"]:
-        """Of the token that follows each token of the text."""
-        model = views.model
-        if not isinstance(model, Decodes):
-            raise ValueError(f"{type(model).__name__} does not speak")
-        return views.once(("next words",), lambda: model.decode(views.given_text, views.image))
+        rows = model.foretell(text, views.image).rows(F.pad(which, (0, 1)))
+        loss, right = word_losses(model.word_head(), rows, text.ids[:, 1:][which], self.smoothing)
+        return {self.name: loss, f"{self.name}/accuracy": right.float()}
 
     def floor(self, statistics: Mapping[str, float]) -> Floor | None:
         """The unigram entropy of the corpus, where `statistics` counts it ("unigram_entropy", nats per piece)."""
@@ -64,16 +58,3 @@ def asked(text: Text, given: int = 1) -> Bool[Tensor, "b after"]:
     which = text.real[:, 1:].clone()
     which[:, : given - 1] = False
     return which
-
-
-def next_losses(
-    logits: Float[Tensor, "b n v"], text: Text, smoothing: float = 0.0, given: int = 1
-) -> Float[Tensor, "b after"]:
-    """Cross entropy of every token behind the first, nought where none is asked for.
-
-    The last column scores nothing, and stays: to cut it off is a copy of all logits, and one of their gradients.
-    """
-    words = F.pad(text.ids[:, 1:].masked_fill(~asked(text, given), -100), (0, 1), value=-100)
-    rows = logits.float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
-    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=smoothing)
-    return losses.view_as(words)[:, :-1]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from diptych.heads import Vocabulary
 from diptych.models.verbs import FusesOnward
 from diptych.objectives.draws import Masking
 from diptych.objectives.views import Views
+from diptych.objectives.words import word_losses
 from diptych.step import Floor
 from diptych.tokens import Tokens
 
@@ -34,12 +35,15 @@ class MaskedCaptions:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        masked = views.masked(self.masking)
-        logits = views.head("captions", self.text(views).rows(masked.hidden)).float()
+        masked, head = views.masked(self.masking), cast(Vocabulary | nn.Linear, views.heads["captions"])
         words = masked.original[masked.hidden]
+        n = (head.words if isinstance(head, Vocabulary) else head).out_features
+        # spread over all words, the true one too, this much gives the others their share
+        others = self.smoothing * n / (n - 1)
+        loss, right = word_losses(head, self.text(views).rows(masked.hidden), words, others)
         return {
-            self.name: smoothed_divergence(logits, words, self.smoothing).sum(),
-            f"{self.name}/accuracy": (logits.argmax(1) == words).sum().float().detach(),
+            self.name: loss - len(words) * smoothed_entropy(self.smoothing, n),
+            f"{self.name}/accuracy": right.float(),
         }
 
     def text(self, views: Views) -> Tokens:
@@ -53,14 +57,7 @@ class MaskedCaptions:
         return None
 
 
-def smoothed_divergence(
-    logits: Float[Tensor, "n v"], words: Int[Tensor, " n"], smoothing: float
-) -> Float[Tensor, " n"]:
-    """Kullback-Leibler divergence from labels of 1 - `smoothing` at the true word and the rest spread over the others."""
-    log = F.log_softmax(logits, 1)
-    right = log.gather(1, words[:, None]).squeeze(1)
-    share = smoothing / (logits.shape[1] - 1)
-    cross = (1 - smoothing - share) * right + share * log.sum(1)
-    sure = 1 - smoothing
-    entropy = -sure * math.log(sure) - (smoothing * math.log(share) if smoothing else 0.0)
-    return -entropy - cross
+def smoothed_entropy(smoothing: float, vocabulary: int) -> float:
+    """Of labels of 1 - `smoothing` at the true word and the rest spread over the others, in nats."""
+    sure, share = 1 - smoothing, smoothing / (vocabulary - 1)
+    return -sure * math.log(sure) - (smoothing * math.log(share) if smoothing else 0.0)

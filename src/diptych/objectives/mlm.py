@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from diptych.heads import Vocabulary
 from diptych.models.verbs import ReadsAlone
 from diptych.objectives.blocks import BlockMasking
 from diptych.objectives.distillation import Soft, softened
@@ -16,6 +18,7 @@ from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hidden import hidden_pair
 from diptych.objectives.hiding import RegionMasking
 from diptych.objectives.views import Views
+from diptych.objectives.words import word_losses
 from diptych.step import Floor
 from diptych.tokens import Pair, Tokens
 
@@ -38,14 +41,18 @@ class MaskedWords:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        masked = views.masked(self.masking)
-        logits, lesson = self.guesses(views), views.lesson
-        soft = None if lesson is None else Soft(self.guesses(lesson.views), lesson.alpha)
+        masked, lesson = views.masked(self.masking), views.lesson
         words = masked.original[masked.hidden]
-        return {
-            self.name: softened(F.cross_entropy(logits, words, reduction="sum"), logits, soft),
-            f"{self.name}/accuracy": (logits.argmax(1) == words).sum().float().detach(),
-        }
+        if lesson is None:
+            head = cast(Vocabulary | nn.Linear, views.heads["words"])
+            loss, right = word_losses(head, self.text(views).rows(masked.hidden), words)
+        else:  # the teacher's opinion of every word is asked for
+            logits, soft = self.guesses(views), Soft(self.guesses(lesson.views), lesson.alpha)
+            loss, right = (
+                softened(F.cross_entropy(logits, words, reduction="sum"), logits, soft),
+                (logits.argmax(1) == words).sum(),
+            )
+        return {self.name: loss, f"{self.name}/accuracy": right.float()}
 
     def guesses(self, views: Views) -> Float[Tensor, "hidden vocabulary"]:
         """Logits of the hidden pieces, sample after sample."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from diptych.generate import Beams, Rules, Written, beam_search
 from diptych.inputs import Answered, Batch, Text
 from diptych.models.verbs import Decodes, Fuses
 from diptych.objectives.distillation import Soft, soft_cross_entropy
-from diptych.objectives.lm import asked, next_losses
+from diptych.objectives.lm import asked
 from diptych.step import Floor
 from diptych.tasks.single import need, sample_counts
 from diptych.tokens import Tokens, packing
@@ -104,3 +105,14 @@ class OpenVQA(nn.Module):
             question = self.question(batch)
             every = Tokens.of(question.canvas(), torch.ones_like(question.real), *question.layout.spans)
         return beam_search(self.model, every, torch.full((len(batch), 1), begin, device=batch.ids.device), rules, beams)
+
+
+def next_losses(logits: Float[Tensor, "b n v"], text: Text, smoothing: float = 0.0) -> Float[Tensor, "b after"]:
+    """Cross entropy of every token behind the first, nought where none is asked for.
+
+    The last column scores nothing, and stays: to cut it off is a copy of all logits, and one of their gradients.
+    """
+    words = F.pad(text.ids[:, 1:].masked_fill(~asked(text), -100), (0, 1), value=-100)
+    rows = logits.float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
+    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=smoothing)
+    return losses.view_as(words)[:, :-1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diptych.objectives.lm import NextWords
 from diptych.objectives.momentum import Momentum
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
@@ -43,8 +42,8 @@ class MomentumAnswers:
         return self.shared.loss
 
     def words(self) -> Answer:
-        logits = self.shared.objective(NextWords).logits(self.shared.views)
-        return Answer(logits, self.shared.views.given_text.real)
+        views = self.shared.views
+        return Answer(self.shared.model.decode(views.given_text, views.image), views.given_text.real)
 
 
 KINDS = {Captioning: CaptionAnswers, OpenVQA: VQAAnswers, NLVR2AtOnce: NLVR2Answers, Momentum: MomentumAnswers}

@@ -61,7 +61,9 @@ class CaptionAnswers:
     def table(self) -> Table:
         table: Table = {
             "image_embeds": lambda: on_canvas(self.views.image),
-            "lm_logits": lambda: Answer(self.step.objective.logits(self.views), self.views.given_text.real),
+            "lm_logits": lambda: Answer(
+                self.model.decode(self.views.given_text, self.views.image), self.views.given_text.real
+            ),
             "loss_lm": lambda: Answer(self.loss),
             "greedy_ids": self.greedy,
         }

@@ -43,7 +43,7 @@ class Answers:
             "text_features": lambda: Answer(self.views.features("contrast").text),
             "image_tokens": lambda: on_canvas(self.views.image.by_span(name="queries")),
             "text_tokens": lambda: on_canvas(self.views.text.by_span(name="words")),
-            "logits": lambda: Answer(self.captioner.logits(self.views)[:, :-1], self.text.real[:, :-1]),
+            "logits": lambda: Answer(self.model.decode(self.text, self.views.image)[:, :-1], self.text.real[:, :-1]),
             "labels": lambda: Answer(torch.where(asked(self.text), self.text.ids[:, 1:], self.pad)),
             "logit_scale": lambda: Answer(self.contrast.scale()),
             "contrastive_loss": lambda: Answer(self.step.weights["itc"] * self.losses["itc"]),

@@ -1,0 +1,69 @@
+"""What a vocabulary's losses cost, all scores at once and some rows at a time: `python -m bench.words`
+
+The rows of one step of a captioner: as many words to foretell as 256 captions of Flickr8k have, 30,522 pieces. "a canvas" is
+the same with the pads that a batch of captions has, which a captioner that scores every place computes too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.objectives.words import word_losses
+
+
+def whole(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
+    return F.cross_entropy(head(rows), words, reduction="sum")
+
+
+def parted(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
+    return word_losses(head, rows, words)[0]
+
+
+def once(loss: Callable[[nn.Linear, Tensor, Tensor], Tensor], head: nn.Linear, rows: Tensor, words: Tensor) -> float:
+    head.zero_grad()
+    rows.grad = None
+    began = time.perf_counter()
+    loss(head, rows, words).backward()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=3300)
+    parser.add_argument("--canvas", type=int, default=6400)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--vocabulary", type=int, default=30522)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    torch.manual_seed(0)
+    head = nn.Linear(asked.width, asked.vocabulary, bias=False)
+    rows = torch.randn(asked.canvas, asked.width)
+    words = torch.randint(asked.vocabulary, (asked.canvas,))
+    words[asked.rows :] = -100
+    few, told = rows[: asked.rows].clone().requires_grad_(), words[: asked.rows]
+    ways = {
+        "some rows at a time": lambda: once(parted, head, few, told),
+        "all at once": lambda: once(whole, head, few, told),
+        "all at once, a canvas": lambda: once(whole, head, rows.requires_grad_(), words),
+    }
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for way, run in ways.items():  # the peak only grows: least first
+        run()
+        print(f"{way}: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB", flush=True)
+    for _ in range(asked.rounds):  # side by side
+        for way, run in ways.items():
+            took[way].append(run())
+    for way, times in took.items():
+        print(f"{way}: {statistics.median(times):.2f} s (median of {asked.rounds})")
+
+
+if __name__ == "__main__":
+    main()

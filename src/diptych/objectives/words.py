@@ -1,0 +1,80 @@
+"""The loss of a vocabulary's scores, without ever holding all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from diptych.heads import Vocabulary
+
+AT_ONCE = 256
+"""Rows scored together: their logits (30,522 a row) stay near the processor, all of a batch's are read from memory three times."""
+
+
+def word_losses(
+    head: Vocabulary | nn.Linear, rows: Float[Tensor, "t d"], words: Int[Tensor, " t"], smoothing: float = 0.0
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """The sum of the rows' cross entropies, each with its word as `head` scores it, and how often the word is the likeliest.
+    `smoothing`: the labels' share that is spread evenly over all words, this one too.
+
+    What no later step needs is never kept: a row's scores become their gradient at once, some rows at a time, as language
+    models do it (Wijmans et al. 2024; Hsu et al. 2024). So memory does not grow with rows times vocabulary. The gradient of a
+    gradient is not known.
+    """
+    if isinstance(head, Vocabulary):
+        rows, weight, bias = head.last(rows), head.words.weight, head.bias
+    else:
+        weight, bias = head.weight, head.bias
+    kind = rows.device.type
+    if torch.is_autocast_enabled(kind):  # as a linear layer would
+        low = torch.get_autocast_dtype(kind)
+        rows, weight, bias = rows.to(low), weight.to(low), None if bias is None else bias.to(low)
+    with torch.autocast(kind, enabled=False):
+        return _Losses.apply(rows, weight, bias, words, smoothing)  # type: ignore[no-any-return]
+
+
+class _Losses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        learns = any(ctx.needs_input_grad[:3])
+        exact = torch.promote_types(rows.dtype, torch.float32)
+        loss, right = rows.new_zeros((), dtype=exact), words.new_zeros(())
+        of_rows = torch.empty_like(rows) if learns else None
+        of_weight = torch.zeros_like(weight, dtype=exact) if learns else None
+        of_bias = None if bias is None or not learns else torch.zeros_like(bias, dtype=exact)
+        for at in range(0, len(rows), AT_ONCE):
+            here, asked = rows[at : at + AT_ONCE], words[at : at + AT_ONCE, None]
+            scores = nn.functional.linear(here, weight, bias).to(exact)
+            best, which = scores.max(1, keepdim=True)
+            right += (which == asked).sum()
+            scores -= best
+            labels = (1 - smoothing) * scores.gather(1, asked).sum()
+            if smoothing:
+                labels += smoothing * scores.mean(1).sum()
+            p = scores.exp_()
+            mass = p.sum(1, keepdim=True)
+            loss += mass.log().sum() - labels
+            if of_rows is None or of_weight is None:
+                continue
+            error = p.div_(mass).sub_(smoothing / p.shape[1])
+            error.scatter_add_(1, asked, torch.full_like(mass, smoothing - 1))
+            if of_bias is not None:
+                of_bias += error.sum(0)
+            error = error.to(rows.dtype)
+            of_rows[at : at + AT_ONCE] = error @ weight
+            of_weight += error.T @ here
+        ctx.save_for_backward(*(of_rows, of_weight, of_bias) if learns else (None, None, None))
+        ctx.mark_non_differentiable(right)
+        return loss, right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        found = (None if g is None else (g * of_loss) for g in ctx.saved_tensors)
+        return (*found, None, None)
