@@ -10,13 +10,18 @@ from diptych.data.files import open_captions
 from diptych.data.source import Captioned, DataError
 from diptych.data.vocabularies import LISTS
 from diptych.data.wordpiece import learn_pieces
+from diptych.jobs.folder import RunError
 from diptych.train.checkpoint import written_whole
 
 
 def learn_vocabulary(data: str, split: str, size: int, out: Path) -> int:
-    """Writes at most `size` pieces of a split's captions, one a line; how many there are. Raises DataError."""
+    """Writes at most `size` pieces of a split's captions, one a line, to a new file; how many there are. Raises DataError,
+    RunError.
+    """
     if out.suffix not in LISTS:
         raise DataError(f"{out}: a list of pieces is called {' or '.join(f'FILE{end}' for end in LISTS)}")
+    if out.exists():
+        raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
     try:
         pieces = learn_pieces(_captions(open_captions(data, split)), size)
     except ValueError as error:
