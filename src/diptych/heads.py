@@ -34,7 +34,7 @@ class Vocabulary(nn.Module):
         self.words = nn.Linear(width, vocabulary, bias=False)
         if tied is not None:
             self.words.weight = tied.weight
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.bias, self.out_features = nn.Parameter(torch.zeros(vocabulary)), vocabulary
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
         return self.words(self.last(x)) + self.bias

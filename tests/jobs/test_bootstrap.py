@@ -199,6 +199,7 @@ def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noise
     assert {d: summary[d] for d in counts} == counts and summary["images out"] == len(expected)
 
 
+@pytest.mark.slow
 def test_the_scores_are_the_filter_s_own(done: Path, asked: Bootstrap):
     judge = subject(Path(asked.filter), asked, torch.device("cpu"))
     model, heads = judge.model, judge.module.heads
@@ -219,6 +220,7 @@ def test_the_scores_are_the_filter_s_own(done: Path, asked: Bootstrap):
             assert told["cosine"] == pytest.approx(cosine.item(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_page_shows_pictures_of_each_decision(done: Path):
     page = (done / "report.html").read_text()
     images = {(r["decision"], r["key"]) for r in rows(done / "decisions.jsonl")}
@@ -281,6 +283,7 @@ def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
     assert files(tmp_path) == files(done)
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_done_again(done: Path, asked: Bootstrap, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
     monkeypatch.setattr(sort, "write_shard", lambda *_: pytest.fail("a shard was written"))
@@ -320,7 +323,7 @@ def test_two_processes_write_what_one_does(done: Path, asked: Bootstrap, tmp_pat
 # -- bad data, and what is refused ----------------------------------------------------------------------------------------
 
 
-def test_bad_samples_are_skipped_and_listed_and_none_escapes(asked: Bootstrap, tmp_path: Path):
+def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
     members |= {"broken.jpg": b"no picture", "broken.txt": b"a cup", "lonely.jpg": picture(1)}
@@ -332,7 +335,10 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(asked: Bootstrap, t
         "good.txt": b"a cup",
     }
     write_tar(tmp_path / "cc.tar", members, {"linked.txt": str(tmp_path / "secret.txt")})
-    told = bootstrap(replace(asked, data=str(tmp_path / "cc.tar"), match_over=0.0), tmp_path / "out")
+    asked = Bootstrap(
+        str(tmp_path / "cc.tar"), role, role, match_over=0.0, batch=5, workers=0, device="cpu", precision="fp32"
+    )
+    told = bootstrap(asked, tmp_path / "out")
     skipped = {row["where"].split(", ")[1]: row["reason"] for row in rows(tmp_path / "out" / "skipped.jsonl")}
     assert skipped.keys() == {"broken", "lonely", "linked"} and told["skipped"] == 3
     assert skipped["broken"].startswith("not a readable image") and skipped["lonely"].startswith("no caption")
@@ -382,6 +388,7 @@ def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_pa
         assert len(names) == 2 * n and not any(".." in name or name.startswith("/") for name in names)
 
 
+@pytest.mark.slow
 def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(asked: Bootstrap, tmp_path: Path):
     members: dict[str, bytes] = {}
     for key, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
@@ -408,6 +415,7 @@ def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(ask
     assert {m.key for m in out.members} <= {"a", "b"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_settings_may_not_change_under_way(asked: Bootstrap, done: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"match_over = 0\.\d+, not 0\.9"):
         bootstrap(replace(asked, match_over=0.9), done)
@@ -446,6 +454,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_refusals_are_one_line(asked: Bootstrap, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
     data, out = asked.data, ("--out", str(tmp_path / "out"), "--workers", "0")
     assert "give --captioner RUN, --filter RUN" in refused(capsys, data, *out)
@@ -463,6 +472,7 @@ def test_refusals_are_one_line(asked: Bootstrap, role: str, pretrained: Path, no
     assert "no sample of 1 can be used" in refused(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
 
 
+@pytest.mark.slow
 def test_contrast_alone_needs_a_threshold(asked: Bootstrap, tmp_path: Path):
     contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
     asked = replace(asked, captioner="", filter=contrast)

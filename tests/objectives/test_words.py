@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.heads import Vocabulary
 from diptych.objectives import words
@@ -50,11 +51,28 @@ def test_they_are_cross_entropies_and_learn_as_those_do(kind: str, smoothing: fl
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_no_gradient_is_made_where_none_is_asked_for():
-    module, rows = head("own"), torch.randn(ROWS, WIDTH)
-    with torch.no_grad():
-        loss, _ = word_losses(module, rows, torch.zeros(ROWS, dtype=torch.long))
-    assert not loss.requires_grad
+def products(learn: tuple[bool, bool], grad: bool = True) -> int:
+    """Of rows and vocabulary that learn, or do not."""
+    module, rows = nn.Linear(WIDTH, WORDS), torch.randn(ROWS, WIDTH, requires_grad=learn[0])
+    module.weight.requires_grad_(learn[1])
+    with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counted:
+        word_losses(module, rows, torch.zeros(ROWS, dtype=torch.long))
+    return counted.get_total_flops()
+
+
+def test_only_gradients_that_are_asked_for_are_made():
+    once = 2 * ROWS * WIDTH * WORDS
+    assert products((True, True)) == 3 * once
+    assert products((True, False)) == products((False, True)) == 2 * once
+    assert products((False, False)) == products((True, True), grad=False) == once
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_a_frozen_part_of_the_head_stays_without_gradient(frozen: str):
+    module, rows = nn.Linear(WIDTH, WORDS), torch.randn(ROWS, WIDTH, requires_grad=True)
+    getattr(module, frozen).requires_grad_(False)
+    word_losses(module, rows, torch.arange(ROWS))[0].backward()
+    assert {name for name, p in module.named_parameters() if p.grad is None} == {frozen}
 
 
 def test_no_rows_cost_nothing_and_teach_nothing():
@@ -62,14 +80,22 @@ def test_no_rows_cost_nothing_and_teach_nothing():
     loss, right = word_losses(module, rows, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0 and right.item() == 0 and rows.grad is not None
-    assert all((p.grad == 0).all() for p in module.parameters() if p.grad is not None)
+    assert all(p.grad is not None and (p.grad == 0).all() for p in module.parameters())
 
 
-def test_in_half_precision_scores_are_half_and_losses_whole():
+def test_in_half_precision_products_are_half_and_what_is_added_to_them_is_exact():
     module, rows, asked = head("own"), torch.randn(ROWS, WIDTH, requires_grad=True), torch.arange(ROWS)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = word_losses(module, rows, asked)
+        loss.backward()
+        mine = gradients(module, rows)
+        module.zero_grad()
+        rows.grad = None
         whole = F.cross_entropy(module(rows).float(), asked, reduction="sum")
-    loss.backward()
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(whole.item(), rel=1e-2)
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in module.parameters())
+    whole.backward()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(whole.item(), rel=1e-6)
+    exact = word_losses(module, rows, asked)[0].item()
+    assert loss.item() != pytest.approx(exact, rel=1e-6)  # products are rounded, or nothing was tested
+    for a, b in zip(mine, gradients(module, rows), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)

@@ -151,7 +151,7 @@ class Decodes(Protocol):
 class Foretells(Decodes, Protocol):
     """A model that tells at once, of every token of a text, what follows it."""
 
-    def foretell(self, text: Text, context: Tokens) -> Tokens:
+    def foretell(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
         """What the token behind each is told from, by the `word_head`: `decode` before it scores the vocabulary."""
         ...
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.heads import Vocabulary
 from diptych.models.verbs import FusesOnward
 from diptych.objectives.draws import Masking
 from diptych.objectives.views import Views
-from diptych.objectives.words import word_losses
+from diptych.objectives.words import scoring, word_losses
 from diptych.step import Floor
 from diptych.tokens import Tokens
 
@@ -35,9 +33,9 @@ class MaskedCaptions:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def totals(self, views: Views) -> dict[str, Tensor]:
-        masked, head = views.masked(self.masking), cast(Vocabulary | nn.Linear, views.heads["captions"])
+        masked, head = views.masked(self.masking), scoring(views.heads["captions"])
         words = masked.original[masked.hidden]
-        n = (head.words if isinstance(head, Vocabulary) else head).out_features
+        n = head.out_features
         # spread over all words, the true one too, this much gives the others their share
         others = self.smoothing * n / (n - 1)
         loss, right = word_losses(head, self.text(views).rows(masked.hidden), words, others)

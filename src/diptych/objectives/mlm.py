@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.heads import Vocabulary
 from diptych.models.verbs import ReadsAlone
 from diptych.objectives.blocks import BlockMasking
 from diptych.objectives.distillation import Soft, softened
@@ -18,7 +16,7 @@ from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hidden import hidden_pair
 from diptych.objectives.hiding import RegionMasking
 from diptych.objectives.views import Views
-from diptych.objectives.words import word_losses
+from diptych.objectives.words import scoring, word_losses
 from diptych.step import Floor
 from diptych.tokens import Pair, Tokens
 
@@ -44,8 +42,7 @@ class MaskedWords:
         masked, lesson = views.masked(self.masking), views.lesson
         words = masked.original[masked.hidden]
         if lesson is None:
-            head = cast(Vocabulary | nn.Linear, views.heads["words"])
-            loss, right = word_losses(head, self.text(views).rows(masked.hidden), words)
+            loss, right = word_losses(scoring(views.heads["words"]), self.text(views).rows(masked.hidden), words)
         else:  # the teacher's opinion of every word is asked for
             logits, soft = self.guesses(views), Soft(self.guesses(lesson.views), lesson.alpha)
             loss, right = (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.generate import Beams, Rules, Written, beam_search
 from diptych.inputs import Batch, Image
-from diptych.models.verbs import Decodes, EncodesImage
+from diptych.models.verbs import EncodesImage, Foretells
 from diptych.objectives.draws import Keyed
 from diptych.objectives.lm import NextWords
 from diptych.objectives.views import Views
@@ -18,7 +18,7 @@ from diptych.step import Floor
 from diptych.tasks.single import need
 
 
-class SpeaksOfImages(EncodesImage, Decodes, Protocol):
+class SpeaksOfImages(EncodesImage, Foretells, Protocol):
     """A model that reads images and writes texts."""
 
 
