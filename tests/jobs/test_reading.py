@@ -94,6 +94,12 @@ def test_pieces_are_learned_by_a_command(tmp_path: Path, capsys: pytest.CaptureF
     file = tmp_path / "learned.txt"
     assert main(["vocabulary", "scenes:20", "--size", "70", "--out", str(file)]) == 0
     assert "70 pieces" in capsys.readouterr().out and read_vocabulary(file).size == 70
-    for words, told in ((["--size", "9", "--out", str(file)], "--size more"), (["--out", "x.json"], "FILE.txt")):
+    held, other = file.read_bytes(), str(tmp_path / "other.txt")
+    for words, told in (
+        (["--size", "9", "--out", other], "--size more"),
+        (["--out", "x.json"], "FILE.txt"),
+        (["--size", "60", "--out", str(file)], "is there already"),
+    ):
         assert main(["vocabulary", "scenes:20", *words]) == 2
         assert told in capsys.readouterr().err
+    assert file.read_bytes() == held
