@@ -105,6 +105,7 @@ class Interrupting(Colours):
         return super().image(index)
 
 
+@pytest.mark.slow
 def test_workers_leave_ctrl_c_and_a_first_sigterm_to_the_main_process():
     examples = PairExamples(Interrupting(20), TOKENIZER, SMALL, 0.0)
     assert len(run(examples, steps=1, workers=1)) == 1
