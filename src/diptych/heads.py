@@ -34,7 +34,7 @@ class Vocabulary(nn.Module):
         self.words = nn.Linear(width, vocabulary, bias=False)
         if tied is not None:
             self.words.weight = tied.weight
-        self.bias, self.out_features = nn.Parameter(torch.zeros(vocabulary)), vocabulary
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
         return self.words(self.last(x)) + self.bias
@@ -45,7 +45,8 @@ class Vocabulary(nn.Module):
 
 class RegionTargets(nn.Module):
     """What is in this region? BERT's head on image tokens: linear, GELU, norm, linear (ViLBERT, section 3.2).
-    `targets`: a logit per class of the detector (1,601), or the detector's feature itself."""
+    `targets`: a logit per class of the detector (1,601), or the detector's feature itself.
+    """
 
     def __init__(self, width: int, targets: int, eps: float = 1e-12):
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.models.verbs import FusesOnward
 from diptych.objectives.draws import Masking
 from diptych.objectives.views import Views
-from diptych.objectives.words import scoring, word_losses
+from diptych.objectives.words import scoring, size, word_losses
 from diptych.step import Floor
 from diptych.tokens import Tokens
 
@@ -35,7 +35,7 @@ class MaskedCaptions:
     def totals(self, views: Views) -> dict[str, Tensor]:
         masked, head = views.masked(self.masking), scoring(views.heads["captions"])
         words = masked.original[masked.hidden]
-        n = head.out_features
+        n = size(head)
         # spread over all words, the true one too, this much gives the others their share
         others = self.smoothing * n / (n - 1)
         loss, right = word_losses(head, self.text(views).rows(masked.hidden), words, others)

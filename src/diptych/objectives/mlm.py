@@ -45,10 +45,8 @@ class MaskedWords:
             loss, right = word_losses(scoring(views.heads["words"]), self.text(views).rows(masked.hidden), words)
         else:  # the teacher's opinion of every word is asked for
             logits, soft = self.guesses(views), Soft(self.guesses(lesson.views), lesson.alpha)
-            loss, right = (
-                softened(F.cross_entropy(logits, words, reduction="sum"), logits, soft),
-                (logits.argmax(1) == words).sum(),
-            )
+            loss = softened(F.cross_entropy(logits, words, reduction="sum"), logits, soft)
+            right = (logits.argmax(1) == words).sum()
         return {self.name: loss, f"{self.name}/accuracy": right.float()}
 
     def guesses(self, views: Views) -> Float[Tensor, "hidden vocabulary"]:

@@ -44,6 +44,11 @@ def scoring(head: nn.Module) -> Vocabulary | nn.Linear:
     return head
 
 
+def size(head: Vocabulary | nn.Linear) -> int:
+    """How many words it scores."""
+    return (head.words if isinstance(head, Vocabulary) else head).out_features
+
+
 class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(
