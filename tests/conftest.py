@@ -11,6 +11,9 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from jaxtyping import install_import_hook
 
+# one thread a process: xdist's workers, or pyright beside them, want the other cores, and threads that wait for a core spin
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 install_import_hook("diptych", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 # how long an example takes is the machine's affair

@@ -122,7 +122,7 @@ def test_loss_at_initialisation_is_chance(name: str, job: str):
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_padding_changes_nothing(name: str, verb: str, packed: bool):
     """Neither its amount nor, where it is computed at all, what stands in it."""
     model, batch = small(name), batch_of(6)
@@ -165,7 +165,7 @@ def test_packed_losses_and_gradients_are_the_padded_ones(name: str, job: str):
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: bool):
     model, batch = small(name), batch_of(6)
     order = torch.tensor([4, 2, 0, 5, 1, 3])

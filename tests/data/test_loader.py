@@ -131,6 +131,7 @@ def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
                 pass
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_a_sweep_gives_every_example_once(world):
     examples = pairs(11)

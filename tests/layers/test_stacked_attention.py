@@ -43,7 +43,7 @@ def score(asking: Tensor, asked: Tensor, how: StackedAttention) -> Tensor:
     return {"mean": relevance.mean(), "max": relevance.max(), "sum": relevance.sum()}[how.aggregate]
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("asking", ["text", "image"])
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("norm", NORMS)

@@ -126,6 +126,7 @@ def test_retrieval_sets_the_true_text_before_its_false_ones():
     assert losses["retrieval/accuracy"].item() == pytest.approx((scores.argmax(1) == 0).float().mean().item())
 
 
+@pytest.mark.quick("4-*")
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("pairs", [1, 4, 100])
 def test_matrix_scores_every_image_with_every_text(packed: bool, pairs: int):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from collections.abc import Sequence
 from itertools import chain
 
 from tokenizers import Regex, models, pre_tokenizers
@@ -48,11 +49,11 @@ class BytePairs:
         letters = "".join(self._pieces[i] for i in ids)
         return bytes(self._bytes[c] for c in letters).decode("utf-8", "replace").replace(END, " ").strip()
 
-    def opens(self, piece: str) -> bool:
-        return False
+    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(pieces)
 
-    def closes(self, piece: str) -> bool:
-        return piece.endswith(END)
+    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(piece.endswith(END) for piece in pieces)
 
 
 def cleaned(text: str) -> str:

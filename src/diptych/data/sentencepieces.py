@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sentencepiece import SentencePieceProcessor
 
 from diptych.data.vocabulary import Vocabulary
@@ -25,11 +27,11 @@ class SentencePieces:
     def join(self, ids: list[int]) -> str:
         return self._model.decode([self._pieces[i] for i in ids])
 
-    def opens(self, piece: str) -> bool:
-        return piece.startswith(SPACE)
+    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(piece.startswith(SPACE) for piece in pieces)
 
-    def closes(self, piece: str) -> bool:
-        return False
+    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(pieces)
 
 
 def sentencepieces(name: str, held: bytes) -> Vocabulary:

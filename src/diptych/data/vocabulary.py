@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -19,12 +20,12 @@ class Cutter(Protocol):
         """Readable text of some pieces."""
         ...
 
-    def opens(self, piece: str) -> bool:
-        """Whether a word begins with this piece."""
+    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        """Of each piece, whether a word begins with it."""
         ...
 
-    def closes(self, piece: str) -> bool:
-        """Whether a word ends with this piece, so that the next one begins another."""
+    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        """Of each piece, whether a word ends with it, so that the next one begins another."""
         ...
 
 
@@ -57,9 +58,9 @@ class Vocabulary:
     @cached_property
     def opens(self) -> tuple[bool, ...]:
         """Of each piece, whether a word begins with it."""
-        return tuple(map(self.cutter.opens, self.pieces))
+        return self.cutter.opens(self.pieces)
 
     @cached_property
     def closes(self) -> tuple[bool, ...]:
         """Of each piece, whether a word ends with it."""
-        return tuple(map(self.cutter.closes, self.pieces))
+        return self.cutter.closes(self.pieces)

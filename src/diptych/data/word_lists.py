@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Sequence
 from typing import Any
 
 from diptych.data.plain_pickle import read_plain
@@ -30,11 +31,11 @@ class WordList:
     def join(self, ids: list[int]) -> str:
         return " ".join(self._pieces[i] for i in ids)
 
-    def opens(self, piece: str) -> bool:
-        return True
+    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return (True,) * len(pieces)
 
-    def closes(self, piece: str) -> bool:
-        return False
+    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(pieces)
 
 
 def word_list(name: str, held: bytes) -> Vocabulary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -30,11 +30,11 @@ class WordPieces:
     def join(self, ids: list[int]) -> str:
         return self._pipeline.decode(ids)
 
-    def opens(self, piece: str) -> bool:
-        return not piece.startswith(INSIDE)
+    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(not piece.startswith(INSIDE) for piece in pieces)
 
-    def closes(self, piece: str) -> bool:
-        return False
+    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(pieces)
 
 
 def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
