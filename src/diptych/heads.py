@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from diptych.layers.temperature import LogScale, Temperature
 
 
 class Match(nn.Module):
@@ -21,16 +21,27 @@ class Match(nn.Module):
         return self.linear(pooled)
 
 
-class Vocabulary(nn.Module):
+class Transformed(nn.Module):
+    """What BERT's heads share: linear to a hidden width, GELU, norm. What asks stands behind it."""
+
+    def __init__(self, width: int, hidden: int, eps: float):
+        super().__init__()
+        self.dense = nn.Linear(width, hidden)
+        self.gelu = nn.GELU()
+        self.norm = nn.LayerNorm(hidden, eps)
+
+    def last(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n h"]:
+        """What the head's own vectors are multiplied with."""
+        return self.norm(self.gelu(self.dense(x)))
+
+
+class Vocabulary(Transformed):
     """Which word stands here? BERT's masked-word head: linear, GELU, norm, then a logit per word of the vocabulary, whose vectors
     are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
     """
 
     def __init__(self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None):
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.gelu = nn.GELU()
-        self.norm = nn.LayerNorm(width, eps)
+        super().__init__(width, width, eps)
         self.words = nn.Linear(width, vocabulary, bias=False)
         if tied is not None:
             self.words.weight = tied.weight
@@ -39,41 +50,32 @@ class Vocabulary(nn.Module):
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
         return self.words(self.last(x)) + self.bias
 
-    def last(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        return self.norm(self.gelu(self.dense(x)))  # what the vocabulary's vectors are multiplied with
 
-
-class RegionTargets(nn.Module):
+class RegionTargets(Transformed):
     """What is in this region? BERT's head on image tokens: linear, GELU, norm, linear (ViLBERT, section 3.2).
     `targets`: a logit per class of the detector (1,601), or the detector's feature itself.
     """
 
     def __init__(self, width: int, targets: int, eps: float = 1e-12):
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.gelu = nn.GELU()
-        self.norm = nn.LayerNorm(width, eps)
+        super().__init__(width, width, eps)
         self.targets = nn.Linear(width, targets)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n t"]:
-        return self.targets(self.norm(self.gelu(self.dense(x))))
+        return self.targets(self.last(x))
 
 
-class SimpleClassifier(nn.Module):
+class SimpleClassifier(Transformed):
     """Which of these answers? Linear to a hidden width, GELU, norm, linear (ViLBERT's downstream head).
 
     Reads one summary per image: `inputs` is the width of all of them side by side.
     """
 
     def __init__(self, inputs: int, hidden: int, answers: int, eps: float = 1e-12):
-        super().__init__()
-        self.dense = nn.Linear(inputs, hidden)
-        self.gelu = nn.GELU()
-        self.norm = nn.LayerNorm(hidden, eps)
+        super().__init__(inputs, hidden, eps)
         self.answers = nn.Linear(hidden, answers)
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
-        return self.answers(self.norm(self.gelu(self.dense(pooled))))
+        return self.answers(self.last(pooled))
 
 
 class Classify(nn.Module):
@@ -111,39 +113,6 @@ class TwoLayers(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
         return self.dense2(self.gelu(self.norm2(self.dense1(self.norm1(pooled)))))
-
-
-class LogScale(nn.Module):
-    """A learned factor for cosines, kept as its logarithm (CLIP, 2.5: begins at 1 / 0.07). `most` holds it as Temperature's bounds."""
-
-    def __init__(self, start: float = 1 / 0.07, most: float = math.inf):
-        super().__init__()
-        self.log = nn.Parameter(torch.tensor(math.log(start)))
-        self.most = most
-
-    def forward(self) -> Float[Tensor, ""]:
-        if not self.training:  # only read, the parameter stays as it was imported
-            return self.log.exp().clamp(max=self.most)
-        self.log.detach().clamp_(max=math.log(self.most))
-        return self.log.exp()
-
-
-class Temperature(nn.Module):
-    """A learned divisor of cosines, kept as itself (ALBEF begins at 0.07): gives the factor 1 / temperature.
-
-    `bounds` hold it, as the official codes do, by moving the parameter itself: out of them it stays trainable.
-    """
-
-    def __init__(self, start: float = 0.07, bounds: tuple[float, float] | None = (0.001, 0.5)):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(start))
-        self.bounds = bounds
-
-    def forward(self) -> Float[Tensor, ""]:
-        if self.bounds is not None:
-            with torch.no_grad():
-                self.value.clamp_(*self.bounds)
-        return 1 / self.value
 
 
 class Contrast(nn.Module):

@@ -18,8 +18,9 @@ def cnn() -> FrozenCNN:
     return FrozenCNN(0)
 
 
-def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there(cnn: FrozenCNN):
-    pixels, kept = torch.rand(3, 96, 64) * 2 - 1, {}
+def _columns(cnn: FrozenCNN, pixels: torch.Tensor) -> torch.Tensor:
+    """The last map and the means of every stage, of pixels as they lie."""
+    kept: dict[int, torch.Tensor] = {}
     hooks = [
         cnn.network._blocks[i].register_forward_hook(lambda _, __, x, i=i: kept.update({i: x}))  # type: ignore[index]
         for i in STAGES
@@ -28,11 +29,21 @@ def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there(cnn: Fr
         last = cnn.network.extract_features(pixels[None].contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
     for hook in hooks:
         hook.remove()
+    return torch.cat([last, *(adaptive_avg_pool2d(kept[i], last.shape[-2:]) for i in STAGES)], 1)[0].permute(1, 2, 0)
+
+
+def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there_and_in_the_mirror(cnn: FrozenCNN):
+    pixels = torch.rand(3, 96, 64) * 2 - 1
     grid = Hypercolumns(cnn).look(pixels)["grid"].float()
     assert grid.shape == (3, 2, Hypercolumns.width)
-    expected = torch.cat([last, *(adaptive_avg_pool2d(kept[i], (3, 2)) for i in STAGES)], 1)[0].permute(1, 2, 0)
+    expected = (_columns(cnn, pixels) + _columns(cnn, pixels.flip(2)).flip(1)) / 2
     torch.testing.assert_close(grid, expected, rtol=1e-3, atol=1e-3)  # half precision
-    torch.testing.assert_close(grid[..., :1280], cnn.look(pixels)["grid"].float(), rtol=0, atol=0)
+
+
+def test_a_mirror_image_is_seen_as_the_mirror_image_of_what_is_seen(cnn: FrozenCNN):
+    pixels, columns = torch.rand(3, 96, 64) * 2 - 1, Hypercolumns(cnn)
+    mirrored = columns.look(pixels.flip(2))["grid"]
+    torch.testing.assert_close(mirrored.flip(1), columns.look(pixels)["grid"])
 
 
 def test_features_are_standardised_and_classes_are_those_of_the_last_map(cnn: FrozenCNN):

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diptych.heads import Contrast, LogScale
+from diptych.heads import Contrast
 from diptych.inputs import Batch
+from diptych.layers.temperature import LogScale
 from diptych.models.vit import ViT
 from diptych.objectives.contrast import among_themselves
 from diptych.objectives.draws import Given, Keyed

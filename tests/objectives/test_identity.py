@@ -24,8 +24,9 @@ from diptych.data.seen import Seen, SeenRegions
 from diptych.data.settings import ImageSettings
 from diptych.data.tokenizer import Tokenizer
 from diptych.data.vocabularies import vocabulary
-from diptych.heads import Contrast, LogScale, Match
+from diptych.heads import Contrast, Match
 from diptych.inputs import Batch, Image, Regions, Text
+from diptych.layers.temperature import LogScale
 from diptych.models.vit import ViT
 from diptych.models.vsepp import VSEpp
 from diptych.objectives.draws import Given, Keyed

@@ -11,8 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, LogScale
+from diptych.heads import Contrast
 from diptych.inputs import Batch, Image, Text
+from diptych.layers.temperature import LogScale
 from diptych.objectives.contrast import contrasted
 from diptych.objectives.draws import Keyed
 from diptych.objectives.gather import gathered

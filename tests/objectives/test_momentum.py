@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, Match, Temperature
+from diptych.heads import Contrast, Match
 from diptych.inputs import Batch, Image, Text
+from diptych.layers.temperature import Temperature
 from diptych.objectives.contrast import contrasted, taught
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.itc import ImageTextContrast

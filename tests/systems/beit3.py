@@ -23,8 +23,9 @@ from battery_parts import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, LogScale, TwoLayers
+from diptych.heads import Contrast, TwoLayers
 from diptych.inputs import Batch
+from diptych.layers.temperature import LogScale
 from diptych.models.beit3 import BEiT3
 from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.objectives.blocks import BlockMasking

@@ -25,9 +25,10 @@ from battery_parts import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, LogScale
+from diptych.heads import Contrast
 from diptych.inputs import Batch
 from diptych.layers.init import init_transformer
+from diptych.layers.temperature import LogScale
 from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.models.vlmo import CONTRASTS, VLMo
 from diptych.objectives.blocks import BlockMasking

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from diptych.heads import Contrast, LogScale
+from diptych.heads import Contrast
 from diptych.jobs.embedding import CNN_CELL, exchange, pictures
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
 from diptych.jobs.losses import objectives
 from diptych.layers.init import init_transformer, widen
+from diptych.layers.temperature import LogScale
 from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import EncodesPatches
 from diptych.models.vilt import ViLT

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.fusion.twin import TwinBlock
-from diptych.heads import Contrast, Match, Temperature, Vocabulary
+from diptych.heads import Contrast, Match, Vocabulary
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal
 from diptych.layers.block import PostNormBlock
@@ -23,6 +23,7 @@ from diptych.layers.cache import Cache
 from diptych.layers.embed import TextEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.position import resize_bicubic_plain
+from diptych.layers.temperature import Temperature
 from diptych.models.verbs import BuiltWithout
 from diptych.models.vit import ViT
 from diptych.tokens import Pair, Tokens

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, LogScale
+from diptych.heads import Contrast
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.attention import Causal
 from diptych.layers.block import PreNormBlock
@@ -23,6 +23,7 @@ from diptych.layers.feedforward import activation_named
 from diptych.layers.init import init_blocks
 from diptych.layers.pool import last
 from diptych.layers.position import resize_bicubic
+from diptych.layers.temperature import LogScale
 from diptych.layout import Span
 from diptych.tokens import Tokens
 

@@ -24,6 +24,8 @@ STAGES = (4, 7, 10, 14, 15)
 class Hypercolumns:
     """A frozen CNN's last map, and beside each cell of it the means of what its earlier stages saw there: 2,024 channels.
 
+    A picture and its mirror image are both looked at, and what is kept of a place is the mean of the two (docs/decisions/0011).
+
     Each is told from its mean, in units of its deviation (`standard`, measured by `python -m bench.hypercolumns`), so that
     those of large values do not drown the others.
     """
@@ -36,15 +38,19 @@ class Hypercolumns:
             with np.load(Path(__file__).with_name("hypercolumns.npz"), allow_pickle=False) as measured:
                 standard = measured["mean"], measured["deviation"]
         self.mean, self.deviation = (torch.from_numpy(part).float() for part in standard)
-        self.name = digest("hypercolumns", cnn.name, self.mean, self.deviation)
+        self.name = digest("hypercolumns, mirrored too", cnn.name, self.mean, self.deviation)
 
     def look(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
         """What is seen in one picture that is normalised to [-1, 1], in half precision: ``grid`` (rows, columns, 2024)."""
-        *stages, last = self.cnn.stages(pixels, STAGES)
-        rows, columns = last.shape[-2:]
-        cells = [adaptive_avg_pool2d(stage, (rows, columns)) for stage in stages]
-        return {"grid": torch.cat([last, *cells], 1)[0].permute(1, 2, 0).half().cpu().contiguous()}
+        seen, mirrored = self._columns(pixels), self._columns(pixels.flip(-1))
+        return {"grid": ((seen + mirrored.flip(-1)) / 2).permute(1, 2, 0).half().cpu().contiguous()}
 
     def tell(self, pooled: Float[Tensor, "*n 2024"]) -> tuple[Float[Tensor, "*n 2024"], Float[Tensor, "*n 1000"]]:
         """Standardised features of some parts of a picture, and ImageNet's classes of each."""
         return (pooled - self.mean) / self.deviation, self.cnn.classify(pooled[..., : FrozenCNN.width])
+
+    def _columns(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "2024 rows columns"]:
+        *stages, last = self.cnn.stages(pixels, STAGES)
+        rows, columns = last.shape[-2:]
+        cells = (adaptive_avg_pool2d(stage, (rows, columns)) for stage in stages)
+        return torch.cat([last, *cells], 1)[0]

@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.fusion.experts import ExpertBlock, ModalityExperts
-from diptych.heads import Contrast, LogScale, Match, Vocabulary
+from diptych.heads import Contrast, Match, Vocabulary
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
 from diptych.layers.init import init_transformer
 from diptych.layers.pool import Pooler
 from diptych.layers.position import resize_bicubic_plain
 from diptych.layers.relative import RelativePositions
+from diptych.layers.temperature import LogScale
 from diptych.models.verbs import BuiltWithout
 from diptych.tokens import Pair, Tokens
 

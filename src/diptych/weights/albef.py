@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diptych.heads import Temperature
 from diptych.layers.position import resize_bicubic_plain
+from diptych.layers.temperature import Temperature
 from diptych.models.albef import ALBEF
 from diptych.objectives.draws import Masking
 from diptych.objectives.hard import HardMatching

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from diptych.heads import Contrast, LogScale, TwoLayers
+from diptych.heads import Contrast, TwoLayers
 from diptych.layers.position import resize_bicubic_plain
+from diptych.layers.temperature import LogScale
 from diptych.models.beit3 import UNREAD, BEiT3
 from diptych.objectives.draws import Masking
 from diptych.objectives.itc import ImageTextContrast

@@ -1,4 +1,4 @@
-"""What a head keeps of its own: the scale of cosines."""
+"""The learned factor of cosines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from diptych.heads import LogScale, Temperature
+from diptych.layers.temperature import LogScale, Temperature
 
 
 @pytest.mark.parametrize("scale", [LogScale(200.0, most=100), Temperature(0.0001)], ids=["log", "temperature"])
