@@ -32,7 +32,7 @@ from diptych.recipes.run import BOXES
 
 
 class Features:
-    """One split: what is seen of each photo (p, boxes, f), word states for each caption (c, n, 384), and whose it is. Unless
+    """One split: what is seen of each photo (p, boxes, f), word states for each caption (c, n, w), and whose it is. Unless
     `attended`, the means of the whole photo, and as a unit vector that of all pieces, [CLS] and [SEP] among them.
     """
 
@@ -74,6 +74,7 @@ class Tower(nn.Module):
         inner = width if attended else features
         self.map = nn.Sequential(
             nn.LayerNorm(inner),
+            nn.Dropout(dropout),
             nn.Linear(inner, 2 * width),
             nn.GELU(),
             nn.Dropout(dropout),
@@ -98,7 +99,7 @@ def run(train: Features, val: Features, attended: bool, asked: argparse.Namespac
     torch.manual_seed(seed)
     image, text = (
         Tower(train.images.shape[-1], asked.width, attended, asked.dropout),
-        Tower(384, asked.width, attended, asked.dropout),
+        Tower(train.texts.shape[-1], asked.width, attended, asked.dropout),
     )
     scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
     learned = [*image.parameters(), *text.parameters(), scale]
@@ -158,12 +159,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pooling", choices=("mean", "attended"), default="mean")
     parser.add_argument("--image", choices=BOXES, default="hypercolumns")
+    parser.add_argument(
+        "--stages", type=int, nargs="*", default=(), help="MiniLM's layers, side by side (none: the last)"
+    )
     parser.add_argument("--shorter", type=int, default=IMAGES.shorter, help="pixels of a photo's side")
     asked = parser.parse_args()
     recipe = replace(clip.small(), images=replace(IMAGES, shorter=asked.shorter))
     shows = shown(replace(recipe, embed=replace(recipe.embed, image=asked.image)))
     assert not isinstance(shows, ImageSettings)
-    read, attended = FrozenText(store=store()), asked.pooling == "attended"
+    read, attended = FrozenText(store=store(), stages=tuple(asked.stages)), asked.pooling == "attended"
     train, val = (Features(asked.data, split, attended, shows, read, asked.shorter) for split in ("train", "val"))
     for seed in range(asked.seeds):
         run(train, val, attended, asked, seed)

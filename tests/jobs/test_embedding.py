@@ -18,13 +18,14 @@ from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
 from diptych.jobs.pretrain import learned
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
-from diptych.layers.given import GivenText
+from diptych.layers.given import Dropping, GivenText
 from diptych.layers.given_words import GivenWords
 from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import Normalisation
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
 from diptych.recipes import albef, beit3, blip, clip, coca, scan, vit
+from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Embedders, Pretrain
 from diptych.store import Remembered, Store, usual_folder
 
@@ -49,6 +50,15 @@ def test_boxes_of_other_features_than_the_model_reads_are_refused():
         with pytest.raises(RunError, match=f"{image} have {told} .* this SCAN .*: set model.features to {told}"):
             with_embed(run, image=image)
     with_embed(scan.small(), image="hypercolumns")
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if "+" not in name])
+def test_of_what_is_given_some_is_dropped_in_every_system(name: str):
+    with torch.device("meta"):
+        model = build(recipe(name)).model
+    reads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.in_features in (2024, 384 * 3)]
+    assert reads and all(isinstance(part, Dropping) and part.dropout == 0.1 for part in reads)
+    assert len(of(Dropping, model)) == 2, "pictures and texts"
 
 
 def test_words_become_another_encoders_but_for_what_writes():

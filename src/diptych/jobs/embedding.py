@@ -17,11 +17,12 @@ from diptych.data.shown import Shows
 from diptych.jobs.folder import RunError
 from diptych.jobs.frozen import READ, cnn_maps, frozen_cnn, hypercolumns, remembered
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
-from diptych.layers.given import GivenText
+from diptych.layers.given import Dropping, GivenText
 from diptych.layers.given_words import GivenWords
 from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import CENTRED
-from diptych.layers.regions import RegionEmbedding
+from diptych.layers.regions import PlacelessRegionEmbedding, RegionEmbedding
+from diptych.models import scan, vsepp
 from diptych.models.cnn import FrozenCNN
 from diptych.models.hypercolumns import Hypercolumns
 from diptych.recipes.models import SCAN, Detecting, VisualBERT, VSEpp
@@ -48,8 +49,11 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         _put(
             model,
             (PatchEmbedding, PlacelessPatchEmbedding),
-            lambda old: RegionEmbedding(_features(embed), _width(old), dropout=embed.dropout),
+            lambda old: RegionEmbedding(_features(embed), _width(old)),
         )
+    if embed.dropout and reads_regions(run):
+        for parent, name in _readers(model):
+            setattr(parent, name, Dropping.like(getattr(parent, name), embed.dropout))
     if embed.text == "own":
         return
     source, features = READ[embed.text]
@@ -59,6 +63,15 @@ def exchange(model: nn.Module, run: Pretrain | Finetune) -> None:
         _refuse_foretelling(model, run)
     words = partial(GivenWords, source=source, features=features, dropout=embed.dropout)
     _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
+
+
+def _readers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """The linear layers that read regions' features: what holds each, and its name there."""
+    for part in model.modules():
+        if isinstance(part, RegionEmbedding | PlacelessRegionEmbedding):
+            yield part, "feature"
+        elif isinstance(part, vsepp.VSEpp | scan.SCAN):
+            yield part, "image"
 
 
 def _features(embed: Embedders) -> int:

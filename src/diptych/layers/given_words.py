@@ -10,14 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.inputs import Text
-from diptych.layers.given import States
+from diptych.layers.given import Dropping, States
 
 
 class GivenWords(nn.Module):
     """What another encoder says of each piece, projected linearly: it can stand where a model looks up its words
     (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
 
-    `source` that is no Module is frozen and not saved; its states are `features` wide. `pad`: the id of padding, which is
+    `source` that is no Module is frozen and not saved; its states are `features` wide, of which `dropout` are
+    dropped while training. `pad`: the id of padding, which is
     not read. A model that guesses the next word must be given a source that does not read ahead. One that reads what stands
     before a piece must be told of it where a model with a cache is given the newest pieces alone: `behind`.
     """
@@ -25,8 +26,7 @@ class GivenWords(nn.Module):
     def __init__(self, width: int, source: States, features: int = 384, pad: int = 0, dropout: float = 0.0):
         super().__init__()
         self.source, self.pad = source, pad
-        self.project = nn.Linear(features, width)
-        self.dropout = nn.Dropout(dropout)
+        self.project = Dropping(features, width, dropout)
         self._before: Tensor | None = None
 
     @contextmanager
@@ -44,4 +44,4 @@ class GivenWords(nn.Module):
         else:
             whole = torch.cat([self._before, ids], 1)
             states = self.source(Text(whole, whole != self.pad), True)[:, self._before.shape[1] :]
-        return self.dropout(self.project(states.to(self.project.weight)))
+        return self.project(states.to(self.project.weight))

@@ -89,7 +89,7 @@ class Embedders:
     scales: tuple[tuple[float, float, int], ...] = ()
     features: int = 1280  # numbers per region, where those come from PATH
     text: WordStates = "own"
-    dropout: float = 0.0  # of what was made of regions and word states, before a model's first block
+    dropout: float = 0.0  # of the features of regions and the word states that are given, before they are projected
 
 
 @dataclass(frozen=True)
