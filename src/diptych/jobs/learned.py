@@ -12,6 +12,7 @@ from diptych.jobs import training
 from diptych.jobs.building import build
 from diptych.jobs.evaluate import complete, name_of, short_name
 from diptych.jobs.folder import read_run
+from diptych.jobs.frozen import given
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.train import checkpoint, settings
 
@@ -61,8 +62,11 @@ def tasks(run: Pretrain) -> tuple[str, ...]:
 
 
 def same_run(folder: Path, run: Pretrain) -> bool:
-    """Whether what stands in a folder is this run, but for its name and where and how fast it ran."""
-    return (folder / "run.json").is_file() and _compared(read_run(folder)[0]) == _compared(run)
+    """Whether what stands in a folder is this run, on these features, but for its name and where and how fast it ran."""
+    if not (folder / "run.json").is_file():
+        return False
+    there, facts = read_run(folder)
+    return _compared(there) == _compared(run) and facts.get("given", {}) == given(run)
 
 
 def _compared(run: Pretrain | Finetune) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from diptych.jobs import report
 from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
+from diptych.jobs.frozen import given
 from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
@@ -50,7 +51,7 @@ def train(
     if before is not None and type(read_run(out)[0]) is not type(run):
         raise RunError(f"{out} holds another kind of run; give another --out")
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
-        write_run(out, run, facts)
+        write_run(out, run, dict(facts) | {"given": given(run)})
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
@@ -70,10 +71,19 @@ def train(
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
+    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", [])), "given": given(run)}
     with packing():
         evaluated = evaluate if aside is not None else None
-        fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
+        fit(
+            module,
+            stream,
+            settings,
+            out,
+            evaluate=evaluated,
+            fingerprint=same,
+            defaults=usually(run) | {"given": {}},
+            group=group,
+        )
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)

@@ -85,7 +85,7 @@ class FrozenText:
         self._allowed = Causal() if onward else None
         self._remembered = Remembered(most_bytes, store)
         how = " ".join(map(str, (depth, TOGETHER, STRIDE, *stages, *(["onward"] if onward else []))))
-        self._name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
+        self.name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 
     def __call__(self, text: Text, once: bool = False) -> Float[Tensor, "b n width"]:
         """A state for each piece; nought at pads."""
@@ -102,7 +102,7 @@ class FrozenText:
 
     def _found(self, rows: dict[int, Tensor]) -> dict[int, Tensor]:
         """The states of each row of ids: remembered, or read and remembered now."""
-        names = {i: digest(self._name, ids) for i, ids in rows.items()}
+        names = {i: digest(self.name, ids) for i, ids in rows.items()}
         found = {i: seen["states"] for i, name in names.items() if (seen := self._remembered.get(name)) is not None}
         missing: dict[int, list[int]] = {}
         for i in rows.keys() - found.keys():
