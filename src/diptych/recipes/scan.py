@@ -50,6 +50,8 @@ def coco() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features. All negatives count, as in vsepp.small."""
-    model = SCAN(features=FEATURES, width=256, vocabulary=30522, word_width=256)
+    """On frozen features: text to image by the mean, the paper's other way to make one score of many. All negatives count, as in
+    vsepp.small.
+    """
+    model = SCAN(features=FEATURES, width=256, vocabulary=30522, word_width=256, aggregate="mean")
     return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False), steps=600)
