@@ -138,6 +138,10 @@ def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
         "bootstrap nowhere --filter run --out x": "nowhere: no such file or folder",
         "bootstrap scenes --filter nowhere --out x": "nowhere: no run.json",
         "bootstrap scenes --filter run --against nowhere --out x": "nowhere: no such file or folder",
+        "pretrain vilt.tiny --images.patch 8 --out x": "images.patch is 8, and the model's patches are of 16 pixels",
+        "pretrain clip.small --embed.image own --images.shorter 40 --out x": "set images.shorter to a multiple of that",
+        "pretrain vilt.tiny --workers -1 --out x": "workers must be at least 0, not -1",
+        "pretrain vilt.tiny --objectives.mlm -1 --out x": "objectives.mlm must not be negative",
         "learn --data nowhere --out x": "nowhere: no such file or folder",
         "learn --data scenes --rows vilt,albeff --out x": "there is no recipe 'albeff.small'; did you mean albef.small",
     }

@@ -7,7 +7,7 @@ import pytest
 
 from diptych.data.blind import GREY, BlindQuestions, DealtCaptions, guesses
 from diptych.data.scenes import SceneQuestions, Scenes
-from diptych.data.source import DataError, Question
+from diptych.data.source import BadSample, DataError, Question
 
 
 def test_no_image_keeps_its_captions_and_none_is_lost():
@@ -33,6 +33,25 @@ def test_a_blindfold_hides_one_side_and_keeps_the_other(hidden: str):
     assert (blind.question(7).text == plain.question(7).text) == (hidden == "image")
     assert blind.question(7).answers == plain.question(7).answers
     assert blind.image(1).size == plain.image(1).size
+
+
+def test_what_was_found_of_a_picture_is_found_again_where_it_is_seen_and_nowhere_else():
+    """A detector's regions by the file's name, and what a network saw by its bytes."""
+
+    class Named(SceneQuestions):
+        def stem(self, index: int) -> str:
+            return f"photo {index}"
+
+        def file(self, index: int) -> bytes:
+            return b"bytes of %d" % index
+
+    plain = Named(Scenes("val", 3))
+    words = BlindQuestions(plain, "text")
+    assert words.stem(2) == "photo 2" and words.file(2) == b"bytes of 2"
+    pictures = BlindQuestions(plain, "image")
+    assert {pictures.file(i) for i in range(3)} == {repr(plain.image(i).size).encode() for i in range(3)}
+    with pytest.raises(BadSample, match="this one is hidden"):
+        pictures.stem(2)
 
 
 def test_there_are_two_blindfolds():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -109,6 +111,17 @@ class Interrupting(Colours):
 def test_workers_leave_ctrl_c_and_a_first_sigterm_to_the_main_process():
     examples = PairExamples(Interrupting(20), TOKENIZER, SMALL, 0.0)
     assert len(run(examples, steps=1, workers=1)) == 1
+
+
+@pytest.mark.slow
+def test_an_error_that_nobody_caught_ends_the_process_and_its_workers():
+    code = """if __name__ == "__main__":
+    from diptych.data import workers
+    made = workers.run(range(100), range(100), 2)
+    next(made)
+    raise ValueError("of a step")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "ValueError: of a step"
 
 
 class Dying(Colours):

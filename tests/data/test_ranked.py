@@ -41,3 +41,16 @@ def test_draws_are_keyed():
 def test_one_image_cannot_be_ranked():
     with pytest.raises(DataError, match="at least two images"):
         ranked(1)
+
+
+def test_a_caption_that_is_no_text_is_nobody_s_false_text():
+    class Broken(Colours):
+        def captions(self, index: int) -> tuple[str, ...]:
+            return ("\ud83d", " ") if index == 1 else super().captions(index)
+
+    examples = RankedExamples(Broken(3), Tokenizer(16), SMALL, 5)
+    loaded = [examples.load(i, 0, step) for step in range(20) for i in (0, 1, 4, 5)]
+    assert {text for _, others in loaded for text in others} == {f"grey {i}" for i in (0, 2)} | {
+        f"image number {i}" for i in (0, 2)
+    }
+    examples.collate(loaded, range(len(loaded)), 0, 0)

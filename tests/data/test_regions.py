@@ -131,11 +131,23 @@ def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], messag
         (PLAIN | {"image_w": np.ones(2)}, "'image_w': is no whole number"),
         (PLAIN | {"boxes": BOXES[:0], "features": FEATURES[:0]}, "0 regions, where there are 1 to 1000"),
         (PLAIN | {"note": np.array("words")}, "'note': holds <U5, not numbers"),
+        (PLAIN | {"features": np.full((2, 3), 1e300)}, "features: not finite"),
+        (PLAIN | {"features": np.float32(1)}, r"features: are \(\)"),
+        (PLAIN | {"boxes": np.float32(1)}, r"boxes: are \(\)"),
+        ({"x": np.float32(1), "bbox": BOXES, "image_w": 1, "image_h": 1}, r"features: are \(\)"),
+        ({"features": FEATURES, "norm_bb": np.float32(1)}, r"boxes: are \(\)"),
     ],
 )
 def test_a_bad_file_is_named(arrays: dict[str, Any], message: str, tmp_path: Path):
     with pytest.raises(BadSample, match=message):
         open_regions(folder(tmp_path, **arrays)).load("17")
+
+
+def test_what_else_lies_in_an_archive_is_passed_over(tmp_path: Path):
+    found = open_regions(folder(tmp_path, **PLAIN))
+    with zipfile.ZipFile(next(tmp_path.rglob("17.npz")), "a") as archive:
+        archive.writestr("README", "of the detector")
+    same(found.load("17"))
 
 
 class Runs:

@@ -20,11 +20,11 @@ from diptych.cli import main
 from diptych.data.answers import answer_list
 from diptych.data.questions import open_questions
 from diptych.data.tally import Tally
-from diptych.jobs.evaluate import evaluate, name_of, short_name
+from diptych.jobs.evaluate import evaluate, name_of, short_name, write
 from diptych.jobs.explain import alignment
 from diptych.jobs.folder import RunError, read_run
 from diptych.jobs.pretrain import build
-from diptych.jobs.scores import spread
+from diptych.jobs.scores import Scored, spread
 from diptych.jobs.scores.gallery import Part, open_gallery, readable_texts
 from diptych.metrics.vqa import normalise_answer
 from diptych.objectives.wpa import WordPatchAlignment
@@ -182,6 +182,12 @@ def test_bad_samples_are_skipped_counted_and_listed(pretrained: Path, tmp_path: 
 def test_too_many_bad_samples_stop_the_scoring(pretrained: Path, folder_of_photos: Path, capsys):
     assert main(["evaluate", str(pretrained), "--data", str(folder_of_photos), "--task", "retrieval"]) == 2
     assert "could not be used, more than 1.0%" in capsys.readouterr().err
+
+
+def test_whatever_was_answered_is_written(tmp_path: Path):
+    scored = Scored({}, [{"truth": ["\ud83d", "Kätzchen"]}], [], [])
+    write(tmp_path / "there", Evaluation(), scored)
+    assert predictions(tmp_path / "there") == scored.predictions
 
 
 def test_long_and_broken_captions():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.cli import main
 from diptych.inputs import Image, Text
 from diptych.jobs.export import export
 from diptych.jobs.folder import RunError, load_run, read_run
@@ -93,6 +94,29 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     modules = [load_run(build(run), tmp_path / name) for name in ("a", "b")]  # type: ignore[arg-type]
     for a, b in zip(*(module.parameters() for module in modules), strict=True):
         assert torch.equal(a, b)
+
+
+def test_hugging_face_s_folder_comes_back_with_what_stands_in_no_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    import_official("vilt", GOLDEN / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    assert main(["export", str(tmp_path / "a"), "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
+    assert main(["import", "vilt", str(tmp_path / "hf"), "--out", str(tmp_path / "b")]) == 0
+    assert "attention heads, which stand in no shape: heads 4\n" in capsys.readouterr().out
+    assert read_run(tmp_path / "b")[0].model.heads == 4  # type: ignore[union-attr]
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"a folder without a model\.safetensors"):
+        import_official("vilt", tmp_path / "hf", tmp_path / "c")
+
+
+def test_a_run_is_not_written_over_and_its_heads_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import_official("vilt", GOLDEN / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    own = tmp_path / "a" / "model.safetensors"
+    before = own.read_bytes()
+    assert main(["export", str(tmp_path / "a"), "--to", "safetensors", "--out", str(own)]) == 2
+    assert "a part of the run itself" in capsys.readouterr().err and own.read_bytes() == before
+    assert main(["export", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "x.pth")]) == 0
+    assert "attention heads stand in no shape: heads 4 " in capsys.readouterr().out
 
 
 def test_what_has_no_layout_is_refused(tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -52,6 +54,15 @@ def test_others_are_seen_regions_of_this_image_and_of_others():
     assert (places != (image * given.real.shape[1] + region)[:, None]).all()
     with pytest.raises(ValueError, match="there are none"):
         draws(1).other_regions(draws(1).hidden_regions(given[:1], RegionMasking()), given[:1], torch.arange(1), 0, 10)
+
+
+def test_the_one_region_of_an_image_is_told_from_those_of_others():
+    given = regions()
+    single = replace(given, real=given.real & (torch.arange(given.real.shape[1]) < 1 + given.whole))
+    found = draws().hidden_regions(single, RegionMasking())
+    places = draws().other_regions(found, single, torch.arange(len(single)), 0, 10)
+    image, _ = found.hidden.nonzero().unbind(1)
+    assert places.shape == (len(single), 10) and (places // given.real.shape[1] != image[:, None]).all()
 
 
 def test_regions_of_the_same_image_under_another_caption_are_no_others():

@@ -64,4 +64,7 @@ def plan_command(words: list[str]) -> None:
     console.print(table)
     if not found.fits:
         told = f"a micro-batch of {found.most} would" if found.most else "no micro-batch does"
-        console.print(f"{told} fit: raise --accumulate, or give --parallel fsdp or --recompute True", highlight=False)
+        console.print(
+            f"{told} fit: raise --accumulate (contrast then sees fewer at once), or give --parallel fsdp or --recompute True",
+            highlight=False,
+        )

@@ -1,10 +1,10 @@
-"""diptych import SYSTEM CKPT --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE] [--regions PATH]
+"""diptych import SYSTEM CKPT|FOLDER --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE] [--regions PATH]
                [--vocabulary FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. What comes of it is a run like any other: to be evaluated, started from, fine-tuned, used to bootstrap. --config is the
+named. FOLDER: as Hugging Face keeps a model, with its config.json. What comes of it is a run like any other: to be evaluated, started from, fine-tuned, used to bootstrap. --config is the
 official code's settings as JSON, where they are not the published ones: ViLBERT's schedule, open_clip's config, mean and std
 of pictures (a DeiT's: ImageNet's). --answers: the answers or classes of a task, a JSON list. --regions: where the regions lie
 that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces that it reads, where they are neither BERT's nor CLIP's:
@@ -55,6 +55,14 @@ def import_command(words: list[str]) -> None:
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
     print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
+    if assumed := {name: n for name, n in found.arguments.items() if name.endswith("heads")}:
+        told = ", ".join(f"{name} {n}" for name, n in assumed.items())
+        asked = (
+            ""
+            if heads or config or checkpoint.is_dir()
+            else ", taken to be as published; --heads or --config says otherwise"
+        )
+        print(f"attention heads, which stand in no shape: {told}{asked}")
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
     if found.task in ("vqa", "classification") and not answers:
@@ -86,10 +94,15 @@ def export_command(words: list[str]) -> None:
         raise UsageError(f"--to is official, safetensors or hf, not {to!r}")
     if words:
         raise UsageError(f"export does not know {' '.join(words)}")
-    from diptych.jobs.export import export
+    from diptych.jobs.export import export, heads_of
 
+    if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
+        raise UsageError(f"{out} is a part of the run itself; give another --out")
     lost = export(folder, to, out)
     print(f"{out}: written, {to} layout")
+    if to != "hf" and (heads := heads_of(folder)):
+        told = ", ".join(f"{name} {n}" for name, n in heads.items())
+        print(f"attention heads stand in no shape: {told} (`diptych import` is to be told with --heads or --config)")
     for sentence in lost:
         print(f"left out: {sentence}")
 

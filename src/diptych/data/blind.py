@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from diptych.data.answers import Normalise, commonest, largest
 from diptych.data.shown import file_of, stem_of
-from diptych.data.source import Captioned, DataError, Question, Questioned
+from diptych.data.source import BadSample, Captioned, DataError, Question, Questioned
 from diptych.keyed import permutation
 
 GREY = (127, 127, 127)
@@ -65,6 +65,16 @@ class BlindQuestions:
     def image(self, index: int) -> Pillow.Image:
         picture = self.source.image(index)
         return Pillow.new("RGB", picture.size, GREY) if self.blind == "image" else picture
+
+    def file(self, index: int) -> bytes:
+        """What the picture that is shown is known by: a grey one by its size."""
+        return repr(self.image(index).size).encode() if self.blind == "image" else file_of(self.source, index)
+
+    def stem(self, index: int) -> str:
+        """Raises BadSample where the picture is hidden: what a detector saw in it cannot be made grey."""
+        if self.blind == "image":
+            raise BadSample(self.where(index), "regions are found by the picture's name, and this one is hidden")
+        return stem_of(self.source, index)
 
     def where(self, index: int) -> str:
         return self.source.where(index)

@@ -41,6 +41,9 @@ def shares(boxes: np.ndarray, width: int, height: int, where: str) -> np.ndarray
 def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None, where: str) -> Detected:
     """Raises BadSample unless all are of the same regions, at least one, and finite."""
     n = len(boxes)
+    with np.errstate(over="ignore"):  # what is too large for a float becomes infinite, and is refused so
+        features = features.astype(np.float32)
+        classes = None if classes is None else classes.astype(np.float32)
     for name, array in (("features", features), ("classes", classes)):
         if array is not None and (array.ndim != 2 or len(array) != n or not array.shape[1]):
             raise BadSample(f"{where}, {name}", f"are {array.shape}, where there are {n} boxes")
@@ -48,7 +51,7 @@ def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None,
             raise BadSample(f"{where}, {name}", "not finite")
     if not 1 <= n <= MOST_REGIONS:
         raise BadSample(where, f"{n} regions, where there are 1 to {MOST_REGIONS}")
-    return Detected(features.astype(np.float32), boxes, None if classes is None else classes.astype(np.float32))
+    return Detected(features, boxes, classes)
 
 
 def stack_regions(detected: Sequence[Detected]) -> Regions:

@@ -73,16 +73,14 @@ def coco(content: Any, path: Path, folder: Folder) -> Iterator[Entry]:
 
 def captions_table(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterator[Entry]:
     """A CSV, TSV or JSONL file with a row per caption; rows of one image are merged, at the place of the first."""
-    merged: dict[str, Entry] = {}
+    merged: dict[str, tuple[str, str, list[str]]] = {}
     for where, row in table_rows(path, split, columns, seed):
         name = need(row, columns.image, str, where)
         caption = need(row, columns.caption, str, where)
-        known = merged.get(name)
-        if known is None:
-            merged[name] = Entry(folder.find([name, f"images/{name}"], where), where, (caption,))
-        else:
-            merged[name] = Entry(known.file, known.where, (*known.captions, caption))
-    yield from merged.values()
+        if name not in merged:
+            merged[name] = folder.find([name, f"images/{name}"], where), where, []
+        merged[name][2].append(caption)
+    yield from (Entry(file, where, tuple(captions)) for file, where, captions in merged.values())
 
 
 def table_rows(path: Path, split: str, columns: Columns, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
-from diptych.data.examples import LoadedPair, PairExamples
+from diptych.data.examples import LoadedPair, PairExamples, readable
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
 from diptych.data.source import Captioned, DataError
@@ -40,8 +41,8 @@ class RankedExamples:
     def load(self, index: int, seed: int, step: int) -> tuple[LoadedPair, list[str]]:
         owner = self.pairs.owner
         drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(owner)).astype(np.int64)
-        others = drawn[owner[drawn] != owner[index]][: self.false]
-        return self.pairs.load(index, seed, step), [self.pairs.caption(int(i)) for i in others]
+        others = (self.pairs.caption(int(i)) for i in drawn if owner[i] != owner[index])
+        return self.pairs.load(index, seed, step), list(islice(filter(readable, others), self.false))
 
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:
         batch = self.pairs.collate([pair for pair, _ in loaded], ids, seed, step)

@@ -94,7 +94,7 @@ def _detected(held: dict[Any, Any], where: str) -> Detected:
     for what in ("height", "width", "boxes", "features"):
         if found[what] is None:
             names = " or ".join(repr(name) for name in NAMES[what])
-            raise BadSample(where, f"no {names} among {sorted(map(str, held))[:12]}")
+            raise BadSample(where, f"no {names} among {sorted(key for key in held if isinstance(key, str))[:12]}")
     width, height = (whole_number(found[side], f"{where}, {side}") for side in ("width", "height"))
     boxes = _array(found["boxes"], found["count"], f"{where}, boxes")
     features, classes = (

@@ -135,11 +135,12 @@ class RegionFolder:
 
         features = need("x" if "x" in arrays else "features")
         if "norm_bb" in arrays:
-            corners = arrays["norm_bb"].astype(np.float32)[..., :4]
+            corners = arrays["norm_bb"].astype(np.float32)
+            corners = corners[:, :4] if corners.ndim == 2 else corners
             return checked(features, shares(corners, 1, 1, where), arrays.get("soft_labels"), where)
         width, height = (whole_number(need(key), f"{where}, {key!r}") for key in ("image_w", "image_h"))
         boxes = need("bbox" if "bbox" in arrays else "boxes").astype(np.float32)
-        if "x" in arrays and len(features) != len(boxes):
+        if "x" in arrays and features.ndim and boxes.ndim and len(features) != len(boxes):
             features = features.T
         return checked(features, shares(boxes, width, height, where), arrays.get("classes"), where)
 
@@ -152,7 +153,8 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         if unpacked > MOST_ROW:
             raise BadSample(str(file), f"unpacks to {unpacked} bytes, more than {MOST_ROW}")
         with np.load(file, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files if key not in ("info", "conf")}
+            members = {key: arrays[key] for key in arrays.files if key not in ("info", "conf")}
+            found = {key: array for key, array in members.items() if isinstance(array, np.ndarray)}  # not a readme
     # MemoryError: an array whose header claims more than there is memory for, however little it unpacks to. RuntimeError: a
     # locked archive, or one packed in an unknown way. Some of these say nothing, hence the kind of error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:

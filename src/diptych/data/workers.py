@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 import threading
@@ -60,6 +62,16 @@ def _begun(made: Iterable[Any]) -> Iterator[Any]:
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+@atexit.register  # behind multiprocessing's own, and so run before it
+def _end_workers() -> None:
+    """An error that nobody caught leaves a loader open. multiprocessing would tell its workers once to end, which they take for a
+    scheduler's word (_calm_worker), and wait for them for ever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _as_it_is(item: Any) -> Any:

@@ -15,7 +15,8 @@ class RunError(Exception):
 
 
 def all_there(run: Pretrain | Finetune) -> None:
-    """The data of a run, and the runs and files that it begins with. Raises DataError, RunError."""
+    """The data of a run, and the runs and files that it begins with, and pictures of whole patches. Raises DataError, RunError."""
+    _whole_patches(run)
     data_there(run.data)
     begins = [run.start]
     if isinstance(run, Pretrain):
@@ -29,6 +30,17 @@ def all_there(run: Pretrain | Finetune) -> None:
     seen = run.embed.image
     if seen not in ("own", "grid", *BOXES) and not Path(seen).exists():
         raise DataError(f"{seen}: no such file or folder; check --embed.image")
+
+
+def _whole_patches(run: Pretrain | Finetune) -> None:
+    """Raises RunError where pictures come in sides that the model's patches do not fill."""
+    patch, images = getattr(run.model, "patch", None), run.images
+    side = "shorter" if images.square else "patch"
+    if patch and run.embed.image == "own" and getattr(images, side) % patch:
+        raise RunError(
+            f"images.{side} is {getattr(images, side)}, and the model's patches are of {patch} pixels: set images.{side} to a "
+            "multiple of that"
+        )
 
 
 def run_there(folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from diptych.heads import Contrast
 from diptych.jobs.embedding import CNN_CELL, exchange, pictures
 from diptych.jobs.folder import RunError, read_run, read_weights
-from diptych.jobs.frozen import frozen_cnn
+from diptych.jobs.frozen import check_given, frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
 from diptych.jobs.losses import objectives
 from diptych.layers.init import init_transformer, widen
@@ -156,7 +156,9 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
     if not run.start:
         return []
     folder = Path(run.start)
-    before, _ = read_run(folder)
+    before, facts = read_run(folder)
+    if before.embed == run.embed:  # else what reads them begins anew
+        check_given(before, facts)
     state, model = read_weights(folder), module.get_submodule("model")
     if type(before.model).__name__ == type(model).__name__:
         state = refit(module, state, getattr(before.model, "grid", None))

@@ -100,7 +100,7 @@ def write(out: Path, asked: Evaluation, scored: Scored) -> None:
     metrics = {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()}
     files = {"skipped.json": [asdict(s) for s in scored.skipped], **scored.files}
     files["metrics.json"] = {"what": what, "asked": asdict(asked), "metrics": metrics}
-    rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scored.predictions)
+    rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in scored.predictions)
     with written_whole(out / "predictions.jsonl") as path:
         path.write_text(rows, encoding="utf-8")
     for name, content in files.items():

@@ -20,6 +20,7 @@ from diptych.data.source import Questioned
 from diptych.heads import Match
 from diptych.jobs.embedding import exchange, shown
 from diptych.jobs.folder import RunError, read_run, read_weights
+from diptych.jobs.frozen import check_given
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.layers.init import widen
@@ -141,7 +142,8 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     """The fine-tuning run with the model and the pictures of the run it starts from. `own`: it is a system's own recipe,
     which has pictures of its own, for that system alone. Raises RunError.
     """
-    before, _ = read_run(folder)
+    before, facts = read_run(folder)
+    check_given(before, facts)
     if own:
         return _own(folder, run, before)
     classifies = run.task == "classification"

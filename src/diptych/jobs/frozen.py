@@ -51,8 +51,8 @@ def cnn_maps(pixels: Tensor) -> Tensor:
 
 
 def given(run: Pretrain | Finetune) -> dict[str, str]:
-    """Which frozen networks say what the run's model is given of images and texts: a digest of each, which changes with their weights
-    and with what is made of their maps and states.
+    """Which frozen networks say what the run's model is given of images and texts: a digest of each, by which their checkpoints are told
+    apart, and hypercolumns by how they are made too. Regions that lie in files are the user's own, and are not looked into.
     """
     seen = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embed.image)
     read = _READERS.get(run.embed.text)
@@ -60,11 +60,18 @@ def given(run: Pretrain | Finetune) -> dict[str, str]:
     return {side: network().name.hex()[:16] for side, network in made.items() if network is not None}
 
 
+def changed(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> list[str]:
+    """Of what ("image", "text") a run learned from other features than it would be given now. One from before that was written down
+    learned from what is given today, unless it was hypercolumns (docs/decisions/0011).
+    """
+    now = given(run)
+    told = facts.get("given", now | {"image": "one look"} if run.embed.image == "hypercolumns" else now)
+    return [side for side, name in now.items() if told.get(side) != name]
+
+
 def check_given(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
     """Raises RunError where a run learned from other features than it would be given now."""
-    told = facts.get("given", {})
-    other = [side for side, name in given(run).items() if told.get(side) != name]
-    if other:
+    if other := changed(run, facts):
         raise RunError(
             f"what frozen networks say of {' and '.join(f'{side}s' for side in other)} has changed since this run learned from it, "
             "and its weights would score wrong: train it again, or score it with the version that trained it"

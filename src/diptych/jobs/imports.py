@@ -39,9 +39,16 @@ def import_official(
     one that classifies, in their order, which official checkpoints do not carry. `config`: the official code's settings as
     JSON, for what stands in no shape. `regions`: where the regions lie that a model reads. `vocabulary`: the file
     of the pieces that it reads, where the package has them not. Raises DataError, WeightsError, RunError.
+
+    `checkpoint` may be a folder as Hugging Face keeps it, whose config.json is then the `config`.
     """
     if (out / CHECKPOINT).exists():
         raise RunError(f"{out} holds a training run; give another --out")
+    if checkpoint.is_dir():
+        folder, checkpoint = checkpoint, checkpoint / "model.safetensors"
+        if not checkpoint.is_file():
+            raise RunError(f"{folder} is a folder without a model.safetensors; give the checkpoint file itself")
+        config = config or next(iter(folder.glob("config.json")), None)
     settings = _settings(config)
     found = load_official(system, checkpoint, heads, grid, settings)
     step = found.build()

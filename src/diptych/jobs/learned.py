@@ -12,7 +12,7 @@ from diptych.jobs import training
 from diptych.jobs.building import build
 from diptych.jobs.evaluate import complete, name_of, short_name
 from diptych.jobs.folder import read_run
-from diptych.jobs.frozen import given
+from diptych.jobs.frozen import changed
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.train import checkpoint, settings
 
@@ -66,7 +66,7 @@ def same_run(folder: Path, run: Pretrain) -> bool:
     if not (folder / "run.json").is_file():
         return False
     there, facts = read_run(folder)
-    return _compared(there) == _compared(run) and facts.get("given", {}) == given(run)
+    return _compared(there) == _compared(run) and not changed(there, facts)
 
 
 def _compared(run: Pretrain | Finetune) -> dict[str, Any]:

@@ -24,19 +24,6 @@ SEVERITY = {
     "zero gradient": "warning",
     "not finite": "error",
 }
-SHOWN = (
-    "itm",
-    "mlm",
-    "wpa",
-    "grid",
-    "classes",
-    "vqa",
-    "retrieval",
-    "classification",
-    "learning_rate",
-    "grad_norm",
-    "samples_per_second",
-)
 
 
 def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:
@@ -44,12 +31,7 @@ def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:
     named = {name: (floor.value, floor.name) for name, floor in floors.items()}
     if not (out / "metrics.jsonl").is_file():  # imported weights were not trained here
         return []
-    shown = [c for c in curves(out / "metrics.jsonl", named) if _shown(c.name)]
-    return [*shown, Findings(findings(out))]
-
-
-def _shown(name: str) -> bool:
-    return name.removeprefix("val/").split("/")[0] in SHOWN
+    return [*curves(out / "metrics.jsonl", named), Findings(findings(out))]
 
 
 def findings(out: Path) -> list[tuple[str, str]]:
@@ -60,12 +42,16 @@ def findings(out: Path) -> list[tuple[str, str]]:
             told.append(
                 (SEVERITY[finding["verdict"]], f"Step {finding['step']}, {finding['subject']}: {finding['message']}")
             )
-    if (out / "skipped.json").is_file():
-        skipped = json.loads((out / "skipped.json").read_text())
-        if skipped:
-            head = "; ".join(f"{s['where']}: {s['why']}" for s in skipped[:5])
-            told.append(("warning", f"{len(skipped)} samples were skipped (skipped.json lists them): {head}"))
+    if said := skipped(out):
+        told.append(("warning", said))
     return told
+
+
+def skipped(out: Path) -> str:
+    """A sentence on the samples that were skipped; "" where none was."""
+    listed = json.loads((out / "skipped.json").read_text()) if (out / "skipped.json").is_file() else []
+    head = "; ".join(f"{s['where']}: {s['why']}" for s in listed[:5])
+    return f"{len(listed)} samples were skipped (skipped.json lists them): {head}" if listed else ""
 
 
 def facts_section(out: Path) -> Facts:

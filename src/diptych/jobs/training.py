@@ -22,7 +22,7 @@ from diptych.jobs import report
 from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described
-from diptych.jobs.frozen import given
+from diptych.jobs.frozen import check_given, given
 from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
@@ -48,8 +48,11 @@ def train(
     check_pieces(run)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
-    if before is not None and type(read_run(out)[0]) is not type(run):
-        raise RunError(f"{out} holds another kind of run; give another --out")
+    if before is not None:
+        there, told = read_run(out)
+        if type(there) is not type(run):
+            raise RunError(f"{out} holds another kind of run; give another --out")
+        check_given(there, told)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})
 
@@ -71,7 +74,7 @@ def train(
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", [])), "given": given(run)}
+    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
         fit(
@@ -81,13 +84,15 @@ def train(
             out,
             evaluate=evaluated,
             fingerprint=same,
-            defaults=usually(run) | {"given": {}},
+            defaults=usually(run),
             group=group,
         )
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
         report.write(out, run, pupil(module))
+        if said := report.skipped(out):
+            print(said, flush=True)
         print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
 
 

@@ -61,7 +61,7 @@ def others(
     `everyone`: what all ranks show, of which the hidden are those from `first`; `whose` image each is (objectives.identity).
     Gives places among the regions of `everyone`, flattened. Source: the official code, visual_target 2. Differs: pads are
     never drawn, nor regions of the same image where another caption shows it again; where the batch shows no other image,
-    all are of its own. Raises ValueError where the batch holds one sample, or an image one region.
+    all are of its own, and where an image has one region, of others. Raises ValueError where there is neither.
     """
     seen, n = everyone.seen.cpu().numpy(), everyone.real.shape[1]
     places, owners = [np.flatnonzero(row) for row in seen], whose.cpu().numpy()
@@ -71,8 +71,8 @@ def others(
     for row, region in np.argwhere(hidden.hidden.cpu().numpy()):
         image = first + row
         own, strange = places[image][places[image] != region], np.flatnonzero(owners != owners[image])
-        across = int(0.7 * number) if len(strange) else 0
-        if len(places) < 2 or not len(own):
+        across = int((0.7 if len(own) else 1) * number) if len(strange) else 0
+        if len(places) < 2 or not len(own) + len(strange):
             raise ValueError("a region is told from others in its image and in other images, but there are none")
         for at, (which, where) in enumerate(chances[row, region].T):
             if at >= across:

@@ -107,7 +107,8 @@ SMALL = BEiT3(
 
 def small() -> Pretrain:
     """On frozen features: contrast alone, as where the paper fine-tunes for retrieval (section 3.1)."""
-    return frozen("beit3.small", SMALL, Objectives(itc=1.0), steps=300, batch=256, widen=WIDER)
+    model = replace(SMALL, speaks=False)
+    return frozen("beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, widen=WIDER)
 
 
 def small_captions() -> Pretrain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from diptych.data.settings import ImageSettings, Streaming
@@ -45,6 +45,11 @@ class Objectives:
     codebook: int = 8192  # codes: how many visual tokens there are
     margin: float = 0.2  # hinge
     hardest: bool = True  # hinge: only the hardest negative counts, not all
+
+    def __post_init__(self) -> None:
+        for name in LOSSES:
+            if getattr(self, name) < 0:
+                raise ValueError(f"objectives.{name} must not be negative: it is {getattr(self, name)}")
 
 
 LOSSES = (
@@ -116,7 +121,7 @@ class Pretrain:
     tokenizer: str = ""  # codes: the run that trained the visual tokenizer
     mixgen: float = 0.0  # share of pairs that are mixed with another while training (MixGen: 0.25)
     chunk: int = 0  # contrast: samples encoded at once (gradient caching); 0: all
-    streaming: Streaming = Streaming()  # noqa: RUF009 (frozen)
+    streaming: Streaming = field(default_factory=Streaming)
     corpus: str = ""  # what the paper learned from, in the field's terms
     vocabulary: str = ""  # the file of the pieces that texts are cut into; empty: the bundled ones of the model's size
 

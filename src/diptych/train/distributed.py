@@ -88,7 +88,7 @@ def takes_bf16(device: torch.device, precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()
     return device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
@@ -100,10 +100,11 @@ def processes(device: str = "auto") -> Iterator[Group]:
     if world == 1:
         yield Group(pick_device(device))
         return
+    if device.partition(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # first: to try a device takes memory of it
     place = pick_device(device)
     if place.type == "cuda":
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(place)
+        place = torch.device("cuda", torch.cuda.current_device())
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Group(place, dist.get_rank(), dist.get_world_size())

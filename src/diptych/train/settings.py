@@ -52,11 +52,13 @@ class Training:
         for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, not {self.workers}")
 
 
-# Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes
-# (`accumulate` only in the last bits). `steps` is not among them: the schedule depends on it.
-_WHERE = ("device", "workers", "accumulate", "parallel", "recompute")
+# Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes. `steps` is
+# not among them: the schedule depends on it; nor `accumulate`: contrast, hard negatives and hinge compare the samples of a micro-batch.
+_WHERE = ("device", "workers", "parallel", "recompute")
 _TOLD = ("log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped")
 CHANGEABLE = frozenset((*_WHERE, *_TOLD))
 

@@ -23,7 +23,8 @@ from diptych.train.sharded import average_scalars, clip
 
 
 class Update:
-    """Makes one optimizer step of a module at a time, the same however its batch is cut into ranks and micro-batches.
+    """Makes one optimizer step of a module at a time, the same however its batch is cut into ranks, and, for losses that look at
+    each sample by itself, into micro-batches; those that compare samples (contrast, hard negatives, hinge) see one micro-batch.
 
     (Dropout is keyed by (seed, step, rank): a run resumes exactly with it, but only without it are two ranks one.)
     """
