@@ -134,7 +134,7 @@ def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
         raise DataError(f"{where}: {type(row).__name__} where an object with {key!r} is expected")
     if key not in row:
         hint = nearest(key, (k for k in row if isinstance(k, str)))
-        raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or name it")
+        raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or key")
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         wanted = " or ".join(k.__name__ for k in kinds)
         raise DataError(f"{where}, {key!r}: {type(row[key]).__name__} where {wanted} is expected")
