@@ -57,8 +57,10 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     return lost
 
 
-def heads_of(folder: Path) -> dict[str, int]:
-    """The numbers of attention heads of a run's model, by the names of its settings: they stand in no shape of its weights."""
+def heads_of(folder: Path) -> dict[str, Any]:
+    """The numbers of attention heads of a run's model (CrossViT: one for each branch), by the names of its settings: they stand in no
+    shape of its weights.
+    """
     return {name: n for name, n in _identity(*read_any(folder))[2].items() if name.endswith("heads")}
 
 
