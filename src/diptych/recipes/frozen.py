@@ -5,7 +5,7 @@ to retrieval here (LOG.md, "seven ways"), and hard ones fuse three pairs a sampl
 
 Images are what all stages of an ImageNet CNN see, pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra
 ``minilm``), which is read onward where a model learns to write with them (CoCa, BEiT-3). Both are computed once for each picture and caption, but for captions
-with hidden words, which are read anew. On Flickr8k a run takes 4 to 21 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
+with hidden words, which are read anew. On Flickr8k a run takes 4 to 22 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
 """
 
 from __future__ import annotations
