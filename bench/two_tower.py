@@ -159,15 +159,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pooling", choices=("mean", "attended"), default="mean")
     parser.add_argument("--image", choices=BOXES, default="hypercolumns")
-    parser.add_argument(
-        "--stages", type=int, nargs="*", default=(), help="MiniLM's layers, side by side (none: the last)"
-    )
     parser.add_argument("--shorter", type=int, default=IMAGES.shorter, help="pixels of a photo's side")
     asked = parser.parse_args()
     recipe = replace(clip.small(), images=replace(IMAGES, shorter=asked.shorter))
     shows = shown(replace(recipe, embed=replace(recipe.embed, image=asked.image)))
     assert not isinstance(shows, ImageSettings)
-    read, attended = FrozenText(store=store(), stages=tuple(asked.stages)), asked.pooling == "attended"
+    read, attended = FrozenText(store=store()), asked.pooling == "attended"
     train, val = (Features(asked.data, split, attended, shows, read, asked.shorter) for split in ("train", "val"))
     for seed in range(asked.seeds):
         run(train, val, attended, asked, seed)

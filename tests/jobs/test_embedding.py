@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from diptych.data.files import open_captions
 from diptych.data.seen import Seen
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
 from diptych.inputs import Image, Text
-from diptych.jobs import building, embedding, frozen
+from diptych.jobs import building, embedding, finetune, frozen, training
 from diptych.jobs.building import build
 from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import RunError
+from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.food import Streamed
+from diptych.jobs.learned import same_run
 from diptych.jobs.pretrain import learned
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
 from diptych.layers.given import Dropping, GivenText
@@ -28,10 +31,12 @@ from diptych.layers.pixels import Normalisation
 from diptych.layers.regions import RegionEmbedding
 from diptych.models.cnn import FrozenCNN
 from diptych.models.hypercolumns import Hypercolumns
+from diptych.objectives.pretraining import Pretraining
 from diptych.recipes import albef, beit3, blip, clip, coca, scan, vit
 from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Embedders, Pretrain
 from diptych.store import Remembered, Store, usual_folder
+from diptych.train.distributed import Group
 
 
 def of(kind: type[nn.Module], module: nn.Module) -> list[str]:
@@ -193,3 +198,23 @@ def test_a_run_is_not_scored_on_other_features_than_it_learned_from(monkeypatch:
     with pytest.raises(RunError, match="say of images has changed"):
         rebuilt(run, facts)
     assert frozen.given(replace(run, embed=replace(run.embed, text="minilm_onward")))["text"] != facts["given"]["text"]
+
+
+def test_nor_started_from_nor_gone_on_with_nor_called_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, out = clip.small(), tmp_path / "run"
+    networks = {"image": "one look", "text": "whole"}
+    for room in (frozen, training):
+        monkeypatch.setattr(room, "given", lambda _: dict(networks))
+    write_run(out, run, {"given": frozen.given(run)})
+    assert same_run(out, run)
+    networks["image"] = "two looks"
+    assert not same_run(out, run)
+    with pytest.raises(RunError, match="say of images has changed"):
+        building.start(Pretraining.__new__(Pretraining), replace(run, start=str(out)))
+    with pytest.raises(RunError, match="say of images has changed"):
+        finetune.inherited(out, beit3.vqa())
+    monkeypatch.setattr(training.checkpoint, "rest", lambda _: {"step": 4})
+    with pytest.raises(RunError, match="say of images has changed"):
+        training.train(
+            run, nn.Module(), Streamed.__new__(Streamed), lambda: pytest.fail(), {}, out, Group.__new__(Group)
+        )

@@ -24,13 +24,15 @@ from diptych.jobs.evaluate import evaluate, name_of, short_name, write
 from diptych.jobs.explain import alignment
 from diptych.jobs.folder import RunError, read_run
 from diptych.jobs.pretrain import build
+from diptych.jobs.report import training_sections
 from diptych.jobs.scores import Scored, spread
 from diptych.jobs.scores.gallery import Part, open_gallery, readable_texts
 from diptych.metrics.vqa import normalise_answer
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes import vilt
 from diptych.recipes.models import ViLT
-from diptych.recipes.run import Evaluation
+from diptych.recipes.run import LOSSES, Evaluation
+from diptych.report.sections import Curve
 
 SMALL = Evaluation(task="retrieval", split="train", gallery=6, captions=2, workers=0, device="cpu")
 
@@ -188,6 +190,7 @@ def test_whatever_was_answered_is_written(tmp_path: Path):
     scored = Scored({}, [{"truth": ["\ud83d", "Kätzchen"]}], [], [])
     write(tmp_path / "there", Evaluation(), scored)
     assert predictions(tmp_path / "there") == scored.predictions
+    assert "Kätzchen" in (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8")
 
 
 def test_long_and_broken_captions():
@@ -230,6 +233,13 @@ def test_report_is_self_contained_with_curves_floors_maps_and_findings(pretraine
     assert page.count('<article class="heat"') == 6
     assert "<h2>Findings</h2>" in page and "on its floor" in page
     assert "diptych pretrain" in page or "pretrain vilt.tiny" in page
+
+
+def test_every_loss_has_a_curve(tmp_path: Path):
+    rows_ = ({"step": i} | {f"{when}{loss}": 1.0 for loss in LOSSES for when in ("", "val/")} for i in (10, 20))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    shown = {section.name for section in training_sections(tmp_path, {}) if isinstance(section, Curve)}
+    assert shown == {*LOSSES, *(f"val/{loss}" for loss in LOSSES)}
 
 
 def test_heat_maps_come_from_the_training_objective(pretrained: Path):

@@ -190,6 +190,8 @@ def test_another_seed_or_model_is_refused_by_name(tmp_path):
         run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 32}})
     with pytest.raises(CheckpointError, match=r"steps = 4, not 5"):
         run(tmp_path, Toy(), settings(steps=5), fingerprint={"model": {"width": 16}})
+    with pytest.raises(CheckpointError, match=r"accumulate = 1, not 2"):  # losses compare the samples of a micro-batch
+        run(tmp_path, Toy(), settings(steps=4, accumulate=2), fingerprint={"model": {"width": 16}})
 
 
 def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):

@@ -4,10 +4,11 @@ diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. FOLDER: as Hugging Face keeps a model, with its config.json. What comes of it is a run like any other: to be evaluated, started from, fine-tuned, used to bootstrap. --config is the
-official code's settings as JSON, where they are not the published ones: ViLBERT's schedule, open_clip's config, mean and std
-of pictures (a DeiT's: ImageNet's). --answers: the answers or classes of a task, a JSON list. --regions: where the regions lie
-that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces that it reads, where they are neither BERT's nor CLIP's:
+named. FOLDER: as Hugging Face keeps a model, with its config.json. What comes of it is a run like any other: to be evaluated,
+started from, fine-tuned, used to bootstrap. --config is the official code's settings as JSON, where they are not the published
+ones: ViLBERT's schedule, open_clip's config, mean and std of pictures (a DeiT's: ImageNet's). --answers: the answers or classes
+of a task, a JSON list. --regions: where the regions lie that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces
+that it reads, where they are neither BERT's nor CLIP's:
 BEiT-3's sentencepiece model, SCAN's words (.json) or VSE++'s (.pkl, of which nothing is run). export writes a run's weights under
 the paper's official names (a .pth as the official code nests it, or .safetensors), or a folder that Hugging Face's class loads,
 where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where
@@ -17,6 +18,7 @@ one differs.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -55,20 +57,19 @@ def import_command(words: list[str]) -> None:
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
     print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
-    if assumed := {name: n for name, n in found.arguments.items() if name.endswith("heads")}:
-        told = ", ".join(f"{name} {n}" for name, n in assumed.items())
-        asked = (
-            ""
-            if heads or config or checkpoint.is_dir()
-            else ", taken to be as published; --heads or --config says otherwise"
-        )
-        print(f"attention heads, which stand in no shape: {told}{asked}")
+    if told := _heads(found.arguments):
+        print(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
     if found.task in ("vqa", "classification") and not answers:
         print(
             "it tells no names of its answers: official checkpoints do not carry them; give --answers FILE, a JSON list"
         )
+
+
+def _heads(arguments: dict[str, Any]) -> str:
+    """How many attention heads a model has, by the names of its settings (CrossViT: one number for each branch)."""
+    return ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
 
 
 def _whole(text: str, flag: str) -> int:
@@ -94,15 +95,14 @@ def export_command(words: list[str]) -> None:
         raise UsageError(f"--to is official, safetensors or hf, not {to!r}")
     if words:
         raise UsageError(f"export does not know {' '.join(words)}")
-    from diptych.jobs.export import export, heads_of
+    from diptych.jobs.export import arguments_of, export
 
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
     lost = export(folder, to, out)
     print(f"{out}: written, {to} layout")
-    if to != "hf" and (heads := heads_of(folder)):
-        told = ", ".join(f"{name} {n}" for name, n in heads.items())
-        print(f"attention heads stand in no shape: {told} (`diptych import` is to be told with --heads or --config)")
+    if to != "hf" and (told := _heads(arguments_of(folder))):
+        print(f"attention heads stand in no shape: {told}; `diptych import` is to be told (--heads, --config)")
     for sentence in lost:
         print(f"left out: {sentence}")
 

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from diptych.data.answers import Normalise, commonest, largest
 from diptych.data.shown import file_of, stem_of
-from diptych.data.source import BadSample, Captioned, DataError, Question, Questioned
+from diptych.data.source import Captioned, DataError, Question, Questioned
 from diptych.keyed import permutation
 
 GREY = (127, 127, 127)
@@ -71,9 +71,11 @@ class BlindQuestions:
         return repr(self.image(index).size).encode() if self.blind == "image" else file_of(self.source, index)
 
     def stem(self, index: int) -> str:
-        """Raises BadSample where the picture is hidden: what a detector saw in it cannot be made grey."""
+        """Raises DataError where pictures are hidden: what a detector saw in them cannot be made grey."""
         if self.blind == "image":
-            raise BadSample(self.where(index), "regions are found by the picture's name, and this one is hidden")
+            raise DataError(
+                "regions are found by their pictures' names, and pictures are hidden: leave --blind image out"
+            )
         return stem_of(self.source, index)
 
     def where(self, index: int) -> str:

@@ -170,18 +170,20 @@ class QuestionExamples:
         return shown_in(batch, self.shows.stack([shown for shown, _ in loaded]))
 
 
-def readable(text: str) -> bool:
-    """Whether a text says something, in valid Unicode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(text.strip())
-
-
 def check_text(text: str, where: str) -> None:
     """Raises BadSample for a text that no model can read."""
     if not text.strip():
         raise BadSample(where, "empty caption or question")
-    if not readable(text):
-        raise BadSample(where, "text that is not valid Unicode (a lone surrogate)")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadSample(where, "text that is not valid Unicode (a lone surrogate)") from None
+
+
+def readable(text: str) -> bool:
+    """Whether `check_text` lets it pass."""
+    try:
+        check_text(text, "")
+    except BadSample:
+        return False
+    return True

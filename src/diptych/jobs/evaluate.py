@@ -100,9 +100,9 @@ def write(out: Path, asked: Evaluation, scored: Scored) -> None:
     metrics = {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()}
     files = {"skipped.json": [asdict(s) for s in scored.skipped], **scored.files}
     files["metrics.json"] = {"what": what, "asked": asdict(asked), "metrics": metrics}
-    rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in scored.predictions)
+    rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scored.predictions)
     with written_whole(out / "predictions.jsonl") as path:
-        path.write_text(rows, encoding="utf-8")
+        path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # half a character: JSON's own escape
     for name, content in files.items():
         with written_whole(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))

@@ -57,11 +57,9 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     return lost
 
 
-def heads_of(folder: Path) -> dict[str, Any]:
-    """The numbers of attention heads of a run's model (CrossViT: one for each branch), by the names of its settings: they stand in no
-    shape of its weights.
-    """
-    return {name: n for name, n in _identity(*read_any(folder))[2].items() if name.endswith("heads")}
+def arguments_of(folder: Path) -> dict[str, Any]:
+    """What a run's model was made with."""
+    return _identity(*read_any(folder))[2]
 
 
 def _identity(

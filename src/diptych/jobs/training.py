@@ -77,16 +77,7 @@ def train(
     same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
-        fit(
-            module,
-            stream,
-            settings,
-            out,
-            evaluate=evaluated,
-            fingerprint=same,
-            defaults=usually(run),
-            group=group,
-        )
+        fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)

@@ -51,9 +51,9 @@ class GivenText(nn.Module):
     """What another encoder says of each piece, projected linearly and normalised: it can stand where a model embeds its
     words (layers.embed.TextEmbedding), as a CNN's grid can where it embeds patches (layers.grid.GridEmbedding).
 
-    `source` that is no Module is frozen and not saved; its states are `features` wide, of which `dropout` are dropped while
-    training, and know their places. A model that
-    guesses the next word (`decode`) must be given a source that does not read ahead.
+    `source` that is no Module is frozen and not saved; its states are `features` wide and know their places. `dropout`: the
+    share of them that is dropped while training. A model that guesses the next word (`decode`) must be given a source that
+    does not read ahead.
     """
 
     def __init__(self, width: int, source: States, features: int = 384, eps: float = 1e-12, dropout: float = 0.0):

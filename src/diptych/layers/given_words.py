@@ -17,10 +17,10 @@ class GivenWords(nn.Module):
     """What another encoder says of each piece, projected linearly: it can stand where a model looks up its words
     (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
 
-    `source` that is no Module is frozen and not saved; its states are `features` wide, of which `dropout` are
-    dropped while training. `pad`: the id of padding, which is
-    not read. A model that guesses the next word must be given a source that does not read ahead. One that reads what stands
-    before a piece must be told of it where a model with a cache is given the newest pieces alone: `behind`.
+    `source` that is no Module is frozen and not saved; its states are `features` wide. `dropout`: the share of them that is
+    dropped while training. `pad`: the id of padding, which is not read. A model that guesses the next word must be given a
+    source that does not read ahead. One that reads what stands before a piece must be told of it where a model with a cache
+    is given the newest pieces alone: `behind`.
     """
 
     def __init__(self, width: int, source: States, features: int = 384, pad: int = 0, dropout: float = 0.0):

@@ -25,6 +25,7 @@ class Hypercolumns:
     """A frozen CNN's last map, and beside each cell of it the means of what its earlier stages saw there: 2,024 channels.
 
     A picture and its mirror image are both looked at, and what is kept of a place is the mean of the two (docs/decisions/0011).
+    Cells of the two show the same place where the picture's width is a multiple of 32, as all recipes have it.
 
     Each is told from its mean, in units of its deviation (`standard`, measured by `python -m bench.hypercolumns`), so that
     those of large values do not drown the others.
