@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from diptych.data.copies import pictures_of
 from diptych.data.examples import LoadedPair, PairExamples, readable
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
@@ -20,14 +21,14 @@ TRIES = 4  # draws per false text: one may fall on the image itself
 
 
 class RankedExamples:
-    """Pairs with `false` texts of other images each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2).
+    """Pairs with `false` texts of other pictures each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2).
 
-    Images are told apart by their place in the source: whether two are one photo under two names would be known only by
-    reading every image whose text is drawn, and such are drawn no more often than chance has it.
+    Images whose bytes are equal are one picture (data/copies.py), so no text of it is a false one.
     """
 
     def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, false: int = 15):
-        if len(source) < 2:
+        self.picture = np.array(pictures_of(source, len(source)))  # of each image
+        if len(set(self.picture.tolist())) < 2:
             raise DataError(f"{source.name} ({source.split}): ranking needs captions of at least two images")
         self.pairs = PairExamples(source, tokenizer, images, matching=0.0)
         self.false = false
@@ -39,9 +40,9 @@ class RankedExamples:
         return self.pairs.length(index)
 
     def load(self, index: int, seed: int, step: int) -> tuple[LoadedPair, list[str]]:
-        owner = self.pairs.owner
-        drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(owner)).astype(np.int64)
-        others = (self.pairs.caption(int(i)) for i in drawn if owner[i] != owner[index])
+        picture = self.picture[self.pairs.owner]  # of each example
+        drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(picture)).astype(np.int64)
+        others = (self.pairs.caption(int(i)) for i in drawn if picture[i] != picture[index])
         return self.pairs.load(index, seed, step), list(islice(filter(readable, others), self.false))
 
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:

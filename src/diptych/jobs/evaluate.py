@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from diptych.data.questions import OWN
+from diptych.data.splits import asked_split
 from diptych.jobs import building, finetune, report
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.frozen import check_given
@@ -53,6 +55,7 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     """What was left open, from the run: its own task and data. Raises RunError."""
     own = run.task if isinstance(run, Finetune) else "matching"
     asked = replace(asked, task=asked.task or own, data=asked.data or run.data)
+    asked = replace(asked, split=asked_split(asked.split, asked.data, OWN))
     if asked.task not in SCORERS:
         raise RunError(f"there is no task {asked.task!r}; there are: {', '.join(SCORERS)}")
     if asked.blind and asked.task != "vqa":

@@ -14,9 +14,10 @@ from diptych.data.blind import BlindQuestions
 from diptych.data.examples import Examples, QuestionExamples
 from diptych.data.files import open_captions
 from diptych.data.labelled import Labelled, LabelledExamples
-from diptych.data.questions import open_questions
+from diptych.data.questions import OWN, open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
+from diptych.data.splits import asked_split
 from diptych.heads import Match
 from diptych.jobs.embedding import exchange, shown
 from diptych.jobs.folder import RunError, read_run, read_weights
@@ -118,6 +119,7 @@ def finetune(run: Finetune, out: Path) -> None:
         raise RunError(
             f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
         )
+    run = replace(run, split=asked_split(run.split, run.data, OWN))
     with processes(run.training.device) as group:
         if group.main:
             print(f"reading {run.data} ({run.split})", flush=True)

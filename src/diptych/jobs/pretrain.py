@@ -11,11 +11,11 @@ from typing import Any
 
 from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples
 from diptych.data.files import open_captions
-from diptych.data.formats import named_split
 from diptych.data.mixgen import MixedPairs
 from diptych.data.pictures import PictureExamples
 from diptych.data.shards import shards
 from diptych.data.source import Captioned, NoSplit
+from diptych.data.splits import asked_split, named_split
 from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.tokenizer import Tokenizer
@@ -123,6 +123,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
     Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
     """
     all_there(run)
+    run = replace(run, split=asked_split(run.split, run.data))
     with processes(run.training.device) as group:
         if group.main:
             print(f"reading {run.data} ({run.split})", flush=True)

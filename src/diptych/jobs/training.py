@@ -21,7 +21,7 @@ from diptych.inputs import Batch
 from diptych.jobs import report
 from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
-from diptych.jobs.food import Food, amount, batches, described
+from diptych.jobs.food import Food, amount, batches, described, division_of, say_division
 from diptych.jobs.frozen import check_given, given
 from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
@@ -63,7 +63,9 @@ def train(
                 print(said, flush=True)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
 
-    aside = opened(val, quiet=not group.main)
+    if group.main:
+        say_division(food)
+    aside = opened(val, quiet=not group.main, told=division_of(food))
     held: list[Batch] = []
 
     def evaluate(_: int) -> Mapping[str, float]:
@@ -112,10 +114,15 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, 
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
 
 
-def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:
-    """The val split; None, which is said, where the data has no such split. Raises DataError where it cannot be used."""
+def opened(val: Callable[[], Examples], quiet: bool, told: str = "") -> Examples | None:
+    """The val split; None, which is said, where the data has no such split. Raises DataError where it cannot be used. How it was
+    divided is printed, unless that is the line that was `told` of what is learned from.
+    """
     try:
-        return val()
+        found = val()
+        if not quiet:
+            say_division(found, but=told)
+        return found
     except NoSplit as error:
         if not quiet:
             print(f"nothing is held out: {error}", flush=True)

@@ -10,6 +10,7 @@ from diptych.data.labelled import Labelled, LabelledExamples
 from diptych.data.loader import sweep
 from diptych.data.tally import Tally
 from diptych.jobs.folder import RunError
+from diptych.jobs.food import say_division
 from diptych.jobs.scores import SHOWN, Scored, Subject, spread
 from diptych.report import AnswerExample
 from diptych.tasks.classification import Classification
@@ -26,6 +27,7 @@ def classification(subject: Subject) -> Scored:
     if asked.control:
         raise RunError("--control deals captions, for retrieval and matching")
     source, classes = Labelled(Path(asked.data), asked.split), subject.facts["classes"]
+    say_division(source)
     if source.classes != classes:
         raise RunError(f"{asked.data} has other classes than the run learned")
     food, first = LabelledExamples(source, subject.shows), min(FIRST, len(classes))

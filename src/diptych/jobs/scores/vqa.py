@@ -16,6 +16,7 @@ from diptych.data.tally import Tally
 from diptych.inputs import Batch
 from diptych.jobs.finetune import questions
 from diptych.jobs.folder import RunError
+from diptych.jobs.food import say_division
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import SHOWN, Scored, Subject, spread
 from diptych.metrics.vqa import normalise_answer, vqa_accuracy
@@ -41,6 +42,7 @@ def vqa(subject: Subject) -> Scored:
         raise RunError("its decoder ranks given answers, and the run has none: import it again with --answers FILE")
     rank = ranking(subject, answers)
     source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
+    say_division(source)
     food = QuestionExamples(source, tokenizer_of(run), subject.shows, answers, normalise_answer)
     tally, rows = Tally(asked.max_skipped), []
     batches = sweep(food, BATCH, workers=asked.workers)
