@@ -44,10 +44,10 @@ def divide(
     rows = list(rows)
     if any(row.split is not None for row in rows):
         pictures = _pictures(rows, folder)
-        splits, how = _declared(rows, pictures, own), "by the splits of its rows"
+        splits, how = _declared(rows, pictures, own), "by the splits of its rows, in pictures"
     elif (named := file_split(path, own)) is not None:
         pictures = [os.path.normpath(row.name) for row in rows]
-        splits, how = [named] * len(rows), f"named for {named}"
+        splits, how = [named] * len(rows), f"named for {named}, in pictures"
     else:
         pictures = _pictures(rows, folder)
         names = [os.path.normpath(row.name) for row in rows]

@@ -15,7 +15,7 @@ from diptych.data.files import TABLES, by_name, choose, load, read_bytes
 from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
 from diptych.data.formats import Columns, table
 from diptych.data.source import DataError, Question, Questioned
-from diptych.data.splits import asked_split, named_split
+from diptych.data.splits import asked_split, known_split, named_split
 
 OWN = ("test-dev", "test-std")  # splits of VQA's own, whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
@@ -122,13 +122,14 @@ def _vqa(path: Path, folder: Folder) -> Iterable[Row]:
     """The rows of VQA v2's questions file."""
     content = parse_json(read_text(path), path)
     subtype = str(content.get("data_subtype", "")) if isinstance(content, dict) else ""
-    images = _numbered(folder, subtype)
+    images, named = _numbered(folder, subtype), named_split(path)
+    whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
     for i, row in enumerate(need(content, "questions", list, str(path))):
         where = f"{path}, questions[{i}]"
         number = need(row, "image_id", int, where)
         if number not in images:
             raise DataError(f"{where}: no image numbered {number} under {folder.root}; add it or drop the row")
-        own = need(row, "split", str, where) if "split" in row else None
+        own = need(row, "split", str, where) if "split" in row else whole
         yield Row(where, images[number], [images[number]], own, row)
 
 

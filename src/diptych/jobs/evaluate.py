@@ -55,7 +55,7 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     """What was left open, from the run: its own task and data. Raises RunError."""
     own = run.task if isinstance(run, Finetune) else "matching"
     asked = replace(asked, task=asked.task or own, data=asked.data or run.data)
-    asked = replace(asked, split=asked_split(asked.split, asked.data, OWN))
+    asked = replace(asked, split=asked_split(asked.split, asked.data, OWN if asked.task == "vqa" else ()))
     if asked.task not in SCORERS:
         raise RunError(f"there is no task {asked.task!r}; there are: {', '.join(SCORERS)}")
     if asked.blind and asked.task != "vqa":

@@ -119,7 +119,7 @@ def finetune(run: Finetune, out: Path) -> None:
         raise RunError(
             f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
         )
-    run = replace(run, split=asked_split(run.split, run.data, OWN))
+    run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
     with processes(run.training.device) as group:
         if group.main:
             print(f"reading {run.data} ({run.split})", flush=True)
