@@ -69,7 +69,9 @@ def write_listing(folder: Path, listing: list[tuple[int, str]], kind: str) -> Pa
 @reuse
 def test_every_row_is_in_one_split_and_every_picture(folder, listing, kind, random):
     found = {split: said_in(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
-    assert sorted(text for said in found.values() for text in said) == sorted(f"{at} {n}" for at, (n, _) in enumerate(listing))
+    assert sorted(text for said in found.values() for text in said) == sorted(
+        f"{at} {n}" for at, (n, _) in enumerate(listing)
+    )
     pictures = {split: {text.split()[1] for text in said} for split, said in found.items()}
     assert sum(map(len, pictures.values())) == len({n for n, _ in listing})
 
@@ -140,7 +142,9 @@ def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, pi
                     tar.addfile(info, io.BytesIO(data))
     sources = opened(tmp_path / "cc-*.tar")
     found = {split: said_in(source) for split, source in sources.items()}
-    assert sorted(text for said in found.values() for text in said) == sorted(f"{at} {n}" for at, n in enumerate(pictures))
+    assert sorted(text for said in found.values() for text in said) == sorted(
+        f"{at} {n}" for at, n in enumerate(pictures)
+    )
     assert sum(len({text.split()[1] for text in said}) for said in found.values()) == len(set(pictures))
     counts = {split: len({text.split()[1] for text in found.get(split, [])}) for split in SPLITS}
     told = ", ".join(f"{split} {n}" for split, n in counts.items())

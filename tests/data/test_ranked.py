@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
-from tiny_data import Colours
+import json
+from pathlib import Path
 
+import pytest
+from tiny_data import Colours, picture_bytes
+
+from diptych.data.files import open_captions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import DataError
 from diptych.data.tokenizer import Tokenizer
@@ -22,6 +26,22 @@ def test_false_texts_are_captions_of_other_images():
         own = {f"grey {index // 2}", f"image number {index // 2}"}
         assert pair.caption in own and len(others) == 5
         assert not own & set(others)
+
+
+def test_captions_of_a_copy_are_not_false_texts(tmp_path: Path):
+    """Pictures 0 and 1, each under two names with a caption of its own under each."""
+    rows = [{"image": f"{name}{n}.jpg", "caption": f"{name} {n}"} for n in (0, 1) for name in ("photo", "copy")]
+    for n in (0, 1):
+        for name in ("photo", "copy"):
+            (tmp_path / f"{name}{n}.jpg").write_bytes(picture_bytes(n))
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    examples = RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
+    for step in range(10):
+        for index in range(4):
+            assert {text[-1] for text in examples.load(index, 0, step)[1]} == {str(1 - index // 2)}
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    with pytest.raises(DataError, match="at least two"):
+        RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
 
 
 def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other():
