@@ -40,9 +40,8 @@ def test_a_division_is_said_once_by_each_command_and_words_for_splits_are_unders
     assert said.count(told) == 1 and sum("divided" in line for line in said) == 1
     assert read_run(tmp_path / "run")[0].split == "train"
 
-    for word in ("dev", "VALIDATION "):
-        assert main(["evaluate", str(tmp_path / "run"), "--task", "retrieval", "--split", word, *HOW]) == 0
-        assert capsys.readouterr().out.splitlines().count(told) == 1
+    assert main(["evaluate", str(tmp_path / "run"), "--task", "retrieval", "--split", "VALIDATION ", *HOW]) == 0
+    assert capsys.readouterr().out.splitlines().count(told) == 1
     (written,) = (tmp_path / "run").glob("evaluate-*")
     found = json.loads((written / "metrics.json").read_text())
     assert found["asked"]["split"] == "val" and found["metrics"]["images"] == 3 and found["metrics"]["texts"] == 6
@@ -66,6 +65,9 @@ def test_files_that_are_named_for_splits_are_each_said_and_a_lone_one_holds_noth
     said = capsys.readouterr().out.splitlines()
     assert said.count("training.jsonl: named for train, in pictures: train 9, val 0, test 0") == 1
     assert said.count("dev.jsonl: named for val, in pictures: train 0, val 3, test 0") == 1
+
+    assert pretrain(tmp_path / "photos", tmp_path / "of-val", "--split", "valid", "--batch", "2") == 0
+    assert "nothing is held out: the run learns from val itself" in capsys.readouterr().out
 
     lone = tmp_path / "photos" / "training.jsonl"
     assert pretrain(lone, tmp_path / "lone") == 0
