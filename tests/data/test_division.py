@@ -90,6 +90,14 @@ def test_images_that_are_the_same_picture_are_told_and_spellings_of_a_path_are_o
         assert len(set(files)) == len(files)
 
 
+def test_a_file_of_one_split_counts_a_picture_once_however_its_path_is_spelled(folder):
+    rows = [{"image": spelling.format(3), "caption": "x"} for spelling in ("{}.jpg", "./{}.jpg", "images/{}.jpg")]
+    (folder / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_captions(str(folder / "val.jsonl"), "val")
+    assert len(source) == 1 and source.captions(0) == ("x",) * 3
+    assert source.division == "val.jsonl: named for val, in pictures: train 0, val 1, test 0"  # type: ignore[attr-defined]
+
+
 def test_plain_names_are_drawn_as_ever(folder):
     path = write_listing(folder, [(n, "{}.jpg") for n in range(N)], "jsonl")
     for split, source in opened(path).items():

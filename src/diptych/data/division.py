@@ -46,7 +46,7 @@ def divide(
         pictures = _pictures(rows, folder)
         splits, how = _declared(rows, pictures, own), "by the splits of its rows, in pictures"
     elif (named := file_split(path, own)) is not None:
-        pictures = [os.path.normpath(row.name) for row in rows]
+        pictures = [folder.seek(row.places) or row.name for row in rows]
         splits, how = [named] * len(rows), f"named for {named}, in pictures"
     else:
         pictures = _pictures(rows, folder)

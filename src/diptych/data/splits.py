@@ -69,7 +69,7 @@ def split_of(word: str, where: str, own: Sequence[str] = ()) -> str:
     if known in SPLITS or known in own:
         return str(known)
     if not word.strip():
-        raise DataError(f"{where}: the split is empty; write {', '.join(SPLITS)}")
+        raise DataError(f"{where}: the split is empty; write train, val or test")
     if known == SEVERAL:
         raise DataError(f"{where}: {word!r} is more than one split; name each apart ({', '.join(SPLITS)})")
     if known is not None:
