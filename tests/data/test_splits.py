@@ -15,8 +15,10 @@ from tiny_data import picture_bytes, write_pictures
 
 from diptych.data.files import open_captions
 from diptych.data.questions import open_questions
+from diptych.data.settings import Streaming
 from diptych.data.source import DataError, NoSplit
 from diptych.data.splits import SEVERAL, SPLITS, asked_split, file_split, known_split, named_split, split_of
+from diptych.data.stream import Stream
 
 WORDS = {
     "train": ["train", "training", "restval"],
@@ -197,6 +199,8 @@ def test_tars_are_of_the_split_that_a_word_in_their_name_means(tmp_path, word, s
     write_tar(tmp_path / f"cc-{word}-000.tar", ["0", "1"])
     write_tar(tmp_path / f"cc-{'test' if split == 'val' else 'val'}-000.tar", ["2"])
     assert len(open_captions(str(tmp_path / "*.tar"), split)) == 2
+    stream = Stream(str(tmp_path / "*.tar"), word, Streaming(1, 8))
+    assert (stream.split, stream.shards) == (split, [tmp_path / f"cc-{word}-000.tar"])
     write_tar(tmp_path / "cc-trainval-000.tar", ["3"])
     with pytest.raises(DataError, match=r"cc-trainval-000\.tar: its name has more than one split"):
         open_captions(str(tmp_path / "*.tar"), split)

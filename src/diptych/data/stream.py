@@ -18,6 +18,7 @@ from diptych.data.raws import Raw, raws
 from diptych.data.settings import Streaming
 from diptych.data.shards import CaptionedShards, tars_of
 from diptych.data.source import BadSample, DataError
+from diptych.data.splits import asked_split
 from diptych.keyed import permutation, words
 
 MOST_HELD = 4 << 30  # bytes in the buffers of all lanes: where samples are large, fewer are held than were asked for
@@ -99,6 +100,7 @@ class Stream:
     """
 
     def __init__(self, spec: str, split: str, settings: Streaming):
+        split = asked_split(split, spec)
         self.name, self.split, self.settings = Path(spec).parent.resolve().name, split, settings
         self.shards = tars_of(spec, split)
         if not self.shards:
