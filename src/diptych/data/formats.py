@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.data.cells import captions as captions_in
+from diptych.data.cells import text
 from diptych.data.folder import Folder, need, read_rows
 from diptych.data.source import DataError
 from diptych.keyed import uniform
@@ -48,7 +50,7 @@ def karpathy(content: Any, path: Path, folder: Folder, split: str) -> Iterator[E
         if "filepath" in image:
             places.insert(0, f"{need(image, 'filepath', str, where)}/{name}")
         said = [
-            need(s, "raw", str, f"{where}, sentences[{j}]") for j, s in enumerate(need(image, "sentences", list, where))
+            text(s, "raw", f"{where}, sentences[{j}]") for j, s in enumerate(need(image, "sentences", list, where))
         ]
         yield Entry(folder.find(places, where), where, tuple(said) or ("",))
 
@@ -58,7 +60,7 @@ def coco(content: Any, path: Path, folder: Folder) -> Iterator[Entry]:
     said: dict[Any, list[str]] = {}
     for i, note in enumerate(need(content, "annotations", list, str(path))):
         where = f"{path}, annotations[{i}]"
-        said.setdefault(need(note, "image_id", (int, str), where), []).append(need(note, "caption", str, where))
+        said.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
     for i, image in enumerate(need(content, "images", list, str(path))):
         where = f"{path}, images[{i}]"
         captions = said.pop(need(image, "id", (int, str), where), None)
@@ -72,14 +74,16 @@ def coco(content: Any, path: Path, folder: Folder) -> Iterator[Entry]:
 
 
 def captions_table(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterator[Entry]:
-    """A CSV, TSV or JSONL file with a row per caption; rows of one image are merged, at the place of the first."""
+    """A CSV, TSV or JSONL file with a row per caption, or per list of captions; rows of one image are merged, at the place of the
+    first.
+    """
     merged: dict[str, tuple[str, str, list[str]]] = {}
     for where, row in table_rows(path, split, columns, seed):
         name = need(row, columns.image, str, where)
-        caption = need(row, columns.caption, str, where)
+        captions = captions_in(row, columns.caption, where) or ("",)
         if name not in merged:
             merged[name] = folder.find([name, f"images/{name}"], where), where, []
-        merged[name][2].append(caption)
+        merged[name][2].extend(captions)
     yield from (Entry(file, where, tuple(captions)) for file, where, captions in merged.values())
 
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.data.cells import answers as answers_in
+from diptych.data.cells import optional_text, text
 from diptych.data.files import SPLITS, TABLES, choose, load, read_bytes
 from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
 from diptych.data.formats import Columns, named_split, table_rows
@@ -90,26 +91,32 @@ def open_questions(
     ]
     if not questions:
         raise NoSplit(f"{file}: nothing in split {split!r}; name another split or correct the file")
+    _check_withheld(questions, split)
     return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least)
+
+
+def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
+    """Raises DataError where some questions of a split have answers and others none: a split's answers are withheld as a whole."""
+    without = next((where for where, question in questions if not question.answers), None)
+    if without is not None and any(question.answers for _, question in questions):
+        raise DataError(f"{without}: no answer, where other questions of {split} have one; add it or drop the row")
 
 
 Row = tuple[str, int, str, str, tuple[str, ...], str]  # where, id, image file, question, answers, kind
 
 
 def _table(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterator[Row]:
-    """A row per question; an answer may be a number or, in JSON lines, a list."""
+    """A row per question; what its answer may be: `cells.answers`."""
     for i, (where, row) in enumerate(table_rows(path, split, columns, seed)):
         name = need(row, columns.image, str, where)
         file = folder.find([name, f"images/{name}"], where)
-        given = need(row, columns.answer, (str, int, list), where)
-        answers = tuple(str(a) for a in given) if isinstance(given, list) else (str(given),)
-        yield where, i, file, need(row, columns.question, str, where), answers, ""
+        yield where, i, file, text(row, columns.question, where), answers_in(row, columns.answer, where), ""
 
 
 def _vqa(path: Path, folder: Folder) -> Iterator[Row]:
     """VQA v2: questions, and the annotations file that lies beside them where the split's answers are public."""
     content = parse_json(read_text(path), path)
-    subtype = str(content.get("data_subtype", "")) if isinstance(content, dict) else ""
+    subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
     images = _numbered(folder, subtype)
     notes = _annotations(path)
     for i, row in enumerate(need(content, "questions", list, str(path))):
@@ -121,7 +128,7 @@ def _vqa(path: Path, folder: Folder) -> Iterator[Row]:
         if notes and id not in notes:
             raise DataError(f"{where}: question_id {id} has no annotation; add it or drop the row")
         answers, kind = notes.get(id, ((), ""))
-        yield where, id, images[number], need(row, "question", str, where), answers, kind
+        yield where, id, images[number], text(row, "question", where), answers, kind
 
 
 def _annotations(questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:
@@ -135,9 +142,11 @@ def _annotations(questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:
     notes: dict[int, tuple[tuple[str, ...], str]] = {}
     for i, row in enumerate(need(parse_json(read_text(found[0]), found[0]), "annotations", list, str(found[0]))):
         where = f"{found[0]}, annotations[{i}]"
-        given = [need(a, "answer", str, f"{where}, answers") for a in need(row, "answers", list, where)]
-        kind: Any = row.get("answer_type", "")
-        notes[need(row, "question_id", int, where)] = (tuple(given), str(kind))
+        need(row, "answers", list, where)
+        id = need(row, "question_id", int, where)
+        if id in notes:
+            raise DataError(f"{where}: question_id {id} is annotated twice; keep one")
+        notes[id] = (answers_in(row, "answers", where), optional_text(row, "answer_type", where))
     return notes
 
 
