@@ -68,7 +68,10 @@ def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExam
         grids = [span.grid for span in image.layout.spans if span.grid is not None]
         if not grids:  # CoCa's queries lie nowhere
             return []
-        found = objective.transport(model.fuse(model.encode_text(batch.text), image))
+        fused = model.fuse(model.encode_text(batch.text), image)
+        if fused.text.values.shape[-1] != fused.image.values.shape[-1]:  # words and patches cannot be compared
+            return []
+        found = objective.transport(fused)
         known = pairs.tokenizer.vocabulary.pieces
         pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
         plan = found.plan[0, : len(pieces)].unflatten(1, grids[0]).float().cpu().numpy()

@@ -48,8 +48,8 @@ def normalise_answer(answer: str) -> str:
     """An answer as VQA compares it: lower case, without articles and most punctuation, numbers up to ten as digits.
 
     A mark that touches a space is dropped, one inside a word becomes a space ("black-and-white"), and where digits
-    hold a comma ("1,000") every mark is dropped. Points stay in decimals; apostrophes and colons stay. Differs: an answer
-    of which nothing would be left ("A" as the letter of a choice, "The", "?") stays as written, in lower case, where
+    hold a comma ("1,000") every mark is dropped. Points stay in decimals; apostrophes and colons stay. Differs: where
+    nothing would be left, articles stay ("A" as the letter of a choice, "The"), and where there is nothing else, marks ("?");
     the official script makes all such answers equal.
     """
     answer = _as_written(answer)
@@ -59,7 +59,7 @@ def normalise_answer(answer: str) -> str:
         text = text.replace(mark, "" if loose else " ")
     words = [_NUMBERS.get(word, word) for word in _POINT.sub("", text, count=_MOST_POINTS).lower().split()]
     kept = [_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES]
-    return " ".join(kept or answer.lower().split())
+    return " ".join(kept or words or answer.lower().split())
 
 
 def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
