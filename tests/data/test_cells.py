@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,28 @@ def test_captions_may_be_a_list_in_json_and_in_one_cell():
 
 
 def test_an_optional_text_may_be_missing_but_nothing_else():
-    assert [optional_text(row, "x", "row 3") for row in ({}, {"x": None}, {"x": ""}, {"x": "number"})] == ["", "", "", "number"]
+    assert [optional_text(row, "x", "row 3") for row in ({}, {"x": None}, {"x": ""}, {"x": "number"})] == [
+        "",
+        "",
+        "",
+        "number",
+    ]
     for value in (1, True, ["a"], {"a": 1}, 2.5):
         with pytest.raises(DataError, match="row 3, 'x'"):
             optional_text({"x": value}, "x", "row 3")
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([*PRINTED, '["a", "b"]', "nan"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["answer", "caption", "raw", "x"]), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([*PRINTED, '["a", "b"]', "nan"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["answer", "caption", "raw", "x"]), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 
@@ -131,10 +144,8 @@ def strings_in(value: Any) -> set[str]:
         return {found for inner in value for found in strings_in(inner)}
     found = {value} if isinstance(value, str) else {json.dumps(value)} if type(value) is int else set()
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
+        with suppress(ValueError):
             found |= strings_in(json.loads(value))
-        except ValueError:
-            pass
     return found
 
 
@@ -264,7 +275,7 @@ def test_every_reader_gives_what_stands_in_the_file_or_names_file_and_key(
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
 @pytest.mark.parametrize("cell", ["['a', 'b']", "{'answer': 'a'}", "b'a'"])
 def test_no_reader_takes_a_printed_value_for_a_text(folder: Path, read: Callable[[Path, Any], list[str]], cell: str):
-    with pytest.raises(DataError, match="printed|no JSON list"):
+    with pytest.raises(DataError, match=r"printed|no JSON list"):
         read(folder, cell)
 
 
@@ -275,10 +286,15 @@ def test_the_command_line_names_file_row_and_key(tmp_path: Path, capsys: pytest.
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in said and "drop the row" in said
+    assert (
+        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in said
+        and "drop the row" in said
+    )
 
 
-def test_the_command_line_scores_records_and_lists_in_cells_as_their_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_scores_records_and_lists_in_cells_as_their_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "a.jpg").write_bytes(picture_bytes())
     record = {"answer": "cat", "answer_confidence": "yes"}
     rows = [{"image": "a.jpg", "question": "what?", "answer": cell} for cell in (record, [record] * 10)]

@@ -85,10 +85,19 @@ def of(*captions: tuple[str, ...], false: int = 5) -> RankedExamples:
 
 
 @pytest.mark.parametrize(
-    "captions", [(("a",),), (("a",), ("a",)), (("a", "b"), ("b", "a")), (("A cat",), ("a  cat ",), ("a cat",)), (("a",), ("a", " "))]
+    "captions",
+    [
+        (("a",),),
+        (("a",), ("a",)),
+        (("a", "b"), ("b", "a")),
+        (("A cat",), ("a  cat ",), ("a cat",)),
+        (("a",), ("a", " ")),
+    ],
 )
 def test_data_without_any_false_text_is_refused(captions):
-    with pytest.raises(NoSplit, match=r"described \(train\): no false text for any image: .* at least two images with different"):
+    with pytest.raises(
+        NoSplit, match=r"described \(train\): no false text for any image: .* at least two images with different"
+    ):
         of(*captions)
 
 
@@ -118,7 +127,13 @@ def test_no_false_texts_at_all_are_refused():
 
 
 @settings(max_examples=40)
-@given(st.lists(st.lists(st.sampled_from(["a", "A", "b", "c", " ", "\ud83d"]), min_size=1, max_size=3).map(tuple), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "A", "b", "c", " ", "\ud83d"]), min_size=1, max_size=3).map(tuple),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions):
     try:
         examples = of(*captions, false=2)

@@ -131,7 +131,9 @@ def test_the_best_possible_accuracy_is_the_best_of_all_answers(people, answers):
     assert best_accuracy(people, AnswerList.of(answers)) == pytest.approx(own)
 
 
-@given(st.lists(st.sampled_from(["yes", "no", "two", "2"]), min_size=2, max_size=11), st.sampled_from(["yes", "2", "red"]))
+@given(
+    st.lists(st.sampled_from(["yes", "no", "two", "2"]), min_size=2, max_size=11), st.sampled_from(["yes", "2", "red"])
+)
 def test_accuracy_is_the_mean_over_the_ways_to_leave_one_out(people, answer):
     form = str if len(set(people)) == 1 else normalise_answer
     matches = [form(other) == form(answer) for other in people]

@@ -108,7 +108,9 @@ def _string(value: Any, where: str) -> str:
 
 def _plain(value: str, where: str) -> str:
     if _PRINTED.fullmatch(value.strip()):
-        raise DataError(f"{where}: {_said(value)} looks like a value that a program printed; write a text, or a JSON list of texts")
+        raise DataError(
+            f"{where}: {_said(value)} looks like a value that a program printed; write a text, or a JSON list of texts"
+        )
     return value
 
 

@@ -49,9 +49,7 @@ def karpathy(content: Any, path: Path, folder: Folder, split: str) -> Iterator[E
         places = [name, f"images/{name}"]
         if "filepath" in image:
             places.insert(0, f"{need(image, 'filepath', str, where)}/{name}")
-        said = [
-            text(s, "raw", f"{where}, sentences[{j}]") for j, s in enumerate(need(image, "sentences", list, where))
-        ]
+        said = [text(s, "raw", f"{where}, sentences[{j}]") for j, s in enumerate(need(image, "sentences", list, where))]
         yield Entry(folder.find(places, where), where, tuple(said) or ("",))
 
 

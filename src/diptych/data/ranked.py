@@ -64,7 +64,9 @@ class RankedExamples:
             behind = ((int(drawn[0]) + i) % len(owner) for i in range(len(owner)))
             texts = list(islice(false(behind), 1))
         if not texts:
-            raise BadSample(source.where(int(owner[index])), "no false text: every caption of the data is one of its own")
+            raise BadSample(
+                source.where(int(owner[index])), "no false text: every caption of the data is one of its own"
+            )
         return list(islice(cycle(texts), self.false))
 
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:

@@ -41,7 +41,9 @@ def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
         if debugging.get():
             raise
         why = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
-        print(f"diptych: {what} could not be made ({' '.join(why.split())[:300]}); --debug shows where", file=sys.stderr)
+        print(
+            f"diptych: {what} could not be made ({' '.join(why.split())[:300]}); --debug shows where", file=sys.stderr
+        )
         return otherwise
 
 
