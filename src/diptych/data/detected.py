@@ -82,7 +82,7 @@ def whole_number(cell: Any, where: str) -> int:
     """
     value = cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell
     if isinstance(value, bytes | str):
-        number = int(value) if value.strip().isdigit() and len(value) < 20 else 0
+        number = int(value) if value.isascii() and value.strip().isdigit() and len(value) < 20 else 0
     elif isinstance(value, int | float | np.number) and not isinstance(value, bool) and value == value // 1:
         number = int(value)
     else:
