@@ -121,6 +121,16 @@ def test_an_optional_text_may_be_missing_but_nothing_else():
             optional_text({"x": value}, "x", "row 3")
 
 
+@pytest.mark.parametrize(
+    "long",
+    ["[" + "1" * 500_000 + "x]", "('" + "'" * 500_000 + ")", "('" + "' " * 250_000 + "x)", "[" + " " * 500_000 + "x]", "[" * 500_000 + "x",
+     "(" + "None" * 100_000 + ")", "['" + "]" * 500_000 + "x"],
+    ids=range(7),
+)  # fmt: skip
+def test_a_long_cell_is_read_in_one_pass(long: str):
+    assert captions({"x": long}, "x", "row 3") == (long,)
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()

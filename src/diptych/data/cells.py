@@ -18,7 +18,7 @@ _PRINTED = re.compile(
     r"""
       \[\s*\] | \{\s*\}                                               # nothing in brackets
     | [\[{]\s*[bu]?['"\[{].*[\]}]                                     # ['a', 'b']  {"answer": "a"}  [['a']]
-    | [\[{][\s\d.,:+-]*\d[\s\d.,:+-]*[\]}]                            # [1, 2]  {1: 2}
+    | [\[{][\s.,:+-]*\d[\s\d.,:+-]*[\]}]                              # [1, 2]  {1: 2}
     | [\[{(]\s*(?:None|True|False|nan|null|true|false)\s*(?:,.*)?[\]})]
     | \(\s*[bu]?['"].*['"]\s*,\s*\) | \(\s*[bu]?['"].*['"]\s*,.*\)      # ('a',)  ('a', 'b')
     | (?:array|set|frozenset|dict|list|tuple|Counter|OrderedDict|defaultdict|np\.\w+)\(.*\)
