@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diptych.data import regions
-from diptych.data.detected import Detected, stack_regions
+from diptych.data.detected import Detected, stack_regions, whole_number
 from diptych.data.regions import RegionTable, open_regions
 from diptych.data.source import BadSample, DataError
 
@@ -243,3 +243,34 @@ def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
     (tmp_path / "17.npz").write_bytes(content)
     with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
         open_regions(tmp_path).load("17")
+
+
+@pytest.mark.parametrize("cell", [36, 36.0, "36", b" 36", np.int64(36), np.float32(36), np.array(36), np.array([36.0])])
+def test_a_count_is_a_whole_number_in_any_form(cell: object):
+    assert whole_number(cell, "row 3") == 36
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        36.7,
+        True,
+        np.True_,
+        np.array([1, 2]),
+        "3_6",
+        b"3_6",
+        "²",
+        "36.0",
+        "",
+        -1,
+        0,
+        2**20,
+        float("nan"),
+        float("inf"),
+        None,
+        [36],
+    ],
+)
+def test_what_is_no_count_is_never_rounded_to_one(cell: object):
+    with pytest.raises(BadSample, match="row 3: is no whole number"):
+        whole_number(cell, "row 3")

@@ -187,7 +187,7 @@ def test_too_many_bad_samples_stop_the_scoring(pretrained: Path, folder_of_photo
 
 
 def test_whatever_was_answered_is_written(tmp_path: Path):
-    scored = Scored({}, [{"truth": ["\ud83d", "Kätzchen"]}], [], [])
+    scored = Scored({}, [{"truth": ["\ud83d", "Kätzchen"]}])
     write(tmp_path / "there", Evaluation(), scored)
     assert predictions(tmp_path / "there") == scored.predictions
     assert "Kätzchen" in (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8")

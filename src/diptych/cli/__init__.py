@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from diptych import __version__
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     from diptych.train.signals import terminated_as_interrupted
 
     try:
-        with terminated_as_interrupted():
+        with terminated_as_interrupted(), _failing_reports_raise(debug):
             return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
     except KeyboardInterrupt:
         return refuse("interrupted", 130)
@@ -56,6 +58,21 @@ def main(arguments: list[str] | None = None) -> int:
         if debug or not expected(error):
             raise
         return refuse(str(error))
+
+
+@contextmanager
+def _failing_reports_raise(debug: bool) -> Iterator[None]:
+    """With --debug an error in making a report is raised, where it is otherwise one printed line."""
+    if not debug:
+        yield
+        return
+    from diptych.jobs.report import debugging
+
+    before = debugging.set(True)
+    try:
+        yield
+    finally:
+        debugging.reset(before)
 
 
 def refuse(sentence: str, status: int = 2) -> int:

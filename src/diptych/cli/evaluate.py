@@ -26,6 +26,9 @@ def evaluate_command(words: list[str]) -> None:
     data_there(asked.data or data_of(folder))
     from diptych.jobs.evaluate import evaluate
 
-    for name, value in evaluate(folder, asked).items():
-        print(f"{name:32} {value:.4g}")
-    print(f"{folder}/report.html")
+    metrics = evaluate(folder, asked)
+    width = max([32, *map(len, metrics)])
+    for name, value in metrics.items():
+        print(f"{name:{width}} {value:.4g}")
+    if (folder / "report.html").is_file():
+        print(f"{folder}/report.html")

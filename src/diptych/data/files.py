@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.data import formats
+from diptych.data import cells, formats
 from diptych.data.copies import same_bytes, stored
 from diptych.data.decode import MAX_PIXELS, decode
 from diptych.data.division import Row, divide
-from diptych.data.folder import Folder, need, parse_json, read_text
+from diptych.data.folder import Folder, parse_json, read_text
 from diptych.data.formats import Columns, Entry
 from diptych.data.source import BadSample, Captioned, DataError, NoSplit
 from diptych.data.splits import SEVERAL, asked_split, named_split
@@ -106,7 +106,7 @@ def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], 
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; check --data")
     if path.suffix in TABLES:
-        return formats.table(path, columns), lambda row: [need(row.content, columns.caption, str, row.where)]
+        return formats.table(path, columns), lambda row: cells.captions(row.content, columns.caption, row.where)
     if path.suffix != ".json":
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
     content = parse_json(read_text(path), path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.data.cells import text
 from diptych.data.division import Row
 from diptych.data.folder import need, read_rows
 from diptych.data.source import DataError
@@ -51,7 +52,7 @@ def karpathy(content: Any, path: Path) -> Iterator[Row]:
 def karpathy_captions(row: Row) -> Iterator[str]:
     """What is said of an image of Karpathy's JSON."""
     for j, sentence in enumerate(need(row.content, "sentences", list, row.where)):
-        yield need(sentence, "raw", str, f"{row.where}, sentences[{j}]")
+        yield text(sentence, "raw", f"{row.where}, sentences[{j}]")
 
 
 def coco(content: Any, path: Path) -> Iterator[Row]:
@@ -59,7 +60,7 @@ def coco(content: Any, path: Path) -> Iterator[Row]:
     said: dict[Any, list[str]] = {}
     for i, note in enumerate(need(content, "annotations", list, str(path))):
         where = f"{path}, annotations[{i}]"
-        said.setdefault(need(note, "image_id", (int, str), where), []).append(need(note, "caption", str, where))
+        said.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
     known: dict[int | str, str] = {}
     for i, image in enumerate(need(content, "images", list, str(path))):
         where = f"{path}, images[{i}]"

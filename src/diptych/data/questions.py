@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.data.cells import answers as answers_in
+from diptych.data.cells import optional_text, text
 from diptych.data.division import Row, divide
 from diptych.data.files import TABLES, by_name, choose, load, read_bytes
 from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
@@ -94,20 +95,26 @@ def open_questions(
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
         asked = _of_table(i, row, columns or Columns()) if file.suffix in TABLES else _of_vqa(row, notes)
-        id, text, answers, kind = asked
-        questions.append((row.where, Question(id, places.setdefault(image, len(places)), text, answers, kind)))
+        id, words, answers, kind = asked
+        questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
+    _check_withheld(questions, split)
     return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least, divided.division)
+
+
+def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
+    """Raises DataError where some questions of a split have answers and others none: a split's answers are withheld as a whole."""
+    without = next((where for where, question in questions if not question.answers), None)
+    if without is not None and any(question.answers for _, question in questions):
+        raise DataError(f"{without}: no answer, where other questions of {split} have one; add it or drop the row")
 
 
 Asked = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 
 
 def _of_table(i: int, row: Row, columns: Columns) -> Asked:
-    """A row per question; an answer may be a number or, in JSON lines, a list."""
+    """A row per question; what its answer may be: `cells.answers`."""
     where, cells = row.where, row.content
-    given = need(cells, columns.answer, (str, int, list), where)
-    answers = tuple(str(a) for a in given) if isinstance(given, list) else (str(given),)
-    return i, need(cells, columns.question, str, where), answers, ""
+    return i, text(cells, columns.question, where), answers_in(cells, columns.answer, where), ""
 
 
 def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
@@ -115,13 +122,13 @@ def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
     id = need(row.content, "question_id", int, row.where)
     if notes and id not in notes:
         raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
-    return id, need(row.content, "question", str, row.where), *notes.get(id, ((), ""))
+    return id, text(row.content, "question", row.where), *notes.get(id, ((), ""))
 
 
 def _vqa(path: Path, folder: Folder) -> Iterable[Row]:
     """The rows of VQA v2's questions file."""
     content = parse_json(read_text(path), path)
-    subtype = str(content.get("data_subtype", "")) if isinstance(content, dict) else ""
+    subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
     images, named = _numbered(folder, subtype), named_split(path)
     whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
     for i, row in enumerate(need(content, "questions", list, str(path))):
@@ -144,9 +151,11 @@ def _annotations(questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:
     notes: dict[int, tuple[tuple[str, ...], str]] = {}
     for i, row in enumerate(need(parse_json(read_text(found[0]), found[0]), "annotations", list, str(found[0]))):
         where = f"{found[0]}, annotations[{i}]"
-        given = [need(a, "answer", str, f"{where}, answers") for a in need(row, "answers", list, where)]
-        kind: Any = row.get("answer_type", "")
-        notes[need(row, "question_id", int, where)] = (tuple(given), str(kind))
+        need(row, "answers", list, where)
+        id = need(row, "question_id", int, where)
+        if id in notes:
+            raise DataError(f"{where}: question_id {id} is annotated twice; keep one")
+        notes[id] = (answers_in(row, "answers", where), optional_text(row, "answer_type", where))
     return notes
 
 

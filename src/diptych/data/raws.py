@@ -84,7 +84,8 @@ def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) ->
     where = f"{shard}, {key}"
     try:
         picture, said, suffix = picture_and_text(parts, where)
-        captions = captions_in(str(said), suffix, "caption", where)
+        assert isinstance(said, str)
+        captions = captions_in(said, suffix, "caption", where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
     return Raw(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diptych.data.folder import need, parse_json
+from diptych.data.cells import captions, captions_in_text
+from diptych.data.folder import parse_json
 from diptych.data.source import DataError
 
 T = TypeVar("T")
@@ -89,12 +90,7 @@ def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
 
 
 def captions_in(said: str, suffix: str, caption: str, where: str) -> tuple[str, ...]:
-    """What a caption's file says; in a .json under the key `caption`. Raises DataError."""
+    """The captions in a sample's text member: its own text, or in a .json what stands under the key `caption`. Raises DataError."""
     if suffix == "json":
-        found = need(parse_json(said, Path(where)), caption, (str, list), where)
-        captions = tuple(found) if isinstance(found, list) else (found,)
-    else:
-        captions = (said,)
-    if not all(isinstance(c, str) for c in captions):
-        raise DataError(f"{where}, {caption!r}: a list of something else than strings; write the shard again")
-    return captions or ("",)
+        return captions(parse_json(said, Path(where)), caption, where) or ("",)
+    return captions_in_text(said, where) or ("",)

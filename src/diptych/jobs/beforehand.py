@@ -61,6 +61,7 @@ def data_of(folder: Path) -> str:
     """What the run in a folder learned from; the built-in world where that cannot be read, which is told later."""
     run_there(folder)
     try:
-        return str(json.loads((folder / "run.json").read_text())["run"].get("data", "scenes"))
+        data = json.loads((folder / "run.json").read_text())["run"].get("data", "scenes")
     except (ValueError, KeyError, TypeError, AttributeError):
         return "scenes"
+    return data if isinstance(data, str) else "scenes"

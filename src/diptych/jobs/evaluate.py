@@ -38,7 +38,9 @@ SCORERS: dict[str, Callable[[Subject], Scored]] = {
 
 
 def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
-    """Scores the run in `folder`; writes an ``evaluate-…/`` folder in it, and its report anew. Raises DataError, RunError."""
+    """Scores the run in `folder`; writes an ``evaluate-…/`` folder in it, and then its report anew, whose failure is one printed
+    line. Raises DataError, RunError.
+    """
     run, facts = read_run(folder)
     asked = complete(asked, run)
     device = pick_device(asked.device)
@@ -96,7 +98,7 @@ def short_name(asked: Evaluation) -> str:
 
 
 def write(out: Path, asked: Evaluation, scored: Scored) -> None:
-    """metrics.json, predictions.jsonl, skipped.json, shown.json, and what else the task has."""
+    """metrics.json, predictions.jsonl, skipped.json and what else the task has; then shown.json, the examples of the report."""
     out.mkdir(exist_ok=True)
     what = f"{asked.data}, split {asked.split}" + (", captions dealt to other pictures" if asked.control else "")
     what += f", blind {asked.blind}" if asked.blind else ""
@@ -109,4 +111,4 @@ def write(out: Path, asked: Evaluation, scored: Scored) -> None:
     for name, content in files.items():
         with written_whole(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))
-    write_shown(out, scored.shown)
+    report.attempted("the report's examples", lambda: write_shown(out, scored.shown()), None)

@@ -1,11 +1,13 @@
-"""What a run's report shows."""
+"""What a run's report shows. No failure in making it ends the work that it reports on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -16,6 +18,11 @@ from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
 from diptych.step import Floor
 
+T = TypeVar("T")
+
+debugging = ContextVar("debugging", default=False)
+"""Whether a failure in making a report is raised (--debug), where it is otherwise one printed line."""
+
 SEVERITY = {
     "early": "note",
     "learning": "note",
@@ -24,6 +31,20 @@ SEVERITY = {
     "zero gradient": "warning",
     "not finite": "error",
 }
+
+
+def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
+    """What `make` returns. Where it fails: `otherwise`, after one line on stderr that names what is missing and why."""
+    try:
+        return make()
+    except Exception as error:
+        if debugging.get():
+            raise
+        why = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
+        print(
+            f"diptych: {what} could not be made ({' '.join(why.split())[:300]}); --debug shows where", file=sys.stderr
+        )
+        return otherwise
 
 
 def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:
@@ -79,18 +100,30 @@ def evaluation_tables(out: Path) -> list[Section]:
     """One table for each task evaluated in this folder, the control beside the result."""
     tables: list[Section] = []
     for path in sorted(out.glob("evaluate-*/metrics.json")):
-        told = json.loads(path.read_text())
-        rows = [[name, value] for name, value in told["metrics"].items()]
-        tables.append(Table(path.parent.name, ("measure", "value"), rows, told["what"]))
+        tables += attempted(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
     return tables
 
 
-def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path:
-    """report.html: scores, examples, curves, findings, heat maps, facts."""
+def _table(path: Path) -> Table:
+    told = json.loads(path.read_text())
+    rows = [[name, value] for name, value in told["metrics"].items()]
+    return Table(path.parent.name, ("measure", "value"), rows, told["what"])
+
+
+def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None:
+    """report.html: scores, examples, curves, findings, heat maps, facts. A part that fails is left out; None where the page itself
+    could not be made, and the former one stays.
+    """
     floors = getattr(module, "floors", {})
-    sections = [*evaluation_tables(out), *kept_examples(out), *training_sections(out, floors)]
-    sections += [*heat_maps(run, module), facts_section(out)]
-    return write_report(out / "report.html", title(run), sections)
+    parts: dict[str, Callable[[], Iterable[Section]]] = {
+        "scores": lambda: evaluation_tables(out),
+        "examples": lambda: kept_examples(out),
+        "curves and findings": lambda: training_sections(out, floors),
+        "heat maps": lambda: heat_maps(run, module),
+        "facts": lambda: [facts_section(out)],
+    }
+    sections = [section for name, part in parts.items() for section in attempted(f"the report's {name}", part, ())]
+    return attempted("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
 
 
 def title(run: Pretrain | Finetune) -> str:
@@ -105,5 +138,7 @@ def title(run: Pretrain | Finetune) -> str:
 
 def kept_examples(out: Path) -> list[Section]:
     """What the evaluations in this folder had to show, pictures beside pictures and answers beside answers."""
-    found = [section for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")) for section in read_shown(path)]
+    found: list[Section] = []
+    for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")):
+        found += attempted(f"the report's examples of {path.parent.name}", lambda path=path: read_shown(path), [])
     return sorted(found, key=lambda section: type(section).__name__)

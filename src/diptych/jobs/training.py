@@ -83,10 +83,10 @@ def train(
     if group.main:
         if before and before["step"] >= settings.steps:
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
-        report.write(out, run, pupil(module))
-        if said := report.skipped(out):
+        page = report.write(out, run, pupil(module))
+        if said := report.attempted("the list of skipped samples", lambda: report.skipped(out), ""):
             print(said, flush=True)
-        print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
+        print("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]), flush=True)
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from diptych.jobs.bootstrap.decide import Row, judged
 from diptych.jobs.bootstrap.judge import line
 from diptych.jobs.bootstrap.sort import Shard
 from diptych.jobs.bootstrap.units import Unit
+from diptych.jobs.report import attempted
 from diptych.jobs.scores import spread
 from diptych.recipes.bootstrap import Bootstrap
 from diptych.report import AlikeExample, Facts, Findings, Histogram, JudgedExample, Section, Table, write_report
@@ -88,9 +89,12 @@ def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence
     with written_whole(out / "summary.json") as path:
         path.write_text(json.dumps(told, indent=1))
     where = {unit.name: unit for unit in (*units, *against)}
-    write_report(
-        out / "report.html", f"Captions of {asked.data}", list(_sections(asked, out, where, count, told, similar))
-    )
+
+    def page() -> Path:
+        sections = list(_sections(asked, out, where, count, told, similar))
+        return write_report(out / "report.html", f"Captions of {asked.data}", sections)
+
+    attempted("report.html", page, None)
     return told
 
 
