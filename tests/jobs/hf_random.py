@@ -99,7 +99,10 @@ def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any
     assert main(["import", system, str(source), "--out", str(out), *more]) == 0
     run, facts = read_any(out)
     if isinstance(run, ImportedCheckpoint):
-        module: nn.Module = SYSTEMS[run.system].build(run.arguments, run.task, {})
+        arguments = run.arguments | {"grid": tuple(run.arguments["grid"])}
+        module: nn.Module = SYSTEMS[run.system].build(arguments, run.task, {})
+    elif facts["task"] == "nlvr2":  # which can be exported and started from, not scored
+        module = SYSTEMS["vilt"].build(vars(run.model), "nlvr2", {})
     else:
         module = rebuilt(run, facts)
     return run, load_run(module, out).eval(), facts

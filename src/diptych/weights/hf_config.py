@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diptych.weights.hf_classes import CONFIGS, Config
+from diptych.weights.hf_keys import ENDS
 from diptych.weights.hf_rules import Read, apply, check_shapes
 from diptych.weights.read import WeightsError
 
 MARKS = ("model_type", "architectures", "transformers_version", "vision_config")
 """Keys by which a config of transformers is told from the settings of an official code."""
-NOT_ARGUMENTS = ("image_size", "modalities", "begin")
+NOT_ARGUMENTS = ("image_size", "modalities", "begin", "end")
 """Settings that become an argument only together with others."""
 
 
@@ -110,6 +111,12 @@ def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:
         found, said = apply(table, _part(values, part, table, file), f"{file}: {part}")
         settings |= found
         notes += said
+    ends = ENDS.get(settings.get("vocabulary", 0), ())
+    if "end" in settings and ends and settings["end"] not in ends:
+        key = "eos_token_id" if config.model_type == "clip" else "sep_token_id"
+        raise WeightsError(
+            f"{file}: text_config.{key} is {settings['end']!r}; expected {ends[0]}, where texts end here"
+        )
     if "begin" in settings:
         begin, words = settings.pop("begin"), settings["vocabulary"]
         if isinstance(begin, int) and 0 <= begin < words:

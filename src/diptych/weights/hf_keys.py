@@ -66,6 +66,12 @@ COMMON: dict[str, Rule] = {
 """What every config may carry."""
 
 
+ENDS = {49408: (49407, 2), 30524: (102,)}
+"""Where a text ends, by the size of the bundled vocabulary: its last piece's id, or what stands for it in transformers (2: the
+largest id).
+"""
+
+
 def _sizes(prefix: str = "", depth: int = 12, heads: int = 12, width: int = 768, hidden: int = 3072) -> dict[str, Rule]:
     return {
         "hidden_size": Read(f"{prefix}width", width, whole, in_shapes=True),
@@ -139,7 +145,11 @@ def _clip_tower(prefix: str, width: int, hidden: int, heads: int) -> dict[str, R
     )
 
 
-CLIP_TEXT: Table = _clip_tower("text_", 512, 2048, 8) | _words("text_length", 49408, 77)
+CLIP_TEXT: Table = (
+    _clip_tower("text_", 512, 2048, 8)
+    | _words("text_length", 49408, 77)
+    | {"eos_token_id": Read("end", 49407, lambda value: value)}
+)
 CLIP_IMAGE: Table = _clip_tower("", 768, 3072, 12) | _pictures(224, 32)
 
 _ONLY_BLIP_MODEL = Ignored("of BlipModel, which is not imported")
@@ -157,6 +167,7 @@ BLIP_TEXT: Table = (
     | _BERT
     | {
         "bos_token_id": Read("begin", 30522, lambda value: value),
+        "sep_token_id": Read("end", 102, lambda value: value),
         "encoder_hidden_size": Ignored("the class takes vision_config's hidden_size in its place"),
         "projection_dim": _ONLY_BLIP_MODEL,
         "is_decoder": Fixed((True,)),
