@@ -318,7 +318,7 @@ PROCESSORS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 def photographs() -> list[Pillow.Image]:
     draw = np.random.default_rng(0)
-    sizes = [(40, 56), (57, 33), (31, 31), (90, 23)]
+    sizes = [(40, 56), (57, 33), (31, 31), (80, 38)]
     return [Pillow.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
 
 

@@ -21,7 +21,7 @@ from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.hf_classes import CONFIGS
 from diptych.weights.hf_config import HFConfig, is_hf, placeholders, read_config
-from diptych.weights.hf_folder import read_object, weights_of
+from diptych.weights.hf_folder import WEIGHTS, read_object, weights_of
 from diptych.weights.official import Imported, load_official
 from diptych.weights.read import WeightsError
 
@@ -74,9 +74,17 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> Source:
     """Raises WeightsError, RunError."""
     folder = checkpoint if checkpoint.is_dir() else None
     if folder is not None:
-        checkpoint = weights_of(folder)
-        config = config or next(iter(folder.glob("config.json")), None)
-    settings = read_object(config) if config else {}
+        weights = weights_of(folder)
+        if weights is None:
+            raise RunError(
+                f"{folder} is a folder without a {WEIGHTS[0]} ({', '.join(WEIGHTS[1:])} are not there either); give the "
+                "checkpoint file itself"
+            )
+        checkpoint, config = weights, config or next(iter(folder.glob("config.json")), None)
+    try:
+        settings = read_object(config) if config else {}
+    except WeightsError as error:
+        raise RunError(str(error)) from None
     hf = read_config(system, settings, str(config)) if is_hf(system, settings, folder is not None) else None
     return Source(system, checkpoint, settings, hf, folder)
 

@@ -21,15 +21,9 @@ INDEX = ".index.json"
 MOST_BYTES = 64 * 2**20  # of a JSON file
 
 
-def weights_of(folder: Path) -> Path:
-    """The file to read a folder's weights from, perhaps the index of shards. Raises WeightsError."""
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise WeightsError(
-        f"{folder} is a folder without a {WEIGHTS[0]} ({', '.join(WEIGHTS[1:])} were not there either); give the checkpoint "
-        "file itself"
-    )
+def weights_of(folder: Path) -> Path | None:
+    """The file to read a folder's weights from, perhaps the index of shards."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
