@@ -53,6 +53,19 @@ class ImageSettings:
     crop: int = 0
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"  # Pillow's filters
 
+    def __post_init__(self) -> None:
+        if min(self.wide, self.crop) < 0 or self.crop > self.shorter:
+            raise ValueError(
+                f"images.crop and images.wide must be in [0, images.shorter]: {self.crop} of {self.shorter}"
+            )
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of every picture; None where they follow from each picture's shape."""
+        if self.crop:
+            return self.crop, self.crop
+        return (self.shorter, self.wide or self.shorter) if self.square else None
+
     @property
     def normalisation(self) -> tuple[Channels, Channels]:
         """Mean and std."""

@@ -5,6 +5,7 @@ Defaults are those of transformers' classes (5.23), which save_pretrained may le
 
 from __future__ import annotations
 
+from diptych.weights.hf_common import ABSENT, COMMON, NO_ATTENTION_DROPOUT
 from diptych.weights.hf_rules import (
     Fixed,
     Ignored,
@@ -19,52 +20,6 @@ from diptych.weights.hf_rules import (
     rate,
     whole,
 )
-
-_SAVED = Ignored("says how or by what version the weights were saved")
-_OUTPUT = Ignored("says which extra outputs the class returns")
-_FIRST = Ignored("draws the first weights, which the file replaces")
-_GENERATED = Ignored("a default of generate(), which the recipe or the command line sets here")
-_IDS = Ignored("an id of a special token, which the vocabulary gives here")
-_LABELS = Ignored("read with the weights (weights.hf_config)")
-_ABSENT = Fixed((None,))
-_NO_ATTENTION_DROPOUT = Reported((0, 0.0), "attention has no dropout here, which matters only for fine-tuning")
-
-COMMON: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("transformers_version", "torch_dtype", "dtype", "_name_or_path", "name_or_path", "_commit_hash", "torchscript",
-         "use_bfloat16", "tf_legacy_loss", "tokenizer_class", "prefix", "task_specific_params", "finetuning_task"),
-        _SAVED,
-    ),
-    **dict.fromkeys(("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"), _OUTPUT),
-    **dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "chunk_size_feed_forward", "gradient_checkpointing"),
-                    Ignored("chooses how to compute the same numbers")),
-    **dict.fromkeys(("initializer_range", "initializer_factor", "logit_scale_init_value"), _FIRST),
-    **dict.fromkeys(
-        ("bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id", "diversity_penalty", "do_sample",
-         "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
-         "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
-         "num_beams", "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens",
-         "temperature", "top_k", "top_p", "typical_p", "use_cache"),
-        _GENERATED,
-    ),
-    **dict.fromkeys(("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id"), _IDS),
-    **dict.fromkeys(("id2label", "label2id", "num_labels"), _LABELS),
-    **dict.fromkeys(("model_type", "architectures"), Ignored("checked with the weights (weights.hf_config)")),
-    "problem_type": Fixed((None, "single_label_classification")),
-    "is_encoder_decoder": Fixed((False,)),
-    "is_decoder": Fixed((False,)),
-    "add_cross_attention": Fixed((False,)),
-    "tie_encoder_decoder": Fixed((False,)),
-    "tie_word_embeddings": Ignored("a word head that is tied is not in the file; one that is there is read"),
-    "cross_attention_hidden_size": _ABSENT,
-    "quantization_config": _ABSENT,
-    "per_layer_config": _ABSENT,
-    "pruned_heads": Fixed(({}, None)),
-    "position_embedding_type": Fixed(("absolute",)),
-    "dropout": Ignored("of older files: the class does not read it"),
-}  # fmt: skip
-"""What every config may carry."""
-
 
 ENDS = {49408: (49407, 2), 30524: (102,)}
 """Where a text ends, by the size of the bundled vocabulary: its last piece's id, or what stands for it in transformers (2: the
@@ -100,9 +55,31 @@ def _words(length: str, words: int, most: int) -> dict[str, Rule]:
 _BERT = {
     "hidden_act": Read("activation", "gelu", activation),
     "hidden_dropout_prob": Read("dropout", 0.0, rate),
-    "attention_probs_dropout_prob": _NO_ATTENTION_DROPOUT,
+    "attention_probs_dropout_prob": NO_ATTENTION_DROPOUT,
     "layer_norm_eps": Read("eps", 1e-12, eps),
 }
+BERT: Table = (
+    COMMON
+    | _sizes()
+    | _words("text_length", 30522, 512)
+    | _BERT
+    | {
+        "type_vocab_size": Fixed((2,)),
+        "layer_norm_eps": Ignored("weights that begin a training learn the model's own"),
+        "classifier_dropout": Ignored("of heads, which stay behind"),
+        **dict.fromkeys(
+            (
+                "directionality",
+                "pooler_fc_size",
+                "pooler_num_attention_heads",
+                "pooler_num_fc_layers",
+                "pooler_size_per_head",
+                "pooler_type",
+            ),
+            Ignored("of the pooler, which stays behind"),
+        ),
+    }
+)
 _VIT = COMMON | _sizes() | _BERT | {"qkv_bias": Fixed((True,))}
 VIT: Table = (
     _VIT
@@ -139,7 +116,7 @@ def _clip_tower(prefix: str, width: int, hidden: int, heads: int) -> dict[str, R
         | {
             "hidden_act": Read(f"{prefix}activation", "quick_gelu", activation),
             "layer_norm_eps": Read(f"{prefix}eps", 1e-5, eps),
-            "attention_dropout": _NO_ATTENTION_DROPOUT,
+            "attention_dropout": NO_ATTENTION_DROPOUT,
             "projection_dim": _OTHER_CLASS,
         }
     )
@@ -158,7 +135,7 @@ BLIP: Table = COMMON | {
     "projection_dim": _ONLY_BLIP_MODEL,
     "label_smoothing": Ignored("the class reads text_config's"),
     **dict.fromkeys(("text_config", "vision_config"), Ignored("nested")),
-    **dict.fromkeys(("text_config_dict", "vision_config_dict"), _ABSENT),
+    **dict.fromkeys(("text_config_dict", "vision_config_dict"), ABSENT),
 }
 BLIP_TEXT: Table = (
     COMMON
@@ -184,7 +161,7 @@ BLIP_IMAGE: Table = (
     | {
         "hidden_act": Read("image_activation", "gelu", activation),
         "layer_norm_eps": Read("image_eps", 1e-5, eps),
-        "attention_dropout": _NO_ATTENTION_DROPOUT,
+        "attention_dropout": NO_ATTENTION_DROPOUT,
         "projection_dim": _ONLY_BLIP_MODEL,
         "qkv_bias": Fixed((True,)),
     }
