@@ -45,6 +45,7 @@ def wordpiece(pieces: list[str], lowercase: bool = True) -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_bundled_pieces_are_used_as_they_are(tmp_path: Path):
     folder, pieces = vilt(tmp_path / "one", 30522), list(vocabulary(BERT).pieces)
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
@@ -80,6 +81,7 @@ def test_a_tokenizer_that_does_something_else_is_refused(file: str, held: str, s
     assert said in line(capsys, "vilt", folder, tmp_path / "run") and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_clip_s_byte_pairs_must_be_its_own(tmp_path: Path, capsys):
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     pieces = {names.get(piece, piece): i for i, piece in enumerate(vocabulary(CLIP).pieces)}

@@ -1,7 +1,7 @@
 """Official names to Hugging Face's, with a config that its classes load: the inverse of layouts.py.
 
 Known differences, stated because no config removes them: Hugging Face's ViLT has one LayerNorm eps where the official code
-has two (the text embedding's 1e-12 becomes 1e-6), and untying its word head needs ``tie_word_embeddings`` False.
+has two (the text embedding's becomes the transformer's), and untying its word head needs ``tie_word_embeddings`` False.
 """
 
 from __future__ import annotations
