@@ -174,6 +174,7 @@ def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, caps
         ("vit", {"qkv_bias": False}, "qkv_bias is False; expected True"),
         ("vit", {"num_channels": 1}, "num_channels is 1; expected 3"),
         ("vit", {"use_swiglu": True}, "use_swiglu = True is a key without a rule here"),
+        ("vit", {"\x1b[2J": 1}, "config.json: '\\x1b[2J' = 1 is a key without a rule here"),
         ("vit", {"model_type": "deit"}, "model_type is 'deit'; expected 'vit'"),
         ("vit", {"architectures": ["ViTForMaskedImageModeling"]}, "architectures is 'ViTForMaskedImageModeling'; expected one"),
         ("vit", {"architectures": ["ViTModel"]}, "architectures is ViTModel, but the weights are of classification"),
@@ -388,6 +389,12 @@ def test_sizes_that_the_processor_does_not_state_are_the_model_s(tmp_path: Path)
     assert images.resample == "bilinear"  # ViTImageProcessor's default
     file.write_text(json.dumps({"feature_extractor_type": "ViTFeatureExtractor", "size": 16, "do_normalize": True}))
     assert imported("vit", tmp_path / "one", tmp_path / "b")[0].images.shorter == 16
+    file.write_text(
+        json.dumps({"size": 16, "crop_size": None, "do_center_crop": None, "pad_size": None, "device": None})
+    )
+    assert (
+        imported("vit", tmp_path / "one", tmp_path / "null")[0].images.crop == 0
+    )  # as version 4's fast processors write
     file.write_text(json.dumps({"size": 32}))
     images = imported("vit", tmp_path / "one", tmp_path / "c", "--grid", "4x4")[0].images
     assert (images.shorter, images.square) == (32, True)

@@ -76,7 +76,9 @@ def table_of(family: Family) -> Table:
         "size": Read("size", family.size, lambda value: _size(value, family.by_shorter)),
         "resample": Read("resample", family.resample, _filter),
         "do_center_crop": Read("do_center_crop", bool(family.crop), _flag),
-        "crop_size": Read("crop_size", family.crop or 1, lambda value: _size(value, False, pairs=True)),
+        "crop_size": Read(
+            "crop_size", family.crop or 1, lambda value: Size() if value is None else _size(value, False, pairs=True)
+        ),
         "do_rescale": Read("do_rescale", True, _flag),
         "rescale_factor": Read("rescale_factor", 1 / 255, _factor),
         "do_normalize": Read("do_normalize", True, _flag),

@@ -57,9 +57,10 @@ def apply(table: Table, values: Mapping[str, Any], where: str) -> tuple[dict[str
     Raises WeightsError naming file, key, value and what was expected, also for a key that has no rule.
     """
     unknown = [key for key in values if key not in table]
+    printable = [key if key.isprintable() else repr(key) for key in unknown]
     if unknown:
-        shown = f"{unknown[0]} = {_short(values[unknown[0]])}"
-        more = f" (and {', '.join(unknown[1:4])})" if unknown[1:] else ""
+        shown = f"{printable[0]} = {_short(values[unknown[0]])}"
+        more = f" (and {', '.join(printable[1:4])})" if unknown[1:] else ""
         raise WeightsError(f"{where}{shown} is a key without a rule here{more}; remove it if the model ignores it")
     settings: dict[str, Any] = {}
     notes: list[str] = []
