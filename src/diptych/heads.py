@@ -22,17 +22,17 @@ class Match(nn.Module):
 
 
 class Transformed(nn.Module):
-    """What BERT's heads share: linear to a hidden width, GELU, norm. What asks stands behind it."""
+    """What BERT's heads share: linear to a hidden width, GELU (or another `activation`), norm. What asks stands behind it."""
 
-    def __init__(self, width: int, hidden: int, eps: float):
+    def __init__(self, width: int, hidden: int, eps: float, activation: nn.Module | None = None):
         super().__init__()
         self.dense = nn.Linear(width, hidden)
-        self.gelu = nn.GELU()
+        self.activation = activation or nn.GELU()
         self.norm = nn.LayerNorm(hidden, eps)
 
     def last(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n h"]:
         """What the head's own vectors are multiplied with."""
-        return self.norm(self.gelu(self.dense(x)))
+        return self.norm(self.activation(self.dense(x)))
 
 
 class Vocabulary(Transformed):
@@ -40,8 +40,11 @@ class Vocabulary(Transformed):
     are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
     """
 
-    def __init__(self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None):
-        super().__init__(width, width, eps)
+    def __init__(
+        self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None,
+        activation: nn.Module | None = None,
+    ):  # fmt: skip
+        super().__init__(width, width, eps, activation)
         self.words = nn.Linear(width, vocabulary, bias=False)
         if tied is not None:
             self.words.weight = tied.weight

@@ -4,7 +4,8 @@ diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. FOLDER: as Hugging Face keeps a model, with its config.json. What comes of it is a run like any other: to be evaluated,
+named. FOLDER: as Hugging Face keeps a model (one file or shards, .safetensors or .bin), with its config.json, image processor
+and tokenizer, which are read; a key that cannot be followed is refused by name. What comes of it is a run like any other: to be evaluated,
 started from, fine-tuned, used to bootstrap. --config is the official code's settings as JSON, where they are not the published
 ones: ViLBERT's schedule, open_clip's config, mean and std of pictures (a DeiT's: ImageNet's). --answers: the answers or classes
 of a task, a JSON list. --regions: where the regions lie that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces
@@ -41,6 +42,7 @@ def import_command(words: list[str]) -> None:
     vocabulary = take(words, "--vocabulary", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
+    from diptych.jobs.folder import read_any
     from diptych.jobs.imports import import_official
 
     found = import_official(
@@ -61,10 +63,8 @@ def import_command(words: list[str]) -> None:
         print(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
-    if found.task in ("vqa", "classification") and not answers:
-        print(
-            "it tells no names of its answers: official checkpoints do not carry them; give --answers FILE, a JSON list"
-        )
+    for note in read_any(out)[1]["notes"]:
+        print(note)
 
 
 def _heads(arguments: dict[str, Any]) -> str:

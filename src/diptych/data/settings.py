@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class ImageSettings:
     Values from 0 to 1 become ``(x − mean) / std``, each channel by its own; frozen networks that look at pictures have
     their own mean and std, whatever is set here.
 
-    With `square` every picture becomes ``shorter × shorter``, whatever its aspect (ViT). With `augment` RandAugment
-    (2 operations of strength 9) is drawn anew for each (seed, step, sample).
+    With `square` every picture becomes ``shorter × shorter``, whatever its aspect (ViT); `wide` is its width where that is
+    not its height. With `crop` the shorter side is resized to `shorter` and a square of `crop` pixels is cut from the centre
+    (CLIP). With `augment` RandAugment (2 operations of strength 9) is drawn anew for each (seed, step, sample).
     """
 
     shorter: int = 384
@@ -47,6 +49,22 @@ class ImageSettings:
     std: Channels = HALF
     augment: bool = False
     square: bool = False
+    wide: int = 0
+    crop: int = 0
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"  # Pillow's filters
+
+    def __post_init__(self) -> None:
+        if min(self.wide, self.crop) < 0 or self.crop > self.shorter:
+            raise ValueError(
+                f"images.crop and images.wide must be in [0, images.shorter]: {self.crop} of {self.shorter}"
+            )
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of every picture; None where they follow from each picture's shape."""
+        if self.crop:
+            return self.crop, self.crop
+        return (self.shorter, self.wide or self.shorter) if self.square else None
 
     @property
     def normalisation(self) -> tuple[Channels, Channels]:

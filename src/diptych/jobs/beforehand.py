@@ -35,7 +35,7 @@ def all_there(run: Pretrain | Finetune) -> None:
 def _whole_patches(run: Pretrain | Finetune) -> None:
     """Raises RunError where pictures come in sides that the model's patches do not fill."""
     patch, images = getattr(run.model, "patch", None), run.images
-    side = "shorter" if images.square else "patch"
+    side = "crop" if images.crop else "shorter" if images.square else "patch"
     if patch and run.embed.image == "own" and getattr(images, side) % patch:
         raise RunError(
             f"images.{side} is {getattr(images, side)}, and the model's patches are of {patch} pixels: set images.{side} to a "

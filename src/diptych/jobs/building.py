@@ -16,11 +16,13 @@ from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import check_given, frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
 from diptych.jobs.losses import objectives
+from diptych.jobs.starting import check_image_start, check_text_start
 from diptych.layers.init import init_transformer, widen
 from diptych.layers.temperature import LogScale
 from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import EncodesPatches
 from diptych.models.vilt import ViLT
+from diptych.models.vit import ViT
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.quantising import LEAST_USED
@@ -150,8 +152,11 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
     stays behind. Raises RunError, WeightsError.
     """
     if run.start_image:
+        if isinstance(image := getattr(module.get_submodule("model"), "image", None), ViT):
+            check_image_start(read_run(Path(run.start_image))[0].model, image.blocks[0], run.start_image)
         start_image(module.get_submodule("model"), within(read_weights(Path(run.start_image)), "model."))
     if run.start_text:
+        check_text_start(Path(run.start_text), module.get_submodule("model"))
         start_text(module.get_submodule("model"), read_checkpoint(Path(run.start_text)))
     if not run.start:
         return []
@@ -170,6 +175,7 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
         load_strict(model, fresh | taken, str(folder))
         return [name for name in state if name.removeprefix("model.") not in taken]
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
+        check_image_start(before.model, model.transformer.blocks[0], str(folder))
         start_vilt_from_vit(model, within(state, "model."))
         return [name for name in state if not name.startswith("model.") or name.startswith("model.head.")]
     else:

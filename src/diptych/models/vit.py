@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diptych.inputs import Image, Regions
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
+from diptych.layers.feedforward import activation_named
 from diptych.layers.init import init_transformer
 from diptych.layers.position import Resize, resize_bicubic
 from diptych.models.verbs import BuiltWithout
@@ -23,22 +24,24 @@ class ViT(nn.Module):
     """Patches and a class token through pre-norm transformer blocks, then a linear classifier.
 
     `grid`: rows and columns of the learned position grid; other image sizes resize it by `resize`. `classes` 0: no
-    classifier.
+    classifier. `eps`: of every LayerNorm.
     """
 
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
         grid: tuple[int, int] = (14, 14), classes: int = 1000, pooling: str = "cls", dropout: float = 0.0,
-        resize: Resize = resize_bicubic,
+        resize: Resize = resize_bicubic, activation: str = "gelu", eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
         if pooling not in ("cls", "average"):
             raise ValueError(f"pooling is 'cls' or 'average', not {pooling!r}")
         self.width, self.pooling = width, pooling
         self.patches = PatchEmbedding(width, patch, grid, resize, dropout=dropout)
-        self.blocks = nn.ModuleList(PreNormBlock(width, heads, hidden, 1e-6, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, 1e-6)
+        self.blocks = nn.ModuleList(
+            PreNormBlock(width, heads, hidden, eps, dropout, activation_named(activation)) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps)
         self.head = nn.Linear(width, classes) if classes else None
         self.apply(init_transformer)
 

@@ -26,9 +26,10 @@ from diptych.weights import (
     vlmo,
     vsepp,
 )
+from diptych.weights.hf_folder import read_weights
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.read import WeightsError
 from diptych.weights.strict import check_fit, load_strict
 from diptych.weights.system import Told
 
@@ -98,11 +99,12 @@ def load_official(
     `heads` are attention heads, for widths that are no multiple of 64. `grid`: rows and columns of the position grid.
     A square number of positions is taken for a square grid, which is resized to `grid` by the system's own rule; any
     other number is taken to lie as `grid`. `settings`: what stands in no shape, by the official code's names (ViLBERT's
-    schedule, open_clip's config). Raises WeightsError, one line that names the file and the weights.
+    schedule, open_clip's config), or the model's own "arguments". Raises WeightsError, one line that names the file and
+    the weights.
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    official = read_checkpoint(path)
+    official = read_weights(path)
     try:
         official, told_heads = unified(system, official)
         held = [p for p in SYSTEMS[system].positions if p.official in official]
@@ -153,7 +155,7 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     part of them. Raises WeightsError.
     """
     system = SYSTEMS[name]
-    arguments, task = system.infer(official, told), system.task(official)
+    arguments, task = {**system.infer(official, told), **told.get("arguments", {})}, system.task(official)
     names = system.names(arguments, task)
     if names.beside and not any(name in official for name in names.beside):
         names = names.of_student

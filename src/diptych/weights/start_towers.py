@@ -58,6 +58,11 @@ def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
     return list(loaded)
 
 
+def first_text_block(model: nn.Module) -> nn.Module:
+    """The layer that BERT's first becomes. Raises WeightsError."""
+    return model.get_submodule(_places(model)[1][0][0].removesuffix("."))
+
+
 def _places(model: nn.Module) -> tuple[str, list[list[str]]]:
     """Where a model keeps BERT's embeddings, and each of its layers."""
     match model:

@@ -78,6 +78,15 @@ def heads_of(width: int, told: object) -> int:
     return heads
 
 
+WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
+"""Heads of the published image encoders in which a head is wider than 64: ViT-H, -g, -G and -e."""
+
+
+def image_heads(width: int, told: object) -> int:
+    """The same of an image encoder. Raises WeightsError."""
+    return heads_of(width, WIDE_HEADS.get(width) if told is None else told)
+
+
 def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, int]:
     """Rows and columns of a position grid: as told, else a square. Raises WeightsError."""
     side = math.isqrt(cells)

@@ -12,7 +12,7 @@ from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
 from diptych.weights.names import FLAT, Names, both
 from diptych.weights.positions import Absolute
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, image_heads, shape
 
 PATCHES = {
     "cls_token": "patches.cls",
@@ -69,7 +69,7 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
 def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int] | None) -> dict[str, Any]:
     """Width, depth, hidden width, patch and position grid of the ViT under `prefix`.
 
-    Two things stand in no shape: `heads` defaults to one per 64 of width, `grid` to a square. Raises WeightsError.
+    Two things stand in no shape: `heads` defaults to the published number (`system.image_heads`), `grid` to a square. Raises WeightsError.
     """
     _, _, width = shape(state, f"{prefix}cls_token", 3)
     *_, cells, _ = shape(state, f"{prefix}pos_embed", 3)
@@ -78,7 +78,7 @@ def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int
     return {
         "width": width,
         "depth": count(state, f"{prefix}blocks", "norm1.weight"),
-        "heads": heads_of(width, heads),
+        "heads": image_heads(width, heads),
         "hidden": hidden,
         "patch": patch,
         "grid": grid_of(cells - 1, grid, f"{prefix}pos_embed"),

@@ -70,6 +70,9 @@ class ViLT:
     text_length: int = 40
     images: int = 1
     dropout: float = 0.1
+    activation: str = "gelu"
+    eps: float = 1e-6
+    text_eps: float = 1e-12
 
     def build(self) -> vilt.ViLT:
         from diptych.models.vilt import ViLT as Model

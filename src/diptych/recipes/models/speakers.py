@@ -31,6 +31,10 @@ class BLIP:
     form: str = "pretraining"
     averaged: int = 6
     dropout: float = 0.1
+    image_activation: str = "gelu"
+    image_eps: float = 1e-6
+    activation: str = "gelu"
+    eps: float = 1e-12
 
     def build(self) -> blip.BLIP:
         from diptych.models.blip import BLIP as Model

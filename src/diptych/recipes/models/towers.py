@@ -27,6 +27,9 @@ class CLIP:
     text_length: int = 77
     joint: int = 512
     activation: str = "quick_gelu"
+    text_activation: str = ""  # empty: the image tower's
+    eps: float = 1e-5
+    text_eps: float = 1e-5
 
     def build(self) -> clip.CLIP:
         from diptych.models.clip import CLIP as Model

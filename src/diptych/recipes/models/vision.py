@@ -22,6 +22,8 @@ class ViT:
     classes: int = 1000
     pooling: str = "cls"
     dropout: float = 0.0
+    activation: str = "gelu"
+    eps: float = 1e-6
 
     def build(self) -> vit.ViT:
         from diptych.models.vit import ViT as Model
