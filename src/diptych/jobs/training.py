@@ -45,6 +45,7 @@ def train(
     Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
     """
     settings, before = run.training, checkpoint.rest(out)
+    precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
     check_pieces(run)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
@@ -58,7 +59,7 @@ def train(
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
-            print(opening(run, module, food, first, group), flush=True)
+            print(opening(run, module, food, first, group, precision), flush=True)
             if said := not_followed(run):
                 print(said, flush=True)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
@@ -99,7 +100,7 @@ def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     return told
 
 
-def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group) -> str:
+def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group, precision: str) -> str:
     """The line that a run begins with: what is trained, on what, how fast its data comes, where, and from which step."""
     settings = run.training
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
@@ -108,7 +109,7 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, 
     where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
     data = described(food, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
-    how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
+    how = f"{group.device.type}{ranks}, {precision}"
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
 
 
