@@ -45,7 +45,6 @@ def train(
     Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
     """
     settings, before = run.training, checkpoint.rest(out)
-    precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
     check_pieces(run)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
@@ -54,6 +53,7 @@ def train(
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
+    precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})
 
