@@ -30,6 +30,8 @@ def nothing_is_kept_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def same_draws() -> None:
     """Every test draws the same from torch's own generator, whichever tests ran before it."""
+    import torch  # not sooner: it reads OMP_NUM_THREADS when it is imported
+
     torch.manual_seed(0)
 
 
