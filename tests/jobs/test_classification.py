@@ -37,9 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("seed", range(2))
+def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
     out = tmp_path / "run"
-    words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 {EXACT}"
+    words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 {EXACT} --seed {seed}"
     assert main([*words.split(), "--optimizer.learning_rate", "0.003"]) == 0
     assert main(["evaluate", str(out), "--split", "test", *EXACT.split()]) == 0
     (scores,) = out.glob("evaluate-classification-*-test-fp32")
