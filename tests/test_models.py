@@ -65,8 +65,8 @@ def small(name: str) -> nn.Module:
     return lively(SYSTEMS[name].small()).eval()
 
 
-def step_of(name: str, job: str) -> tuple[nn.Module, Job]:
-    torch.manual_seed(0)
+def step_of(name: str, job: str, seed: int = 0) -> tuple[nn.Module, Job]:
+    torch.manual_seed(seed)
     made = SYSTEMS[name].jobs[job]
     return made.step(SYSTEMS[name].small()), made
 
@@ -112,13 +112,17 @@ def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
+@torch.no_grad()
 def test_loss_at_initialisation_is_chance(name: str, job: str):
-    """Within 4 %: weights of 0.02 give logits near nought, and the rest is their spread."""
-    step, made = step_of(name, job)
-    losses = losses_of(step.eval(), batch_of(32))
-    assert losses.keys() >= made.chance.keys()
-    for loss, chance in made.chance.items():
-        assert losses[loss].item() == pytest.approx(chance, rel=0.04), f"{loss} starts at {losses[loss].item():.4f}"
+    """Within 4 %, in the mean of eight draws of weights: those of 0.02 give logits near nought, and the rest is their spread."""
+    found, chance = [], SYSTEMS[name].jobs[job].chance
+    for seed in range(8):
+        step, _ = step_of(name, job, seed)
+        found.append(losses_of(step.eval(), batch_of(32)))
+    assert found[0].keys() >= chance.keys()
+    for loss, expected in chance.items():
+        mean = sum(losses[loss].item() for losses in found) / len(found)
+        assert mean == pytest.approx(expected, rel=0.04), f"{loss} starts at {mean:.4f}"
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)

@@ -7,7 +7,7 @@ from diptych.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the tiny runs, which the tests share
 
-from tiny_runs import STEPS, TRAINING, finished, pretrain
+from tiny_runs import EXACT, STEPS, TRAINING, finished, pretrain
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,5 +34,5 @@ def vqa(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "vqa"
     training = [*TRAINING, "--steps", "4", "--workers", "0"]
     assert main(["finetune", "vqa", "--from", str(pretrained), *training, "--out", str(out)]) == 0
-    assert main(["evaluate", str(out), "--split", "train", "--workers", "0"]) == 0
+    assert main(["evaluate", str(out), "--split", "train", "--workers", "0", *EXACT]) == 0
     return out

@@ -54,7 +54,14 @@ def test_scores_are_told_by_kind():
 
 def test_retrieval_s_chance_is_the_evaluation_s(pretrained: Path, tmp_path: Path):
     gallery = Evaluation(
-        task="retrieval", data="scenes:50", split="train", gallery=4, captions=2, workers=0, device="cpu"
+        task="retrieval",
+        data="scenes:50",
+        split="train",
+        gallery=4,
+        captions=2,
+        workers=0,
+        device="cpu",
+        precision="fp32",
     )
     (chance,) = baselines(gallery).values()
     (folder := tmp_path / "run").mkdir()

@@ -82,6 +82,17 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, o
     assert rows(tmp_path) == rows(whole)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_either_precision_an_interrupted_run_ends_in_the_same_bits(tmp_path, one_thread, precision):
+    asked = settings(precision=precision)
+    run(tmp_path / "whole", Toy(dropout=0.2), asked)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "cut", Toy(dropout=0.2), asked, interrupt_at=9)
+    run(tmp_path / "cut", Toy(dropout=0.2), asked)
+    same_tensors(tmp_path / "cut" / CHECKPOINT, tmp_path / "whole" / CHECKPOINT)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_where_the_workers_died_of_the_signal_too_the_run_is_saved(tmp_path, whole, one_thread, capfd, told):

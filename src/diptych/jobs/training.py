@@ -53,12 +53,13 @@ def train(
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
+    precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
-            print(opening(run, module, food, first, group), flush=True)
+            print(opening(run, module, food, first, group, precision), flush=True)
             if said := not_followed(run):
                 print(said, flush=True)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
@@ -101,7 +102,7 @@ def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     return told
 
 
-def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group) -> str:
+def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group, precision: str) -> str:
     """The line that a run begins with: what is trained, on what, how fast its data comes, where, and from which step."""
     settings = run.training
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
@@ -110,7 +111,7 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, 
     where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
     data = described(food, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
-    how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
+    how = f"{group.device.type}{ranks}, {precision}"
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
 
 

@@ -26,7 +26,9 @@ from diptych.recipes.run import Evaluation, Objectives, Pretrain
 from diptych.report import CaptionExample
 from diptych.tokens import Tokens
 
-ASKED = Evaluation("captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu")
+ASKED = Evaluation(
+    "captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu", precision="fp32"
+)
 MODEL = CoCa(
     width=16, depth=1, heads=2, hidden=32, patch=16, grid=(5, 7), queries=3, pool_heads=2, text_width=16, text_depth=1,
     text_heads=2, text_hidden=32, vocabulary=114, text_length=24, decoder_depth=1, decoder_heads=2, decoder_hidden=32,
