@@ -59,6 +59,8 @@ def import_command(words: list[str]) -> None:
     print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     if told := _heads(found.arguments):
         print(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
+    for note in found.notes:
+        print(note)
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
     if found.task in ("vqa", "classification") and not answers:

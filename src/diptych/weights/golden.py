@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diptych.weights.names import Names
 from diptych.weights.official import Imported, recognise, understood, with_grid
 from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.wrappers import read_fitting
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
 SAID = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
@@ -126,8 +127,7 @@ def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
     """The checkpoint, or what has none. Raises WeightsError."""
     path = folder / "checkpoint.pth"
     if path.is_file():
-        official = read_checkpoint(path)
-        return understood(recognise(official, config), official, with_grid(config))
+        return read_fitting(path, lambda state: understood(recognise(state, config), state, with_grid(config)))[0]
     for system, mark in WEIGHTLESS.items():
         if mark in config:
             return Imported(system, "augmentation", {}, {}, {}, Names({}))

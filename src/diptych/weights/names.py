@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.state import listed
-from diptych.weights.read import WeightsError
+from diptych.weights.read import NonFinite, WeightsError, nonfinite
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 _PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[0/3]": the first third of ours is that official weight
@@ -80,12 +80,14 @@ class Names:
         return Names(ours, dead, twins, {name: form for name, form in self.forms.items() if name in ours})
 
     def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our names. Raises WeightsError naming every weight that has no place, and twins that differ."""
+        """Our names. Raises WeightsError naming every weight that has no place, and twins that differ; NonFinite."""
         official = self._apart(official)
         alive = {name: tensor for name, tensor in official.items() if name not in self.dead and name not in self.twins}
         unknown = [name for name in alive if name not in self.ours and _pattern(name) not in self.ours]
         if unknown:
             raise WeightsError(f"unexpected weights: {listed(unknown)}; is this another model's checkpoint?")
+        if spoiled := nonfinite(alive):
+            raise NonFinite(f"NaN or infinite weights: {listed(spoiled)}")
         apart = [name for name, twin in self.twins.items() if name in official and _differ(official, name, twin)]
         if apart:
             raise WeightsError(f"weights that must be tied differ: {listed(f'{n} and {self.twins[n]}' for n in apart)}")

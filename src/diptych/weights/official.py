@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.state import listed
 from diptych.weights import (
     albef,
     beit3,
@@ -28,30 +29,18 @@ from diptych.weights import (
 )
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.read import NonFinite, WeightsError, nonfinite
 from diptych.weights.strict import check_fit, load_strict
-from diptych.weights.system import Told
+from diptych.weights.system import State, Told
+from diptych.weights.wrappers import read_fitting
 
 SYSTEMS = {
     system.name: system
     for system in (
-        vit.SYSTEM,
-        vlmo.SYSTEM,
-        vilt.SYSTEM,
-        vsepp.SYSTEM,
-        scan.SYSTEM,
-        vilbert.SYSTEM,
-        crossvit.SYSTEM,
-        mae.SYSTEM,
-        beit3.SYSTEM,
-        albef.SYSTEM,
-        blip.SYSTEM,
-        clip.SYSTEM,
-        clip.OPEN_CLIP,
-        clip_resnet.SYSTEM,
-        coca.SYSTEM,
+        vit.SYSTEM, vlmo.SYSTEM, vilt.SYSTEM, vsepp.SYSTEM, scan.SYSTEM, vilbert.SYSTEM, crossvit.SYSTEM, mae.SYSTEM,
+        beit3.SYSTEM, albef.SYSTEM, blip.SYSTEM, clip.SYSTEM, clip.OPEN_CLIP, clip_resnet.SYSTEM, coca.SYSTEM,
     )
-}
+}  # fmt: skip
 """The papers whose official checkpoints are understood."""
 
 
@@ -75,6 +64,7 @@ class Imported:
     dead: dict[str, str]
     names: Names
     left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for whoever wants the file back
+    notes: list[str] = field(default_factory=list)  # what was wrapped around them, and what else the file holds
 
     @property
     def heads(self) -> list[str]:
@@ -102,19 +92,37 @@ def load_official(
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    official = read_checkpoint(path)
+    found, notes = read_fitting(
+        path,
+        lambda state: _fitted(system, state, heads, grid, settings or {}),
+        lambda state: _is_known(system, state),
+    )
+    return replace(found, notes=notes)
+
+
+def _fitted(system: str, state: State, heads: int | None, grid: tuple[int, int] | None, settings: Told) -> Imported:
+    """One set of weights in any layout of a system. Raises WeightsError."""
     try:
-        official, told_heads = unified(system, official)
+        official, heads_of_layout = unified(system, state)
         held = [p for p in SYSTEMS[system].positions if p.official in official]
         lies = grid if any(not positions.is_square(official[positions.official]) for positions in held) else None
-        told = with_grid(settings or {}) | {
-            name: x for name, x in (("num_heads", heads or told_heads), ("grid", lies)) if x is not None
+        told = with_grid(settings) | {
+            name: x for name, x in (("num_heads", heads or heads_of_layout), ("grid", lies)) if x is not None
         }
         return resized(understood(system, official, told), grid)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    except NonFinite as error:  # by the file's own names, where its layout has others
+        names = nonfinite(state)
+        raise NonFinite(f"NaN or infinite weights: {listed(names)}" if names else str(error)) from None
     except (RuntimeError, IndexError) as error:  # torch's own words on tensors of an unforeseen shape
-        raise WeightsError(f"{path}: its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
+        raise WeightsError(f"its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
+
+
+def _is_known(system: str, state: State) -> bool:
+    """Whether weights are a system's, whole or not."""
+    try:
+        return SYSTEMS[system].known(unified(system, state)[0])
+    except (WeightsError, RuntimeError, IndexError):
+        return False
 
 
 def with_grid(config: Told) -> dict[str, Any]:
