@@ -171,7 +171,7 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
         return [name for name in state if name.removeprefix("model.") not in taken]
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
         start_vilt_from_vit(model, within(state, "model."))
-        return [name for name in state if not name.startswith("model.") or name.startswith("model.head.")]
+        return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
     else:
         raise RunError(
             f"{folder} holds a {type(before.model).__name__}, which a {type(model).__name__} cannot start from"

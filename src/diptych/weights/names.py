@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diptych.state import listed
 from diptych.weights.read import NonFinite, WeightsError, nonfinite
+from diptych.weights.weight_norm import normed, unnormed
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 _PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[0/3]": the first third of ours is that official weight
@@ -44,7 +45,7 @@ class Names:
     parts of one of ours ("qkv.weight[0/3]"). `dead`: official names that hold nothing to load, each with the reason.
     `twins`: official name → the official weight that it repeats (tied weights, saved twice). `forms`: official names whose
     tensors are kept otherwise here. `split`: official weights that hold several of ours side by side → a name for each
-    part, by which the others speak of them.
+    part, by which the others speak of them. `normed`: official weights that are kept weight-normed, as NAME_g and NAME_v.
     """
 
     ours: Mapping[str, str]
@@ -52,6 +53,7 @@ class Names:
     twins: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, Form] = field(default_factory=dict)
     split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    normed: tuple[str, ...] = ()
 
     def __or__(self, other: Names) -> Names:
         return Names(
@@ -60,6 +62,7 @@ class Names:
             {**self.twins, **other.twins},
             {**self.forms, **other.forms},
             {**self.split, **other.split},
+            self.normed + other.normed,
         )
 
     @property
@@ -81,7 +84,7 @@ class Names:
 
     def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our names. Raises WeightsError naming every weight that has no place, and twins that differ; NonFinite."""
-        official = self._apart(official)
+        official = self._apart(unnormed(official, self.normed))
         alive = {name: tensor for name, tensor in official.items() if name not in self.dead and name not in self.twins}
         unknown = [name for name in alive if name not in self.ours and _pattern(name) not in self.ours]
         if unknown:
@@ -115,6 +118,7 @@ class Names:
             for official, at, count in (back[name] if name in back else back[_pattern(name)])
         }
         named = {name: self.forms[name].to_official(x) if name in self.forms else x for name, x in named.items()}
+        named = normed(named, self.normed)
         for name, parts in self.split.items():
             if all(part in named for part in parts):
                 named[name] = torch.cat([named.pop(part) for part in parts])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.state import listed
+from diptych.state import listed, weights
 from diptych.weights import (
     albef,
     beit3,
@@ -168,14 +168,17 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
     state = names.from_official(state)
     with torch.device("meta"):
-        check_fit(system.build(arguments, task, state), state, f"this {name} checkpoint")
-    dead = {name: why for name, why in (*names.dead.items(), *_twice(names)) if name in official}
+        step = system.build(arguments, task, state)
+    try:
+        check_fit(step, state, f"this {name} checkpoint")
+    except WeightsError as error:
+        absent = {n: tensor for n, tensor in weights(step).items() if n not in state}
+        theirs = f"; in the official names: {listed(names.to_official(absent))}" if absent else ""
+        raise WeightsError(f"{error}{theirs}") from None
+    twice = {name: f"the same weight as {twin}" for name, twin in names.twins.items()}
+    dead = {name: why for name, why in (*names.dead.items(), *twice.items()) if name in official}
     left = {name: tensor for name, tensor in official.items() if name in names.dead}
     return Imported(name, task, arguments, state, dead, names, left)
-
-
-def _twice(names: Names) -> list[tuple[str, str]]:
-    return [(name, f"the same weight as {twin}") for name, twin in names.twins.items()]
 
 
 def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:

@@ -15,7 +15,7 @@ from diptych.state import weights
 from diptych.weights.bert import LAYER, WORDS
 from diptych.weights.names import Names, under
 from diptych.weights.read import WeightsError
-from diptych.weights.start import fitted, start_vlmo_from_vit
+from diptych.weights.start import CLASSIFIER, fitted, start_vlmo_from_vit
 from diptych.weights.strict import load_strict
 
 SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
@@ -48,7 +48,7 @@ def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
         return start_vlmo_from_vit(model, vit)
     if not isinstance(model, ALBEF | BLIP):
         raise WeightsError(f"a {type(model).__name__} has no ViT for its images to begin with")
-    loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith("head.")}
+    loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith(CLASSIFIER)}
     patches, at = model.image.patches, "image.patches.position"
     loaded[at] = fitted(loaded[at], patches.grid, patches.resize)
     missing = [name for name in weights(model) if name.startswith("image.") and name not in loaded]

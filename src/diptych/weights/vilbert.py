@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from diptych.heads import Point, Rank, SimpleClassifier
+from diptych.heads import Point, Rank, ReLUClassifier, SimpleClassifier
 from diptych.models.vilbert import ViLBERT
 from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hiding import RegionMasking
@@ -139,6 +139,9 @@ def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
         return Rank(pooled)
     if name in ("grounding", "word"):
         return Point(model.image_width if name == "grounding" else model.width, dropout=0.1)
+    if f"heads.{name}.main.3.weight" in state:
+        hidden, inputs = shape(state, f"heads.{name}.main.0.weight", 2)
+        return ReLUClassifier(inputs, hidden, shape(state, f"heads.{name}.main.3.weight", 2)[0])
     images = 2 if name == "nlvr2" else 1
     return SimpleClassifier(images * pooled, 2 * pooled, shape(state, f"heads.{name}.answers.weight", 2)[0])
 

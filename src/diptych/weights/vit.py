@@ -29,9 +29,15 @@ BLOCK = {
 }
 """timm's names of a pre-norm block, which ViT and ViLT share."""
 
+REPRESENTATION = both("pre_logits.fc", "representation")
+"""The hidden layer before an ImageNet-21k classifier."""
+
 NO_POOLER = "Hugging Face's pooler, which the paper does not have"
 _ENCODER = Names(
-    {official: f"model.{ours}" for official, ours in {**PATCHES, **BLOCK, **both("head", "head")}.items()},
+    {
+        official: f"model.{ours}"
+        for official, ours in {**PATCHES, **BLOCK, **REPRESENTATION, **both("head", "head")}.items()
+    },
     dead={"pooler.dense.weight": NO_POOLER, "pooler.dense.bias": NO_POOLER},
     forms={"patch_embed.proj.weight": FLAT},
 )
@@ -56,6 +62,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.vit.ViT that a timm-named checkpoint was made with; see `encoder_shape`."""
     return encoder_shape(state, "", told.get("num_heads", told.get("num_attention_heads")), told.get("grid")) | {
         "classes": shape(state, "head.weight", 2)[0] if "head.weight" in state else 0,
+        "representation": shape(state, "pre_logits.fc.weight", 2)[0] if "pre_logits.fc.weight" in state else 0,
         "pooling": "average" if "fc_norm.weight" in state else "cls",
     }
 

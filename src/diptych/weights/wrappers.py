@@ -59,7 +59,7 @@ class Way:
 
     def __str__(self) -> str:
         place = f'from "{self.held.place}"' if self.held.place else ""
-        removed = f'names without "{".".join(self.removed)}."' if self.removed else ""
+        removed = f'with names without "{".".join(self.removed)}."' if self.removed else ""
         return ", ".join(filter(None, (place, removed)))
 
 
