@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,10 +30,9 @@ from diptych.recipes.run import Pretrain
 from diptych.state import weights
 from diptych.train.settings import share
 from diptych.weights.names import within
-from diptych.weights.read import read_checkpoint
 from diptych.weights.refit import refit
 from diptych.weights.start import start_vilt_from_vit
-from diptych.weights.start_towers import start_image, start_text
+from diptych.weights.start_towers import start_image, start_text_from
 from diptych.weights.strict import load_strict
 
 CNN_CLASSES = 1000
@@ -152,7 +152,9 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
     if run.start_image:
         start_image(module.get_submodule("model"), within(read_weights(Path(run.start_image)), "model."))
     if run.start_text:
-        start_text(module.get_submodule("model"), read_checkpoint(Path(run.start_text)))
+        _, notes = start_text_from(module.get_submodule("model"), Path(run.start_text))
+        if int(os.environ.get("RANK", "0")) == 0:
+            print("".join(f"{run.start_text}: {note}\n" for note in notes), end="", flush=True)
     if not run.start:
         return []
     folder = Path(run.start)
