@@ -69,6 +69,10 @@ class _Machine:
             stack.append(_MARK)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
+        elif name in ("EMPTY_SET", "FROZENSET"):
+            stack[len(stack) if name == "EMPTY_SET" else self._mark() :] = [Uncomputed("builtins.set")]
+        elif name in ("POP", "POP_MARK", "ADDITEMS"):
+            del stack[-1 if name == "POP" else self._mark() :]
         elif name in _EMPTY:
             stack.append(_EMPTY[name]())
         elif name in _TUPLES:
@@ -98,6 +102,9 @@ class _Machine:
         elif name == "REDUCE":
             arguments = stack.pop()
             stack.append(called(expect(stack.pop(), Named).name, expect(arguments, tuple)))
+        elif name == "NEWOBJ":
+            stack.pop()
+            stack.append(Uncomputed(expect(stack.pop(), Named).name))
         elif name == "BINPERSID":
             storage = storage_of(expect(stack.pop(), tuple))
             self.storages.setdefault(storage.key, storage)
@@ -109,8 +116,12 @@ class _Machine:
         else:
             raise UnsafePickle(f"it uses the opcode {name}")
 
+    def _mark(self) -> int:
+        """Where the last mark stands."""
+        return next(i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK)
+
     def _since_mark(self) -> list[Any]:
-        at = next(i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK)
+        at = self._mark()
         items = self.stack[at + 1 :]
         del self.stack[at:]
         return items

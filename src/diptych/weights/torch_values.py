@@ -77,15 +77,22 @@ OTHER_TENSORS = {
 }  # fmt: skip
 """Calls that make tensors which are no dense numbers in a storage, and what those are."""
 
-_MAPPINGS = {"collections.OrderedDict", "collections.Counter"}
-_PLAIN = {"torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode"} | {
-    f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex", "bytearray", "bytes")
-}
+_MAPPINGS = {"collections.OrderedDict", "collections.Counter", "collections.defaultdict"}
+_BUILTINS = ("set", "frozenset", "complex", "bytearray", "bytes", "list", "dict", "int", "float")
+_ARRAYS = ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+UNCOMPUTED = {
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS),
+    *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in _ARRAYS),
+    "torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode", "numpy.dtype", "numpy.ndarray",
+    "argparse.Namespace",
+}  # fmt: skip
+"""What training keeps beside weights: names that may stand in a file, and whose calls are never computed."""
+
 _TENSORS = {f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3")}
 _PARAMETERS = {f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state")}
 _TYPED = "torch._tensor._rebuild_from_type_v2"
 _CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
-KNOWN = {*STORAGES, *DTYPES, *OTHER_TENSORS, *_MAPPINGS, *_PLAIN, *_TENSORS, *_PARAMETERS, *_CLASSES, _TYPED}
+KNOWN = {*STORAGES, *DTYPES, *OTHER_TENSORS, *_MAPPINGS, *UNCOMPUTED, *_TENSORS, *_PARAMETERS, *_CLASSES, _TYPED}
 
 
 def expect(value: Any, kind: type) -> Any:
@@ -97,7 +104,7 @@ def expect(value: Any, kind: type) -> Any:
 def set_items(into: dict[Any, Any], items: list[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str | int | float | bytes | None):
-            raise UnsafePickle(f"a {type(key).__name__} for a key of a dict")
+            continue  # no name of a weight; tuples within tuples may take forever to hash
         if isinstance(key, int) and abs(key) > LARGEST_KEY:
             raise UnsafePickle("an integer key beyond 2**60")
         into[key] = value
@@ -106,7 +113,7 @@ def set_items(into: dict[Any, Any], items: list[Any]) -> None:
 def called(name: str, arguments: tuple[Any, ...]) -> Any:
     """What the call gives, if it makes a dict or a tensor; of all others the name alone."""
     if name in _MAPPINGS:
-        return _mapping(arguments[0] if arguments else {})
+        return {} if name.endswith("defaultdict") else _mapping(arguments[0] if arguments else {})
     if name in _TENSORS:
         storage, offset, size, stride, *rest = arguments
         last = rest[2] if name.endswith("v3") else None
