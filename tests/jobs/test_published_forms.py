@@ -125,10 +125,11 @@ class OfficialClassifier(nn.Module):
     def __init__(self, inputs: int, hidden: int, answers: int):
         super().__init__()
         with warnings.catch_warnings(action="ignore"):  # the newer form has other names
-            layers = [
-                nn.utils.weight_norm(nn.Linear(*sizes), dim=None) for sizes in ((inputs, hidden), (hidden, answers))
-            ]
-        self.main = nn.Sequential(layers[0], nn.ReLU(), nn.Dropout(0.5), layers[1])
+            first, last = (
+                nn.utils.weight_norm(nn.Linear(*sizes), dim=None)  # type: ignore[arg-type]
+                for sizes in ((inputs, hidden), (hidden, answers))
+            )
+        self.main = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), last)
 
 
 @torch.no_grad()
@@ -136,12 +137,14 @@ def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Pat
     torch.manual_seed(2)
     head = OfficialClassifier(40, 80, 7).eval()
     for layer in (0, 3):
-        head.main[layer].weight_g.mul_(1.7)  # training moved it away from the norm
+        head.get_parameter(f"main.{layer}.weight_g").mul_(1.7)  # training moved it away from the norm
     state = read_checkpoint(GOLDEN / "vilbert_pretrain" / "checkpoint.pth")
     state |= {f"vil_prediction.{name}": tensor.clone() for name, tensor in head.state_dict().items()}
     config = GOLDEN / "vilbert_pretrain" / "config.json"
     assert command("vilbert", state, tmp_path / "run", config) == 0
-    assert "heads.vqa" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "heads.vqa" in told
+    assert all(f"vil_prediction.main.{layer}.weight: computed from its weight norm" in told for layer in (0, 3))
     settings = json.loads(config.read_text())
     step = load_official("vilbert", tmp_path / "run.pth", settings=settings).build().eval()
     ours, pooled = step.get_submodule("heads.vqa"), torch.randn(5, 40)
@@ -184,5 +187,5 @@ def test_the_newer_names_of_weight_norm_are_read():
     with torch.no_grad():
         newer.parametrizations.weight.original0.mul_(3)  # type: ignore[union-attr]
     plain = unnormed(newer.state_dict(), ["weight"])
-    assert plain.keys() == {"weight", "bias"} and torch.equal(plain["weight"], newer.weight)
+    assert plain.keys() == {"weight", "bias"} and torch.equal(plain["weight"], linear.weight)
     assert torch.equal(unnormed(normed(plain, ["weight"]), ["weight"])["weight"], plain["weight"])

@@ -13,6 +13,12 @@ BEiT-3's sentencepiece model, SCAN's words (.json) or VSE++'s (.pkl, of which no
 the paper's official names (a .pth as the official code nests it, or .safetensors), or a folder that Hugging Face's class loads,
 where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where
 one differs.
+
+Wrapped weights: a file may nest them ("model", "state_dict", "ema" …) and prefix their names ("module.", "_orig_mod.", "model." …).
+Wrappers come off where the rest then fits exactly, and what came off is printed. Where several nests fit, trained weights
+are taken and not their averages (ema, teacher, swa); of two different sets of trained weights none is. NaN and infinite weights
+are refused. Weight-normed weights (ViLBERT's answers) are imported as the plain ones that they stand for, and exported as
+weight_g (their norm) and weight_v, from which the official code computes the same.
 """
 
 from __future__ import annotations

@@ -98,7 +98,12 @@ class Names:
             _translated(self.ours, name): self.forms[name].to_ours(tensor) if name in self.forms else tensor
             for name, tensor in alive.items()
         }
-        return _merged(named)
+        return _merged(named, self.official_name)
+
+    def official_name(self, our: str) -> str:
+        """The official name of one of our weights, or of a part of one ("qkv.weight[0/3]")."""
+        table = {mine: official for official, mine in self.ours.items()}
+        return _filled(table[our if our in table else _pattern(our)], our)
 
     def to_official(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Official names, of weights or of their gradients, twins again under both. Raises WeightsError naming what the
@@ -132,7 +137,7 @@ class Names:
         return apart
 
 
-def _merged(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(named: Mapping[str, Tensor], official_name: Callable[[str], str]) -> dict[str, Tensor]:
     """Parts of one weight side by side. Raises WeightsError where one is missing."""
     whole = {name: tensor for name, tensor in named.items() if not _PART.fullmatch(name)}
     parts: dict[str, dict[int, Tensor]] = {}
@@ -143,7 +148,8 @@ def _merged(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
             counts[part[1]] = int(part[3])
     missing = [f"{name}[{i}/{n}]" for name, n in counts.items() for i in range(n) if i not in parts[name]]
     if missing:
-        raise WeightsError(f"missing parts of weights: {listed(missing)}")
+        theirs = listed(official_name(part) for part in missing)
+        raise WeightsError(f"missing parts of weights: {listed(missing)}; in the official names: {theirs}")
     return whole | {name: torch.cat([found[i] for i in range(counts[name])]) for name, found in parts.items()}
 
 

@@ -63,7 +63,7 @@ class Imported:
     state: dict[str, Tensor]
     dead: dict[str, str]
     names: Names
-    left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for whoever wants the file back
+    left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for export
     notes: list[str] = field(default_factory=list)  # what was wrapped around them, and what else the file holds
 
     @property
@@ -97,7 +97,7 @@ def load_official(
         lambda state: _fitted(system, state, heads, grid, settings or {}),
         lambda state: _is_known(system, state),
     )
-    return replace(found, notes=notes)
+    return replace(found, notes=notes + found.notes)
 
 
 def _fitted(system: str, state: State, heads: int | None, grid: tuple[int, int] | None, settings: Told) -> Imported:
@@ -111,8 +111,9 @@ def _fitted(system: str, state: State, heads: int | None, grid: tuple[int, int] 
         }
         return resized(understood(system, official, told), grid)
     except NonFinite as error:  # by the file's own names, where its layout has others
-        names = nonfinite(state)
-        raise NonFinite(f"NaN or infinite weights: {listed(names)}" if names else str(error)) from None
+        raise NonFinite(
+            f"NaN or infinite weights: {listed(names)}" if (names := nonfinite(state)) else str(error)
+        ) from None
     except (RuntimeError, IndexError) as error:  # torch's own words on tensors of an unforeseen shape
         raise WeightsError(f"its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
 
@@ -178,7 +179,10 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     twice = {name: f"the same weight as {twin}" for name, twin in names.twins.items()}
     dead = {name: why for name, why in (*names.dead.items(), *twice.items()) if name in official}
     left = {name: tensor for name, tensor in official.items() if name in names.dead}
-    return Imported(name, task, arguments, state, dead, names, left)
+    notes = [
+        f"{n}: computed from its weight norm" for n in names.normed if n not in official and names.ours[n] in state
+    ]
+    return Imported(name, task, arguments, state, dead, names, left, notes)
 
 
 def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:

@@ -19,6 +19,7 @@ from diptych.weights.torch_values import Claim, Storage, UnsafePickle
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MOST_DIMENSIONS = 16
+PIECE = 2**24  # bytes that are read at once
 
 
 class Broken(ValueError):
@@ -99,8 +100,9 @@ def _archive(path: Path) -> TorchFile:
         data = bytearray(sizes[key])
         with zipfile.ZipFile(path) as archive, archive.open(f"{stem}{key}") as file:
             at = 0
-            while n := file.readinto(memoryview(data)[at:]):
-                at += n
+            while part := file.read(PIECE):
+                data[at : at + len(part)] = part
+                at += len(part)
         if at < len(data):
             raise Broken(f"storage {key} ends early")
         return data

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickletools
-from typing import Any
+from typing import IO, Any, cast
 
 from diptych.weights.torch_values import (
     KNOWN,
@@ -42,7 +42,7 @@ def unpickled(file: io.BytesIO | mmap.mmap, storages: dict[str, Storage] | None 
     A buffered file won't do as `file`: it allocates what it is asked to read. `storages` receives every storage that the pickle refers to, by its key.
     """
     machine = _Machine({} if storages is None else storages)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", file))):
         if count > MOST_OPCODES:
             raise UnsafePickle(f"a pickle of more than {MOST_OPCODES} opcodes")
         if opcode.name == "STOP":

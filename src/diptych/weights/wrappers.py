@@ -173,7 +173,8 @@ def _same(a: State, b: State) -> bool:
 def _sentences(fits: list[Way]) -> list[str]:
     """What was taken off, what else the file holds, and what else would have fitted."""
     way = fits[0]
-    told = [f"weights read {way}"] if str(way) else []
+    average = " (an average of the trained weights, by its name)" if is_average(way.held.place) else ""
+    told = [f"weights read {way}{average}"] if str(way) else []
     beside = [*way.held.beside, *([COUNTER] if way.removed and COUNTER in way.held.state else [])]
     others = [other.held.place for other in fits[1:] if not _same(other.state, way.state)]
     if others:
