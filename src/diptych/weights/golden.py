@@ -14,8 +14,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from diptych.weights.names import Names
-from diptych.weights.official import Imported, recognise, understood, with_grid
+from diptych.weights.official import Imported, recognise, understood
 from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.system import with_grid
 from diptych.weights.wrappers import read_fitting
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")

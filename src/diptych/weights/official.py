@@ -31,7 +31,7 @@ from diptych.weights.layouts import unified
 from diptych.weights.names import Names
 from diptych.weights.read import NonFinite, WeightsError, nonfinite
 from diptych.weights.strict import check_fit, load_strict
-from diptych.weights.system import State, Told
+from diptych.weights.system import State, Told, with_grid
 from diptych.weights.wrappers import read_fitting
 
 SYSTEMS = {
@@ -42,10 +42,6 @@ SYSTEMS = {
     )
 }  # fmt: skip
 """The papers whose official checkpoints are understood."""
-
-
-SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
-"""What configs call the size of the images that a position grid is made for."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +120,6 @@ def _is_known(system: str, state: State) -> bool:
         return SYSTEMS[system].known(unified(system, state)[0])
     except (WeightsError, RuntimeError, IndexError):
         return False
-
-
-def with_grid(config: Told) -> dict[str, Any]:
-    """Settings, with the position grid where the images that they are for are not square. Raises WeightsError."""
-    size = next((config[name] for name in SIZES if name in config), None)
-    patch = config.get("patch_size")
-    if not isinstance(size, list) or isinstance(patch, list):
-        return dict(config)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
-        raise WeightsError(f"the settings' image size {size} and patch size {patch!r} make no grid")
-    return {**config, "grid": (size[0] // patch, size[1] // patch)}
 
 
 def recognise(official: Mapping[str, Tensor], told: Told | None = None) -> str:
