@@ -29,10 +29,10 @@ from diptych.weights import (
 )
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
-from diptych.weights.read import NonFinite, WeightsError, nonfinite
+from diptych.weights.read import NonFinite, WeightsError, nonfinite, read_states
 from diptych.weights.strict import check_fit, load_strict
 from diptych.weights.system import State, Told, with_grid
-from diptych.weights.wrappers import read_fitting
+from diptych.weights.wrappers import fitting
 
 SYSTEMS = {
     system.name: system
@@ -88,8 +88,9 @@ def load_official(
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    found, notes = read_fitting(
+    found, notes = fitting(
         path,
+        read_states(path),
         lambda state: _fitted(system, state, heads, grid, settings or {}),
         lambda state: _is_known(system, state),
     )

@@ -15,10 +15,10 @@ from diptych.models.vlmo import VLMo
 from diptych.state import weights
 from diptych.weights.bert import LAYER, WORDS
 from diptych.weights.names import Names, under
-from diptych.weights.read import WeightsError
+from diptych.weights.read import WeightsError, read_states
 from diptych.weights.start import CLASSIFIER, fitted, start_vlmo_from_vit
 from diptych.weights.strict import check_fit, load_strict
-from diptych.weights.wrappers import read_fitting
+from diptych.weights.wrappers import fitting
 
 MARK = "embeddings.word_embeddings.weight"  # by which a BERT is known
 SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
@@ -37,7 +37,7 @@ def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
 
 def start_text_from(model: nn.Module, file: Path) -> tuple[list[str], list[str]]:
     """`start_text` with the BERT in a file. Gives our names of what was loaded, and what was left out on the way to it, a
-    sentence each (`wrappers.read_fitting`). Raises WeightsError.
+    sentence each (`wrappers.fitting`). Raises WeightsError.
     """
 
     def fit(bert: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ def start_text_from(model: nn.Module, file: Path) -> tuple[list[str], list[str]]
         check_fit(model, weights(model) | loaded, "the BERT to start from")
         return loaded
 
-    loaded, notes = read_fitting(file, fit, lambda bert: any(name.endswith(MARK) for name in bert))
+    loaded, notes = fitting(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
     load_strict(model, weights(model) | loaded, "the BERT to start from")
     return list(loaded), notes
 

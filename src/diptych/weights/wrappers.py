@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diptych.state import listed
-from diptych.weights.read import NonFinite, WeightsError, read_states
+from diptych.weights.read import NonFinite, WeightsError
 from diptych.weights.states import Held, is_average, preferred
 
 INSERTED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -63,20 +63,24 @@ class Way:
         return ", ".join(filter(None, (place, removed)))
 
 
-def read_fitting(
-    path: Path, fit: Callable[[State], T], known: Callable[[State], bool] = lambda state: False
+def fitting(
+    file: Path, held: list[Held], fit: Callable[[State], T], known: Callable[[State], bool] = lambda state: False
 ) -> tuple[T, list[str]]:
     """What `fit` makes of the one set of weights in a file that it accepts, and what was left out on the way, a sentence
     each.
 
-    Args: `fit` raises WeightsError for a set that does not fit. `known`: whether a set is of the right kind, though it may not
-    fit; its error is then the one that is told. Raises WeightsError.
+    Args:
+        file: named in errors.
+        held: all sets of weights in it (`read_states`).
+        fit: raises WeightsError for a set that does not fit.
+        known: whether a set is of the right kind, though it may not fit; its error is then the one that is reported.
+
+    Raises WeightsError.
     """
     try:
-        return _fitting(read_states(path), fit, known)
+        return _fitting(held, fit, known)
     except WeightsError as error:
-        message = str(error)
-        raise WeightsError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+        raise WeightsError(f"{file}: {error}") from None
 
 
 def _fitting(held: list[Held], fit: Callable[[State], T], known: Callable[[State], bool]) -> tuple[T, list[str]]:
