@@ -59,9 +59,18 @@ def shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
     return tuple(state[name].shape)
 
 
+def has(state: State, part: str) -> bool:
+    """Whether any weight's name begins with `part`, so that a part of the model which lacks one weight is still there."""
+    return any(name.startswith(part) for name in state)
+
+
 def count(state: State, stem: str, mark: str) -> int:
-    """How many layers there are: names of the form "stem.N.mark"."""
-    return sum(name.startswith(f"{stem}.") and name[len(stem) + 1 :].partition(".")[2] == mark for name in state)
+    """The number of layers "stem.N" that have the part of "stem.N.mark": all but its last word, so that a layer which lacks
+    one weight counts, and that weight is named as missing.
+    """
+    part = mark.rpartition(".")[0] + "."
+    inside = (name[len(stem) + 1 :].partition(".") for name in state if name.startswith(f"{stem}."))
+    return len({number for number, _, rest in inside if rest.startswith(part)})
 
 
 def marked(state: State, marks: Mapping[str, str]) -> str:

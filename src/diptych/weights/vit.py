@@ -12,7 +12,7 @@ from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
 from diptych.weights.names import FLAT, Names, both
 from diptych.weights.positions import Absolute
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, has, heads_of, shape
 
 PATCHES = {
     "cls_token": "patches.cls",
@@ -55,15 +55,15 @@ def names(arguments: Arguments, task: str) -> Names:
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return "classification" if "head.weight" in state else "encoder"
+    return "classification" if has(state, "head.") else "encoder"
 
 
 def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.vit.ViT that a timm-named checkpoint was made with; see `encoder_shape`."""
     return encoder_shape(state, "", told.get("num_heads", told.get("num_attention_heads")), told.get("grid")) | {
-        "classes": shape(state, "head.weight", 2)[0] if "head.weight" in state else 0,
-        "representation": shape(state, "pre_logits.fc.weight", 2)[0] if "pre_logits.fc.weight" in state else 0,
-        "pooling": "average" if "fc_norm.weight" in state else "cls",
+        "classes": shape(state, "head.weight", 2)[0] if has(state, "head.") else 0,
+        "representation": shape(state, "pre_logits.fc.weight", 2)[0] if has(state, "pre_logits.fc.") else 0,
+        "pooling": "average" if has(state, "fc_norm.") else "cls",
     }
 
 
