@@ -48,7 +48,7 @@ def task(state: State) -> str:
     if has(state, "cls_head.2."):
         return "nlvr2" if _paired(state) else "entailment"
     marks = {
-        "ta_head.weight": "assignment",
+        "ta_head.": "assignment",
         f"text_decoder.bert.{WORDS}": "vqa",
         f"text_encoder.bert.{WORDS}": "pretraining",
         "itm_head.": "retrieval",

@@ -41,13 +41,11 @@ def start_text_from(model: nn.Module, file: Path) -> tuple[list[str], list[str]]
     """
 
     def fit(bert: dict[str, Tensor]) -> dict[str, Tensor]:
-        loaded = _places_of(model, bert)
-        check_fit(model, weights(model) | loaded, "the BERT to start from")
-        return loaded
+        check_fit(model, weights(model) | _places_of(model, bert), "the BERT to start from")
+        return bert
 
-    loaded, notes = fitting(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
-    load_strict(model, weights(model) | loaded, "the BERT to start from")
-    return list(loaded), notes
+    bert, notes = fitting(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
+    return start_text(model, bert), notes
 
 
 def _places_of(model: nn.Module, bert: Mapping[str, Tensor]) -> dict[str, Tensor]:
