@@ -70,11 +70,16 @@ def read_states(path: Path) -> list[Held]:
 
 def nonfinite(state: Mapping[str, Tensor]) -> list[str]:
     """The names of tensors that hold NaN or infinity."""
-    return [
-        name
-        for name, tensor in state.items()
-        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta and not tensor.isfinite().all()
-    ]
+    return [name for name, tensor in state.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite. On meta, where there are none: True."""
+    if tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() == 1):  # these have no minimum
+        return bool((tensor if tensor.is_complex() else tensor.float()).isfinite().all())
+    return not tensor.is_floating_point() or all(end.isfinite() for end in tensor.aminmax())  # NaN passes through both
 
 
 def _filled(states: list[Held], path: Path, kind: str = "dict") -> list[Held]:
