@@ -57,7 +57,7 @@ HEADS = {
     "classification": {**both("fc_norm", "model.head.norm"), **both("head", "model.head.linear")},
     "captioning": both("mlm_head", "model.words"),
     "retrieval": {
-        "vision_head.": "heads.contrast.image.weight",
+        "vision_head.weight": "heads.contrast.image.weight",
         "language_head.weight": "heads.contrast.text.weight",
         "logit_scale": "heads.contrast.scale.log",
     },
