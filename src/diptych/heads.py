@@ -81,6 +81,25 @@ class SimpleClassifier(Transformed):
         return self.answers(self.last(pooled))
 
 
+class ReLUClassifier(nn.Module):
+    """Logits of answers: linear, ReLU, dropout, linear (the downstream head of ViLBERT's first release).
+
+    There both layers are weight-normed; a checkpoint's are computed once and stand here as plain weights.
+    """
+
+    def __init__(self, inputs: int, hidden: int, answers: int, dropout: float = 0.5):
+        super().__init__()
+        self.main = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, answers))
+
+    @property
+    def answers(self) -> nn.Module:
+        """The last layer."""
+        return self.main[3]
+
+    def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
+        return self.main(pooled)
+
+
 class Classify(nn.Module):
     """Which of these answers? Linear to a hidden width, norm, GELU, linear (ViLT's downstream head).
 

@@ -14,6 +14,12 @@ BEiT-3's sentencepiece model, SCAN's words (.json) or VSE++'s (.pkl, of which no
 the paper's official names (a .pth as the official code nests it, or .safetensors), or a folder that Hugging Face's class loads,
 where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where
 one differs.
+
+Wrapped weights: a file may nest them ("model", "state_dict", "ema" …) and prefix their names ("module.", "_orig_mod.", "model." …).
+Wrappers come off where the rest then fits exactly, and what came off is printed. Where several nests fit, trained weights
+are taken and not their averages (ema, teacher, swa); of two different sets of trained weights none is. NaN and infinite weights
+are refused. Weight-normed weights (ViLBERT's answers) are imported as the plain ones that they stand for, and exported as
+weight_g (their norm) and weight_v, from which the official code computes the same.
 """
 
 from __future__ import annotations
@@ -61,6 +67,8 @@ def import_command(words: list[str]) -> None:
     print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     if told := _heads(found.arguments):
         print(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
+    for note in found.notes:
+        print(note)
     for name, reason in found.dead.items():
         print(f"left out: {name} ({reason})")
     for note in read_any(out)[1]["notes"]:

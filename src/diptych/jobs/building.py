@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,10 +32,9 @@ from diptych.recipes.run import Pretrain
 from diptych.state import weights
 from diptych.train.settings import share
 from diptych.weights.names import within
-from diptych.weights.read import read_checkpoint
 from diptych.weights.refit import refit
 from diptych.weights.start import start_vilt_from_vit
-from diptych.weights.start_towers import start_image, start_text
+from diptych.weights.start_towers import start_image, start_text_from
 from diptych.weights.strict import load_strict
 
 CNN_CLASSES = 1000
@@ -157,7 +157,9 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
         start_image(module.get_submodule("model"), within(read_weights(Path(run.start_image)), "model."))
     if run.start_text:
         check_text_start(Path(run.start_text), module.get_submodule("model"))
-        start_text(module.get_submodule("model"), read_checkpoint(Path(run.start_text)))
+        _, notes = start_text_from(module.get_submodule("model"), Path(run.start_text))
+        if int(os.environ.get("RANK", "0")) == 0:
+            print("".join(f"{run.start_text}: {note}\n" for note in notes), end="", flush=True)
     if not run.start:
         return []
     folder = Path(run.start)
@@ -177,7 +179,7 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
         check_image_start(before.model, model.transformer.blocks[0], str(folder))
         start_vilt_from_vit(model, within(state, "model."))
-        return [name for name in state if not name.startswith("model.") or name.startswith("model.head.")]
+        return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
     else:
         raise RunError(
             f"{folder} holds a {type(before.model).__name__}, which a {type(model).__name__} cannot start from"

@@ -20,7 +20,7 @@ from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train.checkpoint import written_whole
 from diptych.weights.hf import HF
 from diptych.weights.official import SYSTEMS
-from diptych.weights.read import sided
+from diptych.weights.states import sided
 
 Target = Literal["official", "safetensors", "hf"]
 

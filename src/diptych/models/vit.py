@@ -2,7 +2,8 @@
 
 Differs: exact GELU, bicubic antialiased position resizing and weights drawn normally as timm (the JAX code uses the tanh
 form, zoom of order 1 and Xavier's rule). With ``pooling="average"`` patches are averaged and normalised, and tokens have no final norm, as timm. The
-classifier is one linear layer, as where the paper fine-tunes; while pre-training it has a hidden layer there.
+classifier is one linear layer, as where the paper fine-tunes; with `representation` a hidden layer of that width and tanh stand
+before it, as where the paper pre-trains on ImageNet-21k (timm's `pre_logits`, JAX's `representation_size`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ViT(nn.Module):
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), classes: int = 1000, pooling: str = "cls", dropout: float = 0.0,
+        grid: tuple[int, int] = (14, 14), classes: int = 1000, representation: int = 0, pooling: str = "cls", dropout: float = 0.0,
         resize: Resize = resize_bicubic, activation: str = "gelu", eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
@@ -42,7 +43,8 @@ class ViT(nn.Module):
             PreNormBlock(width, heads, hidden, eps, dropout, activation_named(activation)) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps)
-        self.head = nn.Linear(width, classes) if classes else None
+        self.representation = nn.Linear(width, representation) if representation else None
+        self.head = nn.Linear(representation or width, classes) if classes else None
         self.apply(init_transformer)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -56,4 +58,4 @@ class ViT(nn.Module):
             raise BuiltWithout("this ViT was built without a classifier (classes=0)")
         tokens = self.encode_image(image)
         pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.by_span(name="patches").mean())
-        return self.head(pooled)
+        return self.head(pooled if self.representation is None else self.representation(pooled).tanh())

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.read import WeightsError, read_checkpoint, read_states
+from diptych.weights.states import Held
 
 WEIGHTS = (
     "model.safetensors",
@@ -26,9 +27,9 @@ def weights_of(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name, of all shards where `path` is their index. Raises WeightsError."""
-    return _from_shards(path) if path.name.endswith(INDEX) else read_checkpoint(path)
+def read_weights(path: Path) -> list[Held]:
+    """Every set of weights that a checkpoint holds; one, of all shards, where `path` is their index. Raises WeightsError."""
+    return [Held("", _from_shards(path))] if path.name.endswith(INDEX) else read_states(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ JAX_OUTSIDE = {
     "Transformer/posembed_input/pos_embedding": "pos_embed",
     "embedding": "patch_embed.proj",
     "Transformer/encoder_norm": "norm",
+    "pre_logits": "pre_logits.fc",
     "head": "head",
 }
 

@@ -20,6 +20,7 @@ class ViT:
     patch: int = 16
     grid: tuple[int, int] = (14, 14)
     classes: int = 1000
+    representation: int = 0
     pooling: str = "cls"
     dropout: float = 0.0
     activation: str = "gelu"
