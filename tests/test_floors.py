@@ -41,6 +41,7 @@ SIDEWAYS = {
 NARROW = {"data": 0}  # rooms that may reach no higher than this floor, though they stand above it
 
 LONG = {
+    "recipes/run.py": "everything that makes a run, on one page",
     "models/verbs.py": "all that a model can be asked, on one page",
     "data/scenes/language.py": "the words of the built-in world: templates more than code",
 }

@@ -44,7 +44,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --stepz 3", "no --stepz; did you mean --steps?"),
         ("pretrain vilt.tiny --out x --model.widht 3", "no --model.widht; did you mean --model.width?"),
         ("pretrain vilt.tiny --out x --steps 1.5", "--steps: '1.5' is no whole number"),
-        ("pretrain vilt.tiny --out x --steps 0", "steps must be at least 1, not 0"),
+        ("pretrain vilt.tiny --out x --steps 0", "steps must be in [1, 2147483647]: got 0"),
         ("pretrain vilt.tiny --out x --steps", "Missing value for argument '--steps'"),
         ("pretrain vilt.tiny --out x --precision fp8", "invalid choice 'fp8'"),
         ("pretrain vilt.tiny --out x --optimizer.clip no", "--optimizer.clip: 'no' is no number"),
@@ -86,7 +86,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("import vilt {tmp}/nowhere.ckpt --out x", "no such file"),
         ("import vilt {garbage} --out x", "garbage.pth"),
         ("import flamingo {garbage} --out x", "no system 'flamingo'"),
-        ("import vilt {garbage} --out x --heads two", "--heads is a whole number"),
+        ("import vilt {garbage} --out x --heads two", "--heads must be a whole number: got 'two'"),
         ("import vilt {garbage} --out x --grid 12", "--grid is ROWSxCOLUMNS"),
     ],
 )
@@ -140,8 +140,8 @@ def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
         "bootstrap scenes --filter run --against nowhere --out x": "nowhere: no such file or folder",
         "pretrain vilt.tiny --images.patch 8 --out x": "images.patch is 8, and the model's patches are of 16 pixels",
         "pretrain clip.small --embed.image own --images.shorter 40 --out x": "set images.shorter to a multiple of that",
-        "pretrain vilt.tiny --workers -1 --out x": "workers must be at least 0, not -1",
-        "pretrain vilt.tiny --objectives.mlm -1 --out x": "objectives.mlm must not be negative",
+        "pretrain vilt.tiny --workers -1 --out x": "workers must be in [0, 256]: got -1",
+        "pretrain vilt.tiny --objectives.mlm -1 --out x": "objectives.mlm must be in [0, 1000000.0]: got -1.0",
         "learn --data nowhere --out x": "nowhere: no such file or folder",
         "learn --data scenes --rows vilt,albeff --out x": "there is no recipe 'albeff.small'; did you mean albef.small",
     }

@@ -18,6 +18,7 @@ import tyro
 import diptych.recipes
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import meant, misspelt, nearest
+from diptych.ranges import SHOWN, check
 from diptych.train.settings import Training
 
 T = TypeVar("T")
@@ -48,6 +49,18 @@ def positional(words: list[str], what: str) -> str:
     if not words or words[0].startswith("-"):
         raise UsageError(f"{what} is missing")
     return words.pop(0)
+
+
+def whole(text: str, flag: str, kind: Any) -> int:
+    """A whole number of a kind that has a range (ranges.Seed). Raises UsageError."""
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4000:
+        raise UsageError(f"{flag} must be a whole number: got {text[:SHOWN]!r}")
+    try:
+        check(kind, int(text), flag)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return int(text)
 
 
 def folder(words: list[str], flag: str = "--out") -> Path:

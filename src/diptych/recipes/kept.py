@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from diptych.data.settings import Channels
@@ -30,19 +30,30 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
         kind, value = _member(kind, value, where)
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: {value!r} has no fields")
+            raise ValueError(f"{where}: {value!r:.60} has no fields")
         hints = get_type_hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"{where}.{min(unknown)}: no such field")
+        missing = [field.name for field in fields(kind) if _required(field) and field.name not in value]
+        if missing:
+            raise ValueError(f"{where}.{missing[0]}: is missing")
         return kind(**{name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()})
     if get_origin(kind) is tuple:
         inner = get_args(kind)
         if kind == Channels and isinstance(value, float):  # what each channel has now, all three had
             value = [value] * len(inner)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, got {value!r:.60}")
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(kinds) != len(value):
+            raise ValueError(f"{where}: expected {len(kinds)} values, got {len(value)}")
         return tuple(thaw(of, part, where) for of, part in zip(kinds, value, strict=True))
     return value
+
+
+def _required(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _union(kind: Any) -> bool:
@@ -54,9 +65,11 @@ def _member(union: Any, value: Any, where: str) -> tuple[Any, Any]:
     kind that has them all, and lacks the fewest (a field may be newer than what was kept). Raises ValueError.
     """
     members = {kind.__name__: kind for kind in get_args(union) if isinstance(kind, type) and is_dataclass(kind)}
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: fits none of {', '.join(members)}: it is {value!r:.60}")
     if KIND in value:
         if value[KIND] not in list(members):
-            raise ValueError(f"{where}: {value[KIND]!r} is none of {', '.join(members)}")
+            raise ValueError(f"{where}: {value[KIND]!r:.60} is none of {', '.join(members)}")
         return members[value[KIND]], {name: part for name, part in value.items() if name != KIND}
     names = {kind: {f.name for f in fields(kind)} for kind in members.values()}
     missing = {

@@ -24,7 +24,7 @@ from diptych.ranges import (
     Workers,
     Written,
     settings,
-)
+)  # fmt: skip
 from diptych.recipes.models import Model
 from diptych.train.settings import Training
 
