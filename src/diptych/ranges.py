@@ -38,6 +38,13 @@ class Nonempty:
     """A text that may not be empty."""
 
 
+@dataclass(frozen=True)
+class Longest:
+    """A tuple of at most so many values."""
+
+    most: int
+
+
 Text = Annotated[str, Nonempty()]
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
@@ -53,6 +60,7 @@ DepthOrNone = Annotated[int, Range(0, 512)]
 Heads = Annotated[int, Range(1, 1024)]
 Patch = Annotated[int, Range(1, 512)]
 Cells = Annotated[int, Range(1, 512)]  # patches along a side
+Places = Annotated[int, Range(1, 64)]  # of boxes along a side of a picture
 Pixels = Annotated[int, Range(1, 4096)]  # along a side
 Vocabulary = Annotated[int, Range(1, 2**21)]
 Place = Annotated[int, Range(0, 2**21)]  # of a piece in a vocabulary
@@ -107,6 +115,8 @@ def check(hint: Any, value: Any, name: str) -> None:
                 _refuse(name, f"in {rule}", value)
             if isinstance(rule, Nonempty) and not value:
                 raise ValueError(f"{name} must not be empty")
+            if isinstance(rule, Longest) and len(value) > rule.most:
+                raise ValueError(f"{name} must have at most {rule.most} values: got {len(value)}")
     elif origin is Literal:
         if not any(type(value) is type(choice) and value == choice for choice in inner):
             _refuse(name, f"one of {', '.join(map(repr, inner))}", value)

@@ -12,6 +12,7 @@ from torch import nn
 
 from diptych.heads import Contrast
 from diptych.jobs.embedding import CNN_CELL, exchange, pictures
+from diptych.jobs.fitting import check_model
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import check_given, frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
@@ -105,6 +106,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
         raise RunError(f"{run.tokenizer} holds a {type(before.model).__name__}, not a visual tokenizer")
     if before.model.codes != run.objectives.codebook:
         raise RunError(f"{run.tokenizer} has {before.model.codes} codes: set objectives.codebook to it")
+    check_model(Path(run.tokenizer), before)
     model = before.model.build()
     exchange(model, before)
     load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)

@@ -12,6 +12,8 @@ from diptych.ranges import (
     Count,
     CountOrNone,
     Factor,
+    Longest,
+    Places,
     Range,
     Seed,
     Share,
@@ -111,7 +113,7 @@ class Embedders:
     # PATH: what a detector saw
     image: Text = "own"
     # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
-    scales: tuple[tuple[ShareAboveZero, ShareAboveZero, Annotated[int, Range(1, 64)]], ...] = ()
+    scales: Annotated[tuple[tuple[ShareAboveZero, ShareAboveZero, Places], ...], Longest(64)] = ()
     features: Width = 1280  # numbers per region, where those come from PATH
     text: WordStates = "own"
     dropout: ShareBelowOne = (

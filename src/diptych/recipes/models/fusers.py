@@ -14,6 +14,7 @@ from diptych.ranges import (
     Hidden,
     Images,
     Length,
+    Longest,
     Patch,
     Range,
     Share,
@@ -43,7 +44,14 @@ class ViLBERT:
     image_hidden: Hidden = 1024
     meeting_width: Width = 1024
     meeting_heads: Heads = 8
-    schedule: tuple[tuple[DepthOrNone, DepthOrNone], ...] = ((6, 0), (7, 1), (8, 2), (9, 3), (10, 4), (11, 5))
+    schedule: Annotated[tuple[tuple[DepthOrNone, DepthOrNone], ...], Longest(512)] = (
+        (6, 0),
+        (7, 1),
+        (8, 2),
+        (9, 3),
+        (10, 4),
+        (11, 5),
+    )
     features: Width = 2048
     region_targets: Classes = 1601
     vocabulary: Vocabulary = 30522

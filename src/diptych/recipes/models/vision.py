@@ -12,6 +12,7 @@ from diptych.ranges import (
     DepthOrNone,
     Heads,
     Hidden,
+    Longest,
     Patch,
     Pixels,
     Range,
@@ -57,7 +58,11 @@ class CrossViT:
     widths: tuple[Width, Width] = (128, 256)
     heads: tuple[Heads, Heads] = (4, 4)
     hidden: tuple[Hidden, Hidden] = (384, 768)
-    stages: tuple[tuple[DepthOrNone, DepthOrNone, DepthOrNone], ...] = ((1, 3, 0), (1, 3, 0), (1, 3, 0))
+    stages: Annotated[tuple[tuple[DepthOrNone, DepthOrNone, DepthOrNone], ...], Longest(64)] = (
+        (1, 3, 0),
+        (1, 3, 0),
+        (1, 3, 0),
+    )
     stem: bool = False
     classes: ClassesOrNone = 1000
     dropout: ShareBelowOne = 0.0
@@ -88,6 +93,9 @@ class MAE:
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("width", "heads"), ("decoder_width", "decoder_heads"))
+        for name in ("width", "decoder_width"):  # of sines and cosines, for rows and for columns
+            if getattr(self, name) % 4:
+                raise ValueError(f"model.{name} must be a multiple of 4: got {getattr(self, name)}")
 
     def build(self) -> mae.MAE:
         from diptych.models.mae import MAE as Model
