@@ -142,7 +142,7 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
 HOSTILE = [
     ("run/model/width", 20000, "describes a model of "), ("run/model/depth", 10**7, "model.depth must be in [1, 512]: got 10000000"),
     ("run/model/depth", 500, "describes a model of 500 layers"), ("run/images/shorter", 1_600_000, "images.shorter must be in [1, 4096]"),
-    ("run/model/vocabulary", 2_000_000, "does not fit"), ("run/model/text_length", 60_000, "does not fit"),
+    ("run/model/vocabulary", 30_522, "does not fit"), ("run/model/text_length", 60_000, "does not fit"),
     ("run/model/hidden", 200_000, "does not fit"), ("run/model/width", "16", "model.width must be a whole number: got '16'"),
     ("run/model/depth", True, "model.depth must be a whole number: got True"), ("run/model/grid", [5, "5"], "model.grid must be a whole number"),
     ("run/training/batch", 8.0, "batch must be a whole number: got 8.0"), ("run/objectives/itc", "1", "objectives.itc must be a number: got '1'"),

@@ -10,9 +10,14 @@ from torch import nn
 
 from diptych.cli import main
 from diptych.cli.arguments import overridden, recipe
+from diptych.data.examples import PairExamples
+from diptych.data.scenes.source import Scenes
+from diptych.data.settings import ImageSettings
+from diptych.data.tokenizer import Tokenizer
 from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
 from diptych.jobs.learnable import check_samples, compares
+from diptych.jobs.training import opened
 from diptych.objectives.draws import Hiding
 from diptych.objectives.hard import HardMatching
 from diptych.objectives.hiding import RegionMasking
@@ -59,7 +64,8 @@ def test_each_objective_says_what_it_compares_a_sample_with():
 
 
 def step_of(*objectives: object) -> Pretraining:
-    return Pretraining(nn.Identity(), nn.ModuleDict(), objectives)  # type: ignore[arg-type]
+    model = overridden(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
+    return Pretraining(model, nn.ModuleDict(), objectives)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +117,8 @@ def test_the_command_line_refuses_before_anything_is_written(name: str, batch: l
     assert "itc compares each sample with others, but a micro-batch has 1" in line and not out.exists()
 
 
-@pytest.mark.slow
-def test_two_samples_are_enough_and_val_batches_have_two(tmp_path: Path):
-    out = tmp_path / "run"
-    assert main(["pretrain", "vlmo.tiny", *SMALL, "--batch", "2", "--out", str(out)]) == 0
-    assert (out / "model.safetensors").exists()
+def test_a_val_split_of_one_example_is_not_scored_by_what_compares(capsys):
+    one = PairExamples(Scenes("val", 1), Tokenizer(), ImageSettings(shorter=32, patch=16), 0.0)
+    five = len(one)
+    assert opened(lambda: one, True, fewest=five) is one and opened(lambda: one, False, fewest=five + 1) is None
+    assert f"the val split has {five} examples, and losses compare at least {five + 1}" in capsys.readouterr().out
