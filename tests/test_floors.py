@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "diptych"
 FILES = sorted(SRC.rglob("*.py"))
 
 FLOORS = (
-    ("layout", "tokens", "inputs", "movable", "keyed", "state", "step", "store"),
+    ("layout", "tokens", "inputs", "movable", "keyed", "ranges", "state", "step", "store"),
     ("layers",),
     ("fusion", "heads"),
     ("models", "objectives", "data", "metrics", "generate"),

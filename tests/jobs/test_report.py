@@ -169,7 +169,7 @@ def test_pictures_that_nobody_can_decode_cost_no_metric_of_a_model_of_regions(
     assert status == 0 and metrics["images"] == 4
     assert "diptych:" not in capsys.readouterr().err
     for i in (0, 2, 3):  # and where nothing can be drawn at all
-        (data / f"{i}.png").write_bytes(b"no picture either")
+        (data / f"{i}.png").write_bytes(f"no picture either, {i}".encode())
     assert evaluated(folder, "retrieval") == (0, metrics)
     assert '<article class="retrieval"' not in (folder / "report.html").read_text()
 

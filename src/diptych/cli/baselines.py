@@ -8,22 +8,22 @@ Nothing is written, unless --out FILE asks for JSON.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from diptych.cli.arguments import asks_help, overridden, show_help
+from diptych.ranges import CountOrNone, Text, settings
 from diptych.recipes.run import Evaluation
 
 
-@dataclass(frozen=True)
+@settings()
 class Baselines:
     """What to guess, and of which data."""
 
     task: Literal["vqa", "retrieval", "matching"] = "vqa"
-    data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    split: str = "val"
-    gallery: int = 0  # retrieval, matching: the first so many images; 0: all
-    captions: int = 0  # retrieval, matching: the first so many of each image; 0: all
+    data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
+    split: Text = "val"
+    gallery: CountOrNone = 0  # retrieval, matching: the first so many images; 0: all
+    captions: CountOrNone = 0  # retrieval, matching: the first so many of each image; 0: all
     out: str = ""  # a JSON file to write; empty: none
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import asks_help, nearest, positional, recipe, recipes
+from diptych.cli.arguments import asks_help, positional, recipe, recipes
 from diptych.cli.refusal import UsageError
+from diptych.cli.suggestions import nearest
 from diptych.recipes.published import PUBLISHED
 
 SHARED = "shared with the above"

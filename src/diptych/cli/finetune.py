@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, folder, nearest, overridden, positional, recipe, recipes, show_help, take
+from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help, take
 from diptych.cli.refusal import UsageError
+from diptych.cli.suggestions import nearest
 from diptych.jobs.beforehand import data_there, run_there
 from diptych.recipes.run import Finetune
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, positional, take
+from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
 from diptych.jobs.beforehand import data_there
+from diptych.ranges import Vocabulary
 
 
 def vocabulary_command(words: list[str]) -> None:
@@ -21,10 +22,9 @@ def vocabulary_command(words: list[str]) -> None:
     size, split = take(words, "--size", "8000"), take(words, "--split", "train")
     if words:
         raise UsageError(f"vocabulary does not know {' '.join(words)}")
-    if not size.isdecimal():
-        raise UsageError(f"--size is a whole number, not {size!r}")
+    pieces = whole(size, "--size", Vocabulary)
     data_there(data)
     from diptych.jobs.vocabulary import learn_vocabulary
 
-    found = learn_vocabulary(data, split, int(size), out)
+    found = learn_vocabulary(data, split, pieces, out)
     print(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")

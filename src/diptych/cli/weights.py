@@ -30,8 +30,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import asks_help, positional, take
+from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
+from diptych.ranges import Cells, Heads
 
 
 def import_command(words: list[str]) -> None:
@@ -55,7 +56,7 @@ def import_command(words: list[str]) -> None:
         system,
         checkpoint,
         out,
-        _whole(heads, "--heads") if heads else None,
+        whole(heads, "--heads", Heads) if heads else None,
         _grid(grid) if grid else None,
         Path(answers) if answers else None,
         Path(config) if config else None,
@@ -80,17 +81,11 @@ def _heads(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
 
 
-def _whole(text: str, flag: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{flag} is a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
 def _grid(text: str) -> tuple[int, int]:
     rows, by, columns = text.partition("x")
     if not by:
         raise UsageError(f"--grid is ROWSxCOLUMNS, as 12x20, not {text!r}")
-    return _whole(rows, "--grid"), _whole(columns, "--grid")
+    return whole(rows, "--grid", Cells), whole(columns, "--grid", Cells)
 
 
 def export_command(words: list[str]) -> None:

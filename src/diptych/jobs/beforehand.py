@@ -53,7 +53,11 @@ def data_there(spec: str) -> None:
     """Raises DataError where what --data names is not there."""
     if spec.endswith(".tar"):
         shards(spec)
-    elif spec.partition(":")[0] != "scenes" and not Path(spec).exists():
+    elif spec.partition(":")[0] == "scenes":
+        from diptych.data.scenes.source import size_named
+
+        size_named(spec)
+    elif not Path(spec).exists():
         raise DataError(f"{spec}: no such file or folder; check --data")
 
 

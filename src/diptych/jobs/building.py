@@ -13,6 +13,7 @@ from torch import nn
 
 from diptych.heads import Contrast
 from diptych.jobs.embedding import CNN_CELL, exchange, pictures
+from diptych.jobs.fitting import check_model
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import check_given, frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
@@ -68,6 +69,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     """The model's own, and those that its paper has not but the run's objectives ask for."""
     own: nn.ModuleDict = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+    _check_named(run.heads, own, model)
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
     asked = run.objectives
     if asked.grid or asked.classes:
@@ -86,6 +88,17 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     return heads
 
 
+def _check_named(patterns: tuple[str, ...], own: nn.ModuleDict, model: Any) -> None:
+    """Raises RunError for a pattern of `heads` that names none of the model's heads; * alone may find none."""
+    for pattern in patterns:
+        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in own):
+            there = f"its heads are {', '.join(own)}" if own else "it has none of its own"
+            raise RunError(
+                f"heads: a {type(model).__name__} has no output head called {pattern!r}; {there} (attention heads are "
+                "--model.heads)"
+            )
+
+
 def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     """The visual tokenizer that the run's codes come from. Raises RunError."""
     if not run.tokenizer:
@@ -95,6 +108,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
         raise RunError(f"{run.tokenizer} holds a {type(before.model).__name__}, not a visual tokenizer")
     if before.model.codes != run.objectives.codebook:
         raise RunError(f"{run.tokenizer} has {before.model.codes} codes: set objectives.codebook to it")
+    check_model(Path(run.tokenizer), before)
     model = before.model.build()
     exchange(model, before)
     load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)

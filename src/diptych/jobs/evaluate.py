@@ -16,6 +16,7 @@ from torch import nn
 from diptych.data.questions import OWN
 from diptych.data.splits import asked_split
 from diptych.jobs import building, finetune, report
+from diptych.jobs.fitting import check_model, check_module
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.frozen import check_given
 from diptych.jobs.scores import Scored, Subject
@@ -44,7 +45,7 @@ def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
     run, facts = read_run(folder)
     asked = complete(asked, run)
     device = pick_device(asked.device)
-    module = load_run(rebuilt(run, facts), folder).to(device).eval()
+    module = restored(folder, run, facts).to(device).eval()
     bf16 = takes_bf16(device, asked.precision)
     with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
@@ -63,6 +64,14 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     if asked.blind and asked.task != "vqa":
         raise RunError(f"--blind hides a part of questions, for vqa; {asked.task} has --control True")
     return asked
+
+
+def restored(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
+    """The run's module with its weights, whose sizes are compared before any are allocated. Raises RunError, WeightsError."""
+    check_given(run, facts)
+    check_model(folder, run)
+    check_module(folder, lambda: rebuilt(run, facts))
+    return load_run(rebuilt(run, facts), folder)
 
 
 def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:

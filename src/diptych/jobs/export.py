@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diptych.jobs.fitting import check_depth, check_model, shapes
 from diptych.jobs.folder import RunError, read_any, read_weights
 from diptych.jobs.hf_images import FILE, exported
 from diptych.jobs.hf_processor import OWN
@@ -33,7 +34,15 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     system, task, arguments = _identity(run, facts)
     if system not in SYSTEMS:
         raise RunError(f"{folder} holds a {system}, which has no official layout; there are: {', '.join(SYSTEMS)}")
-    ours, names = read_weights(folder), SYSTEMS[system].names(arguments, task)
+    if isinstance(run, ImportedCheckpoint):
+        check_depth(folder, arguments, len(shapes(folder)))
+    else:
+        check_model(folder, run)
+    try:
+        names = SYSTEMS[system].names(arguments, task)
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunError(f"{folder}: run.json has no arguments of a {system} for {task} ({error})") from None
+    ours = read_weights(folder)
     beside = names.beside
     if beside:
         names = names.of_student  # a run's weights are the student's

@@ -20,6 +20,7 @@ from diptych.data.source import Questioned
 from diptych.data.splits import asked_split
 from diptych.heads import Match
 from diptych.jobs.embedding import exchange, shown
+from diptych.jobs.fitting import check_model
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import check_given
 from diptych.jobs.reading import tokenizer_of
@@ -146,6 +147,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     """
     before, facts = read_run(folder)
     check_given(before, facts)
+    check_model(folder, before)
     if own:
         return _own(folder, run, before)
     classifies = run.task == "classification"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import diptych
 from diptych.data.vocabularies import called, held_in
 from diptych.jobs.beforehand import RunError, run_there
-from diptych.recipes.kept import kept, thaw
+from diptych.recipes.kept import check_record, kept, thaw
 from diptych.recipes.models import CoCa
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train.checkpoint import written_whole
@@ -69,6 +69,9 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
     run_there(folder)
     try:
         told = json.loads(path.read_text())
+        check_record(told, diptych.__version__)
+        if told["kind"] not in KINDS:
+            raise ValueError(f"kind: {told['kind']!r:.60} is none of {', '.join(KINDS)}")
         run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
         if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
             run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))

@@ -23,11 +23,9 @@ def noise(asked: Noise, out: Path) -> tuple[int, int]:
 
     Raises DataError, BadSample.
     """
-    if asked.shard < 1:
-        raise DataError(f"a shard of {asked.shard} images cannot be written; give --shard 1 or more")
     plain = open_captions(asked.data, asked.split)
     images = range(len(plain))[asked.first : asked.last or None]
-    if not images or asked.first < 0 or asked.last < 0:
+    if not images:
         raise DataError(f"no image from {asked.first} to {asked.last} of the {len(plain)}; give other --first, --last")
     source = NoisedCaptions(plain, asked.share, asked.seed, images)
     out.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
 from diptych.jobs.food import Food, amount, batches, described, division_of, say_division
 from diptych.jobs.frozen import check_given, given
+from diptych.jobs.learnable import FEWEST, check_samples, compares
 from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
@@ -46,6 +47,7 @@ def train(
     """
     settings, before = run.training, checkpoint.rest(out)
     check_pieces(run)
+    check_samples(module, settings, group.world, run.teacher.queue if isinstance(run, Pretrain) else 0)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
     if before is not None:
@@ -66,14 +68,15 @@ def train(
 
     if group.main:
         say_division(food)
-    aside = opened(none_left if run.split == "val" else val, quiet=not group.main, told=division_of(food))
+    fewest = FEWEST if compares(module) else 1
+    aside = opened(none_left if run.split == "val" else val, not group.main, fewest, division_of(food))
     held: list[Batch] = []
 
     def evaluate(_: int) -> Mapping[str, float]:
         if not held and aside is not None:
             if group.main:
                 print(f"loading {min(HELD_OUT, len(aside))} held-out examples, once", flush=True)
-            held.extend(held_out(aside, settings.batch, settings.seed))
+            held.extend(held_out(aside, max(fewest, settings.batch), settings.seed))
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
@@ -120,14 +123,16 @@ def none_left() -> Examples:
     raise NoSplit("the run learns from val itself")
 
 
-def opened(val: Callable[[], Examples], quiet: bool, told: str = "") -> Examples | None:
-    """The val split; None, which is said, where the data has no such split. Raises DataError where it cannot be used. How it was
-    divided is printed, unless that is the line that was `told` of what is learned from.
+def opened(val: Callable[[], Examples], quiet: bool, fewest: int = 1, printed: str = "") -> Examples | None:
+    """The val split; None, which is printed, where the data has no such split, or fewer than `fewest` examples in it. How it was
+    divided is printed, unless that is the line that was `printed` for the training split. Raises DataError where it cannot be used.
     """
     try:
         found = val()
+        if len(found) < fewest:
+            raise NoSplit(f"the val split has {len(found)} examples, and losses compare at least {fewest}")
         if not quiet:
-            say_division(found, but=told)
+            say_division(found, but=printed)
         return found
     except NoSplit as error:
         if not quiet:
