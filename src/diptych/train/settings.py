@@ -43,7 +43,8 @@ class Training:
     )
     log_every: int = 10  # steps per row of metrics.jsonl
     evaluate_every: int = 0  # steps; 0: at the end only
-    checkpoint_every: int = 200  # steps
+    checkpoint_every: int = 200  # steps; a shorter run saves at half of its steps
+    checkpoint_minutes: float = 5.0  # a checkpoint is also made once so many have passed since the last
     patience: float = 0.3  # steps before a loss on its floor is called stuck; below 1: a share of the run
     max_skipped: float = 0.01  # share of bad samples at which the run stops
     optimizer: Optimizer = Optimizer()
@@ -52,14 +53,20 @@ class Training:
         for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.checkpoint_minutes > 0:
+            raise ValueError(f"checkpoint_minutes must be above 0, not {self.checkpoint_minutes}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, not {self.workers}")
+
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps: the last one, and at least one before it."""
+        return done == self.steps or done % min(self.checkpoint_every, -(-self.steps // 2)) == 0
 
 
 # Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes. `steps` is
 # not among them: the schedule depends on it; nor `accumulate`: contrast, hard negatives and hinge compare the samples of a micro-batch.
 _WHERE = ("device", "workers", "parallel", "recompute")
-_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped")
+_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_minutes", "patience", "max_skipped")
 CHANGEABLE = frozenset((*_WHERE, *_TOLD))
 
 
