@@ -9,7 +9,17 @@ class UsageError(Exception):
 
 def expected(error: Exception) -> bool:
     """Whether `error` was raised to be read by a person. Named by class, so that no module is imported to ask."""
-    told = {"UsageError", "DataError", "BadSample", "RunError", "WeightsError", "CheckpointError", "Diverged"}
+    told = {
+        "UsageError",
+        "DataError",
+        "BadSample",
+        "RunError",
+        "WeightsError",
+        "CheckpointError",
+        "Diverged",
+        "InUse",
+        "DamagedFile",
+    }
     return bool(told & {cls.__name__ for cls in type(error).__mro__}) or isinstance(
         error, (ValueError, ImportError, OSError)
     )

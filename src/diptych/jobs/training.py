@@ -29,6 +29,7 @@ from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
 from diptych.tokens import packing
 from diptych.train import checkpoint
+from diptych.train import settings as train_settings
 from diptych.train.distributed import Group, takes_bf16
 from diptych.train.loop import fit
 from diptych.train.settings import usually
@@ -44,8 +45,9 @@ def train(
 
     Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
     """
-    settings, before = run.training, checkpoint.rest(out)
+    settings, before = run.training, checkpoint.rest(out, checkpoint.STATE)
     check_pieces(run)
+    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
     if before is not None:
@@ -53,6 +55,8 @@ def train(
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
+    elif (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
+        print(said, flush=True)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})
 
@@ -74,17 +78,29 @@ def train(
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
         fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
-        if before and before["step"] >= settings.steps:
+        if before and before["step"] >= settings.steps and not before.get("owes"):
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
         report.write(out, run, pupil(module))
         if said := report.skipped(out):
             print(said, flush=True)
         print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
+
+
+def starts_again(out: Path, run: Pretrain | Finetune, same: Mapping[str, Any]) -> str:
+    """What is said of a folder with a run that was stopped before its first checkpoint. Raises CheckpointError where that one has
+    logged steps, and had other settings.
+    """
+    there, facts = read_run(out)
+    logged = out / "metrics.jsonl"
+    if logged.is_file() and logged.stat().st_size:
+        held = identity(there) | {"examples": facts.get("examples"), "answers": facts.get("answers", [])}
+        asked = dict(same) | train_settings.identity(run.training)
+        checkpoint.refuse_other_settings(out, held | train_settings.identity(there.training), asked, usually(run))
+    return f"{out} holds a run that was stopped before its first checkpoint: starting again from step 0"
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from diptych.state import fill, misfit, weights
 from diptych.step import Grown, pupil
 from diptych.train import sealed
-from diptych.train.own import NUMBER, SKIPPED, DamagedFile, parse_own
+from diptych.train.own import FINDING, NUMBER, SKIPPED, DamagedFile, parse_own
 from diptych.train.sealed import CheckpointError, Damaged
 from diptych.train.sharded import divided_like, whole
 from diptych.train.written import written_whole
@@ -31,7 +31,7 @@ PREVIOUS = "checkpoint.previous.safetensors"  # the one before, which a damaged 
 STATE = {
     "step": int, "seconds": NUMBER, "sums": {str: NUMBER}, "summed": int, "seen": int, "bad": int, "skipped": SKIPPED,
     "identity": {}, "cursor?": {str: [int]}, "owes?": bool,
-    "findings?": [{"step": int, "subject": str, "verdict": str, "message": str}],
+    "findings?": [FINDING],
 }  # fmt: skip
 """What the loop needs of a checkpoint's JSON."""
 

@@ -12,11 +12,13 @@ from typing import Any
 
 Shape = Any
 """What a JSON value must be: a type or several (`str`, `(int, float)`, `type(None)` for null); ``[shape]``, a list; ``{str: shape}``,
-any keys; ``{"key": shape, "other?": shape}``, an object with at least `key`. `object`: anything. A bool is no number.
+any keys; ``{"key": shape, "other?": shape}``, an object with at least `key`. A tuple: one of these. `object`: anything. A bool is no
+number.
 """
 NUMBER = (int, float)
+FINDING = {"step": int, "subject": str, "verdict": str, "message": str}  # one of doctor.json
 SKIPPED = [{"id": int, "where": str, "why": str}]  # skipped.json, and a checkpoint's list
-_MOST_NUMBER = 2**63
+_MOST_NUMBER, _MOST_LEVELS = 2**63, 64
 
 
 class DamagedFile(Exception):
@@ -31,17 +33,21 @@ def read_own(path: Path, shape: Shape = object, advice: str = "restore the file,
 def read_own_lines(
     path: Path, shape: Shape = object, advice: str = "restore the file, or remove it"
 ) -> Iterator[tuple[int, Any]]:
-    """``(line number, value)`` of each line of a JSON Lines file. Raises DamagedFile."""
-    for number, line in enumerate(_text(path, advice).split("\n"), 1):
-        if line.strip():
-            yield number, parse_own(line, shape, f"{path}, line {number}", advice)
+    """``(line number, value)`` of each line of a JSON Lines file, one after the other. Raises DamagedFile."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, parse_own(line, shape, f"{path}, line {number}", advice)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def parse_own(text: str | bytes, shape: Shape, where: str, advice: str = "restore the file, or remove it") -> Any:
     """The JSON value in `text`, which must have `shape`. Raises DamagedFile that begins with `where`."""
     try:
-        value = json.loads(text)
-        if why := misshapen(value, shape):
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        if why := "nested too deeply" if _deep(value) else misshapen(value, shape):
             raise DamagedFile(f"{where}: {why}; {advice}")
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else "empty" if not text.strip() else f"{error}"
@@ -65,18 +71,40 @@ def misshapen(value: Any, shape: Shape, at: str = "") -> str:
             return f"{at or 'the object'} lacks {missing[0]!r}"
         kinds = {key: shape.get(key, shape.get(f"{key}?", every)) for key in value}
         parts = ((f"{at}.{key}".lstrip("."), part, kinds[key]) for key, part in value.items())
+    elif isinstance(shape, tuple) and not all(isinstance(kind, type) for kind in shape):
+        whys = [misshapen(value, kind, at) for kind in shape]
+        return "" if "" in whys else whys[0]
     else:
-        kinds = shape if isinstance(shape, tuple) else (shape,)
-        if object in kinds:
-            return ""
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            return f"{here} {_kind(value)}, not {' or '.join(_NAMES.get(kind, kind.__name__) for kind in kinds)}"
-        big = isinstance(value, int) and abs(value) >= _MOST_NUMBER
-        return f"{here} a number of more than 64 bits" if big else ""
+        return _no_such(value, shape if isinstance(shape, tuple) else (shape,), here)
     return next((why for name, part, kind in parts if (why := misshapen(part, kind, name))), "")
 
 
-_NAMES = {
+def _no_such(value: Any, kinds: tuple[type, ...], here: str) -> str:
+    """Why a value is of none of some types; "" where it is of one."""
+    if object in kinds:
+        return ""
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        return f"{here} {_kind(value)}, not {' or '.join(map(_name, kinds))}"
+    big = isinstance(value, int) and abs(value) >= _MOST_NUMBER
+    return f"{here} a number of more than 64 bits" if big else ""
+
+
+def _deep(value: Any) -> bool:
+    """Whether there are lists and objects within each other beyond all use."""
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            part
+            for one in level
+            if isinstance(one, dict | list)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
+
+
+_NAMES: dict[type, str] = {
     dict: "an object",
     list: "a list",
     str: "a string",
@@ -88,13 +116,21 @@ _NAMES |= {type(None): "null"}
 
 
 def _kind(value: Any) -> str:
-    return _NAMES.get(type(value), type(value).__name__)
+    return _name(type(value))
+
+
+def _name(kind: type) -> str:
+    return _NAMES.get(kind, kind.__name__)
+
+
+def _unreadable(path: Path, error: OSError) -> DamagedFile:
+    return DamagedFile(f"{path}: cannot be read ({error.strerror}); check the file and its folder")
 
 
 def _text(path: Path, advice: str) -> str:
     try:
         return path.read_bytes().decode()
     except OSError as error:
-        raise DamagedFile(f"{path}: cannot be read ({error.strerror}); check the file and its folder") from None
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError as error:
         raise DamagedFile(f"{path}: byte {error.start} is not UTF-8; {advice}") from None

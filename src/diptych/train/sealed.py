@@ -117,7 +117,7 @@ def _tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     crc = 0
     for name, t in tensors:
         crc = zlib.crc32(f"{name} {t.dtype} {tuple(t.shape)} ".encode(errors="surrogatepass"), crc)
-        crc = zlib.crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 
