@@ -23,3 +23,13 @@ def expected(error: Exception) -> bool:
     return bool(told & {cls.__name__ for cls in type(error).__mro__}) or isinstance(
         error, (ValueError, ImportError, OSError)
     )
+
+
+def sentence(error: Exception) -> str:
+    """What an expected error is told as; of the system's own errors, with the path and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    from diptych.train.written import remedy
+
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror}: {remedy(error.errno)}, then give the same command again"

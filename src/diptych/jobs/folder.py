@@ -75,7 +75,7 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
     path = folder / "run.json"
     run_there(folder)
     try:
-        told = read_own(path, RUN)
+        told = read_own(path, RUN, "this is not a run that this version can read")
         run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
         if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
             run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.folder import RunError, read_any, write_run
 from diptych.jobs.imported import run_of
 from diptych.jobs.reading import tokenizer_of
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
@@ -18,12 +17,14 @@ from diptych.step import pupil
 from diptych.tasks.classification import Classification
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.vqa import ClosedVQA
-from diptych.train.checkpoint import CHECKPOINT, save_weights, written_whole
+from diptych.train.checkpoint import CHECKPOINT, save_tensors, save_weights
+from diptych.train.lock import alone
 from diptych.weights.official import Imported, load_official
 
 DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
 
 
+@alone
 def import_official(
     system: str,
     checkpoint: Path,
@@ -42,8 +43,7 @@ def import_official(
 
     `checkpoint` may be a folder as Hugging Face keeps it, whose config.json is then the `config`.
     """
-    if (out / CHECKPOINT).exists():
-        raise RunError(f"{out} holds a training run; give another --out")
+    _refuse_another(out, checkpoint)
     if checkpoint.is_dir():
         folder, checkpoint = checkpoint, checkpoint / "model.safetensors"
         if not checkpoint.is_file():
@@ -62,9 +62,20 @@ def import_official(
     save_weights(out, step)
     left = found.left | _beside(found)
     if left:
-        with written_whole(out / DEAD) as path:
-            save_file({name: tensor.contiguous().clone() for name, tensor in left.items()}, path)
+        save_tensors(out / DEAD, {name: tensor.contiguous().clone() for name, tensor in left.items()})
     return found
+
+
+def _refuse_another(out: Path, checkpoint: Path) -> None:
+    """Raises RunError where `out` holds a run that was trained there, or was imported from a file by another name."""
+    if (out / CHECKPOINT).exists() or (out / "metrics.jsonl").exists():
+        raise RunError(f"{out} holds a training run; give another --out")
+    if not (out / "run.json").is_file():
+        return
+    imported = read_any(out)[1].get("imported")
+    if imported not in (checkpoint.name, "model.safetensors"):  # what Hugging Face's folders are read from
+        told = f"what was imported from {imported}" if imported else "a run that was not imported"
+        raise RunError(f"{out} holds {told}; give another --out, or remove it first")
 
 
 def _reading(run: Any, vocabulary: Path) -> Pretrain | Finetune:

@@ -17,6 +17,7 @@ from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.train import checkpoint, settings
 from diptych.train.log import ROW
 from diptych.train.own import read_own, read_own_lines
+from diptych.train.sealed import CheckpointError
 
 LAST = 0.05  # of the steps: what a loss at the end is the mean of
 
@@ -78,7 +79,10 @@ def _compared(run: Pretrain | Finetune) -> dict[str, Any]:
 
 def trained(folder: Path, run: Pretrain) -> bool:
     """Whether a folder holds all steps of a run."""
-    held = checkpoint.rest(folder)
+    try:
+        held = checkpoint.rest(folder)
+    except CheckpointError:  # what trains there says what is wrong, and goes on from the one before
+        return False
     return held is not None and held["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
 
 

@@ -45,7 +45,7 @@ def train(
 
     Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
     """
-    settings, before = run.training, checkpoint.rest(out, checkpoint.STATE)
+    settings, before = run.training, checkpoint.rest(out)
     check_pieces(run)
     same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     if before is None and (out / checkpoint.MODEL).exists():

@@ -28,12 +28,13 @@ from diptych.train.written import written_whole
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"  # the one before, which a damaged one falls back to
-STATE = {
-    "step": int, "seconds": NUMBER, "sums": {str: NUMBER}, "summed": int, "seen": int, "bad": int, "skipped": SKIPPED,
-    "identity": {}, "cursor?": {str: [int]}, "owes?": bool,
+LEAST = {"step": int, "seconds?": NUMBER, "cursor?": {str: [int]}, "owes?": bool}
+STATE = LEAST | {
+    "seconds": NUMBER, "sums": {str: NUMBER}, "summed": int, "seen": int, "bad": int, "skipped": SKIPPED,
+    "identity": {},
     "findings?": [FINDING],
 }  # fmt: skip
-"""What the loop needs of a checkpoint's JSON."""
+"""What the loop needs of a checkpoint's JSON, and what others do of any."""
 
 
 def save_weights(out: Path, module: nn.Module, main: bool = True) -> Path:
@@ -42,7 +43,7 @@ def save_weights(out: Path, module: nn.Module, main: bool = True) -> Path:
     """
     held = _collected(weights(pupil(module)), main)
     if main:
-        _write(out / MODEL, held)
+        save_tensors(out / MODEL, held)
     return out / MODEL
 
 
@@ -64,10 +65,10 @@ def save(
         return
     first = not (out / CHECKPOINT).exists()
     if not first:
-        _write(out / MODEL, trained)
-    _write(out / CHECKPOINT, state, {"rest": json.dumps(rest, allow_nan=False)}, out / PREVIOUS)
+        save_tensors(out / MODEL, trained)
+    save_tensors(out / CHECKPOINT, state, {"rest": json.dumps(rest, allow_nan=False)}, out / PREVIOUS)
     if first:
-        _write(out / MODEL, trained)
+        save_tensors(out / MODEL, trained)
 
 
 def _collected(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
@@ -80,7 +81,7 @@ def _collected(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _write(
+def save_tensors(
     into: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, keep: Path | None = None
 ) -> None:
     """Writes a file with its digest, and reads it back before it takes the place of the one before."""
@@ -118,15 +119,17 @@ def _unsaid(module: nn.Module) -> dict[str, Tensor]:
     return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.unsaid().items()}
 
 
-def rest(out: Path, shape: Any = object) -> dict[str, Any] | None:
-    """What the checkpoint in `out` holds besides tensors, which must have `shape`; None where there is no checkpoint."""
+def rest(out: Path, shape: Any = LEAST) -> dict[str, Any] | None:
+    """What the checkpoint in `out` holds besides tensors, which must have `shape`; None where there is no checkpoint. Raises
+    CheckpointError.
+    """
     if not (out / CHECKPOINT).exists():
         return None
     with _advised("remove it or use another folder"):
         return rest_of(out / CHECKPOINT, shape)
 
 
-def rest_of(path: Path, shape: Any = object) -> dict[str, Any]:
+def rest_of(path: Path, shape: Any = LEAST) -> dict[str, Any]:
     """Raises Damaged, CheckpointError."""
     metadata = sealed.header(path)
     if "rest" not in metadata:

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import inspect
 import os
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 try:
     import fcntl
@@ -62,6 +67,18 @@ def locked(folder: Path, file: str = "") -> Iterator[bool]:
         with contextlib.suppress(OSError):  # what was made for a run that then wrote nothing
             for path in made:
                 path.rmdir()
+
+
+def alone(write: Callable[P, T]) -> Callable[P, T]:
+    """`write`, whose argument `out` is the folder that it writes into, made to hold it (`locked`) from begin to end."""
+    signature = inspect.signature(write)
+
+    @functools.wraps(write)
+    def held(*args: P.args, **kwargs: P.kwargs) -> T:
+        with locked(signature.bind(*args, **kwargs).arguments["out"]):
+            return write(*args, **kwargs)
+
+    return held
 
 
 def _take(file: Path, place: Path) -> int:

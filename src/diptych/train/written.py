@@ -32,11 +32,15 @@ def writing(path: Path) -> Iterator[None]:
             named and Path(os.fsdecode(named)).parent != path.parent
         ):  # of something that was read meanwhile
             raise
-        what = _WHAT_TO_DO.get(code, "see to it")
         raise NotWritten(
-            f"{path} cannot be written ({os.strerror(code)}): {what}, then give the same command again; what was written "
+            f"{path} cannot be written ({os.strerror(code)}): {remedy(code)}, then give the same command again; what was written "
             "before stands"
         ) from error
+
+
+def remedy(code: int) -> str:
+    """What a user can do about one of the system's errors."""
+    return _WHAT_TO_DO.get(code, "mend that")
 
 
 _WHAT_TO_DO = {
@@ -44,9 +48,9 @@ _WHAT_TO_DO = {
     errno.EDQUOT: "make room in your quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EROFS: "the file system is read-only: make it writable or give another --out",
-    errno.EACCES: "make the folder writable for you or give another --out",
-    errno.EPERM: "make the folder writable for you or give another --out",
-    errno.ENOENT: "its folder has gone: put it back or give another --out",
+    errno.EACCES: "see to its permissions or give another path",
+    errno.EPERM: "see to its permissions or give another path",
+    errno.ENOENT: "it, or its folder, is not there: put it back or give another path",
     errno.ENOTDIR: "a part of its path is a file: give another --out",
     errno.EISDIR: "a folder has that name: give another --out",
 }
