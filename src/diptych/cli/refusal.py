@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class UsageError(Exception):
     """Arguments that cannot be understood; the message says which, and what would be."""
@@ -31,5 +33,5 @@ def sentence(error: Exception) -> str:
         return str(error)
     from diptych.train.written import remedy
 
-    place = f"{error.filename}: " if error.filename else ""
+    place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     return f"{place}{error.strerror}: {remedy(error.errno)}, then give the same command again"

@@ -47,7 +47,6 @@ def train(
     """
     settings, before = run.training, checkpoint.rest(out)
     check_pieces(run)
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
     if before is not None:
@@ -55,7 +54,8 @@ def train(
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
-    elif (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
+    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
+    if before is None and (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
         print(said, flush=True)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ class Log:
         self.path = out / "metrics.jsonl"
         self.console, self.said = Console(), 0.0
         self.kept = _cut_back(self.path, start, self.say)
+        self.hook, threading.excepthook = threading.excepthook, self._of_a_thread
         with writing(out / "tensorboard"):
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         with writing(self.path):
@@ -48,8 +50,18 @@ class Log:
     def __exit__(self, *_: object) -> None:
         if self.console.is_terminal:
             self.progress.stop()
-        self.file.close()
-        self.board.close()
+        try:
+            with writing(self.path):
+                self.file.close()
+            with writing(self.path.with_name("tensorboard")):
+                self.board.close()
+        finally:
+            threading.excepthook = self.hook
+
+    def _of_a_thread(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread raises what it meets again where a row is written: it need not show a traceback besides."""
+        if not isinstance(failed.exc_value, OSError):
+            self.hook(failed)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Writes a row: to the file at once, so that what was logged survives a kill. JSON has no NaN: null instead."""

@@ -28,9 +28,11 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         code = error.errno if isinstance(error, OSError) else _code(str(error))
         named = getattr(error, "filename", None)
-        if code is None or (
-            named and Path(os.fsdecode(named)).parent != path.parent
-        ):  # of something that was read meanwhile
+        read = named is not None and Path(os.fsdecode(named)).parent not in (
+            path.parent,
+            path,
+        )  # something else, meanwhile
+        if code is None or read:
             raise
         raise NotWritten(
             f"{path} cannot be written ({os.strerror(code)}): {remedy(code)}, then give the same command again; what was written "
@@ -57,13 +59,13 @@ _WHAT_TO_DO = {
 
 
 def _code(message: str) -> int | None:
-    """The system's error number in what safetensors ("Os { code: 28, …") and torch.save say ("…: file write failed")."""
+    """The system's error number in what safetensors ("… (os error 28)") and torch.save say ("…: file write failed")."""
     found = _IN_MESSAGE.search(message)
     return None if found is None else int(found[1]) if found[1] else errno.ENOSPC
 
 
 _IN_MESSAGE = re.compile(
-    r"Os \{ code: (\d+)|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|iostream error"
+    r"\(os error (\d+)\)|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|iostream error"
 )
 
 
