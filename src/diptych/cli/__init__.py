@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         with terminated_as_interrupted():
             return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
     except KeyboardInterrupt:
-        return refuse("interrupted: the same command, given again, goes on from what was written", 130)
+        return refuse("interrupted; what was written before stands", 130)
     except Exception as error:
         if debug or not expected(error):
             raise
