@@ -52,7 +52,6 @@ def locked(folder: Path, file: str = "") -> Iterator[bool]:
     if key in _held:
         raise InUse(f"{place} is being written by this process ({os.getpid()}) already: give another --out")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     handle = _take(folder / name, place)
     _held[key] = threading.get_ident()
     try:
@@ -84,6 +83,7 @@ def alone(write: Callable[P, T]) -> Callable[P, T]:
 def _take(file: Path, place: Path) -> int:
     """A handle of the locked file. One that its owner removed as it ended is another file by then: it is tried again."""
     while True:
+        file.parent.mkdir(parents=True, exist_ok=True)  # its owner may have removed that too
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl is not None:
