@@ -278,6 +278,7 @@ def test_an_evaluation_during_training_that_is_interrupted_is_made_up_for(pretra
     assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_bootstraps_damaged_parts_are_named(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     words = ["bootstrap", "scenes:8", "--filter", str(imported), "--device", "cpu", "--workers", "0", "--out", str(out)]

@@ -307,3 +307,40 @@ def test_too_many_bad_samples_stop_the_run(tmp_path):
     bad = settings(max_skipped=0.01, steps=40)
     with pytest.raises(DataError, match="could not be used"):
         fit(Toy(), lambda start: ([micro([97 * i for i in range(16)], 0, s)] for s in range(start, 40)), bad, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "due"), [(20, 200, [10, 20]), (1, 200, [1]), (7, 3, [3, 6, 7]), (400, 200, [200, 400])]
+)
+def test_a_run_saves_at_its_end_and_at_least_once_before(steps, every, due):
+    told = settings(steps=steps, checkpoint_every=every)
+    assert [done for done in range(1, steps + 1) if told.saves(done)] == due
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(5.0, 0), (1e-9, 3)])
+def test_a_checkpoint_is_also_due_by_the_clock(tmp_path, minutes, kept):
+    slow = settings(checkpoint_every=200, checkpoint_minutes=minutes)
+
+    def ending(start: int):
+        yield from islice(stream(slow)(start), 3)
+        raise DataError("the data has gone")
+
+    with pytest.raises(DataError):
+        fit(Toy(), ending, slow, tmp_path)
+    assert (rest(tmp_path) or {"step": 0})["step"] == kept
+
+
+def test_minutes_between_checkpoints_must_be_some():
+    with pytest.raises(ValueError, match="checkpoint_minutes must be above 0"):
+        settings(checkpoint_minutes=0)
+
+
+def test_a_damaged_state_is_refused_in_one_line(tmp_path):
+    run(tmp_path, Toy(), settings())
+    tensors = load_file(tmp_path / CHECKPOINT)
+    (tmp_path / PREVIOUS).unlink()
+    for state in ("", "[]", '{"step": "1"}', "[" * 5000, '{"step": 20}'):
+        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as before there were any
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as told:
+            run(tmp_path, Toy(), settings())
+        assert "\n" not in str(told.value)

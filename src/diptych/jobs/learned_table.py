@@ -16,7 +16,7 @@ import diptych
 from diptych.jobs.learned import LAST, Cell
 from diptych.recipes.published.flickr8k import ROWS
 from diptych.report import Facts, Table, write_report
-from diptych.train.checkpoint import written_whole
+from diptych.train.written import written_whole
 
 NOT_RUN, NOTHING = "not run", "–"
 COLUMNS = (

@@ -22,7 +22,8 @@ from glob import escape
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 try:
     import fcntl

@@ -155,7 +155,9 @@ def _first(told: Settings) -> Settings:
 
 def _held(out: Path) -> Settings:
     try:
-        return read_own(out / SETTINGS, {}, "give another folder, or remove this one")
+        return read_own(
+            out / SETTINGS, {"data": str, "weights": {}, "shards": {}}, "give another folder, or remove this one"
+        )
     except DamagedFile as error:
         raise RunError(str(error)) from None
 
