@@ -65,7 +65,7 @@ class Stop:
         if not self._told:
             self._told = True
             self.reminder.start()
-        elif self._waits:
+        elif self._waits or os.name != "posix":  # elsewhere no thread ends the process
             end_workers()
             raise KeyboardInterrupt
 
