@@ -46,18 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(f"there is no command {name!r}{hint} (diptych --help lists them)")
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
-    from diptych.cli.refusal import expected
+    from diptych.cli.refusal import expected, sentence
     from diptych.train.signals import terminated_as_interrupted
 
     try:
         with terminated_as_interrupted(), _failing_reports_raise(debug):
             return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
     except KeyboardInterrupt:
-        return refuse("interrupted", 130)
+        return refuse("interrupted; what was written before stands", 130)
     except Exception as error:
         if debug or not expected(error):
             raise
-        return refuse(str(error))
+        return refuse(sentence(error))
 
 
 @contextmanager

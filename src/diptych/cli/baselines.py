@@ -56,7 +56,7 @@ def _write(asked: Baselines, found: dict[str, dict[str, float]]) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from diptych.train.checkpoint import written_whole
+    from diptych.train.written import written_whole
 
     with written_whole(Path(asked.out)) as path:
         path.write_text(json.dumps({"asked": asdict(asked), "baselines": found}, indent=1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diptych.data.shards import shards
 from diptych.data.source import DataError
 from diptych.recipes.run import BOXES, Finetune, Pretrain
+from diptych.train.own import DamagedFile, read_own
 
 
 class RunError(Exception):
@@ -65,7 +65,7 @@ def data_of(folder: Path) -> str:
     """What the run in a folder learned from; the built-in world where that cannot be read, which is told later."""
     run_there(folder)
     try:
-        data = json.loads((folder / "run.json").read_text())["run"].get("data", "scenes")
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return read_own(folder / "run.json", {"run": {"data?": str}})["run"].get("data", "scenes")
+    except DamagedFile:
         return "scenes"
-    return data if isinstance(data, str) else "scenes"
+        return "scenes"

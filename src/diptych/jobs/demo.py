@@ -18,6 +18,7 @@ from diptych.recipes import demo as recipes
 from diptych.recipes.run import Evaluation, Finetune
 from diptych.report import Table as ReportTable
 from diptych.report import write_report
+from diptych.train.lock import alone
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Row:
     pretrained: float
 
 
+@alone
 def demo(out: Path, seed: int = 0) -> list[Row]:
     """Pre-trains; fine-tunes for VQA and retrieval from there and from scratch, same budget; scores; reports.
 

@@ -29,8 +29,9 @@ from diptych.jobs.shown import write_shown
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.store import digest
 from diptych.tokens import packing
-from diptych.train.checkpoint import written_whole
 from diptych.train.distributed import pick_device, takes_bf16
+from diptych.train.lock import locked
+from diptych.train.written import written_whole
 
 SCORERS: dict[str, Callable[[Subject], Scored]] = {
     "retrieval": retrieval, "captioning": captioning, "vqa": vqa, "matching": matching,
@@ -40,16 +41,17 @@ SCORERS: dict[str, Callable[[Subject], Scored]] = {
 
 def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
     """Scores the run in `folder`; writes an ``evaluate-…/`` folder in it, and then its report anew, whose failure is one printed
-    line. Raises DataError, RunError.
+    line. Raises DataError, RunError, InUse, NotWritten.
     """
     run, facts = read_run(folder)
     asked = complete(asked, run)
     device = pick_device(asked.device)
     module = restored(folder, run, facts).to(device).eval()
-    bf16 = takes_bf16(device, asked.precision)
-    with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
-    write(folder / name_of(asked, run.data), asked, scored)
+    bf16, out = takes_bf16(device, asked.precision), folder / name_of(asked, run.data)
+    with locked(out):
+        with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
+        write(out, asked, scored)
     report.write(folder, run, module)
     return scored.metrics
 

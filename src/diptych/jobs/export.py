@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.jobs.fitting import check_depth, check_model, shapes
@@ -18,7 +18,9 @@ from diptych.jobs.hf_images import FILE, exported
 from diptych.jobs.hf_processor import OWN
 from diptych.jobs.imports import DEAD
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.train.checkpoint import written_whole
+from diptych.train import sealed
+from diptych.train.lock import locked
+from diptych.train.written import written_whole
 from diptych.weights.hf import HF
 from diptych.weights.official import SYSTEMS
 from diptych.weights.states import sided
@@ -47,7 +49,7 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     if beside:
         names = names.of_student  # a run's weights are the student's
     official = names.to_official(ours)
-    dead = load_file(folder / DEAD) if (folder / DEAD).is_file() else {}
+    dead = sealed.read(folder / DEAD)[0] if (folder / DEAD).is_file() else {}
     unread = {} if "imported" in facts else names.dead  # an import kept what it found
     lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
     if beside and not any(name in dead for name in beside):
@@ -57,8 +59,7 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
         left = _write_hf(system, task, arguments, held, _beside(system, run, facts), out)
         return [f"{name} ({names.dead[name]})" for name in dead if name in names.dead] + left
     whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(out) as path:
+    with locked(out.parent, out.name), written_whole(out) as path:
         if to == "safetensors":
             save_file({name: tensor.clone() for name, tensor in whole.items()}, path)
         else:
@@ -125,10 +126,10 @@ def _write_hf(
     if system not in HF:
         raise RunError(f"Hugging Face has no class that {system} equals; there are: {', '.join(HF)}")
     config, state, left = HF[system](arguments, task, official)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, values in {**beside, "config.json": config | beside["config.json"]}.items():
-        with written_whole(out / name) as path:
-            path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    with written_whole(out / "model.safetensors") as path:
-        save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
+    with locked(out):
+        for name, values in {**beside, "config.json": config | beside["config.json"]}.items():
+            with written_whole(out / name) as path:
+                path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        with written_whole(out / "model.safetensors") as path:
+            save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
     return left

@@ -37,6 +37,7 @@ from diptych.tasks.open_vqa import AnswersInWords, OpenVQA
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from diptych.train.distributed import processes
+from diptych.train.recovery import claimed
 from diptych.weights.blip import SMOOTHING
 from diptych.weights.names import within
 from diptych.weights.refit import refit
@@ -114,14 +115,14 @@ def start(module: Task, folder: Path) -> None:
 def finetune(run: Finetune, out: Path) -> None:
     """Trains, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
 
-    Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
+    Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
     """
     if run.task == "vqa" and answers_in_words(run.model):
         raise RunError(
             f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
         )
     run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
-    with processes(run.training.device) as group:
+    with processes(run.training.device) as group, claimed(out, group):
         if group.main:
             print(f"reading {run.data} ({run.split})", flush=True)
         answers: list[str] = []

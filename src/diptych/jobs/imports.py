@@ -6,21 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.folder import RunError, read_any, write_run
 from diptych.jobs.import_source import named_classes, open_source
 from diptych.jobs.imported import run_of
 from diptych.jobs.reading import tokenizer_of
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.step import pupil
-from diptych.train.checkpoint import CHECKPOINT, save_weights, written_whole
+from diptych.train.checkpoint import CHECKPOINT, save_tensors, save_weights
+from diptych.train.lock import alone
 from diptych.weights.official import Imported
 
 DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
 
 
+@alone
 def import_official(
     system: str,
     checkpoint: Path,
@@ -40,16 +41,16 @@ def import_official(
     `checkpoint` may be a folder as Hugging Face keeps it, whose config.json is then the `config`, and whose
     preprocessor_config.json and tokenizer files are read too.
     """
-    if (out / CHECKPOINT).exists():
-        raise RunError(f"{out} holds a training run; give another --out")
     source = open_source(system, checkpoint, config)
+    name = f"{checkpoint.resolve().name}/{source.weights.name}" if checkpoint.is_dir() else checkpoint.name
+    _refuse_another(out, name)
     found = source.load(heads, grid)
     step = found.build()
     run = run_of(found, pupil(step), source.settings, regions, source.weights.name)
     run = source.shown(run, found, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
         run = _reading(run, vocabulary)
-    facts = {"imported": source.weights.name, "dead": found.dead, "system": found.system, "task": found.task}
+    facts = {"imported": name, "dead": found.dead, "system": found.system, "task": found.task}
     notes = source.notes
     if isinstance(run, Finetune):
         named, said = named_classes(found, step, answers, source.hf)
@@ -58,9 +59,20 @@ def import_official(
     save_weights(out, step)
     left = found.left | _beside(found)
     if left:
-        with written_whole(out / DEAD) as path:
-            save_file({name: tensor.contiguous().clone() for name, tensor in left.items()}, path)
+        save_tensors(out / DEAD, {name: tensor.contiguous().clone() for name, tensor in left.items()})
     return found
+
+
+def _refuse_another(out: Path, name: str) -> None:
+    """Raises RunError where `out` holds a run that was trained there, or was imported from a file or folder by another name."""
+    if (out / CHECKPOINT).exists() or (out / "metrics.jsonl").exists():
+        raise RunError(f"{out} holds a training run; give another --out")
+    if not (out / "run.json").is_file():
+        return
+    imported = read_any(out)[1].get("imported")
+    if imported != name:
+        held = f"what was imported from {imported}" if imported else "a run that was not imported"
+        raise RunError(f"{out} holds {held}; give another --out, or remove it first")
 
 
 def _reading(run: Any, vocabulary: Path) -> Pretrain | Finetune:

@@ -17,7 +17,7 @@ from diptych.jobs.learned import LAST, Cell
 from diptych.jobs.report import attempted
 from diptych.recipes.published.flickr8k import ROWS
 from diptych.report import Facts, Table, write_report
-from diptych.train.checkpoint import written_whole
+from diptych.train.written import written_whole
 
 NOT_RUN, NOTHING = "not run", "–"
 COLUMNS = (

@@ -30,6 +30,7 @@ from diptych.jobs.training import train
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.state import listed
 from diptych.train.distributed import processes
+from diptych.train.recovery import claimed
 
 MOST_UNKNOWN = 0.1  # of the captions' pieces
 
@@ -120,11 +121,11 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
 def pretrain(run: Pretrain, out: Path) -> None:
     """Trains, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
 
-    Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
+    Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
     """
     all_there(run)
     run = replace(run, split=asked_split(run.split, run.data))
-    with processes(run.training.device) as group:
+    with processes(run.training.device) as group, claimed(out, group):
         if group.main:
             print(f"reading {run.data} ({run.split})", flush=True)
         given = food(run)

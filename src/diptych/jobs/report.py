@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -12,11 +11,12 @@ from typing import Any, TypeVar
 from torch import nn
 
 from diptych.jobs.explain import heat_maps
-from diptych.jobs.folder import lineage
+from diptych.jobs.folder import RUN, lineage
 from diptych.jobs.shown import SHOWN_FILE, read_shown
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
 from diptych.step import Floor
+from diptych.train.own import FINDING, NUMBER, SKIPPED, read_own
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ SEVERITY = {
     "zero gradient": "warning",
     "not finite": "error",
 }
+
+SCORES = {"what": str, "asked": {}, "metrics": {str: (*NUMBER, type(None))}}
+"""What an evaluation's metrics.json holds."""
 
 
 def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
@@ -59,9 +62,12 @@ def findings(out: Path) -> list[tuple[str, str]]:
     """The doctor's sentences, and the samples that were skipped."""
     told: list[tuple[str, str]] = []
     if (out / "doctor.json").is_file():
-        for finding in json.loads((out / "doctor.json").read_text())["findings"]:
+        for finding in read_own(out / "doctor.json", {"findings": [FINDING]})["findings"]:
             told.append(
-                (SEVERITY[finding["verdict"]], f"Step {finding['step']}, {finding['subject']}: {finding['message']}")
+                (
+                    SEVERITY.get(finding["verdict"], "note"),
+                    f"Step {finding['step']}, {finding['subject']}: {finding['message']}",
+                )
             )
     if said := skipped(out):
         told.append(("warning", said))
@@ -70,14 +76,14 @@ def findings(out: Path) -> list[tuple[str, str]]:
 
 def skipped(out: Path) -> str:
     """A sentence on the samples that were skipped; "" where none was."""
-    listed = json.loads((out / "skipped.json").read_text()) if (out / "skipped.json").is_file() else []
+    listed = read_own(out / "skipped.json", SKIPPED) if (out / "skipped.json").is_file() else []
     head = "; ".join(f"{s['where']}: {s['why']}" for s in listed[:5])
     return f"{len(listed)} samples were skipped (skipped.json lists them): {head}" if listed else ""
 
 
 def facts_section(out: Path) -> Facts:
     """run.json, flat."""
-    told = json.loads((out / "run.json").read_text())
+    told = read_own(out / "run.json", RUN)
     return Facts(
         {
             "command": told["command"],
@@ -105,7 +111,7 @@ def evaluation_tables(out: Path) -> list[Section]:
 
 
 def _table(path: Path) -> Table:
-    told = json.loads(path.read_text())
+    told = read_own(path, SCORES)
     rows = [[name, value] for name, value in told["metrics"].items()]
     return Table(path.parent.name, ("measure", "value"), rows, told["what"])
 

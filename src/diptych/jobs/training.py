@@ -30,6 +30,7 @@ from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
 from diptych.tokens import packing
 from diptych.train import checkpoint
+from diptych.train import settings as train_settings
 from diptych.train.distributed import Group, takes_bf16
 from diptych.train.loop import fit
 from diptych.train.settings import usually
@@ -56,6 +57,9 @@ def train(
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
     precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
+    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
+    if before is None and (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
+        print(said, flush=True)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})
 
@@ -80,17 +84,29 @@ def train(
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
         fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
-        if before and before["step"] >= settings.steps:
+        if before and before["step"] >= settings.steps and not before.get("owes"):
             print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
         page = report.write(out, run, pupil(module))
         if said := report.attempted("the list of skipped samples", lambda: report.skipped(out), ""):
             print(said, flush=True)
         print("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]), flush=True)
+
+
+def starts_again(out: Path, run: Pretrain | Finetune, same: Mapping[str, Any]) -> str:
+    """What is said of a folder with a run that was stopped before its first checkpoint. Raises CheckpointError where that one has
+    logged steps, and had other settings.
+    """
+    there, facts = read_run(out)
+    logged = out / "metrics.jsonl"
+    if logged.is_file() and logged.stat().st_size:
+        held = identity(there) | {"examples": facts.get("examples"), "answers": facts.get("answers", [])}
+        asked = dict(same) | train_settings.identity(run.training)
+        checkpoint.refuse_other_settings(out, held | train_settings.identity(there.training), asked, usually(run))
+    return f"{out} holds a run that was stopped before its first checkpoint: starting again from step 0"
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:

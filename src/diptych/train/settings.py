@@ -55,16 +55,21 @@ class Training:
     )
     log_every: Count = 10  # steps per row of metrics.jsonl
     evaluate_every: CountOrNone = 0  # steps; 0: at the end only
-    checkpoint_every: Count = 200  # steps
+    checkpoint_every: Count = 200  # steps; a shorter run saves at half of its steps
+    checkpoint_minutes: Annotated[float, Range(0, 1e6, "low")] = 5.0  # and once so many have passed since the last
     patience: Steps = 0.3  # steps before a loss on its floor is called stuck; below 1: a share of the run
     max_skipped: Share = 0.01  # share of bad samples at which the run stops
     optimizer: Optimizer = Optimizer()
+
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps: the last one, and at least one before it."""
+        return done == self.steps or done % min(self.checkpoint_every, -(-self.steps // 2)) == 0
 
 
 # Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes. `steps` is
 # not among them: the schedule depends on it; nor `accumulate`: contrast, hard negatives and hinge compare the samples of a micro-batch.
 _WHERE = ("device", "workers", "parallel", "recompute")
-_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped")
+_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_minutes", "patience", "max_skipped")
 CHANGEABLE = frozenset((*_WHERE, *_TOLD))
 
 
