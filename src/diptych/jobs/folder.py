@@ -71,7 +71,7 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
     path = folder / "run.json"
     run_there(folder)
     try:
-        told = read_own(path, RUN, "this is not a run that this version can read")
+        told = read_own(path, {}, "this is not a run that this version can read")
         check_record(told, diptych.__version__)
         if told["kind"] not in KINDS:
             raise ValueError(f"kind: {told['kind']!r:.60} is none of {', '.join(KINDS)}")
