@@ -66,7 +66,7 @@ HARM = {
     "a link's name longer than memory": announcing(1 << 40, tarfile.GNUTYPE_LONGLINK) + END,
     "headers upon headers": before(record(b"a", b"b")) * 5000 + header("1.txt") + END,
     "a size of 4,000 digits": before(record(b"size", b"9" * 4000)) + header("1.txt") + END,
-    "a size beyond the file": before(record(b"size", b"9" * 90)) + header("1.txt") + END,
+    "a size beyond the file": before(record(b"size", b"9" * 90)) + header("1.bin") + END,
     "records for every member": before(NAMES, tarfile.XGLTYPE)
     + before(NAMES.replace(b"key", b"yek"), tarfile.XGLTYPE)
     + header("a.bin") * 30_000
