@@ -15,6 +15,7 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, overridden, positional, show_help
 from diptych.jobs.beforehand import data_of, data_there, run_there
 from diptych.recipes.run import Evaluation
+from diptych.terminal import say
 
 
 def evaluate_command(words: list[str]) -> None:
@@ -27,5 +28,5 @@ def evaluate_command(words: list[str]) -> None:
     from diptych.jobs.evaluate import evaluate
 
     for name, value in evaluate(folder, asked).items():
-        print(f"{name:32} {value:.4g}")
-    print(f"{folder}/report.html")
+        say(f"{name:32} {value:.4g}")
+    say(f"{folder}/report.html")

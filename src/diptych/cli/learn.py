@@ -19,6 +19,7 @@ from diptych.cli.refusal import UsageError
 from diptych.jobs.beforehand import data_there
 from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Evaluation, Pretrain
+from diptych.terminal import say
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def learn_command(words: list[str]) -> None:
     from diptych.jobs.learn import learn
 
     out = Path(asked.out)
-    print(learn(rows, [int(seed) for seed in seeds], asked.data, out, asked.minutes, scoring))
-    print(out / "report.html")
+    say(learn(rows, [int(seed) for seed in seeds], asked.data, out, asked.minutes, scoring))
+    say(out / "report.html")
 
 
 def _placed(stage: str, asked: Learn) -> Pretrain:

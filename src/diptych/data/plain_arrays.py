@@ -119,9 +119,8 @@ def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str
                 name = entry.filename.removesuffix(".npy")
                 if name in leave_out:
                     continue
-                with archive.open(entry) as member:
-                    if (array := _read_npy(member, entry)) is not None:
-                        arrays[name] = array
+                if (array := _read_npy(archive, entry)) is not None:
+                    arrays[name] = array
     except NotPlain:
         raise
     # NotImplementedError: packed in an unknown way; RuntimeError: locked. Some of these say nothing, hence the kind of error
@@ -131,24 +130,23 @@ def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str
     return arrays
 
 
-def _read_npy(member: zipfile.ZipExtFile, entry: zipfile.ZipInfo) -> np.ndarray | None:
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray | None:
     """One array of an .npz; None for a member that is none. Raises ValueError, and what zipfile raises."""
-    start = member.read(8)  # numpy's magic, and the two numbers of the format's version
-    if start[:6] != b"\x93NUMPY":
-        return None
-    form = np.lib.format
-    read = {1: form.read_array_header_1_0, 2: form.read_array_header_2_0}.get(start[6])
-    if read is None:
-        raise ValueError(f"{entry.filename}: version {start[6]} of numpy's format, where 1 and 2 are read")
-    shape, fortran, dtype = read(member)
-    if dtype.hasobject:
-        raise ValueError(f"{entry.filename} holds Python objects, which can run code")
-    size = math.prod(shape) * dtype.itemsize
-    if size > entry.file_size or any(side < 0 for side in shape):
-        raise ValueError(
-            f"{entry.filename} announces {str(shape)[:80]} of {dtype}, more than its {entry.file_size} bytes"
-        )
-    data = member.read(size)
+    form, whole = np.lib.format, entry.file_size
+    with archive.open(entry) as member:
+        start = member.read(8)  # numpy's magic, and the two numbers of the format's version
+        if start[:6] != b"\x93NUMPY":
+            return None
+        read = {1: form.read_array_header_1_0, 2: form.read_array_header_2_0}.get(start[6])
+        if read is None:
+            raise ValueError(f"{entry.filename}: version {start[6]} of numpy's format, where 1 and 2 are read")
+        shape, fortran, dtype = read(member)
+        if dtype.hasobject:
+            raise ValueError(f"{entry.filename} holds Python objects, which can run code")
+        size = math.prod(shape) * dtype.itemsize
+        if size > whole or any(side < 0 for side in shape):
+            raise ValueError(f"{entry.filename} announces {str(shape)[:80]} of {dtype}, more than its {whole} bytes")
+        data = member.read(size)
     if len(data) < size:
         raise ValueError(f"{entry.filename} ends after {len(data)} of {size} bytes")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

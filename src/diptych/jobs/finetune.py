@@ -34,6 +34,7 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.open_vqa import AnswersInWords, OpenVQA
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
+from diptych.terminal import say
 from diptych.train.distributed import processes
 from diptych.weights.blip import SMOOTHING
 from diptych.weights.names import within
@@ -120,7 +121,7 @@ def finetune(run: Finetune, out: Path) -> None:
         )
     with processes(run.training.device) as group:
         if group.main:
-            print(f"reading {run.data} ({run.split})", flush=True)
+            say(f"reading {run.data} ({run.split})")
         answers: list[str] = []
         facts: dict[str, Any] = {}
         if run.task == "vqa":

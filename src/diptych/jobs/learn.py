@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from diptych.jobs.learned import Cell, learned, same_run, scored, tasks, trained
 from diptych.jobs.learned_table import write_tables
 from diptych.jobs.pretrain import pretrain
 from diptych.recipes.run import Evaluation, Pretrain
+from diptych.terminal import say
 
 Stages = tuple[Pretrain, ...]
 """Runs of which each starts from the one before; the last is scored."""
@@ -88,7 +90,7 @@ def learn(
                 run_through(table.stages(row, seed))
             except Exception as error:  # whatever it is, the other rows can still be run
                 table.failed[row, seed] = " ".join(f"{type(error).__name__}: {error}".split())
-                console.print_exception()
+                say(traceback.format_exc(), error=True)
             table.write()
     finally:  # also where it is interrupted
         told = table.write()

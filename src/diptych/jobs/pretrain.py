@@ -29,6 +29,7 @@ from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.state import listed
+from diptych.terminal import say
 from diptych.train.distributed import processes
 
 MOST_UNKNOWN = 0.1  # of the captions' pieces
@@ -125,7 +126,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
     all_there(run)
     with processes(run.training.device) as group:
         if group.main:
-            print(f"reading {run.data} ({run.split})", flush=True)
+            say(f"reading {run.data} ({run.split})")
         given = food(run)
         facts: dict[str, Any] = {"examples": amount(given)}
         head = given.head if isinstance(given, Streamed) else given
@@ -138,5 +139,5 @@ def pretrain(run: Pretrain, out: Path) -> None:
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
         if (left := start(module, run)) and group.main:
-            print(f"of {run.start} this run does not take: {listed(left)}", flush=True)
+            say(f"of {run.start} this run does not take: {listed(left)}")
         train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)

@@ -27,6 +27,7 @@ from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
+from diptych.terminal import say
 from diptych.tokens import packing
 from diptych.train import checkpoint
 from diptych.train.distributed import Group, takes_bf16
@@ -58,9 +59,9 @@ def train(
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
-            print(opening(run, module, food, first, group), flush=True)
+            say(opening(run, module, food, first, group))
             if said := not_followed(run):
-                print(said, flush=True)
+                say(said)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
 
     aside = opened(val, quiet=not group.main)
@@ -69,7 +70,7 @@ def train(
     def evaluate(_: int) -> Mapping[str, float]:
         if not held and aside is not None:
             if group.main:
-                print(f"loading {min(HELD_OUT, len(aside))} held-out examples, once", flush=True)
+                say(f"loading {min(HELD_OUT, len(aside))} held-out examples, once")
             held.extend(held_out(aside, settings.batch, settings.seed))
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
@@ -80,11 +81,11 @@ def train(
         fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
         if before and before["step"] >= settings.steps:
-            print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
+            say(f"{out} is finished already, {settings.steps} steps: only its report is made again")
         report.write(out, run, pupil(module))
         if said := report.skipped(out):
-            print(said, flush=True)
-        print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
+            say(said)
+        say(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}")
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:
         return val()
     except NoSplit as error:
         if not quiet:
-            print(f"nothing is held out: {error}", flush=True)
+            say(f"nothing is held out: {error}")
         return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diptych.terminal import printable
 from diptych.train.checkpoint import written_whole
 
 # The fields that two runs of the same thing may differ in: seconds trained so far, samples a second since the last row,
@@ -69,7 +70,7 @@ class Log:
 
     def say(self, line: object) -> None:
         """Prints a line above the progress."""
-        self.console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(str(line)), highlight=False, markup=False, soft_wrap=True)
 
 
 _UNSAID = TIME_FIELDS | {"step", "samples", "skipped", "learning_rate", "grad_norm"}
