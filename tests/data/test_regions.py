@@ -201,6 +201,8 @@ def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
         ("|S1000000000", (3,), "announces"),
         ("|O", (2,), "holds Python objects, which can run code"),
         ("<q9", (2,), ""),
+        ("'", (2,), ""),
+        ("<f4', 'x': (", (2,), ""),
     ],
 )
 def test_a_header_that_announces_more_than_its_file_holds_is_refused(
