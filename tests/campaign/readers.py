@@ -182,7 +182,7 @@ def read_captions(path: Path) -> None:
         with contextlib.suppress(BadSample):
             source = open_captions(str(path), split)
             for i in range(min(len(source), 4)):
-                source.captions(i), source.where(i), source.image(i)
+                _ = source.captions(i), source.where(i), source.image(i)
 
 
 def read_questions(path: Path) -> None:
@@ -191,7 +191,7 @@ def read_questions(path: Path) -> None:
             source = open_questions(str(path), split)
             for i in range(min(len(source), 4)):
                 question = source.question(i)
-                source.where(i), source.image(question.image)
+                _ = source.where(i), source.image(question.image)
 
 
 ROWS = [{"image": f"{k}.png", "caption": f"a dog, {k}", "question": "how many?", "answer": "2", "split": s} for k, s in enumerate(("train", "val", "train"))]  # fmt: skip
@@ -322,7 +322,7 @@ def cifar_rows() -> list[bytes]:
 def read_cifar(path: Path) -> None:
     for split in ("train", "val"):
         source = Labelled(path, split)
-        source.image(0), source.label(0)
+        _ = source.image(0), source.label(0)
 
 
 # Vocabularies
