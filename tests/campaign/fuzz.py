@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         workspace = Path(made)
         (workspace / "case").mkdir()
-        reader = READERS[told.reader](workspace / "case")
+        reader = replace(READERS[told.reader](workspace / "case"), name=told.reader)
         (workspace / "secret.jpg").write_bytes(reader.seeds[0])  # what no reader may open
         for data in reader.seeds:
             reader.read(reader.place(workspace / "case", data))  # a valid input is read, or nothing is tested

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import pickle
@@ -14,6 +15,8 @@ from test_tars import HARM, header
 from tiny_data import picture_bytes
 
 from diptych.cli import main
+from diptych.data.source import BadSample
+from diptych.jobs.shown import read_shown
 
 TINY = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24", "--batch", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
 
@@ -73,3 +76,12 @@ def test_a_vocabulary_of_colliding_keys_is_refused_in_one_line(tmp_path: Path, c
     assert main([*pretrain("scenes:20", tmp_path / "out"), "--vocabulary", str(tmp_path / "v.pkl")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "v.pkl: it has an integer for a key that is not below 2**60" in line
+
+
+def test_a_page_s_kept_pictures_are_of_no_format_that_runs_a_program(tmp_path: Path):
+    """shown.json of a stranger's run: PostScript, which Pillow would give to Ghostscript, is refused unread."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    uri = f"data:image/jpeg;base64,{base64.b64encode(program).decode()}"
+    (tmp_path / "shown.json").write_text(json.dumps([{"kind": "caption", "picture": {"picture": uri}, "caption": "a", "score": 1, "references": []}]))  # fmt: skip
+    with pytest.raises(BadSample, match=r"shown\.json: not a readable image: none of JPEG"):
+        read_shown(tmp_path / "shown.json")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image as Pillow
 
@@ -35,19 +37,29 @@ def decode(data: bytes, where: str, *, least: int | None = None, most_pixels: in
     file's header announces is checked before anything is decoded: the size against `most_pixels`, the memory it takes
     against MAX_BYTES, a JPEG's scans (image_headers.py). Raises BadSample.
     """
+    with _opened(data, where) as picture:
+        width, height = picture.size
+        if width * height > most_pixels:
+            raise Excessive(f"{width} x {height} pixels is more than the limit of {most_pixels}")
+        check_scans(data, width * height)
+        _check_cost(picture)
+        return _decoded(picture, data, least)
+
+
+def format_of(data: bytes, where: str) -> str:
+    """Pillow's name of an image file's format, of which only the header is read. Raises BadSample."""
+    with _opened(data, where) as picture:
+        return picture.format or ""
+
+
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
+    """An image whose header was read. Raises BadSample for whatever is wrong with that, or with what is done with it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning and EXIF complaints: the bound is ours
             check_header(data)
-            picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            if width * height > most_pixels:
-                raise BadSample(where, f"{width} x {height} pixels is more than the limit of {most_pixels}")
-            check_scans(data, width * height)
-            _check_cost(picture)
-            return _decoded(picture, data, least)
-    except BadSample:
-        raise
+            yield Pillow.open(io.BytesIO(data), formats=FORMATS)
     except Pillow.UnidentifiedImageError:
         raise BadSample(
             where, f"not a readable image: none of {', '.join(FORMATS)}, or of a kind that is not read"
