@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from diptych import __version__
+from diptych.terminal import MOST_REFUSAL, printable, say, say_exception
 
 COMMANDS = {
     "pretrain": "pre-train a recipe: diptych pretrain vilt.small --data DATA --out DIR",
@@ -30,12 +31,13 @@ MODULES = {"import": "weights", "export": "weights", "parity": "weights"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status. Refusals are one line and status 2, unless --debug asks for the traceback."""
+    sys.excepthook = say_exception
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        say(usage())
         return 0
     if arguments[0] == "--version":
-        print(f"diptych {__version__}")
+        say(f"diptych {__version__}")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
@@ -76,7 +78,7 @@ def _failing_reports_raise(debug: bool) -> Iterator[None]:
 
 
 def refuse(sentence: str, status: int = 2) -> int:
-    print(f"diptych: {' '.join(sentence.split())}", file=sys.stderr)
+    say(printable(f"diptych: {' '.join(sentence.split())}", MOST_REFUSAL), error=True)
     return status
 
 

@@ -19,6 +19,7 @@ import diptych.recipes
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import meant, misspelt, nearest
 from diptych.ranges import SHOWN, check
+from diptych.terminal import say
 from diptych.train.settings import Training
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def show_help(run: Any, command: str, purpose: str | None, placed: Sequence[str]
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
     start = re.search(r"^\W*options\W*$", text, re.MULTILINE)
     lines = text[start.start() if start else 0 :].splitlines()
-    print((purpose or "").strip(), "", *(line.rstrip() for line in lines), sep="\n")
+    say("\n".join([(purpose or "").strip(), "", *(line.rstrip() for line in lines)]))
 
 
 def flags(run: Any, prefix: str = "--") -> list[str]:

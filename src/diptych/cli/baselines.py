@@ -43,7 +43,9 @@ def _show(title: str, found: dict[str, dict[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("measure", title=title, title_justify="left")
+    from diptych.terminal import plain
+
+    table = Table("measure", title=plain(title), title_justify="left")
     for way in found:
         table.add_column(way, justify="right")
     for measure in next(iter(found.values())):

@@ -7,11 +7,12 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, take, whole
 from diptych.cli.refusal import UsageError
 from diptych.ranges import Seed
+from diptych.terminal import say
 
 
 def demo_command(words: list[str]) -> None:
     if asks_help(words):
-        print(__doc__)
+        say(__doc__)
         return
     out, seed = Path(take(words, "--out", "demo")), take(words, "--seed", "0")
     if words:

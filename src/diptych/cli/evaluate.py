@@ -15,6 +15,7 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, overridden, positional, show_help
 from diptych.jobs.beforehand import data_of, data_there, run_there
 from diptych.recipes.run import Evaluation
+from diptych.terminal import say
 
 
 def evaluate_command(words: list[str]) -> None:
@@ -29,6 +30,6 @@ def evaluate_command(words: list[str]) -> None:
     metrics = evaluate(folder, asked)
     width = max([32, *map(len, metrics)])
     for name, value in metrics.items():
-        print(f"{name:{width}} {value:.4g}")
+        say(f"{name:{width}} {value:.4g}")
     if (folder / "report.html").is_file():
-        print(f"{folder}/report.html")
+        say(f"{folder}/report.html")

@@ -20,6 +20,7 @@ from diptych.jobs.beforehand import data_there
 from diptych.ranges import Beams, CountOrNone, Range, Seed, Text, Workers, settings
 from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Evaluation, Pretrain
+from diptych.terminal import say
 
 
 @settings()
@@ -56,8 +57,8 @@ def learn_command(words: list[str]) -> None:
     from diptych.jobs.learn import learn
 
     out = Path(asked.out)
-    print(learn(rows, seeds, asked.data, out, asked.minutes, scoring))
-    print(out / "report.html")
+    say(learn(rows, seeds, asked.data, out, asked.minutes, scoring))
+    say(out / "report.html")
 
 
 def _placed(stage: str, asked: Learn) -> Pretrain:

@@ -12,11 +12,12 @@ from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
 from diptych.jobs.beforehand import data_there
 from diptych.ranges import Vocabulary
+from diptych.terminal import say
 
 
 def vocabulary_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return
     data, out = positional(words, "the data"), Path(take(words, "--out"))
     size, split = take(words, "--size", "8000"), take(words, "--split", "train")
@@ -27,4 +28,4 @@ def vocabulary_command(words: list[str]) -> None:
     from diptych.jobs.vocabulary import learn_vocabulary
 
     found = learn_vocabulary(data, split, pieces, out)
-    print(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")
+    say(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")

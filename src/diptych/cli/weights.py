@@ -33,11 +33,12 @@ from rich.table import Table
 from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
 from diptych.ranges import Cells, Heads
+from diptych.terminal import plain, say
 
 
 def import_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return
     system, checkpoint = (
         positional(words, "the system (vit, vilt, albef …)"),
@@ -65,15 +66,15 @@ def import_command(words: list[str]) -> None:
     )
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
-    print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
+    say(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     if told := _heads(found.arguments):
-        print(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
+        say(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
     for note in found.notes:
-        print(note)
+        say(note)
     for name, reason in found.dead.items():
-        print(f"left out: {name} ({reason})")
+        say(f"left out: {name} ({reason})")
     for note in read_any(out)[1]["notes"]:
-        print(note)
+        say(note)
 
 
 def _heads(arguments: dict[str, Any]) -> str:
@@ -90,7 +91,7 @@ def _grid(text: str) -> tuple[int, int]:
 
 def export_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return
     folder = Path(positional(words, "the run's folder"))
     to, out = take(words, "--to"), Path(take(words, "--out"))
@@ -103,16 +104,16 @@ def export_command(words: list[str]) -> None:
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
     lost = export(folder, to, out)
-    print(f"{out}: written, {to} layout")
+    say(f"{out}: written, {to} layout")
     if to != "hf" and (told := _heads(arguments_of(folder))):
-        print(f"attention heads stand in no shape: {told}; `diptych import` is to be told (--heads, --config)")
+        say(f"attention heads stand in no shape: {told}; `diptych import` is to be told (--heads, --config)")
     for sentence in lost:
-        print(f"left out: {sentence}")
+        say(f"left out: {sentence}")
 
 
 def parity_command(words: list[str]) -> int:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return 0
     folder, certificate = Path(positional(words, "the golden folder")), take(words, "--certificate", "")
     if words:
@@ -120,17 +121,18 @@ def parity_command(words: list[str]) -> int:
     from diptych.weights.parity import parity
 
     report = parity(folder)
-    table = Table("tensor", "layout", "largest error", "tolerance", "", title=f"{folder.name}: {report.source}")
+    table = Table("tensor", "layout", "largest error", "tolerance", "", title=plain(f"{folder.name}: {report.source}"))
     for row in report.rows:
         error = "-" if row.error is None else f"{row.error:.2e}"
         tolerance = "-" if row.tolerance is None else f"{row.tolerance:.2e}"
-        table.add_row(row.tensor, row.layout, error, tolerance, "equal" if row.ok else f"DIFFERS {row.note}")
+        verdict = "equal" if row.ok else f"DIFFERS {row.note}"
+        table.add_row(plain(row.tensor), row.layout, error, tolerance, plain(verdict))
     Console().print(table)
     if certificate:
         report.write(Path(certificate))
     wrong = [row for row in report.rows if not row.ok]
     tensors = len({row.tensor for row in report.rows})
-    print(
+    say(
         f"{tensors} tensors in two layouts: {'all equal' if report.passed else f'{len(wrong)} of {len(report.rows)} comparisons differ'}"
     )
     return 0 if report.passed else 1

@@ -15,6 +15,7 @@ from diptych.data.tars import (
     captions_in,
     headers,
     name_of,
+    open_tar,
     picture_and_text,
     read_text,
     twice,
@@ -46,7 +47,7 @@ def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
             file.seek(byte)
             key, parts = "", dict[str, str | bytes | DataError]()
             try:
-                with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
+                with open_tar(file) as tar:
                     for info in headers(tar):
                         if (named := name_of(info)) is None:
                             continue

@@ -16,7 +16,17 @@ from diptych.data.decode import decode
 from diptych.data.formats import Columns
 from diptych.data.source import BadSample, DataError, NoSplit, Skipped
 from diptych.data.splits import asked_split, counted, drawn_splits, file_split, named_split
-from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text, twice, wrong_size
+from diptych.data.tars import (
+    DAMAGE,
+    captions_in,
+    headers,
+    name_of,
+    open_tar,
+    picture_and_text,
+    read_text,
+    twice,
+    wrong_size,
+)
 
 Parts = dict[str, tarfile.TarInfo | DataError]  # a sample's members by their suffixes, or what is wrong with one
 
@@ -144,7 +154,7 @@ def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None 
     samples: dict[str, Parts] = {}
     found: list[Member] = []
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
+        with shard.open("rb") as file, open_tar(file) as tar:
             damage = _gathered(shard, tar, samples)
             if damage is not None and bad is None:
                 raise damage

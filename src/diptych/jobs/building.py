@@ -31,6 +31,7 @@ from diptych.objectives.quantising import LEAST_USED
 from diptych.recipes import models as settings
 from diptych.recipes.run import Pretrain
 from diptych.state import weights
+from diptych.terminal import say
 from diptych.train.settings import share
 from diptych.weights.names import within
 from diptych.weights.refit import refit
@@ -172,8 +173,8 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
     if run.start_text:
         check_text_start(Path(run.start_text), module.get_submodule("model"))
         _, notes = start_text_from(module.get_submodule("model"), Path(run.start_text))
-        if int(os.environ.get("RANK", "0")) == 0:
-            print("".join(f"{run.start_text}: {note}\n" for note in notes), end="", flush=True)
+        for note in notes if int(os.environ.get("RANK", "0")) == 0 else ():
+            say(f"{run.start_text}: {note}")
     if not run.start:
         return []
     folder = Path(run.start)

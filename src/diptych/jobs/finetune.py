@@ -36,6 +36,7 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.open_vqa import AnswersInWords, OpenVQA
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
+from diptych.terminal import say
 from diptych.train.distributed import processes
 from diptych.train.recovery import claimed
 from diptych.weights.blip import SMOOTHING
@@ -124,7 +125,7 @@ def finetune(run: Finetune, out: Path) -> None:
     run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
     with processes(run.training.device) as group, claimed(out, group):
         if group.main:
-            print(f"reading {run.data} ({run.split})", flush=True)
+            say(f"reading {run.data} ({run.split})")
         answers: list[str] = []
         facts: dict[str, Any] = {}
         if run.task == "vqa":

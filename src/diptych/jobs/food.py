@@ -11,6 +11,7 @@ from diptych.data.loader import loader, rate
 from diptych.data.stream import Stream
 from diptych.data.streamed import Make, streamed
 from diptych.data.tally import Loaded
+from diptych.terminal import say
 from diptych.train.distributed import Group
 from diptych.train.settings import Training
 
@@ -61,7 +62,7 @@ def division_of(given: Any) -> str:
 def say_division(given: Any, but: str = "") -> None:
     """Prints `division_of`, unless it is that line."""
     if (said := division_of(given)) and said != but:
-        print(said, flush=True)
+        say(said)
 
 
 def described(food: Food, data: str, split: str, workers: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from diptych.jobs.learned import Cell, learned, same_run, scored, tasks, trained
 from diptych.jobs.learned_table import write_tables
 from diptych.jobs.pretrain import pretrain
 from diptych.recipes.run import Evaluation, Pretrain
+from diptych.terminal import say
 from diptych.train.lock import alone
 from diptych.train.written import NotWritten
 
@@ -92,7 +94,7 @@ def learn(
             raise
         except Exception as error:  # whatever it is, the other rows can still be run
             table.failed[row, seed] = " ".join(f"{type(error).__name__}: {error}".split())
-            console.print_exception()
+            say(traceback.format_exc(), error=True)
         table.write()  # after each row: one that is interrupted changes nothing in it
     return table.write()
 

@@ -29,6 +29,7 @@ from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.state import listed
+from diptych.terminal import say
 from diptych.train.distributed import processes
 from diptych.train.recovery import claimed
 
@@ -127,7 +128,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
     run = replace(run, split=asked_split(run.split, run.data))
     with processes(run.training.device) as group, claimed(out, group):
         if group.main:
-            print(f"reading {run.data} ({run.split})", flush=True)
+            say(f"reading {run.data} ({run.split})")
         given = food(run)
         facts: dict[str, Any] = {"examples": amount(given)}
         head = given.head if isinstance(given, Streamed) else given
@@ -140,5 +141,5 @@ def pretrain(run: Pretrain, out: Path) -> None:
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
         if (left := start(module, run)) and group.main:
-            print(f"of {run.start} this run does not take: {listed(left)}", flush=True)
+            say(f"of {run.start} this run does not take: {listed(left)}")
         train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)

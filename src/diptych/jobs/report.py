@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,6 +15,7 @@ from diptych.jobs.shown import SHOWN_FILE, read_shown
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
 from diptych.step import Floor
+from diptych.terminal import say
 from diptych.train.own import FINDING, NUMBER, SKIPPED, read_own
 
 T = TypeVar("T")
@@ -43,10 +43,8 @@ def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
     except Exception as error:
         if debugging.get():
             raise
-        why = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
-        print(
-            f"diptych: {what} could not be made ({' '.join(why.split())[:300]}); --debug shows where", file=sys.stderr
-        )
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"diptych: {what} could not be made ({why[:300]}); --debug shows where", error=True)
         return otherwise
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.data.decode import decode
 from diptych.report import AnswerExample, CaptionExample, RetrievalExample
 from diptych.report.pictures import data_uri
 from diptych.train.own import DamagedFile, read_own
@@ -65,4 +65,4 @@ def _held(item: Pillow.Image | str) -> Any:
 def _freed(item: Any) -> Any:
     if isinstance(item, str):
         return item
-    return Pillow.open(io.BytesIO(base64.b64decode(item["picture"].partition(",")[2]))).convert("RGB")
+    return decode(base64.b64decode(item["picture"].partition(",")[2]), SHOWN_FILE)

@@ -28,6 +28,7 @@ from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
+from diptych.terminal import say
 from diptych.tokens import packing
 from diptych.train import checkpoint
 from diptych.train import settings as train_settings
@@ -59,15 +60,15 @@ def train(
     precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
     same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     if before is None and (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
-        print(said, flush=True)
+        say(said)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
         write_run(out, run, dict(facts) | {"given": given(run)})
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
-            print(opening(run, module, food, first, group, precision), flush=True)
+            say(opening(run, module, food, first, group, precision))
             if said := not_followed(run):
-                print(said, flush=True)
+                say(said)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
 
     if group.main:
@@ -79,7 +80,7 @@ def train(
     def evaluate(_: int) -> Mapping[str, float]:
         if not held and aside is not None:
             if group.main:
-                print(f"loading {min(HELD_OUT, len(aside))} held-out examples, once", flush=True)
+                say(f"loading {min(HELD_OUT, len(aside))} held-out examples, once")
             held.extend(held_out(aside, max(fewest, settings.batch), settings.seed))
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
@@ -89,11 +90,11 @@ def train(
         fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
         if before and before["step"] >= settings.steps and not before.get("owes"):
-            print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
+            say(f"{out} is finished already, {settings.steps} steps: only its report is made again")
         page = report.write(out, run, pupil(module))
         if said := report.attempted("the list of skipped samples", lambda: report.skipped(out), ""):
-            print(said, flush=True)
-        print("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]), flush=True)
+            say(said)
+        say("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]))
 
 
 def starts_again(out: Path, run: Pretrain | Finetune, same: Mapping[str, Any]) -> str:
@@ -152,7 +153,7 @@ def opened(val: Callable[[], Examples], quiet: bool, fewest: int = 1, printed: s
         return found
     except NoSplit as error:
         if not quiet:
-            print(f"nothing is held out: {error}", flush=True)
+            say(f"nothing is held out: {error}")
         return None
 
 

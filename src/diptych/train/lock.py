@@ -22,6 +22,8 @@ from glob import escape
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from diptych.terminal import say
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -96,7 +98,7 @@ def _take(file: Path, place: Path) -> int:
                 raise InUse(
                     f"{place} is being written by another process ({owner or 'just begun'}): let it end, or give another --out"
                 ) from None
-            print(f"{place}: this file system has no locks; start nothing else that writes there", flush=True)
+            say(f"{place}: this file system has no locks; start nothing else that writes there")
         try:
             same = os.stat(file).st_ino == os.fstat(handle).st_ino
         except FileNotFoundError:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diptych.terminal import printable
 from diptych.train.own import DamagedFile, parse_own
 from diptych.train.written import writing, written_whole
 
@@ -87,7 +88,7 @@ class Log:
 
     def say(self, line: object) -> None:
         """Prints a line above the progress."""
-        self.console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(str(line)), highlight=False, markup=False, soft_wrap=True)
 
 
 _UNSAID = TIME_FIELDS | {"step", "samples", "skipped", "learning_rate", "grad_norm"}

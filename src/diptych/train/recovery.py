@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from diptych.terminal import say
 from diptych.train import sealed
 from diptych.train.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest, rest_of
 from diptych.train.distributed import Group
@@ -23,7 +24,7 @@ def claimed(out: Path, group: Group) -> Iterator[None]:
     """
     with locked(out) if group.main else nullcontext(False) as taken:
         if taken and (said := settle(out)):
-            print(said, flush=True)
+            say(said)
         group.wait()  # the others read what is settled
         yield
 

@@ -22,6 +22,7 @@ from diptych.jobs.bootstrap.units import Unit, Workers, outside, units
 from diptych.jobs.folder import RunError
 from diptych.jobs.scores import Subject
 from diptych.recipes.bootstrap import Bootstrap
+from diptych.terminal import say
 from diptych.tokens import packing
 from diptych.train.checkpoint import MODEL, refuse_other_settings
 from diptych.train.distributed import pick_device, takes_bf16
@@ -178,7 +179,7 @@ def await_all(files: Sequence[Part] | Sequence[Shard], workers: Workers) -> None
     """Until every process has written its own. Where one stops with an error torchrun stops the others."""
     left = [file for file in files if not file.done]
     if left and workers.main:
-        print(f"waiting for {len(left)} parts of other processes", flush=True)
+        say(f"waiting for {len(left)} parts of other processes")
     while left:
         time.sleep(0.2)
         left = [file for file in left if not file.done]
