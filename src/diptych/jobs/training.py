@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,17 +52,24 @@ def train(
     check_samples(module, settings, group.world, run.teacher.queue if isinstance(run, Pretrain) else 0)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
+    told: Mapping[str, Any] = {}
     if before is not None:
         there, told = read_run(out)
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
     precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
+    if settings.precision == "auto" and before is not None and told.get("precision", precision) != precision:
+        if group.main:
+            say(f"{out} was begun in {told['precision']} and goes on in it, though auto is {precision} on this machine")
+        precision = told["precision"]
+    same = identity(run) | {"precision": settings.precision, "examples": amount(food), "answers": list(facts.get("answers", []))}
     if before is None and (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
         say(said)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
-        write_run(out, run, dict(facts) | {"given": given(run)})
+        write_run(out, run, dict(facts) | {"given": given(run), "precision": precision})
+
+    settings = replace(settings, precision=precision)
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:

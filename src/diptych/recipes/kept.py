@@ -88,6 +88,8 @@ def check_facts(facts: dict[str, Any]) -> None:
             raise ValueError(f"facts.{name}: expected a list of texts, got {_shown(value)}")
         if name in ("system", "task") and not isinstance(value, str):
             raise ValueError(f"facts.{name}: expected text, got {_shown(value)}")
+        if name == "precision" and value not in ("fp32", "bf16"):
+            raise ValueError(f"facts.precision: expected fp32 or bf16, got {_shown(value)}")
         if name == "given" and not (isinstance(value, dict) and all(isinstance(text, str) for text in value.values())):
             raise ValueError(f"facts.given: expected names and texts, got {_shown(value)}")
     for name, least in COUNTED.items():
