@@ -61,6 +61,28 @@ def test_coco_picks_the_split_by_name_and_its_folder(tmp_path):
     assert "val2014/COCO" in source.where(0) and source.image(0).size == (40, 30)
 
 
+def test_coco_keeps_its_json_in_annotations_beside_its_pictures(tmp_path):
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "train2017" / "000000000042.jpg").write_bytes(picture_bytes())
+    content = {
+        "images": [{"id": 42, "file_name": "000000000042.jpg"}],
+        "annotations": [{"image_id": 42, "caption": "x"}],
+    }
+    file = tmp_path / "annotations" / "captions_train2017.json"
+    file.parent.mkdir()
+    for name in ("captions_train2017.json", "captions_val2017.json", "instances_train2017.json"):
+        (file.parent / name).write_text(json.dumps(content))
+    for spec in (tmp_path, file, file.parent):
+        source = open_captions(str(spec), "train")
+        assert source.captions(0) == ("x",) and source.image(0).size == (40, 30)
+        assert source.where(0) == f"{file}, images[0] (train2017/000000000042.jpg)"
+    (tmp_path / "train2017" / "000000000042.jpg").rename(file.parent / "000000000042.jpg")
+    assert open_captions(str(file), "train").where(0).endswith("(annotations/000000000042.jpg)")
+    content["images"][0]["file_name"] = "../secret.jpg"
+    file.write_text(json.dumps(content))
+    refused(tmp_path, str(file), "images[0]", "leads outside")
+
+
 def test_coco_caption_of_an_unknown_image(tmp_path):
     path = tmp_path / "captions_train.json"
     path.write_text(json.dumps({"images": [], "annotations": [{"image_id": 5, "caption": "x"}]}))

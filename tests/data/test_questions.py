@@ -49,6 +49,22 @@ def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
     assert "questions[2]" in source.where(2) and style.format(7) in source.where(2)
 
 
+@pytest.mark.parametrize("pictures", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
+@pytest.mark.parametrize("folders", [("Questions", "Annotations"), ("annotations", "annotations")])
+def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders, pictures):
+    file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", pictures)
+    notes = next(tmp_path.glob("*annotations*.json"))
+    for path, folder in zip((file, notes), folders, strict=True):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path.rename(tmp_path / folder / path.name)
+    if pictures == "Questions" != folders[0]:
+        (tmp_path / pictures).rename(tmp_path / "images")
+    for spec in (tmp_path, tmp_path / folders[0], tmp_path / folders[0] / file.name):
+        source = open_questions(str(spec), "val")
+        assert [source.question(i).answers[0] for i in range(3)] == ["Desk", "two", "desk"]
+        assert source.image(source.question(0).image).size == (40, 30)
+
+
 def test_test_questions_have_no_answers(tmp_path):
     write_vqa(tmp_path, split="test2015")
     (tmp_path / "v2_mscoco_test2015_annotations.json").unlink()

@@ -11,7 +11,7 @@ from diptych.data import cells, formats
 from diptych.data.copies import same_bytes, stored
 from diptych.data.decode import MAX_PIXELS, decode
 from diptych.data.division import Row, divide
-from diptych.data.folder import Folder, parse_json, read_text
+from diptych.data.folder import APART, Folder, data_folders, parse_json, read_text
 from diptych.data.formats import Columns, Entry
 from diptych.data.source import BadSample, Captioned, DataError, NoSplit
 from diptych.data.splits import SEVERAL, asked_split, named_split
@@ -79,8 +79,9 @@ def open_captions(
     """One split ("train", "val", "test", or another of their words: data/splits.py) of the captioned images that `spec` names.
     Raises DataError.
 
-    `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL);
-    such a file itself (images are sought beside it, then in ``images/``); tar shards ``shards-{000..003}.tar``; or
+    `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL),
+    in itself or in ``annotations/``; such a file itself (images are sought beside it, then in ``images/``, and beside its
+    ``annotations/``); tar shards ``shards-{000..003}.tar``; or
     the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A file without a split column or a
     split in its name is divided 90/5/5, by picture, keyed by `seed`. `least`: see CaptionedFiles.
     """
@@ -96,9 +97,10 @@ def open_captions(
     path = Path(spec)
     table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
     rows, captions = _read(table, columns or Columns())
-    divided = divide(table, rows, Folder(table.parent), split, seed)
+    folder = Folder.of(table)
+    divided = divide(table, rows, folder, split, seed)
     entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)
-    return CaptionedFiles(table.parent.name, split, table.parent, entries, least, divided.division)
+    return CaptionedFiles(folder.root.name, split, folder.root, entries, least, divided.division)
 
 
 def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]]]:
@@ -117,9 +119,18 @@ def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], 
 
 def _kinds(folder: Path, split: str) -> list[list[Path]]:
     """Files that may hold captions, best kind first."""
-    tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
-    coco = sorted(folder.glob("captions_*.json"))
-    return [sorted(folder.glob("dataset*.json")), *by_name(coco, split), *by_name(tables, split)]
+    karpathy, coco = (sorted(inside(folder, pattern)) for pattern in ("dataset*.json", "captions_*.json"))
+    return [karpathy, *by_name(coco, split), *by_name(tables_in(folder), split)]
+
+
+def inside(folder: Path, pattern: str) -> list[Path]:
+    """The files of a dataset's folder, and of its subfolders for such files, whose names fit a pattern."""
+    return [path for place in data_folders(folder) for path in sorted(place.glob(pattern))]
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables among them."""
+    return [path for path in inside(folder, "*") if path.suffix in TABLES]
 
 
 def by_name(files: Sequence[Path], split: str) -> list[list[Path]]:
@@ -137,6 +148,8 @@ def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path
         if len(found) == 1:
             return found[0]
         if found:
-            names = ", ".join(p.name for p in found[:5])
+            names = ", ".join(str(p.relative_to(folder)) for p in found[:5])
             raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
-    raise NoSplit(f"{folder}: no file holds {what} of {split}; it takes {known}")
+    raise NoSplit(
+        f"{folder}: no file holds {what} of {split}; it takes {known}; such files may lie in its {' or '.join(APART)} folder"
+    )

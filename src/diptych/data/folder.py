@@ -7,7 +7,7 @@ import difflib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,25 @@ from typing import Any
 from diptych.data.source import DataError
 
 
-class Folder:
-    """A folder whose files are named by untrusted text. Listings are read once, so that many names are cheap to check."""
+APART = ("annotations", "questions")
+"""Subfolders, in any case, in which COCO and VQA v2 keep their JSON files, beside the folders of pictures."""
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root).resolve()
+
+class Folder:
+    """A folder whose files are named by untrusted text. Listings are read once, so that many names are cheap to check.
+
+    `also`: a subfolder in which each name is sought first.
+    """
+
+    def __init__(self, root: str | Path, also: str = ""):
+        self.root, self.also = Path(root).resolve(), also
         self._listings: dict[str, dict[str, bool]] = {}
+
+    @classmethod
+    def of(cls, file: Path) -> Folder:
+        """The folder of the pictures that a data file names: its own, or the one above where that is one of APART."""
+        own = Path(os.path.abspath(file.parent))
+        return cls(own.parent, own.name) if own.name.lower() in APART else cls(own)
 
     def find(self, names: Iterable[str], where: str) -> str:
         """The first of `names` (relative paths) that is a file, without detours (``./a.jpg`` is ``a.jpg``); `where` is the row
@@ -32,7 +45,7 @@ class Folder:
                 raise DataError(f"{where}: {name!r} is not a file name; correct the row")
             if _leads_out(name):
                 raise DataError(f"{where}: {name!r} leads outside {self.root}; name images relative to the folder")
-        for name in names:
+        for name in self._sought(names):
             if (file := self._file(name)) is not None:
                 if not self._may_read(file):
                     raise DataError(
@@ -47,8 +60,11 @@ class Folder:
         names = list(names)
         if any("\0" in name or not _printable(name) or _leads_out(name) for name in names):
             return None
-        file = next(filter(None, map(self._file, names)), None)
+        file = next(filter(None, map(self._file, self._sought(names))), None)
         return file if file is not None and self._may_read(file) else None
+
+    def _sought(self, names: Sequence[str]) -> list[str]:
+        return [*(f"{self.also}/{name}" for name in names), *names] if self.also else list(names)
 
     def _file(self, name: str) -> str | None:
         """The path of a file relative to the folder; None where there is none."""
@@ -75,6 +91,11 @@ class Folder:
 
     def _within(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root)
+
+
+def data_folders(root: Path) -> list[Path]:
+    """Where a dataset's own files may lie: its folder, and the subfolders of it that are among APART."""
+    return [root, *sorted(p for p in root.iterdir() if p.name.lower() in APART and p.is_dir())]
 
 
 def _leads_out(name: str) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from diptych.data.cells import answers as answers_in
 from diptych.data.cells import optional_text, text
 from diptych.data.division import Row, divide
-from diptych.data.files import TABLES, by_name, choose, load, read_bytes
+from diptych.data.files import TABLES, by_name, choose, inside, load, read_bytes, tables_in
 from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
 from diptych.data.formats import Columns, table
 from diptych.data.source import DataError, Question, Questioned
@@ -82,7 +82,7 @@ def open_questions(
         raise DataError(f"{spec}: questions are not read from tars; it takes {KNOWN} image, question, answer")
     if not file.is_file():
         raise DataError(f"{file}: no such file or folder; check --data")
-    folder = Folder(file.parent)
+    folder = Folder.of(file)
     if file.suffix in TABLES:
         rows = table(file, columns or Columns())
     elif file.suffix == ".json":
@@ -90,7 +90,7 @@ def open_questions(
     else:
         raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
     divided = divide(file, rows, folder, split, seed, OWN)
-    notes = _annotations(file) if file.suffix == ".json" else {}
+    notes = _annotations(file, folder) if file.suffix == ".json" else {}
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
@@ -140,10 +140,13 @@ def _vqa(path: Path, folder: Folder) -> Iterable[Row]:
         yield Row(where, images[number], [images[number]], own, row)
 
 
-def _annotations(questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:
-    """``question_id → (answers, answer_type)`` from the annotations beside a questions file; empty without them."""
+def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, ...], str]]:
+    """``question_id → (answers, answer_type)`` from the annotations beside a questions file, or elsewhere in the dataset's
+    `folder`; empty without them.
+    """
     split = named_split(questions)
-    found = [p for p in sorted(questions.parent.glob("*annotations*.json")) if named_split(p) == split]
+    named = [p for p in inside(folder.root, "*annotations*.json") if p.is_file() and named_split(p) == split]
+    found = [p for p in named if p.parent.samefile(questions.parent)] or named
     if not found:
         return {}
     if len(found) > 1:
@@ -165,8 +168,12 @@ def _numbered(folder: Folder, subtype: str) -> dict[int, str]:
     Where several have one number, that of the data's own `subtype` ("val2014") counts.
     """
     numbered: dict[int, str] = {}
-    places = dict.fromkeys(["", "images", subtype, f"images/{subtype}"] if _plain(subtype) else ["", "images"])
-    for place in places:
+    places = ["", "images"]
+    if _plain(subtype):
+        places += [subtype, f"images/{subtype}", f"Images/mscoco/{subtype}"]
+    if folder.also:
+        places = [*(f"{folder.also}/{place}" for place in places), *places]
+    for place in dict.fromkeys(place.rstrip("/") for place in places):
         for name in folder.files(place):
             match = re.search(r"(?:^|_)(\d{1,18})\.(?:jpg|jpeg|png)$", name, re.IGNORECASE)
             if match and (int(match[1]) not in numbered or (subtype and f"_{subtype}_" in name)):
@@ -182,13 +189,13 @@ def _chosen(folder: Path, split: str, columns: Columns) -> Path:
     """The file in a folder that holds its questions. A table with neither questions nor answers, such as one of captions, is
     passed over, which is told where nothing else is found. Raises DataError.
     """
-    tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
+    tables = tables_in(folder)
     asking = [p for p in tables if _asks(p, columns)]
     passed = "".join(f"; {p.name} has neither question nor answer" for p in tables if p not in asking)
 
     def kinds(_: Path, split: str) -> list[list[Path]]:
         """Files that may hold questions, best kind first."""
-        return [*by_name(sorted(folder.glob("*questions*.json")), split), *by_name(asking, split)]
+        return [*by_name(inside(folder, "*questions*.json"), split), *by_name(asking, split)]
 
     known = f"{KNOWN} {columns.image}, {columns.question}, {columns.answer}{passed}; give --data a folder that has them"
     return choose(folder, split, kinds, "questions", known)
