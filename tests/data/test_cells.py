@@ -95,11 +95,18 @@ def test_what_a_program_printed_is_no_text(cell: str):
 
 @pytest.mark.parametrize(
     "cell",
-    ["a dog", "[a dog] on grass", "a sign (stop)", "(a) one (b) two", "{red} [blue]", "[dog]", "'quoted'", '"quoted"', "nan", "a, b",
+    ["a dog", "[a dog] on grass", "a sign (stop)", "(a) one (b) two", "{red} [blue]", "[dog]", "'quoted'", '"quoted"', "nan bread", "a, b",
      "b's dog", "3.5", "array of dogs", "[1] a dog, [2] a cat", ""],
 )  # fmt: skip
 def test_captions_that_only_look_odd_are_kept(cell: str):
     assert captions({"x": cell}, "x", "row 3") == (cell,)
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", " nan ", "<NA>", "None"])
+def test_a_missing_value_that_was_printed_is_no_caption_and_no_question(cell: str):
+    for read in (text, captions):
+        with pytest.raises(DataError, match=r"row 3, 'x': .* stands for a missing value"):
+            read({"x": cell}, "x", "row 3")
 
 
 def test_captions_may_be_a_list_in_json_and_in_one_cell():

@@ -114,6 +114,16 @@ def test_a_table_without_splits_is_divided_by_image(tmp_path):
     assert len(parts["train"]) > 45 and all(parts["train"].captions(i) == ("one", "two") for i in range(45))
 
 
+@pytest.mark.parametrize("mark,name", [(";", "all.csv"), ("\t", "all.csv"), ("|", "all.csv"), (",", "all.tsv")])
+def test_columns_that_are_separated_otherwise_are_refused(tmp_path, mark, name):
+    refused(write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}x\n", name), "line 1: one column", repr(mark))
+
+
+def test_blank_lines_before_the_heading_are_passed_over(tmp_path):
+    source = open_captions(str(write_table(tmp_path, "\n\r\nimage,caption\n000.jpg,x\n")), "train")
+    assert source.captions(0) == ("x",) and ", line 4 " in source.where(0)
+
+
 @pytest.mark.slow
 def test_drawn_splits_are_nine_to_one_and_follow_the_seed():
     shares = [drawn_split(f"{i}.jpg", 0) for i in range(4000)]
@@ -130,6 +140,15 @@ def test_drawn_splits_are_nine_to_one_and_follow_the_seed():
         ("snli_dev", "val"),
         ("training", "train"),
         ("captions", None),
+        ("captionsTrain", "train"),
+        ("valCOCO2014", "val"),
+        ("testset", "test"),
+        ("my-trainingSet_v2", "train"),
+        ("testDev2015", "test-dev"),
+        ("refcoco_testA", "testA"),
+        ("dataset", None),
+        ("retrain", None),
+        ("latest", None),
     ],
 )
 def test_splits_in_file_names(name, split):

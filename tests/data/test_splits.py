@@ -136,6 +136,49 @@ def test_a_split_column_is_known_by_any_case(tmp_path, heading):
     assert [source.captions(i) for i in range(len(source))] == [(names[0],), (names[2],)]
 
 
+@pytest.mark.parametrize("heading", ["set", "Subset", "partition", "fold", "split_name", "image_split"])
+@pytest.mark.parametrize(
+    "name", ["photos.csv", "photos.jsonl", "captions_photos.json", "x_questions.json", "train.csv"]
+)
+def test_a_column_of_splits_by_another_name_is_refused_not_dropped(tmp_path, heading, name):
+    files = write_pictures(tmp_path, 3)
+    (tmp_path / "images" / "7.jpg").write_bytes(picture_bytes(7))
+    own = [{heading: word} for word in ("training", "dev", "train2014")]
+    if name.startswith("captions"):
+        images = [{"id": i, "file_name": n} | o for i, (n, o) in enumerate(zip(files, own, strict=True))]
+        notes = [{"image_id": i, "caption": "x"} for i in range(3)]
+        (tmp_path / name).write_text(json.dumps({"images": images, "annotations": notes}))
+    elif name.endswith("questions.json"):
+        rows = [{"question_id": i, "image_id": 7, "question": "x?"} | o for i, o in enumerate(own)]
+        (tmp_path / name).write_text(json.dumps({"questions": rows}))
+    else:
+        rows = [
+            {"image": n, "caption": "x", "question": "x?", "answer": "val"} | o for n, o in zip(files, own, strict=True)
+        ]
+        write_rows(tmp_path / name, rows)
+    for open_them in (open_captions, open_questions):
+        if name.startswith("captions") and open_them is open_questions:
+            continue
+        if name.endswith("questions.json") and open_them is open_captions:
+            continue
+        with pytest.raises(DataError, match=rf"{name}: '{heading}' holds splits \('training'\).* rename it"):
+            open_them(str(tmp_path / name), "train")
+
+
+def test_a_column_of_splits_that_agrees_with_the_files_name_or_stands_beside_the_split_is_let_be(tmp_path):
+    names = write_pictures(tmp_path, 2)
+    write_rows(tmp_path / "val2014.csv", [{"image": n, "caption": "x", "set": "dev"} for n in names])
+    assert len(open_captions(str(tmp_path / "val2014.csv"), "val")) == 2
+    rows = [
+        {"image": n, "caption": "x", "set": s, "split": "train"} for n, s in zip(names, ("train", "test"), strict=True)
+    ]
+    write_rows(tmp_path / "all.csv", rows)
+    assert len(open_captions(str(tmp_path / "all.csv"), "train")) == 2
+    write_rows(tmp_path / "all.csv", [row | {"Split": "val"} for row in rows])
+    with pytest.raises(DataError, match=r"line 2: 'split' and 'Split' may both be its split"):
+        open_captions(str(tmp_path / "all.csv"), "train")
+
+
 def test_where_a_row_names_a_split_every_row_must(tmp_path):
     names = write_pictures(tmp_path, 3)
     path = tmp_path / "photos.jsonl"

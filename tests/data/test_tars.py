@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -117,6 +118,40 @@ def test_a_sample_with_a_part_twice_is_a_bad_one(tmp_path: Path, again: tuple[st
     assert [(s.where, s.why) for s in bad] == [(f"{shard}, a", why)]
     with pytest.raises(DataError, match=f"a: its {suffix} comes twice"):
         read_index(shard)
+
+
+@pytest.mark.parametrize(
+    "members,why",
+    [
+        ([("a.png", b"other")], "two pictures, .jpg and .png; give each sample one"),
+        ([("c.gif", b"x")], "no picture (jpg, jpeg, png, webp) beside gif; write the shard again"),
+        (
+            [("2.5_mm.jpg", b"x"), ("2.5_mm.txt", b"x")],
+            "no picture (jpg, jpeg, png, webp) beside 5_mm.jpg; a key ends at the first dot of its name; write the shard again",
+        ),
+        ([("c.jpg", b"x"), ("c.txt", b"nan")], "'nan' stands for a missing value; write a text, or drop the row"),
+        (
+            [("c.jpg", b"x"), ("c.json", b'{"caption": "a", "split": "val"}')],
+            "'split': 'val' is not read in a tar; put each split into tars named for it",
+        ),
+    ],
+    ids=["two pictures", "gif", "dots", "nan", "split"],
+)
+def test_what_is_not_recognised_is_named_not_dropped(tmp_path: Path, members: list[tuple[str, bytes]], why: str):
+    shard, bad = in_order(tmp_path / "x.tar", *B, *A, *members), list[Skipped]()
+    assert [raw.bad for raw, _ in raws(shard) if raw.bad] == [why]
+    kept = [member.key for member in read_index(shard, bad=bad)]
+    assert kept == [key for key in ("b", "a") if f"{shard}, {key}" != bad[0].where] and [s.why for s in bad] == [why]
+    with pytest.raises(DataError, match=re.escape(why)):
+        read_index(shard)
+
+
+def test_what_stands_beside_a_sample_does_no_harm(tmp_path: Path):
+    beside = [("a.seg.png", b"x"), ("a.cls", b"3"), ("._a.jpg", b"x"), ("a.tif", b"x"), ("about.en.txt", b"x")]
+    agreeing = [("B.JPG", b"x"), ("B.json", b'\xef\xbb\xbf{"caption": "a cat", "split": "training"}')]
+    shard = in_order(tmp_path / "train.tar", *A, *beside, *agreeing)
+    assert [(member.key, member.captions) for member in read_index(shard)] == [("a", ("a dog",)), ("B", ("a cat",))]
+    assert [(raw.bad, raw.captions) for raw, _ in raws(shard)] == [("", ("a dog",)), ("", ("a cat",))]
 
 
 def test_a_key_that_comes_again_is_another_sample_of_a_stream_and_a_bad_one_of_an_index(tmp_path: Path):

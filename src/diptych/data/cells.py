@@ -34,7 +34,7 @@ _ADVICE = 'write the answer as a text, or several as a JSON list ["a", "b"]'
 
 def text(row: Any, key: str, where: str) -> str:
     """``row[key]``, a string that is no printed value. Raises DataError."""
-    return _plain(need(row, key, str, where), f"{where}, {key!r}")
+    return _whole(need(row, key, str, where), f"{where}, {key!r}")
 
 
 def optional_text(row: dict[str, Any], key: str, where: str) -> str:
@@ -58,7 +58,7 @@ def captions_in_text(value: str, where: str) -> tuple[str, ...]:
     held = _json(value) if _PRINTED.fullmatch(value.strip()) else None
     if isinstance(held, list):
         return tuple(_string(item, f"{where}, [{i}]") for i, item in enumerate(held))
-    return (_plain(value, where),)
+    return (_whole(value, where),)
 
 
 def answers(row: Any, key: str, where: str) -> tuple[str, ...]:
@@ -112,6 +112,13 @@ def _plain(value: str, where: str) -> str:
             f"{where}: {_said(value)} looks like a value that a program printed; write a text, or a JSON list of texts"
         )
     return value
+
+
+def _whole(value: str, where: str) -> str:
+    """A cell's one text, which no missing value is printed as."""
+    if value.strip() in (*_MISSING, "None"):
+        raise DataError(f"{where}: {value!r} stands for a missing value; write a text, or drop the row")
+    return _plain(value, where)
 
 
 def _json(value: str) -> Any:

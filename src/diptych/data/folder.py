@@ -14,7 +14,6 @@ from typing import Any
 
 from diptych.data.source import DataError
 
-
 APART = ("annotations", "questions")
 """Subfolders, in any case, in which COCO and VQA v2 keep their JSON files, beside the folders of pictures."""
 
@@ -156,7 +155,12 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     try:
-        header = next(table, [])
+        header = next(filter(None, table), [])
+        if len(header) == 1 and (other := next((mark for mark in ",;\t|" if mark in header[0]), "")):
+            raise DataError(
+                f"{path}, line {table.line_num}: one column {header[0]!r}; separate columns by "
+                f"{'a tab' if path.suffix == '.tsv' else 'a comma'}, not {other!r}"
+            )
         if len(set(header)) < len(header):
             raise DataError(f"{path}, line 1: two columns have one name in {header}; rename one")
         for row in table:

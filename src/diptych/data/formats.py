@@ -6,7 +6,7 @@ picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from diptych.data.cells import text
 from diptych.data.division import Row
 from diptych.data.folder import need, read_rows
 from diptych.data.source import DataError
+from diptych.data.splits import known_split, named_split
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def coco(content: Any, path: Path) -> Iterator[Row]:
         where = f"{path}, annotations[{i}]"
         said.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
     known: dict[int | str, str] = {}
-    for i, image in enumerate(need(content, "images", list, str(path))):
+    images = need(content, "images", list, str(path))
+    check_split_columns(path, images)
+    for i, image in enumerate(images):
         where = f"{path}, images[{i}]"
         number = need(image, "id", (int, str), where)
         if number not in said and number not in known:  # COCO lists images that nobody described
@@ -80,16 +83,42 @@ def coco(content: Any, path: Path) -> Iterator[Row]:
 
 def table(path: Path, columns: Columns) -> Iterator[Row]:
     """A CSV, TSV or JSONL file, whose rows name an image and may name its split."""
-    for where, row in read_rows(path):
+    rows = list(read_rows(path))
+    check_split_columns(path, [row for _, row in rows], columns)
+    for where, row in rows:
         name = need(row, columns.image, str, where)
         yield Row(where, name, [name, f"images/{name}"], _split_cell(row, columns.split, where), row)
 
 
 def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
     """What stands in the split column, however its heading is spelled (``Split``); None where the table has none."""
-    heading = next((name for name in row if name.strip().lower() == column), column)
+    headings = [name for name in row if name.strip().lower() == column] or [column]
+    if len(headings) > 1:
+        raise DataError(f"{where}: {' and '.join(map(repr, headings))} may both be its split; keep one of them")
+    heading = headings[0]
     usual = column == Columns.split and heading not in row
     return None if usual else need(row, heading, str, where)
+
+
+def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None = None) -> None:
+    """Raises DataError where no column is the split, but another holds nothing but words for splits (``set``: train, val): the
+    rows would be divided otherwise than it says. A file that is named for the one split that it holds may have such a column.
+    """
+    columns = columns or Columns()
+    rows = [row for row in rows if isinstance(row, dict)]
+    names = dict.fromkeys(name for row in rows[:1] for name in row)
+    if any(name.strip().lower() == columns.split for name in names):
+        return
+    for name in [
+        name for name in names if name not in (columns.image, columns.caption, columns.question, columns.answer)
+    ]:
+        words = [row.get(name) for row in rows if row.get(name) not in (None, "")]
+        if words and all(isinstance(word, str) and known_split(word) for word in words):
+            if {known_split(word) for word in words} != {named_split(path)}:
+                raise DataError(
+                    f"{path}: {name!r} holds splits ({words[0]!r}), which are read from {columns.split!r}; rename it to that, "
+                    "or drop it to have the rows divided anew"
+                )
 
 
 def merged(rows: Iterable[tuple[str, str, Iterable[str]]]) -> list[Entry]:

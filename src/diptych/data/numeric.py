@@ -8,8 +8,8 @@
 - PNG's transparent colour is compared at the file's own depth, before anything is scaled, and becomes white.
 
 Refused, instead of a picture that is all black or white: numbers that are not finite; one and the same number everywhere,
-where the picture sets its own range; numbers that differ but fall into one of 256 levels (of own range: all but one in a
-thousand).
+where the picture sets its own range; numbers that differ but fall into one or two neighbouring ones of 256 levels (of own
+range: all but one in a thousand into one).
 """
 
 from __future__ import annotations
@@ -98,9 +98,10 @@ def _scaling(picture: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Image]:
     def levels(found: np.ndarray) -> np.ndarray:
         return ((found - black) / (white - black) * 255).clip(0, 255).round().astype(np.uint8)
 
-    if low < high and len(set(levels(np.array([low, high])).tolist())) == 1:
+    if low < high and np.ptp(levels(np.array([low, high])).astype(int)) <= 1:
         raise NotShown(
-            f"its numbers, {low:g} to {high:g} between {black:g} and {white:g}, all become one grey in 8 bits"
+            f"its numbers, {low:g} to {high:g} between {black:g} and {white:g}, become one or two greys in 8 bits; "
+            "save it in 8 bits"
         )
     return lambda band: Pillow.fromarray(levels(numbers(band))).convert("RGB")
 

@@ -14,7 +14,7 @@ from diptych.data.cells import optional_text, text
 from diptych.data.division import Row, divide
 from diptych.data.files import TABLES, by_name, choose, inside, load, read_bytes, tables_in
 from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
-from diptych.data.formats import Columns, table
+from diptych.data.formats import Columns, check_split_columns, table
 from diptych.data.source import DataError, Question, Questioned
 from diptych.data.splits import asked_split, known_split, named_split
 
@@ -131,7 +131,9 @@ def _vqa(path: Path, folder: Folder) -> Iterable[Row]:
     subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
     images, named = _numbered(folder, subtype), named_split(path)
     whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
-    for i, row in enumerate(need(content, "questions", list, str(path))):
+    rows = need(content, "questions", list, str(path))
+    check_split_columns(path, rows)
+    for i, row in enumerate(rows):
         where = f"{path}, questions[{i}]"
         number = need(row, "image_id", int, where)
         if number not in images:

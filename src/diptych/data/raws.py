@@ -11,6 +11,7 @@ from pathlib import Path
 from diptych.data.source import DataError
 from diptych.data.tars import (
     DAMAGE,
+    IMAGES,
     TEXTS,
     captions_in,
     headers,
@@ -75,6 +76,8 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: st
             return read_text(tar, info, where)
         except DataError as error:
             return error
+    if suffix not in IMAGES:
+        return b""
     if why := wrong_size(info.size):
         return DataError(f"{where}: {why}")
     file = tar.extractfile(info)
@@ -86,7 +89,7 @@ def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) ->
     try:
         picture, said, suffix = picture_and_text(parts, where)
         assert isinstance(said, str)
-        captions = captions_in(said, suffix, "caption", where)
+        captions = captions_in(said, suffix, "caption", shard, where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
     return Raw(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]

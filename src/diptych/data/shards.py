@@ -194,5 +194,5 @@ def _gathered(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> E
 def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: Parts, caption: str) -> Member:
     where = f"{shard}, {key}"
     picture, text, suffix = picture_and_text(parts, where)
-    captions = captions_in(read_text(tar, text, where), suffix, caption, where)
+    captions = captions_in(read_text(tar, text, where), suffix, caption, shard, where)
     return Member(shard, key, picture.offset_data, picture.size, captions)

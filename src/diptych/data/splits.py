@@ -24,6 +24,7 @@ OWN = {
 SEVERAL = "trainval"
 """What stands for a name of more than one split, such as trainval or train2014+val2014."""
 _YEAR, _DIGITS = r"(?<=[a-z])(?:19|20)\d\d$|^(?:19|20)\d\d$", r"\d+$"
+_CAPITAL = r"(?<=[a-z0-9])(?=[A-Z][A-Za-z])"
 
 
 def known_split(word: str) -> str | None:
@@ -39,9 +40,11 @@ def known_split(word: str) -> str | None:
 def named_split(path: Path) -> str | None:
     """The split that a file's name has among its words, as `known_split` gives it; None where it has none.
 
-    A word ends at whatever is neither letter nor digit, and digits behind it do not count: ``v2_val2014_questions.json``.
+    A word ends at whatever is neither letter nor digit and before a capital, and digits or "set" behind it do not count:
+    ``v2_val2014_questions.json``, ``captionsTrain.csv``, ``testset.csv``. A single capital is the word's own: ``testA``.
     """
-    parts = [re.sub(_DIGITS, "", part) for part in re.split(r"[^a-z0-9]+", path.stem.lower())]
+    words = re.sub(_CAPITAL, " ", path.stem).lower()
+    parts = [re.sub(_DIGITS, "", part).removesuffix("set") for part in re.split(r"[^a-z0-9]+", words)]
     return _one([split for split in _meant(parts) if split])
 
 

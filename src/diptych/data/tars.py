@@ -11,11 +11,13 @@ from typing import Any, BinaryIO, TypeVar
 from diptych.data.cells import captions, captions_in_text
 from diptych.data.folder import parse_json
 from diptych.data.source import DataError
+from diptych.data.splits import known_split, named_split
 
 T = TypeVar("T")
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
+NOT_READ = ("gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif", "jfif", "jpe", "jxl")  # pictures of other kinds
 MOST_TEXT = 1_000_000  # bytes of a caption's file
 MOST_PICTURE = 64 << 20  # bytes of a picture's file: a stream holds many of them
 EXTENDED_BYTES = 64 << 10  # of long names and pax records before one member
@@ -113,13 +115,16 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
     """The key of the sample that a member belongs to, and its suffix; None for what is no picture and no caption.
 
-    WebDataset: a key ends at the first dot.
+    WebDataset: a key ends at the first dot. A picture that is not read (``a.gif``, ``a.seg.png``, ``2.5_mm.jpg``) has a key
+    too, so that a sample that has no other is not passed over.
     """
     folder, _, name = info.name.rpartition("/")
     stem, _, suffix = name.partition(".")
-    if not info.isreg() or info.issparse() or suffix.lower() not in (*IMAGES, *TEXTS):
+    suffix = suffix.lower()
+    known = suffix in TEXTS or suffix.rpartition(".")[2] in (*IMAGES, *NOT_READ)
+    if not info.isreg() or info.issparse() or not known or not stem:
         return None
-    return f"{folder}/{stem}".lstrip("/"), suffix.lower()
+    return f"{folder}/{stem}".lstrip("/"), suffix
 
 
 def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
@@ -127,10 +132,13 @@ def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T,
     what is wrong with one.
     """
     suffix = next((s for s in TEXTS if s in parts), None)
-    drawn = next((s for s in IMAGES if s in parts), None)
+    drawn, *others = [s for s in IMAGES if s in parts] or [None]
     if drawn is None or suffix is None:
         lacks = "picture (" + ", ".join(IMAGES) + ")" if drawn is None else "caption (" + ", ".join(TEXTS) + ")"
-        raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts))}; write the shard again")
+        dotted = "a key ends at the first dot of its name; " if any("." in s for s in parts) else ""
+        raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts)[:5])}; {dotted}write the shard again")
+    if others:
+        raise DataError(f"{where}: two pictures, .{drawn} and .{others[0]}; give each sample one")
     picture, text = parts[drawn], parts[suffix]
     for part in (picture, text):
         if isinstance(part, DataError):
@@ -156,15 +164,21 @@ def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
         raise DataError(f"{where}: its caption has {info.size} bytes, more than {MOST_TEXT}; write the shard again")
     try:
         file = tar.extractfile(info)
-        return (file.read() if file else b"").decode()
+        return (file.read() if file else b"").decode("utf-8-sig")
     except tarfile.TarError:
         raise DataError(f"{where}: its caption is cut off; write the shard again") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: its caption is not UTF-8 at byte {error.start}; write the shard again") from None
 
 
-def captions_in(said: str, suffix: str, caption: str, where: str) -> tuple[str, ...]:
-    """The captions in a sample's text member: its own text, or in a .json what stands under the key `caption`. Raises DataError."""
+def captions_in(said: str, suffix: str, caption: str, shard: Path, where: str) -> tuple[str, ...]:
+    """The captions in a sample's text member: its own text, or in a .json what stands under the key `caption`. Raises DataError,
+    also for a .json that names another split than its tar is named for.
+    """
     if suffix == "json":
-        return captions(parse_json(said, Path(where)), caption, where) or ("",)
+        content = parse_json(said, Path(where))
+        split = content.get("split") if isinstance(content, dict) else None
+        if isinstance(split, str) and known_split(split) not in (None, named_split(shard)):
+            raise DataError(f"{where}, 'split': {split!r} is not read in a tar; put each split into tars named for it")
+        return captions(content, caption, where) or ("",)
     return captions_in_text(said, where) or ("",)
