@@ -109,16 +109,15 @@ def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None
     names = dict.fromkeys(name for row in rows[:1] for name in row)
     if any(name.strip().lower() == columns.split for name in names):
         return
-    for name in [
-        name for name in names if name not in (columns.image, columns.caption, columns.question, columns.answer)
-    ]:
+    read = (columns.image, columns.caption, columns.question, columns.answer)
+    for name in (name for name in names if name not in read):
         words = [row.get(name) for row in rows if row.get(name) not in (None, "")]
-        if words and all(isinstance(word, str) and known_split(word) for word in words):
-            if {known_split(word) for word in words} != {named_split(path)}:
-                raise DataError(
-                    f"{path}: {name!r} holds splits ({words[0]!r}), which are read from {columns.split!r}; rename it to that, "
-                    "or drop it to have the rows divided anew"
-                )
+        only = all(isinstance(word, str) and known_split(word) for word in words)
+        if words and only and set(map(known_split, words)) != {named_split(path)}:
+            raise DataError(
+                f"{path}: {name!r} holds splits ({words[0]!r}), which are read from {columns.split!r}; rename it to that, "
+                "or drop it to have the rows divided anew"
+            )
 
 
 def merged(rows: Iterable[tuple[str, str, Iterable[str]]]) -> list[Entry]:
