@@ -119,5 +119,5 @@ def test_of_answers_as_common_the_first_in_the_alphabet_is_guessed():
 
 
 def test_without_answers_there_is_nothing_to_guess():
-    with pytest.raises(DataError, match=r"asked \(train\): no answers to learn from"):
+    with pytest.raises(DataError, match=r"asked \(train\): its questions have no answers"):
         guesses(Asked(("Why?", "", "")), str)

@@ -97,6 +97,16 @@ def test_tables_merge_the_rows_of_an_image(tmp_path, suffix, mark):
     assert [source.captions(i) for i in range(len(source))] == [("a, b", "three"), ("two",)]
 
 
+def test_a_json_list_of_records_is_a_table(tmp_path):
+    rows = [{"image": "000.jpg", "caption": ["a", "b"], "image_id": "x"}, {"image": "001.jpg", "caption": "c"}]
+    path = write_table(tmp_path, json.dumps(rows), "coco_karpathy_train.json")
+    source = open_captions(str(path), "train")
+    assert [source.captions(i) for i in range(len(source))] == [("a", "b"), ("c",)]
+    assert source.where(1) == f"{path}, [1] (images/001.jpg)"
+    path.write_text(json.dumps([rows[0], "x"]))
+    refused(path, "coco_karpathy_train.json, [1]: str where an object is expected")
+
+
 def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
     rows = [{"file": f"00{i}.jpg", "text": f"t{i}", "part": "val" if i == 1 else "train"} for i in range(3)]
     path = write_table(tmp_path, "\n".join(map(json.dumps, rows)) + "\n", "captions.jsonl")

@@ -13,7 +13,7 @@ import torch
 
 from diptych.data.labelled import Labelled, LabelledExamples
 from diptych.data.settings import ImageSettings
-from diptych.data.source import DataError
+from diptych.data.source import DataError, NoSplit
 
 CLASSES = [b"apple", b"bear", b"cloud"]
 
@@ -91,6 +91,16 @@ def test_what_is_wrong_is_told(tmp_path: Path, changed: dict[Any, Any], told: st
     (tmp_path / "train").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DataError, match=told):
         Labelled(tmp_path, "train")
+
+
+def test_a_split_without_a_picture_is_refused(tmp_path: Path):
+    write(tmp_path)
+    (tmp_path / "train").write_bytes(pickle.dumps({b"data": pixels(9, 0), b"fine_labels": [0] * 9}, protocol=2))
+    assert len(Labelled(tmp_path, "train")) == 9
+    with pytest.raises(
+        NoSplit, match=r"train: no picture in split 'val' \(.*: train 9, val 0, test 0\); name another split"
+    ):
+        Labelled(tmp_path, "val")
 
 
 def test_a_folder_without_the_files_is_told(tmp_path: Path):

@@ -65,6 +65,23 @@ def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders,
         assert source.image(source.question(0).image).size == (40, 30)
 
 
+def test_a_json_list_of_records_is_a_table(tmp_path):
+    """As ALBEF, BLIP and VizWiz write their data."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(picture_bytes(1))
+    people = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [{"answer": "coke", "answer_confidence": "maybe"}]
+    rows = [{"image": "a.jpg", "question": "what?", "answers": people, "answerable": 1}]
+    rows += [{"image": "b.jpg", "question": "why?", "answer": ["A", "A", "b"], "question_id": 7}]
+    (tmp_path / "val.json").write_text(json.dumps(rows))
+    source = open_questions(str(tmp_path / "val.json"), "val")
+    assert [source.question(i).answers for i in range(2)] == [("soda",) * 9 + ("coke",), ("A", "A", "b")]
+    assert source.where(1) == f"{tmp_path}/val.json, [1] (b.jpg)"
+    for wrong, said in (([rows[0], [1]], r"\[1\]: list where"), ([{"image": "a.jpg"}], r"\[0\]: no 'question'")):
+        (tmp_path / "val.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=rf"val\.json, {said}"):
+            open_questions(str(tmp_path / "val.json"), "val")
+
+
 def test_test_questions_have_no_answers(tmp_path):
     write_vqa(tmp_path, split="test2015")
     (tmp_path / "v2_mscoco_test2015_annotations.json").unlink()
@@ -131,10 +148,17 @@ def test_a_single_answer_counts_whole():
 def test_the_answer_list_is_the_commonest_first(tmp_path):
     write_vqa(tmp_path)
     source = open_questions(str(tmp_path), "val")
+    next(tmp_path.glob("*annotations*")).rename(tmp_path / "elsewhere.json")
+    with pytest.raises(
+        DataError, match=r"\(val\): its questions have no answers; put their \*annotations\*.json beside them"
+    ):
+        answer_list(open_questions(str(tmp_path), "val"), str.lower)
     assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the commonest
     assert answer_list(source, str.lower, minimum=2) == ["desk"]
     assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
-    with pytest.raises(DataError, match="no answer is given 3 times"):
+    with pytest.raises(
+        DataError, match=r"no answer is the commonest of 3 questions \(of 1 at most\); lower --answers_least"
+    ):
         answer_list(source, str, minimum=3)
 
 

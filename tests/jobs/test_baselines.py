@@ -46,6 +46,15 @@ def test_vqa_by_hand(asked: Path):
     assert found[BEST_OF_ANY] == {"accuracy": pytest.approx((two_of_three + 1 + 1) / 3)}
 
 
+def test_withheld_answers_are_refused_and_the_division_is_printed(asked: Path, capsys: pytest.CaptureFixture[str]):
+    baselines(Evaluation(task="vqa", data=str(asked)))
+    assert "questions_val.jsonl: named for val, in pictures: train 0, val 2, test 0" in capsys.readouterr().out
+    rows = [{"image": "0.jpg", "question": "Why?", "answer": []}]
+    (asked / "questions_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["baselines", "--task", "vqa", "--data", str(asked), "--split", "test"]) == 2
+    assert "asked (test): its questions have no answers" in capsys.readouterr().err
+
+
 def test_scores_are_told_by_kind():
     found = baselines(Evaluation(task="vqa", data="scenes:20", split="train"))
     assert found["most common answer"]["accuracy"] < found["by kind"]["accuracy"] < found["question only"]["accuracy"]

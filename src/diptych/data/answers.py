@@ -40,9 +40,22 @@ def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most
         if given := source.question(i).answers:
             counts[commonest(given, normalise)] += 1
     kept = sorted((a for a, n in counts.items() if n >= minimum and a), key=lambda a: (-counts[a], a))[:most]
+    if not counts:
+        raise DataError(withheld(source))
     if not kept:
-        raise DataError(f"{source.name} ({source.split}): no answer is given {minimum} times; lower the minimum")
+        raise DataError(
+            f"{source.name} ({source.split}): no answer is the commonest of {minimum} questions (of {max(counts.values())} at "
+            "most); lower --answers_least"
+        )
     return kept
+
+
+def withheld(source: Questioned) -> str:
+    """That none of a split's questions has an answer, as an error says it."""
+    return (
+        f"{source.name} ({source.split}): its questions have no answers; put their *annotations*.json beside them, with the "
+        "split in its name, or name another split"
+    )
 
 
 def answer_prior(source: Questioned, answers: Sequence[str], normalise: Normalise) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from PIL import Image as Pillow
 
-from diptych.data.answers import Normalise, commonest, largest
+from diptych.data.answers import Normalise, commonest, largest, withheld
 from diptych.data.shown import file_of, stem_of
 from diptych.data.source import Captioned, DataError, Question, Questioned
 from diptych.keyed import permutation
@@ -99,7 +99,7 @@ def guesses(train: Questioned, normalise: Normalise) -> dict[str, Guess]:
             for key in {("all",), ("kind", question.kind), ("words", *words), ("opening", *words[:2])}:
                 counts[key][answer] += 1
     if not counts:
-        raise DataError(f"{train.name} ({train.split}): no answers to learn from")
+        raise DataError(withheld(train))
     best = {key: largest(given) for key, given in counts.items()}
     common = best["all",]
 

@@ -80,7 +80,7 @@ def open_captions(
     Raises DataError.
 
     `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL),
-    in itself or in ``annotations/``; such a file itself (images are sought beside it, then in ``images/``, and beside its
+    in itself or in ``annotations/``; such a file itself, or a .json file that is one list of a table's rows (images are sought beside it, then in ``images/``, and beside its
     ``annotations/``); tar shards ``shards-{000..003}.tar``; or
     the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A file without a split column or a
     split in its name is divided 90/5/5, by picture, keyed by `seed`. `least`: see CaptionedFiles.
@@ -107,11 +107,12 @@ def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], 
     """The rows of a file of any of the formats, and what gives the captions of one."""
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; check --data")
-    if path.suffix in TABLES:
-        return formats.table(path, columns), lambda row: cells.captions(row.content, columns.caption, row.where)
-    if path.suffix != ".json":
+    if path.suffix not in (".json", *TABLES):
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
-    content = parse_json(read_text(path), path)
+    content = parse_json(read_text(path), path) if path.suffix == ".json" else None
+    if content is None or isinstance(content, list):
+        rows = formats.table(path, columns, content)
+        return rows, lambda row: cells.captions(row.content, columns.caption, row.where)
     if isinstance(content, dict) and "annotations" in content:
         return formats.coco(content, path), lambda row: row.content
     return formats.karpathy(content, path), formats.karpathy_captions

@@ -176,6 +176,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}, line {table.line_num}: {error}; repair the row") from None
 
 
+def listed(rows: Sequence[Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(where, row)`` of each row of a .json file that is one list of records. Raises DataError."""
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, [{i}]: {type(row).__name__} where an object is expected; repair the row")
+        yield f"{path}, [{i}]", row
+
+
 def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     """``row[key]``, which must be a `kind`. Raises DataError that names the nearest key."""
     kinds = kind if isinstance(kind, tuple) else (kind,)

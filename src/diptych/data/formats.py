@@ -13,7 +13,7 @@ from typing import Any
 
 from diptych.data.cells import text
 from diptych.data.division import Row
-from diptych.data.folder import need, read_rows
+from diptych.data.folder import listed, need, read_rows
 from diptych.data.source import DataError
 from diptych.data.splits import known_split, named_split
 
@@ -81,9 +81,11 @@ def coco(content: Any, path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: annotations speak of image_id {next(iter(said))!r}, which 'images' lacks; add it")
 
 
-def table(path: Path, columns: Columns) -> Iterator[Row]:
-    """A CSV, TSV or JSONL file, whose rows name an image and may name its split."""
-    rows = list(read_rows(path))
+def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) -> Iterator[Row]:
+    """A CSV, TSV or JSONL file, or the `records` of a .json file that is one list (ALBEF, BLIP, VizWiz), whose rows name an
+    image and may name its split.
+    """
+    rows = list(read_rows(path) if records is None else listed(records, path))
     check_split_columns(path, [row for _, row in rows], columns)
     for where, row in rows:
         name = need(row, columns.image, str, where)

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from diptych.data.plain_pickle import NotPlain, read_plain
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows, showing, shown_in
-from diptych.data.source import DataError
+from diptych.data.source import DataError, NoSplit
 from diptych.data.splits import asked_split, counted
 from diptych.inputs import Batch
 from diptych.keyed import generator
@@ -30,7 +30,7 @@ class Labelled:
 
     `folder` holds ``meta``, ``train`` and ``test``, pickles of which nothing is run (data/plain_pickle.py). Differs: the
     data set has no val split, so every tenth picture of train is held out as one, with all rows that show the same picture
-    (the first of them counts); `division` says so in a line. Raises DataError.
+    (the first of them counts); `division` says so in a line. Raises DataError, NoSplit where a split has no picture.
     """
 
     def __init__(self, folder: Path, split: str):
@@ -48,6 +48,8 @@ class Labelled:
         self.rows = [row for row, own in enumerate(splits) if own == split]
         how = "" if split == "test" else f", every {HELD_OUT}th picture of it as val"
         self.division = f"{folder.name}: file {FILES[split]}{how}: {counted(splits)}"
+        if not self.rows:
+            raise NoSplit(f"{self.path}: no picture in split {split!r} ({self.division}); name another split")
         self.pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         self.labels = labels
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as Pillow
 
@@ -68,8 +69,8 @@ def open_questions(
     """One split ("train", "val", "test", "test-dev", "test-std") of the questions that `spec` names. Raises DataError.
 
     `spec` is a folder that holds VQA v2's ``*questions*.json`` and ``*annotations*.json`` (whose names speak of the
-    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself; or ``scenes``, as for
-    captions. Split as captions are: `files.open_captions`. `least` is the shorter side to which large JPEGs may be decoded.
+    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself, or a .json file that is one list
+    of a table's rows; or ``scenes``, as for captions. Split as captions are: `files.open_captions`. `least` is the shorter side to which large JPEGs may be decoded.
     """
     split = asked_split(split, spec, OWN)
     if spec.partition(":")[0] == "scenes":
@@ -83,18 +84,17 @@ def open_questions(
     if not file.is_file():
         raise DataError(f"{file}: no such file or folder; check --data")
     folder = Folder.of(file)
-    if file.suffix in TABLES:
-        rows = table(file, columns or Columns())
-    elif file.suffix == ".json":
-        rows = _vqa(file, folder)
-    else:
+    if file.suffix not in (".json", *TABLES):
         raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
+    content = parse_json(read_text(file), file) if file.suffix == ".json" else None
+    tabular = content is None or isinstance(content, list)
+    rows = table(file, columns or Columns(), content) if tabular else _vqa(file, folder, content)
     divided = divide(file, rows, folder, split, seed, OWN)
-    notes = _annotations(file, folder) if file.suffix == ".json" else {}
+    notes = {} if tabular else _annotations(file, folder)
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
-        asked = _of_table(i, row, columns or Columns()) if file.suffix in TABLES else _of_vqa(row, notes)
+        asked = _of_table(i, row, columns or Columns()) if tabular else _of_vqa(row, notes)
         id, words, answers, kind = asked
         questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
     _check_withheld(questions, split)
@@ -112,9 +112,10 @@ Asked = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 
 
 def _of_table(i: int, row: Row, columns: Columns) -> Asked:
-    """A row per question; what its answer may be: `cells.answers`."""
+    """A row per question; what its answer may be: `cells.answers`. VizWiz has ``answers``, of people, for ``answer``."""
     where, cells = row.where, row.content
-    return i, text(cells, columns.question, where), answers_in(cells, columns.answer, where), ""
+    key = "answers" if columns.answer not in cells and "answers" in cells else columns.answer
+    return i, text(cells, columns.question, where), answers_in(cells, key, where), ""
 
 
 def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
@@ -125,9 +126,8 @@ def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
     return id, text(row.content, "question", row.where), *notes.get(id, ((), ""))
 
 
-def _vqa(path: Path, folder: Folder) -> Iterable[Row]:
+def _vqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
     """The rows of VQA v2's questions file."""
-    content = parse_json(read_text(path), path)
     subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
     images, named = _numbered(folder, subtype), named_split(path)
     whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
@@ -206,6 +206,6 @@ def _chosen(folder: Path, split: str, columns: Columns) -> Path:
 def _asks(table: Path, columns: Columns) -> bool:
     """Whether a table's first row has a question or an answer; also where that cannot be read, which is told when it is."""
     try:
-        return all({columns.question, columns.answer} & set(row) for _, row in islice(read_rows(table), 1))
+        return all({columns.question, columns.answer, "answers"} & set(row) for _, row in islice(read_rows(table), 1))
     except DataError:
         return True

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
+from diptych.data.answers import withheld
 from diptych.data.blind import Guess, guesses
 from diptych.data.questions import open_questions
-from diptych.data.source import Question, Questioned
+from diptych.data.source import DataError, Question, Questioned
 from diptych.data.tally import Tally
 from diptych.data.tokenizer import Tokenizer
+from diptych.jobs.food import division_of, say_division
 from diptych.jobs.pretrain import statistics
 from diptych.jobs.scores.gallery import open_gallery, readable_texts
 from diptych.metrics.recall import chance
@@ -30,8 +32,12 @@ def vqa(asked: Evaluation) -> dict[str, Scores]:
     """Guesses learned from the train split, by the official accuracy, over all questions and by kind; beside them the highest
     that any answer reaches.
     """
-    ways = guesses(open_questions(asked.data, "train"), normalise_answer)
-    test = open_questions(asked.data, asked.split)
+    train, test = open_questions(asked.data, "train"), open_questions(asked.data, asked.split)
+    if not any(test.question(i).answers for i in range(len(test))):
+        raise DataError(withheld(test))
+    ways = guesses(train, normalise_answer)
+    say_division(train)
+    say_division(test, but=division_of(train))
     found = {name: accuracies(guess, test) for name, guess in ways.items()}
     return found | {BEST_OF_ANY: _means(test, lambda question: best_accuracy(question.answers))}
 
