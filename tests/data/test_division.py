@@ -95,7 +95,7 @@ def test_a_file_of_one_split_counts_a_picture_once_however_its_path_is_spelled(f
     (folder / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = open_captions(str(folder / "val.jsonl"), "val")
     assert len(source) == 1 and source.captions(0) == ("x",) * 3
-    assert source.division == "val.jsonl: named for val, in pictures: train 0, val 1, test 0"  # type: ignore[attr-defined]
+    assert source.division == "val.jsonl: named for val, in files: train 0, val 1, test 0"  # type: ignore[attr-defined]
 
 
 def test_plain_names_are_drawn_as_ever(folder):

@@ -76,7 +76,10 @@ def test_a_json_list_of_records_is_a_table(tmp_path):
     source = open_questions(str(tmp_path / "val.json"), "val")
     assert [source.question(i).answers for i in range(2)] == [("soda",) * 9 + ("coke",), ("A", "A", "b")]
     assert source.where(1) == f"{tmp_path}/val.json, [1] (b.jpg)"
-    for wrong, said in (([rows[0], [1]], r"\[1\]: list where"), ([{"image": "a.jpg"}], r"\[0\]: no 'question'")):
+    for wrong, said in (
+        ([rows[0], [1]], r"\[1\]: a list where a record"),
+        ([{"image": "a.jpg"}], r"\[0\]: no 'question'"),
+    ):
         (tmp_path / "val.json").write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=rf"val\.json, {said}"):
             open_questions(str(tmp_path / "val.json"), "val")
@@ -179,7 +182,7 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
         ({"answer_type": 3}, r"annotations\[1\], 'answer_type': a whole number where a text"),
         ({"answers": [{"answer": None}]}, r"annotations\[1\], 'answers', \[0\], 'answer': null"),
         ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* a program printed"),
-        ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': dict where list"),
+        ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': a record where a list"),
         ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
     ],
 )

@@ -48,7 +48,7 @@ def test_vqa_by_hand(asked: Path):
 
 def test_withheld_answers_are_refused_and_the_division_is_printed(asked: Path, capsys: pytest.CaptureFixture[str]):
     baselines(Evaluation(task="vqa", data=str(asked)))
-    assert "questions_val.jsonl: named for val, in pictures: train 0, val 2, test 0" in capsys.readouterr().out
+    assert "questions_val.jsonl: named for val, in files: train 0, val 2, test 0" in capsys.readouterr().out
     rows = [{"image": "0.jpg", "question": "Why?", "answer": []}]
     (asked / "questions_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["baselines", "--task", "vqa", "--data", str(asked), "--split", "test"]) == 2

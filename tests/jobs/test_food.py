@@ -63,8 +63,8 @@ def test_files_that_are_named_for_splits_are_each_said_and_a_lone_one_holds_noth
     write_photos(tmp_path / "photos", {"training.jsonl": range(9), "dev.jsonl": range(9, 12)})
     assert pretrain(tmp_path / "photos", tmp_path / "run") == 0
     said = capsys.readouterr().out.splitlines()
-    assert said.count("training.jsonl: named for train, in pictures: train 9, val 0, test 0") == 1
-    assert said.count("dev.jsonl: named for val, in pictures: train 0, val 3, test 0") == 1
+    assert said.count("training.jsonl: named for train, in files: train 9, val 0, test 0") == 1
+    assert said.count("dev.jsonl: named for val, in files: train 0, val 3, test 0") == 1
 
     assert pretrain(tmp_path / "photos", tmp_path / "of-val", "--split", "valid", "--batch", "2") == 0
     assert "nothing is held out: the run learns from val itself" in capsys.readouterr().out

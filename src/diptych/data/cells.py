@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from diptych.data.folder import need
+from diptych.data.folder import LARGEST, kind_of, need
 from diptych.data.source import DataError
 
 _PRINTED = re.compile(
@@ -28,7 +28,6 @@ _PRINTED = re.compile(
 )
 _BRACKETED = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _MISSING = ("nan", "NaN", "<NA>")  # alone in a cell; as one of a list each is what a person answered
-_LARGEST = 2**63  # whole numbers from here on are refused, as everywhere in data files
 _ADVICE = 'write the answer as a text, or several as a JSON list ["a", "b"]'
 
 
@@ -41,7 +40,9 @@ def optional_text(row: dict[str, Any], key: str, where: str) -> str:
     """``row[key]``, a string; "" where the key is missing or null. Raises DataError for any other value."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}, {key!r}: {_kind(value)} where a text is expected; write a text or leave the key out")
+        raise DataError(
+            f"{where}, {key!r}: {kind_of(value)} where a text is expected; write a text or leave the key out"
+        )
     return value or ""
 
 
@@ -87,10 +88,10 @@ def _answer(value: Any, where: str) -> str:
     if isinstance(value, dict):
         _present(value, "answer", where)
         value, where = value["answer"], f"{where}, 'answer'"
-    if type(value) is int and abs(value) < _LARGEST:
+    if type(value) is int and abs(value) < LARGEST:
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {_kind(value)} where an answer is expected; {_ADVICE}, or drop the row")
+        raise DataError(f"{where}: {kind_of(value)} where an answer is expected; {_ADVICE}, or drop the row")
     return _plain(value, where)
 
 
@@ -102,7 +103,7 @@ def _present(row: Any, key: str, where: str) -> None:
 
 def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: {_kind(value)} where a caption is expected; write it as a text")
+        raise DataError(f"{where}: {kind_of(value)} where a caption is expected; write it as a text")
     return _plain(value, where)
 
 
@@ -131,11 +132,3 @@ def _json(value: str) -> Any:
 
 def _said(value: str) -> str:
     return repr(value if len(value) <= 40 else f"{value[:40]}...")
-
-
-def _kind(value: Any) -> str:
-    """What JSON calls a value."""
-    if type(value) is int:
-        return "a whole number" if abs(value) < _LARGEST else "a number of more than 64 bits"
-    kinds = {bool: "true or false", float: "a decimal number", list: "a list", dict: "a record", type(None): "null"}
-    return kinds.get(type(value), type(value).__name__)

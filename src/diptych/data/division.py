@@ -47,7 +47,7 @@ def divide(
         splits, how = _declared(rows, pictures, own), "by the splits of its rows, in pictures"
     elif (named := file_split(path, own)) is not None:
         pictures = [folder.seek(row.places) or row.name for row in rows]
-        splits, how = [named] * len(rows), f"named for {named}, in pictures"
+        splits, how = [named] * len(rows), f"named for {named}, in files"
     else:
         pictures = _pictures(rows, folder)
         names = [os.path.normpath(row.name) for row in rows]

@@ -14,6 +14,8 @@ from typing import Any
 
 from diptych.data.source import DataError
 
+LARGEST = 2**63  # whole numbers from here on are refused everywhere in data files
+_WANTED = {str: "a text", int: "a whole number", list: "a list", dict: "a record"}
 APART = ("annotations", "questions")
 """Subfolders, in any case, in which COCO and VQA v2 keep their JSON files, beside the folders of pictures."""
 
@@ -150,7 +152,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if row.strip():
                 value = parse_json(row, path, line)
                 if not isinstance(value, dict):
-                    raise DataError(f"{path}, line {line}: {type(value).__name__} where an object is expected")
+                    raise DataError(f"{path}, line {line}: {kind_of(value)} where a record is expected; repair the row")
                 yield f"{path}, line {line}", value
         return
     table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
@@ -180,21 +182,29 @@ def listed(rows: Sequence[Any], path: Path) -> Iterator[tuple[str, dict[str, Any
     """``(where, row)`` of each row of a .json file that is one list of records. Raises DataError."""
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, [{i}]: {type(row).__name__} where an object is expected; repair the row")
+            raise DataError(f"{path}, [{i}]: {kind_of(row)} where a record is expected; repair the row")
         yield f"{path}, [{i}]", row
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value."""
+    if type(value) is int:
+        return "a whole number" if abs(value) < LARGEST else "a number of more than 64 bits"
+    kinds = {bool: "true or false", float: "a decimal number", list: "a list", dict: "a record", type(None): "null"}
+    return kinds.get(type(value), "a text" if isinstance(value, str) else type(value).__name__)
 
 
 def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     """``row[key]``, which must be a `kind`. Raises DataError that names the nearest key."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {type(row).__name__} where an object with {key!r} is expected")
+        raise DataError(f"{where}: {kind_of(row)} where a record with {key!r} is expected; correct it")
     if key not in row:
         hint = nearest(key, (k for k in row if isinstance(k, str)))
         raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or key")
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
-        wanted = " or ".join(k.__name__ for k in kinds)
-        raise DataError(f"{where}, {key!r}: {type(row[key]).__name__} where {wanted} is expected")
-    if isinstance(row[key], int) and abs(row[key]) >= 2**63:
+        wanted = " or ".join(_WANTED.get(k, k.__name__) for k in kinds)
+        raise DataError(f"{where}, {key!r}: {kind_of(row[key])} where {wanted} is expected; correct it")
+    if isinstance(row[key], int) and abs(row[key]) >= LARGEST:
         raise DataError(f"{where}, {key!r}: a number of more than 64 bits; renumber")
     return row[key]
