@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from diptych.data.source import DataError
@@ -27,6 +28,7 @@ _YEAR, _DIGITS = r"(?<=[a-z])(?:19|20)\d\d$|^(?:19|20)\d\d$", r"\d+$"
 _CAPITAL = r"(?<=[a-z0-9])(?=[A-Z][A-Za-z])"
 
 
+@lru_cache(1024)  # a column says the same few words in each row
 def known_split(word: str) -> str | None:
     """The split that a word means: one of SPLITS, of OWN's values, or SEVERAL; None for any other word.
 
