@@ -21,8 +21,8 @@ from diptych.weights.torch_values import (
     called,
     expect,
     set_items,
+    storage,
 )
-from diptych.weights.torch_values import storage as storage_of
 
 MOST_OPCODES = 1_000_000
 
@@ -106,9 +106,9 @@ class _Machine:
             stack.pop()
             stack.append(Uncomputed(expect(stack.pop(), Named).name))
         elif name == "BINPERSID":
-            storage = storage_of(expect(stack.pop(), tuple))
-            self.storages.setdefault(storage.key, storage)
-            stack.append(storage)
+            made = storage(expect(stack.pop(), tuple))
+            self.storages.setdefault(made.key, made)
+            stack.append(made)
         elif name == "BUILD":  # a state_dict's `_metadata`, an OrderedDict's attributes
             stack.pop()
             if not isinstance(stack[-1], dict | Claim | Uncomputed):
