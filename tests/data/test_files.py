@@ -36,6 +36,15 @@ def refused(spec: Path, *parts: str, split: str = "train", columns: Columns | No
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("name", "mark", "right"),
+    [("train.csv", ";", "','"), ("train.csv", "\t", "','"), ("train.csv", "|", "','"), ("train.tsv", ",", "'\\t'")],
+)
+def test_a_table_with_another_separator_is_refused_with_it(name: str, mark: str, right: str, tmp_path: Path):
+    path = write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}a dog\n", name)
+    refused(path, f"{path}, line 1", f"separated by {right}, this file by {mark!r}; save it with {right}")
+
+
 def test_karpathy_folder_and_file(karpathy):
     source = open_captions(str(karpathy), "train")
     assert len(source) == 12 and source.split == "train"

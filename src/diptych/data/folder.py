@@ -136,6 +136,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     try:
         header = next(table, [])
+        _refuse_other_separator(path, header)
         if len(set(header)) < len(header):
             raise DataError(f"{path}, line 1: two columns have one name in {header}; rename one")
         for row in table:
@@ -149,6 +150,16 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}, line {table.line_num}: {error}; repair the row") from None
+
+
+def _refuse_other_separator(path: Path, header: list[str]) -> None:
+    """Raises DataError for a heading that is one column, where another mark separates its words."""
+    own = "\t" if path.suffix == ".tsv" else ","
+    if len(header) == 1 and (mark := next((mark for mark in "\t;|," if mark != own and mark in header[0]), None)):
+        raise DataError(
+            f"{path}, line 1: {header[0]!r} is one column: {path.suffix} has fields separated by {own!r}, this file by {mark!r}; "
+            f"save it with {own!r}{', or call it .tsv' if mark == chr(9) else ''}"
+        )
 
 
 def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -43,7 +43,7 @@ def read_states(path: Path) -> list[Held]:
     What training keeps beside a model (optimizer, scheduler, loss scaler) is not read. Raises WeightsError.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; give the checkpoint file itself")
+        raise WeightsError(f"{path}: no such file or folder; check the path")
     try:
         _refuse_swelling(path)
         if path.suffix == ".safetensors":
