@@ -140,6 +140,7 @@ CRAFTED = {
     "old_numel.pth": older(tensor_pickle(4, 4, view=True), 2**60, FOUR),
     "old_claims.pth": older(tensor_pickle(4, HUGE, view=True), 4, FOUR),
     "header.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824,), }", FOUR),
+    "header_of_less.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (0,), }", FOUR),
     "header_small.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", FOUR),
     "header_text.npz": npz("{'descr': '<U100000000', 'fortran_order': False, 'shape': (10,), }", FOUR),
     "header.safetensors": struct.pack("<Q", 2**40) + b"{}",
