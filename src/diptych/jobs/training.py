@@ -63,7 +63,11 @@ def train(
         if group.main:
             say(f"{out} was begun in {told['precision']} and goes on in it, though auto is {precision} on this machine")
         precision = told["precision"]
-    same = identity(run) | {"precision": settings.precision, "examples": amount(food), "answers": list(facts.get("answers", []))}
+    same = identity(run) | {
+        "precision": settings.precision,
+        "examples": amount(food),
+        "answers": list(facts.get("answers", [])),
+    }
     if before is None and (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
         say(said)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below

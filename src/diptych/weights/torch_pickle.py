@@ -28,7 +28,7 @@ from diptych.weights.torch_values import storage as storage_of
 def unpickled(file: io.BytesIO | mmap.mmap, storages: dict[str, Storage] | None = None) -> Any:
     """The value of the next pickle of a file: plain values, dicts, `Claim`, `Named`, `Uncomputed`. Raises UnsafePickle.
 
-    A buffered file won't do as `file`: it allocates what it is asked to read. `storages` receives every storage that the pickle refers to, by its key.
+    `file` may not be a buffered file: that allocates what it is to read. `storages` receives every storage that the pickle refers to, by its key.
     """
     machine = _Machine({} if storages is None else storages)
     for name, argument in opcodes(file, UnsafePickle):
