@@ -120,7 +120,7 @@ def test_positions_that_are_no_square_lie_as_the_grid_given(vilt_folder: Path, t
     found = load(state, tmp_path, grid=(5, 3))
     assert found.arguments["grid"] == (5, 3)
     assert torch.equal(found.state["model.patches.position"], state["transformer.pos_embed"])
-    assert "no 4 × 4 grid" in refused(state, tmp_path, grid=(4, 4))
+    assert "has 15 cells, but 4 x 4 is 16" in refused(state, tmp_path, grid=(4, 4))
 
 
 def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path):
