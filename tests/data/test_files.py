@@ -36,6 +36,15 @@ def refused(spec: Path, *parts: str, split: str = "train", columns: Columns | No
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("name", "mark", "right"),
+    [("train.csv", ";", "','"), ("train.csv", "\t", "','"), ("train.csv", "|", "','"), ("train.tsv", ",", "'\\t'")],
+)
+def test_a_table_with_another_separator_is_refused_with_it(name: str, mark: str, right: str, tmp_path: Path):
+    path = write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}a dog\n", name)
+    refused(path, f"{path}, line 1", f"separated by {right}, this file by {mark!r}; save it with {right}")
+
+
 def test_karpathy_folder_and_file(karpathy):
     source = open_captions(str(karpathy), "train")
     assert len(source) == 12 and source.split == "train"
@@ -126,7 +135,7 @@ def test_a_table_without_splits_is_divided_by_image(tmp_path):
 
 @pytest.mark.parametrize("mark,name", [(";", "all.csv"), ("\t", "all.csv"), ("|", "all.csv"), (",", "all.tsv")])
 def test_columns_that_are_separated_otherwise_are_refused(tmp_path, mark, name):
-    refused(write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}x\n", name), "line 1: one column", repr(mark))
+    refused(write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}x\n", name), "line 1: ", repr(mark))
 
 
 def test_blank_lines_before_the_heading_are_passed_over(tmp_path):

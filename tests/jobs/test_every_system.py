@@ -70,7 +70,7 @@ def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path
 def test_a_config_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     checkpoint, _ = files("mae", tmp_path)
     (tmp_path / "list.json").write_text("[1]")
-    for config, told in (("list.json", "holds a list"), ("none.json", "not readable as JSON")):
+    for config, told in (("list.json", "holds a list"), ("none.json", "cannot be read")):
         command = ["import", "mae", str(checkpoint), "--out", str(tmp_path / "run"), "--config", str(tmp_path / config)]
         assert main(command) == 2
         assert told in capsys.readouterr().err

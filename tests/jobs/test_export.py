@@ -102,7 +102,7 @@ def test_hugging_face_s_folder_comes_back_with_what_stands_in_no_shape(
     import_official("vilt", GOLDEN / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     assert main(["export", str(tmp_path / "a"), "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
     assert main(["import", "vilt", str(tmp_path / "hf"), "--out", str(tmp_path / "b")]) == 0
-    assert "attention heads stand in no shape: heads 4;" in capsys.readouterr().out
+    assert "attention heads: heads 4 (weight shapes do not show them" in capsys.readouterr().out
     assert read_run(tmp_path / "b")[0].model.heads == 4  # type: ignore[union-attr]
     (tmp_path / "hf" / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"a folder without a model\.safetensors"):
@@ -116,7 +116,29 @@ def test_a_run_is_not_written_over_and_its_heads_are_told(tmp_path: Path, capsys
     assert main(["export", str(tmp_path / "a"), "--to", "safetensors", "--out", str(own)]) == 2
     assert "a part of the run itself" in capsys.readouterr().err and own.read_bytes() == before
     assert main(["export", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "x.pth")]) == 0
-    assert "attention heads stand in no shape: heads 4;" in capsys.readouterr().out
+    assert "attention heads: heads 4 (weight shapes do not show them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "expected"),
+    [
+        ("safetensors", "x.pth", "ends in .safetensors for --to safetensors, as x.safetensors"),
+        ("official", "x.safetensors", "writes PyTorch's format; expected a name such as x.pth"),
+        ("hf", "x.pth", "is a file; --to hf writes a folder"),
+    ],
+)
+def test_a_name_that_ends_as_another_format_is_refused(to: Any, name: str, expected: str, tmp_path: Path):
+    (tmp_path / "x.pth").write_bytes(b"kept")
+    with pytest.raises(RunError, match=expected):
+        export(tmp_path / "no run", to, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"] and (tmp_path / "x.pth").read_bytes() == b"kept"
+
+
+def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import_official("vilt", GOLDEN / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    for given in (tmp_path / "a", tmp_path / "a" / "model.safetensors"):
+        assert main(["import", "vilt", str(given), "--out", str(tmp_path / "b")]) == 2
+        assert f"is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --start {tmp_path / 'a'}" in capsys.readouterr().err  # fmt: skip
 
 
 def test_what_has_no_layout_is_refused(tmp_path: Path):

@@ -31,6 +31,16 @@ def pretrain(data: Path, out: Path, *more: str) -> int:
     return main(["pretrain", "vilt.tiny", *SMALL, *short, *HOW, *more])
 
 
+def test_a_run_is_not_written_into_the_folder_of_its_data(tmp_path: Path, capsys):
+    write_photos(tmp_path / "photos", {"photos.jsonl": range(4)})
+    before = sorted(tmp_path.rglob("*"))
+    assert pretrain(tmp_path / "photos", tmp_path / "photos" / "." / "images" / "..") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "is the folder of --data; give a folder for the run, such as" in line and sorted(tmp_path.rglob("*")) == before
+    )
+
+
 @pytest.mark.slow
 def test_a_division_is_said_once_by_each_command_and_words_for_splits_are_understood(tmp_path: Path, capsys):
     write_photos(tmp_path / "photos", {"photos.jsonl": range(60)})

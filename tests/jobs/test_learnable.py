@@ -27,6 +27,7 @@ from diptych.objectives.masking import Masking
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.regions import ByContrast, MaskedRegions, by_class
 from diptych.step import Among
+from diptych.tasks.retrieval import Retrieval
 from diptych.train.settings import Training
 
 SMALL = [
@@ -56,11 +57,11 @@ SMALL = [
 def test_each_objective_says_what_it_compares_a_sample_with():
     among = Among(own=1, everywhere=3, queued=5)
     hiding = Hiding(Masking(114, 4, 0.15, True), RegionMasking())
-    assert ImageTextContrast().compared_samples(among) == 8
-    assert Hinge().compared_samples(among) == 3
-    assert HardMatching().compared_samples(among) == 3 and HardMatching(in_rank=True).compared_samples(among) == 1
-    assert MaskedRegions(hiding, ByContrast()).compared_samples(among) == 3
-    assert MaskedRegions(hiding, by_class).compared_samples(among) is None
+    assert ImageTextContrast().samples_compared(among) == 8
+    assert Hinge().samples_compared(among) == 3
+    assert HardMatching().samples_compared(among) == 3 and HardMatching(in_rank=True).samples_compared(among) == 1
+    assert MaskedRegions(hiding, ByContrast()).samples_compared(among) == 3
+    assert MaskedRegions(hiding, by_class).samples_compared(among) is None
 
 
 def step_of(*objectives: object) -> Pretraining:
@@ -106,6 +107,13 @@ def test_what_compares_nothing_takes_one_sample():
     assert not compares(module)
     check_samples(module, Training(batch=1), ranks=1)
     assert compares(build(overridden(recipe("vlmo.tiny"), SMALL, "pretrain")))
+
+
+def test_retrieval_by_false_texts_compares_no_samples():
+    model = overridden(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
+    module = Retrieval(model, 16)
+    assert not compares(module)
+    check_samples(module, Training(batch=1), ranks=1)
 
 
 @pytest.mark.parametrize("batch", [["--batch", "1"], ["--batch", "4", "--accumulate", "4"]])

@@ -116,11 +116,11 @@ def test_a_square_position_grid_is_resized_by_the_system_s_own_rule(system, resi
 def test_positions_that_are_no_square_lie_as_the_grid_given(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     state["transformer.pos_embed"] = torch.randn(1, 1 + 15, 40)
-    assert "no 3 × 3 grid; give --grid" in refused(state, tmp_path)
+    assert "has 15 cells, but that is no square; give --grid ROWSxCOLUMNS of 15 cells" in refused(state, tmp_path)
     found = load(state, tmp_path, grid=(5, 3))
     assert found.arguments["grid"] == (5, 3)
     assert torch.equal(found.state["model.patches.position"], state["transformer.pos_embed"])
-    assert "no 4 × 4 grid" in refused(state, tmp_path, grid=(4, 4))
+    assert "has 15 cells, but 4 x 4 is 16" in refused(state, tmp_path, grid=(4, 4))
 
 
 def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path):

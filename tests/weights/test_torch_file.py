@@ -127,6 +127,7 @@ CRAFTED = {
     "unicode8.pth": older(b"\x80\x04\x8d" + struct.pack("<Q", 2**32) + b".", 0, b""),
     "bytes8.pth": archived(b"\x80\x04\x8e" + struct.pack("<Q", 2**32) + b".", {}),
     "memo.pth": archived(b"\x80\x02}r\xff\xff\xff\xff.", {}),
+    "memo_of_one_hash.pth": archived(b"\x80\x02}" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(40_000)) + b".", {}),
     "storage_call.pth": archived(b"\x80\x02}X\x01\x00\x00\x00wctorch\nFloatStorage\nJ\x00\x00\x00\x40\x85Rs.", {}),
     "announces.pth": archived(tensor_pickle(HUGE, HUGE), {"0": FOUR}),
     "claims.pth": archived(tensor_pickle(4, HUGE), {"0": FOUR}),
@@ -140,6 +141,7 @@ CRAFTED = {
     "old_numel.pth": older(tensor_pickle(4, 4, view=True), 2**60, FOUR),
     "old_claims.pth": older(tensor_pickle(4, HUGE, view=True), 4, FOUR),
     "header.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824,), }", FOUR),
+    "header_of_less.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (0,), }", FOUR),
     "header_small.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", FOUR),
     "header_text.npz": npz("{'descr': '<U100000000', 'fortran_order': False, 'shape': (10,), }", FOUR),
     "header.safetensors": struct.pack("<Q", 2**40) + b"{}",
@@ -169,6 +171,12 @@ def test_what_announces_more_than_it_holds_is_refused(name: str, tmp_path: Path)
     with pytest.raises(WeightsError) as error:
         read_states(tmp_path / name)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_places_of_one_hash_are_refused_at_the_first_that_no_pickle_needs(tmp_path: Path):
+    (tmp_path / "memo_of_one_hash.pth").write_bytes(CRAFTED["memo_of_one_hash.pth"])  # 20 s if each was kept
+    with pytest.raises(WeightsError, match="it keeps something at a place beyond 1000000"):
+        read_states(tmp_path / "memo_of_one_hash.pth")
 
 
 @pytest.mark.slow

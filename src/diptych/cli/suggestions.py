@@ -28,7 +28,7 @@ ELSEWHERE = {
     "start": "pretrained init resume checkpoint ckpt load weights init_from model_name_or_path",
     "out": "output output_dir out_dir save_dir save_path run_dir",
     "data": "dataset data_dir data_path train_data dataset_name train_file root",
-    "images.shorter": "image_size img_size imgsz resolution input_size image_res",
+    "images.shorter": "image_size img_size imgsz resolution input_size image_res size side",
     "model.patch": "patch_size",
     "model.width": "hidden_size dim embed_dim d_model hidden_dim",
     "model.depth": "layers num_layers num_hidden_layers n_layer",
@@ -48,20 +48,25 @@ ELSEWHERE = {
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
-    """ "; did you mean …?", or nothing where no name is near."""
-    near = get_close_matches(name, list(known), most, 0.3)
+    """ "; did you mean …?", or nothing where no name is near; case does not count."""
+    spelled = {ours.lower(): ours for ours in known}
+    near = [spelled[ours] for ours in get_close_matches(name.lower(), list(spelled), most, 0.3)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def meant(flag: str, known: Sequence[str]) -> str:
     """ "; did you mean …?": the flags of `known` that other libraries call so, those that end in its name, else the nearest."""
-    name = _plain(flag)
-    same = [ours for ours in known if name in ELSEWHERE.get(_plain(ours), "").split()]
-    same = same or [ours for ours in known if _plain(ours).rpartition(".")[2] == name]
+    same = _called(_plain(flag), known) or _called(_plain(flag).rpartition(".")[2], known)
     if not same:
         return nearest(flag, known)
-    counted = ", which counts batches" if same == ["--steps"] and "epoch" in name else ""
+    counted = ", which counts batches" if same == ["--steps"] and "epoch" in flag else ""
     return f"; did you mean {' or '.join(same)}{counted}?"
+
+
+def _called(name: str, known: Sequence[str]) -> list[str]:
+    """The flags of `known` that other libraries call `name`, else those whose last part it is."""
+    same = [ours for ours in known if name in ELSEWHERE.get(_plain(ours), "").split()]
+    return same or [ours for ours in known if _plain(ours).rpartition(".")[2] == name]
 
 
 def misspelt(flag: str, words: Iterable[str]) -> str:

@@ -67,8 +67,8 @@ def import_command(words: list[str]) -> None:
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
     say(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
-    if told := _heads(found.arguments):
-        say(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
+    if heads := _heads(found.arguments):
+        say(f"{heads} (weight shapes do not show them: from --heads, --config or config.json, else as published)")
     for note in found.notes:
         say(note)
     for name, reason in found.dead.items():
@@ -78,8 +78,9 @@ def import_command(words: list[str]) -> None:
 
 
 def _heads(arguments: dict[str, Any]) -> str:
-    """How many attention heads a model has, by the names of its settings (CrossViT: one number for each branch)."""
-    return ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
+    """The numbers of attention heads of a model, by the names of its settings (CrossViT: one number for each branch)."""
+    counts = ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
+    return counts and f"attention heads: {counts}"
 
 
 def _grid(text: str) -> tuple[int, int]:
@@ -105,8 +106,8 @@ def export_command(words: list[str]) -> None:
         raise UsageError(f"{out} is a part of the run itself; give another --out")
     lost = export(folder, to, out)
     say(f"{out}: written, {to} layout")
-    if to != "hf" and (told := _heads(arguments_of(folder))):
-        say(f"attention heads stand in no shape: {told}; `diptych import` is to be told (--heads, --config)")
+    if to != "hf" and (heads := _heads(arguments_of(folder))):
+        say(f"{heads} (weight shapes do not show them: give them to `diptych import` by --heads or --config)")
     for sentence in lost:
         say(f"left out: {sentence}")
 

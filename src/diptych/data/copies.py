@@ -70,7 +70,7 @@ def _parted(
         assert place is not None
         try:
             parts[compared(place)].append(i)
-        except OSError:  # it is told when the picture is to be decoded
+        except OSError:  # the error is raised when the picture is decoded
             continue
     return [part for part in parts.values() if len(part) > 1]
 

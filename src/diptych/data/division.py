@@ -60,8 +60,8 @@ def divide(
 
 
 def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
-    """What tells each row's picture from others: the place of the first file with its bytes, or its name where the file is
-    not there, which is refused when its split is opened.
+    """A key for each row's picture, the same for all copies of it: the place of the first file with its bytes, or its name
+    where the file is not there, which is refused when its split is opened.
     """
     files = [folder.seek(row.places) for row in rows]
     places = {file: at for at, file in enumerate(dict.fromkeys(file for file in files if file is not None))}

@@ -158,11 +158,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     try:
         header = next(filter(None, table), [])
-        if len(header) == 1 and (other := next((mark for mark in ",;\t|" if mark in header[0]), "")):
-            raise DataError(
-                f"{path}, line {table.line_num}: one column {header[0]!r}; separate columns by "
-                f"{'a tab' if path.suffix == '.tsv' else 'a comma'}, not {other!r}"
-            )
+        _refuse_other_separator(path, table.line_num, header)
         if len(set(header)) < len(header):
             raise DataError(f"{path}, line 1: two columns have one name in {header}; rename one")
         for row in table:
@@ -192,6 +188,16 @@ def kind_of(value: Any) -> str:
         return "a whole number" if abs(value) < LARGEST else "a number of more than 64 bits"
     kinds = {bool: "true or false", float: "a decimal number", list: "a list", dict: "a record", type(None): "null"}
     return kinds.get(type(value), "a text" if isinstance(value, str) else type(value).__name__)
+
+
+def _refuse_other_separator(path: Path, line: int, header: list[str]) -> None:
+    """Raises DataError for a heading that is one column, where another mark separates its words."""
+    own = "\t" if path.suffix == ".tsv" else ","
+    if len(header) == 1 and (mark := next((mark for mark in "\t;|," if mark != own and mark in header[0]), None)):
+        raise DataError(
+            f"{path}, line {line}: {header[0]!r} is one column: {path.suffix} has fields separated by {own!r}, this file by {mark!r}; "
+            f"save it with {own!r}{', or call it .tsv' if mark == chr(9) else ''}"
+        )
 
 
 def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -146,9 +146,11 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray | 
         size = math.prod(shape) * dtype.itemsize
         if size > whole or any(side < 0 for side in shape):
             raise ValueError(f"{entry.filename} announces {str(shape)[:80]} of {dtype}, more than its {whole} bytes")
-        data = member.read(size)
-    if len(data) < size:
-        raise ValueError(f"{entry.filename} ends after {len(data)} of {size} bytes")
+        data = bytearray(member.read(size))
+        if len(data) < size:
+            raise ValueError(f"{entry.filename} ends after {len(data)} of {size} bytes")
+        if member.read(1):
+            raise ValueError(f"{entry.filename} goes on after the {size} bytes of {str(shape)[:80]} of {dtype}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 

@@ -6,26 +6,14 @@ functions that numpy's own arrays name are recognised by their names and done he
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Collection
 from typing import Any
 
+from diptych.data.pickle_stack import PickleStack, opcodes
 from diptych.data.plain_arrays import KNOWN, Named, NotPlain, begun, build, called, finished
 
-MOST_OPCODES = 1_000_000
 MOST_KEY = 2**60  # Python hashes integers modulo 2**61 - 1
 _KEYS = (str, bytes, int, bool, type(None))
-_PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_NOTHING = ("PROTO", "FRAME")
-_VALUES = {
-    f"{size}{kind}{width}"
-    for size in ("", "SHORT_", "BIN", "SHORT_BIN", "LONG_BIN")
-    for kind in ("UNICODE", "STRING", "BYTES", "INT", "FLOAT", "LONG")
-    for width in ("", "1", "2", "4", "8")
-} | {"BYTEARRAY8"}
-_MARK = Named("mark")
 
 
 def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
@@ -35,91 +23,58 @@ def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
     """
     machine = _Machine(dict.fromkeys(objects, "object") | KNOWN, len(data))
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count > MOST_OPCODES:
-                raise NotPlain(f"more than {MOST_OPCODES} opcodes")
-            if opcode.name == "STOP":
-                (result,) = machine.stack
-                return finished(result)
-            machine.do(opcode.name, argument)
+        for name, argument in opcodes(data, NotPlain):
+            machine.do(name, argument)
+        (result,) = machine.stack.values
+        return finished(result)
     except NotPlain:
         raise
     except Exception as error:
         raise NotPlain(f"broken ({type(error).__name__})") from None
-    raise NotPlain("it has no end")
 
 
 class _Machine:
-    """The stack and the memory on which a pickle works. `known`: what it may name; `room`: bytes that its calls may make."""
+    """Carries out opcodes. `known`: what a pickle may name; `room`: bytes that its calls may make."""
 
     def __init__(self, known: dict[str, str], room: int) -> None:
         self.known, self.room = known, room
-        self.stack: list[Any] = []
-        self.memory: dict[int, Any] = {}
+        self.stack = PickleStack(NotPlain)
 
     def do(self, name: str, argument: Any) -> None:
         """One opcode. Raises NotPlain."""
-        stack = self.stack
-        if name in _NOTHING:
+        if self.stack.do(name, argument):
             return
-        if name == "MARK":
-            stack.append(_MARK)
-        elif name in _PLAIN:
-            stack.append(_PLAIN[name])
-        elif name in _EMPTY:
-            stack.append(_EMPTY[name]())
-        elif name in _TUPLES:
-            stack[-_TUPLES[name] :] = [tuple(stack[-_TUPLES[name] :])]
-        elif name in ("TUPLE", "LIST", "DICT"):
-            items = self._since_mark()
-            stack.append(tuple(items) if name == "TUPLE" else items if name == "LIST" else _pairs(items))
+        values = self.stack.values
+        if name == "DICT":
+            values.append(_pairs(self.stack.since_mark()))
         elif name in ("APPENDS", "APPEND", "SETITEMS", "SETITEM"):
             self._fill(name)
-        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            place = len(self.memory) if argument is None else argument
-            if not 0 <= place < MOST_OPCODES:
-                raise NotPlain(f"it keeps something at a place beyond {MOST_OPCODES}")
-            self.memory[place] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memory[argument])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            full = argument.replace(" ", ".") if argument else ".".join([stack.pop(), stack.pop()][::-1])
-            if full not in self.known:
+            if (full := self.stack.global_name(argument)) not in self.known:
                 raise NotPlain(f"it names {full[:60]!r}, which could run code")
-            stack.append(Named(self.known[full]))
+            values.append(Named(self.known[full]))
         elif name == "REDUCE":
-            arguments = stack.pop()
-            stack.append(called(stack.pop(), arguments))
-            if isinstance(stack[-1], bytes):  # of one text a thousand times the same
-                self.room -= len(stack[-1])
+            arguments = values.pop()
+            values.append(called(values.pop(), arguments))
+            if isinstance(values[-1], bytes):  # of one text a thousand times the same
+                self.room -= len(values[-1])
                 if self.room < 0:
                     raise NotPlain("it makes more bytes than it has")
         elif name == "NEWOBJ":
-            arguments = stack.pop()
-            stack.append(begun(stack.pop(), arguments))
+            arguments = values.pop()
+            values.append(begun(values.pop(), arguments))
         elif name == "BUILD":
-            state = stack.pop()
-            build(stack[-1], state)
-        elif name in _VALUES:
-            stack.append(argument)
+            state = values.pop()
+            build(values[-1], state)
         else:
             raise NotPlain(f"it uses {name}")
 
-    def _since_mark(self) -> list[Any]:
-        at = next(i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK)
-        items = self.stack[at + 1 :]
-        del self.stack[at:]
-        return items
-
     def _fill(self, name: str) -> None:
-        if name.endswith("S"):
-            items = self._since_mark()
-        else:
-            items = [self.stack.pop() for _ in range(1 if name == "APPEND" else 2)][::-1]
-        if name.startswith("APPEND") and type(self.stack[-1]) is list:
-            self.stack[-1].extend(items)
-        elif name.startswith("SETITEM") and type(self.stack[-1]) is dict:
-            self.stack[-1].update(_pairs(items))
+        items, into = self.stack.items(name), self.stack.values[-1]
+        if name.startswith("APPEND") and type(into) is list:
+            into.extend(items)
+        elif name.startswith("SETITEM") and type(into) is dict:
+            into.update(_pairs(items))
         else:
             raise NotPlain("it fills something else than a list or a dict")
 

@@ -115,7 +115,7 @@ def shards(spec: str) -> list[Path]:
     for name in braces(spec):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
         if not matches or not all(Path(m).is_file() for m in matches):
-            raise DataError(f"{name}: no such shard (from {spec!r}); check the braces")
+            raise DataError(f"{name}: no such shard (from {spec!r}); check the path and its braces")
         found += map(Path, matches)
     return found
 

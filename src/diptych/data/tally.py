@@ -39,5 +39,5 @@ class Tally:
             head = "; ".join(f"{s.where}: {s.why}" for s in list(self.listed.values())[:5])
             raise DataError(
                 f"{self.bad} of {self.seen} samples could not be used, more than {self.limit:.1%} "
-                f"(first: {head}); repair the data or raise the limit"
+                f"(first: {head}); repair the data, or raise --max_skipped (a share)"
             )

@@ -49,6 +49,12 @@ def run_there(folder: Path) -> None:
         raise RunError(f"{folder}: no run.json there; give the folder that --out named")
 
 
+def apart(data: str, out: Path) -> None:
+    """Raises RunError where a run's folder is that of its data: a reader would take metrics.jsonl for a table of captions."""
+    if Path(data).is_dir() and out.resolve() == Path(data).resolve():
+        raise RunError(f"--out {out} is the folder of --data; give a folder for the run, such as --out {out / 'run'}")
+
+
 def data_there(spec: str) -> None:
     """Raises DataError where what --data names is not there."""
     if spec.endswith(".tar"):

@@ -32,6 +32,7 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     """Writes `out`: a .pth as the official code nests it, the same names as .safetensors, or for Hugging Face a folder with
     config.json and model.safetensors. Gives what was left out, a sentence each. Raises RunError, WeightsError.
     """
+    _check_suffix(to, out)
     run, facts = read_any(folder)
     system, task, arguments = _identity(run, facts)
     if system not in SYSTEMS:
@@ -66,6 +67,18 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
             nest = SYSTEMS[system].nest
             torch.save({nest: sided(whole)} if nest else whole, path)
     return lost
+
+
+def _check_suffix(to: Target, out: Path) -> None:
+    """Raises RunError where a file's name ends as that of another format: readers, ours too, go by the ending."""
+    if to == "safetensors" and out.suffix != ".safetensors":
+        raise RunError(
+            f"--out {out}: expected a name that ends in .safetensors for --to safetensors, as {out.stem}.safetensors"
+        )
+    if to == "official" and out.suffix in (".safetensors", ".npz"):
+        raise RunError(f"--out {out}: --to official writes PyTorch's format; expected a name such as {out.stem}.pth")
+    if to == "hf" and out.exists() and not out.is_dir():
+        raise RunError(f"--out {out} is a file; --to hf writes a folder: give another --out")
 
 
 def arguments_of(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
 from diptych.data.splits import asked_split
 from diptych.heads import Match
+from diptych.jobs.beforehand import apart
 from diptych.jobs.embedding import exchange, shown
 from diptych.jobs.fitting import check_model
 from diptych.jobs.folder import RunError, read_run, read_weights
@@ -122,6 +123,7 @@ def finetune(run: Finetune, out: Path) -> None:
         raise RunError(
             f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
         )
+    apart(run.data, out)
     run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
     with processes(run.training.device) as group, claimed(out, group):
         if group.main:

@@ -1,4 +1,4 @@
-"""How a Hugging Face folder says that pictures are prepared (preprocessor_config.json), as a run's ImageSettings."""
+"""Image preprocessing of a Hugging Face folder (preprocessor_config.json) as a run's ImageSettings, and back."""
 
 from __future__ import annotations
 

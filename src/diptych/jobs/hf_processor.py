@@ -1,4 +1,4 @@
-"""The keys of preprocessor_config.json: the one place that says what happens to each, for each image processor.
+"""What becomes of each key of preprocessor_config.json, for each image processor: all of them are listed here.
 
 Defaults are those of transformers' classes (5.23).
 """
@@ -98,7 +98,7 @@ def table_of(family: Family) -> Table:
                 "disable_grouping",
                 "_valid_processor_keys",
             ),
-            Ignored("says how arrays are passed around"),
+            Ignored("the type of arrays that the processor returns"),
         ),
         **dict.fromkeys(
             ("image_processor_type", "feature_extractor_type", "processor_class"), Ignored("checked: by family_of")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from diptych.data.folder import parse_json, read_text
+from diptych.data.source import DataError
 from diptych.jobs.folder import RunError
 from diptych.jobs.hf_images import fitted, image_settings, read_images
 from diptych.jobs.hf_vocabulary import own_vocabulary
@@ -19,6 +20,7 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.vqa import ClosedVQA
+from diptych.train.checkpoint import MODEL
 from diptych.weights.hf_classes import CONFIGS
 from diptych.weights.hf_config import HFConfig, is_hf, placeholders, read_config
 from diptych.weights.hf_folder import WEIGHTS, read_object, weights_of
@@ -73,6 +75,7 @@ class Source:
 def open_source(system: str, checkpoint: Path, config: Path | None) -> Source:
     """Raises WeightsError, RunError."""
     folder = checkpoint if checkpoint.is_dir() else None
+    _refuse_own_run(folder or checkpoint.parent)
     if folder is not None:
         weights = weights_of(folder)
         if weights is None:
@@ -87,6 +90,14 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> Source:
         raise RunError(str(error)) from None
     hf = read_config(system, settings, str(config)) if is_hf(system, settings, folder is not None) else None
     return Source(system, checkpoint, settings, hf, folder)
+
+
+def _refuse_own_run(folder: Path) -> None:
+    """Raises RunError where a folder is that of a run, whose weights have our names already."""
+    if (folder / "run.json").is_file() and (folder / MODEL).is_file() and not (folder / "config.json").is_file():
+        raise RunError(
+            f"{folder} is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --start {folder}"
+        )
 
 
 def named_classes(
@@ -124,9 +135,9 @@ def _check_truth(hf: HFConfig) -> None:
 def _listed(file: Path, count: int | None) -> list[str]:
     """The strings of a JSON list, of which there must be `count`."""
     try:
-        answers = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: not a JSON list of answers ({error})") from None
+        answers = parse_json(read_text(file), file)
+    except DataError as error:
+        raise RunError(f"{error}; expected a JSON list of answers") from None
     if (
         not isinstance(answers, list)
         or not all(isinstance(a, str) for a in answers)

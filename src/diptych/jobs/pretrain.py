@@ -20,7 +20,7 @@ from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.tokenizer import Tokenizer
 from diptych.data.vocabularies import vocabulary
-from diptych.jobs.beforehand import all_there
+from diptych.jobs.beforehand import all_there, apart
 from diptych.jobs.building import build, frozen_tokenizer, start, taught
 from diptych.jobs.embedding import known, shown
 from diptych.jobs.folder import RunError
@@ -125,6 +125,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
     Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
     """
     all_there(run)
+    apart(run.data, out)
     run = replace(run, split=asked_split(run.split, run.data))
     with processes(run.training.device) as group, claimed(out, group):
         if group.main:

@@ -39,7 +39,7 @@ _held: dict[Path, int] = {}  # what this process has locked, and by which of its
 
 
 class InUse(Exception):
-    """Another process writes into the folder; the message says which, and what to do."""
+    """Another process writes into the folder; the message names it, and what to do."""
 
 
 @contextmanager

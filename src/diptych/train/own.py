@@ -22,7 +22,7 @@ _MOST_NUMBER, _MOST_LEVELS = 2**63, 64
 
 
 class DamagedFile(Exception):
-    """A file that Diptych wrote cannot be used; the message says which, where, and what to do."""
+    """A file that Diptych wrote cannot be used; the message names the file, the place and what to do."""
 
 
 def read_own(path: Path, shape: Shape = object, advice: str = "restore the file, or remove it") -> Any:

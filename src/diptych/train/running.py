@@ -118,7 +118,7 @@ class Running:
         raise SystemExit(130)
 
     def advance(self, batches: Iterator[list[Loaded]], told: Stop) -> tuple[bool, bool]:
-        """One optimizer step; whether any rank was told to stop, and whether a checkpoint is due by the clock."""
+        """One optimizer step; whether any rank received a signal to stop, and whether a checkpoint is due by the clock."""
         began = time.perf_counter()
         with told.at_once(self.alone):
             loaded = next(batches)

@@ -23,11 +23,11 @@ _KEY, _MARK = "digest", "diptych1"
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message says which, where and what to do."""
+    """A checkpoint cannot be used; the message names the file, the place and what to do."""
 
 
 class Damaged(CheckpointError):
-    """A file of tensors is not what was written; the message says which and why, and leaves what to do to the caller."""
+    """A file of tensors is damaged; the message names it and why, and the caller adds what to do."""
 
 
 def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said where one cannot be written."""
+"""Atomic writing of files, and the error of one that cannot be written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diptych.train.lock import partial_of
 
 
 class NotWritten(OSError):
-    """A file could not be written; the message says which, why, and what to do."""
+    """A file could not be written; the message names it, the cause and what to do."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong while `path` is written, told with the path and what to do. Raises NotWritten."""
+    """Turns an OSError while `path` is written into NotWritten, with the path and what to do."""
     try:
         yield
     except NotWritten:
@@ -85,7 +85,7 @@ def written_whole(path: Path, keep: Path | None = None) -> Iterator[Path]:
                 os.replace(path, keep)
             os.replace(partial, path)
         finally:
-            with suppress(OSError):  # the folder may be gone; what went wrong first is what is told
+            with suppress(OSError):  # the folder may be gone; the first error is the one to raise
                 partial.unlink(missing_ok=True)
         if os.name == "posix":  # elsewhere a folder cannot be opened
             _to_disk(path.parent)

@@ -12,7 +12,7 @@ from diptych.weights.hf_rules import Read, apply, check_shapes
 from diptych.weights.read import WeightsError
 
 MARKS = ("model_type", "architectures", "transformers_version", "vision_config")
-"""Keys by which a config of transformers is told from the settings of an official code."""
+"""Keys that a config of transformers has and the settings of an official code have not."""
 NOT_ARGUMENTS = ("image_size", "modalities", "begin", "end")
 """Settings that become an argument only together with others."""
 

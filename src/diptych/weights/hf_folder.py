@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from diptych.data.folder import parse_json, read_text
+from diptych.data.source import DataError
 from diptych.weights.read import WeightsError, read_checkpoint, read_states
 from diptych.weights.states import Held
 
@@ -37,9 +38,11 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise WeightsError(f"{path}: more than {MOST_BYTES:,} bytes of JSON")
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not readable as JSON ({error})") from None
+        held = parse_json(read_text(path), path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except DataError as error:
+        raise WeightsError(str(error)) from None
     if not isinstance(held, dict):
         raise WeightsError(f"{path}: holds a {type(held).__name__}, not names and values")
     return held

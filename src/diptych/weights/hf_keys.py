@@ -1,4 +1,4 @@
-"""The keys of config.json, for each class of transformers that is imported: the one place that says what happens to each.
+"""What becomes of each key of config.json, for each class of transformers that is imported: all of them are listed here.
 
 Defaults are those of transformers' classes (5.23), which save_pretrained may leave out.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych.data.plain_arrays import read_npz
 from diptych.weights.states import Held, preferred, sets
 from diptych.weights.torch_file import Broken, opened
 from diptych.weights.torch_values import OTHER_TENSORS, Claim, Uncomputed, UnsafePickle
@@ -43,7 +43,7 @@ def read_states(path: Path) -> list[Held]:
     What training keeps beside a model (optimizer, scheduler, loss scaler) is not read. Raises WeightsError.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; give the checkpoint file itself")
+        raise WeightsError(f"{path}: no such file or folder; check the path")
     try:
         _refuse_swelling(path)
         if path.suffix == ".safetensors":
@@ -103,30 +103,14 @@ def _tensors(path: Path, place: str, named: Mapping[str, Any], read: Callable[[C
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of an .npz. Raises Broken where a header announces another number of bytes than there are."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".npy")]
-        return {name.removesuffix(".npy"): _array(archive, name) for name in names}
+    """The arrays of an .npz. Raises Broken where one is not of numbers that PyTorch has, NotPlain."""
+    return {name: _of_array(name, array) for name, array in read_npz(path, _most_unpacked(path)).items()}
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> Tensor:
-    with archive.open(name) as file:
-        shape, fortran, dtype = _header(file)
-        if dtype.kind not in "fiub":
-            raise Broken(f"{name}: an array of {dtype.str}, which is no number of PyTorch's")
-        data = bytearray(file.read())
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise Broken(f"{name}: its header announces {shape} of {dtype.str}, the file holds {len(data)} bytes of it")
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C", copy=False))
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise Broken(f"an .npy of version {version}")
-    return readers[version](file)
+def _of_array(name: str, array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "fiub":
+        raise Broken(f"{name}: an array of {array.dtype.str}, which is no number of PyTorch's")
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=False))
 
 
 def _by_torch(path: Path) -> bool:
@@ -141,5 +125,10 @@ def _refuse_swelling(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > SWELLING * path.stat().st_size + 2**24:
+    if unpacked > _most_unpacked(path):
         raise WeightsError(f"{path}: would unpack to {unpacked / 2**20:.0f} MiB, which no weights do; not read")
+
+
+def _most_unpacked(path: Path) -> int:
+    """How many bytes an archive of weights may unpack to: numbers hardly shrink."""
+    return SWELLING * path.stat().st_size + 2**24

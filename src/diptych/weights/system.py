@@ -104,7 +104,8 @@ def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, i
     side = math.isqrt(cells)
     grid = told or (side, side)
     if grid[0] * grid[1] != cells:
-        raise WeightsError(f"{name} has {cells} cells, which are no {grid[0]} × {grid[1]} grid; give --grid")
+        shape = f"{grid[0]} x {grid[1]} is {grid[0] * grid[1]}" if told else "that is no square"
+        raise WeightsError(f"{name} has {cells} cells, but {shape}; give --grid ROWSxCOLUMNS of {cells} cells")
     return grid
 
 

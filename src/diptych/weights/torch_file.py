@@ -23,7 +23,7 @@ PIECE = 2**24  # bytes that are read at once
 
 
 class Broken(ValueError):
-    """A file that does not hold what it announces; the message says what."""
+    """A file that does not hold what it announces; the message names the difference."""
 
 
 @dataclass
