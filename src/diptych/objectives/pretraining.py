@@ -88,7 +88,7 @@ class Pretraining(nn.Module):
             self.chunk,
         )  # fmt: skip
 
-    def candidates(self, among: Among) -> dict[str, int]:
+    def samples_compared(self, among: Among) -> dict[str, int]:
         """By loss that compares samples: how many each one is compared with; see `step.ComparesSamples`."""
         found = {o.name: o.candidates(among) for o in self.objectives if isinstance(o, Comparing)}
         return {name: n for name, n in found.items() if n is not None}

@@ -30,7 +30,7 @@ class ContrastRetrieval(nn.Module):
         """What the model makes of a batch, nothing of it computed yet."""
         return Views(self.model, self.heads, batch, Keyed(batch))
 
-    def candidates(self, among: Among) -> dict[str, int]:
+    def samples_compared(self, among: Among) -> dict[str, int]:
         """See `step.ComparesSamples`."""
         return {"retrieval": self.objective.candidates(among)}
 
