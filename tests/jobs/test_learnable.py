@@ -15,8 +15,8 @@ from diptych.data.examples import PairExamples
 from diptych.data.scenes.source import Scenes
 from diptych.data.settings import ImageSettings
 from diptych.data.tokenizer import Tokenizer
-from diptych.jobs.building import build
 from diptych.jobs import training
+from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
 from diptych.jobs.learnable import check_samples, compares
 from diptych.jobs.training import opened
