@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_bootstrap import saved
 from tiny_runs import ENVIRONMENT, pretrain, rows, started
 
@@ -332,3 +333,22 @@ def test_bootstraps_damaged_parts_are_named(imported: Path, tmp_path: Path, caps
             if not list(out.glob("*.tar")):
                 assert main(words) == 0
     assert json.loads(settings.read_text())["data"] == "scenes:8"
+
+
+def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: Path, capsys):
+    first = Path(__file__).parents[1] / "golden" / "vit" / "checkpoint.pth"
+    held = torch.load(first, weights_only=True)
+    torch.save(
+        {name: value + 1 if value.is_floating_point() else value for name, value in held.items()}, tmp_path / first.name
+    )
+
+    def words(file: Path) -> list[str]:
+        return ["import", "vit", str(file), "--heads", "4", "--out", str(tmp_path / "run")]
+
+    assert main(words(first)) == 0
+    before = contents(tmp_path / "run")
+    assert "holds other weights than this file's; give another --out" in refused(words(tmp_path / first.name), capsys)
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run" / "model.safetensors").write_bytes(before["model.safetensors"][:-9])
+    assert main(words(first)) == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before["model.safetensors"]
