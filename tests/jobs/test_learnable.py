@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from diptych.data.examples import PairExamples
 from diptych.data.scenes.source import Scenes
 from diptych.data.settings import ImageSettings
 from diptych.data.tokenizer import Tokenizer
+from diptych.jobs import training
 from diptych.jobs.building import build
 from diptych.jobs.folder import RunError
 from diptych.jobs.learnable import check_samples, compares
@@ -83,11 +85,11 @@ def step_of(*objectives: object) -> Pretraining:
 def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
     batch: int, accumulate: int, ranks: int, queued: int, refused: bool
 ):
-    training = Training(batch=batch, accumulate=accumulate)
+    asked = Training(batch=batch, accumulate=accumulate)
     if not refused:
-        return check_samples(step_of(ImageTextContrast()), training, ranks, queued)
+        return check_samples(step_of(ImageTextContrast()), asked, ranks, queued)
     with pytest.raises(RunError, match="itc compares each sample with others, but a micro-batch has 1") as error:
-        check_samples(step_of(ImageTextContrast()), training, ranks, queued)
+        check_samples(step_of(ImageTextContrast()), asked, ranks, queued)
     assert f"give --batch {2 * accumulate * ranks} or more" in str(error.value)
 
 
@@ -130,3 +132,16 @@ def test_a_val_split_of_one_example_is_not_scored_by_what_compares(capsys):
     five = len(one)
     assert opened(lambda: one, True, fewest=five) is one and opened(lambda: one, False, fewest=five + 1) is None
     assert f"the val split has {five} examples, and losses compare at least {five + 1}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["vqa", "retrieval"])
+def test_a_task_that_compares_no_samples_is_learned_of_one_at_a_time(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "HELD_OUT", 4)
+    small = [*SMALL[: SMALL.index("--model.together")], *SMALL[SMALL.index("--data") :]]
+    out = ["--out", str(tmp_path / "run")]
+    words = ["finetune", task, "--recipe", "vilt.tiny", *small, "--batch", "1", *out]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])[task] > 0

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_bootstrap import saved
 from tiny_runs import ENVIRONMENT, pretrain, rows, started
 
 from diptych.cli import main
 from diptych.jobs import report
+from diptych.jobs.folder import read_run
 from diptych.train.checkpoint import CHECKPOINT, PREVIOUS
 from diptych.train.lock import locked
 from diptych.train.own import DamagedFile
@@ -140,11 +142,41 @@ def test_a_damaged_run_json_is_one_line_that_names_it(imported: Path, tmp_path: 
     wrong = [
         json.dumps(whole | change).encode() for change in ({"run": 3}, {"facts": []}, {"kind": {}}, {"machine": None})
     ]
-    wrong += [json.dumps({name: value for name, value in whole.items() if name != left}).encode() for left in whole]
+    wrong += [
+        json.dumps({name: value for name, value in whole.items() if name != left}).encode()
+        for left in whole
+        if left != "digest"
+    ]
     for data in (*DAMAGES, *wrong):
         (out / "run.json").write_bytes(data)
         words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
         assert str(out / "run.json") in refused(words, capsys), data
+
+
+@pytest.mark.parametrize(
+    ("written", "flipped"),
+    [('"seed": 0', '"seed": 1'), ('"command": "', '"command": "p'), ('"digest"', '"digesu"'), ('"crc32:', '"crc33:')],
+)
+def test_a_change_that_run_json_could_also_say_is_noticed(
+    imported: Path, tmp_path: Path, capsys, written: str, flipped: str
+):
+    out = tmp_path / "run"
+    shutil.copytree(imported, out)
+    whole = (out / "run.json").read_text()
+    assert written in whole
+    (out / "run.json").write_text(whole.replace(written, flipped))
+    words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
+    line = refused(words, capsys)
+    assert f"{out / 'run.json'}: its content does not match its digest: restore the file, or" in line
+
+
+def test_a_run_json_that_was_changed_on_purpose_is_read_without_its_digest(imported: Path, tmp_path: Path):
+    shutil.copytree(imported, out := tmp_path / "run")
+    record = json.loads((out / "run.json").read_text())
+    del record["digest"]
+    record["run"]["training"]["seed"] = 1
+    (out / "run.json").write_text(json.dumps(record))
+    assert read_run(out)[0].training.seed == 1
 
 
 @pytest.mark.parametrize("name", ["skipped.json", "doctor.json", "evaluate-x/metrics.json", "evaluate-x/shown.json"])
@@ -301,3 +333,22 @@ def test_bootstraps_damaged_parts_are_named(imported: Path, tmp_path: Path, caps
             if not list(out.glob("*.tar")):
                 assert main(words) == 0
     assert json.loads(settings.read_text())["data"] == "scenes:8"
+
+
+def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: Path, capsys):
+    first = Path(__file__).parents[1] / "golden" / "vit" / "checkpoint.pth"
+    held = torch.load(first, weights_only=True)
+    torch.save(
+        {name: value + 1 if value.is_floating_point() else value for name, value in held.items()}, tmp_path / first.name
+    )
+
+    def words(file: Path) -> list[str]:
+        return ["import", "vit", str(file), "--heads", "4", "--out", str(tmp_path / "run")]
+
+    assert main(words(first)) == 0
+    before = contents(tmp_path / "run")
+    assert "holds other weights than this file's; give another --out" in refused(words(tmp_path / first.name), capsys)
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run" / "model.safetensors").write_bytes(before["model.safetensors"][:-9])
+    assert main(words(first)) == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before["model.safetensors"]

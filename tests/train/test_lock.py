@@ -1,5 +1,6 @@
 """One writer at a time: what another process holds is refused, what it dies with is released and cleared."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_a_forked_worker_neither_inherits_a_lock_nor_keeps_it(tmp_path: Path):
             [sys.executable, "-c", HOLDS, str(tmp_path), ""], capture_output=True, text=True, input=""
         )
         assert "InUse" in probe.stderr and "held" not in probe.stdout
+
+
+def test_a_full_disk_keeps_no_folder_from_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with locked(tmp_path / "run") as taken:
+        assert taken and (tmp_path / "run" / LOCK).exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_same_thread_enters_again_and_the_lock_file_goes_at_the_end(tmp_path: Path):

@@ -28,17 +28,19 @@ RENAMED = {"--from": "--start"}
 
 
 def take(words: list[str], flag: str, default: str | None = None) -> str:
-    """The value of `flag`, removed from `words`. Raises UsageError where it is missing and has no default."""
+    """The value of `flag`, removed from `words`. Raises UsageError where it is missing and has no default, or is empty, as an
+    unset variable of a shell is: as a path that would be the current folder.
+    """
     for i, word in enumerate(words):
-        if word == flag:
-            if i + 1 == len(words) or words[i + 1].startswith("--"):
-                raise UsageError(f"{flag} needs a value")
-            value = words[i + 1]
-            del words[i : i + 2]
-            return value
-        if word.startswith(flag + "="):
-            del words[i]
-            return word.split("=", 1)[1]
+        name, joined, value = word.partition("=")
+        if name != flag:
+            continue
+        if not joined and i + 1 < len(words) and not words[i + 1].startswith("--"):
+            value = words.pop(i + 1)
+        if not value.strip():
+            raise UsageError(f"{flag} needs a value")
+        del words[i]
+        return value
     if default is None:
         near = misspelt(flag, words)
         raise UsageError(f"{flag} is missing{f'; did you mean it by {near}?' if near else ''}")
@@ -91,7 +93,18 @@ def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] =
         with redirect_stderr(said), redirect_stdout(said):
             return _parsed(run, words, command)
     except SystemExit:
-        raise UsageError(_one_line(said.getvalue())) from None
+        message = _one_line(said.getvalue())
+        if extra := re.fullmatch(r"(?:Unrecognized options )?Unrecognized options: (.*)", message):
+            raise UsageError(_not_a_value(words, extra[1].split(" ")[0])) from None
+        raise UsageError(message) from None
+
+
+def _not_a_value(words: Sequence[str], extra: str) -> str:
+    """What is said of a word that is neither a flag nor the value of one."""
+    at = words.index(extra) if extra in words else 0
+    before = next((word for word in reversed(words[:at]) if word.startswith("--")), "")
+    behind = f" behind {before.replace('--training.', '--')}, which takes one value" if before else ""
+    return f"Unrecognized options: {extra:.{SHOWN}}{behind}; quote a value that has blanks"
 
 
 def show_help(run: Any, command: str, purpose: str | None, placed: Sequence[str] = ()) -> None:

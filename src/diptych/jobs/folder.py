@@ -20,7 +20,7 @@ from diptych.recipes.kept import check_record, kept, thaw
 from diptych.recipes.models import CoCa
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.train import sealed
-from diptych.train.own import DamagedFile, read_own
+from diptych.train.own import DamagedFile, check_digest, read_own, with_digest
 from diptych.train.sealed import Damaged
 from diptych.train.written import written_whole
 from diptych.weights.strict import load_strict
@@ -51,7 +51,7 @@ def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: M
         "command": " ".join(sys.argv),
     }
     with written_whole(out / "run.json") as path:
-        path.write_text(json.dumps(told, indent=1))
+        path.write_text(json.dumps(with_digest(told), indent=1))
 
 
 def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
@@ -76,6 +76,7 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
         if told["kind"] not in KINDS:
             raise ValueError(f"kind: {told['kind']!r:.60} is none of {', '.join(KINDS)}")
         run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
+        check_digest(path, told)
         if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
             run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))
         return _as_it_read(run), facts

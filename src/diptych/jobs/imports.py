@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.jobs.folder import RunError, read_any, write_run
 from diptych.jobs.import_source import named_classes, open_source
 from diptych.jobs.imported import run_of
 from diptych.jobs.reading import tokenizer_of
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.state import weights
 from diptych.step import pupil
-from diptych.train.checkpoint import CHECKPOINT, save_tensors, save_weights
+from diptych.train.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
 from diptych.train.lock import alone
+from diptych.train.sealed import Damaged, holds
 from diptych.weights.official import Imported
 
 DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
@@ -46,6 +49,7 @@ def import_official(
     _refuse_another(out, name)
     found = source.load(heads, grid)
     step = found.build()
+    _refuse_other_weights(out, step)
     run = run_of(found, pupil(step), source.settings, regions, source.weights.name)
     run = source.shown(run, found, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
@@ -73,6 +77,16 @@ def _refuse_another(out: Path, name: str) -> None:
     if imported != name:
         held = f"what was imported from {imported}" if imported else "a run that was not imported"
         raise RunError(f"{out} holds {held}; give another --out, or remove it first")
+
+
+def _refuse_other_weights(out: Path, step: nn.Module) -> None:
+    """Raises RunError where `out` holds other weights than those of `step`: files of one name need not be one checkpoint. Damaged
+    ones may be written anew.
+    """
+    path = out / MODEL
+    with suppress(Damaged):
+        if path.is_file() and not holds(path, weights(pupil(step))):
+            raise RunError(f"{out} holds other weights than this file's; give another --out, or remove it first")
 
 
 def _reading(run: Any, vocabulary: Path) -> Pretrain | Finetune:

@@ -104,8 +104,11 @@ def _take(file: Path, place: Path) -> int:
         except FileNotFoundError:
             same = False
         if same:
-            os.ftruncate(handle, 0)
-            os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+            with contextlib.suppress(
+                OSError
+            ):  # on a full disk the folder is held all the same, by a lock without a name
+                os.ftruncate(handle, 0)
+                os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
             return handle
         os.close(handle)
 

@@ -6,7 +6,8 @@ Torch-free, since the command line reads a run's settings before anything slow i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ NUMBER = (int, float)
 FINDING = {"step": int, "subject": str, "verdict": str, "message": str}  # one of doctor.json
 SKIPPED = [{"id": int, "where": str, "why": str}]  # skipped.json, and a checkpoint's list
 _MOST_NUMBER, _MOST_LEVELS = 2**63, 64
+DIGEST, _MARK = "digest", "crc32:"
 
 
 class DamagedFile(Exception):
@@ -53,6 +55,28 @@ def parse_own(text: str | bytes, shape: Shape, where: str, advice: str = "restor
         why = "nested too deeply" if isinstance(error, RecursionError) else "empty" if not text.strip() else f"{error}"
         raise DamagedFile(f"{where}: not the JSON that was written there ({why}); {advice}") from None
     return value
+
+
+def with_digest(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` and, as its last key, a CRC-32 of all the others, which `check_digest` compares."""
+    return {**record, DIGEST: _digest(record)}
+
+
+def check_digest(path: Path, record: Mapping[str, Any]) -> None:
+    """Compares a record with its digest, known by its key and by the mark that it begins with: no single flipped bit hides it.
+    A record without one, as older versions and people write, is taken as it is. Raises DamagedFile.
+    """
+    carried = [value for key, value in record.items() if key == DIGEST or str(value).startswith(_MARK)]
+    if carried and carried != [_digest({key: value for key, value in record.items() if key != DIGEST})]:
+        raise DamagedFile(
+            f"{path}: its content does not match its digest: restore the file, or, if it was changed on purpose, remove "
+            f'"{DIGEST}" from it'
+        )
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    plain = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
+    return f"{_MARK}{zlib.crc32(plain.encode()):08x}"
 
 
 def misshapen(value: Any, shape: Shape, at: str = "") -> str:

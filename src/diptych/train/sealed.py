@@ -57,6 +57,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file was written with these tensors, by its digest where it carries one. Raises Damaged."""
+    with _opened(path) as file:
+        _, written = _header(path, file.metadata() or {})
+        if written is None:
+            written = _tensors((name, file.get_tensor(name)) for name in sorted(file.keys()))
+    return written == _tensors((name, tensors[name]) for name in sorted(tensors))
+
+
 def check(path: Path) -> None:
     """Reads all of a file, one tensor at a time, and compares it with its digest. Raises Damaged."""
     with _opened(path) as file:
