@@ -29,7 +29,7 @@ def check_text_start(checkpoint: Path, model: nn.Module) -> None:
     """The same of a BERT, by the config.json beside its weights, where there is one. Raises RunError, WeightsError."""
     file = checkpoint.parent / CONFIG
     values = read_object(file) if file.is_file() else {}
-    if values.get("model_type", "bert" if OLDEST <= values.keys() else None) != "bert":
+    if values.get("model_type", "bert" if values.keys() >= OLDEST else None) != "bert":
         return
     settings, _ = apply(BERT, values, f"{file}: ")
     _same(first_text_block(model), settings["heads"], settings["activation"], str(file))

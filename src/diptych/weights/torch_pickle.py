@@ -12,7 +12,6 @@ import pickletools
 from typing import IO, Any, cast
 
 from diptych.weights.torch_values import (
-    KNOWN,
     Claim,
     Named,
     Storage,
@@ -20,6 +19,7 @@ from diptych.weights.torch_values import (
     UnsafePickle,
     called,
     expect,
+    is_known,
     set_items,
 )
 from diptych.weights.torch_values import storage as storage_of
@@ -85,10 +85,12 @@ class _Machine:
             stack.append(self.memo[int(argument)])
         elif name in ("APPEND", "APPENDS"):
             items = self._since_mark() if name == "APPENDS" else [stack.pop()]
-            expect(stack[-1], list).extend(items)
+            if not isinstance(stack[-1], Uncomputed):  # of a class of its own that is a list
+                expect(stack[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = self._since_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-            set_items(expect(stack[-1], dict), items)
+            if not isinstance(stack[-1], Uncomputed):
+                set_items(expect(stack[-1], dict), items)
         else:
             self._call(name, argument)
 
@@ -96,9 +98,10 @@ class _Machine:
         stack = self.stack
         if name in ("GLOBAL", "STACK_GLOBAL"):
             parts = argument.split(" ") if argument else [stack.pop(), stack.pop()][::-1]
-            if (full := ".".join(parts)) not in KNOWN:
-                raise UnsafePickle(f"it names {full[:80]!r}")
-            stack.append(Named(full))
+            module, named = (expect(part, str) for part in parts)
+            if not is_known(module, named):
+                raise UnsafePickle(f"it names {f'{module}.{named}'[:80]!r}")
+            stack.append(Named(f"{module}.{named}"))
         elif name == "REDUCE":
             arguments = stack.pop()
             stack.append(called(expect(stack.pop(), Named).name, expect(arguments, tuple)))
