@@ -184,9 +184,12 @@ def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, caps
         ("vit", {"patch_size": [8, 4]}, "patch_size is [8, 4]; expected square patches"),
         ("vit", {"problem_type": "regression"}, "problem_type is 'regression'; expected None or 'single_label_"),
         ("vit", {"id2label": {"0": "a", "1": "b"}}, "id2label names 2 classes, but the weights have 3"),
+        ("vit", {"id2label": None, "num_labels": 2}, "num_labels is 2, but the weights have 3 classes"),
         ("vit", {"id2label": {"0": "a", "1": "b", "3": "c"}}, 'id2label must map "0", "1", ... to names'),
         ("vit", {"id2label": {"0": "a", "1": "b", "2": 3}}, "id2label must map"),
         ("vit", {"label2id": {"tench": 1}}, "label2id has 'tench' at 1, but id2label at 0"),
+        ("vit", {"label2id": {"tench": "1"}}, "label2id has 'tench' at '1', but id2label at 0"),
+        ("clip", {"text_config__eos_token_id": 7}, "text_config.eos_token_id is 7; expected 49, where texts end here"),
         ("vit", {"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}; expected {}"),
         ("clip", {"vision_config": 3}, "vision_config is 3; expected keys and values"),
         ("clip", {"projection_dim": 7}, "projection_dim makes joint 7, but in the weights it is 6"),
@@ -272,6 +275,47 @@ def test_the_keys_that_older_versions_wrote_are_known(tmp_path: Path):
     assert equal("CLIPModel", theirs, imported("clip", tmp_path / "one", tmp_path / "run")[1])
 
 
+def test_an_empty_text_config_dict_stands_for_the_class_s_defaults(tmp_path: Path, capsys):
+    """As transformers reads it: only None is no `text_config_dict`."""
+    saved("CLIPModel", CLIP, tmp_path / "one")
+    changed(tmp_path / "one" / "config.json", text_config_dict={})
+    assert "text_config.hidden_size makes text_width 512" in refused(
+        capsys, "clip", tmp_path / "one", "--out", tmp_path / "a"
+    )
+
+
+def test_a_clip_s_texts_end_at_its_largest_id(tmp_path: Path, capsys):
+    """The last piece's id says the same as 2 does; an id outside of the vocabulary, the class's default, is printed."""
+    last = {**CLIP, "text_config": CLIP["text_config"] | {"eos_token_id": 49}}
+    theirs = saved("CLIPModel", last, tmp_path / "one")
+    assert equal("CLIPModel", theirs, imported("clip", tmp_path / "one", tmp_path / "a")[1])
+    capsys.readouterr()
+    changed(tmp_path / "one" / "config.json", text_config__eos_token_id=49407)
+    imported("clip", tmp_path / "one", tmp_path / "b")
+    assert "text_config.eos_token_id is 49407, outside of the 50 pieces" in capsys.readouterr().out
+
+
+def test_the_file_of_weights_in_a_folder_is_read_with_its_config(tmp_path: Path):
+    """What stands beside model.safetensors is not dropped because the file was named and not its folder."""
+    import transformers
+
+    theirs = saved("ViTForImageClassification", VIT | {"hidden_act": "relu", "layer_norm_eps": 0.1}, tmp_path / "one")
+    size = {"height": 16, "width": 16}
+    transformers.ViTImageProcessorPil(size=size, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "one")
+    run, step, facts = imported("vit", tmp_path / "one" / "model.safetensors", tmp_path / "run")
+    assert equal("ViTForImageClassification", theirs, step)
+    assert facts["classes"] == ["tench", "crane", "crane"] and run.images.mean == (0.1, 0.2, 0.3)
+
+
+def test_numbers_of_labels_may_be_strings_and_classes_without_names_are_numbered(tmp_path: Path):
+    """label2id as the example scripts of transformers saved it; no id2label and no num_labels says nothing of the classes."""
+    saved("ViTForImageClassification", VIT, tmp_path / "one")
+    changed(tmp_path / "one" / "config.json", label2id={"tench": "0", "crane": "2"})
+    assert imported("vit", tmp_path / "one", tmp_path / "a")[2]["classes"] == ["tench", "crane", "crane"]
+    changed(tmp_path / "one" / "config.json", id2label=..., label2id=...)
+    assert imported("vit", tmp_path / "one", tmp_path / "b")[2]["classes"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
 def test_labels_become_the_run_s_names(tmp_path: Path, capsys):
     saved("ViTForImageClassification", VIT, tmp_path / "one")
     assert imported("vit", tmp_path / "one", tmp_path / "a")[2]["classes"] == ["tench", "crane", "crane"]
@@ -309,7 +353,12 @@ PROCESSORS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("CLIPImageProcessorPil", {"size": {"shortest_edge": 21}, "crop_size": {"height": 16, "width": 16}, "resample": 2}),
         ("CLIPImageProcessorPil", {"size": {"height": 16, "width": 16}, "do_center_crop": False}),
     ],
-    "blip": [("BlipImageProcessorPil", {"size": {"height": 16, "width": 16}, "image_mean": [0.0, 0.5, 1.0]})],
+    "blip": [
+        ("BlipImageProcessorPil", {"size": {"height": 16, "width": 16}, "image_mean": [0.0, 0.5, 1.0]}),
+        ("BlipImageProcessorPil", {"size": {"height": 16, "width": 16}, "do_pad": True, "size_divisor": 32}),
+        ("CLIPImageProcessorPil", {"size": 16, "default_to_square": True, "do_center_crop": False}),
+        ("DeiTImageProcessorPil", {"size": 18, "default_to_square": None, "crop_size": 16, "do_center_crop": True}),
+    ],
     "vilt": [
         ("ViltImageProcessorPil", {"size": {"shortest_edge": 40}, "size_divisor": 8}),
         ("ViltImageProcessorPil", {"size": {"shortest_edge": 64}, "image_std": [0.3, 0.2, 0.1], "resample": 2}),
@@ -357,7 +406,10 @@ def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, toget
         ("vit", {"size": {"longest_edge": 16}}, "size is {'longest_edge': 16}; expected height and width"),
         ("vit", {"size": {"shortest_edge": 16, "longest_edge": 32}}, "expected height and width"),
         ("vit", {"do_resize": False}, "do_resize is False; expected True"),
-        ("vit", {"do_pad": True}, "do_pad is True; expected False or None"),
+        ("vit", {"do_pad": True, "pad_size": {"height": 32, "width": 32}}, "pad_size is {'height': 32, 'width': 32}; expected None"),
+        ("vit", {"size": 16, "default_to_square": None}, "size is 16 without do_center_crop; expected height and width"),
+        ("vit", {"size": 16, "do_center_crop": True, "crop_size": None}, "crop_size is null or absent, but do_center_crop is true"),
+        ("vilt", {"size": 40, "size_divisor": 8, "do_pad": False}, "do_pad is False; expected True"),
         ("vit", {"resample": 9}, "resample is 9; expected a number from 0 to 5"),
         ("vit", {"image_std": [1, 0, 1]}, "image_std is [1, 0, 1]; expected numbers above 0"),
         ("vit", {"image_mean": "grey"}, "image_mean is 'grey'; expected a number"),

@@ -52,6 +52,12 @@ def test_a_bert_s_config_must_be_the_tower_s(kind: type, tmp_path: Path):
         file.write_text(json.dumps(config | change))
         with pytest.raises(RunError, match=said):
             check_text_start(weights, model)
+    oldest = {"num_attention_heads": 4, "hidden_act": "gelu", "type_vocab_size": 2, "vocab_size": 30522}
+    file.write_text(json.dumps(oldest))  # states no model_type
+    with pytest.raises(RunError, match="has 4 attention heads"):
+        check_text_start(weights, model)
+    file.write_text(json.dumps({"model_type": "clip", "num_attention_heads": 4}))
+    check_text_start(weights, model)  # of another model in the same folder
     file.write_text(json.dumps(config | {"position_embedding_type": "relative_key"}))
     with pytest.raises(WeightsError, match="position_embedding_type is 'relative_key'; expected 'absolute'"):
         check_text_start(weights, model)

@@ -14,6 +14,7 @@ import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,51 @@ def test_what_training_saves_beside_weights_is_read_past(tmp_path: Path, archive
     assert all(torch.equal(found["model"].state[name], tensor) for name, tensor in linear.state_dict().items())
     assert torch.equal(found[""].state["parameter"], torch.ones(2))
     assert set(found["model"].beside) == held.keys() - {"parameter"}
+
+
+def stranger(module: str, name: str, base: type = object) -> type:
+    """A class of a package that need not be installed, importable for as long as the test pickles it."""
+    cls = type(name, (base,), {"__module__": module})
+    vars(sys.modules.setdefault(module, ModuleType(module)))[name] = cls
+    return cls
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_objects_of_training_loops_beside_weights_are_read_past(
+    tmp_path: Path, protocol: int, monkeypatch: pytest.MonkeyPatch
+):
+    """As Lightning saved ViLT's and VLMo's: callbacks by their classes, settings in a dict of a class of its own."""
+    for module in (
+        "pytorch_lightning",
+        "sacred",
+        "my_project",
+        "pytorch_lightning.callbacks",
+        "sacred.config",
+        "my_project.settings",
+    ):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    callback = stranger("pytorch_lightning.callbacks", "ModelCheckpoint")
+    settings = stranger("sacred.config", "ReadOnlyDict", dict)(lr=0.1, paths=[Path("/data")])
+    names = stranger("sacred.config", "ReadOnlyList", list)(["a", "b"])
+    held = {"callbacks": {callback: {"best": torch.ones(1)}}, "hyper_parameters": settings, "names": names}
+    held |= {
+        "checkpoint_callback": callback(),
+        "state_dict": {"weight": torch.ones(2)},
+        "args": Namespace(out=Path("x")),
+    }
+    torch.save(held, tmp_path / "x.ckpt", pickle_protocol=protocol)
+    (found,) = read_states(tmp_path / "x.ckpt")
+    assert found.place == "state_dict" and torch.equal(found.state["weight"], torch.ones(2))
+    torch.save(held | {"own": stranger("my_project.settings", "Mine")()}, tmp_path / "y.ckpt", pickle_protocol=protocol)
+    with pytest.raises(WeightsError, match=r"it names 'my_project\.settings\.Mine'"):
+        read_states(tmp_path / "y.ckpt")
+
+
+@pytest.mark.parametrize("name", ["pathlib\nos.system", "lightning.os\nsystem.x", "posix\nsystem"])
+def test_code_behind_a_known_package_s_name_is_refused(name: str, tmp_path: Path):
+    (tmp_path / "x.pth").write_bytes(archived(f"c{name}\n(S'exit 1'\ntR.".encode(), {}))
+    with pytest.raises(WeightsError, match="it names"):
+        read_states(tmp_path / "x.pth")
 
 
 def test_numbers_in_the_newer_types_are_read(tmp_path: Path):

@@ -5,7 +5,7 @@ diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
 named. FOLDER: as Hugging Face keeps a model (one file or shards, .safetensors or .bin), with its config.json, image processor
-and tokenizer, which are read; a key that cannot be followed is refused by name. What comes of it is a run like any other: to be evaluated,
+and tokenizer, which are read, also where CKPT is the model.safetensors or pytorch_model.bin in it; a key that cannot be followed is refused by name. What comes of it is a run like any other: to be evaluated,
 started from, fine-tuned, used to bootstrap. --config is the official code's settings as JSON, where they are not the published
 ones: ViLBERT's schedule, open_clip's config, mean and std of pictures (a DeiT's: ImageNet's). --answers: the answers or classes
 of a task, a JSON list. --regions: where the regions lie that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces

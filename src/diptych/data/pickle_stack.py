@@ -86,6 +86,10 @@ class PickleStack:
             return self.since_mark()
         return [self.values.pop() for _ in range(1 if name == "APPEND" else 2)][::-1]
 
-    def global_name(self, argument: str | None) -> str:
-        """The full name that GLOBAL or STACK_GLOBAL names."""
-        return ".".join(argument.split(" ") if argument else [self.values.pop(), self.values.pop()][::-1])
+    def global_name(self, argument: str | None) -> tuple[Any, Any]:
+        """The module and the name in it that GLOBAL or STACK_GLOBAL names; of the latter whatever stands on the stack."""
+        if argument:
+            module, _, name = argument.partition(" ")
+            return module, name
+        name = self.values.pop()
+        return self.values.pop(), name

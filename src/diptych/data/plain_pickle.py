@@ -50,7 +50,7 @@ class _Machine:
         elif name in ("APPENDS", "APPEND", "SETITEMS", "SETITEM"):
             self._fill(name)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            if (full := self.stack.global_name(argument)) not in self.known:
+            if (full := ".".join(map(str, self.stack.global_name(argument)))) not in self.known:
                 raise NotPlain(f"it names {full[:60]!r}, which could run code")
             values.append(Named(self.known[full]))
         elif name == "REDUCE":

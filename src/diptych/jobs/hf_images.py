@@ -37,7 +37,7 @@ def image_settings(
     Raises WeightsError naming the key that cannot be done equally.
     """
     family = family_of(values, system, where)
-    found, _ = apply(table_of(family), values, f"{where}: ")
+    found, _ = apply(table_of(family, family.by_shorter(values)), values, f"{where}: ")
     cut = (found["crop_size"].height, found["crop_size"].width) if found["do_center_crop"] else None
     images = replace(images, resample=FILTERS[found["resample"]], square=False, wide=0, crop=0)
     images = _normalised(images, found, where)
@@ -46,6 +46,10 @@ def image_settings(
     size: Size = found["size"]
     if "size" not in values and "crop_size" not in values and (cut or (size.height, size.width)) != side:
         size, cut = _of_model(family, side)  # the class's own size is another model's
+    if cut == (0, 0):
+        raise WeightsError(
+            f"{where}: crop_size is null or absent, but do_center_crop is true; give its height and width"
+        )
     if cut is not None:
         cut_to = f"{where}: crop_size {cut[0]} x {cut[1]}"
         if cut[0] != cut[1]:
@@ -111,7 +115,7 @@ def _by_vilt(images: ImageSettings, found: Mapping[str, Any], where: str, patch:
 
 
 def _of_model(family: Family, side: tuple[int, int]) -> tuple[Size, tuple[int, int] | None]:
-    if family.by_shorter:
+    if "shortest_edge" in family.size:
         return Size(shortest=min(side)), side
     return Size(*side), None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, Channels
-from diptych.weights.hf_rules import Fixed, Ignored, Read, Rule, Table, pair, real, whole
+from diptych.weights.hf_rules import Fixed, Ignored, Read, Table, pair, real, whole
 from diptych.weights.read import WeightsError
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -37,10 +37,9 @@ class Family:
     crop: int = 0
     divisor: int = 0  # ViLT: the longer side is bounded, both are rounded down to a multiple of it
 
-    @property
-    def by_shorter(self) -> bool:
+    def by_shorter(self, values: Mapping[str, Any]) -> bool:
         """What one number as `size` means: the shorter side, or both."""
-        return "shortest_edge" in self.size
+        return not values.get("default_to_square", "shortest_edge" not in self.size)
 
 
 FAMILIES = {
@@ -67,27 +66,29 @@ def family_of(values: Mapping[str, Any], system: str, where: str) -> Family:
     return FAMILIES[OWN[system]]
 
 
-def table_of(family: Family) -> Table:
-    def default(value: bool) -> Rule:
-        return Fixed((value, None) if not value else (value,))
+_EQUAL_SIZES = Ignored("all pictures have one size, so that nothing is padded")
+_NOT_READ = Ignored("the class does not read it")
 
+
+def table_of(family: Family, by_shorter: bool) -> Table:
+    """The rule of each key. `by_shorter`: what one number as `size` means (`Family.by_shorter`)."""
     return {
         "do_resize": Fixed((True,)),
-        "size": Read("size", family.size, lambda value: _size(value, family.by_shorter)),
+        "size": Read("size", family.size, lambda value: _size(value, by_shorter)),
         "resample": Read("resample", family.resample, _filter),
         "do_center_crop": Read("do_center_crop", bool(family.crop), _flag),
         "crop_size": Read(
-            "crop_size", family.crop or 1, lambda value: Size() if value is None else _size(value, False, pairs=True)
+            "crop_size", family.crop or None, lambda value: Size() if value is None else _size(value, False, pairs=True)
         ),
         "do_rescale": Read("do_rescale", True, _flag),
         "rescale_factor": Read("rescale_factor", 1 / 255, _factor),
         "do_normalize": Read("do_normalize", True, _flag),
         "image_mean": Read("image_mean", list(family.mean), _channels),
         "image_std": Read("image_std", list(family.std), _spread),
-        "size_divisor": Read("size_divisor", family.divisor, whole) if family.divisor else Fixed((None,)),
-        "do_pad": default(bool(family.divisor)),
+        "size_divisor": Read("size_divisor", family.divisor, whole) if family.divisor else _NOT_READ,
+        "do_pad": Fixed((True,)) if family.divisor else _EQUAL_SIZES,
         "pad_size": Fixed((None,)),
-        "default_to_square": Fixed((not family.by_shorter, None)),
+        "default_to_square": Read("default_to_square", False, _flag),
         "do_convert_rgb": Ignored("every picture is read as RGB"),
         **dict.fromkeys(
             (

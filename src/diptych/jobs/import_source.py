@@ -23,7 +23,7 @@ from diptych.tasks.vqa import ClosedVQA
 from diptych.train.checkpoint import MODEL
 from diptych.weights.hf_classes import CONFIGS
 from diptych.weights.hf_config import HFConfig, is_hf, placeholders, read_config
-from diptych.weights.hf_folder import WEIGHTS, read_object, weights_of
+from diptych.weights.hf_folder import CONFIG, WEIGHTS, in_folder, read_object, weights_of
 from diptych.weights.official import Imported, load_official
 from diptych.weights.read import WeightsError
 
@@ -73,17 +73,21 @@ class Source:
 
 
 def open_source(system: str, checkpoint: Path, config: Path | None) -> Source:
-    """Raises WeightsError, RunError."""
+    """`checkpoint`: a file, or a folder as Hugging Face keeps a model, which the file of its weights stands for too unless a
+    `config` is given. Raises WeightsError, RunError.
+    """
     folder = checkpoint if checkpoint.is_dir() else None
     _refuse_own_run(folder or checkpoint.parent)
-    if folder is not None:
+    if folder is None and config is None and system in CONFIGS and in_folder(checkpoint):
+        folder, config = checkpoint.parent, checkpoint.parent / CONFIG
+    elif folder is not None:
         weights = weights_of(folder)
         if weights is None:
             raise RunError(
                 f"{folder} is a folder without a {WEIGHTS[0]} ({', '.join(WEIGHTS[1:])} are not there either); give the "
                 "checkpoint file itself"
             )
-        checkpoint, config = weights, config or next(iter(folder.glob("config.json")), None)
+        checkpoint, config = weights, config or next(iter(folder.glob(CONFIG)), None)
     try:
         settings = read_object(config) if config else {}
     except WeightsError as error:

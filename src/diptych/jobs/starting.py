@@ -10,10 +10,13 @@ from torch import nn
 from diptych.jobs.folder import RunError
 from diptych.layers.feedforward import activation_named
 from diptych.recipes.models import ViT
-from diptych.weights.hf_folder import read_object
+from diptych.weights.hf_folder import CONFIG, read_object
 from diptych.weights.hf_keys import BERT
 from diptych.weights.hf_rules import apply
 from diptych.weights.start_towers import first_text_block
+
+OLDEST = {"num_attention_heads", "hidden_act", "type_vocab_size"}
+"""Keys that a BERT's config has, also the oldest, which state no model_type."""
 
 
 def check_image_start(before: Any, block: nn.Module, where: str) -> None:
@@ -24,8 +27,9 @@ def check_image_start(before: Any, block: nn.Module, where: str) -> None:
 
 def check_text_start(checkpoint: Path, model: nn.Module) -> None:
     """The same of a BERT, by the config.json beside its weights, where there is one. Raises RunError, WeightsError."""
-    file = checkpoint.parent / "config.json"
-    if not file.is_file() or (values := read_object(file)).get("model_type") != "bert":
+    file = checkpoint.parent / CONFIG
+    values = read_object(file) if file.is_file() else {}
+    if values.get("model_type", "bert" if values.keys() >= OLDEST else None) != "bert":
         return
     settings, _ = apply(BERT, values, f"{file}: ")
     _same(first_text_block(model), settings["heads"], settings["activation"], str(file))

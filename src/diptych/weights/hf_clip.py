@@ -14,11 +14,10 @@ from torch import Tensor
 
 from diptych.models.clip import EPS
 from diptych.weights.clip_layouts import HF_BLOCK, HF_OUTSIDE, HF_TOWERS, HF_TURNED
+from diptych.weights.hf_keys import LARGEST
 from diptych.weights.hf_rules import hf_activation
 from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, Exported, State, square
-
-LARGEST = 2  # an ``eos_token_id`` that transformers takes for "the largest id"; any other is looked for as itself
 
 BLOCK = {official: theirs for theirs, official in HF_BLOCK.items()}
 OUTSIDE = {official: theirs for theirs, official in HF_OUTSIDE.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diptych.weights.hf_classes import CONFIGS, Config
-from diptych.weights.hf_keys import ENDS
+from diptych.weights.hf_keys import ENDS, LARGEST
 from diptych.weights.hf_rules import Read, apply, check_shapes
 from diptych.weights.read import WeightsError
 
@@ -66,11 +66,15 @@ class HFConfig:
         """The names of `count` classes in order. Raises WeightsError where id2label is of other ones."""
         named = self.values.get("id2label")
         if named is None:
-            many = self.values.get("num_labels", 2)
-            named = {str(i): f"LABEL_{i}" for i in range(many if isinstance(many, int) and many < 2**20 else 0)}
+            many = self.values.get("num_labels")
+            if many not in (None, count):
+                raise WeightsError(f"{self.file}: num_labels is {many!r}, but the weights have {count} classes")
+            return [f"LABEL_{i}" for i in range(count)]
         ids = [str(i) for i in range(len(named))] if isinstance(named, dict) else []
         if not isinstance(named, dict) or set(named) != set(ids) or not all(isinstance(x, str) for x in named.values()):
-            raise WeightsError(f'{self.file}: id2label must map "0", "1", ... to names, each a string')
+            raise WeightsError(
+                f'{self.file}: id2label must map "0", "1", ... to names, each a string; correct it, or give --answers FILE'
+            )
         if len(named) != count:
             raise WeightsError(f"{self.file}: id2label names {len(named)} classes, but the weights have {count}")
         labels = [named[i] for i in ids]
@@ -78,14 +82,18 @@ class HFConfig:
         return labels
 
     def _check_back(self, labels: list[str]) -> None:
-        """label2id must say the same: of a name that stands twice it holds one of the two."""
+        """label2id must say the same: of a name that stands twice it holds one of the two. Numbers may be strings, as in
+        what the example scripts of transformers saved.
+        """
         back = self.values.get("label2id") or {}
         if not isinstance(back, dict):
             raise WeightsError(f"{self.file}: label2id must map names to numbers")
+        places: dict[str, list[int]] = {}
+        for place, label in enumerate(labels):
+            places.setdefault(label, []).append(place)
         for name, i in back.items():
-            places = [place for place, label in enumerate(labels) if label == name]
-            if places and i not in places:
-                raise WeightsError(f"{self.file}: label2id has {name!r} at {i!r}, but id2label at {places[0]}")
+            if name in places and str(i) not in map(str, places[name]):
+                raise WeightsError(f"{self.file}: label2id has {name!r} at {i!r}, but id2label at {places[name][0]}")
 
 
 def placeholders(labels: list[str]) -> bool:
@@ -111,12 +119,8 @@ def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:
         found, said = apply(table, _part(values, part, table, file), f"{file}: {part}")
         settings |= found
         notes += said
-    ends = ENDS.get(settings.get("vocabulary", 0), ())
-    if "end" in settings and ends and settings["end"] not in ends:
-        key = "eos_token_id" if config.model_type == "clip" else "sep_token_id"
-        raise WeightsError(
-            f"{file}: text_config.{key} is {settings['end']!r}; expected {ends[0]}, where texts end here"
-        )
+    if "end" in settings:
+        notes += _check_end(config, settings["end"], settings["vocabulary"], file)
     if "begin" in settings:
         begin, words = settings.pop("begin"), settings["vocabulary"]
         if isinstance(begin, int) and 0 <= begin < words:
@@ -127,6 +131,20 @@ def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:
                 f"{words - 2}, as in BLIP's own code"
             )
     return HFConfig(file, system, values, settings, _told(system, config, settings), notes)
+
+
+def _check_end(config: Config, end: Any, words: int, file: str) -> list[str]:
+    """A text must end where it ends here: at the piece of the bundled vocabulary that ends texts, and in CLIP's texts, where
+    the end is read, at the largest id. A note to print where a CLIP of another vocabulary states an id outside of it.
+    """
+    clip = config.model_type == "clip"
+    key = f"{file}: text_config.{'eos' if clip else 'sep'}_token_id is"
+    ends = ENDS.get(words, (words - 1, LARGEST) if clip else (end,))
+    if not isinstance(end, bool) and end in ends:
+        return []
+    if words in ENDS or not isinstance(end, int) or isinstance(end, bool) or end < words:
+        raise WeightsError(f"{key} {end!r}; expected {ends[0]}, where texts end here")
+    return [f"{key} {end}, outside of the {words} pieces: texts end at their largest id"]
 
 
 def _check_class(config: Config, values: Mapping[str, Any], file: str) -> None:
@@ -156,8 +174,8 @@ def _part(values: Mapping[str, Any], part: str, table: Mapping[str, Any], file: 
     for key, value in ((name, nested), (f"{name}_dict", over)):
         if value is not None and not isinstance(value, dict):
             raise WeightsError(f"{file}: {key} is {value!r}; expected keys and values")
-    nested, over = nested or {}, over or {}
-    if not over:
+    nested = nested or {}
+    if over is None:
         return nested
     return {key: value for key, value in nested.items() if not isinstance(table.get(key), Read)} | over
 

@@ -19,6 +19,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 """The files that hold weights, in the order in which transformers looks for them."""
+CONFIG = "config.json"
 INDEX = ".index.json"
 MOST_BYTES = 64 * 2**20  # of a JSON file
 
@@ -26,6 +27,11 @@ MOST_BYTES = 64 * 2**20  # of a JSON file
 def weights_of(folder: Path) -> Path | None:
     """The file to read a folder's weights from, perhaps the index of shards."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def in_folder(file: Path) -> bool:
+    """Whether a file is the weights of a folder that has a config.json."""
+    return file.name in WEIGHTS and file.is_file() and (file.parent / CONFIG).is_file()
 
 
 def read_weights(path: Path) -> list[Held]:

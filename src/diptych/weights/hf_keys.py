@@ -21,10 +21,10 @@ from diptych.weights.hf_rules import (
     whole,
 )
 
-ENDS = {49408: (49407, 2), 30524: (102,)}
-"""Where a text ends, by the size of the bundled vocabulary: its last piece's id, or what stands for it in transformers (2: the
-largest id).
-"""
+LARGEST = 2
+"""An ``eos_token_id`` that transformers' CLIP takes for "the largest id"; any other is looked for as itself."""
+ENDS = {49408: (49407, LARGEST), 30524: (102,)}
+"""Where a text ends, by the size of the bundled vocabulary: its last piece's id, or what stands for it in transformers."""
 
 
 def _sizes(prefix: str = "", depth: int = 12, heads: int = 12, width: int = 768, hidden: int = 3072) -> dict[str, Rule]:

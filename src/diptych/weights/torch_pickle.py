@@ -12,7 +12,6 @@ from typing import Any
 
 from diptych.data.pickle_stack import PickleStack, opcodes
 from diptych.weights.torch_values import (
-    KNOWN,
     Claim,
     Named,
     Storage,
@@ -20,6 +19,7 @@ from diptych.weights.torch_values import (
     UnsafePickle,
     called,
     expect,
+    is_known,
     set_items,
     storage,
 )
@@ -54,19 +54,22 @@ class _Machine:
             del values[-1 if name == "POP" else self.stack.mark() :]
         elif name in ("APPEND", "APPENDS"):
             items = self.stack.items(name)
-            expect(values[-1], list).extend(items)
+            if not isinstance(values[-1], Uncomputed):  # of a class of its own that is a list
+                expect(values[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = self.stack.items(name)
-            set_items(expect(values[-1], dict), items)
+            if not isinstance(values[-1], Uncomputed):
+                set_items(expect(values[-1], dict), items)
         else:
             self._call(name, argument)
 
     def _call(self, name: str, argument: Any) -> None:
         values = self.stack.values
         if name in ("GLOBAL", "STACK_GLOBAL"):
-            if (full := self.stack.global_name(argument)) not in KNOWN:
-                raise UnsafePickle(f"it names {full[:80]!r}")
-            values.append(Named(full))
+            module, named = self.stack.global_name(argument)
+            if not is_known(expect(module, str), expect(named, str)):
+                raise UnsafePickle(f"it names {f'{module}.{named}'[:80]!r}")
+            values.append(Named(f"{module}.{named}"))
         elif name == "REDUCE":
             arguments = values.pop()
             values.append(called(expect(values.pop(), Named).name, expect(arguments, tuple)))

@@ -93,6 +93,20 @@ _PARAMETERS = {f"torch._utils._rebuild_{name}" for name in ("parameter", "parame
 _TYPED = "torch._tensor._rebuild_from_type_v2"
 _CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
 KNOWN = {*STORAGES, *DTYPES, *OTHER_TENSORS, *_MAPPINGS, *UNCOMPUTED, *_TENSORS, *_PARAMETERS, *_CLASSES, _TYPED}
+PACKAGES = (
+    "pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "yacs", "easydict", "sacred", "apex", "pathlib", "datetime",
+    "typing",
+)  # fmt: skip
+"""Packages whose objects training loops keep beside weights (callbacks, settings, paths)."""
+
+
+def is_known(module: str, name: str) -> bool:
+    """Whether a name may stand in a file: what a saved state needs, or a class of what training keeps beside it, whose objects
+    are never made.
+    """
+    if f"{module}.{name}" in KNOWN:
+        return True
+    return "." not in name and (module.partition(".")[0] in PACKAGES or module.startswith("torch.optim."))
 
 
 def expect(value: Any, kind: type) -> Any:
