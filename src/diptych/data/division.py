@@ -39,12 +39,13 @@ def divide(
 
     Where a row names a split every row must. Else a file that is named for a split is that split alone, and any other is
     divided 90/5/5 by picture, keyed by `seed` and the picture's name (of several names the first in the alphabet). A
-    picture is what its bytes are: all rows of it are in one split. Raises DataError for rows that name two, NoSplit.
+    picture is what its bytes are: all rows of it are in one split, unless rows name two for its copies, which is said in the
+    division. Raises DataError for rows that name two splits of one file, NoSplit.
     """
     rows = list(rows)
     if any(row.split is not None for row in rows):
         pictures = _pictures(rows, folder)
-        splits, how = _declared(rows, pictures, own), "by the splits of its rows, in pictures"
+        splits, how = _declared(rows, folder, own), "by the splits of its rows, in pictures"
     elif (named := file_split(path, own)) is not None:
         pictures = [folder.seek(row.places) or row.name for row in rows]
         splits, how = [named] * len(rows), f"named for {named}, in files"
@@ -52,7 +53,8 @@ def divide(
         pictures = _pictures(rows, folder)
         names = [os.path.normpath(row.name) for row in rows]
         splits, how = drawn_splits(names, pictures, seed), f"divided by picture, seed {seed}"
-    division = f"{how}: {counted(dict(zip(pictures, splits, strict=True)).values())}"
+    held = dict.fromkeys(zip(pictures, splits, strict=True))
+    division = f"{how}: {counted(split for _, split in held)}{_copies(rows, pictures, splits)}"
     chosen = [row for row, own_split in zip(rows, splits, strict=True) if own_split == split]
     if not chosen:
         raise NoSplit(f"{path}: nothing in split {split!r} ({division}); name another split or correct the file")
@@ -72,18 +74,34 @@ def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
     ]
 
 
-def _declared(rows: Sequence[Row], pictures: Sequence[Any], own: Sequence[str]) -> list[str]:
+def _declared(rows: Sequence[Row], folder: Folder, own: Sequence[str]) -> list[str]:
     """The split that each row names. Raises DataError."""
     splits: list[str] = []
-    before: dict[Any, tuple[str, Row]] = {}
-    for row, picture in zip(rows, pictures, strict=True):
+    before: dict[str, tuple[str, Row]] = {}
+    for row in rows:
         if row.split is None:
             raise DataError(f"{row.where}: it names no split, as other rows do; add one to each row or to none")
         splits.append(split_of(row.split, row.where, own))
-        split, first = before.setdefault(picture, (splits[-1], row))
+        file = folder.seek(row.places) or os.path.normpath(row.name)
+        split, first = before.setdefault(file, (splits[-1], row))
         if split != splits[-1]:
             raise DataError(
-                f"{row.where}: {row.name!r} is in split {splits[-1]}, but the same picture is in {split} as {first.name!r} "
+                f"{row.where}: {row.name!r} is in split {splits[-1]}, but in {split} as {first.name!r} "
                 f"({first.where}); put all rows of a picture in one split"
             )
     return splits
+
+
+def _copies(rows: Sequence[Row], pictures: Sequence[Any], splits: Sequence[str]) -> str:
+    """What a division says of pictures that lie in two splits under two names: how many, and the first; "" where none do."""
+    first: dict[Any, tuple[str, str]] = {}
+    shared: dict[Any, str] = {}
+    for row, picture, split in zip(rows, pictures, splits, strict=True):
+        name, other = first.setdefault(picture, (row.name, split))
+        if other != split:
+            shared.setdefault(picture, f"{name!r} of {other} is {row.name!r} of {split}")
+    return (
+        f"; WARNING: {len(shared)} pictures are in two splits as copies ({next(iter(shared.values()))})"
+        if shared
+        else ""
+    )
