@@ -31,7 +31,7 @@ from diptych.data.questions import open_questions
 from diptych.data.raws import raws
 from diptych.data.regions import open_regions
 from diptych.data.shards import CaptionedShards, read_index
-from diptych.data.source import BadSample, DataError
+from diptych.data.source import BadSample, DataError, NoSplit
 from diptych.data.vocabularies import read_vocabulary
 from diptych.data.wordpiece import SPECIAL
 from diptych.weights.read import WeightsError, read_checkpoint
@@ -144,12 +144,12 @@ def tars(folder: Path) -> Reader:
 
     def read(path: Path) -> None:
         for raw, _ in raws(path):
-            with contextlib.suppress(BadSample):
+            with contextlib.suppress(BadSample, NoSplit):
                 decode(raw.picture, raw.where)
         read_index(path, bad=[])
         source = CaptionedShards(str(path), "")
         for i in range(len(source)):
-            with contextlib.suppress(BadSample):
+            with contextlib.suppress(BadSample, NoSplit):
                 source.image(i)
 
     tokens = (
@@ -179,7 +179,7 @@ def beside_pictures(name: str, folder: Path, data: bytes) -> Path:
 
 def read_captions(path: Path) -> None:
     for split in ("train", "val"):
-        with contextlib.suppress(BadSample):
+        with contextlib.suppress(BadSample, NoSplit):
             source = open_captions(str(path), split)
             for i in range(min(len(source), 4)):
                 _ = source.captions(i), source.where(i), source.image(i)
@@ -187,7 +187,7 @@ def read_captions(path: Path) -> None:
 
 def read_questions(path: Path) -> None:
     for split in ("train", "val"):
-        with contextlib.suppress(BadSample):
+        with contextlib.suppress(BadSample, NoSplit):
             source = open_questions(str(path), split)
             for i in range(min(len(source), 4)):
                 question = source.question(i)
@@ -321,8 +321,9 @@ def cifar_rows() -> list[bytes]:
 
 def read_cifar(path: Path) -> None:
     for split in ("train", "val"):
-        source = Labelled(path, split)
-        _ = source.image(0), source.label(0)
+        with contextlib.suppress(NoSplit):
+            source = Labelled(path, split)
+            _ = source.image(0), source.label(0)
 
 
 # Vocabularies

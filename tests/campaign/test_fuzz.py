@@ -16,7 +16,7 @@ from readers import COMMANDS, QUICK, Reader, picture, tar_of
 HERE = Path(__file__).parent
 SEED = int(os.environ.get("DIPTYCH_CAMPAIGN_SEED", "0"))
 RECORDS = os.environ.get("DIPTYCH_CAMPAIGN", "")  # the folder in which counts are left
-INPUTS, OF_COMMANDS, SECONDS = 1000, 40, 120
+INPUTS, OF_COMMANDS, SECONDS = 1000, 20, 60  # a reader stops at its inputs or at its seconds, whichever comes first
 
 
 @pytest.mark.campaign
@@ -32,7 +32,8 @@ def test_every_input_ends_in_a_value_or_in_the_reader_s_own_error(reader: str, i
     found = json.loads(out.read_text())
     assert not found["failed"], json.dumps(found["failures"], indent=1)
     assert done.returncode == 0 and found["values"] + found["refused"] == found["inputs"] > 0
-    assert found["refused"] > 0, "no input was refused: nothing was damaged"
+    if reader in QUICK:  # a run goes on without a damaged line of its log, and from the checkpoint before a damaged one
+        assert found["refused"] > 0, "no input was refused: nothing was damaged"
 
 
 def read_strictly(path: Path) -> None:

@@ -93,3 +93,12 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     assert main(words) == 0
     assert f"{tmp_path / 'run'} was begun in bf16 and goes on in it" in capsys.readouterr().out
     assert computed[-1] == (3, True) and all(bf16 for _, bf16 in computed)
+
+
+def test_a_run_json_of_another_run_is_refused_beside_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(pretrain(tmp_path / "a", steps=2)) == 0
+    assert main(pretrain(tmp_path / "b", "--seed", "5", steps=2)) == 0
+    (tmp_path / "a" / "run.json").write_bytes((tmp_path / "b" / "run.json").read_bytes())
+    capsys.readouterr()
+    assert main(pretrain(tmp_path / "a", steps=2)) == 2
+    assert f"{tmp_path / 'a'} holds a run with seed = 5, not 0" in capsys.readouterr().err

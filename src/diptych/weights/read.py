@@ -116,12 +116,12 @@ def _of_array(name: str, array: np.ndarray) -> Tensor:
 def _by_torch(path: Path) -> bool:
     """Whether a file that PyTorch is asked to read begins as its own do: as an archive or a pickle. Others: True."""
     with path.open("rb") as file:
-        return path.suffix in (".safetensors", ".npz") or file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+        return path.suffix in (".safetensors", ".npz") or file.read(1) == b"\x80" or _is_zip(path)
 
 
 def _refuse_swelling(path: Path) -> None:
     """Raises WeightsError where a zip archive (.npz, PyTorch's own) would unpack to many times its size."""
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -132,3 +132,11 @@ def _refuse_swelling(path: Path) -> None:
 def _most_unpacked(path: Path) -> int:
     """How many bytes an archive of weights may unpack to: numbers hardly shrink."""
     return SWELLING * path.stat().st_size + 2**24
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a file ends as a zip archive does, be it a broken one."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
