@@ -71,6 +71,7 @@ def test_held_out_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
         assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -95,6 +96,7 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     assert computed[-1] == (3, True) and all(bf16 for _, bf16 in computed)
 
 
+@pytest.mark.slow
 def test_a_run_json_of_another_run_is_refused_beside_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(pretrain(tmp_path / "a", steps=2)) == 0
     assert main(pretrain(tmp_path / "b", "--seed", "5", steps=2)) == 0
