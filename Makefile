@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 # A third of collecting the tests is compiling them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo learn test check types fast bench
+.PHONY: setup demo learn test campaign reliability check types fast bench
 
 setup: .venv/ready
 
@@ -26,6 +26,14 @@ learn: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
+
+# Thousands of damaged inputs for every reader, and runs killed at random moments; the counts go to build/campaign.
+campaign: .venv/ready
+	rm -rf build/campaign && mkdir -p build/campaign
+	DIPTYCH_CAMPAIGN=$(CURDIR)/build/campaign $(BIN)/python -m pytest -n 2 -m campaign tests/campaign
+
+reliability: .venv/ready  # the page about the last campaign
+	$(BIN)/python tests/campaign/reliability.py build/campaign docs/reliability.md
 
 check: .venv/ready
 	$(BIN)/python -m ruff check .

@@ -27,6 +27,14 @@ def nothing_is_kept_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("DIPTYCH_CACHE", str(tmp_path_factory.mktemp("seen")))
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Every test draws the same from torch's own generator, whichever tests ran before it."""
+    import torch  # not sooner: it reads OMP_NUM_THREADS when it is imported
+
+    torch.manual_seed(0)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`quick("a", "b-*")` above a parametrised test: its other cases are slow."""

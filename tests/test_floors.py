@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "diptych"
 FILES = sorted(SRC.rglob("*.py"))
 
 FLOORS = (
-    ("layout", "tokens", "inputs", "movable", "keyed", "state", "step", "store"),
+    ("layout", "tokens", "inputs", "movable", "keyed", "ranges", "state", "step", "store", "terminal"),
     ("layers",),
     ("fusion", "heads"),
     ("models", "objectives", "data", "metrics", "generate"),
@@ -40,14 +40,12 @@ SIDEWAYS = {
 }
 NARROW = {"data": 0}  # rooms that may reach no higher than this floor, though they stand above it
 
-LONG = {
-    "models/verbs.py": "all that a model can be asked, on one page",
-    "data/scenes/language.py": "the words of the built-in world: templates more than code",
-}
-LIMIT = 200
+LONG: dict[str, str] = {}  # files over the limit, each with its reason
+LIMIT = 500  # lines: cohesion decides a file's size, but past this it must be defended
 
 FORBIDDEN = {
     "strict=False in a loader": re.compile(r"load_state_dict\([^)]*strict\s*=\s*False"),
+    "print: what reaches a terminal goes through terminal.say": re.compile(r"(?<![\w.\"'`])print\(|print_exception\("),
     "weights_only=False": re.compile(r"weights_only\s*=\s*False"),
     "a path of somebody's machine": re.compile(r"""["'(\s](/work|/home|/root|/Users|/mnt|/tmp)/|[A-Z]:\\\\Users"""),
 }
@@ -109,10 +107,12 @@ def wrongs(path: str, source: str) -> list[str]:
         return [f"{path}:{error.lineno}: Python 3.11 cannot read this: {error.msg}"]
     found = [f"{path}:{line}: {why}" for line, name in imported(path, tree) if (why := wrong_import(room, name))]
     for name, pattern in FORBIDDEN.items():
+        if room == "terminal" and name.startswith("print"):
+            continue
         found += [f"{path}:{source.count(chr(10), 0, m.start()) + 1}: {name}" for m in pattern.finditer(source)]
     lines = source.count("\n")
     if lines > LIMIT and path not in LONG:
-        found.append(f"{path}: {lines} lines; over {LIMIT} a noun is missing (or a reason, in LONG)")
+        found.append(f"{path}: {lines} lines; over {LIMIT}: divide it, or give a reason in LONG")
     return found
 
 
@@ -149,8 +149,10 @@ def test_exceptions_are_still_needed():
         ("weights/load.py", "from pickle import load", "can run code"),
         ("weights/load.py", "torch.load(f, weights_only = False)", "weights_only"),
         ("weights/load.py", "model.load_state_dict(\n    state, strict=False)", "load.py:1: strict=False"),
+        ("jobs/train.py", "print(name)", "train.py:1: print: what reaches a terminal goes through terminal.say"),
+        ("jobs/train.py", "console.print_exception()", "terminal.say"),
         ("data/files.py", 'ROOT = "/home/me/data"', "somebody's machine"),
-        ("models/vit.py", "x = 1\n" * 201, "201 lines"),
+        ("models/vit.py", "x = 1\n" * 501, "501 lines"),
     ],
 )
 def test_the_rules_catch_what_breaks_them(path: str, source: str, message: str):

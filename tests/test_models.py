@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -65,8 +65,8 @@ def small(name: str) -> nn.Module:
     return lively(SYSTEMS[name].small()).eval()
 
 
-def step_of(name: str, job: str) -> tuple[nn.Module, Job]:
-    torch.manual_seed(0)
+def step_of(name: str, job: str, seed: int = 0) -> tuple[nn.Module, Job]:
+    torch.manual_seed(seed)
     made = SYSTEMS[name].jobs[job]
     return made.step(SYSTEMS[name].small()), made
 
@@ -108,22 +108,34 @@ def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def doubles(name: str) -> Iterator[None]:
+    """Float64 throughout: how float32 rounds differs from CPU to CPU. A tokenizer compares its codes in float32."""
+    torch.set_default_dtype(torch.float32 if name == "tokenizer" else torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 # -- the battery ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
+@torch.no_grad()
 def test_loss_at_initialisation_is_chance(name: str, job: str):
-    """Within 4 %: weights of 0.02 give logits near nought, and the rest is their spread."""
-    step, made = step_of(name, job)
-    losses = losses_of(step.eval(), batch_of(32))
-    assert losses.keys() >= made.chance.keys()
-    for loss, chance in made.chance.items():
-        assert losses[loss].item() == pytest.approx(chance, rel=0.04), f"{loss} starts at {losses[loss].item():.4f}"
+    """Within 4 %, in the mean of eight draws of weights: those of 0.02 give logits near nought, and the rest is their spread."""
+    found, chance = [], SYSTEMS[name].jobs[job].chance
+    for seed in range(8):
+        step, _ = step_of(name, job, seed)
+        found.append(losses_of(step.eval(), batch_of(32)))
+    assert found[0].keys() >= chance.keys()
+    for loss, expected in chance.items():
+        mean = sum(losses[loss].item() for losses in found) / len(found)
+        assert mean == pytest.approx(expected, rel=0.04), f"{loss} starts at {mean:.4f}"
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_padding_changes_nothing(name: str, verb: str, packed: bool):
+def test_padding_changes_nothing(name: str, verb: str, packed: bool, doubles: None):
     """Neither its amount nor, where it is computed at all, what stands in it."""
     model, batch = small(name), batch_of(6)
     before = outputs(name, verb, model, batch, packed)
@@ -140,7 +152,7 @@ def test_padding_changes_nothing(name: str, verb: str, packed: bool):
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)
-def test_packed_outputs_are_the_padded_ones(name: str, verb: str):
+def test_packed_outputs_are_the_padded_ones(name: str, verb: str, doubles: None):
     model, batch = small(name), batch_of(6)
     assert_same(outputs(name, verb, model, batch, packed=True), outputs(name, verb, model, batch))
 
@@ -166,7 +178,7 @@ def test_packed_losses_and_gradients_are_the_padded_ones(name: str, job: str):
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)
 @pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: bool):
+def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: bool, doubles: None):
     model, batch = small(name), batch_of(6)
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     before = outputs(name, verb, model, batch, packed)

@@ -159,3 +159,17 @@ def test_where_things_are_kept_can_be_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DIPTYCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "caches")
     assert usual_folder() == Path("caches/diptych")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(store_module.Path, "home", lambda: Path("home"))
+    assert usual_folder() == Path("home/.cache/diptych")
+
+
+def test_a_user_without_a_home_folder_must_name_a_cache(monkeypatch: pytest.MonkeyPatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DIPTYCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(store_module.Path, "home", homeless)
+    with pytest.raises(ValueError, match="set DIPTYCH_CACHE"):
+        usual_folder()

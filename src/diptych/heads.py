@@ -22,17 +22,17 @@ class Match(nn.Module):
 
 
 class Transformed(nn.Module):
-    """What BERT's heads share: linear to a hidden width, GELU, norm. What asks stands behind it."""
+    """What BERT's heads share: linear to a hidden width, GELU (or another `activation`), norm. What asks stands behind it."""
 
-    def __init__(self, width: int, hidden: int, eps: float):
+    def __init__(self, width: int, hidden: int, eps: float, activation: nn.Module | None = None):
         super().__init__()
         self.dense = nn.Linear(width, hidden)
-        self.gelu = nn.GELU()
+        self.activation = activation or nn.GELU()
         self.norm = nn.LayerNorm(hidden, eps)
 
     def last(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n h"]:
         """What the head's own vectors are multiplied with."""
-        return self.norm(self.gelu(self.dense(x)))
+        return self.norm(self.activation(self.dense(x)))
 
 
 class Vocabulary(Transformed):
@@ -40,8 +40,11 @@ class Vocabulary(Transformed):
     are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
     """
 
-    def __init__(self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None):
-        super().__init__(width, width, eps)
+    def __init__(
+        self, width: int, vocabulary: int, eps: float = 1e-12, tied: nn.Embedding | None = None,
+        activation: nn.Module | None = None,
+    ):  # fmt: skip
+        super().__init__(width, width, eps, activation)
         self.words = nn.Linear(width, vocabulary, bias=False)
         if tied is not None:
             self.words.weight = tied.weight
@@ -76,6 +79,25 @@ class SimpleClassifier(Transformed):
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
         return self.answers(self.last(pooled))
+
+
+class ReLUClassifier(nn.Module):
+    """Logits of answers: linear, ReLU, dropout, linear (the downstream head of ViLBERT's first release).
+
+    There both layers are weight-normed; a checkpoint's are computed once and stand here as plain weights.
+    """
+
+    def __init__(self, inputs: int, hidden: int, answers: int, dropout: float = 0.5):
+        super().__init__()
+        self.main = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, answers))
+
+    @property
+    def answers(self) -> nn.Module:
+        """The last layer."""
+        return self.main[3]
+
+    def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
+        return self.main(pooled)
 
 
 class Classify(nn.Module):

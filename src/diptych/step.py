@@ -28,6 +28,24 @@ class Begins(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Among:
+    """The samples that one can be compared with: those of this rank's micro-batch, of all ranks', and those in a queue."""
+
+    own: int
+    everywhere: int
+    queued: int = 0
+
+
+@runtime_checkable
+class ComparesSamples(Protocol):
+    """A step some of whose losses compare samples with one another: with no other sample such a loss is 0 and means nothing."""
+
+    def candidates(self, among: Among) -> dict[str, int]:
+        """By loss: how many samples each one is compared with, itself among them."""
+        ...
+
+
 @runtime_checkable
 class Grown(Protocol):
     """A part of a step that keeps more than it did when older checkpoints were written."""

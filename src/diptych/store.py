@@ -37,9 +37,16 @@ def digest(*parts: bytes | str | Tensor) -> bytes:
 
 
 def usual_folder() -> Path:
-    """Where a machine keeps what was seen: $DIPTYCH_CACHE, or diptych/ in the user's cache folder."""
-    told = os.environ.get("DIPTYCH_CACHE")
-    return Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diptych"
+    """Where a machine keeps what was seen: $DIPTYCH_CACHE, or diptych/ in the user's cache folder.
+
+    Raises ValueError where neither the environment nor the system names a home folder.
+    """
+    if told := os.environ.get("DIPTYCH_CACHE"):
+        return Path(told)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diptych"
+    except RuntimeError:
+        raise ValueError("this user has no home folder to keep features in; set DIPTYCH_CACHE to a folder") from None
 
 
 class Store:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tiny_data import picture_bytes, write_karpathy, write_pictures
 
 from diptych.data.files import open_captions
-from diptych.data.formats import Columns, drawn_split, named_split
+from diptych.data.formats import Columns
 from diptych.data.source import BadSample, DataError
+from diptych.data.splits import drawn_split, named_split
 
 reuse = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -42,7 +43,8 @@ def test_karpathy_folder_and_file(karpathy):
     assert source.where(2) == f"{karpathy}/dataset_tiny.json, images[2] (images/002.jpg)"
     assert len(open_captions(str(karpathy / "dataset_tiny.json"), "train")) == 12
     refused(karpathy, "nothing in split 'val'", split="val")
-    refused(karpathy, "'validation' is none of train, val, test", split="validation")
+    refused(karpathy, "nothing in split 'val'", split="validation")
+    refused(karpathy, "--split", "'holdout' is none of train (training, restval), val", split="holdout")
 
 
 def test_coco_picks_the_split_by_name_and_its_folder(tmp_path):
@@ -102,9 +104,9 @@ def test_drawn_splits_are_nine_to_one_and_follow_the_seed():
     [
         ("captions_val2014", "val"),
         ("v2_OpenEnded_mscoco_train2014_questions", "train"),
-        ("test-dev2015", "test"),
+        ("test-dev2015", "test-dev"),
         ("snli_dev", "val"),
-        ("training", None),
+        ("training", "train"),
         ("captions", None),
     ],
 )

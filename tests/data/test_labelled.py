@@ -45,6 +45,20 @@ def test_splits_share_no_picture(tmp_path: Path):
     assert train.classes == ["apple", "bear", "cloud"] and val.where(0).endswith("train, row 9")
 
 
+def test_rows_that_show_one_picture_are_in_one_split(tmp_path: Path):
+    """By the first of them: row 9 is val's, and its copy goes with it; row 12 is not, nor are its copies."""
+    data = pixels(30, 0)
+    data[15], data[19], data[29] = data[9], data[12], data[12]
+    train = {b"data": data, b"fine_labels": [0] * 30}
+    (write(tmp_path) / "train").write_bytes(pickle.dumps(train, protocol=2))
+    assert Labelled(tmp_path, "validation").rows == [9, 15]
+    kept = Labelled(tmp_path, "TRAIN")
+    assert kept.rows == [i for i in range(30) if i not in (9, 15)]
+    assert kept.division == f"{tmp_path.name}: file train, every 10th picture of it as val: train 28, val 2, test 0"
+    with pytest.raises(DataError, match="--split: 'trainval' is more than one split"):
+        Labelled(tmp_path, "trainval")
+
+
 def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
     settings = ImageSettings(shorter=32, square=True)
     source = Labelled(write(tmp_path), "train")

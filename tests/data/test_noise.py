@@ -26,6 +26,18 @@ def test_so_many_captions_are_of_other_images_and_all_are_still_there(share, dea
     assert others == dealt
 
 
+def test_a_caption_is_never_dealt_to_a_copy_of_its_own_picture():
+    """Images 2n and 2n + 1 show one picture."""
+
+    class Copies(Colours):
+        def pictures(self) -> list[int]:
+            return [i // 2 * 2 for i in range(self.n)]
+
+    for seed in range(20):
+        source = NoisedCaptions(Copies(6), 1.0, seed)
+        assert all(image // 2 != i // 2 for i in range(6) for image, _ in source.owners(i))
+
+
 def test_the_deal_is_the_seed_s():
     first, second, other = (all_captions(NoisedCaptions(Colours(20), 0.5, seed)) for seed in (0, 0, 1))
     assert first == second != other

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_data import picture_bytes
 
-from diptych.data.answers import answer_list, soft_scores
+from diptych.data.answers import answer_list, answer_prior, soft_scores
 from diptych.data.questions import open_questions
 from diptych.data.source import DataError
+from diptych.metrics.vqa import normalise_answer
 
 
 def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images", split: str = "val2014") -> Path:
@@ -119,3 +120,54 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
     assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
     with pytest.raises(DataError, match="no answer is given 3 times"):
         answer_list(source, str, minimum=3)
+
+
+def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    rows = [{"image": "a.jpg", "question": "q", "answer": a} for a in ([], [])]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [open_questions(str(tmp_path), "test").question(i).answers for i in range(2)] == [(), ()]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, [{**rows[0], "answer": "cat"}, rows[1]])))
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: no answer, where other questions of test have one"):
+        open_questions(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': a list where a text"),
+        ({"answer_type": 3}, r"annotations\[1\], 'answer_type': a whole number where a text"),
+        ({"answers": [{"answer": None}]}, r"annotations\[1\], 'answers', \[0\], 'answer': null"),
+        ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* a program printed"),
+        ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': dict where list"),
+        ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
+    ],
+)
+def test_annotations_of_the_wrong_kind_are_named(tmp_path, change, said):
+    path = write_vqa(tmp_path)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(notes.read_text())
+    content["annotations"][1] |= change
+    notes.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=said):
+        open_questions(str(path), "val")
+
+
+def test_an_annotation_without_a_kind_has_none(tmp_path):
+    path = write_vqa(tmp_path)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(notes.read_text())
+    content["annotations"][0] |= {"answer_type": None, "answers": [{"answer": 3}, {"answer": "desk"}]}
+    del content["annotations"][1]["answer_type"]
+    notes.write_text(json.dumps(content))
+    source = open_questions(str(path), "val")
+    assert [source.question(i).kind for i in range(3)] == ["", "", "other"]
+    assert source.question(0).answers == ("3", "desk")
+
+
+def test_letters_of_choices_are_four_answers(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "train.csv").write_text("image,question,answer\n" + "".join(f"a.jpg,which?,{a}\n" for a in "ABCDAAB"))
+    source = open_questions(str(tmp_path), "train")
+    assert answer_list(source, normalise_answer, minimum=1) == ["a", "b", "c", "d"]
+    assert answer_prior(source, ["a", "b", "c", "d"], normalise_answer) == pytest.approx([3 / 7, 2 / 7, 1 / 7, 1 / 7])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import pickle
+import struct
+import time
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,57 @@ def test_arrays_come_back(array: Any, protocol: int):
 def test_programs_are_refused(program: bytes):
     with pytest.raises(NotPlain):
         read_plain(program)
+
+
+MODULUS = 2**61 - 1  # of the hash of integers: all its multiples have one hash
+
+
+def long(number: int) -> bytes:
+    data = number.to_bytes((number.bit_length() + 8) // 8, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+MULTIPLES = [long(k * MODULUS) for k in range(40_000)]
+HEAVY = {
+    "keys of one hash": b"\x80\x02}(" + b"N".join(MULTIPLES) + b"Nu.",
+    "one by one": b"\x80\x02}" + b"Ns".join(MULTIPLES) + b"Ns.",
+    "in a mark": b"(" + b"N".join(MULTIPLES) + b"Nd.",
+    "below 0": b"}" + b"Ns".join(long(-k * MODULUS) for k in range(40_000)) + b"Ns.",
+    "floating point": b"}" + b"".join(b"G" + struct.pack(">d", 2.0 ** (61 * k)) + b"Ns" for k in range(16)) + b".",
+    "places of one hash": b"N" + b"".join(b"p%d\n" % (k * MODULUS) for k in range(40_000)) + b".",
+    "a place below 0": b"Np-1\n.",
+    "dicts in dicts": b"}K\x01" * 5000 + b"}" + b"s" * 5000 + b".",
+    "a dict in itself": b"}q\x00K\x01h\x00s.",
+    "a number of a million digits": b"L" + b"1" * 1_000_000 + b"L\n.",
+    "more bytes than it has": b"\x8e" + struct.pack("<Q", 1 << 40) + b"a.",
+    "bytes of a number": b"cbuiltins\nbytes\n\x8a\x05\0\0\0\0\x01\x85R.",
+    "bytearray of a number": b"cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x01\x85R.",
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_what_would_take_long_or_much_memory_is_refused_at_once(name: str):
+    began = time.process_time()
+    with pytest.raises(NotPlain):
+        read_plain(HEAVY[name])
+    assert time.process_time() - began < 10  # keys of one hash: the square of their number
+
+
+def test_what_names_itself_over_and_over_takes_no_more_than_once():
+    """Lists and dicts forty deep, of which each holds the one before twice: 2**40 paths, and 41 things."""
+    for begin, fill in ((b"]", b"(h%ch%ce"), (b"}", b"(K\x01h%cK\x02h%cu")):
+        deep = begin + b"q\x00" + b"".join(begin + b"q%c" % k + fill % (k - 1, k - 1) for k in range(1, 41))
+        found = read_plain(b"(" + deep + b"l.")[-1]
+        for _ in range(40):
+            assert len(found) == 2
+            found = found[0] if isinstance(found, list) else found[1]
+        assert not found
+
+
+def test_keys_up_to_a_bound_are_read():
+    held = {2**60 - 1: 1, -(2**60) + 1: 2, 0: 3, "a": 4, b"a": 5, None: 6}
+    assert read_plain(pickle.dumps(held)) == held
+    with pytest.raises(NotPlain, match=r"an integer for a key that is not below 2\*\*60"):
+        read_plain(pickle.dumps({2**60: 1}))
+    with pytest.raises(NotPlain, match="a float for a key"):
+        read_plain(pickle.dumps({0.5: 1}))

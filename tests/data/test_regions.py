@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from diptych.data import regions
-from diptych.data.detected import Detected, stack_regions
+from diptych.data.detected import Detected, stack_regions, whole_number
+from diptych.data.plain_arrays import read_npz
 from diptych.data.regions import RegionTable, open_regions
 from diptych.data.source import BadSample, DataError
 
@@ -190,13 +191,41 @@ def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
         open_regions(tmp_path).load("17")
 
 
-def test_a_header_that_claims_more_than_there_is_memory_for_is_refused(tmp_path: Path):
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 2048), }".ljust(117) + b"\n"
+@pytest.mark.parametrize(
+    ("descr", "shape", "why"),
+    [
+        ("<f4", (10**13, 2048), "announces .* more than its 144 bytes"),
+        ("<f4", (5,), "ends after 16 of 20 bytes"),
+        ("<f4", (37,), "announces .* more than its 144 bytes"),
+        ("<f4", (-1, -4), "announces"),
+        ("|S1000000000", (3,), "announces"),
+        ("|O", (2,), "holds Python objects, which can run code"),
+        ("<q9", (2,), ""),
+        ("'", (2,), ""),
+        ("<f4', 'x': (", (2,), ""),
+    ],
+)
+def test_a_header_that_announces_more_than_its_file_holds_is_refused(
+    tmp_path: Path, descr: str, shape: tuple[int, ...], why: str
+):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
     with zipfile.ZipFile(tmp_path / "17.npz", "w") as archive:
         archive.writestr("features.npy", array)
-    with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
+    with pytest.raises(BadSample, match=rf"not an \.npz of plain numbers \(.*{why}"):
         open_regions(tmp_path).load("17")
+
+
+def test_the_arrays_are_those_that_numpy_reads(tmp_path: Path):
+    arrays = {
+        "rows": np.arange(6, dtype=np.float16).reshape(2, 3), "columns": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "one": np.array(3.5), "none": np.zeros((0, 4)), "turned": np.arange(3, dtype=">i2"), "said": np.array("yes"),
+    }  # fmt: skip
+    np.savez_compressed(tmp_path / "x.npz", allow_pickle=False, **arrays)
+    found = read_npz(tmp_path / "x.npz", 10_000, leave_out=("one",))
+    assert found.keys() == arrays.keys() - {"one"}
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, arrays[name], strict=True)
 
 
 def test_a_batch_is_padded_behind(tmp_path: Path):
@@ -226,7 +255,7 @@ def test_whatever_reading_an_npz_ends_in_is_one_bad_sample(
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(np, "load", broken)
+    monkeypatch.setattr(zipfile.ZipFile, "open", broken)
     with pytest.raises(BadSample, match=rf"not an \.npz of plain numbers \({str(error) or type(error).__name__}\)"):
         found.load("17")
 
@@ -243,3 +272,34 @@ def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
     (tmp_path / "17.npz").write_bytes(content)
     with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
         open_regions(tmp_path).load("17")
+
+
+@pytest.mark.parametrize("cell", [36, 36.0, "36", b" 36", np.int64(36), np.float32(36), np.array(36), np.array([36.0])])
+def test_a_count_is_a_whole_number_in_any_form(cell: object):
+    assert whole_number(cell, "row 3") == 36
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        36.7,
+        True,
+        np.True_,
+        np.array([1, 2]),
+        "3_6",
+        b"3_6",
+        "²",
+        "36.0",
+        "",
+        -1,
+        0,
+        2**20,
+        float("nan"),
+        float("inf"),
+        None,
+        [36],
+    ],
+)
+def test_what_is_no_count_is_never_rounded_to_one(cell: object):
+    with pytest.raises(BadSample, match="row 3: is no whole number"):
+        whole_number(cell, "row 3")

@@ -87,7 +87,10 @@ def test_shards_without_a_split_are_divided_by_key(tmp_path):
         ({"1.jpg": b"x", "1.txt": b"caf\xe9"}, "not UTF-8 at byte 3"),
         ({"1.jpg": b"x", "1.json": b"{\n]"}, "line 2"),
         ({"1.jpg": b"x", "1.json": b'{"captoin": "x"}'}, "nearest: 'captoin'"),
-        ({"1.jpg": b"x", "1.json": b'{"caption": [1]}'}, "something else than strings"),
+        (
+            {"1.jpg": b"x", "1.json": b'{"caption": [1]}'},
+            r"'caption', \[0\]: a whole number where a caption is expected",
+        ),
         ({"1.jpg": b"x", "1.txt": b"x" * 1_000_001}, "1000001 bytes"),
         ({}, "no sample in split"),
     ],

@@ -35,7 +35,46 @@ def sparse() -> bytes:
     return bytes(made)
 
 
+def before(body: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A header that stands before a member's own."""
+    return header("p", len(body), kind) + body + bytes(-len(body) % 512)
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    """A pax record, which tells its own length."""
+    body = b" %s=%s\n" % (key, value)
+    length = next(n for n in range(len(body), len(body) + 9) if len(b"%d" % n) + len(body) == n)
+    return b"%d" % length + body
+
+
+def announcing(size: int, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A header whose size is written in base 256, as those are that octal digits cannot hold."""
+    made = bytearray(header("x", 0, kind))
+    made[124:136] = (b"\x80" if size >= 0 else b"\xff") + size.to_bytes(11, signed=True)
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
+NAMES = b"".join(record(b"key%d" % i, b"") for i in range(600))
 HARM = {
+    "digits": before(b"1" * 300_000) + END,
+    "fewer digits": before(b"1" * 60_000) + END,
+    "a header longer than memory": announcing(3 << 30) + END,
+    "a header of a size below 0": announcing(-5) + END,
+    "a header of 2**80 bytes": announcing(1 << 80) + END,
+    "a link's name longer than memory": announcing(1 << 40, tarfile.GNUTYPE_LONGLINK) + END,
+    "headers upon headers": before(record(b"a", b"b")) * 5000 + header("1.txt") + END,
+    "a size of 4,000 digits": before(record(b"size", b"9" * 4000)) + header("1.txt") + END,
+    "a size beyond the file": before(record(b"size", b"9" * 90)) + header("1.bin") + END,
+    "records for every member": before(NAMES, tarfile.XGLTYPE)
+    + before(NAMES.replace(b"key", b"yek"), tarfile.XGLTYPE)
+    + header("a.bin") * 30_000
+    + END,
+    "a sparse file in records": before(record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.minor", b"0"))
+    + header("s", 512)
+    + b"99999999\n".ljust(512, b"1")
+    + END,
     "names upon names": header("x", 0, tarfile.GNUTYPE_LONGNAME) * 2000 + END,
     "a name longer than memory": header("x", 1 << 62, tarfile.GNUTYPE_LONGNAME) + END,
     "back to where it began": extended(b"size=-1536", "1.txt") + END,
@@ -99,6 +138,25 @@ def test_a_picture_too_large_to_be_held_is_never_read(tmp_path: Path, monkeypatc
     with pytest.raises(BadSample, match="a: its picture has 101 bytes"):
         source.file(0)
     assert source.file(1) == b"other"
+
+
+def test_honest_headers_before_a_member_are_read(tmp_path: Path):
+    """Names of 3,000 letters, pax records of times and comments, global ones, and a sparse file that is passed over."""
+    long, shard = "folder/" * 400 + "1", tmp_path / "x.tar"
+    sparse_file = bytearray(header("s", 0, tarfile.GNUTYPE_SPARSE))
+    caption = b"a cat".ljust(512, b"\0")
+    made = before(record(b"comment", b"made by hand"), tarfile.XGLTYPE) + bytes(sparse_file)
+    for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        for suffix in ("jpg", "txt"):
+            info = tarfile.TarInfo(f"{long}{format}.{suffix}")
+            info.size, info.mtime, info.uname = 5, 1672531200.123456789, "ü" * 50
+            made += info.tobuf(format) + caption
+    shard.write_bytes(made + END)
+    assert [(raw.captions, raw.bad) for raw, _ in raws(shard)] == [(("a cat",), "")] * 2
+    assert [member.key for member in read_index(shard)] == [
+        f"{long}{tarfile.GNU_FORMAT}",
+        f"{long}{tarfile.PAX_FORMAT}",
+    ]
 
 
 def test_a_name_that_is_no_text_is_told_in_letters_that_every_page_can_hold(tmp_path: Path):

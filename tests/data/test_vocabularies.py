@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,17 @@ def test_what_no_text_says_of_itself_has_its_place():
     for known in (vocabulary(BERT), vocabulary(CLIP), wordpiece("x", SPECIAL)):
         assert all(0 <= i < known.size for i in (*known.special, known.pad, known.unknown))
     assert vocabulary(CLIP).pad not in vocabulary(CLIP).special, "it is a word too"
+
+
+def test_a_piece_that_stands_twice_is_found_in_one_pass(tmp_path: Path):
+    pieces = [*SPECIAL, *(f"p{i}" for i in range(200_000))]
+    words = {word: i for i, word in enumerate(["<pad>", "<start>", "<end>", "<unk>", *pieces[5:]])}
+    twice = f'{json.dumps(words)[:-1]}, "p199999": 7}}'
+    for name, held, why in (
+        ("a.txt", "\n".join([*pieces, pieces[-1]]), "the piece 'p199999' stands twice"),
+        ("a.json", f'{{"word2idx": {twice}}}', "'p199999' stands twice"),
+    ):
+        began = time.process_time()
+        with pytest.raises(DataError, match=why):
+            read_vocabulary(written(tmp_path / name, held.encode()))
+        assert time.process_time() - began < 10  # the square of their number took minutes

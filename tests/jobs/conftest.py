@@ -1,13 +1,15 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from diptych.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the tiny runs, which the tests share
 
-from tiny_runs import STEPS, TRAINING, finished, pretrain
+from tiny_runs import EXACT, STEPS, TRAINING, finished, pretrain
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -16,6 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"pretrained", "vqa"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that tests start (`tiny_runs.ENVIRONMENT`), with which they are compared to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -34,5 +45,5 @@ def vqa(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "vqa"
     training = [*TRAINING, "--steps", "4", "--workers", "0"]
     assert main(["finetune", "vqa", "--from", str(pretrained), *training, "--out", str(out)]) == 0
-    assert main(["evaluate", str(out), "--split", "train", "--workers", "0"]) == 0
+    assert main(["evaluate", str(out), "--split", "train", "--workers", "0", *EXACT]) == 0
     return out

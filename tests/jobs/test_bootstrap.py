@@ -22,7 +22,6 @@ from tiny_runs import ENVIRONMENT
 
 from diptych.cli import main
 from diptych.data.files import open_captions
-from diptych.data.source import DataError
 from diptych.data.transforms import prepare, stack
 from diptych.jobs.bootstrap import sort, work
 from diptych.jobs.bootstrap.decide import Verdict, decide
@@ -492,7 +491,7 @@ def test_a_noised_set_is_told_apart_from_its_truth(noised: Path, tmp_path: Path)
     for row, text in zip(truth, texts, strict=True):
         assert plain.captions(int(row["of"]))[row["its"]] == text
         assert row["own"] == (row["of"] == row["key"])
-    with pytest.raises(DataError, match="--shard 1 or more"):
-        noise(Noise(data="scenes:24", shard=0), tmp_path)
+    with pytest.raises(ValueError, match=r"shard must be in \[1, 2147483647\]: got 0"):
+        Noise(data="scenes:24", shard=0)
     assert main(["noise", "scenes:24", "--out", str(tmp_path / "again"), "--shard", "8"]) == 0
     assert files(tmp_path / "again") == files(noised)

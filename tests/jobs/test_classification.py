@@ -21,6 +21,7 @@ from diptych.recipes.models import ALBEF
 from diptych.train.checkpoint import save_weights
 
 TINY = "--model.sizes 8 12 --model.patches 4 6 --model.widths 16 16 --model.heads 2 2 --model.hidden 32 32 --images.augment False"
+EXACT = "--workers 0 --device cpu --precision fp32"
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("seed", range(2))
+def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
     out = tmp_path / "run"
-    words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 --workers 0 --device cpu"
+    words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 {EXACT} --seed {seed}"
     assert main([*words.split(), "--optimizer.learning_rate", "0.003"]) == 0
-    assert main(["evaluate", str(out), "--split", "test", "--workers", "0", "--device", "cpu"]) == 0
-    (scores,) = out.glob("evaluate-classification-*-test")
+    assert main(["evaluate", str(out), "--split", "test", *EXACT.split()]) == 0
+    (scores,) = out.glob("evaluate-classification-*-test-fp32")
     metrics = json.loads((scores / "metrics.json").read_text())["metrics"]
     assert metrics["accuracy"] > 0.9 and metrics["accuracy at 3"] == 1.0 and metrics["images"] == 30
     rows = [json.loads(line) for line in (scores / "predictions.jsonl").read_text().splitlines()]

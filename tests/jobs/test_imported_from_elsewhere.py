@@ -88,6 +88,45 @@ def test_hugging_face_s_clip_finds_what_their_class_finds(photographs: Path, tmp
 
 @pytest.mark.slow
 @torch.no_grad()
+def test_a_hugging_face_folder_is_scored_with_its_own_heads_activations_and_pictures(photographs: Path, tmp_path: Path):
+    """Two heads of 32, a plain GELU, pictures cut from the centre: evaluate ranks as their processor and class do."""
+    transformers = pytest.importorskip("transformers")
+    both = {
+        "hidden_act": "gelu",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_size": 64,
+        "layer_norm_eps": 1e-3,
+    }
+    words = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "max_position_embeddings": 16}
+    config = transformers.CLIPConfig(
+        text_config={**both, **words, "intermediate_size": 64},
+        vision_config={**both, "intermediate_size": 64, "image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    torch.manual_seed(1)
+    theirs = transformers.CLIPModel(config).eval()
+    for name, parameter in theirs.named_parameters():
+        if name != "logit_scale":
+            torch.nn.init.normal_(parameter, std=2.0 if "token_embedding" in name else 0.3)
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, image_mean=[0.2, 0.4, 0.6], resample=2
+    )
+    for part in (theirs, processor):
+        part.save_pretrained(tmp_path / "published")
+
+    run = tmp_path / "run"
+    assert main(["import", "clip", str(tmp_path / "published"), "--out", str(run)]) == 0
+    assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
+    ids = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS)).ids
+    pictures = [Pillow.open(photographs / f"{i}.png") for i in range(len(CAPTIONS))]
+    pixels = processor(pictures, return_tensors="pt")["pixel_values"].float()
+    order = theirs(input_ids=ids, pixel_values=pixels).logits_per_text.argsort(1, descending=True).tolist()
+    assert first_found(run) == order and len({tuple(row) for row in order}) > 1
+
+
+@pytest.mark.slow
+@torch.no_grad()
 def test_open_clip_s_coca_finds_pictures_and_writes(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

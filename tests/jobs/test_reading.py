@@ -59,13 +59,14 @@ def test_what_does_not_fit_the_model_is_refused(tmp_path: Path):
         tokenizer_of(reading("", 99))
 
 
-def test_a_vocabulary_travels_with_its_run_and_is_told_from_others(tmp_path: Path):
+def test_a_vocabulary_travels_with_its_run_and_is_told_from_others(tmp_path: Path, monkeypatch):
     file, out = listed(tmp_path / "v.txt", "dog"), tmp_path / "run"
     write_run(out, reading(file), {})
     Path(file).unlink()
     out = out.rename(tmp_path / "moved")
     run, _ = read_run(out)
     assert Path(run.vocabulary).parent == out and tokenizer_of(run).vocabulary.pieces == ("dog", *SPECIAL)
+    monkeypatch.setattr(finetune, "check_model", lambda *_: None)  # there are no weights to be compared
     assert finetune.inherited(out, tasks.vqa(vilt.base())).vocabulary == run.vocabulary
     assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))
     assert identity(run) != identity(reading(listed(tmp_path / "other.txt", "cat")))

@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tiny_runs import pretrain
 
+from diptych.cli import main
 from diptych.data.examples import PairExamples
 from diptych.data.files import open_captions
 from diptych.data.settings import ImageSettings
@@ -22,6 +24,7 @@ from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.pretraining import Pretraining
 from diptych.step import Step
 from diptych.train.distributed import Group
+from diptych.train.update import Update
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -66,3 +69,27 @@ def test_held_out_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
     assert "itc" in one
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == pytest.approx(one, rel=1e-5)
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Begun where `auto` means bf16, stopped after three of four steps, and continued where it means fp32."""
+    computed, update = list[tuple[int, bool]](), Update.__call__
+
+    def advance(self: Update, step: int, *rest: Any) -> Any:
+        computed.append((step, self.autocast._enabled))
+        if computed.count((3, True)) == 1 and step == 3:
+            raise KeyboardInterrupt
+        return update(self, step, *rest)
+
+    monkeypatch.setattr(Update, "__call__", advance)
+    words = pretrain(tmp_path / "run", steps=4)
+    words[words.index("--precision") + 1] = "auto"
+    monkeypatch.setenv("DIPTYCH_BF16", "on")
+    assert main(words) == 130
+    capsys.readouterr()
+    monkeypatch.setenv("DIPTYCH_BF16", "off")
+    assert main(words) == 0
+    assert f"{tmp_path / 'run'} was begun in bf16 and goes on in it" in capsys.readouterr().out
+    assert computed[-1] == (3, True) and all(bf16 for _, bf16 in computed)

@@ -25,6 +25,7 @@ MODEL = [
     "--model.text_length",
     "24",
 ]
+EXACT = ["--precision", "fp32", "--device", "cpu"]  # whatever the machine has
 TRAINING = [
     "--data",
     "scenes:50",
@@ -34,10 +35,7 @@ TRAINING = [
     "1",
     "--checkpoint_every",
     "3",
-    "--precision",
-    "fp32",
-    "--device",
-    "cpu",
+    *EXACT,
 ]
 STEPS = 24
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

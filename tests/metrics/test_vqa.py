@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.data.answers import soft_scores
-from diptych.metrics.vqa import normalise_answer, vqa_accuracy
+from diptych.metrics.vqa import AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,17 @@ from diptych.metrics.vqa import normalise_answer, vqa_accuracy
         ("10 a.m.", "10 am"),
         (".5", ".5"),
         ("$5", "$5"),
-        ("a", ""),
+        ("a", "a"),  # where nothing would be left, articles stay
+        ("A", "a"),
+        ("A.", "a"),
+        ("(A)", "a"),
+        ("(B)", "b"),
+        (" The\n", "the"),
+        ("a  the", "a the"),
+        ("?", "?"),
+        ("B", "b"),
+        ("a b", "b"),
+        (" ", ""),
     ],
 )
 def test_normalisation(answer, normal):
@@ -68,15 +78,67 @@ def test_what_all_wrote_alike_is_compared_as_written():
 
 
 def test_withheld_answers_cannot_be_scored():
-    with pytest.raises(ValueError, match="withheld"):
-        vqa_accuracy("yes", [])
+    for score in (lambda: vqa_accuracy("yes", []), lambda: best_accuracy([])):
+        with pytest.raises(ValueError, match="withheld"):
+            score()
 
 
 @given(st.text(max_size=30))
 def test_normalising_gives_single_spaced_words_without_articles(answer):
     words = normalise_answer(answer).split(" ")
-    assert not {"a", "an", "the"} & set(words)
-    assert words == [""] or all(words)
+    assert not {"a", "an", "the"} & set(words) or {"a", "an", "the"} >= set(words)
+    assert all(words) or not answer.split()
+
+
+def test_letters_of_choices_stay_four_answers():
+    for letter in "ABCD":
+        assert [vqa_accuracy(letter, [other]) for other in "ABCD"] == [float(letter == other) for other in "ABCD"]
+        assert vqa_accuracy(letter.lower(), [letter]) == 1.0
+        assert vqa_accuracy(letter, [letter] * 6 + ["the"] * 4) == 1.0 > vqa_accuracy("an", [letter] * 6 + ["the"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("people", "any_text", "of_list"),
+    [
+        (["yes"] * 10, 1.0, 1.0),
+        (["Yes"] * 10, 1.0, 0.0),  # all wrote the same, so capitals count, and a normalised list has none
+        (["two"] * 10, 1.0, 0.0),  # the list has "2"
+        (["two"] * 9 + ["2"], 1.0, 1.0),
+        (["Yes"], 1.0, 1.0),  # one answer is compared normalised
+        (["yes", "yes"], 1 / 3, 1 / 3),  # without one of two, one matches
+        (["yes", "no"], 1 / 6, 1 / 6),
+        (["yes"] * 3, 2 / 3, 2 / 3),
+        (["yes"] * 4, 1.0, 1.0),
+        (["yes"] * 3 + ["no"] * 7, 1.0, 0.9),  # "no" is not in the list
+        (["no"] * 5 + ["never"] * 5, 1.0, 0.0),
+        (["blue", "green", "grey"] * 3 + ["maroon"], 0.9, 0.0),
+    ],
+)
+def test_the_best_possible_accuracy(people, any_text, of_list):
+    answers = ["yes", "2", "a"]
+    assert best_accuracy(people) == pytest.approx(any_text)
+    assert best_accuracy(people, AnswerList.of(answers)) == pytest.approx(of_list)
+
+
+@given(
+    st.lists(st.sampled_from(["yes", "Yes", "no", "two", "2", "a", "A", "the", "?"]), min_size=1, max_size=11),
+    st.lists(st.sampled_from(["yes", "no", "2", "a", "the", "red"]), max_size=6),
+)
+def test_the_best_possible_accuracy_is_the_best_of_all_answers(people, answers):
+    every = [*people, *answers, *map(normalise_answer, people), "another"]
+    assert best_accuracy(people) == pytest.approx(max(vqa_accuracy(answer, people) for answer in every))
+    own = max((vqa_accuracy(answer, people) for answer in answers), default=0.0)
+    assert best_accuracy(people, AnswerList.of(answers)) == pytest.approx(own)
+
+
+@given(
+    st.lists(st.sampled_from(["yes", "no", "two", "2"]), min_size=2, max_size=11), st.sampled_from(["yes", "2", "red"])
+)
+def test_accuracy_is_the_mean_over_the_ways_to_leave_one_out(people, answer):
+    form = str if len(set(people)) == 1 else normalise_answer
+    matches = [form(other) == form(answer) for other in people]
+    each = [min(1, sum(m for j, m in enumerate(matches) if j != i) / 3) for i in range(len(people))]
+    assert vqa_accuracy(answer, people) == pytest.approx(sum(each) / len(people))
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "maybe"]), min_size=10, max_size=10))

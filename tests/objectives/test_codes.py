@@ -66,8 +66,8 @@ def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
         assert hidden.sum() == hidden[:height, :width].sum() == max(1, round(0.4 * height * width))
 
 
-def tokenizer_step() -> Pretraining:
-    torch.manual_seed(0)
+def tokenizer_step(seed: int = 0) -> Pretraining:
+    torch.manual_seed(seed)
     model = VisualTokenizer(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3)
     return Pretraining(model, nn.ModuleDict(), [CodedFeatures(), UnusedCodes()], guide=Colours())
 
@@ -84,8 +84,9 @@ def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -
 
 
 @pytest.mark.slow
-def test_it_learns_uses_its_codebook_and_is_watched():
-    step = tokenizer_step()
+@pytest.mark.parametrize("seed", range(3))
+def test_it_learns_uses_its_codebook_and_is_watched(seed: int):
+    step = tokenizer_step(seed)
     found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
     assert found[-1]["features/apart"] < 0.7 * found[0]["features/apart"]
     assert found[-1]["unused"] < 0.5 * step.floors["unused"].value

@@ -178,18 +178,24 @@ def test_no_other_caption_of_the_image_is_wrong_for_hinge(hardest: bool):
 
 
 def test_hinge_reads_whose_captions_they_are():
-    regions = Regions(torch.randn(4, 1, 6, generator=draw(0)), torch.zeros(4, 1, 5), torch.ones(4, 1, dtype=torch.bool))
-    text = Text(torch.randint(1, 9, (4, 4), generator=draw(1)), torch.ones(4, 4, dtype=torch.bool))
-    batch = Batch(0, 0, torch.arange(4), regions=regions, text=text, labels=LABELS)
-    torch.manual_seed(0)
-    step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.4)])
-    views = step.views(batch)
-    similarity = views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
-    expected = hinge(similarity, similarity.T, 0.4, True, belong=identities(views).belong()) / 4
-    torch.testing.assert_close(step(batch)["hinge"], expected)
-    assert step(batch)["hinge"] < step(replace(batch, labels={}))["hinge"]
-    everyone = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
-    assert (everyone["hinge"], everyone["hinge/accuracy"]) == (0, 1)
+    smaller = []
+    for k in range(8):
+        regions = Regions(
+            torch.randn(4, 1, 6, generator=draw(k)), torch.zeros(4, 1, 5), torch.ones(4, 1, dtype=torch.bool)
+        )
+        text = Text(torch.randint(1, 9, (4, 4), generator=draw(k + 1)), torch.ones(4, 4, dtype=torch.bool))
+        batch = Batch(0, 0, torch.arange(4), regions=regions, text=text, labels=LABELS)
+        step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.4)])
+        views = step.views(batch)
+        similarity = views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
+        expected = hinge(similarity, similarity.T, 0.4, True, belong=identities(views).belong()) / 4
+        torch.testing.assert_close(step(batch)["hinge"], expected)
+        blind = step(replace(batch, labels={}))["hinge"]
+        assert expected <= blind + 1e-6  # fewer negatives, so the hardest is no harder
+        smaller.append(bool(expected < blind - 1e-3))
+        everyone = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
+        assert (everyone["hinge"], everyone["hinge/accuracy"]) == (0, 1)
+    assert any(smaller)
 
 
 def karpathy(folder: Path) -> Path:

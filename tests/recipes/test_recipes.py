@@ -68,8 +68,8 @@ def test_thaw_names_a_field_that_does_not_fit():
 def test_the_kind_of_a_model_is_kept_and_is_one_of_those_there_are():
     run, told = vilt.tiny(), kept(vilt.tiny())
     assert told["model"]["kind"] == "ViLT" and "kind" not in told["training"]
-    told["model"] = {"kind": "ViLT", "width": 64}  # too little to be known by
-    assert thaw(Pretrain, told).model == ViLT(width=64)
+    told["model"] = {"kind": "ViLT", "width": 96}  # too little to be known by
+    assert thaw(Pretrain, told).model == ViLT(width=96)
     for name in ("Path", "os.system", ["ViLT"], "Training"):
         with pytest.raises(ValueError, match=r"run\.model: .* is none of ViT, MAE"):
             thaw(Pretrain, kept(run) | {"model": {"kind": name}})

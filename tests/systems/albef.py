@@ -34,7 +34,7 @@ from diptych.tokens import Tokens
 def small(**others: Any) -> ALBEF:
     sizes: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "depth"}
     image = {f"image_{name}": SMALL[name] for name in ("depth", "heads", "hidden")}
-    words = {"vocabulary": VOCABULARY, "text_length": TEXT_LENGTH, "joint": 16}
+    words = {"vocabulary": VOCABULARY, "text_length": TEXT_LENGTH, "joint": 64}
     rest = {"image_width": 24, "text_depth": 1, "fusion_depth": 2} | others
     whole: dict[str, Any] = {**sizes, **image, **words, **rest}
     return ALBEF(**whole)

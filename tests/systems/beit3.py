@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from diptych.heads import Contrast, TwoLayers
 from diptych.inputs import Batch
+from diptych.layers.init import init_transformer
 from diptych.layers.temperature import LogScale
 from diptych.models.beit3 import BEiT3
 from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
@@ -100,7 +101,7 @@ def masked_data(model: BEiT3) -> Pretraining:
     ]
     heads = model.heads()
     heads["words"] = heads["captions"]  # one head for all hidden words
-    heads["codes"] = nn.Linear(model.width, CODES)
+    heads["codes"] = nn.Linear(model.width, CODES).apply(init_transformer)
     return Pretraining(model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(**TOKENIZER)))
 
 

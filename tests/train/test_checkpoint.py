@@ -51,7 +51,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, 
         raise OSError("power cut")
 
     monkeypatch.setattr(checkpoint, "save_file", half) if where == "write" else monkeypatch.setattr(
-        checkpoint.os, "replace", crash
+        os, "replace", crash
     )
     with pytest.raises(OSError):
         checkpoint.save(tmp_path, *trained(2), {"step": 2})

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from toy import Toy, micro, run, settings, stream
 
 from diptych.data.source import DataError, WorkerDied
-from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError, rest
+from diptych.train.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest
 from diptych.train.doctor import Diverged
 from diptych.train.log import TIME_FIELDS
 from diptych.train.loop import fit
+from diptych.train.recovery import DAMAGED
+from diptych.train.sealed import CheckpointError
 
 TOY = str(Path(__file__).with_name("toy.py"))
 
@@ -82,6 +84,17 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, o
     assert rows(tmp_path) == rows(whole)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_either_precision_an_interrupted_run_ends_in_the_same_bits(tmp_path, one_thread, precision):
+    asked = settings(precision=precision)
+    run(tmp_path / "whole", Toy(dropout=0.2), asked)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "cut", Toy(dropout=0.2), asked, interrupt_at=9)
+    run(tmp_path / "cut", Toy(dropout=0.2), asked)
+    same_tensors(tmp_path / "cut" / CHECKPOINT, tmp_path / "whole" / CHECKPOINT)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_where_the_workers_died_of_the_signal_too_the_run_is_saved(tmp_path, whole, one_thread, capfd, told):
@@ -125,16 +138,91 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     assert subjects == {"itm", "2 parameters (spare.weight, spare.bias)"}
 
 
-@pytest.mark.parametrize("last", [10, 20])  # on the way, and at the end
-def test_weights_older_than_the_checkpoint_are_written_anew(tmp_path, last):
-    """As a kill between the two files leaves them. (A second kill follows before any step is made.)"""
-    with pytest.raises(SystemExit) if last < 20 else nullcontext():
-        run(tmp_path, Toy(), settings(), interrupt_at=last - 1)
+def test_weights_of_a_run_that_goes_on_are_written_anew_where_they_are_not_whole(tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, Toy(), settings(), interrupt_at=9)
+    saved = (tmp_path / MODEL).read_bytes()
+    for bad in (b"", saved[:-1], flipped(saved, 8 * len(saved) - 1)):
+        (tmp_path / MODEL).write_bytes(bad)
+        with pytest.raises(StopIteration):
+            fit(Toy(), lambda start: iter(()), settings(), tmp_path)
+        assert (tmp_path / MODEL).read_bytes() == saved
+
+
+def test_weights_of_a_finished_run_are_never_replaced_and_written_only_where_they_are_missing(tmp_path):
+    run(tmp_path, Toy(), settings())
     saved = (tmp_path / MODEL).read_bytes()
     save_file({name: torch.zeros_like(t) for name, t in load_file(tmp_path / MODEL).items()}, tmp_path / MODEL)
-    with pytest.raises(StopIteration) if last < 20 else nullcontext():
-        fit(Toy(), lambda start: iter(()), settings(), tmp_path)
+    others = (tmp_path / MODEL).read_bytes()
+    run(tmp_path, Toy(), settings())
+    assert (tmp_path / MODEL).read_bytes() == others
+    (tmp_path / MODEL).write_bytes(flipped(saved, 8 * len(saved) - 9))
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors is damaged.*remove it, and the same command writes it"
+    ):
+        run(tmp_path, Toy(), settings())
+    assert (tmp_path / MODEL).read_bytes() == flipped(saved, 8 * len(saved) - 9)
+    (tmp_path / MODEL).unlink()
+    run(tmp_path, Toy(), settings())
     assert (tmp_path / MODEL).read_bytes() == saved
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_in_the_same_bits(
+    tmp_path, whole_here, capsys, finished
+):
+    with nullcontext() if finished else pytest.raises(SystemExit):
+        run(tmp_path, Toy(), settings(), interrupt_at=-1 if finished else 9)
+    before, last = (16, 20) if finished else (8, 10)
+    data = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(flipped(data, 8 * len(data) - 100))
+    capsys.readouterr()
+    run(tmp_path, Toy(), settings())
+    said = capsys.readouterr().out.splitlines()[0]
+    assert f"is damaged: its tensors are not what was written (kept as {DAMAGED})" in said
+    assert f"going on from the checkpoint before it, of step {before}" in said
+    assert last == 20 or checkpoint_step(tmp_path) == 20
+    same_tensors(tmp_path / CHECKPOINT, whole_here / CHECKPOINT)
+    assert (tmp_path / MODEL).read_bytes() == (whole_here / MODEL).read_bytes()
+    assert rows(tmp_path) == rows(whole_here)
+
+
+@pytest.fixture(scope="module")
+def whole_here(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole-here")
+    run(out, Toy(), settings())
+    return out
+
+
+def test_a_kill_between_the_renames_leaves_the_checkpoint_before(tmp_path, whole_here, capsys):
+    run(tmp_path, Toy(), settings())
+    (tmp_path / CHECKPOINT).unlink()
+    run(tmp_path, Toy(), settings())
+    assert "is missing: going on from the checkpoint before it, of step 16" in capsys.readouterr().out
+    same_tensors(tmp_path / CHECKPOINT, whole_here / CHECKPOINT)
+
+
+def test_two_damaged_checkpoints_or_one_without_another_before_it_are_refused(tmp_path):
+    run(tmp_path, Toy(), settings())
+    for name in (CHECKPOINT, PREVIOUS):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(flipped(data, 8 * len(data) - 100))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.safetensors is damaged.*previous\.safetensors is damaged.*too"
+    ):
+        run(tmp_path, Toy(), settings())
+    (tmp_path / PREVIOUS).unlink()
+    with pytest.raises(CheckpointError, match="none before it is there: remove it to begin anew"):
+        run(tmp_path, Toy(), settings())
+    del before[PREVIOUS]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_an_interrupted_run_keeps_what_the_doctor_found(tmp_path):
@@ -230,3 +318,40 @@ def test_too_many_bad_samples_stop_the_run(tmp_path):
     bad = settings(max_skipped=0.01, steps=40)
     with pytest.raises(DataError, match="could not be used"):
         fit(Toy(), lambda start: ([micro([97 * i for i in range(16)], 0, s)] for s in range(start, 40)), bad, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "due"), [(20, 200, [10, 20]), (1, 200, [1]), (7, 3, [3, 6, 7]), (400, 200, [200, 400])]
+)
+def test_a_run_saves_at_its_end_and_at_least_once_before(steps, every, due):
+    told = settings(steps=steps, checkpoint_every=every)
+    assert [done for done in range(1, steps + 1) if told.saves(done)] == due
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(5.0, 0), (1e-9, 3)])
+def test_a_checkpoint_is_also_due_by_the_clock(tmp_path, minutes, kept):
+    slow = settings(checkpoint_every=200, checkpoint_minutes=minutes)
+
+    def ending(start: int):
+        yield from islice(stream(slow)(start), 3)
+        raise DataError("the data has gone")
+
+    with pytest.raises(DataError):
+        fit(Toy(), ending, slow, tmp_path)
+    assert (rest(tmp_path) or {"step": 0})["step"] == kept
+
+
+def test_minutes_between_checkpoints_must_be_some():
+    with pytest.raises(ValueError, match=r"checkpoint_minutes must be in \(0, "):
+        settings(checkpoint_minutes=0)
+
+
+def test_a_damaged_state_is_refused_in_one_line(tmp_path):
+    run(tmp_path, Toy(), settings())
+    tensors = load_file(tmp_path / CHECKPOINT)
+    (tmp_path / PREVIOUS).unlink()
+    for state in ("", "[]", '{"step": "1"}', "[" * 5000, '{"step": 20}'):
+        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as before there were any
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as told:
+            run(tmp_path, Toy(), settings())
+        assert "\n" not in str(told.value)

@@ -82,8 +82,9 @@ def stream(settings: Training, rank: int = 0, world: int = 1, kill_at: int = -1,
 
 
 def settings(**changes) -> Training:
-    plain = dict(steps=20, batch=16, log_every=3, evaluate_every=8, checkpoint_every=4, device="cpu", max_skipped=0.1)
-    return Training(**(plain | {"optimizer": Optimizer(learning_rate=1e-2)} | changes))  # type: ignore[arg-type]
+    every = dict(log_every=3, evaluate_every=8, checkpoint_every=4)
+    plain = dict(steps=20, batch=16, device="cpu", precision="fp32", max_skipped=0.1)
+    return Training(**(every | plain | {"optimizer": Optimizer(learning_rate=1e-2)} | changes))  # type: ignore[arg-type]
 
 
 def run(out: Path, toy: Toy, training: Training, kill_at: int = -1, interrupt_at: int = -1, **more) -> Path:

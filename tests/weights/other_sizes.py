@@ -36,9 +36,9 @@ def vits() -> list[Made]:
     decoder = {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5, "decoder_hidden": 20}
     other = {"decoder_width": 12, "decoder_depth": 3, "decoder_heads": 1, "decoder_hidden": 9}
     return [
-        Made("vit", "classification", first | {"classes": 7, "pooling": "cls"}, one),
-        Made("vit", "classification", second | {"classes": 2, "pooling": "average"}, two),
-        Made("vit", "encoder", second | {"classes": 0, "pooling": "cls"}, two),
+        Made("vit", "classification", first | {"classes": 7, "representation": 0, "pooling": "cls"}, one),
+        Made("vit", "classification", second | {"classes": 2, "representation": 11, "pooling": "average"}, two),
+        Made("vit", "encoder", second | {"classes": 0, "representation": 0, "pooling": "cls"}, two),
         Made("mae", "pretraining", first | decoder, one | {"decoder_num_heads": 5}),
         Made("mae", "pretraining", second | {"width": 36} | other, two | {"decoder_num_heads": 1}),
     ]

@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diptych.inputs import Image, Text
+from diptych.weights import clip
 from diptych.weights.official import Imported, load_official
 from diptych.weights.read import WeightsError
+from diptych.weights.system import image_heads
 
 VIT = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=4,
@@ -221,10 +223,31 @@ def test_vit_from_jax_tells_its_heads_and_equals_timm_s(tmp_path: Path, vit_fold
 
 def test_a_jax_file_with_more_in_it_is_refused(tmp_path: Path, vit_folder: Path):
     arrays = flax(torch.load(vit_folder / "checkpoint.pth", weights_only=True), 4)
-    np.savez(tmp_path / "vit.npz", **arrays, **{"pre_logits/kernel": np.zeros((48, 48), np.float32)})  # type: ignore[arg-type]
-    with pytest.raises(WeightsError, match="unexpected weights: pre_logits/kernel"):
+    np.savez(tmp_path / "vit.npz", **arrays, **{"extra/kernel": np.zeros((48, 48), np.float32)})  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="unexpected weights: extra/kernel"):
         load_official("vit", tmp_path / "vit.npz")
     arrays["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"] = np.zeros(3, np.float32)
     np.savez(tmp_path / "vit.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="shapes fit no layout"):
         load_official("vit", tmp_path / "vit.npz")
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(192, 3), (768, 12), (1024, 16), (1280, 16), (1408, 16), (1664, 16), (1792, 16)]
+)
+def test_published_widths_have_their_published_heads(width: int, heads: int):
+    """ViT-H, -g, -G and -e have heads wider than 64; a text tower of 1280 (CLIP bigG's) has 20."""
+    assert image_heads(width, None) == heads and image_heads(width, heads // 2 or 1) == (heads // 2 or 1)
+    image = {
+        "visual.conv1.weight": torch.empty(width, 3, 2, 2, device="meta"),
+        "visual.positional_embedding": torch.empty(5, width, device="meta"),
+        "visual.transformer.resblocks.0.mlp.c_fc.weight": torch.empty(8, width, device="meta"),
+    }
+    assert clip.image_shape(image, {})["heads"] == heads
+    text = {
+        "token_embedding.weight": torch.empty(9, 1280, device="meta"),
+        "positional_embedding": torch.empty(5, 1280, device="meta"),
+        "transformer.resblocks.0.mlp.c_fc.weight": torch.empty(8, 1280, device="meta"),
+        "text_projection": torch.empty(1280, 4, device="meta"),
+    }
+    assert clip.text_shape(text, {})["text_heads"] == 20

@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.state import tied
 from diptych.weights.golden import read_golden
 from diptych.weights.official import SYSTEMS
-from diptych.weights.read import sided
+from diptych.weights.states import sided
 
 
 def vilberts() -> list[Made]:

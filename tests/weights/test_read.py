@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.read import WeightsError, nonfinite, read_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(600.0).view(20, 30), "a.bias": torch.ones(20)}
 
@@ -116,7 +116,7 @@ def test_what_would_fill_the_memory_is_refused(tmp_path: Path):
     assert "claims (1000000000, 1000000)" in refused(tmp_path / "stretched.pth")
     sparse = torch.sparse_coo_tensor(torch.zeros(2, 1), torch.ones(1), (10**6, 10**6), check_invariants=True)
     torch.save({"a": sparse}, tmp_path / "sparse.pth")
-    assert "more than is stored" in refused(tmp_path / "sparse.pth")
+    assert "a: it is a sparse tensor; save it as a dense one" in refused(tmp_path / "sparse.pth")
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,16 @@ def test_a_text_is_not_taken_for_a_spoiled_checkpoint(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     assert "no such file" in refused(tmp_path / "none.pth")
     assert "no such file" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64],
+)
+def test_numbers_that_are_none_are_found_in_every_type(dtype: torch.dtype):
+    good = torch.arange(6.0)
+    found = nonfinite(
+        {"good": good.to(dtype), "empty": good[:0].to(dtype), "whole": torch.arange(3), "meta": good.to("meta")}
+        | {str(x): torch.cat([good, torch.tensor([x])]).to(dtype) for x in (float("nan"), float("inf"), float("-inf"))}
+    )
+    assert found == ["nan", "inf", "-inf"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from diptych.models.vit import ViT
 from diptych.models.vlmo import VLMo
 from diptych.state import weights
 from diptych.weights.read import WeightsError
-from diptych.weights.start_towers import start_image, start_text
+from diptych.weights.start_towers import start_image, start_text, start_text_from
 
 SIZE = {"width": 8, "heads": 2, "hidden": 16, "vocabulary": 20, "text_length": 12, "dropout": 0.0}
 IMAGE = {"image_width": 8, "image_depth": 1, "image_heads": 2, "image_hidden": 16, "patch": 4, "grid": (3, 3)}
@@ -126,3 +128,44 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(WeightsError, match="of another shape"):
         start_image(model, ViT(16, 1, 2, 16, 4, (3, 3), classes=0).state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_wrapped_bert_is_started_from(old: bool, tmp_path: Path):
+    plain, wrapped = (ALBEF(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, joint=4) for _ in range(2))  # type: ignore[arg-type]
+    wrapped.load_state_dict(plain.state_dict())
+    names = start_text(plain, bert(old=old))
+    held = {f"module._orig_mod.{name}": tensor for name, tensor in bert(old=old).items()}
+    average = {name: tensor + 1 for name, tensor in held.items()}
+    torch.save({"state_dict_ema": average, "state_dict": held, "epoch": 1}, tmp_path / "bert.pth")
+    again, notes = start_text_from(wrapped, tmp_path / "bert.pth")
+    assert again == names and 'from "state_dict"' in notes[0] and "state_dict_ema" in notes[1]
+    assert all(torch.equal(tensor, wrapped.state_dict()[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_towers_that_are_no_numbers_are_refused_by_name(tmp_path: Path):
+    model = ALBEF(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, joint=4)  # type: ignore[arg-type]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    spoiled = bert()
+    spoiled["encoder.layer.1.output.dense.bias"][2] = float("nan")
+    torch.save(spoiled, tmp_path / "bert.pth")
+    with pytest.raises(
+        WeightsError, match=r"bert\.pth: NaN or infinite weights: encoder\.layer\.1\.output\.dense\.bias"
+    ):
+        start_text_from(model, tmp_path / "bert.pth")
+    spoiled["pooler.dense.weight"][0] = float("inf")  # nothing reads it
+    spoiled["encoder.layer.1.output.dense.bias"][2] = 0.0
+    torch.save(spoiled, tmp_path / "bert.pth")
+    vit = weights(ViT(8, 1, 2, 16, 4, (3, 3), 0))
+    vit["blocks.0.norm1.bias"] = torch.full((8,), float("inf"))
+    with pytest.raises(WeightsError, match=r"NaN or infinite weights: image\.blocks\.0\.norm1\.bias"):
+        start_image(model, vit)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert start_text_from(model, tmp_path / "bert.pth")[1] == []
+
+
+def test_a_vit_s_representation_layer_stays_behind_with_its_classifier():
+    model = ALBEF(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, joint=4)  # type: ignore[arg-type]
+    vit = weights(ViT(8, 1, 2, 16, 4, (3, 3), classes=5, representation=6))
+    assert not any("representation" in name or "head" in name for name in start_image(model, vit))
+    assert torch.equal(model.image.norm.weight, vit["norm.weight"])

@@ -12,7 +12,8 @@ from torch import Tensor
 from diptych.models.scan import SCAN
 from diptych.models.vsepp import VSEpp
 from diptych.weights.official import load_official, recognise, understood
-from diptych.weights.read import SIDES, WeightsError, read_checkpoint, sided
+from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.states import SIDES, sided
 from diptych.weights.vsepp import names
 
 GOLDEN = Path(__file__).parents[1] / "golden"

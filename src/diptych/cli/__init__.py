@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from diptych import __version__
+from diptych.terminal import MOST_REFUSAL, printable, say, say_exception
 
 COMMANDS = {
     "pretrain": "pre-train a recipe: diptych pretrain vilt.small --data DATA --out DIR",
@@ -28,12 +31,13 @@ MODULES = {"import": "weights", "export": "weights", "parity": "weights"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status. Refusals are one line and status 2, unless --debug asks for the traceback."""
+    sys.excepthook = say_exception
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        say(usage())
         return 0
     if arguments[0] == "--version":
-        print(f"diptych {__version__}")
+        say(f"diptych {__version__}")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
@@ -44,22 +48,37 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(f"there is no command {name!r}{hint} (diptych --help lists them)")
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
-    from diptych.cli.refusal import expected
+    from diptych.cli.refusal import expected, sentence
     from diptych.train.signals import terminated_as_interrupted
 
     try:
-        with terminated_as_interrupted():
+        with terminated_as_interrupted(), _failing_reports_raise(debug):
             return getattr(import_module(f"diptych.cli.{MODULES.get(name, name)}"), f"{name}_command")(rest) or 0
     except KeyboardInterrupt:
-        return refuse("interrupted", 130)
+        return refuse("interrupted; what was written before stands", 130)
     except Exception as error:
         if debug or not expected(error):
             raise
-        return refuse(str(error))
+        return refuse(sentence(error))
+
+
+@contextmanager
+def _failing_reports_raise(debug: bool) -> Iterator[None]:
+    """With --debug an error in making a report is raised, where it is otherwise one printed line."""
+    if not debug:
+        yield
+        return
+    from diptych.jobs.report import debugging
+
+    before = debugging.set(True)
+    try:
+        yield
+    finally:
+        debugging.reset(before)
 
 
 def refuse(sentence: str, status: int = 2) -> int:
-    print(f"diptych: {' '.join(sentence.split())}", file=sys.stderr)
+    say(printable(f"diptych: {' '.join(sentence.split())}", MOST_REFUSAL), error=True)
     return status
 
 

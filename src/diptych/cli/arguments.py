@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import isfunction, signature
 from pathlib import Path
@@ -18,6 +17,9 @@ import tyro
 
 import diptych.recipes
 from diptych.cli.refusal import UsageError
+from diptych.cli.suggestions import meant, misspelt, nearest
+from diptych.ranges import SHOWN, check
+from diptych.terminal import say
 from diptych.train.settings import Training
 
 T = TypeVar("T")
@@ -38,8 +40,8 @@ def take(words: list[str], flag: str, default: str | None = None) -> str:
             del words[i]
             return word.split("=", 1)[1]
     if default is None:
-        near = get_close_matches(flag, [word.partition("=")[0] for word in words if word.startswith("--")], 1)
-        raise UsageError(f"{flag} is missing{f'; did you mean it by {near[0]}?' if near else ''}")
+        near = misspelt(flag, words)
+        raise UsageError(f"{flag} is missing{f'; did you mean it by {near}?' if near else ''}")
     return default
 
 
@@ -48,6 +50,18 @@ def positional(words: list[str], what: str) -> str:
     if not words or words[0].startswith("-"):
         raise UsageError(f"{what} is missing")
     return words.pop(0)
+
+
+def whole(text: str, flag: str, kind: Any) -> int:
+    """A whole number of a kind that has a range (ranges.Seed). Raises UsageError."""
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4000:
+        raise UsageError(f"{flag} must be a whole number: got {text[:SHOWN]!r}")
+    try:
+        check(kind, int(text), flag)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return int(text)
 
 
 def folder(words: list[str], flag: str = "--out") -> Path:
@@ -61,12 +75,6 @@ def asks_help(words: Sequence[str]) -> bool:
     return bool({"-h", "--help"} & set(words))
 
 
-def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
-    """ "; did you mean …?", or nothing where no name is near."""
-    near = get_close_matches(name, list(known), most, 0.3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
 def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] = TOP, placed: Sequence[str] = ()) -> T:
     """The run with the fields that `words` name replaced, but for those that are `placed`, told by where they stand.
 
@@ -78,7 +86,7 @@ def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] =
         if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
             short = [name.replace("--training.", "--") for name in known]
             flag = flag.replace("--training.", "--")
-            raise UsageError(f"there is no {flag}{nearest(flag, short)} (diptych {command} --help lists all)")
+            raise UsageError(f"there is no {flag}{meant(flag, short)} (diptych {command} --help lists all)")
     try:
         with redirect_stderr(said), redirect_stdout(said):
             return _parsed(run, words, command)
@@ -97,7 +105,7 @@ def show_help(run: Any, command: str, purpose: str | None, placed: Sequence[str]
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
     start = re.search(r"^\W*options\W*$", text, re.MULTILINE)
     lines = text[start.start() if start else 0 :].splitlines()
-    print((purpose or "").strip(), "", *(line.rstrip() for line in lines), sep="\n")
+    say("\n".join([(purpose or "").strip(), "", *(line.rstrip() for line in lines)]))
 
 
 def flags(run: Any, prefix: str = "--") -> list[str]:
@@ -132,6 +140,7 @@ def _one_line(panel: str) -> str:
     for noise in (
         r"(Argument helptext|For full helptext|To see full helptext).*$",
         r"^[A-Z][a-z ]+ (?=[Ee]rror|invalid|Missing value)",
+        r"^Error parsing \S+: (?=\S+ must )",
     ):
         text = re.sub(noise, "", text).strip()
     for pythons, plain in (

@@ -8,22 +8,22 @@ Nothing is written, unless --out FILE asks for JSON.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from diptych.cli.arguments import asks_help, overridden, show_help
+from diptych.ranges import CountOrNone, Text, settings
 from diptych.recipes.run import Evaluation
 
 
-@dataclass(frozen=True)
+@settings()
 class Baselines:
     """What to guess, and of which data."""
 
     task: Literal["vqa", "retrieval", "matching"] = "vqa"
-    data: str = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    split: str = "val"
-    gallery: int = 0  # retrieval, matching: the first so many images; 0: all
-    captions: int = 0  # retrieval, matching: the first so many of each image; 0: all
+    data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
+    split: Text = "val"
+    gallery: CountOrNone = 0  # retrieval, matching: the first so many images; 0: all
+    captions: CountOrNone = 0  # retrieval, matching: the first so many of each image; 0: all
     out: str = ""  # a JSON file to write; empty: none
 
 
@@ -43,7 +43,9 @@ def _show(title: str, found: dict[str, dict[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("measure", title=title, title_justify="left")
+    from diptych.terminal import plain
+
+    table = Table("measure", title=plain(title), title_justify="left")
     for way in found:
         table.add_column(way, justify="right")
     for measure in next(iter(found.values())):
@@ -56,7 +58,7 @@ def _write(asked: Baselines, found: dict[str, dict[str, float]]) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from diptych.train.checkpoint import written_whole
+    from diptych.train.written import written_whole
 
     with written_whole(Path(asked.out)) as path:
         path.write_text(json.dumps({"asked": asdict(asked), "baselines": found}, indent=1))

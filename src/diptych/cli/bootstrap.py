@@ -20,6 +20,7 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
 from diptych.jobs.beforehand import data_there, run_there
 from diptych.recipes.bootstrap import Bootstrap
+from diptych.terminal import say
 
 
 def bootstrap_command(words: list[str]) -> None:
@@ -35,10 +36,10 @@ def bootstrap_command(words: list[str]) -> None:
 
     told = bootstrap(asked, out)
     for name, n in told.items():
-        print(f"{name:28} {n:,}")
+        say(f"{name:28} {n:,}")
     if told and not told["images out"]:
-        print(
+        say(
             "nothing stays: no caption is over its threshold; see the scores in the report, then give others with --scored"
         )
     if told:
-        print(out / "report.html")
+        say(out / "report.html")

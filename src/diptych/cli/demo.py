@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, take
+from diptych.cli.arguments import asks_help, take, whole
 from diptych.cli.refusal import UsageError
+from diptych.ranges import Seed
+from diptych.terminal import say
 
 
 def demo_command(words: list[str]) -> None:
     if asks_help(words):
-        print(__doc__)
+        say(__doc__)
         return
     out, seed = Path(take(words, "--out", "demo")), take(words, "--seed", "0")
-    if words or not seed.isdecimal():
-        raise UsageError(f"demo takes --out DIR and --seed NUMBER, not {' '.join(words) or seed}")
+    if words:
+        raise UsageError(f"demo takes --out DIR and --seed NUMBER, not {' '.join(words)}")
+    number = whole(seed, "--seed", Seed)
     from diptych.jobs.demo import demo
 
-    demo(out, int(seed))
+    demo(out, number)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import asks_help, nearest, positional, recipe, recipes
+from diptych.cli.arguments import asks_help, positional, recipe, recipes
 from diptych.cli.refusal import UsageError
+from diptych.cli.suggestions import nearest
 from diptych.recipes.published import PUBLISHED
+from diptych.terminal import plain, say
 
 SHARED = "shared with the above"
 
 
 def describe_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
+        say(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
         return
     name = positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
     if words:
@@ -28,7 +30,7 @@ def describe_command(words: list[str]) -> None:
     from diptych.jobs.describe import WORDS, describe
 
     found, console = describe(asked), Console(soft_wrap=True)
-    table = Table(title=known.title if known else name, title_justify="left")
+    table = Table(title=known.title if known else plain(name), title_justify="left")
     table.add_column("part")
     table.add_column("parameters", justify="right")
     for part, count in found.parameters.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, overridden, positional, show_help
 from diptych.jobs.beforehand import data_of, data_there, run_there
 from diptych.recipes.run import Evaluation
+from diptych.terminal import say
 
 
 def evaluate_command(words: list[str]) -> None:
@@ -26,6 +27,9 @@ def evaluate_command(words: list[str]) -> None:
     data_there(asked.data or data_of(folder))
     from diptych.jobs.evaluate import evaluate
 
-    for name, value in evaluate(folder, asked).items():
-        print(f"{name:32} {value:.4g}")
-    print(f"{folder}/report.html")
+    metrics = evaluate(folder, asked)
+    width = max([32, *map(len, metrics)])
+    for name, value in metrics.items():
+        say(f"{name:{width}} {value:.4g}")
+    if (folder / "report.html").is_file():
+        say(f"{folder}/report.html")

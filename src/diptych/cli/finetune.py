@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, folder, nearest, overridden, positional, recipe, recipes, show_help, take
+from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help, take
 from diptych.cli.refusal import UsageError
+from diptych.cli.suggestions import nearest
 from diptych.jobs.beforehand import data_there, run_there
 from diptych.recipes.run import Finetune
+from diptych.terminal import say
 
 EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
 """The tasks of any model, each with a recipe that can learn it."""
@@ -23,7 +25,7 @@ EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "v
 
 def finetune_command(words: list[str]) -> None:
     if asks_help(words[:1]) or not words:
-        print(f"{__doc__}\nsystems' own: {', '.join(recipes('Finetune'))}")
+        say(f"{__doc__}\nsystems' own: {', '.join(recipes('Finetune'))}")
         return
     name = positional(words, f"the task ({', '.join(EXAMPLES)})")
     own = name in (of_systems := recipes("Finetune"))

@@ -10,33 +10,35 @@ worth. --minutes M: nothing is begun any more after so many (0: only the table).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from diptych.cli.arguments import asks_help, overridden, recipe, show_help
+from diptych.cli.arguments import asks_help, overridden, recipe, show_help, whole
 from diptych.cli.refusal import UsageError
 from diptych.jobs.beforehand import data_there
+from diptych.ranges import Beams, CountOrNone, Range, Seed, Text, Workers, settings
 from diptych.recipes.learn import ROWS
 from diptych.recipes.run import Evaluation, Pretrain
+from diptych.terminal import say
 
 
-@dataclass(frozen=True)
+@settings()
 class Learn:
     """Which rows, with which seeds, on what, and how they are scored."""
 
     rows: str = ",".join(ROWS)
     seeds: str = "0,1"
     data: str = ""  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    out: str = "learn"
-    minutes: float = float("inf")
-    device: str = "auto"
+    out: Text = "learn"
+    minutes: Annotated[float, Range(0, float("inf"))] = float("inf")
+    device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    gallery: int = 0  # scoring: the first so many images; 0: all
-    candidates: int = Evaluation.candidates  # retrieval: how many of those that contrast finds best are matched
+    gallery: CountOrNone = 0  # scoring: the first so many images; 0: all
+    candidates: CountOrNone = Evaluation.candidates  # retrieval: how many of those that contrast finds best are matched
     ranked_by: Literal["match", "cosine", "product"] = Evaluation.ranked_by  # as for evaluate
-    beams: int = Evaluation.beams
-    workers: int = 2
+    beams: Beams = Evaluation.beams
+    workers: Workers = 2
 
 
 def learn_command(words: list[str]) -> None:
@@ -45,9 +47,7 @@ def learn_command(words: list[str]) -> None:
     asked = overridden(Learn(), words, "learn", top=frozenset())
     if not asked.data:
         raise UsageError("--data is missing: a folder of images with captions (the table is made for Flickr8k)")
-    seeds = asked.seeds.split(",")
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UsageError(f"--seeds takes numbers with commas between, not {asked.seeds!r}")
+    seeds = [whole(seed, "--seeds", Seed) for seed in asked.seeds.split(",")]
     rows = {name: tuple(_placed(stage, asked) for stage in name.split("+")) for name in asked.rows.split(",")}
     scoring = Evaluation(
         gallery=asked.gallery, candidates=asked.candidates, ranked_by=asked.ranked_by, beams=asked.beams, device=asked.device,
@@ -57,8 +57,8 @@ def learn_command(words: list[str]) -> None:
     from diptych.jobs.learn import learn
 
     out = Path(asked.out)
-    print(learn(rows, [int(seed) for seed in seeds], asked.data, out, asked.minutes, scoring))
-    print(out / "report.html")
+    say(learn(rows, seeds, asked.data, out, asked.minutes, scoring))
+    say(out / "report.html")
 
 
 def _placed(stage: str, asked: Learn) -> Pretrain:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
 from diptych.recipes.bootstrap import Noise
+from diptych.terminal import say
 
 
 def noise_command(words: list[str]) -> None:
@@ -21,4 +22,4 @@ def noise_command(words: list[str]) -> None:
     from diptych.jobs.noise import noise
 
     dealt, captions = noise(asked, out)
-    print(f"{dealt:,} of {captions:,} captions dealt to other images: {out / 'truth.jsonl'}")
+    say(f"{dealt:,} of {captions:,} captions dealt to other images: {out / 'truth.jsonl'}")

@@ -15,11 +15,12 @@ from rich.table import Table
 from diptych.cli.arguments import asks_help, overridden, positional, recipe, recipes, take
 from diptych.cli.refusal import UsageError
 from diptych.jobs.accelerators import ACCELERATORS, chosen
+from diptych.terminal import say
 
 
 def plan_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(f"{__doc__}\naccelerators: {', '.join(ACCELERATORS)}, cpu\nrecipes: {', '.join(recipes())}")
+        say(f"{__doc__}\naccelerators: {', '.join(ACCELERATORS)}, cpu\nrecipes: {', '.join(recipes())}")
         return
     name = positional(words, "the recipe (diptych plan --help lists them)")
     gpus, said = take(words, "--gpus"), take(words, "--utilisation", "0.6")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help
 from diptych.jobs.beforehand import all_there
+from diptych.terminal import say
 
 
 def pretrain_command(words: list[str]) -> None:
     if asks_help(words[:1]) or not words:
-        print(f"{__doc__}\n\nrecipes: {', '.join(recipes())}\n\ndiptych pretrain RECIPE --help lists every field.")
+        say(f"{__doc__}\n\nrecipes: {', '.join(recipes())}\n\ndiptych pretrain RECIPE --help lists every field.")
         return
     name = positional(words, "the recipe (diptych pretrain --help lists them)")
     run = recipe(name)

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, positional, take
+from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
 from diptych.jobs.beforehand import data_there
+from diptych.ranges import Vocabulary
+from diptych.terminal import say
 
 
 def vocabulary_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return
     data, out = positional(words, "the data"), Path(take(words, "--out"))
     size, split = take(words, "--size", "8000"), take(words, "--split", "train")
     if words:
         raise UsageError(f"vocabulary does not know {' '.join(words)}")
-    if not size.isdecimal():
-        raise UsageError(f"--size is a whole number, not {size!r}")
+    pieces = whole(size, "--size", Vocabulary)
     data_there(data)
     from diptych.jobs.vocabulary import learn_vocabulary
 
-    found = learn_vocabulary(data, split, int(size), out)
-    print(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")
+    found = learn_vocabulary(data, split, pieces, out)
+    say(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")

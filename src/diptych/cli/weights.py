@@ -4,7 +4,8 @@ diptych export RUN --to official|safetensors|hf --out FILE
 diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. FOLDER: as Hugging Face keeps a model, with its config.json. What comes of it is a run like any other: to be evaluated,
+named. FOLDER: as Hugging Face keeps a model (one file or shards, .safetensors or .bin), with its config.json, image processor
+and tokenizer, which are read; a key that cannot be followed is refused by name. What comes of it is a run like any other: to be evaluated,
 started from, fine-tuned, used to bootstrap. --config is the official code's settings as JSON, where they are not the published
 ones: ViLBERT's schedule, open_clip's config, mean and std of pictures (a DeiT's: ImageNet's). --answers: the answers or classes
 of a task, a JSON list. --regions: where the regions lie that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces
@@ -13,6 +14,12 @@ BEiT-3's sentencepiece model, SCAN's words (.json) or VSE++'s (.pkl, of which no
 the paper's official names (a .pth as the official code nests it, or .safetensors), or a folder that Hugging Face's class loads,
 where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where
 one differs.
+
+Wrapped weights: a file may nest them ("model", "state_dict", "ema" …) and prefix their names ("module.", "_orig_mod.", "model." …).
+Wrappers come off where the rest then fits exactly, and what came off is printed. Where several nests fit, trained weights
+are taken and not their averages (ema, teacher, swa); of two different sets of trained weights none is. NaN and infinite weights
+are refused. Weight-normed weights (ViLBERT's answers) are imported as the plain ones that they stand for, and exported as
+weight_g (their norm) and weight_v, from which the official code computes the same.
 """
 
 from __future__ import annotations
@@ -23,13 +30,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import asks_help, positional, take
+from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
+from diptych.ranges import Cells, Heads
+from diptych.terminal import plain, say
 
 
 def import_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return
     system, checkpoint = (
         positional(words, "the system (vit, vilt, albef …)"),
@@ -41,13 +50,14 @@ def import_command(words: list[str]) -> None:
     vocabulary = take(words, "--vocabulary", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
+    from diptych.jobs.folder import read_any
     from diptych.jobs.imports import import_official
 
     found = import_official(
         system,
         checkpoint,
         out,
-        _whole(heads, "--heads") if heads else None,
+        whole(heads, "--heads", Heads) if heads else None,
         _grid(grid) if grid else None,
         Path(answers) if answers else None,
         Path(config) if config else None,
@@ -56,15 +66,15 @@ def import_command(words: list[str]) -> None:
     )
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
-    print(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
+    say(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     if told := _heads(found.arguments):
-        print(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
+        say(f"attention heads stand in no shape: {told}; where nothing tells them, as published (--heads, --config)")
+    for note in found.notes:
+        say(note)
     for name, reason in found.dead.items():
-        print(f"left out: {name} ({reason})")
-    if found.task in ("vqa", "classification") and not answers:
-        print(
-            "it tells no names of its answers: official checkpoints do not carry them; give --answers FILE, a JSON list"
-        )
+        say(f"left out: {name} ({reason})")
+    for note in read_any(out)[1]["notes"]:
+        say(note)
 
 
 def _heads(arguments: dict[str, Any]) -> str:
@@ -72,22 +82,16 @@ def _heads(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
 
 
-def _whole(text: str, flag: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{flag} is a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
 def _grid(text: str) -> tuple[int, int]:
     rows, by, columns = text.partition("x")
     if not by:
         raise UsageError(f"--grid is ROWSxCOLUMNS, as 12x20, not {text!r}")
-    return _whole(rows, "--grid"), _whole(columns, "--grid")
+    return whole(rows, "--grid", Cells), whole(columns, "--grid", Cells)
 
 
 def export_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return
     folder = Path(positional(words, "the run's folder"))
     to, out = take(words, "--to"), Path(take(words, "--out"))
@@ -100,16 +104,16 @@ def export_command(words: list[str]) -> None:
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
     lost = export(folder, to, out)
-    print(f"{out}: written, {to} layout")
+    say(f"{out}: written, {to} layout")
     if to != "hf" and (told := _heads(arguments_of(folder))):
-        print(f"attention heads stand in no shape: {told}; `diptych import` is to be told (--heads, --config)")
+        say(f"attention heads stand in no shape: {told}; `diptych import` is to be told (--heads, --config)")
     for sentence in lost:
-        print(f"left out: {sentence}")
+        say(f"left out: {sentence}")
 
 
 def parity_command(words: list[str]) -> int:
     if asks_help(words) or not words:
-        print(__doc__)
+        say(__doc__)
         return 0
     folder, certificate = Path(positional(words, "the golden folder")), take(words, "--certificate", "")
     if words:
@@ -117,17 +121,18 @@ def parity_command(words: list[str]) -> int:
     from diptych.weights.parity import parity
 
     report = parity(folder)
-    table = Table("tensor", "layout", "largest error", "tolerance", "", title=f"{folder.name}: {report.source}")
+    table = Table("tensor", "layout", "largest error", "tolerance", "", title=plain(f"{folder.name}: {report.source}"))
     for row in report.rows:
         error = "-" if row.error is None else f"{row.error:.2e}"
         tolerance = "-" if row.tolerance is None else f"{row.tolerance:.2e}"
-        table.add_row(row.tensor, row.layout, error, tolerance, "equal" if row.ok else f"DIFFERS {row.note}")
+        verdict = "equal" if row.ok else f"DIFFERS {row.note}"
+        table.add_row(plain(row.tensor), row.layout, error, tolerance, plain(verdict))
     Console().print(table)
     if certificate:
         report.write(Path(certificate))
     wrong = [row for row in report.rows if not row.ok]
     tensors = len({row.tensor for row in report.rows})
-    print(
+    say(
         f"{tensors} tensors in two layouts: {'all equal' if report.passed else f'{len(wrong)} of {len(report.rows)} comparisons differ'}"
     )
     return 0 if report.passed else 1

@@ -77,10 +77,15 @@ def stack_regions(detected: Sequence[Detected]) -> Regions:
 
 
 def whole_number(cell: Any, where: str) -> int:
-    """A count or a side in pixels, from a cell of a table, an array of one, or a number. Raises BadSample."""
-    try:
-        number = int(cell.item()) if isinstance(cell, np.ndarray) else int(cell)
-    except (ValueError, TypeError, OverflowError):
+    """A count or a side in pixels, from a cell of a table (digits), an array of one, or a number without a fraction. Raises
+    BadSample.
+    """
+    value = cell.item() if isinstance(cell, np.ndarray | np.generic) and cell.size == 1 else cell
+    if isinstance(value, bytes | str):
+        number = int(value) if value.isascii() and value.strip().isdigit() and len(value) < 20 else 0
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        number = int(value)
+    else:
         number = 0
     if not 0 < number < 2**20:
         raise BadSample(where, "is no whole number above 0, or beyond all measure")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.data import formats
+from diptych.data import cells, formats
+from diptych.data.copies import same_bytes, stored
 from diptych.data.decode import MAX_PIXELS, decode
+from diptych.data.division import Row, divide
 from diptych.data.folder import Folder, parse_json, read_text
 from diptych.data.formats import Columns, Entry
 from diptych.data.source import BadSample, Captioned, DataError, NoSplit
+from diptych.data.splits import SEVERAL, asked_split, named_split
 
-SPLITS = ("train", "val", "test")
 TABLES = (".csv", ".tsv", ".jsonl")
 KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .jsonl; tars are named by a glob"
 
@@ -21,11 +23,15 @@ KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .js
 class CaptionedFiles:
     """Images that lie as files in a folder (see `source.Captioned`).
 
-    `least` lets large JPEGs be decoded at a smaller scale: their shorter side stays at least so many pixels.
+    `least` lets large JPEGs be decoded at a smaller scale: their shorter side stays at least so many pixels. `division`: how
+    the data was divided into splits, in a line.
     """
 
-    def __init__(self, name: str, split: str, root: Path, entries: Sequence[Entry], least: int | None = None):
+    def __init__(
+        self, name: str, split: str, root: Path, entries: Sequence[Entry], least: int | None = None, division: str = ""
+    ):
         self.name, self.split, self.root, self.entries, self.least = name, split, root, entries, least
+        self.division = division
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -40,6 +46,10 @@ class CaptionedFiles:
     def stem(self, index: int) -> str:
         """The picture's file name without its ending: how others name what they say of it."""
         return Path(self.entries[index].file).stem
+
+    def pictures(self) -> Sequence[int]:
+        """Of each image the first one with the same bytes (see `copies.TellsCopies`)."""
+        return same_bytes([stored(self.root / entry.file) for entry in self.entries])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.entries[index].captions
@@ -66,55 +76,59 @@ def read_bytes(path: Path) -> bytes:
 def open_captions(
     spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
 ) -> Captioned:
-    """One split ("train", "val", "test") of the captioned images that `spec` names. Raises DataError.
+    """One split ("train", "val", "test", or another of their words: data/splits.py) of the captioned images that `spec` names.
+    Raises DataError.
 
     `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL);
     such a file itself (images are sought beside it, then in ``images/``); tar shards ``shards-{000..003}.tar``; or
-    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A table without a split column or a
-    split in its name is divided 90/5/5, by image, keyed by `seed`. `least`: see CaptionedFiles.
+    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A file without a split column or a
+    split in its name is divided 90/5/5, by picture, keyed by `seed`. `least`: see CaptionedFiles.
     """
+    split = asked_split(split, spec)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.scenes import Scenes
 
         return Scenes.named(spec, split, seed)
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     if spec.endswith(".tar"):
         from diptych.data.shards import CaptionedShards
 
         return CaptionedShards(spec, split, seed=seed, least=least)
     path = Path(spec)
     table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
-    root = table.parent
-    entries = list(_read(table, Folder(root), split, columns or Columns(), seed))
-    if not entries:
-        raise NoSplit(f"{table}: nothing in split {split!r}; name another split or correct the file")
-    return CaptionedFiles(root.name, split, root, entries, least)
+    rows, captions = _read(table, columns or Columns())
+    divided = divide(table, rows, Folder(table.parent), split, seed)
+    entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)
+    return CaptionedFiles(table.parent.name, split, table.parent, entries, least, divided.division)
 
 
-def _read(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterable[Entry]:
-    """The entries of a file of any of the formats."""
+def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]]]:
+    """The rows of a file of any of the formats, and what gives the captions of one."""
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; check --data")
     if path.suffix in TABLES:
-        return formats.captions_table(path, folder, split, columns, seed)
+        return formats.table(path, columns), lambda row: cells.captions(row.content, columns.caption, row.where)
     if path.suffix != ".json":
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
     content = parse_json(read_text(path), path)
     if isinstance(content, dict) and "annotations" in content:
-        return formats.coco(content, path, folder)
-    return formats.karpathy(content, path, folder, split)
+        return formats.coco(content, path), lambda row: row.content
+    return formats.karpathy(content, path), formats.karpathy_captions
 
 
 def _kinds(folder: Path, split: str) -> list[list[Path]]:
     """Files that may hold captions, best kind first."""
     tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
-    return [
-        sorted(folder.glob("dataset*.json")),
-        [p for p in sorted(folder.glob("captions_*.json")) if formats.named_split(p) in (split, None)],
-        [p for p in tables if formats.named_split(p) == split],
-        [p for p in tables if formats.named_split(p) is None],
-    ]
+    coco = sorted(folder.glob("captions_*.json"))
+    return [sorted(folder.glob("dataset*.json")), *by_name(coco, split), *by_name(tables, split)]
+
+
+def by_name(files: Sequence[Path], split: str) -> list[list[Path]]:
+    """Of some files those that are named for a split; those named for none, where no other file is named for any, so that
+    what is trained on is not divided again; and those named for several, which may have a split column.
+    """
+    names = {path: named_split(path) for path in files}
+    whole = set(names.values()) <= {None}
+    return [[p for p in files if names[p] == named and (named or whole)] for named in (split, None, SEVERAL)]
 
 
 def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str, known: str) -> Path:

@@ -23,23 +23,42 @@ class Folder:
         self._listings: dict[str, dict[str, bool]] = {}
 
     def find(self, names: Iterable[str], where: str) -> str:
-        """The first of `names` (relative paths) that is a file; `where` says who asks. Raises DataError."""
+        """The first of `names` (relative paths) that is a file, without detours (``./a.jpg`` is ``a.jpg``); `where` is the row
+        that names it. Raises DataError.
+        """
         names = list(names)
         for name in names:
             if "\0" in name or not _printable(name):
                 raise DataError(f"{where}: {name!r} is not a file name; correct the row")
-            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+            if _leads_out(name):
                 raise DataError(f"{where}: {name!r} leads outside {self.root}; name images relative to the folder")
         for name in names:
-            head, tail = os.path.split(os.path.normpath(name))
-            if tail in self._listing(head):
-                if self._listing(head)[tail] and not self._within(self.root / head / tail):
+            if (file := self._file(name)) is not None:
+                if not self._may_read(file):
                     raise DataError(
                         f"{where}: {name!r} is a link that leads outside {self.root}; copy the file instead"
                     )
-                return os.path.join(head, tail)
+                return file
         hint = nearest(os.path.basename(names[0]), self._listing(os.path.dirname(names[-1])))
         raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
+
+    def seek(self, names: Iterable[str]) -> str | None:
+        """As `find`, but None where that raises."""
+        names = list(names)
+        if any("\0" in name or not _printable(name) or _leads_out(name) for name in names):
+            return None
+        file = next(filter(None, map(self._file, names)), None)
+        return file if file is not None and self._may_read(file) else None
+
+    def _file(self, name: str) -> str | None:
+        """The path of a file relative to the folder; None where there is none."""
+        head, tail = os.path.split(os.path.normpath(name))
+        return os.path.join(head, tail) if tail in self._listing(head) else None
+
+    def _may_read(self, file: str) -> bool:
+        """Whether a file is within the folder: no link out of it."""
+        head, tail = os.path.split(file)
+        return not self._listing(head)[tail] or self._within(self.root / file)
 
     def files(self, subfolder: str) -> list[str]:
         """Names of the files in a subfolder, sorted; empty where there is no such folder."""
@@ -56,6 +75,11 @@ class Folder:
 
     def _within(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root)
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a path is absolute or goes up."""
+    return os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
 
 
 def _printable(name: str) -> bool:

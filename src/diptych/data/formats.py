@@ -1,19 +1,20 @@
-"""The file formats in which the field keeps captions, each read into the same entries.
+"""The file formats in which the field keeps captions, each read into the same rows, which `division.divide` picks from.
 
-Every reader gives the entries of one split and raises DataError for whatever does not fit the format; none opens a
+Every reader gives all rows, of whatever split, and raises DataError for whatever does not fit the format; none opens a
 picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.data.folder import Folder, need, read_rows
+from diptych.data.cells import text
+from diptych.data.division import Row
+from diptych.data.folder import need, read_rows
 from diptych.data.source import DataError
-from diptych.keyed import uniform
 
 
 @dataclass(frozen=True)
@@ -36,76 +37,64 @@ class Entry:
     captions: tuple[str, ...]
 
 
-def karpathy(content: Any, path: Path, folder: Folder, split: str) -> Iterator[Entry]:
-    """``dataset_*.json`` of Karpathy's splits; "restval" counts as train."""
+def karpathy(content: Any, path: Path) -> Iterator[Row]:
+    """``dataset_*.json`` of Karpathy's splits."""
     for i, image in enumerate(need(content, "images", list, str(path))):
         where = f"{path}, images[{i}]"
         own = need(image, "split", str, where)
-        if split != ("train" if own == "restval" else own):
-            continue
         name = need(image, "filename", str, where)
         places = [name, f"images/{name}"]
         if "filepath" in image:
             places.insert(0, f"{need(image, 'filepath', str, where)}/{name}")
-        said = [
-            need(s, "raw", str, f"{where}, sentences[{j}]") for j, s in enumerate(need(image, "sentences", list, where))
-        ]
-        yield Entry(folder.find(places, where), where, tuple(said) or ("",))
+        yield Row(where, places[0], places, own, image)
 
 
-def coco(content: Any, path: Path, folder: Folder) -> Iterator[Entry]:
-    """``captions_*.json`` of COCO: one file is one split."""
+def karpathy_captions(row: Row) -> Iterator[str]:
+    """What is said of an image of Karpathy's JSON."""
+    for j, sentence in enumerate(need(row.content, "sentences", list, row.where)):
+        yield text(sentence, "raw", f"{row.where}, sentences[{j}]")
+
+
+def coco(content: Any, path: Path) -> Iterator[Row]:
+    """``captions_*.json`` of COCO; the content of a row is its captions."""
     said: dict[Any, list[str]] = {}
     for i, note in enumerate(need(content, "annotations", list, str(path))):
         where = f"{path}, annotations[{i}]"
-        said.setdefault(need(note, "image_id", (int, str), where), []).append(need(note, "caption", str, where))
+        said.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
+    known: dict[int | str, str] = {}
     for i, image in enumerate(need(content, "images", list, str(path))):
         where = f"{path}, images[{i}]"
-        captions = said.pop(need(image, "id", (int, str), where), None)
-        if captions is None:  # COCO lists images that nobody described
+        number = need(image, "id", (int, str), where)
+        if number not in said and number not in known:  # COCO lists images that nobody described
             continue
-        name = need(image, "file_name", str, where)
-        part = path.stem.removeprefix("captions_")
-        yield Entry(folder.find([f"{part}/{name}", f"images/{name}", name], where), where, tuple(captions))
+        name, part = need(image, "file_name", str, where), path.stem.removeprefix("captions_")
+        if known.setdefault(number, name) != name:
+            raise DataError(
+                f"{where}: id {number!r} is that of {known[number]!r} too; give each image an id of its own"
+            )
+        own = need(image, "split", str, where) if "split" in image else None
+        yield Row(where, name, [f"{part}/{name}", f"images/{name}", name], own, said.pop(number, []))
     if said:
         raise DataError(f"{path}: annotations speak of image_id {next(iter(said))!r}, which 'images' lacks; add it")
 
 
-def captions_table(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterator[Entry]:
-    """A CSV, TSV or JSONL file with a row per caption; rows of one image are merged, at the place of the first."""
-    merged: dict[str, tuple[str, str, list[str]]] = {}
-    for where, row in table_rows(path, split, columns, seed):
-        name = need(row, columns.image, str, where)
-        caption = need(row, columns.caption, str, where)
-        if name not in merged:
-            merged[name] = folder.find([name, f"images/{name}"], where), where, []
-        merged[name][2].append(caption)
-    yield from (Entry(file, where, tuple(captions)) for file, where, captions in merged.values())
-
-
-def table_rows(path: Path, split: str, columns: Columns, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a split: by the split column, by a split named in the file's name, or 90/5/5 drawn by image name."""
-    named = named_split(path)
+def table(path: Path, columns: Columns) -> Iterator[Row]:
+    """A CSV, TSV or JSONL file, whose rows name an image and may name its split."""
     for where, row in read_rows(path):
-        if columns.split in row:
-            own = need(row, columns.split, str, where)
-        else:
-            own = named or drawn_split(need(row, columns.image, str, where), seed)
-        if own == split:
-            yield where, row
+        name = need(row, columns.image, str, where)
+        yield Row(where, name, [name, f"images/{name}"], _split_cell(row, columns.split, where), row)
 
 
-def named_split(path: Path) -> str | None:
-    """The split that a file's name speaks of: ``train``, ``val`` (or ``dev``) or ``test``."""
-    words = path.stem.lower().replace("-", "_").replace(".", "_").split("_")
-    signs = {"test": ("test",), "train": ("train",), "val": ("val", "dev", "minival")}  # "test-dev" is test
-    for split, said in signs.items():
-        if any(word.rstrip("0123456789") in said for word in words):
-            return split
-    return None
+def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
+    """What stands in the split column, however its heading is spelled (``Split``); None where the table has none."""
+    heading = next((name for name in row if name.strip().lower() == column), column)
+    usual = column == Columns.split and heading not in row
+    return None if usual else need(row, heading, str, where)
 
 
-def drawn_split(name: str, seed: int) -> str:
-    """90 % train, 5 % val, 5 % test: a pure function of the name and the seed."""
-    draw = uniform(seed, 0, [0], f"split of {name}", 1)[0, 0]
-    return "train" if draw < 0.9 else "val" if draw < 0.95 else "test"
+def merged(rows: Iterable[tuple[str, str, Iterable[str]]]) -> list[Entry]:
+    """Entries of ``(file, where, captions)``: those of one file are one, at the place of the first."""
+    entries: dict[str, tuple[str, list[str]]] = {}
+    for file, where, captions in rows:
+        entries.setdefault(file, (where, []))[1].extend(captions)
+    return [Entry(file, where, tuple(captions) or ("",)) for file, (where, captions) in entries.items()]

@@ -15,8 +15,10 @@ from diptych.data.plain_pickle import NotPlain, read_plain
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows, showing, shown_in
 from diptych.data.source import DataError
+from diptych.data.splits import asked_split, counted
 from diptych.inputs import Batch
 from diptych.keyed import generator
+from diptych.store import digest
 
 SIDE = 32
 HELD_OUT = 10  # every tenth picture of train is val
@@ -27,12 +29,12 @@ class Labelled:
     """One split of CIFAR-100 (Krizhevsky 2009): pictures of 32 x 32 pixels, and which of `classes` each shows.
 
     `folder` holds ``meta``, ``train`` and ``test``, pickles of which nothing is run (data/plain_pickle.py). Differs: the
-    data set has no val split, so every tenth picture of train is held out as one. Raises DataError.
+    data set has no val split, so every tenth picture of train is held out as one, with all rows that show the same picture
+    (the first of them counts); `division` says so in a line. Raises DataError.
     """
 
     def __init__(self, folder: Path, split: str):
-        if split not in FILES:
-            raise DataError(f"split {split!r} is none of {', '.join(FILES)}")
+        split = asked_split(split, str(folder))
         self.name, self.split, self.path = folder.name, split, folder / FILES[split]
         self.classes = [_text(name, folder / "meta") for name in _read(folder / "meta", b"fine_label_names", list)]
         pixels = _read(self.path, b"data", np.ndarray)
@@ -42,8 +44,10 @@ class Labelled:
         wrong = [x for x in labels if type(x) is not int or not 0 <= x < len(self.classes)]
         if wrong:
             raise DataError(f"{self.path}: label {wrong[0]!r:.20} is none of the {len(self.classes)} classes")
-        every = range(len(labels))
-        self.rows = [i for i in every if split == "test" or (i % HELD_OUT == HELD_OUT - 1) == (split == "val")]
+        splits = ["test"] * len(labels) if split == "test" else _held_out(pixels)
+        self.rows = [row for row, own in enumerate(splits) if own == split]
+        how = "" if split == "test" else f", every {HELD_OUT}th picture of it as val"
+        self.division = f"{folder.name}: file {FILES[split]}{how}: {counted(splits)}"
         self.pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         self.labels = labels
 
@@ -58,6 +62,13 @@ class Labelled:
 
     def where(self, index: int) -> str:
         return f"{self.path}, row {self.rows[index]}"
+
+
+def _held_out(pixels: np.ndarray) -> list[str]:
+    """The split of each row of train: val for every tenth and its copies, by the first row that shows the same picture."""
+    first: dict[bytes, int] = {}
+    places = [first.setdefault(digest(row.tobytes()), i) for i, row in enumerate(pixels)]
+    return ["val" if place % HELD_OUT == HELD_OUT - 1 else "train" for place in places]
 
 
 class LabelledExamples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as Pillow
 
+from diptych.data.copies import pictures_of
 from diptych.data.shown import file_of, stem_of
 from diptych.data.source import Captioned, DataError
 from diptych.keyed import permutation
@@ -30,7 +31,7 @@ class NoisedCaptions:
         among = range(len(counts)) if images is None else images
         first, last = (self._first[i] for i in (among.start, max(among.start, among.stop)))
         dealt = first + permutation(seed, 0, int(last - first), "noise")[: round(share * (last - first))]
-        self._from[dealt] = _dealt(dealt, image)
+        self._from[dealt] = _dealt(dealt, np.array(pictures_of(source, len(source)))[image])
         self._image = image
 
     def __len__(self) -> int:
@@ -58,7 +59,7 @@ class NoisedCaptions:
 
 
 def _dealt(places: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The captions at `places` in another order, none at an image of its own. Raises DataError where there is none such."""
+    """The captions at `places` in another order, none at a picture of its own. Raises DataError where there is none such."""
     given = np.roll(places, 1)
     for i in np.flatnonzero(image[given] == image[places]):
         if image[given[i]] != image[places[i]]:  # an exchange before has mended it

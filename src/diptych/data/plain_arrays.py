@@ -1,4 +1,4 @@
-"""What pickles are carried out with (see plain_pickle): numpy's arrays, recognised by the names of what would make them, and
+"""Arrays of numbers from .npz; and what pickles are carried out with (see plain_pickle): numpy's arrays, recognised by the names of what would make them, and
 made here; and objects of which the fields alone are read.
 
 What a pickle holds is put into no message unless its type is known: tuples of the same tuple, forty deep, fit in a hundred bytes,
@@ -8,7 +8,10 @@ and fill the memory as text.
 from __future__ import annotations
 
 import math
+import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +102,54 @@ def finished(value: Any, done: dict[int, Any] | None = None) -> Any:
     if isinstance(value, Named) or (isinstance(value, Made) and value.kind == "dtype"):
         raise NotPlain("it holds a function or a type")
     return finished(value.value, done) if isinstance(value, Made) else value
+
+
+def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of plain values in an .npz that unpacks to no more than `most` bytes, but for those to `leave_out`; members that are no
+    arrays are passed over. Each array's header is compared with its member's size before memory is set aside. Raises NotPlain.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > most:
+                raise NotPlain(f"unpacks to {unpacked} bytes, more than {most}")
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                if name in leave_out:
+                    continue
+                if (array := _read_npy(archive, entry)) is not None:
+                    arrays[name] = array
+    except NotPlain:
+        raise
+    except (
+        Exception
+    ) as error:  # zipfile, zlib and numpy's parser of headers raise anything; some say nothing, hence the kind
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise NotPlain(f"not an .npz of plain numbers ({why})") from None
+    return arrays
+
+
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray | None:
+    """One array of an .npz; None for a member that is none. Raises ValueError, and what zipfile raises."""
+    form, whole = np.lib.format, entry.file_size
+    with archive.open(entry) as member:
+        start = member.read(8)  # numpy's magic, and the two numbers of the format's version
+        if start[:6] != b"\x93NUMPY":
+            return None
+        read = {1: form.read_array_header_1_0, 2: form.read_array_header_2_0}.get(start[6])
+        if read is None:
+            raise ValueError(f"{entry.filename}: version {start[6]} of numpy's format, where 1 and 2 are read")
+        shape, fortran, dtype = read(member)
+        if dtype.hasobject:
+            raise ValueError(f"{entry.filename} holds Python objects, which can run code")
+        size = math.prod(shape) * dtype.itemsize
+        if size > whole or any(side < 0 for side in shape):
+            raise ValueError(f"{entry.filename} announces {str(shape)[:80]} of {dtype}, more than its {whole} bytes")
+        data = member.read(size)
+    if len(data) < size:
+        raise ValueError(f"{entry.filename} ends after {len(data)} of {size} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _array(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:

@@ -13,6 +13,8 @@ from typing import Any
 from diptych.data.plain_arrays import KNOWN, Named, NotPlain, begun, build, called, finished
 
 MOST_OPCODES = 1_000_000
+MOST_KEY = 2**60  # Python hashes integers modulo 2**61 - 1
+_KEYS = (str, bytes, int, bool, type(None))
 _PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -27,8 +29,9 @@ _MARK = Named("mark")
 
 
 def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
-    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts (whose keys are no tuples) and arrays of numbers;
-    of `objects`, classes by their full names ("vocab.Vocabulary"), the fields as a dict. Raises NotPlain.
+    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts (see _pairs for their keys) and arrays of numbers;
+    of `objects`, classes by their full names ("vocab.Vocabulary"), the fields as a dict. It takes memory in proportion to the
+    pickle, however often that names one thing. Raises NotPlain.
     """
     machine = _Machine(dict.fromkeys(objects, "object") | KNOWN, len(data))
     try:
@@ -73,7 +76,10 @@ class _Machine:
         elif name in ("APPENDS", "APPEND", "SETITEMS", "SETITEM"):
             self._fill(name)
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            self.memory[len(self.memory) if argument is None else argument] = stack[-1]
+            place = len(self.memory) if argument is None else argument
+            if not 0 <= place < MOST_OPCODES:
+                raise NotPlain(f"it keeps something at a place beyond {MOST_OPCODES}")
+            self.memory[place] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memory[argument])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
@@ -119,6 +125,12 @@ class _Machine:
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
-    if any(isinstance(key, tuple) for key in items[::2]):  # one of tuples of the same tuple would be hashed for ever
-        raise NotPlain("it has a tuple for a key")
+    """A dict of keys and values in turn. Keys are strings, bytes, None, and integers below MOST_KEY: from there on, integers,
+    and any floating-point number, may have one hash in their thousands, and a tuple of tuples takes for ever to hash.
+    """
+    for key in items[::2]:
+        if type(key) not in _KEYS:
+            raise NotPlain(f"it has a {type(key).__name__ if type(key) in (float, tuple) else 'value'} for a key")
+        if type(key) is int and abs(key) >= MOST_KEY:
+            raise NotPlain(f"it has an integer for a key that is not below 2**{MOST_KEY.bit_length() - 1}; number anew")
     return dict(zip(items[::2], items[1::2], strict=True))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from PIL import Image as Pillow
 
-from diptych.data.files import SPLITS, TABLES, choose, load, read_bytes
+from diptych.data.cells import answers as answers_in
+from diptych.data.cells import optional_text, text
+from diptych.data.division import Row, divide
+from diptych.data.files import TABLES, by_name, choose, load, read_bytes
 from diptych.data.folder import Folder, need, parse_json, read_rows, read_text
-from diptych.data.formats import Columns, named_split, table_rows
-from diptych.data.source import DataError, NoSplit, Question, Questioned
+from diptych.data.formats import Columns, table
+from diptych.data.source import DataError, Question, Questioned
+from diptych.data.splits import asked_split, known_split, named_split
 
+OWN = ("test-dev", "test-std")  # splits of VQA's own, whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 
 class QuestionedFiles:
-    """Questions about images that lie as files in a folder (see `source.Questioned`)."""
+    """Questions about images that lie as files in a folder (see `source.Questioned`). `division`: how the data was divided into
+    splits, in a line.
+    """
 
     def __init__(
         self,
@@ -29,9 +35,10 @@ class QuestionedFiles:
         files: Sequence[str],
         questions: Sequence[tuple[str, Question]],
         least: int | None = None,
+        division: str = "",
     ):
         self.name, self.split, self.root, self.least = name, split, root, least
-        self.files, self.questions = files, questions
+        self.files, self.questions, self.division = files, questions, division
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -58,18 +65,17 @@ class QuestionedFiles:
 def open_questions(
     spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
 ) -> Questioned:
-    """One split ("train", "val", "test") of the questions that `spec` names. Raises DataError.
+    """One split ("train", "val", "test", "test-dev", "test-std") of the questions that `spec` names. Raises DataError.
 
     `spec` is a folder that holds VQA v2's ``*questions*.json`` and ``*annotations*.json`` (whose names speak of the
     split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself; or ``scenes``, as for
-    captions. `least` is the shorter side to which large JPEGs may be decoded.
+    captions. Split as captions are: `files.open_captions`. `least` is the shorter side to which large JPEGs may be decoded.
     """
+    split = asked_split(split, spec, OWN)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.scenes import SceneQuestions, Scenes
 
         return SceneQuestions(Scenes.named(spec, split, seed))
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     path = Path(spec)
     file = _chosen(path, split, columns or Columns()) if path.is_dir() else path
     if file.suffix == ".tar":
@@ -78,50 +84,60 @@ def open_questions(
         raise DataError(f"{file}: no such file or folder; check --data")
     folder = Folder(file.parent)
     if file.suffix in TABLES:
-        found = _table(file, folder, split, columns or Columns(), seed)
+        rows = table(file, columns or Columns())
     elif file.suffix == ".json":
-        found = _vqa(file, folder)
+        rows = _vqa(file, folder)
     else:
         raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
+    divided = divide(file, rows, folder, split, seed, OWN)
+    notes = _annotations(file) if file.suffix == ".json" else {}
     places: dict[str, int] = {}
-    questions = [
-        (where, Question(id, places.setdefault(image, len(places)), text, answers, kind))
-        for where, id, image, text, answers, kind in found
-    ]
-    if not questions:
-        raise NoSplit(f"{file}: nothing in split {split!r}; name another split or correct the file")
-    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least)
+    questions: list[tuple[str, Question]] = []
+    for i, (image, row) in enumerate(divided.rows):
+        asked = _of_table(i, row, columns or Columns()) if file.suffix in TABLES else _of_vqa(row, notes)
+        id, words, answers, kind = asked
+        questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
+    _check_withheld(questions, split)
+    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least, divided.division)
 
 
-Row = tuple[str, int, str, str, tuple[str, ...], str]  # where, id, image file, question, answers, kind
+def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
+    """Raises DataError where some questions of a split have answers and others none: a split's answers are withheld as a whole."""
+    without = next((where for where, question in questions if not question.answers), None)
+    if without is not None and any(question.answers for _, question in questions):
+        raise DataError(f"{without}: no answer, where other questions of {split} have one; add it or drop the row")
 
 
-def _table(path: Path, folder: Folder, split: str, columns: Columns, seed: int) -> Iterator[Row]:
-    """A row per question; an answer may be a number or, in JSON lines, a list."""
-    for i, (where, row) in enumerate(table_rows(path, split, columns, seed)):
-        name = need(row, columns.image, str, where)
-        file = folder.find([name, f"images/{name}"], where)
-        given = need(row, columns.answer, (str, int, list), where)
-        answers = tuple(str(a) for a in given) if isinstance(given, list) else (str(given),)
-        yield where, i, file, need(row, columns.question, str, where), answers, ""
+Asked = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 
 
-def _vqa(path: Path, folder: Folder) -> Iterator[Row]:
-    """VQA v2: questions, and the annotations file that lies beside them where the split's answers are public."""
+def _of_table(i: int, row: Row, columns: Columns) -> Asked:
+    """A row per question; what its answer may be: `cells.answers`."""
+    where, cells = row.where, row.content
+    return i, text(cells, columns.question, where), answers_in(cells, columns.answer, where), ""
+
+
+def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
+    """A question of VQA v2's JSON, with its answers where they are public."""
+    id = need(row.content, "question_id", int, row.where)
+    if notes and id not in notes:
+        raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
+    return id, text(row.content, "question", row.where), *notes.get(id, ((), ""))
+
+
+def _vqa(path: Path, folder: Folder) -> Iterable[Row]:
+    """The rows of VQA v2's questions file."""
     content = parse_json(read_text(path), path)
-    subtype = str(content.get("data_subtype", "")) if isinstance(content, dict) else ""
-    images = _numbered(folder, subtype)
-    notes = _annotations(path)
+    subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
+    images, named = _numbered(folder, subtype), named_split(path)
+    whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
     for i, row in enumerate(need(content, "questions", list, str(path))):
         where = f"{path}, questions[{i}]"
-        id = need(row, "question_id", int, where)
         number = need(row, "image_id", int, where)
         if number not in images:
             raise DataError(f"{where}: no image numbered {number} under {folder.root}; add it or drop the row")
-        if notes and id not in notes:
-            raise DataError(f"{where}: question_id {id} has no annotation; add it or drop the row")
-        answers, kind = notes.get(id, ((), ""))
-        yield where, id, images[number], need(row, "question", str, where), answers, kind
+        own = need(row, "split", str, where) if "split" in row else whole
+        yield Row(where, images[number], [images[number]], own, row)
 
 
 def _annotations(questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:
@@ -135,9 +151,11 @@ def _annotations(questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:
     notes: dict[int, tuple[tuple[str, ...], str]] = {}
     for i, row in enumerate(need(parse_json(read_text(found[0]), found[0]), "annotations", list, str(found[0]))):
         where = f"{found[0]}, annotations[{i}]"
-        given = [need(a, "answer", str, f"{where}, answers") for a in need(row, "answers", list, where)]
-        kind: Any = row.get("answer_type", "")
-        notes[need(row, "question_id", int, where)] = (tuple(given), str(kind))
+        need(row, "answers", list, where)
+        id = need(row, "question_id", int, where)
+        if id in notes:
+            raise DataError(f"{where}: question_id {id} is annotated twice; keep one")
+        notes[id] = (answers_in(row, "answers", where), optional_text(row, "answer_type", where))
     return notes
 
 
@@ -170,11 +188,7 @@ def _chosen(folder: Path, split: str, columns: Columns) -> Path:
 
     def kinds(_: Path, split: str) -> list[list[Path]]:
         """Files that may hold questions, best kind first."""
-        return [
-            [p for p in sorted(folder.glob("*questions*.json")) if named_split(p) == split],
-            [p for p in asking if named_split(p) == split],
-            [p for p in asking if named_split(p) is None],
-        ]
+        return [*by_name(sorted(folder.glob("*questions*.json")), split), *by_name(asking, split)]
 
     known = f"{KNOWN} {columns.image}, {columns.question}, {columns.answer}{passed}; give --data a folder that has them"
     return choose(folder, split, kinds, "questions", known)

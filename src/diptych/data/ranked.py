@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 
 import numpy as np
 
-from diptych.data.examples import LoadedPair, PairExamples, readable
+from diptych.data.copies import pictures_of
+from diptych.data.examples import LONGEST_TEXT, LoadedPair, PairExamples, readable
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
-from diptych.data.source import Captioned, DataError
+from diptych.data.source import BadSample, Captioned, DataError, NoSplit
 from diptych.data.tokenizer import Tokenizer
 from diptych.inputs import Batch
 from diptych.keyed import uniform
@@ -20,15 +21,24 @@ TRIES = 4  # draws per false text: one may fall on the image itself
 
 
 class RankedExamples:
-    """Pairs with `false` texts of other images each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2).
+    """Pairs with `false` texts of other pictures each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2).
 
-    Images are told apart by their place in the source: whether two are one photo under two names would be known only by
-    reading every image whose text is drawn, and such are drawn no more often than chance has it.
+    A false text is a caption of another picture that is no caption of this one too, but for capitals and blanks. Images whose
+    bytes are equal are one picture (data/copies.py). Where fewer are drawn than there should be, those drawn come again; where
+    none is drawn, the first behind the first draw is taken. A sample for which the data holds none is a bad sample. Raises
+    NoSplit where that is so of all samples.
     """
 
     def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, false: int = 15):
-        if len(source) < 2:
-            raise DataError(f"{source.name} ({source.split}): ranking needs captions of at least two images")
+        if false < 1:
+            raise DataError(f"false_texts is {false}: ranking needs at least one false text for each caption")
+        self.picture = np.array(pictures_of(source, len(source)))  # of each image
+        self.source = source
+        pictures = dict.fromkeys(self.picture.tolist())
+        if all(self._own_texts(picture) == self._own_texts(0) for picture in pictures):
+            raise NoSplit(
+                f"{source.name} ({source.split}): no false text for any image: ranking needs at least two images with different captions"
+            )
         self.pairs = PairExamples(source, tokenizer, images, matching=0.0)
         self.false = false
 
@@ -39,13 +49,38 @@ class RankedExamples:
         return self.pairs.length(index)
 
     def load(self, index: int, seed: int, step: int) -> tuple[LoadedPair, list[str]]:
-        owner = self.pairs.owner
-        drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(owner)).astype(np.int64)
-        others = (self.pairs.caption(int(i)) for i in drawn if owner[i] != owner[index])
-        return self.pairs.load(index, seed, step), list(islice(filter(readable, others), self.false))
+        return self.pairs.load(index, seed, step), self._false_texts(index, seed, step)
+
+    def _false_texts(self, index: int, seed: int, step: int) -> list[str]:
+        """As many as there should be. Raises BadSample where the data holds none."""
+        picture = self.picture[self.pairs.owner]  # of each example
+        own = self._own_texts(int(picture[index]))
+
+        def false(places: Iterable[int]) -> Iterator[str]:
+            others = (self.pairs.caption(int(i)) for i in places if picture[i] != picture[index])
+            return (text for text in others if readable(text) and _same(text) not in own)
+
+        drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(picture)).astype(np.int64)
+        texts = list(islice(false(drawn.tolist()), self.false))
+        if not texts:
+            behind = ((int(drawn[0]) + i) % len(picture) for i in range(len(picture)))
+            texts = list(islice(false(behind), 1))
+        if not texts:
+            where = self.source.where(int(self.pairs.owner[index]))
+            raise BadSample(where, "no false text: every caption of the data is one of its own")
+        return list(islice(cycle(texts), self.false))
+
+    def _own_texts(self, picture: int) -> set[str]:
+        """The captions of a picture under all its names, as they are compared."""
+        images = np.flatnonzero(self.picture == picture).tolist()
+        return {_same(text) for image in images for text in self.source.captions(image) if readable(text)}
 
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:
         batch = self.pairs.collate([pair for pair, _ in loaded], ids, seed, step)
-        false = min(len(texts) for _, texts in loaded)
-        texts = [text for _, texts in loaded for text in texts[:false]]
+        texts = [text for _, texts in loaded for text in texts]
         return replace(batch, false_texts=self.pairs.tokenizer.encode(texts))
+
+
+def _same(text: str) -> str:
+    """A text without capitals and further blanks, in which captions that say the same are often written."""
+    return " ".join(text[:LONGEST_TEXT].lower().split())

@@ -15,6 +15,7 @@ from diptych.data.tars import (
     captions_in,
     headers,
     name_of,
+    open_tar,
     picture_and_text,
     read_text,
     twice,
@@ -46,7 +47,7 @@ def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
             file.seek(byte)
             key, parts = "", dict[str, str | bytes | DataError]()
             try:
-                with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
+                with open_tar(file) as tar:
                     for info in headers(tar):
                         if (named := name_of(info)) is None:
                             continue
@@ -84,7 +85,8 @@ def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) ->
     where = f"{shard}, {key}"
     try:
         picture, said, suffix = picture_and_text(parts, where)
-        captions = captions_in(str(said), suffix, "caption", where)
+        assert isinstance(said, str)
+        captions = captions_in(said, suffix, "caption", where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
     return Raw(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]

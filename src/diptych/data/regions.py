@@ -13,14 +13,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from diptych.data.detected import MOST_REGIONS, MOST_ROW, Detected, checked, floats, shares, whole_number
+from diptych.data.plain_arrays import NotPlain, read_npz
 from diptych.data.region_database import RegionDatabase
 from diptych.data.source import BadSample, DataError
 
@@ -148,18 +147,9 @@ class RegionFolder:
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz, which unpacks to no more than `MOST_ROW` bytes. Raises BadSample."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > MOST_ROW:
-            raise BadSample(str(file), f"unpacks to {unpacked} bytes, more than {MOST_ROW}")
-        with np.load(file, allow_pickle=False) as arrays:
-            members = {key: arrays[key] for key in arrays.files if key not in ("info", "conf")}
-            found = {key: array for key, array in members.items() if isinstance(array, np.ndarray)}  # not a readme
-    # MemoryError: an array whose header claims more than there is memory for, however little it unpacks to. RuntimeError: a
-    # locked archive, or one packed in an unknown way. Some of these say nothing, hence the kind of error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
-        why = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise BadSample(str(file), f"not an .npz of plain numbers ({why})") from None
+        found = read_npz(file, MOST_ROW, leave_out=("info", "conf"))
+    except NotPlain as error:
+        raise BadSample(str(file), str(error)) from None
     odd = [key for key, array in found.items() if array.dtype.kind not in "fiu"]
     if odd:
         raise BadSample(f"{file}, {odd[0]!r}", f"holds {found[odd[0]].dtype}, not numbers")

@@ -31,6 +31,12 @@ class Names:
     def __init__(self, network: bytes, images: ImageSettings):
         # stores know pictures by this: one mean and std, since all channels have the same
         told = (images.shorter, images.longer_ratio, images.patch, HALF[0], HALF[0], images.square)
+        if (images.wide, images.crop, images.resample) != (
+            0,
+            0,
+            "bicubic",
+        ):  # the names of all others stay as they were
+            told += (images.wide, images.crop, images.resample)
         self._name = digest(network, repr(told))
 
     def of(self, source: Pictured, index: int) -> bytes:

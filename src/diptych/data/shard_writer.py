@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as Pillow
-
-from diptych.data.decode import FORMATS
+from diptych.data.decode import format_of
 from diptych.data.shown import Filed
 from diptych.data.source import BadSample, Captioned
 from diptych.data.tars import MOST_TEXT
@@ -45,11 +43,7 @@ def picture_file(source: Captioned, index: int) -> tuple[bytes, str]:
     """A picture's file and its suffix: the very bytes where the format is one of KEPT, PNG otherwise. Raises BadSample."""
     if isinstance(source, Filed):
         data = source.file(index)
-        try:
-            kind = Pillow.open(io.BytesIO(data), formats=FORMATS).format or ""
-        except Exception as error:
-            raise BadSample(source.where(index), f"not a readable image ({type(error).__name__})") from None
-        if kind in KEPT:
+        if (kind := format_of(data, source.where(index))) in KEPT:
             return data, KEPT[kind]
     out = io.BytesIO()
     source.image(index).save(out, "PNG")

@@ -5,16 +5,28 @@ from __future__ import annotations
 import glob
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image as Pillow
 
+from diptych.data.copies import Stored, same_bytes
 from diptych.data.decode import decode
-from diptych.data.formats import Columns, drawn_split, named_split
+from diptych.data.formats import Columns
 from diptych.data.source import BadSample, DataError, NoSplit, Skipped
-from diptych.data.tars import DAMAGE, captions_in, headers, name_of, picture_and_text, read_text, twice, wrong_size
+from diptych.data.splits import asked_split, counted, drawn_splits, file_split, named_split
+from diptych.data.tars import (
+    DAMAGE,
+    captions_in,
+    headers,
+    name_of,
+    open_tar,
+    picture_and_text,
+    read_text,
+    twice,
+    wrong_size,
+)
 
 Parts = dict[str, tarfile.TarInfo | DataError]  # a sample's members by their suffixes, or what is wrong with one
 
@@ -29,28 +41,37 @@ class Member:
     size: int
     captions: tuple[str, ...]
 
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.shard, self.start, self.size)
+
 
 class CaptionedShards:
     """Captioned images in tars (see `source.Captioned`): ``key.jpg`` (or png, webp) beside ``key.txt`` or ``key.json``.
 
-    `spec` may hold braces (``{000..003}``, ``{a,b}``) and wildcards. A shard whose name speaks of a split belongs to
-    it; otherwise samples are divided 90/5/5 by key. Split "" has them all. Raises DataError, unless there is a list of
-    `bad` samples to enter those in that lack a part.
+    `spec` may hold braces (``{000..003}``, ``{a,b}``) and wildcards. Where shards are named for splits each belongs to its
+    own; where none is, samples are divided 90/5/5 by picture, keyed by `seed` and the picture's key (of several keys the
+    first in the alphabet). `division`: how, in a line. Split "" has all samples. Raises DataError, unless there is a list
+    of `bad` samples to enter those in that lack a part.
     """
 
     def __init__(
         self, spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None,
         bad: list[Skipped] | None = None,
     ):  # fmt: skip
+        split = asked_split(split, spec) if split else ""
         self.name, self.split, self.least = Path(spec).parent.resolve().name, split, least
-        self.members: list[Member] = []
-        for shard in shards(spec):
-            named = named_split(shard)
-            if named in (split, None) or not split:
-                found = read_index(shard, (columns or Columns()).caption, bad)
-                self.members += [m for m in found if named or not split or drawn_split(m.key, seed) == split]
+        tars = tars_of(spec, split, alike=True)
+        self.members = [m for tar in tars for m in read_index(tar, (columns or Columns()).caption, bad)]
+        how = f"{len(tars)} tars named for {split}, {len(self.members)} samples"
+        if split and tars and named_split(tars[0]) is None:
+            first = same_bytes([m.stored for m in self.members])
+            splits = drawn_splits([m.key for m in self.members], first, seed)
+            how = f"divided by picture, seed {seed}: {counted(dict(zip(first, splits, strict=True)).values())}"
+            self.members = [m for m, own in zip(self.members, splits, strict=True) if own == split]
+        self.division = f"{Path(spec).name}: {how}"
         if not self.members and bad is None:
-            raise NoSplit(f"{spec}: no sample in split {split!r}; name another split or other shards")
+            raise NoSplit(f"{spec}: no sample in split {split!r} ({how}); name another split or other shards")
 
     def __len__(self) -> int:
         return len(self.members)
@@ -77,6 +98,10 @@ class CaptionedShards:
         """The sample's key, without its folder: how others name what they say of its picture."""
         return self.members[index].key.rpartition("/")[2]
 
+    def pictures(self) -> Sequence[int]:
+        """Of each sample the first one with the same picture (see `copies.TellsCopies`)."""
+        return same_bytes([member.stored for member in self.members])
+
     def captions(self, index: int) -> tuple[str, ...]:
         return self.members[index].captions
 
@@ -93,6 +118,18 @@ def shards(spec: str) -> list[Path]:
             raise DataError(f"{name}: no such shard (from {spec!r}); check the braces")
         found += map(Path, matches)
     return found
+
+
+def tars_of(spec: str, split: str, alike: bool = False) -> list[Path]:
+    """The tars of `spec` that a split may be in: those named for it, and for none ("": all). Raises DataError for a name of
+    several splits, and where, with `alike`, some are named for a split and some for none.
+    """
+    named = {tar: file_split(tar) if split else None for tar in shards(spec)}
+    if alike and len({own is None for own in named.values()}) > 1:
+        loose = next(tar for tar, own in named.items() if own is None)
+        other = next(tar for tar, own in named.items() if own)
+        raise DataError(f"{loose}: named for no split, though {other.name} is; name tars of one kind, or rename it")
+    return [tar for tar, own in named.items() if own in (split, None)]
 
 
 def braces(pattern: str) -> Iterator[str]:
@@ -117,7 +154,7 @@ def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None 
     samples: dict[str, Parts] = {}
     found: list[Member] = []
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
+        with shard.open("rb") as file, open_tar(file) as tar:
             damage = _gathered(shard, tar, samples)
             if damage is not None and bad is None:
                 raise damage

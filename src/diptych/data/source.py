@@ -18,7 +18,7 @@ class DataError(Exception):
 
 
 class NoSplit(DataError):
-    """The dataset has nothing of the split that was asked for."""
+    """The dataset has nothing of a split, or nothing there that the work can use."""
 
 
 class WorkerDied(DataError):

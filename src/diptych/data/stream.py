@@ -14,11 +14,11 @@ from pathlib import Path
 from PIL import Image as Pillow
 
 from diptych.data.decode import decode
-from diptych.data.formats import named_split
 from diptych.data.raws import Raw, raws
 from diptych.data.settings import Streaming
-from diptych.data.shards import CaptionedShards, shards
+from diptych.data.shards import CaptionedShards, tars_of
 from diptych.data.source import BadSample, DataError
+from diptych.data.splits import asked_split
 from diptych.keyed import permutation, words
 
 MOST_HELD = 4 << 30  # bytes in the buffers of all lanes: where samples are large, fewer are held than were asked for
@@ -100,8 +100,9 @@ class Stream:
     """
 
     def __init__(self, spec: str, split: str, settings: Streaming):
+        split = asked_split(split, spec)
         self.name, self.split, self.settings = Path(spec).parent.resolve().name, split, settings
-        self.shards = [s for s in shards(spec) if named_split(s) in (split, None)]
+        self.shards = tars_of(spec, split)
         if not self.shards:
             raise DataError(f"{spec}: no tar of split {split!r}; name another split or other tars")
         if len(self.shards) < settings.lanes:

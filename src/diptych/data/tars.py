@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from diptych.data.folder import need, parse_json
+from diptych.data.cells import captions, captions_in_text
+from diptych.data.folder import parse_json
 from diptych.data.source import DataError
 
 T = TypeVar("T")
@@ -16,15 +18,81 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
 MOST_TEXT = 1_000_000  # bytes of a caption's file
 MOST_PICTURE = 64 << 20  # bytes of a picture's file: a stream holds many of them
+EXTENDED_BYTES = 64 << 10  # of long names and pax records before one member
+EXTENDED_HEADERS = 8
+MOST_RECORDS = 1000  # in one pax header; a global one's are copied for every member
+LONGEST_NUMBER = 100  # digits in a pax header
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 # what a tar that is not whole, or is made to do harm, may raise: `tarfile` trusts sizes, and headers that announce headers
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, MemoryError, RecursionError)
+
+
+def open_tar(file: BinaryIO) -> tarfile.TarFile:
+    """The uncompressed tar that begins where the file stands. Raises one of DAMAGE, also where its first member announces too
+    much before its contents: `tarfile` reads that at once.
+    """
+    check_announced(file, file.tell())
+    return tarfile.open(fileobj=file, mode="r:", errors="backslashreplace")
+
+
+def check_announced(file: BinaryIO, at: int) -> None:
+    """What stands before a member's own header, long names and pax records, is held to EXTENDED_BYTES and EXTENDED_HEADERS, and
+    a sparse file's map too: `tarfile` reads each of them whole, and pax records by a search that takes the square of a
+    number's length. Leaves the file where it stood. Raises tarfile.ReadError.
+    """
+    stood, left = file.tell(), EXTENDED_BYTES
+    try:
+        for _ in range(EXTENDED_HEADERS + 1):
+            file.seek(at)
+            block = file.read(tarfile.BLOCKSIZE)
+            kind = block[156:157]
+            if kind == tarfile.GNUTYPE_SPARSE:
+                _check_sparse_map(file, block)
+            if len(block) < tarfile.BLOCKSIZE or kind not in _EXTENDED:
+                return
+            try:
+                size = tarfile.TarInfo.frombuf(block, "utf-8", "replace").size
+            except tarfile.HeaderError:  # type: ignore[attr-defined]
+                return  # no header at all, which `tarfile` says by itself
+            if not 0 <= size <= left:
+                raise tarfile.ReadError(f"a header of {size} bytes at byte {at}, where {left} are the most")
+            records = file.read(size)
+            if kind in _PAX and (why := _wrong_records(records)):
+                raise tarfile.ReadError(f"{why} in the header at byte {at}")
+            left -= size
+            at += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
+        raise tarfile.ReadError(f"more than {EXTENDED_HEADERS} headers before the member at byte {at}")
+    finally:
+        file.seek(stood)
+
+
+def _wrong_records(records: bytes) -> str:
+    """What makes a pax header one that `tarfile` would work on for long; "" for an ordinary one."""
+    longest = max(map(len, re.findall(rb"[0-9]+", records)), default=0)
+    if longest > LONGEST_NUMBER:
+        return f"a number of {longest} digits"
+    if b"GNU.sparse." in records:
+        return "a sparse file, which is not read,"
+    number = records.count(b"\n")
+    return f"{number} records" if number > MOST_RECORDS else ""
+
+
+def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
+    """Follows the map of an old sparse header, 21 parts a block, up to EXTENDED_BYTES."""
+    more, most = block[482:483], EXTENDED_BYTES // tarfile.BLOCKSIZE
+    for _ in range(most):
+        if more in (b"", b"\0"):
+            return
+        more = file.read(tarfile.BLOCKSIZE)[504:505]
+    raise tarfile.ReadError(f"a sparse file of more than {most * 21} parts")
 
 
 def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """A tar's members, one after the other, none of them kept. Raises one of DAMAGE where it is not whole: `tarfile` itself
     takes a damaged header for the end.
     """
-    while (info := tar.next()) is not None:
+    while (info := _next(tar)) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
         if info.size < 0:  # it would lead back to what was read before, without end
             raise tarfile.ReadError(f"a size below 0 at byte {info.offset}")
@@ -33,6 +101,13 @@ def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"no header at byte {tar.offset}")
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    check_announced(tar.fileobj, tar.offset)  # type: ignore[arg-type]
+    if len(tar.pax_headers) > MOST_RECORDS:
+        raise tarfile.ReadError(f"global headers of {len(tar.pax_headers)} records before byte {tar.offset}")
+    return tar.next()
 
 
 def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
@@ -89,12 +164,7 @@ def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
 
 
 def captions_in(said: str, suffix: str, caption: str, where: str) -> tuple[str, ...]:
-    """What a caption's file says; in a .json under the key `caption`. Raises DataError."""
+    """The captions in a sample's text member: its own text, or in a .json what stands under the key `caption`. Raises DataError."""
     if suffix == "json":
-        found = need(parse_json(said, Path(where)), caption, (str, list), where)
-        captions = tuple(found) if isinstance(found, list) else (found,)
-    else:
-        captions = (said,)
-    if not all(isinstance(c, str) for c in captions):
-        raise DataError(f"{where}, {caption!r}: a list of something else than strings; write the shard again")
-    return captions or ("",)
+        return captions(parse_json(said, Path(where)), caption, where) or ("",)
+    return captions_in_text(said, where) or ("",)

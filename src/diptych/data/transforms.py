@@ -15,9 +15,13 @@ from diptych.inputs import Image
 
 def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
     """Height and width after ViLT's rule (its MinMaxResize): the shorter side to S, the longer capped at
-    ``int(ratio · S)``, both floored to a multiple of the patch; never less than one patch."""
+    ``int(ratio · S)``, both floored to a multiple of the patch; never less than one patch. Where a square is cut out
+    afterwards, the shorter side to S and the longer in proportion, rounded down."""
     if settings.square:
-        return settings.shorter, settings.shorter
+        return settings.shorter, settings.wide or settings.shorter
+    if settings.crop:
+        longer = settings.shorter * max(height, width) // min(height, width)
+        return (settings.shorter, longer) if height < width else (longer, settings.shorter)
     scale = settings.shorter / min(height, width)
     longest = int(settings.longer_ratio * settings.shorter)
     if scale * max(height, width) > longest:
@@ -28,7 +32,7 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
 
 
 def prepare(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
-    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, then resized (bicubic).
+    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, then resized, then cropped.
 
     As ViLT augments: shifts are of so many pixels of the picture as it came. Differs: a large JPEG may come smaller than
     its file is (data/decode.py), and is then shifted by more of its side.
@@ -39,7 +43,10 @@ def prepare(picture: Pillow.Image, settings: ImageSettings, random: np.random.Ge
         picture = randaugment(picture, random)
     height, width = resized(picture.height, picture.width, settings)
     if picture.size != (width, height):
-        picture = picture.resize((width, height), Pillow.Resampling.BICUBIC)
+        picture = picture.resize((width, height), Pillow.Resampling[settings.resample.upper()])
+    if settings.crop:
+        left, top = (width - settings.crop) // 2, (height - settings.crop) // 2
+        picture = picture.crop((left, top, left + settings.crop, top + settings.crop))
     return np.array(picture)  # a copy: torch wants to be able to write
 
 

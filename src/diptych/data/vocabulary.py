@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -64,3 +64,13 @@ class Vocabulary:
     def closes(self) -> tuple[bool, ...]:
         """Of each piece, whether a word ends with it."""
         return self.cutter.closes(self.pieces)
+
+
+def first_repeated(pieces: Iterable[str]) -> str | None:
+    """The first piece that stood before, found in one pass; None where all differ."""
+    known: set[str] = set()
+    for piece in pieces:
+        if piece in known:
+            return piece
+        known.add(piece)
+    return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from diptych.data.plain_pickle import read_plain
 from diptych.data.treebank import words
-from diptych.data.vocabulary import Vocabulary
+from diptych.data.vocabulary import Vocabulary, first_repeated
 
 SPECIAL = PAD, START, END, UNKNOWN = ("<pad>", "<start>", "<end>", "<unk>")
 CLASSES = ("vocab.Vocabulary", "__main__.Vocabulary")
@@ -57,6 +57,13 @@ def word_list(name: str, held: bytes) -> Vocabulary:
 
 def _json(held: bytes) -> Any:
     try:
-        return json.loads(held)
+        return json.loads(held, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not readable as JSON ({str(error)[:60]})") from None
+        raise ValueError(f"it is not readable as JSON ({str(error)[:80]})") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where it has a key twice, of which JSON would keep the last."""
+    if (twice := first_repeated(key for key, _ in pairs)) is not None:
+        raise ValueError(f"{twice[:40]!r} stands twice")
+    return dict(pairs)

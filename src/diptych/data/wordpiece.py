@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from diptych.data.vocabulary import Vocabulary
+from diptych.data.vocabulary import Vocabulary, first_repeated
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 INSIDE = "##"
@@ -39,9 +39,8 @@ class WordPieces:
 
 def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
     """The vocabulary of these pieces. Raises ValueError where a piece stands twice, or a special one is missing."""
-    if len(set(pieces)) < len(pieces):
-        twice = next(piece for i, piece in enumerate(pieces) if piece in pieces[:i])
-        raise ValueError(f"the piece {twice!r} stands twice")
+    if (twice := first_repeated(pieces)) is not None:
+        raise ValueError(f"the piece {twice[:LONGEST_WORD]!r} stands twice")
     missing = [piece for piece in SPECIAL if piece not in pieces]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be among the pieces")

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -94,3 +95,12 @@ def _calm_worker(_: int) -> None:
     if _POSIX:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
     torch.set_num_threads(1)
+    Queue._on_queue_feeder_error = staticmethod(_not_handed_over)  # type: ignore[method-assign]
+
+
+def _not_handed_over(error: Exception, _: Any) -> None:
+    """Ends a worker that cannot hand a batch over, which its parent would otherwise wait for without end."""
+    why = " ".join(str(error).split())
+    told = f"diptych: shared memory took no batch of a data worker ({why}): give it more room (--shm-size, ulimit -f), or --workers 0"
+    os.write(2, f"{told}\n".encode())
+    os._exit(1)

@@ -33,14 +33,14 @@ class TwinBlock(nn.Module):
 
     def __init__(
         self, width: int, heads: int, hidden: int, context_width: int, merge: bool = False, dropout: float = 0.0,
-        eps: float = 1e-12,
+        eps: float = 1e-12, activation: nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
         self.attention = SelfAttention(width, heads)
         self.norm1 = nn.LayerNorm(width, eps)
         self.cross = TwinCrossAttention(width, heads, context_width, merge)
         self.cross_norm = nn.LayerNorm(width, eps)
-        self.feedforward = FeedForward(width, hidden)
+        self.feedforward = FeedForward(width, hidden, activation=activation)
         self.norm2 = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
 

@@ -49,6 +49,14 @@ ACCELERATORS = {
 }
 
 
+MOST_CORES, MOST_GPUS = 1024, 1_000_000
+
+
+def _counted(text: str, most: int) -> bool:
+    """Whether a text is a whole number from 1 to `most`."""
+    return text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most
+
+
 def chosen(words: str) -> tuple[int, str]:
     """``8xA100`` → (8, "A100"); ``cpu:2`` → (2, "cpu"), two cores; ``cpu`` → (0, "cpu"), as many as torch would use.
 
@@ -56,11 +64,11 @@ def chosen(words: str) -> tuple[int, str]:
     """
     if words.partition(":")[0] == "cpu":
         _, _, cores = words.partition(":")
-        if cores and not (cores.isdigit() and int(cores)):
-            raise ValueError(f"--gpus {words}: write cpu:2 for two cores")
+        if cores and not _counted(cores, MOST_CORES):
+            raise ValueError(f"--gpus {words}: write cpu:2 for two cores, at most {MOST_CORES}")
         return int(cores or 0), "cpu"
     count, _, name = words.rpartition("x")
     known = {known.lower(): known for known in ACCELERATORS}
-    if (count and not (count.isdigit() and int(count))) or name.lower() not in known:
+    if (count and not _counted(count, MOST_GPUS)) or name.lower() not in known:
         raise ValueError(f"--gpus {words}: write 8xA100 or cpu:2; there are {', '.join(ACCELERATORS)}")
     return int(count or 1), known[name.lower()]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diptych.data.shards import shards
 from diptych.data.source import DataError
 from diptych.recipes.run import BOXES, Finetune, Pretrain
+from diptych.train.own import DamagedFile, read_own
 
 
 class RunError(Exception):
@@ -35,7 +35,7 @@ def all_there(run: Pretrain | Finetune) -> None:
 def _whole_patches(run: Pretrain | Finetune) -> None:
     """Raises RunError where pictures come in sides that the model's patches do not fill."""
     patch, images = getattr(run.model, "patch", None), run.images
-    side = "shorter" if images.square else "patch"
+    side = "crop" if images.crop else "shorter" if images.square else "patch"
     if patch and run.embed.image == "own" and getattr(images, side) % patch:
         raise RunError(
             f"images.{side} is {getattr(images, side)}, and the model's patches are of {patch} pixels: set images.{side} to a "
@@ -53,7 +53,11 @@ def data_there(spec: str) -> None:
     """Raises DataError where what --data names is not there."""
     if spec.endswith(".tar"):
         shards(spec)
-    elif spec.partition(":")[0] != "scenes" and not Path(spec).exists():
+    elif spec.partition(":")[0] == "scenes":
+        from diptych.data.scenes.source import size_named
+
+        size_named(spec)
+    elif not Path(spec).exists():
         raise DataError(f"{spec}: no such file or folder; check --data")
 
 
@@ -61,6 +65,7 @@ def data_of(folder: Path) -> str:
     """What the run in a folder learned from; the built-in world where that cannot be read, which is told later."""
     run_there(folder)
     try:
-        return str(json.loads((folder / "run.json").read_text())["run"].get("data", "scenes"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return read_own(folder / "run.json", {"run": {"data?": str}})["run"].get("data", "scenes")
+    except DamagedFile:
+        return "scenes"
         return "scenes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,27 +13,30 @@ from torch import nn
 
 from diptych.heads import Contrast
 from diptych.jobs.embedding import CNN_CELL, exchange, pictures
+from diptych.jobs.fitting import check_model
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import check_given, frozen_cnn
 from diptych.jobs.learnable import check_heads, check_verbs
 from diptych.jobs.losses import objectives
+from diptych.jobs.starting import check_image_start, check_text_start
 from diptych.layers.init import init_transformer, widen
 from diptych.layers.temperature import LogScale
 from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import EncodesPatches
 from diptych.models.vilt import ViLT
+from diptych.models.vit import ViT
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.quantising import LEAST_USED
 from diptych.recipes import models as settings
 from diptych.recipes.run import Pretrain
 from diptych.state import weights
+from diptych.terminal import say
 from diptych.train.settings import share
 from diptych.weights.names import within
-from diptych.weights.read import read_checkpoint
 from diptych.weights.refit import refit
 from diptych.weights.start import start_vilt_from_vit
-from diptych.weights.start_towers import start_image, start_text
+from diptych.weights.start_towers import start_image, start_text_from
 from diptych.weights.strict import load_strict
 
 CNN_CLASSES = 1000
@@ -66,6 +70,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     """The model's own, and those that its paper has not but the run's objectives ask for."""
     own: nn.ModuleDict = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+    _check_named(run.heads, own, model)
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
     asked = run.objectives
     if asked.grid or asked.classes:
@@ -84,6 +89,17 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     return heads
 
 
+def _check_named(patterns: tuple[str, ...], own: nn.ModuleDict, model: Any) -> None:
+    """Raises RunError for a pattern of `heads` that names none of the model's heads; * alone may find none."""
+    for pattern in patterns:
+        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in own):
+            there = f"its heads are {', '.join(own)}" if own else "it has none of its own"
+            raise RunError(
+                f"heads: a {type(model).__name__} has no output head called {pattern!r}; {there} (attention heads are "
+                "--model.heads)"
+            )
+
+
 def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     """The visual tokenizer that the run's codes come from. Raises RunError."""
     if not run.tokenizer:
@@ -93,6 +109,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
         raise RunError(f"{run.tokenizer} holds a {type(before.model).__name__}, not a visual tokenizer")
     if before.model.codes != run.objectives.codebook:
         raise RunError(f"{run.tokenizer} has {before.model.codes} codes: set objectives.codebook to it")
+    check_model(Path(run.tokenizer), before)
     model = before.model.build()
     exchange(model, before)
     load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)
@@ -150,9 +167,14 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
     stays behind. Raises RunError, WeightsError.
     """
     if run.start_image:
+        if isinstance(image := getattr(module.get_submodule("model"), "image", None), ViT):
+            check_image_start(read_run(Path(run.start_image))[0].model, image.blocks[0], run.start_image)
         start_image(module.get_submodule("model"), within(read_weights(Path(run.start_image)), "model."))
     if run.start_text:
-        start_text(module.get_submodule("model"), read_checkpoint(Path(run.start_text)))
+        check_text_start(Path(run.start_text), module.get_submodule("model"))
+        _, notes = start_text_from(module.get_submodule("model"), Path(run.start_text))
+        for note in notes if int(os.environ.get("RANK", "0")) == 0 else ():
+            say(f"{run.start_text}: {note}")
     if not run.start:
         return []
     folder = Path(run.start)
@@ -170,8 +192,9 @@ def start(module: Pretraining, run: Pretrain) -> list[str]:
         load_strict(model, fresh | taken, str(folder))
         return [name for name in state if name.removeprefix("model.") not in taken]
     elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
+        check_image_start(before.model, model.transformer.blocks[0], str(folder))
         start_vilt_from_vit(model, within(state, "model."))
-        return [name for name in state if not name.startswith("model.") or name.startswith("model.head.")]
+        return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
     else:
         raise RunError(
             f"{folder} holds a {type(before.model).__name__}, which a {type(model).__name__} cannot start from"

@@ -13,10 +13,12 @@ from diptych.jobs.baselines import baselines
 from diptych.jobs.evaluate import evaluate
 from diptych.jobs.finetune import finetune, inherited
 from diptych.jobs.pretrain import pretrain
+from diptych.jobs.report import attempted
 from diptych.recipes import demo as recipes
 from diptych.recipes.run import Evaluation, Finetune
 from diptych.report import Table as ReportTable
 from diptych.report import write_report
+from diptych.train.lock import alone
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Row:
     pretrained: float
 
 
+@alone
 def demo(out: Path, seed: int = 0) -> list[Row]:
     """Pre-trains; fine-tunes for VQA and retrieval from there and from scratch, same budget; scores; reports.
 
@@ -57,7 +60,7 @@ def demo(out: Path, seed: int = 0) -> list[Row]:
         f"Built-in world, val split; the same fine-tuning budget; seed {seed}; {minutes:.1f} minutes in all. The most "
         "common answer stands for chance in VQA.",
     )
-    write_report(out / "report.html", "Diptych demo", [table])
+    attempted("report.html", lambda: write_report(out / "report.html", "Diptych demo", [table]), None)
     console.print(f"report: {out / 'report.html'}; each run's own: {out}/*/report.html")
     return rows
 

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from diptych.data.questions import OWN
+from diptych.data.splits import asked_split
 from diptych.jobs import building, finetune, report
+from diptych.jobs.fitting import check_model, check_module
 from diptych.jobs.folder import RunError, load_run, read_run
 from diptych.jobs.frozen import check_given
 from diptych.jobs.scores import Scored, Subject
@@ -26,8 +29,9 @@ from diptych.jobs.shown import write_shown
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.store import digest
 from diptych.tokens import packing
-from diptych.train.checkpoint import written_whole
 from diptych.train.distributed import pick_device, takes_bf16
+from diptych.train.lock import locked
+from diptych.train.written import written_whole
 
 SCORERS: dict[str, Callable[[Subject], Scored]] = {
     "retrieval": retrieval, "captioning": captioning, "vqa": vqa, "matching": matching,
@@ -36,15 +40,18 @@ SCORERS: dict[str, Callable[[Subject], Scored]] = {
 
 
 def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
-    """Scores the run in `folder`; writes an ``evaluate-…/`` folder in it, and its report anew. Raises DataError, RunError."""
+    """Scores the run in `folder`; writes an ``evaluate-…/`` folder in it, and then its report anew, whose failure is one printed
+    line. Raises DataError, RunError, InUse, NotWritten.
+    """
     run, facts = read_run(folder)
     asked = complete(asked, run)
     device = pick_device(asked.device)
-    module = load_run(rebuilt(run, facts), folder).to(device).eval()
-    bf16 = takes_bf16(device, asked.precision)
-    with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
-    write(folder / name_of(asked, run.data), asked, scored)
+    module = restored(folder, run, facts).to(device).eval()
+    bf16, out = takes_bf16(device, asked.precision), folder / name_of(asked, run.data)
+    with locked(out):
+        with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
+        write(out, asked, scored)
     report.write(folder, run, module)
     return scored.metrics
 
@@ -53,11 +60,20 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     """What was left open, from the run: its own task and data. Raises RunError."""
     own = run.task if isinstance(run, Finetune) else "matching"
     asked = replace(asked, task=asked.task or own, data=asked.data or run.data)
+    asked = replace(asked, split=asked_split(asked.split, asked.data, OWN if asked.task == "vqa" else ()))
     if asked.task not in SCORERS:
         raise RunError(f"there is no task {asked.task!r}; there are: {', '.join(SCORERS)}")
     if asked.blind and asked.task != "vqa":
         raise RunError(f"--blind hides a part of questions, for vqa; {asked.task} has --control True")
     return asked
+
+
+def restored(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
+    """The run's module with its weights, whose sizes are compared before any are allocated. Raises RunError, WeightsError."""
+    check_given(run, facts)
+    check_model(folder, run)
+    check_module(folder, lambda: rebuilt(run, facts))
+    return load_run(rebuilt(run, facts), folder)
 
 
 def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
@@ -93,7 +109,7 @@ def short_name(asked: Evaluation) -> str:
 
 
 def write(out: Path, asked: Evaluation, scored: Scored) -> None:
-    """metrics.json, predictions.jsonl, skipped.json, shown.json, and what else the task has."""
+    """metrics.json, predictions.jsonl, skipped.json and what else the task has; then shown.json, the examples of the report."""
     out.mkdir(exist_ok=True)
     what = f"{asked.data}, split {asked.split}" + (", captions dealt to other pictures" if asked.control else "")
     what += f", blind {asked.blind}" if asked.blind else ""
@@ -106,4 +122,4 @@ def write(out: Path, asked: Evaluation, scored: Scored) -> None:
     for name, content in files.items():
         with written_whole(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))
-    write_shown(out, scored.shown)
+    report.attempted("the report's examples", lambda: write_shown(out, scored.shown()), None)

@@ -14,7 +14,7 @@ from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import spread
 from diptych.jobs.scores.gallery import Part
-from diptych.models.verbs import Fuses
+from diptych.models.verbs import Fuses, Lacks
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.recipes.models import Detecting
@@ -26,11 +26,14 @@ MAPS = 6  # pictures with heat maps in a report
 
 def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
     """Maps of some held-out captions over their pictures, by the transport that the run was trained with (else by the
-    published one); none where the model does not fuse, or sees no pixels in patches, or the data holds no val split of
-    captions.
+    published one); none where the model does not fuse, or was built without its text encoder, or sees no pixels in patches, or
+    the data holds no val split of captions.
     """
     model = module.model
-    if not isinstance(model, Fuses) or isinstance(run.model, Detecting) or run.embed.image != "own":
+    lacks = model.lacks() if isinstance(model, Lacks) else {}
+    if not isinstance(model, Fuses) or {"encode_text", "encode_image", "fuse"} & lacks.keys():
+        return []
+    if isinstance(run.model, Detecting) or run.embed.image != "own":
         return []
     try:
         source, tokenizer = open_captions(run.data, "val", least=run.images.shorter), tokenizer_of(run)
@@ -65,7 +68,10 @@ def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExam
         grids = [span.grid for span in image.layout.spans if span.grid is not None]
         if not grids:  # CoCa's queries lie nowhere
             return []
-        found = objective.transport(model.fuse(model.encode_text(batch.text), image))
+        fused = model.fuse(model.encode_text(batch.text), image)
+        if fused.text.values.shape[-1] != fused.image.values.shape[-1]:  # words and patches cannot be compared
+            return []
+        found = objective.transport(fused)
         known = pairs.tokenizer.vocabulary.pieces
         pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
         plan = found.plan[0, : len(pieces)].unflatten(1, grids[0]).float().cpu().numpy()

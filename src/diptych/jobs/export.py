@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from diptych.jobs.fitting import check_depth, check_model, shapes
 from diptych.jobs.folder import RunError, read_any, read_weights
+from diptych.jobs.hf_images import FILE, exported
+from diptych.jobs.hf_processor import OWN
 from diptych.jobs.imports import DEAD
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.train.checkpoint import written_whole
+from diptych.train import sealed
+from diptych.train.lock import locked
+from diptych.train.written import written_whole
 from diptych.weights.hf import HF
 from diptych.weights.official import SYSTEMS
-from diptych.weights.read import sided
+from diptych.weights.states import sided
 
 Target = Literal["official", "safetensors", "hf"]
 
@@ -31,24 +36,30 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     system, task, arguments = _identity(run, facts)
     if system not in SYSTEMS:
         raise RunError(f"{folder} holds a {system}, which has no official layout; there are: {', '.join(SYSTEMS)}")
-    ours, names = read_weights(folder), SYSTEMS[system].names(arguments, task)
+    if isinstance(run, ImportedCheckpoint):
+        check_depth(folder, arguments, len(shapes(folder)))
+    else:
+        check_model(folder, run)
+    try:
+        names = SYSTEMS[system].names(arguments, task)
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunError(f"{folder}: run.json has no arguments of a {system} for {task} ({error})") from None
+    ours = read_weights(folder)
     beside = names.beside
     if beside:
         names = names.of_student  # a run's weights are the student's
     official = names.to_official(ours)
-    dead = load_file(folder / DEAD) if (folder / DEAD).is_file() else {}
+    dead = sealed.read(folder / DEAD)[0] if (folder / DEAD).is_file() else {}
     unread = {} if "imported" in facts else names.dead  # an import kept what it found
     lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
     if beside and not any(name in dead for name in beside):
         lost.append("the momentum model and its queue (a run keeps its student)")
     if to == "hf":
-        left = _write_hf(
-            system, task, arguments, official | {n: t for n, t in dead.items() if n not in names.dead}, out
-        )
+        held = official | {n: t for n, t in dead.items() if n not in names.dead}
+        left = _write_hf(system, task, arguments, held, _beside(system, run, facts), out)
         return [f"{name} ({names.dead[name]})" for name in dead if name in names.dead] + left
     whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(out) as path:
+    with locked(out.parent, out.name), written_whole(out) as path:
         if to == "safetensors":
             save_file({name: tensor.clone() for name, tensor in whole.items()}, path)
         else:
@@ -87,16 +98,38 @@ def _pretrained_for(run: Pretrain, system: str) -> str:
     return "encoder" if system == "vit" else "pretraining"
 
 
+def _beside(
+    system: str, run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What a Hugging Face folder holds beside sizes and weights, by file: the names of the classes for config.json, and how
+    pictures are prepared.
+    """
+    named = facts.get("classes") or facts.get("answers")
+    labels: dict[str, Any] = {}
+    if named and system in OWN and system != "blip":
+        labels["id2label"] = {str(i): name for i, name in enumerate(named)}
+        labels["label2id"] = {name: i for i, name in enumerate(named)}
+    if isinstance(run, ImportedCheckpoint) or system not in OWN:
+        return {"config.json": labels}
+    return {"config.json": labels, FILE: exported(system, run.images)}
+
+
 def _write_hf(
-    system: str, task: str, arguments: Mapping[str, Any], official: Mapping[str, Tensor], out: Path
+    system: str,
+    task: str,
+    arguments: Mapping[str, Any],
+    official: Mapping[str, Tensor],
+    beside: Mapping[str, dict[str, Any]],
+    out: Path,
 ) -> list[str]:
     """Gives what has no place there, a sentence each."""
     if system not in HF:
         raise RunError(f"Hugging Face has no class that {system} equals; there are: {', '.join(HF)}")
     config, state, left = HF[system](arguments, task, official)
-    out.mkdir(parents=True, exist_ok=True)
-    with written_whole(out / "config.json") as path:
-        path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    with written_whole(out / "model.safetensors") as path:
-        save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
+    with locked(out):
+        for name, values in {**beside, "config.json": config | beside["config.json"]}.items():
+            with written_whole(out / name) as path:
+                path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        with written_whole(out / "model.safetensors") as path:
+            save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
     return left

@@ -14,11 +14,13 @@ from diptych.data.blind import BlindQuestions
 from diptych.data.examples import Examples, QuestionExamples
 from diptych.data.files import open_captions
 from diptych.data.labelled import Labelled, LabelledExamples
-from diptych.data.questions import open_questions
+from diptych.data.questions import OWN, open_questions
 from diptych.data.ranked import RankedExamples
 from diptych.data.source import Questioned
+from diptych.data.splits import asked_split
 from diptych.heads import Match
 from diptych.jobs.embedding import exchange, shown
+from diptych.jobs.fitting import check_model
 from diptych.jobs.folder import RunError, read_run, read_weights
 from diptych.jobs.frozen import check_given
 from diptych.jobs.reading import tokenizer_of
@@ -34,7 +36,9 @@ from diptych.tasks.classification import Classification
 from diptych.tasks.open_vqa import AnswersInWords, OpenVQA
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
+from diptych.terminal import say
 from diptych.train.distributed import processes
+from diptych.train.recovery import claimed
 from diptych.weights.blip import SMOOTHING
 from diptych.weights.names import within
 from diptych.weights.refit import refit
@@ -112,15 +116,16 @@ def start(module: Task, folder: Path) -> None:
 def finetune(run: Finetune, out: Path) -> None:
     """Trains, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
 
-    Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
+    Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
     """
     if run.task == "vqa" and answers_in_words(run.model):
         raise RunError(
             f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
         )
-    with processes(run.training.device) as group:
+    run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
+    with processes(run.training.device) as group, claimed(out, group):
         if group.main:
-            print(f"reading {run.data} ({run.split})", flush=True)
+            say(f"reading {run.data} ({run.split})")
         answers: list[str] = []
         facts: dict[str, Any] = {}
         if run.task == "vqa":
@@ -144,6 +149,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     """
     before, facts = read_run(folder)
     check_given(before, facts)
+    check_model(folder, before)
     if own:
         return _own(folder, run, before)
     classifies = run.task == "classification"

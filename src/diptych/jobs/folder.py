@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import diptych
 from diptych.data.vocabularies import called, held_in
 from diptych.jobs.beforehand import RunError, run_there
-from diptych.recipes.kept import kept, thaw
+from diptych.recipes.kept import check_record, kept, thaw
 from diptych.recipes.models import CoCa
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.train.checkpoint import written_whole
+from diptych.train import sealed
+from diptych.train.own import DamagedFile, read_own
+from diptych.train.sealed import Damaged
+from diptych.train.written import written_whole
 from diptych.weights.strict import load_strict
 
+RUN = {"kind": str, "run": {}, "facts": {}, "versions": {str: str}, "machine": str, "command": str}
+"""What run.json holds; of what type each part is: `kept.check_record`, `kept.thaw`."""
 KINDS = {"pretrain": Pretrain, "finetune": Finetune, "imported": ImportedCheckpoint}
 
 
@@ -68,12 +71,17 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
     path = folder / "run.json"
     run_there(folder)
     try:
-        told = json.loads(path.read_text())
+        told = read_own(path, {}, "this is not a run that this version can read")
+        check_record(told, diptych.__version__)
+        if told["kind"] not in KINDS:
+            raise ValueError(f"kind: {told['kind']!r:.60} is none of {', '.join(KINDS)}")
         run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
         if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
             run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))
         return _as_it_read(run), facts
-    except (ValueError, KeyError, TypeError) as error:
+    except DamagedFile as error:
+        raise RunError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: not a run that this version can read ({error})") from None
 
 
@@ -105,9 +113,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise RunError(f"{folder}: no model.safetensors there yet; start its command again to finish it")
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise RunError(f"{path}: cannot be read ({error}); train or import it again") from None
+        return sealed.read(path)[0]
+    except Damaged as error:
+        raise RunError(f"{error}; train or import it again") from None
 
 
 def load_run(module: nn.Module, folder: Path) -> nn.Module:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diptych.data.examples import Examples
 from diptych.data.loader import loader, rate
 from diptych.data.stream import Stream
 from diptych.data.streamed import Make, streamed
 from diptych.data.tally import Loaded
+from diptych.terminal import say
 from diptych.train.distributed import Group
 from diptych.train.settings import Training
 
@@ -46,6 +48,21 @@ def batches(
 def amount(food: Food) -> int:
     """How many examples there are; of a stream, how many tars."""
     return len(food.stream.shards) if isinstance(food, Streamed) else len(food)
+
+
+def division_of(given: Any) -> str:
+    """How the data behind a source, or behind examples of one, was divided into splits, in a line; "" where nothing was."""
+    while not hasattr(given, "division"):
+        given = getattr(given, "pairs", None) or getattr(given, "source", None)
+        if given is None:
+            return ""
+    return given.division
+
+
+def say_division(given: Any, but: str = "") -> None:
+    """Prints `division_of`, unless it is that line."""
+    if (said := division_of(given)) and said != but:
+        say(said)
 
 
 def described(food: Food, data: str, split: str, workers: int) -> str:

@@ -82,10 +82,10 @@ def run_of(found: Imported, step: nn.Module, config: Mapping[str, Any], regions:
 
 
 def normalised(images: ImageSettings, config: Mapping[str, Any]) -> ImageSettings:
-    """Pictures as settings tell of them: `mean` and `std` (timm's; open_clip's under preprocess_cfg), `image_mean` and
-    `image_std` (Hugging Face's). Raises RunError.
+    """Pictures as settings tell of them: `mean` and `std` (timm's, also under pretrained_cfg; open_clip's under
+    preprocess_cfg), `image_mean` and `image_std` (Hugging Face's). Raises RunError.
     """
-    nested = config.get("preprocess_cfg")
+    nested = config.get("preprocess_cfg", config.get("pretrained_cfg"))
     told = {**(nested if isinstance(nested, Mapping) else {}), **config}
     mean, std = (told.get(f"image_{part}", told.get(part)) for part in ("mean", "std"))
     return replace(images, mean=_channels(mean, images.mean, "mean"), std=_channels(std, images.std, "std"))

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.jobs.folder import RunError, write_run
+from diptych.jobs.folder import RunError, read_any, write_run
+from diptych.jobs.import_source import named_classes, open_source
 from diptych.jobs.imported import run_of
 from diptych.jobs.reading import tokenizer_of
 from diptych.recipes.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.step import pupil
-from diptych.tasks.classification import Classification
-from diptych.tasks.open_vqa import OpenVQA
-from diptych.tasks.vqa import ClosedVQA
-from diptych.train.checkpoint import CHECKPOINT, save_weights, written_whole
-from diptych.weights.official import Imported, load_official
+from diptych.train.checkpoint import CHECKPOINT, save_tensors, save_weights
+from diptych.train.lock import alone
+from diptych.weights.official import Imported
 
 DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
 
 
+@alone
 def import_official(
     system: str,
     checkpoint: Path,
@@ -36,35 +34,45 @@ def import_official(
     vocabulary: Path | None = None,
 ) -> Imported:
     """Writes run.json and model.safetensors. `answers`: a JSON list of the answers of a VQA checkpoint, or of the classes of
-    one that classifies, in their order, which official checkpoints do not carry. `config`: the official code's settings as
-    JSON, for what stands in no shape. `regions`: where the regions lie that a model reads. `vocabulary`: the file
+    one that classifies, in their order, where its config does not name them. `config`: the official code's settings as
+    JSON, or Hugging Face's config.json, for what stands in no shape. `regions`: where the regions lie that a model reads. `vocabulary`: the file
     of the pieces that it reads, where the package has them not. Raises DataError, WeightsError, RunError.
 
-    `checkpoint` may be a folder as Hugging Face keeps it, whose config.json is then the `config`.
+    `checkpoint` may be a folder as Hugging Face keeps it, whose config.json is then the `config`, and whose
+    preprocessor_config.json and tokenizer files are read too.
     """
-    if (out / CHECKPOINT).exists():
-        raise RunError(f"{out} holds a training run; give another --out")
-    if checkpoint.is_dir():
-        folder, checkpoint = checkpoint, checkpoint / "model.safetensors"
-        if not checkpoint.is_file():
-            raise RunError(f"{folder} is a folder without a model.safetensors; give the checkpoint file itself")
-        config = config or next(iter(folder.glob("config.json")), None)
-    settings = _settings(config)
-    found = load_official(system, checkpoint, heads, grid, settings)
+    source = open_source(system, checkpoint, config)
+    name = f"{checkpoint.resolve().name}/{source.weights.name}" if checkpoint.is_dir() else checkpoint.name
+    _refuse_another(out, name)
+    found = source.load(heads, grid)
     step = found.build()
-    run = run_of(found, pupil(step), settings, regions, checkpoint.name)
-    if vocabulary is not None:
+    run = run_of(found, pupil(step), source.settings, regions, source.weights.name)
+    run = source.shown(run, found, resized=grid is not None)
+    if vocabulary := vocabulary or source.vocabulary:
         run = _reading(run, vocabulary)
-    facts = {"imported": checkpoint.name, "dead": found.dead, "system": found.system, "task": found.task}
+    facts = {"imported": name, "dead": found.dead, "system": found.system, "task": found.task}
+    notes = source.notes
     if isinstance(run, Finetune):
-        facts |= _told(found, step, answers)
-    write_run(out, run, facts)
+        named, said = named_classes(found, step, answers, source.hf)
+        facts, notes = facts | named, notes + said
+    write_run(out, run, facts | {"notes": notes})
     save_weights(out, step)
     left = found.left | _beside(found)
     if left:
-        with written_whole(out / DEAD) as path:
-            save_file({name: tensor.contiguous().clone() for name, tensor in left.items()}, path)
+        save_tensors(out / DEAD, {name: tensor.contiguous().clone() for name, tensor in left.items()})
     return found
+
+
+def _refuse_another(out: Path, name: str) -> None:
+    """Raises RunError where `out` holds a run that was trained there, or was imported from a file or folder by another name."""
+    if (out / CHECKPOINT).exists() or (out / "metrics.jsonl").exists():
+        raise RunError(f"{out} holds a training run; give another --out")
+    if not (out / "run.json").is_file():
+        return
+    imported = read_any(out)[1].get("imported")
+    if imported != name:
+        held = f"what was imported from {imported}" if imported else "a run that was not imported"
+        raise RunError(f"{out} holds {held}; give another --out, or remove it first")
 
 
 def _reading(run: Any, vocabulary: Path) -> Pretrain | Finetune:
@@ -82,44 +90,3 @@ def _beside(found: Imported) -> dict[str, Tensor]:
     """The teacher and queue that a student stood beside, by their official names: a run's weights are the student's."""
     beside = {name: tensor for name, tensor in found.state.items() if name.startswith(("teacher.", "queue."))}
     return found.names.to_official(beside)
-
-
-def _settings(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: not readable as JSON ({error})") from None
-    if not isinstance(settings, dict):
-        raise RunError(f"{file}: holds a {type(settings).__name__}, not names and values")
-    return settings
-
-
-def _told(found: Imported, step: nn.Module, file: Path | None) -> dict[str, list[str]]:
-    """The answers or classes that a task chooses among, by the names of a run's facts."""
-    step = pupil(step)
-    if isinstance(step, ClosedVQA):
-        return {"answers": _answers(file, len(found.state["head.answers.bias"]), "answer")}
-    if isinstance(step, Classification):
-        return {"classes": _answers(file, found.arguments["classes"], "class")}
-    return {"answers": _answers(file, None, "answer")} if isinstance(step, OpenVQA) else {}
-
-
-def _answers(file: Path | None, most: int | None, what: str) -> list[str]:
-    """Those of a file, of which there must be as many; numbered where there is none. `most` None: any number, or none."""
-    if file is None:
-        return [f"{what} {i}" for i in range(most or 0)]
-    try:
-        answers = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: not a JSON list of answers ({error})") from None
-    fits = (
-        isinstance(answers, list)
-        and all(isinstance(a, str) for a in answers)
-        and len(answers) == (most or len(answers))
-    )
-    if not fits:
-        many = "strings" if most is None else f"{most} answers, one for each class of the checkpoint"
-        raise RunError(f"{file}: must be a JSON list of {many}")
-    return answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from diptych.jobs.learned import Cell, learned, same_run, scored, tasks, trained
 from diptych.jobs.learned_table import write_tables
 from diptych.jobs.pretrain import pretrain
 from diptych.recipes.run import Evaluation, Pretrain
+from diptych.terminal import say
+from diptych.train.lock import alone
+from diptych.train.written import NotWritten
 
 Stages = tuple[Pretrain, ...]
 """Runs of which each starts from the one before; the last is scored."""
@@ -68,6 +72,7 @@ class Table:
         return write_tables(self.out, cells, self.data, self.seeds)
 
 
+@alone
 def learn(
     rows: Mapping[str, Stages], seeds: Sequence[int], data: str, out: Path, minutes: float, asked: Evaluation
 ) -> str:
@@ -79,20 +84,19 @@ def learn(
     on what each run has learned.
     """
     console, began, table = Console(), time.perf_counter(), Table(rows, seeds, data, out, asked)
-    try:
-        for row, seed in ((row, seed) for seed in seeds for row in rows):
-            if table.cell(row, seed).stages or (time.perf_counter() - began) / 60 >= minutes:
-                continue
-            console.rule(f"{row}, seed {seed}")
-            try:
-                run_through(table.stages(row, seed))
-            except Exception as error:  # whatever it is, the other rows can still be run
-                table.failed[row, seed] = " ".join(f"{type(error).__name__}: {error}".split())
-                console.print_exception()
-            table.write()
-    finally:  # also where it is interrupted
-        told = table.write()
-    return told
+    for row, seed in ((row, seed) for seed in seeds for row in rows):
+        if table.cell(row, seed).stages or (time.perf_counter() - began) / 60 >= minutes:
+            continue
+        console.rule(f"{row}, seed {seed}")
+        try:
+            run_through(table.stages(row, seed))
+        except NotWritten:  # nor could any other row be
+            raise
+        except Exception as error:  # whatever it is, the other rows can still be run
+            table.failed[row, seed] = " ".join(f"{type(error).__name__}: {error}".split())
+            say(traceback.format_exc(), error=True)
+        table.write()  # after each row: one that is interrupted changes nothing in it
+    return table.write()
 
 
 def run_through(stages: list[Stage]) -> None:

@@ -11,9 +11,14 @@ from diptych.jobs.folder import RunError
 from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding
 from diptych.models import verbs
 from diptych.recipes.run import Objectives, Pretrain
+from diptych.step import Among, ComparesSamples, pupil
+from diptych.train.settings import Training
 
 PATCHES = ("wpa", "grid", "classes")
 """The losses that read an image's patches, and would not know what to do with regions."""
+
+FEWEST = 2
+"""Samples that a loss needs which compares them: one, and another."""
 
 NEEDS: tuple[tuple[str, type, str], ...] = (
     ("itc", verbs.Aligns, "contrast"),
@@ -68,6 +73,31 @@ def check_heads(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
         raise RunError(
             f'codes are of hidden patches, but what this {name} reads of images is frozen: set embed.image to "own"'
         )
+
+
+def check_samples(module: nn.Module, training: Training, ranks: int, queued: int = 0) -> None:
+    """Raises RunError where a loss compares samples with one another, but a micro-batch gives each no other.
+
+    Args:
+        module: the step that is trained.
+        queued: features of earlier samples that contrast compares with, too.
+    """
+    own = training.batch // (training.accumulate * ranks)
+    step = pupil(module)
+    found = step.candidates(Among(own, own * ranks, queued)) if isinstance(step, ComparesSamples) else {}
+    for loss, candidates in found.items():
+        if candidates < FEWEST:
+            raise RunError(
+                f"{loss} compares each sample with others, but a micro-batch has {own} (batch {training.batch}, accumulate "
+                f"{training.accumulate}, {ranks} rank{'s' * (ranks > 1)}): give --batch {FEWEST * training.accumulate * ranks} or "
+                f"more, a smaller --accumulate, or set the weight of {loss} to 0"
+            )
+
+
+def compares(module: nn.Module) -> bool:
+    """Whether any loss of a step compares samples with one another."""
+    step = pupil(module)
+    return isinstance(step, ComparesSamples) and bool(step.candidates(Among(FEWEST, FEWEST)))
 
 
 def _needs(chosen: Objectives) -> list[tuple[str, type, str]]:

@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.jobs import training
+from diptych.jobs import report, training
 from diptych.jobs.building import build
 from diptych.jobs.evaluate import complete, name_of, short_name
 from diptych.jobs.folder import read_run
 from diptych.jobs.frozen import changed
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
 from diptych.train import checkpoint, settings
+from diptych.train.log import ROW
+from diptych.train.own import read_own, read_own_lines
+from diptych.train.sealed import CheckpointError
 
 LAST = 0.05  # of the steps: what a loss at the end is the mean of
 
@@ -76,7 +79,10 @@ def _compared(run: Pretrain | Finetune) -> dict[str, Any]:
 
 def trained(folder: Path, run: Pretrain) -> bool:
     """Whether a folder holds all steps of a run."""
-    held = checkpoint.rest(folder)
+    try:
+        held = checkpoint.rest(folder)
+    except CheckpointError:  # what trains there says what is wrong, and goes on from the one before
+        return False
     return held is not None and held["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
 
 
@@ -85,7 +91,7 @@ def scored(folder: Path, run: Pretrain, asked: Evaluation) -> dict[str, float] |
     asked = complete(asked, run)
     for name in (name_of(asked, run.data), short_name(asked)):
         if (path := folder / name / "metrics.json").is_file():
-            told = json.loads(path.read_text())
+            told = read_own(path, report.SCORES)
             if told["asked"] == json.loads(json.dumps(asdict(asked))):
                 return told["metrics"]
     return None
@@ -114,7 +120,7 @@ def learned(folder: Path, run: Pretrain, asked: Mapping[str, Evaluation]) -> Lea
 
 def losses(folder: Path, names: tuple[str, ...], floors: Mapping[str, float]) -> dict[str, Loss]:
     """Each loss at the start and at the end of metrics.jsonl."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for _, row in read_own_lines(folder / "metrics.jsonl", ROW)]
     rows = [row for row in rows if all(name in row for name in names)]  # those of training
     late = [row for row in rows if row["step"] > (1 - LAST) * rows[-1]["step"]]
     return {name: Loss(rows[0][name], sum(row[name] for row in late) / len(late), floors.get(name)) for name in names}

@@ -14,9 +14,10 @@ import torch
 
 import diptych
 from diptych.jobs.learned import LAST, Cell
+from diptych.jobs.report import attempted
 from diptych.recipes.published.flickr8k import ROWS
 from diptych.report import Facts, Table, write_report
-from diptych.train.checkpoint import written_whole
+from diptych.train.written import written_whole
 
 NOT_RUN, NOTHING = "not run", "–"
 COLUMNS = (
@@ -141,7 +142,8 @@ def write_tables(out: Path, cells: Sequence[Cell], data: str, seeds: Sequence[in
         Table("What every system has learned", COLUMNS, rows(cells), what),
         Table("Published", PUBLISHED_COLUMNS, published(), PUBLISHED),
     ]
-    write_report(out / "report.html", f"Every system learns: {data}", [*tables, Facts(facts)])
+    page = [*tables, Facts(facts)]
+    attempted("report.html", lambda: write_report(out / "report.html", f"Every system learns: {data}", page), None)
     return told
 
 

@@ -13,22 +13,24 @@ from diptych.data.noise import NoisedCaptions
 from diptych.data.shard_writer import Sample, described, picture_file, write_shard
 from diptych.data.source import DataError
 from diptych.recipes.bootstrap import Noise
-from diptych.train.checkpoint import written_whole
+from diptych.train.lock import alone
+from diptych.train.written import written_whole
 
 TRUTH = "truth.jsonl"
 
 
+@alone
 def noise(asked: Noise, out: Path) -> tuple[int, int]:
     """Writes ``out/SPLIT-00000.tar`` … and truth.jsonl; how many captions were dealt to others, and how many there are.
 
     Raises DataError, BadSample.
     """
-    if asked.shard < 1:
-        raise DataError(f"a shard of {asked.shard} images cannot be written; give --shard 1 or more")
     plain = open_captions(asked.data, asked.split)
     images = range(len(plain))[asked.first : asked.last or None]
-    if not images or asked.first < 0 or asked.last < 0:
+    if not images:
         raise DataError(f"no image from {asked.first} to {asked.last} of the {len(plain)}; give other --first, --last")
+    if there := next((path.name for path in (*out.glob(f"{asked.split}-*.tar"), out / TRUTH) if path.exists()), ""):
+        raise DataError(f"{out} holds {there} already; give another --out, or remove what was written there")
     source = NoisedCaptions(plain, asked.share, asked.seed, images)
     out.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, Any]] = []

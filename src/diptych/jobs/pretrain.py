@@ -11,11 +11,11 @@ from typing import Any
 
 from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples
 from diptych.data.files import open_captions
-from diptych.data.formats import named_split
 from diptych.data.mixgen import MixedPairs
 from diptych.data.pictures import PictureExamples
 from diptych.data.shards import shards
 from diptych.data.source import Captioned, NoSplit
+from diptych.data.splits import asked_split, named_split
 from diptych.data.stream import Stream
 from diptych.data.texts import TextExamples
 from diptych.data.tokenizer import Tokenizer
@@ -29,7 +29,9 @@ from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.training import train
 from diptych.recipes.run import Objectives, Pretrain
 from diptych.state import listed
+from diptych.terminal import say
 from diptych.train.distributed import processes
+from diptych.train.recovery import claimed
 
 MOST_UNKNOWN = 0.1  # of the captions' pieces
 
@@ -120,12 +122,13 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
 def pretrain(run: Pretrain, out: Path) -> None:
     """Trains, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
 
-    Raises DataError, RunError, WeightsError, CheckpointError, Diverged.
+    Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
     """
     all_there(run)
-    with processes(run.training.device) as group:
+    run = replace(run, split=asked_split(run.split, run.data))
+    with processes(run.training.device) as group, claimed(out, group):
         if group.main:
-            print(f"reading {run.data} ({run.split})", flush=True)
+            say(f"reading {run.data} ({run.split})")
         given = food(run)
         facts: dict[str, Any] = {"examples": amount(given)}
         head = given.head if isinstance(given, Streamed) else given
@@ -138,5 +141,5 @@ def pretrain(run: Pretrain, out: Path) -> None:
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
         if (left := start(module, run)) and group.main:
-            print(f"of {run.start} this run does not take: {listed(left)}", flush=True)
+            say(f"of {run.start} this run does not take: {listed(left)}")
         train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)

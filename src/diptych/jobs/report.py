@@ -1,20 +1,27 @@
-"""What a run's report shows."""
+"""What a run's report shows. No failure in making it ends the work that it reports on."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from diptych.jobs.explain import heat_maps
-from diptych.jobs.folder import lineage
+from diptych.jobs.folder import RUN, lineage
 from diptych.jobs.shown import SHOWN_FILE, read_shown
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
 from diptych.step import Floor
+from diptych.terminal import say
+from diptych.train.own import FINDING, NUMBER, SKIPPED, read_own
+
+T = TypeVar("T")
+
+debugging = ContextVar("debugging", default=False)
+"""Whether a failure in making a report is raised (--debug), where it is otherwise one printed line."""
 
 SEVERITY = {
     "early": "note",
@@ -24,6 +31,21 @@ SEVERITY = {
     "zero gradient": "warning",
     "not finite": "error",
 }
+
+SCORES = {"what": str, "asked": {}, "metrics": {str: (*NUMBER, type(None))}}
+"""What an evaluation's metrics.json holds."""
+
+
+def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
+    """What `make` returns. Where it fails: `otherwise`, after one line on stderr that names what is missing and why."""
+    try:
+        return make()
+    except Exception as error:
+        if debugging.get():
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"diptych: {what} could not be made ({why[:300]}); --debug shows where", error=True)
+        return otherwise
 
 
 def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:
@@ -38,9 +60,12 @@ def findings(out: Path) -> list[tuple[str, str]]:
     """The doctor's sentences, and the samples that were skipped."""
     told: list[tuple[str, str]] = []
     if (out / "doctor.json").is_file():
-        for finding in json.loads((out / "doctor.json").read_text())["findings"]:
+        for finding in read_own(out / "doctor.json", {"findings": [FINDING]})["findings"]:
             told.append(
-                (SEVERITY[finding["verdict"]], f"Step {finding['step']}, {finding['subject']}: {finding['message']}")
+                (
+                    SEVERITY.get(finding["verdict"], "note"),
+                    f"Step {finding['step']}, {finding['subject']}: {finding['message']}",
+                )
             )
     if said := skipped(out):
         told.append(("warning", said))
@@ -49,14 +74,14 @@ def findings(out: Path) -> list[tuple[str, str]]:
 
 def skipped(out: Path) -> str:
     """A sentence on the samples that were skipped; "" where none was."""
-    listed = json.loads((out / "skipped.json").read_text()) if (out / "skipped.json").is_file() else []
+    listed = read_own(out / "skipped.json", SKIPPED) if (out / "skipped.json").is_file() else []
     head = "; ".join(f"{s['where']}: {s['why']}" for s in listed[:5])
     return f"{len(listed)} samples were skipped (skipped.json lists them): {head}" if listed else ""
 
 
 def facts_section(out: Path) -> Facts:
     """run.json, flat."""
-    told = json.loads((out / "run.json").read_text())
+    told = read_own(out / "run.json", RUN)
     return Facts(
         {
             "command": told["command"],
@@ -79,18 +104,30 @@ def evaluation_tables(out: Path) -> list[Section]:
     """One table for each task evaluated in this folder, the control beside the result."""
     tables: list[Section] = []
     for path in sorted(out.glob("evaluate-*/metrics.json")):
-        told = json.loads(path.read_text())
-        rows = [[name, value] for name, value in told["metrics"].items()]
-        tables.append(Table(path.parent.name, ("measure", "value"), rows, told["what"]))
+        tables += attempted(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
     return tables
 
 
-def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path:
-    """report.html: scores, examples, curves, findings, heat maps, facts."""
+def _table(path: Path) -> Table:
+    told = read_own(path, SCORES)
+    rows = [[name, value] for name, value in told["metrics"].items()]
+    return Table(path.parent.name, ("measure", "value"), rows, told["what"])
+
+
+def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None:
+    """report.html: scores, examples, curves, findings, heat maps, facts. A part that fails is left out; None where the page itself
+    could not be made, and the former one stays.
+    """
     floors = getattr(module, "floors", {})
-    sections = [*evaluation_tables(out), *kept_examples(out), *training_sections(out, floors)]
-    sections += [*heat_maps(run, module), facts_section(out)]
-    return write_report(out / "report.html", title(run), sections)
+    parts: dict[str, Callable[[], Iterable[Section]]] = {
+        "scores": lambda: evaluation_tables(out),
+        "examples": lambda: kept_examples(out),
+        "curves and findings": lambda: training_sections(out, floors),
+        "heat maps": lambda: heat_maps(run, module),
+        "facts": lambda: [facts_section(out)],
+    }
+    sections = [section for name, part in parts.items() for section in attempted(f"the report's {name}", part, ())]
+    return attempted("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
 
 
 def title(run: Pretrain | Finetune) -> str:
@@ -105,5 +142,7 @@ def title(run: Pretrain | Finetune) -> str:
 
 def kept_examples(out: Path) -> list[Section]:
     """What the evaluations in this folder had to show, pictures beside pictures and answers beside answers."""
-    found = [section for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")) for section in read_shown(path)]
+    found: list[Section] = []
+    for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")):
+        found += attempted(f"the report's examples of {path.parent.name}", lambda path=path: read_shown(path), [])
     return sorted(found, key=lambda section: type(section).__name__)

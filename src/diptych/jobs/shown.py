@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.data.decode import decode
 from diptych.report import AnswerExample, CaptionExample, RetrievalExample
 from diptych.report.pictures import data_uri
-from diptych.train.checkpoint import written_whole
+from diptych.train.own import DamagedFile, read_own
+from diptych.train.written import written_whole
 
 SHOWN_FILE = "shown.json"
 Shown = AnswerExample | CaptionExample | RetrievalExample
@@ -38,19 +39,23 @@ def _row(example: Shown) -> dict[str, Any]:
 
 
 def read_shown(path: Path) -> list[Shown]:
-    """What `write_shown` wrote."""
-    found: list[Shown] = []
-    for row in json.loads(path.read_text()):
-        kind = row.pop("kind")
-        if kind == "answer":
-            answers = [(answer, value) for answer, value in row.pop("answers")]
-            found.append(AnswerExample(_freed(row.pop("picture")), answers=answers, **row))
-        elif kind == "caption":
-            found.append(CaptionExample(_freed(row.pop("picture")), **row))
-        else:
-            results = [(_freed(item), score, right) for item, score, right in row["results"]]
-            found.append(RetrievalExample(_freed(row["query"]), results))
-    return found
+    """What `write_shown` wrote. Raises DamagedFile."""
+    rows = read_own(path, [{"kind": str}])
+    try:
+        return [_example(row) for row in rows]
+    except (KeyError, TypeError, ValueError, OSError) as error:  # OSError: a picture that is none
+        raise DamagedFile(f"{path}: not the examples that were written there ({error}); remove it") from None
+
+
+def _example(row: dict[str, Any]) -> Shown:
+    kind = row.pop("kind")
+    if kind == "answer":
+        answers = [(answer, value) for answer, value in row.pop("answers")]
+        return AnswerExample(_freed(row.pop("picture")), answers=answers, **row)
+    if kind == "caption":
+        return CaptionExample(_freed(row.pop("picture")), **row)
+    results = [(_freed(item), score, right) for item, score, right in row["results"]]
+    return RetrievalExample(_freed(row["query"]), results)
 
 
 def _held(item: Pillow.Image | str) -> Any:
@@ -60,4 +65,4 @@ def _held(item: Pillow.Image | str) -> Any:
 def _freed(item: Any) -> Any:
     if isinstance(item, str):
         return item
-    return Pillow.open(io.BytesIO(base64.b64decode(item["picture"].partition(",")[2]))).convert("RGB")
+    return decode(base64.b64decode(item["picture"].partition(",")[2]), SHOWN_FILE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +21,17 @@ from diptych.inputs import Batch
 from diptych.jobs import report
 from diptych.jobs.embedding import not_followed
 from diptych.jobs.folder import RunError, lineage, read_run, write_run
-from diptych.jobs.food import Food, amount, batches, described
+from diptych.jobs.food import Food, amount, batches, described, division_of, say_division
 from diptych.jobs.frozen import check_given, given
+from diptych.jobs.learnable import FEWEST, check_samples, compares
 from diptych.jobs.reading import check_pieces
 from diptych.objectives.gather import each_by_itself
 from diptych.recipes.run import Finetune, Pretrain
 from diptych.step import Step, pupil
+from diptych.terminal import say
 from diptych.tokens import packing
 from diptych.train import checkpoint
+from diptych.train import settings as train_settings
 from diptych.train.distributed import Group, takes_bf16
 from diptych.train.loop import fit
 from diptych.train.settings import usually
@@ -46,45 +49,72 @@ def train(
     """
     settings, before = run.training, checkpoint.rest(out)
     check_pieces(run)
+    check_samples(module, settings, group.world, run.teacher.queue if isinstance(run, Pretrain) else 0)
     if before is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
+    told: Mapping[str, Any] = {}
     if before is not None:
         there, told = read_run(out)
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
+    precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
+    if settings.precision == "auto" and before is not None and told.get("precision", precision) != precision:
+        if group.main:
+            say(f"{out} was begun in {told['precision']} and goes on in it, though auto is {precision} on this machine")
+        precision = told["precision"]
+    same = identity(run) | {"precision": settings.precision, "examples": amount(food), "answers": list(facts.get("answers", []))}
+    if before is None and (out / "run.json").is_file() and (said := starts_again(out, run, same)) and group.main:
+        say(said)
     if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
-        write_run(out, run, dict(facts) | {"given": given(run)})
+        write_run(out, run, dict(facts) | {"given": given(run), "precision": precision})
+
+    settings = replace(settings, precision=precision)
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
-            print(opening(run, module, food, first, group), flush=True)
+            say(opening(run, module, food, first, group, precision))
             if said := not_followed(run):
-                print(said, flush=True)
+                say(said)
         return batches(food, settings, group, first, (before or {}).get("cursor", {}))
 
-    aside = opened(val, quiet=not group.main)
+    if group.main:
+        say_division(food)
+    fewest = FEWEST if compares(module) else 1
+    aside = opened(none_left if run.split == "val" else val, not group.main, fewest, division_of(food))
     held: list[Batch] = []
 
     def evaluate(_: int) -> Mapping[str, float]:
         if not held and aside is not None:
             if group.main:
-                print(f"loading {min(HELD_OUT, len(aside))} held-out examples, once", flush=True)
-            held.extend(held_out(aside, settings.batch, settings.seed))
+                say(f"loading {min(HELD_OUT, len(aside))} held-out examples, once")
+            held.extend(held_out(aside, max(fewest, settings.batch), settings.seed))
         found = held_out_means(cast(Step, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in found.items()}
 
-    same = identity(run) | {"examples": amount(food), "answers": list(facts.get("answers", []))}
     with packing():
         evaluated = evaluate if aside is not None else None
         fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=usually(run), group=group)
     if group.main:
-        if before and before["step"] >= settings.steps:
-            print(f"{out} is finished already, {settings.steps} steps: only its report is made again", flush=True)
-        report.write(out, run, pupil(module))
-        if said := report.skipped(out):
-            print(said, flush=True)
-        print(f"{out / 'report.html'}; weights: {out / checkpoint.MODEL}", flush=True)
+        if before and before["step"] >= settings.steps and not before.get("owes"):
+            say(f"{out} is finished already, {settings.steps} steps: only its report is made again")
+        page = report.write(out, run, pupil(module))
+        if said := report.attempted("the list of skipped samples", lambda: report.skipped(out), ""):
+            say(said)
+        say("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]))
+
+
+def starts_again(out: Path, run: Pretrain | Finetune, same: Mapping[str, Any]) -> str:
+    """What is said of a folder with a run that was stopped before its first checkpoint. Raises CheckpointError where that one has
+    logged steps, and had other settings.
+    """
+    there, facts = read_run(out)
+    logged = out / "metrics.jsonl"
+    if logged.is_file() and logged.stat().st_size:
+        held = identity(there) | {"examples": facts.get("examples"), "answers": facts.get("answers", [])}
+        asked = dict(same) | train_settings.identity(run.training)
+        checkpoint.refuse_other_settings(out, held | train_settings.identity(there.training), asked, usually(run))
+    return f"{out} holds a run that was stopped before its first checkpoint: starting again from step 0"
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:
@@ -99,7 +129,7 @@ def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     return told
 
 
-def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group) -> str:
+def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, group: Group, precision: str) -> str:
     """The line that a run begins with: what is trained, on what, how fast its data comes, where, and from which step."""
     settings = run.training
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
@@ -108,17 +138,29 @@ def opening(run: Pretrain | Finetune, module: nn.Module, food: Food, done: int, 
     where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
     data = described(food, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
-    how = f"{group.device.type}{ranks}, {'bf16' if takes_bf16(group.device, settings.precision) else 'fp32'}"
+    how = f"{group.device.type}{ranks}, {precision}"
     return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch}; {how}; {where}"
 
 
-def opened(val: Callable[[], Examples], quiet: bool) -> Examples | None:
-    """The val split; None, which is said, where the data has no such split. Raises DataError where it cannot be used."""
+def none_left() -> Examples:
+    """Raises NoSplit: what is trained on is not held out."""
+    raise NoSplit("the run learns from val itself")
+
+
+def opened(val: Callable[[], Examples], quiet: bool, fewest: int = 1, printed: str = "") -> Examples | None:
+    """The val split; None, which is printed, where the data has no such split, or fewer than `fewest` examples in it. How it was
+    divided is printed, unless that is the line that was `printed` for the training split. Raises DataError where it cannot be used.
+    """
     try:
-        return val()
+        found = val()
+        if len(found) < fewest:
+            raise NoSplit(f"the val split has {len(found)} examples, and losses compare at least {fewest}")
+        if not quiet:
+            say_division(found, but=printed)
+        return found
     except NoSplit as error:
         if not quiet:
-            print(f"nothing is held out: {error}", flush=True)
+            say(f"nothing is held out: {error}")
         return None
 
 

@@ -11,7 +11,8 @@ from diptych.data.source import Captioned, DataError
 from diptych.data.vocabularies import LISTS
 from diptych.data.wordpiece import learn_pieces
 from diptych.jobs.folder import RunError
-from diptych.train.checkpoint import written_whole
+from diptych.train.lock import locked
+from diptych.train.written import written_whole
 
 
 def learn_vocabulary(data: str, split: str, size: int, out: Path) -> int:
@@ -20,15 +21,15 @@ def learn_vocabulary(data: str, split: str, size: int, out: Path) -> int:
     """
     if out.suffix not in LISTS:
         raise DataError(f"{out}: a list of pieces is called {' or '.join(f'FILE{end}' for end in LISTS)}")
-    if out.exists():
-        raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
-    try:
-        pieces = learn_pieces(_captions(open_captions(data, split)), size)
-    except ValueError as error:
-        raise DataError(f"{data}: {error}") from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(out) as path:
-        path.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
+    with locked(out.parent, out.name):
+        if out.exists():
+            raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
+        try:
+            pieces = learn_pieces(_captions(open_captions(data, split)), size)
+        except ValueError as error:
+            raise DataError(f"{data}: {error}") from None
+        with written_whole(out) as path:
+            path.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
     return len(pieces)
 
 

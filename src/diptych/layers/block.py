@@ -43,14 +43,14 @@ class PostNormBlock(nn.Module):
 
     def __init__(
         self, width: int, heads: int, hidden: int, eps: float = 1e-12, dropout: float = 0.0,
-        context_width: int | None = None,
+        context_width: int | None = None, activation: nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
         self.attention = SelfAttention(width, heads)
         self.norm1 = nn.LayerNorm(width, eps)
         self.cross = None if context_width is None else CrossAttention(width, heads, context_width)
         self.cross_norm = None if context_width is None else nn.LayerNorm(width, eps)
-        self.feedforward = FeedForward(width, hidden)
+        self.feedforward = FeedForward(width, hidden, activation=activation)
         self.norm2 = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
 

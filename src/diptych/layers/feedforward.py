@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,8 +32,16 @@ class QuickGELU(nn.Module):
 
 
 def activation_named(name: str) -> nn.Module:
-    """Papers' activations by name: "gelu" is the exact one, "quick_gelu" OpenAI's. Raises ValueError."""
-    kinds = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
-    if name not in kinds:
-        raise ValueError(f"no activation {name!r}; there are {', '.join(kinds)}")
-    return kinds[name]()
+    """The activation of that name (`ACTIVATIONS`). Raises ValueError."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"no activation {name!r}; there are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,  # the exact form
+    "quick_gelu": QuickGELU,  # OpenAI's
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}

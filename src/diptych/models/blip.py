@@ -21,6 +21,7 @@ from diptych.layers.attention import Causal
 from diptych.layers.block import PostNormBlock
 from diptych.layers.cache import Cache
 from diptych.layers.embed import TextEmbedding
+from diptych.layers.feedforward import activation_named
 from diptych.layers.init import init_transformer
 from diptych.layers.position import resize_bicubic_plain
 from diptych.layers.temperature import Temperature
@@ -53,11 +54,11 @@ class TextEncoder(nn.Module):
 class GroundedDecoder(nn.Module):
     """BERT that writes of a context, each word seeing those before it. `begin`: the id of [DEC], which every text begins with."""
 
-    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, begin: int):
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, begin: int, eps: float, activation: str):
         super().__init__()
         self.words, self.blocks, self.begin = words, blocks, begin
         vocabulary, width = words.word.weight.shape
-        self.vocabulary = Vocabulary(width, vocabulary, tied=words.word)
+        self.vocabulary = Vocabulary(width, vocabulary, eps, words.word, activation_named(activation))
 
     def forward(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
         start, ids = 0 if cache is None else cache.length, text.ids
@@ -81,6 +82,7 @@ class BLIP(nn.Module):
         grid: tuple[int, int] = (14, 14), width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072,
         vocabulary: int = 30524, text_length: int = 512, begin: int = 30522, ground: int = 30523,
         joint: int = 256, form: str = "pretraining", averaged: int = 6, dropout: float = 0.1,
+        image_activation: str = "gelu", image_eps: float = 1e-6, activation: str = "gelu", eps: float = 1e-12,
     ):  # fmt: skip
         super().__init__()
         if form not in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
@@ -88,30 +90,37 @@ class BLIP(nn.Module):
         self.image_width, self.width, self.joint, self.form = image_width, width, joint, form
 
         def words() -> TextEmbedding:
-            return TextEmbedding(vocabulary, text_length, width, segments=0, dropout=dropout)
+            return TextEmbedding(vocabulary, text_length, width, segments=0, eps=eps, dropout=dropout)
 
         def blocks(context_width: int) -> nn.ModuleList:
             return nn.ModuleList(
-                PostNormBlock(width, heads, hidden, dropout=dropout, context_width=context_width) for _ in range(depth)
+                PostNormBlock(width, heads, hidden, eps, dropout, context_width, activation_named(activation))
+                for _ in range(depth)
             )
 
         self.image = ViT(
-            image_width, image_depth, image_heads, image_hidden, patch, grid, classes=0, resize=resize_bicubic_plain
-        )
+            image_width, image_depth, image_heads, image_hidden, patch, grid, classes=0, resize=resize_bicubic_plain,
+            activation=image_activation, eps=image_eps,
+        )  # fmt: skip
         self.encoder = self.decoder = None
         if form == "nlvr2":
-            twins = (TwinBlock(width, heads, hidden, image_width, i >= averaged, dropout) for i in range(depth))
+            twins = (
+                TwinBlock(width, heads, hidden, image_width, i >= averaged, dropout, eps, activation_named(activation))
+                for i in range(depth)
+            )
             self.encoder = TextEncoder(words(), nn.ModuleList(twins), ground)
         elif form != "caption":
             self.encoder = TextEncoder(words(), blocks(image_width), ground)
         if form in ("caption", "vqa"):
-            self.decoder = GroundedDecoder(words(), blocks(width if form == "vqa" else image_width), begin)
+            self.decoder = GroundedDecoder(
+                words(), blocks(width if form == "vqa" else image_width), begin, eps, activation
+            )
         elif form == "pretraining" and self.encoder is not None:
             own = blocks(image_width)
             for mine, shared in zip(own, self.encoder.blocks, strict=True):
                 mine.cross, mine.cross_norm = shared.cross, shared.cross_norm
                 mine.feedforward, mine.norm2 = shared.feedforward, shared.norm2
-            self.decoder = GroundedDecoder(self.encoder.words, own, begin)
+            self.decoder = GroundedDecoder(self.encoder.words, own, begin, eps, activation)
         self.apply(init_transformer)
 
     @property

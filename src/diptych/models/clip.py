@@ -34,14 +34,15 @@ class PatchTower(nn.Module):
     """A ViT whose patches are projected without bias, and whose tokens are normalised before the first block."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, hidden: int, patch: int, grid: tuple[int, int], activation: str
-    ):
+        self, width: int, depth: int, heads: int, hidden: int, patch: int, grid: tuple[int, int], activation: str,
+        eps: float = EPS,
+    ):  # fmt: skip
         super().__init__()
         self.patches = PatchEmbedding(width, patch, grid, resize_bicubic)
         self.patches.project = nn.Linear(3 * patch * patch, width, bias=False)
-        self.norm = nn.LayerNorm(width, EPS)
+        self.norm = nn.LayerNorm(width, eps)
         self.blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, EPS, activation=activation_named(activation)) for _ in range(depth)
+            PreNormBlock(width, heads, hidden, eps, activation=activation_named(activation)) for _ in range(depth)
         )
         init_blocks(self.blocks, width)
         for grown in (self.patches.cls, self.patches.position):
@@ -57,14 +58,17 @@ class PatchTower(nn.Module):
 class TextTower(nn.Module):
     """A transformer in which each word sees itself and those before it."""
 
-    def __init__(self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str):
+    def __init__(
+        self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str,
+        eps: float = EPS,
+    ):  # fmt: skip
         super().__init__()
         self.word = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(length, width))
         self.blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, EPS, activation=activation_named(activation)) for _ in range(depth)
+            PreNormBlock(width, heads, hidden, eps, activation=activation_named(activation)) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(width, EPS)
+        self.norm = nn.LayerNorm(width, eps)
         init_blocks(self.blocks, width)
         nn.init.normal_(self.word.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
@@ -80,20 +84,25 @@ class TextTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """`joint`: the width of the space in which both sides are compared. The defaults are ViT-B/32."""
+    """`joint`: the width of the space in which both sides are compared. The defaults are ViT-B/32. `text_activation` empty:
+    the same as the image tower's `activation`.
+    """
 
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
         grid: tuple[int, int] = (7, 7), text_width: int = 512, text_depth: int = 12, text_heads: int = 8,
         text_hidden: int = 2048, vocabulary: int = 49408, text_length: int = 77, joint: int = 512,
-        activation: str = "quick_gelu",
+        activation: str = "quick_gelu", text_activation: str = "", eps: float = EPS, text_eps: float = EPS,
     ):  # fmt: skip
         super().__init__()
         self.width, self.text_width, self.joint = width, text_width, joint
-        self.image = PatchTower(width, depth, heads, hidden, patch, grid, activation)
-        self.image_norm = nn.LayerNorm(width, EPS)
-        self.text = TextTower(text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation)
+        self.image = PatchTower(width, depth, heads, hidden, patch, grid, activation, eps)
+        self.image_norm = nn.LayerNorm(width, eps)
+        self.text = TextTower(
+            text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, text_activation or activation,
+            text_eps,
+        )  # fmt: skip
 
     def encode_image(self, image: Image | Regions) -> Tokens:
         return self.image(image).map(self.image_norm)

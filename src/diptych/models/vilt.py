@@ -17,6 +17,7 @@ from diptych.heads import Match, Vocabulary
 from diptych.inputs import Image, Regions, Text
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding, TextEmbedding
+from diptych.layers.feedforward import activation_named
 from diptych.layers.init import init_transformer
 from diptych.layers.pool import Pooler
 from diptych.layers.position import resize_aligned
@@ -24,21 +25,25 @@ from diptych.tokens import Pair, Tokens
 
 
 class ViLT(nn.Module):
-    """`grid`: rows and columns of the learned position grid. `images`: how many images a sample may have (NLVR2: two)."""
+    """`grid`: rows and columns of the learned position grid. `images`: how many images a sample may have (NLVR2: two).
+    `eps`: of the transformer's LayerNorms; `text_eps`: of the text embedding's and the word head's.
+    """
 
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
         grid: tuple[int, int] = (12, 12), vocabulary: int = 30522, text_length: int = 40, images: int = 1,
-        dropout: float = 0.1,
+        dropout: float = 0.1, activation: str = "gelu", eps: float = 1e-6, text_eps: float = 1e-12,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.vocabulary = width, vocabulary
-        self.words = TextEmbedding(vocabulary, text_length, width, dropout=dropout)
+        self.width, self.vocabulary, self.activation, self.text_eps = width, vocabulary, activation, text_eps
+        self.words = TextEmbedding(vocabulary, text_length, width, eps=text_eps, dropout=dropout)
         self.patches = PatchEmbedding(width, patch, grid, resize_aligned, dropout=dropout)
         self.modality = nn.Embedding(1 + images, width)  # row 0: text; row 1 + slot: that image
-        blocks = nn.ModuleList(PreNormBlock(width, heads, hidden, 1e-6, dropout) for _ in range(depth))
-        self.transformer = Concatenate(blocks, nn.LayerNorm(width, 1e-6), Pooler(width))
+        blocks = nn.ModuleList(
+            PreNormBlock(width, heads, hidden, eps, dropout, activation_named(activation)) for _ in range(depth)
+        )
+        self.transformer = Concatenate(blocks, nn.LayerNorm(width, eps), Pooler(width))
         self.apply(init_transformer)
 
     def encode_text(self, text: Text) -> Tokens:
@@ -53,5 +58,6 @@ class ViLT(nn.Module):
 
     def heads(self) -> nn.ModuleDict:
         """The two boxes above the transformer in figure 3; word-patch alignment has no weights."""
-        heads = nn.ModuleDict({"match": Match(self.width), "words": Vocabulary(self.width, self.vocabulary)})
+        words = Vocabulary(self.width, self.vocabulary, self.text_eps, activation=activation_named(self.activation))
+        heads = nn.ModuleDict({"match": Match(self.width), "words": words})
         return heads.apply(init_transformer)

@@ -2,7 +2,8 @@
 
 Differs: exact GELU, bicubic antialiased position resizing and weights drawn normally as timm (the JAX code uses the tanh
 form, zoom of order 1 and Xavier's rule). With ``pooling="average"`` patches are averaged and normalised, and tokens have no final norm, as timm. The
-classifier is one linear layer, as where the paper fine-tunes; while pre-training it has a hidden layer there.
+classifier is one linear layer, as where the paper fine-tunes; with `representation` a hidden layer of that width and tanh stand
+before it, as where the paper pre-trains on ImageNet-21k (timm's `pre_logits`, JAX's `representation_size`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from diptych.inputs import Image, Regions
 from diptych.layers.block import PreNormBlock
 from diptych.layers.embed import PatchEmbedding
+from diptych.layers.feedforward import activation_named
 from diptych.layers.init import init_transformer
 from diptych.layers.position import Resize, resize_bicubic
 from diptych.models.verbs import BuiltWithout
@@ -23,23 +25,26 @@ class ViT(nn.Module):
     """Patches and a class token through pre-norm transformer blocks, then a linear classifier.
 
     `grid`: rows and columns of the learned position grid; other image sizes resize it by `resize`. `classes` 0: no
-    classifier.
+    classifier. `eps`: of every LayerNorm.
     """
 
     def __init__(
         self,
         width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), classes: int = 1000, pooling: str = "cls", dropout: float = 0.0,
-        resize: Resize = resize_bicubic,
+        grid: tuple[int, int] = (14, 14), classes: int = 1000, representation: int = 0, pooling: str = "cls", dropout: float = 0.0,
+        resize: Resize = resize_bicubic, activation: str = "gelu", eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
         if pooling not in ("cls", "average"):
             raise ValueError(f"pooling is 'cls' or 'average', not {pooling!r}")
         self.width, self.pooling = width, pooling
         self.patches = PatchEmbedding(width, patch, grid, resize, dropout=dropout)
-        self.blocks = nn.ModuleList(PreNormBlock(width, heads, hidden, 1e-6, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, 1e-6)
-        self.head = nn.Linear(width, classes) if classes else None
+        self.blocks = nn.ModuleList(
+            PreNormBlock(width, heads, hidden, eps, dropout, activation_named(activation)) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps)
+        self.representation = nn.Linear(width, representation) if representation else None
+        self.head = nn.Linear(representation or width, classes) if classes else None
         self.apply(init_transformer)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -53,4 +58,4 @@ class ViT(nn.Module):
             raise BuiltWithout("this ViT was built without a classifier (classes=0)")
         tokens = self.encode_image(image)
         pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.by_span(name="patches").mean())
-        return self.head(pooled)
+        return self.head(pooled if self.representation is None else self.representation(pooled).tanh())

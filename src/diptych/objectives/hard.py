@@ -16,7 +16,7 @@ from diptych.objectives.contrast import Contrasted, contrasted
 from diptych.objectives.gather import gathered_tokens
 from diptych.objectives.identity import identities
 from diptych.objectives.views import Views
-from diptych.step import Floor
+from diptych.step import Among, Floor
 from diptych.tokens import Tokens
 
 
@@ -50,6 +50,10 @@ class HardMatching:
     even: float = 0.0
     in_rank: bool = False
     compare: Callable[[Views, str, int], Contrasted] = contrasted
+
+    def candidates(self, among: Among) -> int:
+        """Samples that each one is compared with: the batch, of this rank or of all: what is queued has no tokens to be fused."""
+        return among.own if self.in_rank else among.everywhere
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = self._asked(views).sum().float()

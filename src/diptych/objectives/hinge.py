@@ -13,7 +13,7 @@ from diptych.models.verbs import Compares
 from diptych.objectives.gather import alone, gathered_tokens
 from diptych.objectives.identity import identities
 from diptych.objectives.views import Views
-from diptych.step import Floor
+from diptych.step import Among, Floor
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Hinge:
     weight: float = 1.0
     margin: float = 0.2
     hardest: bool = True
+
+    def candidates(self, among: Among) -> int:
+        """Samples that each one is compared with: the batch of all ranks."""
+        return among.everywhere
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.batch.ids.device)

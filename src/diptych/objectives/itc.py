@@ -15,7 +15,7 @@ from torch import Tensor
 from diptych.objectives.contrast import contrasted, taught
 from diptych.objectives.distillation import soft_cross_entropy
 from diptych.objectives.views import Views
-from diptych.step import Floor
+from diptych.step import Among, Floor
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class ImageTextContrast:
     weight: float = 1.0
     heads: tuple[str, ...] = ("contrast",)
     form: Literal["softmax", "sigmoid"] = "softmax"
+
+    def candidates(self, among: Among) -> int:
+        """Samples that each one is compared with: the batch of all ranks and the queue."""
+        return among.everywhere + among.queued
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.batch.ids.device)

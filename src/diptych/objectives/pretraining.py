@@ -14,7 +14,7 @@ from diptych.models.tokenizer import FrozenTokenizer
 from diptych.models.verbs import EncodesImage, EncodesRegions
 from diptych.objectives.draws import Draws, Keyed
 from diptych.objectives.views import Lesson, Views
-from diptych.step import Floor
+from diptych.step import Among, Floor
 from diptych.tokens import packing
 
 
@@ -48,6 +48,15 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """An objective that compares samples with one another."""
+
+    def candidates(self, among: Among) -> int | None:
+        """How many samples each one is compared with, itself among them; None where it compares none."""
+        ...
+
+
 class Pretraining(nn.Module):
     """What DDP wraps. `pack`: compute no padding (None: where that is faster); both layouts give the same values. `chunk`: see
     Views.
@@ -78,6 +87,11 @@ class Pretraining(nn.Module):
             self.model, self.heads, batch, draws or Keyed(batch), self.most_patches, self.guide, lesson, self.tokenizer,
             self.chunk,
         )  # fmt: skip
+
+    def candidates(self, among: Among) -> dict[str, int]:
+        """By loss that compares samples: how many each one is compared with; see `step.ComparesSamples`."""
+        found = {o.name: o.candidates(among) for o in self.objectives if isinstance(o, Comparing)}
+        return {name: n for name, n in found.items() if n is not None}
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         """Terms of every loss and metric on this batch; see `step.Step`."""

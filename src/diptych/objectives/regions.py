@@ -17,7 +17,7 @@ from diptych.objectives.hidden import hidden_pair, hidden_regions
 from diptych.objectives.hiding import HiddenRegions
 from diptych.objectives.identity import identities
 from diptych.objectives.views import Views
-from diptych.step import Floor
+from diptych.step import Among, Floor
 
 Target = Callable[[Tensor, HiddenRegions, Views], Tensor]
 """(what a head says of each hidden region, the regions, the views) → each hidden region's loss."""
@@ -34,6 +34,10 @@ class MaskedRegions:
     target: Target
     name: str = "regions"
     weight: float = 1.0
+
+    def candidates(self, among: Among) -> int | None:
+        """Samples whose regions a hidden one is told from, where the target is such a contrast; else None."""
+        return among.everywhere if isinstance(self.target, ByContrast) else None
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         return {self.name: hidden_regions(views, self.hiding.image).hidden.sum().float()}

@@ -44,8 +44,9 @@ def vqa_v2(
 
 
 def sized(run: Finetune) -> Finetune:
-    """The run with a position for each patch of its pictures, where they are squares."""
-    if not run.images.square or not hasattr(run.model, "grid"):
+    """The run with a position for each patch of its pictures, where they are all of one size."""
+    size = run.images.size
+    if size is None or not hasattr(run.model, "grid"):
         return run
-    side = run.images.shorter // run.images.patch
-    return replace(run, model=replace(run.model, grid=(side, side)))  # type: ignore[call-arg]
+    rows, columns = (side // run.images.patch for side in size)
+    return replace(run, model=replace(run.model, grid=(rows, columns)))  # type: ignore[call-arg]

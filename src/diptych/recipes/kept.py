@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import re
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from diptych.data.settings import Channels
 
 KIND = "kind"
+RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
+"""What run.json holds, by name."""
+WORDS = {str: "text", dict: "names and values"}
+TEXTS = ("answers", "classes")
+COUNTED = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_entropy": 0, "candidates": 1}
+"""Facts that are numbers, and the least that each can be."""
 
 
 def kept(run: Any) -> dict[str, Any]:
@@ -30,19 +37,84 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
         kind, value = _member(kind, value, where)
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: {value!r} has no fields")
+            raise ValueError(f"{where}: {value!r:.60} has no fields")
         hints = get_type_hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"{where}.{min(unknown)}: no such field")
-        return kind(**{name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()})
+        parts = {name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()}
+        missing = [field.name for field in fields(kind) if _required(field) and field.name not in value]
+        if missing:
+            raise ValueError(f"{where}.{missing[0]}: is missing")
+        return kind(**parts)
     if get_origin(kind) is tuple:
         inner = get_args(kind)
         if kind == Channels and isinstance(value, float):  # what each channel has now, all three had
             value = [value] * len(inner)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, got {value!r:.60}")
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(kinds) != len(value):
+            raise ValueError(f"{where}: expected {len(kinds)} values, got {len(value)}")
         return tuple(thaw(of, part, where) for of, part in zip(kinds, value, strict=True))
     return value
+
+
+def _required(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def check_record(record: Any, version: str) -> None:
+    """Raises ValueError unless what stands around the run in a run.json has the types that `write_run` gives it, and was not
+    written by a later version than `version`, this one's.
+    """
+    for name, kind in RECORD.items():
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+            raise ValueError(
+                f"{name}: expected {WORDS[kind]}, got {_shown(record.get(name) if isinstance(record, dict) else record)}"
+            )
+    written = record["versions"].get("diptych")
+    if not isinstance(written, str) or not re.fullmatch(r"\d{1,9}(\.\d{1,9})*\S{0,40}", written):
+        raise ValueError(f"versions.diptych: expected a version such as {version}, got {_shown(written)}")
+    if _numbers(written) > _numbers(version):
+        raise ValueError(f"it was written by Diptych {written}, this is {version}: install that one")
+    check_facts(record["facts"])
+
+
+def check_facts(facts: dict[str, Any]) -> None:
+    """Raises ValueError where a fact that was counted in the data has another type than it is counted in."""
+    for name, value in facts.items():
+        if name in TEXTS and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+            raise ValueError(f"facts.{name}: expected a list of texts, got {_shown(value)}")
+        if name in ("system", "task") and not isinstance(value, str):
+            raise ValueError(f"facts.{name}: expected text, got {_shown(value)}")
+        if name == "precision" and value not in ("fp32", "bf16"):
+            raise ValueError(f"facts.precision: expected fp32 or bf16, got {_shown(value)}")
+        if name == "given" and not (isinstance(value, dict) and all(isinstance(text, str) for text in value.values())):
+            raise ValueError(f"facts.given: expected names and texts, got {_shown(value)}")
+    for name, least in COUNTED.items():
+        if name in facts and not (_number(facts[name]) and facts[name] >= least):
+            raise ValueError(f"facts.{name}: expected a number of at least {least}, got {_shown(facts[name])}")
+    prior = facts.get("prior")
+    if prior is not None and not (isinstance(prior, list) and all(_number(p) and 0 <= p <= 1 for p in prior)):
+        raise ValueError(f"facts.prior: expected a list of shares, got {_shown(prior)}")
+    if prior is not None and len(prior) != len(facts.get("answers", [])):
+        raise ValueError(
+            f"facts.prior: expected one for each of {len(facts.get('answers', []))} answers, got {len(prior)}"
+        )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, by which versions are ordered."""
+    return tuple(map(int, re.findall(r"\d+", f"{version}.0.0")[:3]))
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
 
 
 def _union(kind: Any) -> bool:
@@ -54,9 +126,11 @@ def _member(union: Any, value: Any, where: str) -> tuple[Any, Any]:
     kind that has them all, and lacks the fewest (a field may be newer than what was kept). Raises ValueError.
     """
     members = {kind.__name__: kind for kind in get_args(union) if isinstance(kind, type) and is_dataclass(kind)}
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: fits none of {', '.join(members)}: it is {value!r:.60}")
     if KIND in value:
         if value[KIND] not in list(members):
-            raise ValueError(f"{where}: {value[KIND]!r} is none of {', '.join(members)}")
+            raise ValueError(f"{where}: {value[KIND]!r:.60} is none of {', '.join(members)}")
         return members[value[KIND]], {name: part for name, part in value.items() if name != KIND}
     names = {kind: {f.name for f in fields(kind)} for kind in members.values()}
     missing = {

@@ -12,7 +12,7 @@ from diptych.models.verbs import Aligns
 from diptych.objectives.draws import Keyed
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.views import Views
-from diptych.step import Floor
+from diptych.step import Among, Floor
 
 
 class ContrastRetrieval(nn.Module):
@@ -29,6 +29,10 @@ class ContrastRetrieval(nn.Module):
     def views(self, batch: Batch) -> Views:
         """What the model makes of a batch, nothing of it computed yet."""
         return Views(self.model, self.heads, batch, Keyed(batch))
+
+    def candidates(self, among: Among) -> dict[str, int]:
+        """See `step.ComparesSamples`."""
+        return {"retrieval": self.objective.candidates(among)}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective.counts(self.views(batch))

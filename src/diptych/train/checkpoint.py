@@ -8,103 +8,92 @@ alone, for others to read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from diptych.state import fill, misfit, weights
 from diptych.step import Grown, pupil
+from diptych.train import sealed
+from diptych.train.own import FINDING, NUMBER, SKIPPED, DamagedFile, parse_own
+from diptych.train.sealed import CheckpointError, Damaged
 from diptych.train.sharded import divided_like, whole
+from diptych.train.written import written_whole
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message says which, where and what to do."""
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once it is written and on disk; until then `path` stands."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        usual = _mode_here(partial)
-        yield partial
-        partial.chmod(usual)  # safetensors' own files can be read by nobody else
-        _to_disk(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        _to_disk(path.parent)
-
-
-def _mode_here(path: Path) -> int:
-    """The mode of a new file, as the user and the folder want it; what a stopped run left at `path` may have another."""
-    path.unlink(missing_ok=True)
-    path.touch()
-    mode = path.stat().st_mode
-    path.unlink()
-    return mode
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+PREVIOUS = "checkpoint.previous.safetensors"  # the one before, which a damaged one falls back to
+LEAST = {"step": int, "seconds?": NUMBER, "cursor?": {str: [int]}, "owes?": bool}
+STATE = LEAST | {
+    "seconds": NUMBER, "sums": {str: NUMBER}, "summed": int, "seen": int, "bad": int, "skipped": SKIPPED,
+    "identity": {},
+    "findings?": [FINDING],
+}  # fmt: skip
+"""What the loop needs of a checkpoint's JSON, and what others do of any."""
 
 
 def save_weights(out: Path, module: nn.Module, main: bool = True) -> Path:
     """Writes ``out/model.safetensors``: `state.weights`, which `weights.strict.load_strict` loads; of a student beside its
     teacher the student's. `main`: see `save`.
     """
-    _write(out / MODEL, _collected(weights(pupil(module)), main), main)
+    held = _collected(weights(pupil(module)), main)
+    if main:
+        save_tensors(out / MODEL, held)
     return out / MODEL
 
 
 def save(
     out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any], main: bool = True
 ) -> None:
-    """Writes ``out/checkpoint.safetensors``, then ``out/model.safetensors``: one whole file each, whatever was divided.
+    """Writes ``out/model.safetensors`` and ``out/checkpoint.safetensors``, whole files each, whatever was divided. The
+    checkpoint that was there before is kept as checkpoint.previous.safetensors; the new one is read back first.
 
     Where weights are divided over ranks every rank must call it; only the one that is `main` keeps them, and writes.
+    The weights come first, so that those of a finished run stand before its last checkpoint says that it is finished; but a
+    first checkpoint comes before any weights, which without one would be taken for those of another run.
     """
     tensors = {f"weight/{name}": t for name, t in weights(module).items()}
     for name, p in module.named_parameters():
         tensors |= {f"{key}/{name}": t for key, t in optimizer.state.get(p, {}).items()}
-    _write(out / CHECKPOINT, _collected(tensors, main), main, {"rest": json.dumps(rest, allow_nan=False)})
-    save_weights(out, module, main)
+    trained, state = _collected(weights(pupil(module)), main), _collected(tensors, main)
+    if not main:
+        return
+    first = not (out / CHECKPOINT).exists()
+    if not first:
+        save_tensors(out / MODEL, trained)
+    save_tensors(out / CHECKPOINT, state, {"rest": json.dumps(rest, allow_nan=False)}, out / PREVIOUS)
+    if first:
+        save_tensors(out / MODEL, trained)
 
 
 def _collected(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """All of each tensor, one after the other; nothing on ranks that do not `keep` them."""
     found = {}
     for name, t in tensors.items():
-        held = whole(t).cpu() if isinstance(t, DTensor) else t
+        held = whole(t) if isinstance(t, DTensor) else t
         if keep:
-            found[name] = held.contiguous()
+            found[name] = held.cpu().contiguous()
     return found
 
 
-def _write(into: Path, tensors: dict[str, Tensor], main: bool, metadata: dict[str, str] | None = None) -> None:
-    if main:
-        with written_whole(into) as path:
-            save_file(tensors, path, metadata=metadata)
+def save_tensors(
+    into: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, keep: Path | None = None
+) -> None:
+    """Writes a file with its digest, and reads it back before it takes the place of the one before."""
+    with written_whole(into, keep) as path:
+        save_file(tensors, path, metadata=sealed.sealed(tensors, metadata))
+        sealed.check(path)
 
 
 def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Fills weights and optimizer state from the checkpoint in `out`. Raises CheckpointError."""
-    tensors, _ = _read(out / CHECKPOINT)
+    with _advised("remove it or use another folder"):
+        tensors, _ = sealed.read(out / CHECKPOINT)
     parts: dict[str, dict[str, Tensor]] = {}
     for key, t in tensors.items():
         kind, _, name = key.partition("/")
@@ -130,15 +119,34 @@ def _unsaid(module: nn.Module) -> dict[str, Tensor]:
     return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.unsaid().items()}
 
 
-def rest(out: Path) -> dict[str, Any] | None:
-    """What the checkpoint in `out` holds besides tensors; None where there is no checkpoint."""
+def rest(out: Path, shape: Any = LEAST) -> dict[str, Any] | None:
+    """What the checkpoint in `out` holds besides tensors, which must have `shape`; None where there is no checkpoint. Raises
+    CheckpointError.
+    """
     if not (out / CHECKPOINT).exists():
         return None
-    _, header = _read(out / CHECKPOINT, tensors=False)
+    with _advised("remove it or use another folder"):
+        return rest_of(out / CHECKPOINT, shape)
+
+
+def rest_of(path: Path, shape: Any = LEAST) -> dict[str, Any]:
+    """Raises Damaged, CheckpointError."""
+    metadata = sealed.header(path)
+    if "rest" not in metadata:
+        raise CheckpointError(f"{path} is no training checkpoint; use another --out")
     try:
-        return json.loads(header["rest"])
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{out / CHECKPOINT} is no training checkpoint; use another --out") from None
+        return parse_own(metadata["rest"], shape, f"{path}, its state", "remove it or use another --out")
+    except DamagedFile as error:
+        raise Damaged(str(error)) from None
+
+
+@contextmanager
+def _advised(what_to_do: str) -> Iterator[None]:
+    """Adds what to do to what is said of a damaged file."""
+    try:
+        yield
+    except Damaged as error:
+        raise CheckpointError(f"{error}; {what_to_do}") from None
 
 
 def refuse_other_settings(
@@ -169,11 +177,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it or use another folder") from None

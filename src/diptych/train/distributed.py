@@ -18,6 +18,8 @@ from diptych.train.sharded import shard
 
 T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=10)  # without one, a restart on stale addresses hangs far longer
+# The values of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 instructions (oneDNN's "CPU dispatcher control").
+_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,34 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def takes_bf16(device: torch.device, precision: str) -> bool:
-    """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`; "auto" does where the hardware computes in it.
+    """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`.
 
-    A CPU without such instructions emulates them, four times slower than fp32.
+    "auto" is bf16 where the hardware computes in it, unless the environment variable DIPTYCH_BF16 ("on" or "off") decides.
+    Raises ValueError where that variable holds anything else.
     """
     if precision != "auto":
         return precision == "bf16"
+    forced = os.environ.get("DIPTYCH_BF16", "")
+    if forced not in ("", "on", "off"):
+        raise ValueError(f"the environment variable DIPTYCH_BF16 is {forced!r}; set it to 'on' or 'off', or unset it")
+    if forced:
+        return forced == "on"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_computes_bf16()
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether oneDNN, which makes torch's matrix products on a CPU, may use bf16 instructions that this CPU has.
+
+    Without them bf16 is emulated, four times slower than fp32. ONEDNN_MAX_CPU_ISA (formerly DNNL_MAX_CPU_ISA) limits what
+    oneDNN uses; like oneDNN, this ignores its case, and a name that oneDNN does not know limits nothing.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    if limit.upper() in _WITHOUT_BF16 or not torch.backends.mkldnn.is_available():
+        return False
     able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from diptych.step import Floor
-from diptych.train.checkpoint import written_whole
+from diptych.train.written import written_whole
 
 LEFT = 0.01  # a loss this share below its floor has left it
 NEAR = 0.02  # a loss within this share of its floor is on it

@@ -2,64 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Annotated, Any, Literal
+
+from diptych.ranges import (
+    Count,
+    CountOrNone,
+    Range,
+    Samples,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Steps,
+    Text,
+    Workers,
+    settings,
+)
 
 
-@dataclass(frozen=True)
+@settings("optimizer")
 class Optimizer:
     """AdamW, its learning-rate schedule, and gradient clipping."""
 
-    learning_rate: float = 1e-4  # the peak
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.01  # of all but biases, norms and scalars
-    warmup: float = 0.1  # steps; below 1: a share of the run
+    learning_rate: Annotated[float, Range(0, 100, "low")] = 1e-4  # the peak
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
+    eps: Annotated[float, Range(0, 1, "low")] = 1e-8
+    weight_decay: Annotated[float, Range(0, 100)] = 0.01  # of all but biases, norms and scalars
+    warmup: Steps = 0.1  # steps; below 1: a share of the run
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up; the first two end at zero
-    clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping
-    head_multiplier: float = 1.0  # of the learning rate, for the heads of pre-training and tasks
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.warmup < 0 or self.clip < 0:
-            raise ValueError("learning_rate must be above 0, warmup and clip at least 0")
+    clip: Annotated[float, Range(0, 1e6)] = 1.0  # largest norm of the whole gradient; 0: no clipping
+    head_multiplier: Annotated[float, Range(0, 1e4)] = (
+        1.0  # of the learning rate, for the heads of pre-training and tasks
+    )
 
 
-@dataclass(frozen=True)
+@settings()
 class Training:
     """One run of the training loop."""
 
-    steps: int = 1000
-    batch: int = 128  # samples per optimizer step, over all ranks and micro-batches
-    accumulate: int = 1  # micro-batches per optimizer step and rank
-    seed: int = 0
-    device: str = "auto"  # "auto" prefers cuda, then mps, then cpu
+    steps: Count = 1000
+    batch: Samples = 128  # samples per optimizer step, over all ranks and micro-batches
+    accumulate: Samples = 1  # micro-batches per optimizer step and rank
+    seed: Seed = 0
+    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
-    workers: int = 2  # processes per rank that load data
+    workers: Workers = 2  # processes per rank that load data
     parallel: Literal["ddp", "fsdp"] = (
         "ddp"  # many ranks: each has all weights, or a part of them, of gradients and AdamW's state
     )
     recompute: bool = (
         False  # blocks' activations are made again on the way back, not kept: less memory, a third more work
     )
-    log_every: int = 10  # steps per row of metrics.jsonl
-    evaluate_every: int = 0  # steps; 0: at the end only
-    checkpoint_every: int = 200  # steps
-    patience: float = 0.3  # steps before a loss on its floor is called stuck; below 1: a share of the run
-    max_skipped: float = 0.01  # share of bad samples at which the run stops
+    log_every: Count = 10  # steps per row of metrics.jsonl
+    evaluate_every: CountOrNone = 0  # steps; 0: at the end only
+    checkpoint_every: Count = 200  # steps; a shorter run saves at half of its steps
+    checkpoint_minutes: Annotated[float, Range(0, 1e6, "low")] = 5.0  # and once so many have passed since the last
+    patience: Steps = 0.3  # steps before a loss on its floor is called stuck; below 1: a share of the run
+    max_skipped: Share = 0.01  # share of bad samples at which the run stops
     optimizer: Optimizer = Optimizer()
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be at least 0, not {self.workers}")
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps: the last one, and at least one before it."""
+        return done == self.steps or done % min(self.checkpoint_every, -(-self.steps // 2)) == 0
 
 
 # Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes. `steps` is
 # not among them: the schedule depends on it; nor `accumulate`: contrast, hard negatives and hinge compare the samples of a micro-batch.
 _WHERE = ("device", "workers", "parallel", "recompute")
-_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "patience", "max_skipped")
+_TOLD = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_minutes", "patience", "max_skipped")
 CHANGEABLE = frozenset((*_WHERE, *_TOLD))
 
 

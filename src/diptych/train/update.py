@@ -41,10 +41,10 @@ class Update:
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
 
     def __call__(
-        self, step: int, loaded: Sequence[Loaded], doctor: Doctor, stop: bool = False
-    ) -> tuple[dict[str, float], list[Skipped], bool]:
+        self, step: int, loaded: Sequence[Loaded], doctor: Doctor, stop: bool = False, save: bool = False
+    ) -> tuple[dict[str, float], list[Skipped], bool, bool]:
         """Means over the global batch with "learning_rate", "grad_norm" and "samples"; what all ranks skipped; whether
-        any rank was told to stop. Raises Diverged, before anything is changed, where a loss or gradient is not finite.
+        any rank was told to `stop`, or is due to `save`. Raises Diverged, before anything is changed, where a loss or gradient is not finite.
         """
         seed, steps, options = self.settings.seed, self.settings.steps, self.settings.optimizer
         torch.manual_seed(int(words(seed, step, [self.group.rank], "dropout", 1)[0, 0] >> 1))
@@ -57,8 +57,8 @@ class Update:
         for i, batch in enumerate(batches):
             for name, value in self._backward(batch, counts, last=i == len(batches) - 1).items():
                 totals[name] = totals[name] + value if name in totals else value
-        found = self.group.sum(totals | {"": torch.tensor(float(stop))})
-        stopped = bool(found.pop("") > 0)
+        found = self.group.sum(totals | {" stop": torch.tensor(float(stop)), " save": torch.tensor(float(save))})
+        stopped, due = bool(found.pop(" stop") > 0), bool(found.pop(" save") > 0)
         row = dict(zip(found, (torch.stack(list(found.values())) / self.group.world).tolist(), strict=True))
         doctor.finite(step, row)
 
@@ -73,7 +73,7 @@ class Update:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return row | {"learning_rate": rate, "grad_norm": norm, "samples": samples}, skipped, stopped
+        return row | {"learning_rate": rate, "grad_norm": norm, "samples": samples}, skipped, stopped, due
 
     def _counts(self, batches: Sequence[Batch], skipped: list[Skipped]) -> tuple[dict[str, Tensor], int, list[Skipped]]:
         """Terms per loss, over the global batch and per rank (DDP averages gradients); samples; and what was skipped."""

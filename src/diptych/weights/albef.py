@@ -30,6 +30,7 @@ from diptych.weights.system import (
     System,
     Told,
     count,
+    has,
     heads_of,
     marked,
     shape,
@@ -44,13 +45,13 @@ WORDS = "embeddings.token_type_embeddings.weight"  # which BLIP's BERT does not 
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for. Raises WeightsError."""
-    if "cls_head.2.weight" in state:
+    if has(state, "cls_head.2."):
         return "nlvr2" if _paired(state) else "entailment"
     marks = {
-        "ta_head.weight": "assignment",
+        "ta_head.": "assignment",
         f"text_decoder.bert.{WORDS}": "vqa",
         f"text_encoder.bert.{WORDS}": "pretraining",
-        "itm_head.weight": "retrieval",
+        "itm_head.": "retrieval",
     }
     if (found := marked(state, marks)) == "encoder":
         raise WeightsError("an ALBEF of no known task: it has neither decoder nor head nor queue")
@@ -92,7 +93,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "text_length": shape(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
         "images": images,
         "decoder_depth": count(state, "text_decoder.bert.encoder.layer", "attention.self.query.weight"),
-        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if "vision_proj.weight" in state else {}),
+        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if has(state, "vision_proj.") else {}),
     }
 
 

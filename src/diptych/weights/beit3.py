@@ -19,7 +19,7 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.names import FLAT, ONE, Names, both, fused
 from diptych.weights.positions import Absolute
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, marked, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, has, heads_of, marked, shape
 
 EXPERTS = {"A": "image", "B": "text"}
 MASK = 64001  # the released vocabulary's
@@ -63,8 +63,8 @@ HEADS = {
     },
     "encoder": {},
 }
-MARKS = {"vision_head.weight": "retrieval", "mlm_head.weight": "captioning", "fc_norm.weight": "classification",
-         "pooler.dense.weight": "vqa", "head.dense2.weight": "nlvr2"}  # fmt: skip
+MARKS = {"vision_head.": "retrieval", "mlm_head.": "captioning", "fc_norm.": "classification",
+         "pooler.dense.": "vqa", "head.dense2.": "nlvr2"}  # fmt: skip
 
 
 def task(state: State) -> str:
@@ -105,7 +105,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "vocabulary": vocabulary,
         "text_length": shape(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - UNREAD,
         "pooling": "image" if task(state) == "vqa" else "both",
-        "final_norm": "beit3.encoder.layer_norm.A.weight" in state,
+        "final_norm": has(state, "beit3.encoder.layer_norm.A."),
         "classes": shape(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
         "speaks": task(state) == "captioning",
         "mask": special.get("mask", MASK),

@@ -20,17 +20,7 @@ from diptych.tasks.open_vqa import OpenVQA
 from diptych.weights.blip_names import READER, WRITER, names
 from diptych.weights.positions import Absolute
 from diptych.weights.read import WeightsError
-from diptych.weights.system import (
-    Arguments,
-    State,
-    System,
-    Told,
-    count,
-    heads_of,
-    shape,
-    student_of,
-    vision_grid,
-)
+from diptych.weights.system import Arguments, State, System, Told, count, has, heads_of, shape, student_of, vision_grid
 from diptych.weights.vit import encoder_shape
 
 SMOOTHING, PROMPT = 0.1, 4  # of the official losses; pieces that every caption begins with: [DEC] a picture of
@@ -75,7 +65,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "ground": ids.get("ENC", vocabulary - 1),
         "form": form,
         **({"averaged": depth - merged} if form == "nlvr2" else {}),
-        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if "vision_proj.weight" in state else {}),
+        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if has(state, "vision_proj.") else {}),
     }
 
 

@@ -6,7 +6,7 @@ The activation stands in no shape: an OpenAI checkpoint has QuickGELU, an open_c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.pretraining import Pretraining
 from diptych.weights.names import FLAT, ONE, ONES, TURNED, Names, both, under
 from diptych.weights.positions import Absolute
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, image_heads, shape
 
 RESBLOCK = {
     "attn.in_proj_weight": "attention.qkv.weight",
@@ -89,14 +89,14 @@ def part(told: Told, name: str) -> Told:
     return found if isinstance(found, Mapping) else {}
 
 
-def heads_told(width: int, told: Told, nested: Told, flat: str) -> int:
-    """Attention heads of one tower: by name or rule, by their width, or one per 64 of width."""
+def heads_told(width: int, told: Told, nested: Told, flat: str, published: Callable[..., int] = heads_of) -> int:
+    """Attention heads of one tower: by name or rule, by their width, or the `published` number of this width."""
     heads = nested.get("heads", told.get(flat, told.get("num_heads")))
     if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's own rule, which rounds down
         heads = width // 64
     if isinstance(head_width := nested.get("head_width"), int) and head_width > 0:
         heads = width // head_width
-    return heads_of(width, heads if isinstance(heads, int) else None)
+    return published(width, heads if isinstance(heads, int) else None)
 
 
 def image_shape(state: State, told: Told) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def image_shape(state: State, told: Told) -> dict[str, Any]:
     return {
         "width": width,
         "depth": count(state, "visual.transformer.resblocks", "ln_1.weight"),
-        "heads": heads_told(width, told, nested, "vision_heads"),
+        "heads": heads_told(width, told, nested, "vision_heads", image_heads),
         "hidden": shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         "patch": patch,
         "grid": grid_of(cells - 1, lies, "visual.positional_embedding"),

@@ -1,6 +1,6 @@
 """Other layouts of CLIP's weights, translated to OpenAI's names: Hugging Face's, and open_clip's with a text tower apart.
 
-What a translation cannot carry: which activation it was; ask for "clip" or "open_clip". Hugging Face finds the text's end
+What weights alone do not carry: the activation, which is that of "clip" or "open_clip" unless a config says otherwise. Hugging Face finds the text's end
 by its id, which for CLIP's tokenizer is the last token too.
 """
 

@@ -44,7 +44,7 @@ def names(arguments: Arguments, task: str) -> Names:
 def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.clip_resnet.CLIPResNet. Raises WeightsError."""
     cells, features = shape(state, "visual.attnpool.positional_embedding", 2)
-    depths = tuple(count(state, f"visual.layer{stage + 1}", "conv1.weight") for stage in range(STAGES))
+    depths = tuple(count(state, f"visual.layer{stage + 1}", "bn1.weight") for stage in range(STAGES))
     if not all(depths):
         raise WeightsError(f"stages of {depths} blocks make no ResNet; is this another model's checkpoint?")
     return text_shape(state, told) | {

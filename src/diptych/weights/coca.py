@@ -47,14 +47,16 @@ def _attention(official: str, ours: str, together: tuple[str, ...]) -> Names:
     return Names(under(f"{official}attn.", ours, table), split=split)
 
 
-POOL = _attention("visual.attn_pool.", "model.pool.", ("in_proj_bias",)) | Names(
-    under(
-        "visual.attn_pool.",
-        "model.pool.",
-        {f"attn.{asks[0]}_proj_weight": f"attention.{asks}.weight" for asks in ASKS}
-        | {"query": "query", **both("ln_q", "norm"), **both("ln_k", "context_norm")},
-    )
-)
+def _pool(arguments: Arguments) -> Names:
+    """The pooler: torch's attention keeps three weights, and one where the image's width is the embedding's."""
+    official, ours = "visual.attn_pool.", "model.pool."
+    table = {"query": "query", **both("ln_q", "norm"), **both("ln_k", "context_norm")}
+    if arguments["width"] == arguments["text_width"]:
+        return _attention(official, ours, ("in_proj_weight", "in_proj_bias")) | Names(under(official, ours, table))
+    table |= {f"attn.{asks[0]}_proj_weight": f"attention.{asks}.weight" for asks in ASKS}
+    return _attention(official, ours, ("in_proj_bias",)) | Names(under(official, ours, table))
+
+
 TEXT = Names(
     {
         "text.token_embedding.weight": "model.text.word.weight",
@@ -74,7 +76,7 @@ LOOK |= both("ln_1_kv", "context_norm")
 
 def names(arguments: Arguments, task: str) -> Names:
     """The table of names that a checkpoint is read and written by."""
-    table = PATCHES | PROJECTED | POOL | TEXT | Names(both("visual.ln_post", "model.image_norm"))
+    table = PATCHES | PROJECTED | _pool(arguments) | TEXT | Names(both("visual.ln_post", "model.image_norm"))
     for i in range(arguments["decoder_depth"]):
         look, ours = f"text_decoder.cross_attn.{i}.", f"model.looks.{i}."
         table |= Names(under(f"text_decoder.resblocks.{i}.", f"model.reads.{i}.", RESBLOCK) | under(look, ours, LOOK))

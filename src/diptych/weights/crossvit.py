@@ -10,7 +10,7 @@ from diptych.models.crossvit import CrossViT
 from diptych.tasks.classification import Classification
 from diptych.weights.names import Names, both, under
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, has, shape
 
 BLOCK = {
     **both("norm1", "norm1"),
@@ -63,7 +63,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     patches neither: as told (`patch_size`), else the published 12 and 16.
     """
     widths = tuple(shape(state, f"cls_token.{i}", 3)[2] for i in (0, 1))
-    stem = "patch_embed.0.proj.0.weight" in state
+    stem = has(state, "patch_embed.0.proj.0.")
     if stem:
         patches = _two(told.get("patch_size", (12, 16)), "patch size")
     else:

@@ -14,8 +14,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from diptych.weights.names import Names
-from diptych.weights.official import Imported, recognise, understood, with_grid
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.official import Imported, recognise, understood
+from diptych.weights.read import WeightsError, read_checkpoint, read_states
+from diptych.weights.system import with_grid
+from diptych.weights.wrappers import fitting
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
 SAID = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
@@ -126,8 +128,8 @@ def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
     """The checkpoint, or what has none. Raises WeightsError."""
     path = folder / "checkpoint.pth"
     if path.is_file():
-        official = read_checkpoint(path)
-        return understood(recognise(official, config), official, with_grid(config))
+        held = read_states(path)
+        return fitting(path, held, lambda x: understood(recognise(x, config), x, with_grid(config)))[0]
     for system, mark in WEIGHTLESS.items():
         if mark in config:
             return Imported(system, "augmentation", {}, {}, {}, Names({}))

@@ -1,7 +1,7 @@
 """Official names to Hugging Face's, with a config that its classes load: the inverse of layouts.py.
 
 Known differences, stated because no config removes them: Hugging Face's ViLT has one LayerNorm eps where the official code
-has two (the text embedding's 1e-12 becomes 1e-6), and untying its word head needs ``tie_word_embeddings`` False.
+has two (the text embedding's becomes the transformer's), and untying its word head needs ``tie_word_embeddings`` False.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diptych.weights.hf_blip import blip
 from diptych.weights.hf_clip import clip
+from diptych.weights.hf_rules import hf_activation
 from diptych.weights.layouts import HF_BLOCK, HF_OUTSIDE
 from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, Exported, State
@@ -58,8 +59,8 @@ def _sizes(arguments: Arguments) -> dict[str, Any]:
         "intermediate_size": arguments["hidden"],
         "patch_size": patch,
         "image_size": patch * rows if rows == columns else [patch * rows, patch * columns],
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
+        "layer_norm_eps": arguments.get("eps", 1e-6),
+        "hidden_act": hf_activation(arguments.get("activation", "gelu")),
         "hidden_dropout_prob": arguments["dropout"],
         "attention_probs_dropout_prob": 0.0,
         "qkv_bias": True,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diptych.models.blip import BLIP
 from diptych.weights.blip import SMOOTHING
+from diptych.weights.hf_rules import hf_activation
 from diptych.weights.names import Names, both, under
 from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, Exported, State, count, square
@@ -82,8 +83,8 @@ def blip(arguments: Arguments, task: str, official: State) -> Exported:
         "intermediate_size": sizes["image_hidden"],
         "image_size": side * sizes["patch"],
         "patch_size": sizes["patch"],
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
+        "layer_norm_eps": sizes["image_eps"],
+        "hidden_act": hf_activation(sizes["image_activation"]),
         "attention_dropout": 0.0,
     }
     text = {
@@ -95,8 +96,8 @@ def blip(arguments: Arguments, task: str, official: State) -> Exported:
         "intermediate_size": sizes["hidden"],
         "vocab_size": sizes["vocabulary"],
         "max_position_embeddings": sizes["text_length"],
-        "layer_norm_eps": 1e-12,
-        "hidden_act": "gelu",
+        "layer_norm_eps": sizes["eps"],
+        "hidden_act": hf_activation(sizes["activation"]),
         "hidden_dropout_prob": sizes["dropout"],
         "attention_probs_dropout_prob": 0.0,
         "label_smoothing": SMOOTHING,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diptych.models.clip import EPS
 from diptych.weights.clip_layouts import HF_BLOCK, HF_OUTSIDE, HF_TOWERS, HF_TURNED
+from diptych.weights.hf_rules import hf_activation
 from diptych.weights.read import WeightsError
 from diptych.weights.system import Arguments, Exported, State, square
 
@@ -57,8 +58,8 @@ def _tower(prefix: str, arguments: Arguments) -> dict[str, Any]:
         "num_attention_heads": arguments[f"{prefix}heads"],
         "intermediate_size": arguments[f"{prefix}hidden"],
         "projection_dim": arguments["joint"],
-        "hidden_act": arguments["activation"],
-        "layer_norm_eps": EPS,
+        "hidden_act": hf_activation(arguments.get(f"{prefix}activation") or arguments["activation"]),
+        "layer_norm_eps": arguments.get(f"{prefix}eps", EPS),
         "attention_dropout": 0.0,
     }
 

@@ -1,8 +1,9 @@
 """Other people's layouts of the same weights, translated to the official names: Hugging Face's, JAX's for ViT, and
 timm's for CrossViT.
 
-What a translation cannot carry: Hugging Face's ViLT has one LayerNorm eps (1e-12) where the official code has two, and its
-ViT has 1e-12; JAX's ViT has the tanh form of GELU. Imported weights run with the official eps and the exact GELU.
+What weights alone do not carry: Hugging Face's ViLT has one LayerNorm eps (1e-12) where the official code has two, and its
+ViT has 1e-12; JAX's ViT has the tanh form of GELU. Weights without a config run with the official eps and the exact GELU; with
+one (weights.hf_config) they run as it says.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ JAX_OUTSIDE = {
     "Transformer/posembed_input/pos_embedding": "pos_embed",
     "embedding": "patch_embed.proj",
     "Transformer/encoder_norm": "norm",
+    "pre_logits": "pre_logits.fc",
     "head": "head",
 }
 

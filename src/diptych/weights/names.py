@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diptych.state import listed
-from diptych.weights.read import WeightsError
+from diptych.weights.read import NonFinite, WeightsError, nonfinite
+from diptych.weights.weight_norm import normed, unnormed
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 _PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[0/3]": the first third of ours is that official weight
@@ -44,7 +45,7 @@ class Names:
     parts of one of ours ("qkv.weight[0/3]"). `dead`: official names that hold nothing to load, each with the reason.
     `twins`: official name → the official weight that it repeats (tied weights, saved twice). `forms`: official names whose
     tensors are kept otherwise here. `split`: official weights that hold several of ours side by side → a name for each
-    part, by which the others speak of them.
+    part, by which the others speak of them. `normed`: official weights that are kept weight-normed, as NAME_g and NAME_v.
     """
 
     ours: Mapping[str, str]
@@ -52,6 +53,7 @@ class Names:
     twins: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, Form] = field(default_factory=dict)
     split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    normed: tuple[str, ...] = ()
 
     def __or__(self, other: Names) -> Names:
         return Names(
@@ -60,6 +62,7 @@ class Names:
             {**self.twins, **other.twins},
             {**self.forms, **other.forms},
             {**self.split, **other.split},
+            self.normed + other.normed,
         )
 
     @property
@@ -80,12 +83,14 @@ class Names:
         return Names(ours, dead, twins, {name: form for name, form in self.forms.items() if name in ours})
 
     def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our names. Raises WeightsError naming every weight that has no place, and twins that differ."""
-        official = self._apart(official)
+        """Our names. Raises WeightsError naming every weight that has no place, and twins that differ; NonFinite."""
+        official = self._apart(unnormed(official, self.normed))
         alive = {name: tensor for name, tensor in official.items() if name not in self.dead and name not in self.twins}
         unknown = [name for name in alive if name not in self.ours and _pattern(name) not in self.ours]
         if unknown:
             raise WeightsError(f"unexpected weights: {listed(unknown)}; is this another model's checkpoint?")
+        if spoiled := nonfinite(alive):
+            raise NonFinite(f"NaN or infinite weights: {listed(spoiled)}")
         apart = [name for name, twin in self.twins.items() if name in official and _differ(official, name, twin)]
         if apart:
             raise WeightsError(f"weights that must be tied differ: {listed(f'{n} and {self.twins[n]}' for n in apart)}")
@@ -93,7 +98,12 @@ class Names:
             _translated(self.ours, name): self.forms[name].to_ours(tensor) if name in self.forms else tensor
             for name, tensor in alive.items()
         }
-        return _merged(named)
+        return _merged(named, self.official_name)
+
+    def official_name(self, our: str) -> str:
+        """The official name of one of our weights, or of a part of one ("qkv.weight[0/3]")."""
+        table = {mine: official for official, mine in self.ours.items()}
+        return _filled(table[our if our in table else _pattern(our)], our)
 
     def to_official(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Official names, of weights or of their gradients, twins again under both. Raises WeightsError naming what the
@@ -113,6 +123,7 @@ class Names:
             for official, at, count in (back[name] if name in back else back[_pattern(name)])
         }
         named = {name: self.forms[name].to_official(x) if name in self.forms else x for name, x in named.items()}
+        named = normed(named, self.normed)
         for name, parts in self.split.items():
             if all(part in named for part in parts):
                 named[name] = torch.cat([named.pop(part) for part in parts])
@@ -126,7 +137,7 @@ class Names:
         return apart
 
 
-def _merged(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(named: Mapping[str, Tensor], official_name: Callable[[str], str]) -> dict[str, Tensor]:
     """Parts of one weight side by side. Raises WeightsError where one is missing."""
     whole = {name: tensor for name, tensor in named.items() if not _PART.fullmatch(name)}
     parts: dict[str, dict[int, Tensor]] = {}
@@ -137,7 +148,8 @@ def _merged(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
             counts[part[1]] = int(part[3])
     missing = [f"{name}[{i}/{n}]" for name, n in counts.items() for i in range(n) if i not in parts[name]]
     if missing:
-        raise WeightsError(f"missing parts of weights: {listed(missing)}")
+        theirs = listed(official_name(part) for part in missing)
+        raise WeightsError(f"missing parts of weights: {listed(missing)}; in the official names: {theirs}")
     return whole | {name: torch.cat([found[i] for i in range(counts[name])]) for name, found in parts.items()}
 
 

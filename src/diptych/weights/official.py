@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.state import listed, weights
 from diptych.weights import (
     albef,
     beit3,
@@ -26,37 +27,22 @@ from diptych.weights import (
     vlmo,
     vsepp,
 )
+from diptych.weights.hf_folder import read_weights
 from diptych.weights.layouts import unified
 from diptych.weights.names import Names
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.weights.read import NonFinite, WeightsError, nonfinite
 from diptych.weights.strict import check_fit, load_strict
-from diptych.weights.system import Told
+from diptych.weights.system import State, Told, with_grid
+from diptych.weights.wrappers import fitting
 
 SYSTEMS = {
     system.name: system
     for system in (
-        vit.SYSTEM,
-        vlmo.SYSTEM,
-        vilt.SYSTEM,
-        vsepp.SYSTEM,
-        scan.SYSTEM,
-        vilbert.SYSTEM,
-        crossvit.SYSTEM,
-        mae.SYSTEM,
-        beit3.SYSTEM,
-        albef.SYSTEM,
-        blip.SYSTEM,
-        clip.SYSTEM,
-        clip.OPEN_CLIP,
-        clip_resnet.SYSTEM,
-        coca.SYSTEM,
+        vit.SYSTEM, vlmo.SYSTEM, vilt.SYSTEM, vsepp.SYSTEM, scan.SYSTEM, vilbert.SYSTEM, crossvit.SYSTEM, mae.SYSTEM,
+        beit3.SYSTEM, albef.SYSTEM, blip.SYSTEM, clip.SYSTEM, clip.OPEN_CLIP, clip_resnet.SYSTEM, coca.SYSTEM,
     )
-}
+}  # fmt: skip
 """The papers whose official checkpoints are understood."""
-
-
-SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
-"""What configs call the size of the images that a position grid is made for."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +60,8 @@ class Imported:
     state: dict[str, Tensor]
     dead: dict[str, str]
     names: Names
-    left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for whoever wants the file back
+    left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for export
+    notes: list[str] = field(default_factory=list)  # what was wrapped around them, and what else the file holds
 
     @property
     def heads(self) -> list[str]:
@@ -98,34 +85,44 @@ def load_official(
     `heads` are attention heads, for widths that are no multiple of 64. `grid`: rows and columns of the position grid.
     A square number of positions is taken for a square grid, which is resized to `grid` by the system's own rule; any
     other number is taken to lie as `grid`. `settings`: what stands in no shape, by the official code's names (ViLBERT's
-    schedule, open_clip's config). Raises WeightsError, one line that names the file and the weights.
+    schedule, open_clip's config), or the model's own "arguments". Raises WeightsError, one line that names the file and
+    the weights.
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    official = read_checkpoint(path)
+    found, notes = fitting(
+        path,
+        read_weights(path),
+        lambda state: _fitted(system, state, heads, grid, settings or {}),
+        lambda state: _is_known(system, state),
+    )
+    return replace(found, notes=notes + found.notes)
+
+
+def _fitted(system: str, state: State, heads: int | None, grid: tuple[int, int] | None, settings: Told) -> Imported:
+    """One set of weights in any layout of a system. Raises WeightsError."""
     try:
-        official, told_heads = unified(system, official)
+        official, heads_of_layout = unified(system, state)
         held = [p for p in SYSTEMS[system].positions if p.official in official]
         lies = grid if any(not positions.is_square(official[positions.official]) for positions in held) else None
-        told = with_grid(settings or {}) | {
-            name: x for name, x in (("num_heads", heads or told_heads), ("grid", lies)) if x is not None
+        told = with_grid(settings) | {
+            name: x for name, x in (("num_heads", heads or heads_of_layout), ("grid", lies)) if x is not None
         }
         return resized(understood(system, official, told), grid)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    except NonFinite as error:  # by the file's own names, where its layout has others
+        raise NonFinite(
+            f"NaN or infinite weights: {listed(names)}" if (names := nonfinite(state)) else str(error)
+        ) from None
     except (RuntimeError, IndexError) as error:  # torch's own words on tensors of an unforeseen shape
-        raise WeightsError(f"{path}: its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
+        raise WeightsError(f"its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
 
 
-def with_grid(config: Told) -> dict[str, Any]:
-    """Settings, with the position grid where the images that they are for are not square. Raises WeightsError."""
-    size = next((config[name] for name in SIZES if name in config), None)
-    patch = config.get("patch_size")
-    if not isinstance(size, list) or isinstance(patch, list):
-        return dict(config)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
-        raise WeightsError(f"the settings' image size {size} and patch size {patch!r} make no grid")
-    return {**config, "grid": (size[0] // patch, size[1] // patch)}
+def _is_known(system: str, state: State) -> bool:
+    """Whether weights are a system's, whole or not."""
+    try:
+        return SYSTEMS[system].known(unified(system, state)[0])
+    except (WeightsError, RuntimeError, IndexError):
+        return False
 
 
 def recognise(official: Mapping[str, Tensor], told: Told | None = None) -> str:
@@ -153,21 +150,27 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     part of them. Raises WeightsError.
     """
     system = SYSTEMS[name]
-    arguments, task = system.infer(official, told), system.task(official)
+    arguments, task = {**system.infer(official, told), **told.get("arguments", {})}, system.task(official)
     names = system.names(arguments, task)
     if names.beside and not any(name in official for name in names.beside):
         names = names.of_student
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
     state = names.from_official(state)
     with torch.device("meta"):
-        check_fit(system.build(arguments, task, state), state, f"this {name} checkpoint")
-    dead = {name: why for name, why in (*names.dead.items(), *_twice(names)) if name in official}
+        step = system.build(arguments, task, state)
+    try:
+        check_fit(step, state, f"this {name} checkpoint")
+    except WeightsError as error:
+        absent = {n: tensor for n, tensor in weights(step).items() if n not in state}
+        theirs = f"; in the official names: {listed(names.to_official(absent))}" if absent else ""
+        raise WeightsError(f"{error}{theirs}") from None
+    twice = {name: f"the same weight as {twin}" for name, twin in names.twins.items()}
+    dead = {name: why for name, why in (*names.dead.items(), *twice.items()) if name in official}
     left = {name: tensor for name, tensor in official.items() if name in names.dead}
-    return Imported(name, task, arguments, state, dead, names, left)
-
-
-def _twice(names: Names) -> list[tuple[str, str]]:
-    return [(name, f"the same weight as {twin}") for name, twin in names.twins.items()]
+    notes = [
+        f"{n}: computed from its weight norm" for n in names.normed if n not in official and names.ours[n] in state
+    ]
+    return Imported(name, task, arguments, state, dead, names, left, notes)
 
 
 def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-NESTS = ("state_dict", "model", "module")  # under which official files keep their weights
-SIDES = ("img_enc.", "txt_enc.")  # VSE++ and SCAN keep a list of two states, image's and text's, without these prefixes
+from diptych.weights.states import Held, preferred, sets
+from diptych.weights.torch_file import Broken, opened
+from diptych.weights.torch_values import OTHER_TENSORS, Claim, Uncomputed, UnsafePickle
+
 SWELLING = 8  # times its own size that a file may unpack to; weights hardly compress
 
 
@@ -21,37 +24,109 @@ class WeightsError(Exception):
     """A checkpoint that cannot be used as asked; the message names the file and the weights."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Names to tensors, from .safetensors, .npz, or a pickle of tensors (.pth, .pt, .ckpt, .bin), unnested.
+class NonFinite(WeightsError):
+    """Weights that are NaN or infinite, by name."""
 
-    Raises WeightsError where the file is broken, or holds anything but plain values and tensors.
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Names to tensors, from .safetensors, .npz, or a pickle of tensors (.pth, .pt, .ckpt, .bin): those that were trained.
+
+    Where a file nests several sets, the first by `preferred`. Raises WeightsError where the file is broken, or holds
+    anything but plain values and tensors.
+    """
+    return preferred(read_states(path))[0].state
+
+
+def read_states(path: Path) -> list[Held]:
+    """Every set of named tensors that a file holds, at its top and nested, in the file's order; never none.
+
+    What training keeps beside a model (optimizer, scheduler, loss scaler) is not read. Raises WeightsError.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the checkpoint file itself")
     try:
         _refuse_swelling(path)
-        loaded = _load(path)
+        if path.suffix == ".safetensors":
+            return _filled([Held("", load_file(path))], path)
+        if path.suffix == ".npz":
+            return _filled([Held("", _arrays(path))], path)
+        file = opened(path)
+        states = [
+            Held(place, _tensors(path, place, named, file.tensor), beside)
+            for place, named, beside in sets(file.content)
+        ]
+        file.forget()
+        return _filled(states, path, type(file.content).__name__)
     except WeightsError:
         raise
     except Exception as error:  # a hostile file makes the readers raise anything at all
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         if not _by_torch(path):
             reason = "not a file of PyTorch's: is it a text, or another format under this name?"
-        elif type(error).__name__ == "UnpicklingError":
-            # torch's own advice is to unpickle anything, which is never done
-            reason = "nothing but tensors and plain values is ever unpickled: save its state_dict alone"
+        elif isinstance(error, UnsafePickle):
+            reason = f"{reason}; nothing but tensors and plain values is ever unpickled: save its state_dict alone"
         raise WeightsError(f"{path}: not a readable checkpoint ({reason})") from None
-    return _tensors(loaded, path)
 
 
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    with warnings.catch_warnings(action="ignore"):  # of odd pickles, just before they are refused
-        return torch.load(path, map_location="cpu", weights_only=True)
+def nonfinite(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that hold NaN or infinity."""
+    return [name for name, tensor in state.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite. On meta, where there are none: True."""
+    if tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() == 1):  # these have no minimum
+        return bool((tensor if tensor.is_complex() else tensor.float()).isfinite().all())
+    return not tensor.is_floating_point() or all(end.isfinite() for end in tensor.aminmax())  # NaN passes through both
+
+
+def _filled(states: list[Held], path: Path, kind: str = "dict") -> list[Held]:
+    if kind != "dict" and not states:
+        raise WeightsError(f"{path}: holds a {kind.replace('Claim', 'Tensor')}, not names and tensors")
+    if not any(held.state for held in states):
+        raise WeightsError(f"{path}: holds no tensors")
+    return states
+
+
+def _tensors(path: Path, place: str, named: Mapping[str, Any], read: Callable[[Claim], Tensor]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, claim in named.items():
+        try:
+            if isinstance(claim, Uncomputed):
+                raise Broken(f"it is {OTHER_TENSORS[claim.name]}; save it as a dense one")
+            tensors[name] = read(claim)
+        except Broken as error:
+            raise WeightsError(f"{path}: {f'{place}.' if place else ''}{name}: {error}") from None
+    return tensors
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of an .npz. Raises Broken where a header announces another number of bytes than there are."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        return {name.removesuffix(".npy"): _array(archive, name) for name in names}
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Tensor:
+    with archive.open(name) as file:
+        shape, fortran, dtype = _header(file)
+        if dtype.kind not in "fiub":
+            raise Broken(f"{name}: an array of {dtype.str}, which is no number of PyTorch's")
+        data = bytearray(file.read())
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise Broken(f"{name}: its header announces {shape} of {dtype.str}, the file holds {len(data)} bytes of it")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C", copy=False))
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise Broken(f"an .npy of version {version}")
+    return readers[version](file)
 
 
 def _by_torch(path: Path) -> bool:
@@ -68,32 +143,3 @@ def _refuse_swelling(path: Path) -> None:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > SWELLING * path.stat().st_size + 2**24:
         raise WeightsError(f"{path}: would unpack to {unpacked / 2**20:.0f} MiB, which no weights do; not read")
-
-
-def _named(nested: object) -> Mapping | None:
-    """A state, or the two that stand side by side as one; None where it is neither."""
-    if isinstance(nested, list) and len(nested) == len(SIDES) and all(isinstance(side, Mapping) for side in nested):
-        return {f"{prefix}{name}": x for prefix, side in zip(SIDES, nested, strict=True) for name, x in side.items()}
-    return nested if isinstance(nested, Mapping) else None
-
-
-def sided(state: dict[str, Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-    """What `_named` undoes: the two states, where all names are of one of the sides; else the state as it is."""
-    if not all(name.startswith(SIDES) for name in state):
-        return state
-    return [{name.removeprefix(p): x for name, x in state.items() if name.startswith(p)} for p in SIDES]
-
-
-def _tensors(loaded: object, path: Path) -> dict[str, Tensor]:
-    for nest in NESTS:
-        if isinstance(loaded, Mapping) and (inner := _named(loaded.get(nest))) is not None:
-            loaded = inner
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not names and tensors")
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path}: holds no tensors")
-    for name, value in tensors.items():
-        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise WeightsError(f"{path}: {name} claims {tuple(value.shape)}, more than is stored for it")
-    return tensors

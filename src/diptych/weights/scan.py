@@ -10,7 +10,7 @@ from diptych.models.scan import SCAN
 from diptych.objectives.hinge import Hinge
 from diptych.objectives.pretraining import Pretraining
 from diptych.weights.system import Arguments, State, System, Told
-from diptych.weights.vsepp import BACKWARD, MARK, SCANS, infer, names
+from diptych.weights.vsepp import MARK, SCANS, infer, names
 
 ATTENDING = {"cross_attn": "asking", "raw_feature_norm": "norm", "agg_func": "aggregate", "lambda_softmax": "sharpness",
              "lambda_lse": "peak"}  # fmt: skip
@@ -23,7 +23,7 @@ VALUES = {"t2i": "text", "i2t": "image", "clipped_l2norm": "clipped_l2", "l2norm
 def arguments(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.scan.SCAN: sizes as shapes have them, how it attends as it is told. Raises WeightsError."""
     attending = {ours: VALUES.get(told[option], told[option]) for option, ours in ATTENDING.items() if option in told}
-    return infer(state, told) | {"bidirectional": BACKWARD in state} | attending
+    return infer(state, told) | {"bidirectional": any(name.endswith("_reverse") for name in state)} | attending
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:

@@ -16,6 +16,8 @@ from diptych.weights.positions import resize_positions
 from diptych.weights.read import WeightsError
 from diptych.weights.strict import load_strict
 
+CLASSIFIER = ("head.", "representation.")  # of a ViT, with the hidden layer before it
+
 
 def start_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]:
     """ViLT's patches, blocks and final norm from a ViT's (our names), as the paper starts from ImageNet's (section 4.1).
@@ -26,7 +28,7 @@ def start_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]:
     loaded = {
         name if name.startswith("patches.") else f"transformer.{name}": tensor
         for name, tensor in vit.items()
-        if not name.startswith("head.")
+        if not name.startswith(CLASSIFIER)
     }
     wanted = [n for n in vilt.state_dict() if n.startswith(("patches.", "transformer.blocks.", "transformer.norm."))]
     missing = [name.removeprefix("transformer.") for name in wanted if name not in loaded]
@@ -50,7 +52,7 @@ def start_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
         )
     loaded: dict[str, Tensor] = {}
     for name, tensor in vit.items():
-        if name.startswith("head."):
+        if name.startswith(CLASSIFIER):
             continue
         ours = name if name.startswith("patches.") else f"transformer.{name}"
         ours = ours.replace(".norm1.", ".norm.").replace(".norm2.", ".apart.image.norm.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -14,10 +15,12 @@ from diptych.models.vlmo import VLMo
 from diptych.state import weights
 from diptych.weights.bert import LAYER, WORDS
 from diptych.weights.names import Names, under
-from diptych.weights.read import WeightsError
-from diptych.weights.start import fitted, start_vlmo_from_vit
-from diptych.weights.strict import load_strict
+from diptych.weights.read import WeightsError, read_states
+from diptych.weights.start import CLASSIFIER, fitted, start_vlmo_from_vit
+from diptych.weights.strict import check_fit, load_strict
+from diptych.weights.wrappers import fitting
 
+MARK = "embeddings.word_embeddings.weight"  # by which a BERT is known
 SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
 
 
@@ -27,6 +30,26 @@ def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
 
     ALBEF: the first layers read, the others fuse. BLIP: encoder and decoder. Raises WeightsError.
     """
+    loaded = _places_of(model, bert)
+    load_strict(model, weights(model) | loaded, "the BERT to start from")
+    return list(loaded)
+
+
+def start_text_from(model: nn.Module, file: Path) -> tuple[list[str], list[str]]:
+    """`start_text` with the BERT in a file. Gives our names of what was loaded, and what was left out on the way to it, a
+    sentence each (`wrappers.fitting`). Raises WeightsError.
+    """
+
+    def fit(bert: dict[str, Tensor]) -> dict[str, Tensor]:
+        check_fit(model, weights(model) | _places_of(model, bert), "the BERT to start from")
+        return bert
+
+    bert, notes = fitting(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
+    return start_text(model, bert), notes
+
+
+def _places_of(model: nn.Module, bert: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A BERT's weights under our names, in every place of the model that they are for. Raises WeightsError."""
     bert = {_modern(name): tensor for name, tensor in bert.items()}
     words, layers = _places(model)
     words_table = under(
@@ -36,8 +59,7 @@ def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
     for number, places in enumerate(layers):
         for place in places:
             loaded |= _taken(bert, under(f"encoder.layer.{number}.", place, LAYER))
-    load_strict(model, weights(model) | loaded, "the BERT to start from")
-    return list(loaded)
+    return loaded
 
 
 def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
@@ -48,7 +70,7 @@ def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
         return start_vlmo_from_vit(model, vit)
     if not isinstance(model, ALBEF | BLIP):
         raise WeightsError(f"a {type(model).__name__} has no ViT for its images to begin with")
-    loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith("head.")}
+    loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith(CLASSIFIER)}
     patches, at = model.image.patches, "image.patches.position"
     loaded[at] = fitted(loaded[at], patches.grid, patches.resize)
     missing = [name for name in weights(model) if name.startswith("image.") and name not in loaded]
@@ -56,6 +78,11 @@ def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
         raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
     load_strict(model, weights(model) | loaded, "the ViT to start from")
     return list(loaded)
+
+
+def first_text_block(model: nn.Module) -> nn.Module:
+    """The layer that BERT's first becomes. Raises WeightsError."""
+    return model.get_submodule(_places(model)[1][0][0].removesuffix("."))
 
 
 def _places(model: nn.Module) -> tuple[str, list[list[str]]]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from diptych.state import fill, misfit
-from diptych.weights.read import WeightsError
+from diptych.state import fill, listed, misfit
+from diptych.weights.read import NonFinite, WeightsError, nonfinite
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -17,6 +17,8 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raises WeightsError unless `state` holds the module's weights and nothing else (`state.misfit`)."""
+    """Raises WeightsError unless `state` holds the module's weights, each of them finite, and nothing else."""
     if told := misfit(module, state):
         raise WeightsError(f"{source} does not fit: {told}")
+    if spoiled := nonfinite(state):
+        raise NonFinite(f"{source} holds NaN or infinite weights: {listed(spoiled)}")

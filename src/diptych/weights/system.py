@@ -21,6 +21,9 @@ Arguments = Mapping[str, Any]
 Exported = tuple[dict[str, Any], dict[str, Tensor], list[str]]
 """For Hugging Face: a config, the weights under their names, and what has no place there, a sentence each."""
 
+SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
+"""What configs call the size of the images that a position grid is made for."""
+
 
 @dataclass(frozen=True)
 class System:
@@ -56,9 +59,18 @@ def shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
     return tuple(state[name].shape)
 
 
+def has(state: State, part: str) -> bool:
+    """Whether any weight's name begins with `part`, so that a part of the model which lacks one weight is still there."""
+    return any(name.startswith(part) for name in state)
+
+
 def count(state: State, stem: str, mark: str) -> int:
-    """How many layers there are: names of the form "stem.N.mark"."""
-    return sum(name.startswith(f"{stem}.") and name[len(stem) + 1 :].partition(".")[2] == mark for name in state)
+    """The number of layers "stem.N" that have the part of "stem.N.mark": all but its last word, so that a layer which lacks
+    one weight counts, and that weight is named as missing.
+    """
+    part = mark.rpartition(".")[0] + "."
+    inside = (name[len(stem) + 1 :].partition(".") for name in state if name.startswith(f"{stem}."))
+    return len({number for number, _, rest in inside if rest.startswith(part)})
 
 
 def marked(state: State, marks: Mapping[str, str]) -> str:
@@ -78,6 +90,15 @@ def heads_of(width: int, told: object) -> int:
     return heads
 
 
+WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
+"""Heads of the published image encoders in which a head is wider than 64: ViT-H, -g, -G and -e."""
+
+
+def image_heads(width: int, told: object) -> int:
+    """The same of an image encoder. Raises WeightsError."""
+    return heads_of(width, WIDE_HEADS.get(width) if told is None else told)
+
+
 def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, int]:
     """Rows and columns of a position grid: as told, else a square. Raises WeightsError."""
     side = math.isqrt(cells)
@@ -91,6 +112,17 @@ def vision_grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] |
     """Rows and columns of the grid of images that are not square, which ALBEF's and BLIP's settings of vision may tell."""
     size, patch = vision.get("image_size"), vision.get("patch_size")
     return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
+
+
+def with_grid(config: Told) -> dict[str, Any]:
+    """Settings, with the position grid where the images that they are for are not square. Raises WeightsError."""
+    size = next((config[name] for name in SIZES if name in config), None)
+    patch = config.get("patch_size")
+    if not isinstance(size, list) or isinstance(patch, list):
+        return dict(config)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
+        raise WeightsError(f"the settings' image size {size} and patch size {patch!r} make no grid")
+    return {**config, "grid": (size[0] // patch, size[1] // patch)}
 
 
 def square(grid: Sequence[int], name: str) -> int:

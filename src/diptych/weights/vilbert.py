@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from diptych.heads import Point, Rank, SimpleClassifier
+from diptych.heads import Point, Rank, ReLUClassifier, SimpleClassifier
 from diptych.models.vilbert import ViLBERT
 from diptych.objectives.draws import Hiding, Masking
 from diptych.objectives.hiding import RegionMasking
@@ -25,7 +25,7 @@ from diptych.tasks.several import Several
 from diptych.tasks.single import binary_cross_entropy
 from diptych.tasks.vqa import ClosedVQA
 from diptych.weights.read import WeightsError
-from diptych.weights.system import Arguments, State, System, Told, count, heads_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, has, heads_of, shape
 from diptych.weights.vilbert_names import names
 
 
@@ -63,7 +63,9 @@ def infer(state: State, told: Told) -> dict[str, Any]:
         "meeting_heads": _wide_heads(inner, told.get("bi_num_attention_heads")),
         "schedule": _schedule(told, depth, image_depth, meetings),
         "features": features,
-        "region_targets": shape(state, targets, 2)[0] if targets in state else told.get("v_target_size", 1601),
+        "region_targets": shape(state, targets, 2)[0]
+        if has(state, targets.removesuffix("weight"))
+        else told.get("v_target_size", 1601),
         "vocabulary": vocabulary,
         "text_length": shape(state, f"{bert}position_embeddings.weight", 2)[0],
         "tasks": shape(state, tasks, 2)[0] if tasks in state else 0,
@@ -139,6 +141,9 @@ def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
         return Rank(pooled)
     if name in ("grounding", "word"):
         return Point(model.image_width if name == "grounding" else model.width, dropout=0.1)
+    if f"heads.{name}.main.3.weight" in state:
+        hidden, inputs = shape(state, f"heads.{name}.main.0.weight", 2)
+        return ReLUClassifier(inputs, hidden, shape(state, f"heads.{name}.main.3.weight", 2)[0])
     images = 2 if name == "nlvr2" else 1
     return SimpleClassifier(images * pooled, 2 * pooled, shape(state, f"heads.{name}.answers.weight", 2)[0])
 

@@ -56,7 +56,11 @@ def _classifier(official: str, ours: str) -> dict[str, str]:
     return under(f"{official}.logit_fc.", f"{ours}.", parts)
 
 
+NORMED = tuple(f"vil_prediction.main.{layer}.weight" for layer in (0, 3))
+"""The answers' head of the first release (vilbert_beta), which is weight-normed."""
+
 HEADS = {
+    **under("vil_prediction.", "heads.vqa.", both("main.0", "main.0") | both("main.3", "main.3")),
     **both("cls.predictions.transform.dense", "heads.words.dense"),
     **both("cls.predictions.transform.LayerNorm", "heads.words.norm"),
     "cls.predictions.bias": "heads.words.bias",
@@ -90,4 +94,5 @@ def names(arguments: Arguments, task: str) -> Names:
         dead={f"{layer}.{kind}": UNREAD for layer in unread for kind in ("weight", "bias")},
         twins={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
         forms=dict.fromkeys(both("cls.bi_seq_relationship", ""), SWAPPED),
+        normed=NORMED,
     )

@@ -12,7 +12,7 @@ from diptych.models.vit import ViT
 from diptych.tasks.classification import Classification
 from diptych.weights.names import FLAT, Names, both
 from diptych.weights.positions import Absolute
-from diptych.weights.system import Arguments, State, System, Told, count, grid_of, heads_of, shape
+from diptych.weights.system import Arguments, State, System, Told, count, grid_of, has, image_heads, shape
 
 PATCHES = {
     "cls_token": "patches.cls",
@@ -29,9 +29,15 @@ BLOCK = {
 }
 """timm's names of a pre-norm block, which ViT and ViLT share."""
 
+REPRESENTATION = both("pre_logits.fc", "representation")
+"""The hidden layer before an ImageNet-21k classifier."""
+
 NO_POOLER = "Hugging Face's pooler, which the paper does not have"
 _ENCODER = Names(
-    {official: f"model.{ours}" for official, ours in {**PATCHES, **BLOCK, **both("head", "head")}.items()},
+    {
+        official: f"model.{ours}"
+        for official, ours in {**PATCHES, **BLOCK, **REPRESENTATION, **both("head", "head")}.items()
+    },
     dead={"pooler.dense.weight": NO_POOLER, "pooler.dense.bias": NO_POOLER},
     forms={"patch_embed.proj.weight": FLAT},
 )
@@ -49,14 +55,15 @@ def names(arguments: Arguments, task: str) -> Names:
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return "classification" if "head.weight" in state else "encoder"
+    return "classification" if has(state, "head.") else "encoder"
 
 
 def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.vit.ViT that a timm-named checkpoint was made with; see `encoder_shape`."""
     return encoder_shape(state, "", told.get("num_heads", told.get("num_attention_heads")), told.get("grid")) | {
-        "classes": shape(state, "head.weight", 2)[0] if "head.weight" in state else 0,
-        "pooling": "average" if "fc_norm.weight" in state else "cls",
+        "classes": shape(state, "head.weight", 2)[0] if has(state, "head.") else 0,
+        "representation": shape(state, "pre_logits.fc.weight", 2)[0] if has(state, "pre_logits.fc.") else 0,
+        "pooling": "average" if has(state, "fc_norm.") else "cls",
     }
 
 
@@ -69,7 +76,7 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
 def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int] | None) -> dict[str, Any]:
     """Width, depth, hidden width, patch and position grid of the ViT under `prefix`.
 
-    Two things stand in no shape: `heads` defaults to one per 64 of width, `grid` to a square. Raises WeightsError.
+    Two things stand in no shape: `heads` defaults to the published number (`system.image_heads`), `grid` to a square. Raises WeightsError.
     """
     _, _, width = shape(state, f"{prefix}cls_token", 3)
     *_, cells, _ = shape(state, f"{prefix}pos_embed", 3)
@@ -78,7 +85,7 @@ def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int
     return {
         "width": width,
         "depth": count(state, f"{prefix}blocks", "norm1.weight"),
-        "heads": heads_of(width, heads),
+        "heads": image_heads(width, heads),
         "hidden": hidden,
         "patch": patch,
         "grid": grid_of(cells - 1, grid, f"{prefix}pos_embed"),

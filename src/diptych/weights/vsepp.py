@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -38,7 +39,7 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     """The arguments of models.vsepp.VSEpp that stand in shapes. Raises WeightsError."""
     width, features = shape(state, "img_enc.fc.weight", 2)
     vocabulary, word_width = shape(state, "txt_enc.embed.weight", 2)
-    depth = sum(name.startswith("txt_enc.rnn.weight_ih_l") and not name.endswith("_reverse") for name in state)
+    depth = len({layer[1] for name in state if (layer := re.fullmatch(r"txt_enc\.rnn\..+_l(\d+)(?:_reverse)?", name))})
     return {
         "features": features, "width": width, "vocabulary": vocabulary, "word_width": word_width, "depth": depth,
     }  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from diptych.data.scenes import SceneQuestions, Scenes
 from diptych.data.scenes.render import mask, render
 from diptych.data.scenes.shapes import KINDS, proportions, silhouette
+from diptych.data.scenes.source import LARGEST
 from diptych.data.scenes.world import COLORS, HELD_OUT
 from diptych.data.source import DataError
 
@@ -145,3 +146,19 @@ def test_the_sheet_is_written(tmp_path):
 
     page = sheet(Scenes("val", 3))
     assert np.asarray(page).std() > 10
+
+
+@pytest.mark.parametrize(
+    "spec", ["scenes:0", "scenes:-1", "scenes:abc", "scenes:1e9", "scenes:", "scenes:1000000000", "scenes:" + "9" * 99]
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_number_of_scenes_that_there_cannot_be_is_refused(spec: str, split: str):
+    with pytest.raises(DataError, match=r"write scenes:2000"):
+        Scenes.named(spec, split)
+
+
+def test_the_number_of_scenes_is_that_of_the_train_split():
+    assert len(Scenes.named("scenes:2000", "train")) == 2000 and len(Scenes.named("scenes:2000", "val")) == 1000
+    assert len(Scenes.named(f"scenes:{LARGEST}", "train")) == LARGEST
+    with pytest.raises(DataError, match="from 1 to 200,000"):
+        Scenes("train", LARGEST + 1)

@@ -26,7 +26,9 @@ from diptych.recipes.run import Evaluation, Objectives, Pretrain
 from diptych.report import CaptionExample
 from diptych.tokens import Tokens
 
-ASKED = Evaluation("captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu")
+ASKED = Evaluation(
+    "captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu", precision="fp32"
+)
 MODEL = CoCa(
     width=16, depth=1, heads=2, hidden=32, patch=16, grid=(5, 7), queries=3, pool_heads=2, text_width=16, text_depth=1,
     text_heads=2, text_hidden=32, vocabulary=114, text_length=24, decoder_depth=1, decoder_heads=2, decoder_hidden=32,
@@ -59,7 +61,7 @@ def test_what_is_written_is_scored_and_read_by_coco_s_tools(tmp_path: Path):
     assert [results.imgToAnns[i][0]["caption"] for i in coco.getImgIds()] == said
     assert [a["caption"] for a in coco.imgToAnns[3]] == list(true.captions(3))
 
-    write_shown(tmp_path, found.shown)
+    write_shown(tmp_path, found.shown())
     example = read_shown(tmp_path / "shown.json")[2]
     assert isinstance(example, CaptionExample)
     assert (example.caption, example.score, list(example.references)) == (
@@ -79,10 +81,10 @@ def test_a_model_that_knows_the_captions_scores_full_marks_but_not_under_the_con
 
     monkeypatch.setattr("diptych.jobs.scores.captioning.beam_search", knowing)
     found = captioning(of)
-    assert found.metrics["BLEU-4"] == pytest.approx(1) and found.metrics["CIDEr-D"] > 2 and len(found.shown) == 12
+    assert found.metrics["BLEU-4"] == pytest.approx(1) and found.metrics["CIDEr-D"] > 2 and len(found.shown()) == 12
     pictures = iter(range(99))
     dealt = captioning(replace(of, asked=replace(of.asked, control=True)))
-    assert dealt.metrics["CIDEr-D"] < found.metrics["CIDEr-D"] / 2 and not dealt.shown
+    assert dealt.metrics["CIDEr-D"] < found.metrics["CIDEr-D"] / 2 and not dealt.shown()
 
 
 def test_a_run_that_did_not_learn_to_write_is_refused():

@@ -29,7 +29,15 @@ from diptych.tasks.rerank import FILL, Scores
 from diptych.tasks.retrieval import judged
 
 ASKED = Evaluation(
-    "retrieval", data="scenes:50", split="train", gallery=7, captions=2, candidates=3, workers=0, device="cpu"
+    "retrieval",
+    data="scenes:50",
+    split="train",
+    gallery=7,
+    captions=2,
+    candidates=3,
+    workers=0,
+    device="cpu",
+    precision="fp32",
 )
 MODEL = VLMo(16, 2, 2, 32, together=1, grid=(5, 7), vocabulary=114, relative=False, scale=0.0, readouts=1, drop=0.0)
 

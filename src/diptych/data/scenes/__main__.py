@@ -11,6 +11,7 @@ from PIL import ImageDraw, ImageFont
 from diptych.data.scenes import language
 from diptych.data.scenes.source import Scenes
 from diptych.data.scenes.world import SPLITS
+from diptych.terminal import say
 
 _CELL = (760, 225)
 
@@ -43,7 +44,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "scenes.png"
     sheet(Scenes(args.split, args.n, args.seed)).save(path)
-    print(path)
+    say(path)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from diptych.data.source import DataError, Question
 _KEPT = (
     8192  # scenes; with its picture each takes some 30 KB, and drawing one takes longer than a training step's share
 )
+LARGEST = 200_000
+"""Scenes of a split: all captions are read before a run begins, which takes a minute for so many."""
 _scene = lru_cache(_KEPT)(draw)
 
 
@@ -45,8 +47,10 @@ class Scenes:
     def __init__(self, split: str, size: int | None = None, seed: int = 0, pixels: int = 96):
         if split not in SPLITS:
             raise DataError(f"scenes: no split {split!r}; choose one of {', '.join(SPLITS)}")
-        if size is not None and size < 1:
-            raise DataError(f"scenes: size {size} is not a number of images; give 1 or more")
+        if size is not None and not 1 <= size <= LARGEST:
+            raise DataError(f"scenes: size {size} is not a number of images from 1 to {LARGEST:,}; give such a one")
+        if seed < 0:
+            raise DataError(f"scenes: seed {seed} is negative; give 0 or more")
         if not 64 <= pixels <= 2048:
             raise DataError(f"scenes: pixels {pixels} is out of range; give 64 to 2048")
         self.split, self.size, self.seed, self.pixels = split, size or SPLITS[split], seed, pixels
@@ -54,10 +58,8 @@ class Scenes:
     @classmethod
     def named(cls, spec: str, split: str, seed: int = 0) -> Scenes:
         """The world that ``--data`` names: "scenes", or "scenes:2000" for 2,000 training images. Raises DataError."""
-        _, _, size = spec.partition(":")
-        if size and not size.isdecimal():
-            raise DataError(f"--data {spec}: {size!r} is not a number of images; write scenes:2000")
-        return cls(split, int(size) if size and split == "train" else None, seed)
+        size = size_named(spec)
+        return cls(split, size if split == "train" else None, seed)
 
     def __len__(self) -> int:
         return self.size
@@ -80,6 +82,18 @@ class Scenes:
 
     def where(self, index: int) -> str:
         return f"scenes/{self.split} (seed {self.seed}) image {index}"
+
+
+def size_named(spec: str) -> int | None:
+    """How many training images "scenes:2000" names; None of "scenes". Raises DataError unless it is a number that there can be."""
+    _, colon, size = spec.partition(":")
+    if not colon:
+        return None
+    if not (size.isascii() and size.isdecimal()):
+        raise DataError(f"--data {spec}: {size!r} is not a number of images; write scenes:2000")
+    if len(size) > 18 or not 1 <= int(size) <= LARGEST:
+        raise DataError(f"--data {spec}: the size {size} is not from 1 to {LARGEST:,}; write scenes:2000")
+    return int(size)
 
 
 class SceneQuestions:

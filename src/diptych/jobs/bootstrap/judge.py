@@ -20,10 +20,15 @@ from diptych.jobs.scores import Subject
 from diptych.recipes.bootstrap import Bootstrap
 from diptych.tasks.single import pictured
 from diptych.tokens import Tokens
-from diptych.train.checkpoint import written_whole
+from diptych.train.own import NUMBER, DamagedFile, misshapen, read_own_lines
+from diptych.train.written import written_whole
 
 TEXTS = 512  # judged at a time
 Row = dict[str, Any]
+TEXT = {"text": str, "bad?": str, "match?": NUMBER, "cosine?": NUMBER}
+ROW = {"key": str, "index": int, "where": str, "bad?": str}
+TEXTED = {"texts": [TEXT], "synthetic": (TEXT, type(None))}
+AGAIN = "remove the two files of this part from parts/, and the same command makes them anew"
 Tick = Callable[[float], None]
 
 
@@ -51,11 +56,29 @@ class Part:
         with written_whole(self.rows) as path:
             path.write_text("".join(line(row) for row in rows), encoding="utf-8")
 
-    def read(self) -> list[Row]:
-        return [json.loads(row) for row in self.rows.read_text(encoding="utf-8").splitlines()]
+    def read(self, texts: bool = False) -> list[Row]:
+        """The rows; `texts`: each image that can be read must have them. Raises DamagedFile."""
+        rows = [row for _, row in read_own_lines(self.rows, ROW, AGAIN)]
+        wrong = (
+            f"{row['where']}: {why}" for row in rows if texts and "bad" not in row and (why := misshapen(row, TEXTED))
+        )
+        if why := next(wrong, ""):
+            raise DamagedFile(f"{self.rows}: {why}; {AGAIN}")
+        return rows
 
     def read_features(self) -> np.ndarray:
-        return np.load(self.features, allow_pickle=False)
+        """A unit vector for each row that can be read. Raises DamagedFile."""
+        try:
+            vectors = np.load(self.features, allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise DamagedFile(f"{self.features}: cannot be read ({error}); {AGAIN}") from None
+        readable = sum("bad" not in row for row in self.read())
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != readable:
+            held = f"{vectors.dtype} {vectors.shape}"
+            raise DamagedFile(f"{self.features}: {held} where {readable} vectors of float32 are expected; {AGAIN}")
+        if not np.isfinite(vectors).all():
+            raise DamagedFile(f"{self.features}: holds numbers that are not finite; {AGAIN}")
+        return vectors
 
 
 def line(row: Row) -> str:

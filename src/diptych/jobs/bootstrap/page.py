@@ -14,15 +14,19 @@ from PIL import Image as Pillow
 
 from diptych.data.source import BadSample, DataError
 from diptych.jobs.bootstrap.decide import Row, judged
-from diptych.jobs.bootstrap.judge import line
+from diptych.jobs.bootstrap.judge import TEXT, line
 from diptych.jobs.bootstrap.sort import Shard
 from diptych.jobs.bootstrap.units import Unit
+from diptych.jobs.report import attempted
 from diptych.jobs.scores import spread
 from diptych.recipes.bootstrap import Bootstrap
 from diptych.report import AlikeExample, Facts, Findings, Histogram, JudgedExample, Section, Table, write_report
-from diptych.train.checkpoint import written_whole
+from diptych.train.own import read_own_lines
+from diptych.train.written import written_whole
 
 DECISIONS = ("kept", "re-captioned", "dropped", "skipped")
+DECISION = {"shard": str, "index": int, "where": str, "decision": str, "reason": str, "synthetic?": TEXT}
+SIMILAR = {"shard": str, "index": int, "where": str, "kind": str, "of": str, "cosine": (int, float), "dropped": bool}
 SHOWN = 8  # examples of each decision
 BINS = 40
 EDGES = {"match": (0.0, 1.0), "cosine": (-1.0, 1.0)}
@@ -77,7 +81,7 @@ def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence
         for pairs in images(out / "decisions.jsonl"):
             count.image(pairs, asked)
             skipped.writelines(line(pair) for pair in pairs if pair["decision"] == "skipped")
-    similar = [json.loads(row) for row in (out / "similar.jsonl").read_text(encoding="utf-8").splitlines()]
+    similar = [row for _, row in read_own_lines(out / "similar.jsonl", SIMILAR)]
     if count.pairs.total() == count.pairs["skipped"]:
         raise DataError(
             f"{asked.data}: no sample of {count.pairs.total()} can be used; {out / 'skipped.jsonl'} says why"
@@ -88,21 +92,23 @@ def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence
     with written_whole(out / "summary.json") as path:
         path.write_text(json.dumps(told, indent=1))
     where = {unit.name: unit for unit in (*units, *against)}
-    write_report(
-        out / "report.html", f"Captions of {asked.data}", list(_sections(asked, out, where, count, told, similar))
-    )
+
+    def page() -> Path:
+        sections = list(_sections(asked, out, where, count, told, similar))
+        return write_report(out / "report.html", f"Captions of {asked.data}", sections)
+
+    attempted("report.html", page, None)
     return told
 
 
 def images(decisions: Path) -> Iterator[list[Row]]:
     """The pairs of one image after the other."""
     held: list[Row] = []
-    with decisions.open(encoding="utf-8") as rows:
-        for row in map(json.loads, rows):
-            if held and (row["index"] < 0 or (row["shard"], row["index"]) != (held[0]["shard"], held[0]["index"])):
-                yield held
-                held = []
-            held.append(row)
+    for _, row in read_own_lines(decisions, DECISION):
+        if held and (row["index"] < 0 or (row["shard"], row["index"]) != (held[0]["shard"], held[0]["index"])):
+            yield held
+            held = []
+        held.append(row)
     if held:
         yield held
 

@@ -21,8 +21,8 @@ from diptych.generate import Beams, Rules, beam_search, greedy, sample
 from diptych.heads import Contrast
 from diptych.inputs import Batch
 from diptych.jobs.bootstrap.units import Opened
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import RunError, load_run, read_run
+from diptych.jobs.evaluate import restored
+from diptych.jobs.folder import RunError, read_run
 from diptych.jobs.frozen import frozen_cnn, remembered
 from diptych.jobs.reading import tokenizer_of
 from diptych.jobs.scores import Subject
@@ -82,7 +82,7 @@ def subject(folder: Path, asked: Bootstrap, device: torch.device) -> Subject:
     """The run in a folder, which must read pictures and texts. Raises RunError."""
     run, facts = read_run(folder)
     tokenizer_of(run)
-    module = load_run(rebuilt(run, facts), folder).to(device).eval()
+    module = restored(folder, run, facts).to(device).eval()
     return Subject(run, facts, module, Evaluation(device=asked.device, precision=asked.precision), device)
 
 

@@ -15,7 +15,7 @@ from diptych.jobs.bootstrap.judge import Part, line
 from diptych.jobs.bootstrap.twins import USUAL, Seen, Twin
 from diptych.jobs.bootstrap.units import Opened, Unit
 from diptych.recipes.bootstrap import Bootstrap
-from diptych.train.checkpoint import written_whole
+from diptych.train.written import written_whole
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Sorter:
 
     def sort(self, unit: Unit) -> Sorted:
         part = Part.of(self.scored, unit)
-        rows, vectors = part.read(), part.read_features()
+        rows, vectors = part.read(texts=True), part.read_features()
         readable = [i for i, row in enumerate(rows) if "bad" not in row]
         verdicts = [decide(row, self.asked) for row in rows]
         leaks = self._told(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from diptych.data.files import open_captions
-from diptych.data.formats import named_split
 from diptych.data.shard_writer import safe_key
-from diptych.data.shards import CaptionedShards, shards
+from diptych.data.shards import CaptionedShards, tars_of
 from diptych.data.source import Captioned, DataError
+from diptych.data.splits import asked_split
 from diptych.data.tally import Skipped
 
 T = TypeVar("T")
@@ -77,8 +77,9 @@ class Opened:
 
 def units(data: str, split: str, images: int) -> list[Unit]:
     """A unit for each tar, under its own name; of other data one for so many `images`. Raises DataError."""
+    split = asked_split(split, data) if split else ""
     if data.endswith(".tar"):
-        paths = [path for path in shards(data) if not split or named_split(path) in (split, None)]
+        paths = tars_of(data, split)
         name, times = Counter(path.stem for path in paths).most_common(1)[0] if paths else ("", 0)
         if times != 1:
             told = f"{times} of the shards are called {name}.tar" if paths else f"no shard is of split {split!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -22,9 +22,13 @@ from diptych.jobs.bootstrap.units import Unit, Workers, outside, units
 from diptych.jobs.folder import RunError
 from diptych.jobs.scores import Subject
 from diptych.recipes.bootstrap import Bootstrap
+from diptych.terminal import say
 from diptych.tokens import packing
-from diptych.train.checkpoint import MODEL, refuse_other_settings, written_whole
+from diptych.train.checkpoint import MODEL, refuse_other_settings
 from diptych.train.distributed import pick_device, takes_bf16
+from diptych.train.lock import locked
+from diptych.train.own import DamagedFile, read_own
+from diptych.train.written import written_whole
 
 SETTINGS = "bootstrap.json"
 CHANGEABLE = ("device", "workers")  # between a run that was stopped and the one that goes on
@@ -45,7 +49,7 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
     """Writes ``out/NAME.tar`` for each unit of the data, decisions.jsonl, similar.jsonl, skipped.jsonl and report.html.
 
     Several processes (torchrun's) share the units and need not speak with each other: each waits for the others' files.
-    Raises DataError, RunError, CheckpointError, BadSample.
+    Raises DataError, RunError, CheckpointError, BadSample, DamagedFile, InUse, NotWritten.
     """
     if not asked.captioner and not asked.filter:
         raise RunError("nothing to do: give --captioner RUN, --filter RUN, or both")
@@ -54,6 +58,11 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
     against = [Unit(f"against-{i:05d}", u.data, u.split, u.first, u.last, u.tar) for i, u in enumerate(_tests(asked))]
     if {unit.name for unit in found} & {unit.name for unit in against}:
         raise RunError(f"{asked.data}: a shard's name begins with against-, as those of --against do; rename it")
+    with locked(out) if workers.main else nullcontext():
+        return _bootstrap(asked, out, found, against, workers)
+
+
+def _bootstrap(asked: Bootstrap, out: Path, found: Sequence[Unit], against: Sequence[Unit], workers: Workers) -> Counts:
     told, scored = settled(asked, found, against, out), Path(asked.scored) if asked.scored else out
     device = pick_device(asked.device)
     if device.type == "cuda" and workers.world > 1:
@@ -147,9 +156,11 @@ def _first(told: Settings) -> Settings:
 
 def _held(out: Path) -> Settings:
     try:
-        return json.loads((out / SETTINGS).read_text())
-    except (OSError, ValueError):
-        raise RunError(f"{out / SETTINGS} cannot be read; give another folder, or remove this one") from None
+        return read_own(
+            out / SETTINGS, {"data": str, "weights": {}, "shards": {}}, "give another folder, or remove this one"
+        )
+    except DamagedFile as error:
+        raise RunError(str(error)) from None
 
 
 def fingerprint(folder: Path) -> str:
@@ -168,7 +179,7 @@ def await_all(files: Sequence[Part] | Sequence[Shard], workers: Workers) -> None
     """Until every process has written its own. Where one stops with an error torchrun stops the others."""
     left = [file for file in files if not file.done]
     if left and workers.main:
-        print(f"waiting for {len(left)} parts of other processes", flush=True)
+        say(f"waiting for {len(left)} parts of other processes")
     while left:
         time.sleep(0.2)
         left = [file for file in left if not file.done]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from diptych.data.settings import ImageSettings
 from diptych.data.shown import Shows
+from diptych.data.source import BadSample
 from diptych.data.tally import Skipped
 from diptych.jobs.embedding import shown
 from diptych.jobs.shown import Shown
@@ -48,13 +50,26 @@ class Subject:
 
 @dataclass(frozen=True)
 class Scored:
-    """Metrics, one row per sample, examples to look at, what was skipped, and other files to write (name → JSON)."""
+    """Metrics, one row per sample, what was skipped, and other files to write (name → JSON). `shown` makes the report's
+    examples, which are drawn after the metrics are written: a picture that cannot be drawn costs no metric.
+    """
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]] = field(default_factory=list)
-    shown: Sequence[Shown] = field(default_factory=list)
+    shown: Callable[[], Sequence[Shown]] = tuple
     skipped: list[Skipped] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
+
+
+def drawn(items: Sequence[T], example: Callable[[T], Shown]) -> list[Shown]:
+    """The example of each item, but of those whose pictures cannot be read: models of regions and of stored features are scored
+    without opening a picture.
+    """
+    found: list[Shown] = []
+    for item in items:
+        with suppress(BadSample):
+            found.append(example(item))
+    return found
 
 
 def spread(items: Sequence[T], most: int) -> Sequence[T]:

@@ -12,7 +12,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.generate import Beams, Rules, beam_search
 from diptych.jobs.folder import RunError
 from diptych.jobs.reading import tokenizer_of
-from diptych.jobs.scores import SHOWN, Scored, Subject, spread
+from diptych.jobs.scores import SHOWN, Scored, Subject, drawn, spread
 from diptych.jobs.scores.gallery import Gallery, open_gallery, read_pictures, readable
 from diptych.metrics.captions import CaptionScores, caption_scores
 from diptych.models.verbs import Decodes
@@ -42,15 +42,16 @@ def captioning(subject: Subject) -> Scored:
         {"image": gallery.source.where(i), "caption": said, "CIDEr-D": score, "references": true}
         for i, (said, score, true) in enumerate(zip(captions, scores.each, references, strict=True))
     ]
-    shown = [
-        CaptionExample(gallery.source.image(i), captions[i], scores.each[i], references[i])
-        for i in spread(range(len(captions)), 0 if asked.control else SHOWN)
-    ]
+
+    def example(i: int) -> CaptionExample:
+        return CaptionExample(gallery.source.image(i), captions[i], scores.each[i], references[i])
+
+    chosen = spread(range(len(captions)), 0 if asked.control else SHOWN)
     files = in_coco_s_form(asked.split, gallery.source, captions, references)
     metrics = {"images": len(captions), "references": len(gallery.texts), "skipped": tally.bad} | _named(
         scores, captions
     )
-    return Scored(metrics, predictions, shown, list(tally.listed.values()), files)
+    return Scored(metrics, predictions, lambda: drawn(chosen, example), list(tally.listed.values()), files)
 
 
 def written(subject: Subject, gallery: Gallery, tally: Tally) -> tuple[Gallery, list[str]]:

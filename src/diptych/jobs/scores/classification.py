@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -10,7 +11,8 @@ from diptych.data.labelled import Labelled, LabelledExamples
 from diptych.data.loader import sweep
 from diptych.data.tally import Tally
 from diptych.jobs.folder import RunError
-from diptych.jobs.scores import SHOWN, Scored, Subject, spread
+from diptych.jobs.food import say_division
+from diptych.jobs.scores import SHOWN, Scored, Subject, drawn, spread
 from diptych.report import AnswerExample
 from diptych.tasks.classification import Classification
 
@@ -26,6 +28,7 @@ def classification(subject: Subject) -> Scored:
     if asked.control:
         raise RunError("--control deals captions, for retrieval and matching")
     source, classes = Labelled(Path(asked.data), asked.split), subject.facts["classes"]
+    say_division(source)
     if source.classes != classes:
         raise RunError(f"{asked.data} has other classes than the run learned")
     food, first = LabelledExamples(source, subject.shows), min(FIRST, len(classes))
@@ -46,10 +49,9 @@ def classification(subject: Subject) -> Scored:
     n = len(rows)
     metrics = {"images": float(n), "skipped": float(tally.bad), "accuracy": sum(row["right"] for row in rows) / n}
     metrics |= {f"accuracy at {first}": sum(row["among_first"] for row in rows) / n, "chance": 1 / len(classes)}
-    shown = [
-        AnswerExample(
-            source.image(row["index"]), "what is this?", row["probable"][:3], row["truth"], float(row["right"])
-        )
-        for row in spread(rows, SHOWN)
-    ]
-    return Scored(metrics, rows, shown, list(tally.listed.values()))
+
+    def example(row: dict[str, Any]) -> AnswerExample:
+        picture, right = source.image(row["index"]), float(row["right"])
+        return AnswerExample(picture, "what is this?", row["probable"][:3], row["truth"], right)
+
+    return Scored(metrics, rows, lambda: drawn(spread(rows, SHOWN), example), list(tally.listed.values()))

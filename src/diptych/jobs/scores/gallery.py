@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diptych.data.blind import DealtCaptions
+from diptych.data.copies import pictures_of
 from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.files import open_captions
 from diptych.data.loader import sweep
@@ -21,15 +22,47 @@ from diptych.data.shown import Shows, file_of, showing, shown_in, stem_of
 from diptych.data.source import BadSample, Captioned, DataError
 from diptych.data.tally import Skipped, Tally
 from diptych.inputs import Batch
+from diptych.jobs.food import say_division
 from diptych.jobs.scores import Subject
 from diptych.recipes.run import Evaluation
 
 
 def open_gallery(asked: Evaluation, least: int) -> Captioned:
-    """The pictures and captions that are to be scored. Raises DataError."""
+    """The pictures that are to be scored, each once, with all its captions. Says how the data was divided. Raises DataError."""
     source = open_captions(asked.data, asked.split, least=least)
+    say_division(source)
+    source = Distinct(source)
     source = Part(source, range(len(source))[: asked.gallery or None], asked.captions)
     return DealtCaptions(source, asked.seed) if asked.control else source
+
+
+class Distinct:
+    """A source's pictures, each once, where the first image with its bytes stands, with the captions of all such images."""
+
+    def __init__(self, source: Captioned):
+        self.source, self.name, self.split = source, source.name, source.split
+        images: dict[int, list[int]] = {}
+        for image, first in enumerate(pictures_of(source, len(source))):
+            images.setdefault(first, []).append(image)
+        self.images = list(images.values())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> Pillow.Image:
+        return self.source.image(self.images[index][0])
+
+    def file(self, index: int) -> bytes:
+        return file_of(self.source, self.images[index][0])
+
+    def stem(self, index: int) -> str:
+        return stem_of(self.source, self.images[index][0])
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return tuple(text for image in self.images[index] for text in self.source.captions(image))
+
+    def where(self, index: int) -> str:
+        return self.source.where(self.images[index][0])
 
 
 class Part:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from diptych.data.tally import Tally
-from diptych.jobs.scores import SHOWN, Scored, Subject, spread
+from diptych.jobs.scores import SHOWN, Scored, Subject, drawn, spread
 from diptych.jobs.scores.comparing import by_comparison, comparison
 from diptych.jobs.scores.fusing import Found, by_fusion
 from diptych.jobs.scores.gallery import open_gallery, readable
+from diptych.jobs.shown import Shown
 from diptych.metrics.recall import Recall, recall
 from diptych.report import RetrievalExample
 
@@ -41,8 +44,8 @@ def _recalls(told: Recall) -> dict[str, float]:
     return {f"{way} R@{k}": value for way, values in both.items() for k, value in values.items()}
 
 
-def _examples(found: Found, most: int) -> tuple[list[dict[str, object]], list[RetrievalExample]]:
-    """For each text the pictures it finds first; `most` of them to look at."""
+def _examples(found: Found, most: int) -> tuple[list[dict[str, object]], Callable[[], Sequence[Shown]]]:
+    """For each text the pictures it finds first; what makes examples of `most` of them."""
     gallery, scores = found.gallery, found.scores.of_images
     source, owners = gallery.source, gallery.owners
     best = scores.topk(min(FIRST, scores.shape[1]), 1).indices.tolist()
@@ -50,10 +53,9 @@ def _examples(found: Found, most: int) -> tuple[list[dict[str, object]], list[Re
         {"text": text, "image": source.where(own), "retrieved": [source.where(i) for i in first]}
         for text, own, first in zip(gallery.texts, owners, best, strict=True)
     ]
-    shown = [
-        RetrievalExample(
-            gallery.texts[at], [(source.image(i), float(scores[at, i]), i == owners[at]) for i in best[at]]
-        )
-        for at in spread(range(len(owners)), most)
-    ]
-    return predictions, shown
+
+    def example(at: int) -> RetrievalExample:
+        results = [(source.image(i), float(scores[at, i]), i == owners[at]) for i in best[at]]
+        return RetrievalExample(gallery.texts[at], results)
+
+    return predictions, lambda: drawn(spread(range(len(owners)), most), example)

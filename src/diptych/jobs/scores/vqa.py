@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.progress import track
@@ -16,9 +17,10 @@ from diptych.data.tally import Tally
 from diptych.inputs import Batch
 from diptych.jobs.finetune import questions
 from diptych.jobs.folder import RunError
+from diptych.jobs.food import say_division
 from diptych.jobs.reading import tokenizer_of
-from diptych.jobs.scores import SHOWN, Scored, Subject, spread
-from diptych.metrics.vqa import normalise_answer, vqa_accuracy
+from diptych.jobs.scores import SHOWN, Scored, Subject, drawn, spread
+from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.recipes.run import Finetune
 from diptych.report import AnswerExample
 from diptych.tasks.open_vqa import OpenVQA
@@ -30,7 +32,9 @@ CANDIDATES = 128  # that a decoder reads whole
 
 
 def vqa(subject: Subject) -> Scored:
-    """Accuracy over all questions and by kind; the leaderboard's file besides. Raises DataError, RunError."""
+    """Accuracy over all questions and by kind, beside the highest that can be reached; the leaderboard's file besides. Raises
+    DataError, RunError.
+    """
     run, asked, module = subject.run, subject.asked, subject.module
     if not isinstance(module, ClosedVQA | OpenVQA) or not isinstance(run, Finetune):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
@@ -41,6 +45,7 @@ def vqa(subject: Subject) -> Scored:
         raise RunError("its decoder ranks given answers, and the run has none: import it again with --answers FILE")
     rank = ranking(subject, answers)
     source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
+    say_division(source)
     food = QuestionExamples(source, tokenizer_of(run), subject.shows, answers, normalise_answer)
     tally, rows = Tally(asked.max_skipped), []
     batches = sweep(food, BATCH, workers=asked.workers)
@@ -55,9 +60,10 @@ def vqa(subject: Subject) -> Scored:
     given = [(row["question_id"], row["answer"]) for row in rows]
     given += [(source.question(s.id).id, answers[0]) for s in skipped]
     results = [{"question_id": number, "answer": answer} for number, answer in given]
-    metrics = {"questions": len(rows), "skipped": tally.bad} | _accuracies(source, rows)
+    metrics = {"questions": len(rows), "skipped": tally.bad} | _accuracies(source, rows, answers)
     predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
-    return Scored(metrics, predictions, _shown(source, rows), skipped, {f"vqa_{asked.split}_results.json": results})
+    examples = partial(drawn, _chosen(rows), partial(_example, source))
+    return Scored(metrics, predictions, examples, skipped, {f"vqa_{asked.split}_results.json": results})
 
 
 def ranking(subject: Subject, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
@@ -87,29 +93,31 @@ def _row(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[
     return row
 
 
-def _accuracies(source: Questioned, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean score, of all questions and of each kind; nothing where answers are withheld."""
+def _accuracies(source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
+    """The mean score, of all questions and of each kind, and the highest mean that any text and that the run's `answers`
+    reach; nothing where answers are withheld.
+    """
     scores: dict[str, list[float]] = defaultdict(list)
+    known = AnswerList.of(answers)
     for row in rows:
         if "score" in row:
+            question = source.question(row["index"])
             scores["accuracy"].append(row["score"])
-            if kind := source.question(row["index"]).kind:
-                scores[f"accuracy, {kind}"].append(row["score"])
+            scores[BEST_OF_ANY].append(best_accuracy(question.answers))
+            scores[BEST_OF_LIST].append(best_accuracy(question.answers, known))
+            if question.kind:
+                scores[f"accuracy, {question.kind}"].append(row["score"])
     return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
 
 
-def _shown(source: Questioned, rows: list[dict[str, Any]]) -> list[AnswerExample]:
-    """Half right answers, half wrong ones, as far as there are."""
+def _chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows to show: half right answers, half wrong ones, as far as there are."""
     right = [row for row in rows if row.get("score", -1) >= 0.5]
     wrong = [row for row in rows if 0 <= row.get("score", -1) < 0.5]
     chosen = spread(right, SHOWN - min(len(wrong), SHOWN // 2))
-    return [
-        AnswerExample(
-            source.image(source.question(row["index"]).image),
-            row["question"],
-            row["probable"],
-            ", ".join(row["truth"]),
-            row["score"],
-        )
-        for row in [*chosen, *spread(wrong, SHOWN - len(chosen))]
-    ]
+    return [*chosen, *spread(wrong, SHOWN - len(chosen))]
+
+
+def _example(source: Questioned, row: dict[str, Any]) -> AnswerExample:
+    picture, truth = source.image(source.question(row["index"]).image), ", ".join(row["truth"])
+    return AnswerExample(picture, row["question"], row["probable"], truth, row["score"])

@@ -1,0 +1,75 @@
+"""Which flag is meant by one that there is not: what other libraries call ours, and names that are near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+ELSEWHERE = {
+    "optimizer.learning_rate": "lr learning_rate base_lr peak_lr max_lr",
+    "optimizer.weight_decay": "wd weight_decay decay l2",
+    "optimizer.warmup": "warmup warmup_steps warmup_ratio warmup_iters num_warmup_steps",
+    "optimizer.schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule sched",
+    "optimizer.clip": "grad_clip clip_grad max_grad_norm gradient_clip gradient_clip_val grad_clip_norm clip_grad_norm",
+    "optimizer.betas": "adam_beta1 adam_beta2 beta1 beta2",
+    "optimizer.eps": "adam_epsilon epsilon",
+    "batch": "bs bsz batch_size train_batch_size per_device_train_batch_size global_batch_size",
+    "steps": "epoch epochs num_epochs num_train_epochs max_epochs max_steps num_steps iters iterations max_iters total_steps",
+    "accumulate": "gradient_accumulation_steps grad_accum accum accum_freq accumulate_grad_batches accumulation_steps",
+    "precision": "amp fp16 bf16 fp32 dtype mixed_precision half",
+    "workers": "num_workers dataloader_num_workers nw",
+    "device": "gpu gpus cuda cpu accelerator",
+    "seed": "random_seed manual_seed random_state",
+    "parallel": "fsdp ddp strategy",
+    "recompute": "gradient_checkpointing grad_checkpointing activation_checkpointing",
+    "checkpoint_every": "save_every save_steps save_freq save_interval save_frequency",
+    "evaluate_every": "eval_every eval_steps eval_freq val_every val_frequency eval_interval",
+    "log_every": "log_steps logging_steps log_interval print_freq log_freq",
+    "start": "pretrained init resume checkpoint ckpt load weights init_from model_name_or_path",
+    "out": "output output_dir out_dir save_dir save_path run_dir",
+    "data": "dataset data_dir data_path train_data dataset_name train_file root",
+    "images.shorter": "image_size img_size imgsz resolution input_size image_res",
+    "model.patch": "patch_size",
+    "model.width": "hidden_size dim embed_dim d_model hidden_dim",
+    "model.depth": "layers num_layers num_hidden_layers n_layer",
+    "model.heads": "num_heads num_attention_heads n_head nhead",
+    "model.hidden": "intermediate_size mlp_dim ffn_dim",
+    "model.vocabulary": "vocab_size",
+    "model.text_length": "max_length max_len context_length max_text_len max_seq_length",
+    "model.dropout": "drop_rate hidden_dropout_prob",
+    "model.drop": "drop_path drop_path_rate",
+    "objectives.mask_rate": "mlm_probability mask_prob mask_ratio mlm_prob",
+    "objectives.smoothing": "label_smoothing",
+    "beams": "num_beams beam_size",
+    "longest": "max_new_tokens",
+    "vocabulary": "vocab vocab_file tokenizer_path",
+}
+"""A flag of ours, and what it is called in other libraries: for suggestions alone, none of these is taken."""
+
+
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """ "; did you mean …?", or nothing where no name is near."""
+    near = get_close_matches(name, list(known), most, 0.3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def meant(flag: str, known: Sequence[str]) -> str:
+    """ "; did you mean …?": the flags of `known` that other libraries call so, those that end in its name, else the nearest."""
+    name = _plain(flag)
+    same = [ours for ours in known if name in ELSEWHERE.get(_plain(ours), "").split()]
+    same = same or [ours for ours in known if _plain(ours).rpartition(".")[2] == name]
+    if not same:
+        return nearest(flag, known)
+    counted = ", which counts batches" if same == ["--steps"] and "epoch" in name else ""
+    return f"; did you mean {' or '.join(same)}{counted}?"
+
+
+def misspelt(flag: str, words: Iterable[str]) -> str:
+    """The one of `words` that seems to be meant by `flag`, "" where none does."""
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    called = [word for word in given if _plain(word) in ELSEWHERE.get(_plain(flag), "").split()]
+    return next(iter(called or get_close_matches(flag, given, 1)), "")
+
+
+def _plain(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_").lower()

@@ -1,0 +1,115 @@
+"""Limits on what an image file announces, checked on its bytes before a decoder works through them.
+
+Pillow reads markers, chunks, comments and strips one by one in Python, and libjpeg goes over all pixels once for each scan:
+a file of a megabyte can keep either busy for minutes. Each walk here stops at the limit, so it costs little on any file.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from itertools import islice
+
+MOST_SCANNED = 2_000_000_000  # scans x pixels of a progressive JPEG; a usual one has 10 scans
+FEW_BLOCKS = 10_000  # markers, chunks or sub-blocks that any file may have; one more for each KiB of it
+MOST_JUNK = 10_000  # bytes between markers in front of a JPEG's first scan
+MOST_VALUES = 200_000  # numbers in one tag of a TIFF: offsets of strips, colours of a palette
+PPM_HEADER = 4096  # bytes in which a PPM's header, with its comments, must end
+
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_ALONE = (0x01, 0xD8)  # JPEG markers without a length
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_PPM = re.compile(rb"P\w{1,5}(?:(?:\s|#[^\r\n]*[\r\n])+[-+.\w]+){2,3}\s")
+_NUMBERS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # types of TIFF's tags
+
+
+class Excessive(ValueError):
+    """An image file that announces more work than any picture needs."""
+
+
+def check_header(data: bytes) -> None:
+    """Raises Excessive where a file's markers, chunks, comments or tags are too many to be a picture's."""
+    if data.startswith(b"\xff\xd8"):
+        _check_number(data, _jpeg_markers(data), "markers")
+    elif data.startswith(b"\x89PNG"):
+        _check_number(data, _png_chunks(data), "chunks")
+        _check_number(data, (kind for kind in _png_chunks(data) if kind == b"iCCP"), "colour profiles", most=1)
+    elif data.startswith(b"GIF8"):
+        _check_number(data, _gif_blocks(data), "blocks before its first picture")
+    elif data.startswith((b"II", b"MM")):
+        _check_number(data, _tiff_tags(data), "tags")
+    elif re.match(rb"P[0-6fy]", data) and not _PPM.match(data[:PPM_HEADER]):
+        raise Excessive(f"its header does not end within {PPM_HEADER} bytes")
+
+
+def check_scans(data: bytes, pixels: int) -> None:
+    """Raises Excessive where a JPEG goes over its pixels too often. A tiny picture counts as 64 x 64."""
+    if data.startswith(b"\xff\xd8"):
+        scans = sum(code == _START_OF_SCAN for code in _jpeg_markers(data))
+        if scans * max(pixels, 4096) > MOST_SCANNED:
+            raise Excessive(f"its {scans} scans of {pixels} pixels are more than the limit of {MOST_SCANNED} in all")
+
+
+def _check_number(data: bytes, blocks: Iterator[object], what: str, most: int | None = None) -> None:
+    most = FEW_BLOCKS + len(data) // 1024 if most is None else most
+    if sum(1 for _ in islice(blocks, most + 1)) > most:
+        raise Excessive(f"it has more than {most} {what} in {len(data)} bytes")
+
+
+def _jpeg_markers(data: bytes) -> Iterator[int]:
+    """The codes of a JPEG's markers up to its end, found as libjpeg finds them: by their lengths, and behind a scan by search."""
+    at, scanning = 2, False
+    while (marker := _MARKER.search(data, at)) is not None:
+        if not scanning and marker.start() - at > MOST_JUNK:
+            raise Excessive(f"it has {marker.start() - at} bytes of nothing at byte {at}")
+        code, at = marker[1][0], marker.end()
+        yield code
+        if code == _END_OF_IMAGE:
+            return
+        if code not in _ALONE:
+            at += max(2, int.from_bytes(data[at : at + 2]))
+            scanning = scanning or code == _START_OF_SCAN
+    if not scanning and len(data) - at > MOST_JUNK:
+        raise Excessive(f"it has {len(data) - at} bytes of nothing at byte {at}")
+
+
+def _png_chunks(data: bytes) -> Iterator[bytes]:
+    at = 8
+    while at + 8 <= len(data):
+        yield data[at + 4 : at + 8]
+        at += 12 + int.from_bytes(data[at : at + 4])
+
+
+def _gif_blocks(data: bytes) -> Iterator[int]:
+    """The sub-blocks of all extensions in front of the first picture, by their lengths; 0 where an extension begins."""
+    palette = 3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0
+    at = 13 + palette
+    while data[at : at + 1] not in (b"", b",", b";"):
+        extension = data[at] == 0x21
+        at += 2 if extension else 1
+        yield 0
+        while extension and data[at : at + 1] not in (b"", b"\0"):
+            yield data[at]
+            at += 1 + data[at]
+        at += extension
+
+
+def _tiff_tags(data: bytes) -> Iterator[int]:
+    """The tags of a TIFF's first directory, of which none may hold more numbers than MOST_VALUES."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    first, entry = (struct.Struct(order + "Q"), "HHQ8s") if big else (struct.Struct(order + "I"), "HHI4s")
+    number, tag = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + entry)
+    header = data[8:16] if big else data[4:8]
+    if len(header) < first.size:
+        return
+    (at,) = first.unpack(header)
+    if at + number.size > len(data):
+        return
+    (count,) = number.unpack_from(data, at)
+    at += number.size
+    for place in range(at, min(at + count * tag.size, len(data) - tag.size + 1), tag.size):
+        code, kind, values, _ = tag.unpack_from(data, place)
+        if values > MOST_VALUES and kind in _NUMBERS:
+            raise Excessive(f"its tag {code} holds {values} numbers, more than {MOST_VALUES}")
+        yield code

@@ -1,0 +1,511 @@
+"""The table of everything that reads what others wrote: its valid inputs, how a mutated one is placed, and its own errors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mutations import png_sealed, tar_sealed
+from PIL import Image as Pillow
+from safetensors.torch import save_file
+
+from diptych.cli import main
+from diptych.cli.refusal import expected
+from diptych.data.decode import decode
+from diptych.data.files import open_captions
+from diptych.data.labelled import Labelled
+from diptych.data.plain_pickle import NotPlain, read_plain
+from diptych.data.questions import open_questions
+from diptych.data.raws import raws
+from diptych.data.regions import open_regions
+from diptych.data.shards import CaptionedShards, read_index
+from diptych.data.source import BadSample, DataError
+from diptych.data.vocabularies import read_vocabulary
+from diptych.data.wordpiece import SPECIAL
+from diptych.weights.read import WeightsError, read_checkpoint
+
+OURS = (DataError, BadSample)
+VALUES = 0.25 + np.arange(24, dtype=np.float32).reshape(4, 6)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader. `place` writes a mutated input, with whatever valid stands around it, and gives the path to `read`; `errors`
+    are those that it may raise; `seal` repairs checksums, so that what lies behind them is reached. `crafted`: inputs that were
+    made by hand, which are read before the mutated ones.
+    """
+
+    name: str
+    seeds: Sequence[bytes]
+    place: Callable[[Path, bytes], Path]
+    read: Callable[[Path], object]
+    errors: tuple[type[Exception], ...] = OURS
+    tokens: Sequence[bytes] = ()
+    seal: Callable[[bytes], bytes] | None = None
+    crafted: Sequence[bytes] = ()
+
+
+def under(name: str, folder: Path, data: bytes) -> Path:
+    """Places an input as a file of that name."""
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+class Refused(Exception):
+    """A command ended with its one line."""
+
+
+def command(*words: str) -> None:
+    """Runs a command line, whose output is dropped. Raises Refused; whatever is no refusal shows itself as it is."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        status = main(list(words))
+    if status:
+        assert status == 2 and said.getvalue().count("\n") >= 1, (status, said.getvalue()[:300])
+        raise Refused
+
+
+# Pictures
+
+
+def picture(format: str, size: tuple[int, int] = (20, 14), mode: str = "RGB", **options: Any) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Pillow.fromarray(noise).convert(mode).save(out, format, **options)
+    return out.getvalue()
+
+
+def numeric(kind: str) -> bytes:
+    out = io.BytesIO()
+    Pillow.fromarray((VALUES * 1000).astype(kind)).save(out, "TIFF")
+    return out.getvalue()
+
+
+def frames(format: str) -> bytes:
+    return picture(format, save_all=True, append_images=[Pillow.new("RGB", (20, 14), (k * 60, 3, 9)) for k in range(3)])
+
+
+EXIF = Pillow.Exif()
+EXIF[0x0112] = 6
+PICTURES: dict[str, Callable[[], list[bytes]]] = {
+    "jpeg": lambda: [picture("JPEG"), picture("JPEG", progressive=True, exif=EXIF), picture("JPEG", mode="CMYK"), picture("JPEG", mode="L", quality=20), picture("JPEG", restart_marker_rows=1)],
+    "mpo": lambda: [frames("MPO")],
+    "png": lambda: [picture("PNG", exif=EXIF), picture("PNG", mode="RGBA"), picture("PNG", mode="P", transparency=3), picture("PNG", mode="1"), picture("PNG", mode="LA"), frames("PNG")],
+    "gif": lambda: [picture("GIF", mode="P", comment=b"made by hand"), frames("GIF")],
+    "bmp": lambda: [picture("BMP"), picture("BMP", mode="P"), picture("BMP", mode="1")],
+    "tiff": lambda: [picture("TIFF", compression=way) for way in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")] + [picture("TIFF", mode="1", compression="group4"), picture("TIFF", mode="RGBA"), picture("TIFF", mode="CMYK"), *map(numeric, ("float32", "int32", "uint16", "int16")), frames("TIFF")],
+    "webp": lambda: [picture("WEBP", exif=EXIF), picture("WEBP", lossless=True, mode="RGBA"), frames("WEBP")],
+    "ppm": lambda: [picture("PPM"), picture("PPM", mode="L"), picture("PPM", mode="1"), b"P3 2 2 9\n" + b"1 2 3 " * 4, b"P2 2 2 9\n1 2 3 4\n", b"P5 2 2 999\n" + bytes(range(8)), b"Pf 2 2 -1.0\n" + VALUES.tobytes()[:16], b"P6 2 2 99\n" + bytes(12)],
+}  # fmt: skip
+
+
+def pictures(format: str, folder: Path) -> Reader:
+    def read(path: Path) -> None:
+        for least in (None, 5):
+            decode(path.read_bytes(), "x", least=least)
+
+    seal = png_sealed if format == "png" else None
+    return Reader(format, PICTURES[format](), partial(under, f"a.{format}"), read, seal=seal)
+
+
+# Tars
+
+
+def tar_of(format: int, members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), 12
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def tars(folder: Path) -> Reader:
+    image, long = picture("PNG"), "folder/" * 30
+    members = {
+        "0.png": image,
+        "0.txt": b"a dog",
+        f"{long}1.png": image,
+        f"{long}1.json": b'{"caption": ["a cat", "b"]}',
+    }
+    seeds = [tar_of(form, members) for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
+
+    def read(path: Path) -> None:
+        for raw, _ in raws(path):
+            with contextlib.suppress(BadSample):
+                decode(raw.picture, raw.where)
+        read_index(path, bad=[])
+        source = CaptionedShards(str(path), "")
+        for i in range(len(source)):
+            with contextlib.suppress(BadSample):
+                source.image(i)
+
+    tokens = (
+        b"0.jpg",
+        b"GNU.sparse.major",
+        b"30 GNU.sparse.size=99999999999\n",
+        b"22 size=-1536\n",
+        b"path=../secret.jpg",
+        b"x",
+        b"L",
+        b"S",
+        b"g",
+    )
+    return Reader("tar", seeds, partial(under, "train-0.tar"), read, tokens=tokens, seal=tar_sealed)
+
+
+# Tables and JSON of captions and questions
+
+
+def beside_pictures(name: str, folder: Path, data: bytes) -> Path:
+    for k in range(0 if (folder / "images").exists() else 3):
+        (folder / "images").mkdir(exist_ok=True)
+        under(f"images/{k}.png", folder, picture("PNG"))
+        under(f"images/COCO_val2014_{k:012}.jpg", folder, picture("JPEG"))
+    return under(name, folder, data)
+
+
+def read_captions(path: Path) -> None:
+    for split in ("train", "val"):
+        with contextlib.suppress(BadSample):
+            source = open_captions(str(path), split)
+            for i in range(min(len(source), 4)):
+                _ = source.captions(i), source.where(i), source.image(i)
+
+
+def read_questions(path: Path) -> None:
+    for split in ("train", "val"):
+        with contextlib.suppress(BadSample):
+            source = open_questions(str(path), split)
+            for i in range(min(len(source), 4)):
+                question = source.question(i)
+                _ = source.where(i), source.image(question.image)
+
+
+ROWS = [{"image": f"{k}.png", "caption": f"a dog, {k}", "question": "how many?", "answer": "2", "split": s} for k, s in enumerate(("train", "val", "train"))]  # fmt: skip
+KARPATHY = {"images": [{"filename": f"{k}.png", "split": s, "sentences": [{"raw": "a dog"}]} for k, s in enumerate(("train", "val", "restval"))]}  # fmt: skip
+COCO = {"images": [{"id": k, "file_name": f"{k}.png"} for k in range(3)], "annotations": [{"image_id": k, "caption": "a"} for k in range(3)]}  # fmt: skip
+VQA = {"data_subtype": "val2014", "questions": [{"question_id": k, "image_id": k, "question": "how many?"} for k in range(3)]}  # fmt: skip
+NOTES = {"annotations": [{"question_id": k, "answer_type": "number", "answers": [{"answer": str(k), "answer_id": j} for j in range(10)]} for k in range(3)]}  # fmt: skip
+WORDS = tuple(w.encode() for w in ("images", "annotations", "split", "train", "val", "restval", "filename", "filepath", "sentences", "raw", "image_id", "id", "caption", "answers", "question_id", "image"))  # fmt: skip
+
+
+def table(suffix: str) -> bytes:
+    if suffix == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    joint = "\t" if suffix == "tsv" else ","
+    cells = [list(ROWS[0]), *([f'"{x}"' for x in row.values()] for row in ROWS)]
+    return "".join(joint.join(row) + "\n" for row in cells).encode()
+
+
+def json_of(
+    name: str, held: object, read: Callable[[Path], None], beside: tuple[str, object] | None = None
+) -> Callable:
+    def made(folder: Path) -> Reader:
+        def place(folder: Path, data: bytes) -> Path:
+            path = beside_pictures(name, folder, data)
+            if beside:
+                under(beside[0], folder, json.dumps(beside[1]).encode())
+            return path.with_name(QUESTIONS) if beside and name != QUESTIONS else path
+
+        return Reader(name, [json.dumps(held).encode(), json.dumps(held, indent=1).encode()], place, read, tokens=WORDS)
+
+    return made
+
+
+def tables(suffix: str, read: Callable[[Path], None], folder: Path) -> Reader:
+    return Reader(suffix, [table(suffix)], partial(beside_pictures, f"rows.{suffix}"), read, tokens=WORDS)
+
+
+QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
+
+
+# Pickles, arrays, regions
+
+
+def regions() -> dict[str, Any]:
+    boxes = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
+    return {"image_h": 50, "image_w": 100, "num_boxes": 2, "boxes": boxes, "features": VALUES[:2]}
+
+
+def pickles() -> list[bytes]:
+    plain = {"none": None, "numbers": [1, -5, 2**40, 0.5], "text": "é", b"bytes": (b"\xff", True), 7: {"a": {}}}
+    return [pickle.dumps(held, protocol) for held in (regions(), plain) for protocol in (0, 2, 4, 5)]
+
+
+def in_database(folder: Path, data: bytes) -> Path:
+    import lmdb
+
+    path = folder / "x.lmdb"
+    shutil.rmtree(path, ignore_errors=True)
+    with lmdb.open(str(path), map_size=2**22) as opened, opened.begin(write=True) as transaction:
+        transaction.put(b"17", data)
+    return path
+
+
+def load_17(path: Path) -> object:
+    return open_regions(path).load("17")
+
+
+def npy() -> list[bytes]:
+    found = []
+    for array in (VALUES[:2], np.asfortranarray(VALUES[:2]), VALUES[:2].astype(">f8")):
+        out = io.BytesIO()
+        np.save(out, array)
+        found.append(out.getvalue())
+    return found
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def npz() -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, allow_pickle=False, **{name: np.asarray(value) for name, value in regions().items()})
+    return out.getvalue()
+
+
+def in_npz(folder: Path, data: bytes) -> Path:
+    """An .npz of regions whose features are these bytes of an .npy."""
+    with zipfile.ZipFile(io.BytesIO(npz())) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (folder / "npz").mkdir(exist_ok=True)
+    under("npz/17.npz", folder, zipped(members | {"features.npy": data}))
+    return folder / "npz"
+
+
+def whole_npz(folder: Path, data: bytes) -> Path:
+    (folder / "npz").mkdir(exist_ok=True)
+    under("npz/17.npz", folder, data)
+    return folder / "npz"
+
+
+def region_rows() -> list[bytes]:
+    from base64 import b64encode
+
+    held = regions()
+    boxes, features = b64encode(held["boxes"].tobytes()), b64encode(VALUES[:2].tobytes())
+    six = [b"17", b"100", b"50", b"2", boxes, features]
+    ten = [b"17", b"50", b"100", *[b64encode(bytes(8))] * 4, b"2", boxes, features]
+    return [b"\t".join(six) + b"\n", b"\t".join(ten) + b"\n"]
+
+
+def cifar(folder: Path, data: bytes) -> Path:
+    (folder / "cifar").mkdir(exist_ok=True)
+    under("cifar/meta", folder, pickle.dumps({b"fine_label_names": [b"cat", b"dog"]}, 2))
+    under("cifar/train", folder, data)
+    return folder / "cifar"
+
+
+def cifar_rows() -> list[bytes]:
+    data = np.zeros((10, 3072), np.uint8)
+    return [pickle.dumps({b"data": data, b"fine_labels": [0, 1] * 5, b"filenames": [b"x.png"] * 10}, 2)]
+
+
+def read_cifar(path: Path) -> None:
+    for split in ("train", "val"):
+        source = Labelled(path, split)
+        _ = source.image(0), source.label(0)
+
+
+# Vocabularies
+
+
+def vocabularies(suffix: str, folder: Path) -> Reader:
+    words = {w: i for i, w in enumerate(("<pad>", "<start>", "<end>", "<unk>", "dog", "a"))}
+    seeds = {
+        "txt": ["\n".join([*SPECIAL, "a", "dog", "##s"]).encode()],
+        "json": [json.dumps({"word2idx": words, "idx": len(words)}).encode()],
+        "pkl": [pickle.dumps({"word2idx": words, "idx": 6}, protocol) for protocol in (0, 2, 4)],
+    }
+    held = seeds[suffix] if suffix in seeds else [sentencepiece_model()]
+
+    def read(path: Path) -> None:
+        found = read_vocabulary(path)
+        found.cutter.join(found.cutter.cut("a dog runs"))
+
+    return Reader(f"vocabulary.{suffix}", held, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
+
+
+def sentencepiece_model() -> bytes:
+    import sentencepiece
+
+    out = io.BytesIO()
+    texts = [f"a dog and {n} cats run over the hill" for n in ("one", "two", "three", "seven", "many")] * 9
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=out, vocab_size=28, minloglevel=2
+    )  # type: ignore[attr-defined]
+    return out.getvalue()
+
+
+# Checkpoints
+
+
+def state() -> dict[str, torch.Tensor]:
+    return {
+        "a.weight": torch.arange(12.0).reshape(3, 4),
+        "a.bias": torch.zeros(3, dtype=torch.bfloat16),
+        "n": torch.tensor(3),
+    }
+
+
+def pth(legacy: bool = False) -> bytes:
+    out = io.BytesIO()
+    torch.save({"state_dict": state(), "epoch": 3, "args": {"lr": 0.1}}, out, _use_new_zipfile_serialization=not legacy)
+    return out.getvalue()
+
+
+def in_pth(folder: Path, data: bytes) -> Path:
+    """PyTorch's archive, with these bytes as the pickle in it."""
+    with zipfile.ZipFile(io.BytesIO(pth())) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    return under("a.pth", folder, zipped({n: data if n.endswith("data.pkl") else held for n, held in members.items()}))
+
+
+def pickle_of_pth() -> bytes:
+    with zipfile.ZipFile(io.BytesIO(pth())) as archive:
+        return next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+
+
+def safetensors(folder: Path) -> Reader:
+    save_file(state(), folder / "seed.safetensors", {"format": "pt"})
+    seeds = [(folder / "seed.safetensors").read_bytes()]
+    tokens = (b"F32", b"F64", b"BF16", b"I64", b"data_offsets", b"[0,0]", b"[0,99999999999]", b"shape")
+    return Reader("safetensors", seeds, partial(under, "a.safetensors"), read_checkpoint, (WeightsError,), tokens)
+
+
+def npz_state(folder: Path) -> Reader:
+    out = io.BytesIO()
+    np.savez(out, allow_pickle=False, a=VALUES, b=np.zeros(3))
+    return Reader("checkpoint.npz", [out.getvalue()], partial(under, "a.npz"), read_checkpoint, (WeightsError,))
+
+
+# Whole folders, read by the command that a user gives
+
+TINY = ["pretrain", "vilt.tiny", "--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24", "--data", "scenes:20", "--batch", "4", "--steps", "3", "--log_every", "1", "--checkpoint_every", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
+
+
+def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> Reader:
+    """A finished run of which one file is mutated, and the command that then reads it. The other files are put back each time."""
+    command(*TINY, "--out", str(folder / "kept"))
+
+    def place(folder: Path, data: bytes) -> Path:
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        shutil.copytree(folder / "kept", folder / "run")
+        return under(f"run/{file}", folder, data)
+
+    def read(path: Path) -> None:
+        command(*words(folder / "run"))
+
+    held = (folder / "kept" / file).read_bytes()
+    large = [
+        (b'"width": 16', b'"width": 20000'),
+        (b'"depth": 1', b'"depth": 10000000'),
+        (b'"heads": 2', b'"heads": 0.5'),
+    ]
+    crafted = [held.replace(*pair) for pair in large if pair[0] in held]
+    tokens = (
+        b"width",
+        b"depth",
+        b"grid",
+        b"data",
+        b"scenes:99",
+        b"vocabulary",
+        b"recipe",
+        b"step",
+        b"itm",
+        b"rest",
+        b"F32",
+    )
+    return Reader(f"run/{file}", [held], place, read, (Refused,), tokens, crafted=crafted)
+
+
+def again(run: Path) -> list[str]:
+    return [*TINY, "--out", str(run)]
+
+
+def scored(run: Path) -> list[str]:
+    return ["evaluate", str(run), "--task", "retrieval", "--data", "scenes:20", "--split", "val", "--gallery", "4", "--workers", "0", "--device", "cpu"]  # fmt: skip
+
+
+def hugging_face(file: str, folder: Path) -> Reader:
+    """A folder as Hugging Face keeps a ViT, of which one file is mutated, imported."""
+    transformers = __import__("transformers")
+    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16, num_labels=3)  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(folder / "kept")
+
+    def place(folder: Path, data: bytes) -> Path:
+        shutil.rmtree(folder / "hf", ignore_errors=True)
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        shutil.copytree(folder / "kept", folder / "hf")
+        return under(f"hf/{file}", folder, data)
+
+    def read(path: Path) -> None:
+        command("import", "vit", str(folder / "hf"), "--out", str(folder / "out"))
+
+    tokens = (b"hidden_size", b"num_attention_heads", b"hidden_act", b"gelu", b"id2label", b"image_size", b"model_type")
+    return Reader(f"hf/{file}", [(folder / "kept" / file).read_bytes()], place, read, (Refused,), tokens)
+
+
+LARGE = [
+    b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\0\0\0\0\x01\x85R.",
+    b"\x80\x02ccollections\nOrderedDict\n(J\xff\xff\xff\x7fK\0tR.",
+]
+"""Pickles of a hundred bytes that ask for gigabytes."""
+
+
+def plain(name: str, seeds: Callable[[], Sequence[bytes]], place: Callable, read: Callable, *errors: type[Exception]) -> Callable:  # fmt: skip
+    return lambda folder: Reader(name, seeds(), place, read, errors or OURS)
+
+
+QUICK: dict[str, Callable[[Path], Reader]] = {
+    **{name: partial(pictures, name) for name in PICTURES},
+    "tar": tars,
+    **{f"captions.{suffix}": partial(tables, suffix, read_captions) for suffix in ("csv", "tsv", "jsonl")},
+    **{f"questions.{suffix}": partial(tables, suffix, read_questions) for suffix in ("csv", "jsonl")},
+    "karpathy": json_of("dataset_tiny.json", KARPATHY, read_captions),
+    "coco": json_of("captions_train2014.json", COCO, read_captions),
+    "vqa.questions": json_of(QUESTIONS, VQA, read_questions, (ANNOTATIONS, NOTES)),
+    "vqa.annotations": json_of(ANNOTATIONS, NOTES, read_questions, (QUESTIONS, VQA)),
+    "pickle": plain("pickle", pickles, partial(under, "x.pkl"), lambda path: read_plain(path.read_bytes()), NotPlain),
+    "lmdb": plain("lmdb", lambda: pickles()[:4], in_database, load_17),
+    "npy": plain("npy", npy, in_npz, load_17),
+    "npz": plain("npz", lambda: [npz()], whole_npz, load_17),
+    "regions.tsv": plain("regions.tsv", region_rows, partial(under, "x.tsv"), load_17, *OURS, KeyError),
+    "cifar": plain("cifar", cifar_rows, cifar, read_cifar),
+    **{f"vocabulary.{suffix}": partial(vocabularies, suffix) for suffix in ("txt", "json", "pkl", "spm")},
+    "pth": plain("pth", lambda: [pth(), pth(legacy=True)], partial(under, "a.pth"), read_checkpoint, WeightsError),
+    "pth.pickle": lambda folder: Reader(
+        "pth.pickle", [pickle_of_pth()], in_pth, read_checkpoint, (WeightsError,), crafted=LARGE
+    ),
+    "safetensors": safetensors,
+    "checkpoint.npz": npz_state,
+}
+COMMANDS: dict[str, Callable[[Path], Reader]] = {
+    "run.json": partial(run_folder, "run.json", scored),
+    "run.json, continued": partial(run_folder, "run.json", again),
+    "metrics.jsonl": partial(run_folder, "metrics.jsonl", again),
+    "checkpoint.safetensors": partial(run_folder, "checkpoint.safetensors", again),
+    "model.safetensors": partial(run_folder, "model.safetensors", scored),
+    "hf config.json": partial(hugging_face, "config.json"),
+    "hf model.safetensors": partial(hugging_face, "model.safetensors"),
+}
+READERS = QUICK | COMMANDS
+assert expected(DataError())  # what commands may refuse with is said there

@@ -1,0 +1,128 @@
+"""Every reader of what others wrote, on seeded damage to its valid inputs: a value or its own error, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz import input_of
+from mutations import mutated, png_sealed, tar_sealed
+from readers import COMMANDS, QUICK, Reader, picture, tar_of
+
+HERE = Path(__file__).parent
+SEED = int(os.environ.get("DIPTYCH_CAMPAIGN_SEED", "0"))
+RECORDS = os.environ.get("DIPTYCH_CAMPAIGN", "")  # the folder in which counts are left
+INPUTS, OF_COMMANDS, SECONDS = 1000, 40, 120
+
+
+@pytest.mark.campaign
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reader", "inputs"), [*((name, OF_COMMANDS) for name in COMMANDS), *((name, INPUTS) for name in QUICK)]
+)
+def test_every_input_ends_in_a_value_or_in_the_reader_s_own_error(reader: str, inputs: int, tmp_path: Path):
+    out = Path(RECORDS or tmp_path) / f"fuzz {reader}.json"
+    words = [reader, "--inputs", str(inputs), "--seed", str(SEED), "--seconds", str(SECONDS), "--out", str(out)]
+    done = subprocess.run([sys.executable, str(HERE / "fuzz.py"), *words], capture_output=True, text=True, timeout=900)
+    assert out.exists(), done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert not found["failed"], json.dumps(found["failures"], indent=1)
+    assert done.returncode == 0 and found["values"] + found["refused"] == found["inputs"] > 0
+    assert found["refused"] > 0, "no input was refused: nothing was damaged"
+
+
+def read_strictly(path: Path) -> None:
+    if path.read_bytes() != b"valid":
+        raise ValueError("no such thing")
+
+
+def hostile(path: Path) -> None:
+    """A reader with every fault that the campaign looks for, chosen by the input."""
+    data = path.read_bytes()
+    if data == b"valid":
+        return
+    if data == b"code":
+        (path.parent / "canary").write_text("")
+    if data == b"outside":
+        (path.parent.parent / "secret.jpg").read_bytes()
+    if data == b"write":
+        (path.parent.parent / "written").write_text("")
+    if data == b"process":
+        subprocess.run(["true"])
+    if data == b"memory":
+        assert len(b"x" * (128 << 20))
+    if data == b"hang":
+        while True:
+            pass
+    if data == b"crash":
+        os.abort()
+    if data == b"bug":
+        raise KeyError("of ours")
+    raise ValueError("refused")
+
+
+FAULTS = {
+    b"code": "code was run",
+    b"outside": "secret.jpg",
+    b"write": "written",
+    b"process": "subprocess.Popen",
+    b"memory": "MiB",
+    b"hang": "SIGPROF",
+    b"crash": "SIGABRT",
+    b"bug": "KeyError: 'of ours'",
+}
+RUNNER = f"""
+import json, sys, tempfile, time
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, {str(HERE)!r})
+import fuzz
+from readers import Reader, under
+from test_fuzz import FAULTS, hostile
+fuzz.SECONDS, fuzz.MEMORY = 2, 64 << 20
+for fault in [*FAULTS, b"refused"]:
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "case").mkdir()
+        (Path(made) / "secret.jpg").write_text("")
+        reader = Reader("hostile", [b"valid"], partial(under, "a"), hostile, (ValueError,), crafted=[b"valid", fault, b"no"])
+        found = fuzz.campaign(reader, Path(made), 0, range(3), time.monotonic() + 60)
+        print(json.dumps([fault.decode(), found]))
+"""
+
+
+@pytest.mark.slow
+def test_the_campaign_notices_each_fault_that_it_looks_for():
+    done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = dict(map(json.loads, done.stdout.splitlines()))
+    assert found.pop("refused")["failed"] == 0 and found.keys() == {fault.decode() for fault in FAULTS}
+    for fault, why in FAULTS.items():
+        counts = found[fault.decode()]
+        assert (counts["inputs"], counts["values"]) == (3, 1), (fault, counts)
+        failures = {one["number"]: one["why"] for one in counts["failures"]}
+        assert why in failures[1], (fault, failures)
+        # the canary stays where it was put; all others leave the next input as it is
+        assert failures.keys() == ({1, 2} if fault == b"code" else {1}), (fault, failures)
+
+
+def test_an_input_is_the_same_wherever_it_is_made():
+    reader = Reader("x", [picture("PNG"), b"12 dogs"], lambda folder, data: folder, read_strictly, seal=png_sealed)
+    first = [input_of(reader, 3, number) for number in range(50)]
+    assert first == [input_of(reader, 3, number) for number in range(50)]
+    assert len(set(first)) > 40 and first != [input_of(reader, 4, number) for number in range(50)]
+
+
+def test_checksums_are_repaired():
+    import random
+
+    png, tar = picture("PNG"), tar_of(0, {"a.txt": b"a dog"})
+    assert png_sealed(png) == png and tar_sealed(tar) == tar
+    damaged = bytearray(png)
+    damaged[20] ^= 1
+    assert png_sealed(bytes(damaged)) != bytes(damaged) and png_sealed(bytes(damaged))[:29] == bytes(damaged)[:29]
+    draw = random.Random(0)
+    assert sum(mutated(png, [tar], [], draw) != png for _ in range(50)) > 45

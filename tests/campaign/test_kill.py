@@ -1,0 +1,112 @@
+"""Runs that are killed at random moments, again and again, end in what an uninterrupted run leaves, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+from fuzz import machine
+from safetensors.torch import load_file
+from test_fuzz import RECORDS, SEED
+from tiny_bootstrap import files, saved
+from tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
+
+from diptych.jobs.noise import noise
+from diptych.recipes.bootstrap import Noise
+
+KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # of each kind of run
+LEAST = 0.2  # of a run's time, before which its process has but begun
+
+Same = Callable[[Path, Path], bool]
+
+
+def same_run(one: Path, other: Path) -> bool:
+    a, b = (load_file(run / "checkpoint.safetensors") for run in (one, other))
+    same = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    weights = [(run / "model.safetensors").read_bytes() for run in (one, other)]
+    return same and weights[0] == weights[1] and rows(one) == rows(other)
+
+
+def same_files(one: Path, other: Path) -> bool:
+    return files(one) == files(other)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Six tars of captions, some dealt to other pictures, and the run that judges and writes them."""
+    folder = tmp_path_factory.mktemp("captions")
+    noise(Noise(data="scenes:48", shard=8), folder / "noised")
+    return str(folder / "noised" / "train-{00000..00005}.tar"), saved(folder / "blip")
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that fine-tuning begins with."""
+    out = tmp_path_factory.mktemp("before") / "run"
+    finished(pretrain(out, "--workers", "0", steps=2))
+    return out
+
+
+@pytest.mark.campaign
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", ["pretrain", "finetune", "bootstrap"])
+def test_killed_at_random_moments_it_ends_in_the_same_bits(
+    kind: str, before: Path, shards: tuple[str, str], tmp_path: Path
+):
+    data, role = shards
+    commands: dict[str, tuple[Callable[[Path], list[str]], Same]] = {
+        "pretrain": (lambda out: pretrain(out, "--workers", "1", steps=40), same_run),
+        "finetune": (
+            lambda out: ["finetune", "vqa", "--from", str(before), *TRAINING, "--steps", "40", "--workers", "1", "--out", str(out)],
+            same_run,
+        ),
+        "bootstrap": (
+            lambda out: f"bootstrap {data} --captioner {role} --filter {role} --match_over 0.3 --batch 3 --workers 0 --device cpu --precision fp32 --out {out}".split(),
+            same_files,
+        ),
+    }  # fmt: skip
+    made, same = commands[kind]
+    found = killed(made, same, tmp_path, random.Random(f"{SEED}/{kind}"))
+    if RECORDS:
+        about = {"run": kind, "seed": SEED, "date": f"{date.today()}", "machine": machine()}
+        (Path(RECORDS) / f"kill {kind}.json").write_text(json.dumps(about | found, indent=1))
+    assert found["kills"] == KILLS and found["compared"] >= 1 and found["equal"] == found["compared"], found
+
+
+def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: random.Random) -> dict[str, float]:
+    """Kills a run at moments drawn over the time that it takes, and goes on with it by the same command. Whenever it comes to its
+    end it is compared with one that was never killed, and another begins. The last is let come to its end.
+    """
+    began = time.monotonic()
+    whole, out = folder / "whole", folder / "killed"
+    finished(made(whole))
+    usual = time.monotonic() - began
+    found = {"kills": 0, "compared": 0, "equal": 0}
+
+    def compare() -> None:
+        found["compared"] += 1
+        found["equal"] += same(out, whole)
+        shutil.rmtree(out)
+
+    while found["kills"] < KILLS:
+        process = started(made(out))
+        try:
+            _, complaint = process.communicate(timeout=usual * draw.uniform(LEAST, 1))
+            assert process.returncode == 0, complaint[-3000:]
+            compare()
+        except subprocess.TimeoutExpired:
+            kill_all(process)
+            found["kills"] += 1
+    finished(made(out))
+    compare()
+    return {**found, "seconds": round(time.monotonic() - began, 1)}

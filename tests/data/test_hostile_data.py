@@ -1,0 +1,87 @@
+"""Pictures, tars and pickles made to do harm, where a user meets them: a command that refuses in one printable line, or skips."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from test_tars import HARM, header
+from tiny_data import picture_bytes
+
+from diptych.cli import main
+from diptych.data.source import BadSample
+from diptych.jobs.shown import read_shown
+
+TINY = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24", "--batch", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
+
+
+def tiff(values: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Pillow.fromarray(values).save(out, "TIFF")
+    return out.getvalue()
+
+
+def folder(place: Path, odd: bytes) -> Path:
+    """Eight pictures of a training split with a caption each; the last is `odd`."""
+    for k in range(8):
+        (place / f"{k}.tif").write_bytes(odd if k == 7 else picture_bytes(k))
+    rows = "".join(f"{k}.tif,a red circle in a picture,train\n" for k in range(8))
+    (place / "captions.csv").write_text(f"image,caption,split\n{rows}")
+    return place
+
+
+def pretrain(data: object, out: Path) -> list[str]:
+    return ["pretrain", "vilt.tiny", "--data", str(data), *TINY, "--out", str(out)]
+
+
+@pytest.mark.slow
+def test_pictures_of_numbers_are_trained_on_and_those_that_cannot_be_shown_are_skipped_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, values, why in (
+        ("shown", np.linspace(0, 1, 1200).reshape(30, 40).astype(np.float32), ""),
+        ("nan", np.full((30, 40), np.nan, np.float32), "it holds numbers that are not finite"),
+        ("dark", np.arange(1200, dtype=np.uint16).reshape(30, 40) % 60, "all become one grey in 8 bits"),
+    ):
+        data, out = tmp_path / name, tmp_path / f"{name}-run"
+        data.mkdir()
+        folder(data, tiff(values))
+        assert main([*pretrain(data, out), "--max_skipped", "0.9"]) == 0, capsys.readouterr().err
+        listed = json.loads((out / "skipped.json").read_text()) if (out / "skipped.json").exists() else []
+        assert [why in row["why"] and "7.tif" in row["where"] for row in listed] == ([True] if why else [])
+
+
+def test_a_tar_that_announces_gigabytes_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("digits", "a header longer than memory", "headers upon headers"):
+        picture = picture_bytes(1)
+        body = picture + bytes(-len(picture) % 512)
+        good = header("0.jpg", len(picture)) + body + header("0.txt", 5) + b"a dog".ljust(512, b"\0")
+        (tmp_path / "train-0.tar").write_bytes(good + HARM[name])
+        words = ["baselines", "--task", "retrieval", "--split", "train", "--data", str(tmp_path / "train-0.tar")]
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "train-0.tar: not a whole uncompressed tar (" in line and "write the shard again" in line
+
+
+def test_a_vocabulary_of_colliding_keys_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    # made without a dict, which would take as long here
+    pairs = b"".join(pickle.dumps(k * (2**61 - 1), 2)[2:-1] + b"K\x01s" for k in range(1, 20_000))
+    (tmp_path / "v.pkl").write_bytes(b"\x80\x02}" + pairs + b".")
+    assert main([*pretrain("scenes:20", tmp_path / "out"), "--vocabulary", str(tmp_path / "v.pkl")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "v.pkl: it has an integer for a key that is not below 2**60" in line
+
+
+def test_a_page_s_kept_pictures_are_of_no_format_that_runs_a_program(tmp_path: Path):
+    """shown.json of a stranger's run: PostScript, which Pillow would give to Ghostscript, is refused unread."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    uri = f"data:image/jpeg;base64,{base64.b64encode(program).decode()}"
+    (tmp_path / "shown.json").write_text(json.dumps([{"kind": "caption", "picture": {"picture": uri}, "caption": "a", "score": 1, "references": []}]))  # fmt: skip
+    with pytest.raises(BadSample, match=r"shown\.json: not a readable image: none of JPEG"):
+        read_shown(tmp_path / "shown.json")

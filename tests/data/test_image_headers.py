@@ -1,0 +1,182 @@
+"""Image files that announce more than a picture needs are refused in seconds and little memory; honest ones are read."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from diptych.data import decode as decode_module
+from diptych.data.decode import decode
+from diptych.data.source import BadSample
+
+
+def saved(picture: Pillow.Image, format: str, **options) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, format, **options)
+    return out.getvalue()
+
+
+def chunk(kind: bytes, body: bytes = b"") -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(before: bytes = b"", after: bytes = b"", size: tuple[int, int] = (4, 4), colour: int = 0) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(20)))
+    return b"\x89PNG\r\n\x1a\n" + head + before + body + after + chunk(b"IEND")
+
+
+def scans(width: int, height: int, times: int) -> bytes:
+    data = saved(Pillow.new("L", (width, height), 128), "JPEG", progressive=True, quality=5)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * times + b"\xff\xd9"
+
+
+def gif(extensions: bytes) -> bytes:
+    data = saved(Pillow.new("P", (2, 2)), "GIF")
+    at = 13 + (3 << (data[10] & 7) + 1)
+    return data[:at] + extensions + data[at:]
+
+
+def tiff(*tags: tuple[int, int, int, int | bytes], big: bool = False) -> bytes:
+    wide, word = (20, "Q") if big else (12, "I")
+    at = (16 if big else 8) + struct.calcsize("<" + word) + wide * len(tags) + 16
+    made, behind = struct.pack("<" + ("Q" if big else "H"), len(tags)), b""
+    for tag, kind, count, value in tags:
+        place = at + len(behind) if isinstance(value, bytes) else value
+        made += struct.pack(f"<HH{word}{word}", tag, kind, count, place)
+        behind += value if isinstance(value, bytes) else b""
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    return (head + made).ljust(at, b"\0") + behind
+
+
+GREY = ((256, 3, 1, 10), (257, 3, 1, 10), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1))
+STRIPS = np.full(1_000_000, 8, "<u4").tobytes()
+TILE = (*GREY[:3], (259, 3, 1, 8), *GREY[3:], (322, 4, 1, 30000), (323, 4, 1, 30000), (324, 4, 1, 200), (325, 4, 1, 99))
+LARGE = (10_000, 10_000)
+
+CRAFTED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "1,600 scans": (lambda: scans(3000, 2000, 1600), "its 160. scans of 6000000 pixels"),
+    "comments": (lambda: b"\xff\xd8" + b"\xff\xfe\0\x02" * 1_000_000, "more than 13906 markers"),
+    "fill bytes": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000, "20000000 bytes of nothing at byte 2"),
+    "fill bytes, then a marker": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000 + b"\xd9", "bytes of nothing at byte 2"),
+    "chunks": (lambda: png(before=chunk(b"abCd") * 1_000_000), "more than .* chunks"),
+    "chunks behind": (lambda: png(after=chunk(b"abCd") * 1_000_000), "more than .* chunks"),
+    "profiles": (lambda: png(chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**6))) * 9000), "more than 1 colour profiles"),
+    "texts": (lambda: png(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**6))) * 3000), "not a readable image"),
+    "gif comments": (lambda: gif(b"\x21\xfe\x01a\0" * 2_000_000), "blocks before its first picture"),
+    "gif comment": (lambda: gif(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 50_000 + b"\0"), "blocks before its first picture"),
+    "gif nothing": (lambda: gif(b"\1" * 10_000_000), "blocks before its first picture"),
+    "strips": (lambda: tiff(*GREY, (273, 4, 10**6, STRIPS), (279, 4, 10**6, STRIPS)), "tag 273 holds 1000000 numbers"),
+    "strips, big": (lambda: tiff(*GREY, (273, 16, 10**6, STRIPS * 2), big=True), "tag 273 holds 1000000 numbers"),
+    "tags": (lambda: tiff(*GREY, *((40000, 3, 1, 1),) * 20_000), "more than .* tags"),
+    "tags, big": (lambda: tiff(*GREY, *((40000, 3, 1, 1),) * 20_000, big=True), "more than .* tags"),
+    "one large tile": (lambda: tiff(*TILE), "bytes to decode, more than the limit of 600000000"),
+    "32 bits": (
+        lambda: saved(Pillow.fromarray(np.zeros(LARGE, np.int32)), "TIFF", compression="tiff_adobe_deflate"),
+        "10000 x 10000 pixels of mode I take 800000000 bytes to decode",
+    ),
+    "float": (
+        lambda: saved(Pillow.fromarray(np.zeros(LARGE, np.float32)), "TIFF", compression="tiff_adobe_deflate"),
+        "10000 x 10000 pixels of mode F take 800000000 bytes to decode",
+    ),
+    "transparent": (lambda: png(size=LARGE, colour=6), "10000 x 10000 pixels of mode RGBA take 800000000 bytes"),
+    "webp": (lambda: saved(Pillow.new("RGB", (8000, 8000)), "WEBP", method=0, quality=0), "take 1024000000 bytes"),
+    "progressive": (lambda: saved(Pillow.new("RGB", LARGE), "JPEG", progressive=True, subsampling=0), "take 1000000000 bytes"),
+    "plain ppm": (lambda: b"P3 3000 3000 255\n" + b"1 " * 1_000_000, "read up to 4000000 pixels, not 9000000"),
+    "odd ppm": (lambda: b"P6 3000 3000 254\n" + bytes(9_000_000), "read up to 4000000 pixels, not 9000000"),
+    "ppm comment": (lambda: b"P6 #" + b"a" * 20_000_000, "header does not end within 4096 bytes"),
+    "ppm without pixels": (lambda: b"P6 10000 10000 255\n", "not a readable image"),
+    "runs in a bmp": (
+        lambda: b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + struct.pack("<IiiHHIIiiII", 40, 9000, 9000, 1, 8, 1, *[0] * 5) + bytes(20000),
+        "read up to 4000000 pixels, not 81000000",
+    ),
+}  # fmt: skip
+
+DECODE = """
+import resource, sys
+from diptych.data.decode import decode
+from diptych.data.source import BadSample
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+for path in sys.argv[1:]:
+    resource.setrlimit(resource.RLIMIT_CPU, (int(sum(resource.getrusage(0)[:2])) + 10, 300))
+    try:
+        print(decode(open(path, "rb").read(), "x").size)
+    except BadSample as bad:
+        print(bad)
+"""
+
+
+@pytest.mark.slow
+def test_each_is_refused_in_seconds_and_in_two_gigabytes(tmp_path: Path):
+    for name, (make, _) in CRAFTED.items():
+        (tmp_path / name).write_bytes(make())
+    done = subprocess.run(
+        [sys.executable, "-c", DECODE, *(str(tmp_path / name) for name in CRAFTED)],
+        capture_output=True, text=True, timeout=600, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = dict(zip(CRAFTED, done.stdout.splitlines(), strict=True))
+    for name, (_, why) in CRAFTED.items():
+        with pytest.raises(BadSample, match=why):
+            raise BadSample("x", said[name].removeprefix("x: "))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["comments", "fill bytes, then a marker", "chunks", "gif nothing", "strips, big", "tags", "transparent", "odd ppm"],
+)
+def test_a_crafted_file_is_a_bad_sample_with_its_reason(name: str):
+    make, why = CRAFTED[name]
+    with pytest.raises(BadSample, match=why):
+        decode(make(), "x")
+
+
+def test_honest_files_with_many_parts_are_read():
+    picture = Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8))
+    frames = {"save_all": True, "append_images": [picture.rotate(90 * k) for k in range(5)]}
+    for data in (
+        scans(100, 100, 100),
+        saved(
+            picture, "JPEG", progressive=True, restart_marker_rows=1, comment=b"x" * 60_000, icc_profile=bytes(200_000)
+        ),
+        png(before=chunk(b"tEXt", b"a\0b") * 5000),
+        gif(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 500 + b"\0"),
+        saved(picture, "TIFF", tiffinfo={278: 1}),  # a row a strip
+        saved(picture, "GIF", **frames),
+        saved(picture, "WEBP", **frames),
+        saved(picture, "PNG", **frames),
+        saved(picture, "TIFF", **frames),
+        saved(picture, "MPO", **frames),
+        b"P6\n# made by\n# somebody\n4 4 # wide\n255\n" + bytes(48),
+    ):
+        assert decode(data, "x").mode == "RGB"
+
+
+def test_the_limit_of_memory_counts_what_a_mode_takes(monkeypatch: pytest.MonkeyPatch):
+    """100 pixels: grey takes 1 byte and RGB 4 more; transparency 4 and 4; RGB itself 4; 4:2:0 progressive 3 more."""
+    for picture, format, options, taken in (
+        (Pillow.new("L", (10, 10)), "PNG", {}, 500),
+        (Pillow.new("RGB", (10, 10)), "PNG", {}, 400),
+        (Pillow.new("RGBA", (10, 10)), "PNG", {}, 800),
+        (Pillow.new("RGB", (10, 10)), "WEBP", {}, 1600),
+        (Pillow.new("RGB", (10, 10)), "JPEG", {}, 400),
+        (Pillow.new("RGB", (10, 10)), "JPEG", {"progressive": True, "subsampling": 2}, 700),
+        (Pillow.new("RGB", (10, 10)), "JPEG", {"progressive": True, "subsampling": 0}, 1000),
+    ):
+        data = saved(picture, format, **options)
+        monkeypatch.setattr(decode_module, "MAX_BYTES", taken)
+        assert decode(data, "x").size == (10, 10)
+        monkeypatch.setattr(decode_module, "MAX_BYTES", taken - 1)
+        with pytest.raises(BadSample, match=f"take {taken} bytes to decode, more than the limit of {taken - 1}"):
+            decode(data, "x")

@@ -1,0 +1,193 @@
+"""Random small models of transformers' classes, saved as it saves them, and the runs that `diptych import` makes of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.cli import main
+from diptych.inputs import Image, Text
+from diptych.jobs.evaluate import rebuilt
+from diptych.jobs.folder import load_run, read_any
+from diptych.recipes.run import ImportedCheckpoint
+from diptych.weights.official import SYSTEMS
+
+ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu", "swish", "gelu_new", "gelu_pytorch_tanh")
+CLASSES = {
+    "ViTForImageClassification": "vit",
+    "ViTModel": "vit",
+    "CLIPModel": "clip",
+    "ViltModel": "vilt",
+    "ViltForMaskedLM": "vilt",
+    "ViltForQuestionAnswering": "vilt",
+    "ViltForImagesAndTextClassification": "vilt",
+    "ViltForImageAndTextRetrieval": "vilt",
+    "BlipForConditionalGeneration": "blip",
+    "BlipForQuestionAnswering": "blip",
+    "BlipForImageTextRetrieval": "blip",
+}
+TEXT_LENGTH = 9
+
+
+def _tower(draw: random.Random, width: int | None = None) -> dict[str, Any]:
+    heads = draw.choice((1, 2, 3, 4))
+    return {
+        "hidden_size": width or heads * draw.choice((4, 8, 12)),
+        "num_attention_heads": heads if width is None else draw.choice([n for n in (1, 2, 4) if width % n == 0]),
+        "num_hidden_layers": draw.choice((1, 2, 3)),
+        "intermediate_size": draw.choice((12, 24, 40)),
+        "hidden_act": draw.choice(ACTIVATIONS),
+        "layer_norm_eps": draw.choice((1e-12, 1e-6, 1e-5, 1e-3, 0.1)),
+    }
+
+
+def _pictures(draw: random.Random) -> dict[str, Any]:
+    patch = draw.choice((4, 8))
+    return {"patch_size": patch, "image_size": patch * draw.choice((2, 3))}
+
+
+def _words(draw: random.Random) -> dict[str, Any]:
+    return {"vocab_size": draw.choice((40, 61)), "max_position_embeddings": TEXT_LENGTH}
+
+
+def _labels(draw: random.Random, count: int) -> dict[str, Any]:
+    names = draw.sample(["tench", "crane", "a cat", "naïve", "two words, and a comma", "3", "yes", "crane"], count)
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def config_of(kind: str, draw: random.Random) -> dict[str, Any]:
+    """Keyword arguments of the class's config."""
+    if kind.startswith("ViT"):
+        return _tower(draw) | _pictures(draw) | _labels(draw, draw.choice((2, 3, 5)))
+    if kind.startswith("Vilt"):
+        drawn = _tower(draw) | _pictures(draw) | _words(draw)
+        if kind == "ViltForImagesAndTextClassification":
+            return drawn | {"modality_type_vocab_size": 3, "num_images": 2, "id2label": {0: "False", 1: "True"}}
+        return drawn | _labels(draw, draw.choice((2, 4)))
+    joint = draw.choice((4, 10))
+    if kind == "CLIPModel":
+        return {
+            "vision_config": _tower(draw) | _pictures(draw),
+            "text_config": _tower(draw) | _words(draw) | {"eos_token_id": 2, "bos_token_id": 0},
+            "projection_dim": joint,
+        }
+    image = _tower(draw) | _pictures(draw)
+    text = _tower(draw, image["hidden_size"] if "Question" in kind else None) | _words(draw) | {"bos_token_id": 38}
+    return {"vision_config": image, "text_config": text, "image_text_hidden_size": joint}
+
+
+def saved(kind: str, config: dict[str, Any], folder: Path, seed: int = 0, **saving: Any) -> Any:
+    """A model of the class with random weights that matter, and its folder."""
+    import transformers
+
+    made = getattr(transformers, kind)
+    torch.manual_seed(seed)
+    model = made(made.config_class(**config)).eval()
+    for name, parameter in model.named_parameters():
+        if name != "logit_scale":
+            nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder, **saving)
+    return model
+
+
+def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The run that the command line makes of a folder, its module with its weights, and its facts."""
+    assert main(["import", system, str(source), "--out", str(out), *more]) == 0
+    run, facts = read_any(out)
+    if isinstance(run, ImportedCheckpoint):
+        arguments = run.arguments | {"grid": tuple(run.arguments["grid"])}
+        module: nn.Module = SYSTEMS[run.system].build(arguments, run.task, {})
+    elif facts["task"] == "nlvr2":  # which can be exported and started from, not scored
+        module = SYSTEMS["vilt"].build(vars(run.model), "nlvr2", {})
+    else:
+        module = rebuilt(run, facts)
+    return run, load_run(module, out).eval(), facts
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    assert ours.shape == theirs.shape and theirs.abs().max() > 0
+    return bool((ours - theirs).abs().max() <= 1e-5 * theirs.abs().max())
+
+
+@torch.no_grad()
+def equal(kind: str, theirs: Any, step: Any) -> bool:
+    """Whether both compute the same numbers from random inputs."""
+    vision = getattr(theirs.config, "vision_config", theirs.config)
+    words = getattr(theirs.config, "text_config", theirs.config)
+    side, model = vision.image_size, step.model
+    two = kind == "ViltForImagesAndTextClassification"
+    pixels = torch.randn(3, 2 if two else 1, 3, side, side)
+    image = Image.whole(pixels[:, 0])
+    if kind == "ViTForImageClassification":
+        return close(model.classify(image), theirs(pixels[:, 0]).logits)
+    if kind == "ViTModel":
+        return close(model.encode_image(image).canvas(), theirs(pixels[:, 0]).last_hidden_state)
+    text = _text(words.vocab_size, ends_in_largest=kind == "CLIPModel", whole="Question" in kind and "Blip" in kind)
+    given = {"input_ids": text.ids, "attention_mask": text.real.long()}
+    if kind == "CLIPModel":
+        return _clip_equal(theirs(**given, pixel_values=pixels[:, 0]), step, image, text)
+    if kind.startswith("Blip"):
+        return _blip_equal(kind, theirs, step, image, pixels[:, 0], text)
+    given["pixel_values"] = pixels if two else pixels[:, 0]
+    return _vilt_equal(kind, theirs(**given), step, text, [Image.whole(pixels[:, i]) for i in range(pixels.shape[1])])
+
+
+def _text(words: int, ends_in_largest: bool, whole: bool) -> Text:
+    lengths = torch.tensor([[TEXT_LENGTH], [4], [6]])
+    real = torch.arange(TEXT_LENGTH) < (torch.full_like(lengths, TEXT_LENGTH) if whole else lengths)
+    ids = torch.randint(3, words - 3, real.shape)
+    if ends_in_largest:
+        ids.scatter_(1, lengths - 1, words - 1)
+    return Text(ids * real, real)
+
+
+def _clip_equal(out: Any, step: Any, image: Image, text: Text) -> bool:
+    head, model = step.heads["contrast"], step.model
+    (seen,), (read,) = model.unimodal(model.encode_image(image)), model.unimodal(model.encode_text(text))
+    pair = head.of_image(seen), head.of_text(read)
+    return close(pair[0], out.image_embeds) and close(pair[1], out.text_embeds)
+
+
+def _vilt_equal(kind: str, out: Any, step: Any, text: Text, images: list[Image]) -> bool:
+    model = step.model
+    tokens = model.encode_text(text)
+    pairs = [model.fuse(tokens, model.encode_image(image).in_slot(slot)) for slot, image in enumerate(images)]
+    pooled, read = pairs[0].pooled, pairs[0].text.canvas()[text.real]
+    match kind:
+        case "ViltModel":
+            return close(read, out.last_hidden_state[:, :TEXT_LENGTH][text.real]) and close(pooled, out.pooler_output)
+        case "ViltForMaskedLM":
+            return close(step.heads["words"](read), out.logits[text.real])
+        case "ViltForQuestionAnswering":
+            return close(step.head(pooled), out.logits)
+        case "ViltForImageAndTextRetrieval":
+            return close(step.rank(pooled), out.logits[:, 0])
+    return close(step.logits(tuple(pairs)), out.logits)
+
+
+def _blip_equal(kind: str, theirs: Any, step: Any, image: Image, pixels: Tensor, text: Text) -> bool:
+    model, real = step.model, text.real
+    seen = model.encode_image(image)
+    given = {"input_ids": text.ids, "attention_mask": real.long()}
+    if kind == "BlipForConditionalGeneration":
+        text.ids[:, 0] = model.decoder.begin
+        return close(model.decode(text, seen)[real], theirs(**given, pixel_values=pixels).logits[real])
+    text.ids[:, 0] = model.encoder.ground
+    read = model.fuse(model.encode_text(text), seen).text
+    if kind == "BlipForImageTextRetrieval":
+        out = theirs(**given, pixel_values=pixels)
+        head = step.heads["contrast"]
+        (a,), (b,) = model.unimodal(seen), model.unimodal(model.encode_text(text))
+        cosines = theirs(**given, pixel_values=pixels, use_itm_head=False).itm_score
+        return close(step.heads["match"](read.first()), out.itm_score) and close(
+            head.of_image(a) @ head.of_text(b).T, cosines
+        )
+    asked = theirs.text_encoder(**given, encoder_hidden_states=theirs.vision_model(pixels).last_hidden_state)[0]
+    answer = Text(text.ids.clone(), real)
+    answer.ids[:, 0] = model.decoder.begin
+    said = theirs.text_decoder(answer.ids, real.long(), encoder_hidden_states=asked).logits
+    return close(read.canvas(), asked) and close(model.decode(answer, read), said)

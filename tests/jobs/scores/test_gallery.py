@@ -1,0 +1,160 @@
+"""A gallery holds each picture once with all its captions, however the data lists them."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diptych.cli import main
+from diptych.data.files import open_captions
+from diptych.jobs.building import build
+from diptych.jobs.scores import Subject
+from diptych.jobs.scores.captioning import captioning
+from diptych.jobs.scores.gallery import open_gallery
+from diptych.recipes import vilt
+from diptych.recipes.models import CoCa
+from diptych.recipes.run import Evaluation, Objectives
+
+PICTURES, CAPTIONS = 7, 3
+CALLS = ("{}.png", "./{}.png", "images/{}.png", "copies/{}.png", "copies/./{}.png")
+SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24"]  # fmt: skip
+ASKED = Evaluation("captioning", split="val", longest=9, workers=0, device="cpu", precision="fp32")
+COCA = CoCa(
+    width=16, depth=1, heads=2, hidden=32, patch=16, grid=(5, 7), queries=3, pool_heads=2, text_width=16, text_depth=1,
+    text_heads=2, text_hidden=32, vocabulary=114, text_length=24, decoder_depth=1, decoder_heads=2, decoder_hidden=32,
+    joint=8,
+)  # fmt: skip
+
+Pair = tuple[int, str]  # a picture and a caption
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes as files, each a second time as a copy."""
+    folder, scenes = tmp_path_factory.mktemp("photos"), open_captions("scenes:20", "train")
+    for place in ("images", "copies"):
+        (folder / place).mkdir()
+        for i in range(PICTURES):
+            scenes.image(i).save(folder / place / f"{i}.png")
+    return folder
+
+
+def pairs() -> list[Pair]:
+    scenes = open_captions("scenes:20", "train")
+    return [(i, text) for i in range(PICTURES) for text in scenes.captions(i)[:CAPTIONS]]
+
+
+def merged(folder: Path, _: list[Pair], draw: random.Random) -> str:
+    """Karpathy's JSON, an image with all its captions."""
+    images = [{"filename": f"{i}.png", "split": "val", "sentences": []} for i in range(PICTURES)]
+    for i, text in pairs():
+        images[i]["sentences"].append({"raw": text})  # type: ignore[attr-defined]
+    (folder / "dataset_merged.json").write_text(json.dumps({"images": images}))
+    return str(folder / "dataset_merged.json")
+
+
+def karpathy(folder: Path, said: list[Pair], draw: random.Random) -> str:
+    images = [
+        {"filename": draw.choice(CALLS).format(i), "split": "val", "sentences": [{"raw": text}]} for i, text in said
+    ]
+    (folder / "dataset_rows.json").write_text(json.dumps({"images": images}))
+    return str(folder / "dataset_rows.json")
+
+
+def coco(folder: Path, said: list[Pair], draw: random.Random) -> str:
+    images = [{"id": at, "file_name": draw.choice(CALLS).format(i)} for at, (i, _) in enumerate(said)]
+    notes = [{"image_id": at, "caption": text} for at, (_, text) in enumerate(said)]
+    (folder / "captions_val2014.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    return str(folder / "captions_val2014.json")
+
+
+def table(folder: Path, said: list[Pair], draw: random.Random) -> str:
+    rows = [{"image": draw.choice(CALLS).format(i), "caption": text, "split": "valid"} for i, text in said]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "rows.jsonl")
+
+
+def tars(folder: Path, said: list[Pair], draw: random.Random) -> str:
+    half = len(said) // 2
+    for shard, part in enumerate((slice(half), slice(half, None))):
+        with tarfile.open(folder / f"val-{shard}.tar", "w") as tar:
+            for at, (i, text) in list(enumerate(said))[part]:
+                for suffix, data in (("png", (folder / f"images/{i}.png").read_bytes()), ("txt", text.encode())):
+                    info = tarfile.TarInfo(f"{at:04d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return str(folder / "val-{0..1}.tar")
+
+
+Written = Callable[[Path, list[Pair], random.Random], str]
+ROWS = [karpathy, coco, table, tars]
+
+
+@given(st.sampled_from(ROWS), st.randoms(use_true_random=False), st.permutations(range(PICTURES * CAPTIONS)))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_in_any_order_and_spelling_make_the_same_gallery(
+    folder: Path, write: Written, draw: random.Random, order: list[int]
+):
+    said = pairs()
+    gallery = open_gallery(replace(ASKED, data=write(folder, [said[k] for k in order], draw)), 80)
+    scenes = open_captions("scenes:20", "train")
+    shown = {gallery.image(i).tobytes(): sorted(gallery.captions(i)) for i in range(len(gallery))}
+    assert len(shown) == len(gallery) == PICTURES
+    for i in range(PICTURES):
+        assert shown[scenes.image(i).tobytes()] == sorted(scenes.captions(i)[:CAPTIONS])
+    few = open_gallery(replace(ASKED, data=write(folder, said, draw), gallery=2, captions=2), 80)
+    assert [few.image(i).tobytes() for i in range(len(few))] == [scenes.image(i).tobytes() for i in range(2)]
+    assert [len(few.captions(i)) for i in range(2)] == [2, 2]
+
+
+def metrics(run: Path, data: str, *more: str) -> dict[str, Any]:
+    """What an evaluation at the command line writes."""
+    before = set(run.glob("evaluate-*"))
+    asked = ["--data", data, "--split", "validation", "--workers", "0", "--device", "cpu", "--precision", "fp32"]
+    assert main(["evaluate", str(run), *asked, *more]) == 0
+    (written,) = set(run.glob("evaluate-*")) - before
+    found = json.loads((written / "metrics.json").read_text())["metrics"]
+    shutil.rmtree(written)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["vilt.tiny", "vlmo.tiny"])  # pairs are fused; towers are compared, the best fused
+def test_recall_is_that_of_the_merged_rows_at_the_command_line(folder: Path, tmp_path: Path, recipe: str):
+    run = ["pretrain", recipe, *SMALL, "--data", "scenes:20", "--batch", "8", "--steps", "2", "--workers", "0"]
+    assert main([*run, "--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "run")]) == 0
+    draw = random.Random(1)
+    more = ["--task", "retrieval", "--candidates", "4"]
+    expected = metrics(tmp_path / "run", merged(folder, [], draw), *more)
+    assert (expected["images"], expected["texts"]) == (PICTURES, PICTURES * CAPTIONS)
+    for write in (table, tars):
+        said = pairs()
+        draw.shuffle(said)
+        assert metrics(tmp_path / "run", write(folder, said, draw), *more) == expected, write.__name__
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("write", ROWS)
+def test_all_captions_of_a_picture_are_its_references(folder: Path, write: Written):
+    run = replace(vilt.tiny(), model=COCA, objectives=Objectives(lm=1.0))
+    module, draw = build(run).eval(), random.Random(2)
+
+    def scored(data: str) -> dict[str, float]:
+        return captioning(Subject(run, {}, module, replace(ASKED, data=data), torch.device("cpu"))).metrics
+
+    expected, said = scored(merged(folder, [], draw)), pairs()
+    draw.shuffle(said)
+    found = scored(write(folder, said, draw))
+    assert found == pytest.approx(expected) and found["references"] == PICTURES * CAPTIONS

@@ -1,0 +1,88 @@
+"""At the command line: which split is read, and what is said of how the data was divided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diptych.cli import main
+from diptych.data.files import open_captions
+from diptych.jobs.folder import read_run
+
+SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24"]  # fmt: skip
+HOW = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
+
+
+def write_photos(folder: Path, tables: dict[str, range]) -> None:
+    """Scenes as files, with tables of two captions each."""
+    scenes = open_captions("scenes:60", "train")
+    (folder / "images").mkdir(parents=True)
+    for name, pictures in tables.items():
+        rows = [json.dumps({"image": f"{i}.png", "caption": text}) for i in pictures for text in scenes.captions(i)[:2]]
+        (folder / name).write_text("\n".join(rows))
+        for i in pictures:
+            scenes.image(i).save(folder / "images" / f"{i}.png")
+
+
+def pretrain(data: Path, out: Path, *more: str) -> int:
+    short = ["--batch", "4", "--steps", "1", "--data", str(data), "--out", str(out)]
+    return main(["pretrain", "vilt.tiny", *SMALL, *short, *HOW, *more])
+
+
+@pytest.mark.slow
+def test_a_division_is_said_once_by_each_command_and_words_for_splits_are_understood(tmp_path: Path, capsys):
+    write_photos(tmp_path / "photos", {"photos.jsonl": range(60)})
+    assert pretrain(tmp_path / "photos", tmp_path / "run", "--split", "Training") == 0
+    said = capsys.readouterr().out.splitlines()
+    told = "photos.jsonl: divided by picture, seed 0: train 51, val 3, test 6"
+    assert said.count(told) == 1 and sum("divided" in line for line in said) == 1
+    assert read_run(tmp_path / "run")[0].split == "train"
+
+    assert main(["evaluate", str(tmp_path / "run"), "--task", "retrieval", "--split", "VALIDATION ", *HOW]) == 0
+    assert capsys.readouterr().out.splitlines().count(told) == 1
+    (written,) = (tmp_path / "run").glob("evaluate-*")
+    found = json.loads((written / "metrics.json").read_text())
+    assert found["asked"]["split"] == "val" and found["metrics"]["images"] == 3 and found["metrics"]["texts"] == 6
+
+    for word, why in (
+        ("trainval", "more than one split"),
+        ("holdout", "none of train"),
+        ("test-dev", "single datasets"),
+    ):
+        assert main(["evaluate", str(tmp_path / "run"), "--task", "retrieval", "--split", word, *HOW]) == 2
+        assert pretrain(tmp_path / "photos", tmp_path / "other", "--split", word) == 2
+        for line in capsys.readouterr().err.strip().splitlines():
+            assert line.startswith("diptych: --split: ") and repr(word) in line and why in line
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_files_that_are_named_for_splits_are_each_said_and_a_lone_one_holds_nothing_out(tmp_path: Path, capsys):
+    write_photos(tmp_path / "photos", {"training.jsonl": range(9), "dev.jsonl": range(9, 12)})
+    assert pretrain(tmp_path / "photos", tmp_path / "run") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said.count("training.jsonl: named for train, in pictures: train 9, val 0, test 0") == 1
+    assert said.count("dev.jsonl: named for val, in pictures: train 0, val 3, test 0") == 1
+
+    assert pretrain(tmp_path / "photos", tmp_path / "of-val", "--split", "valid", "--batch", "2") == 0
+    assert "nothing is held out: the run learns from val itself" in capsys.readouterr().out
+
+    lone = tmp_path / "photos" / "training.jsonl"
+    assert pretrain(lone, tmp_path / "lone") == 0
+    assert "nothing is held out: " in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "lone"), "--task", "retrieval", *HOW]) == 2
+    assert "nothing in split 'val' (named for train" in capsys.readouterr().err
+
+
+def test_a_row_of_an_unknown_split_stops_a_run_before_it_begins(tmp_path: Path, capsys):
+    write_photos(tmp_path / "photos", {"photos.jsonl": range(3)})
+    path = tmp_path / "photos" / "photos.jsonl"
+    rows = [json.loads(line) | {"split": "train"} for line in path.read_text().splitlines()]
+    rows[4]["split"] = "held-out"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert pretrain(tmp_path / "photos", tmp_path / "run") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"diptych: {path}, line 5: split 'held-out' is none of train (training, restval), val (")
+    assert not (tmp_path / "run").exists()

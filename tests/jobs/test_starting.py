@@ -1,0 +1,57 @@
+"""A tower begins with weights of its own heads and activation, or says that they are of others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diptych.jobs.beforehand import RunError
+from diptych.jobs.starting import check_image_start, check_text_start
+from diptych.models.albef import ALBEF
+from diptych.models.vilbert import ViLBERT
+from diptych.models.vit import ViT as Model
+from diptych.recipes.models import CLIP, ViT
+from diptych.weights.read import WeightsError
+
+
+def test_a_vit_s_heads_and_activation_must_be_the_tower_s():
+    block = Model(width=16, depth=1, heads=4, hidden=8, patch=4, grid=(2, 2), activation="relu").blocks[0]
+    check_image_start(ViT(heads=4, activation="relu"), block, "vit")
+    check_image_start(CLIP(heads=8), block, "vit")  # no ViT: refused elsewhere
+    with pytest.raises(RunError, match="vit has 2 attention heads, but the model that starts from it 4"):
+        check_image_start(ViT(heads=2, activation="relu"), block, "vit")
+    for name in ("gelu", "gelu_tanh", "quick_gelu", "silu"):
+        with pytest.raises(RunError, match=f"vit has the activation {name}, but .* ReLU"):
+            check_image_start(ViT(heads=4, activation=name), block, "vit")
+
+
+@pytest.mark.parametrize("kind", [ALBEF, ViLBERT])
+def test_a_bert_s_config_must_be_the_tower_s(kind: type, tmp_path: Path):
+    image = {"image_width": 16, "image_heads": 2, "image_hidden": 8}
+    sizes = {
+        ALBEF: {"text_depth": 1, "fusion_depth": 1, "image_depth": 1},
+        ViLBERT: {"meeting_width": 16, "meeting_heads": 2},
+    }[kind] | image
+    model = kind(**sizes, width=24, hidden=8, heads=2)
+    file, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    check_text_start(weights, model)  # no config: nothing to compare
+    config = {
+        "model_type": "bert",
+        "num_attention_heads": 2,
+        "architectures": ["BertForMaskedLM"],
+        "layer_norm_eps": 1e-12,
+    }
+    file.write_text(json.dumps(config))
+    check_text_start(weights, model)
+    for change, said in (
+        ({"num_attention_heads": 4}, "has 4 attention heads, but the model that starts from it 2"),
+        ({"hidden_act": "relu"}, "has the activation relu"),
+    ):
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(RunError, match=said):
+            check_text_start(weights, model)
+    file.write_text(json.dumps(config | {"position_embedding_type": "relative_key"}))
+    with pytest.raises(WeightsError, match="position_embedding_type is 'relative_key'; expected 'absolute'"):
+        check_text_start(weights, model)

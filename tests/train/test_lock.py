@@ -1,0 +1,106 @@
+"""One writer at a time: what another process holds is refused, what it dies with is released and cleared."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diptych.train.lock import LOCK, InUse, alone, locked, partial_of
+
+posix = pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+HOLDS = "import sys; from pathlib import Path; from diptych.train.lock import locked\n"
+HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()"
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    """Another process that holds ``run`` (or a file in it) until it is told to end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def hold(folder: Path, file: str = "") -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDS, str(folder), file], stdin=pipe, stdout=pipe, text=True
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate(timeout=60)
+
+
+@posix
+@pytest.mark.parametrize("file", ["", "words.txt"])
+def test_what_another_process_writes_is_refused_until_it_ends_however_it_ends(tmp_path: Path, holder, file: str):
+    for end in (lambda process: process.communicate("\n", timeout=60), lambda process: process.kill()):
+        process = holder(tmp_path / "run", file)
+        told = rf"another process \(pid {process.pid} on .*\): let it end, or give another --out"
+        with pytest.raises(InUse, match=told), locked(tmp_path / "run", file):
+            pass
+        end(process)
+        process.wait(60)
+        with locked(tmp_path / "run", file) as taken:
+            assert taken
+    assert not list((tmp_path / "run").iterdir())
+    with locked(tmp_path / "other" / "run", file):
+        pass
+    assert not (tmp_path / "other").exists(), "nothing was written, so nothing stays"
+
+
+@posix
+def test_a_forked_worker_neither_inherits_a_lock_nor_keeps_it(tmp_path: Path):
+    with locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.read(0, 0)
+            os._exit(0 if not os.closerange(3, 64) else 1)  # closes its copy of the handle
+        assert os.waitpid(child, 0)[1] == 0
+        probe = subprocess.run(
+            [sys.executable, "-c", HOLDS, str(tmp_path), ""], capture_output=True, text=True, input=""
+        )
+        assert "InUse" in probe.stderr and "held" not in probe.stdout
+
+
+def test_the_same_thread_enters_again_and_the_lock_file_goes_at_the_end(tmp_path: Path):
+    with locked(tmp_path) as first, locked(tmp_path) as again:
+        assert first and not again and (tmp_path / LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
+
+
+@posix
+def test_what_dead_writers_left_half_written_is_cleared_and_what_live_ones_write_is_not(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(60)
+    (tmp_path / "parts").mkdir()
+    gone = [tmp_path / "model.safetensors.partial", tmp_path / f"a.{dead.pid}.partial"]
+    gone.append(tmp_path / "parts" / f"b.{dead.pid}.partial")
+    stay = [tmp_path / f"report.html.{os.getppid()}.partial", tmp_path / "model.safetensors"]
+    for path in (*gone, *stay):
+        path.touch()
+    with locked(tmp_path):
+        assert [path.exists() for path in (*gone, *stay)] == [False] * 3 + [True] * 2
+
+
+@posix
+def test_of_a_file_only_its_own_halves_are_cleared(tmp_path: Path):
+    (tmp_path / "x.pth.partial").touch()
+    (tmp_path / "others.partial").touch()
+    with locked(tmp_path, "x.pth"):
+        assert {path.name for path in tmp_path.glob("*.partial")} == {"others.partial"}
+
+
+def test_a_function_holds_the_folder_it_writes_into(tmp_path: Path):
+    @alone
+    def write(what: str, out: Path) -> bool:
+        return (out / LOCK).exists()
+
+    assert write("a", tmp_path / "one") and write("a", out=tmp_path / "two")
+
+
+def test_two_processes_never_write_the_same_half(tmp_path: Path):
+    assert str(os.getpid()) in partial_of(tmp_path / "a").name
