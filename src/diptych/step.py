@@ -41,7 +41,7 @@ class Among:
 class ComparesSamples(Protocol):
     """A step some of whose losses compare samples with one another: with no other sample such a loss is 0 and means nothing."""
 
-    def candidates(self, among: Among) -> dict[str, int]:
+    def compared_samples(self, among: Among) -> dict[str, int]:
         """By loss: how many samples each one is compared with, itself among them."""
         ...
 

@@ -438,7 +438,7 @@ def test_what_was_scored_once_is_decided_about_anew(asked: Bootstrap, done: Path
     assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
     with pytest.raises(CheckpointError, match="seed = 0, not 1"):
         bootstrap(replace(other, scored=str(done), seed=1), tmp_path / "x")
-    with pytest.raises(RunError, match=r"bootstrap\.json cannot"):
+    with pytest.raises(RunError, match=r"bootstrap\.json: cannot be read"):
         bootstrap(replace(other, scored=str(tmp_path)), tmp_path / "x")
     (tmp_path / "anew" / "parts" / "train-00001.jsonl").unlink()
     with pytest.raises(RunError, match="1 of 3 shards are not scored yet"):

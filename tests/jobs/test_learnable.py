@@ -56,11 +56,11 @@ SMALL = [
 def test_each_objective_says_what_it_compares_a_sample_with():
     among = Among(own=1, everywhere=3, queued=5)
     hiding = Hiding(Masking(114, 4, 0.15, True), RegionMasking())
-    assert ImageTextContrast().candidates(among) == 8
-    assert Hinge().candidates(among) == 3
-    assert HardMatching().candidates(among) == 3 and HardMatching(in_rank=True).candidates(among) == 1
-    assert MaskedRegions(hiding, ByContrast()).candidates(among) == 3
-    assert MaskedRegions(hiding, by_class).candidates(among) is None
+    assert ImageTextContrast().compared_samples(among) == 8
+    assert Hinge().compared_samples(among) == 3
+    assert HardMatching().compared_samples(among) == 3 and HardMatching(in_rank=True).compared_samples(among) == 1
+    assert MaskedRegions(hiding, ByContrast()).compared_samples(among) == 3
+    assert MaskedRegions(hiding, by_class).compared_samples(among) is None
 
 
 def step_of(*objectives: object) -> Pretraining:

@@ -237,7 +237,7 @@ def test_a_run_that_can_write_no_more_says_so_and_leaves_its_checkpoint(tmp_path
 def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: Path, tmp_path: Path, twice: bool):
     run = tmp_path / "run"
     shutil.copytree(imported, run)
-    process = started(["evaluate", str(run), "--task", "matching", "--data", "scenes:500000", "--device", "cpu"])
+    process = started(["evaluate", str(run), "--task", "matching", "--data", "scenes:200000", "--device", "cpu"])
     deadline = time.monotonic() + 240
     while not list(run.glob("evaluate-*")) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -70,7 +70,6 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     """The model's own, and those that its paper has not but the run's objectives ask for."""
     own: nn.ModuleDict = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
-    _check_named(run.heads, own, model)
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
     asked = run.objectives
     if asked.grid or asked.classes:
@@ -86,14 +85,15 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
         for head in heads.values():
             if isinstance(head, Contrast):
                 head.judging_pairs()
+    _check_named(run.heads, [*own, *heads], model)
     return heads
 
 
-def _check_named(patterns: tuple[str, ...], own: nn.ModuleDict, model: Any) -> None:
+def _check_named(patterns: tuple[str, ...], own: list[str], model: Any) -> None:
     """Raises RunError for a pattern of `heads` that names none of the model's heads; * alone may find none."""
     for pattern in patterns:
         if pattern != "*" and not any(fnmatchcase(name, pattern) for name in own):
-            there = f"its heads are {', '.join(own)}" if own else "it has none of its own"
+            there = f"its heads are {', '.join(dict.fromkeys(own))}" if own else "it has none of its own"
             raise RunError(
                 f"heads: a {type(model).__name__} has no output head called {pattern!r}; {there} (attention heads are "
                 "--model.heads)"

@@ -84,6 +84,7 @@ def learn(
     on what each run has learned.
     """
     console, began, table = Console(), time.perf_counter(), Table(rows, seeds, data, out, asked)
+    table.write()
     for row, seed in ((row, seed) for seed in seeds for row in rows):
         if table.cell(row, seed).stages or (time.perf_counter() - began) / 60 >= minutes:
             continue

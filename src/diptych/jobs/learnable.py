@@ -84,7 +84,7 @@ def check_samples(module: nn.Module, training: Training, ranks: int, queued: int
     """
     own = training.batch // (training.accumulate * ranks)
     step = pupil(module)
-    found = step.candidates(Among(own, own * ranks, queued)) if isinstance(step, ComparesSamples) else {}
+    found = step.compared_samples(Among(own, own * ranks, queued)) if isinstance(step, ComparesSamples) else {}
     for loss, candidates in found.items():
         if candidates < FEWEST:
             raise RunError(
@@ -97,7 +97,7 @@ def check_samples(module: nn.Module, training: Training, ranks: int, queued: int
 def compares(module: nn.Module) -> bool:
     """Whether any loss of a step compares samples with one another."""
     step = pupil(module)
-    return isinstance(step, ComparesSamples) and bool(step.candidates(Among(FEWEST, FEWEST)))
+    return isinstance(step, ComparesSamples) and bool(step.compared_samples(Among(FEWEST, FEWEST)))
 
 
 def _needs(chosen: Objectives) -> list[tuple[str, type, str]]:

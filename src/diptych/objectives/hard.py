@@ -51,7 +51,7 @@ class HardMatching:
     in_rank: bool = False
     compare: Callable[[Views, str, int], Contrasted] = contrasted
 
-    def candidates(self, among: Among) -> int:
+    def compared_samples(self, among: Among) -> int:
         """Samples that each one is compared with: the batch, of this rank or of all: what is queued has no tokens to be fused."""
         return among.own if self.in_rank else among.everywhere
 

@@ -31,7 +31,7 @@ class Hinge:
     margin: float = 0.2
     hardest: bool = True
 
-    def candidates(self, among: Among) -> int:
+    def compared_samples(self, among: Among) -> int:
         """Samples that each one is compared with: the batch of all ranks."""
         return among.everywhere
 

@@ -40,7 +40,7 @@ class ImageTextContrast:
     heads: tuple[str, ...] = ("contrast",)
     form: Literal["softmax", "sigmoid"] = "softmax"
 
-    def candidates(self, among: Among) -> int:
+    def compared_samples(self, among: Among) -> int:
         """Samples that each one is compared with: the batch of all ranks and the queue."""
         return among.everywhere + among.queued
 

@@ -52,7 +52,7 @@ class Objective(Protocol):
 class Comparing(Protocol):
     """An objective that compares samples with one another."""
 
-    def candidates(self, among: Among) -> int | None:
+    def compared_samples(self, among: Among) -> int | None:
         """How many samples each one is compared with, itself among them; None where it compares none."""
         ...
 
@@ -88,9 +88,9 @@ class Pretraining(nn.Module):
             self.chunk,
         )  # fmt: skip
 
-    def candidates(self, among: Among) -> dict[str, int]:
+    def compared_samples(self, among: Among) -> dict[str, int]:
         """By loss that compares samples: how many each one is compared with; see `step.ComparesSamples`."""
-        found = {o.name: o.candidates(among) for o in self.objectives if isinstance(o, Comparing)}
+        found = {o.name: o.compared_samples(among) for o in self.objectives if isinstance(o, Comparing)}
         return {name: n for name, n in found.items() if n is not None}
 
     def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:

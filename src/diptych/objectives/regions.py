@@ -35,7 +35,7 @@ class MaskedRegions:
     name: str = "regions"
     weight: float = 1.0
 
-    def candidates(self, among: Among) -> int | None:
+    def compared_samples(self, among: Among) -> int | None:
         """Samples whose regions a hidden one is told from, where the target is such a contrast; else None."""
         return among.everywhere if isinstance(self.target, ByContrast) else None
 

@@ -30,9 +30,9 @@ class ContrastRetrieval(nn.Module):
         """What the model makes of a batch, nothing of it computed yet."""
         return Views(self.model, self.heads, batch, Keyed(batch))
 
-    def candidates(self, among: Among) -> dict[str, int]:
+    def compared_samples(self, among: Among) -> dict[str, int]:
         """See `step.ComparesSamples`."""
-        return {"retrieval": self.objective.candidates(among)}
+        return {"retrieval": self.objective.compared_samples(among)}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective.counts(self.views(batch))

@@ -43,7 +43,7 @@ class ClosedVQA(nn.Module):
         if prior is not None:
             if not isinstance(self.head, Classify):
                 raise ValueError(f"a {type(self.head).__name__} cannot begin with a prior; leave prior or head out")
-            known = torch.tensor(prior).clamp(1e-6, 1 - 1e-6)
+            known = torch.tensor(prior, device="cpu").clamp(1e-6, 1 - 1e-6)
             self.head.expect(known)
             alone = F.binary_cross_entropy(known, known, reduction="sum").item()
             self.floors[name] = Floor(alone, "prior of the answers", "neither question nor picture is read yet")
