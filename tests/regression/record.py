@@ -1,0 +1,191 @@
+# ruff: noqa: E402  (toy sizes are imported from the folder of the tests that share them)
+"""Numbers of every recipe at toy size, recorded once and compared after each change that must not alter them.
+
+    python -m tests.regression.record --write FILE        records
+    python -m tests.regression.record --compare FILE      compares: 1e-6 on the machine that recorded; exit status 1 where one differs
+
+Of each recipe: the losses of three optimizer steps and a digest of the weights after them, held-out means, the metrics of one
+evaluation on the built-in scenes, and the token ids that a captioner generates. fp32, one thread, fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+from unittest.mock import patch
+
+import torch
+
+for folder in ("recipes", "regression"):  # the toy sizes, which the tests of recipes share
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+
+import test_finetuning
+import test_first_step
+
+from diptych.cli.arguments import recipe, recipes
+from diptych.generate import Beams, Rules, beam_search
+from diptych.inputs import Batch
+from diptych.jobs import building, finetune
+from diptych.jobs.evaluate import evaluate
+from diptych.jobs.folder import write_run
+from diptych.models.verbs import Decodes
+from diptych.objectives.pretraining import Pretraining
+from diptych.recipes.run import Evaluation, Finetune, Pretrain
+from diptych.step import Begins, Step, pupil
+from diptych.tasks.single import pictured
+from diptych.train.checkpoint import save_weights
+from diptych.train.optimizer import adamw
+from diptych.train.settings import Optimizer
+
+RECORDED = Path(__file__).parent / "recorded.json"
+STEPS = 3
+OPTIMIZER = Optimizer(learning_rate=1e-3, warmup=0.0)
+WORDS = 6  # tokens that a captioner generates
+
+
+def names() -> list[str]:
+    """Every recipe of both kinds; those of the demo are other recipes at another length."""
+    return [name for kind in ("Pretrain", "Finetune") for name in recipes(kind) if not name.startswith("demo.")]
+
+
+def numbers(name: str) -> dict[str, Any]:
+    """All numbers of one recipe, as JSON holds them."""
+    torch.manual_seed(0)
+    guide = patch.object(building, "frozen_cnn", test_first_step.Guide)  # the CNN is an extra
+    with tempfile.TemporaryDirectory() as folder, one_thread(), guide:
+        if name in recipes("Finetune"):
+            return _finetuning(name, Path(folder))
+        return _pretraining(name, Path(folder))
+
+
+class one_thread:
+    """A context in which PyTorch computes on one thread."""
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def _pretraining(name: str, folder: Path) -> dict[str, Any]:
+    run = test_first_step.toy(recipe(name))
+    if run.objectives.codes or run.objectives.codes_alone:
+        run = replace(run, tokenizer=_tokenizer(folder / "tokenizer"))
+    batch = test_first_step.batch(run)
+    module = building.taught(building.build(run), run)
+    recorded = _trained(cast(Step, module), batch)
+    student = cast(Pretraining, pupil(module)).eval()
+    if isinstance(student.model, Decodes) and {"lm", "captions"} & set(student.weights):
+        recorded["generated"] = _generated(student.model, batch)
+    if batch.image is not None and batch.text is not None:
+        tasks = ["matching"] if "itm" in student.weights else []
+        tasks += ["retrieval"] if {"itm", "itc", "hinge"} & set(student.weights) else []
+        recorded |= _evaluated(run, student, {}, folder, tasks)
+    return recorded
+
+
+def _finetuning(name: str, folder: Path) -> dict[str, Any]:
+    run, batch = test_finetuning.small(recipe(name, "Finetune"))
+    module = finetune.build(run, test_finetuning.FACTS)
+    recorded = _trained(cast(Step, module), batch)
+    if batch.image is not None and run.task in ("vqa", "retrieval"):
+        recorded |= _evaluated(run, module.eval(), test_finetuning.FACTS, folder, [run.task])
+    return recorded
+
+
+def _tokenizer(folder: Path) -> str:
+    """The folder of a visual tokenizer, all of whose codes are in use."""
+    run = test_first_step.toy(recipe("beit3.small_tokenizer"))
+    module = building.build(run)
+    module.get_buffer("model.codebook.idle").zero_()
+    write_run(folder, run, {})
+    save_weights(folder, module)
+    return str(folder)
+
+
+def _trained(module: Any, batch: Batch) -> dict[str, Any]:
+    """Losses of a few steps, the sum of the weights' magnitudes after them, and held-out means."""
+    module.train()
+    optimizer = adamw(module, OPTIMIZER)
+    losses = []
+    for step in range(STEPS):
+        torch.manual_seed(step)  # dropout
+        now = replace(batch, step=step)
+        if isinstance(module, Begins):
+            module.begin(step)
+        found = module(now, module.counts(now))
+        torch.stack([weight * found[loss] for loss, weight in module.weights.items()]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append({loss: value.item() for loss, value in found.items()})
+    student = pupil(module).eval()
+    with torch.no_grad():
+        held = replace(batch, seed=1)
+        means = {loss: value.item() for loss, value in student(held, student.counts(held)).items()}
+    weights = sum(p.detach().double().abs().sum().item() for p in student.parameters())
+    return {"losses": losses, "weights": weights, "held out": means}
+
+
+@torch.no_grad()
+def _generated(model: Any, batch: Batch) -> list[list[int]]:
+    begin = torch.full((len(batch), 1), 2)
+    return beam_search(model, pictured(model, batch), begin, Rules(3, 0, WORDS), Beams(2)).ids.tolist()
+
+
+def _evaluated(run: Pretrain | Finetune, module: Any, facts: dict[str, Any], folder: Path, tasks: list[str]) -> dict:
+    """Metrics of evaluations on the built-in scenes, read from a run folder as a user's are."""
+    images = replace(run.images, shorter=32, patch=16, square=True, augment=False)
+    write_run(folder, replace(run, images=images, data="scenes:8"), facts)
+    save_weights(folder, module)
+    asked = Evaluation(split="train", gallery=6, captions=2, device="cpu", precision="fp32", workers=0)
+    found = {task: evaluate(folder, replace(asked, task=task)) for task in tasks}
+    return {"evaluation": found} if found else {}
+
+
+def differences(recorded: Any, now: Any, tolerance: float, where: str = "") -> Iterator[str]:
+    """One line for each number that differs by more than `tolerance` of its size (or of 1); integers must be equal."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        for key in sorted(recorded.keys() | now.keys()):
+            if key not in recorded or key not in now:
+                yield f"{where}/{key}: {'new' if key in now else 'missing'}"
+            else:
+                yield from differences(recorded[key], now[key], tolerance, f"{where}/{key}")
+    elif isinstance(recorded, list) and isinstance(now, list) and len(recorded) == len(now):
+        for i, (a, b) in enumerate(zip(recorded, now, strict=True)):
+            yield from differences(a, b, tolerance, f"{where}[{i}]")
+    elif isinstance(recorded, float) and isinstance(now, float | int):
+        if not abs(recorded - now) <= tolerance * max(1.0, abs(recorded)):
+            yield f"{where}: {recorded!r} recorded, {now!r} now"
+    elif recorded != now:
+        yield f"{where}: {recorded!r} recorded, {now!r} now"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--compare", type=Path)
+    parser.add_argument("--tolerance", type=float, default=1e-6)
+    options = parser.parse_args()
+    now = {}
+    for name in names():
+        print(name, file=sys.stderr, flush=True)
+        now[name] = numbers(name)
+    if options.write:
+        options.write.write_text(json.dumps(now, indent=1) + "\n")
+    lines = (
+        list(differences(json.loads(options.compare.read_text()), now, options.tolerance)) if options.compare else []
+    )
+    print(*lines, f"{len(now)} recipes, {len(lines)} differences", sep="\n")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
