@@ -37,7 +37,7 @@ from diptych.jobs.folder import write_run
 from diptych.models.verbs import Decodes
 from diptych.objectives.pretraining import Pretraining
 from diptych.recipes.run import Evaluation, Finetune, Pretrain
-from diptych.step import Begins, Step, pupil
+from diptych.step import Step, pupil
 from diptych.tasks.single import pictured
 from diptych.train.checkpoint import save_weights
 from diptych.train.optimizer import adamw
@@ -119,14 +119,15 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
     for step in range(STEPS):
         torch.manual_seed(step)  # dropout
         now = replace(batch, step=step)
-        if isinstance(module, Begins):
-            module.begin(step)
+        begin = getattr(module, "begin", None)  # a momentum teacher moves once per optimizer step
+        if begin is not None:
+            begin(step)
         found = module(now, module.counts(now))
         torch.stack([weight * found[loss] for loss, weight in module.weights.items()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append({loss: value.item() for loss, value in found.items()})
-    student = pupil(module).eval()
+    student: Any = pupil(module).eval()
     with torch.no_grad():
         held = replace(batch, seed=1)
         means = {loss: value.item() for loss, value in student(held, student.counts(held)).items()}
