@@ -58,8 +58,8 @@ def train(
         if type(there) is not type(run):
             raise RunError(f"{out} holds another kind of run; give another --out")
         check_given(there, told)
-        held, asked = (identity(one) | train_settings.identity(one.training) for one in (there, run))
-        checkpoint.refuse_other_settings(out, held, asked, usually(run))  # run.json may be another run's
+        recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (there, run))
+        checkpoint.refuse_other_settings(out, recorded, wanted, usually(run))  # run.json may be another run's
     precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
     if settings.precision == "auto" and before is not None and told.get("precision", precision) != precision:
         if group.main:
