@@ -277,7 +277,9 @@ def test_bad_files_are_bad_samples_not_errors(karpathy):
         source.image(2)
 
 
-words = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\r\n[{("), max_size=12).filter(
+    lambda word: word.strip() not in ("nan", "NaN", "<NA>", "None") and word.strip()[:2] not in ("b'", 'b"', "u'", 'u"')
+)  # what stands for a missing value, or was printed by a program, is refused: test_cells.py
 
 
 @given(st.lists(st.tuples(st.sampled_from(["000.jpg", "001.jpg", "002.jpg"]), words), min_size=1, max_size=12))

@@ -121,7 +121,7 @@ def test_a_finished_run_started_again_is_left_as_it_is(pretrained: Path, capsys:
         (["--model.width", "32"], "model.width = 16, not 32"),
         (["--optimizer.learning_rate", "1"], "optimizer.learning_rate = 0.001, not 1.0"),
         (["--data", "scenes:60"], "data = scenes:50, not scenes:60"),
-        (["--split", "val"], "250, not 5000"),
+        (["--split", "val"], "split = train, not val"),
         (["--most_patches", "3"], "most_patches = 0, not 3"),
     ],
 )
