@@ -20,14 +20,14 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from diptych.data.decode import decode
-from diptych.data.files import open_captions
-from diptych.data.shown import showing, shown_in
-from diptych.inputs import Batch
-from diptych.jobs.bootstrap.roles import cnn_pictures, cnn_readout, readout, subject
-from diptych.recipes.bootstrap import Bootstrap
-from diptych.tasks.single import pictured
-from diptych.tokens import packing
+from diptych.batch import Batch
+from diptych.capfilt.models import cnn_pictures, cnn_readout, readout, subject
+from diptych.config.capfilt import Bootstrap
+from diptych.data.images.decode import decode
+from diptych.data.images.loading import showing, shown_in
+from diptych.data.sources.captions import open_captions
+from diptych.modules.tokens import packing
+from diptych.tasks.common import pictured
 
 OVER = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 

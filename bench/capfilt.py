@@ -26,14 +26,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, pstdev
 
+from diptych.capfilt.corrupt_captions import TRUTH, noise
+from diptych.capfilt.run import bootstrap
 from diptych.cli.arguments import recipe
-from diptych.jobs.bootstrap.work import bootstrap
-from diptych.jobs.evaluate import evaluate
-from diptych.jobs.noise import TRUTH, noise
-from diptych.jobs.pretrain import pretrain
-from diptych.recipes.bootstrap import Bootstrap, Noise
-from diptych.recipes.run import Evaluation
-from diptych.train.checkpoint import refuse_other_settings
+from diptych.config.capfilt import Bootstrap, Noise
+from diptych.config.run import Evaluation
+from diptych.runs.evaluate import evaluate
+from diptych.runs.pretrain import pretrain
+from diptych.training.checkpoint import refuse_other_settings
 
 ARMS = ("human alone", "noised", "bootstrapped", "clean")
 MEASURES = ("image to text R@1", "image to text R@10", "text to image R@1", "text to image R@10")

@@ -9,13 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.side_by_side import heading, in_turn, table
-from diptych.data import decode
+from diptych.config.data import ImageSettings
 from diptych.data.examples import PairExamples
-from diptych.data.files import open_captions
+from diptych.data.images import decode
 from diptych.data.loader import loader
-from diptych.data.settings import ImageSettings
-from diptych.data.tokenizer import Tokenizer
-from diptych.recipes import vilt
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.models.vilt import recipes as vilt
 
 BATCH = 16
 

@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from rich.progress import track
 
-import diptych.models.hypercolumns
-from diptych.data.boxes import fixed_boxes
-from diptych.data.files import open_captions
-from diptych.data.seen import Seen, pooled
-from diptych.models.cnn import FrozenCNN
-from diptych.models.hypercolumns import Hypercolumns
-from diptych.recipes.frozen import IMAGES, SCALES
-from diptych.store import Remembered
+from diptych.data.regions.arrays import fixed_boxes
+from diptych.data.regions.frozen_features import Seen, pooled
+from diptych.data.sources.captions import open_captions
+from diptych.encoders import hypercolumns
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.encoders.hypercolumns import Hypercolumns
+from diptych.models.common_recipes import IMAGES, SCALES
+from diptych.utils.cache import Remembered
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="captions with a train split")
     parser.add_argument("--photos", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path(diptych.models.hypercolumns.__file__).with_suffix(".npz"))
+    parser.add_argument("--out", type=Path, default=Path(hypercolumns.__file__).with_suffix(".npz"))
     asked = parser.parse_args()
     source, boxes = open_captions(asked.data, "train", least=IMAGES.shorter), torch.from_numpy(fixed_boxes(SCALES))
     nothing = np.zeros(Hypercolumns.width)

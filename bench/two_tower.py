@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
 
-from diptych.data.files import open_captions
-from diptych.data.settings import ImageSettings
-from diptych.data.shown import Shows
-from diptych.data.tokenizer import Tokenizer
-from diptych.inputs import Text
-from diptych.jobs.embedding import shown
-from diptych.jobs.frozen import store
-from diptych.models.minilm import FrozenText
-from diptych.recipes import clip
-from diptych.recipes.frozen import IMAGES
-from diptych.recipes.run import BOXES
+from diptych.batch import Text
+from diptych.config.data import ImageSettings
+from diptych.config.run import BOXES
+from diptych.data.images.loading import Shows
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.encoders.minilm import FrozenText
+from diptych.models.clip import recipes as clip
+from diptych.models.common_recipes import IMAGES
+from diptych.runs.embedders import shown
+from diptych.runs.feature_extractors import store
 
 
 class Features:

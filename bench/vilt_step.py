@@ -20,16 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.side_by_side import heading, in_turn, table
-from diptych.inputs import Batch, Image, Matching, Text
-from diptych.models.vilt import ViLT
-from diptych.objectives.draws import Keyed, MaskedText, Masking
+from diptych.batch import Batch, Image, Matching, Text
+from diptych.models.huggingface.layouts import unified
+from diptych.models.importing import understood
+from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.transport import transport
-from diptych.objectives.wpa import WordPatchAlignment
-from diptych.weights.layouts import unified
-from diptych.weights.official import understood
+from diptych.objectives.sampling import Keyed, MaskedText, Masking
+from diptych.objectives.wpa import WordPatchAlignment, transport
 
 PATCH, GRID = 32, 12
 PICTURES = ((12, 16), (12, 12), (16, 12), (12, 20), (12, 14), (18, 12), (12, 16), (12, 15))  # rows, columns of patches

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.objectives.words import word_losses
+from diptych.objectives.cross_entropy import word_losses
 
 
 def whole(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:

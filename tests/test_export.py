@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import export
 
-from diptych.inputs import Image, Text
-from diptych.layout import Layout
-from diptych.models.vilt import ViLT
-from diptych.models.vit import ViT
-from diptych.tokens import Tokens
+from diptych.batch import Image, Text
+from diptych.models.vilt.model import ViLT
+from diptych.models.vit.model import ViT
+from diptych.modules.tokens import Layout, Tokens
 
 PIXELS = torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 SIZES = torch.tensor([[24, 32], [16, 8]])

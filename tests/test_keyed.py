@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.keyed import generator, permutation, uniform, words
+from diptych.utils.rng import generator, permutation, uniform, words
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -15,14 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image
-from diptych.jobs.folder import load_run
+from diptych.batch import Batch, Image
+from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.pretraining import Pretraining
-from diptych.step import Step
-from diptych.tokens import Tokens, packing
-from diptych.train.blocks import blocks, recompute
-from diptych.train.checkpoint import save_weights
-from diptych.train.sharded import shard, whole
+from diptych.protocols import Step
+from diptych.runs.run_folder import load_run
+from diptych.training.checkpoint import save_weights
+from diptych.training.distributed import blocks, recompute, shard, whole
 
 sys.path.insert(0, str(Path(__file__).parent / "systems"))  # its files are no package: tests are imported by path
 

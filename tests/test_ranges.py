@@ -14,14 +14,15 @@ from jaxtyping import TypeCheckError
 from diptych.cli.arguments import recipe, recipes
 from diptych.cli.baselines import Baselines
 from diptych.cli.learn import Learn
-from diptych.data.settings import ImageSettings, Streaming
-from diptych.jobs import building, finetune
-from diptych.jobs.folder import RunError
-from diptych.ranges import Longest, Range, Text, check, require_at_most, require_multiple, settings
-from diptych.recipes.bootstrap import Bootstrap, Noise
-from diptych.recipes.models import ALBEF, BLIP, CLIP, MAE, CrossViT, Model, ViLBERT, ViLT, VLMo
-from diptych.recipes.run import Embedders, Evaluation, Finetune, Objectives, Pretrain, Teacher
-from diptych.train.settings import Optimizer, Training
+from diptych.config.capfilt import Bootstrap, Noise
+from diptych.config.data import ImageSettings, Streaming
+from diptych.config.run import Embedders, Evaluation, Finetune, Objectives, Pretrain, Teacher
+from diptych.config.training import Optimizer, Training
+from diptych.config.validation import Longest, Range, Text, check, require_at_most, require_multiple, settings
+from diptych.models.configs import ALBEF, BLIP, CLIP, MAE, CrossViT, Model, ViLBERT, ViLT, VLMo
+from diptych.runs import build as building
+from diptych.runs import finetune
+from diptych.runs.run_folder import RunError
 
 EVERY = (
     *get_args(Model), Pretrain, Finetune, Evaluation, Objectives, Teacher, Embedders, ImageSettings, Streaming, Training,

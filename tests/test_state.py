@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.state import fill, misfit, tied, weights
+from diptych.utils.state_dict import fill, misfit, tied, weights
 
 
 def module(seed: int = 0) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import diptych.store as store_module
-from diptych.store import Remembered, Store, digest, usual_folder
+import diptych.utils.cache as store_module
+from diptych.utils.cache import Remembered, Store, digest, usual_folder
 
 HALF = {"grid": torch.arange(6).view(2, 3).half(), "classes": torch.tensor([0.5])}
 
@@ -57,7 +57,7 @@ def test_a_file_that_is_broken_or_another_s_is_made_again(harm: str, tmp_path: P
     if changed is not None:
         file.write_bytes(bytes(changed))
     elif harm == "swollen":
-        monkeypatch.setattr("diptych.store._MOST_ENTRY", 8)
+        monkeypatch.setattr("diptych.utils.cache._MOST_ENTRY", 8)
         assert store.get(digest("a")) is None
         monkeypatch.undo()
         return

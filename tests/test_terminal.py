@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from diptych.cli import main
-from diptych.data.source import DataError
-from diptych.terminal import plain, printable, say, say_exception
+from diptych.data.sources.base import DataError
+from diptych.utils.terminal import plain, printable, say, say_exception
 
 HARM = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.\u2066\r\x00\u2028"
 

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diptych.inputs import Batch, Image, Matching, Text
-from diptych.layout import Layout, Span
-from diptych.tokens import Tokens, packing
+from diptych.batch import Batch, Image, Matching, Text
+from diptych.modules.tokens import Layout, Span, Tokens, packing
 
 WIDTH = 3
 NAMES = (("text", "cls"), ("text", "words"), ("image", "cls"), ("image", "patches"), ("image", "regions"))

@@ -21,20 +21,20 @@ from mutations import png_sealed, tar_sealed
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
+from diptych.checkpoints.read import WeightsError, read_checkpoint
 from diptych.cli import main
 from diptych.cli.refusal import expected
-from diptych.data.decode import decode
-from diptych.data.files import open_captions
-from diptych.data.labelled import Labelled
-from diptych.data.plain_pickle import NotPlain, read_plain
-from diptych.data.questions import open_questions
-from diptych.data.raws import raws
-from diptych.data.regions import open_regions
-from diptych.data.shards import CaptionedShards, read_index
-from diptych.data.source import BadSample, DataError, NoSplit
-from diptych.data.vocabularies import read_vocabulary
-from diptych.data.wordpiece import SPECIAL
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.data.images.decode import decode
+from diptych.data.regions.files import open_regions
+from diptych.data.safe_pickle import NotPlain, read_plain
+from diptych.data.sources.base import BadSample, DataError, NoSplit
+from diptych.data.sources.captions import open_captions
+from diptych.data.sources.labelled import Labelled
+from diptych.data.sources.vqa import open_questions
+from diptych.data.tokenizers.tokenizer import read_vocabulary
+from diptych.data.tokenizers.wordpiece import SPECIAL
+from diptych.data.webdataset.shards import CaptionedShards, read_index
+from diptych.data.webdataset.tar import raws
 
 OURS = (DataError, BadSample)
 VALUES = 0.25 + np.arange(24, dtype=np.float32).reshape(4, 6)

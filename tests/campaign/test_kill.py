@@ -20,8 +20,8 @@ from test_fuzz import RECORDS, SEED
 from tiny_bootstrap import files, saved
 from tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
 
-from diptych.jobs.noise import noise
-from diptych.recipes.bootstrap import Noise
+from diptych.capfilt.corrupt_captions import noise
+from diptych.config.capfilt import Noise
 
 KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # of each kind of run
 LEAST = 0.2  # of a run's time, before which its process has but begun

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from diptych.cli import COMMANDS, main
 from diptych.cli.arguments import flags, overridden, recipe, recipes, take
 from diptych.cli.refusal import UsageError
-from diptych.recipes.run import Evaluation
+from diptych.config.run import Evaluation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

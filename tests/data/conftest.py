@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the tests here share tiny_data
 
 from tiny_data import write_karpathy
 
-from diptych.data.source import Captioned, Questioned
+from diptych.data.sources.base import Captioned, Questioned
 
 for protocol in (Captioned, Questioned):  # the type checks of the tests ask `isinstance`
     runtime_checkable(protocol)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diptych.data.blind import GREY, BlindQuestions, DealtCaptions, guesses
-from diptych.data.scenes import SceneQuestions, Scenes
-from diptych.data.source import DataError, Question
+from diptych.data.sources.ablations import GREY, BlindQuestions, DealtCaptions, guesses
+from diptych.data.sources.base import DataError, Question
+from diptych.data.synthetic import SceneQuestions, Scenes
 
 
 def test_no_image_keeps_its_captions_and_none_is_lost():

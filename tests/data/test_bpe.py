@@ -7,8 +7,7 @@ import pickle
 
 import pytest
 
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.vocabularies import BERT, CLIP, SCENES, SIZES, bundled, vocabulary
+from diptych.data.tokenizers.tokenizer import BERT, CLIP, SCENES, SIZES, Tokenizer, bundled, vocabulary
 
 KNOWN = vocabulary(CLIP)
 BEGIN, END = 49406, 49407

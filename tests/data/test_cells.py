@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tiny_data import picture_bytes
 
 from diptych.cli import main
-from diptych.data.cells import answers, captions, optional_text, text
-from diptych.data.files import open_captions
-from diptych.data.questions import open_questions
-from diptych.data.raws import raws
-from diptych.data.source import DataError
+from diptych.data.sources.base import DataError
+from diptych.data.sources.captions import open_captions
+from diptych.data.sources.cells import answers, captions, optional_text, text
+from diptych.data.sources.vqa import open_questions
+from diptych.data.webdataset.tar import raws
 
 PRINTED = (
     "['a', 'b']", "['a' 'b']", "[u'a', u'b']", "{'answer': 'a'}", "('a', 'b')", "('a',)", "b'a'", "[None]", "[nan, 'a']",

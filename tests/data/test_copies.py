@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych.data import copies
-from diptych.data.copies import BEGINNING, SHORTEST, Stored, same_bytes, stored
+from diptych.data.sources import copies
+from diptych.data.sources.copies import BEGINNING, SHORTEST, Stored, same_bytes, stored
 
 reuse = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from tiny_data import picture_bytes
 
-from diptych.data import decode as decode_module
-from diptych.data.decode import decode
-from diptych.data.source import BadSample
+from diptych.data.images import decode as decode_module
+from diptych.data.images.decode import decode
+from diptych.data.sources.base import BadSample
 
 
 def saved(picture: Pillow.Image, format: str = "PNG", **options) -> bytes:

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import picture_bytes, write_pictures
 
-from diptych.data.files import open_captions
-from diptych.data.questions import open_questions
-from diptych.data.source import Captioned, DataError, NoSplit
-from diptych.data.splits import SPLITS, drawn_split
+from diptych.data.sources.base import Captioned, DataError, NoSplit
+from diptych.data.sources.captions import open_captions
+from diptych.data.sources.splits import SPLITS, drawn_split
+from diptych.data.sources.vqa import open_questions
 
 N = 12
 SPELLINGS = ("{}.jpg", "./{}.jpg", "images/{}.jpg", "images//{}.jpg", "copy-{}.jpg", "link-{}.jpg", "./images/./{}.jpg")

@@ -6,10 +6,10 @@ import torch
 from tiny_data import Colours, write_karpathy
 
 from diptych.data.examples import PairExamples, QuestionExamples
-from diptych.data.files import open_captions
-from diptych.data.source import BadSample
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.transforms import ImageSettings
+from diptych.data.images.transforms import ImageSettings
+from diptych.data.sources.base import BadSample
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
 
 SMALL = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)

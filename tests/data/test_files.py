@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import picture_bytes, write_karpathy, write_pictures
 
-from diptych.data.files import open_captions
-from diptych.data.formats import Columns
-from diptych.data.source import BadSample, DataError
-from diptych.data.splits import drawn_split, named_split
+from diptych.data.sources.base import BadSample, DataError
+from diptych.data.sources.captions import open_captions
+from diptych.data.sources.formats import Columns
+from diptych.data.sources.splits import drawn_split, named_split
 
 reuse = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

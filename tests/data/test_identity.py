@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 from tiny_data import Colours, picture_bytes, write_karpathy
 
+from diptych.batch import Batch
+from diptych.config.data import ImageSettings, Streaming
 from diptych.data.examples import PairExamples
-from diptych.data.files import open_captions
 from diptych.data.mixgen import MixedPairs
-from diptych.data.noise import NoisedCaptions
-from diptych.data.ranked import RankedExamples
-from diptych.data.regions import RegionFolder
-from diptych.data.seen import DetectorRegions
-from diptych.data.settings import ImageSettings, Streaming
-from diptych.data.source import BadSample, Captioned
-from diptych.data.stream import Stream
-from diptych.data.streamed import streamed
-from diptych.data.tokenizer import Tokenizer
-from diptych.inputs import Batch
+from diptych.data.ranking import RankedExamples
+from diptych.data.regions.files import RegionFolder
+from diptych.data.regions.frozen_features import DetectorRegions
+from diptych.data.sources.ablations import NoisedCaptions
+from diptych.data.sources.base import BadSample, Captioned
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.data.webdataset.stream import Stream
+from diptych.data.webdataset.stream_loader import streamed
 
 TOKENIZER, SMALL = Tokenizer(16), ImageSettings(shorter=16, patch=16, square=True)
 
@@ -93,8 +93,8 @@ def test_it_is_a_digest_of_the_file_the_same_in_every_process(karpathy: Path):
     digest = blake2b(f"{len(data)} ".encode() + data, digest_size=20).digest()
     assert identities(source)[0] == int.from_bytes(digest[:8], "big") >> 1
     said = (
-        "import sys; from diptych.data.files import open_captions; from diptych.data.shown import *;"
-        "from diptych.data.settings import ImageSettings; s = open_captions(sys.argv[1], 'train');"
+        "import sys; from diptych.data.sources.captions import open_captions; from diptych.data.images.loading import *;"
+        "from diptych.config.data import ImageSettings; s = open_captions(sys.argv[1], 'train');"
         "print([identity_of(showing(ImageSettings()), s, i) for i in range(2)])"
     )
     command = [sys.executable, "-c", said, str(karpathy)]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diptych.data import decode as decode_module
-from diptych.data.decode import decode
-from diptych.data.source import BadSample
+from diptych.data.images import decode as decode_module
+from diptych.data.images.decode import decode
+from diptych.data.sources.base import BadSample
 
 
 def saved(picture: Pillow.Image, format: str, **options) -> bytes:

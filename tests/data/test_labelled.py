@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.data.labelled import Labelled, LabelledExamples
-from diptych.data.settings import ImageSettings
-from diptych.data.source import DataError, NoSplit
+from diptych.config.data import ImageSettings
+from diptych.data.sources.base import DataError, NoSplit
+from diptych.data.sources.labelled import Labelled, LabelledExamples
 
 CLASSES = [b"apple", b"bear", b"cloud"]
 

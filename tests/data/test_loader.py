@@ -14,12 +14,10 @@ from PIL import Image as Pillow
 from tiny_data import Colours
 
 from diptych.data.examples import PairExamples
-from diptych.data.loader import loader, rate, sweep
-from diptych.data.order import Shuffled
-from diptych.data.source import DataError, WorkerDied
-from diptych.data.tally import Loaded, Skipped, Tally
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.transforms import ImageSettings
+from diptych.data.images.transforms import ImageSettings
+from diptych.data.loader import Loaded, Shuffled, Skipped, Tally, loader, rate, sweep
+from diptych.data.sources.base import DataError, WorkerDied
+from diptych.data.tokenizers.tokenizer import Tokenizer
 
 SMALL = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)

@@ -6,10 +6,10 @@ import torch
 from tiny_data import Colours
 
 from diptych.data.examples import PairExamples
+from diptych.data.images.transforms import ImageSettings
 from diptych.data.mixgen import MixedPairs, mixed, mixed_in_turn
-from diptych.data.source import BadSample
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.transforms import ImageSettings
+from diptych.data.sources.base import BadSample
+from diptych.data.tokenizers.tokenizer import Tokenizer
 
 IMAGES = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2)
 TEXTS = ["a", "b", "c", "d", "e"]

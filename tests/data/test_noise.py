@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from tiny_data import Colours
 
-from diptych.data.noise import NoisedCaptions
-from diptych.data.source import DataError
+from diptych.data.sources.ablations import NoisedCaptions
+from diptych.data.sources.base import DataError
 
 
 def all_captions(source) -> list[str]:

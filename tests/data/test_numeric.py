@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diptych.data.decode import decode
-from diptych.data.source import BadSample
+from diptych.data.images.decode import decode
+from diptych.data.sources.base import BadSample
 
 BLACK, WHITE = [0] * 3, [255] * 3
 
@@ -259,6 +259,6 @@ def test_parts_that_are_converted_one_by_one_are_one_picture(monkeypatch: pytest
     whole = greys(tiff(values, kind=3))
     clear = png(16, 2, [struct.pack(">6H", k, k, k, 9, 9, 9) for k in range(7)], 2, struct.pack(">3H", 4, 4, 4))
     expected = colours(clear)
-    monkeypatch.setattr("diptych.data.numeric._BAND", 10)
+    monkeypatch.setattr("diptych.data.images.decode._BAND", 10)
     assert greys(tiff(values, kind=3)) == whole == [round(k / 34 * 255) for k in range(35)]
     assert colours(clear) == expected and expected[8] == WHITE and expected[6] == BLACK

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.order import Order
-from diptych.data.source import DataError
+from diptych.data.loader import Order
+from diptych.data.sources.base import DataError
 
 
 def lengths(n: int) -> np.ndarray:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny_data import picture_bytes
 
-from diptych.data.answers import answer_list, answer_prior, soft_scores
-from diptych.data.questions import open_questions
-from diptych.data.source import DataError
+from diptych.data.sources.answers import answer_list, answer_prior, soft_scores
+from diptych.data.sources.base import DataError
+from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
 
 

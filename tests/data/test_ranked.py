@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from tiny_data import Colours, picture_bytes
 
-from diptych.data.files import open_captions
-from diptych.data.ranked import RankedExamples
-from diptych.data.source import BadSample, DataError, NoSplit
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.transforms import ImageSettings
+from diptych.data.images.transforms import ImageSettings
+from diptych.data.ranking import RankedExamples
+from diptych.data.sources.base import BadSample, DataError, NoSplit
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
 
 SMALL = ImageSettings(shorter=16, patch=16)
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.data import region_database
-from diptych.data.plain_pickle import NotPlain, read_plain
-from diptych.data.regions import open_regions
-from diptych.data.source import BadSample, DataError
+from diptych.data.regions import lmdb as region_database
+from diptych.data.regions.files import open_regions
+from diptych.data.safe_pickle import NotPlain, read_plain
+from diptych.data.sources.base import BadSample, DataError
 
 lmdb = pytest.importorskip("lmdb", reason="needs the extra `lmdb`")
 BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.data import regions
-from diptych.data.detected import Detected, stack_regions, whole_number
-from diptych.data.plain_arrays import read_npz
-from diptych.data.regions import RegionTable, open_regions
-from diptych.data.source import BadSample, DataError
+from diptych.data.regions import files as regions
+from diptych.data.regions.arrays import Detected, stack_regions, whole_number
+from diptych.data.regions.files import RegionTable, open_regions
+from diptych.data.safe_pickle import read_npz
+from diptych.data.sources.base import BadSample, DataError
 
 BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
 FEATURES = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -12,20 +12,19 @@ import torch
 from tiny_data import Colours
 from torch import Tensor
 
-from diptych.data.blind import DealtCaptions
-from diptych.data.boxes import fixed_boxes
-from diptych.data.examples import PairExamples
-from diptych.data.files import CaptionedFiles, open_captions
-from diptych.data.pictures import PictureExamples
-from diptych.data.regions import RegionFolder
-from diptych.data.scenes import Scenes
-from diptych.data.seen import DetectorRegions, Names, Seen, SeenGrids, SeenRegions, pooled
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.data.shown import Shows
-from diptych.data.source import BadSample, Captioned
-from diptych.data.tokenizer import Tokenizer
-from diptych.inputs import Image, Regions
-from diptych.store import Arrays, Remembered, Store
+from diptych.batch import Image, Regions
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.data.examples import PairExamples, PictureExamples
+from diptych.data.images.loading import Shows
+from diptych.data.regions.arrays import fixed_boxes
+from diptych.data.regions.files import RegionFolder
+from diptych.data.regions.frozen_features import DetectorRegions, Names, Seen, SeenGrids, SeenRegions, pooled
+from diptych.data.sources.ablations import DealtCaptions
+from diptych.data.sources.base import BadSample, Captioned
+from diptych.data.sources.captions import CaptionedFiles, open_captions
+from diptych.data.synthetic import Scenes
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.utils.cache import Arrays, Remembered, Store
 
 SETTINGS = ImageSettings(shorter=32, patch=16, augment=True)
 BOXES = np.array([[0, 0, 1, 1, 1], [0, 0, 0.5, 1, 0.5]], dtype=np.float32)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image as Pillow
 from tiny_data import Colours, picture_bytes, write_karpathy
 
-from diptych.data.files import open_captions
-from diptych.data.shard_writer import Sample, described, picture_file, safe_key, write_shard
-from diptych.data.source import BadSample
-from diptych.data.tars import MOST_TEXT
+from diptych.data.sources.base import BadSample
+from diptych.data.sources.captions import open_captions
+from diptych.data.webdataset.tar import MOST_TEXT
+from diptych.data.webdataset.writer import Sample, described, picture_file, safe_key, write_shard
 
 
 def sample(key: str, seed: int = 0) -> Sample:

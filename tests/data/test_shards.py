@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import picture_bytes
 
-from diptych.data.files import open_captions
-from diptych.data.shards import CaptionedShards, braces, read_index
-from diptych.data.source import BadSample, DataError
+from diptych.data.sources.base import BadSample, DataError
+from diptych.data.sources.captions import open_captions
+from diptych.data.webdataset.shards import CaptionedShards, braces, read_index
 
 
 def write_tar(path, members: dict[str, bytes]) -> None:

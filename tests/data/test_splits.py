@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import picture_bytes, write_pictures
 
-from diptych.data.files import open_captions
-from diptych.data.questions import open_questions
-from diptych.data.settings import Streaming
-from diptych.data.source import DataError, NoSplit
-from diptych.data.splits import SEVERAL, SPLITS, asked_split, file_split, known_split, named_split, split_of
-from diptych.data.stream import Stream
+from diptych.config.data import Streaming
+from diptych.data.sources.base import DataError, NoSplit
+from diptych.data.sources.captions import open_captions
+from diptych.data.sources.splits import SEVERAL, SPLITS, asked_split, file_split, known_split, named_split, split_of
+from diptych.data.sources.vqa import open_questions
+from diptych.data.webdataset.stream import Stream
 
 WORDS = {
     "train": ["train", "training", "restval"],

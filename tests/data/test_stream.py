@@ -17,16 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_data import picture_bytes
 
-from diptych.data.examples import PairExamples
-from diptych.data.pictures import PictureExamples
-from diptych.data.raws import raws
-from diptych.data.settings import ImageSettings, Streaming
-from diptych.data.shards import read_index
-from diptych.data.source import Captioned, DataError
-from diptych.data.stream import Lane, Place, Stream, cursor_of
-from diptych.data.streamed import streamed
-from diptych.data.tally import Loaded
-from diptych.data.tokenizer import Tokenizer
+from diptych.config.data import ImageSettings, Streaming
+from diptych.data.examples import PairExamples, PictureExamples
+from diptych.data.loader import Loaded
+from diptych.data.sources.base import Captioned, DataError
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.data.webdataset.shards import read_index
+from diptych.data.webdataset.stream import Lane, Place, Stream, cursor_of
+from diptych.data.webdataset.stream_loader import streamed
+from diptych.data.webdataset.tar import raws
 
 IMAGES = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)
@@ -114,7 +113,7 @@ def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spec = tars(tmp_path, [7, 6, 9, 5], picture=bytes(1000))
-    monkeypatch.setattr("diptych.data.stream.MOST_HELD", 2 * 2500)  # two and a half in each lane
+    monkeypatch.setattr("diptych.data.webdataset.stream.MOST_HELD", 2 * 2500)  # two and a half in each lane
     stream = Stream(spec, "train", Streaming(2, 1000))
     assert sorted(n for lane in stream.lanes([0, 1], 0, {}) for n in numbers(epoch_of(lane))) == list(range(27))
     everything = stream.lanes([0], 0, {})[0].take(40)

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.scenes import SceneQuestions, Scenes
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.vocabularies import BERT, SCENES, vocabulary
+from diptych.data.synthetic import SceneQuestions, Scenes
+from diptych.data.tokenizers.tokenizer import BERT, SCENES, Tokenizer, vocabulary
 
 BUNDLED = vocabulary(BERT)
 WORLD = vocabulary(SCENES)

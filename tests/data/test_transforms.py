@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from diptych.data.randaugment import OPERATIONS, apply, randaugment
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
-from diptych.data.transforms import ImageSettings, prepare, resized, stack
-from diptych.keyed import generator
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
+from diptych.data.images.transforms import OPERATIONS, ImageSettings, apply, prepare, randaugment, resized, stack
+from diptych.utils.rng import generator
 
 
 @pytest.mark.parametrize(

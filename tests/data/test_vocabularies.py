@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from diptych.data import vocabularies
-from diptych.data.scenes import Scenes
-from diptych.data.source import DataError
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.vocabularies import BERT, CLIP, called, held_in, read_vocabulary, vocabulary
-from diptych.data.wordpiece import SPECIAL, learn_pieces, wordpiece
+from diptych.data.sources.base import DataError
+from diptych.data.synthetic import Scenes
+from diptych.data.tokenizers import tokenizer as vocabularies
+from diptych.data.tokenizers.tokenizer import BERT, CLIP, Tokenizer, called, held_in, read_vocabulary, vocabulary
+from diptych.data.tokenizers.wordpiece import SPECIAL, learn_pieces, wordpiece
 
 SCENES = Scenes("train", 60)
 TEXTS = [text for i in range(60) for text in SCENES.captions(i)]

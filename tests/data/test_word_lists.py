@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from diptych.data.plain_pickle import NotPlain, read_plain
-from diptych.data.source import DataError
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.treebank import words
-from diptych.data.vocabularies import read_vocabulary
-from diptych.data.word_lists import SPECIAL
+from diptych.data.safe_pickle import NotPlain, read_plain
+from diptych.data.sources.base import DataError
+from diptych.data.tokenizers.ptb import words
+from diptych.data.tokenizers.tokenizer import Tokenizer, read_vocabulary
+from diptych.data.tokenizers.word_vocabulary import SPECIAL
 
 WORDS = (*SPECIAL, "a", "dog", "is", "n't", "sea", ".", "``", "''")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from diptych.data.source import BadSample, Question
+from diptych.data.sources.base import BadSample, Question
 
 
 def picture_bytes(seed: int = 0, size: tuple[int, int] = (40, 30), format: str = "JPEG", **options) -> bytes:

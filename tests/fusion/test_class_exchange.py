@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from diptych.fusion.class_exchange import ClassAttention, ClassExchange
-from diptych.layout import Span
-from diptych.tokens import Tokens
+from diptych.modules.fusion import ClassAttention, ClassExchange
+from diptych.modules.tokens import Span, Tokens
 
 
 def branch(width: int, patches: int, seed: int) -> Tokens:

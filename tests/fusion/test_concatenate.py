@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.fusion.concatenate import Concatenate
-from diptych.layers.block import PreNormBlock
-from diptych.layers.pool import Pooler
-from diptych.layout import Span
-from diptych.tokens import Pair, Tokens, packing
+from diptych.modules.block import PreNormBlock
+from diptych.modules.fusion import Concatenate
+from diptych.modules.pool import Pooler
+from diptych.modules.tokens import Pair, Span, Tokens, packing
 
 WIDTH = 8
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.fusion.experts import ExpertBlock, Experts, ModalityExperts
-from diptych.layers.pool import Pooler
-from diptych.layers.relative import RelativePositions
-from diptych.layout import Span
-from diptych.tokens import Tokens, packing
+from diptych.modules.multiway import ExpertBlock, Experts, ModalityExperts
+from diptych.modules.pool import Pooler
+from diptych.modules.position import RelativePositions
+from diptych.modules.tokens import Span, Tokens, packing
 
 WIDTH, HEADS, GRID, LENGTH = 8, 2, (2, 2), 6
 

@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.fusion.concatenate import Concatenate
-from diptych.fusion.early_sum import EarlySum
-from diptych.fusion.streams import InTurn, Streams
-from diptych.inputs import Image, Text
-from diptych.layers.block import PreNormBlock
-from diptych.layers.pool import Pooler
-from diptych.layout import Span
-from diptych.models.vilt import ViLT
-from diptych.tokens import Pair, Tokens, packing
+from diptych.batch import Image, Text
+from diptych.models.vilt.model import ViLT
+from diptych.modules.block import PreNormBlock
+from diptych.modules.fusion import Concatenate
+from diptych.modules.pool import Pooler
+from diptych.modules.tokens import Pair, Span, Tokens, packing
+from diptych.studies.fusion_forms import EarlySum, InTurn, Streams
 
 WIDTH = 8
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diptych.fusion.twin import TwinBlock, TwinCrossAttention
-from diptych.layout import Span
-from diptych.tokens import Tokens, packing
+from diptych.modules.fusion import TwinBlock, TwinCrossAttention
+from diptych.modules.tokens import Span, Tokens, packing
 
 
 def tokens(n: int, width: int, modality: str, seed: int) -> Tokens:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.generate import Beams, Rules, Written, beam_search, greedy, nucleus, sample
-from diptych.generate.reading import Reader
-from diptych.inputs import Text
-from diptych.layers.given_words import GivenWords
-from diptych.models.verbs import Decodes
-from diptych.tokens import packing
+from diptych.batch import Text
+from diptych.generation import Beams, Rules, Written, beam_search, greedy, nucleus, sample
+from diptych.generation.decoding import Reader
+from diptych.modules.frozen_text import GivenWords
+from diptych.modules.tokens import packing
+from diptych.protocols import Decodes
 
 from .toy import END, PAD, Speaker, Table, context
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diptych.inputs import Text
-from diptych.layers.attention import causal
-from diptych.layers.block import PostNormBlock
-from diptych.layers.cache import Cache
-from diptych.layers.embed import TextEmbedding
-from diptych.layout import Span
-from diptych.tokens import Tokens
+from diptych.batch import Text
+from diptych.modules.attention import Cache, causal
+from diptych.modules.block import PostNormBlock
+from diptych.modules.embeddings import TextEmbedding
+from diptych.modules.tokens import Span, Tokens
 
 PAD, END = 0, 1
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.batch import Image, Text
 from diptych.cli import main
-from diptych.inputs import Image, Text
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import load_run, read_any
-from diptych.recipes.run import ImportedCheckpoint
-from diptych.weights.official import SYSTEMS
+from diptych.config.run import ImportedCheckpoint
+from diptych.models.importing import SYSTEMS
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.run_folder import load_run, read_any
 
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu", "swish", "gelu_new", "gelu_pytorch_tanh")
 CLASSES = {

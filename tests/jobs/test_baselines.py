@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import main
-from diptych.jobs.baselines import baselines
-from diptych.jobs.evaluate import evaluate
+from diptych.config.run import Evaluation
 from diptych.metrics.vqa import BEST_OF_ANY
-from diptych.recipes.run import Evaluation
+from diptych.runs.baselines import baselines
+from diptych.runs.evaluate import evaluate
 
 QUESTIONS = [  # image, question, answer, split
     ("0.jpg", "What is it?", ["a cat", "cat", "dog"], "train"),

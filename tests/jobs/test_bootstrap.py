@@ -20,21 +20,22 @@ from PIL import Image as Pillow
 from tiny_bootstrap import TINY, files, picture, rows, saved, write_tar
 from tiny_runs import ENVIRONMENT
 
+from diptych.capfilt import filter as sort
+from diptych.capfilt import run as work
+from diptych.capfilt.corrupt_captions import noise
+from diptych.capfilt.filter import Verdict, decide
+from diptych.capfilt.models import subject
+from diptych.capfilt.near_duplicates import Seen
+from diptych.capfilt.run import bootstrap
+from diptych.capfilt.score import line
 from diptych.cli import main
-from diptych.data.files import open_captions
-from diptych.data.transforms import prepare, stack
-from diptych.jobs.bootstrap import sort, work
-from diptych.jobs.bootstrap.decide import Verdict, decide
-from diptych.jobs.bootstrap.judge import line
-from diptych.jobs.bootstrap.roles import subject
-from diptych.jobs.bootstrap.twins import Seen
-from diptych.jobs.bootstrap.work import bootstrap
-from diptych.jobs.folder import RunError
-from diptych.jobs.noise import noise
-from diptych.jobs.reading import tokenizer_of
-from diptych.recipes.bootstrap import Bootstrap, Noise
-from diptych.recipes.run import Objectives
-from diptych.train.checkpoint import CheckpointError
+from diptych.config.capfilt import Bootstrap, Noise
+from diptych.config.run import Objectives
+from diptych.data.images.transforms import prepare, stack
+from diptych.data.sources.captions import open_captions
+from diptych.runs.run_folder import RunError
+from diptych.runs.tokenizer import tokenizer_of
+from diptych.training.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_reasons_name_the_score_and_the_threshold():
 
 
 def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("diptych.jobs.bootstrap.twins.BLOCK", 4)
+    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
     random = np.random.default_rng(0)
     vectors = random.normal(size=(23, 6)).astype(np.float32)
     vectors[7], vectors[9], vectors[20] = vectors[2], vectors[2] + 0.01, vectors[8]
@@ -154,7 +155,7 @@ def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("diptych.jobs.bootstrap.twins.BLOCK", 4)
+    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
     vectors = np.eye(30, dtype=np.float32)
     seen, largest = Seen(0.9, torch.device("cpu")), []
     for at in range(0, 30, 3):  # units smaller than a block

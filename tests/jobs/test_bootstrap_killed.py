@@ -14,9 +14,9 @@ import pytest
 from tiny_bootstrap import files, rows, saved
 from tiny_runs import ENVIRONMENT, kill_all
 
-from diptych.jobs.bootstrap.work import bootstrap
-from diptych.jobs.noise import noise
-from diptych.recipes.bootstrap import Bootstrap, Noise
+from diptych.capfilt.corrupt_captions import noise
+from diptych.capfilt.run import bootstrap
+from diptych.config.capfilt import Bootstrap, Noise
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from diptych.jobs.building import build
-from diptych.recipes import albef
-from diptych.recipes.run import Embedders
+from diptych.config.run import Embedders
+from diptych.models.albef import recipes as albef
+from diptych.runs.build import build
 
 
 def test_first_weights_may_be_wider_each_once():

@@ -13,12 +13,12 @@ import torch
 
 from diptych.cli import main
 from diptych.cli.arguments import recipe
-from diptych.data.labelled import Labelled
-from diptych.data.settings import HALF
-from diptych.jobs.finetune import build, inherited, start
-from diptych.jobs.folder import RunError, read_run, read_weights, write_run
-from diptych.recipes.models import ALBEF
-from diptych.train.checkpoint import save_weights
+from diptych.config.data import HALF
+from diptych.data.sources.labelled import Labelled
+from diptych.models.configs import ALBEF
+from diptych.runs.finetune import build, inherited, start
+from diptych.runs.run_folder import RunError, read_run, read_weights, write_run
+from diptych.training.checkpoint import save_weights
 
 TINY = "--model.sizes 8 12 --model.patches 4 6 --model.widths 16 16 --model.heads 2 2 --model.hidden 32 32 --images.augment False"
 EXACT = "--workers 0 --device cpu --precision fp32"

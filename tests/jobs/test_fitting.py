@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from diptych.checkpoints.read import WeightsError
 from diptych.cli.arguments import overridden, recipe
-from diptych.jobs.building import build
-from diptych.jobs.export import export
-from diptych.jobs.fitting import check_model, check_module, shapes
-from diptych.jobs.folder import RunError, read_run, write_run
-from diptych.recipes.run import ImportedCheckpoint
-from diptych.train.checkpoint import save_weights
-from diptych.weights.read import WeightsError
+from diptych.config.run import ImportedCheckpoint
+from diptych.runs.build import build
+from diptych.runs.export import export
+from diptych.runs.fitting import check_model, check_module, shapes
+from diptych.runs.run_folder import RunError, read_run, write_run
+from diptych.training.checkpoint import save_weights
 
 SMALL = [
     "--model.width",

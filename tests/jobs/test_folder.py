@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from diptych.heads import Vocabulary
-from diptych.jobs import building
-from diptych.jobs.folder import RunError, lineage, load_run, read_run, write_run
+from diptych.checkpoints.read import WeightsError
+from diptych.config.run import Pretrain
+from diptych.models.coca import recipes as coca
+from diptych.models.vilt import recipes as vilt
+from diptych.modules.heads import Vocabulary
 from diptych.objectives.pretraining import Pretraining
-from diptych.recipes import coca, vilt
-from diptych.recipes.run import Pretrain
-from diptych.state import weights
-from diptych.train.checkpoint import MODEL, save_weights
-from diptych.weights.read import WeightsError
+from diptych.runs import build as building
+from diptych.runs.run_folder import RunError, lineage, load_run, read_run, write_run
+from diptych.training.checkpoint import MODEL, save_weights
+from diptych.utils.state_dict import weights
 
 
 class Tied(nn.Module):

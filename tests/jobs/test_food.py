@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import main
-from diptych.data.files import open_captions
-from diptych.jobs.folder import read_run
+from diptych.data.sources.captions import open_captions
+from diptych.runs.run_folder import read_run
 
 SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24"]  # fmt: skip
 HOW = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]

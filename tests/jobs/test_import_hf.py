@@ -15,8 +15,8 @@ from hf_random import CLASSES, close, config_of, equal, imported, saved
 from PIL import Image as Pillow
 
 from diptych.cli import main
-from diptych.data.transforms import prepare, stack
-from diptych.recipes.run import ImportedCheckpoint
+from diptych.config.run import ImportedCheckpoint
+from diptych.data.images.transforms import prepare, stack
 
 pytest.importorskip("transformers")
 

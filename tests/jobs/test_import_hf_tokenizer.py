@@ -10,8 +10,8 @@ import pytest
 from hf_random import imported, saved
 
 from diptych.cli import main
-from diptych.data.vocabularies import BERT, CLIP, vocabulary
-from diptych.jobs.reading import tokenizer_of
+from diptych.data.tokenizers.tokenizer import BERT, CLIP, vocabulary
+from diptych.runs.tokenizer import tokenizer_of
 
 pytest.importorskip("transformers")
 

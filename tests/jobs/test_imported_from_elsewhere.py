@@ -13,16 +13,15 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from diptych.batch import Batch, Image, Regions, Text
 from diptych.cli import main
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.transforms import prepare, stack
-from diptych.data.vocabularies import CLIP as CLIPS_PIECES
-from diptych.data.vocabularies import vocabulary
-from diptych.inputs import Batch, Image, Regions, Text
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import load_run, read_run
-from diptych.weights import coca
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.data.images.transforms import prepare, stack
+from diptych.data.tokenizers.tokenizer import CLIP as CLIPS_PIECES
+from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
+from diptych.models.coca import checkpoint as coca
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.run_folder import load_run, read_run
 
 CAPTIONS = ("a red square", "Two dogs, running!", "the sea & the sky", "somebody's bicycle")
 EXACT = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
@@ -31,7 +30,7 @@ EXACT = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of four pictures of two shapes, each with a caption."""
-    monkeypatch.setattr("diptych.jobs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
     folder, draw = tmp_path / "photographs", np.random.default_rng(0)
     folder.mkdir()
     rows = []

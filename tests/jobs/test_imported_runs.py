@@ -14,20 +14,33 @@ import numpy as np
 import pytest
 import torch
 
+from diptych.capfilt.models import Captioner, Filter, subject
+from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
-from diptych.jobs import building, finetune
-from diptych.jobs.bootstrap.roles import Captioner, Filter, subject
-from diptych.jobs.evaluate import evaluate, rebuilt
-from diptych.jobs.folder import RunError, load_run, read_any, read_run, write_run
-from diptych.recipes import albef, beit3, blip, clip, coca, crossvit, mae, scan, vilbert, vilt, vit, vlmo, vsepp
-from diptych.recipes import finetune as tasks
-from diptych.recipes.bootstrap import Bootstrap
-from diptych.recipes.models import ALBEF, BLIP, CLIP, MAE, SCAN, BEiT3, CoCa, CrossViT, ViLBERT, ViLT, ViT, VLMo, VSEpp
-from diptych.recipes.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Objectives, Pretrain
-from diptych.state import weights
-from diptych.train.checkpoint import save_weights
-from diptych.weights.read import read_checkpoint
+from diptych.config.capfilt import Bootstrap
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
+from diptych.config.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Objectives, Pretrain
+from diptych.models import common_recipes as tasks
+from diptych.models.albef import recipes as albef
+from diptych.models.beit3 import recipes as beit3
+from diptych.models.blip import recipes as blip
+from diptych.models.clip import recipes as clip
+from diptych.models.coca import recipes as coca
+from diptych.models.configs import ALBEF, BLIP, CLIP, MAE, SCAN, BEiT3, CoCa, CrossViT, ViLBERT, ViLT, ViT, VLMo, VSEpp
+from diptych.models.crossvit import recipes as crossvit
+from diptych.models.mae import recipes as mae
+from diptych.models.scan import recipes as scan
+from diptych.models.vilbert import recipes as vilbert
+from diptych.models.vilt import recipes as vilt
+from diptych.models.vit import recipes as vit
+from diptych.models.vlmo import recipes as vlmo
+from diptych.models.vsepp import recipes as vsepp
+from diptych.runs import build as building
+from diptych.runs import finetune
+from diptych.runs.evaluate import evaluate, rebuilt
+from diptych.runs.run_folder import RunError, load_run, read_any, read_run, write_run
+from diptych.training.checkpoint import save_weights
+from diptych.utils.state_dict import weights
 
 PIECES, GALLERY, FEATURES, DETECTED = 114, 4, 8, 5
 ANSWERS = ["yes", "no", "two", "red"]
@@ -158,7 +171,7 @@ CASES = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with what a detector saw in each scene, three classes of grey, and the lists of answers."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diptych.jobs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
     draw = np.random.default_rng(0)
     (tmp_path / "regions").mkdir()
     for i in range(GALLERY):
@@ -290,8 +303,8 @@ def test_answers_of_a_decoder_must_be_given(capsys: pytest.CaptureFixture[str]):
 
 
 def test_what_no_recipe_expresses_is_kept_and_refused_with_the_reason():
-    from diptych.jobs.imports import import_official
-    from diptych.weights.official import SYSTEMS
+    from diptych.models.importing import SYSTEMS
+    from diptych.runs.imports import import_official
 
     sizes = {"width": 6, "depths": (1, 1, 1, 1), "heads": 4, "grid": (1, 1), "text_width": 8, "text_depth": 1, "text_heads": 2,
              "text_hidden": 12, "vocabulary": 20, "text_length": 7, "joint": 5}  # fmt: skip

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from tiny_runs import TRAINING, rows
 
 from diptych.cli import main
-from diptych.data.vocabularies import vocabulary
-from diptych.data.wordpiece import SPECIAL
-from diptych.jobs.folder import read_run
-from diptych.jobs.reading import tokenizer_of
-from diptych.recipes.models import ViLT
+from diptych.data.tokenizers.tokenizer import vocabulary
+from diptych.data.tokenizers.wordpiece import SPECIAL
+from diptych.models.configs import ViLT
+from diptych.runs.run_folder import read_run
+from diptych.runs.tokenizer import tokenizer_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vilt_pretrain" / "checkpoint.pth"
 
@@ -33,7 +33,7 @@ def official(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr("diptych.jobs.training.HELD_OUT", 8)
+    monkeypatch.setattr("diptych.runs.train.HELD_OUT", 8)
     imported, out = tmp_path / "imported", tmp_path / "vqa"
     assert main(["import", "vilt", str(official), "--out", str(imported), "--heads", "4"]) == 0
     assert "pretraining with heads.match, heads.words, " in capsys.readouterr().out
@@ -68,8 +68,8 @@ def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.slow
 def test_a_vocabulary_of_its_own_is_imported_with_it_and_travels(tmp_path: Path, capsys, monkeypatch):
     """220 words, of which a list tells some: it is scored, and fine-tuned from, where neither file lies any more."""
-    monkeypatch.setattr("diptych.jobs.training.HELD_OUT", 8)
-    monkeypatch.setattr("diptych.jobs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.train.HELD_OUT", 8)
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
     words, checkpoint = tmp_path / "words.txt", tmp_path / "official.pth"
     assert main(["vocabulary", "scenes:60", "--size", "90", "--out", str(words)]) == 0
     held = words.read_bytes()

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from diptych.benchmark import run as job
+from diptych.benchmark.table import NOT_RUN
 from diptych.cli import main
-from diptych.data.source import DataError
-from diptych.jobs import learn as job
-from diptych.jobs.learned_table import NOT_RUN
-from diptych.recipes import vilt, vlmo
-from diptych.recipes.models import ViLT, VLMo
-from diptych.recipes.run import Evaluation, Objectives, Pretrain
-from diptych.train.settings import Training
+from diptych.config.run import Evaluation, Objectives, Pretrain
+from diptych.config.training import Training
+from diptych.data.sources.base import DataError
+from diptych.models.configs import ViLT, VLMo
+from diptych.models.vilt import recipes as vilt
+from diptych.models.vlmo import recipes as vlmo
 
 DATA = "scenes:50"
 ASKED = Evaluation(gallery=6, captions=1, candidates=3, workers=0, device="cpu", precision="fp32")
@@ -60,7 +61,7 @@ def cells(out: Path) -> list[dict]:
 @pytest.fixture(scope="module", autouse=True)
 def few_held_out() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diptych.jobs.training.HELD_OUT", 8)
+        patch.setattr("diptych.runs.train.HELD_OUT", 8)
         yield
 
 

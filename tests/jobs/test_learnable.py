@@ -11,26 +11,25 @@ from torch import nn
 
 from diptych.cli import main
 from diptych.cli.arguments import overridden, recipe
+from diptych.config.data import ImageSettings
+from diptych.config.training import Training
 from diptych.data.examples import PairExamples
-from diptych.data.scenes.source import Scenes
-from diptych.data.settings import ImageSettings
-from diptych.data.tokenizer import Tokenizer
-from diptych.jobs import training
-from diptych.jobs.building import build
-from diptych.jobs.folder import RunError
-from diptych.jobs.learnable import check_samples, compares
-from diptych.jobs.training import opened
-from diptych.objectives.draws import Hiding
-from diptych.objectives.hard import HardMatching
-from diptych.objectives.hiding import RegionMasking
-from diptych.objectives.hinge import Hinge
+from diptych.data.synthetic.source import Scenes
+from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.masking import Masking
+from diptych.objectives.itm import HardMatching
+from diptych.objectives.masked_regions import ByContrast, MaskedRegions, by_class
+from diptych.objectives.masking import Masking, RegionMasking
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.regions import ByContrast, MaskedRegions, by_class
-from diptych.step import Among
+from diptych.objectives.sampling import Hiding
+from diptych.objectives.triplet import Hinge
+from diptych.protocols import Among
+from diptych.runs import train as training
+from diptych.runs.build import build
+from diptych.runs.compatibility import check_samples, compares
+from diptych.runs.run_folder import RunError
+from diptych.runs.train import opened
 from diptych.tasks.retrieval import Retrieval
-from diptych.train.settings import Training
 
 SMALL = [
     "--model.width",

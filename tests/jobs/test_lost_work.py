@@ -17,14 +17,14 @@ from tiny_bootstrap import saved
 from tiny_runs import ENVIRONMENT, pretrain, rows, started
 
 from diptych.cli import main
-from diptych.jobs import report
-from diptych.jobs.folder import read_run
-from diptych.train.checkpoint import CHECKPOINT, PREVIOUS
-from diptych.train.lock import locked
-from diptych.train.own import DamagedFile
+from diptych.runs import report
+from diptych.runs.run_folder import read_run
+from diptych.training.checkpoint import CHECKPOINT, PREVIOUS
+from diptych.utils.io import DamagedFile
+from diptych.utils.lock import locked
 
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and signals are POSIX's")
-HOLDS = "import sys; from pathlib import Path; from diptych.train.lock import locked\n"
+HOLDS = "import sys; from pathlib import Path; from diptych.utils.lock import locked\n"
 HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()"
 
 
@@ -294,7 +294,7 @@ def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: P
 @pytest.mark.slow
 def test_an_evaluation_during_training_that_is_interrupted_is_made_up_for(pretrained: Path, tmp_path: Path):
     """Here by hand, between the last step and its checkpoint: the same rows come out."""
-    from diptych.jobs import training
+    from diptych.runs import train as training
 
     out, kept = tmp_path / "run", training.held_out_means
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from diptych.cli import main
+from diptych.config.run import Objectives, Pretrain, Teacher
 from diptych.data.loader import loader
-from diptych.jobs import plan as plans
-from diptych.jobs.accelerators import ACCELERATORS, Accelerator, chosen
-from diptych.jobs.building import build
-from diptych.jobs.counted import Cost, Counted, _cost, counted
-from diptych.jobs.pretrain import examples
-from diptych.recipes import vilt
-from diptych.recipes.run import Objectives, Pretrain, Teacher
+from diptych.models.vilt import recipes as vilt
+from diptych.planning import estimate as plans
+from diptych.planning.accelerators import ACCELERATORS, Accelerator, chosen
+from diptych.planning.profile import Cost, Counted, _cost, counted
+from diptych.runs.build import build
+from diptych.runs.pretrain import examples
 
 SMALL = dict(width=32, depth=2, heads=2, hidden=64)
 

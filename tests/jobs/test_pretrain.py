@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diptych.data.scenes import Scenes
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.vocabularies import SCENES, bundled, vocabulary
-from diptych.jobs.building import build, start
-from diptych.jobs.folder import RunError, load_run, read_run, read_weights
-from diptych.jobs.pretrain import pretrain, statistics
-from diptych.recipes import albef, vilt
-from diptych.state import weights
+from diptych.data.synthetic import Scenes
+from diptych.data.tokenizers.tokenizer import SCENES, Tokenizer, bundled, vocabulary
+from diptych.models.albef import recipes as albef
+from diptych.models.vilt import recipes as vilt
+from diptych.runs.build import build, start
+from diptych.runs.pretrain import pretrain, statistics
+from diptych.runs.run_folder import RunError, load_run, read_run, read_weights
+from diptych.utils.state_dict import weights
 
 WORLD = Tokenizer(40, vocabulary(SCENES))
 

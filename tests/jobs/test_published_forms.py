@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diptych.batch import Image
+from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
-from diptych.inputs import Image
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.folder import load_run, read_run
-from diptych.models.vit import ViT
-from diptych.weights import coca
-from diptych.weights.official import load_official
-from diptych.weights.read import read_checkpoint
+from diptych.models.coca import checkpoint as coca
+from diptych.models.importing import load_official
+from diptych.models.vit.model import ViT
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.run_folder import load_run, read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -77,7 +77,7 @@ def test_jax_s_file_of_it_and_one_without_a_classifier_are_read(tmp_path: Path):
     assert command("vit", alone, tmp_path / "encoder", GOLDEN / "vit" / "config.json") == 0
     assert read_run(tmp_path / "encoder")[0].model.representation == 20  # type: ignore[union-attr]
     named = {"pre_logits/kernel": state["pre_logits.fc.weight"].T, "pre_logits/bias": state["pre_logits.fc.bias"]}
-    from diptych.weights.layouts import unified
+    from diptych.models.huggingface.layouts import unified
 
     found, _ = unified("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
     assert torch.equal(found["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
@@ -179,7 +179,7 @@ def test_weight_norms_that_are_none_are_refused(change: dict[str, Any], message:
 
 
 def test_the_newer_names_of_weight_norm_are_read():
-    from diptych.weights.weight_norm import normed, unnormed
+    from diptych.checkpoints.weight_norm import normed, unnormed
 
     torch.manual_seed(4)
     linear = nn.Linear(6, 5)

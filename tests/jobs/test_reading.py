@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import main
-from diptych.data.source import DataError
-from diptych.data.vocabularies import CLIP, read_vocabulary, vocabulary
-from diptych.data.wordpiece import SPECIAL
-from diptych.jobs import finetune
-from diptych.jobs.folder import RunError, read_run, write_run
-from diptych.jobs.losses import objectives
-from diptych.jobs.reading import check_pieces, tokenizer_of
-from diptych.jobs.training import identity
+from diptych.config.run import Pretrain
+from diptych.data.sources.base import DataError
+from diptych.data.tokenizers.tokenizer import CLIP, read_vocabulary, vocabulary
+from diptych.data.tokenizers.wordpiece import SPECIAL
+from diptych.models import common_recipes as tasks
+from diptych.models.beit3 import recipes as beit3
+from diptych.models.coca import recipes as coca
+from diptych.models.configs import CoCa
+from diptych.models.vilt import recipes as vilt
 from diptych.objectives.mlm import MaskedWords
-from diptych.recipes import beit3, coca, vilt
-from diptych.recipes import finetune as tasks
-from diptych.recipes.models import CoCa
-from diptych.recipes.run import Pretrain
+from diptych.runs import finetune
+from diptych.runs.build import objectives
+from diptych.runs.run_folder import RunError, read_run, write_run
+from diptych.runs.tokenizer import check_pieces, tokenizer_of
+from diptych.runs.train import identity
 
 
 def listed(file: Path, *words: str) -> str:

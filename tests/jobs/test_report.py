@@ -13,16 +13,19 @@ from PIL import Image as Pillow
 from tiny_runs import MODEL, TRAINING
 
 from diptych.cli import main
-from diptych.jobs import report
-from diptych.jobs.building import build
-from diptych.jobs.evaluate import rebuilt
-from diptych.jobs.explain import heat_maps
-from diptych.jobs.folder import write_run
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST
-from diptych.recipes import blip, finetune, scan, vilt
-from diptych.recipes.models import BLIP, SCAN, ViLT
-from diptych.recipes.run import Embedders, Finetune, Objectives, Pretrain
-from diptych.train.checkpoint import save_weights
+from diptych.models import common_recipes
+from diptych.models.blip import recipes as blip
+from diptych.models.configs import BLIP, SCAN, ViLT
+from diptych.models.scan import recipes as scan
+from diptych.models.vilt import recipes as vilt
+from diptych.runs import report
+from diptych.runs.build import build
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.heat_maps import heat_maps
+from diptych.runs.run_folder import write_run
+from diptych.training.checkpoint import save_weights
 
 TINY: Any = dict(vocabulary=114, text_length=24, patch=16, grid=(2, 2))
 SIDE: Any = dict(image_width=16, image_depth=1, image_heads=1, image_hidden=16)
@@ -128,7 +131,7 @@ def test_a_full_disk_under_the_report_costs_no_metric(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(folder / "report.html"))
 
-    monkeypatch.setattr("diptych.jobs.report.write_report", full)
+    monkeypatch.setattr("diptych.runs.report.write_report", full)
     assert evaluated(folder, "matching")[0] == 0
     said = capsys.readouterr()
     assert "report.html could not be made (OSError: [Errno 28] No space left on device" in said.err
@@ -183,7 +186,7 @@ def test_vqa_says_what_can_be_reached_beside_its_accuracy(tmp_path: Path, capsys
         for i, answers in enumerate(given)
     ]
     (data / "train.jsonl").write_text("\n".join(rows))
-    run = replace(finetune.vqa(matcher()), data=str(data))
+    run = replace(common_recipes.vqa(matcher()), data=str(data))
     folder = written(tmp_path / "run", run, {"answers": ["a", "b", "2", "no"]})
     status, metrics = evaluated(folder, "vqa")
     assert status == 0 and metrics[BEST_OF_ANY] == pytest.approx((1 + 1 + 1 + 1 + 1 / 3) / 5)
@@ -204,7 +207,7 @@ def test_a_finished_run_whose_report_fails_has_succeeded(
     def fails(*_: object) -> None:
         raise RuntimeError("nothing can be drawn")
 
-    monkeypatch.setattr("diptych.jobs.report.write_report", fails)
+    monkeypatch.setattr("diptych.runs.report.write_report", fails)
     words = ["pretrain", "vilt.tiny"] if task == "pretrain" else ["finetune", task, "--recipe", "vilt.tiny"]
     words += [*MODEL, *TRAINING, "--steps", "2", "--workers", "0", "--out", str(out := tmp_path / "run")]
     assert main(words) == 0

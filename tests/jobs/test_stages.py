@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from diptych.batch import Image
+from diptych.config.run import Pretrain
 from diptych.data.loader import loader
-from diptych.inputs import Image
-from diptych.jobs import pretrain as job
-from diptych.jobs.building import build, start
-from diptych.jobs.folder import lineage, write_run
-from diptych.jobs.pretrain import examples
-from diptych.recipes import beit3, vlmo
-from diptych.recipes.run import Pretrain
-from diptych.state import weights
-from diptych.train.checkpoint import save_weights
-from diptych.train.optimizer import adamw
+from diptych.models.beit3 import recipes as beit3
+from diptych.models.vlmo import recipes as vlmo
+from diptych.runs import pretrain as job
+from diptych.runs.build import build, start
+from diptych.runs.pretrain import examples
+from diptych.runs.run_folder import lineage, write_run
+from diptych.training.checkpoint import save_weights
+from diptych.training.optimizer import adamw
+from diptych.utils.state_dict import weights
 
 SIZE: dict[str, Any] = {
     "width": 16, "depth": 2, "heads": 2, "hidden": 32, "patch": 16, "grid": (5, 5), "vocabulary": 114, "text_length": 40,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from diptych.jobs.beforehand import RunError
-from diptych.jobs.starting import check_image_start, check_text_start
-from diptych.models.albef import ALBEF
-from diptych.models.vilbert import ViLBERT
-from diptych.models.vit import ViT as Model
-from diptych.recipes.models import CLIP, ViT
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.albef.model import ALBEF
+from diptych.models.configs import CLIP, ViT
+from diptych.models.vilbert.model import ViLBERT
+from diptych.models.vit.model import ViT as Model
+from diptych.runs.starting import check_image_start, check_text_start
+from diptych.runs.validate import RunError
 
 
 def test_a_vit_s_heads_and_activation_must_be_the_tower_s():

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny_runs import ENVIRONMENT, MODEL, kill_all, rows, started
 
 from diptych.cli import main
-from diptych.data.files import open_captions
-from diptych.train.checkpoint import rest
+from diptych.data.sources.captions import open_captions
+from diptych.training.checkpoint import rest
 
 STEPS = 20
 

@@ -14,17 +14,17 @@ import torch.multiprocessing as mp
 from tiny_runs import pretrain
 
 from diptych.cli import main
+from diptych.config.data import ImageSettings
 from diptych.data.examples import PairExamples
-from diptych.data.files import open_captions
-from diptych.data.settings import ImageSettings
-from diptych.data.source import DataError
-from diptych.data.tokenizer import Tokenizer
-from diptych.jobs.training import held_out_means, opened
+from diptych.data.sources.base import DataError
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.pretraining import Pretraining
-from diptych.step import Step
-from diptych.train.distributed import Group
-from diptych.train.update import Update
+from diptych.protocols import Step
+from diptych.runs.train import held_out_means, opened
+from diptych.training.distributed import Group
+from diptych.training.step import Update
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
-from diptych.weights.official import SYSTEMS
-from diptych.weights.read import read_checkpoint
+from diptych.models.importing import SYSTEMS
 
 INSIDE = Path(__file__).parents[1] / "golden"
 CASES = {

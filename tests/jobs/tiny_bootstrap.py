@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from diptych.data.settings import ImageSettings
-from diptych.jobs.building import build
-from diptych.jobs.folder import write_run
-from diptych.recipes.models import BLIP
-from diptych.recipes.run import Objectives, Pretrain
-from diptych.train.checkpoint import save_weights
-from diptych.train.settings import Training
+from diptych.config.data import ImageSettings
+from diptych.config.run import Objectives, Pretrain
+from diptych.config.training import Training
+from diptych.models.configs import BLIP
+from diptych.runs.build import build
+from diptych.runs.run_folder import write_run
+from diptych.training.checkpoint import save_weights
 
 TINY = Pretrain(
     recipe="tiny",

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diptych.train.log import TIME_FIELDS
+from diptych.training.log import TIME_FIELDS
 
 MODEL = [
     "--model.width",

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diptych.layers.attention import SelfAttention, _attend_grouped, _attend_jagged, _attend_padded, attend
-from diptych.layout import Layout, Span
-from diptych.tokens import Tokens
+from diptych.modules.attention import SelfAttention, _attend_grouped, _attend_jagged, _attend_padded, attend
+from diptych.modules.tokens import Layout, Span, Tokens
 
 WIDTH, HEADS = 8, 2
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.layers.block import PreNormBlock
-from diptych.layers.feedforward import FeedForward
-from diptych.layers.init import init_transformer
-from diptych.layers.pool import Pooler
-from diptych.layout import Span
-from diptych.tokens import Tokens
+from diptych.modules.block import FeedForward, PreNormBlock
+from diptych.modules.init import init_transformer
+from diptych.modules.pool import Pooler
+from diptych.modules.tokens import Span, Tokens
 
 
 def test_a_block_is_two_residual_branches_on_normalised_tokens():

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.layers.attention import causal
-from diptych.layers.block import PostNormBlock
-from diptych.layers.cache import Cache
-from diptych.layout import Span
-from diptych.tokens import Tokens, packing
+from diptych.modules.attention import Cache, causal
+from diptych.modules.block import PostNormBlock
+from diptych.modules.tokens import Span, Tokens, packing
 
 
 def tokens(values: torch.Tensor) -> Tokens:

@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.layers.attention import Causal, attend, causal
-from diptych.layers.block import PreNormBlock
-from diptych.layers.cache import Cache
-from diptych.layout import Layout, Span
-from diptych.tokens import Tokens
+from diptych.modules.attention import Cache, Causal, attend, causal
+from diptych.modules.block import PreNormBlock
+from diptych.modules.tokens import Layout, Span, Tokens
 
 WIDTH, HEADS = 8, 2
 LENGTHS = [4, 2, 5, 2]

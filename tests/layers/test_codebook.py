@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from diptych.layers.codebook import Codebook
+from diptych.modules.codebook import Codebook
 
 
 def test_a_codebook_follows_means_and_revives_what_nobody_asked_for():

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diptych.inputs import Image, Text
-from diptych.layers.embed import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
-from diptych.layers.position import resize_aligned
-from diptych.tokens import packing
+from diptych.batch import Image, Text
+from diptych.modules.embeddings import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
+from diptych.modules.position import resize_aligned
+from diptych.modules.tokens import packing
 
 
 def patches(**changes) -> PatchEmbedding:

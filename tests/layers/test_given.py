@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diptych.layers.given import Dropping
+from diptych.modules.frozen_text import Dropping
 
 
 def test_while_training_a_share_of_what_is_given_is_dropped_and_the_rest_raised():

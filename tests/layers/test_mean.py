@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diptych.layers.mean import RunningMean
+from diptych.modules.pool import RunningMean
 
 
 def test_what_is_usual_is_the_mean_of_all_that_was_seen():

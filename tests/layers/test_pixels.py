@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from diptych.layers.pixels import CENTRED, renormalised
+from diptych.modules.normalization import CENTRED, renormalised
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

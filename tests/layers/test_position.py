@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diptych.layers.position import grid_for_each, resize_aligned, resize_bicubic, resize_bilinear
+from diptych.modules.position import grid_for_each, resize_aligned, resize_bicubic, resize_bilinear
 
 RESIZES = (resize_aligned, resize_bicubic, resize_bilinear)
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.inputs import Text
-from diptych.layers.recurrent import RecurrentText
-from diptych.tokens import packing
+from diptych.batch import Text
+from diptych.modules.text_encoders import RecurrentText
+from diptych.modules.tokens import packing
 
 
 def texts(lengths: list[int]) -> Text:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.layers.relative import RelativePositions
-from diptych.layout import Layout, Span
+from diptych.modules.position import RelativePositions
+from diptych.modules.tokens import Layout, Span
 
 LAYERS, HEADS, GRID, LENGTH = 3, 2, (2, 3), 5
 

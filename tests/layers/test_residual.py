@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.layers.residual import Residual
-from diptych.layout import Span
-from diptych.tokens import Tokens, packing
+from diptych.modules.block import Residual
+from diptych.modules.tokens import Span, Tokens, packing
 
 
 def tokens(b: int = 400) -> Tokens:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diptych.inputs import Image
-from diptych.layers.scales import ScaledPatches, conv_stem, fitted
+from diptych.batch import Image
+from diptych.modules.embeddings import ScaledPatches, conv_stem, fitted
 
 
 def test_each_image_is_resized_from_its_own_size():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diptych.layers.sincos import sincos
+from diptych.modules.position import sincos
 
 
 def test_columns_come_before_rows_and_sines_before_cosines():

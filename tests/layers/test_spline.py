@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.layers.relative import resize_table
-from diptych.layers.spline import cubic
+from diptych.modules.position import cubic, resize_table
 
 interpolate = pytest.importorskip("scipy.interpolate")
 

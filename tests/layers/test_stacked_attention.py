@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.layers.similarity import cosine, order, unit
-from diptych.layers.stacked_attention import AGGREGATES, NORMS, StackedAttention
-from diptych.layout import Span
-from diptych.tokens import Tokens, packing
+from diptych.modules.similarity import AGGREGATES, NORMS, StackedAttention, cosine, order, unit
+from diptych.modules.tokens import Span, Tokens, packing
 
 WORDS, REGIONS = [3, 1, 5], [4, 2, 6, 1]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from diptych.layers.temperature import LogScale, Temperature
+from diptych.modules.heads import LogScale, Temperature
 
 
 @pytest.mark.parametrize("scale", [LogScale(200.0, most=100), Temperature(0.0001)], ids=["log", "temperature"])

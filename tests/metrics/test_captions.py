@@ -10,8 +10,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from diptych.metrics.captions import bleu, caption_scores, cider_d, rouge_l
-from diptych.metrics.words import caption_words
+from diptych.metrics.captions import bleu, caption_scores, caption_words, cider_d, rouge_l
 
 WORDS = [
     "a",

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.answers import soft_scores
+from diptych.data.sources.answers import soft_scores
 from diptych.metrics.vqa import AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 
 

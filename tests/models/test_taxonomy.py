@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.inputs import Image, Regions, Text
-from diptych.layers.grid import GridEmbedding
-from diptych.layers.regions import RegionEmbedding
-from diptych.models.clip import CLIP
-from diptych.models.clip_resnet import ResNet
-from diptych.models.cnn import FrozenCNN
-from diptych.models.verbs import Aligns, EmbedsImages, Fuses
-from diptych.models.vilt import ViLT
-from diptych.tokens import packing
+from diptych.batch import Image, Regions, Text
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.models.clip.model import CLIP
+from diptych.models.clip.resnet import ResNet
+from diptych.models.vilt.model import ViLT
+from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
+from diptych.modules.tokens import packing
+from diptych.protocols import Aligns, EmbedsImages, Fuses
 
 TEXT = Text(torch.tensor([[1, 7, 2, 0], [1, 8, 9, 2]]), torch.tensor([[True] * 3 + [False], [True] * 4]))
 PIXELS = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))

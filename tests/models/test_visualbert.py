@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.inputs import Regions, Text
-from diptych.layers.regions import RegionEmbedding
-from diptych.models.visualbert import VisualBERT
-from diptych.tokens import Pair, packing
+from diptych.batch import Regions, Text
+from diptych.models.visualbert.model import VisualBERT
+from diptych.modules.embeddings import RegionEmbedding
+from diptych.modules.tokens import Pair, packing
 
 OUTSIDE = {
     "words.word": "embeddings.word_embeddings", "words.position": "embeddings.position_embeddings",

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.models.albef import ALBEF
-from diptych.models.clip import CLIP
+from diptych.models.albef.model import ALBEF
+from diptych.models.clip.model import CLIP
+from diptych.modules.tokens import packing
 from diptych.objectives import views
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.tokens import packing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
 sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))

@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diptych.layers.pixels import CENTRED, renormalised
-from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
-from diptych.objectives.blocks import BlockMasking, hidden_blocks
-from diptych.objectives.codes import MaskedCodes
-from diptych.objectives.draws import Keyed
-from diptych.objectives.hidden import codes, hidden_patches
+from diptych.config.training import Optimizer
+from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.modules.normalization import CENTRED, renormalised
+from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.masked_views import codes, hidden_patches
+from diptych.objectives.masking import BlockMasking, hidden_blocks
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.quantising import CodedFeatures, UnusedCodes
-from diptych.train import checkpoint
-from diptych.train.doctor import Doctor
-from diptych.train.optimizer import adamw
-from diptych.train.settings import Optimizer
+from diptych.objectives.sampling import Keyed
+from diptych.objectives.vqkd import CodedFeatures, UnusedCodes
+from diptych.training import checkpoint
+from diptych.training.diagnostics import Doctor
+from diptych.training.optimizer import adamw
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
 sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diptych.inputs import Batch, Text
-from diptych.layout import Span
-from diptych.objectives.draws import Given, Keyed, MaskedText, Masking
-from diptych.tokens import Tokens
+from diptych.batch import Batch, Text
+from diptych.modules.tokens import Span, Tokens
+from diptych.objectives.sampling import Given, Keyed, MaskedText, Masking
 
 MASKING = Masking(vocabulary=5000, mask_id=4)
 PIECES = Masking(vocabulary=5000, mask_id=4, whole_words=False)

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diptych.heads import Contrast
-from diptych.inputs import Batch
-from diptych.layers.temperature import LogScale
-from diptych.models.vit import ViT
+from diptych.batch import Batch
+from diptych.models.vit.model import ViT
+from diptych.modules.heads import Contrast, LogScale
 from diptych.objectives.contrast import among_themselves
-from diptych.objectives.draws import Given, Keyed
-from diptych.objectives.hard import HardMatching
+from diptych.objectives.itm import HardMatching
+from diptych.objectives.sampling import Given, Keyed
 from diptych.objectives.views import Features, Lesson, Views
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diptych.inputs import Batch, Regions
-from diptych.objectives.draws import Keyed
-from diptych.objectives.hiding import RegionMasking
+from diptych.batch import Batch, Regions
+from diptych.objectives.masking import RegionMasking
+from diptych.objectives.sampling import Keyed
 
 
 def regions(b: int = 40, n: int = 12) -> Regions:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.inputs import Batch, Regions, Text
-from diptych.models.vit import ViT
-from diptych.models.vsepp import VSEpp
-from diptych.objectives.hinge import Hinge, compared, hinge
+from diptych.batch import Batch, Regions, Text
+from diptych.models.vit.model import ViT
+from diptych.models.vsepp.model import VSEpp
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.triplet import Hinge, compared, hinge
 
 SIMILARITY = torch.tensor([[0.9, 0.8, 0.1], [0.3, 0.5, 0.6], [0.2, 0.0, 0.7]])
 

@@ -17,27 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.data.boxes import fixed_boxes
+from diptych.batch import Batch, Image, Regions, Text
+from diptych.config.data import ImageSettings
 from diptych.data.examples import PairExamples
-from diptych.data.files import open_captions
-from diptych.data.seen import Seen, SeenRegions
-from diptych.data.settings import ImageSettings
-from diptych.data.tokenizer import Tokenizer
-from diptych.data.vocabularies import vocabulary
-from diptych.heads import Contrast, Match
-from diptych.inputs import Batch, Image, Regions, Text
-from diptych.layers.temperature import LogScale
-from diptych.models.vit import ViT
-from diptych.models.vsepp import VSEpp
-from diptych.objectives.draws import Given, Keyed
-from diptych.objectives.hard import HardMatching
-from diptych.objectives.hinge import Hinge, hinge
-from diptych.objectives.identity import identities
+from diptych.data.regions.arrays import fixed_boxes
+from diptych.data.regions.frozen_features import Seen, SeenRegions
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
+from diptych.models.vit.model import ViT
+from diptych.models.vsepp.model import VSEpp
+from diptych.modules.heads import Contrast, LogScale, Match
+from diptych.modules.tokens import Pair, Span, Tokens
+from diptych.objectives.contrast import identities
 from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import HardMatching
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Given, Keyed
+from diptych.objectives.triplet import Hinge, hinge
 from diptych.objectives.views import Features, Views
-from diptych.store import Remembered
-from diptych.tokens import Pair, Span, Tokens
+from diptych.utils.cache import Remembered
 
 SHARED = [7, 5, 7, 9]
 LABELS = {"image": torch.tensor(SHARED)}

@@ -11,15 +11,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from diptych.heads import Contrast
-from diptych.inputs import Batch, Image, Text
-from diptych.layers.temperature import LogScale
+from diptych.batch import Batch, Image, Text
+from diptych.modules.heads import Contrast, LogScale
+from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.contrast import contrasted
-from diptych.objectives.draws import Keyed
 from diptych.objectives.gather import gathered
 from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.sampling import Keyed
 from diptych.objectives.views import Views
-from diptych.tokens import Span, Tokens
 
 
 class TwoReadouts(nn.Module):

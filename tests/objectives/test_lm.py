@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from diptych.inputs import Text
+from diptych.batch import Text
 from diptych.objectives.lm import NextWords, asked
 
 IDS = torch.tensor([[1, 5, 6, 7, 2], [1, 5, 2, 0, 0]])

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.inputs import Batch, Image
-from diptych.models.mae import MAE
-from diptych.models.vit import ViT
-from diptych.objectives.draws import Given
+from diptych.batch import Batch, Image
+from diptych.models.mae.model import MAE
+from diptych.models.vit.model import ViT
+from diptych.modules.tokens import packing
+from diptych.objectives.masking import first_of, order_of
 from diptych.objectives.mim import MaskedPixels, pixels_of
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.shuffle import first_of, order_of
-from diptych.tokens import packing
+from diptych.objectives.sampling import Given
 
 SIZES = torch.tensor([[8, 12], [4, 8], [8, 4]])  # 6, 2 and 2 patches of 4
 

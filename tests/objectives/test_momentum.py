@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, Match
-from diptych.inputs import Batch, Image, Text
-from diptych.layers.temperature import Temperature
+from diptych.batch import Batch, Image, Text
+from diptych.config.training import Optimizer
+from diptych.modules.heads import Contrast, Match, Temperature
+from diptych.modules.tokens import Pair, Span, Tokens
 from diptych.objectives.contrast import contrasted, taught
-from diptych.objectives.hard import HardMatching
 from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import HardMatching
 from diptych.objectives.momentum import Momentum, Pace, Queue, follow, twin_of
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Features
-from diptych.tokens import Pair, Span, Tokens
-from diptych.train import checkpoint
-from diptych.train.optimizer import adamw
-from diptych.train.settings import Optimizer
+from diptych.training import checkpoint
+from diptych.training.optimizer import adamw
 
 WIDTH = 6
 

@@ -11,19 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image, Known, Matching, Text
-from diptych.layers.pixels import CENTRED, renormalised
-from diptych.layout import Span
-from diptych.models.cnn import FrozenCNN
-from diptych.objectives.draws import Given, Keyed, MaskedText, Masking
-from diptych.objectives.imitation import ClassImitation, GridImitation
+from diptych.batch import Batch, Image, Known, Matching, Text
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.modules.normalization import CENTRED, renormalised
+from diptych.modules.tokens import Pair, Span, Tokens, packing
+from diptych.objectives.cnn_distillation import ClassImitation, GridImitation
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective, Pretraining
+from diptych.objectives.sampling import Given, Keyed, MaskedText, Masking
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.store import Remembered
-from diptych.tokens import Pair, Tokens, packing
+from diptych.utils.cache import Remembered
 
 WIDTH, VOCABULARY = 6, 50
 MASKING = Masking(VOCABULARY, mask_id=4)

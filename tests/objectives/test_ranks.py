@@ -18,24 +18,23 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from diptych.heads import Contrast
-from diptych.inputs import Batch, Image, Matching, Regions, Text
-from diptych.models.vilbert import ViLBERT
-from diptych.objectives.draws import Draws, Masking
-from diptych.objectives.hard import HardMatching
-from diptych.objectives.hinge import Hinge
-from diptych.objectives.imitation import ClassImitation, GridImitation
+from diptych.batch import Batch, Image, Matching, Regions, Text
+from diptych.models.vilbert.model import ViLBERT
+from diptych.modules.heads import Contrast
+from diptych.objectives.cnn_distillation import ClassImitation, GridImitation
 from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.itm import HardMatching, ImageTextMatching
 from diptych.objectives.lm import NextWords
+from diptych.objectives.masked_regions import ByContrast, MaskedRegions, Target, by_class, by_feature
 from diptych.objectives.mim import MaskedPixels
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.regions import ByContrast, MaskedRegions, Target, by_class, by_feature
+from diptych.objectives.sampling import Draws, Masking
+from diptych.objectives.triplet import Hinge
 from diptych.objectives.views import Lesson, Views
 from diptych.objectives.wpa import WordPatchAlignment
-from diptych.step import Step
+from diptych.protocols import Step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
 sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))

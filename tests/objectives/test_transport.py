@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.objectives.transport import cosines, ipot, transport
+from diptych.objectives.wpa import cosines, ipot, transport
 
 LENGTHS = [(6, 20), (12, 35), (3, 9), (1, 5), (8, 1), (10, 30)]  # words, patches
 N, M = 14, 38

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.heads import Vocabulary
-from diptych.objectives import words
-from diptych.objectives.words import word_losses
+from diptych.modules.heads import Vocabulary
+from diptych.objectives import cross_entropy as words
+from diptych.objectives.cross_entropy import word_losses
 
 WIDTH, WORDS, ROWS = 6, 11, 7
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from test_first_step import PIECES, B, batch, toy
 
+from diptych.batch import Batch, Text
 from diptych.cli.arguments import recipe, recipes
-from diptych.inputs import Batch, Text
-from diptych.jobs.finetune import build
-from diptych.recipes.finetune import sized
-from diptych.recipes.kept import thaw
-from diptych.recipes.models import CrossViT
-from diptych.recipes.run import Finetune, Objectives, Pretrain
+from diptych.config.run import Finetune, Objectives, Pretrain
+from diptych.config.serialization import thaw
+from diptych.models.common_recipes import sized
+from diptych.models.configs import CrossViT
+from diptych.runs.finetune import build
 
 FACTS: dict[str, Any] = {"answers": ["yes", "no", "two"], "prior": [0.5, 0.3, 0.1], "classes": ["cat", "dog"]}
 OWN = [name for name in recipes("Finetune") if not name.startswith("demo.")]

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from diptych.batch import Batch, Image, Known, Matching, Regions, Text
 from diptych.cli.arguments import recipe, recipes
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF
-from diptych.inputs import Batch, Image, Known, Matching, Regions, Text
-from diptych.jobs import building
-from diptych.jobs.building import CNN_CLASSES
-from diptych.jobs.embedding import CNN_CELL, reads_regions
-from diptych.jobs.folder import RunError, write_run
-from diptych.jobs.learnable import NEEDS
-from diptych.jobs.pretrain import looks, reads
-from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.recipes.models import BLIP, SCAN, BEiT3, VisualBERT, VisualTokenizer, VSEpp
-from diptych.recipes.run import Embedders, Objectives, Pretrain, Teacher
-from diptych.step import pupil
-from diptych.train.checkpoint import save_weights
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
+from diptych.config.run import Embedders, Objectives, Pretrain, Teacher
+from diptych.encoders.efficientnet import FrozenCNN, Guidance
+from diptych.models.configs import BLIP, SCAN, BEiT3, VisualBERT, VisualTokenizer, VSEpp
+from diptych.protocols import pupil
+from diptych.runs import build as building
+from diptych.runs.build import CNN_CLASSES
+from diptych.runs.compatibility import NEEDS
+from diptych.runs.embedders import CNN_CELL, reads_regions
+from diptych.runs.pretrain import looks, reads
+from diptych.runs.run_folder import RunError, write_run
+from diptych.training.checkpoint import save_weights
 
 PIECES, FEATURES, DETECTED = 114, 8, 5  # the built-in world's vocabulary; what a region has
 CODES = 7

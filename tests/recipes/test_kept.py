@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from diptych.recipes.kept import thaw
-from diptych.recipes.run import Pretrain
+from diptych.config.run import Pretrain
+from diptych.config.serialization import thaw
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.recipes.published import PUBLISHED
-from diptych.step import pupil
-from diptych.weights.official import SYSTEMS
+from diptych.models.configs import PUBLISHED
+from diptych.models.importing import SYSTEMS
+from diptych.protocols import pupil
 
 Heads = dict[str, tuple[int, ...]]
 QUEUE: Heads = {"queue.image": (65536, 256)}

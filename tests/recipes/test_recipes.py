@@ -9,15 +9,17 @@ from importlib import import_module
 import pytest
 import torch
 
+from diptych.benchmark import rows
 from diptych.cli.arguments import recipe, recipes
-from diptych.data.settings import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
-from diptych.jobs import building
-from diptych.jobs import finetune as job
-from diptych.recipes import demo, finetune, learn, vilt
-from diptych.recipes.kept import kept, thaw
-from diptych.recipes.models import ViLT
-from diptych.recipes.published import PUBLISHED
-from diptych.recipes.run import Finetune, Pretrain
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
+from diptych.config.run import Finetune, Pretrain
+from diptych.config.serialization import kept, thaw
+from diptych.models import common_recipes
+from diptych.models.configs import PUBLISHED, ViLT
+from diptych.models.vilt import recipes as vilt
+from diptych.runs import build as building
+from diptych.runs import demo_recipes
+from diptych.runs import finetune as job
 
 
 @pytest.mark.quick("*.small", "*.tiny")
@@ -31,8 +33,8 @@ def test_every_recipe_builds_on_the_meta_device(name: str):
     assert run.images.patch == getattr(run.model, "patch", 32)
     if isinstance(run.model, ViLT):
         with torch.device("meta"):
-            assert job.build(finetune.retrieval(run), {}).weights == {"retrieval": 1.0}
-            assert job.build(finetune.vqa(run), {"answers": ["yes", "no"]}).weights == {"vqa": 1.0}
+            assert job.build(common_recipes.retrieval(run), {}).weights == {"retrieval": 1.0}
+            assert job.build(common_recipes.vqa(run), {"answers": ["yes", "no"]}).weights == {"vqa": 1.0}
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -41,7 +43,7 @@ def test_every_recipe_comes_back_from_json(name: str):
     assert thaw(Pretrain, json.loads(json.dumps(asdict(run)))) == run, "as it was kept before it told its kind"
     assert thaw(Pretrain, json.loads(json.dumps(kept(run)))) == run
     if isinstance(run.model, ViLT):
-        task = finetune.vqa(run)
+        task = common_recipes.vqa(run)
         assert thaw(Finetune, json.loads(json.dumps(asdict(task)))) == task
 
 
@@ -116,16 +118,16 @@ def test_what_is_published_is_told_of_models_that_are_here():
 
 
 def test_the_demo_compares_at_one_budget():
-    for fresh in (demo.vqa(), demo.retrieval()):
-        assert fresh.model == demo.pretraining().model and fresh.images == demo.pretraining().images
+    for fresh in (demo_recipes.vqa(), demo_recipes.retrieval()):
+        assert fresh.model == demo_recipes.pretraining().model and fresh.images == demo_recipes.pretraining().images
         assert replace(fresh, start="there").training == fresh.training
-    assert demo.VQA.task == "vqa" and demo.RETRIEVAL.task == "retrieval"
+    assert demo_recipes.VQA.task == "vqa" and demo_recipes.RETRIEVAL.task == "retrieval"
 
 
 def test_every_recipe_on_frozen_features_is_a_row_of_what_systems_learn():
     frozen = {name for name in recipes() if recipe(name).embed.image == "hypercolumns"}
-    told = [stage for row in learn.ROWS for stage in row.split("+")]
-    assert frozen == set(told) and len(set(learn.ROWS)) == len(learn.ROWS)
+    told = [stage for row in rows.ROWS for stage in row.split("+")]
+    assert frozen == set(told) and len(set(rows.ROWS)) == len(rows.ROWS)
 
 
 def test_small_recipes_of_pixels_have_a_place_for_every_patch():

@@ -28,20 +28,20 @@ for folder in ("recipes", "regression"):  # the toy sizes, which the tests of re
 import test_finetuning
 import test_first_step
 
+from diptych.batch import Batch
 from diptych.cli.arguments import recipe, recipes
-from diptych.generate import Beams, Rules, beam_search
-from diptych.inputs import Batch
-from diptych.jobs import building, finetune
-from diptych.jobs.evaluate import evaluate
-from diptych.jobs.folder import write_run
-from diptych.models.verbs import Decodes
+from diptych.config.run import Evaluation, Finetune, Pretrain
+from diptych.config.training import Optimizer
+from diptych.generation import Beams, Rules, beam_search
 from diptych.objectives.pretraining import Pretraining
-from diptych.recipes.run import Evaluation, Finetune, Pretrain
-from diptych.step import Step, pupil
-from diptych.tasks.single import pictured
-from diptych.train.checkpoint import save_weights
-from diptych.train.optimizer import adamw
-from diptych.train.settings import Optimizer
+from diptych.protocols import Decodes, Step, pupil
+from diptych.runs import build as building
+from diptych.runs import finetune
+from diptych.runs.evaluate import evaluate
+from diptych.runs.run_folder import write_run
+from diptych.tasks.common import pictured
+from diptych.training.checkpoint import save_weights
+from diptych.training.optimizer import adamw
 
 RECORDED = Path(__file__).parent / "recorded.json"
 STEPS = 3

@@ -18,17 +18,16 @@ from battery_parts import (
 )
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image
-from diptych.layout import Span
-from diptych.models.albef import ALBEF
-from diptych.objectives.draws import Masking
-from diptych.objectives.hard import HardMatching
+from diptych.batch import Batch, Image
+from diptych.models.albef.model import ALBEF
+from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import HardMatching
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
-from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
-from diptych.tasks.open_vqa import OpenVQA
-from diptych.tokens import Tokens
+from diptych.objectives.sampling import Masking
+from diptych.tasks.nlvr2 import NLVR2AtOnce
+from diptych.tasks.vqa import OpenVQA
 
 
 def small(**others: Any) -> ALBEF:

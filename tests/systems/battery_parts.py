@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.inputs import Answered, Batch, Image, Known, Matching, Text
-from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.tokens import Tokens
+from diptych.batch import Answered, Batch, Image, Known, Matching, Text
+from diptych.encoders.efficientnet import FrozenCNN, Guidance
+from diptych.modules.tokens import Tokens
 
 PATCH, GRID = 8, (3, 4)
 VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9

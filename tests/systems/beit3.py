@@ -23,23 +23,22 @@ from battery_parts import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from diptych.heads import Contrast, TwoLayers
-from diptych.inputs import Batch
-from diptych.layers.init import init_transformer
-from diptych.layers.temperature import LogScale
-from diptych.models.beit3 import BEiT3
-from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
-from diptych.objectives.blocks import BlockMasking
-from diptych.objectives.codes import MaskedCodes
-from diptych.objectives.draws import Masking
+from diptych.batch import Batch
+from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.models.beit3.model import BEiT3
+from diptych.modules.heads import Contrast, LogScale, TwoLayers
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.masking import BlockMasking
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Masking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Tokens
 
 SMALL: dict[str, Any] = dict(
     width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, vocabulary=VOCABULARY, text_length=TEXT_LENGTH,

@@ -16,18 +16,16 @@ from battery_parts import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from diptych.inputs import Batch
-from diptych.layout import Span
-from diptych.models.blip import BLIP
-from diptych.objectives.hard import HardMatching
+from diptych.batch import Batch
+from diptych.models.blip.model import BLIP
+from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.itm import HardMatching, ImageTextMatching
 from diptych.objectives.lm import NextWords
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning
-from diptych.tasks.nlvr2_at_once import NLVR2AtOnce
-from diptych.tasks.open_vqa import OpenVQA
-from diptych.tokens import Tokens
+from diptych.tasks.nlvr2 import NLVR2AtOnce
+from diptych.tasks.vqa import OpenVQA
 
 
 def small(form: str, **others: Any) -> BLIP:

@@ -6,13 +6,13 @@ from typing import Any
 from battery_parts import SMALL, TEXT_LENGTH, VOCABULARY, Job, System, encode_image, encode_text, fuse
 from torch import Tensor
 
-from diptych.inputs import Batch
-from diptych.models.clip import CLIP
-from diptych.models.coca import CoCa
+from diptych.batch import Batch
+from diptych.models.clip.model import CLIP
+from diptych.models.coca.model import CoCa
+from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.lm import NextWords
 from diptych.objectives.pretraining import Pretraining
-from diptych.tokens import Tokens
 
 # The joint space is wide, as the paper's: at random, vectors of few dimensions are too much alike for a scale of 14.
 SIZES: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "dropout"} | dict(

@@ -5,7 +5,7 @@ from typing import Any
 
 from battery_parts import CLASSES, Job, System, classify
 
-from diptych.models.crossvit import CrossViT
+from diptych.models.crossvit.model import CrossViT
 from diptych.tasks.classification import Classification
 
 SMALL: dict[str, Any] = dict(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from battery_parts import GRID, PATCH, Job, System, encode_image
 from torch import nn
 
-from diptych.models.mae import MAE
+from diptych.models.mae.model import MAE
 from diptych.objectives.mim import MaskedPixels
 from diptych.objectives.pretraining import Pretraining
 

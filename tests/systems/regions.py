@@ -10,15 +10,15 @@ from battery_parts import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Job, System, e
 from einops import rearrange
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Regions
-from diptych.layers.bert_text import BertText
-from diptych.models.scan import SCAN
-from diptych.models.vsepp import VSEpp
-from diptych.objectives.draws import Draws
-from diptych.objectives.hinge import Hinge
+from diptych.batch import Batch, Regions
+from diptych.models.scan.model import SCAN
+from diptych.models.vsepp.model import VSEpp
+from diptych.modules.text_encoders import BertText
+from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Draws
+from diptych.objectives.triplet import Hinge
 from diptych.objectives.views import Views
-from diptych.tokens import Tokens
 
 FEATURES = 3 * PATCH * PATCH
 

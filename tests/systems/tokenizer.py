@@ -5,11 +5,11 @@ from typing import Any
 from battery_parts import GRID, PATCH, Colours, Job, System, encode_image
 from torch import Tensor, nn
 
-from diptych.inputs import Batch
-from diptych.models.tokenizer import VisualTokenizer
+from diptych.batch import Batch
+from diptych.encoders.visual_tokenizer import VisualTokenizer
+from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.quantising import CodedFeatures, UnusedCodes
-from diptych.tokens import Tokens
+from diptych.objectives.vqkd import CodedFeatures, UnusedCodes
 
 SMALL: dict[str, Any] = dict(
     width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, codes=12, code_width=8, decoder_depth=1, features=1280,

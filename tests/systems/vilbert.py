@@ -25,24 +25,24 @@ from battery_parts import (
 from einops import rearrange
 from torch import Tensor, nn
 
-from diptych.heads import Point, Rank, SimpleClassifier
-from diptych.inputs import Batch, Image, Matching, Regions
-from diptych.models.vilbert import ViLBERT
-from diptych.models.visualbert import VisualBERT
-from diptych.objectives.draws import Draws, Hiding, Masking
-from diptych.objectives.hiding import RegionMasking
+from diptych.batch import Batch, Image, Matching, Regions
+from diptych.models.vilbert.model import ViLBERT
+from diptych.models.visualbert.model import VisualBERT
+from diptych.modules.heads import Point, Rank, SimpleClassifier
+from diptych.modules.tokens import Tokens
 from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.masked_regions import MaskedRegions, by_class
+from diptych.objectives.masking import RegionMasking
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.regions import MaskedRegions, by_class
+from diptych.objectives.sampling import Draws, Hiding, Masking
 from diptych.objectives.views import Views
-from diptych.tasks.choice import MultipleChoice
+from diptych.tasks.common import binary_cross_entropy
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.grounding import Grounding
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.single import binary_cross_entropy
+from diptych.tasks.vcr import MultipleChoice
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Tokens
 
 FEATURES, REGION_CLASSES, TASKS, OPTIONS = 3 * PATCH * PATCH, 7, 3, 2
 HIDING = Hiding(Masking(VOCABULARY, MASK), RegionMasking(rate=0.3))

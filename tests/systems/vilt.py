@@ -21,11 +21,11 @@ from battery_parts import (
     fuse,
 )  # fmt: skip
 
-from diptych.models.vilt import ViLT
-from diptych.objectives.draws import Masking
+from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ImageTextMatching
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Masking
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval

@@ -4,7 +4,7 @@ import math
 
 from battery_parts import CLASSES, SMALL, Job, System, classify, encode_image
 
-from diptych.models.vit import ViT
+from diptych.models.vit.model import ViT
 from diptych.tasks.classification import Classification
 
 SYSTEMS = {

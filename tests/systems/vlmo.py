@@ -25,23 +25,22 @@ from battery_parts import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from diptych.heads import Contrast
-from diptych.inputs import Batch
-from diptych.layers.init import init_transformer
-from diptych.layers.temperature import LogScale
-from diptych.models.tokenizer import FrozenTokenizer, VisualTokenizer
-from diptych.models.vlmo import CONTRASTS, VLMo
-from diptych.objectives.blocks import BlockMasking
-from diptych.objectives.codes import MaskedCodes
-from diptych.objectives.draws import Masking
-from diptych.objectives.hard import HardMatching
+from diptych.batch import Batch
+from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.models.vlmo.model import CONTRASTS, VLMo
+from diptych.modules.heads import Contrast, LogScale
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import HardMatching
+from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.masking import BlockMasking
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.tasks.contrast import ContrastRetrieval
+from diptych.objectives.sampling import Masking
 from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import Tokens
 
 
 def small(**others: Any) -> VLMo:

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diptych.inputs import Answered, Batch, Image, Text
-from diptych.models.albef import ALBEF
-from diptych.objectives.distillation import Soft
-from diptych.tasks.distilled import Distilled
+from diptych.batch import Answered, Batch, Image, Text
+from diptych.models.albef.model import ALBEF
+from diptych.objectives.cross_entropy import Soft
 from diptych.tasks.entailment import Entailment
-from diptych.tasks.open_vqa import OpenVQA, next_losses
-from diptych.tasks.rerank import FILL, Reranking
-from diptych.tasks.text_assignment import TextAssignment
+from diptych.tasks.momentum_distillation import Distilled
+from diptych.tasks.nlvr2 import TextAssignment
+from diptych.tasks.retrieval import FILL, Reranking
+from diptych.tasks.vqa import OpenVQA, next_losses
 
 WIDTH = 16
 

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.heads import Classify, Match, Rank
-from diptych.inputs import Batch, Image, Text
-from diptych.models.vilt import ViLT
-from diptych.models.vit import ViT
-from diptych.step import Step
+from diptych.batch import Batch, Image, Text
+from diptych.models.vilt.model import ViLT
+from diptych.models.vit.model import ViT
+from diptych.modules.heads import Classify, Match, Rank
+from diptych.modules.tokens import packing
+from diptych.protocols import Step
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
-from diptych.tokens import packing
 
 WIDTH, ANSWERS, FALSE, VOCABULARY = 16, 6, 3, 30
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from toy import settings
 
-from diptych.data.tally import Loaded
-from diptych.inputs import Batch, Image, Text
-from diptych.keyed import uniform, words
-from diptych.models.albef import ALBEF
-from diptych.objectives.draws import Masking
+from diptych.batch import Batch, Image, Text
+from diptych.config.training import Training
+from diptych.data.loader import Loaded
+from diptych.models.albef.model import ALBEF
 from diptych.objectives.itc import ImageTextContrast
 from diptych.objectives.mlm import MaskedWords
 from diptych.objectives.momentum import Momentum, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.train.distributed import processes
-from diptych.train.loop import fit
-from diptych.train.settings import Training
+from diptych.objectives.sampling import Masking
+from diptych.training.distributed import processes
+from diptych.training.loop import fit
+from diptych.utils.rng import uniform, words
 
 WORDS, LENGTH, STEPS, STOP = 40, 7, 5, 2
 

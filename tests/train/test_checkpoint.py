@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from diptych.train import checkpoint
-from diptych.train.checkpoint import CHECKPOINT, MODEL, CheckpointError
-from diptych.train.log import Log, _cut_back
+from diptych.training import checkpoint
+from diptych.training.checkpoint import CHECKPOINT, MODEL, CheckpointError
+from diptych.training.log import Log, _cut_back
 
 
 def trained(steps: int = 1) -> tuple[nn.Sequential, torch.optim.Optimizer]:

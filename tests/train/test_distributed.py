@@ -12,7 +12,7 @@ import torch
 from toy import Toy, run, settings
 
 from diptych.cli import main
-from diptych.train.distributed import takes_bf16
+from diptych.training.distributed import takes_bf16
 
 CPU = torch.device("cpu")
 ISA = "ONEDNN_MAX_CPU_ISA"
@@ -120,7 +120,7 @@ def test_training_computes_in_it(
     [({ISA: "AVX2"}, "False"), ({"DIPTYCH_BF16": "on", ISA: "AVX2"}, "True"), ({"DIPTYCH_BF16": "off"}, "False")],
 )
 def test_in_a_process_of_its_own(environment: dict[str, str], expected: str):
-    code = "import torch; from diptych.train.distributed import *; print(takes_bf16(torch.device('cpu'), 'auto'))"
+    code = "import torch; from diptych.training.distributed import *; print(takes_bf16(torch.device('cpu'), 'auto'))"
     inherited = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     told = subprocess.check_output([sys.executable, "-c", code], env=inherited | environment, text=True, timeout=240)
     assert told.strip() == expected

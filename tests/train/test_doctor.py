@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.step import Floor
-from diptych.train.doctor import Diverged, Doctor, Finding, folded
+from diptych.protocols import Floor
+from diptych.training.diagnostics import Diverged, Doctor, Finding, folded
 
 FLOORS = {"itm": Floor(0.693, "matching prior", "captions do not belong to their images")}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from diptych.train.lock import LOCK, InUse, alone, locked, partial_of
+from diptych.utils.lock import LOCK, InUse, alone, locked, partial_of
 
 posix = pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
-HOLDS = "import sys; from pathlib import Path; from diptych.train.lock import locked\n"
+HOLDS = "import sys; from pathlib import Path; from diptych.utils.lock import locked\n"
 HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()"
 
 

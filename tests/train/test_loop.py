@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy import Toy, micro, run, settings, stream
 
-from diptych.data.source import DataError, WorkerDied
-from diptych.train.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest
-from diptych.train.doctor import Diverged
-from diptych.train.log import TIME_FIELDS
-from diptych.train.loop import fit
-from diptych.train.recovery import DAMAGED
-from diptych.train.sealed import CheckpointError
+from diptych.checkpoints.digests import CheckpointError
+from diptych.data.sources.base import DataError, WorkerDied
+from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest
+from diptych.training.diagnostics import Diverged
+from diptych.training.log import TIME_FIELDS
+from diptych.training.loop import fit
+from diptych.training.recovery import DAMAGED
 
 TOY = str(Path(__file__).with_name("toy.py"))
 
@@ -298,7 +298,7 @@ def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):
 
 def test_settings_that_have_come_to_mean_something_else_are_refused(tmp_path, monkeypatch):
     run(tmp_path, Toy(), settings(steps=4))
-    monkeypatch.setattr("diptych.train.settings.VERSION", 2)
+    monkeypatch.setattr("diptych.config.training.VERSION", 2)
     with pytest.raises(CheckpointError, match=r"version = 1, not 2"):
         run(tmp_path, Toy(), settings(steps=4))
 

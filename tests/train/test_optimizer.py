@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.layers.relative import RelativePositions
-from diptych.train.optimizer import adamw, decayed, learning_rate, set_learning_rate
-from diptych.train.settings import Optimizer, Training
+from diptych.config.training import Optimizer, Training
+from diptych.modules.position import RelativePositions
+from diptych.training.optimizer import adamw, decayed, learning_rate, set_learning_rate
 
 
 class Tower(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.train.own import NUMBER, DamagedFile, misshapen, parse_own, read_own, read_own_lines
+from diptych.utils.io import NUMBER, DamagedFile, misshapen, parse_own, read_own, read_own_lines
 
 ROW = {"step": int, "name?": str, str: (*NUMBER, type(None))}
 

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from diptych.train import checkpoint, sealed
-from diptych.train.checkpoint import CHECKPOINT, MODEL
-from diptych.train.recovery import settle
-from diptych.train.sealed import CheckpointError, Damaged
+from diptych.checkpoints import digests
+from diptych.checkpoints.digests import CheckpointError, Damaged
+from diptych.training import checkpoint
+from diptych.training.checkpoint import CHECKPOINT, MODEL
+from diptych.training.recovery import settle
 
 TENSORS = {
     "a": torch.arange(3.0), "b": torch.tensor(True), "c": torch.zeros(0, 2), "d": torch.ones(2, dtype=torch.bfloat16),
@@ -27,25 +28,25 @@ def flips(data: bytes, every: int = 1):
 @pytest.mark.parametrize("metadata", [None, {"rest": '{"step": 3}'}])
 def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[str, str] | None):
     path = tmp_path / "x.safetensors"
-    save_file(TENSORS, path, sealed.sealed(TENSORS, metadata))
-    tensors, told = sealed.read(path)
+    save_file(TENSORS, path, digests.sealed(TENSORS, metadata))
+    tensors, told = digests.read(path)
     assert told == (metadata or {}) and tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], t) for name, t in TENSORS.items())
     data = path.read_bytes()
     for changed in flips(data):
         path.write_bytes(changed)
-        for use in (sealed.read, sealed.check):
+        for use in (digests.read, digests.check):
             with pytest.raises(Damaged, match=r"x\.safetensors"):
                 use(path)
     for length in range(len(data)):
         path.write_bytes(data[:length])
         with pytest.raises(Damaged):
-            sealed.check(path)
+            digests.check(path)
 
 
 def test_a_flipped_bit_in_the_state_is_noticed_by_who_reads_only_that(tmp_path: Path):
     path = tmp_path / CHECKPOINT
-    save_file(TENSORS, path, sealed.sealed(TENSORS, {"rest": '{"step": 3}'}))
+    save_file(TENSORS, path, digests.sealed(TENSORS, {"rest": '{"step": 3}'}))
     data = path.read_bytes()
     place = data.index(b"step")
     path.write_bytes(data[:place] + b"stop" + data[place + 4 :])
@@ -57,15 +58,15 @@ def test_a_file_of_others_is_read_as_it_is(tmp_path: Path):
     path = tmp_path / MODEL
     for metadata in (None, {"format": "pt"}):
         save_file(TENSORS, path, metadata)
-        assert sealed.read(path)[0].keys() == TENSORS.keys() and not sealed.is_sealed(path)
+        assert digests.read(path)[0].keys() == TENSORS.keys() and not digests.is_sealed(path)
 
 
 def test_the_digest_hangs_on_names_types_and_shapes_too():
     one = torch.zeros(4)
-    same = sealed.sealed({"a": one})
+    same = digests.sealed({"a": one})
     for other in ({"b": one}, {"a": one.view(2, 2)}, {"a": one.to(torch.int32)}, {"a": one, "b": torch.zeros(0)}):
-        assert sealed.sealed(other) != same
-    assert sealed.sealed({"a": torch.zeros(8)[::2]}) == same
+        assert digests.sealed(other) != same
+    assert digests.sealed({"a": torch.zeros(8)[::2]}) == same
 
 
 def test_what_is_no_run_of_ours_is_left_alone(tmp_path: Path):

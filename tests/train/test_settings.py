@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from diptych.recipes import vilt
-from diptych.train.settings import CHANGEABLE, Optimizer, Training, identity, usually
+from diptych.config.training import CHANGEABLE, Optimizer, Training, identity, usually
+from diptych.models.vilt import recipes as vilt
 
 
 def test_usual_values_are_the_defaults_at_every_depth():

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from teacher import STOP, train, training
 
-from diptych.train.checkpoint import CHECKPOINT, MODEL
-from diptych.train.log import TIME_FIELDS
+from diptych.training.checkpoint import CHECKPOINT, MODEL
+from diptych.training.log import TIME_FIELDS
 
 SCRIPT = str(Path(__file__).with_name("teacher.py"))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diptych.train.log import Log, _cut_back
-from diptych.train.written import NotWritten, written_whole
+from diptych.training.log import Log, _cut_back
+from diptych.utils.io import NotWritten, written_whole
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 

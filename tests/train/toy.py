@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from diptych.data.tally import Loaded, Skipped
-from diptych.inputs import Batch, Text
-from diptych.keyed import uniform, words
-from diptych.step import Floor
-from diptych.train.distributed import processes
-from diptych.train.loop import fit
-from diptych.train.settings import Optimizer, Training
+from diptych.batch import Batch, Text
+from diptych.config.training import Optimizer, Training
+from diptych.data.loader import Loaded, Skipped
+from diptych.protocols import Floor
+from diptych.training.distributed import processes
+from diptych.training.loop import fit
+from diptych.utils.rng import uniform, words
 
 LENGTH, VOCABULARY = 6, 11
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.jobs.export import export
-from diptych.jobs.folder import write_run
-from diptych.recipes.run import ImportedCheckpoint
-from diptych.train.checkpoint import save_weights
-from diptych.weights.golden import Answer, Golden, read_golden
-from diptych.weights.parity import compare
+from diptych.config.run import ImportedCheckpoint
+from diptych.runs.export import export
+from diptych.runs.run_folder import write_run
+from diptych.training.checkpoint import save_weights
+from tests.parity.compare import compare
+from tests.parity.golden_case import Answer, Golden, read_golden
 
 INSIDE = Path(__file__).parents[1] / "golden"
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.weights.albef import SYSTEM
-from diptych.weights.official import recognise, resized, understood
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.albef.checkpoint import SYSTEM
+from diptych.models.importing import recognise, resized, understood
 
 WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30522, 512, 256
 Shapes = dict[str, tuple[int, ...]]

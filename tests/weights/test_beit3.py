@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.weights.beit3 import SYSTEM
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.beit3.checkpoint import SYSTEM
 
 WIDTH, HIDDEN, TEXTS = 768, 3072, 1024
 Shapes = dict[str, tuple[int, ...]]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.weights.answers.blip_tasks import GREEDY, Search, searched
-from diptych.weights.blip import SYSTEM
-from diptych.weights.golden import Case
-from diptych.weights.official import recognise, understood
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.blip.checkpoint import SYSTEM
+from diptych.models.importing import recognise, understood
+from tests.parity.answers.blip_tasks import GREEDY, Search, searched
+from tests.parity.golden_case import Case
 
 WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30524, 512, 256
 Shapes = dict[str, tuple[int, ...]]

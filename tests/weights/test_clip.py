@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.weights import clip
-from diptych.weights.names import Names
-from diptych.weights.official import Imported, load_official, recognise, understood
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.read import WeightsError
+from diptych.models.clip import checkpoint as clip
+from diptych.models.importing import Imported, load_official, recognise, understood
 
 OPEN_CLIP = Path(__file__).parents[1] / "golden" / "open_clip"
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.heads import Contrast
-from diptych.inputs import Image, Text
-from diptych.weights.clip_layouts import openai
-from diptych.weights.official import load_official
-from diptych.weights.read import WeightsError
+from diptych.batch import Image, Text
+from diptych.checkpoints.read import WeightsError
+from diptych.models.huggingface.clip_layouts import openai
+from diptych.models.importing import load_official
+from diptych.modules.heads import Contrast
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_clip"
 

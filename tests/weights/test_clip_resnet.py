@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.weights import clip_resnet
-from diptych.weights.official import SYSTEMS, recognise, understood
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.clip import resnet_checkpoint
+from diptych.models.importing import SYSTEMS, recognise, understood
 
 
 def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
@@ -60,10 +60,10 @@ def clip(width: int, depths: tuple[int, ...], cells: int, text: int, layers: int
 def test_rn50_has_the_published_names_shapes_and_count():
     official = clip(64, (3, 4, 6, 3), 49, 512, 12, 49408, 77, 1024)
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
-    arguments = clip_resnet.infer(state, {})
-    names = clip_resnet.names(arguments, "pretraining")
+    arguments = resnet_checkpoint.infer(state, {})
+    names = resnet_checkpoint.names(arguments, "pretraining")
     with torch.device("meta"):
-        step = clip_resnet.build(arguments, "pretraining", names.from_official(state))
+        step = resnet_checkpoint.build(arguments, "pretraining", names.from_official(state))
     found = {name: tuple(tensor.shape) for name, tensor in names.to_official(step.state_dict()).items()}
     assert found == official
     assert sum(parameter.numel() for parameter in step.parameters()) == 102_007_137

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.inputs import Text
-from diptych.weights import coca
-from diptych.weights.official import recognise, understood
+from diptych.batch import Text
+from diptych.models.coca import checkpoint as coca
+from diptych.models.importing import recognise, understood
 
 CASE = Path(__file__).parents[1] / "golden" / "coca"
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.models.crossvit import CrossViT
-from diptych.weights.crossvit import SYSTEM
-from diptych.weights.official import load_official, recognise, understood
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.crossvit.checkpoint import SYSTEM
+from diptych.models.crossvit.model import CrossViT
+from diptych.models.importing import load_official, recognise, understood
 
 Shapes = dict[str, tuple[int, ...]]
 FOLDER = Path(__file__).parents[1] / "golden" / "crossvit_dagger"

@@ -10,15 +10,15 @@ import torch
 from hf_parts import equal, exported, golden, loaded, same
 from torch import Tensor, nn
 
-from diptych.inputs import Image, Text
-from diptych.models.blip import BLIP
-from diptych.weights import blip
-from diptych.weights.golden import Answer
-from diptych.weights.hf_blip import CLASSES
-from diptych.weights.layouts import unified
-from diptych.weights.official import load_official
-from diptych.weights.parity import compare
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.batch import Image, Text
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.models.blip import checkpoint as blip
+from diptych.models.blip.model import BLIP
+from diptych.models.huggingface.blip import CLASSES
+from diptych.models.huggingface.layouts import unified
+from diptych.models.importing import load_official
+from tests.parity.compare import compare
+from tests.parity.golden_case import Answer
 
 SMALL: dict[str, Any] = dict(
     image_width=32, image_depth=2, image_heads=4, image_hidden=48, patch=8, grid=(2, 2), width=32, depth=2, heads=4,

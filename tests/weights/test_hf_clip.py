@@ -8,9 +8,9 @@ import pytest
 import torch
 from hf_parts import equal, exported, golden, loaded, same
 
-from diptych.weights.layouts import unified
-from diptych.weights.official import understood
-from diptych.weights.read import read_checkpoint
+from diptych.checkpoints.read import read_checkpoint
+from diptych.models.huggingface.layouts import unified
+from diptych.models.importing import understood
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.inputs import Image, Text
-from diptych.weights import clip
-from diptych.weights.official import Imported, load_official
-from diptych.weights.read import WeightsError
-from diptych.weights.system import image_heads
+from diptych.batch import Image, Text
+from diptych.checkpoints.adapter import image_heads
+from diptych.checkpoints.read import WeightsError
+from diptych.models.clip import checkpoint as clip
+from diptych.models.importing import Imported, load_official
 
 VIT = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=4,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.weights.mae import SYSTEM
-from diptych.weights.official import load_official, recognise, understood
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from diptych.models.importing import load_official, recognise, understood
+from diptych.models.mae.checkpoint import SYSTEM
 
 FOLDER = Path(__file__).parents[1] / "golden" / "mae"
 Shapes = dict[str, tuple[int, ...]]

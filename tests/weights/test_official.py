@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.layers.position import resize_bicubic, resize_bilinear
-from diptych.weights import vilt, vit
-from diptych.weights.official import Imported, load_official
-from diptych.weights.read import WeightsError
-from diptych.weights.strict import load_strict
+from diptych.checkpoints.read import WeightsError
+from diptych.checkpoints.strict import load_strict
+from diptych.models.importing import Imported, load_official
+from diptych.models.vilt import checkpoint as vilt
+from diptych.models.vit import checkpoint as vit
+from diptych.modules.position import resize_bicubic, resize_bilinear
 
 
 def vilt_state(folder: Path) -> dict[str, Tensor]:

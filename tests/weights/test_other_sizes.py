@@ -15,10 +15,10 @@ from other_sizes import VIT, Arguments, Made, beits, crossvits, none, recurrent,
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.state import tied
-from diptych.weights.golden import read_golden
-from diptych.weights.official import SYSTEMS
-from diptych.weights.states import sided
+from diptych.checkpoints.reader import sided
+from diptych.models.importing import SYSTEMS
+from diptych.utils.state_dict import tied
+from tests.parity.golden_case import read_golden
 
 
 def vilberts() -> list[Made]:

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diptych.weights.golden import FILES, Answer, Case, Golden, read_golden
-from diptych.weights.names import Names
-from diptych.weights.official import SYSTEMS, Imported
-from diptych.weights.parity import LAYOUTS, compare, parity, recompute
-from diptych.weights.read import WeightsError
-from diptych.weights.vilt import NAMES
+from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.read import WeightsError
+from diptych.models.importing import SYSTEMS, Imported
+from diptych.models.vilt.checkpoint import NAMES
+from tests.parity.compare import LAYOUTS, compare, parity, recompute
+from tests.parity.golden_case import FILES, Answer, Case, Golden, read_golden
 
 HERE = Path(__file__).parents[1] / "golden"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.weights.read import WeightsError, nonfinite, read_checkpoint
+from diptych.checkpoints.read import WeightsError, nonfinite, read_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(600.0).view(20, 30), "a.bias": torch.ones(20)}
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.inputs import Image
-from diptych.models.albef import ALBEF
-from diptych.models.vlmo import VLMo
-from diptych.state import weights
-from diptych.weights.read import WeightsError
-from diptych.weights.refit import refit
-from diptych.weights.strict import load_strict
+from diptych.batch import Image
+from diptych.checkpoints.positions import refit
+from diptych.checkpoints.read import WeightsError
+from diptych.checkpoints.strict import load_strict
+from diptych.models.albef.model import ALBEF
+from diptych.models.vlmo.model import VLMo
+from diptych.utils.state_dict import weights
 
 
 def albef(side: int) -> nn.Module:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.weights.golden import read_golden
-from diptych.weights.read import read_checkpoint
+from diptych.checkpoints.read import read_checkpoint
+from tests.parity.golden_case import read_golden
 
 
 def test_official_names_come_back_bit_for_bit(golden_folder: Path):

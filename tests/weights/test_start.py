@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.inputs import Image
-from diptych.layers.position import resize_bilinear
-from diptych.models.vilt import ViLT
-from diptych.models.vit import ViT
-from diptych.weights.read import WeightsError
-from diptych.weights.start import start_vilt_from_vit
+from diptych.batch import Image
+from diptych.checkpoints.read import WeightsError
+from diptych.models.initialize import start_vilt_from_vit
+from diptych.models.vilt.model import ViLT
+from diptych.models.vit.model import ViT
+from diptych.modules.position import resize_bilinear
 
 SIZE: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "patch": 4}
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.inputs import Image
-from diptych.models.albef import ALBEF
-from diptych.models.blip import BLIP
-from diptych.models.vilbert import ViLBERT
-from diptych.models.vilt import ViLT
-from diptych.models.visualbert import VisualBERT
-from diptych.models.vit import ViT
-from diptych.models.vlmo import VLMo
-from diptych.state import weights
-from diptych.weights.read import WeightsError
-from diptych.weights.start_towers import start_image, start_text, start_text_from
+from diptych.batch import Image
+from diptych.checkpoints.read import WeightsError
+from diptych.models.albef.model import ALBEF
+from diptych.models.blip.model import BLIP
+from diptych.models.initialize import start_image, start_text, start_text_from
+from diptych.models.vilbert.model import ViLBERT
+from diptych.models.vilt.model import ViLT
+from diptych.models.visualbert.model import VisualBERT
+from diptych.models.vit.model import ViT
+from diptych.models.vlmo.model import VLMo
+from diptych.utils.state_dict import weights
 
 SIZE = {"width": 8, "heads": 2, "hidden": 16, "vocabulary": 20, "text_length": 12, "dropout": 0.0}
 IMAGE = {"image_width": 8, "image_depth": 1, "image_heads": 2, "image_hidden": 16, "patch": 4, "grid": (3, 3)}

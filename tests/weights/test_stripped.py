@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.step import pupil
-from diptych.weights.official import recognise, understood
-from diptych.weights.read import WeightsError, read_checkpoint
-from diptych.weights.system import State
+from diptych.checkpoints.adapter import State
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.models.importing import recognise, understood
+from diptych.protocols import pupil
 
 INSIDE = Path(__file__).parents[1] / "golden"
 CASES = ("albef_pretrain", "albef_retrieval", "albef_ve", "albef_vqa", "albef_nlvr2", "blip_pretrain", "blip_retrieval")

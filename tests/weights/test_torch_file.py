@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from diptych.weights.read import WeightsError, read_checkpoint, read_states
-from diptych.weights.torch_file import MAGIC, PROTOCOL
+from diptych.checkpoints.read import WeightsError, read_checkpoint, read_states
+from diptych.checkpoints.torch_file import MAGIC, PROTOCOL
 
 TYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

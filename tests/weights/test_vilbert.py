@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.objectives.regions import MaskedRegions, by_class, by_feature
-from diptych.tasks.several import Several
-from diptych.weights import vilbert
-from diptych.weights.official import load_official, understood
-from diptych.weights.read import WeightsError, read_checkpoint
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.models.importing import load_official, understood
+from diptych.models.vilbert import checkpoint as vilbert
+from diptych.objectives.masked_regions import MaskedRegions, by_class, by_feature
+from diptych.tasks.multitask import Several
 
 FOLDER = Path(__file__).parents[1] / "golden" / "vilbert_pretrain"
 TOLD = {

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.layers.relative import resize_table
-from diptych.weights.official import recognise, resized, understood
-from diptych.weights.read import WeightsError
-from diptych.weights.vlmo import SYSTEM
+from diptych.checkpoints.read import WeightsError
+from diptych.models.importing import recognise, resized, understood
+from diptych.models.vlmo.checkpoint import SYSTEM
+from diptych.modules.position import resize_table
 
 Shapes = dict[str, tuple[int, ...]]
 TABLE = "relative_position_bias_table"

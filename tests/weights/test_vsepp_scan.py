@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.models.scan import SCAN
-from diptych.models.vsepp import VSEpp
-from diptych.weights.official import load_official, recognise, understood
-from diptych.weights.read import WeightsError, read_checkpoint
-from diptych.weights.states import SIDES, sided
-from diptych.weights.vsepp import names
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.reader import SIDES, sided
+from diptych.models.importing import load_official, recognise, understood
+from diptych.models.scan.model import SCAN
+from diptych.models.vsepp.checkpoint import names
+from diptych.models.vsepp.model import VSEpp
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

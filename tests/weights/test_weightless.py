@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.weights.parity import parity
-from diptych.weights.read import WeightsError
+from diptych.checkpoints.read import WeightsError
+from tests.parity.compare import parity
 
 
 @pytest.fixture

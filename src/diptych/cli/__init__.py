@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from diptych import __version__
-from diptych.terminal import MOST_REFUSAL, printable, say, say_exception
+from diptych.utils.terminal import MOST_REFUSAL, printable, say, say_exception
 
 COMMANDS = {
     "pretrain": "pre-train a recipe: diptych pretrain vilt.small --data DATA --out DIR",
@@ -21,12 +21,11 @@ COMMANDS = {
     "learn": "what every system learns from the same data: diptych learn --data DATA --out DIR",
     "import": "official weights to a run folder: diptych import vilt CKPT --out DIR",
     "export": "a run's weights in official or Hugging Face layout: diptych export DIR --to official --out FILE",
-    "parity": "recompute an official golden folder: diptych parity DIR",
     "describe": "parameters, FLOPs, tokens and published figures: diptych describe vilt",
     "plan": "memory, hours and what bounds them, before a run: diptych plan vilt.base --gpus 8xA100",
     "demo": "pre-train, fine-tune and score a tiny VLMo on the built-in world",
 }
-MODULES = {"import": "weights", "export": "weights", "parity": "weights"}
+MODULES = {"import": "weights", "export": "weights"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
     from diptych.cli.refusal import expected, sentence
-    from diptych.train.signals import terminated_as_interrupted
+    from diptych.training.signals import terminated_as_interrupted
 
     try:
         with terminated_as_interrupted(), _failing_reports_raise(debug):
@@ -68,7 +67,7 @@ def _failing_reports_raise(debug: bool) -> Iterator[None]:
     if not debug:
         yield
         return
-    from diptych.jobs.report import debugging
+    from diptych.runs.report import debugging
 
     before = debugging.set(True)
     try:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import isfunction, signature
 from pathlib import Path
 from pkgutil import iter_modules
@@ -15,12 +17,12 @@ from typing import Any, TypeVar
 
 import tyro
 
-import diptych.recipes
+import diptych.models
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import meant, misspelt, nearest
-from diptych.ranges import SHOWN, check
-from diptych.terminal import say
-from diptych.train.settings import Training
+from diptych.config.training import Training
+from diptych.config.validation import SHOWN, check
+from diptych.utils.terminal import say
 
 T = TypeVar("T")
 TOP = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
@@ -165,23 +167,34 @@ def _one_line(panel: str) -> str:
 
 
 def recipe(name: str, kind: str = "Pretrain") -> Any:
-    """The run that a recipe makes, by its name ``module.function``. Raises UsageError naming the nearest."""
+    """The run that a recipe makes, by its name ``system.function``. Raises UsageError naming the nearest."""
     known = recipes(kind)
     if name not in known:
         raise UsageError(
             f"there is no recipe {name!r}{nearest(name, known, 3)} (diptych {kind.lower()} --help lists all {len(known)})"
         )
-    module, function = name.split(".")
-    return getattr(import_module(f"diptych.recipes.{module}"), function)()
+    system, function = name.split(".")
+    return getattr(import_module(recipe_modules()[system]), function)()
 
 
 def recipes(kind: str = "Pretrain") -> list[str]:
-    """All recipes of a kind: public functions of recipes/ that return a Pretrain, or a Finetune, and need no argument."""
+    """The names of all recipes of a kind: public functions that return a Pretrain, or a Finetune, and need no argument."""
     found = []
-    for info in iter_modules(diptych.recipes.__path__):
-        for name, value in vars(import_module(f"diptych.recipes.{info.name}")).items():
-            if isfunction(value) and not name.startswith("_") and value.__module__ == f"diptych.recipes.{info.name}":
-                asked = signature(value)
-                needs = any(p.default is p.empty for p in asked.parameters.values())
-                found += [f"{info.name}.{name}"] * (asked.return_annotation == kind and not needs)
+    for system, module in recipe_modules().items():
+        for name, value in vars(import_module(module)).items():
+            if isfunction(value) and not name.startswith("_") and value.__module__ == module:
+                made = signature(value)
+                needs = any(p.default is p.empty for p in made.parameters.values())
+                found += [f"{system}.{name}"] * (made.return_annotation == kind and not needs)
     return found
+
+
+@cache
+def recipe_modules() -> dict[str, str]:
+    """The module that holds each system's recipes, and the demo's."""
+    systems = [info.name for info in iter_modules(diptych.models.__path__) if info.ispkg]
+    modules = {system: f"diptych.models.{system}.recipes" for system in systems}
+    found = {system: module for system, module in modules.items() if find_spec(module)} | {
+        "demo": "diptych.runs.demo_recipes"
+    }
+    return dict(sorted(found.items()))

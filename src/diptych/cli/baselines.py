@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Literal
 
 from diptych.cli.arguments import asks_help, overridden, show_help
-from diptych.ranges import CountOrNone, Text, settings
-from diptych.recipes.run import Evaluation
+from diptych.config.run import Evaluation
+from diptych.config.validation import CountOrNone, Text, settings
 
 
 @settings()
@@ -31,7 +31,7 @@ def baselines_command(words: list[str]) -> None:
     if asks_help(words) or not words:
         return show_help(Baselines(), "baselines", __doc__)
     asked = overridden(Baselines(), words, "baselines", top=frozenset())
-    from diptych.jobs.baselines import baselines
+    from diptych.runs.baselines import baselines
 
     found = baselines(Evaluation(asked.task, asked.data, asked.split, asked.gallery, asked.captions))
     _show(f"{asked.task} without looking: {asked.data}, split {asked.split}", found)
@@ -43,7 +43,7 @@ def _show(title: str, found: dict[str, dict[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from diptych.terminal import plain
+    from diptych.utils.terminal import plain
 
     table = Table("measure", title=plain(title), title_justify="left")
     for way in found:
@@ -58,7 +58,7 @@ def _write(asked: Baselines, found: dict[str, dict[str, float]]) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from diptych.train.written import written_whole
+    from diptych.utils.io import written_whole
 
     with written_whole(Path(asked.out)) as path:
         path.write_text(json.dumps({"asked": asdict(asked), "baselines": found}, indent=1))

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
-from diptych.jobs.beforehand import data_there, run_there
-from diptych.recipes.bootstrap import Bootstrap
-from diptych.terminal import say
+from diptych.config.capfilt import Bootstrap
+from diptych.runs.validate import data_there, run_there
+from diptych.utils.terminal import say
 
 
 def bootstrap_command(words: list[str]) -> None:
@@ -32,7 +32,7 @@ def bootstrap_command(words: list[str]) -> None:
         data_there(spec)
     for run in filter(None, (asked.captioner, asked.filter)):
         run_there(Path(run))
-    from diptych.jobs.bootstrap.work import bootstrap
+    from diptych.capfilt.run import bootstrap
 
     told = bootstrap(asked, out)
     for name, n in told.items():

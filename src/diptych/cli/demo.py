@@ -6,8 +6,8 @@ from pathlib import Path
 
 from diptych.cli.arguments import asks_help, take, whole
 from diptych.cli.refusal import UsageError
-from diptych.ranges import Seed
-from diptych.terminal import say
+from diptych.config.validation import Seed
+from diptych.utils.terminal import say
 
 
 def demo_command(words: list[str]) -> None:
@@ -18,6 +18,6 @@ def demo_command(words: list[str]) -> None:
     if words:
         raise UsageError(f"demo takes --out DIR and --seed NUMBER, not {' '.join(words)}")
     number = whole(seed, "--seed", Seed)
-    from diptych.jobs.demo import demo
+    from diptych.runs.demo import demo
 
     demo(out, number)

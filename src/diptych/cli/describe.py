@@ -8,8 +8,8 @@ from rich.table import Table
 from diptych.cli.arguments import asks_help, positional, recipe, recipes
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import nearest
-from diptych.recipes.published import PUBLISHED
-from diptych.terminal import plain, say
+from diptych.models.configs import PUBLISHED
+from diptych.utils.terminal import plain, say
 
 SHARED = "shared with the above"
 
@@ -27,7 +27,7 @@ def describe_command(words: list[str]) -> None:
         )
     known = PUBLISHED.get(name)
     asked = known or recipe(name)
-    from diptych.jobs.describe import WORDS, describe
+    from diptych.planning.info import WORDS, describe
 
     found, console = describe(asked), Console(soft_wrap=True)
     table = Table(title=known.title if known else plain(name), title_justify="left")

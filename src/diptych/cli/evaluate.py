@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from diptych.cli.arguments import asks_help, overridden, positional, show_help
-from diptych.jobs.beforehand import data_of, data_there, run_there
-from diptych.recipes.run import Evaluation
-from diptych.terminal import say
+from diptych.config.run import Evaluation
+from diptych.runs.validate import data_of, data_there, run_there
+from diptych.utils.terminal import say
 
 
 def evaluate_command(words: list[str]) -> None:
@@ -25,7 +25,7 @@ def evaluate_command(words: list[str]) -> None:
     asked = overridden(Evaluation(), words, "evaluate DIR", top=frozenset())
     run_there(folder)
     data_there(asked.data or data_of(folder))
-    from diptych.jobs.evaluate import evaluate
+    from diptych.runs.evaluate import evaluate
 
     metrics = evaluate(folder, asked)
     width = max([32, *map(len, metrics)])

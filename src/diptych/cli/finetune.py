@@ -15,9 +15,9 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help, take
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import nearest
-from diptych.jobs.beforehand import data_there, run_there
-from diptych.recipes.run import Finetune
-from diptych.terminal import say
+from diptych.config.run import Finetune
+from diptych.runs.validate import data_there, run_there
+from diptych.utils.terminal import say
 
 EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
 """The tasks of any model, each with a recipe that can learn it."""
@@ -44,7 +44,7 @@ def finetune_command(words: list[str]) -> None:
     data_there(take([*words], "--data", run.data))
     if before:
         run_there(Path(before))
-    from diptych.jobs.finetune import finetune, inherited
+    from diptych.runs.finetune import finetune, inherited
 
     if before:
         run = inherited(Path(before), run, own)
@@ -55,6 +55,6 @@ def _run(name: str, untrained: str) -> Finetune:
     """The task on the model of a recipe; a system's own on its own model."""
     if name not in EXAMPLES:
         return recipe(name, "Finetune")
-    from diptych.recipes import finetune as tasks
+    from diptych.models import common_recipes as tasks
 
     return replace(getattr(tasks, name)(recipe(untrained or EXAMPLES[name])), recipe=untrained)

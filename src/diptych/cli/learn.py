@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import asks_help, overridden, recipe, show_help, whole
 from diptych.cli.refusal import UsageError
-from diptych.jobs.beforehand import data_there
-from diptych.ranges import Beams, CountOrNone, Range, Seed, Text, Workers, settings
-from diptych.recipes.learn import ROWS
-from diptych.recipes.run import Evaluation, Pretrain
-from diptych.terminal import say
+from diptych.config.run import Evaluation, Pretrain
+from diptych.config.validation import Beams, CountOrNone, Range, Seed, Text, Workers, settings
+from diptych.runs.validate import data_there
+from diptych.utils.terminal import say
 
 
 @settings()
@@ -54,7 +54,7 @@ def learn_command(words: list[str]) -> None:
         precision=asked.precision, workers=asked.workers,
     )  # fmt: skip
     data_there(asked.data)
-    from diptych.jobs.learn import learn
+    from diptych.benchmark.run import learn
 
     out = Path(asked.out)
     say(learn(rows, seeds, asked.data, out, asked.minutes, scoring))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
-from diptych.recipes.bootstrap import Noise
-from diptych.terminal import say
+from diptych.config.capfilt import Noise
+from diptych.utils.terminal import say
 
 
 def noise_command(words: list[str]) -> None:
@@ -19,7 +19,7 @@ def noise_command(words: list[str]) -> None:
         return show_help(Noise(), "noise DATA --out DIR", __doc__, placed=("data",))
     data, out = positional(words, "the data"), folder(words)
     asked = overridden(replace(Noise(), data=data), words, "noise", top=frozenset(), placed=("data",))
-    from diptych.jobs.noise import noise
+    from diptych.capfilt.corrupt_captions import noise
 
     dealt, captions = noise(asked, out)
     say(f"{dealt:,} of {captions:,} captions dealt to other images: {out / 'truth.jsonl'}")

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from diptych.cli.arguments import asks_help, overridden, positional, recipe, recipes, take
 from diptych.cli.refusal import UsageError
-from diptych.jobs.accelerators import ACCELERATORS, chosen
-from diptych.terminal import say
+from diptych.planning.accelerators import ACCELERATORS, chosen
+from diptych.utils.terminal import say
 
 
 def plan_command(words: list[str]) -> None:
@@ -31,7 +31,7 @@ def plan_command(words: list[str]) -> None:
         raise UsageError(f"--utilisation is a share of the peak, not {said!r}") from None
     run = overridden(recipe(name), words, f"plan {name}")
 
-    from diptych.jobs.plan import plan
+    from diptych.planning.estimate import plan
 
     console = Console(soft_wrap=True)
     console.print(f"{name}: one step is made here and counted ...", highlight=False)

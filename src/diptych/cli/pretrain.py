@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help
-from diptych.jobs.beforehand import all_there
-from diptych.terminal import say
+from diptych.runs.validate import all_there
+from diptych.utils.terminal import say
 
 
 def pretrain_command(words: list[str]) -> None:
@@ -24,6 +24,6 @@ def pretrain_command(words: list[str]) -> None:
     run = overridden(run, words, f"pretrain {name}")
     all_there(run)
 
-    from diptych.jobs.pretrain import pretrain
+    from diptych.runs.pretrain import pretrain
 
     pretrain(run, out)

@@ -31,7 +31,7 @@ def sentence(error: Exception) -> str:
     """What an expected error is told as; of the system's own errors, with the path and what to do."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    from diptych.train.written import remedy
+    from diptych.utils.io import remedy
 
     place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     return f"{place}{error.strerror}: {remedy(error.errno)}, then give the same command again"

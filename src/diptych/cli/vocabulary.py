@@ -10,9 +10,9 @@ from pathlib import Path
 
 from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
-from diptych.jobs.beforehand import data_there
-from diptych.ranges import Vocabulary
-from diptych.terminal import say
+from diptych.config.validation import Vocabulary
+from diptych.runs.validate import data_there
+from diptych.utils.terminal import say
 
 
 def vocabulary_command(words: list[str]) -> None:
@@ -25,7 +25,7 @@ def vocabulary_command(words: list[str]) -> None:
         raise UsageError(f"vocabulary does not know {' '.join(words)}")
     pieces = whole(size, "--size", Vocabulary)
     data_there(data)
-    from diptych.jobs.vocabulary import learn_vocabulary
+    from diptych.runs.train_tokenizer import learn_vocabulary
 
     found = learn_vocabulary(data, split, pieces, out)
     say(f"{out}: {found:,} pieces; a run reads them with --vocabulary {out} --model.vocabulary {found}")

@@ -1,7 +1,6 @@
 """diptych import SYSTEM CKPT|FOLDER --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE] [--regions PATH]
                [--vocabulary FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
-diptych parity GOLDEN [--certificate FILE]
 
 import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
 named. FOLDER: as Hugging Face keeps a model (one file or shards, .safetensors or .bin), with its config.json, image processor
@@ -27,13 +26,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
-from diptych.ranges import Cells, Heads
-from diptych.terminal import plain, say
+from diptych.config.validation import Cells, Heads
+from diptych.utils.terminal import say
 
 
 def import_command(words: list[str]) -> None:
@@ -50,8 +46,8 @@ def import_command(words: list[str]) -> None:
     vocabulary = take(words, "--vocabulary", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
-    from diptych.jobs.folder import read_any
-    from diptych.jobs.imports import import_official
+    from diptych.runs.imports import import_official
+    from diptych.runs.run_folder import read_any
 
     found = import_official(
         system,
@@ -100,7 +96,7 @@ def export_command(words: list[str]) -> None:
         raise UsageError(f"--to is official, safetensors or hf, not {to!r}")
     if words:
         raise UsageError(f"export does not know {' '.join(words)}")
-    from diptych.jobs.export import arguments_of, export
+    from diptych.runs.export import arguments_of, export
 
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
@@ -110,30 +106,3 @@ def export_command(words: list[str]) -> None:
         say(f"{heads} (weight shapes do not show them: give them to `diptych import` by --heads or --config)")
     for sentence in lost:
         say(f"left out: {sentence}")
-
-
-def parity_command(words: list[str]) -> int:
-    if asks_help(words) or not words:
-        say(__doc__)
-        return 0
-    folder, certificate = Path(positional(words, "the golden folder")), take(words, "--certificate", "")
-    if words:
-        raise UsageError(f"parity does not know {' '.join(words)}")
-    from diptych.weights.parity import parity
-
-    report = parity(folder)
-    table = Table("tensor", "layout", "largest error", "tolerance", "", title=plain(f"{folder.name}: {report.source}"))
-    for row in report.rows:
-        error = "-" if row.error is None else f"{row.error:.2e}"
-        tolerance = "-" if row.tolerance is None else f"{row.tolerance:.2e}"
-        verdict = "equal" if row.ok else f"DIFFERS {row.note}"
-        table.add_row(plain(row.tensor), row.layout, error, tolerance, plain(verdict))
-    Console().print(table)
-    if certificate:
-        report.write(Path(certificate))
-    wrong = [row for row in report.rows if not row.ok]
-    tensors = len({row.tensor for row in report.rows})
-    say(
-        f"{tensors} tensors in two layouts: {'all equal' if report.passed else f'{len(wrong)} of {len(report.rows)} comparisons differ'}"
-    )
-    return 0 if report.passed else 1

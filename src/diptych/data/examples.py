@@ -1,4 +1,9 @@
-"""Examples: what a job learns from, one at a time (`load`), and how they become a batch (`collate`)."""
+"""Examples: what a job learns from, one at a time (`load`), and how they become a batch (`collate`).
+
+Texts alone: what a model learns to read on before it meets any image.
+
+Pictures alone: what an image encoder is taught on before it meets any text.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +15,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from diptych.data.answers import soft_scores
-from diptych.data.settings import ImageSettings
-from diptych.data.shown import Shows, identity_of, showing, shown_in
-from diptych.data.source import BadSample, Captioned, Question, Questioned
-from diptych.data.tokenizer import Tokenizer
-from diptych.inputs import Batch, Matching
-from diptych.keyed import generator, uniform
+from diptych.batch import Batch, Known, Matching
+from diptych.config.data import ImageSettings
+from diptych.data.images.loading import Shows, identity_of, showing, shown_in
+from diptych.data.regions.frozen_features import Names
+from diptych.data.sources.answers import soft_scores
+from diptych.data.sources.base import BadSample, Captioned, Question, Questioned
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.utils.rng import generator, uniform
 
 TRIES = 8  # other images drawn before a pair is given up as a bad sample
 LONGEST_TEXT = 4000  # characters; more can never reach a model and would only cost time
@@ -187,3 +193,54 @@ def readable(text: str) -> bool:
     except BadSample:
         return False
     return True
+
+
+class TextExamples:
+    """Every caption of a source, without its picture."""
+
+    def __init__(self, source: Captioned, tokenizer: Tokenizer):
+        self.source, self.tokenizer = source, tokenizer
+        self._places = [(i, k) for i in range(len(source)) for k in range(len(source.captions(i)))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def length(self, index: int) -> int:
+        return len(self._text(index).split()) + 2
+
+    def load(self, index: int, seed: int, step: int) -> str:
+        text = self._text(index)
+        check_text(text, self.source.where(self._places[index][0]))
+        return text
+
+    def collate(self, loaded: list[str], ids: Sequence[int], seed: int, step: int) -> Batch:
+        return Batch(seed, step, torch.tensor(ids), text=self.tokenizer.encode(loaded))
+
+    def _text(self, index: int) -> str:
+        image, which = self._places[index]
+        return self.source.captions(image)[which][:LONGEST_TEXT]
+
+
+class PictureExamples:
+    """Every picture of a source, and its mirror image: examples 2i and 2i + 1. `images` shows pixels or a CNN's grid.
+    `names`: what pictures are known by, where what a frozen network sees in them is kept; they may not be augmented.
+    """
+
+    def __init__(self, source: Captioned, images: ImageSettings | Shows, names: Names | None = None):
+        self.source, self.shows, self.names = source, showing(images), names
+
+    def __len__(self) -> int:
+        return 2 * len(self.source)
+
+    def length(self, index: int) -> int:
+        return 1
+
+    def load(self, index: int, seed: int, step: int) -> tuple[np.ndarray, bytes]:
+        picture = self.shows.load(self.source, index // 2, partial(generator, seed, step, index, "augment"))
+        name = b"" if self.names is None else self.names.of(self.source, index // 2)
+        return np.ascontiguousarray(picture[:, ::-1]) if index % 2 else picture, name
+
+    def collate(self, loaded: list[tuple[np.ndarray, bytes]], ids: Sequence[int], seed: int, step: int) -> Batch:
+        pictures, names = zip(*loaded, strict=True)
+        known = None if self.names is None else Known.of(names, [index % 2 == 1 for index in ids])
+        return shown_in(Batch(seed, step, torch.tensor(ids), known=known), self.shows.stack(pictures))

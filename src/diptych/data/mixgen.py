@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diptych.batch import Batch
 from diptych.data.examples import LoadedPair, PairExamples
-from diptych.data.source import BadSample
-from diptych.inputs import Batch
-from diptych.keyed import uniform
+from diptych.data.sources.base import BadSample
+from diptych.utils.rng import uniform
 
 
 def mixed(

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
-from diptych.layout import Layout, Span
-from diptych.tokens import Tokens
+from diptych.modules.tokens import Layout, Span, Tokens
 
 _each = ContextVar("each rank by itself", default=False)
 

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diptych.objectives.contrast import contrasted, taught
-from diptych.objectives.distillation import soft_cross_entropy
+from diptych.objectives.cross_entropy import soft_cross_entropy
 from diptych.objectives.views import Views
-from diptych.step import Among, Floor
+from diptych.protocols import Among, Floor
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from diptych.inputs import Text
-from diptych.models.verbs import Foretells
+from diptych.batch import Text
+from diptych.objectives.cross_entropy import word_losses
 from diptych.objectives.views import Views
-from diptych.objectives.words import word_losses
-from diptych.step import Floor
+from diptych.protocols import Floor, Foretells
 
 
 @dataclass(frozen=True)

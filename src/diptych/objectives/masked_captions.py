@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from diptych.models.verbs import FusesOnward
-from diptych.objectives.draws import Masking
+from diptych.modules.tokens import Tokens
+from diptych.objectives.cross_entropy import scoring, size, word_losses
+from diptych.objectives.sampling import Masking
 from diptych.objectives.views import Views
-from diptych.objectives.words import scoring, size, word_losses
-from diptych.step import Floor
-from diptych.tokens import Tokens
+from diptych.protocols import Floor, FusesOnward
 
 
 @dataclass(frozen=True)

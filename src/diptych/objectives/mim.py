@@ -10,12 +10,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diptych.inputs import Image
-from diptych.models.verbs import Reconstructs
-from diptych.objectives.shuffle import first_of, patches_of
+from diptych.batch import Image
+from diptych.modules.tokens import Tokens
+from diptych.objectives.masking import first_of, patches_of
 from diptych.objectives.views import Views
-from diptych.step import Floor
-from diptych.tokens import Tokens
+from diptych.protocols import Floor, Reconstructs
 
 
 class Reconstruction(NamedTuple):

@@ -9,16 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diptych.models.verbs import ReadsAlone
-from diptych.objectives.blocks import BlockMasking
-from diptych.objectives.distillation import Soft, softened
-from diptych.objectives.draws import Hiding, Masking
-from diptych.objectives.hidden import hidden_pair
-from diptych.objectives.hiding import RegionMasking
+from diptych.modules.tokens import Pair, Tokens
+from diptych.objectives.cross_entropy import Soft, scoring, softened, word_losses
+from diptych.objectives.masked_views import hidden_pair
+from diptych.objectives.masking import BlockMasking, RegionMasking
+from diptych.objectives.sampling import Hiding, Masking
 from diptych.objectives.views import Views
-from diptych.objectives.words import scoring, word_losses
-from diptych.step import Floor
-from diptych.tokens import Pair, Tokens
+from diptych.protocols import Floor, ReadsAlone
 
 
 @dataclass(frozen=True)

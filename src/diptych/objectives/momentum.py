@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.inputs import Batch
-from diptych.objectives.draws import Draws
+from diptych.batch import Batch
+from diptych.modules.tokens import packing
 from diptych.objectives.gather import gathered
 from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Draws
 from diptych.objectives.views import Features, Lesson, Views
-from diptych.tokens import packing
 
 Twin = TypeVar("Twin", bound=nn.Module)
 

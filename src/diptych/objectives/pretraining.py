@@ -8,14 +8,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from diptych.inputs import Batch
-from diptych.models.cnn import FrozenCNN
-from diptych.models.tokenizer import FrozenTokenizer
-from diptych.models.verbs import EncodesImage, EncodesRegions
-from diptych.objectives.draws import Draws, Keyed
+from diptych.batch import Batch
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.encoders.visual_tokenizer import FrozenTokenizer
+from diptych.modules.tokens import packing
+from diptych.objectives.sampling import Draws, Keyed
 from diptych.objectives.views import Lesson, Views
-from diptych.step import Among, Floor
-from diptych.tokens import packing
+from diptych.protocols import Among, EncodesImage, EncodesRegions, Floor
 
 
 @runtime_checkable

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.inputs import Batch, Image, Matching, Regions, Text
-from diptych.models.cnn import FrozenCNN, Guidance
-from diptych.models.tokenizer import FrozenTokenizer
-from diptych.models.verbs import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
-from diptych.objectives.chunks import in_chunks
-from diptych.objectives.draws import Draws, MaskedText, Masking
-from diptych.tokens import Pair, Tokens
+from diptych.batch import Batch, Image, Matching, Regions, Text
+from diptych.encoders.efficientnet import FrozenCNN, Guidance
+from diptych.encoders.visual_tokenizer import FrozenTokenizer
+from diptych.modules.tokens import Pair, Tokens
+from diptych.objectives.gradient_cache import in_chunks
+from diptych.objectives.sampling import Draws, MaskedText, Masking
+from diptych.protocols import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
 
 Made = TypeVar("Made")
 

@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from diptych.train.written import written_whole
+from diptych.utils.io import written_whole
 
 from . import inline
 from .alike import alike

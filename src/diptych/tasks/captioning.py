@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from diptych.generate import Beams, Rules, Written, beam_search
-from diptych.inputs import Batch, Image
-from diptych.models.verbs import EncodesImage, Foretells
-from diptych.objectives.draws import Keyed
+from diptych.batch import Batch, Image
+from diptych.generation import Beams, Rules, Written, beam_search
 from diptych.objectives.lm import NextWords
+from diptych.objectives.sampling import Keyed
 from diptych.objectives.views import Views
-from diptych.step import Floor
-from diptych.tasks.single import need
+from diptych.protocols import EncodesImage, Floor, Foretells
+from diptych.tasks.common import need
 
 
 class SpeaksOfImages(EncodesImage, Foretells, Protocol):

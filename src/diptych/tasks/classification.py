@@ -7,10 +7,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.inputs import Batch
-from diptych.models.verbs import Classifies
-from diptych.step import Floor
-from diptych.tasks.single import need, sample_counts
+from diptych.batch import Batch
+from diptych.protocols import Classifies, Floor
+from diptych.tasks.common import need, sample_counts
 
 
 class Classification(nn.Module):

@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.inputs import Batch
-from diptych.layers.init import init_transformer
-from diptych.models.verbs import Fuses
-from diptych.objectives.distillation import Soft, softened
-from diptych.step import Floor
-from diptych.tasks.single import Loss, need, pictured, sample_counts
-from diptych.tokens import Pair
+from diptych.batch import Batch
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Pair
+from diptych.objectives.cross_entropy import Soft, softened
+from diptych.protocols import Floor, Fuses
+from diptych.tasks.common import Loss, need, pictured, sample_counts
 
 
 class Entailment(nn.Module):

@@ -6,13 +6,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.heads import Point
-from diptych.inputs import Batch
-from diptych.layers.init import init_transformer
-from diptych.models.verbs import Fuses
-from diptych.step import Floor
-from diptych.tasks.single import need, pictured, sample_counts
-from diptych.tokens import Pair
+from diptych.batch import Batch
+from diptych.modules.heads import Point
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Pair
+from diptych.protocols import Floor, Fuses
+from diptych.tasks.common import need, pictured, sample_counts
 
 NOWHERE = -10000.0  # added to the scores of padding
 

@@ -1,22 +1,67 @@
-"""Image-text retrieval by scoring pairs: which of these texts describes this image, and the other way round."""
+"""Image-text retrieval by towers: each side is read once by itself, and cosines are compared.
+
+Image-text retrieval by scoring pairs: which of these texts describes this image, and the other way round.
+
+Image-text retrieval in two stages: cosines choose candidates, which are then fused and scored (ALBEF, BLIP).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.heads import Match, Rank
-from diptych.inputs import Batch, Image, Text
-from diptych.layers.init import init_transformer
-from diptych.models.verbs import Fuses
-from diptych.step import Floor
-from diptych.tasks.single import need, pictured, sample_counts
-from diptych.tokens import Tokens
+from diptych.batch import Batch, Image, Text
+from diptych.modules.heads import Contrast, Match, Rank
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Tokens
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.sampling import Keyed
+from diptych.objectives.views import Views
+from diptych.protocols import Aligns, Among, Floor, Fuses
+from diptych.tasks.common import need, pictured, sample_counts
+
+
+class ContrastRetrieval(nn.Module):
+    """A step: contrast of the model's first readout over the batch on all ranks (VLMo, 4.1; BEiT-3, table 10)."""
+
+    def __init__(self, model: Aligns, contrast: Contrast):
+        super().__init__()
+        self.model = model
+        self.heads = nn.ModuleDict({"contrast": contrast})
+        self.objective = ImageTextContrast(name="retrieval")
+        self.weights = {"retrieval": 1.0}
+        self.floors: dict[str, Floor] = {}  # ln of the candidates, of which a batch may have any number
+
+    def views(self, batch: Batch) -> Views:
+        """What the model makes of a batch, nothing of it computed yet."""
+        return Views(self.model, self.heads, batch, Keyed(batch))
+
+    def samples_compared(self, among: Among) -> dict[str, int]:
+        """See `step.ComparesSamples`."""
+        return {"retrieval": self.objective.samples_compared(among)}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return self.objective.counts(self.views(batch))
+
+    def losses(self, views: Views, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: total / counts[name] for name, total in self.objective.totals(views).items()}
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.losses(self.views(batch), counts)
+
+    @torch.no_grad()
+    def matrix(self, texts: Text, images: Image) -> Float[Tensor, "images texts"]:
+        """The cosine of every image with every text."""
+        contrast: Contrast = self.heads["contrast"]  # type: ignore[assignment]
+        image = contrast.of_image(self.model.unimodal(self.model.encode_image(images))[0])
+        text = contrast.of_text(self.model.unimodal(self.model.encode_text(texts))[0])
+        return (image @ text.T).float()
 
 
 class Retrieval(nn.Module):
@@ -103,3 +148,59 @@ def judged(
 def _exact(summary: Summary, pooled: Tensor) -> Float[Tensor, " pairs"]:
     with torch.autocast(pooled.device.type, enabled=False):
         return summary(pooled.float())
+
+
+FILL = -100.0
+"""The score of what was no candidate (official codes)."""
+
+
+@runtime_checkable
+class AlignsAndFuses(Aligns, Fuses, Protocol):
+    """A model whose sides can be compared, and then fused."""
+
+
+class Scores(NamedTuple):
+    """Higher is better; FILL where a pair was no candidate. A pair that is one in both has one score."""
+
+    of_texts: Float[Tensor, "images texts"]
+    of_images: Float[Tensor, "texts images"]
+
+
+class Reranking(nn.Module):
+    """Each image scores the `most` texts that are most like it, each text the `most` images (ALBEF: 256 on COCO, 128 on
+    Flickr30k), by the logit of a match, to which `cosine` adds the cosine (BLIP, official code).
+    """
+
+    def __init__(self, model: AlignsAndFuses, contrast: Contrast, match: Match, most: int, cosine: bool = False):
+        super().__init__()
+        self.model, self.contrast, self.match = model, contrast, match
+        self.most, self.cosine = most, cosine
+
+    @torch.no_grad()
+    def forward(self, texts: Text, images: Image, pairs: int = 256) -> Scores:
+        """Each side is read once by itself; `pairs` are fused at a time."""
+        text, image = self.model.encode_text(texts), self.model.encode_image(images)
+        of_text = self.contrast.of_text(self.model.unimodal(text)[0])
+        cosines = (self.contrast.of_image(self.model.unimodal(image)[0]) @ of_text.T).float()
+        image_of, text_of = candidates(cosines, self.most)
+        of_texts = torch.full_like(cosines, FILL)
+        of_texts[image_of, text_of] = self._scores(text, image, text_of, image_of, cosines, pairs)
+        text_of, image_of = candidates(cosines.T, self.most)
+        of_images = torch.full_like(cosines.T, FILL)
+        of_images[text_of, image_of] = self._scores(text, image, text_of, image_of, cosines, pairs)
+        return Scores(of_texts, of_images)
+
+    def _scores(
+        self, text: Tokens, image: Tokens, which: Tensor, shown: Tensor, cosines: Tensor, pairs: int
+    ) -> Float[Tensor, " pairs"]:
+        """Of the texts `which` beside the images `shown`."""
+        logits = judged(self.model, lambda pooled: self.match(pooled)[:, 1], text, image, which, shown, pairs)
+        return logits + cosines[shown, which] if self.cosine else logits
+
+
+def candidates(
+    cosines: Float[Tensor, "asking asked"], most: int
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Row and column of each row's `most` largest."""
+    best = cosines.topk(min(most, cosines.shape[1]), 1).indices
+    return torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()

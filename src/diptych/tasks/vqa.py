@@ -1,20 +1,27 @@
-"""Visual question answering as classification: which of the training set's answers? (VQA v2, closed)"""
+"""Visual question answering as classification: which of the training set's answers? (VQA v2, closed)
+
+Visual question answering in words: a decoder writes the answer, or ranks given ones (VQA v2, open).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.heads import Classify
-from diptych.inputs import Batch
-from diptych.layers.init import init_transformer
-from diptych.models.verbs import Fuses
-from diptych.step import Floor
-from diptych.tasks.single import need, pictured, sample_counts
+from diptych.batch import Answered, Batch, Text
+from diptych.generation import Beams, Rules, Written, beam_search
+from diptych.modules.heads import Classify
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Tokens, packing
+from diptych.objectives.cross_entropy import Soft, soft_cross_entropy
+from diptych.objectives.lm import asked
+from diptych.protocols import Decodes, Floor, Fuses
+from diptych.tasks.common import need, pictured, sample_counts
 
 
 class ClosedVQA(nn.Module):
@@ -64,3 +71,102 @@ class ClosedVQA(nn.Module):
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.losses(self.logits(batch), batch.labels["targets"], counts)
+
+
+@runtime_checkable
+class AnswersInWords(Fuses, Decodes, Protocol):
+    """A model that fuses a question with an image, and writes about what it then knows."""
+
+
+class Ranked(NamedTuple):
+    """The candidates that each question may mean, best first, and their probabilities among these."""
+
+    candidates: Int[Tensor, "questions k"]
+    probabilities: Float[Tensor, "questions k"]
+
+
+class OpenVQA(nn.Module):
+    """A step: the loss of each answer is summed over its pieces, weighted, and summed over the answers of a question
+    (ALBEF, section 5; BLIP, section 5.3).
+
+    `smoothing`: the targets' share that is spread over the vocabulary, in ranking too (the official BLIP: 0.1). `twice`:
+    in ranking the first piece counts twice, in the choice of candidates and in their order (the official ALBEF; not in
+    the paper).
+    """
+
+    def __init__(self, model: AnswersInWords, smoothing: float = 0.0, twice: bool = False):
+        super().__init__()
+        self.model, self.smoothing, self.twice = model, smoothing, twice
+        self.weights = {"vqa": 1.0}
+        self.floors: dict[str, Floor] = {}  # the answers' prior is a fact of the data
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return sample_counts(batch, "vqa")
+
+    def question(self, batch: Batch) -> Tokens:
+        """The questions' tokens, after they have met their images."""
+        text = self.model.encode_text(need(batch.text, "question"))
+        return self.model.fuse(text, self.model.encode_image(need(batch.image, "image"))).text
+
+    def logits(self, question: Tokens, answers: Answered) -> Float[Tensor, "a n vocabulary"]:
+        """Of the piece that follows each piece of the answers."""
+        return self.model.decode(answers.text, question.take(answers.question))
+
+    def answer(self, batch: Batch) -> Float[Tensor, "a n vocabulary"]:
+        """The logits of a batch, which a teacher of this kind says too (tasks.distilled)."""
+        return self.logits(self.question(batch), need(batch.answers, "answers"))
+
+    def each(
+        self, logits: Float[Tensor, "a n vocabulary"], text: Text, soft: Soft | None = None
+    ) -> Float[Tensor, " a"]:
+        """The loss of each answer."""
+        hard = next_losses(logits, text, self.smoothing).sum(1)
+        if soft is None:
+            return hard
+        taught = soft_cross_entropy(logits[:, :-1], soft.logits[:, :-1].float().softmax(-1))
+        return (1 - soft.alpha) * hard + soft.alpha * (taught * asked(text)).sum(1)
+
+    def losses(
+        self, logits: Tensor, answers: Answered, counts: dict[str, Tensor], soft: Soft | None = None
+    ) -> dict[str, Tensor]:
+        return {"vqa": (answers.weights * self.each(logits, answers.text, soft)).sum() / counts["vqa"]}
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: Soft | None = None) -> dict[str, Tensor]:
+        return self.losses(self.answer(batch), need(batch.answers, "answers"), counts, soft)
+
+    @torch.no_grad()
+    def rank(self, question: Tokens, candidates: Text, k: int) -> Ranked:
+        """The `k` candidates whose first piece is likeliest, in the order of their whole likelihood."""
+        q = len(question)
+        begin = candidates[torch.zeros(q, dtype=torch.long)]
+        begin = Text(begin.ids[:, :1], begin.real[:, :1])
+        first = self.model.decode(begin, question)[:, 0].float().softmax(1)[:, candidates.ids[:, 1]]
+        first, chosen = first.topk(k, 1)
+        text = candidates[chosen.flatten()]
+        several = torch.arange(q, device=chosen.device).repeat_interleave(k)
+        whole = -self.each(self.model.decode(text, question.take(several)), text).view(q, k)
+        probabilities, order = (whole + first.log() if self.twice else whole).softmax(1).sort(1, descending=True)
+        return Ranked(chosen.gather(1, order), probabilities)
+
+    @torch.no_grad()
+    def write(self, batch: Batch, begin: int, rules: Rules, beams: Beams) -> Written:
+        """An answer to each question, `begin` in front; the official BLIP has 3 beams, 10 tokens at most.
+
+        As there, the decoder reads the padding behind the questions too, so that a batch's longest question has a say in
+        the answers to the others.
+        """
+        with packing(False):
+            question = self.question(batch)
+            every = Tokens.of(question.canvas(), torch.ones_like(question.real), *question.layout.spans)
+        return beam_search(self.model, every, torch.full((len(batch), 1), begin, device=batch.ids.device), rules, beams)
+
+
+def next_losses(logits: Float[Tensor, "b n v"], text: Text, smoothing: float = 0.0) -> Float[Tensor, "b after"]:
+    """Cross entropy of every token behind the first, nought where none is asked for.
+
+    The last column scores nothing, and stays: to cut it off is a copy of all logits, and one of their gradients.
+    """
+    words = F.pad(text.ids[:, 1:].masked_fill(~asked(text), -100), (0, 1), value=-100)
+    rows = logits.float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
+    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=smoothing)
+    return losses.view_as(words)[:, :-1]

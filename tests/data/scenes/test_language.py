@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.data.blind import guesses
-from diptych.data.scenes import SceneQuestions, Scenes, language
+from diptych.data.sources.ablations import guesses
+from diptych.data.synthetic import SceneQuestions, Scenes, language
 
 _spec = importlib.util.spec_from_file_location("scenes_reader", Path(__file__).with_name("reader.py"))
 assert _spec and _spec.loader

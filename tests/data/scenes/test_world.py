@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diptych.data.scenes import SceneQuestions, Scenes
-from diptych.data.scenes.render import mask, render
-from diptych.data.scenes.shapes import KINDS, proportions, silhouette
-from diptych.data.scenes.source import LARGEST
-from diptych.data.scenes.world import COLORS, HELD_OUT
-from diptych.data.source import DataError
+from diptych.data.sources.base import DataError
+from diptych.data.synthetic import SceneQuestions, Scenes
+from diptych.data.synthetic.render import mask, render
+from diptych.data.synthetic.shapes import KINDS, proportions, silhouette
+from diptych.data.synthetic.source import LARGEST
+from diptych.data.synthetic.world import COLORS, HELD_OUT
 
 _DIGEST = """
 import hashlib, sys
@@ -105,7 +105,7 @@ def test_an_object_changes_the_pixels_of_its_box_and_no_others():
 
 def test_kinds_look_different():
     def picture(kind: str) -> np.ndarray:
-        from diptych.data.scenes.world import Thing
+        from diptych.data.synthetic.world import Thing
 
         w, h = (round(40 * side) for side in proportions(kind))
         canvas = np.zeros((42, 42))
@@ -142,7 +142,7 @@ def test_an_index_out_of_range_is_refused():
 
 
 def test_the_sheet_is_written(tmp_path):
-    from diptych.data.scenes.__main__ import sheet
+    from diptych.data.synthetic.__main__ import sheet
 
     page = sheet(Scenes("val", 3))
     assert np.asarray(page).std() > 10

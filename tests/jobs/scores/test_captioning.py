@@ -11,20 +11,20 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from diptych.generate import Beams, Rules, Written
-from diptych.jobs.building import build
-from diptych.jobs.folder import RunError
-from diptych.jobs.reading import tokenizer_of
-from diptych.jobs.scores import Subject
-from diptych.jobs.scores.captioning import captioning
-from diptych.jobs.scores.gallery import open_gallery
-from diptych.jobs.shown import read_shown, write_shown
+from diptych.config.run import Evaluation, Objectives, Pretrain
+from diptych.generation import Beams, Rules, Written
 from diptych.metrics.captions import caption_scores
-from diptych.recipes import vilt
-from diptych.recipes.models import CoCa
-from diptych.recipes.run import Evaluation, Objectives, Pretrain
+from diptych.models.configs import CoCa
+from diptych.models.vilt import recipes as vilt
+from diptych.modules.tokens import Tokens
 from diptych.report import CaptionExample
-from diptych.tokens import Tokens
+from diptych.runs.build import build
+from diptych.runs.qualitative_examples import read_shown, write_shown
+from diptych.runs.run_folder import RunError
+from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.captioning import captioning
+from diptych.runs.scoring.gallery import open_gallery
+from diptych.runs.tokenizer import tokenizer_of
 
 ASKED = Evaluation(
     "captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu", precision="fp32"
@@ -79,7 +79,7 @@ def test_a_model_that_knows_the_captions_scores_full_marks_but_not_under_the_con
         known = tokenizer.encode([true.captions(next(pictures))[0] for _ in range(len(context))])
         return Written(known.ids, torch.zeros(len(context)))
 
-    monkeypatch.setattr("diptych.jobs.scores.captioning.beam_search", knowing)
+    monkeypatch.setattr("diptych.runs.scoring.captioning.beam_search", knowing)
     found = captioning(of)
     assert found.metrics["BLEU-4"] == pytest.approx(1) and found.metrics["CIDEr-D"] > 2 and len(found.shown()) == 12
     pictures = iter(range(99))

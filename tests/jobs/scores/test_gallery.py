@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diptych.cli import main
-from diptych.data.files import open_captions
-from diptych.jobs.building import build
-from diptych.jobs.scores import Subject
-from diptych.jobs.scores.captioning import captioning
-from diptych.jobs.scores.gallery import open_gallery
-from diptych.recipes import vilt
-from diptych.recipes.models import CoCa
-from diptych.recipes.run import Evaluation, Objectives
+from diptych.config.run import Evaluation, Objectives
+from diptych.data.sources.captions import open_captions
+from diptych.models.configs import CoCa
+from diptych.models.vilt import recipes as vilt
+from diptych.runs.build import build
+from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.captioning import captioning
+from diptych.runs.scoring.gallery import open_gallery
 
 PICTURES, CAPTIONS = 7, 3
 CALLS = ("{}.png", "./{}.png", "images/{}.png", "copies/{}.png", "copies/./{}.png")

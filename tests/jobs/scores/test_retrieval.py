@@ -10,23 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.data.shown import Pictured, Random
-from diptych.data.tally import Tally
-from diptych.heads import Contrast
-from diptych.inputs import Image, Regions
-from diptych.jobs.pretrain import build
-from diptych.jobs.reading import tokenizer_of
-from diptych.jobs.scores import Subject
-from diptych.jobs.scores.comparing import by_comparison, comparison
-from diptych.jobs.scores.fusing import Found, by_fusion
-from diptych.jobs.scores.gallery import Gallery, Pictures, open_gallery, readable
-from diptych.jobs.scores.retrieval import retrieval
+from diptych.batch import Image, Regions
+from diptych.config.run import Evaluation, Objectives, Pretrain
+from diptych.data.images.loading import Pictured, Random
+from diptych.data.loader import Tally
+from diptych.models.configs import SCAN, VLMo, VSEpp
+from diptych.models.vlmo import recipes as vlmo
+from diptych.modules.heads import Contrast
 from diptych.objectives.pretraining import Pretraining
-from diptych.recipes import vlmo
-from diptych.recipes.models import SCAN, VLMo, VSEpp
-from diptych.recipes.run import Evaluation, Objectives, Pretrain
-from diptych.tasks.rerank import FILL, Scores
-from diptych.tasks.retrieval import judged
+from diptych.runs.pretrain import build
+from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.gallery import Gallery, Pictures, open_gallery, readable
+from diptych.runs.scoring.retrieval import Found, by_comparison, by_fusion, comparison, retrieval
+from diptych.runs.tokenizer import tokenizer_of
+from diptych.tasks.retrieval import FILL, Scores, judged
 
 ASKED = Evaluation(
     "retrieval",
@@ -81,8 +78,8 @@ def at_once(of: Subject) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("comparing", "fusing"):
-        monkeypatch.setattr(f"diptych.jobs.scores.{module}.PICTURES", 3)
-        monkeypatch.setattr(f"diptych.jobs.scores.{module}.TEXTS", 5)
+        monkeypatch.setattr(f"diptych.runs.scoring.base.{module}.PICTURES", 3)
+        monkeypatch.setattr(f"diptych.runs.scoring.base.{module}.TEXTS", 5)
 
 
 @pytest.mark.parametrize("ranked_by", ["match", "cosine", "product"])
@@ -170,7 +167,7 @@ class Drawn:
 
 @pytest.mark.parametrize("model", [SCAN(8, 16, 114, 8), VSEpp(8, 16, 114, 8)])
 def test_a_similarity_of_the_model_s_own_needs_no_head(in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any):
-    monkeypatch.setattr("diptych.jobs.scores.shown", lambda run: Drawn())
+    monkeypatch.setattr("diptych.runs.scoring.base.shown", lambda run: Drawn())
     run = replace(tiny(Objectives(hinge=1.0)), model=model)
     of = Subject(run, {}, build(run).eval(), ASKED, torch.device("cpu"))
     way, known = comparison(of), gallery(of)
@@ -195,7 +192,7 @@ def test_a_teacher_of_all_captions_scores_full_marks_and_chance_under_the_contro
         scores = torch.eye(20)[:, [owner[text] for text in known.texts]]
         return Found(known, Scores(scores, scores.T))
 
-    monkeypatch.setattr("diptych.jobs.scores.retrieval.by_comparison", knowing)
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.by_comparison", knowing)
     assert retrieval(of).metrics["image to text R@1"] == 1
     dealt = retrieval(replace(of, asked=replace(of.asked, control=True))).metrics
     assert dealt["image to text R@1"] <= 0.1 and dealt["text to image R@1"] <= 0.1

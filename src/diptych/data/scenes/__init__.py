@@ -1,6 +1,0 @@
-"""The built-in world: pictures, captions and questions from one graph, drawn on the fly from a seed. No torch."""
-
-from diptych.data.scenes.source import SceneQuestions, Scenes
-from diptych.data.scenes.world import Phrase, Scene, Thing
-
-__all__ = ["Phrase", "Scene", "SceneQuestions", "Scenes", "Thing"]

@@ -1,0 +1,156 @@
+"""Opening captioned images: a folder with a JSON or a table of captions, tar shards, or the built-in world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from diptych.data.images.decode import MAX_PIXELS, decode
+from diptych.data.sources import cells, formats
+from diptych.data.sources.base import BadSample, Captioned, DataError, NoSplit
+from diptych.data.sources.copies import same_bytes, stored
+from diptych.data.sources.division import Row, divide
+from diptych.data.sources.formats import Columns, Entry
+from diptych.data.sources.paths import APART, Folder, data_folders, parse_json, read_text
+from diptych.data.sources.splits import SEVERAL, asked_split, named_split
+
+TABLES = (".csv", ".tsv", ".jsonl")
+KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .jsonl; tars are named by a glob"
+
+
+class CaptionedFiles:
+    """Images that lie as files in a folder (see `source.Captioned`).
+
+    `least` lets large JPEGs be decoded at a smaller scale: their shorter side stays at least so many pixels. `division`: how
+    the data was divided into splits, in a line.
+    """
+
+    def __init__(
+        self, name: str, split: str, root: Path, entries: Sequence[Entry], least: int | None = None, division: str = ""
+    ):
+        self.name, self.split, self.root, self.entries, self.least = name, split, root, entries, least
+        self.division = division
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def image(self, index: int) -> Pillow.Image:
+        return load(self.root / self.entries[index].file, self.least)
+
+    def file(self, index: int) -> bytes:
+        """The picture's file as it lies. Raises BadSample."""
+        return read_bytes(self.root / self.entries[index].file)
+
+    def stem(self, index: int) -> str:
+        """The picture's file name without its ending: how others name what they say of it."""
+        return Path(self.entries[index].file).stem
+
+    def pictures(self) -> Sequence[int]:
+        """Of each image the first one with the same bytes (see `copies.TellsCopies`)."""
+        return same_bytes([stored(self.root / entry.file) for entry in self.entries])
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.entries[index].captions
+
+    def where(self, index: int) -> str:
+        return f"{self.entries[index].where} ({self.entries[index].file})"
+
+
+def load(path: Path, least: int | None = None) -> Pillow.Image:
+    """The picture in a file. Raises BadSample."""
+    return decode(read_bytes(path), str(path), least=least)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A picture's file, which must not be larger than any picture is. Raises BadSample."""
+    try:
+        if path.stat().st_size > 4 * MAX_PIXELS:
+            raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSample(str(path), f"cannot be read ({error.strerror})") from None
+
+
+def open_captions(
+    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
+) -> Captioned:
+    """One split ("train", "val", "test", or another of their words: data/splits.py) of the captioned images that `spec` names.
+    Raises DataError.
+
+    `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL),
+    in itself or in ``annotations/``; such a file itself, or a .json file that is one list of a table's rows (images are sought beside it, then in ``images/``, and beside its
+    ``annotations/``); tar shards ``shards-{000..003}.tar``; or
+    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A file without a split column or a
+    split in its name is divided 90/5/5, by picture, keyed by `seed`. `least`: see CaptionedFiles.
+    """
+    split = asked_split(split, spec)
+    if spec.partition(":")[0] == "scenes":
+        from diptych.data.synthetic import Scenes
+
+        return Scenes.named(spec, split, seed)
+    if spec.endswith(".tar"):
+        from diptych.data.webdataset.shards import CaptionedShards
+
+        return CaptionedShards(spec, split, seed=seed, least=least)
+    path = Path(spec)
+    table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
+    rows, captions = _read(table, columns or Columns())
+    folder = Folder.of(table)
+    divided = divide(table, rows, folder, split, seed)
+    entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)
+    return CaptionedFiles(folder.root.name, split, folder.root, entries, least, divided.division)
+
+
+def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]]]:
+    """The rows of a file of any of the formats, and what gives the captions of one."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder; check --data")
+    if path.suffix not in (".json", *TABLES):
+        raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
+    content = parse_json(read_text(path), path) if path.suffix == ".json" else None
+    if content is None or isinstance(content, list):
+        rows = formats.table(path, columns, content)
+        return rows, lambda row: cells.captions(row.content, columns.caption, row.where)
+    if isinstance(content, dict) and "annotations" in content:
+        return formats.coco(content, path), lambda row: row.content
+    return formats.karpathy(content, path), formats.karpathy_captions
+
+
+def _kinds(folder: Path, split: str) -> list[list[Path]]:
+    """Files that may hold captions, best kind first."""
+    karpathy, coco = (sorted(inside(folder, pattern)) for pattern in ("dataset*.json", "captions_*.json"))
+    return [karpathy, *by_name(coco, split), *by_name(tables_in(folder), split)]
+
+
+def inside(folder: Path, pattern: str) -> list[Path]:
+    """The files of a dataset's folder, and of its subfolders for such files, whose names fit a pattern."""
+    return [path for place in data_folders(folder) for path in sorted(place.glob(pattern))]
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables among them."""
+    return [path for path in inside(folder, "*") if path.suffix in TABLES]
+
+
+def by_name(files: Sequence[Path], split: str) -> list[list[Path]]:
+    """Of some files those that are named for a split; those named for none, where no other file is named for any, so that
+    what is trained on is not divided again; and those named for several, which may have a split column.
+    """
+    names = {path: named_split(path) for path in files}
+    whole = set(names.values()) <= {None}
+    return [[p for p in files if names[p] == named and (named or whole)] for named in (split, None, SEVERAL)]
+
+
+def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str, known: str) -> Path:
+    """The one file in a folder that holds `what` for a split. Raises DataError where there is none, or several."""
+    for found in kinds(folder, split):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(str(p.relative_to(folder)) for p in found[:5])
+            raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
+    raise NoSplit(
+        f"{folder}: no file holds {what} of {split}; it takes {known}; such files may lie in its {' or '.join(APART)} folder"
+    )

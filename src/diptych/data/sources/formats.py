@@ -1,0 +1,130 @@
+"""The file formats in which the field keeps captions, each read into the same rows, which `division.divide` picks from.
+
+Every reader gives all rows, of whatever split, and raises DataError for whatever does not fit the format; none opens a
+picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sources.base import DataError
+from diptych.data.sources.cells import text
+from diptych.data.sources.division import Row
+from diptych.data.sources.paths import listed, need, read_rows
+from diptych.data.sources.splits import known_split, named_split
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are called. `split` is used where the table has it."""
+
+    image: str = "image"
+    caption: str = "caption"
+    question: str = "question"
+    answer: str = "answer"
+    split: str = "split"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image: its file relative to the folder, where it is named, and what is said about it."""
+
+    file: str
+    where: str
+    captions: tuple[str, ...]
+
+
+def karpathy(content: Any, path: Path) -> Iterator[Row]:
+    """``dataset_*.json`` of Karpathy's splits."""
+    for i, image in enumerate(need(content, "images", list, str(path))):
+        where = f"{path}, images[{i}]"
+        own = need(image, "split", str, where)
+        name = need(image, "filename", str, where)
+        places = [name, f"images/{name}"]
+        if "filepath" in image:
+            places.insert(0, f"{need(image, 'filepath', str, where)}/{name}")
+        yield Row(where, places[0], places, own, image)
+
+
+def karpathy_captions(row: Row) -> Iterator[str]:
+    """What is said of an image of Karpathy's JSON."""
+    for j, sentence in enumerate(need(row.content, "sentences", list, row.where)):
+        yield text(sentence, "raw", f"{row.where}, sentences[{j}]")
+
+
+def coco(content: Any, path: Path) -> Iterator[Row]:
+    """``captions_*.json`` of COCO; the content of a row is its captions."""
+    said: dict[Any, list[str]] = {}
+    for i, note in enumerate(need(content, "annotations", list, str(path))):
+        where = f"{path}, annotations[{i}]"
+        said.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
+    known: dict[int | str, str] = {}
+    images = need(content, "images", list, str(path))
+    check_split_columns(path, images)
+    for i, image in enumerate(images):
+        where = f"{path}, images[{i}]"
+        number = need(image, "id", (int, str), where)
+        if number not in said and number not in known:  # COCO lists images that nobody described
+            continue
+        name, part = need(image, "file_name", str, where), path.stem.removeprefix("captions_")
+        if known.setdefault(number, name) != name:
+            raise DataError(
+                f"{where}: id {number!r} is that of {known[number]!r} too; give each image an id of its own"
+            )
+        own = need(image, "split", str, where) if "split" in image else None
+        yield Row(where, name, [f"{part}/{name}", f"images/{name}", name], own, said.pop(number, []))
+    if said:
+        raise DataError(f"{path}: annotations speak of image_id {next(iter(said))!r}, which 'images' lacks; add it")
+
+
+def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) -> Iterator[Row]:
+    """A CSV, TSV or JSONL file, or the `records` of a .json file that is one list (ALBEF, BLIP, VizWiz), whose rows name an
+    image and may name its split.
+    """
+    rows = list(read_rows(path) if records is None else listed(records, path))
+    check_split_columns(path, [row for _, row in rows], columns)
+    for where, row in rows:
+        name = need(row, columns.image, str, where)
+        yield Row(where, name, [name, f"images/{name}"], _split_cell(row, columns.split, where), row)
+
+
+def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
+    """What stands in the split column, however its heading is spelled (``Split``); None where the table has none."""
+    headings = [name for name in row if name.strip().lower() == column] or [column]
+    if len(headings) > 1:
+        raise DataError(f"{where}: {' and '.join(map(repr, headings))} may both be its split; keep one of them")
+    heading = headings[0]
+    usual = column == Columns.split and heading not in row
+    return None if usual else need(row, heading, str, where)
+
+
+def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None = None) -> None:
+    """Raises DataError where no column is the split, but another holds nothing but words for splits (``set``: train, val): the
+    rows would be divided otherwise than it says. A file that is named for the one split that it holds may have such a column.
+    """
+    columns = columns or Columns()
+    rows = [row for row in rows if isinstance(row, dict)]
+    names = dict.fromkeys(name for row in rows[:1] for name in row)
+    if any(name.strip().lower() == columns.split for name in names):
+        return
+    read = (columns.image, columns.caption, columns.question, columns.answer)
+    for name in (name for name in names if name not in read):
+        words = [row.get(name) for row in rows if row.get(name) not in (None, "")]
+        only = all(isinstance(word, str) and known_split(word) for word in words)
+        if words and only and set(map(known_split, words)) != {named_split(path)}:
+            raise DataError(
+                f"{path}: {name!r} holds splits ({words[0]!r}), which are read from {columns.split!r}; rename it to that, "
+                "or drop it to have the rows divided anew"
+            )
+
+
+def merged(rows: Iterable[tuple[str, str, Iterable[str]]]) -> list[Entry]:
+    """Entries of ``(file, where, captions)``: those of one file are one, at the place of the first."""
+    entries: dict[str, tuple[str, list[str]]] = {}
+    for file, where, captions in rows:
+        entries.setdefault(file, (where, []))[1].extend(captions)
+    return [Entry(file, where, tuple(captions) or ("",)) for file, (where, captions) in entries.items()]

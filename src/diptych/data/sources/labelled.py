@@ -1,0 +1,122 @@
+"""Pictures with a class each: CIFAR-100 as it is published, and what a classifier learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+
+from diptych.batch import Batch
+from diptych.config.data import ImageSettings
+from diptych.data.images.loading import Shows, showing, shown_in
+from diptych.data.safe_pickle import NotPlain, read_plain
+from diptych.data.sources.base import DataError, NoSplit
+from diptych.data.sources.splits import asked_split, counted
+from diptych.utils.cache import digest
+from diptych.utils.rng import generator
+
+SIDE = 32
+HELD_OUT = 10  # every tenth picture of train is val
+FILES = {"train": "train", "val": "train", "test": "test"}
+
+
+class Labelled:
+    """One split of CIFAR-100 (Krizhevsky 2009): pictures of 32 x 32 pixels, and which of `classes` each shows.
+
+    `folder` holds ``meta``, ``train`` and ``test``, pickles of which nothing is run (data/plain_pickle.py). Differs: the
+    data set has no val split, so every tenth picture of train is held out as one, with all rows that show the same picture
+    (the first of them counts); `division` says so in a line. Raises DataError, NoSplit where a split has no picture.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        split = asked_split(split, str(folder))
+        self.name, self.split, self.path = folder.name, split, folder / FILES[split]
+        self.classes = [_text(name, folder / "meta") for name in _read(folder / "meta", b"fine_label_names", list)]
+        pixels = _read(self.path, b"data", np.ndarray)
+        labels = _read(self.path, b"fine_labels", list)
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIDE * SIDE):
+            raise DataError(f"{self.path}: {pixels.dtype} pixels of shape {pixels.shape} for {len(labels)} labels")
+        wrong = [x for x in labels if type(x) is not int or not 0 <= x < len(self.classes)]
+        if wrong:
+            raise DataError(f"{self.path}: label {wrong[0]!r:.20} is none of the {len(self.classes)} classes")
+        splits = ["test"] * len(labels) if split == "test" else _held_out(pixels)
+        self.rows = [row for row, own in enumerate(splits) if own == split]
+        how = "" if split == "test" else f", every {HELD_OUT}th picture of it as val"
+        self.division = f"{folder.name}: file {FILES[split]}{how}: {counted(splits)}"
+        if not self.rows:
+            raise NoSplit(f"{self.path}: no picture in split {split!r} ({self.division}); name another split")
+        self.pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, index: int) -> Pillow.Image:
+        return Pillow.fromarray(np.ascontiguousarray(self.pixels[self.rows[index]]))
+
+    def label(self, index: int) -> int:
+        return self.labels[self.rows[index]]
+
+    def where(self, index: int) -> str:
+        return f"{self.path}, row {self.rows[index]}"
+
+
+def _held_out(pixels: np.ndarray) -> list[str]:
+    """The split of each row of train: val for every tenth and its copies, by the first row that shows the same picture."""
+    first: dict[bytes, int] = {}
+    places = [first.setdefault(digest(row.tobytes()), i) for i, row in enumerate(pixels)]
+    return ["val" if place % HELD_OUT == HELD_OUT - 1 else "train" for place in places]
+
+
+class LabelledExamples:
+    """One example per picture. Labels: ``class`` int64 ``(b,)``. While training (`mirrored`) half of them, drawn by
+    (seed, step, id), are shown in the mirror.
+    """
+
+    def __init__(self, source: Labelled, images: ImageSettings | Shows, mirrored: bool = False):
+        self.source, self.shows, self.mirrored = source, showing(images), mirrored
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def length(self, index: int) -> int:
+        return 1
+
+    def load(self, index: int, seed: int, step: int) -> tuple[Any, int]:
+        shown = self.shows.load(self.source, index, partial(generator, seed, step, index, "augment"))
+        if self.mirrored and generator(seed, step, index, "mirror").random() < 0.5:
+            shown = np.ascontiguousarray(shown[:, ::-1])
+        return shown, self.source.label(index)
+
+    def collate(self, loaded: list[tuple[Any, int]], ids: Sequence[int], seed: int, step: int) -> Batch:
+        labels = {"class": torch.tensor([label for _, label in loaded])}
+        return shown_in(
+            Batch(seed, step, torch.tensor(ids), labels=labels), self.shows.stack([shown for shown, _ in loaded])
+        )
+
+
+def _read(path: Path, key: bytes, kind: type) -> Any:
+    """One entry of a pickle. Raises DataError."""
+    try:
+        held = read_plain(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); name a folder with CIFAR-100's meta, train and test"
+        ) from None
+    except NotPlain as error:
+        raise DataError(f"{path}: not a pickle of plain values: {error}") from None
+    found = held.get(key) if isinstance(held, dict) else None
+    if not isinstance(found, kind):
+        raise DataError(f"{path}: no {key.decode()} there; it must be CIFAR-100's")
+    return found
+
+
+def _text(name: Any, path: Path) -> str:
+    if not isinstance(name, bytes | str):
+        raise DataError(f"{path}: the name of a class is a {type(name).__name__}, not a text")
+    return name.decode(errors="replace") if isinstance(name, bytes) else name

@@ -1,0 +1,211 @@
+"""Opening images with questions: VQA v2's JSON files, a table, or the built-in world."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+
+from diptych.data.sources.base import DataError, Question, Questioned
+from diptych.data.sources.captions import TABLES, by_name, choose, inside, load, read_bytes, tables_in
+from diptych.data.sources.cells import answers as answers_in
+from diptych.data.sources.cells import optional_text, text
+from diptych.data.sources.division import Row, divide
+from diptych.data.sources.formats import Columns, check_split_columns, table
+from diptych.data.sources.paths import Folder, need, parse_json, read_rows, read_text
+from diptych.data.sources.splits import asked_split, known_split, named_split
+
+OWN = ("test-dev", "test-std")  # splits of VQA's own, whose answers are withheld
+KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
+
+
+class QuestionedFiles:
+    """Questions about images that lie as files in a folder (see `source.Questioned`). `division`: how the data was divided into
+    splits, in a line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        root: Path,
+        files: Sequence[str],
+        questions: Sequence[tuple[str, Question]],
+        least: int | None = None,
+        division: str = "",
+    ):
+        self.name, self.split, self.root, self.least = name, split, root, least
+        self.files, self.questions, self.division = files, questions, division
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def question(self, index: int) -> Question:
+        return self.questions[index][1]
+
+    def image(self, index: int) -> Pillow.Image:
+        return load(self.root / self.files[index], self.least)
+
+    def file(self, index: int) -> bytes:
+        """The file of picture `index` as it lies. Raises BadSample."""
+        return read_bytes(self.root / self.files[index])
+
+    def stem(self, index: int) -> str:
+        """Its name without its ending: how others name what they say of the picture."""
+        return Path(self.files[index]).stem
+
+    def where(self, index: int) -> str:
+        where, question = self.questions[index]
+        return f"{where} ({self.files[question.image]})"
+
+
+def open_questions(
+    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
+) -> Questioned:
+    """One split ("train", "val", "test", "test-dev", "test-std") of the questions that `spec` names. Raises DataError.
+
+    `spec` is a folder that holds VQA v2's ``*questions*.json`` and ``*annotations*.json`` (whose names speak of the
+    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself, or a .json file that is one list
+    of a table's rows; or ``scenes``, as for captions. Split as captions are: `files.open_captions`. `least` is the shorter side to which large JPEGs may be decoded.
+    """
+    split = asked_split(split, spec, OWN)
+    if spec.partition(":")[0] == "scenes":
+        from diptych.data.synthetic import SceneQuestions, Scenes
+
+        return SceneQuestions(Scenes.named(spec, split, seed))
+    path = Path(spec)
+    file = _chosen(path, split, columns or Columns()) if path.is_dir() else path
+    if file.suffix == ".tar":
+        raise DataError(f"{spec}: questions are not read from tars; it takes {KNOWN} image, question, answer")
+    if not file.is_file():
+        raise DataError(f"{file}: no such file or folder; check --data")
+    folder = Folder.of(file)
+    if file.suffix not in (".json", *TABLES):
+        raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
+    content = parse_json(read_text(file), file) if file.suffix == ".json" else None
+    tabular = content is None or isinstance(content, list)
+    rows = table(file, columns or Columns(), content) if tabular else _vqa(file, folder, content)
+    divided = divide(file, rows, folder, split, seed, OWN)
+    notes = {} if tabular else _annotations(file, folder)
+    places: dict[str, int] = {}
+    questions: list[tuple[str, Question]] = []
+    for i, (image, row) in enumerate(divided.rows):
+        asked = _of_table(i, row, columns or Columns()) if tabular else _of_vqa(row, notes)
+        id, words, answers, kind = asked
+        questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
+    _check_withheld(questions, split)
+    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least, divided.division)
+
+
+def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
+    """Raises DataError where some questions of a split have answers and others none: a split's answers are withheld as a whole."""
+    without = next((where for where, question in questions if not question.answers), None)
+    if without is not None and any(question.answers for _, question in questions):
+        raise DataError(f"{without}: no answer, where other questions of {split} have one; add it or drop the row")
+
+
+Asked = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
+
+
+def _of_table(i: int, row: Row, columns: Columns) -> Asked:
+    """A row per question; what its answer may be: `cells.answers`. VizWiz has ``answers``, of people, for ``answer``."""
+    where, cells = row.where, row.content
+    key = "answers" if columns.answer not in cells and "answers" in cells else columns.answer
+    return i, text(cells, columns.question, where), answers_in(cells, key, where), ""
+
+
+def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
+    """A question of VQA v2's JSON, with its answers where they are public."""
+    id = need(row.content, "question_id", int, row.where)
+    if notes and id not in notes:
+        raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
+    return id, text(row.content, "question", row.where), *notes.get(id, ((), ""))
+
+
+def _vqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
+    """The rows of VQA v2's questions file."""
+    subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
+    images, named = _numbered(folder, subtype), named_split(path)
+    whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
+    rows = need(content, "questions", list, str(path))
+    check_split_columns(path, rows)
+    for i, row in enumerate(rows):
+        where = f"{path}, questions[{i}]"
+        number = need(row, "image_id", int, where)
+        if number not in images:
+            raise DataError(f"{where}: no image numbered {number} under {folder.root}; add it or drop the row")
+        own = need(row, "split", str, where) if "split" in row else whole
+        yield Row(where, images[number], [images[number]], own, row)
+
+
+def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, ...], str]]:
+    """``question_id → (answers, answer_type)`` from the annotations beside a questions file, or elsewhere in the dataset's
+    `folder`; empty without them.
+    """
+    split = named_split(questions)
+    named = [p for p in inside(folder.root, "*annotations*.json") if p.is_file() and named_split(p) == split]
+    found = [p for p in named if p.parent.samefile(questions.parent)] or named
+    if not found:
+        return {}
+    if len(found) > 1:
+        raise DataError(f"{questions}: both {found[0].name} and {found[1].name} may annotate it; move one away")
+    notes: dict[int, tuple[tuple[str, ...], str]] = {}
+    for i, row in enumerate(need(parse_json(read_text(found[0]), found[0]), "annotations", list, str(found[0]))):
+        where = f"{found[0]}, annotations[{i}]"
+        need(row, "answers", list, where)
+        id = need(row, "question_id", int, where)
+        if id in notes:
+            raise DataError(f"{where}: question_id {id} is annotated twice; keep one")
+        notes[id] = (answers_in(row, "answers", where), optional_text(row, "answer_type", where))
+    return notes
+
+
+def _numbered(folder: Folder, subtype: str) -> dict[int, str]:
+    """Number → file, for images named as COCO does: ``COCO_val2014_000000000042.jpg``, ``NYU_000000000003.jpg``.
+
+    Where several have one number, that of the data's own `subtype` ("val2014") counts.
+    """
+    numbered: dict[int, str] = {}
+    places = ["", "images"]
+    if _plain(subtype):
+        places += [subtype, f"images/{subtype}", f"Images/mscoco/{subtype}"]
+    if folder.also:
+        places = [*(f"{folder.also}/{place}" for place in places), *places]
+    for place in dict.fromkeys(place.rstrip("/") for place in places):
+        for name in folder.files(place):
+            match = re.search(r"(?:^|_)(\d{1,18})\.(?:jpg|jpeg|png)$", name, re.IGNORECASE)
+            if match and (int(match[1]) not in numbered or (subtype and f"_{subtype}_" in name)):
+                numbered[int(match[1])] = folder.find([f"{place}/{name}" if place else name], str(folder.root))
+    return numbered
+
+
+def _plain(name: str) -> bool:
+    return re.fullmatch(r"\w+", name) is not None
+
+
+def _chosen(folder: Path, split: str, columns: Columns) -> Path:
+    """The file in a folder that holds its questions. A table with neither questions nor answers, such as one of captions, is
+    passed over, which is told where nothing else is found. Raises DataError.
+    """
+    tables = tables_in(folder)
+    asking = [p for p in tables if _asks(p, columns)]
+    passed = "".join(f"; {p.name} has neither question nor answer" for p in tables if p not in asking)
+
+    def kinds(_: Path, split: str) -> list[list[Path]]:
+        """Files that may hold questions, best kind first."""
+        return [*by_name(inside(folder, "*questions*.json"), split), *by_name(asking, split)]
+
+    known = f"{KNOWN} {columns.image}, {columns.question}, {columns.answer}{passed}; give --data a folder that has them"
+    return choose(folder, split, kinds, "questions", known)
+
+
+def _asks(table: Path, columns: Columns) -> bool:
+    """Whether a table's first row has a question or an answer; also where that cannot be read, which is told when it is."""
+    try:
+        return all({columns.question, columns.answer, "answers"} & set(row) for _, row in islice(read_rows(table), 1))
+    except DataError:
+        return True

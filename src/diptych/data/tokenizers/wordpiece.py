@@ -1,0 +1,81 @@
+"""BERT's uncased WordPiece: cutting with its pieces, or with those of a corpus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer as Pipeline
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from diptych.data.tokenizers.vocabulary import Vocabulary, first_repeated
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+INSIDE = "##"
+LONGEST_WORD = 100
+MOST_LETTERS = 1000
+
+
+class WordPieces:
+    """Lower case, accents stripped, split at punctuation, then greedy longest pieces; a piece within a word begins with ##."""
+
+    def __init__(self, pieces: tuple[str, ...]):
+        ids = {piece: i for i, piece in enumerate(pieces)}
+        self._pipeline = _pipeline(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
+        self._pipeline.decoder = decoders.WordPiece()
+
+    def cut(self, text: str) -> list[int]:
+        return self._pipeline.encode(text, add_special_tokens=False).ids
+
+    def join(self, ids: list[int]) -> str:
+        return self._pipeline.decode(ids)
+
+    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(not piece.startswith(INSIDE) for piece in pieces)
+
+    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(pieces)
+
+
+def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
+    """The vocabulary of these pieces. Raises ValueError where a piece stands twice, or a special one is missing."""
+    if (twice := first_repeated(pieces)) is not None:
+        raise ValueError(f"the piece {twice[:LONGEST_WORD]!r} stands twice")
+    missing = [piece for piece in SPECIAL if piece not in pieces]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be among the pieces")
+    return Vocabulary(name, pieces, *map(pieces.index, SPECIAL), cutter=WordPieces(pieces))
+
+
+def learn_pieces(texts: Iterable[str], size: int) -> tuple[str, ...]:
+    """At most `size` pieces that cut these texts into few: the special ones, the letters that are used most, and pairs that come
+    together most often, joined one after another as long as they come twice. Raises ValueError where letters alone are more.
+    """
+    blank = _pipeline(models.WordPiece(unk_token="[UNK]"))
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(w for w, _ in blank.pre_tokenizer.pre_tokenize_str(blank.normalizer.normalize_str(text)))
+    used: Counter[str] = Counter()
+    for word, times in words.items():
+        used.update({letter: times * n for letter, n in Counter(word).items()})
+    letters = sorted(sorted(used, key=lambda letter: (-used[letter], letter))[:MOST_LETTERS])
+    # the trainer numbers what it meets in no fixed order, and ties go by number: so letters are numbered here
+    front = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
+    if len(front) > size:
+        raise ValueError(f"the texts' letters alone, and the special pieces, are {len(front)}; give --size more")
+    known = set(letters)
+    repeated = (word for word, times in sorted(words.items()) if known.issuperset(word) for _ in range(times))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=2, special_tokens=front, show_progress=False, continuing_subword_prefix=INSIDE
+    )
+    blank.train_from_iterator(repeated, trainer)
+    ids = blank.get_vocab(with_added_tokens=True)
+    return tuple(sorted(ids, key=lambda piece: ids[piece]))
+
+
+def _pipeline(model: models.WordPiece) -> Pipeline:
+    """BERT's way to split a text into words, before a model cuts those."""
+    made = Pipeline(model)
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return made

@@ -1,0 +1,198 @@
+"""WebDataset tars as a random-access source: their headers are scanned once, and nothing is ever unpacked."""
+
+from __future__ import annotations
+
+import glob
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from diptych.data.images.decode import decode
+from diptych.data.sources.base import BadSample, DataError, NoSplit, Skipped
+from diptych.data.sources.copies import Stored, same_bytes
+from diptych.data.sources.formats import Columns
+from diptych.data.sources.splits import asked_split, counted, drawn_splits, file_split, named_split
+from diptych.data.webdataset.tar import (
+    DAMAGE,
+    captions_in,
+    headers,
+    name_of,
+    open_tar,
+    picture_and_text,
+    read_text,
+    twice,
+    wrong_size,
+)
+
+Parts = dict[str, tarfile.TarInfo | DataError]  # a sample's members by their suffixes, or what is wrong with one
+
+
+@dataclass(frozen=True)
+class Member:
+    """One sample of a shard: where its picture's bytes lie, and what is said about it."""
+
+    shard: Path
+    key: str
+    start: int
+    size: int
+    captions: tuple[str, ...]
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.shard, self.start, self.size)
+
+
+class CaptionedShards:
+    """Captioned images in tars (see `source.Captioned`): ``key.jpg`` (or png, webp) beside ``key.txt`` or ``key.json``.
+
+    `spec` may hold braces (``{000..003}``, ``{a,b}``) and wildcards. Where shards are named for splits each belongs to its
+    own; where none is, samples are divided 90/5/5 by picture, keyed by `seed` and the picture's key (of several keys the
+    first in the alphabet). `division`: how, in a line. Split "" has all samples. Raises DataError, unless there is a list
+    of `bad` samples to enter those in that lack a part.
+    """
+
+    def __init__(
+        self, spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None,
+        bad: list[Skipped] | None = None,
+    ):  # fmt: skip
+        split = asked_split(split, spec) if split else ""
+        self.name, self.split, self.least = Path(spec).parent.resolve().name, split, least
+        tars = tars_of(spec, split, alike=True)
+        self.members = [m for tar in tars for m in read_index(tar, (columns or Columns()).caption, bad)]
+        how = f"{len(tars)} tars named for {split}, {len(self.members)} samples"
+        if split and tars and named_split(tars[0]) is None:
+            first = same_bytes([m.stored for m in self.members])
+            splits = drawn_splits([m.key for m in self.members], first, seed)
+            how = f"divided by picture, seed {seed}: {counted(dict(zip(first, splits, strict=True)).values())}"
+            self.members = [m for m, own in zip(self.members, splits, strict=True) if own == split]
+        self.division = f"{Path(spec).name}: {how}"
+        if not self.members and bad is None:
+            raise NoSplit(f"{spec}: no sample in split {split!r} ({how}); name another split or other shards")
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def image(self, index: int) -> Pillow.Image:
+        return decode(self.file(index), self.where(index), least=self.least)
+
+    def file(self, index: int) -> bytes:
+        """The picture's file as it lies. Raises BadSample."""
+        member = self.members[index]
+        if why := wrong_size(member.size):
+            raise BadSample(self.where(index), why)
+        try:
+            with member.shard.open("rb") as file:
+                file.seek(member.start)
+                data = file.read(member.size)
+        except OSError as error:
+            raise BadSample(self.where(index), f"cannot be read ({error.strerror})") from None
+        if len(data) < member.size:
+            raise BadSample(self.where(index), f"cut off after {len(data)} of {member.size} bytes")
+        return data
+
+    def stem(self, index: int) -> str:
+        """The sample's key, without its folder: how others name what they say of its picture."""
+        return self.members[index].key.rpartition("/")[2]
+
+    def pictures(self) -> Sequence[int]:
+        """Of each sample the first one with the same picture (see `copies.TellsCopies`)."""
+        return same_bytes([member.stored for member in self.members])
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.members[index].captions
+
+    def where(self, index: int) -> str:
+        return f"{self.members[index].shard}, {self.members[index].key}"
+
+
+def shards(spec: str) -> list[Path]:
+    """The tars that a brace glob names, in order. Raises DataError where one is missing."""
+    found: list[Path] = []
+    for name in braces(spec):
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        if not matches or not all(Path(m).is_file() for m in matches):
+            raise DataError(f"{name}: no such shard (from {spec!r}); check the path and its braces")
+        found += map(Path, matches)
+    return found
+
+
+def tars_of(spec: str, split: str, alike: bool = False) -> list[Path]:
+    """The tars of `spec` that a split may be in: those named for it, and for none ("": all). Raises DataError for a name of
+    several splits, and where, with `alike`, some are named for a split and some for none.
+    """
+    named = {tar: file_split(tar) if split else None for tar in shards(spec)}
+    if alike and len({own is None for own in named.values()}) > 1:
+        loose = next(tar for tar, own in named.items() if own is None)
+        other = next(tar for tar, own in named.items() if own)
+        raise DataError(f"{loose}: named for no split, though {other.name} is; name tars of one kind, or rename it")
+    return [tar for tar, own in named.items() if own in (split, None)]
+
+
+def braces(pattern: str) -> Iterator[str]:
+    """``x-{08..10}-{a,b}`` → x-08-a, x-08-b, x-09-a, … Raises DataError for a range that runs backwards."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last, choices = match.groups()
+    if choices is None and not 0 <= int(last) - int(first) < 1_000_000:
+        raise DataError(f"{pattern}: the range {match[0]} is empty or longer than a million; correct it")
+    values = choices.split(",") if choices else [f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1)]
+    for value in values:
+        yield from braces(pattern[: match.start()] + value + pattern[match.end() :])
+
+
+def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None = None) -> list[Member]:
+    """The samples of a tar, each named by its key alone, wherever in the tar its members lie; `caption` is the key of a
+    caption in a .json member. Raises DataError, also for a sample without all its parts or with one twice and for a tar that
+    is damaged, unless there is a list of `bad` ones to enter it in: what can be read of a damaged tar then stays.
+    """
+    samples: dict[str, Parts] = {}
+    found: list[Member] = []
+    try:
+        with shard.open("rb") as file, open_tar(file) as tar:
+            damage = _gathered(shard, tar, samples)
+            if damage is not None and bad is None:
+                raise damage
+            for place, (key, parts) in enumerate(samples.items()):
+                try:
+                    found.append(_member(shard, tar, key, parts, caption))
+                except DataError as error:
+                    if bad is None:
+                        raise
+                    where = f"{shard}, {key}"
+                    bad.append(Skipped(place, where, str(error).removeprefix(where).lstrip(":, ")))
+            if damage is not None:
+                raise damage
+    except DAMAGE as error:
+        why = f"not a whole uncompressed tar ({error})"
+        if bad is None:
+            raise DataError(f"{shard}: {why}; write the shard again") from None
+        bad.append(Skipped(len(samples), str(shard), f"{why}; what lies behind is lost"))
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); see whether its disk is there") from None
+    return found
+
+
+def _gathered(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> Exception | None:
+    """Enters a tar's members, sample by sample, as far as it is whole; what is wrong there."""
+    try:
+        for info in headers(tar):
+            if (named := name_of(info)) is not None:
+                key, suffix = named
+                parts = samples.setdefault(key, {})
+                parts[suffix] = twice(suffix, f"{shard}, {key}") if suffix in parts else info
+    except DAMAGE as error:
+        return error
+    return None
+
+
+def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: Parts, caption: str) -> Member:
+    where = f"{shard}, {key}"
+    picture, text, suffix = picture_and_text(parts, where)
+    captions = captions_in(read_text(tar, text, where), suffix, caption, shard, where)
+    return Member(shard, key, picture.offset_data, picture.size, captions)

@@ -1,0 +1,269 @@
+"""What stands in WebDataset tars, told without unpacking them: their members, and the parts of a sample.
+
+Samples read from a tar one after the other, as they lie in it; what cannot be one has its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from diptych.data.sources.base import DataError
+from diptych.data.sources.cells import captions, captions_in_text
+from diptych.data.sources.paths import parse_json
+from diptych.data.sources.splits import known_split, named_split
+
+T = TypeVar("T")
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+TEXTS = ("txt", "json")
+NOT_READ = ("gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif", "jfif", "jpe", "jxl")  # pictures of other kinds
+MOST_TEXT = 1_000_000  # bytes of a caption's file
+MOST_PICTURE = 64 << 20  # bytes of a picture's file: a stream holds many of them
+EXTENDED_BYTES = 64 << 10  # of long names and pax records before one member
+EXTENDED_HEADERS = 8
+MOST_RECORDS = 1000  # in one pax header; a global one's are copied for every member
+LONGEST_NUMBER = 100  # digits in a pax header
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+# what a tar that is not whole, or is made to do harm, may raise: `tarfile` trusts sizes, and headers that announce headers
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, MemoryError, RecursionError)
+
+
+def open_tar(file: BinaryIO) -> tarfile.TarFile:
+    """The uncompressed tar that begins where the file stands. Raises one of DAMAGE, also where its first member announces too
+    much before its contents: `tarfile` reads that at once.
+    """
+    check_announced(file, file.tell())
+    return tarfile.open(fileobj=file, mode="r:", errors="backslashreplace")
+
+
+def check_announced(file: BinaryIO, at: int) -> None:
+    """What stands before a member's own header, long names and pax records, is held to EXTENDED_BYTES and EXTENDED_HEADERS, and
+    a sparse file's map too: `tarfile` reads each of them whole, and pax records by a search that takes the square of a
+    number's length. Leaves the file where it stood. Raises tarfile.ReadError.
+    """
+    stood, left = file.tell(), EXTENDED_BYTES
+    try:
+        for _ in range(EXTENDED_HEADERS + 1):
+            file.seek(at)
+            block = file.read(tarfile.BLOCKSIZE)
+            kind = block[156:157]
+            if kind == tarfile.GNUTYPE_SPARSE:
+                _check_sparse_map(file, block)
+            if len(block) < tarfile.BLOCKSIZE or kind not in _EXTENDED:
+                return
+            try:
+                size = tarfile.TarInfo.frombuf(block, "utf-8", "replace").size
+            except tarfile.HeaderError:  # type: ignore[attr-defined]
+                return  # no header at all, which `tarfile` says by itself
+            if not 0 <= size <= left:
+                raise tarfile.ReadError(f"a header of {size} bytes at byte {at}, where {left} are the most")
+            records = file.read(size)
+            if kind in _PAX and (why := _wrong_records(records)):
+                raise tarfile.ReadError(f"{why} in the header at byte {at}")
+            left -= size
+            at += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
+        raise tarfile.ReadError(f"more than {EXTENDED_HEADERS} headers before the member at byte {at}")
+    finally:
+        file.seek(stood)
+
+
+def _wrong_records(records: bytes) -> str:
+    """What makes a pax header one that `tarfile` would work on for long; "" for an ordinary one."""
+    longest = max(map(len, re.findall(rb"[0-9]+", records)), default=0)
+    if longest > LONGEST_NUMBER:
+        return f"a number of {longest} digits"
+    if b"GNU.sparse." in records:
+        return "a sparse file, which is not read,"
+    number = records.count(b"\n")
+    return f"{number} records" if number > MOST_RECORDS else ""
+
+
+def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
+    """Follows the map of an old sparse header, 21 parts a block, up to EXTENDED_BYTES."""
+    more, most = block[482:483], EXTENDED_BYTES // tarfile.BLOCKSIZE
+    for _ in range(most):
+        if more in (b"", b"\0"):
+            return
+        more = file.read(tarfile.BLOCKSIZE)[504:505]
+    raise tarfile.ReadError(f"a sparse file of more than {most * 21} parts")
+
+
+def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """A tar's members, one after the other, none of them kept. Raises one of DAMAGE where it is not whole: `tarfile` itself
+    takes a damaged header for the end.
+    """
+    while (info := _next(tar)) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        if info.size < 0:  # it would lead back to what was read before, without end
+            raise tarfile.ReadError(f"a size below 0 at byte {info.offset}")
+        yield info
+    file: Any = tar.fileobj
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"no header at byte {tar.offset}")
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    check_announced(tar.fileobj, tar.offset)  # type: ignore[arg-type]
+    if len(tar.pax_headers) > MOST_RECORDS:
+        raise tarfile.ReadError(f"global headers of {len(tar.pax_headers)} records before byte {tar.offset}")
+    return tar.next()
+
+
+def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """The key of the sample that a member belongs to, and its suffix; None for what is no picture and no caption.
+
+    WebDataset: a key ends at the first dot. A picture that is not read (``a.gif``, ``a.seg.png``, ``2.5_mm.jpg``) has a key
+    too, so that a sample that has no other is not passed over.
+    """
+    folder, _, name = info.name.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    suffix = suffix.lower()
+    known = suffix in TEXTS or suffix.rpartition(".")[2] in (*IMAGES, *NOT_READ)
+    if not info.isreg() or info.issparse() or not known or not stem:
+        return None
+    return f"{folder}/{stem}".lstrip("/"), suffix
+
+
+def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
+    """Of a sample's members the picture, the caption and the caption's suffix. Raises DataError where one is missing, and
+    what is wrong with one.
+    """
+    suffix = next((s for s in TEXTS if s in parts), None)
+    drawn, *others = [s for s in IMAGES if s in parts] or [None]
+    if drawn is None or suffix is None:
+        lacks = "picture (" + ", ".join(IMAGES) + ")" if drawn is None else "caption (" + ", ".join(TEXTS) + ")"
+        dotted = "a key ends at the first dot of its name; " if any("." in s for s in parts) else ""
+        raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts)[:5])}; {dotted}write the shard again")
+    if others:
+        raise DataError(f"{where}: two pictures, .{drawn} and .{others[0]}; give each sample one")
+    picture, text = parts[drawn], parts[suffix]
+    for part in (picture, text):
+        if isinstance(part, DataError):
+            raise part
+    return picture, text, suffix  # type: ignore[return-value]
+
+
+def twice(suffix: str, where: str) -> DataError:
+    """What is wrong with a sample that has two members by that suffix: nobody knows which of them is meant."""
+    return DataError(f"{where}: its .{suffix} comes twice; give each sample a key of its own")
+
+
+def wrong_size(size: int) -> str:
+    """Why a picture's file of so many bytes is not read; "" where it is."""
+    if size > MOST_PICTURE:
+        return f"its picture has {size} bytes, more than {MOST_PICTURE}; write the shard again"
+    return "" if size else "its picture has no bytes; write the shard again"
+
+
+def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
+    """A caption's file. Raises DataError."""
+    if info.size > MOST_TEXT:
+        raise DataError(f"{where}: its caption has {info.size} bytes, more than {MOST_TEXT}; write the shard again")
+    try:
+        file = tar.extractfile(info)
+        return (file.read() if file else b"").decode("utf-8-sig")
+    except tarfile.TarError:
+        raise DataError(f"{where}: its caption is cut off; write the shard again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: its caption is not UTF-8 at byte {error.start}; write the shard again") from None
+
+
+def captions_in(said: str, suffix: str, caption: str, shard: Path, where: str) -> tuple[str, ...]:
+    """The captions in a sample's text member: its own text, or in a .json what stands under the key `caption`. Raises DataError,
+    also for a .json that names another split than its tar is named for.
+    """
+    if suffix == "json":
+        content = parse_json(said, Path(where))
+        split = content.get("split") if isinstance(content, dict) else None
+        if isinstance(split, str) and known_split(split) not in (None, named_split(shard)):
+            raise DataError(f"{where}, 'split': {split!r} is not read in a tar; put each split into tars named for it")
+        return captions(content, caption, where) or ("",)
+    return captions_in_text(said, where) or ("",)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A sample as it lies in its tar, not decoded; or what cannot be one, and why it is `bad`."""
+
+    where: str
+    id: int  # of its tar's name and its key
+    picture: bytes
+    captions: tuple[str, ...]
+    bad: str = ""
+
+
+def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
+    """The samples of a tar from `byte` on, in their order, each with the byte behind it. A sample's members are neighbours.
+
+    One that lacks a part, has one twice or too large a one (tars.MOST_PICTURE) comes as a bad one; so does, once, all that
+    lies behind a place where the tar is damaged. A key that comes again behind other samples is another sample, as in webdataset:
+    nothing of what lies before `byte` is known. Raises DataError where the tar cannot be read at all.
+    """
+    at = byte
+    try:
+        with shard.open("rb") as file:
+            file.seek(byte)
+            key, parts = "", dict[str, str | bytes | DataError]()
+            try:
+                with open_tar(file) as tar:
+                    for info in headers(tar):
+                        if (named := name_of(info)) is None:
+                            continue
+                        if parts and named[0] != key:
+                            yield _raw(shard, key, parts), info.offset
+                            parts = {}
+                        key, suffix = named
+                        at = tar.offset
+                        where = f"{shard}, {key}"
+                        parts[suffix] = twice(suffix, where) if suffix in parts else _content(tar, info, suffix, where)
+                if parts:
+                    yield _raw(shard, key, parts), at
+            except DAMAGE as error:
+                if parts:
+                    yield _raw(shard, key, parts), at
+                why = f"not a whole uncompressed tar ({error}); what lies behind is lost"
+                yield _bad(f"{shard}, byte {at}", shard, f"byte {at}", why), shard.stat().st_size
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); see whether its disk is there") from None
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: str) -> str | bytes | DataError:
+    if suffix in TEXTS:
+        try:
+            return read_text(tar, info, where)
+        except DataError as error:
+            return error
+    if suffix not in IMAGES:
+        return b""
+    if why := wrong_size(info.size):
+        return DataError(f"{where}: {why}")
+    file = tar.extractfile(info)
+    return file.read() if file else b""
+
+
+def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> Raw:
+    where = f"{shard}, {key}"
+    try:
+        picture, said, suffix = picture_and_text(parts, where)
+        assert isinstance(said, str)
+        captions = captions_in(said, suffix, "caption", shard, where)
+    except DataError as error:
+        return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
+    return Raw(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]
+
+
+def _bad(where: str, shard: Path, key: str, why: str) -> Raw:
+    return Raw(where, _number(shard, key), b"", ("",), why)
+
+
+def _number(shard: Path, key: str) -> int:
+    digest = hashlib.blake2b(f"{shard.name}/{key}".encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -1,1 +1,0 @@
-"""CapFilt: captions cleaned and written anew by trained runs (BLIP, section 3.3)."""

@@ -1,0 +1,86 @@
+"""Settings of ALBEF, and what was published of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diptych.config.published import Published, Weights
+from diptych.config.validation import (
+    Cells,
+    Depth,
+    DepthOrNone,
+    Heads,
+    Hidden,
+    Images,
+    Length,
+    Patch,
+    ShareBelowOne,
+    Vocabulary,
+    Width,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.models.albef import model as albef
+
+
+@settings("model")
+class ALBEF:
+    """Arguments of models.albef.ALBEF; the defaults are those of pre-training at 256 pixels."""
+
+    image_width: Width = 768
+    image_depth: Depth = 12
+    image_heads: Heads = 12
+    image_hidden: Hidden = 3072
+    patch: Patch = 16
+    grid: tuple[Cells, Cells] = (16, 16)
+    width: Width = 768
+    text_depth: Depth = 6
+    fusion_depth: Depth = 6
+    heads: Heads = 12
+    hidden: Hidden = 3072
+    vocabulary: Vocabulary = 30522
+    text_length: Length = 512
+    joint: Width = 256
+    images: Images = 1
+    decoder_depth: DepthOrNone = 0
+    dropout: ShareBelowOne = 0.1
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("width", "heads"), ("image_width", "image_heads"))
+
+    def build(self) -> albef.ALBEF:
+        from diptych.models.albef.model import ALBEF as Model
+
+        return Model(**vars(self))
+
+
+# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
+# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+ALBEF_FILES = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
+
+PUBLISHED = Published(
+    title="Align before Fuse: Vision and Language Representation Learning with Momentum Distillation (Li et al., NeurIPS 2021)",
+    code="github.com/salesforce/ALBEF, commit b9727e4, BSD-3-Clause",
+    model=("albef", "ALBEF"),
+    parameters={
+        "pre-training, trained (with the momentum model 419,873,911)": 209_937_725,
+        "VQA at 224 pixels, trained": 290_044_218,
+        "NLVR2 at 224 pixels, trained": 259_089_410,
+    },
+    results={
+        "VQA v2 test-dev / test-std, 14M": "75.84 / 76.04 (paper; not verified here)",
+        "NLVR2 dev / test-P, 14M": "82.55 / 83.14 (paper; not verified here)",
+        "SNLI-VE val / test, 14M": "80.80 / 80.91 (paper; not verified here)",
+        "Flickr30k fine-tuned, image to text / text to image R@1, 14M": "95.9 / 85.6 (paper; not verified here)",
+    },
+    pixels=(256, 256),
+    weights=(
+        Weights("ALBEF.pth", "pre-trained, 14M", ALBEF_FILES),
+        Weights("vqa.pth", "VQA v2", ALBEF_FILES),
+        Weights("mscoco.pth", "retrieval, COCO", ALBEF_FILES),
+        Weights("refcoco.pth", "RefCOCO+, a retrieval model", ALBEF_FILES),
+        Weights("pretrain_model_nlvr.pth", "text assignment for NLVR2", ALBEF_FILES),
+    ),
+)

@@ -1,0 +1,87 @@
+"""ALBEF's runs (Li et al., NeurIPS 2021, section 3 and appendix; the official configurations)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.config.datasets import FOUR_MILLION, FOURTEEN_MILLION, steps
+from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
+from diptych.config.training import Optimizer, Training
+from diptych.models.albef.config import ALBEF
+from diptych.models.common_recipes import frozen, vqa_v2
+
+OBJECTIVES = Objectives(itc=1.0, itm=1.0, mlm=1.0, hard_negatives=True, whole_words=False)
+BATCH, EPOCHS = 512, 30
+
+
+def pretrain_4m() -> Pretrain:
+    """Contrast, matching and masked words with momentum distillation, 30 epochs of 512 pairs. It is to start from DeiT-B/16
+    (`start_image`) and BERT-base (`start_text`: its layers 1-6 read, 7-12 fuse).
+
+    Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an epoch, down to
+    a tenth; pictures are squared, not cropped; an image's other captions are right too, in the batch and in the queue.
+    """
+    return Pretrain(
+        recipe="albef.pretrain_4m",
+        model=ALBEF(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=256, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
+        training=Training(
+            steps=steps(FOUR_MILLION, BATCH, EPOCHS),
+            batch=BATCH,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.02, warmup=2000, schedule="cosine", clip=0.0
+            ),
+        ),
+        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=1 / EPOCHS, queue=65536),
+        corpus=", ".join(FOUR_MILLION),
+    )
+
+
+def pretrain_14m() -> Pretrain:
+    """The same on 14 million images, with CC12M."""
+    run = pretrain_4m()
+    training = replace(run.training, steps=steps(FOURTEEN_MILLION, BATCH, EPOCHS))
+    return replace(run, recipe="albef.pretrain_14m", training=training, corpus=", ".join(FOURTEEN_MILLION))
+
+
+def small() -> Pretrain:
+    """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
+    model = ALBEF(
+        image_width=256, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=256, text_depth=1,
+        fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
+    )  # fmt: skip
+    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False), batch=256)
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 384 pixels, 8 epochs of 256 questions (the official configuration), from a run of `pretrain_4m`.
+
+    Differs: answers are classes and the summary of question and image is classified, where the paper writes answers with
+    a decoder (tasks/open_vqa.py) that a momentum model teaches; train alone, where the paper adds val and Visual Genome.
+    """
+    optimizer = Optimizer(
+        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=400, schedule="cosine", clip=0.0
+    )
+    images = ImageSettings(shorter=384, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
+    return vqa_v2("albef.vqa", pretrain_4m(), images, 256, 8, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 5 epochs of 256 pairs: contrast and matching go on, with their teacher (section 5 and the
+    official configuration). It is to start from a run of `pretrain_4m` (`start`).
+    """
+    run = pretrain_4m()
+    optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=100)
+    return replace(
+        run,
+        recipe="albef.retrieval",
+        model=replace(run.model, grid=(24, 24)),
+        objectives=replace(OBJECTIVES, mlm=0.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=steps(("COCO",), 256, 5), batch=256, optimizer=optimizer),
+        teacher=replace(run.teacher, warmup=1 / 5),
+        corpus="COCO",
+    )

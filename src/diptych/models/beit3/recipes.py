@@ -1,0 +1,149 @@
+"""BEiT-3's runs (Wang et al., CVPR 2023, section 2.3 and appendix B); its pre-training code was not released."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.config.data import ImageSettings
+from diptych.config.datasets import steps
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.beit3.config import BEiT3, VisualTokenizer
+from diptych.models.common_recipes import WIDER, WIDEST, frozen, vqa_v2
+
+MASKED_DATA = Objectives(
+    codes=1.0,
+    codes_alone=1.0,
+    mlm=1.0,
+    mlm_alone=1.0,
+    mask_rate=0.5,
+    alone_rate=0.15,
+    patch_rate=0.4,
+    whole_words=False,
+)
+"""Images, texts and pairs: section 2.2."""
+
+
+def tokenizer() -> Pretrain:
+    """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): 8,192 codes, 100 epochs of ImageNet-1k.
+
+    Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, in the place of CLIP's ViT-B/16.
+    """
+    return Pretrain(
+        recipe="beit3.tokenizer",
+        model=VisualTokenizer(patch=32, grid=(7, 7), features=1280),
+        objectives=Objectives(features=1.0),
+        images=ImageSettings(shorter=224, patch=32, square=True),
+        training=Training(
+            steps=125_000,
+            batch=1024,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=4e-4, betas=(0.9, 0.99), weight_decay=1e-4, warmup=0.1, schedule="cosine"
+            ),
+        ),
+        corpus="ImageNet-1k, pictures alone",
+    )
+
+
+def base() -> Pretrain:
+    """Masked data modelling, 1,000,000 steps: hidden patches of images, hidden words of texts, and both of pairs. `tokenizer` names
+    the run of a visual tokenizer.
+
+    Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010 (who has its file gives
+    --vocabulary FILE --model.vocabulary 64010 --model.mask 64001); images and texts alone are those of the same
+    2,048 pairs, where the paper has 2,048 more of each.
+    """
+    return Pretrain(
+        recipe="beit3.base",
+        model=BEiT3(vocabulary=30522, mask=103, speaks=True),
+        objectives=MASKED_DATA,
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        training=Training(
+            steps=1_000_000,
+            batch=2048,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05, warmup=10_000, schedule="cosine"
+            ),
+        ),
+        corpus="CC12M, CC3M, SBU, COCO, VG (pairs); ImageNet-21k (images); Wikipedia, BookCorpus and others (texts)",
+    )
+
+
+def small_tokenizer() -> Pretrain:
+    """256 codes for pictures of 224 pixels, in patches of the CNN's 32. On Flickr8k five minutes of one core where the CNN has
+    looked at the pictures before; the first time twice that.
+
+    Differs: pictures come as they lie, and mirrored, with no other augmentation: so the CNN looks at each but once.
+    """
+    run = tokenizer()
+    model = VisualTokenizer(
+        width=192, depth=2, heads=4, hidden=384, patch=32, grid=(7, 7), codes=256, code_width=16, decoder_depth=1,
+        features=1280,
+    )  # fmt: skip
+    optimizer = replace(run.training.optimizer, learning_rate=1e-3)
+    training = replace(run.training, steps=400, batch=64, workers=1, checkpoint_every=200, optimizer=optimizer)
+    return replace(run, recipe="beit3.small_tokenizer", model=model, training=training, corpus="")
+
+
+def small_data() -> Pretrain:
+    """Masked data on pictures of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
+    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=WIDEST), embed=Embedders())
+    return replace(
+        run,
+        images=replace(run.images, shorter=224),
+        objectives=replace(MASKED_DATA, codebook=256, block_least=4),
+        training=replace(run.training, batch=64, workers=1),
+    )
+
+
+SMALL = BEiT3(
+    width=192, depth=3, heads=4, hidden=384, grid=(7, 7), patch=32, vocabulary=30522, text_length=40, mask=103, speaks=True,
+    drop=0.0,
+)  # fmt: skip
+
+
+def small() -> Pretrain:
+    """On frozen features: contrast alone, as where the paper fine-tunes for retrieval (section 3.1)."""
+    model = replace(SMALL, speaks=False)
+    return frozen("beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, widen=WIDER)
+
+
+def small_captions() -> Pretrain:
+    """On frozen features: masked captions alone, as where the paper fine-tunes a model apart to write (section 3.1). Texts come
+    as in coca.small.
+    """
+    objectives = Objectives(captions=1.0, mask_rate=0.6, whole_words=False)
+    return frozen("beit3.small_captions", SMALL, objectives, batch=256, text="minilm_onward", widen=WIDER)
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official fine-tuning code), from a run of `base`.
+
+    Differs: train alone, where the paper adds val and Visual Genome.
+    """
+    optimizer = Optimizer(
+        learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_multiplier=20.0
+    )
+    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    return vqa_v2("beit3.vqa", base(), images, 128, 10, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 15 epochs of 3,072 pairs: contrast alone (the official fine-tuning code; its weight decay
+    and warm-up are told by memory). It is to start from a run of `base` (`start`), whose heads it lacks.
+
+    Differs: all layers learn at the last one's rate, where there each learns at 0.65 of the next one's.
+    """
+    run = base()
+    optimizer = replace(run.training.optimizer, learning_rate=2e-4, eps=1e-8, weight_decay=0.05, warmup=3 / 15)
+    return replace(
+        run,
+        recipe="beit3.retrieval",
+        model=replace(run.model, grid=(24, 24)),
+        objectives=Objectives(itc=1.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=steps(("COCO",), 3072, 15), batch=3072, optimizer=optimizer),
+        corpus="COCO",
+    )

@@ -1,0 +1,98 @@
+"""Settings of BLIP, and what was published of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from diptych.config.published import Published, Weights
+from diptych.config.validation import (
+    Activation,
+    Cells,
+    Depth,
+    DepthOrNone,
+    Epsilon,
+    Heads,
+    Hidden,
+    Length,
+    Patch,
+    Place,
+    ShareBelowOne,
+    Vocabulary,
+    Width,
+    require_at_most,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.models.blip import model as blip
+
+
+@settings("model")
+class BLIP:
+    """Arguments of models.blip.BLIP; the defaults are those of pre-training with ViT-B. `begin`, `ground`: the ids of [DEC], [ENC]."""
+
+    image_width: Width = 768
+    image_depth: Depth = 12
+    image_heads: Heads = 12
+    image_hidden: Hidden = 3072
+    patch: Patch = 16
+    grid: tuple[Cells, Cells] = (14, 14)
+    width: Width = 768
+    depth: Depth = 12
+    heads: Heads = 12
+    hidden: Hidden = 3072
+    vocabulary: Vocabulary = 30524
+    text_length: Length = 512
+    begin: Place = 30522
+    ground: Place = 30523
+    joint: Width = 256
+    form: Literal["pretraining", "retrieval", "caption", "vqa", "nlvr2"] = "pretraining"
+    averaged: DepthOrNone = 6
+    dropout: ShareBelowOne = 0.1
+    image_activation: Activation = "gelu"
+    image_eps: Epsilon = 1e-6
+    activation: Activation = "gelu"
+    eps: Epsilon = 1e-12
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("width", "heads"), ("image_width", "image_heads"))
+        require_at_most(self, "model", ("begin", "vocabulary"), ("ground", "vocabulary"), below=True)
+
+    def build(self) -> blip.BLIP:
+        from diptych.models.blip.model import BLIP as Model
+
+        return Model(**vars(self))
+
+
+# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
+# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+BLIP_FILES = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
+
+PUBLISHED = Published(
+    title="BLIP: Bootstrapping Language-Image Pre-training (Li et al., ICML 2022)",
+    code="github.com/salesforce/BLIP, commit 056a169, BSD-3-Clause",
+    model=("blip", "BLIP"),
+    parameters={
+        "pre-training (trained: 252,441,919)": 475_892_799,
+        "retrieval at 224 pixels (trained: 223,452,419)": 446_903_299,
+        "VQA at 224 pixels": 360_938_300,
+        "captions at 224 pixels": 223_679_804,
+        "NLVR2 at 224 pixels": 259_080_194,
+    },
+    results={
+        "VQA v2 test-dev / test-std, ViT-B CapFilt-L": "78.25 / 78.32 (paper; not verified here)",
+        "COCO captions BLEU@4 / CIDEr, ViT-B CapFilt-L": "39.7 / 133.3 (paper; not verified here)",
+        "COCO fine-tuned, image to text / text to image R@1, ViT-B CapFilt-L": "81.2 / 64.1 (paper; not verified here)",
+    },
+    weights=(
+        Weights("model_base_14M.pth", "pre-trained, 14M", BLIP_FILES),
+        Weights("model_base.pth", "pre-trained, 129M", BLIP_FILES),
+        Weights("model_base_capfilt_large.pth", "pre-trained, 129M, CapFilt-L", BLIP_FILES),
+        Weights("model_base_caption_capfilt_large.pth", "captions, CapFilt-L", BLIP_FILES),
+        Weights("model_base_vqa_capfilt_large.pth", "VQA v2, CapFilt-L", BLIP_FILES),
+        Weights("model_base_nlvr.pth", "NLVR2", BLIP_FILES),
+        Weights("model_base_retrieval_coco.pth", "retrieval, COCO", BLIP_FILES),
+        Weights("model_base_retrieval_flickr.pth", "retrieval, Flickr30k", BLIP_FILES),
+    ),
+)

@@ -1,0 +1,99 @@
+"""BLIP's runs (Li et al., ICML 2022, section 4.1; the official configuration)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.config.datasets import FOURTEEN_MILLION, steps
+from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
+from diptych.config.training import Optimizer, Training
+from diptych.models.blip.config import BLIP
+from diptych.models.common_recipes import WIDER, frozen, vqa_v2
+
+OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, even=1e-4, smoothing=0.1)
+EPOCHS = 20
+
+
+def pretrain_14m() -> Pretrain:
+    """Contrast, matching and captioning with ViT-B, 20 epochs of 2,880 pairs. It is to start from DeiT-B/16 (`start_image`) and
+    BERT-base (`start_text`).
+
+    Differs: a cosine, where the official learning rate falls by a tenth each epoch; pictures are squared, not cropped;
+    biases, norms and scalars do not decay; an image's other captions are right too, in the batch and in the queue.
+    """
+    return Pretrain(
+        recipe="blip.pretrain_14m",
+        model=BLIP(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
+        training=Training(
+            steps=steps(FOURTEEN_MILLION, 2880, EPOCHS),
+            batch=2880,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=3e-4, betas=(0.9, 0.999), weight_decay=0.05, warmup=3000, schedule="cosine", clip=0.0
+            ),
+        ),
+        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=2 / EPOCHS, queue=57600),
+        corpus=", ".join(FOURTEEN_MILLION),
+    )
+
+
+def pretrain_129m() -> Pretrain:
+    """The same with 115 million pairs of LAION beside (section 4.1)."""
+    run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
+    training = replace(run.training, steps=steps(corpora, run.training.batch, EPOCHS))
+    return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
+
+
+def pretrain_large() -> Pretrain:
+    """With ViT-L/16, on 129 million pairs."""
+    run = pretrain_129m()
+    model = BLIP(image_width=1024, image_depth=24, image_heads=16, image_hidden=4096)
+    optimizer = replace(run.training.optimizer, learning_rate=2e-4)
+    corpora = (*FOURTEEN_MILLION, "LAION115M")
+    training = replace(run.training, steps=steps(corpora, 2400, EPOCHS), batch=2400, optimizer=optimizer)
+    return replace(run, recipe="blip.pretrain_large", model=model, training=training)
+
+
+def small() -> Pretrain:
+    """On frozen features; the decoder reads its own words, for MiniLM's have seen what comes. [DEC] and [ENC] stand in the place
+    of two pieces that BERT does not use.
+    """
+    model = BLIP(
+        image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, depth=2,
+        heads=4, hidden=384, vocabulary=30522, begin=1, ground=2, text_length=40, dropout=0.0,
+    )  # fmt: skip
+    return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), steps=150, batch=256, widen=WIDER)
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 480 pixels, 10 epochs of 256 questions (the official configuration), from a run of `pretrain_14m`.
+
+    Differs: answers are classes and the summary of question and image is classified, where the paper writes answers with
+    a decoder (tasks/open_vqa.py); train alone, where the paper adds val and Visual Genome.
+    """
+    optimizer = Optimizer(
+        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", clip=0.0
+    )
+    images = ImageSettings(shorter=480, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
+    return vqa_v2("blip.vqa", pretrain_14m(), images, 256, 10, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 6 epochs of 256 pairs: contrast and matching go on, with their teacher (the official
+    configuration). It is to start from a run of `pretrain_14m` (`start`).
+    """
+    run = pretrain_14m()
+    optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=0.0)
+    return replace(
+        run,
+        recipe="blip.retrieval",
+        model=replace(run.model, grid=(24, 24)),
+        objectives=replace(OBJECTIVES, lm=0.0, even=0.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=steps(("COCO",), 256, 6), batch=256, optimizer=optimizer),
+        teacher=replace(run.teacher, warmup=1 / 6),
+        corpus="COCO",
+    )

@@ -1,0 +1,47 @@
+"""CLIP's runs (Radford et al., ICML 2021, section 2.5 and appendix F)."""
+
+from __future__ import annotations
+
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.config.datasets import steps
+from diptych.config.run import Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.clip.config import CLIP
+from diptych.models.common_recipes import frozen
+
+
+def base() -> Pretrain:
+    """CLIP ViT-B/32 from scratch: contrast alone, 32 epochs of 32,768 pairs.
+
+    Differs: BERT's pieces in the place of CLIP's; all of a picture, squared, where the paper crops a random square.
+    """
+    return Pretrain(
+        recipe="clip.base",
+        model=CLIP(vocabulary=30522),
+        objectives=Objectives(itc=1.0),
+        images=ImageSettings(shorter=224, patch=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
+        training=Training(
+            steps=steps(("WIT",), 32768, 32),
+            batch=32768,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=5e-4,
+                betas=(0.9, 0.98),
+                eps=1e-6,
+                weight_decay=0.2,
+                warmup=2000,
+                schedule="cosine",
+                clip=0.0,
+            ),
+        ),
+        corpus="WIT, 400 million pairs (not released)",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features."""
+    model = CLIP(
+        width=256, depth=1, heads=4, hidden=512, grid=(7, 7), text_width=256, text_depth=1, text_heads=4, text_hidden=512,
+        vocabulary=30522, text_length=40, joint=256, activation="gelu",
+    )  # fmt: skip
+    return frozen("clip.small", model, Objectives(itc=1.0), steps=300, batch=256)

@@ -1,0 +1,66 @@
+"""CoCa's runs (Yu et al., TMLR 2022, section 4.1)."""
+
+from __future__ import annotations
+
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.config.run import Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.coca.config import CoCa
+from diptych.models.common_recipes import frozen
+
+OBJECTIVES = Objectives(itc=1.0, lm=2.0)
+
+
+def base() -> Pretrain:
+    """CoCa-Base from scratch: contrast, and captioning with twice its weight, 500,000 steps of 65,536 pairs of 288 pixels.
+
+    Differs: AdamW in the place of Adafactor; BERT's pieces, where the paper's were trained on its corpus.
+    """
+    return Pretrain(
+        recipe="coca.base",
+        model=CoCa(
+            patch=18, grid=(16, 16), text_width=768, text_heads=12, text_hidden=3072, decoder_heads=12, decoder_hidden=3072,
+            pool_heads=12, vocabulary=30522, text_length=64, joint=768,
+        ),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=288, patch=18, square=True),
+        training=Training(
+            steps=500_000,
+            batch=65536,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=8e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.02),
+        ),
+        corpus="JFT-3B, ALIGN (neither was released)",
+    )  # fmt: skip
+
+
+def open_clip() -> Pretrain:
+    """open_clip's coca_ViT-B-32, whose weights can be had: LAION-2B, 13 billion samples seen.
+
+    Differs: BERT's pieces; open_clip's have CLIP's.
+    """
+    return Pretrain(
+        recipe="coca.open_clip",
+        model=CoCa(vocabulary=30522),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, patch=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
+        training=Training(
+            steps=round(13e9 / 90_000),
+            batch=90_000,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=2000, schedule="cosine"
+            ),
+        ),
+        corpus="LAION-2B",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features: MiniLM reads onward, for a captioner may not be told of words to come (docs/decisions/0009)."""
+    model = CoCa(
+        width=192, depth=1, heads=4, hidden=384, grid=(7, 7), queries=9, pool_heads=4, text_width=192, text_depth=2,
+        text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
+        decoder_hidden=384, joint=192,
+    )  # fmt: skip
+    return frozen("coca.small", model, OBJECTIVES, batch=256, text="minilm_onward")

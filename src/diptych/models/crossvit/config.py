@@ -1,0 +1,62 @@
+"""Settings of CrossViT, and what was published of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from diptych.config.published import Published
+from diptych.config.validation import (
+    ClassesOrNone,
+    DepthOrNone,
+    Heads,
+    Hidden,
+    Longest,
+    Patch,
+    Pixels,
+    ShareBelowOne,
+    Width,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.models.crossvit import model as crossvit
+
+
+@settings("model")
+class CrossViT:
+    """Arguments of models.crossvit.CrossViT; the defaults are CrossViT-9."""
+
+    sizes: tuple[Pixels, Pixels] = (240, 224)
+    patches: tuple[Patch, Patch] = (12, 16)
+    widths: tuple[Width, Width] = (128, 256)
+    heads: tuple[Heads, Heads] = (4, 4)
+    hidden: tuple[Hidden, Hidden] = (384, 768)
+    stages: Annotated[tuple[tuple[DepthOrNone, DepthOrNone, DepthOrNone], ...], Longest(64)] = (
+        (1, 3, 0),
+        (1, 3, 0),
+        (1, 3, 0),
+    )
+    stem: bool = False
+    classes: ClassesOrNone = 1000
+    dropout: ShareBelowOne = 0.0
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("sizes", "patches"), ("widths", "heads"))
+
+    def build(self) -> crossvit.CrossViT:
+        from diptych.models.crossvit.model import CrossViT as Model
+
+        return Model(**vars(self))
+
+
+# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
+# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+PUBLISHED = Published(
+    title="CrossViT: Cross-Attention Multi-Scale Vision Transformer (Chen, Fan and Panda, ICCV 2021)",
+    code="github.com/IBM/CrossViT, commit 3f7ab77, Apache-2.0",
+    model=("crossvit", "CrossViT"),
+    parameters={"CrossViT-9": 8_553_296},
+    results={"ImageNet top-1, CrossViT-9 / -15 / -18": "73.9 / 81.5 / 82.5 (paper)"},
+    pixels=(240, 240),
+)

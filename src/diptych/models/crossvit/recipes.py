@@ -1,0 +1,27 @@
+"""CrossViT's runs (Chen et al., ICCV 2021): it is trained to classify, and nothing else."""
+
+from __future__ import annotations
+
+from diptych.config.data import ImageSettings
+from diptych.config.run import Finetune
+from diptych.config.training import Optimizer, Training
+from diptych.models.crossvit.config import CrossViT
+
+
+def small() -> Finetune:
+    """CIFAR-100 (`data` names its folder) from random weights: pictures of 32 pixels, seen in patches of 4 and, at 48 pixels,
+    of 8. Mirrored, but not augmented: RandAugment shifts by more than such pictures are wide.
+    """
+    model = CrossViT(
+        sizes=(32, 48), patches=(4, 8), widths=(96, 192), heads=(3, 3), hidden=(288, 576),
+        stages=((1, 2, 0), (1, 2, 0)), classes=100,
+    )  # fmt: skip
+    optimizer = Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine")
+    return Finetune(
+        task="classification",
+        model=model,
+        images=ImageSettings(shorter=32, square=True),
+        training=Training(steps=1000, batch=128, optimizer=optimizer),
+        data="cifar-100-python",
+        recipe="crossvit.small",
+    )

@@ -1,0 +1,141 @@
+"""Official names to Hugging Face's, with a config that its classes load: the inverse of layouts.py.
+
+Known differences, stated because no config removes them: Hugging Face's ViLT has one LayerNorm eps where the official code
+has two (the text embedding's becomes the transformer's), and untying its word head needs ``tie_word_embeddings`` False.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from diptych.checkpoints.adapter import Arguments, Exported, State
+from diptych.checkpoints.huggingface.rules import hf_activation
+from diptych.checkpoints.read import WeightsError
+from diptych.models.huggingface.blip import blip
+from diptych.models.huggingface.clip_export import clip
+from diptych.models.huggingface.layouts import HF_BLOCK, HF_OUTSIDE
+
+FILED = {official: theirs for theirs, official in reversed(HF_BLOCK.items())}  # as published files have it: the first
+OUTSIDE = {official: theirs for theirs, official in HF_OUTSIDE.items()}
+
+
+def _encoder(name: str) -> str:
+    """Hugging Face's name of a weight of timm's ViT; query, key and value stand apart already."""
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    if block:
+        return f"encoder.layer.{block[1]}.{FILED[block[2]]}.{block[3]}"
+    stem, dot, kind = name.rpartition(".")
+    if name in OUTSIDE:
+        return OUTSIDE[name]
+    if stem not in OUTSIDE:
+        raise WeightsError(f"{name} has no place in Hugging Face's layout")
+    return f"{OUTSIDE[stem]}{dot}{kind}"
+
+
+def _apart(state: State) -> dict[str, Tensor]:
+    """Fused projections as query, key and value."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        where, qkv, kind = name.partition(".qkv.")
+        if not qkv:
+            apart[name] = tensor
+            continue
+        for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            apart[f"{where}.{part}.{kind}"] = piece
+    return apart
+
+
+def _sizes(arguments: Arguments) -> dict[str, Any]:
+    rows, columns = arguments["grid"]
+    patch = arguments["patch"]
+    return {
+        "hidden_size": arguments["width"],
+        "num_hidden_layers": arguments["depth"],
+        "num_attention_heads": arguments["heads"],
+        "intermediate_size": arguments["hidden"],
+        "patch_size": patch,
+        "image_size": patch * rows if rows == columns else [patch * rows, patch * columns],
+        "layer_norm_eps": arguments.get("eps", 1e-6),
+        "hidden_act": hf_activation(arguments.get("activation", "gelu")),
+        "hidden_dropout_prob": arguments["dropout"],
+        "attention_probs_dropout_prob": 0.0,
+        "qkv_bias": True,
+    }
+
+
+def vit(arguments: Arguments, task: str, official: State) -> Exported:
+    """For ViTForImageClassification, or ViTModel where there is no classifier. Raises WeightsError for averaged patches."""
+    if arguments["pooling"] != "cls":
+        raise WeightsError("Hugging Face's ViT reads the class token: one that averages patches has no place there")
+    labels = arguments["classes"]
+    config = _sizes(arguments) | {
+        "model_type": "vit",
+        "architectures": ["ViTForImageClassification" if labels else "ViTModel"],
+        "num_labels": labels or 2,
+    }
+    named = {}
+    for name, tensor in _apart(official).items():
+        head = name.startswith("head.")
+        named[name.replace("head.", "classifier.") if head else ("vit." if labels else "") + _encoder(name)] = tensor
+    return config, named, []
+
+
+def vilt(arguments: Arguments, task: str, official: State) -> Exported:
+    """For ViltForMaskedLM, ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval.
+
+    They have one head each: of pre-training's two the matching head is left out.
+    """
+    kinds = {
+        "pretraining": ("ViltForMaskedLM", {"mlm_score.": "mlm_score."}),
+        "vqa": ("ViltForQuestionAnswering", {"vqa_classifier.": "classifier."}),
+        "nlvr2": ("ViltForImagesAndTextClassification", {"nlvr2_classifier.": "classifier."}),
+        "retrieval": ("ViltForImageAndTextRetrieval", {"rank_output.": "rank_output."}),
+        "encoder": ("ViltModel", {}),
+    }
+    architecture, heads = kinds[task]
+    config = _sizes(arguments) | {
+        "model_type": "vilt",
+        "architectures": [architecture],
+        "vocab_size": arguments["vocabulary"],
+        "max_position_embeddings": arguments["text_length"],
+        "modality_type_vocab_size": 1 + arguments["images"],
+        "type_vocab_size": 2,
+        "num_images": arguments["images"] if task == "nlvr2" else -1,
+        "tie_word_embeddings": False,
+        "num_labels": next((t.shape[0] for n, t in official.items() if n.endswith("classifier.3.weight")), 2),
+    }
+    named: dict[str, Tensor] = {}
+    left: list[str] = []
+    for name, tensor in _apart(official).items():
+        head = next((ours for theirs, ours in heads.items() if name.startswith(theirs)), None)
+        if head is not None:
+            named[head + name.split(".", 1)[1]] = tensor
+        elif name.startswith("transformer."):
+            named["vilt." + _encoder(name.removeprefix("transformer."))] = tensor
+        elif name.startswith(("text_embeddings.", "token_type_embeddings.")):
+            named[f"vilt.embeddings.{name}"] = tensor
+        elif name.startswith("pooler."):
+            named[f"vilt.{name}"] = tensor
+        elif name.startswith(("itm_score.", "mlm_score.")):
+            left.append(f"{name} ({architecture} has no such head)")
+        else:
+            raise WeightsError(f"{name} has no place in Hugging Face's {architecture}")
+    if task == "encoder":
+        named = {name.removeprefix("vilt."): tensor for name, tensor in named.items()}
+    if task == "pretraining" and "mlm_score.bias" in named:
+        named["mlm_score.decoder.bias"] = named["mlm_score.bias"]
+    return config, named, left
+
+
+HF: Mapping[str, Callable[[Arguments, str, State], Exported]] = {
+    "vit": vit,
+    "vilt": vilt,
+    "clip": clip,
+    "open_clip": clip,
+    "blip": blip,
+}
+"""The systems that a class of transformers equals."""

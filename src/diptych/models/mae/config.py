@@ -1,0 +1,61 @@
+"""Settings of MAE, and what was published of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diptych.config.published import Published, Weights
+from diptych.config.validation import (
+    Cells,
+    Depth,
+    Heads,
+    Hidden,
+    Patch,
+    Width,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.models.mae import model as mae
+
+
+@settings("model")
+class MAE:
+    """Arguments of models.mae.MAE; the defaults are ViT-B/16."""
+
+    width: Width = 768
+    depth: Depth = 12
+    heads: Heads = 12
+    hidden: Hidden = 3072
+    patch: Patch = 16
+    grid: tuple[Cells, Cells] = (14, 14)
+    decoder_width: Width = 512
+    decoder_depth: Depth = 8
+    decoder_heads: Heads = 16
+    decoder_hidden: Hidden = 2048
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("width", "heads"), ("decoder_width", "decoder_heads"))
+        for name in ("width", "decoder_width"):  # of sines and cosines, for rows and for columns
+            if getattr(self, name) % 4:
+                raise ValueError(f"model.{name} must be a multiple of 4: got {getattr(self, name)}")
+
+    def build(self) -> mae.MAE:
+        from diptych.models.mae.model import MAE as Model
+
+        return Model(**vars(self))
+
+
+# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
+# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+PUBLISHED = Published(
+    title="Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022)",
+    code="github.com/facebookresearch/mae, commit efb2a80, CC-BY-NC 4.0",
+    model=("mae", "MAE"),
+    parameters={},
+    results={},
+    weights=(
+        Weights("mae_pretrain_vit_base.pth", "the encoder alone", "https://dl.fbaipublicfiles.com/mae/pretrain/"),
+    ),
+)

@@ -1,0 +1,52 @@
+"""MAE's runs (He et al., CVPR 2022, section 4 and table 8)."""
+
+from __future__ import annotations
+
+from diptych.config.data import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
+from diptych.config.datasets import IMAGENET
+from diptych.config.run import Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.mae.config import MAE
+
+
+def base() -> Pretrain:
+    """ViT-B/16 on ImageNet-1k's pictures, 800 epochs of 4,096, three quarters of the patches hidden.
+
+    Differs: pictures are squared, where the paper crops at random and mirrors.
+    """
+    return Pretrain(
+        recipe="mae.base",
+        model=MAE(),
+        objectives=Objectives(mim=1.0),
+        images=ImageSettings(shorter=224, patch=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        training=Training(
+            steps=round(IMAGENET * 800 / 4096),
+            batch=4096,
+            checkpoint_every=1000,
+            optimizer=Optimizer(
+                learning_rate=2.4e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=0.05, schedule="cosine", clip=0.0
+            ),
+        ),
+        corpus="ImageNet-1k, pictures alone",
+    )
+
+
+def small() -> Pretrain:
+    """Pictures of 96 pixels in patches of 16."""
+    model = MAE(
+        width=256, depth=4, heads=4, hidden=512, grid=(6, 6), decoder_width=128, decoder_depth=2, decoder_heads=4,
+        decoder_hidden=256,
+    )  # fmt: skip
+    return Pretrain(
+        recipe="mae.small",
+        model=model,
+        objectives=Objectives(mim=1.0),
+        images=ImageSettings(shorter=96, patch=16, square=True),
+        training=Training(
+            steps=800,
+            batch=128,
+            optimizer=Optimizer(
+                learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=0.1, schedule="cosine"
+            ),
+        ),
+    )

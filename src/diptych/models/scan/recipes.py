@@ -1,0 +1,57 @@
+"""SCAN's runs (Lee et al., ECCV 2018, section 4; the official README)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.config.data import ImageSettings
+from diptych.config.datasets import steps
+from diptych.config.run import Embedders, Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.common_recipes import FEATURES, frozen
+from diptych.models.scan.config import SCAN
+
+
+def flickr30k() -> Pretrain:
+    """Text to image by LogSumExp: 36 regions of bottom-up attention, 30 epochs of 128 pairs.
+
+    `embed.image` names the folder or table of regions. Differs: as vsepp.flickr30k.
+    """
+    return Pretrain(
+        recipe="scan.flickr30k",
+        model=SCAN(vocabulary=30522),
+        objectives=Objectives(hinge=1.0),
+        images=ImageSettings(shorter=224, square=True),
+        embed=Embedders(image="regions/", features=2048),
+        training=Training(
+            steps=steps(("Flickr30k",), 128, 30),
+            batch=128,
+            optimizer=Optimizer(learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, clip=2 / 128),
+        ),
+        corpus="Flickr30k",
+    )
+
+
+def flickr30k_image_text() -> Pretrain:
+    """Image to text by LogSumExp: the other of the two models whose similarities are averaged."""
+    run = flickr30k()
+    return replace(
+        run, recipe="scan.flickr30k_image_text", model=SCAN(vocabulary=30522, asking="image", sharpness=4.0, peak=5.0)
+    )
+
+
+def coco() -> Pretrain:
+    """Text to image on COCO: 20 epochs, at a higher rate."""
+    run = flickr30k()
+    training = replace(
+        run.training, steps=steps(("COCO",), 128, 20), optimizer=replace(run.training.optimizer, learning_rate=5e-4)
+    )
+    return replace(run, recipe="scan.coco", training=training, corpus="COCO")
+
+
+def small() -> Pretrain:
+    """On frozen features: text to image by the mean, the paper's other way to make one score of many. All negatives count, as in
+    vsepp.small.
+    """
+    model = SCAN(features=FEATURES, width=256, vocabulary=30522, word_width=256, aggregate="mean")
+    return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False), steps=600)

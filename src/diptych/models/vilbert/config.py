@@ -1,0 +1,92 @@
+"""Settings of ViLBERT, and what was published of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from diptych.config.published import Published, Weights
+from diptych.config.validation import (
+    Classes,
+    ClassesOrNone,
+    Depth,
+    DepthOrNone,
+    Heads,
+    Hidden,
+    Length,
+    Longest,
+    ShareBelowOne,
+    Vocabulary,
+    Width,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.models.vilbert import model as vilbert
+
+
+@settings("model")
+class ViLBERT:
+    """Arguments of models.vilbert.ViLBERT; the defaults are those of BERT-base and six image layers."""
+
+    width: Width = 768
+    depth: Depth = 12
+    heads: Heads = 12
+    hidden: Hidden = 3072
+    image_width: Width = 1024
+    image_depth: Depth = 6
+    image_heads: Heads = 8
+    image_hidden: Hidden = 1024
+    meeting_width: Width = 1024
+    meeting_heads: Heads = 8
+    schedule: Annotated[tuple[tuple[DepthOrNone, DepthOrNone], ...], Longest(512)] = (
+        (6, 0),
+        (7, 1),
+        (8, 2),
+        (9, 3),
+        (10, 4),
+        (11, 5),
+    )
+    features: Width = 2048
+    region_targets: Classes = 1601
+    vocabulary: Vocabulary = 30522
+    text_length: Length = 512
+    tasks: ClassesOrNone = 0
+    dropout: ShareBelowOne = 0.1
+
+    def __post_init__(self) -> None:
+        require_multiple(
+            self, "model", ("width", "heads"), ("image_width", "image_heads"), ("meeting_width", "meeting_heads")
+        )
+        if any(text > self.depth or image > self.image_depth for text, image in self.schedule):
+            depths = f"{self.depth} and {self.image_depth}"
+            raise ValueError(
+                f"model.schedule must stay within model.depth and model.image_depth, {depths}: got {self.schedule}"
+            )
+
+    def build(self) -> vilbert.ViLBERT:
+        from diptych.models.vilbert.model import ViLBERT as Model
+
+        return Model(**vars(self))
+
+
+# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
+# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+VILBERT_FILES = "https://dl.fbaipublicfiles.com/vilbert-multi-task/"
+
+PUBLISHED = Published(
+    title="ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations (Lu et al., NeurIPS 2019); 12-in-1 (CVPR 2020)",
+    code="github.com/facebookresearch/vilbert-multi-task, commit f22b84a, MIT",
+    model=("vilbert", "ViLBERT"),
+    parameters={"12-in-1, all heads": 268_028_859},
+    results={
+        "VQA v2 test-dev / test-std": "70.55 / 70.92 (ViLBERT paper, as leaderboards list it)",
+        "Flickr30k, text to image R@1/5/10": "58.2 / 84.9 / 91.5 (ViLBERT paper; R@1 as leaderboards list it, the others not verified here)",
+    },
+    regions=36,
+    whole=True,
+    weights=(
+        Weights("pretrained_model.bin", "pre-trained on Conceptual Captions", VILBERT_FILES),
+        Weights("multi_task_model.bin", "12-in-1", VILBERT_FILES),
+    ),
+)

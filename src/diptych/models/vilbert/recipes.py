@@ -1,0 +1,68 @@
+"""ViLBERT's runs (Lu et al., NeurIPS 2019, section 3.2; the official code)."""
+
+from __future__ import annotations
+
+from diptych.config.data import ImageSettings
+from diptych.config.datasets import steps
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.common_recipes import DETECTED, FEATURES, WIDEST, frozen, vqa_v2
+from diptych.models.vilbert.config import ViLBERT
+
+OBJECTIVES = Objectives(itm=1.0, mlm=1.0, regions=1.0, hide_regions=True, whole_words=False)
+
+
+def pretrain() -> Pretrain:
+    """Masked words, masked regions and alignment on Conceptual Captions, 10 epochs of 512 pairs; `embed.image` names the
+    detector's regions, with its class probabilities. It is to start from BERT-base (`start_text`).
+
+    Differs: all weights learn at one rate, where the official code gives BERT's a tenth; masked words and regions are asked for of
+    mismatched pairs too, as in the paper (the official code has a flag for it).
+    """
+    return Pretrain(
+        recipe="vilbert.pretrain",
+        model=ViLBERT(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, square=True),
+        embed=Embedders(image="regions/", features=2048),
+        training=Training(
+            steps=steps(("CC3M",), 512, 10),
+            batch=512,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1),
+        ),
+        corpus="CC3M",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features; the CNN's classes of each box stand for the detector's."""
+    model = ViLBERT(
+        width=192, depth=2, heads=4, hidden=384, image_width=192, image_depth=1, image_heads=4, image_hidden=384,
+        meeting_width=192, meeting_heads=4, schedule=((1, 0), (2, 1)), features=FEATURES, region_targets=DETECTED,
+        text_length=40, dropout=0.0,
+    )  # fmt: skip
+    return frozen("vilbert.small", model, OBJECTIVES, widen=WIDEST)
+
+
+def vqa() -> Finetune:
+    """VQA v2, 20 epochs of 256 questions (section 3.2, VQA), from a run of `pretrain`.
+
+    Differs: a norm stands before the head's GELU, not behind it; train alone, where the paper adds val.
+    """
+    optimizer = Optimizer(learning_rate=4e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
+    return vqa_v2("vilbert.vqa", pretrain(), pretrain().images, 256, 20, optimizer)
+
+
+def retrieval() -> Finetune:
+    """Flickr30k's captions, 20 epochs of 64 (section 3.2, caption-based image retrieval), from a run of `pretrain`.
+
+    Differs: a true text is told from three false ones of other images, where the paper's four are the true pair, and pairs
+    of a false text, a false image and a false image that is like the true one.
+    """
+    run = pretrain()
+    optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
+    training = Training(steps=steps(("Flickr30k",), 64, 20), batch=64, checkpoint_every=1000, optimizer=optimizer)
+    return Finetune(
+        "retrieval", run.model, run.images, training, recipe="vilbert.retrieval", embed=run.embed, false_texts=3
+    )

@@ -1,0 +1,84 @@
+"""Settings of ViLT, and what was published of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diptych.config.published import Published, Weights
+from diptych.config.validation import (
+    Activation,
+    Cells,
+    Depth,
+    Epsilon,
+    Heads,
+    Hidden,
+    Images,
+    Length,
+    Patch,
+    ShareBelowOne,
+    Vocabulary,
+    Width,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.models.vilt import model as vilt
+
+
+@settings("model")
+class ViLT:
+    """Arguments of models.vilt.ViLT; the defaults are ViLT-B/32."""
+
+    width: Width = 768
+    depth: Depth = 12
+    heads: Heads = 12
+    hidden: Hidden = 3072
+    patch: Patch = 32
+    grid: tuple[Cells, Cells] = (12, 12)
+    vocabulary: Vocabulary = 30522
+    text_length: Length = 40
+    images: Images = 1
+    dropout: ShareBelowOne = 0.1
+    activation: Activation = "gelu"
+    eps: Epsilon = 1e-6
+    text_eps: Epsilon = 1e-12
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("width", "heads"))
+
+    def build(self) -> vilt.ViLT:
+        from diptych.models.vilt.model import ViLT as Model
+
+        return Model(**vars(self))
+
+
+# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
+# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+VILT_FILES = "https://github.com/dandelin/ViLT#download-pretrained-weights"
+
+PUBLISHED = Published(
+    title="ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision (Kim et al., ICML 2021)",
+    code="github.com/dandelin/ViLT, commit 762fd39, Apache-2.0",
+    model=("vilt", "ViLT"),
+    parameters={
+        "pre-training (masked words, matching)": 135_660_092,
+        "VQA, 3,129 answers": 117_588_537,
+        "NLVR2": 113_962_754,
+        "retrieval": 111_597_315,
+    },
+    results={
+        "VQA v2 test-dev": "71.32 (EVAL.md of the official code)",
+        "NLVR2 dev / test-P": "75.65 / 76.52 (EVAL.md)",
+        "COCO fine-tuned, text to image R@1/5/10": "42.99 / 72.84 / 83.07 (EVAL.md)",
+        "COCO fine-tuned, image to text R@1/5/10": "61.62 / 86.32 / 92.70 (EVAL.md)",
+    },
+    pixels=(384, 384),
+    weights=(
+        Weights("vilt_200k_mlm_itm.ckpt", "pre-trained", VILT_FILES),
+        Weights("vilt_vqa.ckpt", "VQA v2", VILT_FILES),
+        Weights("vilt_nlvr2.ckpt", "NLVR2", VILT_FILES),
+        Weights("vilt_irtr_coco.ckpt", "retrieval, COCO", VILT_FILES),
+        Weights("vilt_irtr_f30k.ckpt", "retrieval, Flickr30k", VILT_FILES),
+    ),
+)

@@ -1,0 +1,49 @@
+"""VisualBERT's runs (Li et al., 2019, section 3.3)."""
+
+from __future__ import annotations
+
+from diptych.config.data import ImageSettings
+from diptych.config.datasets import steps
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.common_recipes import FEATURES, WIDEST, frozen, vqa_v2
+from diptych.models.visualbert.config import VisualBERT
+
+OBJECTIVES = Objectives(itm=1.0, mlm=1.0, whole_words=False)
+
+
+def pretrain() -> Pretrain:
+    """Task-agnostic pre-training on COCO: masked words, and whether the caption belongs to the image, 10 epochs. It is to
+    start from BERT-base (`start_text`). Rate and batch are told from the paper by memory.
+
+    Differs: one caption a sample, where the paper gives two, of which one may be another image's.
+    """
+    return Pretrain(
+        recipe="visualbert.pretrain",
+        model=VisualBERT(),
+        objectives=OBJECTIVES,
+        images=ImageSettings(shorter=224, square=True),
+        embed=Embedders(image="regions/", features=2048),
+        training=Training(
+            steps=steps(("COCO",), 48, 10),
+            batch=48,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=5e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1),
+        ),
+        corpus="COCO",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features."""
+    model = VisualBERT(width=192, depth=3, heads=4, hidden=384, features=FEATURES, text_length=40, dropout=0.0)
+    return frozen("visualbert.small", model, OBJECTIVES, widen=WIDEST)
+
+
+def vqa() -> Finetune:
+    """VQA v2, 10 epochs of 64 questions, from a run of `pretrain`. Rate, batch and epochs are told from the paper by memory.
+
+    Differs: the summary is of [CLS], where the paper reads a [MASK] behind the question; train alone, where it adds val.
+    """
+    optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
+    return vqa_v2("visualbert.vqa", pretrain(), pretrain().images, 64, 10, optimizer)

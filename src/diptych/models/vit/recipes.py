@@ -1,0 +1,42 @@
+"""ViT's runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.config.data import ImageSettings
+from diptych.config.run import Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.vit.config import ViT
+
+
+def taught() -> Pretrain:
+    """The start of `vilt.small`: a ViT taught by an ImageNet CNN (extra ``cnn``) to see what it sees, on pictures alone.
+
+    It stands for the ImageNet weights that the ViLT paper starts from.
+    """
+    return Pretrain(
+        recipe="vit.taught",
+        model=ViT(width=256, depth=6, heads=4, hidden=1024, patch=32, grid=(5, 7), classes=0),
+        objectives=Objectives(grid=1.0, classes=0.5),
+        images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
+        training=Training(
+            steps=1000,
+            batch=64,
+            optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.05, warmup=200),
+        ),
+    )
+
+
+def base() -> Pretrain:
+    """ViT-B/16 at 224 pixels, the published size. It stands here to be described and imported into; its supervised
+    pre-training on ImageNet-21k is not rebuilt, so it imitates the CNN's classes (whose grid has larger patches).
+    """
+    run = taught()
+    return replace(
+        run,
+        recipe="vit.base",
+        model=ViT(),
+        objectives=Objectives(classes=1.0),
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+    )

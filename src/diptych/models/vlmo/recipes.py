@@ -1,0 +1,173 @@
+"""VLMo's runs: the stages of the published models, and one for the built-in world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.config.data import ImageSettings
+from diptych.config.datasets import IMAGENET_22K
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.training import Optimizer, Training
+from diptych.models.common_recipes import WIDER, frozen, vqa_v2
+from diptych.models.vilt import recipes as vilt
+from diptych.models.vlmo.config import VLMo
+
+FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.apart.text", "transformer.pooler")
+"""What pictures alone do not reach."""
+
+FROZEN_FOR_WORDS = (
+    "patches",
+    "transformer.blocks.*.norm",
+    "transformer.blocks.*.attention",
+    "transformer.blocks.*.apart.image",
+)
+LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fed")
+"""With these, what the text stage does not train (the official run.py)."""
+
+SMALL = VLMo(
+    width=192, depth=3, heads=4, hidden=384, together=2, grid=(7, 7), patch=32, text_length=40, relative=False, scale=0.0,
+    drop=0.0,
+)  # fmt: skip
+
+
+def base() -> Pretrain:
+    """VLMo-Base's third stage (Bao et al. 2022, section 3.3; the official configuration): contrast, matching with hard
+    negatives and masked words on pairs. It is to start from `base_words`.
+    """
+    return Pretrain(
+        recipe="vlmo.base",
+        model=VLMo(),
+        objectives=Objectives(itc=1.0, itm=1.0, mlm=0.25, hard_negatives=True),
+        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        training=Training(
+            steps=200_000,
+            batch=1024,
+            checkpoint_every=1000,
+            optimizer=Optimizer(learning_rate=2e-4, weight_decay=0.01, warmup=0.1),
+        ),
+    )
+
+
+def tiny() -> Pretrain:
+    """For the built-in world, in minutes of two cores: 80-pixel pictures, random negatives, half of the pieces hidden.
+
+    Contrast is what makes it learn: with it matching leaves its floor within 300 steps, where a ViLT of the same size, which
+    has none, still stood on it after 1,300 (align before fuse: Li et al., NeurIPS 2021).
+    """
+    run = vilt.tiny()
+    model = VLMo(
+        width=128, depth=4, heads=4, hidden=512, together=3, patch=16, grid=(5, 7), vocabulary=114, text_length=40,
+        relative=False, scale=0.0, readouts=1, drop=0.0,
+    )  # fmt: skip
+    objectives = replace(run.objectives, itc=1.0, wpa=0.0)
+    return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives, widen=4.0)
+
+
+def base_images() -> Pretrain:
+    """The first stage, on pictures alone: the visual tokens of hidden patches (section 3.3, which takes BEiT: Bao et al., ICLR 2022,
+    section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches hidden (BEiT's official settings, of the checkpoint that VLMo's
+    official code starts from). `tokenizer` names the run of a visual tokenizer.
+
+    Differs: the tokenizer is one that is trained here (`beit3.tokenizer`), where BEiT has DALL-E's; the checkpoint of the official
+    code has then learned ImageNet's labels too. Each layer has relative positions of its own, which in BEiT all share until it is
+    fine-tuned, and they are not decayed; pictures have VLMo's type vector. RandAugment for crops and jitter; the learning
+    rate ends at 0, not at 1e-5.
+    """
+    run = base()
+    optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", clip=3.0)
+    training = replace(run.training, steps=round(IMAGENET_22K * 150 / 2048), batch=2048, optimizer=optimizer)
+    return replace(
+        run,
+        recipe="vlmo.base_images",
+        model=replace(run.model, together=12, hides=True),
+        objectives=Objectives(codes_alone=1.0, patch_rate=75 / 196),
+        training=training,
+        heads=(),
+        freeze=FROZEN_FOR_IMAGES,
+        corpus="ImageNet-22k, pictures alone",
+    )
+
+
+def base_words() -> Pretrain:
+    """The second stage, before images and texts meet: masked words of texts alone (section 3.3, "text-only"). It is to start from a
+    run of `base_images` (`start`); without one, `start_image` may name a ViT's run, for models without relative positions
+    (base-plus). It trains what words have of their own; attention, LayerScale and the experts of images stand still, as in the
+    official code.
+    """
+    run = base()
+    return replace(
+        run,
+        recipe="vlmo.base_words",
+        model=replace(run.model, together=12),
+        objectives=Objectives(mlm=1.0, alone=True),
+        freeze=FROZEN_FOR_WORDS + LAYER_SCALE,
+        corpus="Wikipedia, BookCorpus: texts alone",
+    )
+
+
+def small() -> Pretrain:
+    """On frozen features: the third stage alone."""
+    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), batch=256, widen=WIDER)
+
+
+def small_images() -> Pretrain:
+    """The first stage, on pictures of 224 pixels; `tokenizer` names a run of `beit3.small_tokenizer`. `small_words` and `small` read
+    frozen features, which have no patches to hide: to start from this stage they take `--embed.image own --embed.text own`.
+    """
+    asked = base_images()
+    objectives = replace(asked.objectives, codebook=256, block_least=4)
+    run = frozen("vlmo.small_images", replace(SMALL, together=SMALL.depth, hides=True), objectives, widen=WIDER)
+    training = replace(run.training, batch=64, workers=1)
+    images = replace(run.images, shorter=224)
+    return replace(run, images=images, embed=Embedders(), training=training, heads=(), freeze=asked.freeze)
+
+
+def small_words() -> Pretrain:
+    """The stage before it, on the captions alone."""
+    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives, widen=WIDER)
+    return replace(run, freeze=FROZEN_FOR_WORDS)
+
+
+def base_plus() -> Pretrain:
+    """VLMo-Base+: narrower, deeper, with positions added to the embeddings and no LayerScale."""
+    run = base()
+    model = VLMo(
+        width=544, depth=24, heads=16, hidden=2176, together=21, text_length=40, relative=False, scale=0.0
+    )  # fmt: skip
+    optimizer = replace(run.training.optimizer, learning_rate=1e-4)
+    return replace(run, recipe="vlmo.base_plus", model=model, training=replace(run.training, optimizer=optimizer))
+
+
+def large() -> Pretrain:
+    """VLMo-Large."""
+    run = base()
+    model = VLMo(width=1024, depth=24, heads=16, hidden=4096, together=21)
+    optimizer = replace(run.training.optimizer, learning_rate=5e-5)
+    return replace(run, recipe="vlmo.large", model=model, training=replace(run.training, optimizer=optimizer))
+
+
+def vqa() -> Finetune:
+    """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official configuration), from a run of `base`.
+
+    Differs: train alone, where the paper adds val; blocks are left out as often as in pre-training (0.1, there 0.15).
+    """
+    optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_multiplier=20.0)
+    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    return vqa_v2("vlmo.vqa", base(), images, 128, 10, optimizer)
+
+
+def retrieval() -> Pretrain:
+    """COCO's captions at 384 pixels, 3,000 steps of 3,072 pairs: contrast alone, text and image apart (the official
+    configuration). It is to start from a run of `base` (`start`).
+    """
+    run = base()
+    optimizer = replace(run.training.optimizer, learning_rate=3e-5, warmup=300)
+    return replace(
+        run,
+        recipe="vlmo.retrieval",
+        model=replace(run.model, grid=(24, 24), drop=0.2),
+        objectives=Objectives(itc=1.0),
+        images=replace(run.images, shorter=384),
+        training=replace(run.training, steps=3000, batch=3072, optimizer=optimizer),
+        corpus="COCO",
+    )

@@ -1,0 +1,189 @@
+"""Mixture of modality experts: attention is shared by all tokens, what follows it belongs to each modality.
+
+The multiway transformer: every layer belongs to one modality, only attention's softmax is shared (BEiT-3, figure 2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from diptych.modules.attention import Cache, SelfAttention, attend
+from diptych.modules.block import FeedForward, Residual
+from diptych.modules.position import RelativePositions
+from diptych.modules.tokens import Layout, Pair, Tokens
+
+
+class Experts(nn.Module):
+    """Two networks of one kind: each token goes through its modality's own."""
+
+    def __init__(self, text: nn.Module, image: nn.Module):
+        super().__init__()
+        self.text, self.image = text, image
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        return tokens.map_each({"text": self.text, "image": self.image})
+
+
+class NormedFeedForward(nn.Module):
+    """A norm, and the feed-forward network that reads it."""
+
+    def __init__(self, width: int, hidden: int, eps: float = 1e-6):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps)
+        self.feedforward = FeedForward(width, hidden)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return self.feedforward(self.norm(x))
+
+
+class ExpertBlock(nn.Module):
+    """A pre-norm block whose feed-forward networks are experts (VLMo, figure 1).
+
+    There is one for text, one for images and, with `together`, one for the tokens of both after they have met. Attention
+    has no bias for keys, as in BEiT. `scale` and `drop`: see Residual.
+    """
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, together: bool, scale: float | None = None, drop: float = 0.0,
+        eps: float = 1e-6,
+    ):  # fmt: skip
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps)
+        self.attention = SelfAttention(width, heads, key_bias=False)
+        self.add_attended = Residual(width, scale, drop)
+        self.apart = Experts(NormedFeedForward(width, hidden, eps), NormedFeedForward(width, hidden, eps))
+        self.together = NormedFeedForward(width, hidden, eps) if together else None
+        self.add_fed = Residual(width, scale, drop)
+
+    def forward(self, tokens: Tokens, bias: Float[Tensor, "h n m"] | None = None, together: bool = False) -> Tokens:
+        """`together`: the tokens go to the expert of both modalities, where this block has one."""
+        tokens = self.add_attended(tokens, self.attention(tokens.map(self.norm), None, bias))
+        both = self.together if together else None
+        return self.add_fed(tokens, self.apart(tokens) if both is None else tokens.map(both))
+
+
+class ModalityExperts(nn.Module):
+    """Text tokens, then image tokens, through the same expert blocks and a final norm; read at the first text token
+    (VLMo, figure 1).
+    """
+
+    def __init__(
+        self, blocks: nn.ModuleList, norm: nn.Module, pooler: nn.Module, positions: RelativePositions | None = None
+    ):
+        super().__init__()
+        self.blocks, self.norm, self.pooler, self.positions = blocks, norm, pooler, positions
+
+    def forward(self, text: Tokens, image: Tokens) -> Pair:
+        both = Tokens.join(text, image)
+        for block, bias in zip(self.blocks, self._biases(both.layout), strict=True):
+            both = block(both, bias, together=True)
+        text, image = both.map(self.norm).split(text.layout, image.layout)
+        return Pair(text, image, self.pooler(text.first()))
+
+    def alone(self, tokens: Tokens) -> Tokens:
+        """One modality through its own experts."""
+        for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
+            tokens = block(tokens, bias)
+        return tokens.map(self.norm)
+
+    def both_ways(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
+        """One modality through its own experts; and, from the first block that has one, through those of both modalities."""
+        own, shared = tokens, None
+        for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
+            if block.together is not None:
+                shared = block(own if shared is None else shared, bias, together=True)
+            own = block(own, bias)
+        return own.map(self.norm), (own if shared is None else shared).map(self.norm)
+
+    def _biases(self, layout: Layout) -> Sequence[Float[Tensor, "h n n"] | None]:
+        """What each block adds to its attention scores."""
+        return [None] * len(self.blocks) if self.positions is None else self.positions(layout)
+
+
+class MultiwayBlock(nn.Module):
+    """A pre-norm block with a norm more in each branch, before its last projection (Magneto's sub-LayerNorm, Wang et al.
+    2022, figure 2), all of it once per modality. `drop`: see Residual.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, eps: float = 1e-5, dropout: float = 0.0, drop: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.norm1 = norms(width, eps)
+        self.qkv = Experts(nn.Linear(width, 3 * width), nn.Linear(width, 3 * width))
+        self.inner_norm = norms(width, eps)
+        self.out = Experts(nn.Linear(width, width), nn.Linear(width, width))
+        self.norm2 = norms(width, eps)
+        self.feedforward = Experts(_feedforward(width, hidden, eps), _feedforward(width, hidden, eps))
+        self.dropout = nn.Dropout(dropout)
+        self.add = Residual(width, None, drop)
+
+    def forward(self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: Cache | None = None) -> Tokens:
+        query, key, value = self.qkv(self.norm1(tokens)).values.chunk(3, -1)
+        asked = tokens.layout
+        if cache is not None:
+            key, value, asked = cache.extended(self, key, value, asked)
+        context = Tokens(attend(query, key, value, self.heads, tokens.layout, asked, allowed), tokens.layout)
+        tokens = self.add(tokens, self.out(self.inner_norm(context)).map(self.dropout))
+        return self.add(tokens, self.feedforward(self.norm2(tokens)).map(self.dropout))
+
+
+def norms(width: int, eps: float) -> Experts:
+    """A norm for each modality."""
+    return Experts(nn.LayerNorm(width, eps), nn.LayerNorm(width, eps))
+
+
+def _feedforward(width: int, hidden: int, eps: float) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            grow=nn.Linear(width, hidden),
+            gelu=nn.GELU(),
+            norm=nn.LayerNorm(hidden, eps),
+            shrink=nn.Linear(hidden, width),
+        )
+    )
+
+
+class Multiway(nn.Module):
+    """Image tokens, then text tokens, through the same multiway blocks; `pooler` reads both sides. `norm` None: no final
+    norm.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, norm: Experts | None, pooler: nn.Module):
+        super().__init__()
+        self.blocks, self.norm, self.pooler = blocks, norm, pooler
+
+    def alone(self, tokens: Tokens) -> Tokens:
+        """One modality through its own half."""
+        return self.read(tokens)
+
+    def forward(self, text: Tokens, image: Tokens) -> Pair:
+        return self._meet(text, image, None)
+
+    def onward(self, text: Tokens, image: Tokens) -> Pair:
+        """As `forward`, but no text token sees a later one, and the image sees no text."""
+        return self._meet(text, image, onward(text.layout, image.layout))
+
+    def _meet(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> Pair:
+        image, text = self.read(Tokens.join(image, text), allowed).split(image.layout, text.layout)
+        return Pair(text, image, self.pooler(text, image))
+
+    def read(self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: Cache | None = None) -> Tokens:
+        """Tokens of any modalities through the blocks and the final norm."""
+        for block in self.blocks:
+            tokens = block(tokens, allowed, cache)
+        return tokens if self.norm is None else self.norm(tokens)
+
+
+def onward(text: Layout, image: Layout) -> Bool[Tensor, "n n"]:
+    """Which column of image, then text, sees which: the image itself, each word the image and what came before it."""
+    n, m = image.real.shape[1], text.real.shape[1]
+    allowed = torch.ones(n + m, n + m, dtype=torch.bool, device=text.real.device).tril()
+    allowed[:n, :n] = True
+    return allowed

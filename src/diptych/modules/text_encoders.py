@@ -1,0 +1,72 @@
+"""Text through BERT, to be read in one vector.
+
+Text through a recurrent network, as before transformers.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from diptych.batch import Text
+from diptych.modules.block import PostNormBlock
+from diptych.modules.embeddings import TextEmbedding
+from diptych.modules.init import init_transformer
+from diptych.modules.pool import last
+from diptych.modules.tokens import Span, Tokens
+
+
+class BertText(nn.Module):
+    """BERT (Devlin et al. 2019), whose [CLS] is mapped to `width`: a text tower to stand where RecurrentText does.
+
+    ``model.text = BertText(1024)`` gives VSE++ one. The defaults are BERT-base's. Differs: attention has no dropout of its own.
+    """
+
+    def __init__(
+        self, width: int, vocabulary: int = 30522, length: int = 512, inner: int = 768, depth: int = 12,
+        heads: int = 12, hidden: int = 3072, dropout: float = 0.1,
+    ):  # fmt: skip
+        super().__init__()
+        self.words = TextEmbedding(vocabulary, length, inner, dropout=dropout)
+        self.blocks = nn.ModuleList(PostNormBlock(inner, heads, hidden, dropout=dropout) for _ in range(depth))
+        self.project = nn.Linear(inner, width)
+        self.apply(init_transformer)
+
+    def forward(self, text: Text) -> Tokens:
+        tokens = self.words(text)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def readout(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+        return self.project(tokens.first())
+
+
+class RecurrentText(nn.Module):
+    """Word embeddings, then gated recurrent units; with `bidirectional` the mean of both directions (SCAN, section 3.2).
+
+    Pads are never read. Words begin uniform in ±0.1, as VSE++'s and SCAN's official code has them.
+    """
+
+    def __init__(self, vocabulary: int, width: int, word_width: int = 300, depth: int = 1, bidirectional: bool = False):
+        super().__init__()
+        self.word = nn.Embedding(vocabulary, word_width)
+        self.gru = nn.GRU(word_width, width, depth, batch_first=True, bidirectional=bidirectional)
+        nn.init.uniform_(self.word.weight, -0.1, 0.1)
+
+    def forward(self, text: Text) -> Tokens:
+        """One state per word."""
+        n = text.ids.shape[1]
+        packed = pack_padded_sequence(
+            self.word(text.ids), text.real.sum(1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
+        if self.gru.bidirectional:
+            states = torch.stack(states.chunk(2, -1)).mean(0)
+        return Tokens.of(states, text.real, Span("text", "words", n))
+
+    def readout(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+        """The state at the last word."""
+        return last(tokens)

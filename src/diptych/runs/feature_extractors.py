@@ -1,0 +1,108 @@
+"""The frozen networks, made when they are first needed and once for a process; what they say is kept in one store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
+
+from torch import Tensor
+
+from diptych.batch import Text
+from diptych.config.run import Finetune, Pretrain
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.encoders.hypercolumns import Hypercolumns
+from diptych.encoders.minilm import DEPTH, WIDTH, FrozenText
+from diptych.modules.frozen_text import States
+from diptych.runs.validate import RunError
+from diptych.utils.cache import Remembered, Store, usual_folder
+
+STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
+
+
+@cache
+def store() -> Store:
+    return Store(usual_folder())
+
+
+@cache
+def remembered() -> Remembered:
+    """What the CNN saw."""
+    return Remembered(store=store())
+
+
+@cache
+def frozen_cnn() -> FrozenCNN:
+    return FrozenCNN(store=store())
+
+
+@cache
+def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenText:
+    return FrozenText(depth, store=store(), stages=stages, onward=onward)
+
+
+@cache
+def hypercolumns() -> Hypercolumns:
+    return Hypercolumns(frozen_cnn())
+
+
+def cnn_maps(pixels: Tensor) -> Tensor:
+    return frozen_cnn().maps(pixels)
+
+
+def given(run: Pretrain | Finetune) -> dict[str, str]:
+    """Which frozen networks say what the run's model is given of images and texts: a digest of each, by which their checkpoints are told
+    apart, and hypercolumns by how they are made too. Regions that lie in files are the user's own, and are not looked into.
+    """
+    seen = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embed.image)
+    read = _READERS.get(run.embed.text)
+    made = {"image": seen, "text": read}
+    return {side: network().name.hex()[:16] for side, network in made.items() if network is not None}
+
+
+def changed(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> list[str]:
+    """Of what ("image", "text") a run learned from other features than it would be given now. One from before that was written down
+    learned from what is given today, unless it was hypercolumns (docs/decisions/0011).
+    """
+    now = given(run)
+    told = facts.get("given", now | {"image": "one look"} if run.embed.image == "hypercolumns" else now)
+    return [side for side, name in now.items() if told.get(side) != name]
+
+
+def check_given(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
+    """Raises RunError where a run learned from other features than it would be given now."""
+    if other := changed(run, facts):
+        raise RunError(
+            f"what frozen networks say of {' and '.join(f'{side}s' for side in other)} has changed since this run learned from it, "
+            "and its weights would score wrong: train it again, or score it with the version that trained it"
+        )
+
+
+def read_states(text: Text, once: bool = False) -> Tensor:
+    """MiniLM's word states, each of which has seen the whole text."""
+    return _READERS["minilm"]()(text, once)
+
+
+def read_onward(text: Text, once: bool = False) -> Tensor:
+    """The states of several stages, side by side, where no word has seen a later one."""
+    return _READERS["minilm_onward"]()(text, once)
+
+
+def word_states(text: Text, once: bool = False) -> Tensor:
+    """MiniLM's vector of each piece by itself."""
+    table = _READERS["minilm_words"]().words.word.weight
+    return table.to(text.ids.device)[text.ids]
+
+
+_READERS: dict[str, Callable[[], FrozenText]] = {
+    "minilm": frozen_text,
+    "minilm_onward": partial(frozen_text, stages=STAGES, onward=True),
+    "minilm_words": partial(frozen_text, 0),
+}
+
+READ: dict[str, tuple[States, int]] = {
+    "minilm": (read_states, WIDTH),
+    "minilm_onward": (read_onward, WIDTH * len(STAGES)),
+    "minilm_words": (word_states, WIDTH),
+}
+"""What reads a text for `embed.text`, and how many numbers it says of each piece."""

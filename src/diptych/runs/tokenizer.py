@@ -1,0 +1,59 @@
+"""What a run's model can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diptych.config.run import Finetune, Pretrain
+from diptych.data.tokenizers.tokenizer import SIZES, Tokenizer, bundled, read_vocabulary
+from diptych.data.tokenizers.vocabulary import Vocabulary
+from diptych.models.configs import BEiT3, Seeing, longest_text, pieces
+from diptych.runs.run_folder import RunError, read_run
+
+
+def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
+    """The vocabulary that the run's texts are cut with: its file's, else the bundled one of its model's size, else None.
+
+    Raises DataError, and RunError where a file's does not fit the model, which may have rows to spare.
+    """
+    size = pieces(run.model)
+    if not run.vocabulary or not size:
+        return bundled(size)
+    known = read_vocabulary(Path(run.vocabulary))
+    if known.size > size:
+        raise RunError(
+            f"{run.vocabulary} has {known.size:,} pieces, but the model {size:,}: give --model.vocabulary {known.size}"
+        )
+    if isinstance(run.model, BEiT3) and run.model.mask != known.mask:
+        raise RunError(f"{run.vocabulary} has its mask at {known.mask}, the model at {run.model.mask}: set model.mask")
+    return known
+
+
+def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
+    """From texts to the pieces that the run's model reads.
+
+    Raises DataError, RunError where it reads none, or unknown ones.
+    """
+    if isinstance(run.model, Seeing):
+        raise RunError(f"a {type(run.model).__name__} reads no text; this needs a model that reads text and image")
+    known = vocabulary_of(run)
+    if known is None:
+        there = " or ".join(f"the {size:,} pieces of {name}" for name, size in SIZES.items())
+        raise RunError(
+            f"model.vocabulary is {run.model.vocabulary}, but texts come in {there}; give --vocabulary FILE: BEiT-3's sentencepiece "
+            "model, SCAN's or VSE++'s words, or a list of pieces (diptych vocabulary learns one)"
+        )
+    return Tokenizer(longest_text(run.model), known)
+
+
+def check_pieces(run: Pretrain | Finetune) -> None:
+    """Raises RunError where a run reads other pieces than the one that it starts from, whose word vectors stand for those."""
+    if not run.start or isinstance(run.model, Seeing):
+        return
+    before, _ = read_run(Path(run.start))
+    if isinstance(before.model, Seeing):
+        return
+    known, other = vocabulary_of(run), vocabulary_of(before)
+    if known and other and known.pieces != other.pieces:
+        told = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
+        raise RunError(f"{run.start} learned with the vocabulary {other.name}, this run has {known.name}: {told}")

@@ -1,0 +1,84 @@
+"""AdamW with the parameter groups of the BERT family, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from diptych.config.training import Optimizer, share
+from diptych.modules.position import RelativePositions
+from diptych.protocols import pupil
+
+_HEADS = ("heads.", "head.", "rank.")  # of pre-training and of the tasks: what stands beside `model`
+_KEPT = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
+
+
+def decayed(module: nn.Module) -> dict[str, bool]:
+    """Whether weight decay applies to each trainable parameter: to all but biases, norms and scalars.
+
+    As in ViLT (vilt_utils.set_schedule), class tokens, position and type embeddings are decayed; as in VLMo (vlmo_utils.set_schedule),
+    relative positions are biases.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: not (name.endswith("bias") or isinstance(m, _KEPT) or p.dim() == 0)
+        for prefix, m in module.named_modules()
+        for name, p in m.named_parameters(recurse=False)
+        if p.requires_grad
+    }
+
+
+def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """The optimizer of a module's trainable parameters. Each group carries its `multiplier` of the learning rate."""
+    module = pupil(module)  # a teacher learns from no gradient
+    rule = decayed(module)
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for name, p in module.named_parameters():  # a tied parameter comes once, under its first name
+        if p.requires_grad:
+            kind = (
+                rule[name],
+                name.startswith(_HEADS),
+                isinstance(p, DTensor),
+            )  # no kernel takes divided ones and whole ones
+            groups.setdefault(kind, []).append(p)
+    if not groups:
+        raise ValueError("nothing to train: no parameter requires a gradient")
+    return torch.optim.AdamW(
+        [
+            {
+                "params": params,
+                "weight_decay": settings.weight_decay if decay else 0.0,
+                "multiplier": settings.head_multiplier if head else 1.0,
+            }
+            for (decay, head, _), params in groups.items()
+        ],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        # one kernel for all parameters; on CPU, 8 times faster than the Python loop
+        fused=next(module.parameters()).device.type in ("cpu", "cuda"),
+    )
+
+
+def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
+    """The learning rate of step ``0 … steps − 1``: a linear warm-up from above zero, then the schedule's decay."""
+    warmup = share(settings.warmup, steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    left = (steps - step) / max(1, steps - warmup)  # from 1 to just above 0
+    match settings.schedule:
+        case "constant":
+            factor = 1.0
+        case "linear":
+            factor = left
+        case "cosine":
+            factor = 0.5 * (1 - math.cos(math.pi * left))
+    return settings.learning_rate * factor
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group `rate` times its own multiplier."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]

@@ -1,0 +1,64 @@
+"""What of a CLIP golden can be recomputed: both sides' features, their scaled cosines, the loss and its gradients."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diptych.batch import Batch, Image
+from diptych.modules.heads import Contrast
+from diptych.objectives.contrast import contrasted
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.views import Views
+from tests.parity.answers.given import on_canvas, text_to_largest
+from tests.parity.golden_case import Answer, Case, Table
+
+
+class Answers:
+    """OpenAI's code gives features as they are projected, open_clip's gives them as unit vectors."""
+
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Pretraining)
+        self.case, self.step = case, case.step
+        self.unit = "vision_cfg" in case.config
+
+    def table(self) -> Table:
+        return {
+            "image_features": lambda: Answer(self.features("image")),
+            "text_features": lambda: Answer(self.features("text")),
+            "text_tokens": lambda: on_canvas(self.views.text),
+            "logits_per_image": lambda: Answer(contrasted(self.views, "contrast").to_text),
+            "logits_per_text": lambda: Answer(contrasted(self.views, "contrast").to_image),
+            "logit_scale": lambda: Answer(self.contrast.scale()),
+            "loss": lambda: Answer(self.total()),
+        }
+
+    @property
+    def contrast(self) -> Contrast:
+        head = self.step.heads["contrast"]
+        assert isinstance(head, Contrast)
+        return head
+
+    def features(self, side: str) -> Tensor:
+        if self.unit:
+            return getattr(self.views.features("contrast"), side)
+        readouts = self.views.image_readouts if side == "image" else self.views.text_readouts
+        return getattr(self.contrast, side)(readouts[0])
+
+    @cached_property
+    def batch(self) -> Batch:
+        image, text = Image.whole(self.case.input("image")), text_to_largest(self.case.input("text"))
+        return Batch(0, 0, torch.arange(len(text)), image=image, text=text)
+
+    @cached_property
+    def views(self) -> Views:
+        return self.step.views(self.batch)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.views, self.step.counts(self.batch))
+
+    def total(self) -> Tensor:
+        return self.losses["itc"]

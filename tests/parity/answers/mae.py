@@ -1,0 +1,68 @@
+"""What of an MAE golden can be recomputed: the drawn order, latents, predicted pixels, and the loss on both targets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diptych.batch import Batch, Image
+from diptych.objectives.mim import MaskedPixels, Reconstruction, pixels_of, reconstructing
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Given
+from diptych.objectives.views import Views
+from tests.parity.golden_case import Case, Table, answered
+
+
+class Answers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Pretraining)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return answered(
+            {
+                "ids_restore": lambda: self.made.order[:, 1:],  # the class token stands in front and is not drawn
+                "latent": self.latent,
+                "pred": lambda: self.made.predicted.canvas(),
+                "patches": lambda: pixels_of(self.views.given_image, reconstructing(self.views).patch),
+                "loss": lambda: self.loss(False),
+                "loss_norm_pix": self.total,
+            }
+        )
+
+    @cached_property
+    def objective(self) -> MaskedPixels:
+        (objective,) = self.step.objectives
+        assert isinstance(objective, MaskedPixels)
+        return replace(objective, ratio=round(self.case.input("mask_ratio").item(), 6))  # kept there as float32
+
+    @cached_property
+    def views(self) -> Views:
+        image = Image.whole(self.case.input("image"))
+        draws = Given(patch_noise=self.case.input("noise"))
+        return self.step.views(Batch(0, 0, torch.arange(len(image)), image=image), draws)
+
+    @cached_property
+    def made(self) -> Reconstruction:
+        return self.objective.reconstruction(self.views)
+
+    def latent(self) -> Tensor:
+        """The class token, then the visible patches in the order in which they were drawn."""
+        visible, drawn = self.made.visible.canvas(), self.made.order[:, 1:].argsort(1)
+        kept = int(self.made.visible.by_span(name="patches").real[0].sum())
+        patches = visible[:, 1:].gather(1, drawn[:, :kept, None].expand(-1, -1, visible.shape[2]))
+        return torch.cat([visible[:, :1], patches], 1)
+
+    def loss(self, normalise: bool) -> Tensor:
+        objective = replace(self.objective, normalise=normalise)
+        return objective.totals(self.views)["mim"] / objective.counts(self.views)["mim"]
+
+    @cached_property
+    def normalised(self) -> Tensor:
+        return self.loss(True)
+
+    def total(self) -> Tensor:
+        return self.normalised

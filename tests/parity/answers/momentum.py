@@ -1,0 +1,138 @@
+"""What can be recomputed of any golden whose step has a momentum model (ALBEF, BLIP): contrast, matching, the queue."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from diptych.batch import Batch, Image, Text
+from diptych.objectives.itm import HardMatching
+from diptych.objectives.momentum import Momentum
+from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.views import Views
+from diptych.tasks.momentum_distillation import Distilled
+from diptych.tasks.retrieval import Reranking, Scores
+from tests.parity.answers.given import on_canvas, smoothed
+from tests.parity.golden_case import Answer, Case, Table
+
+
+def text_of(case: Case, stem: str) -> Text:
+    return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_mask").bool())
+
+
+Paced = TypeVar("Paced", Momentum, Distilled)
+
+
+def at_pace(step: Paced, case: Case) -> Paced:
+    """The step, whose teacher follows as fast as the golden's."""
+    step.pace.momentum = case.config.get("momentum", step.pace.momentum)
+    return step
+
+
+class MomentumCase:
+    """The momentum model's step comes first, as in training. `cosine`: retrieval adds it to the logit of a match."""
+
+    def __init__(self, case: Case, cosine: bool):
+        assert isinstance(case.step, Momentum)
+        self.case, self.step, self.cosine = case, case.step, cosine
+        at_pace(self.step, case).follow()
+        self.model: Any = self.step.student.model
+        self.objectives = {type(objective): objective for objective in smoothed(self.step.student, case).objectives}
+
+    def table(self, losses: dict[str, str]) -> Table:
+        """`losses`: their names in the golden, and ours."""
+        table: Table = {
+            "image_embeds": lambda: on_canvas(self.views.image),
+            "fusion_embeds": lambda: on_canvas(self.views.pair.text),
+            "itm_logits": lambda: Answer(self.objective(HardMatching).logits(self.views)),
+            "image_queue_after": lambda: Answer(self.remembered.image.T),
+            "text_queue_after": lambda: Answer(self.remembered.text.T),
+            "idx_queue_after": lambda: Answer(self.remembered.identity[None]),
+            "queue_ptr_after": lambda: Answer(self.remembered.place),
+            "vision_proj_m_weight_after": lambda: Answer(
+                self.step.teacher.get_parameter("heads.contrast.image.weight")
+            ),
+            "pos_embed_resized": self.positions,
+            "eval_score_i2t": lambda: Answer(self.scores.of_texts),
+            "eval_score_t2i": lambda: Answer(self.scores.of_images),
+            "image_feat": lambda: Answer(self.views.features("contrast").image),
+            "text_feat": lambda: Answer(self.views.features("contrast").text),
+            "image_feat_m": lambda: Answer(self.teacher.features("contrast").image),
+            "text_feat_m": lambda: Answer(self.teacher.features("contrast").text),
+        }
+        for official, name in losses.items():
+            table[f"loss_{official}"] = lambda name=name: Answer(self.losses[name])
+            table[f"loss_{official}_alpha0"] = lambda name=name: Answer(self.unsoftened[name])
+        return table
+
+    def objective(self, kind: type) -> Any:
+        if kind not in self.objectives:
+            raise LookupError(f"this checkpoint is not trained by {kind.__name__}")
+        return self.objectives[kind]
+
+    @property
+    def teacher(self) -> Views:
+        assert self.views.teacher is not None
+        return self.views.teacher
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        labels = {"image": self.case.input("idx")} if "idx" in self.case.inputs else {}
+        return Batch(0, 0, torch.arange(len(text)), image=image, text=text, labels=labels)
+
+    @cached_property
+    def draws(self) -> Given:
+        masked = None
+        if "mlm_ids" in self.case.inputs:
+            labels, real = self.case.input("mlm_labels"), self.case.input("text_mask").bool()
+            masked = MaskedText(Text(self.case.input("mlm_ids"), real), labels >= 0, labels.clamp(min=0))
+        images, texts = (self.case.input(f"itm_neg_{side}") for side in ("image", "text"))
+        return Given(masked_text=masked, negative_images=images, negative_texts=texts)
+
+    def views_of(self, alpha: float) -> Views:
+        return self.step.views(self.batch, self.draws, alpha)
+
+    @cached_property
+    def views(self) -> Views:
+        return self.views_of(self.case.input("alpha").item())
+
+    def losses_of(self, views: Views) -> dict[str, Tensor]:
+        return self.step.student.losses(views, self.step.counts(self.batch, self.draws))
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.losses_of(self.views)
+
+    @cached_property
+    def unsoftened(self) -> dict[str, Tensor]:
+        return self.losses_of(self.views_of(0.0))
+
+    @property
+    def loss(self) -> Tensor:
+        return torch.stack([weight * self.losses[name] for name, weight in self.step.weights.items()]).sum()
+
+    @cached_property
+    def remembered(self) -> Any:
+        """The queue after this batch; what reads it as it was comes first."""
+        assert self.step.queue is not None and self.losses and self.unsoftened
+        self.step.remember(self.views)
+        return self.step.queue
+
+    @cached_property
+    def scores(self) -> Scores:
+        heads: Any = self.step.student.heads
+        rerank = Reranking(self.model, heads["contrast"], heads["match"], self.case.config["k_test"], self.cosine)
+        return rerank(text_of(self.case, "eval_text"), Image.whole(self.case.input("eval_image")))
+
+    def positions(self) -> Answer:
+        """On the grid of the same shape whose cells the golden has."""
+        patches = self.model.image.patches
+        scale = math.sqrt((self.case.shapes["pos_embed_resized"][1] - 1) / math.prod(patches.grid))
+        rows, columns = (round(side * scale) for side in patches.grid)
+        cells = patches.positions(torch.tensor([[rows, columns]]), rows, columns)
+        return Answer(torch.cat([patches.position[:, :1], cells], 1))

@@ -1,0 +1,124 @@
+"""What of a ViLBERT golden can be recomputed: pre-training here, the downstream tasks beside it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.batch import Batch, Matching, Regions
+from diptych.models.vilbert.checkpoint import HIDING
+from diptych.modules.tokens import Pair
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.masked_regions import ByContrast, MaskedRegions, Target, by_class, by_feature
+from diptych.objectives.masked_views import hidden_pair
+from diptych.objectives.masking import HiddenRegions
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.views import Views
+from diptych.tasks.multitask import Several
+from tests.parity.answers.given import on_canvas
+from tests.parity.answers.vilbert_tasks import (
+    TasksAnswers,
+    on_tokens,
+    pooled_image,
+    pooled_text,
+    regions_of,
+    text_of,
+)
+from tests.parity.golden_case import Answer, Case, Table
+
+
+class Answers:
+    """One table of names for each kind of step."""
+
+    def __init__(self, case: Case):
+        if not isinstance(case.step, (Pretraining, Several)):
+            raise LookupError("this checkpoint has no head")
+        self.kind = PretrainingAnswers(case) if isinstance(case.step, Pretraining) else TasksAnswers(case)
+
+    def table(self) -> Table:
+        return self.kind.table()
+
+    def total(self) -> Tensor:
+        return self.kind.total()
+
+
+class PretrainingAnswers:
+    """One pair, of which words and regions are hidden, under three objectives; masked regions under each target."""
+
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Pretraining)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {
+            "text_states": lambda: on_canvas(self.pair.text),
+            "vision_states": lambda: on_canvas(self.pair.image),
+            "pooled_text": lambda: pooled_text(self.step.model, self.pair),
+            "pooled_vision": lambda: pooled_image(self.step.model, self.pair),
+            "mlm_logits": lambda: on_tokens(self.step.heads["words"], self.pair.text),
+            "region_logits": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
+            "region_predictions": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
+            "alignment_logits": lambda: Answer(ImageTextMatching(hiding=HIDING).logits(self.views).flip(1)),
+            "loss_mlm": lambda: Answer(self.loss("mlm")),
+            "loss_region": lambda: Answer(self.region_loss(by_class)),
+            "loss_region_mse": lambda: Answer(self.region_loss(by_feature)),
+            "loss_region_nce": lambda: Answer(self.region_loss(ByContrast(self.case.input("nce_index").shape[-1]))),
+            "loss_alignment": lambda: Answer(self.loss("itm")),
+        }
+
+    @property
+    def by_class(self) -> bool:
+        """Whether its targets are classes (visual_target 0), not features (1, 2, or a text that names both)."""
+        return self.case.config.get("visual_target", 0) == 0
+
+    @cached_property
+    def hidden(self) -> HiddenRegions:
+        """The golden's regions; its targets are classes, or features, and lack the whole image."""
+        shown, targets = regions_of(self.case, "features_masked"), F.pad(self.case.input("image_target"), (0, 0, 1, 0))
+        features = self.case.input("features") if self.by_class else targets
+        original = Regions(features, shown.boxes, shown.real, targets, whole=True)
+        return HiddenRegions(shown, F.pad(self.case.input("image_label") == 1, (1, 0)), original)
+
+    @cached_property
+    def batch(self) -> Batch:
+        text, matched = text_of(self.case), self.case.input("alignment_label") == 0
+        return Batch(0, 0, torch.arange(len(text)), text=text, matching=Matching(self.hidden.original, matched))
+
+    @cached_property
+    def draws(self) -> Given:
+        labels, text = self.case.input("mlm_labels"), text_of(self.case)
+        hidden = labels >= 0
+        masked = MaskedText(text, hidden, torch.where(hidden, labels, text.ids))
+        if "nce_index" not in self.case.inputs:
+            return Given(masked, masked_regions=self.hidden)
+        index, regions = self.case.input("nce_index"), self.hidden.hidden.shape[1] - 1
+        ours = index // regions * (regions + 1) + index % regions + 1  # there the whole image is not counted
+        return Given(masked, masked_regions=self.hidden, others=ours[self.hidden.hidden[:, 1:]])
+
+    @cached_property
+    def views(self) -> Views:
+        return self.step.views(self.batch, self.draws)
+
+    @property
+    def pair(self) -> Pair:
+        return hidden_pair(self.views, HIDING)
+
+    def loss(self, name: str) -> Tensor:
+        objective = next(objective for objective in self.step.objectives if objective.name == name)
+        return objective.totals(self.views)[name] / objective.counts(self.views)[name]
+
+    def region_loss(self, target: Target) -> Tensor:
+        objective = MaskedRegions(HIDING, target)
+        return objective.totals(self.views)["regions"] / objective.counts(self.views)["regions"]
+
+    def total(self) -> Tensor:
+        """The sum of the three; regions by the target that the golden was made with."""
+        asked = self.case.config.get("visual_target", 0)
+        losses = {0: "loss_region", 1: "loss_region_mse", 2: "loss_region_nce"}
+        if asked not in losses:
+            raise LookupError(f"a loss of visual_target {asked!r}")
+        return self.loss("mlm") + self.table()[losses[asked]]().value + self.loss("itm")

@@ -1,0 +1,93 @@
+"""What of a ViLT golden can be recomputed for each downstream task."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import Tensor
+
+from diptych.batch import Batch, Image
+from diptych.modules.tokens import Pair
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from tests.parity.answers.given import batch_of, text_of
+from tests.parity.golden_case import Answer, Case, Table
+
+
+class VQAAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, ClosedVQA)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {"vqa_logits": lambda: Answer(self.logits), "vqa_loss": lambda: Answer(self.losses["vqa"])}
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch_of(self.case)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.batch)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.logits, self.case.input("vqa_targets"), self.step.counts(self.batch))
+
+
+class NLVR2Answers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, NLVR2)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {
+            "cls_feats_0": lambda: Answer(self.pairs[0].pooled),
+            "cls_feats_1": lambda: Answer(self.pairs[1].pooled),
+            "nlvr2_logits": lambda: Answer(self.logits),
+            "nlvr2_loss": lambda: Answer(self.losses["nlvr2"]),
+        }
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch_of(self.case, "image_0", second=Image.from_canvas(self.case.input("image_1")))
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, Pair]:
+        return self.step.pairs(self.batch)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.step.logits(self.pairs)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))
+
+
+class RetrievalAnswers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Retrieval)
+        self.case, self.step = case, case.step
+
+    def table(self) -> Table:
+        return {
+            "irtr_scores": lambda: Answer(self.scores),
+            "irtr_loss": lambda: Answer(self.losses["retrieval"]),
+            "rank_scores": lambda: Answer(
+                self.step.matrix(text_of(self.case), Image.from_canvas(self.case.input("image")))
+            ),
+        }
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch_of(self.case, false_texts=text_of(self.case, "false_text"))
+
+    @cached_property
+    def scores(self) -> Tensor:
+        return self.step.candidates(self.batch)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        return self.step.losses(self.scores, self.step.counts(self.batch))

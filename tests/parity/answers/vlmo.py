@@ -1,0 +1,132 @@
+"""What of a VLMo golden can be recomputed: both stages of pre-training, and each downstream task."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.batch import Batch, Image, Text
+from diptych.models.vlmo.model import CONTRASTS, VLMo
+from diptych.objectives.contrast import contrasted
+from diptych.objectives.itm import HardMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.views import Views
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import ContrastRetrieval
+from diptych.tasks.vqa import ClosedVQA
+from tests.parity.answers.given import on_canvas
+from tests.parity.golden_case import Answer, Case, Table
+
+
+class Answers:
+    """One table of names for each kind of step."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        self.step: Any = case.step
+        self.model: VLMo = self.step.model
+
+    def table(self) -> Table:
+        tables = {
+            Pretraining: self.pretraining,
+            ContrastRetrieval: self.retrieval,
+            ClosedVQA: self.vqa,
+            NLVR2: self.nlvr2,
+        }
+        return tables[type(self.step)]() if type(self.step) in tables else {}
+
+    def pretraining(self) -> Table:
+        own, both = CONTRASTS
+        return {
+            "vl_text": lambda: on_canvas(self.views.pair.text),
+            "vl_image": lambda: on_canvas(self.views.pair.image),
+            "cls_feats": lambda: Answer(self.views.pair.pooled),
+            "text_tokens": lambda: on_canvas(self.model.alone(self.views.text)),
+            "image_tokens": lambda: on_canvas(self.model.alone(self.views.image)),
+            "text_emb": lambda: Answer(self.views.features(own).text),
+            "image_emb": lambda: Answer(self.views.features(own).image),
+            "text_vl_emb": lambda: Answer(self.views.features(both, 1).text),
+            "image_vl_emb": lambda: Answer(self.views.features(both, 1).image),
+            "itc_i2t_logits": lambda: Answer(contrasted(self.views, own).to_text),
+            "itc_t2i_logits": lambda: Answer(contrasted(self.views, own).to_image),
+            "itm_logits": lambda: Answer(self.objective(HardMatching).logits(self.views)),
+            "mlm_logits": self.mlm_logits,
+            **{f"{name}_loss": lambda name=name: Answer(self.weighed(name)) for name in self.step.weights},
+        }
+
+    def retrieval(self) -> Table:
+        return {
+            "text_emb": lambda: Answer(self.views.features("contrast").text),
+            "image_emb": lambda: Answer(self.views.features("contrast").image),
+            "irtr_loss": lambda: Answer(self.losses["retrieval"]),
+        }
+
+    def vqa(self) -> Table:
+        return {
+            "vqa_logits": lambda: Answer(self.step.logits(self.batch)),
+            "vqa_loss": lambda: Answer(self.losses["vqa"]),
+        }
+
+    def nlvr2(self) -> Table:
+        return {
+            "nlvr2_logits": lambda: Answer(self.step.logits(self.step.pairs(self.batch))),
+            "nlvr2_loss": lambda: Answer(self.losses["nlvr2"]),
+        }
+
+    def objective(self, kind: type) -> Any:
+        found = [objective for objective in self.step.objectives if isinstance(objective, kind)]
+        if not found:
+            raise LookupError(f"this checkpoint has no head for {kind.__name__}")
+        return found[0]
+
+    def mlm_logits(self) -> Answer:
+        text = self.objective(MaskedWords).text(self.views)
+        return Answer(self.views.head("words", text.canvas()), text.real)
+
+    def weighed(self, name: str) -> Tensor:
+        """As the official code returns it."""
+        return self.step.weights[name] * self.losses[name]
+
+    @cached_property
+    def batch(self) -> Batch:
+        labels = {"vqa_targets": "targets", "labels": "true"}
+        images = [Image.whole(self.case.input(n)) for n in ("image", "image_0", "image_1") if n in self.case.inputs]
+        return Batch(
+            seed=0,
+            step=0,
+            ids=torch.arange(len(self.case.input("text_ids"))),
+            image=images[0] if images else None,
+            second=images[1] if len(images) > 1 else None,
+            text=Text(self.case.input("text_ids"), self.case.input("text_mask").bool()),
+            labels={ours: self.case.input(name) for name, ours in labels.items() if name in self.case.inputs},
+        )
+
+    @cached_property
+    def draws(self) -> Given:
+        given = self.case.inputs
+        masked = None
+        if "mlm_ids" in given:
+            labels = self.case.input("mlm_labels")
+            text = Text(self.case.input("mlm_ids"), self.case.input("text_mask").bool())
+            masked = MaskedText(text, labels >= 0, torch.where(labels >= 0, labels, 0))
+        return Given(masked, negative_images=given.get("itm_neg_image"), negative_texts=given.get("itm_neg_text"))
+
+    @cached_property
+    def views(self) -> Views:
+        if isinstance(self.step, Pretraining):
+            return self.step.views(self.batch, self.draws)
+        return self.step.views(self.batch)
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        if isinstance(self.step, Pretraining):
+            return self.step.losses(self.views, self.step.counts(self.batch, self.draws))
+        return self.step(self.batch, self.step.counts(self.batch))
+
+    def total(self) -> Tensor:
+        return torch.stack([self.weighed(name) for name in self.step.weights]).sum()

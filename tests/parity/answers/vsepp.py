@@ -1,0 +1,65 @@
+"""What of a VSE++ golden can be recomputed: embeddings, both similarities, and the hinge on each."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import cached_property
+
+from torch import Tensor
+
+from diptych.batch import Batch
+from diptych.models.vsepp.model import VSEpp
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.triplet import Hinge, compared
+from diptych.objectives.views import Views
+from tests.parity.answers.given import hinge_batch
+from tests.parity.golden_case import Case, Table, answered
+
+ORDER_MARGIN = 0.05  # of the order embeddings, as the README of the official code
+
+
+class Answers:
+    def __init__(self, case: Case):
+        assert isinstance(case.step, Pretraining)
+        self.case, self.step = case, case.step
+        batch = hinge_batch(case)
+        self.views = {measure: self._views(measure, batch) for measure in ("cosine", "order")}
+
+    def table(self) -> Table:
+        return answered(
+            {
+                "image_emb": lambda: self.views["cosine"].image_readouts[0],
+                "text_emb": lambda: self.views["cosine"].text_readouts[0],
+                "similarity": lambda: compared(self.views["cosine"]),
+                "order_similarity": lambda: compared(self.views["order"]),
+                "loss_sum": lambda: self.loss("cosine", self.margin, False),
+                "loss_max": lambda: self.hardest,
+                "loss_order_sum": lambda: self.loss("order", ORDER_MARGIN, False),
+                "loss_order_max": lambda: self.loss("order", ORDER_MARGIN, True),
+            }
+        )
+
+    def _views(self, measure: str, batch: Batch) -> Views:
+        """The same weights, compared by another measure."""
+        assert isinstance(self.step.model, VSEpp)
+        model = copy.copy(self.step.model)
+        model.measure = measure
+        return Pretraining(model, self.step.heads, self.step.objectives).views(batch)
+
+    @property
+    def margin(self) -> float:
+        return self.case.config["margin"]
+
+    def loss(self, measure: str, margin: float, hardest: bool) -> Tensor:
+        """Summed over the batch, as the official code has it."""
+        (objective,) = self.step.objectives
+        assert isinstance(objective, Hinge)
+        return replace(objective, margin=margin, hardest=hardest).totals(self.views[measure])["hinge"]
+
+    @cached_property
+    def hardest(self) -> Tensor:
+        return self.loss("cosine", self.margin, True)
+
+    def total(self) -> Tensor:
+        return self.hardest

@@ -1,0 +1,154 @@
+"""Parity: are our numbers the official code's? A golden folder recomputed, tensor by tensor, in both layouts.
+
+The rule: |a − b| ≤ 1e-5 · max|b| + 1e-6 for every element, 1e-4 for gradients; values ≤ −100 are fills, equal exactly and
+left out of max|b|; integers equal. Padded: every element, pads included. Packed: real positions only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.importing import Imported
+from diptych.modules.tokens import packing
+from tests.parity.answers import ANSWERS
+from tests.parity.golden_case import Answer, Answers, Case, Golden, Table, read_golden
+
+LAYOUTS = ("padded", "packed")
+RELATIVE, RELATIVE_GRADIENT, ABSOLUTE = 1e-5, 1e-4, 1e-6
+FILL = -100.0
+GRADIENT = "grad."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor in one layout. `error` is its largest |a − b|, None where there was nothing to compare."""
+
+    tensor: str
+    layout: str
+    error: float | None
+    tolerance: float | None
+    ok: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A golden folder recomputed: what it is of, and a row for every tensor in each layout."""
+
+    system: str
+    task: str
+    source: str  # the official code, as the golden names it
+    hashes: dict[str, str]
+    rows: list[Row]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
+    def write(self, path: Path) -> None:
+        """A certificate, as JSON: the rule, the files' SHA-256, and every tensor with its error and tolerance."""
+        rule = {"relative": RELATIVE, "gradients": RELATIVE_GRADIENT, "absolute": ABSOLUTE, "fill": FILL}
+        told = {"passed": self.passed, "rule": rule, "torch": torch.__version__, **asdict(self)}
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def parity(folder: Path) -> Report:
+    """Recomputes every out.* tensor of a golden folder. Raises WeightsError where the folder cannot be read."""
+    golden = read_golden(folder)
+    rows = [
+        compare(name, layout, expected, answers[name])
+        for layout in LAYOUTS
+        for answers in [recompute(golden, layout)]
+        for name, expected in golden.expected.items()
+    ]
+    imported = golden.imported
+    return Report(imported.system, imported.task, str(golden.config.get("source", "unknown")), golden.hashes, rows)
+
+
+def recompute(golden: Golden, layout: str) -> dict[str, Answer | str]:
+    """Each expected tensor as our code makes it, or why it could not be made."""
+    step = golden.step().eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in golden.expected.items()}
+    with packing(layout == "packed"):
+        try:
+            answers: Answers = ANSWERS[golden.imported.system](
+                Case(step, golden.config, golden.inputs, shapes, golden.meanings)
+            )
+        except LookupError as error:
+            return dict.fromkeys(golden.expected, f"cannot be recomputed: {error}")
+        source = _Source(golden.imported, step, answers)
+        return {name: source.make(name) for name in golden.expected}
+
+
+@dataclass
+class _Source:
+    """Where recomputed tensors come from: the paper's answers, or the gradients of the loss that it trains."""
+
+    imported: Imported
+    step: nn.Module
+    answers: Answers
+
+    def make(self, name: str) -> Answer | str:
+        try:
+            if not name.startswith(GRADIENT):
+                if name not in self.table:
+                    raise LookupError("no one knows how")
+                return self.table[name]()
+            if (weight := name.removeprefix(GRADIENT)) not in self.gradients:
+                return f"cannot be recomputed: {weight} is no weight that this loss reaches"
+            return Answer(self.gradients[weight])
+        except Exception as error:  # the folder is a stranger's: what does not fit together is a row that fails
+            return f"cannot be recomputed: {type(error).__name__}: {error}".split("\n")[0]
+
+    @cached_property
+    def table(self) -> Table:
+        return self.answers.table()
+
+    @cached_property
+    def gradients(self) -> dict[str, Tensor]:
+        """By official name."""
+        self.answers.total().backward()
+        ours = {name: p.grad for name, p in self.step.named_parameters() if p.grad is not None}
+        return self.imported.names.to_official(ours)
+
+
+def compare(name: str, layout: str, expected: Tensor, answer: Answer | str) -> Row:
+    """One row by the rule above."""
+
+    def failed(note: str) -> Row:
+        return Row(name, layout, None, None, False, note)
+
+    if isinstance(answer, str):
+        return failed(answer)
+    ours = answer.value.detach()
+    if ours.shape != expected.shape or ours.dtype != expected.dtype:
+        return failed(f"{_kind(ours)} was recomputed, {_kind(expected)} expected")
+    if layout == "packed" and answer.real is not None:
+        ours, expected = ours[answer.real], expected[answer.real]
+    if not expected.is_floating_point():
+        wrong = int((ours != expected).sum())
+        return Row(name, layout, float(wrong), 0.0, wrong == 0, f"{wrong} integers differ" if wrong else "")
+    ours, expected = ours.double(), expected.double()
+    gradient = name.startswith(GRADIENT)
+    fill = torch.zeros_like(expected, dtype=torch.bool) if gradient else (expected <= FILL) | (ours <= FILL)
+    if not torch.equal(ours[fill], expected[fill]):
+        return failed("fill values differ")
+    ours, expected = ours[~fill], expected[~fill]
+    if not (ours.isfinite().all() and expected.isfinite().all()):
+        return failed("not finite")
+    if not len(expected):
+        return Row(name, layout, 0.0, 0.0, True, "only fills")
+    error = (ours - expected).abs().max().item()
+    relative = RELATIVE_GRADIENT if gradient else RELATIVE
+    tolerance = relative * expected.abs().max().item() + ABSOLUTE
+    return Row(name, layout, error, tolerance, error <= tolerance)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
