@@ -24,10 +24,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from mutations import CANARY, mutated
-from readers import READERS, Reader
+from tests.campaign.mutations import CANARY, mutated
+from tests.campaign.readers import READERS, Reader
 
 SECONDS = 10  # of processor time for one input
 MEMORY = 1 << 30  # bytes more than before it

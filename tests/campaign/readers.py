@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mutations import png_sealed, tar_sealed
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
@@ -35,6 +34,7 @@ from diptych.data.tokenizers.tokenizer import read_vocabulary
 from diptych.data.tokenizers.wordpiece import SPECIAL
 from diptych.data.webdataset.shards import CaptionedShards, read_index
 from diptych.data.webdataset.tar import raws
+from tests.campaign.mutations import png_sealed, tar_sealed
 
 OURS = (DataError, BadSample)
 VALUES = 0.25 + np.arange(24, dtype=np.float32).reshape(4, 6)

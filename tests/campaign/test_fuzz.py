@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz import input_of
-from mutations import mutated, png_sealed, tar_sealed
-from readers import COMMANDS, QUICK, Reader, picture, tar_of
+
+from tests.campaign.fuzz import input_of
+from tests.campaign.mutations import mutated, png_sealed, tar_sealed
+from tests.campaign.readers import COMMANDS, QUICK, Reader, picture, tar_of
 
 HERE = Path(__file__).parent
 SEED = int(os.environ.get("DIPTYCH_CAMPAIGN_SEED", "0"))
@@ -76,14 +77,13 @@ FAULTS = {
     b"crash": "SIGABRT",
     b"bug": "KeyError: 'of ours'",
 }
-RUNNER = f"""
+RUNNER = """
 import json, sys, tempfile, time
 from functools import partial
 from pathlib import Path
-sys.path.insert(0, {str(HERE)!r})
-import fuzz
-from readers import Reader, under
-from test_fuzz import FAULTS, hostile
+from tests.campaign import fuzz
+from tests.campaign.readers import Reader, under
+from tests.campaign.test_fuzz import FAULTS, hostile
 fuzz.SECONDS, fuzz.MEMORY = 2, 64 << 20
 for fault in [*FAULTS, b"refused"]:
     with tempfile.TemporaryDirectory() as made:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz import machine
 from safetensors.torch import load_file
-from test_fuzz import RECORDS, SEED
-from tiny_bootstrap import files, saved
-from tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
 
 from diptych.capfilt.corrupt_captions import noise
 from diptych.config.capfilt import Noise
+from tests.campaign.fuzz import machine
+from tests.campaign.test_fuzz import RECORDS, SEED
+from tests.capfilt.tiny_capfilt import files, saved
+from tests.runs.tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
 
 KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # of each kind of run
 LEAST = 0.2  # of a run's time, before which its process has but begun

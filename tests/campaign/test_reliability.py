@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from reliability import page
+
+from tests.campaign.reliability import page
 
 ABOUT = {"seed": 7, "date": "2026-01-02", "machine": "Linux x86_64, 2 cores", "seconds": 90.0}
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_data import Colours, write_karpathy
 
 from diptych.data.examples import PairExamples, QuestionExamples
 from diptych.data.images.transforms import ImageSettings
 from diptych.data.sources.base import BadSample
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from tests.data.tiny_data import Colours, write_karpathy
 
 SMALL = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from test_tars import HARM, header
-from tiny_data import picture_bytes
 
 from diptych.cli import main
 from diptych.data.sources.base import BadSample
 from diptych.runs.qualitative_examples import read_shown
+from tests.data.tiny_data import picture_bytes
+from tests.data.webdataset.test_tar import HARM, header
 
 TINY = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24", "--batch", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
 

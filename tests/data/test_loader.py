@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
-from tiny_data import Colours
 
 from diptych.data.examples import PairExamples
 from diptych.data.images.transforms import ImageSettings
 from diptych.data.loader import Loaded, Shuffled, Skipped, Tally, loader, rate, sweep
 from diptych.data.sources.base import DataError, WorkerDied
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from tests.data.tiny_data import Colours
 
 SMALL = ImageSettings(shorter=16, patch=16)
 TOKENIZER = Tokenizer(16)

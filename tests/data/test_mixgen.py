@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_data import Colours
 
 from diptych.data.examples import PairExamples
 from diptych.data.images.transforms import ImageSettings
 from diptych.data.mixgen import MixedPairs, mixed, mixed_in_turn
 from diptych.data.sources.base import BadSample
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from tests.data.tiny_data import Colours
 
 IMAGES = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2)
 TEXTS = ["a", "b", "c", "d", "e"]

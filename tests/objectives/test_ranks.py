@@ -5,11 +5,9 @@ The ranks hold uneven parts on canvases of their own sizes, and take two steps, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -35,12 +33,8 @@ from diptych.objectives.triplet import Hinge
 from diptych.objectives.views import Lesson, Views
 from diptych.objectives.wpa import WordPatchAlignment
 from diptych.protocols import Step
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
-sys.path.insert(0, str(Path(__file__).parents[1] / "systems"))
-
-from battery_parts import MASK, VOCABULARY, Colours, batch_of, rows
-from systems import albef, beit3, clip, mae, regions, tokenizer, vilbert, vilt, vlmo
+from tests.models.systems import albef, beit3, clip, mae, regions, tokenizer, vilbert, vilt, vlmo
+from tests.models.systems.common import MASK, VOCABULARY, Colours, batch_of, rows
 
 WORDS = Masking(VOCABULARY, MASK, 0.3)
 

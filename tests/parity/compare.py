@@ -6,8 +6,7 @@ left out of max|b|; integers equal. Padded: every element, pads included. Packed
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +22,7 @@ LAYOUTS = ("padded", "packed")
 RELATIVE, RELATIVE_GRADIENT, ABSOLUTE = 1e-5, 1e-4, 1e-6
 FILL = -100.0
 GRADIENT = "grad."
+RULE = {"relative": RELATIVE, "gradients": RELATIVE_GRADIENT, "absolute": ABSOLUTE, "fill": FILL}
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,6 @@ class Report:
     @property
     def passed(self) -> bool:
         return bool(self.rows) and all(row.ok for row in self.rows)
-
-    def write(self, path: Path) -> None:
-        """A certificate, as JSON: the rule, the files' SHA-256, and every tensor with its error and tolerance."""
-        rule = {"relative": RELATIVE, "gradients": RELATIVE_GRADIENT, "absolute": ABSOLUTE, "fill": FILL}
-        told = {"passed": self.passed, "rule": rule, "torch": torch.__version__, **asdict(self)}
-        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def parity(folder: Path) -> Report:

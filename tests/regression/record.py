@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (toy sizes are imported from the folder of the tests that share them)
 """Numbers of every recipe at toy size, recorded once and compared after each change that must not alter them.
 
     python -m tests.regression.record --write FILE        records
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,12 +19,6 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import torch
-
-for folder in ("recipes", "regression"):  # the toy sizes, which the tests of recipes share
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
-
-import test_finetuning
-import test_first_step
 
 from diptych.batch import Batch
 from diptych.cli.arguments import recipe, recipes
@@ -42,6 +34,8 @@ from diptych.runs.run_folder import write_run
 from diptych.tasks.common import pictured
 from diptych.training.checkpoint import save_weights
 from diptych.training.optimizer import adamw
+from tests.models import test_finetuning_recipes as test_finetuning
+from tests.models import test_first_step
 
 RECORDED = Path(__file__).parent / "recorded.json"
 STEPS = 3

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import record
+
+from tests.regression import record
 
 RECORDED = json.loads(record.RECORDED.read_text())
 

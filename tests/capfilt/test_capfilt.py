@@ -1,0 +1,498 @@
+"""CapFilt: what is decided about each pair, that nobody can tell a run that was stopped, and that bad data is only skipped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+from diptych.capfilt import filter as sort
+from diptych.capfilt import run as work
+from diptych.capfilt.corrupt_captions import noise
+from diptych.capfilt.filter import Verdict, decide
+from diptych.capfilt.models import subject
+from diptych.capfilt.near_duplicates import Seen
+from diptych.capfilt.run import bootstrap
+from diptych.capfilt.score import line
+from diptych.cli import main
+from diptych.config.capfilt import Bootstrap, Noise
+from diptych.config.run import Objectives
+from diptych.data.images.transforms import prepare, stack
+from diptych.data.sources.captions import open_captions
+from diptych.runs.run_folder import RunError
+from diptych.runs.tokenizer import tokenizer_of
+from diptych.training.checkpoint import CheckpointError
+from tests.capfilt.tiny_capfilt import TINY, files, picture, rows, saved, write_tar
+from tests.runs.tiny_runs import ENVIRONMENT
+
+
+@pytest.fixture(scope="module")
+def role(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved(tmp_path_factory.mktemp("runs") / "blip")
+
+
+@pytest.fixture(scope="module")
+def noised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 scenes in three tars, half of their captions another's."""
+    out = tmp_path_factory.mktemp("noised")
+    assert noise(Noise(data="scenes:24", shard=8), out) == (60, 120)
+    return out
+
+
+@pytest.fixture(scope="module")
+def asked(role: str, noised: Path, tmp_path_factory: pytest.TempPathFactory) -> Bootstrap:
+    """With a threshold that half of the synthetic texts pass."""
+    data = str(noised / "train-{00000..00002}.tar")
+    asked = Bootstrap(data, role, role, batch=5, workers=0, device="cpu", precision="fp32")
+    bootstrap(asked, out := tmp_path_factory.mktemp("any"))
+    return replace(asked, match_over=float(np.median([r["synthetic"]["match"] for r in rows(out / "decisions.jsonl")])))
+
+
+@pytest.fixture(scope="module")
+def done(asked: Bootstrap, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    bootstrap(asked, out)
+    return out
+
+
+# -- what is decided ------------------------------------------------------------------------------------------------------
+
+IMAGE = {"key": "k", "index": 3, "where": "here"}
+
+
+def decided(
+    *texts: dict[str, Any], synthetic: dict[str, Any] | None = None, **settings: Any
+) -> tuple[list[str], list[str]]:
+    named = [{"text": f"t{i}", **text} for i, text in enumerate(texts)]
+    written = None if synthetic is None else {"text": "new", **synthetic}
+    verdict = decide(IMAGE | {"texts": named, "synthetic": written}, Bootstrap(**settings))
+    return [pair["decision"] for pair in verdict.pairs], verdict.texts
+
+
+def test_a_text_stays_where_its_match_is_over_the_threshold():
+    assert decided({"match": 0.51}, {"match": 0.5}, {"match": 0.9}) == (["kept", "dropped", "kept"], ["t0", "t2"])
+    assert decided({"match": 0.51}, {"match": 0.9}, match_over=0.6) == (["dropped", "kept"], ["t1"])
+
+
+def test_a_dropped_text_is_replaced_by_a_synthetic_one_that_passes():
+    low, high = {"match": 0.1}, {"match": 0.9}
+    assert decided(low, synthetic=high) == (["re-captioned"], ["new"])
+    assert decided(low, synthetic=low) == (["dropped"], [])
+    assert decided(high, low, synthetic=high) == (["kept", "re-captioned"], ["t0", "new"])
+    assert decided(high, synthetic=high) == (["kept"], ["t0", "new"])  # as in the paper
+
+
+def test_a_synthetic_text_may_only_fill_gaps():
+    low, high = {"match": 0.1}, {"match": 0.9}
+    row = IMAGE | {"texts": [{"text": "t0", **high}], "synthetic": {"text": "new", **high}}
+    assert decide(row, Bootstrap(synthetic="instead")).texts == ["t0"]
+    row["texts"].append({"text": "t1", **low})
+    assert decide(row, Bootstrap(synthetic="instead")).texts == ["t0", "new"]
+
+
+def test_both_scores_must_pass_where_both_are_asked_for():
+    both = {"match": 0.9, "cosine": 0.2}
+    assert decided(both)[0] == ["kept"]  # the cosine has no threshold of its own accord
+    assert decided(both, cosine_over=0.3)[0] == ["dropped"]
+    assert decided(both, cosine_over=0.1)[0] == ["kept"]
+    assert decided(both, cosine_over=0.1, match_over=0.95)[0] == ["dropped"]
+
+
+def test_what_cannot_be_read_is_dropped_and_what_is_not_judged_stays():
+    assert decided({"bad": "empty"}, synthetic={"match": 0.9}) == (["re-captioned"], ["new"])
+    assert decided({}, synthetic={}) == (["kept"], ["t0", "new"])
+    assert decide(IMAGE | {"bad": "broken"}, Bootstrap()) == Verdict(
+        [], [IMAGE | {"decision": "skipped", "reason": "broken"}]
+    )
+
+
+def test_reasons_name_the_score_and_the_threshold():
+    row = IMAGE | {"texts": [{"text": "a", "match": 0.25}, {"text": "b", "match": 0.75}], "synthetic": None}
+    reasons = [pair["reason"] for pair in decide(row, Bootstrap()).pairs]
+    assert reasons == ["match 0.25 is not over 0.5", "match 0.75 is over 0.5"]
+    alike = decide(row, Bootstrap(), {"of": "train-0/x", "cosine": 0.99})
+    assert alike.texts == [] and {p["reason"] for p in alike.pairs} == {"the image is like train-0/x (cosine 0.99)"}
+
+
+# -- images that come twice -----------------------------------------------------------------------------------------------
+
+
+def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(23, 6)).astype(np.float32)
+    vectors[7], vectors[9], vectors[20] = vectors[2], vectors[2] + 0.01, vectors[8]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    stay = random.random(23) > 0.2
+    stay[[2, 8]] = True, False
+    seen, found = Seen(0.9, torch.device("cpu")), []
+    for part in (slice(0, 11), slice(11, 23)):
+        places = list(range(23))[part]
+        found += seen.among(vectors[part], places, stay[part].tolist())
+    first: list[int] = []
+    for i, twin in enumerate(found):
+        cosines = [float(vectors[i] @ vectors[j]) for j in first]
+        over = max(cosines, default=-1.0) > 0.9
+        assert (twin is not None) == over
+        if twin is not None:
+            assert twin.of == first[int(np.argmax(cosines))] and twin.cosine == pytest.approx(max(cosines), abs=1e-4)
+        elif stay[i]:
+            first.append(i)
+    assert found[7] is not None and found[9] is not None and found[9].of == 2  # the first, not the second
+    assert found[20] is None  # what it is like did not stay
+
+
+def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
+    vectors = np.eye(30, dtype=np.float32)
+    seen, largest = Seen(0.9, torch.device("cpu")), []
+    for at in range(0, 30, 3):  # units smaller than a block
+        seen.add(vectors[at : at + 3], [at, at + 1, at + 2])
+    assert [len(block) for block in seen.blocks] == [4] * 7 + [2]
+    product = torch.Tensor.__matmul__
+
+    def noted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        largest.append(product(a, b).numel())
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", noted)
+    found = seen.nearest(vectors[::-1].copy())  # a unit larger than a block
+    assert [twin and twin.of for twin in found] == list(range(29, -1, -1)) and max(largest) <= 16
+
+
+# -- the whole ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noised: Path, asked: Bootstrap):
+    told, plain = rows(done / "decisions.jsonl"), open_captions(asked.data, "train")
+    assert [(r["index"], r["caption"], r["text"]) for r in told] == [
+        (i % 8, k, text) for i in range(24) for k, text in enumerate(plain.captions(i))
+    ]
+    counts = Counter(r["decision"] for r in told)
+    assert all(counts[d] for d in ("kept", "re-captioned", "dropped")), counts
+    out = open_captions(str(done / "train-{00000..00002}.tar"), "train")
+    expected: dict[str, list[str]] = {}
+    for r in told:
+        kept = expected.setdefault(r["key"], [])
+        kept += [r["text"]] * (r["decision"] == "kept")
+    for key, synthetic in {r["key"]: r["synthetic"] for r in told}.items():
+        expected[key] += [synthetic["text"]] * (synthetic["match"] > asked.match_over)
+    expected = {key: texts for key, texts in expected.items() if texts}
+    found = {m.key: list(m.captions) for m in out.members}  # type: ignore[attr-defined]
+    assert found == expected
+    pictures = {plain.where(i).split(", ")[1]: plain.file(i) for i in range(24)}  # type: ignore[attr-defined]
+    assert all(out.file(i) == pictures[m.key] for i, m in enumerate(out.members))  # type: ignore[attr-defined]
+    summary = json.loads((done / "summary.json").read_text())
+    assert {d: summary[d] for d in counts} == counts and summary["images out"] == len(expected)
+
+
+@pytest.mark.slow
+def test_the_scores_are_the_filter_s_own(done: Path, asked: Bootstrap):
+    judge = subject(Path(asked.filter), asked, torch.device("cpu"))
+    model, heads = judge.model, judge.module.heads
+    source = open_captions(asked.data, "train")
+    for row in rows(done / "decisions.jsonl")[::17]:
+        at = 8 * int(row["shard"][-1]) + row["index"]
+        image = stack([prepare(source.image(at), judge.images)], judge.images)
+        for told in (row, row["synthetic"]):
+            with torch.no_grad():
+                tokens, text = (
+                    model.encode_image(image),
+                    model.encode_text(tokenizer_of(judge.run).encode([told["text"]])),
+                )
+                probability = heads["match"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
+                contrast: Any = heads["contrast"]  # type: ignore[index]
+                cosine = contrast.of_image(model.unimodal(tokens)[0]) @ contrast.of_text(model.unimodal(text)[0]).T
+            assert told["match"] == pytest.approx(probability.item(), abs=1e-5)
+            assert told["cosine"] == pytest.approx(cosine.item(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_page_shows_pictures_of_each_decision(done: Path):
+    page = (done / "report.html").read_text()
+    images = {(r["decision"], r["key"]) for r in rows(done / "decisions.jsonl")}
+    for decision in ("kept", "re-captioned", "dropped"):
+        shown = page.count(f"<h3><bdi>{decision}</bdi></h3>")
+        assert shown == min(8, sum(d == decision for d, _ in images)) > 0
+    assert page.count("<svg") == 2  # as many as there are scores
+
+
+@pytest.mark.slow
+def test_captions_are_the_seed_s_and_the_sample_s_whatever_is_beside_them(done: Path, asked: Bootstrap, tmp_path: Path):
+    def written(out: Path) -> list[str]:
+        return [r["synthetic"]["text"] for r in rows(out / "decisions.jsonl")]
+
+    bootstrap(replace(asked, batch=3), tmp_path / "batch")
+    assert written(tmp_path / "batch") == written(done)
+    bootstrap(replace(asked, seed=1), tmp_path / "seed")
+    assert written(tmp_path / "seed") != written(done)
+    bootstrap(replace(asked, sampling="beams", prompt="a red"), tmp_path / "beams")
+    bootstrap(replace(asked, sampling="greedy"), tmp_path / "greedy")
+    assert len({tuple(written(o)) for o in (done, *(tmp_path / n for n in ("seed", "beams", "greedy")))}) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", ["captioner", "filter"])
+def test_either_may_work_alone(asked: Bootstrap, tmp_path: Path, alone: str):
+    told = bootstrap(replace(asked, **{"captioner": "", "filter": ""} | {alone: asked.filter}), tmp_path)
+    assert told["re-captioned"] == 0 and (told["dropped"] == 0) == (alone == "captioner")
+    assert told["images synthetic that pass"] == (24 if alone == "captioner" else 0)
+
+
+@pytest.mark.slow
+def test_data_that_comes_in_no_tars_becomes_tars(asked: Bootstrap, tmp_path: Path):
+    told = bootstrap(replace(asked, data="scenes:24", split="train", shard=10, match_over=0.0), tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.tar")) == [f"train-{i:05d}.tar" for i in range(3)]
+    assert told["kept"] == 120 and len(open_captions(str(tmp_path / "train-*.tar"), "train")) == 24
+
+
+# -- stopped, and shared --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writes", [1, 3, 6, 7, 10, 14, 17])
+def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
+    done: Path, asked: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+):
+    true, left = os.replace, [writes]
+
+    def stopping(a: str, b: str) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        true(a, b)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            bootstrap(asked, tmp_path)
+    bootstrap(asked, tmp_path)
+    assert files(tmp_path) == files(done)
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_done_again(done: Path, asked: Bootstrap, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
+    monkeypatch.setattr(sort, "write_shard", lambda *_: pytest.fail("a shard was written"))
+    before = files(done)
+    bootstrap(asked, done)
+    assert files(done) == before
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_does(done: Path, asked: Bootstrap, tmp_path: Path):
+    words = [
+        "bootstrap",
+        asked.data,
+        "--captioner",
+        asked.captioner,
+        "--filter",
+        asked.filter,
+        "--match_over",
+        str(asked.match_over),
+    ]
+    words += ["--batch", "5", "--workers", "0", "--device", "cpu", "--precision", "fp32", "--out", str(tmp_path)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "diptych", *words],
+            env=ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert "kept" in said[0] and said[1] == ""
+    assert files(tmp_path) == files(done)
+
+
+# -- bad data, and what is refused ----------------------------------------------------------------------------------------
+
+
+def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path: Path):
+    (tmp_path / "secret.txt").write_text("secret")
+    members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
+    members |= {"broken.jpg": b"no picture", "broken.txt": b"a cup", "lonely.jpg": picture(1)}
+    members |= {
+        "empty.jpg": picture(2),
+        "empty.txt": b" ",
+        "linked.jpg": picture(3),
+        "good.jpg": picture(4),
+        "good.txt": b"a cup",
+    }
+    write_tar(tmp_path / "cc.tar", members, {"linked.txt": str(tmp_path / "secret.txt")})
+    asked = Bootstrap(
+        str(tmp_path / "cc.tar"), role, role, match_over=0.0, batch=5, workers=0, device="cpu", precision="fp32"
+    )
+    told = bootstrap(asked, tmp_path / "out")
+    skipped = {row["where"].split(", ")[1]: row["reason"] for row in rows(tmp_path / "out" / "skipped.jsonl")}
+    assert skipped.keys() == {"broken", "lonely", "linked"} and told["skipped"] == 3
+    assert skipped["broken"].startswith("not a readable image") and skipped["lonely"].startswith("no caption")
+    decisions = {row["where"].split(", ")[1]: row for row in rows(tmp_path / "out" / "decisions.jsonl")}
+    assert decisions["empty"]["decision"] == "re-captioned" and "empty caption" in decisions["empty"]["reason"]
+    with tarfile.open(tmp_path / "out" / "cc.tar") as tar:
+        assert len(tar.getnames()) == 6 and all(n[0].isalnum() and ".." not in n for n in tar.getnames())
+        assert all(member.isreg() for member in tar)
+        assert b"secret" not in (tmp_path / "out" / "cc.tar").read_bytes()
+    assert "broken: not a readable image" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_path: Path):
+    """A tar cut off, one overwritten in the middle, one without a usable sample, pictures too large, captions too long."""
+    good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
+    for name in ("a", "b", "whole"):
+        write_tar(tmp_path / f"{name}.tar", good)
+    data = (tmp_path / "a.tar").read_bytes()
+    third = data.index(b"2.jpg\0")
+    (tmp_path / "a.tar").write_bytes(data[: third + 700])
+    (tmp_path / "b.tar").write_bytes(data[:third] + b"x" * 512 + data[third + 512 :])
+    (tmp_path / "none.tar").write_bytes(b"no tar at all" * 100)
+    huge = io.BytesIO()
+    Pillow.new("1", (12_000, 12_000)).save(huge, "PNG")
+    large = {"huge.png": huge.getvalue(), "huge.txt": b"a cup", "long.jpg": picture(1), "long.txt": b"x" * 1_000_001}
+    large |= {
+        "/abs/olute.jpg": picture(2),
+        "/abs/olute.txt": b"a cup",
+        "bad/../../up.jpg": picture(3),
+        "bad/../../up.txt": b"a",
+    }
+    write_tar(tmp_path / "hard.tar", large)
+    spec = str(tmp_path / "{a,b,none,hard,whole}.tar")
+    told = bootstrap(replace(asked, data=spec, match_over=0.0, against=spec, against_split=""), tmp_path / "out")
+    skipped = {
+        Path(row["where"].split(", ")[0]).stem + row["where"].rpartition(".tar")[2]: row["reason"]
+        for row in rows(tmp_path / "out" / "skipped.jsonl")
+    }
+    assert skipped.keys() == {"a", "a, 2", "b", "none", "hard, huge", "hard, long"} and told["skipped"] == 6
+    assert all("what lies behind is lost" in skipped[tar] for tar in ("a", "b", "none"))
+    assert "12000 x 12000 pixels" in skipped["hard, huge"] and "1000001 bytes" in skipped["hard, long"]
+    assert told["images out"] == 2 + 2 + 4 + 2
+    for tar, n in {"a": 2, "b": 2, "none": 0, "hard": 2, "whole": 4}.items():
+        with tarfile.open(tmp_path / "out" / f"{tar}.tar") as written:
+            names = written.getnames()
+        assert len(names) == 2 * n and not any(".." in name or name.startswith("/") for name in names)
+
+
+@pytest.mark.slow
+def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(asked: Bootstrap, tmp_path: Path):
+    members: dict[str, bytes] = {}
+    for key, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
+        members |= {f"{key}.jpg": picture(seed), f"{key}.txt": b"a red house"}
+    write_tar(tmp_path / "cc.tar", members)
+    write_tar(tmp_path / "held-test.tar", {"x.jpg": picture(3), "x.txt": b"a cup"})
+    asked = replace(asked, data=str(tmp_path / "cc.tar"), match_over=0.0, alike_over=0.99999, synthetic="instead")
+    asked = replace(asked, against=str(tmp_path / "held-test.tar"))
+    told = bootstrap(asked, tmp_path / "listed")
+    similar = {row["key"]: row for row in rows(tmp_path / "listed" / "similar.jsonl")}
+    assert similar.keys() == {"c", "d"} and (told["duplicates"], told["leaks"], told["images out"]) == (1, 1, 4)
+    assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
+    assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("held-test.tar, x")
+    leak, duplicate = (tmp_path / "listed" / "report.html").read_text().split('<article class="alike">')[1:]
+    for shown, row in ((leak, similar["d"]), (duplicate, similar["c"])):
+        assert shown.count("<img") == 2 and row["of"] in shown and row["where"] in shown
+    older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # of a run that did not yet say where the picture lies
+    older.write_text("".join(line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
+    assert bootstrap(asked, tmp_path / "listed") == told
+    assert 'class="alike"' not in (tmp_path / "listed" / "report.html").read_text()
+    told = bootstrap(replace(asked, duplicates="drop", leaks="drop"), tmp_path / "dropped")
+    out = open_captions(str(tmp_path / "dropped" / "cc.tar"), "train")
+    assert told["images out"] == 2 and told["dropped"] == 2
+    assert {m.key for m in out.members} <= {"a", "b"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_settings_may_not_change_under_way(asked: Bootstrap, done: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"match_over = 0\.\d+, not 0\.9"):
+        bootstrap(replace(asked, match_over=0.9), done)
+    other = saved(tmp_path / "other", replace(TINY, training=replace(TINY.training, seed=1)))
+    with pytest.raises(CheckpointError, match="captioner"):
+        bootstrap(replace(asked, captioner=other), done)
+
+
+@pytest.mark.slow
+def test_what_was_scored_once_is_decided_about_anew(asked: Bootstrap, done: Path, tmp_path: Path, monkeypatch):
+    other = replace(asked, match_over=0.0, synthetic="instead")
+    bootstrap(other, tmp_path / "anew")
+    monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
+    bootstrap(replace(other, scored=str(done)), tmp_path / "scored")
+    same = [
+        {n: b for n, b in files(tmp_path / out).items() if n.endswith(".tar") or "/" not in n}
+        for out in ("anew", "scored")
+    ]
+    for found in same:
+        found.pop("bootstrap.json")
+    assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
+    with pytest.raises(CheckpointError, match="seed = 0, not 1"):
+        bootstrap(replace(other, scored=str(done), seed=1), tmp_path / "x")
+    with pytest.raises(RunError, match=r"bootstrap\.json: cannot be read"):
+        bootstrap(replace(other, scored=str(tmp_path)), tmp_path / "x")
+    (tmp_path / "anew" / "parts" / "train-00001.jsonl").unlink()
+    with pytest.raises(RunError, match="1 of 3 shards are not scored yet"):
+        bootstrap(replace(other, scored=str(tmp_path / "anew")), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["bootstrap", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.slow
+def test_refusals_are_one_line(asked: Bootstrap, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
+    data, out = asked.data, ("--out", str(tmp_path / "out"), "--workers", "0")
+    assert "give --captioner RUN, --filter RUN" in refused(capsys, data, *out)
+    assert "ViLT that never learned to write (it learned itm, mlm" in refused(
+        capsys, data, "--captioner", str(pretrained), *out
+    )
+    assert "no run.json there" in refused(capsys, data, "--filter", str(tmp_path), *out)
+    assert "no such shard" in refused(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
+    assert "would be written over" in refused(capsys, data, "--filter", role, "--out", str(noised))
+    assert "did you mean --captioner" in refused(capsys, data, "--captoiner", role, *out)
+    lm = saved(tmp_path / "lm", replace(TINY, objectives=Objectives(lm=1.0)))
+    assert "never learned what belongs together (it learned lm)" in refused(capsys, data, "--filter", lm, *out)
+    assert not (tmp_path / "out").exists()  # so that the command, once it is right, is not of other settings
+    write_tar(tmp_path / "broken.tar", {"1.jpg": b"x", "1.txt": b"a cup"})
+    assert "no sample of 1 can be used" in refused(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
+
+
+@pytest.mark.slow
+def test_contrast_alone_needs_a_threshold(asked: Bootstrap, tmp_path: Path):
+    contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
+    asked = replace(asked, captioner="", filter=contrast)
+    with pytest.raises(RunError, match="give --cosine_over"):
+        bootstrap(asked, tmp_path / "a")
+    told = bootstrap(replace(asked, cosine_over=0.0), tmp_path / "b")
+    found = rows(tmp_path / "b" / "decisions.jsonl")
+    assert all("match" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in found)
+    assert told["kept"] + told["dropped"] == 120
+
+
+def test_a_noised_set_is_told_apart_from_its_truth(noised: Path, tmp_path: Path):
+    truth, plain = rows(noised / "truth.jsonl"), open_captions("scenes:24", "train")
+    source = open_captions(str(noised / "train-{00000..00002}.tar"), "train")
+    texts = [text for i in range(24) for text in source.captions(i)]
+    assert sum(row["own"] for row in truth) == 60
+    for row, text in zip(truth, texts, strict=True):
+        assert plain.captions(int(row["of"]))[row["its"]] == text
+        assert row["own"] == (row["of"] == row["key"])
+    with pytest.raises(ValueError, match=r"shard must be in \[1, 2147483647\]: got 0"):
+        Noise(data="scenes:24", shard=0)
+    assert main(["noise", "scenes:24", "--out", str(tmp_path / "again"), "--shard", "8"]) == 0
+    assert files(tmp_path / "again") == files(noised)

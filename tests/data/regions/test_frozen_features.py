@@ -1,0 +1,200 @@
+"""What stands in the place of pixels: a CNN's grid, its mean in fixed boxes, a detector's regions; each found once and again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.batch import Image, Regions
+from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
+from diptych.data.examples import PairExamples, PictureExamples
+from diptych.data.images.loading import Shows
+from diptych.data.regions.arrays import fixed_boxes
+from diptych.data.regions.files import RegionFolder
+from diptych.data.regions.frozen_features import DetectorRegions, Names, Seen, SeenGrids, SeenRegions, pooled
+from diptych.data.sources.ablations import DealtCaptions
+from diptych.data.sources.base import BadSample, Captioned
+from diptych.data.sources.captions import CaptionedFiles, open_captions
+from diptych.data.synthetic import Scenes
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.utils.cache import Arrays, Remembered, Store
+from tests.data.tiny_data import Colours
+
+SETTINGS = ImageSettings(shorter=32, patch=16, augment=True)
+BOXES = np.array([[0, 0, 1, 1, 1], [0, 0, 0.5, 1, 0.5]], dtype=np.float32)
+
+
+class Cells:
+    """A "network" whose map holds each 16 × 16 cell's mean colour. Counts how often it looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self, pixels: Tensor) -> Arrays:
+        self.looks += 1
+        return {"grid": torch.nn.functional.avg_pool2d(pixels[None], 16)[0].permute(1, 2, 0).half()}
+
+
+def grids(look: Cells, store: Store | None = None, name: bytes = b"cells") -> SeenGrids:
+    return SeenGrids(Seen(look, name, SETTINGS, Remembered(store=store)))
+
+
+def regions(look: Cells, whole: bool = False) -> SeenRegions:
+    seen = Seen(look, b"cells", SETTINGS, Remembered())
+    return SeenRegions(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), Remembered(), whole)
+
+
+def shade(image: int) -> float:
+    return image / 127.5 - 1
+
+
+def pairs(shows: Shows, source: Captioned, matching: float = 0.0) -> Any:
+    examples = PairExamples(source, Tokenizer(16), shows, matching)
+    ids = list(range(len(examples)))
+    return examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)
+
+
+def test_a_grid_is_an_image_of_features():
+    look = Cells()
+    batch = pairs(grids(look), Colours(4))
+    assert isinstance(batch.image, Image) and batch.regions is None and batch.image.pixels.shape == (8, 3, 2, 2)
+    assert batch.image.pixels[:, 0, 1, 1].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
+    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and look.looks == 4, "five captions share one look"
+
+
+def test_grids_of_several_sizes_lie_top_left():
+    shows = grids(Cells())
+    image = shows.stack([np.ones((2, 1, 3), np.float16), np.full((1, 3, 3), 2, np.float16)])
+    assert image.sizes.tolist() == [[2, 1], [1, 3]]
+    assert image.pixels[:, 0].tolist() == [[[1, 0, 0], [1, 0, 0]], [[2, 2, 2], [0, 0, 0]]]
+
+
+def test_regions_stand_in_their_own_field_and_matching_shows_others():
+    batch = pairs(regions(Cells()), Colours(4), matching=0.5)
+    found = batch.regions
+    assert isinstance(found, Regions) and batch.image is None and not found.whole
+    assert found.features.shape == (8, 2, 3) and found.boxes[3].tolist() == BOXES.tolist()
+    assert found.features[:, 1, 0].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
+    assert found.classes is not None and torch.allclose(found.classes.sum(-1), torch.ones(8, 2), atol=1e-2)
+    shown = batch.matching.shown
+    same = (shown.features == found.features).flatten(1).all(1)
+    assert torch.equal(same, batch.matching.matched) and 0 < int(same.sum()) < 8
+
+
+def test_vilbert_wants_the_whole_image_in_front():
+    whole = pairs(regions(Cells(), whole=True), Colours(2)).regions
+    assert whole.whole and whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and whole.features.shape == (4, 3, 3)
+
+
+def test_pictures_alone_and_mirrored():
+    class Halves(Colours):
+        def image(self, index: int):
+            picture = super().image(index)
+            picture.paste((200, 0, 0), (0, 0, picture.width // 2, picture.height))
+            return picture
+
+    shows = grids(Cells())
+    examples = PictureExamples(Halves(2), shows)
+    loaded = [examples.load(i, 0, 0) for i in (2, 3)]
+    (plain, _), (mirrored, _) = loaded
+    assert np.array_equal(plain[:, ::-1], mirrored) and not np.array_equal(plain, mirrored)
+    batch = examples.collate(loaded, [2, 3], 0, 0)
+    assert batch.image is not None and batch.known is None
+
+
+def test_pictures_alone_are_known_as_what_is_seen_in_them(karpathy: Path):
+    """Both a picture and its mirror image by the file, as Seen knows it; told in the batch."""
+    source, seen = open_captions(str(karpathy), "train"), Seen(Cells(), b"cells", SETTINGS, Remembered())
+    examples = PictureExamples(source, replace(SETTINGS, augment=False), Names(b"cells", SETTINGS))
+    batch = examples.collate([examples.load(i, 0, 0) for i in (2, 3, 4)], [2, 3, 4], 0, 0)
+    assert batch.known is not None
+    names = [seen.names.of(source, i) for i in (1, 2)]
+    assert list(batch.known.items()) == [(names[0], False), (names[0], True), (names[1], False)]
+    assert Names(b"other", SETTINGS).of(source, 1) != names[0] != names[1]
+
+
+def test_pictures_alone_are_augmented_anew_at_each_step():
+    examples = PictureExamples(Scenes("train", 2), ImageSettings(shorter=32, patch=16, square=True, augment=True))
+    first, again, later = (examples.load(0, 0, step)[0] for step in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, later)
+
+
+def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
+    karpathy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Undecoded, in a subset or under other captions too; another network or another size sees anew."""
+    source, first = open_captions(str(karpathy), "train"), Cells()
+    store = Store(tmp_path / "seen")
+    seen = [grids(first, store).load(source, i) for i in range(len(source))]
+    assert 0 < first.looks <= len(source)
+    later = Cells()
+    monkeypatch.setattr(CaptionedFiles, "image", lambda *_: pytest.fail("decoded"))
+    again = grids(later, store)
+    assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(seen))
+    dealt = DealtCaptions(source)
+    assert np.array_equal(again.load(dealt, 1), seen[1]) and later.looks == 0
+    monkeypatch.undo()
+    grids(later, store, b"another").load(source, 0)
+    SeenGrids(Seen(later, b"cells", ImageSettings(shorter=48, patch=16), Remembered(store=store))).load(source, 0)
+    assert later.looks == 2
+
+
+def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karpathy: Path, tmp_path: Path):
+    source, store = open_captions(str(karpathy), "train"), Store(tmp_path / "seen")
+    expected, later = grids(Cells(), store).load(source, 0), Cells()
+    for remembered in (Remembered(store=store), Remembered()):
+        seen = Seen(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
+        assert np.array_equal(SeenGrids(seen).load(source, 0), expected)
+    assert later.looks == 1, "what was stored is found again"
+
+
+def test_a_bad_picture_is_a_bad_sample():
+    with pytest.raises(BadSample, match="image 1: broken"):
+        grids(Cells()).load(Colours(3, bad=frozenset({1})), 1)
+
+
+def test_cells_count_by_the_share_of_them_that_a_box_covers():
+    grid = torch.tensor([[[0.0], [4.0], [8.0]], [[1.0], [5.0], [9.0]]])
+    boxes = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1 / 3, 0.5, 0], [0, 0, 0.5, 0.75, 0], [0.9, 0.9, 1, 1, 0]])
+    # the third: columns 1 and 0.5, rows 1 and 0.5
+    third = (0 * 1 + 4 * 0.5 + 1 * 0.5 + 5 * 0.25) / (1 + 0.5 + 0.5 + 0.25)
+    assert pooled(grid, boxes).squeeze(1).tolist() == pytest.approx([4.5, 0, third, 9], abs=1e-5)
+
+
+def test_the_fixed_boxes_cover_the_picture_at_several_scales():
+    boxes = fixed_boxes()
+    assert boxes.shape == (36, 5) and boxes[0].tolist() == [0, 0, 1, 1, 1]
+    corners, areas = boxes[:, :4], (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    assert (corners >= 0).all() and (corners <= 1 + 1e-6).all() and (boxes[:, 2:4] > boxes[:, :2]).all()
+    np.testing.assert_allclose(areas, boxes[:, 4], rtol=1e-5)
+    assert len(np.unique(boxes.round(4), axis=0)) == 36 and len(np.unique(boxes[:, 4].round(4))) == 5
+    covered = np.zeros((30, 30), dtype=int)
+    for left, top, right, bottom, _ in boxes[-16:]:
+        covered[round(top * 30) : round(bottom * 30), round(left * 30) : round(right * 30)] += 1
+    assert covered.min() >= 1, "the smallest leave nothing out"
+
+
+def test_a_detector_s_regions_are_found_by_the_picture_s_name(karpathy: Path, tmp_path: Path):
+    source = open_captions(str(karpathy), "train")
+    stem = source.stem(0)  # type: ignore[attr-defined]
+    number = stem.lstrip("abcdefghijklmnopqrstuvwxyz_0") or "0"
+    for i, name in enumerate({stem, number}):
+        (tmp_path / str(i)).mkdir()
+        np.savez(
+            tmp_path / str(i) / f"{name}.npz",
+            features=np.eye(2),
+            boxes=np.eye(4)[:2] * 0 + [0, 0, 9, 9],
+            image_w=10,
+            image_h=10,
+        )
+        shows = DetectorRegions(RegionFolder(tmp_path / str(i)), whole=True)
+        batch = shows.stack([shows.load(source, 0)])
+        assert batch.whole and batch.features.shape == (1, 3, 2)
+        with pytest.raises(BadSample, match="no regions of this picture"):
+            shows.load(source, 1)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diptych.data.sources.answers import answer_list, answer_prior, soft_scores
+from diptych.data.sources.base import DataError
+from diptych.data.sources.vqa import open_questions
+from diptych.metrics.vqa import normalise_answer
+from tests.data.tiny_data import picture_bytes
+
+
+def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images", split: str = "val2014") -> Path:
+    """Three questions about images 7 and 12, ten answers each; the path of the questions."""
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for number in (7, 12):
+        (folder / place / style.format(number)).write_bytes(picture_bytes(number))
+    rows = [(1, 7, "what?", "Desk"), (2, 12, "how many?", "two"), (5, 7, "where?", "desk")]
+    questions = [{"question_id": id, "image_id": image, "question": text} for id, image, text, _ in rows]
+    notes = [
+        {
+            "question_id": id,
+            "image_id": image,
+            "answer_type": "other",
+            "answers": [{"answer": answer if i < 8 else "chair", "answer_id": i + 1} for i in range(10)],
+        }
+        for id, image, _, answer in rows
+    ]
+    path = folder / f"v2_OpenEnded_mscoco_{split}_questions.json"
+    path.write_text(json.dumps({"data_subtype": split, "questions": questions}))
+    (folder / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": notes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "style,place",
+    [("NYU_{:012d}.jpg", "images"), ("COCO_val2014_{:012d}.jpg", "val2014"), ("{}.png", ""), ("{:03d}.jpeg", "images")],
+)
+def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
+    write_vqa(tmp_path, style, place)
+    source = open_questions(str(tmp_path), "val")
+    assert len(source) == 3
+    first, last = source.question(0), source.question(2)
+    assert (first.id, first.text, first.kind) == (1, "what?", "other") and first.image == last.image == 0
+    assert first.answers == ("Desk",) * 8 + ("chair",) * 2
+    assert source.image(first.image).size == (40, 30)
+    assert "questions[2]" in source.where(2) and style.format(7) in source.where(2)
+
+
+@pytest.mark.parametrize("pictures", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
+@pytest.mark.parametrize("folders", [("Questions", "Annotations"), ("annotations", "annotations")])
+def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders, pictures):
+    file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", pictures)
+    notes = next(tmp_path.glob("*annotations*.json"))
+    for path, folder in zip((file, notes), folders, strict=True):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path.rename(tmp_path / folder / path.name)
+    if pictures == "Questions" != folders[0]:
+        (tmp_path / pictures).rename(tmp_path / "images")
+    for spec in (tmp_path, tmp_path / folders[0], tmp_path / folders[0] / file.name):
+        source = open_questions(str(spec), "val")
+        assert [source.question(i).answers[0] for i in range(3)] == ["Desk", "two", "desk"]
+        assert source.image(source.question(0).image).size == (40, 30)
+
+
+def test_a_json_list_of_records_is_a_table(tmp_path):
+    """As ALBEF, BLIP and VizWiz write their data."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(picture_bytes(1))
+    people = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [{"answer": "coke", "answer_confidence": "maybe"}]
+    rows = [{"image": "a.jpg", "question": "what?", "answers": people, "answerable": 1}]
+    rows += [{"image": "b.jpg", "question": "why?", "answer": ["A", "A", "b"], "question_id": 7}]
+    (tmp_path / "val.json").write_text(json.dumps(rows))
+    source = open_questions(str(tmp_path / "val.json"), "val")
+    assert [source.question(i).answers for i in range(2)] == [("soda",) * 9 + ("coke",), ("A", "A", "b")]
+    assert source.where(1) == f"{tmp_path}/val.json, [1] (b.jpg)"
+    for wrong, said in (
+        ([rows[0], [1]], r"\[1\]: a list where a record"),
+        ([{"image": "a.jpg"}], r"\[0\]: no 'question'"),
+    ):
+        (tmp_path / "val.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=rf"val\.json, {said}"):
+            open_questions(str(tmp_path / "val.json"), "val")
+
+
+def test_test_questions_have_no_answers(tmp_path):
+    write_vqa(tmp_path, split="test2015")
+    (tmp_path / "v2_mscoco_test2015_annotations.json").unlink()
+    assert open_questions(str(tmp_path), "test").question(1).answers == ()
+
+
+def test_one_number_in_two_splits_goes_to_the_datas_own(tmp_path):
+    write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg")
+    (tmp_path / "images" / f"COCO_train2014_{7:012d}.jpg").write_bytes(b"another")
+    (tmp_path / "images" / f"COCO_xtra2014_{7:012d}.jpg").write_bytes(b"another")
+    assert "COCO_val2014" in open_questions(str(tmp_path), "val").where(0)
+
+
+def test_a_missing_image_annotation_or_split_is_named(tmp_path):
+    path = write_vqa(tmp_path)
+    with pytest.raises(DataError, match="no file holds questions of train"):
+        open_questions(str(tmp_path), "train")
+    (tmp_path / "images" / f"NYU_{12:012d}.jpg").unlink()
+    with pytest.raises(DataError, match=r"questions\[1\]: no image numbered 12 under"):
+        open_questions(str(path), "val")
+    write_vqa(tmp_path)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(notes.read_text())
+    notes.write_text(json.dumps({"annotations": content["annotations"][:2]}))
+    with pytest.raises(DataError, match=r"questions\[2\]: question_id 5 has no annotation"):
+        open_questions(str(path), "val")
+
+
+def test_keys_of_the_wrong_kind(tmp_path):
+    path = write_vqa(tmp_path)
+    for value in ("1", True, 2**70, None):
+        path.write_text(json.dumps({"questions": [{"question_id": value, "image_id": 7, "question": "x"}]}))
+        with pytest.raises(DataError, match=r"questions\[0\], 'question_id'"):
+            open_questions(str(path), "val")
+
+
+def test_tables_of_questions(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "train.csv").write_text("image,question,answer\na.jpg,what?,cat\na.jpg,how many?,2\n")
+    source = open_questions(str(tmp_path), "train")
+    assert [source.question(i).answers for i in range(2)] == [("cat",), ("2",)]
+    assert source.question(0).image == source.question(1).image
+    rows = [{"image": "a.jpg", "question": "q", "answer": a} for a in (3, ["x", "y"])]
+    (tmp_path / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_questions(str(tmp_path), "val")
+    assert [source.question(i).answers for i in range(2)] == [("3",), ("x", "y")]
+    (tmp_path / "test.csv").write_text("image,qestion,answer\na.jpg,what?,cat\n")
+    with pytest.raises(DataError, match=r"test\.csv, line 2: no 'question'.*nearest: 'qestion'"):
+        open_questions(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize("count,score", [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_soft_scores_are_the_official_average(count, score):
+    answers = ["yes"] * count + [f"other {i}" for i in range(10 - count)]
+    leave_one_out = sum(min(1, (count - (i < count)) / 3) for i in range(10)) / 10
+    assert soft_scores(answers, str)["yes"] == pytest.approx(score) == pytest.approx(leave_one_out)
+
+
+def test_a_single_answer_counts_whole():
+    assert soft_scores(["Cat"], str.lower) == {"cat": 1.0}
+    assert soft_scores([], str.lower) == {}
+
+
+def test_the_answer_list_is_the_commonest_first(tmp_path):
+    write_vqa(tmp_path)
+    source = open_questions(str(tmp_path), "val")
+    next(tmp_path.glob("*annotations*")).rename(tmp_path / "elsewhere.json")
+    with pytest.raises(
+        DataError, match=r"\(val\): its questions have no answers; put their \*annotations\*.json beside them"
+    ):
+        answer_list(open_questions(str(tmp_path), "val"), str.lower)
+    assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the commonest
+    assert answer_list(source, str.lower, minimum=2) == ["desk"]
+    assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
+    with pytest.raises(
+        DataError, match=r"no answer is the commonest of 3 questions \(of 1 at most\); lower --answers_least"
+    ):
+        answer_list(source, str, minimum=3)
+
+
+def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    rows = [{"image": "a.jpg", "question": "q", "answer": a} for a in ([], [])]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [open_questions(str(tmp_path), "test").question(i).answers for i in range(2)] == [(), ()]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, [{**rows[0], "answer": "cat"}, rows[1]])))
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: no answer, where other questions of test have one"):
+        open_questions(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': a list where a text"),
+        ({"answer_type": 3}, r"annotations\[1\], 'answer_type': a whole number where a text"),
+        ({"answers": [{"answer": None}]}, r"annotations\[1\], 'answers', \[0\], 'answer': null"),
+        ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* a program printed"),
+        ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': a record where a list"),
+        ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
+    ],
+)
+def test_annotations_of_the_wrong_kind_are_named(tmp_path, change, said):
+    path = write_vqa(tmp_path)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(notes.read_text())
+    content["annotations"][1] |= change
+    notes.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=said):
+        open_questions(str(path), "val")
+
+
+def test_an_annotation_without_a_kind_has_none(tmp_path):
+    path = write_vqa(tmp_path)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(notes.read_text())
+    content["annotations"][0] |= {"answer_type": None, "answers": [{"answer": 3}, {"answer": "desk"}]}
+    del content["annotations"][1]["answer_type"]
+    notes.write_text(json.dumps(content))
+    source = open_questions(str(path), "val")
+    assert [source.question(i).kind for i in range(3)] == ["", "", "other"]
+    assert source.question(0).answers == ("3", "desk")
+
+
+def test_letters_of_choices_are_four_answers(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "train.csv").write_text("image,question,answer\n" + "".join(f"a.jpg,which?,{a}\n" for a in "ABCDAAB"))
+    source = open_questions(str(tmp_path), "train")
+    assert answer_list(source, normalise_answer, minimum=1) == ["a", "b", "c", "d"]
+    assert answer_prior(source, ["a", "b", "c", "d"], normalise_answer) == pytest.approx([3 / 7, 2 / 7, 1 / 7, 1 / 7])

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from diptych.data.images.transforms import ImageSettings
+from diptych.data.ranking import RankedExamples
+from diptych.data.sources.base import BadSample, DataError, NoSplit
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from tests.data.tiny_data import Colours, picture_bytes
+
+SMALL = ImageSettings(shorter=16, patch=16)
+
+
+def ranked(n: int = 6, false: int = 5) -> RankedExamples:
+    return RankedExamples(Colours(n), Tokenizer(16), SMALL, false)
+
+
+def test_false_texts_are_captions_of_other_images():
+    examples = ranked()
+    for index in range(len(examples)):
+        pair, others = examples.load(index, 0, 3)
+        own = {f"grey {index // 2}", f"image number {index // 2}"}
+        assert pair.caption in own and len(others) == 5
+        assert not own & set(others)
+
+
+def test_captions_of_a_copy_are_not_false_texts(tmp_path: Path):
+    """Pictures 0 and 1, each under two names with a caption of its own under each."""
+    rows = [{"image": f"{name}{n}.jpg", "caption": f"{name} {n}"} for n in (0, 1) for name in ("photo", "copy")]
+    for n in (0, 1):
+        for name in ("photo", "copy"):
+            (tmp_path / f"{name}{n}.jpg").write_bytes(picture_bytes(n))
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    examples = RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
+    for step in range(10):
+        for index in range(4):
+            assert {text[-1] for text in examples.load(index, 0, step)[1]} == {str(1 - index // 2)}
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    with pytest.raises(DataError, match="at least two"):
+        RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
+
+
+def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other():
+    examples, ids = ranked(), [3, 8]
+    loaded = [examples.load(i, 0, 1) for i in ids]
+    batch = examples.collate(loaded, ids, 0, 1)
+    assert batch.false_texts is not None and batch.matching is None and len(batch.false_texts) == 10
+    said = [examples.pairs.tokenizer.decode(row) for row in batch.false_texts.ids.tolist()]
+    assert said == [*loaded[0][1], *loaded[1][1]]
+
+
+def test_draws_are_keyed():
+    examples = ranked()
+    assert examples.load(2, 0, 1)[1] == examples.load(2, 0, 1)[1] != examples.load(2, 0, 2)[1]
+
+
+def test_one_image_cannot_be_ranked():
+    with pytest.raises(DataError, match="at least two images"):
+        ranked(1)
+
+
+def test_a_caption_that_is_no_text_is_nobody_s_false_text():
+    class Broken(Colours):
+        def captions(self, index: int) -> tuple[str, ...]:
+            return ("\ud83d", " ") if index == 1 else super().captions(index)
+
+    examples = RankedExamples(Broken(3), Tokenizer(16), SMALL, 5)
+    loaded = [examples.load(i, 0, step) for step in range(20) for i in (0, 1, 4, 5)]
+    assert {text for _, others in loaded for text in others} == {f"grey {i}" for i in (0, 2)} | {
+        f"image number {i}" for i in (0, 2)
+    }
+    examples.collate(loaded, range(len(loaded)), 0, 0)
+
+
+class Described:
+    """Pictures with these captions."""
+
+    name, split = "described", "train"
+
+    def __init__(self, *captions: tuple[str, ...]):
+        self.said = captions
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+    def image(self, index: int) -> Pillow.Image:
+        return Pillow.new("RGB", (16, 16), (index,) * 3)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.said[index]
+
+    def where(self, index: int) -> str:
+        return f"row {index}"
+
+
+def of(*captions: tuple[str, ...], false: int = 5) -> RankedExamples:
+    return RankedExamples(Described(*captions), Tokenizer(16), SMALL, false)
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        (("a",),),
+        (("a",), ("a",)),
+        (("a", "b"), ("b", "a")),
+        (("A cat",), ("a  cat ",), ("a cat",)),
+        (("a",), ("a", " ")),
+    ],
+)
+def test_data_without_any_false_text_is_refused(captions):
+    with pytest.raises(
+        NoSplit, match=r"described \(train\): no false text for any image: .* at least two images with different"
+    ):
+        of(*captions)
+
+
+def test_a_sample_without_false_texts_is_a_bad_sample():
+    examples = of(("a", "b"), ("A",), ("b", "b"))
+    for index in (0, 1):
+        with pytest.raises(BadSample, match="row 0: no false text: every caption of the data is one of its own"):
+            examples.load(index, 0, 0)
+    assert examples.load(2, 0, 0)[1] == ["b"] * 5 and set(examples.load(3, 0, 0)[1]) <= {"a", "A"}
+
+
+def test_a_caption_of_the_picture_itself_is_no_false_text():
+    examples = of(("a dog", "dogs"), ("A  dog",), ("dogs",), ("a cat",))
+    assert {text for step in range(20) for text in examples.load(0, 0, step)[1]} == {"a cat"}
+
+
+def test_every_sample_has_as_many_false_texts_as_there_should_be():
+    examples = of(("one",), *[("two",)] * 500, false=3)  # 12 draws of which one must be the first
+    loaded = [examples.load(i, 0, 0) for i in (0, 7, 300)]
+    assert [texts for _, texts in loaded] == [["two"] * 3, ["one"] * 3, ["one"] * 3]
+    assert len(examples.collate(loaded, [0, 7, 300], 0, 0).false_texts or ()) == 9
+
+
+def test_no_false_texts_at_all_are_refused():
+    with pytest.raises(DataError, match="false_texts is 0"):
+        of(("a",), ("b",), false=0)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "A", "b", "c", " ", "\ud83d"]), min_size=1, max_size=3).map(tuple),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions):
+    try:
+        examples = of(*captions, false=2)
+    except NoSplit:
+        assert len({frozenset(text.lower() for text in said if text in "aAbc") for said in captions}) == 1
+        return
+    for index in range(len(examples)):
+        own = {text.lower() for text in captions[examples.pairs.owner[index]]}
+        others = {text.lower() for said in captions for text in said if text in "aAbc"} - own
+        try:
+            false = examples.load(index, 0, 0)[1]
+        except BadSample:
+            assert not others or examples.pairs.caption(index) not in "aAbc"
+        else:
+            assert len(false) == 2 and {text.lower() for text in false} <= others

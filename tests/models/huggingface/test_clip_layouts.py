@@ -1,0 +1,66 @@
+"""CLIP's weights in Hugging Face's layout and in open_clip's other one, by transformers' own numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.batch import Image, Text
+from diptych.checkpoints.read import WeightsError
+from diptych.models.huggingface.clip_layouts import openai
+from diptych.models.importing import load_official
+from diptych.modules.heads import Contrast
+from tests.parity.goldens import GOLDEN_CASES
+
+GOLDEN = GOLDEN_CASES / "open_clip"
+
+
+@pytest.mark.parametrize(("system", "activation"), [("clip", "quick_gelu"), ("open_clip", "gelu")])
+def test_hugging_face_s_features_are_ours(system: str, activation: str, tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    both = {"hidden_act": activation, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.CLIPConfig(
+        text_config={**both, "hidden_size": 24, "intermediate_size": 96, "vocab_size": 30, "max_position_embeddings": 9,
+                     "bos_token_id": 28, "eos_token_id": 29, "pad_token_id": 0},
+        vision_config={**both, "hidden_size": 32, "intermediate_size": 128, "image_size": 16, "patch_size": 4},
+        projection_dim=12,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.CLIPModel(config).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.save(theirs.state_dict(), tmp_path / "x.bin")
+    step = load_official(system, tmp_path / "x.bin", heads=4).build().eval()
+    model, contrast = step.get_submodule("model"), step.get_submodule("heads.contrast")
+    assert isinstance(contrast, Contrast)
+    ids = torch.tensor([[28, 3, 9, 29, 0, 0, 0, 0, 0], [28, 5, 4, 8, 1, 2, 7, 6, 29]])
+    text, image = Text(ids, torch.arange(9) < torch.tensor([[4], [9]])), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids, pixel_values=image)
+        found = contrast.of_image(model.unimodal(model.encode_image(Image.whole(image)))[0])  # type: ignore[operator]
+        torch.testing.assert_close(found, wanted.image_embeds, rtol=1e-4, atol=1e-5)
+        found = contrast.of_text(model.unimodal(model.encode_text(text))[0])  # type: ignore[operator]
+        torch.testing.assert_close(found, wanted.text_embeds, rtol=1e-4, atol=1e-5)
+
+
+def official() -> dict[str, Tensor]:
+    return dict(torch.load(GOLDEN / "checkpoint.pth", weights_only=True))
+
+
+def test_a_text_tower_apart_is_the_same_checkpoint():
+    state = official()
+    text = ("transformer.", "token_embedding", "positional_embedding", "ln_final", "text_projection")
+    apart = {f"text.{name}" if name.startswith(text) else name: tensor for name, tensor in state.items()}
+    assert apart.keys() != state.keys()
+    back = openai(apart)
+    assert back.keys() == state.keys() and all(back[name] is tensor for name, tensor in state.items())
+    assert openai(state) == state
+
+
+def test_a_projection_that_lacks_a_part_is_named():
+    name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
+    with pytest.raises(WeightsError, match=r"transformer\.resblocks\.0\.attn\.in_proj_weight lacks self_attn\.v_proj"):
+        openai({name.format("q"): torch.ones(2, 2), name.format("k"): torch.ones(2, 2)})

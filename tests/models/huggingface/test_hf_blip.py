@@ -1,0 +1,156 @@
+"""Hugging Face's BLIP computes, from what is exported to it, what the official code computed; and back again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import Image, Text
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.models.blip import checkpoint as blip
+from diptych.models.blip.model import BLIP
+from diptych.models.huggingface.blip import CLASSES
+from diptych.models.huggingface.layouts import unified
+from diptych.models.importing import load_official
+from tests.models.huggingface.common import equal, exported, golden, loaded, same
+from tests.parity.compare import compare
+from tests.parity.golden_case import Answer
+
+SMALL: dict[str, Any] = dict(
+    image_width=32, image_depth=2, image_heads=4, image_hidden=48, patch=8, grid=(2, 2), width=32, depth=2, heads=4,
+    hidden=40, vocabulary=120, text_length=12, begin=118, ground=119, joint=16,
+)  # fmt: skip
+
+
+@torch.no_grad()
+def test_blip_s_official_captions_come_out_of_hugging_face_s(tmp_path: Path):
+    case = golden("blip_caption")
+    found = case.imported
+    exported("blip", "caption", found.arguments, found.build(), tmp_path)
+    theirs = loaded("BlipForConditionalGeneration", tmp_path)
+    ids, pixels = case.inputs["caption_ids"].clone(), case.inputs["image"]
+    ids[:, 0] = found.arguments["begin"]
+    labels = ids.masked_fill(case.inputs["caption_mask"] == 0, -100)
+    labels[:, : case.config["prompt_length"]] = -100
+    out = theirs(pixel_values=pixels, input_ids=ids, attention_mask=case.inputs["caption_mask"], labels=labels)
+    equal(case, {"image_embeds": out.image_embeds, "lm_logits": out.logits, "loss_lm": out.loss})
+    prompt = case.inputs["prompt_ids"].expand(len(pixels), -1).clone()
+    written = theirs.generate(pixel_values=pixels, input_ids=prompt, num_beams=3, max_length=14, min_length=7)
+    equal(case, {"beam_ids": written})
+
+
+@torch.no_grad()
+def test_blip_s_official_scores_come_out_of_hugging_face_s(tmp_path: Path):
+    case = golden("blip_retrieval")
+    found = case.imported
+    left = exported("blip", "retrieval", found.arguments, found.build(), tmp_path)
+    assert "temp (the temperature: their class gives cosines as they are)" in left
+    theirs = loaded("BlipForImageTextRetrieval", tmp_path)
+    ids, mask, pixels = case.inputs["text_ids"], case.inputs["text_mask"], case.inputs["image"]
+    grounded = ids.clone()
+    grounded[:, 0] = found.arguments["ground"]
+    out = theirs(input_ids=grounded, pixel_values=pixels, attention_mask=mask)
+    equal(case, {"image_embeds": out.last_hidden_state, "fusion_embeds": out.question_embeds})
+    assert compare("itm", "padded", case.expected["itm_logits"][: len(ids)], Answer(out.itm_score)).ok
+    out = theirs(input_ids=ids, pixel_values=pixels, attention_mask=mask, use_itm_head=False)
+    cosines = case.expected["image_feat"] @ case.expected["text_feat"].T
+    equal(case, {"text_embeds": out.question_embeds})
+    assert compare("cosines", "padded", cosines, Answer(out.itm_score)).ok
+
+
+def test_a_vqa_whose_widths_differ_has_no_place_there(tmp_path: Path):
+    arguments: dict[str, Any] = SMALL | {"image_width": 24, "form": "vqa"}
+    step = nn.ModuleDict({"model": BLIP(**arguments)})
+    with pytest.raises(WeightsError, match="pictures of 24 and texts of 32 has no place"):
+        exported("blip", "vqa", arguments, step, tmp_path)
+
+
+def random(task: str) -> tuple[dict[str, Any], Any]:
+    """A step of BLIP's, with weights that make a difference."""
+    arguments = SMALL | {"form": task}
+    torch.manual_seed(0)
+    step = blip.build(arguments, task, {"queue.image": torch.empty(6, 16)}).eval()
+    for parameter in step.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return arguments, step
+
+
+def text(first: int, n: int, second: int) -> Text:
+    """Two texts, of n tokens and of `second`."""
+    torch.manual_seed(1)
+    real = torch.arange(n) < torch.tensor([[n], [second]])
+    ids = torch.randint(1, 100, (2, n)) * real
+    ids[:, 0] = first
+    return Text(ids, real)
+
+
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def equals_ours(theirs: Tensor, ours: Tensor) -> bool:
+    return compare("x", "padded", ours, Answer(theirs)).ok
+
+
+@torch.no_grad()
+def test_blip_s_answers_are_hugging_face_s(tmp_path: Path):
+    """Of questions as long as each other: their decoder reads the padding behind shorter ones."""
+    arguments, step = random("vqa")
+    assert exported("blip", "vqa", arguments, step, tmp_path) == []
+    theirs = loaded("BlipForQuestionAnswering", tmp_path)
+    question, answer = text(SMALL["ground"], 7, 7), text(SMALL["begin"], 5, 3)
+    asked = step.model.fuse(step.model.encode_text(question), step.model.encode_image(Image.whole(PIXELS))).text
+    read = theirs.text_encoder(
+        question.ids, question.real.long(), encoder_hidden_states=theirs.vision_model(PIXELS).last_hidden_state
+    ).last_hidden_state
+    assert equals_ours(read[question.real], asked.canvas()[question.real])
+    said = theirs.text_decoder(
+        answer.ids, answer.real.long(), encoder_hidden_states=read, encoder_attention_mask=question.real.long()
+    ).logits
+    assert equals_ours(said[answer.real], step.model.decode(answer, asked)[answer.real])
+    labels = answer.ids.masked_fill(~answer.real, -100)
+    loss = theirs(
+        input_ids=question.ids, attention_mask=question.real.long(), pixel_values=PIXELS, labels=labels,
+        decoder_input_ids=answer.ids, decoder_attention_mask=answer.real.long(),
+    ).loss  # fmt: skip
+    assert equals_ours(loss, step.each(step.model.decode(answer, asked), answer).sum() / answer.real[:, 1:].sum())
+
+
+@pytest.mark.quick("vqa")
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["caption", "vqa", "retrieval"])
+def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path):
+    """From a file as their class saves it, without what it ties; retrieval as the matching it still is."""
+    arguments, step = random(task)
+    left = exported("blip", task, arguments, step, tmp_path)
+    loaded(CLASSES[task], tmp_path).save_pretrained(tmp_path / "saved")
+    assert (left == []) == (task != "retrieval")
+    found = load_official("blip", tmp_path / "saved" / "model.safetensors", heads=4)
+    assert found.task == ("matching" if task == "retrieval" else task)
+    assert {name: found.arguments.get(name, size) for name, size in SMALL.items()} == SMALL
+    mine = step.student.state_dict() if task == "retrieval" else step.state_dict()
+    mine = {name: tensor for name, tensor in mine.items() if "contrast.scale" not in name}
+    assert same(dict(found.build().state_dict()), mine)
+    again = exported("blip", found.task, found.arguments, found.build(), tmp_path / "again")
+    assert again == []
+    files = (read_checkpoint(folder / "hf" / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    assert same(*files)
+
+
+@pytest.mark.parametrize(("task", "told"), [("pretraining", "no class for BLIP's pretraining"), ("caption", "square")])
+def test_what_hugging_face_s_blip_cannot_hold_is_refused(task: str, told: str, tmp_path: Path):
+    arguments = SMALL | {"form": task, "grid": (2, 3)}
+    step = blip.build(arguments, task, {"queue.image": torch.empty(6, 16)})
+    with pytest.raises(WeightsError, match=told):
+        exported("blip", task, arguments, step, tmp_path)
+
+
+def test_a_picture_encoder_with_more_in_it_is_refused(tmp_path: Path):
+    arguments, step = random("caption")
+    exported("blip", "caption", arguments, step, tmp_path)
+    state = read_checkpoint(tmp_path / "hf" / "model.safetensors") | {"vision_model.pooler.weight": torch.zeros(2)}
+    with pytest.raises(WeightsError, match=r"unexpected weights: vision_model\.pooler\.weight"):
+        unified("blip", state)

@@ -1,0 +1,33 @@
+"""Hugging Face's CLIP computes, from what is exported to it, what the official code computed; and back again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.checkpoints.read import read_checkpoint
+from diptych.models.huggingface.layouts import unified
+from diptych.models.importing import understood
+from tests.models.huggingface.common import equal, exported, golden, loaded, same
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["clip", "open_clip"])
+def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path: Path):
+    case = golden(name)
+    found = case.imported
+    assert exported(name, found.task, found.arguments, found.build(), tmp_path) == []
+    theirs = loaded("CLIPModel", tmp_path)
+    ids, pixels = case.inputs["text"], case.inputs["image"]
+    out = theirs(input_ids=ids, pixel_values=pixels, return_loss=True)
+    numbers = {"loss": out.loss, "logits_per_image": out.logits_per_image, "logits_per_text": out.logits_per_text}
+    if name == "open_clip":
+        numbers |= {"image_features": out.image_embeds, "text_features": out.text_embeds}
+    else:
+        numbers |= {"image_features": theirs.get_image_features(pixels).pooler_output}
+        numbers |= {"text_features": theirs.get_text_features(ids).pooler_output}
+    equal(case, {name: value for name, value in numbers.items() if name in case.expected})
+    back, _ = unified(name, read_checkpoint(tmp_path / "hf" / "model.safetensors"))
+    assert same(understood(name, back, case.config).state, found.state)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.batch import Batch, Image
+from diptych.models.albef.model import ALBEF
+from diptych.modules.tokens import Span, Tokens
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itm import HardMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Masking
+from diptych.tasks.nlvr2 import NLVR2AtOnce
+from diptych.tasks.vqa import OpenVQA
+from tests.models.systems.common import (
+    LN2,
+    MASK,
+    SMALL,
+    TABLES,
+    TEXT_LENGTH,
+    VOCABULARY,
+    Job,
+    System,
+    encode_image,
+    encode_text,
+    fuse,
+)
+
+
+def small(**others: Any) -> ALBEF:
+    sizes: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "depth"}
+    image = {f"image_{name}": SMALL[name] for name in ("depth", "heads", "hidden")}
+    words = {"vocabulary": VOCABULARY, "text_length": TEXT_LENGTH, "joint": 64}
+    rest = {"image_width": 24, "text_depth": 1, "fusion_depth": 2} | others
+    whole: dict[str, Any] = {**sizes, **image, **words, **rest}
+    return ALBEF(**whole)
+
+
+def pretraining(model: ALBEF) -> nn.Module:
+    masking = Masking(VOCABULARY, MASK, whole_words=False)
+    return Pretraining(model, model.heads(), [MaskedWords(masking), ImageTextContrast(), HardMatching()])
+
+
+def unimodal(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.text is not None and batch.image is not None
+    return [*model.unimodal(model.encode_text(batch.text)), *model.unimodal(model.encode_image(batch.image))]
+
+
+def decode(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
+    """Beside a question that has met its image: the words are the question's own."""
+    assert batch.text is not None and batch.image is not None
+    real = batch.text.real
+    question = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image)).text
+    return [Tokens.of(model.decode(batch.text, question), real, Span("text", "words", real.shape[1]))]
+
+
+def fuse_several(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.text is not None and batch.image is not None and isinstance(batch.second, Image)
+    images = (model.encode_image(batch.image), model.encode_image(batch.second).in_slot(1))
+    pair = model.fuse_several(model.encode_text(batch.text), images)
+    return [pair.text, pair.image, pair.pooled]
+
+
+TOWERS = {"encode_image": encode_image, "encode_text": encode_text}
+KEYS = {r"cross\.key\.bias": "adds the same to all that a query is compared with"}
+GUESSED = {name: why for name, why in TABLES.items() if r"word\.weight" not in name}  # every word is, by the tied head
+WRITTEN = {r"answer_words\.position\.weight\[[3-8]\]": "answers end there"}
+
+SYSTEMS = {
+    "albef": System(
+        small=lambda: small(),
+        full=lambda: ALBEF(),
+        verbs=TOWERS | {"fuse": fuse, "unimodal": unimodal},
+        jobs={
+            "pretraining": Job(
+                pretraining,
+                {"mlm": math.log(VOCABULARY), "itc": math.log(32), "itm": LN2},
+                {"itc": math.log(8), "itm": math.log(3) - 2 / 3 * LN2},
+                GUESSED | KEYS,
+                apart=False,
+                steps=250,
+            ),
+        },
+    ),
+    "albef for vqa": System(
+        small=lambda: small(decoder_depth=1),
+        full=lambda: ALBEF(decoder_depth=6),
+        verbs=TOWERS | {"fuse": fuse, "decode": decode},
+        jobs={"vqa": Job(lambda m: OpenVQA(m), {"vqa": 3 * math.log(VOCABULARY)}, exempt=TABLES | KEYS | WRITTEN)},
+    ),
+    "albef for nlvr2": System(
+        small=lambda: small(images=2),
+        full=lambda: ALBEF(images=2),
+        verbs=TOWERS | {"fuse_several": fuse_several},
+        jobs={"nlvr2": Job(lambda m: NLVR2AtOnce(m, 32), {"nlvr2": LN2}, exempt=TABLES | KEYS)},
+    ),
+}

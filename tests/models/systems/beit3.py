@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import Batch
+from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.models.beit3.model import BEiT3
+from diptych.modules.heads import Contrast, LogScale, TwoLayers
+from diptych.modules.init import init_transformer
+from diptych.modules.tokens import Tokens
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.masking import BlockMasking
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Masking
+from diptych.tasks.classification import Classification
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.vqa import ClosedVQA
+from tests.models.systems.common import (
+    ANSWERS,
+    CLASSES,
+    GRID,
+    LN2,
+    MASK,
+    ONE_OF_EIGHT,
+    PATCH,
+    TEXT_LENGTH,
+    VOCABULARY,
+    Job,
+    System,
+    classify,
+    encode_image,
+    encode_text,
+    fuse,
+)  # fmt: skip
+
+SMALL: dict[str, Any] = dict(
+    width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, vocabulary=VOCABULARY, text_length=TEXT_LENGTH,
+    mask=MASK, drop=0.0,
+)  # fmt: skip
+
+
+def model(**how: Any) -> BEiT3:
+    return BEiT3(**(SMALL | how))
+
+
+def unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+    return [*model.unimodal(model.encode_image(batch.image)), *model.unimodal(model.encode_text(batch.text))]
+
+
+def fuse_onward(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+    pair = model.fuse_onward(model.encode_text(batch.text), model.encode_image(batch.image))
+    return [pair.text, pair.image, pair.pooled]
+
+
+def decode(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+    """Of texts of one length, as a decoder has them."""
+    assert batch.text is not None
+    text = batch.text[torch.arange(len(batch))]
+    ids = text.ids[:, :4]
+    return [model.decode(type(text)(ids, torch.ones_like(ids, dtype=torch.bool)), model.encode_image(batch.image))]
+
+
+def contrast(model: BEiT3) -> nn.Module:
+    head = Contrast(
+        model.width, model.width, model.width, LogScale(2.0), bias=False
+    )  # cosines of 32 dimensions spread: 1 / 0.07 starts far from chance
+    return Pretraining(model, nn.ModuleDict({"contrast": head}), [ImageTextContrast()])
+
+
+def captions(model: BEiT3) -> nn.Module:
+    masking = Masking(VOCABULARY, MASK, 0.7)
+    return Pretraining(model, model.heads(), [MaskedCaptions(masking, smoothing=0.0)])
+
+
+CODES = 12
+TOKENIZER: dict[str, Any] = dict(
+    width=32, depth=1, heads=4, hidden=64, patch=PATCH, grid=GRID, codes=CODES, code_width=8, decoder_depth=1
+)
+
+
+def alone(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.alone(model.encode_image(batch.image)), model.alone(model.encode_text(batch.text))]
+
+
+def masked_data(model: BEiT3) -> Pretraining:
+    """Images alone, texts alone, and pairs."""
+    blocks, words, half = BlockMasking(least=2), Masking(VOCABULARY, MASK), Masking(VOCABULARY, MASK, 0.5)
+    objectives = [
+        MaskedCodes(blocks, "codes_alone"),
+        MaskedWords(words, "mlm_alone", alone=True),
+        MaskedCodes(blocks, beside=half),
+        MaskedWords(half, beside=blocks),
+    ]
+    heads = model.heads()
+    heads["words"] = heads["captions"]  # one head for all hidden words
+    heads["codes"] = nn.Linear(model.width, CODES).apply(init_transformer)
+    return Pretraining(model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(**TOKENIZER)))
+
+
+WORDS = {
+    r"model\.word\.weight\[\d+\]": "words that are not in the batch",
+    r"model\.position\.weight\[[01]\]": "rows that are never read",
+    r"model\.position\.weight\[10\]": "no text of the batch is so long",
+}
+TABLES = WORDS | {r"hidden_patch": "no patch is hidden"}
+PAIR = {
+    r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.text": "the image alone is read at the end",
+    r"model\.transformer\.norm\.text": "the image alone is read",
+}
+SPOKEN = {
+    r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.image": "the text alone is read at the end",
+    r"model\.transformer\.norm\.image": "the text alone is read",
+    r"model\.position\.weight\[9\]": "nothing that is asked for sees the last token of the longest text",
+}
+IMAGE = {
+    r"model\.(word|position)\.": "there is no text",
+    r"\.text(\.|$)": "there is no text",
+    r"hidden_patch": "no patch is hidden",
+}
+VERBS = {
+    "encode_image": encode_image,
+    "encode_text": encode_text,
+    "unimodal": unimodal,
+    "fuse": fuse,
+    "fuse_onward": fuse_onward,
+}
+SYSTEMS = {
+    "beit3, masked data": System(
+        small=lambda: model(pooling="both", speaks=True),
+        full=lambda: BEiT3(pooling="both", speaks=True),
+        verbs={"alone": alone},
+        jobs={
+            "masked data": Job(
+                masked_data,
+                {"codes": math.log(CODES), "codes_alone": math.log(CODES), "mlm": math.log(VOCABULARY)},
+                exempt=WORDS,
+                steps=300,
+            ),
+        },
+    ),
+    "beit3": System(
+        small=lambda: model(),
+        full=lambda: BEiT3(),
+        verbs=VERBS,
+        jobs={
+            "vqa": Job(
+                lambda m: ClosedVQA(m, 32, ANSWERS),
+                {"vqa": ANSWERS * LN2},
+                {"vqa": ONE_OF_EIGHT},
+                TABLES | PAIR,
+                steps=300,
+            ),
+        },
+    ),
+    "beit3, both sides read": System(
+        small=lambda: model(pooling="both"),
+        full=lambda: BEiT3(pooling="both"),
+        verbs=VERBS,
+        jobs={
+            "nlvr2": Job(lambda m: NLVR2(m, 64, TwoLayers(128, 64, 2)), {"nlvr2": LN2}, exempt=TABLES),
+            "contrast": Job(
+                contrast, {"itc": math.log(32)}, prior={"itc": math.log(8)}, exempt=TABLES, apart=False, steps=300
+            ),
+        },
+    ),
+    "beit3, captions": System(
+        small=lambda: model(pooling="both", speaks=True),
+        full=lambda: BEiT3(pooling="both", speaks=True),
+        verbs={"decode": decode, "fuse_onward": fuse_onward},
+        jobs={
+            "captions": Job(captions, {"captions": math.log(VOCABULARY)}, exempt=TABLES | SPOKEN),
+        },
+    ),
+    "beit3, classes": System(
+        small=lambda: model(classes=CLASSES, final_norm=False),
+        full=lambda: BEiT3(classes=1000, final_norm=False),
+        verbs={"classify": classify},
+        jobs={
+            "classification": Job(
+                lambda m: Classification(m, CLASSES),
+                {"classification": math.log(CLASSES)},
+                exempt=IMAGE | {r"transformer\.pooler": "read by pairs alone"},
+            ),
+        },
+    ),
+}

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from diptych.batch import Batch
+from diptych.models.clip.model import CLIP
+from diptych.models.coca.model import CoCa
+from diptych.modules.tokens import Tokens
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.lm import NextWords
+from diptych.objectives.pretraining import Pretraining
+from tests.models.systems.common import SMALL, TEXT_LENGTH, VOCABULARY, Job, System, encode_image, encode_text, fuse
+
+# The joint space is wide, as the paper's: at random, vectors of few dimensions are too much alike for a scale of 14.
+SIZES: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "dropout"} | dict(
+    text_width=24,
+    text_depth=2,
+    text_heads=3,
+    text_hidden=48,
+    vocabulary=VOCABULARY,
+    text_length=TEXT_LENGTH,
+    joint=1024,
+)
+COCA: dict[str, Any] = SIZES | dict(queries=5, pool_heads=2, decoder_depth=2, decoder_heads=4, decoder_hidden=40)
+WORDS = {r"text\.word\.weight\[\d+\]": "words that are not in the batch"}
+ALIKE = {r"attention\.key\.bias": "moves all scores of a query alike"}
+
+
+def unimodal(model: CLIP | CoCa, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.image is not None and batch.text is not None
+    return [*model.unimodal(model.encode_image(batch.image)), *model.unimodal(model.encode_text(batch.text))]
+
+
+def contrast(model: CLIP) -> Pretraining:
+    return Pretraining(model, model.heads(), [ImageTextContrast()])
+
+
+def captions(model: CoCa) -> Pretraining:
+    return Pretraining(model, model.heads(), [ImageTextContrast(), NextWords("caption", weight=2.0)])
+
+
+TOWERS = {"encode_image": encode_image, "encode_text": encode_text, "unimodal": unimodal}
+CONTRAST = {"pretraining": Job(contrast, {"itc": math.log(32)}, {"itc": math.log(8)}, WORDS, apart=False)}
+SYSTEMS = {
+    "clip": System(small=lambda: CLIP(**SIZES), full=lambda: CLIP(), verbs=TOWERS, jobs=CONTRAST),
+    "clip, as open_clip": System(
+        small=lambda: CLIP(**SIZES, activation="gelu"),
+        full=lambda: CLIP(activation="gelu"),
+        verbs=TOWERS,
+        jobs=CONTRAST,
+    ),
+    "coca": System(
+        small=lambda: CoCa(**COCA),
+        full=lambda: CoCa(),
+        verbs=TOWERS | {"fuse": fuse},
+        jobs={
+            "pretraining": Job(
+                captions,
+                {"itc": math.log(32), "caption": math.log(VOCABULARY)},
+                {"itc": math.log(8)},
+                WORDS | ALIKE,
+                apart=False,
+            )
+        },
+    ),
+}

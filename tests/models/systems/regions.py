@@ -1,0 +1,116 @@
+"""VSE++ and SCAN: the battery's patches are their regions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from diptych.batch import Batch, Regions
+from diptych.models.scan.model import SCAN
+from diptych.models.vsepp.model import VSEpp
+from diptych.modules.text_encoders import BertText
+from diptych.modules.tokens import Tokens
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Draws
+from diptych.objectives.triplet import Hinge
+from diptych.objectives.views import Views
+from tests.models.systems.common import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Job, System, encode_text
+
+FEATURES = 3 * PATCH * PATCH
+
+
+def regional(batch: Batch) -> Batch:
+    """The same with regions in place of images, as ragged as these were."""
+    assert batch.image is not None
+    pixels = rearrange(batch.image.pixels, "b c (i p) (j q) -> b i j (c p q)", p=PATCH, q=PATCH)
+    rows, columns = (batch.image.sizes // PATCH)[:, :, None].unbind(1)
+    place = torch.ones(pixels.shape[1:3]).nonzero()
+    real = (place[:, 0] < rows) & (place[:, 1] < columns)
+    boxes = pixels.new_zeros(len(batch), len(place), 5)
+    return replace(batch, image=None, regions=Regions(pixels.flatten(1, 2), boxes, real))
+
+
+class OnRegions(Pretraining):
+    """The step, given regions."""
+
+    def views(self, batch: Batch, draws: Draws | None = None) -> Views:
+        return super().views(regional(batch), draws)
+
+
+def encode_regions(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.encode_image(regional(batch).regions)]
+
+
+def own_similarity(model, batch: Batch) -> list[Tokens | Tensor]:
+    """Of each image with its own text."""
+    image, text = encode_regions(model, batch)[0], encode_text(model, batch)[0]
+    return [model.similarity(text, image).diag()]
+
+
+def hinge(hardest: bool) -> Job:
+    """What it starts from depends on how the images happen to lie; all alike would cost the margin for every negative."""
+    negatives = 1 if hardest else 7
+    return Job(
+        lambda m: OnRegions(m, nn.ModuleDict(), [Hinge(hardest=hardest)]),
+        chance={},
+        prior={"hinge": 2 * negatives * 0.2},
+        exempt={r"text\.word\.weight\[\d+\]": "words that are not in the batch"},
+        apart=False,
+    )
+
+
+def with_bert() -> VSEpp:
+    """Another text tower is an assignment."""
+    model = VSEpp(**SIZES)
+    model.text = BertText(32, VOCABULARY, TEXT_LENGTH, 16, 1, 2, 32, dropout=0.0)
+    return model
+
+
+def full_with_bert() -> VSEpp:
+    model = VSEpp()
+    model.text = BertText(1024)
+    return model
+
+
+VERBS = {"encode_image": encode_regions, "encode_text": encode_text, "similarity": own_similarity}
+SIZES: dict[str, Any] = {"features": FEATURES, "width": 32, "vocabulary": VOCABULARY, "word_width": 16}
+SYSTEMS = {
+    "vsepp": System(
+        small=lambda: VSEpp(**SIZES),
+        full=lambda: VSEpp(),
+        verbs=VERBS,
+        jobs={"hardest": hinge(True), "all": hinge(False)},
+        least=9e6,
+    ),
+    "vsepp, order": System(
+        small=lambda: VSEpp(**SIZES, measure="order"),
+        full=lambda: VSEpp(measure="order"),
+        verbs=VERBS,
+        jobs={"all": hinge(False)},
+        least=9e6,
+    ),
+    "vsepp, BERT": System(
+        small=with_bert,
+        full=full_with_bert,
+        verbs=VERBS,
+        jobs={"all": replace(hinge(False), exempt=TABLES)},
+    ),
+    "scan": System(
+        small=lambda: SCAN(**SIZES),
+        full=lambda: SCAN(),
+        verbs=VERBS,
+        jobs={"hardest": hinge(True), "all": hinge(False)},
+        least=12e6,
+    ),
+    "scan, regions ask": System(
+        small=lambda: SCAN(**SIZES, asking="image", aggregate="mean", sharpness=4.0),
+        full=lambda: SCAN(asking="image", aggregate="mean", sharpness=4.0),
+        verbs=VERBS,
+        jobs={"hardest": hinge(True)},
+        least=12e6,
+    ),
+}

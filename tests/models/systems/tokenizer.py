@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.batch import Batch
+from diptych.encoders.visual_tokenizer import VisualTokenizer
+from diptych.modules.tokens import Tokens
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.vqkd import CodedFeatures, UnusedCodes
+from tests.models.systems.common import GRID, PATCH, Colours, Job, System, encode_image
+
+SMALL: dict[str, Any] = dict(
+    width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, codes=12, code_width=8, decoder_depth=1, features=1280,
+    patience=3,
+)  # fmt: skip
+
+
+def small() -> VisualTokenizer:
+    return VisualTokenizer(**SMALL)
+
+
+def quantising(model: VisualTokenizer) -> Pretraining:
+    return Pretraining(model, nn.ModuleDict(), [CodedFeatures(), UnusedCodes()], guide=Colours())
+
+
+def tell(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+    return [model.tell(model.quantise(model.encode_image(batch.image))[0])]
+
+
+SYSTEMS = {
+    "tokenizer": System(
+        small=small,
+        full=lambda: VisualTokenizer(),
+        verbs={"encode_image": encode_image, "tell": tell},
+        jobs={"quantising": Job(quantising, {}, exempt={})},
+    ),
+}

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+from diptych.models.vilt.model import ViLT
+from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Masking
+from diptych.objectives.wpa import WordPatchAlignment
+from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.vqa import ClosedVQA
+from tests.models.systems.common import (
+    ALL_ALIKE,
+    ANSWERS,
+    FALSE,
+    LN2,
+    MASK,
+    ONE_IMAGE,
+    ONE_OF_EIGHT,
+    SMALL,
+    TABLES,
+    TEXT_LENGTH,
+    VOCABULARY,
+    Job,
+    System,
+    encode_image,
+    encode_text,
+    fuse,
+)  # fmt: skip
+
+
+def pretraining(model: ViLT) -> Pretraining:
+    masking = Masking(VOCABULARY, MASK)
+    return Pretraining(model, model.heads(), [ImageTextMatching(), MaskedWords(masking), WordPatchAlignment()])
+
+
+SYSTEMS = {
+    "vilt": System(
+        small=lambda: ViLT(**SMALL, vocabulary=VOCABULARY, text_length=TEXT_LENGTH, images=2),
+        full=lambda: ViLT(images=2),
+        verbs={"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse},
+        jobs={
+            "pretraining": Job(pretraining, {"itm": LN2, "mlm": math.log(VOCABULARY)}, exempt=TABLES | ONE_IMAGE),
+            "vqa": Job(
+                lambda m: ClosedVQA(m, 32, ANSWERS), {"vqa": ANSWERS * LN2}, {"vqa": ONE_OF_EIGHT}, TABLES | ONE_IMAGE
+            ),
+            "nlvr2": Job(lambda m: NLVR2(m, 32), {"nlvr2": LN2}, exempt=TABLES),
+            "retrieval": Job(
+                lambda m: Retrieval(m, 32, FALSE),
+                {"retrieval": math.log(1 + FALSE)},
+                exempt=TABLES | ONE_IMAGE | ALL_ALIKE,
+            ),
+        },
+    ),
+}

@@ -1,0 +1,316 @@
+"""One battery for every system: systems/ has a file with its entries, and each test below runs on each of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from diptych.batch import Batch, Image
+from diptych.modules.tokens import Tokens, packing
+from diptych.objectives.pretraining import Pretraining
+from diptych.protocols import Step
+from diptych.runs.run_folder import load_run
+from diptych.training.checkpoint import save_weights
+from diptych.training.distributed import blocks, recompute, shard, whole
+from tests.models.systems.common import VOCABULARY, Job, System, batch_of, draw, padded, rows
+
+SYSTEMS: dict[str, System] = {
+    name: system
+    for file in sorted((Path(__file__).parent / "systems").glob("*.py"))
+    if file.stem != "common"
+    for name, system in import_module(f"tests.models.systems.{file.stem}").SYSTEMS.items()
+}
+FIRST = list({re.split("[ ,]", name)[0]: name for name in reversed(SYSTEMS)}.values())  # of each paper
+
+
+def cases(parts: Callable[[System], Mapping], n: int) -> list:
+    """(name, part) of every system; the `n`-th part of each paper's first is quick, all others are slow."""
+    return [
+        pytest.param(name, part, marks=() if name in FIRST and part == list(parts(system))[n] else pytest.mark.slow)
+        for name, system in SYSTEMS.items()
+        for part in parts(system)
+    ]
+
+
+JOBS = cases(lambda system: system.jobs, 0)
+VERBS = cases(lambda system: system.verbs, -1)  # what comes last in a forward pass
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return lively(SYSTEMS[name].small()).eval()
+
+
+def step_of(name: str, job: str, seed: int = 0) -> tuple[nn.Module, Job]:
+    torch.manual_seed(seed)
+    made = SYSTEMS[name].jobs[job]
+    return made.step(SYSTEMS[name].small()), made
+
+
+@torch.no_grad()
+def lively(module: nn.Module) -> nn.Module:
+    """Weights far enough from nought that attention has its likes: what is left out or mixed up is seen."""
+    for weight in module.parameters():
+        weight.mul_(5) if weight.dim() > 1 else weight.add_(0.1 * torch.randn(weight.shape, generator=draw(0)))
+    return module
+
+
+def losses_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    asked: Step = step  # type: ignore[assignment]
+    return asked(batch, asked.counts(batch))
+
+
+def total_of(step: nn.Module, losses: Mapping[str, Tensor]) -> Tensor:
+    weights: dict[str, float] = step.weights  # type: ignore[assignment]
+    return torch.stack([weight * losses[name] for name, weight in weights.items()]).sum()
+
+
+def gradients(step: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    named = dict(step.named_parameters())
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named.items(), found, strict=True)}
+
+
+def outputs(name: str, verb: str, model: nn.Module, batch: Batch, packed: bool = False) -> list[list[Tensor]]:
+    """What a verb gives, sample by sample: real tokens only."""
+    with packing(packed), torch.no_grad():
+        given = SYSTEMS[name].verbs[verb](model, batch)
+    return [list(x.pack().values.split(x.layout.lengths)) if isinstance(x, Tokens) else list(x) for x in given]
+
+
+def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
+    for x, y in zip(a, b, strict=True):
+        for mine, theirs in zip(x, y, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def doubles(name: str) -> Iterator[None]:
+    """Float64 throughout: how float32 rounds differs from CPU to CPU. A tokenizer compares its codes in float32."""
+    torch.set_default_dtype(torch.float32 if name == "tokenizer" else torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+# -- the battery ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+@torch.no_grad()
+def test_loss_at_initialisation_is_chance(name: str, job: str):
+    """Within 4 %, in the mean of eight draws of weights: those of 0.02 give logits near nought, and the rest is their spread."""
+    found, chance = [], SYSTEMS[name].jobs[job].chance
+    for seed in range(8):
+        step, _ = step_of(name, job, seed)
+        found.append(losses_of(step.eval(), batch_of(32)))
+    assert found[0].keys() >= chance.keys()
+    for loss, expected in chance.items():
+        mean = sum(losses[loss].item() for losses in found) / len(found)
+        assert mean == pytest.approx(expected, rel=0.04), f"{loss} starts at {mean:.4f}"
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_padding_changes_nothing(name: str, verb: str, packed: bool, doubles: None):
+    """Neither its amount nor, where it is computed at all, what stands in it."""
+    model, batch = small(name), batch_of(6)
+    before = outputs(name, verb, model, batch, packed)
+    more = padded(batch)
+    assert more.image is not None and more.text is not None
+    inside = (more.image.pixels == 0).all(1, keepdim=True)
+    dirty = replace(
+        more,
+        image=Image(torch.where(inside, 5.0, more.image.pixels), more.image.sizes),
+        text=replace(more.text, ids=torch.where(more.text.real, more.text.ids, VOCABULARY - 1)),
+    )
+    assert_same(outputs(name, verb, model, more, packed), before)
+    assert_same(outputs(name, verb, model, dirty, packed), before)
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+def test_packed_outputs_are_the_padded_ones(name: str, verb: str, doubles: None):
+    model, batch = small(name), batch_of(6)
+    assert_same(outputs(name, verb, model, batch, packed=True), outputs(name, verb, model, batch))
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_packed_losses_and_gradients_are_the_padded_ones(name: str, job: str):
+    step = lively(step_of(name, job)[0]).eval()
+    found = []
+    for packed in (False, True):
+        if isinstance(step, Pretraining):
+            step.pack = packed
+        with packing(packed):
+            losses = losses_of(step, batch_of(6))
+        found.append((losses, gradients(step, total_of(step, losses))))
+    for a, b in zip(*found, strict=True):
+        assert a.keys() == b.keys()
+        largest = max(x.abs().max().item() for x in a.values())
+        for key in a:
+            torch.testing.assert_close(
+                a[key], b[key], rtol=1e-4, atol=1e-5 * largest, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: bool, doubles: None):
+    model, batch = small(name), batch_of(6)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    before = outputs(name, verb, model, batch, packed)
+    assert_same(outputs(name, verb, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
+
+
+@pytest.mark.parametrize(
+    ("name", "job"), [case for case in JOBS if SYSTEMS[str(case.values[0])].jobs[str(case.values[1])].apart]
+)
+def test_a_batch_is_its_parts(name: str, job: str):
+    """Ranks and micro-batches: parts of 2 and 4 samples, given the whole's counts, add up to its losses and gradients."""
+    step = lively(step_of(name, job)[0]).eval()
+    asked: Step = step  # type: ignore[assignment]
+    batch = batch_of(6)
+    counts = asked.counts(batch)
+    whole = asked(batch, counts)
+    parts = [rows(batch, torch.arange(0, 2)), rows(batch, torch.arange(2, 6))]
+    pieces = [asked(part, counts) for part in parts]
+    for key, count in counts.items():
+        torch.testing.assert_close(sum(asked.counts(part)[key] for part in parts), count)
+    for key, loss in whole.items():
+        torch.testing.assert_close(pieces[0][key] + pieces[1][key], loss, rtol=1e-4, atol=1e-6)
+    wanted = gradients(step, total_of(step, whole))
+    got = gradients(step, total_of(step, pieces[0]) + total_of(step, pieces[1]))
+    largest = max(g.abs().max().item() for g in wanted.values())
+    for key in wanted:
+        torch.testing.assert_close(got[key], wanted[key], rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_every_parameter_learns_or_is_exempt(name: str, job: str):
+    step, made = step_of(name, job)
+    lively(step)
+    found = by_row(step, gradients(step, total_of(step, losses_of(step, batch_of()))))
+    largest = max(found.values())
+    still = {key for key, gradient in found.items() if gradient <= 1e-5 * largest}
+    excused = {key for key in still for pattern in made.exempt if re.search(pattern, key)}
+    assert still == excused, "these get no gradient"
+    for pattern in made.exempt:
+        assert any(re.search(pattern, key) for key in still), f"{pattern} learns now: strike it from the exempt"
+
+
+def by_row(step: nn.Module, found: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest gradient of each parameter; of a table, of each row."""
+    tables = {f"{name}.weight" for name, part in step.named_modules() if isinstance(part, nn.Embedding)}
+    whole = {name: g.abs().max().item() for name, g in found.items() if name not in tables}
+    return whole | {f"{name}[{row}]": g.abs().max().item() for name in tables for row, g in enumerate(found[name])}
+
+
+def kept(step: nn.Module, change: Callable[[nn.Module], None]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
+    """Bytes that the way back needs, losses and gradients of a lively step after a `change` to it."""
+    change(lively(step).eval())
+    held: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        losses = losses_of(step, batch_of(6))
+        total = total_of(step, losses)
+    total.backward()
+    found = {name: torch.zeros(()) if p.grad is None else whole(p.grad) for name, p in step.named_parameters()}
+    return sum(held.values()), losses, found
+
+
+def assert_same_kept(got: tuple, wanted: tuple) -> None:
+    for a, b in zip(got[1:], wanted[1:], strict=True):
+        assert a.keys() == b.keys()
+        largest = max(x.abs().max().item() for x in b.values())
+        for key in a:
+            torch.testing.assert_close(
+                a[key], b[key], rtol=1e-5, atol=1e-6 * largest, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+@pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_activations_made_again_change_nothing_but_memory(name: str, job: str):
+    before, after = (kept(step_of(name, job)[0], change) for change in (lambda _: None, recompute))
+    assert_same_kept(after, before)
+    if any(True for _ in blocks(step_of(name, job)[0])):
+        assert after[0] < 0.9 * before[0]
+
+
+@pytest.fixture(scope="module")
+def group_of_one():
+    store = dist.HashStore()  # type: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_divided_over_ranks_it_computes_the_same(name: str, job: str, group_of_one: None):
+    """One rank: that every block is met in the way in which its weights are gathered. Two: tests/train."""
+    before = kept(step_of(name, job)[0], lambda _: None)
+    assert_same_kept(kept(step_of(name, job)[0], lambda step: shard(step, torch.device("cpu"))), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_overfits_eight_samples(name: str, job: str):
+    step, made = step_of(name, job)
+    batch = batch_of(8)
+    optimizer = torch.optim.AdamW(step.train().parameters(), lr=5e-3, weight_decay=0.0)
+    losses: dict[str, Tensor] = {}
+    for _ in range(made.steps):
+        losses = losses_of(step, batch)
+        optimizer.zero_grad()
+        total_of(step, losses).backward()
+        optimizer.step()
+    for loss, prior in {**made.chance, **made.prior}.items():
+        assert losses[loss].item() < 0.3 * prior, f"{loss} is {losses[loss].item():.3f} after {made.steps} steps"
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+def test_saved_and_loaded_it_says_the_same(name: str, verb: str, tmp_path: Path):
+    model, batch = small(name), batch_of(4)
+    save_weights(tmp_path, model)
+    torch.manual_seed(1)
+    other = SYSTEMS[name].small().eval()
+    with pytest.raises(AssertionError):
+        assert_same(outputs(name, verb, other, batch), outputs(name, verb, model, batch))
+    load_run(other, tmp_path)
+    for a, b in zip(outputs(name, verb, other, batch), outputs(name, verb, model, batch), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.quick(*FIRST)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_full_size_is_built_without_memory(name: str):
+    with torch.device("meta"):
+        model = SYSTEMS[name].full()
+    assert sum(p.numel() for p in model.parameters()) > SYSTEMS[name].least
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    small, full = ({re.sub(r"\.\d+\.", ".N.", key) for key in m.state_dict()} for m in (SYSTEMS[name].small(), model))
+    assert small <= full, "the small one has other parts"
+
+
+@pytest.mark.quick("vilt-*", "vlmo-*", "albef-*")
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_bfloat16_stays_near_float32(name: str, job: str):
+    step, _ = step_of(name, job)
+    exact = losses_of(step.eval(), batch_of(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = losses_of(step, batch_of(6))
+    for key in step.weights:  # type: ignore[union-attr]
+        assert rough[key].dtype == torch.float32, f"{key} is summed in {rough[key].dtype}"
+        assert rough[key].item() == pytest.approx(exact[key].item(), rel=0.02, abs=0.02)

@@ -1,0 +1,119 @@
+"""CLIP's weights: full-size names, shapes and counts, both ways, and what no shape tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.read import WeightsError
+from diptych.models.clip import checkpoint as clip
+from diptych.models.importing import Imported, load_official, recognise, understood
+from tests.parity.goldens import GOLDEN_CASES
+
+OPEN_CLIP = GOLDEN_CASES / "open_clip"
+
+
+def tower(prefix: str, width: int, layers: int = 12) -> dict[str, tuple[int, ...]]:
+    """A transformer as OpenAI names it."""
+    weights = {
+        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width), "attn.out_proj.bias": (width,),
+        "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,),
+        "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
+    }  # fmt: skip
+    return {f"{prefix}resblocks.{i}.{name}": shape for i in range(layers) for name, shape in weights.items()}
+
+
+TEXT = tower("transformer.", 512) | {
+    "positional_embedding": (77, 512), "text_projection": (512, 512), "logit_scale": (),
+    "token_embedding.weight": (49408, 512), "ln_final.weight": (512,), "ln_final.bias": (512,),
+}  # fmt: skip
+VIT_B32 = tower("visual.transformer.", 768) | TEXT | {
+    "visual.class_embedding": (768,), "visual.positional_embedding": (50, 768), "visual.proj": (768, 512),
+    "visual.conv1.weight": (768, 3, 32, 32), "visual.ln_pre.weight": (768,), "visual.ln_pre.bias": (768,),
+    "visual.ln_post.weight": (768,), "visual.ln_post.bias": (768,),
+}  # fmt: skip
+"""Of OpenAI's and of open_clip's ViT-B/32 alike."""
+
+
+def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+@pytest.mark.slow
+def test_full_size_names_shapes_and_counts_are_the_published_ones():
+    state = meta(VIT_B32)
+    arguments = clip.infer(state, {})
+    with torch.device("meta"):
+        step = clip.build(arguments, "pretraining", clip.NAMES.from_official(state))
+    found = {name: tuple(tensor.shape) for name, tensor in clip.NAMES.to_official(step.state_dict()).items()}
+    assert found == VIT_B32
+    assert sum(parameter.numel() for parameter in step.parameters()) == 151_277_313
+    with torch.device("meta"):
+        assert dict(clip.CLIP(**arguments).state_dict()).keys() == dict(clip.CLIP().state_dict()).keys()
+    assert arguments["heads"] == 12 and arguments["text_heads"] == 8
+
+
+def official() -> dict[str, Tensor]:
+    return dict(torch.load(OPEN_CLIP / "checkpoint.pth", weights_only=True))
+
+
+TOLD = {"vision_cfg": {"head_width": 12}, "text_cfg": {"heads": 5}}
+
+
+def test_names_go_both_ways_bit_for_bit():
+    state = official()
+    found = understood("clip", state, TOLD)
+    back = found.names.to_official(found.state)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_the_archive_s_numbers_are_left_and_half_precision_becomes_float():
+    state = {name: tensor.half() for name, tensor in official().items()}
+    state |= {"input_resolution": torch.tensor(32), "context_length": torch.tensor(13), "vocab_size": torch.tensor(190)}
+    found = understood("clip", state, TOLD)
+    assert found.dead.keys() == {"input_resolution", "context_length", "vocab_size"}
+    assert {tensor.dtype for tensor in found.state.values()} == {torch.float32}
+    assert recognise(state, {"vision_width": 48}) == "clip"
+    assert recognise(state, {"quick_gelu": True}) == recognise(state, {"vision_cfg": {}}) == "open_clip"
+    with pytest.raises(WeightsError, match="clip and open_clip call alike"):
+        recognise(state)
+
+
+def load(system: str, tmp_path: Path) -> Imported:
+    torch.save(official(), tmp_path / "x.pt")
+    return load_official(system, tmp_path / "x.pt", heads=4)
+
+
+@pytest.mark.parametrize(("system", "activation"), [("clip", "quick_gelu"), ("open_clip", "gelu")])
+def test_the_system_asked_for_says_which_activation_it_is(system: str, activation: str, tmp_path: Path):
+    assert load(system, tmp_path).arguments["activation"] == activation
+
+
+@pytest.mark.parametrize(
+    ("told", "activation"),
+    [
+        ({}, "quick_gelu"),
+        ({"quick_gelu": False}, "gelu"),
+        ({"quick_gelu": True, "activation": "gelu (erf)"}, "quick_gelu"),
+        ({"activation": "gelu (erf)"}, "gelu"),
+        ({"activation": "QuickGELU x*sigmoid(1.702x)"}, "quick_gelu"),
+    ],
+)
+def test_a_config_tells_the_activation(told: dict, activation: str):
+    assert clip.infer(official(), TOLD | told)["activation"] == activation
+
+
+def test_weights_that_hold_several_of_ours_are_taken_apart_and_put_together():
+    names = Names({"a[0]": "x", "a[1]": "y", "b": "z"}, split={"a": ("a[0]", "a[1]")})
+    state = {"a": torch.arange(6.0), "b": torch.zeros(())}
+    ours = names.from_official(state)
+    assert ours["x"].tolist() == [0, 1, 2] and ours["y"].tolist() == [3, 4, 5]
+    back = names.to_official(ours)
+    assert back.keys() == state.keys() and torch.equal(back["a"], state["a"])

@@ -1,0 +1,75 @@
+"""Every system's own fine-tuning recipe builds at full size, and takes its first step at toy size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+
+from diptych.batch import Batch, Text
+from diptych.cli.arguments import recipe, recipes
+from diptych.config.run import Finetune, Objectives, Pretrain
+from diptych.config.serialization import thaw
+from diptych.models.common_recipes import sized
+from diptych.models.configs import CrossViT
+from diptych.runs.finetune import build
+from tests.models.test_first_step import PIECES, B, batch, toy
+
+FACTS: dict[str, Any] = {"answers": ["yes", "no", "two"], "prior": [0.5, 0.3, 0.1], "classes": ["cat", "dog"]}
+OWN = [name for name in recipes("Finetune") if not name.startswith("demo.")]
+
+
+def small(run: Finetune) -> tuple[Finetune, Batch]:
+    """The same with everything small, and what it learns from."""
+    if isinstance(run.model, CrossViT):
+        model = replace(
+            run.model,
+            sizes=(8, 12),
+            patches=(4, 6),
+            widths=(16, 16),
+            heads=(2, 2),
+            hidden=(32, 32),
+            stages=((1, 1, 0),),
+        )
+        run = replace(run, model=model)
+        like = Pretrain(recipe("vit.base").model, Objectives(classes=1.0), run.images, run.training)
+    else:
+        like = toy(Pretrain(run.model, Objectives(itm=1.0), run.images, run.training, embed=run.embed))
+        run = replace(run, model=like.model, embed=like.embed, false_texts=2)
+    draw = torch.Generator().manual_seed(1)
+    false = torch.randint(10, PIECES, (2 * B, 6), generator=draw)
+    labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
+    held = replace(batch(like), false_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
+    return run, held
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_it_takes_its_first_step(name: str):
+    run, held = small(recipe(name, "Finetune"))
+    module = build(run, FACTS).train()
+    losses = module(held, module.counts(held))
+    loss = losses[run.task]
+    assert loss.isfinite() and loss > 0
+    loss.backward()
+    learning = [p for p in module.parameters() if p.requires_grad]
+    assert sum(p.grad is not None and bool(p.grad.any()) for p in learning) > len(learning) / 2
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_it_builds_at_full_size_and_comes_back_from_json(name: str):
+    run = recipe(name, "Finetune")
+    assert run.recipe == name and thaw(Finetune, json.loads(json.dumps(asdict(run)))) == run
+    assert sized(run) == run or run.embed.image != "own"
+    with torch.device("meta"):
+        assert build(run, {**FACTS, "prior": None}).weights == {run.task: 1.0}
+
+
+def test_every_system_that_fuses_has_its_own():
+    systems = ("albef", "beit3", "blip", "vilbert", "vilt", "visualbert", "vlmo")
+    assert {f"{system}.vqa" for system in systems} <= set(OWN)
+    ranking, contrasting = {"vilbert", "vilt"}, {"albef", "beit3", "blip", "vlmo"}
+    assert {f"{system}.retrieval" for system in ranking} <= set(OWN)
+    assert {f"{system}.retrieval" for system in contrasting} <= set(recipes())

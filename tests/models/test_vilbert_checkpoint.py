@@ -1,0 +1,177 @@
+"""ViLBERT's official names at full size, both ways, and what stands in no shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.models.importing import load_official, understood
+from diptych.models.vilbert import checkpoint as vilbert
+from diptych.objectives.masked_regions import MaskedRegions, by_class, by_feature
+from diptych.tasks.multitask import Several
+from tests.parity.goldens import GOLDEN_CASES
+
+FOLDER = GOLDEN_CASES / "vilbert_pretrain"
+TOLD = {
+    "num_attention_heads": 4, "v_num_attention_heads": 4, "bi_num_attention_heads": 4,
+    "t_biattention_id": [2, 4], "v_biattention_id": [0, 2],
+}  # fmt: skip
+Shapes = dict[str, tuple[int, ...]]
+
+
+def linear(name: str, out: int, inputs: int) -> Shapes:
+    return {f"{name}.weight": (out, inputs), f"{name}.bias": (out,)}
+
+
+def norm(name: str, width: int) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def network(first: str, second: str, width: int, hidden: int) -> Shapes:
+    grow, shrink = linear(f"{first}.dense", hidden, width), linear(f"{second}.dense", width, hidden)
+    return grow | shrink | norm(f"{second}.LayerNorm", width)
+
+
+def layer(name: str, width: int, hidden: int) -> Shapes:
+    parts = [linear(f"{name}.attention.self.{part}", width, width) for part in ("query", "key", "value")]
+    own = linear(f"{name}.attention.output.dense", width, width) | norm(f"{name}.attention.output.LayerNorm", width)
+    return parts[0] | parts[1] | parts[2] | own | network(f"{name}.intermediate", f"{name}.output", width, hidden)
+
+
+def meeting(name: str) -> Shapes:
+    found = network(f"{name}.v_intermediate", f"{name}.v_output", 1024, 1024)
+    found |= network(f"{name}.t_intermediate", f"{name}.t_output", 768, 3072)
+    for stream, width in ((1, 1024), (2, 768)):
+        for part in ("query", "key", "value"):
+            found |= linear(f"{name}.biattention.{part}{stream}", 1024, width)
+        found |= linear(f"{name}.biOutput.dense{stream}", width, 1024) | norm(
+            f"{name}.biOutput.LayerNorm{stream}", width
+        )
+    return found
+
+
+def unread(name: str) -> Shapes:
+    return linear(f"{name}.biOutput.q_dense1", 1024, 1024) | linear(f"{name}.biOutput.q_dense2", 768, 1024)
+
+
+ENCODER = {
+    "bert.embeddings.word_embeddings.weight": (30522, 768), "bert.embeddings.position_embeddings.weight": (512, 768),
+    "bert.embeddings.token_type_embeddings.weight": (2, 768), **norm("bert.embeddings.LayerNorm", 768),
+    **linear("bert.v_embeddings.image_embeddings", 1024, 2048), **norm("bert.v_embeddings.LayerNorm", 1024),
+    **linear("bert.v_embeddings.image_location_embeddings", 1024, 5),
+    **linear("bert.t_pooler.dense", 1024, 768), **linear("bert.v_pooler.dense", 1024, 1024),
+    **linear("cls.predictions.transform.dense", 768, 768), **norm("cls.predictions.transform.LayerNorm", 768),
+    "cls.predictions.decoder.weight": (30522, 768), "cls.predictions.bias": (30522,),
+    **linear("cls.bi_seq_relationship", 2, 1024), **linear("cls.imagePredictions.transform.dense", 1024, 1024),
+    **norm("cls.imagePredictions.transform.LayerNorm", 1024), **linear("cls.imagePredictions.decoder", 1601, 1024),
+}  # fmt: skip
+for i in range(12):
+    ENCODER |= layer(f"bert.encoder.layer.{i}", 768, 3072)
+for i in range(6):
+    ENCODER |= layer(f"bert.encoder.v_layer.{i}", 1024, 1024) | meeting(f"bert.encoder.c_layer.{i}")
+DEAD = {name: shape for i in range(6) for name, shape in unread(f"bert.encoder.c_layer.{i}").items()}
+
+
+def classifier(name: str, inputs: int, answers: int) -> Shapes:
+    fc = f"{name}.logit_fc"
+    return linear(f"{fc}.0", 2048, inputs) | norm(f"{fc}.2", 2048) | linear(f"{fc}.3", answers, 2048)
+
+
+TASKS = {
+    "bert.embeddings.task_embeddings.weight": (20, 768),
+    **classifier("vil_prediction", 1024, 3129), **classifier("vil_prediction_gqa", 1024, 1533),
+    **classifier("vil_binary_prediction", 2048, 2), **linear("vil_logit", 1, 1024),
+    **linear("vil_tri_prediction", 3, 1024), **linear("vision_logit", 1, 1024), **linear("linguisic_logit", 1, 768),
+}  # fmt: skip
+
+
+@pytest.mark.quick("official0-*")
+@pytest.mark.parametrize(
+    ("official", "task", "names", "published"),
+    [(ENCODER, "pretraining", 533, 250_044_029), (ENCODER | TASKS, "tasks", 560, 268_028_859)],
+)
+def test_full_size_names_shapes_and_counts_are_the_published_ones(
+    official: Shapes, task: str, names: int, published: int
+):
+    state = {name: torch.empty(shape, device="meta") for name, shape in (official | DEAD).items()}
+    assert len(state) == names
+    arguments = vilbert.infer(state, {})
+    assert vilbert.task(state) == task
+    assert arguments["schedule"] == ((6, 0), (7, 1), (8, 2), (9, 3), (10, 4), (11, 5))
+    assert [arguments[heads] for heads in ("heads", "image_heads", "meeting_heads")] == [12, 8, 8]
+    table = vilbert.names(arguments, task)
+    with torch.device("meta"):
+        step = vilbert.build(arguments, task, table.from_official(state))
+    load = {name: tuple(tensor.shape) for name, tensor in table.to_official(dict(step.named_parameters())).items()}
+    assert load == official
+    dead = sum(state[name].numel() for name in DEAD)
+    assert sum(parameter.numel() for parameter in step.parameters()) + dead == published
+
+
+@pytest.fixture
+def official() -> dict[str, Tensor]:
+    return read_checkpoint(FOLDER / "checkpoint.pth")
+
+
+def test_names_go_both_ways(official: dict[str, Tensor]):
+    found = understood("vilbert", official, TOLD)
+    back = found.names.to_official(found.state)
+    assert all("q_dense" in name for name in found.names.dead)
+    assert back.keys() == official.keys() - found.names.dead.keys()
+    assert all(torch.equal(back[name], official[name]) for name in back)
+
+
+def test_the_first_logit_of_alignment_is_our_second(official: dict[str, Tensor]):
+    ours = understood("vilbert", official, TOLD).state
+    assert torch.equal(ours["heads.match.linear.weight"], official["cls.bi_seq_relationship.weight"].flip(0))
+    assert torch.equal(ours["heads.match.linear.bias"], official["cls.bi_seq_relationship.bias"].flip(0))
+
+
+def test_the_targets_of_regions_are_read_off_the_head_s_width(official: dict[str, Tensor]):
+    def target() -> object:
+        step = understood("vilbert", official, TOLD).build()
+        return next(o.target for o in step.objectives if isinstance(o, MaskedRegions))  # type: ignore[union-attr]
+
+    assert target() is by_class
+    official["cls.imagePredictions.decoder.weight"] = torch.randn(40, 48)
+    official["cls.imagePredictions.decoder.bias"] = torch.randn(40)
+    assert target() is by_feature
+
+
+def test_what_does_not_fit_is_named(official: dict[str, Tensor]):
+    def refused(state: dict[str, Tensor], **told: object) -> str:
+        with pytest.raises(WeightsError) as error:
+            understood("vilbert", state, TOLD | told)
+        return str(error.value)
+
+    for odd in ([4, 2], [2], [2, 6], [-1, 4], "24", [True, 4]):
+        assert "2 meetings cannot stand" in refused(official, t_biattention_id=odd)
+    assert "cannot stand" in refused(official, v_biattention_id=[0, 4])
+    gate = {"bert.encoder.v_layer.0.attention.self.dyLinear_q.weight": torch.ones(48, 32)}
+    assert "unexpected weights: bert.encoder.v_layer.0" in refused(official | gate)
+    untied = official | {"cls.predictions.decoder.weight": torch.ones(210, 32)}
+    assert "must be tied differ: cls.predictions.decoder.weight" in refused(untied)
+    lacking = {name: tensor for name, tensor in official.items() if "c_layer.1.biattention.key2" not in name}
+    assert "meetings.1.text.attention.key" in refused(lacking) or "meetings.1.image" in refused(lacking)
+    assert "does not divide into 7 heads" in refused(official, bi_num_attention_heads=7)
+
+
+def test_a_downstream_checkpoint_keeps_the_heads_it_has(official: dict[str, Tensor]):
+    """vilbert_beta's lacks some of 12-in-1's."""
+    some = linear_of("vil_tri_prediction", 2, 40)
+    found = understood("vilbert", official | some | linear_of("vision_logit", 1, 48), TOLD)
+    step = found.build()
+    assert isinstance(step, Several)
+    assert found.task == "tasks" and set(step.tasks) == {"entailment", "grounding"}
+    assert set(step.heads) == {"match", "words", "regions", "entailment", "grounding"}
+
+
+def linear_of(name: str, out: int, inputs: int) -> dict[str, Tensor]:
+    return {name: torch.randn(shape) for name, shape in linear(name, out, inputs).items()}
+
+
+def test_a_file_alone_is_asked_for_heads():
+    with pytest.raises(WeightsError, match="give --heads"):
+        load_official("vilbert", FOLDER / "checkpoint.pth")

@@ -1,0 +1,80 @@
+"""VSE++ and SCAN: files of two states, side by side; every depth and direction; counts at full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.reader import SIDES, sided
+from diptych.models.importing import load_official, recognise, understood
+from diptych.models.scan.model import SCAN
+from diptych.models.vsepp.checkpoint import names
+from diptych.models.vsepp.model import VSEpp
+from tests.parity.goldens import GOLDEN_CASES
+
+
+@pytest.mark.parametrize("system", ["vsepp", "scan"])
+def test_a_file_of_two_states_goes_both_ways(system: str):
+    nested = torch.load(GOLDEN_CASES / system / "checkpoint.pth", weights_only=True)["model"]
+    found = load_official(system, GOLDEN_CASES / system / "checkpoint.pth")
+    back = sided(found.names.to_official(found.state))
+    assert isinstance(back, list) and [side.keys() for side in back] == [side.keys() for side in nested]
+    assert all(torch.equal(ours[name], side[name]) for ours, side in zip(back, nested, strict=True) for name in side)
+    assert set(found.build().state_dict()) == set(found.state)
+
+
+def test_one_state_stays_one():
+    state = {"img_enc.fc.bias": torch.ones(1), "other": torch.ones(1)}
+    assert sided(state) is state
+
+
+@pytest.mark.parametrize("odd", [[{}], [1, 2], [{"a": torch.ones(1)}] * 3, ({}, {}, {})])
+def test_lists_of_anything_else_are_refused(tmp_path: Path, odd: object):
+    torch.save({"model": odd}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="holds no tensors"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(("depth", "bidirectional"), [(1, True), (2, True), (3, False)])
+def test_depth_and_direction_are_read_from_the_names(depth: int, bidirectional: bool):
+    arguments: dict[str, Any] = dict(features=6, width=8, vocabulary=11, word_width=5, depth=depth)
+    model = SCAN(**arguments, bidirectional=True) if bidirectional else VSEpp(**arguments)
+    ours = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    table = names({**arguments, "bidirectional": bidirectional}, "pretraining")
+    state: dict[str, Tensor] = table.to_official(ours)
+    assert all(name.startswith(SIDES) for name in state)
+    found = understood(recognise(state, {"margin": 0.2, **({"bi_gru": True} if bidirectional else {})}), state, {})
+    assert found.arguments == (arguments | {"bidirectional": True} if bidirectional else arguments)
+    assert all(torch.equal(found.state[name], ours[name]) for name in ours)
+
+
+def test_a_scan_of_one_direction_is_told_by_its_settings_and_never_guessed():
+    state = read_checkpoint(GOLDEN_CASES / "vsepp" / "checkpoint.pth")
+    assert recognise(state, {"margin": 0.2}) == "vsepp"
+    told = {
+        "bi_gru": False,
+        "cross_attn": "i2t",
+        "agg_func": "Mean",
+        "raw_feature_norm": "no_norm",
+        "lambda_softmax": 4.0,
+    }
+    assert recognise(state, told) == "scan"
+    found = understood("scan", state, told)
+    attends = {"asking": "image", "aggregate": "mean", "norm": "none", "sharpness": 4.0}
+    assert found.arguments.items() >= ({"bidirectional": False} | attends).items()
+    assert set(found.build().state_dict()) == set(found.state)
+    with pytest.raises(WeightsError, match="vsepp and scan call alike"):
+        recognise(state)
+
+
+def test_full_size_counts():
+    """A linear map, word vectors, and per direction three gates of a GRU with two biases each."""
+    one_way = 3 * 1024 * (300 + 1024 + 2)
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in model.parameters()) for model in (VSEpp(), SCAN())]
+    assert sizes == [2049 * 1024 + 11353 * 300 + one_way, 2049 * 1024 + 8481 * 300 + 2 * one_way]

@@ -1,0 +1,69 @@
+"""ALBEF's and BLIP's files without the momentum half: a student that stands alone, or a line that names what is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.checkpoints.adapter import State
+from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.models.importing import recognise, understood
+from diptych.protocols import pupil
+from tests.parity.goldens import GOLDEN_CASES
+
+CASES = ("albef_pretrain", "albef_retrieval", "albef_ve", "albef_vqa", "albef_nlvr2", "blip_pretrain", "blip_retrieval")
+
+
+def whole(name: str) -> dict[str, Tensor]:
+    folder = (
+        GOLDEN_CASES / name if (GOLDEN_CASES / name).is_dir() else Path(os.environ.get("DIPTYCH_GOLDENS", "")) / name
+    )
+    if not folder.is_dir():
+        pytest.skip(f"set DIPTYCH_GOLDENS to the folder of golden cases to check {name}")
+    return read_checkpoint(folder / "checkpoint.pth")
+
+
+def told(name: str) -> dict[str, dict[str, int]]:
+    """Of ALBEF's goldens, the two whose encoders differ in their heads."""
+    image, text = {"albef_vqa": (5, 5), "albef_nlvr2": (4, 5)}.get(name, (4, 4))
+    return {"vision": {"heads": image}, "text": {"num_attention_heads": text}}
+
+
+def is_beside(name: str) -> bool:
+    return name.partition(".")[0].endswith(("_m", "queue", "queue_ptr"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_student_may_stand_alone(name: str):
+    state = whole(name)
+    stripped = {n: t for n, t in state.items() if not is_beside(n)}
+    assert recognise(stripped) == name.partition("_")[0] and len(stripped) < 0.7 * len(state)
+    found, full = (understood(recognise(state), x, told(name)) for x in (stripped, state))
+    assert (found.task, found.arguments) == (full.task, full.arguments)
+    step, student = found.build(), pupil(full.build())
+    assert type(step) is type(student) and not hasattr(step, "student")
+    mine, theirs = step.state_dict(), student.state_dict()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+    back = found.names.to_official(found.state) | found.left
+    assert same(back, stripped)
+
+
+def same(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (("visual_encoder_m.norm.weight",), r"missing weights: queue\.image"),
+        (("image_queue", "text_queue", "queue_ptr"), r"does not fit: missing: teacher\.model\.image"),
+    ],
+)
+def test_a_part_of_the_momentum_half_is_refused(kept: tuple[str, ...], message: str):
+    stripped = {n: t for n, t in whole("albef_pretrain").items() if n in kept or not is_beside(n)}
+    with pytest.raises(WeightsError, match=message):
+        understood("albef", stripped, told("albef_pretrain"))

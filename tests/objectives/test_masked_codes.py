@@ -1,0 +1,192 @@
+"""Visual tokens: how patches are hidden, how they are learned, and what is guessed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from diptych.config.training import Optimizer
+from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.modules.normalization import CENTRED, renormalised
+from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.masked_views import codes, hidden_patches
+from diptych.objectives.masking import BlockMasking, hidden_blocks
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Keyed
+from diptych.objectives.vqkd import CodedFeatures, UnusedCodes
+from diptych.training import checkpoint
+from diptych.training.diagnostics import Doctor
+from diptych.training.optimizer import adamw
+from tests.models.systems import beit3
+from tests.models.systems.common import Colours, batch_of
+
+torch.manual_seed(0)
+SMALL = VisualTokenizer(
+    width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), codes=24, code_width=8, decoder_depth=1, features=1280,
+    patience=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "columns", "least"), [(14, 14, 16), (7, 7, 4), (3, 4, 16), (1, 1, 16), (1, 9, 2)])
+def test_a_fixed_share_of_patches_is_hidden_in_blocks(rows: int, columns: int, least: int):
+    wanted = max(1, round(0.4 * rows * columns))
+    seen = np.zeros((rows, columns))
+    alike = []
+    for seed in range(60):
+        hidden = hidden_blocks(rows, columns, BlockMasking(0.4, least), np.random.default_rng(seed))
+        assert hidden.shape == (rows, columns) and hidden.sum() == wanted
+        seen += hidden
+        alike.append((hidden[:, 1:] == hidden[:, :-1]).mean() if columns > 1 else 1.0)
+    assert (seen > 0).all(), "every patch can be hidden"
+    if rows * columns == 196:  # drawn one by one, neighbours would be alike in 0.4² + 0.6² = 52 % of the cases
+        assert np.mean(alike) > 0.75
+
+
+def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
+    batch = batch_of(8)
+    assert batch.image is not None
+    extents = batch.image.extents(8)
+    found = Keyed(batch).hidden_patches(extents, (3, 4), BlockMasking(least=2)).view(8, 3, 4)
+    order = torch.arange(8).flip(0)
+    turned = Keyed(replace(batch, ids=batch.ids[order])).hidden_patches(extents[order], (5, 6), BlockMasking(least=2))
+    assert torch.equal(turned.view(8, 5, 6)[:, :3, :4], found[order])
+    for hidden, (height, width) in zip(found, extents.tolist(), strict=True):
+        assert hidden.sum() == hidden[:height, :width].sum() == max(1, round(0.4 * height * width))
+
+
+def tokenizer_step(seed: int = 0) -> Pretraining:
+    torch.manual_seed(seed)
+    model = VisualTokenizer(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3)
+    return Pretraining(model, nn.ModuleDict(), [CodedFeatures(), UnusedCodes()], guide=Colours())
+
+
+def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    found = []
+    for k in steps:
+        losses = step.train()(replace(batch_of(16, seed=k % 4), step=k))
+        losses["features"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append({name: value.item() for name, value in losses.items()})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_it_learns_uses_its_codebook_and_is_watched(seed: int):
+    step = tokenizer_step(seed)
+    found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
+    assert found[-1]["features/apart"] < 0.7 * found[0]["features/apart"]
+    assert found[-1]["unused"] < 0.5 * step.floors["unused"].value
+    assert step.floors["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
+    before = {name: value.clone() for name, value in step.state_dict().items()}
+    step.eval()(batch_of(4))
+    assert all(torch.equal(before[name], value) for name, value in step.state_dict().items()), "scoring changes nothing"
+
+
+def test_it_learns_the_same_codes_in_half_precision():
+    whole, half = tokenizer_step().train(), tokenizer_step().train()
+    batch = batch_of(16)
+    exact = whole(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = half(batch)
+    torch.testing.assert_close(rough["features"], exact["features"], rtol=0.05, atol=0.05)
+    book, other = (step.get_submodule("model.codebook") for step in (whole, half))
+    assert all(buffer.dtype == other.get_buffer(name).dtype for name, buffer in book.named_buffers())
+    x = F.normalize(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = half.model.codebook.nearest(x)  # type: ignore[union-attr]
+    assert torch.equal(found, half.model.codebook.nearest(x))  # type: ignore[union-attr]
+
+
+def test_what_is_told_is_how_a_patch_differs_from_the_mean():
+    """By hand, on unit vectors."""
+    step, batch = tokenizer_step(), batch_of(8)
+    step.train()(batch)
+    model, image = step.eval().model, batch.image
+    assert isinstance(model, VisualTokenizer) and image is not None
+    tokens = model.encode_image(image)
+    seen = F.normalize(Colours()(image).grid.flatten(1, 2)[tokens.real], dim=1)
+    torch.testing.assert_close(model.usual.mean, seen.mean(0))
+    told = model.tell(model.quantise(tokens)[0]).pack().values
+    by_hand = 1 - F.cosine_similarity(told, seen - seen.mean(0))
+    torch.testing.assert_close(step(batch)["features/apart"], by_hand.mean())
+    assert step.floors["features"].value == 1.0
+
+
+def test_the_doctor_names_a_collapse():
+    doctor = Doctor(tokenizer_step().floors, patience=5)
+    (finding,) = doctor.watch({"step": 5, "unused": 0.9})
+    assert finding.verdict == "stuck" and "the codebook has collapsed" in finding.message
+    (finding,) = Doctor(doctor.floors, patience=5).watch({"step": 5, "unused": 0.7})
+    assert finding.verdict == "learning"
+
+
+def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):
+    settings = Optimizer(learning_rate=3e-3)
+    whole, first, second = tokenizer_step(), tokenizer_step(), tokenizer_step()
+    losses = trained(whole, range(6), adamw(whole, settings))
+    optimizer = adamw(first, settings)
+    trained(first, range(3), optimizer)
+    checkpoint.save(tmp_path, first, optimizer, {})
+    optimizer = adamw(second, settings)
+    checkpoint.load(tmp_path, second, optimizer)
+    assert trained(second, range(3, 6), optimizer) == losses[3:]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_a_tokenizer_sees_pictures_as_it_learned_to():
+    image = batch_of(5).image
+    assert image is not None
+    other = ((0.4, 0.5, 0.6), (0.3, 0.3, 0.2))
+    seen = FrozenTokenizer(SMALL, given=other)(replace(image, pixels=renormalised(image.pixels, CENTRED, other)))
+    assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # rounded otherwise, some may change sides
+    there = seen >= 0
+    assert (FrozenTokenizer(SMALL, given=other)(image) != seen)[there].float().mean() > 0.1
+
+
+def test_a_tokenizer_of_larger_patches_is_shown_larger_pictures():
+    image = batch_of(5).image
+    assert image is not None
+    small = replace(image, pixels=F.avg_pool2d(image.pixels, 2), sizes=image.sizes // 2)
+    larger = FrozenTokenizer(SMALL, patch=4)
+    assert larger.patch == 4 and torch.equal(larger(small) < 0, FrozenTokenizer(SMALL)(image) < 0)
+    again = replace(image, pixels=F.interpolate(small.pixels, scale_factor=2, mode="bilinear"))
+    assert torch.equal(larger(small), FrozenTokenizer(SMALL)(again))
+    ragged = replace(small, sizes=small.sizes - 1)
+    assert torch.equal(larger(ragged) < 0, larger(small) < 0), "a patch is there where its picture reaches into it"
+
+
+def test_hidden_patches_codes_are_what_is_asked_for():
+    """By hand: cross entropy at the hidden patches, of the codes that the tokenizer gives to the whole picture."""
+    torch.manual_seed(0)
+    model, frozen = beit3.model(), FrozenTokenizer(SMALL)
+    step = Pretraining(
+        model,
+        nn.ModuleDict({"codes": nn.Linear(32, 24)}),
+        [MaskedCodes(BlockMasking(least=2))],
+        {"codes": 24.0},
+        tokenizer=frozen,
+    )
+    batch = batch_of(5)
+    views = step.views(batch)
+    hidden, there = hidden_patches(views, BlockMasking(least=2)), codes(views)
+    assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
+    assert batch.image is not None
+    seen = model.alone(model.encode_hidden(batch.image, hidden)).by_span(name="patches").canvas()
+    logits = step.heads["codes"](seen)
+    by_hand = [F.cross_entropy(logits[i, j], there[i, j]) for i, j in hidden.nonzero().tolist()]
+    torch.testing.assert_close(step(batch)["codes"], torch.stack(by_hand).mean())
+    assert step.floors["codes"].value == pytest.approx(math.log(24))
+    floor = MaskedCodes().floor({"codes": 24.0, "code_entropy": 2.0})
+    assert floor is not None and floor.value == 2.0
+    with pytest.raises(ValueError, match="no visual tokenizer"):
+        Pretraining(model, step.heads, [MaskedCodes()])(batch)

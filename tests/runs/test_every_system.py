@@ -1,0 +1,78 @@
+"""Every system's checkpoint goes through the command line: imported as a run, exported again bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diptych.checkpoints.read import read_checkpoint
+from diptych.cli import main
+from diptych.config.run import ImportedCheckpoint
+from diptych.models.importing import SYSTEMS
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.run_folder import load_run, read_any, read_run
+from tests.parity.goldens import GOLDEN_CASES
+
+CASES = {
+    "vit": "vit", "vilt": "vilt_pretrain", "vsepp": "vsepp", "scan": "scan", "vilbert": "vilbert_pretrain",
+    "crossvit": "crossvit_dagger", "mae": "mae", "albef": "albef_pretrain", "open_clip": "open_clip", "coca": "coca",
+    "beit3": "beit3_caption", "blip": "blip_pretrain", "vlmo": "vlmo_pretrain", "clip": "clip",
+}  # fmt: skip
+RESNET: dict[str, Any] = dict(
+    width=6, depths=(1, 1, 2, 1), heads=4, grid=(1, 1), text_width=8, text_depth=1, text_heads=2, text_hidden=12,
+    vocabulary=20, text_length=7, joint=5,
+)  # fmt: skip
+
+
+def files(system: str, tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint, and the settings that stand in no shape."""
+    if system == "clip_resnet":
+        step = SYSTEMS[system].build(RESNET, "pretraining", {})
+        official = SYSTEMS[system].names(RESNET, "pretraining").to_official(dict(step.state_dict()))
+        torch.save({name: tensor.contiguous() for name, tensor in official.items()}, tmp_path / "checkpoint.pth")
+        (tmp_path / "config.json").write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
+        return tmp_path / "checkpoint.pth", tmp_path / "config.json"
+    name = CASES[system]
+    folder = (
+        GOLDEN_CASES / name if (GOLDEN_CASES / name).is_dir() else Path(os.environ.get("DIPTYCH_GOLDENS", "")) / name
+    )
+    if not folder.is_dir():
+        pytest.skip(f"set DIPTYCH_GOLDENS to the folder of golden cases to check {name}")
+    return folder / "checkpoint.pth", folder / "config.json"
+
+
+def nests(path: Path) -> list[str]:
+    return [key for key in torch.load(path, weights_only=True) if key in ("state_dict", "model")]
+
+
+@pytest.mark.quick("vit", "vilt")
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoint, config = files(system, tmp_path)
+    run, back = tmp_path / "run", tmp_path / "back.pth"
+    assert main(["import", system, str(checkpoint), "--out", str(run), "--config", str(config)]) == 0
+    assert "every weight in its place" in capsys.readouterr().out
+    assert main(["export", str(run), "--to", "official", "--out", str(back)]) == 0
+    assert "left out" not in capsys.readouterr().out
+    before, after = read_checkpoint(checkpoint), read_checkpoint(back)
+    assert before.keys() == after.keys() and nests(checkpoint) == nests(back)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) and tensor.dtype == after[name].dtype, name
+    if system == "clip_resnet":
+        assert isinstance(read_any(run)[0], ImportedCheckpoint)
+    else:  # a run like any other: what it says is built takes every weight
+        assert load_run(rebuilt(*read_run(run)), run) is not None
+
+
+def test_a_config_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoint, _ = files("mae", tmp_path)
+    (tmp_path / "list.json").write_text("[1]")
+    for config, told in (("list.json", "holds a list"), ("none.json", "cannot be read")):
+        command = ["import", "mae", str(checkpoint), "--out", str(tmp_path / "run"), "--config", str(tmp_path / config)]
+        assert main(command) == 2
+        assert told in capsys.readouterr().err

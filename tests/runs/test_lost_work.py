@@ -1,0 +1,355 @@
+"""At the command line: nothing that was trained, logged or written is lost without a word."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.cli import main
+from diptych.runs import report
+from diptych.runs.run_folder import read_run
+from diptych.training.checkpoint import CHECKPOINT, PREVIOUS
+from diptych.utils.io import DamagedFile
+from diptych.utils.lock import locked
+from tests.capfilt.tiny_capfilt import saved
+from tests.parity.goldens import GOLDEN_CASES
+from tests.runs.tiny_runs import ENVIRONMENT, pretrain, rows, started
+
+posix = pytest.mark.skipif(os.name != "posix", reason="locks and signals are POSIX's")
+HOLDS = "import sys; from pathlib import Path; from diptych.utils.lock import locked\n"
+HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()"
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command is refused with."""
+    capsys.readouterr()
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(saved(tmp_path_factory.mktemp("untrained") / "blip"))
+
+
+@posix
+@pytest.mark.parametrize(
+    ("words", "folder", "file"),
+    [
+        ("pretrain vilt.tiny --data scenes:50 --steps 2 --device cpu --out {out}", "{out}", ""),
+        ("finetune vqa --recipe vilt.tiny --data scenes:50 --steps 2 --device cpu --out {out}", "{out}", ""),
+        ("evaluate {run} --task matching --data scenes:8 --device cpu --workers 0", "{run}/evaluate-matching-scenes_8-val", ""),
+        ("export {run} --to official --out {out}/x.pth", "{out}", "x.pth"),
+        ("bootstrap scenes:8 --filter {run} --device cpu --out {out}", "{out}", ""),
+        ("noise scenes:8 --out {out}", "{out}", ""),
+        ("vocabulary scenes:8 --out {out}/words.txt", "{out}", "words.txt"),
+        ("learn --rows vilt --data scenes:8 --minutes 0 --out {out}", "{out}", ""),
+        ("demo --out {out}", "{out}", ""),
+        ("import vit {out}/vit.pth --out {out}", "{out}", ""),
+    ],
+    ids=lambda value: value.split()[0] if " " in value else "",
+)  # fmt: skip
+def test_no_command_writes_where_another_process_does(
+    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, folder: str, file: str
+):
+    places = {"out": tmp_path / "out", "run": imported}
+    place = Path(folder.format(**places))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(place), file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        before = contents(imported) | contents(place.parent)
+        line = refused(words.format(**places).split(), capsys)
+        assert f"is being written by another process (pid {holder.pid} on " in line and str(place) in line
+        assert contents(imported) | contents(place.parent) == before
+    finally:
+        holder.communicate("\n", timeout=60)
+
+
+def without_a_checkpoint(pretrained: Path, out: Path) -> Path:
+    """A run as a kill before its first checkpoint leaves it."""
+    shutil.copytree(pretrained, out)
+    for name in (CHECKPOINT, PREVIOUS, "model.safetensors", "report.html"):
+        (out / name).unlink()
+    return out
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_again(pretrained: Path, tmp_path: Path, capsys):
+    out = without_a_checkpoint(pretrained, tmp_path / "run")
+    before = contents(out)
+    line = refused([*pretrain(out), "--seed", "5"], capsys)
+    assert "seed = 0, not 5" in line and "another --out" in line
+    assert "model.width = 16, not 32" in refused([*pretrain(out), "--model.width", "32"], capsys)
+    assert contents(out) == before
+    assert main(pretrain(out, "--workers", "0")) == 0
+    assert "stopped before its first checkpoint: starting again from step 0" in capsys.readouterr().out
+    assert rows(out) == rows(pretrained)
+
+
+def test_a_damaged_checkpoint_of_a_finished_run_costs_its_last_steps_alone(pretrained: Path, tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(pretrained, out)
+    data = bytearray((out / CHECKPOINT).read_bytes())
+    data[-7] ^= 4
+    (out / CHECKPOINT).write_bytes(data)
+    assert main(pretrain(out, "--workers", "0")) == 0
+    said = capsys.readouterr().out
+    assert "is damaged: its tensors are not what was written" in said and "of step 21" in said
+    assert "goes on at step 21" in said
+    assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+    assert rows(out) == rows(pretrained)
+
+
+def test_damaged_weights_are_refused_by_every_reader(pretrained: Path, tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(pretrained, out)
+    data = bytearray((out / "model.safetensors").read_bytes())
+    data[-2] ^= 64
+    (out / "model.safetensors").write_bytes(data)
+    for words in (
+        ["evaluate", str(out), "--task", "matching"],
+        ["export", str(out), "--to", "official", "--out", str(tmp_path / "x.pth")],
+        ["finetune", "vqa", "--from", str(out), "--data", "scenes:50", "--out", str(tmp_path / "vqa")],
+        [*pretrain(tmp_path / "next"), "--start", str(out)],
+        pretrain(out, "--workers", "0"),
+    ):
+        line = refused(words, capsys)
+        assert f"{out / 'model.safetensors'} is damaged: its tensors are not what was written" in line
+    assert (out / "model.safetensors").read_bytes() == data and not (tmp_path / "x.pth").exists()
+
+
+DAMAGES = (b"", b"\xff\xfe\x00", b"{", b"[]", b"{}", b"null", b"[" * 4000)
+
+
+def test_a_damaged_run_json_is_one_line_that_names_it(imported: Path, tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(imported, out)
+    whole = json.loads((out / "run.json").read_text())
+    wrong = [
+        json.dumps(whole | change).encode() for change in ({"run": 3}, {"facts": []}, {"kind": {}}, {"machine": None})
+    ]
+    wrong += [
+        json.dumps({name: value for name, value in whole.items() if name != left}).encode()
+        for left in whole
+        if left != "digest"
+    ]
+    for data in (*DAMAGES, *wrong):
+        (out / "run.json").write_bytes(data)
+        words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
+        assert str(out / "run.json") in refused(words, capsys), data
+
+
+@pytest.mark.parametrize(
+    ("written", "flipped"),
+    [('"seed": 0', '"seed": 1'), ('"command": "', '"command": "p'), ('"digest"', '"digesu"'), ('"crc32:', '"crc33:')],
+)
+def test_a_change_that_run_json_could_also_say_is_noticed(
+    imported: Path, tmp_path: Path, capsys, written: str, flipped: str
+):
+    out = tmp_path / "run"
+    shutil.copytree(imported, out)
+    whole = (out / "run.json").read_text()
+    assert written in whole
+    (out / "run.json").write_text(whole.replace(written, flipped))
+    words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
+    line = refused(words, capsys)
+    assert f"{out / 'run.json'}: its content does not match its digest: restore the file, or" in line
+
+
+def test_a_run_json_that_was_changed_on_purpose_is_read_without_its_digest(imported: Path, tmp_path: Path):
+    shutil.copytree(imported, out := tmp_path / "run")
+    record = json.loads((out / "run.json").read_text())
+    del record["digest"]
+    record["run"]["training"]["seed"] = 1
+    (out / "run.json").write_text(json.dumps(record))
+    assert read_run(out)[0].training.seed == 1
+
+
+@pytest.mark.parametrize("name", ["skipped.json", "doctor.json", "evaluate-x/metrics.json", "evaluate-x/shown.json"])
+def test_a_damaged_json_file_of_a_report_is_one_line_that_names_it(imported: Path, tmp_path: Path, name: str, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(imported, out)
+    path, wrong = (
+        out / name,
+        (b'[{"kind": "answer"}]', b'[{"id": 1}]', b'{"findings": [{}]}', b'{"metrics": {"a": "b"}}'),
+    )
+    path.parent.mkdir(exist_ok=True)
+    readers = {"metrics.json": report.evaluation_tables, "shown.json": report.kept_examples}
+    for data in (*DAMAGES, *wrong):
+        if data == b"[]" and path.name in ("skipped.json", "shown.json"):
+            continue  # as it is where there is nothing to list
+        path.write_bytes(data)
+        if path.name in readers:
+            assert readers[path.name](out) == []
+            said = capsys.readouterr().err
+            assert f"DamagedFile: {path}: "[:250] in said and said.count("\n") == 1
+            continue
+        with pytest.raises(DamagedFile) as told:
+            report.findings(out)
+        assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
+
+
+def test_a_damaged_line_of_the_log_is_told_and_kept(pretrained: Path, tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(pretrained, out)
+    lines = (out / "metrics.jsonl").read_bytes().split(b"\n")
+    lines[4] = lines[4][:20]
+    (out / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert main(pretrain(out, "--workers", "0")) == 0
+    assert "metrics.jsonl, line 5: not the JSON" in capsys.readouterr().out
+    assert (out / "metrics.damaged-1.jsonl").read_bytes() == b"\n".join(lines)
+    assert rows(out) == [row for i, row in enumerate(rows(pretrained)) if i != 4]
+
+
+def test_noise_does_not_write_among_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["noise", "scenes:8", "--out", str(tmp_path / "out"), "--shard", "4"]
+    assert main(words) == 0
+    before = contents(tmp_path)
+    assert "holds train-00000.tar already; give another --out" in refused([*words, "--seed", "3"], capsys)
+    assert contents(tmp_path) == before
+
+
+def test_an_import_does_not_take_the_place_of_another_run(imported: Path, tmp_path: Path, capsys):
+    (tmp_path / "x.pth").touch()
+    before = contents(imported)
+    line = refused(["import", "vit", str(tmp_path / "x.pth"), "--out", str(imported)], capsys)
+    assert "holds a run that was not imported; give another --out" in line
+    assert contents(imported) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tmp_path.chmod(0o500)
+    assert "Permission denied: see to its permissions" in refused(pretrain(tmp_path / "run"), capsys)
+    tmp_path.chmod(0o700)
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["size", "gone"])
+def test_a_run_that_can_write_no_more_says_so_and_leaves_its_checkpoint(tmp_path: Path, what: str):
+    out = tmp_path / "run"
+    words = pretrain(out, "--workers", "0", steps=100_000)
+    limit = ["prlimit", "--fsize=150000"] if what == "size" else []
+    if limit and shutil.which("prlimit") is None:
+        pytest.skip("no prlimit here")
+    process = subprocess.Popen(
+        [*limit, sys.executable, "-m", "diptych", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while what == "gone" and not (out / CHECKPOINT).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if what == "gone":
+        out.rename(tmp_path / "elsewhere")
+    _, complaint = process.communicate(timeout=240)
+    assert process.returncode == 2, complaint
+    (line,) = complaint.splitlines()
+    assert " cannot be written (" in line and str(out) in line and "then give the same command again" in line
+    assert what == "gone" or not list(out.rglob("*.partial"))
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: Path, tmp_path: Path, twice: bool):
+    run = tmp_path / "run"
+    shutil.copytree(imported, run)
+    process = started(["evaluate", str(run), "--task", "matching", "--data", "scenes:200000", "--device", "cpu"])
+    deadline = time.monotonic() + 240
+    while not list(run.glob("evaluate-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(1)
+    at = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)  # its data workers too
+    if twice:
+        process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == (130 if not twice else process.returncode) != 0
+    assert time.monotonic() - at < 20  # it takes one; but machines differ
+    lines = complaint.splitlines()
+    assert "Traceback" not in complaint
+    assert lines[0].startswith("diptych: SIGTERM: stopping; a second one ends it at once")
+    assert twice or lines[-1] == "diptych: interrupted; what was written before stands"
+    assert not list(run.glob("evaluate-*/metrics.json"))
+    with locked(run):
+        pass
+
+
+@posix
+@pytest.mark.slow
+def test_an_evaluation_during_training_that_is_interrupted_is_made_up_for(pretrained: Path, tmp_path: Path):
+    """Here by hand, between the last step and its checkpoint: the same rows come out."""
+    from diptych.runs import train as training
+
+    out, kept = tmp_path / "run", training.held_out_means
+
+    def interrupting(*_: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+        return {}
+
+    training.held_out_means = interrupting
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(pretrain(out, "--workers", "0"))
+    finally:
+        training.held_out_means = kept
+    assert ended.value.code == 130 and "val/itm" not in rows(out)[-1]
+    assert main(pretrain(out, "--workers", "0")) == 0
+    assert rows(out) == rows(pretrained)
+    assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_bootstraps_damaged_parts_are_named(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    words = ["bootstrap", "scenes:8", "--filter", str(imported), "--device", "cpu", "--workers", "0", "--out", str(out)]
+    assert main(words) == 0
+    (rows_, features), settings = (next(out.glob(f"parts/train-00000{end}")) for end in (".jsonl", ".npy")), out / "bootstrap.json"  # fmt: skip
+    whole = {path: path.read_bytes() for path in (rows_, features, settings)}
+    for path, data in whole.items():
+        head = data[: data.index(b"\n") + 1] if path is rows_ else b""
+        for bad in (b"", data[: len(data) // 2], b"\xff" + data[1:], b"{}\n", b'{"key": 1}\n', head * 3):
+            next(out.glob("*.tar")).unlink(missing_ok=True)
+            path.write_bytes(bad)
+            line = refused(words, capsys)
+            assert str(path) in line or (path is rows_ and str(features) in line), (path, bad[:20], line)
+            path.write_bytes(data)
+            if not list(out.glob("*.tar")):
+                assert main(words) == 0
+    assert json.loads(settings.read_text())["data"] == "scenes:8"
+
+
+def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: Path, capsys):
+    first = GOLDEN_CASES / "vit" / "checkpoint.pth"
+    held = torch.load(first, weights_only=True)
+    torch.save(
+        {name: value + 1 if value.is_floating_point() else value for name, value in held.items()}, tmp_path / first.name
+    )
+
+    def words(file: Path) -> list[str]:
+        return ["import", "vit", str(file), "--heads", "4", "--out", str(tmp_path / "run")]
+
+    assert main(words(first)) == 0
+    before = contents(tmp_path / "run")
+    assert "holds other weights than this file's; give another --out" in refused(words(tmp_path / first.name), capsys)
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run" / "model.safetensors").write_bytes(before["model.safetensors"][:-9])
+    assert main(words(first)) == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before["model.safetensors"]

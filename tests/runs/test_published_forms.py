@@ -1,0 +1,190 @@
+"""Forms in which the field passes weights on that the official code of today no longer writes, imported at the command line:
+ImageNet-21k ViTs with a representation layer, CoCas of one width, ViLBERT's first release with weight-normed answers.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import Image
+from diptych.checkpoints.read import read_checkpoint
+from diptych.cli import main
+from diptych.models.coca import checkpoint as coca
+from diptych.models.importing import load_official
+from diptych.models.vit.model import ViT
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.run_folder import load_run, read_run
+from tests.parity.goldens import GOLDEN_CASES
+
+
+def command(system: str, state: dict[str, Tensor], out: Path, config: Path | None = None) -> int:
+    torch.save(state, out.with_suffix(".pth"))
+    settings = ["--config", str(config)] if config else []
+    return main(["import", system, str(out.with_suffix(".pth")), "--out", str(out), *settings])
+
+
+def exported(run: Path) -> dict[str, Tensor]:
+    assert main(["export", str(run), "--to", "official", "--out", str(run.with_suffix(".back.pth"))]) == 0
+    return read_checkpoint(run.with_suffix(".back.pth"))
+
+
+def in21k(width: int = 48, representation: int = 20, classes: int = 9) -> dict[str, Tensor]:
+    """The golden ViT's encoder with a hidden layer of another width and a classifier upon it."""
+    state = torch.load(GOLDEN_CASES / "vit" / "checkpoint.pth", weights_only=True)
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"pre_logits.fc.weight": (representation, width), "pre_logits.fc.bias": (representation,)}
+    shapes |= {"head.weight": (classes, representation), "head.bias": (classes,)}
+    return state | {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@torch.no_grad()
+def test_a_vit_of_imagenet_21k_classifies_through_its_representation_layer(tmp_path: Path):
+    state = in21k()
+    config = GOLDEN_CASES / "vit" / "config.json"
+    assert command("vit", state, tmp_path / "run", config) == 0
+    step: Any = load_run(rebuilt(*read_run(tmp_path / "run")), tmp_path / "run").eval()
+    bare = load_official("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", heads=4).build().eval().get_submodule("model")
+    assert isinstance(bare, ViT)
+    rows, columns = bare.patches.grid
+    patch = json.loads(config.read_text())["patch_size"]
+    shown = pictures(rows * patch, columns * patch)
+    first = bare.encode_image(shown).first()  # the class token behind the last norm
+    hidden = torch.tanh(first @ state["pre_logits.fc.weight"].T + state["pre_logits.fc.bias"])
+    expected = hidden @ state["head.weight"].T + state["head.bias"]
+    torch.testing.assert_close(step.model.classify(shown), expected, rtol=1e-5, atol=1e-5)
+    back = exported(tmp_path / "run")
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+def pictures(height: int, width: int) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(2, 3, height, width, generator=generator)
+    return Image(pixels, torch.tensor([[height, width]] * 2))
+
+
+def test_jax_s_file_of_it_and_one_without_a_classifier_are_read(tmp_path: Path):
+    state = in21k()
+    alone = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    assert command("vit", alone, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
+    assert read_run(tmp_path / "encoder")[0].model.representation == 20  # type: ignore[union-attr]
+    named = {"pre_logits/kernel": state["pre_logits.fc.weight"].T, "pre_logits/bias": state["pre_logits.fc.bias"]}
+    from diptych.models.huggingface.layouts import unified
+
+    found, _ = unified("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
+    assert torch.equal(found["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
+
+
+def test_half_a_representation_layer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    state = in21k()
+    del state["pre_logits.fc.bias"]
+    assert command("vit", state, tmp_path / "run", GOLDEN_CASES / "vit" / "config.json") == 2
+    assert "pre_logits.fc.bias" in capsys.readouterr().err
+
+
+WIDE: dict[str, Any] = dict(
+    width=16, depth=1, heads=2, hidden=24, patch=8, grid=(2, 2), queries=3, pool_heads=2, text_width=16, text_depth=1,
+    text_heads=2, text_hidden=20, vocabulary=30, text_length=7, decoder_depth=1, decoder_heads=2, decoder_hidden=20,
+    joint=10,
+)  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_coca_whose_two_widths_are_one_equals_torch_s_attention(tmp_path: Path):
+    """torch keeps one in_proj_weight there, and three weights elsewhere."""
+    torch.manual_seed(5)
+    pool = nn.MultiheadAttention(16, 2, kdim=16, vdim=16, batch_first=True)
+    assert pool.in_proj_weight is not None
+    step = coca.build(WIDE, "pretraining", {})
+    state = {name: tensor.contiguous() for name, tensor in coca.names(WIDE, "").to_official(step.state_dict()).items()}
+    theirs = {f"visual.attn_pool.attn.{name}": tensor.clone() for name, tensor in pool.state_dict().items()}
+    assert theirs.keys() <= state.keys()
+    (tmp_path / "config.json").write_text(json.dumps({"vision_cfg": {"attn_pooler_heads": 2}, "num_heads": 2}))
+    assert command("coca", state | theirs, tmp_path / "run", tmp_path / "config.json") == 0
+    ours: Any = load_run(rebuilt(*read_run(tmp_path / "run")), tmp_path / "run").eval()
+    tokens = ours.model.image(pictures(16, 16))
+    queries, context = ours.model.pool.query.expand(2, -1, -1), tokens.canvas()
+    norm, context_norm = ours.model.pool.norm, ours.model.pool.context_norm
+    expected, _ = pool(norm(queries), context_norm(context), context_norm(context), need_weights=False)
+    torch.testing.assert_close(ours.model.pool(tokens).canvas(), expected, rtol=1e-5, atol=1e-6)
+    back = exported(tmp_path / "run")
+    assert back.keys() == state.keys() and all(torch.equal(back[n], t) for n, t in (state | theirs).items())
+
+
+class OfficialClassifier(nn.Module):
+    """vilbert_beta's answers: two layers with one norm for each whole matrix, ReLU and dropout between them."""
+
+    def __init__(self, inputs: int, hidden: int, answers: int):
+        super().__init__()
+        with warnings.catch_warnings(action="ignore"):  # the newer form has other names
+            first, last = (
+                nn.utils.weight_norm(nn.Linear(*sizes), dim=None)  # type: ignore[arg-type]
+                for sizes in ((inputs, hidden), (hidden, answers))
+            )
+        self.main = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), last)
+
+
+@torch.no_grad()
+def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    torch.manual_seed(2)
+    head = OfficialClassifier(40, 80, 7).eval()
+    for layer in (0, 3):
+        head.get_parameter(f"main.{layer}.weight_g").mul_(1.7)  # training moved it away from the norm
+    state = read_checkpoint(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
+    state |= {f"vil_prediction.{name}": tensor.clone() for name, tensor in head.state_dict().items()}
+    config = GOLDEN_CASES / "vilbert_pretrain" / "config.json"
+    assert command("vilbert", state, tmp_path / "run", config) == 0
+    told = capsys.readouterr().out
+    assert "heads.vqa" in told
+    assert all(f"vil_prediction.main.{layer}.weight: computed from its weight norm" in told for layer in (0, 3))
+    settings = json.loads(config.read_text())
+    step = load_official("vilbert", tmp_path / "run.pth", settings=settings).build().eval()
+    ours, pooled = step.get_submodule("heads.vqa"), torch.randn(5, 40)
+    assert torch.equal(ours(pooled), head.main(pooled))
+    back = exported(tmp_path / "run")
+    assert back.keys() == state.keys()
+    again = OfficialClassifier(40, 80, 7).eval()
+    again.load_state_dict({n.removeprefix("vil_prediction."): t for n, t in back.items() if n.startswith("vil_pred")})
+    assert torch.equal(again.main(pooled), head.main(pooled))
+    assert not torch.equal(back["vil_prediction.main.0.weight_v"], state["vil_prediction.main.0.weight_v"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight_g": None}, "missing weights: vil_prediction.main.0.weight_g, beside vil_prediction.main.0.weight_v"),
+        (
+            {"weight_g": torch.ones(80, 1)},
+            "vil_prediction.main.0.weight_g is (80, 1), where the official code has one number",
+        ),
+        ({"weight_v": torch.zeros(80, 40)}, "vil_prediction.main.0.weight_v is 0 everywhere"),
+        ({"weight_v": torch.full((80, 40), np.nan)}, "NaN or infinite weights: vil_prediction.main.0.weight_v"),
+    ],
+)
+def test_weight_norms_that_are_none_are_refused(change: dict[str, Any], message: str, tmp_path: Path, capsys):
+    state = read_checkpoint(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
+    head = {f"vil_prediction.{name}": tensor for name, tensor in OfficialClassifier(40, 80, 7).state_dict().items()}
+    head |= {f"vil_prediction.main.0.{name}": tensor for name, tensor in change.items()}
+    state |= {name: tensor.detach() for name, tensor in head.items() if tensor is not None}
+    assert command("vilbert", state, tmp_path / "run", GOLDEN_CASES / "vilbert_pretrain" / "config.json") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_newer_names_of_weight_norm_are_read():
+    from diptych.checkpoints.weight_norm import normed, unnormed
+
+    torch.manual_seed(4)
+    linear = nn.Linear(6, 5)
+    newer = nn.utils.parametrizations.weight_norm(linear, dim=None)  # type: ignore[arg-type]
+    with torch.no_grad():
+        newer.parametrizations.weight.original0.mul_(3)  # type: ignore[union-attr]
+    plain = unnormed(newer.state_dict(), ["weight"])
+    assert plain.keys() == {"weight", "bias"} and torch.equal(plain["weight"], linear.weight)
+    assert torch.equal(unnormed(normed(plain, ["weight"]), ["weight"])["weight"], plain["weight"])

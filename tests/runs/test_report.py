@@ -1,0 +1,259 @@
+"""A report never ends the work that it is about: what cannot be drawn is one printed line, and --debug raises it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from diptych.cli import main
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST
+from diptych.models import common_recipes
+from diptych.models.blip import recipes as blip
+from diptych.models.configs import BLIP, SCAN, ViLT
+from diptych.models.scan import recipes as scan
+from diptych.models.vilt import recipes as vilt
+from diptych.runs import report
+from diptych.runs.build import build
+from diptych.runs.evaluate import rebuilt
+from diptych.runs.heat_maps import heat_maps
+from diptych.runs.run_folder import write_run
+from diptych.training.checkpoint import save_weights
+from tests.runs.tiny_runs import MODEL, TRAINING
+
+TINY: Any = dict(vocabulary=114, text_length=24, patch=16, grid=(2, 2))
+SIDE: Any = dict(image_width=16, image_depth=1, image_heads=1, image_hidden=16)
+ASKED = [
+    "--split",
+    "train",
+    "--gallery",
+    "4",
+    "--captions",
+    "1",
+    "--longest",
+    "6",
+    "--beams",
+    "1",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
+
+
+def on_scenes(run: Pretrain, model: Any) -> Pretrain:
+    images = replace(run.images, shorter=32, patch=16, augment=False)
+    return replace(
+        run, model=model, images=images, data="scenes:8", training=replace(run.training, precision="fp32", device="cpu")
+    )
+
+
+def captioner() -> Pretrain:
+    """A BLIP without its text encoder, as the official captioner is."""
+    model = BLIP(**{**TINY, "vocabulary": 116}, **SIDE, width=16, depth=1, heads=1, hidden=16, begin=114, ground=115, joint=8, form="caption")  # fmt: skip
+    return replace(on_scenes(blip.pretrain_14m(), model), objectives=Objectives(lm=1.0), heads=())
+
+
+def matcher() -> Pretrain:
+    return on_scenes(vilt.tiny(), ViLT(16, 1, 1, 16, **TINY))
+
+
+def written(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any] | None = None) -> Path:
+    """The folder of a run that has learned nothing."""
+    write_run(folder, run, facts or {})
+    save_weights(folder, rebuilt(run, facts or {}))
+    return folder
+
+
+def evaluated(folder: Path, task: str, *more: str) -> tuple[int, dict[str, float]]:
+    status = main(["evaluate", str(folder), "--task", task, *ASKED, *more])
+    (path,) = folder.glob(f"evaluate-{task}-*/metrics.json")
+    return status, json.loads(path.read_text())["metrics"]
+
+
+def test_a_captioner_without_a_text_encoder_is_evaluated_with_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = written(tmp_path / "run", captioner())
+    status, metrics = evaluated(folder, "captioning")
+    assert status == 0 and metrics["images"] == 4
+    page = (folder / "report.html").read_text()
+    assert page.count('<article class="answer') == 4 and 'article class="heat' not in page
+    said = capsys.readouterr()
+    assert "could not be made" not in said.err and said.out.splitlines()[-1] == f"{folder}/report.html"
+
+
+def test_heat_maps_are_of_models_that_can_be_asked_for_them():
+    assert heat_maps(captioner(), build(captioner())) == []
+    assert len(heat_maps(matcher(), build(matcher()))) == 6
+    wide = replace(captioner(), model=replace(captioner().model, form="pretraining", image_width=32))  # type: ignore[type-var]
+    assert heat_maps(wide, build(wide)) == [], "its words have 16 numbers, its patches 32"
+    several = replace(captioner(), model=replace(captioner().model, form="nlvr2"), objectives=Objectives())  # type: ignore[type-var]
+    assert heat_maps(several, build(several)) == []
+
+
+@pytest.mark.quick("heat_maps", "write_report")
+@pytest.mark.parametrize(
+    "part", ["heat_maps", "facts_section", "kept_examples", "training_sections", "evaluation_tables", "write_report"]
+)
+def test_a_part_that_fails_is_one_line_and_the_rest_is_there(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(*_: object) -> None:
+        raise KeyError("no\x1b[31m\nsuch thing")
+
+    folder = written(tmp_path / "run", matcher())
+    monkeypatch.setattr(report, part, fails)
+    status, metrics = evaluated(folder, "matching")
+    said = capsys.readouterr()
+    assert status == 0 and metrics["images"] == 4
+    (line,) = [line for line in said.err.splitlines() if line.startswith("diptych:")]
+    assert "could not be made (KeyError: " in line and "--debug" in line and "\x1b" not in said.err
+    assert (folder / "report.html").is_file() == (part != "write_report")
+    assert f"{metrics['itm']:.4g}" in said.out
+    with pytest.raises(KeyError):
+        main(["evaluate", str(folder), "--task", "matching", *ASKED, "--debug"])
+    assert not report.debugging.get()
+    assert main(["evaluate", str(folder), "--task", "matching", *ASKED]) == 0
+
+
+def test_a_full_disk_under_the_report_costs_no_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = written(tmp_path / "run", matcher())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(folder / "report.html"))
+
+    monkeypatch.setattr("diptych.runs.report.write_report", full)
+    assert evaluated(folder, "matching")[0] == 0
+    said = capsys.readouterr()
+    assert "report.html could not be made (OSError: [Errno 28] No space left on device" in said.err
+    assert "report.html" not in said.out
+
+
+@pytest.mark.parametrize("broken", ["shown.json", "metrics.json"])
+def test_what_an_earlier_evaluation_left_broken_is_left_out(
+    broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = written(tmp_path / "run", matcher())
+    (folder / "evaluate-before").mkdir()
+    (folder / "evaluate-before" / broken).write_text("[{}")
+    assert evaluated(folder, "retrieval")[0] == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diptych:")]
+    assert "evaluate-before could not be made" in line
+    page = (folder / "report.html").read_text()
+    assert "evaluate-retrieval-" in page and page.count('<article class="retrieval"') == 4
+
+
+def test_pictures_that_nobody_can_decode_cost_no_metric_of_a_model_of_regions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (data := tmp_path / "data").mkdir()
+    (regions := tmp_path / "regions").mkdir()
+    rows, draw = [], np.random.default_rng(0)
+    for i in range(4):
+        Pillow.new("RGB", (20, 20), (60 * i,) * 3).save(data / f"{i}.png")
+        rows.append(json.dumps({"image": f"{i}.png", "caption": f"a red circle {i}"}))
+        np.savez(regions / f"{i}.npz", norm_bb=np.array([[0, 0, 1, 1, 1, 1]] * 2), features=draw.normal(size=(2, 8)))
+    (data / "1.png").write_bytes(b"no picture")
+    (data / "train.jsonl").write_text("\n".join(rows))
+    run = replace(
+        scan.flickr30k(), model=SCAN(8, 16, 114, 8), embed=Embedders(str(regions), features=8), data=str(data)
+    )
+    folder = written(tmp_path / "run", replace(run, training=replace(run.training, precision="fp32", device="cpu")))
+    status, metrics = evaluated(folder, "retrieval")
+    assert status == 0 and metrics["images"] == 4
+    assert "diptych:" not in capsys.readouterr().err
+    for i in (0, 2, 3):  # and where nothing can be drawn at all
+        (data / f"{i}.png").write_bytes(f"no picture either, {i}".encode())
+    assert evaluated(folder, "retrieval") == (0, metrics)
+    assert '<article class="retrieval"' not in (folder / "report.html").read_text()
+
+
+def test_vqa_says_what_can_be_reached_beside_its_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (data := tmp_path / "data").mkdir()
+    Pillow.new("RGB", (32, 32)).save(data / "a.png")
+    given = [["A"], ["B"], ["Two"] * 10, ["no"] * 10, ["red", "red"]]  # of the run's answers: 1, 1, 0, 1, 0
+    rows = [
+        json.dumps({"image": "a.png", "question": f"question {i}?", "answer": answers})
+        for i, answers in enumerate(given)
+    ]
+    (data / "train.jsonl").write_text("\n".join(rows))
+    run = replace(common_recipes.vqa(matcher()), data=str(data))
+    folder = written(tmp_path / "run", run, {"answers": ["a", "b", "2", "no"]})
+    status, metrics = evaluated(folder, "vqa")
+    assert status == 0 and metrics[BEST_OF_ANY] == pytest.approx((1 + 1 + 1 + 1 + 1 / 3) / 5)
+    assert metrics[BEST_OF_LIST] == pytest.approx(3 / 5) and 0 <= metrics["accuracy"] <= 3 / 5
+    out = capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    for line in ("best possible accuracy, any text", "best possible accuracy, the run's answers"):
+        assert any(row.startswith(line) for row in out.splitlines()) and line.replace("'", "&#x27;") in page
+    rows = [json.loads(row) for row in next(folder.glob("evaluate-vqa-*/predictions.jsonl")).read_text().splitlines()]
+    assert {row["answer"] for row in rows} <= {"a", "b", "2", "no"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["pretrain", "retrieval"])
+def test_a_finished_run_whose_report_fails_has_succeeded(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(*_: object) -> None:
+        raise RuntimeError("nothing can be drawn")
+
+    monkeypatch.setattr("diptych.runs.report.write_report", fails)
+    words = ["pretrain", "vilt.tiny"] if task == "pretrain" else ["finetune", task, "--recipe", "vilt.tiny"]
+    words += [*MODEL, *TRAINING, "--steps", "2", "--workers", "0", "--out", str(out := tmp_path / "run")]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "report.html could not be made (RuntimeError: nothing can be drawn)" in said.err
+    assert (
+        said.out.splitlines()[-1] == f"weights: {out / 'model.safetensors'}" and (out / "model.safetensors").is_file()
+    )
+    with pytest.raises(RuntimeError, match="nothing can be drawn"):
+        main([*words, "--debug"])  # it is finished, and only its report is made again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("captions", "status", "said"),
+    [
+        ([["a red circle"]], 2, "at least two images with different captions"),
+        ([["a red circle"]] * 6, 2, "at least two images with different captions"),
+        ([["a red circle", "a blue square"], ["a  Red circle"]] * 2, 2, "no false text"),
+        ([["a red circle"], ["a blue square"]] * 3, 0, ""),
+        ([["a red circle"], *[["a blue square"]] * 20], 0, ""),
+    ],
+)
+def test_retrieval_is_learned_where_there_are_false_texts_and_refused_in_a_line_where_not(
+    captions: list[list[str]], status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (data := tmp_path / "data").mkdir()
+    for i in range(len(captions)):
+        Pillow.new("RGB", (32, 32), (10 * i,) * 3).save(data / f"{i}.png")
+    rows = [{"image": f"{i}.png", "caption": text} for i, texts in enumerate(captions) for text in texts]
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (data / "val.jsonl").write_text(json.dumps(rows[0]))  # one picture: nothing can be held out
+    words = ["finetune", "retrieval", "--recipe", "vilt.tiny", *MODEL, *TRAINING, "--data", str(data), "--batch", "4"]
+    words += ["--steps", "2", "--false_texts", "3", "--workers", "0", "--out", str(tmp_path / "run")]
+    assert main(words) == status
+    told = capsys.readouterr()
+    if status:
+        assert len(told.err.splitlines()) == 1 and said in told.err
+    else:
+        assert "nothing is held out: data (val): no false text" in told.out
+        (row, *_) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        assert row["retrieval"] == pytest.approx(np.log(4), abs=0.1)
+
+
+def test_a_report_that_has_no_place_costs_no_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = written(tmp_path / "run", matcher())
+    (folder / "report.html").mkdir()
+    assert evaluated(folder, "matching")[0] == 0
+    assert "report.html could not be made (" in capsys.readouterr().err

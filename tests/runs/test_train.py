@@ -1,0 +1,101 @@
+"""What is held out: missing it may be, not broken; and its losses are the same on any number of ranks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from diptych.cli import main
+from diptych.config.data import ImageSettings
+from diptych.data.examples import PairExamples
+from diptych.data.sources.base import DataError
+from diptych.data.sources.captions import open_captions
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.pretraining import Pretraining
+from diptych.protocols import Step
+from diptych.runs.train import held_out_means, opened
+from diptych.training.distributed import Group
+from diptych.training.step import Update
+from tests.models.systems import clip
+from tests.models.systems.common import batch_of
+from tests.runs.tiny_runs import pretrain
+
+
+def val_of(folder: Path) -> PairExamples:
+    return PairExamples(open_captions(str(folder), "val"), Tokenizer(), ImageSettings(), 0.0)
+
+
+def test_only_a_split_that_is_missing_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "0.jpg").write_bytes(b"")
+    (tmp_path / "captions_train.csv").write_text("image,caption\n0.jpg,a dog\n")
+    assert opened(partial(val_of, tmp_path), quiet=False) is None
+    assert "nothing is held out" in capsys.readouterr().out
+    (tmp_path / "captions_val.csv").write_text("image,caption\n1.jpg,a dog\n")
+    with pytest.raises(DataError, match=r"captions_val.csv, line 2: image '1.jpg' is missing"):
+        opened(partial(val_of, tmp_path), quiet=False)
+
+
+def means(group: Group) -> dict[str, float]:
+    """Of three batches of other sizes, by a model that contrasts."""
+    torch.manual_seed(0)
+    model: Any = clip.SYSTEMS["clip"].small()
+    step = Pretraining(model, model.heads(), [ImageTextContrast()]).eval()
+    return held_out_means(cast(Step, step), [batch_of(b, seed=b) for b in (4, 6, 3)], group, "fp32")
+
+
+def _on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(means(Group(torch.device("cpu"), rank, 2)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_held_out_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
+    mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    one = means(Group(torch.device("cpu")))
+    assert "itc" in one
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Begun where `auto` means bf16, stopped after three of four steps, and continued where it means fp32."""
+    computed, update = list[tuple[int, bool]](), Update.__call__
+
+    def advance(self: Update, step: int, *rest: Any) -> Any:
+        computed.append((step, self.autocast._enabled))
+        if computed.count((3, True)) == 1 and step == 3:
+            raise KeyboardInterrupt
+        return update(self, step, *rest)
+
+    monkeypatch.setattr(Update, "__call__", advance)
+    words = pretrain(tmp_path / "run", steps=4)
+    words[words.index("--precision") + 1] = "auto"
+    monkeypatch.setenv("DIPTYCH_BF16", "on")
+    assert main(words) == 130
+    capsys.readouterr()
+    monkeypatch.setenv("DIPTYCH_BF16", "off")
+    assert main(words) == 0
+    assert f"{tmp_path / 'run'} was begun in bf16 and goes on in it" in capsys.readouterr().out
+    assert computed[-1] == (3, True) and all(bf16 for _, bf16 in computed)
+
+
+@pytest.mark.slow
+def test_a_run_json_of_another_run_is_refused_beside_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(pretrain(tmp_path / "a", steps=2)) == 0
+    assert main(pretrain(tmp_path / "b", "--seed", "5", steps=2)) == 0
+    (tmp_path / "a" / "run.json").write_bytes((tmp_path / "b" / "run.json").read_bytes())
+    capsys.readouterr()
+    assert main(pretrain(tmp_path / "a", steps=2)) == 2
+    assert f"{tmp_path / 'a'} holds a run with seed = 5, not 0" in capsys.readouterr().err

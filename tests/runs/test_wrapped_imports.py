@@ -1,0 +1,168 @@
+"""Every system's checkpoint, wrapped at random as training leaves it, is imported at the command line with the same weights; one
+with a key too many or too few is refused by that key's name.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diptych.checkpoints.read import read_checkpoint
+from diptych.cli import main
+from diptych.models.importing import SYSTEMS
+from tests.parity.goldens import GOLDEN_CASES
+
+CASES = {
+    "vit": "vit", "vilt": "vilt_pretrain", "vsepp": "vsepp", "scan": "scan", "vilbert": "vilbert_pretrain",
+    "crossvit": "crossvit_dagger", "mae": "mae", "albef": "albef_pretrain", "open_clip": "open_clip", "coca": "coca",
+    "beit3": "beit3_caption", "blip": "blip_caption", "vlmo": "vlmo_pretrain", "clip": "open_clip",
+}  # fmt: skip
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "module.model.", "module.module.",
+    "net.module.", "_forward_module.model.", "backbone.", "learner.",
+)  # fmt: skip
+NESTS = (
+    ("model",), ("state_dict",), ("model_state_dict",), ("net",), ("params",), ("module",), ("ema",), ("model_ema",),
+    ("state_dict_ema",), ("teacher",), ("student",), ("checkpoint", "model"), ("anything",), ("model_ema", "module"),
+)  # fmt: skip
+RESNET: dict[str, Any] = dict(
+    width=6, depths=(1, 1, 2, 1), heads=4, grid=(1, 1), text_width=8, text_depth=1, text_heads=2, text_hidden=12,
+    vocabulary=20, text_length=7, joint=5,
+)  # fmt: skip
+
+
+def official(system: str, folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """A small checkpoint under official names, and the settings that stand in no shape."""
+    config = folder / "config.json"
+    if system == "clip_resnet":
+        config.write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
+        names, step = SYSTEMS[system].names(RESNET, ""), SYSTEMS[system].build(RESNET, "pretraining", {})
+        return {n: t.contiguous() for n, t in names.to_official(dict(step.state_dict())).items()}, config
+    case = GOLDEN_CASES / CASES[system]
+    config.write_text((case / "config.json").read_text())
+    return read_checkpoint(case / "checkpoint.pth"), config
+
+
+def wrapped(state: dict[str, Tensor], prefix: str, nest: tuple[str, ...]) -> dict[str, Any]:
+    """As a training loop saves a model, with what it keeps beside."""
+    held: dict[str, Any] = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+    for key in reversed(nest):
+        held = {"epoch": 3, key: held, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+    return held
+
+
+def run_import(system: str, held: Any, config: Path, out: Path) -> int:
+    torch.save(held, out.with_suffix(".pth"))
+    return main(["import", system, str(out.with_suffix(".pth")), "--out", str(out), "--config", str(config)])
+
+
+def imported(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_wrapped_weights_are_imported_as_they_are_and_one_key_more_or_less_is_named(
+    system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    state, config = official(system, tmp_path)
+    draw = random.Random(system)
+    assert run_import(system, state, config, tmp_path / "plain") == 0
+    dead = set(re.findall(r"^left out: (\S+) \(", capsys.readouterr().out, re.MULTILINE))
+    for turn in range(3):
+        prefix, nest = draw.choice(PREFIXES), draw.choice(NESTS)
+        out = tmp_path / f"wrapped{turn}"
+        capsys.readouterr()
+        assert run_import(system, wrapped(state, prefix, nest), config, out) == 0, (prefix, nest)
+        told = capsys.readouterr().out
+        assert f'from "{".".join(nest)}"' in told and "beside the weights, not read: epoch, optimizer" in told
+        assert same(imported(out), imported(tmp_path / "plain"))
+    prefix, nest = draw.choice(PREFIXES), draw.choice(NESTS)
+    extra = draw.choice(("stray.weight", "blocks.extra", "head2.bias"))
+    assert run_import(system, wrapped({**state, extra: torch.ones(2)}, prefix, nest), config, tmp_path / "more") == 2
+    assert extra in (told := capsys.readouterr().err) and str(tmp_path) in told and told.count("\n") == 1
+    lost = draw.choice(sorted(name for name in state if name not in dead))
+    less = {name: tensor for name, tensor in state.items() if name != lost}
+    assert run_import(system, wrapped(less, prefix, nest), config, tmp_path / "less") == 2
+    assert lost in (told := capsys.readouterr().err) and told.count("\n") == 1, (lost, told)
+    assert not (tmp_path / "more").exists() and not (tmp_path / "less").exists()
+
+
+def vit(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    return official("vit", folder)
+
+
+def shifted(state: dict[str, Tensor], by: float = 1.0) -> dict[str, Tensor]:
+    return {name: tensor + by for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("average", ["ema", "model_ema", "state_dict_ema", "ema_state_dict", "teacher", "swa_model"])
+@pytest.mark.parametrize("first", [True, False])
+def test_trained_weights_go_before_their_average_and_that_is_said(average: str, first: bool, tmp_path: Path, capsys):
+    state, config = vit(tmp_path)
+    both = [("student", state), (average, shifted(state))]
+    assert run_import("vit", dict(both if first else both[::-1]), config, tmp_path / "run") == 0
+    told = capsys.readouterr().out
+    assert 'weights read from "student"' in told and f"not taken, though it fits too: {average}" in told
+    assert torch.equal(imported(tmp_path / "run")["model.patches.cls"], state["cls_token"])
+    assert run_import("vit", {average: shifted(state), "step": 3}, config, tmp_path / "alone") == 0
+    assert torch.equal(imported(tmp_path / "alone")["model.patches.cls"], state["cls_token"] + 1)
+
+
+def test_of_two_different_trained_sets_none_is_taken(tmp_path: Path, capsys):
+    state, config = vit(tmp_path)
+    assert run_import("vit", {"model": state, "net": shifted(state)}, config, tmp_path / "run") == 2
+    assert "several sets of weights fit, and differ: model, net; save the one to import" in capsys.readouterr().err
+    assert (
+        run_import("vit", {"model": state, "copy": dict(state)}, config, tmp_path / "run") == 0
+    )  # the same ones twice
+
+
+def test_a_key_outside_the_prefix_of_the_others_is_named(tmp_path: Path, capsys):
+    state, config = vit(tmp_path)
+    held = {f"model.{name}": tensor for name, tensor in state.items()} | {"criterion.weight": torch.ones(3)}
+    assert run_import("vit", {"state_dict": held}, config, tmp_path / "run") == 2
+    assert 'criterion.weight: without the prefix "model." that the other names have' in capsys.readouterr().err
+
+
+def test_torch_s_own_averaged_model_is_read(tmp_path: Path, capsys):
+    state, config = vit(tmp_path)
+    held = {"n_averaged": torch.tensor(7)} | {f"module.{name}": tensor for name, tensor in state.items()}
+    assert run_import("vit", held, config, tmp_path / "run") == 0
+    assert "not read: n_averaged" in capsys.readouterr().out
+
+
+def test_wrapped_parts_inside_of_a_model_are_read(tmp_path: Path):
+    state, config = vit(tmp_path)
+    held = {name.replace("blocks.1.", "blocks.1._orig_mod._checkpoint_wrapped_module."): t for name, t in state.items()}
+    held = {name.replace("patch_embed.", "patch_embed.module."): tensor for name, tensor in held.items()}
+    assert (
+        run_import("vit", held, config, tmp_path / "run") == 0 == run_import("vit", state, config, tmp_path / "plain")
+    )
+    assert same(imported(tmp_path / "run"), imported(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path, capsys):
+    state, config = vit(tmp_path)
+    state["blocks.1.mlp.fc1.bias"][3] = value
+    assert run_import("vit", {"model": wrapped(state, "module.", ())}, config, tmp_path / "run") == 2
+    assert "NaN or infinite weights: blocks.1.mlp.fc1.bias" in capsys.readouterr().err
+    good = vit(tmp_path)[0]
+    assert run_import("vit", {"model": state, "ema": good}, config, tmp_path / "run") == 2  # no average in their place
+    assert run_import("vit", {"model": good, "ema": state}, config, tmp_path / "run") == 0
+    wide = good | {"cls_token": good["cls_token"].double() * 1e300}  # infinite as float32
+    assert run_import("vit", wide, config, tmp_path / "run2") == 2
+    assert "cls_token" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""A tiny ALBEF with a teacher and a queue, trained on made-up pairs; run under torchrun, it trains divided (FSDP2)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from diptych.batch import Batch, Image, Text
+from diptych.config.training import Training
+from diptych.data.loader import Loaded
+from diptych.models.albef.model import ALBEF
+from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.sampling import Masking
+from diptych.training.distributed import processes
+from diptych.training.loop import fit
+from diptych.utils.rng import uniform, words
+from tests.training.toy import settings
+
+WORDS, LENGTH, STEPS, STOP = 40, 7, 5, 2
+
+
+def module() -> Momentum:
+    torch.manual_seed(0)
+    model = ALBEF(
+        image_width=16, image_depth=2, image_heads=2, image_hidden=16, patch=4, grid=(2, 2), width=16, text_depth=1,
+        fusion_depth=1, heads=2, hidden=16, vocabulary=WORDS, text_length=9, joint=8, dropout=0.0,
+    )  # fmt: skip
+    losses = [ImageTextContrast(), MaskedWords(Masking(WORDS, 4, whole_words=False))]
+    return Momentum(Pretraining(model, model.heads(), losses), Queue(24, 8), momentum=0.9)
+
+
+def micro(ids: list[int], seed: int, step: int) -> Loaded:
+    pixels = torch.from_numpy(uniform(seed, 0, ids, "pixels", 3 * 64)).float().view(-1, 3, 8, 8)
+    tokens = torch.from_numpy((words(seed, 0, ids, "words", LENGTH) % (WORDS - 5)).astype("int64")) + 5
+    real = torch.arange(LENGTH) < torch.tensor([3 + i % 5 for i in ids])[:, None]
+    return Loaded(Batch(seed, step, torch.tensor(ids), image=Image.whole(pixels), text=Text(tokens * real, real)))
+
+
+def training(**changes: object) -> Training:
+    return settings(
+        **(
+            {"steps": STEPS, "batch": 8, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 0, "recompute": True}
+            | changes
+        )
+    )
+
+
+def train(out: Path, asked: Training, stopped: bool = False, rank: int = 0, world: int = 1, **more: object) -> None:
+    def stream(start: int) -> Iterator[list[Loaded]]:
+        for step in range(start, asked.steps):
+            if stopped and step == STOP:
+                raise InterruptedError
+            ids = torch.arange(step * asked.batch, (step + 1) * asked.batch).view(world, asked.accumulate, -1)
+            yield [micro(part.tolist(), asked.seed, step) for part in ids[rank]]
+
+    with suppress(InterruptedError):
+        fit(module(), stream, asked, out, **more)  # type: ignore[arg-type]
+
+
+def divided(out: Path) -> None:
+    """A run that nothing stopped, one that stopped on the way, and its going on."""
+    with processes("cpu") as group:
+        for name, stopped in (("whole", False), ("stopped", True), ("went-on", True), ("went-on", False)):
+            asked = training(parallel="fsdp")
+            train(out / name, asked, stopped, group.rank, group.world, group=group)
+
+
+if __name__ == "__main__":  # teacher.py OUT
+    torch.set_num_threads(1)
+    divided(Path(sys.argv[1]))

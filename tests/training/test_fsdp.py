@@ -1,0 +1,83 @@
+"""Weights divided over two ranks: the losses of one process, whole checkpoints, and an exact continuation."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diptych.training.checkpoint import CHECKPOINT, MODEL
+from diptych.training.log import TIME_FIELDS
+from tests.training.teacher import STOP, train, training
+
+SCRIPT = ("-m", "tests.training.teacher")
+
+
+def rows(out: Path) -> list[dict]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIME_FIELDS} for line in lines]
+
+
+def assert_close(a: Path, b: Path) -> None:
+    for left, right in zip(rows(a), rows(b), strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-6)
+    x, y = load_file(a / CHECKPOINT), load_file(b / CHECKPOINT)
+    assert x.keys() == y.keys()
+    for name in x:
+        torch.testing.assert_close(x[name], y[name], rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("divided")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *SCRIPT,
+        str(out),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_process(two: Path, tmp_path: Path):
+    """Teacher, queue, a 0-d temperature, clipping and AdamW's state among them."""
+    train(tmp_path, training(recompute=False))
+    assert_close(two / "whole", tmp_path)
+    saved, wanted = load_file(two / "whole" / MODEL), load_file(tmp_path / MODEL)
+    assert {name: t.shape for name, t in saved.items()} == {name: t.shape for name, t in wanted.items()}
+    kept = load_file(two / "whole" / CHECKPOINT)
+    assert {"weight/queue.image", "weight/student.heads.contrast.scale.value"} <= kept.keys()
+    clipped = [row["grad_norm"] for row in rows(tmp_path)]
+    assert max(clipped) > 1.0, "nothing was clipped: the test sees no clipping"
+
+
+@pytest.mark.slow
+def test_stopped_and_continued_it_ends_in_the_same_bits(two: Path):
+    for file in (CHECKPOINT, MODEL):
+        ended, wanted = load_file(two / "went-on" / file), load_file(two / "whole" / file)
+        assert ended.keys() == wanted.keys()
+        assert all(torch.equal(t, wanted[name]) for name, t in ended.items())
+    assert rows(two / "went-on") == rows(two / "whole")
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_ranks_stopped(two: Path, tmp_path: Path):
+    shutil.copytree(two / "stopped", tmp_path / "one")
+    assert len(rows(tmp_path / "one")) == STOP
+    train(tmp_path / "one", training())
+    assert_close(tmp_path / "one", two / "whole")
