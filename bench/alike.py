@@ -22,12 +22,12 @@ from PIL import ImageOps
 
 from diptych.batch import Batch
 from diptych.capfilt.models import cnn_pictures, cnn_readout, readout, subject
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.data.images.decode import decode
-from diptych.data.images.loading import showing, shown_in
+from diptych.data.images.loading import image_loader, shown_in
 from diptych.data.sources.captions import open_captions
 from diptych.modules.tokens import packing
-from diptych.tasks.common import pictured
+from diptych.tasks.common import encode_images
 
 OVER = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 
@@ -81,13 +81,13 @@ class Files:
 
 def vectors(data: Sequence[bytes], folder: str) -> np.ndarray:
     """A unit vector of each file: the run's readout, or without one the CNN's."""
-    role = subject(Path(folder), Bootstrap(precision="fp32"), torch.device("cpu")) if folder else None
-    shows, files, found = showing(role.shows if role else cnn_pictures()), Files(data), []
+    role = subject(Path(folder), CapFilt(precision="fp32"), torch.device("cpu")) if folder else None
+    shows, files, found = image_loader(role.shows if role else cnn_pictures()), Files(data), []
     for first in range(0, len(data), 64):
         ids = list(range(first, min(first + 64, len(data))))
         batch = shown_in(Batch(0, 0, torch.tensor(ids)), shows.stack([shows.load(files, i, None) for i in ids]))
         with torch.no_grad(), packing():
-            found.append(readout(role, pictured(role.model, batch)) if role else cnn_readout(batch))
+            found.append(readout(role, encode_images(role.model, batch)) if role else cnn_readout(batch))
     return torch.cat(found).numpy()
 
 

@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, pstdev
 
-from diptych.capfilt.corrupt_captions import TRUTH, noise
-from diptych.capfilt.run import bootstrap
+from diptych.capfilt.corrupt_captions import TRUTH, corrupt_captions
+from diptych.capfilt.run import capfilt
 from diptych.cli.arguments import recipe
-from diptych.config.capfilt import Bootstrap, Noise
+from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.run import Evaluation
 from diptych.runs.evaluate import evaluate
 from diptych.runs.pretrain import pretrain
@@ -105,21 +105,21 @@ def unchanged(study: Study) -> None:
 def sets(study: Study) -> None:
     """The human set, the noised one with its truth, and what it was made from."""
     last = study.human + study.limit if study.limit else 0
-    plain = Noise(data=study.data, first=study.human, last=last)
+    plain = CorruptCaptions(data=study.data, first=study.human, last=last)
     human = replace(plain, first=0, last=study.human, share=0.0)
     made = {"clean": replace(plain, share=0.0), "noised": replace(plain, share=study.share)}
     for name, one in (made | ({"human": human} if study.human else {})).items():
         if not (study.out / name / TRUTH).is_file():
-            dealt, captions = noise(one, study.out / name)
+            dealt, captions = corrupt_captions(one, study.out / name)
             print(f"{name}: {dealt:,} of {captions:,} captions are another image's")
 
 
 def cleaned(study: Study) -> Path:
     out = study.out / "bootstrapped"
     noised = str(study.out / "noised" / "train-*.tar")
-    bootstrap(
-        Bootstrap(
-            noised, study.captioner, study.filter, match_over=study.match_over, against=study.data, against_split="val",
+    capfilt(
+        CapFilt(
+            noised, study.captioner, study.filter, min_itm=study.match_over, against=study.data, against_split="val",
             workers=0, device=study.device,
         ),
         out,
@@ -157,7 +157,7 @@ def scores(study: Study, arm: str, seed: int) -> dict[str, float]:
     training = replace(run.training, seed=seed, device=study.device, steps=study.steps or run.training.steps)
     pretrain(replace(run, data=data, training=training), out)
     task = Evaluation(
-        task="retrieval", data=study.data, split="val", candidates=study.candidates, device=study.device, workers=0
+        task="retrieval", data=study.data, split="val", rerank=study.candidates, device=study.device, workers=0
     )
     found = evaluate(out, task)
     return {name: found[name] for name in MEASURES}

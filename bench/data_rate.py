@@ -12,7 +12,7 @@ from bench.side_by_side import heading, in_turn, table
 from diptych.config.data import ImageSettings
 from diptych.data.examples import PairExamples
 from diptych.data.images import decode
-from diptych.data.loader import loader
+from diptych.data.loader import training_loader
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.models.vilt import recipes as vilt
@@ -23,25 +23,25 @@ BATCH = 16
 def make(examples: PairExamples, batches: int, simplejpeg: Any, _round: int) -> None:
     """So many batches, the same each round, in this process: decoded, resized, tokenised, collated."""
     with patch.object(decode, "simplejpeg", simplejpeg):
-        for _ in loader(examples, batch=BATCH, seed=0, start=0, steps=batches, workers=0):
+        for _ in training_loader(examples, batch_size=BATCH, seed=0, start=0, steps=batches, workers=0):
             pass
 
 
-def run(data: str, split: str = "train", images: int = 128, rounds: int = 3) -> None:
+def run(data: str, split: str = "train", num_images: int = 128, rounds: int = 3) -> None:
     """Prints a table for each of ViLT's picture sizes, without and with RandAugment at the published one."""
     decoders = {"Pillow": None} | ({"simplejpeg": decode.simplejpeg} if decode.simplejpeg else {})
     small, base = vilt.small().images, vilt.base().images
-    sizes: dict[str, ImageSettings] = {f"shorter side {s.shorter}": s for s in (small, base)}
+    sizes: dict[str, ImageSettings] = {f"shorter side {s.shorter_side}": s for s in (small, base)}
     for what, settings in sizes.items():
-        source = open_captions(data, split, least=settings.shorter)
+        source = open_captions(data, split, least=settings.shorter_side)
         examples = PairExamples(source, Tokenizer(), settings, matching=0.0)
         candidates: dict[str, Callable[[int], Any]] = {
-            name: partial(make, examples, images // BATCH, simplejpeg) for name, simplejpeg in decoders.items()
+            name: partial(make, examples, num_images // BATCH, simplejpeg) for name, simplejpeg in decoders.items()
         }
         augmented = ", RandAugment" if settings.augment else ""
-        print(heading(f"Loader, {source.name}, {what}{augmented}, {images // BATCH * BATCH} images, one process"))
+        print(heading(f"Loader, {source.name}, {what}{augmented}, {num_images // BATCH * BATCH} images, one process"))
         timings, _ = in_turn(candidates, rounds)
-        print(table(timings, "Pillow", images // BATCH * BATCH, "images"))
+        print(table(timings, "Pillow", num_images // BATCH * BATCH, "images"))
         if decode.simplejpeg is None:
             print("\nsimplejpeg is not installed (the extra `fast`)")
 

@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from diptych.data.regions.arrays import fixed_boxes
-from diptych.data.regions.frozen_features import Seen, pooled
+from diptych.data.regions.frozen_features import ExtractedFeatures, pooled
 from diptych.data.sources.captions import open_captions
 from diptych.encoders import hypercolumns
 from diptych.encoders.efficientnet import FrozenCNN
@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(hypercolumns.__file__).with_suffix(".npz"))
     asked = parser.parse_args()
-    source, boxes = open_captions(asked.data, "train", least=IMAGES.shorter), torch.from_numpy(fixed_boxes(SCALES))
+    source, boxes = open_captions(asked.data, "train", least=IMAGES.shorter_side), torch.from_numpy(fixed_boxes(SCALES))
     nothing = np.zeros(Hypercolumns.width)
     columns = Hypercolumns(FrozenCNN(0), (nothing, nothing + 1))
-    seen = Seen(columns.look, columns.name, IMAGES, Remembered(0))
+    seen = ExtractedFeatures(columns.extract, columns.name, IMAGES, Remembered(0))
     photos = track(np.linspace(0, len(source), asked.photos, endpoint=False, dtype=int), description="photos")
     told = torch.cat([pooled(seen.of(source, int(i))["grid"].float(), boxes) for i in photos])
     deviation = told.std(0).clamp(min=1e-3 * float(told.std()))

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from diptych.batch import Text
 from diptych.config.data import ImageSettings
 from diptych.config.run import BOXES
-from diptych.data.images.loading import Shows
+from diptych.data.images.loading import ImageLoader
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.encoders.minilm import FrozenText
+from diptych.encoders.minilm import FrozenMiniLM
 from diptych.models.clip import recipes as clip
 from diptych.models.common_recipes import IMAGES
-from diptych.runs.embedders import shown
-from diptych.runs.feature_extractors import store
+from diptych.runs.embedders import shown_images
+from diptych.runs.feature_extractors import disk_cache
 
 
 class Features:
@@ -36,17 +36,17 @@ class Features:
     `attended`, the means of the whole photo, and as a unit vector that of all pieces, [CLS] and [SEP] among them.
     """
 
-    def __init__(self, data: str, split: str, attended: bool, shows: Shows, read: FrozenText, least: int):
+    def __init__(self, data: str, split: str, attended: bool, shows: ImageLoader, read: FrozenMiniLM, least: int):
         source = open_captions(data, split, least=least)
         photos = track(range(len(source)), description=f"{split} photos")
         seen = (torch.from_numpy(shows.load(source, i, None).features).half() for i in photos)
         self.images = torch.stack([boxes if attended else boxes[0] for boxes in seen])
         told = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
         text = Tokenizer(40).encode([caption for _, caption in told])
-        self.real, self.owner = text.real, torch.tensor([i for i, _ in told])
+        self.real, self.owner = text.mask, torch.tensor([i for i, _ in told])
         parts = []
         for at in track(range(0, len(told), 500), description=f"{split} captions"):
-            real = text.real[at : at + 500]
+            real = text.mask[at : at + 500]
             states = read(Text(text.ids[at : at + 500], real))
             parts.append(states.half() if attended else F.normalize(states.sum(1) / real.sum(1, keepdim=True), dim=1))
         self.texts = torch.cat(parts)
@@ -55,30 +55,30 @@ class Features:
 class Attend(nn.Module):
     """Pools by attention: `heads` learned queries, each over its own part of the width."""
 
-    def __init__(self, features: int, width: int, heads: int = 8):
+    def __init__(self, feature_dim: int, dim: int, num_heads: int = 8):
         super().__init__()
-        self.ask, self.tell, self.heads = nn.Linear(features, heads), nn.Linear(features, width), heads
+        self.ask, self.tell, self.num_heads = nn.Linear(feature_dim, num_heads), nn.Linear(feature_dim, dim), num_heads
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         scores = self.ask(x)
         if real is not None:
             scores = scores.masked_fill(~real[:, :, None], -torch.inf)
-        told = self.tell(x).unflatten(2, (self.heads, -1))
+        told = self.tell(x).unflatten(2, (self.num_heads, -1))
         return (scores.softmax(1)[:, :, :, None] * told).sum(1).flatten(1)
 
 
 class Tower(nn.Module):
-    def __init__(self, features: int, width: int, attended: bool, dropout: float):
+    def __init__(self, feature_dim: int, dim: int, attended: bool, dropout: float):
         super().__init__()
-        self.pool = Attend(features, width) if attended else None
-        inner = width if attended else features
+        self.pool = Attend(feature_dim, dim) if attended else None
+        inner = dim if attended else feature_dim
         self.map = nn.Sequential(
             nn.LayerNorm(inner),
             nn.Dropout(dropout),
-            nn.Linear(inner, 2 * width),
+            nn.Linear(inner, 2 * dim),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
+            nn.Linear(2 * dim, dim),
         )
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
@@ -159,12 +159,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pooling", choices=("mean", "attended"), default="mean")
     parser.add_argument("--image", choices=BOXES, default="hypercolumns")
-    parser.add_argument("--shorter", type=int, default=IMAGES.shorter, help="pixels of a photo's side")
+    parser.add_argument("--shorter", type=int, default=IMAGES.shorter_side, help="pixels of a photo's side")
     asked = parser.parse_args()
-    recipe = replace(clip.small(), images=replace(IMAGES, shorter=asked.shorter))
-    shows = shown(replace(recipe, embed=replace(recipe.embed, image=asked.image)))
+    recipe = replace(clip.small(), images=replace(IMAGES, shorter_side=asked.shorter))
+    shows = shown_images(replace(recipe, embedders=replace(recipe.embedders, image=asked.image)))
     assert not isinstance(shows, ImageSettings)
-    read, attended = FrozenText(store=store()), asked.pooling == "attended"
+    read, attended = FrozenMiniLM(store=disk_cache()), asked.pooling == "attended"
     train, val = (Features(asked.data, split, attended, shows, read, asked.shorter) for split in ("train", "val"))
     for seed in range(asked.seeds):
         run(train, val, attended, asked, seed)

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from bench.side_by_side import heading, in_turn, table
 from diptych.batch import Batch, Image, Matching, Text
 from diptych.models.huggingface.layouts import unified
-from diptych.models.importing import understood
+from diptych.models.importing import map_official
 from diptych.models.vilt.model import ViLT
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.itm import ITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Keyed, MaskedText, Masking
-from diptych.objectives.wpa import WordPatchAlignment, transport
+from diptych.objectives.sampling import KeyedChoices, MaskedText, WordMasking
+from diptych.objectives.wpa import WPA, optimal_transport
 
 PATCH, GRID = 32, 12
 PICTURES = ((12, 16), (12, 12), (16, 12), (12, 20), (12, 14), (18, 12), (12, 16), (12, 15))  # rows, columns of patches
@@ -60,8 +60,8 @@ def useful(batch: Batch) -> float:
     """The share of a padded batch's tokens that are no padding, every picture padded to the one with most patches."""
     assert batch.text is not None and batch.image is not None
     patches = (batch.image.sizes // PATCH).prod(1)
-    real = batch.text.real.sum() + len(batch) + patches.sum()
-    return (real / (batch.text.real.numel() + len(batch) * (1 + patches.max()))).item()
+    real = batch.text.mask.sum() + len(batch) + patches.sum()
+    return (real / (batch.text.mask.numel() + len(batch) * (1 + patches.max()))).item()
 
 
 class Peer(nn.Module):
@@ -76,13 +76,13 @@ class Peer(nn.Module):
         assert text is not None and image is not None and matching is not None
         n = text.ids.shape[1]
         hidden = self.read(masked.text, image).last_hidden_state[:, :n]
-        labels = masked.original.masked_fill(~masked.hidden, -100)
+        labels = masked.original.masked_fill(~masked.masked, -100)
         pair = self.read(text, matching.image)
         words, patches = pair.last_hidden_state[:, 1:n], pair.last_hidden_state[:, n + 1 :]
-        inner = text.real[:, 1:].clone()
-        inner[torch.arange(len(text)), text.real.sum(1) - 2] = False  # [SEP]
+        inner = text.mask[:, 1:].clone()
+        inner[torch.arange(len(text)), text.mask.sum(1) - 2] = False  # [SEP]
         count = (matching.image.sizes // PATCH).prod(1, keepdim=True)
-        distance = transport(words, patches, inner, torch.arange(patches.shape[1]) < count).distance
+        distance = optimal_transport(words, patches, inner, torch.arange(patches.shape[1]) < count).distance
         sign = torch.where(matching.matched, 1.0, -1.0)
         return {
             "itm": F.cross_entropy(self.heads["match"](pair.pooler_output).float(), matching.matched.long()),
@@ -95,7 +95,7 @@ class Peer(nn.Module):
         rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
         inside = (rows < image.sizes[:, 0, None, None]) & (columns < image.sizes[:, 1, None, None])
         return self.vilt(
-            input_ids=text.ids, attention_mask=text.real.long(), pixel_values=image.pixels, pixel_mask=inside.long()
+            input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=image.pixels, pixel_mask=inside.long()
         )
 
 
@@ -108,10 +108,10 @@ def both(depth: int) -> tuple[nn.Module, ViLT, nn.ModuleDict]:
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-12 if "text_embeddings" in name else 1e-6
     official, _ = unified("vilt", theirs.state_dict())
-    imported = understood("vilt", official, {})
+    imported = map_official("vilt", official, {})
     imported = replace(imported, arguments=imported.arguments | {"dropout": 0.0})  # as their default
     ours = cast(ViLT, cast(nn.ModuleDict, imported.build())["model"])
-    return theirs, ours, ours.heads()
+    return theirs, ours, ours.pretraining_heads()
 
 
 def step(module: nn.Module, given: Sequence[tuple[Any, ...]], precision: str, number: int) -> dict[str, float]:
@@ -130,10 +130,10 @@ def run(
     """Prints the table and how far the losses are apart. `fresh`: every round has a batch of other shapes, as training
     has; bfloat16 kernels that are compiled for each new shape then cost what they cost there.
     """
-    masking = Masking(whole_words=False)
+    masking = WordMasking(whole_words=False)
     batches = [ragged_batch(size, number) for number in range(1 + rounds * fresh)]
-    masked = [Keyed(batch).masked(cast(Text, batch.text), masking) for batch in batches]
-    objectives = [ImageTextMatching(), MaskedWords(masking), WordPatchAlignment()]
+    masked = [KeyedChoices(batch).mask_text(cast(Text, batch.text), masking) for batch in batches]
+    objectives = [ITM(), MLM(masking), WPA()]
     theirs, ours, heads = both(depth)
     peer = Peer(theirs, heads).train()
     padded, packed = (Pretraining(ours, heads, objectives, pack=pack).train() for pack in (False, True))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.objectives.cross_entropy import word_losses
+from diptych.objectives.cross_entropy import chunked_cross_entropy
 
 
 def whole(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def whole(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
 
 
 def parted(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
-    return word_losses(head, rows, words)[0]
+    return chunked_cross_entropy(head, rows, words)[0]
 
 
 def once(loss: Callable[[nn.Linear, Tensor, Tensor], Tensor], head: nn.Linear, rows: Tensor, words: Tensor) -> float:

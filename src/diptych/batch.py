@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from diptych.utils.device import Movable
+from diptych.utils.device import DeviceMixin
 
 
 @dataclass(frozen=True)
-class Text(Movable):
+class Text(DeviceMixin):
     """A batch of token ids, padded on the right.
 
     `begins` is True at the first piece of each word and False inside words, at special tokens and at pads: it is what
@@ -23,33 +23,33 @@ class Text(Movable):
     """
 
     ids: Int[Tensor, "b n"]
-    real: Bool[Tensor, "b n"]
-    begins: Bool[Tensor, "b n"] | None = None
+    mask: Bool[Tensor, "b n"]
+    word_start: Bool[Tensor, "b n"] | None = None
     task: Int[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: Tensor | slice) -> Text:
-        begins, task = (None if x is None else x[rows] for x in (self.begins, self.task))
-        return Text(self.ids[rows], self.real[rows], begins, task)
+        begins, task = (None if x is None else x[rows] for x in (self.word_start, self.task))
+        return Text(self.ids[rows], self.mask[rows], begins, task)
 
 
 @dataclass(frozen=True)
-class Image(Movable):
+class Image(DeviceMixin):
     """A batch of images of any sizes: each lies top-left in a zero canvas; `sizes` are its (height, width) in pixels."""
 
     pixels: Float[Tensor, "b c h w"]
     sizes: Int[Tensor, "b 2"]
 
     @classmethod
-    def whole(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
+    def from_full(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
         """Images that all fill their canvas."""
         b, _, h, w = pixels.shape
         return cls(pixels, torch.tensor([[h, w]], device=pixels.device).expand(b, 2))
 
     @classmethod
-    def from_canvas(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
+    def from_padded(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
         """Sizes read off the canvas, as ViLT does: a pixel whose channels sum to exactly 0 is padding.
 
         Height is the extent of the first column and width that of the first row. Unlike ViLT's own count a mid-grey
@@ -60,9 +60,9 @@ class Image(Movable):
         widths = _extent(inked[:, 0, :])
         return cls(pixels, torch.stack([heights, widths], 1))
 
-    def extents(self, patch: int) -> Int[Tensor, "b 2"]:
+    def extents(self, patch_size: int) -> Int[Tensor, "b 2"]:
         """Rows and columns of patches. What is a CNN's map in the place of three colours has one for each pixel."""
-        return (self.sizes + patch - 1) // patch if self.pixels.shape[1] == 3 else self.sizes
+        return (self.sizes + patch_size - 1) // patch_size if self.pixels.shape[1] == 3 else self.sizes
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -72,7 +72,7 @@ class Image(Movable):
 
 
 @dataclass(frozen=True)
-class Regions(Movable):
+class Regions(DeviceMixin):
     """What a detector saw in each image: features and boxes of its regions, padded behind.
 
     `boxes` are x1, y1, x2, y2 as shares of width and height, and the share of the image's area (ViLBERT, section 3.2).
@@ -82,41 +82,41 @@ class Regions(Movable):
 
     features: Float[Tensor, "b n f"]
     boxes: Float[Tensor, "b n 5"]
-    real: Bool[Tensor, "b n"]
+    mask: Bool[Tensor, "b n"]
     classes: Float[Tensor, "b n c"] | None = None
-    whole: bool = False
+    has_whole_image: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: Tensor | slice) -> Regions:
         classes = None if self.classes is None else self.classes[rows]
-        return Regions(self.features[rows], self.boxes[rows], self.real[rows], classes, self.whole)
+        return Regions(self.features[rows], self.boxes[rows], self.mask[rows], classes, self.has_whole_image)
 
     @property
-    def seen(self) -> Bool[Tensor, "b n"]:
+    def detected(self) -> Bool[Tensor, "b n"]:
         """Which regions a detector saw: the real ones but the whole image."""
-        if not self.whole:
-            return self.real
-        return self.real & (torch.arange(self.real.shape[1], device=self.real.device) > 0)
+        if not self.has_whole_image:
+            return self.mask
+        return self.mask & (torch.arange(self.mask.shape[1], device=self.mask.device) > 0)
 
-    def with_whole(self) -> Regions:
+    def with_whole_image(self) -> Regions:
         """The whole image in front: the mean of its regions' features, the box of all of it, and no class."""
-        if self.whole:
+        if self.has_whole_image:
             return self
         b, device = len(self), self.features.device
         box = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0], device=device).expand(b, 1, 5)
         classes = None if self.classes is None else F.pad(self.classes, (0, 0, 1, 0))
         return Regions(
-            torch.cat([mean_of(self.features, self.real)[:, None], self.features], 1),
+            torch.cat([masked_mean(self.features, self.mask)[:, None], self.features], 1),
             torch.cat([box, self.boxes], 1),
-            F.pad(self.real, (1, 0), value=True),
+            F.pad(self.mask, (1, 0), value=True),
             classes,
-            whole=True,
+            has_whole_image=True,
         )
 
 
-def mean_of(features: Float[Tensor, "b n f"], which: Bool[Tensor, "b n"]) -> Float[Tensor, "b f"]:
+def masked_mean(features: Float[Tensor, "b n f"], which: Bool[Tensor, "b n"]) -> Float[Tensor, "b f"]:
     """The mean over some regions of each image; nought where there are none."""
     return (features * which[:, :, None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
 
@@ -128,22 +128,22 @@ def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
 
 
 @dataclass(frozen=True)
-class Matching(Movable):
+class Matching(DeviceMixin):
     """What image-text matching is asked about: the text of each sample beside what is `shown`, its own where `matched`."""
 
-    shown: Image | Regions
+    visual: Image | Regions
     matched: Bool[Tensor, " b"]
 
     @property
     def image(self) -> Image:
         """The pictures. Raises ValueError where regions are shown in their place."""
-        if not isinstance(self.shown, Image):
+        if not isinstance(self.visual, Image):
             raise ValueError("this batch shows regions, not pictures")
-        return self.shown
+        return self.visual
 
 
 @dataclass(frozen=True)
-class Answered(Movable):
+class AnswerTargets(DeviceMixin):
     """What people answered to a batch of questions, question after question: each answer once, with its weight."""
 
     text: Text
@@ -152,26 +152,26 @@ class Answered(Movable):
 
 
 @dataclass(frozen=True)
-class Known(Movable):
+class ImageKeys(DeviceMixin):
     """What the pictures of a batch are known by (store.digest): what was made of one is found again however it comes.
     `mirrored`: which come as mirror images of what is known so.
     """
 
-    names: UInt8[Tensor, "b 20"]
+    keys: UInt8[Tensor, "b 20"]
     mirrored: Bool[Tensor, " b"]
 
     @classmethod
-    def of(cls, names: Sequence[bytes], mirrored: Sequence[bool]) -> Known:
+    def from_digests(cls, names: Sequence[bytes], mirrored: Sequence[bool]) -> ImageKeys:
         """Names of 20 bytes."""
         return cls(torch.tensor([list(name) for name in names], dtype=torch.uint8), torch.tensor(mirrored))
 
     def items(self) -> Iterator[tuple[bytes, bool]]:
         """The name of each picture, and whether it comes mirrored."""
-        return zip(map(bytes, self.names.tolist()), self.mirrored.tolist(), strict=True)
+        return zip(map(bytes, self.keys.tolist()), self.mirrored.tolist(), strict=True)
 
 
 @dataclass(frozen=True)
-class Batch(Movable):
+class Batch(DeviceMixin):
     """What a training step is given. `seed`, `step` and `ids` key every random draw made for it (see keyed.py).
 
     `ids` are stable names of the samples: the same on every rank, in every epoch. `labels` holds what a task needs
@@ -186,12 +186,14 @@ class Batch(Movable):
     text: Text | None = None
     matching: Matching | None = None
     regions: Regions | None = None  # in place of an image, for models of regions
-    second: Image | Regions | None = None  # the right-hand image, where a sample has two
-    false_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
-    answers: Answered | None = None  # to the questions that `text` holds
+    image2: Image | Regions | None = None  # the right-hand image, where a sample has two
+    negative_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
+    answers: AnswerTargets | None = None  # to the questions that `text` holds
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # which task the batch is of, for a step that has several
-    known: Known | None = None  # what the pictures are known by, where a frozen network's sight of them is kept
+    image_keys: ImageKeys | None = (
+        None  # what the pictures are known by, where a frozen network's sight of them is kept
+    )
 
     def __len__(self) -> int:
         return len(self.ids)

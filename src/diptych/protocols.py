@@ -14,28 +14,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Regions, Text
-from diptych.modules.attention import Cache
+from diptych.modules.attention import KVCache
 from diptych.modules.codebook import Codebook
-from diptych.modules.heads import Vocabulary
+from diptych.modules.heads import MLMHead
 from diptych.modules.pool import RunningMean
-from diptych.modules.tokens import Layout, Pair, Tokens
+from diptych.modules.tokens import FusedTokens, Layout, Tokens
 
 
-class BuiltWithout(ValueError):
+class UnsupportedOperation(ValueError):
     """A model has the verb, but was built without the part that answers it: a decoder, a classifier."""
 
 
 @runtime_checkable
-class Lacks(Protocol):
+class PartlySupported(Protocol):
     """A model that may be built without what a verb needs."""
 
-    def lacks(self) -> dict[str, str]:
+    def unsupported(self) -> dict[str, str]:
         """Verbs of pre-training that it cannot do, whether or not they are among its methods, and what would change that."""
         ...
 
 
 @runtime_checkable
-class EncodesImage(Protocol):
+class ImageEncoder(Protocol):
     """A model that reads images: every one here but those of regions."""
 
     def encode_image(self, image: Image) -> Tokens:
@@ -44,7 +44,7 @@ class EncodesImage(Protocol):
 
 
 @runtime_checkable
-class EncodesRegions(Protocol):
+class RegionEncoder(Protocol):
     """A model that reads what a detector saw (ViLBERT, SCAN, VSE++). It calls the verb `encode_image` too."""
 
     def encode_image(self, image: Regions) -> Tokens:
@@ -53,7 +53,7 @@ class EncodesRegions(Protocol):
 
 
 @runtime_checkable
-class EmbedsImages(Protocol):
+class ImageEmbedder(Protocol):
     """What stands before a model's first block and can be exchanged by assignment: a detector's regions
     (layers.regions.RegionEmbedding), a CNN's grid (layers.grid.GridEmbedding) or patches (layers.embed.PatchEmbedding).
     """
@@ -64,14 +64,14 @@ class EmbedsImages(Protocol):
 
 
 @runtime_checkable
-class EncodesPatches(EncodesImage, Protocol):
+class PatchEncoder(ImageEncoder, Protocol):
     """A model that tells of each patch of an image, in `width` numbers (or its `image_width`)."""
 
-    width: int
+    dim: int
 
 
 @runtime_checkable
-class EncodesText(Protocol):
+class TextEncoder(Protocol):
     """A model that reads texts."""
 
     def encode_text(self, text: Text) -> Tokens:
@@ -80,37 +80,37 @@ class EncodesText(Protocol):
 
 
 @runtime_checkable
-class Fuses(EncodesImage, EncodesText, Protocol):
+class FusionEncoder(ImageEncoder, TextEncoder, Protocol):
     """A model in which text and image meet."""
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         """Both, after they have met. `image.slot` says which of a sample's images it is."""
         ...
 
 
 @runtime_checkable
-class FusesOnward(Fuses, Protocol):
+class CausalFusionEncoder(FusionEncoder, Protocol):
     """A model that can read a caption as it grows."""
 
-    def fuse_onward(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
         """As `fuse`, but no text token sees a later one, and the image sees no text."""
         ...
 
 
 @runtime_checkable
-class FusesSeveral(EncodesImage, EncodesText, Protocol):
+class MultiImageFusionEncoder(ImageEncoder, TextEncoder, Protocol):
     """A model in which a text meets several images at once (ALBEF's and BLIP's forms for NLVR2)."""
 
-    def fuse_several(self, text: Tokens, images: tuple[Tokens, ...]) -> Pair:
+    def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
         """The text after it has met all `images`; the pair's image tokens are the first's."""
         ...
 
 
 @runtime_checkable
-class Aligns(EncodesImage, EncodesText, Protocol):
+class DualEncoder(ImageEncoder, TextEncoder, Protocol):
     """A model whose sides can be compared without fusing them: what contrast is trained on, and search uses."""
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
         """One or more readouts of one side, each with a Contrast head of its own (VLMo has two).
 
         Where towers have spoken it only reads (ALBEF); where `encode_text` but embeds, the pass happens here (BEiT-3).
@@ -119,16 +119,16 @@ class Aligns(EncodesImage, EncodesText, Protocol):
 
 
 @runtime_checkable
-class ReadsAlone(EncodesText, Protocol):
+class UnimodalTextEncoder(TextEncoder, Protocol):
     """A model that gives every token of one side its context without the other, where `encode_text` but embeds."""
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """The tokens after they have met each other: what words hidden in a text without an image are guessed from."""
         ...
 
 
 @runtime_checkable
-class Compares(EncodesText, Protocol):
+class SimilarityModel(TextEncoder, Protocol):
     """A model with a similarity of its own: VSE++'s may be an order, SCAN's attends."""
 
     def similarity(self, text: Tokens, image: Tokens) -> Float[Tensor, "images texts"]:
@@ -137,10 +137,12 @@ class Compares(EncodesText, Protocol):
 
 
 @runtime_checkable
-class Decodes(Protocol):
+class TextDecoder(Protocol):
     """A model that speaks."""
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+    def next_token_logits(
+        self, text: Text, context: Tokens, cache: KVCache | None = None
+    ) -> Float[Tensor, "b n vocabulary"]:
         """Logits of the token that follows each token of `text`, given `context` (an image, or a question that has met one).
 
         With a `cache`, `text` holds the newest tokens only, and what came before is remembered: but for a frozen encoder's
@@ -150,49 +152,49 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
-class Foretells(Decodes, Protocol):
+class CausalDecoder(TextDecoder, Protocol):
     """A model that tells at once, of every token of a text, what follows it."""
 
-    def foretell(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
+    def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         """What the token behind each is told from, by the `word_head`: `decode` before it scores the vocabulary."""
         ...
 
-    def word_head(self) -> Vocabulary | nn.Linear:
+    def lm_head(self) -> MLMHead | nn.Linear:
         """A logit per word of the vocabulary. Raises BuiltWithout."""
         ...
 
 
 @runtime_checkable
-class HidesPatches(ReadsAlone, EncodesImage, Protocol):
+class MaskedImageEncoder(UnimodalTextEncoder, ImageEncoder, Protocol):
     """A model that can be asked what is hidden in an image (BEiT-3, VLMo); a Protocol sees names alone, not an argument more."""
 
-    def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
+    def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
         """As `encode_image`, but where a patch is `hidden` a mask token stands for it. Raises BuiltWithout where there is none."""
         ...
 
 
 @runtime_checkable
-class Quantises(EncodesImage, Protocol):
+class VectorQuantizer(ImageEncoder, Protocol):
     """A tokenizer of images (BEiT v2): its `encode_image` gives unit vectors of patches."""
 
     codebook: Codebook
-    usual: RunningMean
+    feature_mean: RunningMean
     training: bool
 
-    def quantise(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
+    def quantize(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
         """The nearest code in the place of each real vector, and which it is."""
         ...
 
-    def tell(self, codes: Tokens) -> Tokens:
+    def decode_codes(self, codes: Tokens) -> Tokens:
         """What a teacher sees in each patch, from what it `usual`ly sees, as far as the codes say."""
         ...
 
 
 @runtime_checkable
-class Reconstructs(EncodesImage, Protocol):
+class MaskedAutoencoder(ImageEncoder, Protocol):
     """A model that guesses the pixels of patches which it has not seen (MAE)."""
 
-    patch: int
+    patch_size: int
 
     def embed_image(self, image: Image) -> Tokens:
         """Patches in their places, before any has met another."""
@@ -208,7 +210,7 @@ class Reconstructs(EncodesImage, Protocol):
 
 
 @runtime_checkable
-class Classifies(Protocol):
+class ImageClassifier(Protocol):
     """A model that names what is in a picture."""
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
@@ -217,16 +219,16 @@ class Classifies(Protocol):
 
 
 @dataclass(frozen=True)
-class Floor:
+class ChanceLoss:
     """The loss of a model that has learned nothing but the answers' prior, and why a loss may stay there."""
 
     value: float  # in nats, the unit of the loss it belongs to
     name: str  # "entropy of the matching prior"
-    cause: str  # what usually keeps a loss on it
+    usual_cause: str  # what usually keeps a loss on it
 
 
 @runtime_checkable
-class Begins(Protocol):
+class StepObserver(Protocol):
     """A step whose state moves once per optimizer step, before any forward pass of it (a momentum teacher)."""
 
     def begin(self, step: int) -> None:
@@ -235,42 +237,42 @@ class Begins(Protocol):
 
 
 @dataclass(frozen=True)
-class Among:
+class ComparisonPool:
     """The samples that one can be compared with: those of this rank's micro-batch, of all ranks', and those in a queue."""
 
-    own: int
-    everywhere: int
-    queued: int = 0
+    local: int
+    all_ranks: int
+    queue: int = 0
 
 
 @runtime_checkable
-class ComparesSamples(Protocol):
+class ContrastiveStep(Protocol):
     """A step some of whose losses compare samples with one another: with no other sample such a loss is 0 and means nothing."""
 
-    def samples_compared(self, among: Among) -> dict[str, int]:
+    def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
         """By loss: how many samples each one is compared with, itself among them."""
         ...
 
 
 @runtime_checkable
-class Grown(Protocol):
+class HasMissingDefaults(Protocol):
     """A part of a step that keeps more than it did when older checkpoints were written."""
 
-    def unsaid(self) -> dict[str, Tensor]:
+    def missing_defaults(self) -> dict[str, Tensor]:
         """What those do not tell, by its name in this part, as it is to be taken then."""
         ...
 
 
 @runtime_checkable
-class Step(Protocol):
+class TrainStep(Protocol):
     """A module that computes losses. Means over what a *global* batch holds need counts from every rank and
     micro-batch first, so a step says its counts before it is run, and is given the global ones.
     """
 
     weights: dict[str, float]  # the losses that are summed and trained, each with its weight
-    floors: dict[str, Floor]  # what each loss starts from; may lack some
+    chance_losses: dict[str, ChanceLoss]  # what each loss starts from; may lack some
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         """How many terms each loss and metric averages over on this batch; 0-d float32. Runs no model."""
         ...
 
@@ -279,7 +281,7 @@ class Step(Protocol):
         ...
 
 
-def pupil(module: nn.Module) -> nn.Module:
+def student_of(module: nn.Module) -> nn.Module:
     """What of a step is kept and used once it is trained: of a student beside its teacher the student, else the step."""
     student = getattr(module, "student", None)
     return student if isinstance(student, nn.Module) else module

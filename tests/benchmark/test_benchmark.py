@@ -20,9 +20,9 @@ from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo import recipes as vlmo
 
 DATA = "scenes:50"
-ASKED = Evaluation(gallery=6, captions=1, candidates=3, workers=0, device="cpu", precision="fp32")
-SIZE = {"width": 16, "depth": 1, "heads": 2, "hidden": 32, "patch": 16, "grid": (5, 7), "vocabulary": 114}
-SHORT = Training(steps=4, batch=8, log_every=1, checkpoint_every=2, workers=0, device="cpu", precision="fp32")
+ASKED = Evaluation(gallery=6, captions=1, rerank=3, workers=0, device="cpu", precision="fp32")
+SIZE = {"dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "patch_size": 16, "grid": (5, 7), "vocab_size": 114}
+SHORT = Training(steps=4, batch_size=8, log_every=1, checkpoint_every=2, workers=0, device="cpu", precision="fp32")
 
 
 def fused(objectives: Objectives) -> Pretrain:
@@ -38,7 +38,7 @@ def matched() -> Pretrain:
 
 
 def contrasted() -> Pretrain:
-    model = VLMo(**SIZE, together=0, relative=False, scale=0.0, readouts=1, drop=0.0)
+    model = VLMo(**SIZE, vl_start_layer=0, relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0)
     objectives = Objectives(itc=1.0, itm=1.0)
     return replace(vlmo.tiny(), recipe="toy.contrasted", model=model, objectives=objectives, training=SHORT)
 
@@ -48,7 +48,7 @@ ROWS = {"two stages": (words(), matched()), "contrast": (contrasted(),)}
 
 def table(out: Path, rows: dict[str, tuple[Pretrain, ...]] = ROWS, minutes: float = 9, seeds: tuple[int, ...] = (0, 1)) -> dict[str, list[str]]:  # fmt: skip
     """The rows of results.md that `learn` has written, by their names."""
-    told = job.learn(rows, seeds, DATA, out, minutes, ASKED)
+    told = job.benchmark(rows, seeds, DATA, out, minutes, ASKED)
     assert (out / "results.md").read_text() == told
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in told.splitlines() if "|" in line]
     return {line[0]: line[1:] for line in lines if line[0] in rows}
@@ -168,18 +168,18 @@ def test_published_rows_stand_below_with_their_source(tmp_path: Path):
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = ["--rows", "vilt,vilt.small_words+vilt.small"]
-    assert main(["learn", "--data", DATA, "--out", str(tmp_path), "--minutes", "0", "--seeds", "3", *rows]) == 0
+    assert main(["benchmark", "--data", DATA, "--out", str(tmp_path), "--minutes", "0", "--seeds", "3", *rows]) == 0
     told = capsys.readouterr().out
     assert "| vilt | seed 3: not run |" in told and "| vilt.small_words+vilt.small | seed 3: not run |" in told
-    assert main(["learn", "--data", DATA, "--seeds", "a"]) == 2 and "--seeds" in capsys.readouterr().err
-    assert main(["learn"]) == 2 and "--data is missing" in capsys.readouterr().err
-    assert main(["learn", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err
+    assert main(["benchmark", "--data", DATA, "--seeds", "a"]) == 2 and "--seeds" in capsys.readouterr().err
+    assert main(["benchmark"]) == 2 and "--data is missing" in capsys.readouterr().err
+    assert main(["benchmark", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err
 
 
 def test_a_row_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     given: dict[str, tuple[Pretrain, ...]] = {}
-    monkeypatch.setattr(job, "learn", lambda rows, *_: given.update(rows))
-    words = ["learn", "--data", DATA, "--rows"]
+    monkeypatch.setattr(job, "benchmark", lambda rows, *_: given.update(rows))
+    words = ["benchmark", "--data", DATA, "--rows"]
     assert main([*words, "vilt@objectives.mlm=0@steps=7,vilt"]) == 0
     (without,), (whole,) = given.values()
     assert (without.objectives.mlm, without.training.steps) == (0.0, 7)

@@ -33,7 +33,7 @@ from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import read_vocabulary
 from diptych.data.tokenizers.wordpiece import SPECIAL
 from diptych.data.webdataset.shards import CaptionedShards, read_index
-from diptych.data.webdataset.tar import raws
+from diptych.data.webdataset.tar import tar_samples
 from tests.campaign.mutations import png_sealed, tar_sealed
 
 OURS = (DataError, BadSample)
@@ -143,7 +143,7 @@ def tars(folder: Path) -> Reader:
     seeds = [tar_of(form, members) for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
 
     def read(path: Path) -> None:
-        for raw, _ in raws(path):
+        for raw, _ in tar_samples(path):
             with contextlib.suppress(BadSample, NoSplit):
                 decode(raw.picture, raw.where)
         read_index(path, bad=[])
@@ -340,7 +340,7 @@ def vocabularies(suffix: str, folder: Path) -> Reader:
 
     def read(path: Path) -> None:
         found = read_vocabulary(path)
-        found.cutter.join(found.cutter.cut("a dog runs"))
+        found.subwords.decode(found.subwords.encode("a dog runs"))
 
     return Reader(f"vocabulary.{suffix}", held, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
 
@@ -400,7 +400,7 @@ def npz_state(folder: Path) -> Reader:
 
 # Whole folders, read by the command that a user gives
 
-TINY = ["pretrain", "vilt.tiny", "--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24", "--data", "scenes:20", "--batch", "4", "--steps", "3", "--log_every", "1", "--checkpoint_every", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
+TINY = ["pretrain", "vilt.tiny", "--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--data", "scenes:20", "--batch_size", "4", "--steps", "3", "--log_every", "1", "--checkpoint_every", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
 
 
 def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> Reader:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diptych.capfilt.corrupt_captions import noise
-from diptych.config.capfilt import Noise
+from diptych.capfilt.corrupt_captions import corrupt_captions
+from diptych.config.capfilt import CorruptCaptions
 from tests.campaign.fuzz import machine
 from tests.campaign.test_fuzz import RECORDS, SEED
 from tests.capfilt.tiny_capfilt import files, saved
@@ -44,7 +44,7 @@ def same_files(one: Path, other: Path) -> bool:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Six tars of captions, some dealt to other pictures, and the run that judges and writes them."""
     folder = tmp_path_factory.mktemp("captions")
-    noise(Noise(data="scenes:48", shard=8), folder / "noised")
+    corrupt_captions(CorruptCaptions(data="scenes:48", shard_size=8), folder / "noised")
     return str(folder / "noised" / "train-{00000..00005}.tar"), saved(folder / "blip")
 
 
@@ -59,7 +59,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", ["pretrain", "finetune", "bootstrap"])
+@pytest.mark.parametrize("kind", ["pretrain", "finetune", "capfilt"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(
     kind: str, before: Path, shards: tuple[str, str], tmp_path: Path
 ):
@@ -70,8 +70,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
             lambda out: ["finetune", "vqa", "--from", str(before), *TRAINING, "--steps", "40", "--workers", "1", "--out", str(out)],
             same_run,
         ),
-        "bootstrap": (
-            lambda out: f"bootstrap {data} --captioner {role} --filter {role} --match_over 0.3 --batch 3 --workers 0 --device cpu --precision fp32 --out {out}".split(),
+        "capfilt": (
+            lambda out: f"bootstrap {data} --captioner {role} --filter {role} --min_itm 0.3 --batch_size 3 --workers 0 --device cpu --precision fp32 --out {out}".split(),
             same_files,
         ),
     }  # fmt: skip

@@ -20,16 +20,16 @@ from PIL import Image as Pillow
 
 from diptych.capfilt import filter as sort
 from diptych.capfilt import run as work
-from diptych.capfilt.corrupt_captions import noise
+from diptych.capfilt.corrupt_captions import corrupt_captions
 from diptych.capfilt.filter import Verdict, decide
 from diptych.capfilt.models import subject
-from diptych.capfilt.near_duplicates import Seen
-from diptych.capfilt.run import bootstrap
+from diptych.capfilt.near_duplicates import FeatureIndex
+from diptych.capfilt.run import capfilt
 from diptych.capfilt.score import line
 from diptych.cli import main
-from diptych.config.capfilt import Bootstrap, Noise
+from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.run import Objectives
-from diptych.data.images.transforms import prepare, stack
+from diptych.data.images.transforms import stack, transform
 from diptych.data.sources.captions import open_captions
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
@@ -47,23 +47,23 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> str:
 def noised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 scenes in three tars, half of their captions another's."""
     out = tmp_path_factory.mktemp("noised")
-    assert noise(Noise(data="scenes:24", shard=8), out) == (60, 120)
+    assert corrupt_captions(CorruptCaptions(data="scenes:24", shard_size=8), out) == (60, 120)
     return out
 
 
 @pytest.fixture(scope="module")
-def asked(role: str, noised: Path, tmp_path_factory: pytest.TempPathFactory) -> Bootstrap:
+def asked(role: str, noised: Path, tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
     """With a threshold that half of the synthetic texts pass."""
     data = str(noised / "train-{00000..00002}.tar")
-    asked = Bootstrap(data, role, role, batch=5, workers=0, device="cpu", precision="fp32")
-    bootstrap(asked, out := tmp_path_factory.mktemp("any"))
-    return replace(asked, match_over=float(np.median([r["synthetic"]["match"] for r in rows(out / "decisions.jsonl")])))
+    asked = CapFilt(data, role, role, batch_size=5, workers=0, device="cpu", precision="fp32")
+    capfilt(asked, out := tmp_path_factory.mktemp("any"))
+    return replace(asked, min_itm=float(np.median([r["synthetic"]["match"] for r in rows(out / "decisions.jsonl")])))
 
 
 @pytest.fixture(scope="module")
-def done(asked: Bootstrap, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(asked: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    bootstrap(asked, out)
+    capfilt(asked, out)
     return out
 
 
@@ -77,13 +77,13 @@ def decided(
 ) -> tuple[list[str], list[str]]:
     named = [{"text": f"t{i}", **text} for i, text in enumerate(texts)]
     written = None if synthetic is None else {"text": "new", **synthetic}
-    verdict = decide(IMAGE | {"texts": named, "synthetic": written}, Bootstrap(**settings))
+    verdict = decide(IMAGE | {"texts": named, "synthetic": written}, CapFilt(**settings))
     return [pair["decision"] for pair in verdict.pairs], verdict.texts
 
 
 def test_a_text_stays_where_its_match_is_over_the_threshold():
     assert decided({"match": 0.51}, {"match": 0.5}, {"match": 0.9}) == (["kept", "dropped", "kept"], ["t0", "t2"])
-    assert decided({"match": 0.51}, {"match": 0.9}, match_over=0.6) == (["dropped", "kept"], ["t1"])
+    assert decided({"match": 0.51}, {"match": 0.9}, min_itm=0.6) == (["dropped", "kept"], ["t1"])
 
 
 def test_a_dropped_text_is_replaced_by_a_synthetic_one_that_passes():
@@ -97,32 +97,32 @@ def test_a_dropped_text_is_replaced_by_a_synthetic_one_that_passes():
 def test_a_synthetic_text_may_only_fill_gaps():
     low, high = {"match": 0.1}, {"match": 0.9}
     row = IMAGE | {"texts": [{"text": "t0", **high}], "synthetic": {"text": "new", **high}}
-    assert decide(row, Bootstrap(synthetic="instead")).texts == ["t0"]
+    assert decide(row, CapFilt(synthetic="instead")).texts == ["t0"]
     row["texts"].append({"text": "t1", **low})
-    assert decide(row, Bootstrap(synthetic="instead")).texts == ["t0", "new"]
+    assert decide(row, CapFilt(synthetic="instead")).texts == ["t0", "new"]
 
 
 def test_both_scores_must_pass_where_both_are_asked_for():
     both = {"match": 0.9, "cosine": 0.2}
     assert decided(both)[0] == ["kept"]  # the cosine has no threshold of its own accord
-    assert decided(both, cosine_over=0.3)[0] == ["dropped"]
-    assert decided(both, cosine_over=0.1)[0] == ["kept"]
-    assert decided(both, cosine_over=0.1, match_over=0.95)[0] == ["dropped"]
+    assert decided(both, min_cosine=0.3)[0] == ["dropped"]
+    assert decided(both, min_cosine=0.1)[0] == ["kept"]
+    assert decided(both, min_cosine=0.1, min_itm=0.95)[0] == ["dropped"]
 
 
 def test_what_cannot_be_read_is_dropped_and_what_is_not_judged_stays():
     assert decided({"bad": "empty"}, synthetic={"match": 0.9}) == (["re-captioned"], ["new"])
     assert decided({}, synthetic={}) == (["kept"], ["t0", "new"])
-    assert decide(IMAGE | {"bad": "broken"}, Bootstrap()) == Verdict(
+    assert decide(IMAGE | {"bad": "broken"}, CapFilt()) == Verdict(
         [], [IMAGE | {"decision": "skipped", "reason": "broken"}]
     )
 
 
 def test_reasons_name_the_score_and_the_threshold():
     row = IMAGE | {"texts": [{"text": "a", "match": 0.25}, {"text": "b", "match": 0.75}], "synthetic": None}
-    reasons = [pair["reason"] for pair in decide(row, Bootstrap()).pairs]
+    reasons = [pair["reason"] for pair in decide(row, CapFilt()).pairs]
     assert reasons == ["match 0.25 is not over 0.5", "match 0.75 is over 0.5"]
-    alike = decide(row, Bootstrap(), {"of": "train-0/x", "cosine": 0.99})
+    alike = decide(row, CapFilt(), {"of": "train-0/x", "cosine": 0.99})
     assert alike.texts == [] and {p["reason"] for p in alike.pairs} == {"the image is like train-0/x (cosine 0.99)"}
 
 
@@ -137,7 +137,7 @@ def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPat
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     stay = random.random(23) > 0.2
     stay[[2, 8]] = True, False
-    seen, found = Seen(0.9, torch.device("cpu")), []
+    seen, found = FeatureIndex(0.9, torch.device("cpu")), []
     for part in (slice(0, 11), slice(11, 23)):
         places = list(range(23))[part]
         found += seen.among(vectors[part], places, stay[part].tolist())
@@ -157,7 +157,7 @@ def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPat
 def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
     vectors = np.eye(30, dtype=np.float32)
-    seen, largest = Seen(0.9, torch.device("cpu")), []
+    seen, largest = FeatureIndex(0.9, torch.device("cpu")), []
     for at in range(0, 30, 3):  # units smaller than a block
         seen.add(vectors[at : at + 3], [at, at + 1, at + 2])
     assert [len(block) for block in seen.blocks] == [4] * 7 + [2]
@@ -176,7 +176,7 @@ def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noised: Path, asked: Bootstrap):
+def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noised: Path, asked: CapFilt):
     told, plain = rows(done / "decisions.jsonl"), open_captions(asked.data, "train")
     assert [(r["index"], r["caption"], r["text"]) for r in told] == [
         (i % 8, k, text) for i in range(24) for k, text in enumerate(plain.captions(i))
@@ -189,7 +189,7 @@ def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noise
         kept = expected.setdefault(r["key"], [])
         kept += [r["text"]] * (r["decision"] == "kept")
     for key, synthetic in {r["key"]: r["synthetic"] for r in told}.items():
-        expected[key] += [synthetic["text"]] * (synthetic["match"] > asked.match_over)
+        expected[key] += [synthetic["text"]] * (synthetic["match"] > asked.min_itm)
     expected = {key: texts for key, texts in expected.items() if texts}
     found = {m.key: list(m.captions) for m in out.members}  # type: ignore[attr-defined]
     assert found == expected
@@ -200,13 +200,13 @@ def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noise
 
 
 @pytest.mark.slow
-def test_the_scores_are_the_filter_s_own(done: Path, asked: Bootstrap):
+def test_the_scores_are_the_filter_s_own(done: Path, asked: CapFilt):
     judge = subject(Path(asked.filter), asked, torch.device("cpu"))
     model, heads = judge.model, judge.module.heads
     source = open_captions(asked.data, "train")
     for row in rows(done / "decisions.jsonl")[::17]:
         at = 8 * int(row["shard"][-1]) + row["index"]
-        image = stack([prepare(source.image(at), judge.images)], judge.images)
+        image = stack([transform(source.image(at), judge.images)], judge.images)
         for told in (row, row["synthetic"]):
             with torch.no_grad():
                 tokens, text = (
@@ -215,7 +215,10 @@ def test_the_scores_are_the_filter_s_own(done: Path, asked: Bootstrap):
                 )
                 probability = heads["match"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
                 contrast: Any = heads["contrast"]  # type: ignore[index]
-                cosine = contrast.of_image(model.unimodal(tokens)[0]) @ contrast.of_text(model.unimodal(text)[0]).T
+                cosine = (
+                    contrast.project_image(model.pooled_features(tokens)[0])
+                    @ contrast.project_text(model.pooled_features(text)[0]).T
+                )
             assert told["match"] == pytest.approx(probability.item(), abs=1e-5)
             assert told["cosine"] == pytest.approx(cosine.item(), abs=1e-5)
 
@@ -231,30 +234,30 @@ def test_the_page_shows_pictures_of_each_decision(done: Path):
 
 
 @pytest.mark.slow
-def test_captions_are_the_seed_s_and_the_sample_s_whatever_is_beside_them(done: Path, asked: Bootstrap, tmp_path: Path):
+def test_captions_are_the_seed_s_and_the_sample_s_whatever_is_beside_them(done: Path, asked: CapFilt, tmp_path: Path):
     def written(out: Path) -> list[str]:
         return [r["synthetic"]["text"] for r in rows(out / "decisions.jsonl")]
 
-    bootstrap(replace(asked, batch=3), tmp_path / "batch")
+    capfilt(replace(asked, batch_size=3), tmp_path / "batch")
     assert written(tmp_path / "batch") == written(done)
-    bootstrap(replace(asked, seed=1), tmp_path / "seed")
+    capfilt(replace(asked, seed=1), tmp_path / "seed")
     assert written(tmp_path / "seed") != written(done)
-    bootstrap(replace(asked, sampling="beams", prompt="a red"), tmp_path / "beams")
-    bootstrap(replace(asked, sampling="greedy"), tmp_path / "greedy")
+    capfilt(replace(asked, sampling="beams", prompt="a red"), tmp_path / "beams")
+    capfilt(replace(asked, sampling="greedy"), tmp_path / "greedy")
     assert len({tuple(written(o)) for o in (done, *(tmp_path / n for n in ("seed", "beams", "greedy")))}) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", ["captioner", "filter"])
-def test_either_may_work_alone(asked: Bootstrap, tmp_path: Path, alone: str):
-    told = bootstrap(replace(asked, **{"captioner": "", "filter": ""} | {alone: asked.filter}), tmp_path)
+def test_either_may_work_alone(asked: CapFilt, tmp_path: Path, alone: str):
+    told = capfilt(replace(asked, **{"captioner": "", "filter": ""} | {alone: asked.filter}), tmp_path)
     assert told["re-captioned"] == 0 and (told["dropped"] == 0) == (alone == "captioner")
     assert told["images synthetic that pass"] == (24 if alone == "captioner" else 0)
 
 
 @pytest.mark.slow
-def test_data_that_comes_in_no_tars_becomes_tars(asked: Bootstrap, tmp_path: Path):
-    told = bootstrap(replace(asked, data="scenes:24", split="train", shard=10, match_over=0.0), tmp_path)
+def test_data_that_comes_in_no_tars_becomes_tars(asked: CapFilt, tmp_path: Path):
+    told = capfilt(replace(asked, data="scenes:24", split="train", shard_size=10, min_itm=0.0), tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.tar")) == [f"train-{i:05d}.tar" for i in range(3)]
     assert told["kept"] == 120 and len(open_captions(str(tmp_path / "train-*.tar"), "train")) == 24
 
@@ -265,7 +268,7 @@ def test_data_that_comes_in_no_tars_becomes_tars(asked: Bootstrap, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 3, 6, 7, 10, 14, 17])
 def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
-    done: Path, asked: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+    done: Path, asked: CapFilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ):
     true, left = os.replace, [writes]
 
@@ -278,33 +281,33 @@ def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", stopping)
         with pytest.raises(KeyboardInterrupt):
-            bootstrap(asked, tmp_path)
-    bootstrap(asked, tmp_path)
+            capfilt(asked, tmp_path)
+    capfilt(asked, tmp_path)
     assert files(tmp_path) == files(done)
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_done_again(done: Path, asked: Bootstrap, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_finished_is_not_done_again(done: Path, asked: CapFilt, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
     monkeypatch.setattr(sort, "write_shard", lambda *_: pytest.fail("a shard was written"))
     before = files(done)
-    bootstrap(asked, done)
+    capfilt(asked, done)
     assert files(done) == before
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(done: Path, asked: Bootstrap, tmp_path: Path):
+def test_two_processes_write_what_one_does(done: Path, asked: CapFilt, tmp_path: Path):
     words = [
-        "bootstrap",
+        "capfilt",
         asked.data,
         "--captioner",
         asked.captioner,
         "--filter",
         asked.filter,
-        "--match_over",
-        str(asked.match_over),
+        "--min_itm",
+        str(asked.min_itm),
     ]
-    words += ["--batch", "5", "--workers", "0", "--device", "cpu", "--precision", "fp32", "--out", str(tmp_path)]
+    words += ["--batch_size", "5", "--workers", "0", "--device", "cpu", "--precision", "fp32", "--out", str(tmp_path)]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "diptych", *words],
@@ -335,10 +338,10 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path
         "good.txt": b"a cup",
     }
     write_tar(tmp_path / "cc.tar", members, {"linked.txt": str(tmp_path / "secret.txt")})
-    asked = Bootstrap(
-        str(tmp_path / "cc.tar"), role, role, match_over=0.0, batch=5, workers=0, device="cpu", precision="fp32"
+    asked = CapFilt(
+        str(tmp_path / "cc.tar"), role, role, min_itm=0.0, batch_size=5, workers=0, device="cpu", precision="fp32"
     )
-    told = bootstrap(asked, tmp_path / "out")
+    told = capfilt(asked, tmp_path / "out")
     skipped = {row["where"].split(", ")[1]: row["reason"] for row in rows(tmp_path / "out" / "skipped.jsonl")}
     assert skipped.keys() == {"broken", "lonely", "linked"} and told["skipped"] == 3
     assert skipped["broken"].startswith("not a readable image") and skipped["lonely"].startswith("no caption")
@@ -352,7 +355,7 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path
 
 
 @pytest.mark.slow
-def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_path: Path):
+def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: CapFilt, tmp_path: Path):
     """A tar cut off, one overwritten in the middle, one without a usable sample, pictures too large, captions too long."""
     good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
     for name in ("a", "b", "whole"):
@@ -373,7 +376,7 @@ def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_pa
     }
     write_tar(tmp_path / "hard.tar", large)
     spec = str(tmp_path / "{a,b,none,hard,whole}.tar")
-    told = bootstrap(replace(asked, data=spec, match_over=0.0, against=spec, against_split=""), tmp_path / "out")
+    told = capfilt(replace(asked, data=spec, min_itm=0.0, against=spec, against_split=""), tmp_path / "out")
     skipped = {
         Path(row["where"].split(", ")[0]).stem + row["where"].rpartition(".tar")[2]: row["reason"]
         for row in rows(tmp_path / "out" / "skipped.jsonl")
@@ -389,15 +392,15 @@ def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: Bootstrap, tmp_pa
 
 
 @pytest.mark.slow
-def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(asked: Bootstrap, tmp_path: Path):
+def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(asked: CapFilt, tmp_path: Path):
     members: dict[str, bytes] = {}
     for key, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
         members |= {f"{key}.jpg": picture(seed), f"{key}.txt": b"a red house"}
     write_tar(tmp_path / "cc.tar", members)
     write_tar(tmp_path / "held-test.tar", {"x.jpg": picture(3), "x.txt": b"a cup"})
-    asked = replace(asked, data=str(tmp_path / "cc.tar"), match_over=0.0, alike_over=0.99999, synthetic="instead")
+    asked = replace(asked, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="instead")
     asked = replace(asked, against=str(tmp_path / "held-test.tar"))
-    told = bootstrap(asked, tmp_path / "listed")
+    told = capfilt(asked, tmp_path / "listed")
     similar = {row["key"]: row for row in rows(tmp_path / "listed" / "similar.jsonl")}
     assert similar.keys() == {"c", "d"} and (told["duplicates"], told["leaks"], told["images out"]) == (1, 1, 4)
     assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
@@ -407,29 +410,29 @@ def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(ask
         assert shown.count("<img") == 2 and row["of"] in shown and row["where"] in shown
     older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # of a run that did not yet say where the picture lies
     older.write_text("".join(line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
-    assert bootstrap(asked, tmp_path / "listed") == told
+    assert capfilt(asked, tmp_path / "listed") == told
     assert 'class="alike"' not in (tmp_path / "listed" / "report.html").read_text()
-    told = bootstrap(replace(asked, duplicates="drop", leaks="drop"), tmp_path / "dropped")
+    told = capfilt(replace(asked, duplicates="drop", leaks="drop"), tmp_path / "dropped")
     out = open_captions(str(tmp_path / "dropped" / "cc.tar"), "train")
     assert told["images out"] == 2 and told["dropped"] == 2
     assert {m.key for m in out.members} <= {"a", "b"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
-def test_settings_may_not_change_under_way(asked: Bootstrap, done: Path, tmp_path: Path):
+def test_settings_may_not_change_under_way(asked: CapFilt, done: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"match_over = 0\.\d+, not 0\.9"):
-        bootstrap(replace(asked, match_over=0.9), done)
+        capfilt(replace(asked, min_itm=0.9), done)
     other = saved(tmp_path / "other", replace(TINY, training=replace(TINY.training, seed=1)))
     with pytest.raises(CheckpointError, match="captioner"):
-        bootstrap(replace(asked, captioner=other), done)
+        capfilt(replace(asked, captioner=other), done)
 
 
 @pytest.mark.slow
-def test_what_was_scored_once_is_decided_about_anew(asked: Bootstrap, done: Path, tmp_path: Path, monkeypatch):
-    other = replace(asked, match_over=0.0, synthetic="instead")
-    bootstrap(other, tmp_path / "anew")
+def test_what_was_scored_once_is_decided_about_anew(asked: CapFilt, done: Path, tmp_path: Path, monkeypatch):
+    other = replace(asked, min_itm=0.0, synthetic="instead")
+    capfilt(other, tmp_path / "anew")
     monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
-    bootstrap(replace(other, scored=str(done)), tmp_path / "scored")
+    capfilt(replace(other, scored=str(done)), tmp_path / "scored")
     same = [
         {n: b for n, b in files(tmp_path / out).items() if n.endswith(".tar") or "/" not in n}
         for out in ("anew", "scored")
@@ -438,24 +441,24 @@ def test_what_was_scored_once_is_decided_about_anew(asked: Bootstrap, done: Path
         found.pop("bootstrap.json")
     assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
     with pytest.raises(CheckpointError, match="seed = 0, not 1"):
-        bootstrap(replace(other, scored=str(done), seed=1), tmp_path / "x")
+        capfilt(replace(other, scored=str(done), seed=1), tmp_path / "x")
     with pytest.raises(RunError, match=r"bootstrap\.json: cannot be read"):
-        bootstrap(replace(other, scored=str(tmp_path)), tmp_path / "x")
+        capfilt(replace(other, scored=str(tmp_path)), tmp_path / "x")
     (tmp_path / "anew" / "parts" / "train-00001.jsonl").unlink()
     with pytest.raises(RunError, match="1 of 3 shards are not scored yet"):
-        bootstrap(replace(other, scored=str(tmp_path / "anew")), tmp_path / "x")
+        capfilt(replace(other, scored=str(tmp_path / "anew")), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert main(["bootstrap", *words]) == 2
+    assert main(["capfilt", *words]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
 
 
 @pytest.mark.slow
-def test_refusals_are_one_line(asked: Bootstrap, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
+def test_refusals_are_one_line(asked: CapFilt, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
     data, out = asked.data, ("--out", str(tmp_path / "out"), "--workers", "0")
     assert "give --captioner RUN, --filter RUN" in refused(capsys, data, *out)
     assert "ViLT that never learned to write (it learned itm, mlm" in refused(
@@ -473,12 +476,12 @@ def test_refusals_are_one_line(asked: Bootstrap, role: str, pretrained: Path, no
 
 
 @pytest.mark.slow
-def test_contrast_alone_needs_a_threshold(asked: Bootstrap, tmp_path: Path):
+def test_contrast_alone_needs_a_threshold(asked: CapFilt, tmp_path: Path):
     contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
     asked = replace(asked, captioner="", filter=contrast)
-    with pytest.raises(RunError, match="give --cosine_over"):
-        bootstrap(asked, tmp_path / "a")
-    told = bootstrap(replace(asked, cosine_over=0.0), tmp_path / "b")
+    with pytest.raises(RunError, match="give --min_cosine"):
+        capfilt(asked, tmp_path / "a")
+    told = capfilt(replace(asked, min_cosine=0.0), tmp_path / "b")
     found = rows(tmp_path / "b" / "decisions.jsonl")
     assert all("match" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in found)
     assert told["kept"] + told["dropped"] == 120
@@ -492,7 +495,7 @@ def test_a_noised_set_is_told_apart_from_its_truth(noised: Path, tmp_path: Path)
     for row, text in zip(truth, texts, strict=True):
         assert plain.captions(int(row["of"]))[row["its"]] == text
         assert row["own"] == (row["of"] == row["key"])
-    with pytest.raises(ValueError, match=r"shard must be in \[1, 2147483647\]: got 0"):
-        Noise(data="scenes:24", shard=0)
-    assert main(["noise", "scenes:24", "--out", str(tmp_path / "again"), "--shard", "8"]) == 0
+    with pytest.raises(ValueError, match=r"shard_size must be in \[1, 2147483647\]: got 0"):
+        CorruptCaptions(data="scenes:24", shard_size=0)
+    assert main(["corrupt-captions", "scenes:24", "--out", str(tmp_path / "again"), "--shard_size", "8"]) == 0
     assert files(tmp_path / "again") == files(noised)

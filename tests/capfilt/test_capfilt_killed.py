@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from diptych.capfilt.corrupt_captions import noise
-from diptych.capfilt.run import bootstrap
-from diptych.config.capfilt import Bootstrap, Noise
+from diptych.capfilt.corrupt_captions import corrupt_captions
+from diptych.capfilt.run import capfilt
+from diptych.config.capfilt import CapFilt, CorruptCaptions
 from tests.capfilt.tiny_capfilt import files, rows, saved
 from tests.runs.tiny_runs import ENVIRONMENT, kill_all
 
@@ -22,27 +22,27 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Bootstrap:
+def asked(tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
     """48 scenes in six tars, with captions of others among theirs."""
     folder = tmp_path_factory.mktemp("killed")
-    noise(Noise(data="scenes:48", shard=8), folder / "noised")
+    corrupt_captions(CorruptCaptions(data="scenes:48", shard_size=8), folder / "noised")
     role = saved(folder / "blip")
     data = str(folder / "noised" / "train-{00000..00005}.tar")
-    return Bootstrap(data, role, role, match_over=0.3, batch=3, workers=0, device="cpu", precision="fp32")
+    return CapFilt(data, role, role, min_itm=0.3, batch_size=3, workers=0, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")
-def whole(asked: Bootstrap, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(asked: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves that nothing happened to."""
     out = tmp_path_factory.mktemp("whole")
-    bootstrap(asked, out)
+    capfilt(asked, out)
     return out
 
 
-def words(asked: Bootstrap, out: Path, *more: str) -> list[str]:
+def words(asked: CapFilt, out: Path, *more: str) -> list[str]:
     told = ("match_over", "batch", "workers", "device", "precision", "captioner", "filter")
     fields = [word for name in told for word in (f"--{name}", str(getattr(asked, name)))]
-    return ["-m", "diptych", "bootstrap", asked.data, *fields, "--out", str(out), *more]
+    return ["-m", "diptych", "capfilt", asked.data, *fields, "--out", str(out), *more]
 
 
 def start(*command: str) -> subprocess.Popen[str]:
@@ -64,7 +64,7 @@ def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_in_each_pass_it_goes_on_to_the_same_bytes(asked: Bootstrap, whole: Path, tmp_path: Path):
+def test_killed_in_each_pass_it_goes_on_to_the_same_bytes(asked: CapFilt, whole: Path, tmp_path: Path):
     done = []
     for sign in ("parts/*.jsonl", "parts/*.jsonl*", "*.tar*"):
         assert killed(start(*words(asked, tmp_path)), tmp_path, sign)
@@ -78,7 +78,7 @@ def test_killed_in_each_pass_it_goes_on_to_the_same_bytes(asked: Bootstrap, whol
 
 
 @pytest.mark.slow
-def test_two_ranks_killed_and_started_again_write_what_one_process_does(asked: Bootstrap, whole: Path, tmp_path: Path):
+def test_two_ranks_killed_and_started_again_write_what_one_process_does(asked: CapFilt, whole: Path, tmp_path: Path):
     """With other numbers of loading processes too; and one process finishes what two began."""
     command = (*TORCHRUN, *words(asked, tmp_path / "two", "--workers", "1"))
     assert killed(start(*command), tmp_path / "two", "parts/*.jsonl")
@@ -88,15 +88,15 @@ def test_two_ranks_killed_and_started_again_write_what_one_process_does(asked: B
     assert said.count("re-captioned") == 1  # one process speaks
     assert files(tmp_path / "two") == files(whole)
     assert killed(start(*TORCHRUN, *words(asked, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
-    bootstrap(asked, tmp_path / "one")
+    capfilt(asked, tmp_path / "one")
     assert files(tmp_path / "one") == files(whole)
 
 
 @pytest.mark.slow
-def test_loading_processes_and_batches_change_nothing(asked: Bootstrap, whole: Path, tmp_path: Path):
-    bootstrap(replace(asked, workers=2), tmp_path / "workers")
+def test_loading_processes_and_batches_change_nothing(asked: CapFilt, whole: Path, tmp_path: Path):
+    capfilt(replace(asked, workers=2), tmp_path / "workers")
     assert files(tmp_path / "workers") == files(whole)
-    bootstrap(replace(asked, batch=7), tmp_path / "batch")
+    capfilt(replace(asked, batch_size=7), tmp_path / "batch")
     told = [
         [(r["key"], r["caption"], r["decision"], r["synthetic"]["text"]) for r in rows(out / "decisions.jsonl")]
         for out in (whole, tmp_path / "batch")
@@ -109,7 +109,7 @@ def test_loading_processes_and_batches_change_nothing(asked: Bootstrap, whole: P
 
 @pytest.mark.slow
 def test_a_process_that_is_not_the_first_writes_nothing_before_the_folder_says_what_it_is_of(
-    asked: Bootstrap, tmp_path: Path
+    asked: CapFilt, tmp_path: Path
 ):
     other = subprocess.Popen(
         [sys.executable, *words(asked, tmp_path)], env=ENVIRONMENT | {"RANK": "1", "WORLD_SIZE": "2"}, start_new_session=True

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from diptych.data.sources.ablations import NoisedCaptions
+from diptych.data.sources.ablations import CorruptedCaptions
 from diptych.data.sources.base import DataError
 from tests.data.tiny_data import Colours
 
@@ -16,7 +16,7 @@ def all_captions(source) -> list[str]:
 @pytest.mark.parametrize("share,dealt", [(0.0, 0), (0.3, 12), (0.5, 20), (1.0, 40)])
 def test_so_many_captions_are_of_other_images_and_all_are_still_there(share, dealt):
     plain = Colours(20)
-    source = NoisedCaptions(plain, share, seed=3)
+    source = CorruptedCaptions(plain, share, seed=3)
     assert Counter(all_captions(source)) == Counter(all_captions(plain))
     others = 0
     for i in range(20):
@@ -34,24 +34,24 @@ def test_a_caption_is_never_dealt_to_a_copy_of_its_own_picture():
             return [i // 2 * 2 for i in range(self.n)]
 
     for seed in range(20):
-        source = NoisedCaptions(Copies(6), 1.0, seed)
+        source = CorruptedCaptions(Copies(6), 1.0, seed)
         assert all(image // 2 != i // 2 for i in range(6) for image, _ in source.owners(i))
 
 
 def test_the_deal_is_the_seed_s():
-    first, second, other = (all_captions(NoisedCaptions(Colours(20), 0.5, seed)) for seed in (0, 0, 1))
+    first, second, other = (all_captions(CorruptedCaptions(Colours(20), 0.5, seed)) for seed in (0, 0, 1))
     assert first == second != other
 
 
 def test_captions_are_dealt_among_some_images_alone():
-    source = NoisedCaptions(Colours(20), 1.0, images=range(5, 12))
+    source = CorruptedCaptions(Colours(20), 1.0, images=range(5, 12))
     for i in range(20):
         owners = {image for image, _ in source.owners(i)}
         assert owners == {i} if i not in range(5, 12) else i not in owners and owners <= set(range(5, 12))
 
 
 def test_two_images_exchange_theirs():
-    source = NoisedCaptions(Colours(2), 1.0)
+    source = CorruptedCaptions(Colours(2), 1.0)
     assert {source.captions(0), source.captions(1)} <= {("grey 1", "image number 1"), ("image number 1", "grey 1")} | {
         ("grey 0", "image number 0"),
         ("image number 0", "grey 0"),
@@ -61,6 +61,6 @@ def test_two_images_exchange_theirs():
 
 def test_what_cannot_be_dealt():
     with pytest.raises(DataError, match="too few images"):
-        NoisedCaptions(Colours(1), 1.0)
+        CorruptedCaptions(Colours(1), 1.0)
     with pytest.raises(DataError, match=r"a share of 1\.5"):
-        NoisedCaptions(Colours(4), 1.5)
+        CorruptedCaptions(Colours(4), 1.5)

@@ -24,12 +24,12 @@ TINY = Pretrain(
     recipe="tiny",
     data="scenes:24",
     model=BLIP(
-        image_width=16, image_depth=1, image_heads=2, image_hidden=32, patch=16, grid=(3, 3), width=16, depth=1, heads=2,
-        hidden=32, vocabulary=116, text_length=24, begin=114, ground=115, joint=8, dropout=0.0,
+        image_dim=16, image_depth=1, image_num_heads=2, image_mlp_dim=32, patch_size=16, grid=(3, 3), dim=16, depth=1, num_heads=2,
+        mlp_dim=32, vocab_size=116, text_length=24, bos_token_id=114, enc_token_id=115, embed_dim=8, dropout=0.0,
     ),
     objectives=Objectives(itm=1.0, itc=1.0, lm=1.0),
-    images=ImageSettings(shorter=48, patch=16, square=True),
-    training=Training(steps=1, batch=4),
+    images=ImageSettings(shorter_side=48, patch_size=16, square=True),
+    training=Training(steps=1, batch_size=4),
 )  # fmt: skip
 
 

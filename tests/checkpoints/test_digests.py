@@ -28,7 +28,7 @@ def flips(data: bytes, every: int = 1):
 @pytest.mark.parametrize("metadata", [None, {"rest": '{"step": 3}'}])
 def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[str, str] | None):
     path = tmp_path / "x.safetensors"
-    save_file(TENSORS, path, digests.sealed(TENSORS, metadata))
+    save_file(TENSORS, path, digests.with_digest(TENSORS, metadata))
     tensors, told = digests.read(path)
     assert told == (metadata or {}) and tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], t) for name, t in TENSORS.items())
@@ -46,7 +46,7 @@ def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[s
 
 def test_a_flipped_bit_in_the_state_is_noticed_by_who_reads_only_that(tmp_path: Path):
     path = tmp_path / CHECKPOINT
-    save_file(TENSORS, path, digests.sealed(TENSORS, {"rest": '{"step": 3}'}))
+    save_file(TENSORS, path, digests.with_digest(TENSORS, {"rest": '{"step": 3}'}))
     data = path.read_bytes()
     place = data.index(b"step")
     path.write_bytes(data[:place] + b"stop" + data[place + 4 :])
@@ -58,15 +58,15 @@ def test_a_file_of_others_is_read_as_it_is(tmp_path: Path):
     path = tmp_path / MODEL
     for metadata in (None, {"format": "pt"}):
         save_file(TENSORS, path, metadata)
-        assert digests.read(path)[0].keys() == TENSORS.keys() and not digests.is_sealed(path)
+        assert digests.read(path)[0].keys() == TENSORS.keys() and not digests.has_digest(path)
 
 
 def test_the_digest_hangs_on_names_types_and_shapes_too():
     one = torch.zeros(4)
-    same = digests.sealed({"a": one})
+    same = digests.with_digest({"a": one})
     for other in ({"b": one}, {"a": one.view(2, 2)}, {"a": one.to(torch.int32)}, {"a": one, "b": torch.zeros(0)}):
-        assert digests.sealed(other) != same
-    assert digests.sealed({"a": torch.zeros(8)[::2]}) == same
+        assert digests.with_digest(other) != same
+    assert digests.with_digest({"a": torch.zeros(8)[::2]}) == same
 
 
 def test_what_is_no_run_of_ours_is_left_alone(tmp_path: Path):

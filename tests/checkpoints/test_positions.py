@@ -12,7 +12,7 @@ from diptych.checkpoints.read import WeightsError
 from diptych.checkpoints.strict import load_strict
 from diptych.models.albef.model import ALBEF
 from diptych.models.vlmo.model import VLMo
-from diptych.utils.state_dict import weights
+from diptych.utils.state_dict import named_weights
 
 
 def albef(side: int) -> nn.Module:
@@ -20,7 +20,7 @@ def albef(side: int) -> nn.Module:
 
 
 def vlmo(side: int) -> nn.Module:
-    return VLMo(8, 2, 2, 16, 1, 4, (side, side), 20, 12, drop=0.0)
+    return VLMo(8, 2, 2, 16, 1, 4, (side, side), 20, 12, drop_path=0.0)
 
 
 @pytest.mark.parametrize("make", [albef, vlmo])
@@ -29,18 +29,18 @@ def test_positions_alone_are_resized(make):
     for p in small.parameters():
         nn.init.normal_(p)
     with pytest.raises(WeightsError, match="of another shape"):
-        load_strict(large, weights(small), "the small one")
-    learned = weights(small)
+        load_strict(large, named_weights(small), "the small one")
+    learned = named_weights(small)
     fitted = refit(large, learned, (3, 3))
     load_strict(large, fitted, "the small one")
     changed = [name for name, tensor in learned.items() if fitted[name] is not tensor]
     assert changed == ["image.patches.position" if make is albef else "transformer.positions.table"]
-    large.encode_image(Image.whole(torch.randn(1, 3, 16, 16)))
+    large.encode_image(Image.from_full(torch.randn(1, 3, 16, 16)))
 
 
 def test_the_same_grid_changes_nothing():
     same = vlmo(3)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(refit(same, weights(same), (3, 3)).values(), weights(same).values(), strict=True)
+        for a, b in zip(refit(same, named_weights(same), (3, 3)).values(), named_weights(same).values(), strict=True)
     )

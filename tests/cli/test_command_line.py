@@ -38,7 +38,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out {garbage}", "garbage.pth is a file; give a folder"),
         ("pretrain vilt.tiny --otu x", "--out is missing; did you mean it by --otu?"),
         ("pretrain vilt.tiny --out x --stepz 3", "no --stepz; did you mean --steps?"),
-        ("pretrain vilt.tiny --out x --model.widht 3", "no --model.widht; did you mean --model.width?"),
+        ("pretrain vilt.tiny --out x --model.mlp_dmi 3", "no --model.mlp_dmi; did you mean --model.mlp_dim?"),
         ("pretrain vilt.tiny --out x --steps 1.5", "--steps: '1.5' is no whole number"),
         ("pretrain vilt.tiny --out x --steps 0", "steps must be in [1, 2147483647]: got 0"),
         (
@@ -46,9 +46,12 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "diptych: objectives.mask_rate must be in (0, 1]: got 2",
         ),
         ("pretrain vilt.tiny --out x --model.depth 0", "diptych: model.depth must be in [1, 512]: got 0"),
-        ("pretrain vilt.tiny --out x --model.width 0", "diptych: model.width must be in [1, 65536]: got 0"),
-        ("pretrain vilt.tiny --out x --model.width 65", "model.width must be a multiple of model.heads, 4: got 65"),
-        ("pretrain vilt.tiny --out x --images.shorter=-80", "diptych: images.shorter must be in [1, 4096]: got -80"),
+        ("pretrain vilt.tiny --out x --model.dim 0", "diptych: model.dim must be in [1, 65536]: got 0"),
+        ("pretrain vilt.tiny --out x --model.dim 65", "model.dim must be a multiple of model.num_heads, 4: got 65"),
+        (
+            "pretrain vilt.tiny --out x --images.shorter_side=-80",
+            "diptych: images.shorter_side must be in [1, 4096]: got -80",
+        ),
         ("pretrain vilt.tiny --out x --optimizer.learning_rate nan", "learning_rate must be in (0, 100]: got nan"),
         (
             "pretrain vilt.tiny --out x --seed 1180591620717411303424",
@@ -61,12 +64,15 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
         ("pretrain vilt.tiny --out x --lr 1", "no --lr; did you mean --optimizer.learning_rate?"),
         ("pretrain vilt.tiny --out x --wd 1", "no --wd; did you mean --optimizer.weight_decay?"),
-        ("pretrain vilt.tiny --out x --bs 1", "no --bs; did you mean --batch?"),
-        ("pretrain vilt.tiny --out x --batch-size 1", "no --batch_size; did you mean --batch?"),
+        ("pretrain vilt.tiny --out x --bs 1", "no --bs; did you mean --batch_size?"),
+        ("pretrain vilt.tiny --out x --batch-siz 1", "no --batch_siz; did you mean --batch_size?"),
         ("pretrain vilt.tiny --out x --epochs 1", "no --epochs; did you mean --steps, which counts batches?"),
         ("pretrain CLIP.small --out x", "no recipe 'CLIP.small'; did you mean clip.small or "),
-        ("pretrain vilt.tiny --out x --model.image_size 1", "no --model.image_size; did you mean --images.shorter?"),
-        ("pretrain vilt.tiny --out x --images.size 1", "no --images.size; did you mean --images.shorter?"),
+        (
+            "pretrain vilt.tiny --out x --model.image_size 1",
+            "no --model.image_size; did you mean --images.shorter_side?",
+        ),
+        ("pretrain vilt.tiny --out x --images.size 1", "no --images.size; did you mean --images.shorter_side?"),
         ("pretrain vilt.tiny --out x --depth 1", "no --depth; did you mean --model.depth?"),
         ("pretrain vilt.tiny --output_dir x", "--out is missing; did you mean it by --output_dir?"),
         ("pretrain vilt.tiny --out x --data scenes:-1", "'-1' is not a number of images"),
@@ -74,34 +80,34 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --data scenes:", "'' is not a number of images"),
         ("pretrain vilt.tiny --out x --data scenes:1000000000", "the size 1000000000 is not from 1 to 200,000"),
         ("evaluate x --gallery -1", "gallery must be in [0, 2147483647]: got -1"),
-        ("noise scenes --out x --share 2", "share must be in [0, 1]: got 2.0"),
-        ("learn --data scenes --out x --seeds 0,-1", "--seeds must be in [0, 9223372036854775807]: got -1"),
-        ("learn --data scenes --out x --beams 0", "beams must be in [1, 1024]: got 0"),
+        ("corrupt-captions scenes --out x --share 2", "share must be in [0, 1]: got 2.0"),
+        ("benchmark --data scenes --out x --seeds 0,-1", "--seeds must be in [0, 9223372036854775807]: got -1"),
+        ("benchmark --data scenes --out x --num_beams 0", "beams must be in [1, 1024]: got 0"),
         ("demo --out x --seed 1180591620717411303424", "--seed must be in [0, 9223372036854775807]: got 1180591"),
-        ("vocabulary scenes --out x.txt --size 0", "--size must be in [1, 2097152]: got 0"),
+        ("train-tokenizer scenes --out x.txt --size 0", "--size must be in [1, 2097152]: got 0"),
         ("baselines --data scenes:20 --gallery -3", "gallery must be in [0, 2147483647]: got -3"),
-        ("plan vilt.tiny --gpus cpu:99999999", "write cpu:2 for two cores, at most 1024"),
+        ("estimate vilt.tiny --gpus cpu:99999999", "write cpu:2 for two cores, at most 1024"),
         ("pretrain vilt.tiny --out x --steps", "Missing value for argument '--steps'"),
         ("pretrain vilt.tiny --out x --precision fp8", "invalid choice 'fp8'"),
-        ("pretrain vilt.tiny --out x --optimizer.clip no", "--optimizer.clip: 'no' is no number"),
+        ("pretrain vilt.tiny --out x --optimizer.max_grad_norm no", "--optimizer.max_grad_norm: 'no' is no number"),
         ("pretrain vilt.tiny --out x stray", "Unrecognized options: stray"),
         ("pretrain vilt.tiny --out x --steps 10 20", "Unrecognized options: 20 behind --steps, which takes one value"),
         ("pretrain vilt.tiny --out=", "--out needs a value"),
-        ("vocabulary scenes:20 --out=", "--out needs a value"),
+        ("train-tokenizer scenes:20 --out=", "--out needs a value"),
         ("pretrain vilt.tiny --out x --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
         ("pretrain vilt.tiny --out x --data scenes:0", "size 0"),
         ("pretrain vilt.tiny --out x --data scenes:many", "write scenes:2000"),
         ("pretrain vilt.tiny --out x --data scenes:20 --device warp", "--device warp cannot be used here"),
         pytest.param(
-            "pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch 999",
+            "pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch_size 999",
             "a batch of 999 is more than all 40 examples",
             marks=pytest.mark.slow,
         ),
-        ("pretrain vilt.tiny --out x --data scenes:8 --model.vocabulary 99", "model.vocabulary is 99"),
-        ("pretrain vilt.tiny --out x --data scenes:8 --start {tmp}/nowhere", "no run.json there"),
+        ("pretrain vilt.tiny --out x --data scenes:8 --model.vocab_size 99", "model.vocab_size is 99"),
+        ("pretrain vilt.tiny --out x --data scenes:8 --init_from {tmp}/nowhere", "no run.json there"),
         ("finetune vqaa --out x", "did you mean vqa or "),
         ("finetune albef.vqaa --out x", "did you mean albef.vqa or "),
-        ("noise scenes --out x --data scenes", "there is no --data; did you mean"),
+        ("corrupt-captions scenes --out x --data scenes", "there is no --data; did you mean"),
         ("finetune albef.vqa --recipe vilt.tiny --out x", "albef.vqa has a model of its own"),
         ("finetune crossvit.small --data {tmp} --out x", "CIFAR-100's meta, train and test"),
         ("finetune", None),
@@ -118,9 +124,9 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("baselines --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
         ("baselines --task matching --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
         ("baselines --data scenes:9 --split spring", "no split 'spring'"),
-        ("describe flamingo", "there is no system or recipe 'flamingo'"),
-        ("describe blipp", "did you mean blip?"),
-        ("describe vilt vit", "not vit besides"),
+        ("info flamingo", "there is no system or recipe 'flamingo'"),
+        ("info blipp", "did you mean blip?"),
+        ("info vilt vit", "not vit besides"),
         ("import vilt {tmp}/nowhere.ckpt --out x", "no such file"),
         ("import vilt {garbage} --out x", "garbage.pth"),
         ("import flamingo {garbage} --out x", "no system 'flamingo'"),
@@ -150,7 +156,7 @@ def test_debug_gives_the_traceback(tmp_path: Path):
 @pytest.mark.slow
 def test_help_imports_no_torch():
     calls = [["--help"], ["--version"], ["pretrain", "--help"], ["pretrain", "vilt.tiny", "--help"], ["finetune"]]
-    calls += [["finetune", "vqa", "--help"], ["evaluate", "--help"], ["describe", "--help"], ["import", "--help"]]
+    calls += [["finetune", "vqa", "--help"], ["evaluate", "--help"], ["info", "--help"], ["import", "--help"]]
     calls += [["baselines", "--help"], ["baselines", "--tusk", "vqa"]]
     calls += [["pretrain", "vilt.tiny", "--nonsense", "1", "--out", "x"]]
     code = f"import sys; from diptych.cli import main\nfor words in {calls}: main(words)\nassert 'torch' not in sys.modules"
@@ -164,24 +170,24 @@ def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
     (tmp_path / "run" / "run.json").write_text('{"run": {"data": "nowhere"}}')
     calls = {
         "pretrain albef.small --data nowhere --out x": "nowhere: no such file or folder",
-        "pretrain albef.small --start nowhere --out x": "nowhere: no run.json",
+        "pretrain albef.small --init_from nowhere --out x": "nowhere: no run.json",
         "pretrain albef.small --data x-{0..3}.tar --out x": "x-0.tar: no such shard",
         "pretrain beit3.small --tokenizer nowhere --out x": "nowhere: no run.json",
-        "pretrain vilt.tiny --embed.image nowhere --out x": "nowhere: no such file or folder; check --embed.image",
+        "pretrain vilt.tiny --embedders.image nowhere --out x": "nowhere: no such file or folder; check --embedders.image",
         "finetune vqa --from nowhere --out x": "nowhere: no run.json",
         "finetune vqa --recipe vilt.tiny --data nowhere --out x": "nowhere: no such file or folder",
         "evaluate nowhere": "nowhere: no run.json",
         "evaluate run": "nowhere: no such file or folder",
         "evaluate run --data there": "there: no such file or folder",
-        "bootstrap nowhere --filter run --out x": "nowhere: no such file or folder",
-        "bootstrap scenes --filter nowhere --out x": "nowhere: no run.json",
-        "bootstrap scenes --filter run --against nowhere --out x": "nowhere: no such file or folder",
-        "pretrain vilt.tiny --images.patch 8 --out x": "images.patch is 8, and the model's patches are of 16 pixels",
-        "pretrain clip.small --embed.image own --images.shorter 40 --out x": "set images.shorter to a multiple of that",
+        "capfilt nowhere --filter run --out x": "nowhere: no such file or folder",
+        "capfilt scenes --filter nowhere --out x": "nowhere: no run.json",
+        "capfilt scenes --filter run --against nowhere --out x": "nowhere: no such file or folder",
+        "pretrain vilt.tiny --images.patch_size 8 --out x": "images.patch_size is 8, and the model's patches are of 16 pixels",
+        "pretrain clip.small --embedders.image own --images.shorter_side 40 --out x": "set images.shorter_side to a multiple of that",
         "pretrain vilt.tiny --workers -1 --out x": "workers must be in [0, 256]: got -1",
         "pretrain vilt.tiny --objectives.mlm -1 --out x": "objectives.mlm must be in [0, 1000000.0]: got -1.0",
-        "learn --data nowhere --out x": "nowhere: no such file or folder",
-        "learn --data scenes --rows vilt,albeff --out x": "there is no recipe 'albeff.small'; did you mean albef.small",
+        "benchmark --data nowhere --out x": "nowhere: no such file or folder",
+        "benchmark --data scenes --rows vilt,albeff --out x": "there is no recipe 'albeff.small'; did you mean albef.small",
     }
     code = "import sys; from diptych.cli import main\nfor line in sys.argv[1:]: main(line.split())\n"
     code += "assert 'torch' not in sys.modules"
@@ -218,7 +224,7 @@ def test_an_unknown_recipe_is_told_the_nearest_three_not_all(tmp_path: Path, cap
     assert sum(name in line for name in recipes()) <= 3 and len(line) < 160
 
 
-@pytest.mark.parametrize("command", ["noise", "bootstrap"])
+@pytest.mark.parametrize("command", ["corrupt-captions", "capfilt"])
 def test_what_is_told_by_its_place_is_no_flag(command: str, capsys):
     assert main([command, "--help"]) == 0
     told = capsys.readouterr().out
@@ -228,12 +234,12 @@ def test_what_is_told_by_its_place_is_no_flag(command: str, capsys):
 
 def test_fields_are_typed_and_training_stands_on_top():
     run = recipe("vilt.tiny")
-    words = "--steps 7 --optimizer.learning-rate=0.5 --model.grid 2 3 --images.augment True --training.batch 4"
+    words = "--steps 7 --optimizer.learning-rate=0.5 --model.grid 2 3 --images.augment True --training.batch_size 4"
     changed = overridden(run, words.split(), "pretrain vilt.tiny")
-    assert (changed.training.steps, changed.training.batch, changed.model.grid) == (7, 4, (2, 3))
+    assert (changed.training.steps, changed.training.batch_size, changed.model.grid) == (7, 4, (2, 3))
     assert changed.training.optimizer.learning_rate == 0.5 and changed.images.augment is True
     assert changed.training.optimizer.warmup == run.training.optimizer.warmup
-    assert overridden(run, ["--from", "there"], "").start == "there"
+    assert overridden(run, ["--from", "there"], "").init_from == "there"
     assert overridden(run, [], "") == run
 
 
@@ -250,7 +256,7 @@ def test_recipes_are_the_functions_that_give_a_pre_training_run():
 
 @pytest.mark.slow
 def test_describe_tells_the_published_counts(capsys):
-    assert main(["describe", "vilt"]) == 0
+    assert main(["info", "vilt"]) == 0
     told = capsys.readouterr().out
     assert told.count("135,660,092") == 2  # ours, and the published one
     assert "GFLOP" in told and "71.32" in told

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diptych.config.run import Pretrain
-from diptych.config.serialization import thaw
+from diptych.config.serialization import from_json
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from diptych.config.serialization import thaw
 )
 def test_what_has_no_fields_is_refused(value: Any, told: str):
     with pytest.raises(ValueError, match=told):
-        thaw(Pretrain, value)
+        from_json(Pretrain, value)

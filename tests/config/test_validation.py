@@ -13,8 +13,8 @@ from jaxtyping import TypeCheckError
 
 from diptych.cli.arguments import recipe, recipes
 from diptych.cli.baselines import Baselines
-from diptych.cli.learn import Learn
-from diptych.config.capfilt import Bootstrap, Noise
+from diptych.cli.benchmark import Benchmark
+from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.data import ImageSettings, Streaming
 from diptych.config.run import Embedders, Evaluation, Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
@@ -26,7 +26,7 @@ from diptych.runs.run_folder import RunError
 
 EVERY = (
     *get_args(Model), Pretrain, Finetune, Evaluation, Objectives, Teacher, Embedders, ImageSettings, Streaming, Training,
-    Optimizer, Bootstrap, Noise, Learn, Baselines,
+    Optimizer, CapFilt, CorruptCaptions, Benchmark, Baselines,
 )  # fmt: skip
 ODD: dict[type, tuple[Any, ...]] = {
     int: (0, -1, 1, 3, 2**31, 2**70),
@@ -102,15 +102,15 @@ def test_fields_that_bound_one_another():
 @pytest.mark.parametrize(
     ("kind", "values", "told"),
     [
-        (ViLT, {"width": 100}, "model.width must be a multiple of model.heads, 12: got 100"),
-        (CLIP, {"text_width": 100}, "model.text_width must be a multiple of model.text_heads, 8: got 100"),
-        (VLMo, {"together": 13}, "model.together must be at most model.depth, 12: got 13"),
-        (BLIP, {"begin": 30524}, "model.begin must be below model.vocabulary, 30524: got 30524"),
+        (ViLT, {"dim": 100}, "model.dim must be a multiple of model.num_heads, 12: got 100"),
+        (CLIP, {"text_dim": 100}, "model.text_dim must be a multiple of model.text_num_heads, 8: got 100"),
+        (VLMo, {"vl_start_layer": 13}, "model.vl_start_layer must be at most model.depth, 12: got 13"),
+        (BLIP, {"bos_token_id": 30524}, "model.bos_token_id must be below model.vocab_size, 30524: got 30524"),
         (ViLBERT, {"schedule": ((13, 0),)}, "model.schedule must stay within"),
-        (CrossViT, {"sizes": (241, 224)}, "model.sizes must be a multiple of model.patches"),
-        (MAE, {"width": 6, "heads": 2}, "model.width must be a multiple of 4: got 6"),
-        (ALBEF, {"images": 0}, "model.images must be in"),
-        (Teacher, {"queue": 8}, "teacher.queue is 8, but there is no teacher"),
+        (CrossViT, {"image_sizes": (241, 224)}, "model.image_sizes must be a multiple of model.patch_sizes"),
+        (MAE, {"dim": 6, "num_heads": 2}, "model.dim must be a multiple of 4: got 6"),
+        (ALBEF, {"num_images": 0}, "model.num_images must be in"),
+        (Teacher, {"queue_size": 8}, "teacher.queue_size is 8, but there is no teacher"),
         (ImageSettings, {"std": (0.5, 0.0, 0.5)}, r"images.std must be in \(0, 100\]: got 0.0"),
     ],
 )

@@ -11,7 +11,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from tests.data.tiny_data import Colours, write_karpathy
 
-SMALL = ImageSettings(shorter=16, patch=16)
+SMALL = ImageSettings(shorter_side=16, patch_size=16)
 TOKENIZER = Tokenizer(16)
 
 
@@ -91,7 +91,9 @@ def test_texts_no_model_can_read(caption, why):
 def test_augmentation_is_drawn_anew_each_step(tmp_path):
     write_karpathy(tmp_path, 4)
     source = open_captions(str(tmp_path), "train")
-    examples = PairExamples(source, TOKENIZER, ImageSettings(shorter=32, patch=16, augment=True), matching=0.0)
+    examples = PairExamples(
+        source, TOKENIZER, ImageSettings(shorter_side=32, patch_size=16, augment=True), matching=0.0
+    )
     views = [examples.load(0, 0, step).image.tobytes() for step in (0, 0, 1, 2, 3)]
     assert views[0] == views[1] and len(set(views)) > 2
 

@@ -18,7 +18,7 @@ from diptych.runs.qualitative_examples import read_shown
 from tests.data.tiny_data import picture_bytes
 from tests.data.webdataset.test_tar import HARM, header
 
-TINY = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24", "--batch", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
+TINY = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--batch_size", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
 
 
 def tiff(values: np.ndarray) -> bytes:

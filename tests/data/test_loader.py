@@ -14,12 +14,12 @@ from PIL import Image as Pillow
 
 from diptych.data.examples import PairExamples
 from diptych.data.images.transforms import ImageSettings
-from diptych.data.loader import Loaded, Shuffled, Skipped, Tally, loader, rate, sweep
+from diptych.data.loader import Loaded, Shuffled, SkipCounter, Skipped, evaluation_loader, rate, training_loader
 from diptych.data.sources.base import DataError, WorkerDied
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from tests.data.tiny_data import Colours
 
-SMALL = ImageSettings(shorter=16, patch=16)
+SMALL = ImageSettings(shorter_side=16, patch_size=16)
 TOKENIZER = Tokenizer(16)
 
 
@@ -28,7 +28,9 @@ def pairs(n: int = 20, bad: frozenset[int] = frozenset(), matching: float = 0.5)
 
 
 def run(examples: PairExamples, **options) -> list[list[Loaded]]:
-    return list(loader(examples, **{"batch": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0} | options))
+    return list(
+        training_loader(examples, **{"batch_size": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0} | options)
+    )
 
 
 def ids(steps: list[list[Loaded]]) -> list[list[int]]:
@@ -66,9 +68,9 @@ def test_a_loader_started_later_goes_on_as_if_never_stopped():
 def test_ranks_and_micro_batches_divide_the_global_batch():
     examples = pairs(bad=frozenset({4, 9}))
     whole = ids(run(examples))
-    ranks = [ids(run(examples, rank=r, world=2, accumulate=2)) for r in range(2)]
+    ranks = [ids(run(examples, rank=r, world=2, grad_accum=2)) for r in range(2)]
     assert [a + b for a, b in zip(*ranks, strict=True)] == whole
-    assert [len(step) for step in run(examples, world=2, accumulate=4)] == [4] * 6
+    assert [len(step) for step in run(examples, world=2, grad_accum=4)] == [4] * 6
     with pytest.raises(DataError, match="8 does not divide into 3 ranks x 1"):
         run(examples, world=3)
 
@@ -84,7 +86,7 @@ def test_a_bad_sample_is_replaced_and_reported():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_readable_stops_with_one_line(workers):
     with pytest.raises(DataError, match=r"17 samples in a row could not be used \(last: image \d+: broken\)") as caught:
-        run(pairs(4, frozenset(range(4)), matching=0.0), batch=4, workers=workers)
+        run(pairs(4, frozenset(range(4)), matching=0.0), batch_size=4, workers=workers)
     assert "\n" not in str(caught.value)
 
 
@@ -134,7 +136,9 @@ class Dying(Colours):
 
 @pytest.mark.slow
 def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
-    made = loader(PairExamples(Dying(20), TOKENIZER, SMALL, 0.0), batch=8, seed=3, start=0, steps=60, workers=1)
+    made = training_loader(
+        PairExamples(Dying(20), TOKENIZER, SMALL, 0.0), batch_size=8, seed=3, start=0, steps=60, workers=1
+    )
     with pytest.raises(WorkerDied, match="give a lower --workers"):
         for _ in made:
             end = time.monotonic() + 0.05
@@ -146,7 +150,7 @@ def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_a_sweep_gives_every_example_once(world):
     examples = pairs(11)
-    parts = [list(sweep(examples, 4, rank=r, world=world, workers=0)) for r in range(world)]
+    parts = [list(evaluation_loader(examples, 4, rank=r, world=world, workers=0)) for r in range(world)]
     seen = [i for part in parts for loaded in part for i in loaded.batch.ids.tolist()]
     assert sorted(seen) == list(range(22))
     if world == 1:
@@ -156,28 +160,30 @@ def test_a_sweep_gives_every_example_once(world):
 def test_shuffled_examples_are_the_same_ones_and_no_picture_s_captions_stand_together():
     plain = pairs(40)
     mixed = Shuffled(plain, 1)
-    seen = [i for x in sweep(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
+    seen = [i for x in evaluation_loader(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
     assert sorted(seen) == list(range(80)) and seen != sorted(seen)
     together = sum(a // 2 == b // 2 for a, b in pairwise(seen))
     assert together < 10, "40 in the order of the data"
-    batch = next(sweep(mixed, 8, seed=5, workers=0)).batch
+    batch = next(evaluation_loader(mixed, 8, seed=5, workers=0)).batch
     used = batch.ids.tolist()
     again = plain.collate([plain.load(i, 5, 0) for i in used], used, 5, 0)
     assert equal(Loaded(batch), Loaded(again)) and [mixed.length(0)] == [plain.length(used[0])]
 
 
 def test_the_last_of_a_sweep_is_never_by_itself():
-    sizes = {n: [len(x.batch) for x in sweep(pairs(n), 3, workers=0)] for n in (1, 2, 3, 4, 5)}  # two captions an image
+    sizes = {
+        n: [len(x.batch) for x in evaluation_loader(pairs(n), 3, workers=0)] for n in (1, 2, 3, 4, 5)
+    }  # two captions an image
     assert sizes == {1: [2], 2: [4], 3: [3, 3], 4: [3, 3, 2], 5: [3, 3, 4]}
-    assert [len(x.batch) for x in sweep(pairs(2), 1, workers=0)] == [1, 1, 1, 1]
+    assert [len(x.batch) for x in evaluation_loader(pairs(2), 1, workers=0)] == [1, 1, 1, 1]
 
 
 def test_a_sweep_leaves_bad_samples_out_and_reports_each():
-    swept = list(sweep(pairs(12, frozenset({0, 1, 5, 10, 11})), 4, workers=1))
+    swept = list(evaluation_loader(pairs(12, frozenset({0, 1, 5, 10, 11})), 4, workers=1))
     assert sum(len(x.batch) for x in swept) == 24 - 10
     assert sorted(s.id for x in swept for s in x.skipped) == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23]
     with pytest.raises(DataError, match="no example of 4 can be used"):
-        list(sweep(pairs(2, frozenset({0, 1})), 4, workers=0))
+        list(evaluation_loader(pairs(2, frozenset({0, 1})), 4, workers=0))
 
 
 def test_rate_says_workers_and_speed():
@@ -188,7 +194,7 @@ BROKEN = [Skipped(0, "row 0", "broken")]
 
 
 def test_a_tally_stops_a_run_at_its_share():
-    tally = Tally(limit=0.01)
+    tally = SkipCounter(limit=0.01)
     for _ in range(10):
         tally.add(20, BROKEN)  # ten bad in 210: still fewer than 1 % of the first thousand
     assert (tally.seen, tally.bad, list(tally.listed)) == (210, 10, [0])
@@ -199,7 +205,7 @@ def test_a_tally_stops_a_run_at_its_share():
 
 
 def test_a_tally_lets_good_data_pass():
-    tally = Tally(limit=0.05)
+    tally = SkipCounter(limit=0.05)
     tally.add(20, BROKEN)
     tally.check()
     assert np.isclose(tally.bad / tally.seen, 1 / 21)

@@ -39,7 +39,7 @@ def test_in_turn_a_partner_may_be_mixed_already():
     assert texts == ["a b", "b a b", "c c"]
 
 
-SMALL = ImageSettings(shorter=16, patch=16, square=True)
+SMALL = ImageSettings(shorter_side=16, patch_size=16, square=True)
 
 
 def pairs(n: int = 8, matching: float = 0.0, images: ImageSettings = SMALL) -> PairExamples:
@@ -88,7 +88,9 @@ def test_pictures_of_two_sizes_are_not_mixed():
         def image(self, index: int):
             return super().image(index).resize((32, 16 * (1 + index)))
 
-    examples = MixedPairs(PairExamples(Growing(4), Tokenizer(16), ImageSettings(shorter=48, patch=16), 0.0), 1.0)
+    examples = MixedPairs(
+        PairExamples(Growing(4), Tokenizer(16), ImageSettings(shorter_side=48, patch_size=16), 0.0), 1.0
+    )
     with pytest.raises(BadSample, match="make them square"):
         for i in range(8):
             examples.load(i, 0, 0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.loader import Order
+from diptych.data.loader import BatchSampler
 from diptych.data.sources.base import DataError
 
 
@@ -20,38 +20,38 @@ def lengths(n: int) -> np.ndarray:
 def test_an_epoch_visits_each_example_once_but_for_the_rest(n, batch, pool, epoch):
     if n < batch:
         return
-    order = Order(lengths(n), 1, batch, pool)
+    order = BatchSampler(lengths(n), 1, batch, pool)
     ids = np.concatenate([order.ids_of(epoch * order.per_epoch + k) for k in range(order.per_epoch)])
     assert len(ids) == n // batch * batch == len(set(ids.tolist())) and ids.min() >= 0 and ids.max() < n
 
 
 def test_any_batch_is_known_without_history():
-    one, other = Order(lengths(100), 5, 8), pickle.loads(pickle.dumps(Order(lengths(100), 5, 8)))
+    one, other = BatchSampler(lengths(100), 5, 8), pickle.loads(pickle.dumps(BatchSampler(lengths(100), 5, 8)))
     forward = [one.ids_of(k).tolist() for k in range(60)]
     assert [other.ids_of(k).tolist() for k in reversed(range(60))] == forward[::-1]
-    assert [Order(lengths(100), 6, 8).ids_of(k).tolist() for k in range(60)] != forward
+    assert [BatchSampler(lengths(100), 6, 8).ids_of(k).tolist() for k in range(60)] != forward
 
 
 def test_epochs_differ_and_what_waited_comes_later():
-    order = Order(lengths(20), 0, 8)
+    order = BatchSampler(lengths(20), 0, 8)
     assert sorted(order.ids_of(0)) != sorted(order.ids_of(2))
     assert len({i for k in range(20) for i in order.ids_of(k).tolist()}) == 20
 
 
 def test_batches_hold_texts_of_like_length():
     n = 2000
-    order = Order(lengths(n), 0, 20)
+    order = BatchSampler(lengths(n), 0, 20)
     spread = np.mean([np.ptp(lengths(n)[order.ids_of(k)]) for k in range(order.per_epoch)])
     unsorted = np.mean([np.ptp(lengths(n)[order._plan(0).flatten()[k::100]]) for k in range(100)])
     assert spread < 0.2 * unsorted
 
 
 def test_batches_do_not_come_by_length():
-    order = Order(lengths(2000), 0, 20)
+    order = BatchSampler(lengths(2000), 0, 20)
     means = [lengths(2000)[order.ids_of(k)].mean() for k in range(order.per_epoch)]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
 
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(DataError, match="batch of 9 is more than all 8 examples"):
-        Order(lengths(8), 0, 9)
+        BatchSampler(lengths(8), 0, 9)

@@ -15,7 +15,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from tests.data.tiny_data import Colours, picture_bytes
 
-SMALL = ImageSettings(shorter=16, patch=16)
+SMALL = ImageSettings(shorter_side=16, patch_size=16)
 
 
 def ranked(n: int = 6, false: int = 5) -> RankedExamples:
@@ -51,8 +51,8 @@ def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other()
     examples, ids = ranked(), [3, 8]
     loaded = [examples.load(i, 0, 1) for i in ids]
     batch = examples.collate(loaded, ids, 0, 1)
-    assert batch.false_texts is not None and batch.matching is None and len(batch.false_texts) == 10
-    said = [examples.pairs.tokenizer.decode(row) for row in batch.false_texts.ids.tolist()]
+    assert batch.negative_texts is not None and batch.matching is None and len(batch.negative_texts) == 10
+    said = [examples.pairs.tokenizer.decode(row) for row in batch.negative_texts.ids.tolist()]
     assert said == [*loaded[0][1], *loaded[1][1]]
 
 
@@ -138,7 +138,7 @@ def test_every_sample_has_as_many_false_texts_as_there_should_be():
     examples = of(("one",), *[("two",)] * 500, false=3)  # 12 draws of which one must be the first
     loaded = [examples.load(i, 0, 0) for i in (0, 7, 300)]
     assert [texts for _, texts in loaded] == [["two"] * 3, ["one"] * 3, ["one"] * 3]
-    assert len(examples.collate(loaded, [0, 7, 300], 0, 0).false_texts or ()) == 9
+    assert len(examples.collate(loaded, [0, 7, 300], 0, 0).negative_texts or ()) == 9
 
 
 def test_no_false_texts_at_all_are_refused():

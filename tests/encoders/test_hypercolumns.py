@@ -34,7 +34,7 @@ def _columns(cnn: FrozenCNN, pixels: torch.Tensor) -> torch.Tensor:
 
 def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there_and_in_the_mirror(cnn: FrozenCNN):
     pixels = torch.rand(3, 96, 64) * 2 - 1
-    grid = Hypercolumns(cnn).look(pixels)["grid"].float()
+    grid = Hypercolumns(cnn).extract(pixels)["grid"].float()
     assert grid.shape == (3, 2, Hypercolumns.width)
     expected = (_columns(cnn, pixels) + _columns(cnn, pixels.flip(2)).flip(1)) / 2
     torch.testing.assert_close(grid, expected, rtol=1e-3, atol=1e-3)  # half precision
@@ -42,14 +42,14 @@ def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there_and_in_
 
 def test_a_mirror_image_is_seen_as_the_mirror_image_of_what_is_seen(cnn: FrozenCNN):
     pixels, columns = torch.rand(3, 96, 64) * 2 - 1, Hypercolumns(cnn)
-    mirrored = columns.look(pixels.flip(2))["grid"]
-    torch.testing.assert_close(mirrored.flip(1), columns.look(pixels)["grid"])
+    mirrored = columns.extract(pixels.flip(2))["grid"]
+    torch.testing.assert_close(mirrored.flip(1), columns.extract(pixels)["grid"])
 
 
 def test_features_are_standardised_and_classes_are_those_of_the_last_map(cnn: FrozenCNN):
     columns = Hypercolumns(cnn)
     pooled = columns.mean + columns.deviation * torch.tensor([[0.0], [2.0]])
-    features, classes = columns.tell(pooled)
+    features, classes = columns.project(pooled)
     torch.testing.assert_close(
         features, torch.tensor([[0.0], [2.0]]).expand(2, Hypercolumns.width), rtol=1e-4, atol=1e-3
     )

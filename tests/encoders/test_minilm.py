@@ -9,10 +9,10 @@ import torch
 
 from diptych.batch import Text
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
-from diptych.encoders.minilm import MASK, FrozenText
+from diptych.encoders.minilm import MASK, FrozenMiniLM
 from diptych.models.vilt.model import ViLT
 from diptych.modules.block import PostNormBlock
-from diptych.modules.frozen_text import GivenText
+from diptych.modules.frozen_text import FrozenTextEncoder
 from diptych.modules.tokens import packing
 from diptych.utils.cache import Store
 
@@ -21,8 +21,8 @@ TEXTS = ["two dogs run over the grass", "a child in a red hat", "unbelievably, r
 
 
 @pytest.fixture(scope="module")
-def frozen() -> FrozenText:
-    return FrozenText()
+def frozen() -> FrozenMiniLM:
+    return FrozenMiniLM()
 
 
 @pytest.fixture
@@ -35,57 +35,57 @@ def test_its_pieces_are_the_bundled_ones():
     assert tuple(theirs[:30522]) == vocabulary().pieces and vocabulary().mask == MASK
 
 
-def test_it_is_the_published_encoder(frozen: FrozenText, text: Text):
+def test_it_is_the_published_encoder(frozen: FrozenMiniLM, text: Text):
     """To 1e-5 of the largest in float32, by transformers' own class; and in half precision as it is given."""
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BertModel.from_pretrained(published.get_model_path(), add_pooling_layer=False).eval()
     with torch.no_grad():
-        expected = theirs(text.ids, text.real.long()).last_hidden_state * text.real[:, :, None]
+        expected = theirs(text.ids, text.mask.long()).last_hidden_state * text.mask[:, :, None]
         tokens = frozen.words(text)
         for block in frozen.blocks:
             tokens = block(tokens)
-    ours = tokens.canvas() * text.real[:, :, None]
+    ours = tokens.to_padded() * text.mask[:, :, None]
     assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
     torch.testing.assert_close(frozen(text), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_a_text_is_read_by_itself(frozen: FrozenText, text: Text):
-    together, fresh = frozen(text), FrozenText()
+def test_a_text_is_read_by_itself(frozen: FrozenMiniLM, text: Text):
+    together, fresh = frozen(text), FrozenMiniLM()
     for i in (2, 0, 1):
-        n = int(text.real[i].sum())
+        n = int(text.mask[i].sum())
         torch.testing.assert_close(fresh(text[i : i + 1])[0, :n], together[i, :n], rtol=0, atol=0)
         assert not together[i, n:].any()
 
 
 @pytest.mark.slow
 def test_it_remembers_but_not_texts_with_hidden_words(text: Text, monkeypatch: pytest.MonkeyPatch):
-    frozen, read = FrozenText(depth=1), []
+    frozen, read = FrozenMiniLM(depth=1), []
     plain = frozen._read
     monkeypatch.setattr(frozen, "_read", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
     first = frozen(text)
     assert torch.equal(frozen(text[torch.tensor([1, 0])]), first[[1, 0]]) and read == [16, 16]
     hidden = text.ids.clone()
     hidden[:2, 2] = MASK
-    frozen(Text(hidden, text.real))
-    frozen(Text(hidden, text.real))
+    frozen(Text(hidden, text.mask))
+    frozen(Text(hidden, text.mask))
     assert read == [16, 16, 2, 2], "each time anew, without the third, which is remembered"
-    forgetful = FrozenText(depth=1, most_bytes=0)
+    forgetful = FrozenMiniLM(depth=1, most_bytes=0)
     assert torch.equal(forgetful(text), first)
 
 
 @pytest.mark.slow
 def test_what_was_read_is_kept_for_later_runs(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first = FrozenText(depth=1, store=Store(tmp_path))(text)
-    later = FrozenText(depth=1, store=Store(tmp_path))
+    first = FrozenMiniLM(depth=1, store=Store(tmp_path))(text)
+    later = FrozenMiniLM(depth=1, store=Store(tmp_path))
     monkeypatch.setattr(later, "_read", None)
     assert torch.equal(later(text), first)
-    assert not torch.equal(FrozenText(depth=2, store=Store(tmp_path))(text), first)
+    assert not torch.equal(FrozenMiniLM(depth=2, store=Store(tmp_path))(text), first)
 
 
 @pytest.mark.slow
 def test_what_is_still_written_is_read_and_forgotten(text: Text, monkeypatch: pytest.MonkeyPatch):
-    frozen, read = FrozenText(depth=1), []
+    frozen, read = FrozenMiniLM(depth=1), []
     plain = frozen._read
     monkeypatch.setattr(frozen, "_read", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
     first = frozen(text, once=True)
@@ -97,48 +97,48 @@ def test_what_is_still_written_is_read_and_forgotten(text: Text, monkeypatch: py
 @pytest.mark.slow
 def test_onward_no_word_knows_of_a_later_one(text: Text):
     """Whether the text lies padded or not, and whether what comes after is there at all."""
-    frozen = FrozenText(depth=2, onward=True)
-    whole, begun = frozen(text), frozen(Text(text.ids[:, :4], text.real[:, :4]))
+    frozen = FrozenMiniLM(depth=2, onward=True)
+    whole, begun = frozen(text), frozen(Text(text.ids[:, :4], text.mask[:, :4]))
     torch.testing.assert_close(begun, whole[:, :4], rtol=1e-3, atol=1e-3)
     changed = text.ids.clone()
     changed[:, 3] = 2000
-    after = frozen(Text(changed, text.real))
+    after = frozen(Text(changed, text.mask))
     torch.testing.assert_close(after[:, :3], whole[:, :3], rtol=1e-3, atol=1e-3)
-    assert ((after - whole)[:, 3:].abs().amax(2)[text.real[:, 3:]] > 1e-2).all(), "later ones know of it"
-    assert not torch.allclose(whole, FrozenText(depth=2)(text), atol=1e-2)
+    assert ((after - whole)[:, 3:].abs().amax(2)[text.mask[:, 3:]] > 1e-2).all(), "later ones know of it"
+    assert not torch.allclose(whole, FrozenMiniLM(depth=2)(text), atol=1e-2)
 
 
 @pytest.mark.slow
-def test_stages_stand_side_by_side_alike_in_size(frozen: FrozenText, text: Text):
-    said = FrozenText(stages=(0, 3, 6))(text)
-    assert said.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenText(stages=(0, 3, 6)).width)
+def test_stages_stand_side_by_side_alike_in_size(frozen: FrozenMiniLM, text: Text):
+    said = FrozenMiniLM(stages=(0, 3, 6))(text)
+    assert said.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenMiniLM(stages=(0, 3, 6)).width)
     last = frozen.blocks[5]
     assert isinstance(last, PostNormBlock)
     for stage, norm in ((0, frozen.words.norm), (2, last.norm2)):
         scale = norm.weight.square().mean().sqrt()
-        layers = frozen if stage else FrozenText(depth=0)
-        expected = (layers(text) - norm.bias) / scale * text.real[:, :, None]
+        layers = frozen if stage else FrozenMiniLM(depth=0)
+        expected = (layers(text) - norm.bias) / scale * text.mask[:, :, None]
         torch.testing.assert_close(said[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
-    assert (said[text.real].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
+    assert (said[text.mask].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
     with pytest.raises(ValueError, match=r"stages \(0, 4\), where 3 layers read"):
-        FrozenText(depth=3, stages=(0, 4))
+        FrozenMiniLM(depth=3, stages=(0, 4))
 
 
 @pytest.mark.slow
 def test_without_layers_no_word_knows_of_another(text: Text):
-    frozen = FrozenText(depth=0)
+    frozen = FrozenMiniLM(depth=0)
     changed = text.ids.clone()
     changed[:, 2] = 2000
-    before, after = frozen(text), frozen(Text(changed, text.real))
+    before, after = frozen(text), frozen(Text(changed, text.mask))
     assert torch.equal(before[:, [0, 1, 3]], after[:, [0, 1, 3]]) and not torch.equal(before[:, 2], after[:, 2])
     with pytest.raises(ValueError, match="has 6 layers"):
-        FrozenText(depth=7)
+        FrozenMiniLM(depth=7)
 
 
 @pytest.mark.slow
-def test_it_can_stand_where_a_model_embeds_its_words(frozen: FrozenText, text: Text):
-    model = ViLT(16, 1, 2, 32, 32, (2, 2), vocabulary=30522, text_length=20, dropout=0.0)
-    model.words = given = GivenText(16, frozen)  # type: ignore[assignment]
+def test_it_can_stand_where_a_model_embeds_its_words(frozen: FrozenMiniLM, text: Text):
+    model = ViLT(16, 1, 2, 32, 32, (2, 2), vocab_size=30522, text_length=20, dropout=0.0)
+    model.words = given = FrozenTextEncoder(16, frozen)  # type: ignore[assignment]
     padded = model.encode_text(text)
     with packing(True):
         packed = model.encode_text(text)

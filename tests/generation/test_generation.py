@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Text
-from diptych.generation import Beams, Rules, Written, beam_search, greedy, nucleus, sample
-from diptych.generation.decoding import Reader
-from diptych.modules.frozen_text import GivenWords
+from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search, greedy, sample, top_p_filter
+from diptych.generation.decoding import IncrementalDecoder
+from diptych.modules.frozen_text import FrozenTextEmbedding
 from diptych.modules.tokens import packing
-from diptych.protocols import Decodes
+from diptych.protocols import TextDecoder
 
 from .toy import END, PAD, Speaker, Table, context
 
-RULES = Rules(END, PAD, longest=8)
+RULES = GenerationConfig(END, PAD, max_length=8)
 
 
 def prompt(*rows: list[int]) -> Tensor:
@@ -34,40 +34,40 @@ def logits(words: int, **likely: float) -> Tensor:
 
 
 def test_both_toys_speak():
-    assert isinstance(Speaker(), Decodes) and isinstance(Table(torch.zeros(3, 3)), Decodes)
+    assert isinstance(Speaker(), TextDecoder) and isinstance(Table(torch.zeros(3, 3)), TextDecoder)
 
 
 def test_greedy_takes_the_best_until_the_end():
     model = Table(logits(5, _2_3=2, _3_4=2, _4_1=2, _1_2=9))
     ids = greedy(model, context(2), prompt([2], [4]), RULES)
     assert ids.tolist() == [[2, 3, 4, END], [4, END, PAD, PAD]]
-    short = Rules(END, PAD, longest=3)
+    short = GenerationConfig(END, PAD, max_length=3)
     assert greedy(model, context(1), prompt([2]), short).tolist() == [[2, 3, 4]]
 
 
 def test_no_end_before_the_shortest_length():
     model = Table(logits(5, _4_1=2, _4_3=1, _3_4=1))
-    rules = Rules(END, PAD, longest=8, shortest=3)
+    rules = GenerationConfig(END, PAD, max_length=8, min_length=3)
     assert greedy(model, context(1), prompt([4]), rules).tolist() == [[4, 3, 4, END]]
 
 
 def test_repetition_is_worth_less_above_nought_and_below():
     scores = torch.tensor([[4.0, -4.0, 1.0, -1.0]])
-    allowed = Rules(END, PAD, 8, repetition=2.0).allowed(prompt([0, 1, 1]), scores)
+    allowed = GenerationConfig(END, PAD, 8, repetition_penalty=2.0).allowed(prompt([0, 1, 1]), scores)
     assert allowed.tolist() == [[2.0, -8.0, 1.0, -1.0]]
     assert scores.tolist() == [[4.0, -4.0, 1.0, -1.0]]
 
 
 def test_the_nucleus_is_the_fewest_that_have_the_share():
     scores = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
-    assert nucleus(scores, 0.5, 4).isfinite().tolist() == [[False, True, False, False]]
-    assert nucleus(scores, 0.6, 4).isfinite().tolist() == [[False, True, False, True]]
-    assert nucleus(scores, 1.0, 3).isfinite().tolist() == [[False, True, True, True]]  # of the three best
+    assert top_p_filter(scores, 0.5, 4).isfinite().tolist() == [[False, True, False, False]]
+    assert top_p_filter(scores, 0.6, 4).isfinite().tolist() == [[False, True, False, True]]
+    assert top_p_filter(scores, 1.0, 3).isfinite().tolist() == [[False, True, True, True]]  # of the three best
 
 
 def test_samples_follow_the_probabilities_and_the_draws():
     model = Table(torch.tensor([0.0, 0.5, 0.3, 0.15, 0.05]).log().expand(5, -1))
-    rules = Rules(4, PAD, longest=2)
+    rules = GenerationConfig(4, PAD, max_length=2)
 
     n = 1000
 
@@ -84,13 +84,13 @@ def test_samples_follow_the_probabilities_and_the_draws():
 WORDS = 6
 
 
-def best_of_all(model: Speaker, start: int, rules: Rules, i: int, power: float) -> tuple[list[int], float]:
+def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, power: float) -> tuple[list[int], float]:
     """Every text there is, tried out."""
-    here = context(2).take(torch.tensor([i]))
+    here = context(2).index_samples(torch.tensor([i]))
     found = []
-    for n in range(1, rules.longest):
+    for n in range(1, rules.max_length):
         for text in product(range(WORDS), repeat=n):
-            if END in text[:-1] or (n < rules.longest - 1 and text[-1] != END):
+            if END in text[:-1] or (n < rules.max_length - 1 and text[-1] != END):
                 continue
             found.append((start, *text))
     scores = {}
@@ -98,7 +98,9 @@ def best_of_all(model: Speaker, start: int, rules: Rules, i: int, power: float) 
         for n in {len(text) for text in found}:
             texts = torch.tensor([text for text in found if len(text) == n])
             read = Text(texts, torch.ones_like(texts, dtype=torch.bool))
-            said = model.decode(read, here.take(torch.zeros(len(texts), dtype=torch.long))).log_softmax(-1)
+            said = model.next_token_logits(
+                read, here.index_samples(torch.zeros(len(texts), dtype=torch.long))
+            ).log_softmax(-1)
             total = said[:, :-1].gather(2, texts[:, 1:, None]).sum((1, 2))
             lengths = n - (texts[:, -1] == END).long()
             scores |= dict(zip(map(tuple, texts.tolist()), (total / lengths**power).tolist(), strict=True))
@@ -108,8 +110,8 @@ def best_of_all(model: Speaker, start: int, rules: Rules, i: int, power: float) 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_with_beams_enough_the_best_text_of_all_is_found(power: float):
-    model, rules = Speaker(WORDS).eval(), Rules(END, PAD, longest=4)
-    written = beam_search(model, context(2), prompt([5], [3]), rules, Beams(WORDS**2, length_penalty=power))
+    model, rules = Speaker(WORDS).eval(), GenerationConfig(END, PAD, max_length=4)
+    written = beam_search(model, context(2), prompt([5], [3]), rules, BeamConfig(WORDS**2, length_penalty=power))
     for i, start in enumerate((5, 3)):
         text, score = best_of_all(model, start, rules, i, power)
         assert written.ids[i, : len(text)].tolist() == text
@@ -120,35 +122,35 @@ def test_with_beams_enough_the_best_text_of_all_is_found(power: float):
 def test_a_beam_sees_what_greedy_misses():
     """2 → 3 is likelier than 2 → 4, but all that follows 3 is alike, and 4 is sure of the end."""
     model = Table(logits(6, _2_3=5, _2_4=4.9, _4_1=9))
-    rules = Rules(END, PAD, longest=3)
+    rules = GenerationConfig(END, PAD, max_length=3)
     assert greedy(model, context(1), prompt([2]), rules)[0, 1] == 3
-    assert beam_search(model, context(1), prompt([2]), rules, Beams(2)).ids.tolist() == [[2, 4, END]]
+    assert beam_search(model, context(1), prompt([2]), rules, BeamConfig(2)).ids.tolist() == [[2, 4, END]]
 
 
-def score_of(beams: Beams) -> Written:
+def score_of(beams: BeamConfig) -> GenerationOutput:
     table = torch.tensor([0.0, 0.4, 0.0, 0.6]).log().expand(4, -1).clone()
     table[3] = torch.tensor([0.0, 0.9, 0.0, 0.1]).log()
-    return beam_search(Table(table), context(1), prompt([2]), Rules(END, PAD, longest=5), beams)
+    return beam_search(Table(table), context(1), prompt([2]), GenerationConfig(END, PAD, max_length=5), beams)
 
 
 def test_scores_are_sums_over_lengths():
     """The end ends [2, 3] with 0.6 · 0.9, and [2] with 0.4."""
-    assert score_of(Beams(2)).ids.tolist() == [[2, 3, END]]
-    assert score_of(Beams(2)).scores.item() == pytest.approx(math.log(0.54) / 2)
-    assert score_of(Beams(2, end_counts=True)).scores.item() == pytest.approx(math.log(0.54) / 3)
-    assert score_of(Beams(2, length_penalty=0.0)).scores.item() == pytest.approx(math.log(0.54))
-    assert score_of(Beams(2, length_penalty=-2.0)).ids.tolist() == [[2, END]]
-    assert score_of(Beams(2, score=torch.exp)).scores.item() == pytest.approx((0.6 + 0.9) / 2)
+    assert score_of(BeamConfig(2)).ids.tolist() == [[2, 3, END]]
+    assert score_of(BeamConfig(2)).scores.item() == pytest.approx(math.log(0.54) / 2)
+    assert score_of(BeamConfig(2, count_eos=True)).scores.item() == pytest.approx(math.log(0.54) / 3)
+    assert score_of(BeamConfig(2, length_penalty=0.0)).scores.item() == pytest.approx(math.log(0.54))
+    assert score_of(BeamConfig(2, length_penalty=-2.0)).ids.tolist() == [[2, END]]
+    assert score_of(BeamConfig(2, score=torch.exp)).scores.item() == pytest.approx((0.6 + 0.9) / 2)
 
 
 def test_an_early_search_is_over_with_as_many_texts_as_beams():
     """Two texts have ended after two tokens; a longer one would score better."""
     table = torch.tensor([0.0, 0.51, 0.0, 0.49]).log().expand(4, -1).clone()
     table[3] = torch.tensor([0.0, 0.01, 0.0, 0.99]).log()
-    rules = Rules(END, PAD, longest=6)
+    rules = GenerationConfig(END, PAD, max_length=6)
     late, early = (
         beam_search(
-            Table(table), context(1), prompt([2]), rules, Beams(2, length_penalty=2.0, early=early)
+            Table(table), context(1), prompt([2]), rules, BeamConfig(2, length_penalty=2.0, early_stopping=early)
         ).ids.tolist()
         for early in (False, True)
     )
@@ -159,8 +161,8 @@ def test_an_early_search_is_over_with_as_many_texts_as_beams():
 def test_groups_that_may_be_alike_are_one_search():
     model = Speaker().eval()
     start = prompt([5], [7], [3])
-    one = beam_search(model, context(3), start, RULES, Beams(2))
-    three = beam_search(model, context(3), start, RULES, Beams(6, groups=3))
+    one = beam_search(model, context(3), start, RULES, BeamConfig(2))
+    three = beam_search(model, context(3), start, RULES, BeamConfig(6, num_beam_groups=3))
     assert torch.equal(one.ids, three.ids)
     torch.testing.assert_close(one.scores, three.scores)
 
@@ -168,15 +170,25 @@ def test_groups_that_may_be_alike_are_one_search():
 def test_diversity_is_taken_off_what_earlier_groups_chose():
     """Two groups of one beam: the first takes 3; the second, for which 3 is worth less, takes 4, and scores better."""
     model = Table(logits(6, _2_3=5, _2_4=4.5, _4_1=9))
-    rules = Rules(END, PAD, longest=3)
-    assert beam_search(model, context(1), prompt([2]), rules, Beams(2, groups=2)).ids[0, 1] == 3
-    assert beam_search(model, context(1), prompt([2]), rules, Beams(2, groups=2, diversity=0.2)).ids[0, 1] == 3
-    assert beam_search(model, context(1), prompt([2]), rules, Beams(2, groups=2, diversity=1.5)).ids[0, 1] == 4
+    rules = GenerationConfig(END, PAD, max_length=3)
+    assert beam_search(model, context(1), prompt([2]), rules, BeamConfig(2, num_beam_groups=2)).ids[0, 1] == 3
+    assert (
+        beam_search(model, context(1), prompt([2]), rules, BeamConfig(2, num_beam_groups=2, diversity_penalty=0.2)).ids[
+            0, 1
+        ]
+        == 3
+    )
+    assert (
+        beam_search(model, context(1), prompt([2]), rules, BeamConfig(2, num_beam_groups=2, diversity_penalty=1.5)).ids[
+            0, 1
+        ]
+        == 4
+    )
 
 
 def test_beams_divide_into_their_groups():
     with pytest.raises(ValueError, match="5 beams do not divide into 2 groups"):
-        Beams(5, groups=2)
+        BeamConfig(5, num_beam_groups=2)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -188,8 +200,10 @@ def test_what_is_remembered_need_not_be_read_again(packed: bool):
         found = []
         for remember in (True, False):
             model.columns = 0
-            draws = torch.rand(3, RULES.longest, generator=torch.Generator().manual_seed(0))
-            beams = beam_search(model, here, start, RULES, Beams(4, groups=2, diversity=0.3), remember)
+            draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
+            beams = beam_search(
+                model, here, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), remember
+            )
             found.append((greedy(model, here, start, RULES, remember), beams.ids))
             found[-1] += (sample(model, here, start, RULES, draws, remember=remember),)
             found[-1] += (model.columns,)
@@ -202,31 +216,31 @@ def test_words_that_hang_on_those_before_are_told_of_them(monkeypatch: pytest.Mo
     """With a cache the model is given the newest pieces alone; an encoder that reads what stands before must see it still."""
     model, ids = Speaker().eval(), prompt([5, 6, 9, 3], [7, 2, 4, 8])
     table = nn.Embedding(11, 384)
-    model.words.word = GivenWords(8, lambda text, _=False: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
+    model.words.word = FrozenTextEmbedding(8, lambda text, _=False: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
 
     def read(remember: bool) -> Tensor:
-        reader = Reader(model, context(2), remember)
-        return torch.stack([reader.next(ids[:, :n]) for n in (2, 3, 4)])
+        reader = IncrementalDecoder(model, context(2), remember)
+        return torch.stack([reader.next_token_logits(ids[:, :n]) for n in (2, 3, 4)])
 
     with torch.no_grad():
         torch.testing.assert_close(read(remember=True), read(remember=False), rtol=1e-5, atol=2e-5)
-        monkeypatch.setattr(GivenWords, "behind", lambda *_: nullcontext())
+        monkeypatch.setattr(FrozenTextEmbedding, "with_prefix", lambda *_: nullcontext())
         assert (read(remember=True) - read(remember=False)).abs().max() > 1e-4, "else this test could not fail"
 
 
 def test_a_sample_s_text_does_not_hang_on_its_neighbours():
     model, start = Speaker().eval(), prompt([5], [7], [3])
-    together = beam_search(model, context(3), start, RULES, Beams(3))
+    together = beam_search(model, context(3), start, RULES, BeamConfig(3))
     for i in range(3):
-        alone = beam_search(model, context(3).take(torch.tensor([i])), start[i : i + 1], RULES, Beams(3))
+        alone = beam_search(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, BeamConfig(3))
         assert together.scores[i].item() == pytest.approx(alone.scores.item(), rel=1e-5)
         n = alone.ids.shape[1]
         assert torch.equal(together.ids[i, :n], alone.ids[0])
         assert (together.ids[i, n:] == PAD).all()
-    draws = torch.rand(3, RULES.longest, generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
     sampled = sample(model, context(3), start, RULES, draws)
     for i in range(3):
-        alone = sample(model, context(3).take(torch.tensor([i])), start[i : i + 1], RULES, draws[i : i + 1])
+        alone = sample(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, draws[i : i + 1])
         assert torch.equal(sampled[i, : alone.shape[1]], alone[0])
 
 
@@ -234,4 +248,4 @@ def test_a_sample_s_text_does_not_hang_on_its_neighbours():
 def test_a_draw_says_which_token_of_the_nucleus_it_is(draw: float, token: int):
     model = Table(torch.tensor([0.0, 0.5, 0.3, 0.2]).log().expand(5, -1))
     draws = torch.full((1, 2), draw)
-    assert sample(model, context(1), prompt([2]), Rules(4, PAD, longest=2), draws, 1.0)[0, 1] == token
+    assert sample(model, context(1), prompt([2]), GenerationConfig(4, PAD, max_length=2), draws, 1.0)[0, 1] == token

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Text
-from diptych.modules.attention import Cache, causal
+from diptych.modules.attention import KVCache, causal
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
 from diptych.modules.tokens import Span, Tokens
@@ -14,11 +14,11 @@ from diptych.modules.tokens import Span, Tokens
 PAD, END = 0, 1
 
 
-def context(b: int, width: int = 8) -> Tokens:
+def context(b: int, dim: int = 8) -> Tokens:
     """Ragged, and different for every sample."""
-    values = torch.randn(b, 4, width, generator=torch.Generator().manual_seed(b))
+    values = torch.randn(b, 4, dim, generator=torch.Generator().manual_seed(b))
     real = torch.arange(4) < torch.arange(b)[:, None] % 4 + 1
-    return Tokens.of(values, real, Span("image", "patches", 4))
+    return Tokens.from_padded(values, real, Span("image", "patches", 4))
 
 
 class Table:
@@ -27,28 +27,28 @@ class Table:
     def __init__(self, logits: Tensor):
         self.logits = logits
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tensor:
+    def next_token_logits(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tensor:
         return self.logits[text.ids]
 
 
 class Speaker(nn.Module):
     """A tiny transformer decoder; reads with a cache or without."""
 
-    def __init__(self, vocabulary: int = 11, width: int = 8):
+    def __init__(self, vocab_size: int = 11, dim: int = 8):
         super().__init__()
         torch.manual_seed(0)
-        self.words = TextEmbedding(vocabulary, 16, width)
-        self.blocks = nn.ModuleList(PostNormBlock(width, 2, 16, context_width=width) for _ in range(2))
-        self.out = nn.Linear(width, vocabulary)
+        self.words = TextEmbedding(vocab_size, 16, dim)
+        self.blocks = nn.ModuleList(PostNormBlock(dim, 2, 16, context_dim=dim) for _ in range(2))
+        self.out = nn.Linear(dim, vocab_size)
         for weight in self.parameters():
             weight.data.normal_(std=0.8)
         self.columns = 0  # read in all
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tensor:
+    def next_token_logits(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tensor:
         seen = 0 if cache is None else cache.length
         n = text.ids.shape[1]
         self.columns += n
         tokens = self.words(text, seen)
         for block in self.blocks:
             tokens = block(tokens, context, causal(n, seen + n), cache)
-        return self.out(tokens.canvas())
+        return self.out(tokens.to_padded())

@@ -25,37 +25,37 @@ def none(*names: str) -> dict[str, tuple[int, ...]]:
 
 
 VIT: list[tuple[Arguments, Arguments]] = [
-    ({"width": 24, "depth": 3, "heads": 1, "hidden": 56, "patch": 4, "grid": (3, 5)},
+    ({"dim": 24, "depth": 3, "num_heads": 1, "mlp_dim": 56, "patch_size": 4, "grid": (3, 5)},
      {"num_heads": 1, "img_size": [12, 20], "patch_size": 4}),
-    ({"width": 30, "depth": 11, "heads": 6, "hidden": 33, "patch": 3, "grid": (2, 2)}, {"num_heads": 6}),
+    ({"dim": 30, "depth": 11, "num_heads": 6, "mlp_dim": 33, "patch_size": 3, "grid": (2, 2)}, {"num_heads": 6}),
 ]  # fmt: skip
 
 
 def vits() -> list[Made]:
     (first, one), (second, two) = VIT
-    decoder = {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5, "decoder_hidden": 20}
-    other = {"decoder_width": 12, "decoder_depth": 3, "decoder_heads": 1, "decoder_hidden": 9}
+    decoder = {"decoder_dim": 20, "decoder_depth": 1, "decoder_num_heads": 5, "decoder_mlp_dim": 20}
+    other = {"decoder_dim": 12, "decoder_depth": 3, "decoder_num_heads": 1, "decoder_mlp_dim": 9}
     return [
-        Made("vit", "classification", first | {"classes": 7, "representation": 0, "pooling": "cls"}, one),
-        Made("vit", "classification", second | {"classes": 2, "representation": 11, "pooling": "average"}, two),
-        Made("vit", "encoder", second | {"classes": 0, "representation": 0, "pooling": "cls"}, two),
+        Made("vit", "classification", first | {"num_classes": 7, "representation": 0, "pooling": "cls"}, one),
+        Made("vit", "classification", second | {"num_classes": 2, "representation": 11, "pooling": "average"}, two),
+        Made("vit", "encoder", second | {"num_classes": 0, "representation": 0, "pooling": "cls"}, two),
         Made("mae", "pretraining", first | decoder, one | {"decoder_num_heads": 5}),
-        Made("mae", "pretraining", second | {"width": 36} | other, two | {"decoder_num_heads": 1}),
+        Made("mae", "pretraining", second | {"dim": 36} | other, two | {"decoder_num_heads": 1}),
     ]
 
 
 def vilts() -> list[Made]:
     made = []
     for (shape, config), words in zip(
-        VIT, ({"vocabulary": 61, "text_length": 5}, {"vocabulary": 35, "text_length": 23}), strict=True
+        VIT, ({"vocab_size": 61, "text_length": 5}, {"vocab_size": 35, "text_length": 23}), strict=True
     ):
-        told = {"num_attention_heads": shape["heads"], "patch_size": shape["patch"]}
+        told = {"num_attention_heads": shape["num_heads"], "patch_size": shape["patch_size"]}
         told |= {"image_size_of_pos_embed": config["img_size"]} if "img_size" in config else {}
-        model, pair = shape | words | {"images": 1}, shape | words | {"images": 2}
+        model, pair = shape | words | {"num_images": 1}, shape | words | {"num_images": 2}
         made += [
             Made("vilt", "pretraining", model, told, none("match", "words")),
             Made("vilt", "pretraining", model, told, none("match")),
-            Made("vilt", "vqa", model, told, {"head.answers.weight": (13, 2 * shape["width"])}),
+            Made("vilt", "vqa", model, told, {"head.answers.weight": (13, 2 * shape["dim"])}),
             Made("vilt", "nlvr2", pair, told),
             Made("vilt", "retrieval", model, told),
             Made("vilt", "encoder", model, told),
@@ -64,30 +64,60 @@ def vilts() -> list[Made]:
 
 
 def vlmos() -> list[Made]:
-    first: Arguments = {"width": 24, "depth": 3, "heads": 1, "hidden": 50, "together": 1, "patch": 4, "grid": (2, 3)}
-    first |= {"vocabulary": 41, "text_length": 9, "images": 1, "relative": True, "scale": 0.1, "readouts": 2}
+    first: Arguments = {
+        "dim": 24,
+        "depth": 3,
+        "num_heads": 1,
+        "mlp_dim": 50,
+        "vl_start_layer": 1,
+        "patch_size": 4,
+        "grid": (2, 3),
+    }
+    first |= {
+        "vocab_size": 41,
+        "text_length": 9,
+        "num_images": 1,
+        "relative": True,
+        "scale": 0.1,
+        "num_itc_branches": 2,
+    }
     one = {"heads": 1, "max_text_len_of_initckpt": 9, "image_size": [8, 12], "patch_size": 4}
-    second: Arguments = {"width": 30, "depth": 7, "heads": 6, "hidden": 33, "together": 6, "patch": 3, "grid": (5, 1)}
-    second |= {"vocabulary": 29, "text_length": 17, "images": 1, "relative": False, "scale": 0.0, "readouts": 2}
+    second: Arguments = {
+        "dim": 30,
+        "depth": 7,
+        "num_heads": 6,
+        "mlp_dim": 33,
+        "vl_start_layer": 6,
+        "patch_size": 3,
+        "grid": (5, 1),
+    }
+    second |= {
+        "vocab_size": 29,
+        "text_length": 17,
+        "num_images": 1,
+        "relative": False,
+        "scale": 0.0,
+        "num_itc_branches": 2,
+    }
     two = {"heads": 6, "max_text_len_of_initckpt": 21, "image_size": [15, 3], "patch_size": 3}
     square = first | {"grid": (4, 4)}
     told = one | {"image_size": 16}
     heads = none("match", "words", "contrast", "contrast_together")
-    made = [Made("vlmo", "pretraining", square | {"together": 3}, told, none("words"))]
+    made = [Made("vlmo", "pretraining", square | {"vl_start_layer": 3}, told, none("words"))]
     pairs: list[tuple[Arguments, Arguments]] = [(first, one), (second, two), (square, told)]
     for model, config in pairs:
         made += [
             Made("vlmo", "pretraining", model, config, heads),
-            Made("vlmo", "vqa", model, config, {"head.answers.weight": (5, 2 * model["width"])}),
-            Made("vlmo", "nlvr2", model | {"images": 2}, config),
-            Made("vlmo", "retrieval", model | {"readouts": 1}, config),
+            Made("vlmo", "vqa", model, config, {"head.answers.weight": (5, 2 * model["dim"])}),
+            Made("vlmo", "nlvr2", model | {"num_images": 2}, config),
+            Made("vlmo", "retrieval", model | {"num_itc_branches": 1}, config),
         ]
     return made
 
 
 def recurrent() -> list[Made]:
-    first = {"features": 14, "width": 10, "vocabulary": 21, "word_width": 6, "depth": 1}
-    second = {"features": 9, "width": 22, "vocabulary": 17, "word_width": 3, "depth": 3}
+    first = {"feature_dim": 14, "dim": 10, "vocab_size": 21, "word_dim": 6, "depth": 1}
+    second = {"feature_dim": 9, "dim": 22, "vocab_size": 17, "word_dim": 3, "depth": 3}
     return [Made("vsepp", "pretraining", sizes, {"margin": 0.2}) for sizes in (first, second)] + [
         Made("scan", "pretraining", sizes | {"bidirectional": True}, {}) for sizes in (first, second)
     ]
@@ -95,12 +125,12 @@ def recurrent() -> list[Made]:
 
 def crossvits() -> list[Made]:
     first = {
-        "sizes": (20, 18), "patches": (5, 9), "widths": (18, 20), "heads": (3, 1), "hidden": (19, 60),
-        "stages": ((2, 1, 3), (1, 3, 0)), "stem": False, "classes": 5,
+        "image_sizes": (20, 18), "patch_sizes": (5, 9), "dims": (18, 20), "num_heads": (3, 1), "mlp_dim": (19, 60),
+        "stages": ((2, 1, 3), (1, 3, 0)), "stem": False, "num_classes": 5,
     }  # fmt: skip
     second = {
-        "sizes": (36, 32), "patches": (12, 16), "widths": (24, 16), "heads": (1, 2), "hidden": (48, 20),
-        "stages": ((1, 1, 0),), "stem": True, "classes": 2,
+        "image_sizes": (36, 32), "patch_sizes": (12, 16), "dims": (24, 16), "num_heads": (1, 2), "mlp_dim": (48, 20),
+        "stages": ((1, 1, 0),), "stem": True, "num_classes": 2,
     }  # fmt: skip
     return [
         Made("crossvit", "classification", x, {"num_heads": list(x["heads"]), "patch_size": list(x["patches"])})
@@ -113,13 +143,13 @@ def beits() -> list[Made]:
     for (shape, config), depth in zip(VIT, (3, 5), strict=True):
         told = {"encoder_attention_heads": shape["heads"], "special_ids": {"mask": 27}}
         told |= {name: config[name] for name in ("img_size", "patch_size") if name in config}
-        model = shape | {"depth": depth, "vocabulary": 28, "text_length": 6, "pooling": "both", "mask": 27}
-        model |= {"final_norm": depth == 3, "classes": 0, "speaks": False}
+        model = shape | {"depth": depth, "vocab_size": 28, "text_length": 6, "pooling": "both", "mask_token_id": 27}
+        model |= {"final_norm": depth == 3, "num_classes": 0, "with_decoder": False}
         made += [
-            Made("beit3", "vqa", model | {"pooling": "image"}, told, {"head.answers.weight": (9, 2 * shape["width"])}),
+            Made("beit3", "vqa", model | {"pooling": "image"}, told, {"head.answers.weight": (9, 2 * shape["dim"])}),
             Made("beit3", "nlvr2", model, told),
-            Made("beit3", "classification", model | {"classes": 3, "final_norm": False}, told),
-            Made("beit3", "captioning", model | {"speaks": True}, told),
+            Made("beit3", "classification", model | {"num_classes": 3, "final_norm": False}, told),
+            Made("beit3", "captioning", model | {"with_decoder": True}, told),
             Made("beit3", "retrieval", model, told),
         ]
     return made

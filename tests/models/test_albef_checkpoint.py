@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.albef.checkpoint import SYSTEM
-from diptych.models.importing import recognise, resized, understood
+from diptych.models.importing import identify_system, map_official, resized
 
 WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30522, 512, 256
 Shapes = dict[str, tuple[int, ...]]
@@ -110,9 +110,9 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
 def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     shapes, millions, trained = PUBLISHED[task]
     state = meta(shapes)
-    assert recognise(state) == "albef" and SYSTEM.task(state) == task
-    found = understood("albef", state, {})
-    back = found.names.to_official(found.state) | found.left
+    assert identify_system(state) == "albef" and SYSTEM.task(state) == task
+    found = map_official("albef", state, {})
+    back = found.names.to_official(found.state) | found.ignored_tensors
     assert {name: tuple(tensor.shape) for name, tensor in back.items()} == shapes
     with torch.device("meta"):
         step = SYSTEM.build(found.arguments, task, found.state)
@@ -127,7 +127,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
 
 def test_both_images_are_read_through_the_same_keys_and_values():
     shapes, *_ = PUBLISHED["assignment"]
-    twins = understood("albef", meta(shapes), {}).names.twins
+    twins = map_official("albef", meta(shapes), {}).names.tied
     layers = "text_encoder.encoder.layer"
     for i in range(6, 18, 2):
         for part in ("key", "value"):
@@ -138,7 +138,7 @@ def test_both_images_are_read_through_the_same_keys_and_values():
 
 @pytest.mark.slow
 def test_both_position_grids_of_a_momentum_model_are_resized():
-    found = understood("albef", meta(PUBLISHED["retrieval"][0]), {})
+    found = map_official("albef", meta(PUBLISHED["retrieval"][0]), {})
     grown = resized(found, (24, 24))
     fitted = [name for name, tensor in grown.state.items() if tensor.shape == (1, 1 + 24 * 24, WIDTH)]
     assert sorted(fitted) == [f"{who}.model.image.patches.position" for who in ("student", "teacher")]
@@ -146,8 +146,8 @@ def test_both_position_grids_of_a_momentum_model_are_resized():
 
 def test_what_is_no_albef_or_of_no_known_task_is_refused():
     with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
-        understood("albef", meta(PIXELS | under("text_encoder", bert(12, 6))), {})
+        map_official("albef", meta(PIXELS | under("text_encoder", bert(12, 6))), {})
     shapes, *_ = PUBLISHED["entailment"]
     with pytest.raises(WeightsError, match="missing parts of weights: teacher"):
         lost = "text_encoder_m.encoder.layer.3.attention.self.key.weight"
-        understood("albef", meta({n: s for n, s in shapes.items() if n != lost}), {})
+        map_official("albef", meta({n: s for n, s in shapes.items() if n != lost}), {})

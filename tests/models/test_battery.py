@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image
 from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import Step
+from diptych.protocols import TrainStep
 from diptych.runs.run_folder import load_run
 from diptych.training.checkpoint import save_weights
-from diptych.training.distributed import blocks, recompute, shard, whole
+from diptych.training.distributed import blocks, checkpoint_activations, shard, whole
 from tests.models.systems.common import VOCABULARY, Job, System, batch_of, draw, padded, rows
 
 SYSTEMS: dict[str, System] = {
@@ -64,8 +64,8 @@ def lively(module: nn.Module) -> nn.Module:
 
 
 def losses_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    asked: Step = step  # type: ignore[assignment]
-    return asked(batch, asked.counts(batch))
+    asked: TrainStep = step  # type: ignore[assignment]
+    return asked(batch, asked.num_terms(batch))
 
 
 def total_of(step: nn.Module, losses: Mapping[str, Tensor]) -> Tensor:
@@ -129,7 +129,7 @@ def test_padding_changes_nothing(name: str, verb: str, packed: bool, doubles: No
     dirty = replace(
         more,
         image=Image(torch.where(inside, 5.0, more.image.pixels), more.image.sizes),
-        text=replace(more.text, ids=torch.where(more.text.real, more.text.ids, VOCABULARY - 1)),
+        text=replace(more.text, ids=torch.where(more.text.mask, more.text.ids, VOCABULARY - 1)),
     )
     assert_same(outputs(name, verb, model, more, packed), before)
     assert_same(outputs(name, verb, model, dirty, packed), before)
@@ -175,14 +175,14 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: 
 def test_a_batch_is_its_parts(name: str, job: str):
     """Ranks and micro-batches: parts of 2 and 4 samples, given the whole's counts, add up to its losses and gradients."""
     step = lively(step_of(name, job)[0]).eval()
-    asked: Step = step  # type: ignore[assignment]
+    asked: TrainStep = step  # type: ignore[assignment]
     batch = batch_of(6)
-    counts = asked.counts(batch)
+    counts = asked.num_terms(batch)
     whole = asked(batch, counts)
     parts = [rows(batch, torch.arange(0, 2)), rows(batch, torch.arange(2, 6))]
     pieces = [asked(part, counts) for part in parts]
     for key, count in counts.items():
-        torch.testing.assert_close(sum(asked.counts(part)[key] for part in parts), count)
+        torch.testing.assert_close(sum(asked.num_terms(part)[key] for part in parts), count)
     for key, loss in whole.items():
         torch.testing.assert_close(pieces[0][key] + pieces[1][key], loss, rtol=1e-4, atol=1e-6)
     wanted = gradients(step, total_of(step, whole))
@@ -242,7 +242,7 @@ def assert_same_kept(got: tuple, wanted: tuple) -> None:
 @pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_activations_made_again_change_nothing_but_memory(name: str, job: str):
-    before, after = (kept(step_of(name, job)[0], change) for change in (lambda _: None, recompute))
+    before, after = (kept(step_of(name, job)[0], change) for change in (lambda _: None, checkpoint_activations))
     assert_same_kept(after, before)
     if any(True for _ in blocks(step_of(name, job)[0])):
         assert after[0] < 0.9 * before[0]

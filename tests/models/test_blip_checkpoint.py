@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.checkpoint import SYSTEM
-from diptych.models.importing import recognise, understood
+from diptych.models.importing import identify_system, map_official
 from tests.parity.answers.blip_tasks import GREEDY, Search, searched
 from tests.parity.golden_case import Case
 
@@ -68,12 +68,12 @@ def decoder(context: int = WIDTH) -> Shapes:
     return under("text_decoder.bert", text(context)) | under("text_decoder.cls.predictions", head)
 
 
-def queued(width: int = WIDTH, depth: int = 12) -> Shapes:
+def queued(dim: int = WIDTH, depth: int = 12) -> Shapes:
     """Two encoders and their momentum models; 64 places in the queue."""
     shapes: Shapes = {"temp": (), "image_queue": (JOINT, 64), "text_queue": (JOINT, 64), **layer("itm_head", 2, WIDTH)}
     for mark in ("", "_m"):
-        shapes |= under(f"visual_encoder{mark}", image(196, width, depth)) | under(f"text_encoder{mark}", text(width))
-        shapes |= layer(f"vision_proj{mark}", JOINT, width) | layer(f"text_proj{mark}", JOINT, WIDTH)
+        shapes |= under(f"visual_encoder{mark}", image(196, dim, depth)) | under(f"text_encoder{mark}", text(dim))
+        shapes |= layer(f"vision_proj{mark}", JOINT, dim) | layer(f"text_proj{mark}", JOINT, WIDTH)
     return shapes
 
 
@@ -105,22 +105,22 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
 def test_full_size_names_shapes_and_counts_are_the_published_ones(name: str):
     task, shapes, millions = PUBLISHED[name]
     state = meta(shapes)
-    assert recognise(state) == "blip" and SYSTEM.task(state) == task
-    found = understood("blip", state, {})
+    assert identify_system(state) == "blip" and SYSTEM.task(state) == task
+    found = map_official("blip", state, {})
     back = found.names.to_official(found.state)
-    assert {name: tuple(tensor.shape) for name, tensor in (back | found.left).items()} == shapes
+    assert {name: tuple(tensor.shape) for name, tensor in (back | found.ignored_tensors).items()} == shapes
     with torch.device("meta"):
         step = SYSTEM.build(found.arguments, task, found.state)
     assert sum(parameter.numel() for parameter in step.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
-    assert (found.arguments["begin"], found.arguments["ground"]) == (30522, 30523)
-    assert all(name.endswith("position_ids") for name in found.left)
+    assert (found.arguments["bos_token_id"], found.arguments["enc_token_id"]) == (30522, 30523)
+    assert all(name.endswith("position_ids") for name in found.ignored_tensors)
 
 
 @pytest.mark.slow
 def test_what_is_trained_of_the_pretrained_model():
     """252.4 million: not the momentum model."""
     state = meta(PUBLISHED["pre-training"][1])
-    found = understood("blip", state, {})
+    found = map_official("blip", state, {})
     with torch.device("meta"):
         step = SYSTEM.build(found.arguments, "pretraining", found.state)
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
@@ -130,20 +130,20 @@ def test_what_is_trained_of_the_pretrained_model():
 @pytest.mark.slow
 def test_a_large_vit_is_read_from_the_shapes():
     state = meta(queued(1024, 24) | decoder(1024) | {"queue_ptr": (1,)})
-    arguments = understood("blip", state, {}).arguments
-    assert (arguments["image_width"], arguments["image_depth"], arguments["image_heads"]) == (1024, 24, 16)
-    assert (arguments["width"], arguments["depth"], arguments["heads"]) == (768, 12, 12)
+    arguments = map_official("blip", state, {}).arguments
+    assert (arguments["image_dim"], arguments["image_depth"], arguments["image_num_heads"]) == (1024, 24, 16)
+    assert (arguments["dim"], arguments["depth"], arguments["num_heads"]) == (768, 12, 12)
 
 
 def test_a_checkpoint_of_no_known_task_is_refused():
     with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
-        understood("blip", meta(READER), {})
+        map_official("blip", meta(READER), {})
 
 
 def test_tied_weights_that_differ_are_named():
     shapes = queued() | decoder() | {"queue_ptr": (1,)}
     state = {name: torch.zeros(shape).expand(shape) for name, shape in shapes.items() if "layer.3.output.dense" in name}
-    names = understood("blip", meta(shapes), {}).names
+    names = map_official("blip", meta(shapes), {}).names
     state["text_decoder.bert.encoder.layer.3.output.dense.bias"] = torch.ones(WIDTH)
     with pytest.raises(WeightsError, match=r"tied differ: text_decoder\.bert\.encoder\.layer\.3\.output\.dense\.bias"):
         names.from_official(state)

@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import checkpoint as clip
-from diptych.models.importing import Imported, load_official, recognise, understood
+from diptych.models.importing import Imported, identify_system, load_official, map_official
 from tests.parity.goldens import GOLDEN_CASES
 
 OPEN_CLIP = GOLDEN_CASES / "open_clip"
 
 
-def tower(prefix: str, width: int, layers: int = 12) -> dict[str, tuple[int, ...]]:
+def tower(prefix: str, dim: int, layers: int = 12) -> dict[str, tuple[int, ...]]:
     """A transformer as OpenAI names it."""
     weights = {
-        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width), "attn.out_proj.bias": (width,),
-        "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
-        "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,),
-        "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
+        "attn.in_proj_weight": (3 * dim, dim), "attn.in_proj_bias": (3 * dim,),
+        "attn.out_proj.weight": (dim, dim), "attn.out_proj.bias": (dim,),
+        "ln_1.weight": (dim,), "ln_1.bias": (dim,), "ln_2.weight": (dim,), "ln_2.bias": (dim,),
+        "mlp.c_fc.weight": (4 * dim, dim), "mlp.c_fc.bias": (4 * dim,),
+        "mlp.c_proj.weight": (dim, 4 * dim), "mlp.c_proj.bias": (dim,),
     }  # fmt: skip
     return {f"{prefix}resblocks.{i}.{name}": shape for i in range(layers) for name, shape in weights.items()}
 
@@ -56,7 +56,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones():
     assert sum(parameter.numel() for parameter in step.parameters()) == 151_277_313
     with torch.device("meta"):
         assert dict(clip.CLIP(**arguments).state_dict()).keys() == dict(clip.CLIP().state_dict()).keys()
-    assert arguments["heads"] == 12 and arguments["text_heads"] == 8
+    assert arguments["num_heads"] == 12 and arguments["text_num_heads"] == 8
 
 
 def official() -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ TOLD = {"vision_cfg": {"head_width": 12}, "text_cfg": {"heads": 5}}
 
 def test_names_go_both_ways_bit_for_bit():
     state = official()
-    found = understood("clip", state, TOLD)
+    found = map_official("clip", state, TOLD)
     back = found.names.to_official(found.state)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
@@ -77,18 +77,18 @@ def test_names_go_both_ways_bit_for_bit():
 def test_the_archive_s_numbers_are_left_and_half_precision_becomes_float():
     state = {name: tensor.half() for name, tensor in official().items()}
     state |= {"input_resolution": torch.tensor(32), "context_length": torch.tensor(13), "vocab_size": torch.tensor(190)}
-    found = understood("clip", state, TOLD)
-    assert found.dead.keys() == {"input_resolution", "context_length", "vocab_size"}
+    found = map_official("clip", state, TOLD)
+    assert found.ignored.keys() == {"input_resolution", "context_length", "vocab_size"}
     assert {tensor.dtype for tensor in found.state.values()} == {torch.float32}
-    assert recognise(state, {"vision_width": 48}) == "clip"
-    assert recognise(state, {"quick_gelu": True}) == recognise(state, {"vision_cfg": {}}) == "open_clip"
+    assert identify_system(state, {"vision_width": 48}) == "clip"
+    assert identify_system(state, {"quick_gelu": True}) == identify_system(state, {"vision_cfg": {}}) == "open_clip"
     with pytest.raises(WeightsError, match="clip and open_clip call alike"):
-        recognise(state)
+        identify_system(state)
 
 
 def load(system: str, tmp_path: Path) -> Imported:
     torch.save(official(), tmp_path / "x.pt")
-    return load_official(system, tmp_path / "x.pt", heads=4)
+    return load_official(system, tmp_path / "x.pt", num_heads=4)
 
 
 @pytest.mark.parametrize(("system", "activation"), [("clip", "quick_gelu"), ("open_clip", "gelu")])
@@ -111,7 +111,7 @@ def test_a_config_tells_the_activation(told: dict, activation: str):
 
 
 def test_weights_that_hold_several_of_ours_are_taken_apart_and_put_together():
-    names = Names({"a[0]": "x", "a[1]": "y", "b": "z"}, split={"a": ("a[0]", "a[1]")})
+    names = KeyMapping({"a[0]": "x", "a[1]": "y", "b": "z"}, split={"a": ("a[0]", "a[1]")})
     state = {"a": torch.arange(6.0), "b": torch.zeros(())}
     ours = names.from_official(state)
     assert ours["x"].tolist() == [0, 1, 2] and ours["y"].tolist() == [3, 4, 5]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diptych.batch import Image
 from diptych.models.clip.resnet import AttentionPool, Bottleneck, CLIPResNet
-from diptych.modules.heads import Contrast
+from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import packing
 
 
@@ -24,7 +24,7 @@ def model() -> CLIPResNet:
 
 
 def images(b: int = 3) -> Image:
-    return Image.whole(torch.randn(b, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+    return Image.from_full(torch.randn(b, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
 
 
 def normal(x: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
@@ -57,8 +57,8 @@ def test_attention_pooling_is_torch_s_attention_of_the_mean_to_all_cells():
     asks = pool.attention.query, pool.attention.key, pool.attention.value
     for linear in asks:
         torch.nn.init.normal_(linear.bias)
-    contrast = clip.heads()["contrast"]
-    assert isinstance(contrast, Contrast)
+    contrast = clip.pretraining_heads()["contrast"]
+    assert isinstance(contrast, ITCHead)
     project = contrast.image
     feature_map = clip.image(image.pixels)
     assert feature_map.shape == (3, 128, 2, 3)
@@ -71,7 +71,7 @@ def test_attention_pooling_is_torch_s_attention_of_the_mean_to_all_cells():
     )  # fmt: skip
     for packed in (False, True):
         with packing(packed):
-            (readout,) = clip.unimodal(clip.encode_image(image))
+            (readout,) = clip.pooled_features(clip.encode_image(image))
         torch.testing.assert_close(project(readout), wanted[0], rtol=1e-4, atol=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_an_image_is_read_by_itself_whatever_canvas_it_lies_on():
     mixed = Image(pixels, torch.tensor([[64, 96], [64, 64], [32, 96]]))
     for packed in (False, True):
         with packing(packed):
-            (together,) = clip.unimodal(clip.encode_image(mixed))
+            (together,) = clip.pooled_features(clip.encode_image(mixed))
             for i, (h, w) in enumerate(mixed.sizes.tolist()):
-                (alone,) = clip.unimodal(clip.encode_image(Image.whole(pixels[i : i + 1, :, :h, :w])))
+                (alone,) = clip.pooled_features(clip.encode_image(Image.from_full(pixels[i : i + 1, :, :h, :w])))
                 torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from diptych.batch import Image, Text
 from diptych.models.coca.model import CoCa
-from diptych.modules.attention import Cache
+from diptych.modules.attention import KVCache
 from diptych.modules.tokens import packing
 
 SIZES: dict[str, Any] = dict(
-    width=16, depth=1, heads=2, hidden=32, patch=4, grid=(2, 2), queries=4, pool_heads=2, text_width=16, text_depth=2,
-    text_heads=2, text_hidden=32, vocabulary=20, text_length=6, decoder_depth=2, decoder_heads=2, decoder_hidden=32,
-    joint=8,
+    dim=16, depth=1, num_heads=2, mlp_dim=32, patch_size=4, grid=(2, 2), num_queries=4, pool_num_heads=2, text_dim=16, text_depth=2,
+    text_num_heads=2, text_mlp_dim=32, vocab_size=20, text_length=6, decoder_depth=2, decoder_num_heads=2, decoder_mlp_dim=32,
+    embed_dim=8,
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def text(*rows: list[int], columns: int = 6) -> Text:
 
 
 def summary(coca: CoCa, given: Text) -> Tensor:
-    return coca.unimodal(coca.encode_text(given))[0]
+    return coca.pooled_features(coca.encode_text(given))[0]
 
 
 def test_the_class_token_sees_the_pad_behind_its_text_as_the_released_weights_did():
@@ -58,7 +58,7 @@ def test_a_word_of_the_padding_s_id_hides_the_word_behind_it():
     """As open_clip's mask does: the id 0 is a "!" too."""
     coca = model()
     a, b = text([3, 0, 7, 5]), text([3, 0, 8, 5])
-    a, b = (coca.encode_text(x).by_span(name="words").canvas() for x in (a, b))
+    a, b = (coca.encode_text(x).select(name="words").to_padded() for x in (a, b))
     torch.testing.assert_close(a[:, 3], b[:, 3])
     assert not torch.allclose(a[:, 2], b[:, 2], atol=1e-3)
 
@@ -66,12 +66,12 @@ def test_a_word_of_the_padding_s_id_hides_the_word_behind_it():
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (2, 1, 1), (1, 3)])
 def test_word_by_word_it_says_the_same(pieces: tuple[int, ...]):
     coca = model()
-    image = coca.encode_image(Image.whole(torch.randn(2, 3, 8, 8)))
+    image = coca.encode_image(Image.from_full(torch.randn(2, 3, 8, 8)))
     given = text([3, 5, 7, 2], [9, 4, 6, 8], columns=4)
-    whole, cache, out = coca.decode(given, image), Cache(), []
+    whole, cache, out = coca.next_token_logits(given, image), KVCache(), []
     for start, n in zip(torch.tensor(pieces).cumsum(0) - torch.tensor(pieces), pieces, strict=True):
         part = slice(int(start), int(start) + n)
-        out.append(coca.decode(Text(given.ids[:, part], given.real[:, part]), image, cache))
+        out.append(coca.next_token_logits(Text(given.ids[:, part], given.mask[:, part]), image, cache))
     torch.testing.assert_close(torch.cat(out, 1), whole, rtol=1e-4, atol=1e-5)
 
 

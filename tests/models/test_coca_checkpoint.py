@@ -9,30 +9,30 @@ import torch
 
 from diptych.batch import Text
 from diptych.models.coca import checkpoint as coca
-from diptych.models.importing import recognise, understood
+from diptych.models.importing import identify_system, map_official
 from tests.parity.goldens import GOLDEN_CASES
 
 CASE = GOLDEN_CASES / "coca"
 
 
-def block(prefix: str, width: int, context: bool = False) -> dict[str, tuple[int, ...]]:
+def block(prefix: str, dim: int, context: bool = False) -> dict[str, tuple[int, ...]]:
     weights = {
-        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width), "attn.out_proj.bias": (width,),
-        "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,),
-        "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
+        "attn.in_proj_weight": (3 * dim, dim), "attn.in_proj_bias": (3 * dim,),
+        "attn.out_proj.weight": (dim, dim), "attn.out_proj.bias": (dim,),
+        "mlp.c_fc.weight": (4 * dim, dim), "mlp.c_fc.bias": (4 * dim,),
+        "mlp.c_proj.weight": (dim, 4 * dim), "mlp.c_proj.bias": (dim,),
     }  # fmt: skip
     norms = ("ln_1", "ln_2", "ln_1_kv") if context else ("ln_1", "ln_2")
-    weights |= {f"{norm}.{kind}": (width,) for norm in norms for kind in ("weight", "bias")}
+    weights |= {f"{norm}.{kind}": (dim,) for norm in norms for kind in ("weight", "bias")}
     return {f"{prefix}{name}": shape for name, shape in weights.items()}
 
 
-def tower(prefix: str, width: int, context: bool = False) -> dict[str, tuple[int, ...]]:
-    return {name: shape for i in range(12) for name, shape in block(f"{prefix}.{i}.", width, context).items()}
+def tower(prefix: str, dim: int, context: bool = False) -> dict[str, tuple[int, ...]]:
+    return {name: shape for i in range(12) for name, shape in block(f"{prefix}.{i}.", dim, context).items()}
 
 
-def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+def norm(name: str, dim: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
 VIT_B32 = {
@@ -62,13 +62,13 @@ def test_full_size_names_shapes_and_count_are_the_published_ones():
     assert found == VIT_B32
     count = sum(parameter.numel() for parameter in step.parameters())
     assert f"{count / 1e6:.2f}" == "253.56"
-    assert (arguments["text_length"], arguments["queries"], arguments["pool_heads"]) == (76, 256, 8)
+    assert (arguments["text_length"], arguments["num_queries"], arguments["pool_num_heads"]) == (76, 256, 8)
 
 
 def test_names_go_both_ways_bit_for_bit():
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
-    assert recognise(state) == "coca"
-    found = understood("coca", state, {"num_heads": 4})
+    assert identify_system(state) == "coca"
+    found = map_official("coca", state, {"num_heads": 4})
     back = found.names.to_official(found.state)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
@@ -78,7 +78,7 @@ def test_names_go_both_ways_bit_for_bit():
 def test_the_padding_s_id_is_told_by_either_config():
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
     told: tuple[dict[str, Any], ...] = ({}, {"pad_id": 7}, {"text_cfg": {"pad_id": 7}})
-    assert [coca.infer(state, {"num_heads": 4, **x})["pad"] for x in told] == [0, 7, 7]
+    assert [coca.infer(state, {"num_heads": 4, **x})["pad_token_id"] for x in told] == [0, 7, 7]
 
 
 @torch.no_grad()
@@ -86,13 +86,13 @@ def test_another_padding_is_but_another_name():
     """A model whose padding is 7 reads texts in which 0 and 7 have changed places as one whose padding is 0 reads them."""
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
     arguments = coca.infer(state, {"num_heads": 4})
-    other = coca.CoCa(**{**arguments, "pad": 7})
+    other = coca.CoCa(**{**arguments, "pad_token_id": 7})
     first = coca.CoCa(**arguments)
     other.load_state_dict(first.state_dict())
     other.text.word.weight[[0, 7]] = first.text.word.weight[[7, 0]]
     ids = torch.tensor([[3, 9, 0, 5, 7], [8, 4, 6, 2, 2]])
     real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     swapped = torch.where(ids == 0, 7, torch.where(ids == 7, 0, ids))
-    read, again = (model.encode_text(Text(x, real)).canvas() for model, x in ((first, ids), (other, swapped)))
+    read, again = (model.encode_text(Text(x, real)).to_padded() for model, x in ((first, ids), (other, swapped)))
     assert torch.equal(read, again)
-    assert not torch.equal(read, first.encode_text(Text(swapped, real)).canvas())
+    assert not torch.equal(read, first.encode_text(Text(swapped, real)).to_padded())

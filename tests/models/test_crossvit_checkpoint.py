@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.checkpoints.read import WeightsError
 from diptych.models.crossvit.checkpoint import SYSTEM
 from diptych.models.crossvit.model import CrossViT
-from diptych.models.importing import load_official, recognise, understood
+from diptych.models.importing import identify_system, load_official, map_official
 from tests.parity.goldens import GOLDEN_CASES
 
 Shapes = dict[str, tuple[int, ...]]
@@ -23,10 +23,10 @@ def layer(name: str, *shape: int) -> Shapes:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def official(widths: tuple[int, int], depth: int, ratio: int, stem: bool, cells: tuple[int, int]) -> Shapes:
+def official(dims: tuple[int, int], depth: int, ratio: int, stem: bool, cells: tuple[int, int]) -> Shapes:
     """The published models' weights: three stages, one block in the first branch, one bare cross-attention."""
     shapes: Shapes = {}
-    for i, (width, patch) in enumerate(zip(widths, (12, 16), strict=True)):
+    for i, (width, patch) in enumerate(zip(dims, (12, 16), strict=True)):
         shapes |= {f"pos_embed.{i}": (1, 1 + cells[i], width), f"cls_token.{i}": (1, 1, width)}
         shapes |= layer(f"norm.{i}", width) | layer(f"head.{i}", 1000, width)
         if stem:
@@ -35,7 +35,7 @@ def official(widths: tuple[int, int], depth: int, ratio: int, stem: bool, cells:
         else:
             shapes |= layer(f"patch_embed.{i}.proj", width, 3, patch, patch)
     for n in range(3):
-        for i, (width, other) in enumerate((widths, widths[::-1])):
+        for i, (width, other) in enumerate((dims, dims[::-1])):
             for j in range((1, depth)[i]):
                 block = f"blocks.{n}.blocks.{i}.{j}"
                 shapes |= layer(f"{block}.norm1", width) | layer(f"{block}.norm2", width)
@@ -68,10 +68,10 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(size: str):
     widths, depth, ratio, stem = how
     shapes = official(widths, depth, ratio, stem, (400, 196))
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    assert recognise(state) == "crossvit"
-    found = understood("crossvit", state, {})
-    assert found.arguments["sizes"] == (240, 224) and found.arguments["patches"] == (12, 16)
-    assert found.arguments["heads"] == (widths[0] // 32, widths[0] // 32)
+    assert identify_system(state) == "crossvit"
+    found = map_official("crossvit", state, {})
+    assert found.arguments["image_sizes"] == (240, 224) and found.arguments["patch_sizes"] == (12, 16)
+    assert found.arguments["num_heads"] == (widths[0] // 32, widths[0] // 32)
     with torch.device("meta"):
         step = SYSTEM.build(found.arguments, found.task, found.state)
     assert {n: tuple(t.shape) for n, t in found.names.to_official(step.state_dict()).items()} == shapes
@@ -79,7 +79,13 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(size: str):
 
 
 SMALL: dict[str, Any] = dict(
-    sizes=(24, 32), patches=(12, 16), widths=(8, 16), heads=(2, 4), hidden=(16, 24), classes=3, dropout=0.0
+    image_sizes=(24, 32),
+    patch_sizes=(12, 16),
+    dims=(8, 16),
+    num_heads=(2, 4),
+    mlp_dims=(16, 24),
+    num_classes=3,
+    dropout=0.0,
 )
 
 
@@ -96,7 +102,7 @@ def test_every_schedule_is_read_from_the_names(stages: Any, stem: bool):
     arguments = {**SMALL, "stages": stages, "stem": stem}
     state = official_state(**arguments)
     assert ("blocks.0.fusion.0.norm1.weight" in state) == (stages[0][2] == 0)
-    found = understood("crossvit", state, {"num_heads": [2, 4]})
+    found = map_official("crossvit", state, {"num_heads": [2, 4]})
     assert {**found.arguments, "dropout": 0.0} == arguments
     back = found.names.to_official(found.state)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in back)
@@ -113,7 +119,7 @@ def test_timm_s_layout_is_the_same_model(tmp_path: Path):
     assert "pos_embed_0" in renamed
     torch.save(renamed, tmp_path / "timm.pth")
     ours, theirs = (
-        load_official("crossvit", path, heads=4) for path in (FOLDER / "checkpoint.pth", tmp_path / "timm.pth")
+        load_official("crossvit", path, num_heads=4) for path in (FOLDER / "checkpoint.pth", tmp_path / "timm.pth")
     )
     assert ours.state.keys() == theirs.state.keys() and ours.arguments == theirs.arguments
     assert all(torch.equal(ours.state[name], theirs.state[name]) for name in ours.state)
@@ -124,8 +130,8 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(
         WeightsError, match=r"the number of heads is \[2\]: one number for both branches, or one for each"
     ):
-        understood("crossvit", state, {"num_heads": [2]})
+        map_official("crossvit", state, {"num_heads": [2]})
     with pytest.raises(WeightsError, match="width 8 of branch 0 does not divide into 3 heads"):
-        understood("crossvit", state, {"num_heads": 3})
+        map_official("crossvit", state, {"num_heads": 3})
     with pytest.raises(WeightsError, match="unexpected weights: invented"):
-        understood("crossvit", {**state, "invented": torch.ones(1)}, {"num_heads": 2})
+        map_official("crossvit", {**state, "invented": torch.ones(1)}, {"num_heads": 2})

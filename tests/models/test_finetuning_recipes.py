@@ -12,7 +12,7 @@ import torch
 from diptych.batch import Batch, Text
 from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Finetune, Objectives, Pretrain
-from diptych.config.serialization import thaw
+from diptych.config.serialization import from_json
 from diptych.models.common_recipes import sized
 from diptych.models.configs import CrossViT
 from diptych.runs.finetune import build
@@ -27,22 +27,22 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
     if isinstance(run.model, CrossViT):
         model = replace(
             run.model,
-            sizes=(8, 12),
-            patches=(4, 6),
-            widths=(16, 16),
-            heads=(2, 2),
-            hidden=(32, 32),
+            image_sizes=(8, 12),
+            patch_sizes=(4, 6),
+            dims=(16, 16),
+            num_heads=(2, 2),
+            mlp_dims=(32, 32),
             stages=((1, 1, 0),),
         )
         run = replace(run, model=model)
-        like = Pretrain(recipe("vit.base").model, Objectives(classes=1.0), run.images, run.training)
+        like = Pretrain(recipe("vit.base").model, Objectives(class_distillation=1.0), run.images, run.training)
     else:
-        like = toy(Pretrain(run.model, Objectives(itm=1.0), run.images, run.training, embed=run.embed))
-        run = replace(run, model=like.model, embed=like.embed, false_texts=2)
+        like = toy(Pretrain(run.model, Objectives(itm=1.0), run.images, run.training, embedders=run.embedders))
+        run = replace(run, model=like.model, embedders=like.embedders, negative_texts=2)
     draw = torch.Generator().manual_seed(1)
     false = torch.randint(10, PIECES, (2 * B, 6), generator=draw)
     labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
-    held = replace(batch(like), false_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
+    held = replace(batch(like), negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
     return run, held
 
 
@@ -50,7 +50,7 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
 def test_it_takes_its_first_step(name: str):
     run, held = small(recipe(name, "Finetune"))
     module = build(run, FACTS).train()
-    losses = module(held, module.counts(held))
+    losses = module(held, module.num_terms(held))
     loss = losses[run.task]
     assert loss.isfinite() and loss > 0
     loss.backward()
@@ -61,7 +61,7 @@ def test_it_takes_its_first_step(name: str):
 @pytest.mark.parametrize("name", OWN)
 def test_it_builds_at_full_size_and_comes_back_from_json(name: str):
     run = recipe(name, "Finetune")
-    assert run.recipe == name and thaw(Finetune, json.loads(json.dumps(asdict(run)))) == run
+    assert run.recipe == name and from_json(Finetune, json.loads(json.dumps(asdict(run)))) == run
     assert sized(run) == run or run.embed.image != "own"
     with torch.device("meta"):
         assert build(run, {**FACTS, "prior": None}).weights == {run.task: 1.0}

@@ -9,29 +9,29 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.batch import Batch, Image, Known, Matching, Regions, Text
+from diptych.batch import Batch, Image, ImageKeys, Matching, Regions, Text
 from diptych.cli.arguments import recipe, recipes
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
 from diptych.config.run import Embedders, Objectives, Pretrain, Teacher
-from diptych.encoders.efficientnet import FrozenCNN, Guidance
+from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.models.configs import BLIP, SCAN, BEiT3, VisualBERT, VisualTokenizer, VSEpp
-from diptych.protocols import pupil
+from diptych.protocols import student_of
 from diptych.runs import build as building
 from diptych.runs.build import CNN_CLASSES
 from diptych.runs.compatibility import NEEDS
 from diptych.runs.embedders import CNN_CELL, reads_regions
-from diptych.runs.pretrain import looks, reads
+from diptych.runs.pretrain import reads_images, reads_text
 from diptych.runs.run_folder import RunError, write_run
 from diptych.training.checkpoint import save_weights
 
 PIECES, FEATURES, DETECTED = 114, 8, 5  # the built-in world's vocabulary; what a region has
 CODES = 7
 TOY: dict[str, Any] = {
-    "width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_width": 24, "image_depth": 1, "image_heads": 2,
-    "image_hidden": 32, "text_width": 16, "text_depth": 1, "text_heads": 2, "text_hidden": 32, "fusion_depth": 1,
-    "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_hidden": 32, "meeting_width": 16,
-    "meeting_heads": 2, "schedule": ((1, 0),), "joint": 8, "queries": 3, "pool_heads": 2, "patch": 16, "grid": (2, 2),
-    "text_length": 24, "word_width": 8, "features": FEATURES, "region_targets": DETECTED, "vocabulary": PIECES,
+    "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32, "image_dim": 24, "image_depth": 1, "image_num_heads": 2,
+    "image_mlp_dim": 32, "text_dim": 16, "text_depth": 1, "text_num_heads": 2, "text_mlp_dim": 32, "fusion_depth": 1,
+    "decoder_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2, "decoder_mlp_dim": 32, "coattention_dim": 16,
+    "coattention_num_heads": 2, "schedule": ((1, 0),), "embed_dim": 8, "num_queries": 3, "pool_num_heads": 2, "patch_size": 16, "grid": (2, 2),
+    "text_length": 24, "word_dim": 8, "feature_dim": FEATURES, "num_region_targets": DETECTED, "vocab_size": PIECES,
 }  # fmt: skip
 B = 4
 
@@ -41,19 +41,19 @@ def toy(run: Pretrain) -> Pretrain:
     model = run.model
     size = {field.name: TOY[field.name] for field in fields(model) if field.name in TOY}
     if isinstance(model, BLIP):
-        size |= {"vocabulary": PIECES + 2, "begin": PIECES, "ground": PIECES + 1}
+        size |= {"vocab_size": PIECES + 2, "bos_token_id": PIECES, "enc_token_id": PIECES + 1}
     if isinstance(model, BEiT3):
-        size |= {"mask": 4}
+        size |= {"mask_token_id": 4}
     if isinstance(model, VisualTokenizer):
-        size |= {"codes": CODES, "code_width": 4, "features": CNN_CELL}
+        size |= {"num_codes": CODES, "code_dim": 4, "feature_dim": CNN_CELL}
     if not getattr(model, "decoder_depth", 1):  # an ALBEF that writes no answers
         size["decoder_depth"] = 0
-    if hasattr(model, "together"):
-        size["together"] = 2 if model.together >= model.depth else 1  # type: ignore[union-attr]
-    embed = Embedders("own" if run.embed.image == "own" else "there", features=FEATURES)
-    teacher = replace(run.teacher, queue=min(run.teacher.queue, 8))
-    asked = replace(run.objectives, codebook=CODES)
-    return replace(run, model=replace(model, **size), embed=embed, teacher=teacher, objectives=asked)
+    if hasattr(model, "vl_start_layer"):
+        size["vl_start_layer"] = 2 if model.vl_start_layer >= model.depth else 1  # type: ignore[union-attr]
+    embed = Embedders("own" if run.embedders.image == "own" else "there", feature_dim=FEATURES)
+    teacher = replace(run.teacher, queue_size=min(run.teacher.queue_size, 8))
+    asked = replace(run.objectives, codebook_size=CODES)
+    return replace(run, model=replace(model, **size), embedders=embed, teacher=teacher, objectives=asked)
 
 
 def batch(run: Pretrain) -> Batch:
@@ -62,10 +62,10 @@ def batch(run: Pretrain) -> Batch:
         [torch.full((B, 1), 2), torch.randint(10, PIECES, (B, 6), generator=draw), torch.full((B, 1), 3)], 1
     )
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
-    image = Image.whole(torch.randn(B, 3, 32, 32, generator=draw))
+    image = Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     labels = {"image": torch.arange(B)}
-    held = Batch(0, 0, torch.arange(B), text=text if reads(run.objectives) else None, labels=labels)
-    if not looks(run.objectives):
+    held = Batch(0, 0, torch.arange(B), text=text if reads_text(run.objectives) else None, labels=labels)
+    if not reads_images(run.objectives):
         return held
     matched = torch.tensor([True, False, True, False])
     if not reads_regions(run):
@@ -73,7 +73,7 @@ def batch(run: Pretrain) -> Batch:
     boxes, real = torch.rand(B, 3, 5, generator=draw), torch.ones(B, 3, dtype=torch.bool)
     classes = torch.full((B, 3, DETECTED), 1 / DETECTED)
     regions = Regions(torch.randn(B, 3, FEATURES, generator=draw), boxes, real, classes)
-    regions = regions if isinstance(run.model, SCAN | VisualBERT | VSEpp) else regions.with_whole()
+    regions = regions if isinstance(run.model, SCAN | VisualBERT | VSEpp) else regions.with_whole_image()
     return replace(held, regions=regions, matching=Matching(regions, matched))
 
 
@@ -85,10 +85,10 @@ class Guide(FrozenCNN):
     def __init__(self) -> None:
         pass
 
-    def __call__(self, image: Image, known: Known | None = None) -> Guidance:
+    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
         rows, columns = (side // self.stride for side in image.pixels.shape[-2:])
         draw = torch.Generator().manual_seed(1)
-        return Guidance(
+        return TeacherFeatures(
             torch.randn(B, rows, columns, CNN_CELL, generator=draw), torch.randn(B, CNN_CLASSES, generator=draw)
         )
 
@@ -109,13 +109,13 @@ def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
     run = replace(toy(recipe(name)), tokenizer=tokenizer)
-    module = building.taught(building.build(run), run).train()
+    module = building.with_teacher(building.build(run), run).train()
     losses = module(batch(run))
     assert module.weights.keys() <= losses.keys()
     total = torch.stack([weight * losses[loss] for loss, weight in module.weights.items()]).sum()
     assert total.isfinite() and total > 0
     total.backward()
-    learning = [p for p in pupil(module).parameters() if p.requires_grad]
+    learning = [p for p in student_of(module).parameters() if p.requires_grad]
     assert sum(p.grad is not None and bool(p.grad.any()) for p in learning) > len(learning) / 2
     assert all(p.grad is None for p in module.parameters() if not p.requires_grad)
 
@@ -131,7 +131,7 @@ def test_codes_are_those_of_the_tokenizer_that_is_named(tokenizer: str):
     with pytest.raises(RunError, match="name the run that trained one"):
         building.build(replace(run, tokenizer=""))
     with pytest.raises(RunError, match="has 7 codes"):
-        building.build(replace(run, objectives=replace(run.objectives, codebook=9)))
+        building.build(replace(run, objectives=replace(run.objectives, codebook_size=9)))
 
 
 def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
@@ -147,21 +147,25 @@ def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
     ("name", "asked", "told"),
     [
         ("clip.small", Objectives(itm=1.0), "a CLIP cannot learn itm: it has no fuse"),
-        ("vilt.tiny", Objectives(itc=1.0), "a ViLT cannot learn itc: it has no unimodal"),
-        ("visualbert.small", Objectives(regions=1.0), "no head 'regions'"),
+        ("vilt.tiny", Objectives(itc=1.0), "a ViLT cannot learn itc: it has no pooled_features"),
+        ("visualbert.small", Objectives(masked_regions=1.0), "no head 'regions'"),
         ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives are what contrast finds alike"),
         ("scan.small", Objectives(lm=1.0), "it has no decode"),
-        ("vilt.tiny", Objectives(codes_alone=1.0), "a ViLT cannot learn codes_alone: it has no alone, encode_hidden"),
+        (
+            "vilt.tiny",
+            Objectives(masked_codes_image_only=1.0),
+            "a ViLT cannot learn masked_codes_image_only: it has no encode_masked, encode_unimodal",
+        ),
         (
             "vlmo.base",
-            Objectives(codes_alone=1.0),
-            "this VLMo has no mask token to hide patches with: set model.hides True",
+            Objectives(masked_codes_image_only=1.0),
+            "this VLMo has no mask token to hide patches with: set model.with_mask_token True",
         ),
-        ("vlmo.tiny", Objectives(codes=1.0), "this VLMo has no mask token"),
+        ("vlmo.tiny", Objectives(masked_codes=1.0), "this VLMo has no mask token"),
         (
             "beit3.small",
-            Objectives(codes_alone=1.0),
-            'what this BEiT3 reads of images is frozen: set embed.image to "own"',
+            Objectives(masked_codes_image_only=1.0),
+            'what this BEiT3 reads of images is frozen: set embedders.image to "own"',
         ),
     ],
 )
@@ -180,10 +184,10 @@ def forms() -> list[Any]:
     """Every recipe, and BLIP's in each of its forms, and an ALBEF that reads two images and writes answers."""
     found = [pytest.param(name, {}, id=name) for name in recipes()]
     found += [
-        pytest.param("blip.pretrain_14m", {"form": form}, id=f"blip {form}")
+        pytest.param("blip.pretrain_14m", {"variant": form}, id=f"blip {form}")
         for form in ("retrieval", "caption", "vqa", "nlvr2")
     ]
-    return [*found, pytest.param("albef.pretrain_4m", {"images": 2, "decoder_depth": 1}, id="albef two images")]
+    return [*found, pytest.param("albef.pretrain_4m", {"num_images": 2, "decoder_depth": 1}, id="albef two images")]
 
 
 @pytest.mark.quick("vilt.tiny", "blip *")
@@ -193,11 +197,13 @@ def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, 
     run = replace(run, model=replace(run.model, **others), tokenizer=tokenizer, heads=("*",), teacher=Teacher())
     losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
     for loss in losses:
-        asked = replace(run, objectives=replace(Objectives(codebook=CODES), **dict.fromkeys(losses, 0.0) | {loss: 1.0}))
+        asked = replace(
+            run, objectives=replace(Objectives(codebook_size=CODES), **dict.fromkeys(losses, 0.0) | {loss: 1.0})
+        )
         try:
             module = building.build(asked).train()
         except RunError as refused:
-            assert f"set objectives.{loss} to 0" in str(refused) or 'set embed.image to "own"' in str(refused)
+            assert f"set objectives.{loss} to 0" in str(refused) or 'set embedders.image to "own"' in str(refused)
             continue
         module(batch(asked))[loss].backward()
         taken += 1
@@ -207,9 +213,13 @@ def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, 
 @pytest.mark.parametrize("form", ["retrieval", "nlvr2"])
 def test_a_model_without_a_decoder_is_told_what_would_write_captions(form: str):
     run = toy(recipe("blip.pretrain_14m"))
-    told = f"without a decoder .form '{form}'.: set model.form to 'pretraining' or 'caption', or set objectives.lm to 0"
+    told = (
+        f"without a decoder .form '{form}'.: set model.variant to 'pretraining' or 'caption', or set objectives.lm to 0"
+    )
     with pytest.raises(RunError, match=told):
-        building.build(replace(run, model=replace(run.model, form=form), objectives=Objectives(itm=0, mlm=0, lm=1.0)))
+        building.build(
+            replace(run, model=replace(run.model, variant=form), objectives=Objectives(itm=0, mlm=0, lm=1.0))
+        )
 
 
 def test_what_is_frozen_does_not_learn():

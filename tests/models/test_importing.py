@@ -21,7 +21,7 @@ def vilt_state(folder: Path) -> dict[str, Tensor]:
 
 def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **how: Any) -> Imported:
     torch.save({"state_dict": state}, folder / "x.ckpt")
-    asked: dict[str, Any] = {"heads": 4} | how
+    asked: dict[str, Any] = {"num_heads": 4} | how
     return load_official(system, folder / "x.ckpt", **asked)
 
 
@@ -34,14 +34,14 @@ def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **how:
 
 
 def test_an_official_vilt_is_understood(vilt_folder: Path):
-    found = load_official("vilt", vilt_folder / "checkpoint.pth", heads=4)
+    found = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
     assert found.task == "pretraining"
     assert found.heads == ["heads.match", "heads.words"]
     assert found.arguments == {
-        "width": 40, "depth": 4, "heads": 4, "hidden": 160, "patch": 8, "grid": (4, 4), "vocabulary": 220,
-        "text_length": 12, "images": 1,
+        "dim": 40, "depth": 4, "num_heads": 4, "mlp_dim": 160, "patch_size": 8, "grid": (4, 4), "vocab_size": 220,
+        "text_length": 12, "num_images": 1,
     }  # fmt: skip
-    assert list(found.dead) == ["text_embeddings.position_ids"]
+    assert list(found.ignored) == ["text_embeddings.position_ids"]
     assert set(found.build().state_dict()) == set(found.state)
 
 
@@ -56,7 +56,7 @@ def test_what_heads_there_are_decides_the_task(vilt_folder: Path, tmp_path: Path
     ranked = matching | {"rank_output.weight": torch.ones(1, 40), "rank_output.bias": torch.ones(1)}
     found = load(ranked, tmp_path)
     assert (found.task, found.heads) == ("retrieval", ["rank"])
-    assert {"itm_score.fc.weight", "itm_score.fc.bias"} < found.dead.keys()
+    assert {"itm_score.fc.weight", "itm_score.fc.bias"} < found.ignored.keys()
 
 
 @pytest.mark.parametrize("system", ["vit", "vilt"])
@@ -64,9 +64,9 @@ def test_names_go_both_ways(system: str, vit_folder: Path, vilt_folder: Path):
     folder = vit_folder if system == "vit" else vilt_folder
     official = torch.load(folder / "checkpoint.pth", weights_only=True)
     official = official.get("state_dict", official)
-    found = load_official(system, folder / "checkpoint.pth", heads=4)
+    found = load_official(system, folder / "checkpoint.pth", num_heads=4)
     back = found.names.to_official(found.state)
-    assert back.keys() == official.keys() - found.dead.keys()
+    assert back.keys() == official.keys() - found.ignored.keys()
     assert all(torch.equal(back[name], official[name]) for name in back)
     with pytest.raises(WeightsError, match=r"without an official name: model\.invented"):
         found.names.to_official({"model.invented": torch.ones(1)})
@@ -89,23 +89,23 @@ def test_what_does_not_fit_is_named(vilt_folder: Path, tmp_path: Path):
 
 def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Path):
     with pytest.raises(WeightsError, match=r"missing weights: transformer\.cls_token; is this another model's"):
-        load_official("vilt", vit_folder / "checkpoint.pth", heads=4)
+        load_official("vilt", vit_folder / "checkpoint.pth", num_heads=4)
     with pytest.raises(WeightsError, match=r"missing weights: cls_token; is this another model's"):
-        load_official("vit", vilt_folder / "checkpoint.pth", heads=4)
+        load_official("vit", vilt_folder / "checkpoint.pth", num_heads=4)
     with pytest.raises(WeightsError, match="no system 'flamingo' to import; there are vit, "):
         load_official("flamingo", vit_folder / "checkpoint.pth")
 
 
 def test_heads_are_asked_for_where_no_shape_tells_them(vilt_folder: Path, tmp_path: Path):
-    assert "give --heads" in refused(vilt_state(vilt_folder), tmp_path, heads=None)
-    assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, heads=7)
+    assert "give --heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
+    assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=7)
 
 
 @pytest.mark.parametrize(("system", "resize"), [("vit", resize_bicubic), ("vilt", resize_bilinear)])
 def test_a_square_position_grid_is_resized_by_the_system_s_own_rule(system, resize, vit_folder, vilt_folder):
     path = (vit_folder if system == "vit" else vilt_folder) / "checkpoint.pth"
-    before = load_official(system, path, heads=4)
-    after = load_official(system, path, heads=4, grid=(6, 3))
+    before = load_official(system, path, num_heads=4)
+    after = load_official(system, path, num_heads=4, grid=(6, 3))
     name = "model.patches.position"
     expected = resize(before.state[name][0, 1:].view(4, 4, -1), 6, 3)
     assert after.arguments["grid"] == (6, 3)
@@ -130,7 +130,7 @@ def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path
 
 
 def test_nothing_is_loaded_where_one_weight_does_not_fit(vilt_folder: Path):
-    found = load_official("vilt", vilt_folder / "checkpoint.pth", heads=4)
+    found = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
     step = found.build()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
     wrong = {name: tensor + 1 for name, tensor in before.items()} | {"rank.linear.bias": torch.ones(1)}
@@ -139,17 +139,17 @@ def test_nothing_is_loaded_where_one_weight_does_not_fit(vilt_folder: Path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
 
 
-def block(width: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+def block(dim: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """A pre-norm block of timm's, as every official key list has it."""
-    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
-    weights |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    weights = {"norm1": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim), "norm2": (dim,)}
+    weights |= {"mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}
     return {f"{prefix}{n}.{k}": s if k == "weight" else s[:1] for n, s in weights.items() for k in ("weight", "bias")}
 
 
-def encoder(cells: int, patch: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+def encoder(cells: int, patch_size: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
     blocks = [block(768, f"{prefix}blocks.{i}.") for i in range(12)]
     outside = {
-        "cls_token": (1, 1, 768), "pos_embed": (1, 1 + cells, 768), "patch_embed.proj.weight": (768, 3, patch, patch),
+        "cls_token": (1, 1, 768), "pos_embed": (1, 1 + cells, 768), "patch_embed.proj.weight": (768, 3, patch_size, patch_size),
         "patch_embed.proj.bias": (768,), "norm.weight": (768,), "norm.bias": (768,),
     }  # fmt: skip
     return {f"{prefix}{name}": s for name, s in outside.items()} | {n: s for b in blocks for n, s in b.items()}
@@ -169,10 +169,10 @@ MLM = {
 }  # fmt: skip
 
 
-def classifier(name: str, inputs: int, answers: int) -> dict[str, tuple[int, ...]]:
+def classifier(name: str, inputs: int, num_answers: int) -> dict[str, tuple[int, ...]]:
     return {
         f"{name}.0.weight": (1536, inputs), f"{name}.0.bias": (1536,), f"{name}.1.weight": (1536,),
-        f"{name}.1.bias": (1536,), f"{name}.3.weight": (answers, 1536), f"{name}.3.bias": (answers,),
+        f"{name}.1.bias": (1536,), f"{name}.3.weight": (num_answers, 1536), f"{name}.3.bias": (num_answers,),
     }  # fmt: skip
 
 

@@ -12,15 +12,15 @@ from diptych.models.vilt.model import ViLT
 from diptych.models.vit.model import ViT
 from diptych.modules.position import resize_bilinear
 
-SIZE: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "patch": 4}
+SIZE: dict[str, Any] = {"dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "patch_size": 4}
 
 
 def vilt(**change: Any) -> ViLT:
-    return ViLT(**SIZE | {"grid": (3, 3), "vocabulary": 30, "text_length": 6} | change)
+    return ViLT(**SIZE | {"grid": (3, 3), "vocab_size": 30, "text_length": 6} | change)
 
 
 def vit(**change: Any) -> ViT:
-    model = ViT(**SIZE | {"grid": (3, 3), "classes": 5} | change)
+    model = ViT(**SIZE | {"grid": (3, 3), "num_classes": 5} | change)
     for parameter in model.parameters():
         parameter.data.normal_()
     return model
@@ -34,9 +34,9 @@ def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_left():
     left = before.keys() - set(loaded)
     assert {"words.word.weight", "modality.weight", "transformer.pooler.dense.weight"} < left
     assert all(torch.equal(b.state_dict()[name], before[name]) for name in left)
-    picture = Image.whole(torch.randn(2, 3, 12, 12))
-    ours = b.eval().transformer.alone(b.encode_image(picture)).canvas()
-    torch.testing.assert_close(ours, a.eval().encode_image(picture).canvas())
+    picture = Image.from_full(torch.randn(2, 3, 12, 12))
+    ours = b.eval().transformer.encode_unimodal(b.encode_image(picture)).to_padded()
+    torch.testing.assert_close(ours, a.eval().encode_image(picture).to_padded())
 
 
 def test_positions_of_another_size_are_resized():
@@ -52,10 +52,10 @@ def test_positions_of_another_size_are_resized():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"width": 32}, r"patches\.cls is \(1, 1, 32\), the model has \(1, 1, 16\)"),
+        ({"dim": 32}, r"patches\.cls is \(1, 1, 32\), the model has \(1, 1, 16\)"),
         ({"depth": 3}, r"unexpected: transformer\.blocks\.2"),
         ({"depth": 1}, r"lacks blocks\.1"),
-        ({"patch": 8}, r"patches\.project\.weight is"),
+        ({"patch_size": 8}, r"patches\.project\.weight is"),
     ],
 )
 def test_another_shape_is_refused_by_name_and_nothing_is_loaded(change: dict[str, int], named: str):

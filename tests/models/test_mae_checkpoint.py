@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.importing import load_official, recognise, understood
+from diptych.models.importing import identify_system, load_official, map_official
 from diptych.models.mae.checkpoint import SYSTEM
 from tests.parity.goldens import GOLDEN_CASES
 
@@ -18,41 +18,41 @@ def layer(name: str, *shape: int) -> Shapes:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def blocks(prefix: str, depth: int, width: int) -> Shapes:
+def blocks(prefix: str, depth: int, dim: int) -> Shapes:
     shapes: Shapes = {}
     for name in (f"{prefix}blocks.{i}" for i in range(depth)):
-        shapes |= layer(f"{name}.norm1", width) | layer(f"{name}.norm2", width)
-        shapes |= layer(f"{name}.attn.qkv", 3 * width, width) | layer(f"{name}.attn.proj", width, width)
-        shapes |= layer(f"{name}.mlp.fc1", 4 * width, width) | layer(f"{name}.mlp.fc2", width, 4 * width)
+        shapes |= layer(f"{name}.norm1", dim) | layer(f"{name}.norm2", dim)
+        shapes |= layer(f"{name}.attn.qkv", 3 * dim, dim) | layer(f"{name}.attn.proj", dim, dim)
+        shapes |= layer(f"{name}.mlp.fc1", 4 * dim, dim) | layer(f"{name}.mlp.fc2", dim, 4 * dim)
     return shapes
 
 
-def official(width: int, depth: int, patch: int, cells: int) -> Shapes:
+def official(dim: int, depth: int, patch_size: int, cells: int) -> Shapes:
     """With the decoder that all sizes share: 8 blocks of 512."""
     return {
-        "cls_token": (1, 1, width), "pos_embed": (1, 1 + cells, width), "mask_token": (1, 1, 512),
-        "decoder_pos_embed": (1, 1 + cells, 512), **layer("patch_embed.proj", width, 3, patch, patch),
-        **layer("norm", width), **layer("decoder_embed", 512, width), **layer("decoder_norm", 512),
-        **layer("decoder_pred", 3 * patch * patch, 512), **blocks("", depth, width), **blocks("decoder_", 8, 512),
+        "cls_token": (1, 1, dim), "pos_embed": (1, 1 + cells, dim), "mask_token": (1, 1, 512),
+        "decoder_pos_embed": (1, 1 + cells, 512), **layer("patch_embed.proj", dim, 3, patch_size, patch_size),
+        **layer("norm", dim), **layer("decoder_embed", 512, dim), **layer("decoder_norm", 512),
+        **layer("decoder_pred", 3 * patch_size * patch_size, 512), **blocks("", depth, dim), **blocks("decoder_", 8, 512),
     }  # fmt: skip
 
 
 @pytest.mark.quick("768-*")
 @pytest.mark.parametrize(
-    ("width", "depth", "patch", "cells"), [(768, 12, 16, 196), (1024, 24, 16, 196), (1280, 32, 14, 256)]
+    ("dim", "depth", "patch_size", "cells"), [(768, 12, 16, 196), (1024, 24, 16, 196), (1280, 32, 14, 256)]
 )
-def test_full_size_names_and_shapes_are_the_published_ones(width: int, depth: int, patch: int, cells: int):
-    shapes = official(width, depth, patch, cells)
+def test_full_size_names_and_shapes_are_the_published_ones(dim: int, depth: int, patch_size: int, cells: int):
+    shapes = official(dim, depth, patch_size, cells)
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    assert recognise(state) == "mae"
-    found = understood("mae", state, {})
-    heads = {768: 12, 1024: 16, 1280: 16}[width]  # models_mae.py: the huge one has 16 as well
-    assert (found.arguments["heads"], found.arguments["decoder_heads"]) == (heads, 16)
+    assert identify_system(state) == "mae"
+    found = map_official("mae", state, {})
+    heads = {768: 12, 1024: 16, 1280: 16}[dim]  # models_mae.py: the huge one has 16 as well
+    assert (found.arguments["num_heads"], found.arguments["decoder_num_heads"]) == (heads, 16)
     with torch.device("meta"):
         step = SYSTEM.build(found.arguments, found.task, found.state)
     load = step.state_dict()
     assert {name: tuple(t.shape) for name, t in found.names.to_official(load).items()} == shapes
-    fixed = (1 + cells) * (width + 512)
+    fixed = (1 + cells) * (dim + 512)
     assert sum(p.numel() for p in step.parameters()) + fixed == sum(tensor.numel() for tensor in state.values())
 
 
@@ -63,7 +63,7 @@ def test_base_has_as_many_numbers_as_its_official_file():
 def test_names_go_both_ways():
     state = torch.load(FOLDER / "checkpoint.pth", weights_only=True)["model"]
     with pytest.raises(WeightsError, match="width 32 does not divide into 5 heads"):
-        understood("mae", state, {"num_heads": 4, "decoder_num_heads": 5})
-    found = load_official("mae", FOLDER / "checkpoint.pth", heads=4)
+        map_official("mae", state, {"num_heads": 4, "decoder_num_heads": 5})
+    found = load_official("mae", FOLDER / "checkpoint.pth", num_heads=4)
     back = found.names.to_official(found.state)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in back)

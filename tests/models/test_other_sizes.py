@@ -14,22 +14,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.checkpoints.reader import sided
+from diptych.checkpoints.reader import as_two_sides
 from diptych.models.importing import SYSTEMS
-from diptych.utils.state_dict import tied
+from diptych.utils.state_dict import tied_weights
 from tests.models.other_sizes import VIT, Arguments, Made, beits, crossvits, none, recurrent, vilts, vits, vlmos
 from tests.parity.golden_case import read_golden
 
 
 def vilberts() -> list[Made]:
     first = {
-        "width": 18, "depth": 7, "heads": 3, "hidden": 25, "image_width": 20, "image_depth": 3, "image_heads": 1,
-        "image_hidden": 31, "meeting_width": 12, "meeting_heads": 2, "schedule": ((1, 0), (3, 1), (5, 2)),
-        "features": 11, "region_targets": 8, "vocabulary": 37, "text_length": 13, "tasks": 0,
+        "dim": 18, "depth": 7, "num_heads": 3, "mlp_dim": 25, "image_dim": 20, "image_depth": 3, "image_num_heads": 1,
+        "image_mlp_dim": 31, "coattention_dim": 12, "coattention_num_heads": 2, "schedule": ((1, 0), (3, 1), (5, 2)),
+        "feature_dim": 11, "num_region_targets": 8, "vocab_size": 37, "text_length": 13, "tasks": 0,
     }  # fmt: skip
     second = first | {
-        "width": 22, "depth": 1, "heads": 1, "image_depth": 5, "image_heads": 5, "meeting_heads": 6,
-        "schedule": ((0, 4),), "features": 9, "region_targets": 9,
+        "dim": 22, "depth": 1, "num_heads": 1, "image_depth": 5, "image_num_heads": 5, "coattention_num_heads": 6,
+        "schedule": ((0, 4),), "feature_dim": 9, "num_region_targets": 9,
     }  # fmt: skip
     made, kept = [], ("words", "regions", "match")
     for model in (first, second):
@@ -50,38 +50,46 @@ def vilberts() -> list[Made]:
 
 
 IMAGES = [
-    ({"image_width": 18, "image_depth": 3, "image_heads": 1, "image_hidden": 40, "patch": 4, "grid": (3, 2)},
+    ({"image_dim": 18, "image_depth": 3, "image_num_heads": 1, "image_mlp_dim": 40, "patch_size": 4, "grid": (3, 2)},
      {"heads": 1, "image_size": [12, 8], "patch_size": 4}),
-    ({"image_width": 20, "image_depth": 1, "image_heads": 5, "image_hidden": 21, "patch": 5, "grid": (3, 3)},
+    ({"image_dim": 20, "image_depth": 1, "image_num_heads": 5, "image_mlp_dim": 21, "patch_size": 5, "grid": (3, 3)},
      {"heads": 5, "image_size": 15, "patch_size": 5}),
 ]  # fmt: skip
 
 
 def albefs() -> list[Made]:
     texts = (
-        {"width": 16, "text_depth": 1, "fusion_depth": 3, "heads": 2, "hidden": 17, "vocabulary": 33, "text_length": 9},
         {
-            "width": 14,
+            "dim": 16,
+            "text_depth": 1,
+            "fusion_depth": 3,
+            "num_heads": 2,
+            "mlp_dim": 17,
+            "vocab_size": 33,
+            "text_length": 9,
+        },
+        {
+            "dim": 14,
             "text_depth": 3,
             "fusion_depth": 1,
-            "heads": 1,
-            "hidden": 50,
-            "vocabulary": 20,
+            "num_heads": 1,
+            "mlp_dim": 50,
+            "vocab_size": 20,
             "text_length": 31,
         },
     )
     made = []
     for (image, vision), text, classes in zip(IMAGES, texts, (2, 5), strict=True):
-        model = image | text | {"images": 1, "decoder_depth": 0}
+        model = image | text | {"num_images": 1, "decoder_depth": 0}
         config = {"vision": vision, "text": {"num_attention_heads": text["heads"]}}
         queue: dict[str, tuple[int, ...]] = {"queue.image": (6 + classes, 11)}
         made += [
-            Made("albef", "pretraining", model | {"joint": 11}, config, queue),
-            Made("albef", "retrieval", model | {"joint": 11}, config, queue),
-            Made("albef", "entailment", model, config, {"student.head.2.weight": (classes, text["width"])}),
+            Made("albef", "pretraining", model | {"embed_dim": 11}, config, queue),
+            Made("albef", "retrieval", model | {"embed_dim": 11}, config, queue),
+            Made("albef", "entailment", model, config, {"student.head.2.weight": (classes, text["dim"])}),
             Made("albef", "vqa", model | {"decoder_depth": 3}, config),
             Made("albef", "nlvr2", model | {"images": 2}, config),
-            Made("albef", "assignment", model | {"images": 2, "joint": 7}, config),
+            Made("albef", "assignment", model | {"num_images": 2, "embed_dim": 7}, config),
         ]
     return made
 
@@ -89,24 +97,24 @@ def albefs() -> list[Made]:
 def blips() -> list[Made]:
     texts = (
         {
-            "width": 16,
+            "dim": 16,
             "depth": 5,
-            "heads": 1,
-            "hidden": 17,
-            "vocabulary": 33,
+            "num_heads": 1,
+            "mlp_dim": 17,
+            "vocab_size": 33,
             "text_length": 9,
-            "begin": 3,
-            "ground": 30,
+            "bos_token_id": 3,
+            "enc_token_id": 30,
         },
         {
-            "width": 14,
+            "dim": 14,
             "depth": 1,
-            "heads": 7,
-            "hidden": 50,
-            "vocabulary": 20,
+            "num_heads": 7,
+            "mlp_dim": 50,
+            "vocab_size": 20,
             "text_length": 31,
-            "begin": 18,
-            "ground": 19,
+            "bos_token_id": 18,
+            "enc_token_id": 19,
         },
     )
     made = []
@@ -115,24 +123,31 @@ def blips() -> list[Made]:
         config = {"vision": vision, "text": {"num_attention_heads": text["heads"]}, "special_ids": ids}
         for form in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
             more: Arguments = {"averaged": min(3, text["depth"])} if form == "nlvr2" else {}
-            more |= {"joint": 11} if form in ("pretraining", "retrieval") else {}
-            made.append(Made("blip", form, image | text | {"form": form} | more, config, {"queue.image": (7, 11)}))
+            more |= {"embed_dim": 11} if form in ("pretraining", "retrieval") else {}
+            made.append(Made("blip", form, image | text | {"variant": form} | more, config, {"queue.image": (7, 11)}))
     return made
 
 
 def clips() -> list[Made]:
-    text = {"text_width": 21, "text_depth": 3, "text_heads": 7, "text_hidden": 23, "vocabulary": 31, "text_length": 5}
-    image = VIT[0][0] | {"width": 128, "heads": 2}
-    wide = image | {"width": 96, "heads": 1, "grid": (2, 2)}
+    text = {
+        "text_dim": 21,
+        "text_depth": 3,
+        "text_num_heads": 7,
+        "text_mlp_dim": 23,
+        "vocab_size": 31,
+        "text_length": 5,
+    }
+    image = VIT[0][0] | {"dim": 128, "num_heads": 2}
+    wide = image | {"dim": 96, "num_heads": 1, "grid": (2, 2)}
     told: Arguments = {"transformer_heads": 7, "vision_heads": "vision_width // 64"}
     nested: Arguments = {
         "quick_gelu": False, "vision_cfg": {"head_width": 5, "image_size": [6, 9], "patch_size": 3},
         "text_cfg": {"heads": 7}, "multimodal_cfg": {"heads": 3},
     }  # fmt: skip
     other = VIT[1][0] | {"grid": (2, 3)}
-    resnet = {"width": 8, "depths": (1, 3, 2, 1), "heads": 4, "grid": (3, 3)}
+    resnet = {"dim": 8, "depths": (1, 3, 2, 1), "num_heads": 4, "grid": (3, 3)}
     coca = other | text | {
-        "queries": 4, "pool_heads": 7, "decoder_depth": 3, "decoder_heads": 3, "decoder_hidden": 15, "joint": 21,
+        "num_queries": 4, "pool_num_heads": 7, "decoder_depth": 3, "decoder_num_heads": 3, "decoder_mlp_dim": 15, "embed_dim": 21,
     }  # fmt: skip
     pooled = nested | {"vision_cfg": nested["vision_cfg"] | {"attn_pooler_heads": 7}}
     square: Arguments = {
@@ -140,14 +155,14 @@ def clips() -> list[Made]:
         "text_cfg": {"heads": 1},
     }
     square |= {"multimodal_cfg": {"heads": 7}}
-    quick = {"joint": 13, "activation": "quick_gelu"}
+    quick = {"embed_dim": 13, "activation": "quick_gelu"}
     return [
         Made("clip", "pretraining", image | {"grid": (3, 3)} | text | quick, told),
-        Made("clip", "pretraining", wide | text | {"text_heads": 1} | quick, told | {"transformer_heads": 1}),
-        Made("open_clip", "pretraining", other | text | {"joint": 9, "activation": "gelu"}, nested),
+        Made("clip", "pretraining", wide | text | {"text_num_heads": 1} | quick, told | {"transformer_heads": 1}),
+        Made("open_clip", "pretraining", other | text | {"embed_dim": 9, "activation": "gelu"}, nested),
         Made("clip_resnet", "pretraining", resnet | text | quick, told | {"vision_heads": 4}),
-        Made("coca", "pretraining", coca | {"activation": "gelu", "pad": 3}, pooled | {"pad_id": 3}),
-        Made("coca", "pretraining", coca | {"grid": (2, 2), "pool_heads": 1, "text_heads": 1, "decoder_heads": 7, "activation": "gelu", "pad": 0},
+        Made("coca", "pretraining", coca | {"activation": "gelu", "pad_token_id": 3}, pooled | {"pad_id": 3}),
+        Made("coca", "pretraining", coca | {"grid": (2, 2), "pool_num_heads": 1, "text_num_heads": 1, "decoder_num_heads": 7, "activation": "gelu", "pad_token_id": 0},
              square),
     ]  # fmt: skip
 
@@ -161,7 +176,7 @@ def drawn(made: Made) -> dict[str, Tensor]:
     """Random weights of a step of these sizes, in our names."""
     heads = {name: torch.empty(shape) for name, shape in made.heads.items()}
     step = SYSTEMS[made.system].build(made.arguments, made.task, heads)
-    again = tied(step)
+    again = tied_weights(step)
     state = {name: tensor for name, tensor in step.state_dict().items() if name not in again}
     generator = torch.Generator().manual_seed(len(state))
     for tensor in state.values():
@@ -176,7 +191,8 @@ def test_sizes_and_weights_are_read_from_the_files(made: Made, tmp_path: Path):
     state = drawn(made)
     official = SYSTEMS[made.system].names(made.arguments, made.task).to_official(state)
     torch.save(
-        {"model": sided({name: tensor.contiguous() for name, tensor in official.items()})}, tmp_path / "checkpoint.pth"
+        {"model": as_two_sides({name: tensor.contiguous() for name, tensor in official.items()})},
+        tmp_path / "checkpoint.pth",
     )
     save_file({"out.x": torch.zeros(1)}, tmp_path / "case.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(made.config))

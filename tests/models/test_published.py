@@ -9,7 +9,7 @@ import torch
 
 from diptych.models.configs import PUBLISHED
 from diptych.models.importing import SYSTEMS
-from diptych.protocols import pupil
+from diptych.protocols import student_of
 
 Heads = dict[str, tuple[int, ...]]
 QUEUE: Heads = {"queue.image": (65536, 256)}
@@ -20,22 +20,22 @@ JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
     "albef": [
         ("pretraining", LARGER, QUEUE, True),
         ("vqa", {"grid": (14, 14), "decoder_depth": 6}, {}, True),
-        ("nlvr2", {"grid": (14, 14), "images": 2}, {}, True),
+        ("nlvr2", {"grid": (14, 14), "num_images": 2}, {}, True),
     ],
-    "vlmo": [("pretraining", {"depth": 12, "together": 10}, ALL, False), ("vqa", {}, VQA, False)],
+    "vlmo": [("pretraining", {"depth": 12, "vl_start_layer": 10}, ALL, False), ("vqa", {}, VQA, False)],
     "blip": [
-        ("pretraining", {"form": "pretraining"}, QUEUE, False),
-        ("retrieval", {"form": "retrieval"}, QUEUE, False),
-        ("vqa", {"form": "vqa"}, {}, False),
-        ("caption", {"form": "caption"}, {}, False),
-        ("nlvr2", {"form": "nlvr2"}, {}, False),
+        ("pretraining", {"variant": "pretraining"}, QUEUE, False),
+        ("retrieval", {"variant": "retrieval"}, QUEUE, False),
+        ("vqa", {"variant": "vqa"}, {}, False),
+        ("caption", {"variant": "caption"}, {}, False),
+        ("nlvr2", {"variant": "nlvr2"}, {}, False),
     ],
     "beit3": [
         ("vqa", {"final_norm": False}, VQA, False),
         ("nlvr2", {"pooling": "both"}, {}, False),
         ("retrieval", {"pooling": "both"}, {}, False),
-        ("captioning", {"pooling": "both", "speaks": True}, {}, False),
-        ("classification", {"pooling": "both", "final_norm": False, "classes": 1000}, {}, False),
+        ("captioning", {"pooling": "both", "with_decoder": True}, {}, False),
+        ("classification", {"pooling": "both", "final_norm": False, "num_classes": 1000}, {}, False),
     ],
 }
 """In the order of the published figures: the task, what differs from the model's defaults, and the sizes of heads; whether
@@ -47,7 +47,7 @@ def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> 
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in heads.items()}
         step = SYSTEMS[system].build(arguments, task, state)
-    whole, student = (sum(p.numel() for p in module.parameters()) for module in (step, pupil(step)))
+    whole, student = (sum(p.numel() for p in module.parameters()) for module in (step, student_of(step)))
     return whole, student
 
 

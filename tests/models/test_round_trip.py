@@ -17,9 +17,9 @@ def test_official_names_come_back_bit_for_bit(golden_folder: Path):
     official = read_checkpoint(golden_folder / "checkpoint.pth")
     imported = read_golden(golden_folder).imported
     assert imported is not None
-    back = imported.names.to_official(imported.state) | imported.left
+    back = imported.names.to_official(imported.state) | imported.ignored_tensors
     assert set(back) == set(official)
     for name, tensor in official.items():
         assert torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype, name
-    assert set(imported.left) <= set(imported.names.dead)
-    assert imported.left.keys() <= imported.dead.keys()  # each is named, with its reason
+    assert set(imported.ignored_tensors) <= set(imported.names.ignored)
+    assert imported.ignored_tensors.keys() <= imported.ignored.keys()  # each is named, with its reason

@@ -13,7 +13,7 @@ from diptych.models.clip.resnet import ResNet
 from diptych.models.vilt.model import ViLT
 from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
 from diptych.modules.tokens import packing
-from diptych.protocols import Aligns, EmbedsImages, Fuses
+from diptych.protocols import DualEncoder, FusionEncoder, ImageEmbedder
 
 TEXT = Text(torch.tensor([[1, 7, 2, 0], [1, 8, 9, 2]]), torch.tensor([[True] * 3 + [False], [True] * 4]))
 PIXELS = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -23,7 +23,7 @@ REGIONS = Regions(torch.randn(2, 3, 10), torch.rand(2, 3, 5), torch.tensor([[Tru
 
 def vilt() -> ViLT:
     torch.manual_seed(0)
-    return ViLT(16, 2, 2, 32, 32, (2, 3), vocabulary=20, text_length=5, dropout=0.0).eval()
+    return ViLT(16, 2, 2, 32, 32, (2, 3), vocab_size=20, text_length=5, dropout=0.0).eval()
 
 
 def size(*parts: nn.Module) -> int:
@@ -44,7 +44,7 @@ def embedders() -> dict[str, tuple[nn.Module, Image | Regions]]:
 def test_one_embedder_takes_another_s_place(name: str):
     """The sides meet as before: each image changes what its own text becomes, and no other's, in both layouts."""
     model, (embedder, image) = vilt(), embedders()[name]
-    assert isinstance(embedder, EmbedsImages) and isinstance(model, Fuses)
+    assert isinstance(embedder, ImageEmbedder) and isinstance(model, FusionEncoder)
     model.patches = embedder  # type: ignore[assignment]
     swapped = image[torch.tensor([1, 0])]
 
@@ -60,7 +60,7 @@ def test_one_embedder_takes_another_s_place(name: str):
 def test_a_frozen_cnn_of_the_package_index_is_an_embedder():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     model = vilt()
-    model.patches = GridEmbedding(FrozenCNN().maps, 1280, 16, (2, 3))  # type: ignore[assignment]
+    model.patches = GridEmbedding(FrozenCNN().feature_maps, 1280, 16, (2, 3))  # type: ignore[assignment]
     tokens = model.encode_image(IMAGE)
     assert tokens.layout.spans[0].grid == (2, 3) and tokens.layout.lengths == [6, 2]
     assert not any("network" in name for name in model.state_dict()), "a frozen network is saved with no model"
@@ -70,10 +70,10 @@ def test_a_frozen_cnn_of_the_package_index_is_an_embedder():
 
 def test_kind_b_has_two_towers_alike_and_an_interaction_without_weights():
     model = CLIP(16, 2, 2, 32, 32, (2, 3), 16, 2, 2, 32, 20, 5, 8)
-    assert isinstance(model, Aligns) and not isinstance(model, Fuses)
+    assert isinstance(model, DualEncoder) and not isinstance(model, FusionEncoder)
     visual, textual = size(model.image.blocks), size(model.text.blocks)
     assert visual == textual
-    assert {name for name, _ in model.heads()["contrast"].scale.named_parameters()} == {"log"}  # type: ignore[union-attr]
+    assert {name for name, _ in model.pretraining_heads()["contrast"].scale.named_parameters()} == {"log"}  # type: ignore[union-attr]
 
 
 def test_kinds_c_and_d_differ_in_the_embedder_alone():
@@ -81,7 +81,7 @@ def test_kinds_c_and_d_differ_in_the_embedder_alone():
     with torch.device("meta"):
         model = ViLT()
         network = ResNet(64, (3, 4, 6, 3))
-        grid = GridEmbedding(network, network.width, model.width, (7, 7))
+        grid = GridEmbedding(network, network.width, model.dim, (7, 7))
     interaction, patches, words = (
         size(model.transformer),
         size(model.patches),

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError, read_checkpoint
-from diptych.models.importing import load_official, understood
+from diptych.models.importing import load_official, map_official
 from diptych.models.vilbert import checkpoint as vilbert
-from diptych.objectives.masked_regions import MaskedRegions, by_class, by_feature
-from diptych.tasks.multitask import Several
+from diptych.objectives.masked_regions import MaskedRegions, class_target, feature_target
+from diptych.tasks.multitask import MultiTask
 from tests.parity.goldens import GOLDEN_CASES
 
 FOLDER = GOLDEN_CASES / "vilbert_pretrain"
@@ -25,19 +25,19 @@ def linear(name: str, out: int, inputs: int) -> Shapes:
     return {f"{name}.weight": (out, inputs), f"{name}.bias": (out,)}
 
 
-def norm(name: str, width: int) -> Shapes:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+def norm(name: str, dim: int) -> Shapes:
+    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
-def network(first: str, second: str, width: int, hidden: int) -> Shapes:
-    grow, shrink = linear(f"{first}.dense", hidden, width), linear(f"{second}.dense", width, hidden)
-    return grow | shrink | norm(f"{second}.LayerNorm", width)
+def network(first: str, second: str, dim: int, mlp_dim: int) -> Shapes:
+    grow, shrink = linear(f"{first}.dense", mlp_dim, dim), linear(f"{second}.dense", dim, mlp_dim)
+    return grow | shrink | norm(f"{second}.LayerNorm", dim)
 
 
-def layer(name: str, width: int, hidden: int) -> Shapes:
-    parts = [linear(f"{name}.attention.self.{part}", width, width) for part in ("query", "key", "value")]
-    own = linear(f"{name}.attention.output.dense", width, width) | norm(f"{name}.attention.output.LayerNorm", width)
-    return parts[0] | parts[1] | parts[2] | own | network(f"{name}.intermediate", f"{name}.output", width, hidden)
+def layer(name: str, dim: int, mlp_dim: int) -> Shapes:
+    parts = [linear(f"{name}.attention.self.{part}", dim, dim) for part in ("query", "key", "value")]
+    own = linear(f"{name}.attention.output.dense", dim, dim) | norm(f"{name}.attention.output.LayerNorm", dim)
+    return parts[0] | parts[1] | parts[2] | own | network(f"{name}.intermediate", f"{name}.output", dim, mlp_dim)
 
 
 def meeting(name: str) -> Shapes:
@@ -74,9 +74,9 @@ for i in range(6):
 DEAD = {name: shape for i in range(6) for name, shape in unread(f"bert.encoder.c_layer.{i}").items()}
 
 
-def classifier(name: str, inputs: int, answers: int) -> Shapes:
+def classifier(name: str, inputs: int, num_answers: int) -> Shapes:
     fc = f"{name}.logit_fc"
-    return linear(f"{fc}.0", 2048, inputs) | norm(f"{fc}.2", 2048) | linear(f"{fc}.3", answers, 2048)
+    return linear(f"{fc}.0", 2048, inputs) | norm(f"{fc}.2", 2048) | linear(f"{fc}.3", num_answers, 2048)
 
 
 TASKS = {
@@ -100,7 +100,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(
     arguments = vilbert.infer(state, {})
     assert vilbert.task(state) == task
     assert arguments["schedule"] == ((6, 0), (7, 1), (8, 2), (9, 3), (10, 4), (11, 5))
-    assert [arguments[heads] for heads in ("heads", "image_heads", "meeting_heads")] == [12, 8, 8]
+    assert [arguments[heads] for heads in ("num_heads", "image_num_heads", "coattention_num_heads")] == [12, 8, 8]
     table = vilbert.names(arguments, task)
     with torch.device("meta"):
         step = vilbert.build(arguments, task, table.from_official(state))
@@ -116,34 +116,34 @@ def official() -> dict[str, Tensor]:
 
 
 def test_names_go_both_ways(official: dict[str, Tensor]):
-    found = understood("vilbert", official, TOLD)
+    found = map_official("vilbert", official, TOLD)
     back = found.names.to_official(found.state)
-    assert all("q_dense" in name for name in found.names.dead)
-    assert back.keys() == official.keys() - found.names.dead.keys()
+    assert all("q_dense" in name for name in found.names.ignored)
+    assert back.keys() == official.keys() - found.names.ignored.keys()
     assert all(torch.equal(back[name], official[name]) for name in back)
 
 
 def test_the_first_logit_of_alignment_is_our_second(official: dict[str, Tensor]):
-    ours = understood("vilbert", official, TOLD).state
+    ours = map_official("vilbert", official, TOLD).state
     assert torch.equal(ours["heads.match.linear.weight"], official["cls.bi_seq_relationship.weight"].flip(0))
     assert torch.equal(ours["heads.match.linear.bias"], official["cls.bi_seq_relationship.bias"].flip(0))
 
 
 def test_the_targets_of_regions_are_read_off_the_head_s_width(official: dict[str, Tensor]):
     def target() -> object:
-        step = understood("vilbert", official, TOLD).build()
+        step = map_official("vilbert", official, TOLD).build()
         return next(o.target for o in step.objectives if isinstance(o, MaskedRegions))  # type: ignore[union-attr]
 
-    assert target() is by_class
+    assert target() is class_target
     official["cls.imagePredictions.decoder.weight"] = torch.randn(40, 48)
     official["cls.imagePredictions.decoder.bias"] = torch.randn(40)
-    assert target() is by_feature
+    assert target() is feature_target
 
 
 def test_what_does_not_fit_is_named(official: dict[str, Tensor]):
     def refused(state: dict[str, Tensor], **told: object) -> str:
         with pytest.raises(WeightsError) as error:
-            understood("vilbert", state, TOLD | told)
+            map_official("vilbert", state, TOLD | told)
         return str(error.value)
 
     for odd in ([4, 2], [2], [2, 6], [-1, 4], "24", [True, 4]):
@@ -161,9 +161,9 @@ def test_what_does_not_fit_is_named(official: dict[str, Tensor]):
 def test_a_downstream_checkpoint_keeps_the_heads_it_has(official: dict[str, Tensor]):
     """vilbert_beta's lacks some of 12-in-1's."""
     some = linear_of("vil_tri_prediction", 2, 40)
-    found = understood("vilbert", official | some | linear_of("vision_logit", 1, 48), TOLD)
+    found = map_official("vilbert", official | some | linear_of("vision_logit", 1, 48), TOLD)
     step = found.build()
-    assert isinstance(step, Several)
+    assert isinstance(step, MultiTask)
     assert found.task == "tasks" and set(step.tasks) == {"entailment", "grounding"}
     assert set(step.heads) == {"match", "words", "regions", "entailment", "grounding"}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from diptych.batch import Regions, Text
 from diptych.models.visualbert.model import VisualBERT
 from diptych.modules.embeddings import RegionEmbedding
-from diptych.modules.tokens import Pair, packing
+from diptych.modules.tokens import FusedTokens, packing
 
 OUTSIDE = {
     "words.word": "embeddings.word_embeddings", "words.position": "embeddings.position_embeddings",
@@ -50,7 +50,7 @@ def inputs() -> tuple[Text, Regions]:
     return Text(ids, real), Regions(features, torch.rand(3, 5, 5, generator=generator), seen)
 
 
-def pair_of(model: VisualBERT, packed: bool) -> Pair:
+def pair_of(model: VisualBERT, packed: bool) -> FusedTokens:
     text, regions = inputs()
     with packing(packed), torch.no_grad():
         return model.fuse(model.encode_text(text), model.encode_image(regions))
@@ -67,26 +67,26 @@ def test_it_is_transformers_visualbert(packed: bool):
     theirs = transformers.VisualBertModel(config).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    model = VisualBERT(32, 3, 4, 48, features=20, vocabulary=50, text_length=9).eval()
+    model = VisualBERT(32, 3, 4, 48, feature_dim=20, vocab_size=50, text_length=9).eval()
     model.load_state_dict(ours_of(theirs.state_dict(), 3))
     text, regions = inputs()
     with torch.no_grad():
         said = theirs(
-            text.ids, attention_mask=text.real.float(), visual_embeds=regions.features,
-            visual_attention_mask=regions.real.float(),
+            text.ids, attention_mask=text.mask.float(), visual_embeds=regions.features,
+            visual_attention_mask=regions.mask.float(),
         )  # fmt: skip
     pair = pair_of(model, packed)
     wanted = said.last_hidden_state
-    torch.testing.assert_close(pair.text.rows(text.real), wanted[:, :7][text.real], rtol=1e-5, atol=2e-6)
-    torch.testing.assert_close(pair.image.rows(regions.real), wanted[:, 7:][regions.real], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(pair.text.gather(text.mask), wanted[:, :7][text.mask], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(pair.image.gather(regions.mask), wanted[:, 7:][regions.mask], rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(pair.pooled, said.pooler_output, rtol=1e-5, atol=2e-6)
 
 
 def test_with_boxes_it_is_uniter_s_form():
     torch.manual_seed(0)
-    model = VisualBERT(32, 2, 4, 48, features=20, vocabulary=50, text_length=9).eval()
+    model = VisualBERT(32, 2, 4, 48, feature_dim=20, vocab_size=50, text_length=9).eval()
     text, regions = inputs()
-    moved = Regions(regions.features, regions.boxes.flip(1), regions.real)
+    moved = Regions(regions.features, regions.boxes.flip(1), regions.mask)
 
     def said(regions: Regions) -> Tensor:
         return model.fuse(model.encode_text(text), model.encode_image(regions)).pooled

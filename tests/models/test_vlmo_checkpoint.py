@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.importing import recognise, resized, understood
+from diptych.models.importing import identify_system, map_official, resized
 from diptych.models.vlmo.checkpoint import SYSTEM
 from diptych.modules.position import resize_table
 from tests.parity.goldens import GOLDEN_CASES
@@ -24,65 +24,61 @@ def layer(name: str, *shape: int) -> Shapes:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def expert(name: str, width: int) -> Shapes:
-    hidden = 4 * width
-    return (
-        layer(f"norm2_{name}", width)
-        | layer(f"mlp_{name}.fc1", hidden, width)
-        | layer(f"mlp_{name}.fc2", width, hidden)
-    )
+def expert(name: str, dim: int) -> Shapes:
+    hidden = 4 * dim
+    return layer(f"norm2_{name}", dim) | layer(f"mlp_{name}.fc1", hidden, dim) | layer(f"mlp_{name}.fc2", dim, hidden)
 
 
-def block(width: int, together: bool, scaled: bool) -> Shapes:
-    shapes = layer("norm1", width) | layer("attn.proj", width, width) | expert("text", width) | expert("imag", width)
-    shapes |= {"attn.qkv.weight": (3 * width, width), "attn.q_bias": (width,), "attn.v_bias": (width,)}
-    shapes |= {"gamma_1": (width,), "gamma_2": (width,)} if scaled else {}
-    return shapes | expert("vl", width) if together else shapes
+def block(dim: int, together: bool, scaled: bool) -> Shapes:
+    shapes = layer("norm1", dim) | layer("attn.proj", dim, dim) | expert("text", dim) | expert("imag", dim)
+    shapes |= {"attn.qkv.weight": (3 * dim, dim), "attn.q_bias": (dim,), "attn.v_bias": (dim,)}
+    shapes |= {"gamma_1": (dim,), "gamma_2": (dim,)} if scaled else {}
+    return shapes | expert("vl", dim) if together else shapes
 
 
-def body(width: int, depth: int, first: int, side: int, heads: int = 0, images: int = 1) -> Shapes:
+def body(dim: int, depth: int, first: int, side: int, num_heads: int = 0, num_images: int = 1) -> Shapes:
     """`heads`: of a model whose positions stand in attention; 0: they are added to the embeddings."""
     shapes: Shapes = {
-        "transformer.cls_token": (1, 1, width),
-        **layer("transformer.patch_embed.proj", width, 3, 16, 16),
-        **layer("transformer.norm", width),
-        "text_embeddings.word_embeddings.weight": (30522, width),
-        "text_embeddings.token_type_embeddings.weight": (2, width),
-        **layer("text_embeddings.LayerNorm", width),
-        "token_type_embeddings.weight": (1 + images, width),
-        **layer("pooler.dense", width, width),
+        "transformer.cls_token": (1, 1, dim),
+        **layer("transformer.patch_embed.proj", dim, 3, 16, 16),
+        **layer("transformer.norm", dim),
+        "text_embeddings.word_embeddings.weight": (30522, dim),
+        "text_embeddings.token_type_embeddings.weight": (2, dim),
+        **layer("text_embeddings.LayerNorm", dim),
+        "token_type_embeddings.weight": (1 + num_images, dim),
+        **layer("pooler.dense", dim, dim),
     }
-    if heads:
-        shapes[TABLE] = ((2 * side - 1) ** 2 + 5 + 2 * 196, heads * depth)
+    if num_heads:
+        shapes[TABLE] = ((2 * side - 1) ** 2 + 5 + 2 * 196, num_heads * depth)
     else:
-        shapes["transformer.pos_embed"] = (1, 1 + side * side, width)
-        shapes["text_embeddings.position_embeddings.weight"] = (40, width)
+        shapes["transformer.pos_embed"] = (1, 1 + side * side, dim)
+        shapes["text_embeddings.position_embeddings.weight"] = (40, dim)
     for i in range(depth):
-        inner = block(width, i >= first, heads > 0)
+        inner = block(dim, i >= first, num_heads > 0)
         shapes |= {f"transformer.blocks.{i}.{name}": shape for name, shape in inner.items()}
     return shapes
 
 
-def words(width: int) -> Shapes:
+def words(dim: int) -> Shapes:
     return {
         "mlm_score.bias": (30522,),
-        **layer("mlm_score.transform.dense", width, width),
-        **layer("mlm_score.transform.LayerNorm", width),
-        "mlm_score.decoder.weight": (30522, width),
+        **layer("mlm_score.transform.dense", dim, dim),
+        **layer("mlm_score.transform.LayerNorm", dim),
+        "mlm_score.decoder.weight": (30522, dim),
     }
 
 
-def contrast(width: int, vl: str = "") -> Shapes:
-    sides: Shapes = {f"itc{vl}_{side}_proj.fc.weight": (width, width) for side in ("text", "image")}
+def contrast(dim: int, vl: str = "") -> Shapes:
+    sides: Shapes = {f"itc{vl}_{side}_proj.fc.weight": (dim, dim) for side in ("text", "image")}
     return sides | {f"logit{vl}_scale": ()}
 
 
-def pretrained(width: int) -> Shapes:
-    return words(width) | layer("itm_score.fc", 2, width) | contrast(width) | contrast(width, "_vl")
+def pretrained(dim: int) -> Shapes:
+    return words(dim) | layer("itm_score.fc", 2, dim) | contrast(dim) | contrast(dim, "_vl")
 
 
-def classifier(name: str, inputs: int, hidden: int, answers: int) -> Shapes:
-    return layer(f"{name}.0", hidden, inputs) | layer(f"{name}.1", hidden) | layer(f"{name}.3", answers, hidden)
+def classifier(name: str, inputs: int, mlp_dim: int, num_answers: int) -> Shapes:
+    return layer(f"{name}.0", mlp_dim, inputs) | layer(f"{name}.1", mlp_dim) | layer(f"{name}.3", num_answers, mlp_dim)
 
 
 PUBLISHED: dict[str, tuple[str, Shapes]] = {
@@ -103,9 +99,9 @@ README = {"base": 175, "base plus": 167, "large": 562}  # millions of the model 
 def test_full_size_names_shapes_and_counts_are_the_published_ones(model: str):
     task, official = PUBLISHED[model]
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
-    told: dict[str, Any] = {"heads": 16} if model == "base plus" else {}
+    told: dict[str, Any] = {"num_heads": 16} if model == "base plus" else {}
     arguments = SYSTEM.infer(state, told)
-    assert recognise(state) == "vlmo" and SYSTEM.task(state) == task
+    assert identify_system(state) == "vlmo" and SYSTEM.task(state) == task
     names = SYSTEM.names(arguments, task)
     with torch.device("meta"):
         step = SYSTEM.build(arguments, task, names.from_official(state))
@@ -124,41 +120,41 @@ def golden() -> dict[str, Tensor]:
     return dict(torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"])
 
 
-TOLD = {"heads": 4, "max_text_len_of_initckpt": 16}
+TOLD = {"num_heads": 4, "max_text_len_of_initckpt": 16}
 
 
 def test_what_a_file_holds_decides_the_step():
     state = golden()
-    found = understood("vlmo", state, TOLD)
+    found = map_official("vlmo", state, TOLD)
     assert found.task == "pretraining"
     assert [o.name for o in found.build().objectives] == ["itc", "itm", "mlm"]  # type: ignore[union-attr]
     assert found.build().weights == {"itc": 1.0, "itm": 1.0, "mlm": 0.25}
     own = {n: t for n, t in state.items() if not n.startswith(("mlm_", "itm_", "itc_vl_", "logit_vl_"))}
-    retrieval = understood("vlmo", own, TOLD)
-    assert (retrieval.task, retrieval.arguments["readouts"]) == ("retrieval", 1)
+    retrieval = map_official("vlmo", own, TOLD)
+    assert (retrieval.task, retrieval.arguments["num_itc_branches"]) == ("retrieval", 1)
     bare = {n: t for n, t in own.items() if not n.startswith(("itc_", "logit_"))}
-    assert understood("vlmo", bare, TOLD).task == "encoder"
+    assert map_official("vlmo", bare, TOLD).task == "encoder"
     before = {n: t for n, t in state.items() if "_vl" not in n and not n.startswith(("itm_", "itc_", "logit_"))}
-    step: Any = understood("vlmo", before, TOLD).build()
-    assert [(o.name, o.alone, o.weight) for o in step.objectives] == [("mlm", True, 1.0)]
+    step: Any = map_official("vlmo", before, TOLD).build()
+    assert [(o.name, o.text_only, o.weight) for o in step.objectives] == [("mlm", True, 1.0)]
 
 
 def test_old_files_carry_indices_which_are_left_behind():
     index = torch.zeros(17, 17, dtype=torch.long)
-    found = understood("vlmo", golden() | {"relative_position_index": index}, TOLD)
-    assert {"relative_position_index", "text_embeddings.position_embeddings.weight"} < found.dead.keys()
+    found = map_official("vlmo", golden() | {"relative_position_index": index}, TOLD)
+    assert {"relative_position_index", "text_embeddings.position_embeddings.weight"} < found.ignored.keys()
 
 
 def test_sizes_that_do_not_go_together_are_named():
     with pytest.raises(WeightsError, match="86 rows, which are of no square image beside texts of 196 tokens"):
-        understood("vlmo", golden(), {"heads": 4})
+        map_official("vlmo", golden(), {"num_heads": 4})
     with pytest.raises(WeightsError, match=r"positions\.table is \(86, 20\), the model has \(86, 10\)"):
-        understood("vlmo", golden(), TOLD | {"heads": 2})
-    assert understood("vlmo", golden(), {"max_text_len_of_initckpt": 16}).arguments["heads"] == 4
+        map_official("vlmo", golden(), TOLD | {"num_heads": 2})
+    assert map_official("vlmo", golden(), {"max_text_len_of_initckpt": 16}).arguments["num_heads"] == 4
 
 
 def test_another_grid_resizes_the_table_and_leaves_texts_as_they_are():
-    found = understood("vlmo", golden(), TOLD)
+    found = map_official("vlmo", golden(), TOLD)
     wider = resized(found, (6, 6))
     name = "model.transformer.positions.table"
     old, new = (x.build().state_dict()[name] for x in (found, wider))
@@ -171,5 +167,5 @@ def test_another_grid_resizes_the_table_and_leaves_texts_as_they_are():
 
 def test_positions_that_are_added_are_resized_too():
     state = {name: torch.empty(shape, device="meta") for name, shape in PUBLISHED["base plus"][1].items()}
-    found = resized(understood("vlmo", state, {"heads": 16}), (5, 3))
-    assert found.state["model.patches.position"].shape == (1, 16, found.arguments["width"])
+    found = resized(map_official("vlmo", state, {"num_heads": 16}), (5, 3))
+    assert found.state["model.patches.position"].shape == (1, 16, found.arguments["dim"])

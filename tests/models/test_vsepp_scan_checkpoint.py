@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError, read_checkpoint
-from diptych.checkpoints.reader import SIDES, sided
-from diptych.models.importing import load_official, recognise, understood
+from diptych.checkpoints.reader import SIDES, as_two_sides
+from diptych.models.importing import identify_system, load_official, map_official
 from diptych.models.scan.model import SCAN
 from diptych.models.vsepp.checkpoint import names
 from diptych.models.vsepp.model import VSEpp
@@ -22,7 +22,7 @@ from tests.parity.goldens import GOLDEN_CASES
 def test_a_file_of_two_states_goes_both_ways(system: str):
     nested = torch.load(GOLDEN_CASES / system / "checkpoint.pth", weights_only=True)["model"]
     found = load_official(system, GOLDEN_CASES / system / "checkpoint.pth")
-    back = sided(found.names.to_official(found.state))
+    back = as_two_sides(found.names.to_official(found.state))
     assert isinstance(back, list) and [side.keys() for side in back] == [side.keys() for side in nested]
     assert all(torch.equal(ours[name], side[name]) for ours, side in zip(back, nested, strict=True) for name in side)
     assert set(found.build().state_dict()) == set(found.state)
@@ -30,7 +30,7 @@ def test_a_file_of_two_states_goes_both_ways(system: str):
 
 def test_one_state_stays_one():
     state = {"img_enc.fc.bias": torch.ones(1), "other": torch.ones(1)}
-    assert sided(state) is state
+    assert as_two_sides(state) is state
 
 
 @pytest.mark.parametrize("odd", [[{}], [1, 2], [{"a": torch.ones(1)}] * 3, ({}, {}, {})])
@@ -42,20 +42,22 @@ def test_lists_of_anything_else_are_refused(tmp_path: Path, odd: object):
 
 @pytest.mark.parametrize(("depth", "bidirectional"), [(1, True), (2, True), (3, False)])
 def test_depth_and_direction_are_read_from_the_names(depth: int, bidirectional: bool):
-    arguments: dict[str, Any] = dict(features=6, width=8, vocabulary=11, word_width=5, depth=depth)
+    arguments: dict[str, Any] = dict(feature_dim=6, dim=8, vocab_size=11, word_dim=5, depth=depth)
     model = SCAN(**arguments, bidirectional=True) if bidirectional else VSEpp(**arguments)
     ours = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     table = names({**arguments, "bidirectional": bidirectional}, "pretraining")
     state: dict[str, Tensor] = table.to_official(ours)
     assert all(name.startswith(SIDES) for name in state)
-    found = understood(recognise(state, {"margin": 0.2, **({"bi_gru": True} if bidirectional else {})}), state, {})
+    found = map_official(
+        identify_system(state, {"margin": 0.2, **({"bi_gru": True} if bidirectional else {})}), state, {}
+    )
     assert found.arguments == (arguments | {"bidirectional": True} if bidirectional else arguments)
     assert all(torch.equal(found.state[name], ours[name]) for name in ours)
 
 
 def test_a_scan_of_one_direction_is_told_by_its_settings_and_never_guessed():
     state = read_checkpoint(GOLDEN_CASES / "vsepp" / "checkpoint.pth")
-    assert recognise(state, {"margin": 0.2}) == "vsepp"
+    assert identify_system(state, {"margin": 0.2}) == "vsepp"
     told = {
         "bi_gru": False,
         "cross_attn": "i2t",
@@ -63,13 +65,13 @@ def test_a_scan_of_one_direction_is_told_by_its_settings_and_never_guessed():
         "raw_feature_norm": "no_norm",
         "lambda_softmax": 4.0,
     }
-    assert recognise(state, told) == "scan"
-    found = understood("scan", state, told)
-    attends = {"asking": "image", "aggregate": "mean", "norm": "none", "sharpness": 4.0}
+    assert identify_system(state, told) == "scan"
+    found = map_official("scan", state, told)
+    attends = {"direction": "image", "aggregate": "mean", "norm": "none", "lambda_softmax": 4.0}
     assert found.arguments.items() >= ({"bidirectional": False} | attends).items()
     assert set(found.build().state_dict()) == set(found.state)
     with pytest.raises(WeightsError, match="vsepp and scan call alike"):
-        recognise(state)
+        identify_system(state)
 
 
 def test_full_size_counts():

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diptych.checkpoints.adapter import State
 from diptych.checkpoints.read import WeightsError, read_checkpoint
-from diptych.models.importing import recognise, understood
-from diptych.protocols import pupil
+from diptych.models.importing import identify_system, map_official
+from diptych.protocols import student_of
 from tests.parity.goldens import GOLDEN_CASES
 
 CASES = ("albef_pretrain", "albef_retrieval", "albef_ve", "albef_vqa", "albef_nlvr2", "blip_pretrain", "blip_retrieval")
@@ -41,14 +41,14 @@ def is_beside(name: str) -> bool:
 def test_a_student_may_stand_alone(name: str):
     state = whole(name)
     stripped = {n: t for n, t in state.items() if not is_beside(n)}
-    assert recognise(stripped) == name.partition("_")[0] and len(stripped) < 0.7 * len(state)
-    found, full = (understood(recognise(state), x, told(name)) for x in (stripped, state))
+    assert identify_system(stripped) == name.partition("_")[0] and len(stripped) < 0.7 * len(state)
+    found, full = (map_official(identify_system(state), x, told(name)) for x in (stripped, state))
     assert (found.task, found.arguments) == (full.task, full.arguments)
-    step, student = found.build(), pupil(full.build())
+    step, student = found.build(), student_of(full.build())
     assert type(step) is type(student) and not hasattr(step, "student")
     mine, theirs = step.state_dict(), student.state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
-    back = found.names.to_official(found.state) | found.left
+    back = found.names.to_official(found.state) | found.ignored_tensors
     assert same(back, stripped)
 
 
@@ -66,4 +66,4 @@ def same(a: State, b: State) -> bool:
 def test_a_part_of_the_momentum_half_is_refused(kept: tuple[str, ...], message: str):
     stripped = {n: t for n, t in whole("albef_pretrain").items() if n in kept or not is_beside(n)}
     with pytest.raises(WeightsError, match=message):
-        understood("albef", stripped, told("albef_pretrain"))
+        map_official("albef", stripped, told("albef_pretrain"))

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diptych.modules.attention import SelfAttention, _attend_grouped, _attend_jagged, _attend_padded, attend
+from diptych.modules.attention import (
+    SelfAttention,
+    _attend_grouped,
+    _attend_jagged,
+    _attend_padded,
+    scaled_dot_product_attention,
+)
 from diptych.modules.tokens import Layout, Span, Tokens
 
 WIDTH, HEADS = 8, 2
@@ -28,16 +34,16 @@ def layout(lengths: list[int], columns: int | None = None, gaps: bool = False) -
 
 def canvas(at: Layout, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Values that are huge at pads: attending to one would be seen."""
-    b, n = at.real.shape
+    b, n = at.mask.shape
     values = torch.randn(b, n, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.where(at.real[:, :, None], values, 1e3).to(dtype)
+    return torch.where(at.mask[:, :, None], values, 1e3).to(dtype)
 
 
 def by_loop(q: Tensor, k: Tensor, v: Tensor, asking: Layout, asked: Layout) -> Tensor:
     """The formula for one sample and one head at a time: softmax(q kᵀ / √d) v. Real rows only."""
     out = []
     for i in range(len(q)):
-        a, b, c = q[i][asking.real[i]], k[i][asked.real[i]], v[i][asked.real[i]]
+        a, b, c = q[i][asking.mask[i]], k[i][asked.mask[i]], v[i][asked.mask[i]]
         heads = zip(*(x.chunk(HEADS, 1) for x in (a, b, c)), strict=True)
         out.append(torch.cat([(x @ y.T / x.shape[1] ** 0.5).softmax(1) @ z for x, y, z in heads], 1))
     return torch.cat(out)
@@ -106,8 +112,10 @@ def test_layout_decides_the_path_on_a_cpu():
     at = layout([3, 1])
     values = canvas(at, 0)
     rows = packed(values, at)
-    assert attend(values, values, values, HEADS, at, at).shape == values.shape
-    torch.testing.assert_close(attend(rows, rows, rows, HEADS, at, at), padded_path(values, values, values, at, at))
+    assert scaled_dot_product_attention(values, values, values, HEADS, at, at).shape == values.shape
+    torch.testing.assert_close(
+        scaled_dot_product_attention(rows, rows, rows, HEADS, at, at), padded_path(values, values, values, at, at)
+    )
 
 
 def attention() -> SelfAttention:
@@ -121,9 +129,9 @@ def test_more_padding_and_what_stands_there_change_nothing(lengths: list[int]):
     near, far = layout(lengths), layout(lengths, columns=9)
     values = canvas(near, 0)
     blank = torch.full((len(lengths), 9, WIDTH), -1e3, dtype=torch.float64)
-    blank[:, : values.shape[1]] = torch.where(near.real[:, :, None], values, 7.0)
+    blank[:, : values.shape[1]] = torch.where(near.mask[:, :, None], values, 7.0)
     a, b = module(Tokens(values, near)), module(Tokens(blank, far))
-    torch.testing.assert_close(a.values[near.real], b.values[far.real], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(a.values[near.mask], b.values[far.mask], rtol=1e-12, atol=1e-12)
 
 
 def test_self_attention_is_the_same_packed_and_so_are_its_gradients():

@@ -16,7 +16,7 @@ def test_a_block_is_two_residual_branches_on_normalised_tokens():
     torch.manual_seed(0)
     block = PreNormBlock(8, 2, 16).double()
     values = torch.randn(2, 3, 8, dtype=torch.float64)
-    tokens = Tokens.of(values, torch.ones(2, 3, dtype=torch.bool), Span("text", "words", 3))
+    tokens = Tokens.from_padded(values, torch.ones(2, 3, dtype=torch.bool), Span("text", "words", 3))
     x = values + block.attention(tokens.map(block.norm1)).values
     torch.testing.assert_close(block(tokens).values, x + block.feedforward(block.norm2(x)))
 
@@ -34,7 +34,7 @@ def test_feedforward_uses_the_exact_gelu():
 def test_dropout_acts_on_both_branches_in_training_only(packed: bool):
     torch.manual_seed(0)
     block = PreNormBlock(8, 2, 16, dropout=0.5)
-    tokens = Tokens.of(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool), Span("text", "words", 3))
+    tokens = Tokens.from_padded(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool), Span("text", "words", 3))
     tokens = tokens.pack() if packed else tokens
     assert not torch.equal(block(tokens).values, block(tokens).values)
     block.eval()

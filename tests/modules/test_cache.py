@@ -5,28 +5,30 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.modules.attention import Cache, causal
+from diptych.modules.attention import KVCache, causal
 from diptych.modules.block import PostNormBlock
 from diptych.modules.tokens import Span, Tokens, packing
 
 
 def tokens(values: torch.Tensor) -> Tokens:
-    return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("text", "words", values.shape[1]))
+    return Tokens.from_padded(
+        values, torch.ones(values.shape[:2], dtype=torch.bool), Span("text", "words", values.shape[1])
+    )
 
 
 @torch.no_grad()
 def test_token_by_token_equals_one_causal_pass():
     torch.manual_seed(0)
     block, values, context = (
-        PostNormBlock(16, 4, 32, context_width=8).eval(),
+        PostNormBlock(16, 4, 32, context_dim=8).eval(),
         torch.randn(3, 5, 16),
         torch.randn(3, 2, 8),
     )
-    whole = block(tokens(values), tokens(context), causal(5, 5)).canvas()
-    cache = Cache()
+    whole = block(tokens(values), tokens(context), causal(5, 5)).to_padded()
+    cache = KVCache()
     for i in range(5):
         assert cache.length == i
-        one = block(tokens(values[:, i : i + 1]), tokens(context), causal(1, i + 1), cache).canvas()
+        one = block(tokens(values[:, i : i + 1]), tokens(context), causal(1, i + 1), cache).to_padded()
         torch.testing.assert_close(one[:, 0], whole[:, i], rtol=1e-5, atol=1e-6)
 
 
@@ -34,18 +36,18 @@ def test_token_by_token_equals_one_causal_pass():
 def test_beams_go_on_from_the_samples_taken():
     torch.manual_seed(0)
     block, values = PostNormBlock(16, 4, 32).eval(), torch.randn(3, 3, 16)
-    order, cache = torch.tensor([2, 0, 2]), Cache()
+    order, cache = torch.tensor([2, 0, 2]), KVCache()
     block(tokens(values[:, :2]), None, causal(2, 2), cache)
-    cache.take(order)
-    last = block(tokens(values[order][:, 2:]), None, causal(1, 3), cache).canvas()
-    whole = block(tokens(values[order]), None, causal(3, 3)).canvas()
+    cache.index_samples(order)
+    last = block(tokens(values[order][:, 2:]), None, causal(1, 3), cache).to_padded()
+    whole = block(tokens(values[order]), None, causal(3, 3)).to_padded()
     torch.testing.assert_close(last[:, 0], whole[:, 2], rtol=1e-5, atol=1e-6)
 
 
 def test_packed_tokens_are_refused():
     block = PostNormBlock(16, 4, 32)
     with packing(True), pytest.raises(ValueError, match="outside `packing`"):
-        block(tokens(torch.randn(1, 2, 16)), None, None, Cache())
+        block(tokens(torch.randn(1, 2, 16)), None, None, KVCache())
 
 
 @torch.no_grad()
@@ -53,7 +55,7 @@ def test_a_mask_means_the_same_in_both_layouts():
     torch.manual_seed(0)
     block, values = PostNormBlock(16, 4, 32).eval(), torch.randn(3, 4, 16)
     real = torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
-    padded = block(Tokens.of(values, real, Span("text", "words", 4)), None, causal(4, 4)).canvas()[real]
+    padded = block(Tokens.from_padded(values, real, Span("text", "words", 4)), None, causal(4, 4)).to_padded()[real]
     with packing(True), pytest.warns(UserWarning, match="computes pads"):
-        packed = block(Tokens.of(values, real, Span("text", "words", 4)), None, causal(4, 4)).canvas()[real]
+        packed = block(Tokens.from_padded(values, real, Span("text", "words", 4)), None, causal(4, 4)).to_padded()[real]
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-6)

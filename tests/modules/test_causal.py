@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.modules.attention import Cache, Causal, attend, causal
+from diptych.modules.attention import Causal, KVCache, causal, scaled_dot_product_attention
 from diptych.modules.block import PreNormBlock
 from diptych.modules.tokens import Layout, Span, Tokens
 
@@ -40,7 +40,7 @@ def by_loop(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def itself(x: Tensor, at: Layout, allowed: Tensor | Causal, bias: Tensor | None = None) -> Tensor:
-    return attend(x, x, x, HEADS, at, at, allowed, bias)
+    return scaled_dot_product_attention(x, x, x, HEADS, at, at, allowed, bias)
 
 
 def test_both_layouts_give_the_formula_and_its_gradients_and_neither_warns():
@@ -49,10 +49,10 @@ def test_both_layouts_give_the_formula_and_its_gradients_and_neither_warns():
     weight = torch.randn(sum(LENGTHS), WIDTH, dtype=torch.float64)
     wanted = by_loop(inputs[0], inputs[1], inputs[2])
     with warnings.catch_warnings(action="error"):
-        canvas = attend(inputs[0], inputs[1], inputs[2], HEADS, at, at, Causal())
-        q, k, v = (x[at.real] for x in inputs)
-        rows = attend(q, k, v, HEADS, at, at, Causal())
-    for found in (canvas[at.real], rows):
+        canvas = scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], HEADS, at, at, Causal())
+        q, k, v = (x[at.mask] for x in inputs)
+        rows = scaled_dot_product_attention(q, k, v, HEADS, at, at, Causal())
+    for found in (canvas[at.mask], rows):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
         got = torch.autograd.grad((found * weight).sum(), inputs)
         right = torch.autograd.grad((wanted * weight).sum(), inputs, retain_graph=True)
@@ -73,17 +73,19 @@ def test_a_bias_goes_with_it():
     at, bias = layout(), torch.randn(HEADS, 5, 5, dtype=torch.float64)
     got = itself(values(), at, Causal(), bias)
     right = itself(values(), at, causal(5, 5), bias)
-    torch.testing.assert_close(got[at.real], right[at.real])
+    torch.testing.assert_close(got[at.mask], right[at.mask])
 
 
 def test_token_by_token_through_a_cache_it_is_the_same():
     torch.manual_seed(0)
     block = PreNormBlock(WIDTH, HEADS, 16).double()
-    whole = Tokens.of(values(), torch.ones(len(LENGTHS), 5, dtype=torch.bool), Span("text", "words", 5))
-    cache, out = Cache(), []
+    whole = Tokens.from_padded(values(), torch.ones(len(LENGTHS), 5, dtype=torch.bool), Span("text", "words", 5))
+    cache, out = KVCache(), []
     for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
         piece = whole.values[:, part]
-        tokens = Tokens.of(piece, torch.ones(piece.shape[:2], dtype=torch.bool), Span("text", "words", piece.shape[1]))
+        tokens = Tokens.from_padded(
+            piece, torch.ones(piece.shape[:2], dtype=torch.bool), Span("text", "words", piece.shape[1])
+        )
         out.append(block(tokens, Causal(), cache=cache).values)
     torch.testing.assert_close(torch.cat(out, 1), block(whole, Causal()).values)
 
@@ -104,6 +106,6 @@ def test_padding_that_sees_no_padding_sees_all_that_is_real():
     """BERT's kind: at real positions nothing changes, and padding attends to real ones alone."""
     at = layout()
     got = itself(values(), at, Causal(padding=False))
-    torch.testing.assert_close(got[at.real], itself(values(), at, Causal())[at.real])
+    torch.testing.assert_close(got[at.mask], itself(values(), at, Causal())[at.mask])
     torch.testing.assert_close(got, itself(values(), at, causal(5, 5)))
-    assert not torch.allclose(got[~at.real], itself(values(), at, Causal())[~at.real])
+    assert not torch.allclose(got[~at.mask], itself(values(), at, Causal())[~at.mask])

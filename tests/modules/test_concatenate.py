@@ -7,23 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from diptych.modules.block import PreNormBlock
-from diptych.modules.fusion import Concatenate
+from diptych.modules.fusion import ConcatFusion
 from diptych.modules.pool import Pooler
-from diptych.modules.tokens import Pair, Span, Tokens, packing
+from diptych.modules.tokens import FusedTokens, Span, Tokens, packing
 
 WIDTH = 8
 
 
-def fusion() -> Concatenate:
+def fusion() -> ConcatFusion:
     torch.manual_seed(0)
     blocks = nn.ModuleList(PreNormBlock(WIDTH, 2, 16) for _ in range(2))
-    return Concatenate(blocks, nn.LayerNorm(WIDTH), Pooler(WIDTH)).double()
+    return ConcatFusion(blocks, nn.LayerNorm(WIDTH), Pooler(WIDTH)).double()
 
 
 def tokens(modality: str, lengths: list[int], seed: int) -> Tokens:
     values = torch.randn(len(lengths), 5, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     real = torch.arange(5) < torch.tensor(lengths)[:, None]
-    return Tokens.of(values, real, Span(modality, "cls", 1), Span(modality, "words", 4))
+    return Tokens.from_padded(values, real, Span(modality, "cls", 1), Span(modality, "words", 4))
 
 
 def both(packed: bool, lengths: tuple[list[int], list[int]] = ([3, 5], [4, 1])) -> tuple[Tokens, Tokens]:
@@ -31,7 +31,7 @@ def both(packed: bool, lengths: tuple[list[int], list[int]] = ([3, 5], [4, 1])) 
         return tokens("text", lengths[0], 1), tokens("image", lengths[1], 2)
 
 
-def flat(pair: Pair) -> list[Tensor]:
+def flat(pair: FusedTokens) -> list[Tensor]:
     return [pair.text.pack().values, pair.image.pack().values, pair.pooled]
 
 
@@ -79,7 +79,7 @@ def test_each_side_reads_the_other(packed: bool):
 def test_alone_is_the_same_blocks_without_the_other(packed: bool):
     module = fusion()
     text, _ = both(packed)
-    alone = module.alone(text)
+    alone = module.encode_unimodal(text)
     assert alone.layout is text.layout
     by_hand = text
     for block in module.blocks:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diptych.modules.fusion import TwinBlock, TwinCrossAttention
+from diptych.modules.fusion import DualImageBlock, DualImageCrossAttention
 from diptych.modules.tokens import Span, Tokens, packing
 
 
-def tokens(n: int, width: int, modality: str, seed: int) -> Tokens:
+def tokens(n: int, dim: int, modality: str, seed: int) -> Tokens:
     real = torch.arange(n) < torch.tensor([n, n - 2])[:, None]
-    values = torch.randn(2, n, width, generator=torch.Generator().manual_seed(seed))
-    return Tokens.of(values, real, Span(modality, "words", n))
+    values = torch.randn(2, n, dim, generator=torch.Generator().manual_seed(seed))
+    return Tokens.from_padded(values, real, Span(modality, "words", n))
 
 
 def parts() -> tuple[Tokens, tuple[Tokens, Tokens]]:
@@ -22,7 +22,7 @@ def parts() -> tuple[Tokens, tuple[Tokens, Tokens]]:
 @torch.no_grad()
 def test_both_answers_are_averaged_or_merged():
     text, (left, right) = parts()
-    mean, merged = TwinCrossAttention(8, 2, 6), TwinCrossAttention(8, 2, 6, merge=True)
+    mean, merged = DualImageCrossAttention(8, 2, 6), DualImageCrossAttention(8, 2, 6, merge=True)
     a, b = mean.first(text, left).values, mean.second(text, right).values
     torch.testing.assert_close(mean(text, (left, right)).values, (a + b) / 2)
     a, b = merged.first(text, left).values, merged.second(text, right).values
@@ -32,7 +32,7 @@ def test_both_answers_are_averaged_or_merged():
 
 @torch.no_grad()
 def test_packed_equals_padded_and_the_images_are_told_apart():
-    block = TwinBlock(8, 2, 16, 6, merge=True).eval()
+    block = DualImageBlock(8, 2, 16, 6, merge=True).eval()
     text, images = parts()
     padded = block(text, images).pack().values
     with packing(True):

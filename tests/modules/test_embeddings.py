@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from diptych.batch import Image, Text
-from diptych.modules.embeddings import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
+from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition, TextEmbedding
 from diptych.modules.position import resize_aligned
 from diptych.modules.tokens import packing
 
 
 def patches(**changes) -> PatchEmbedding:
     torch.manual_seed(0)
-    plain: dict[str, Any] = dict(width=6, patch=4, grid=(2, 3), resize=resize_aligned)
+    plain: dict[str, Any] = dict(dim=6, patch_size=4, grid=(2, 3), resize=resize_aligned)
     return PatchEmbedding(**(plain | changes)).double()
 
 
@@ -25,7 +25,7 @@ def test_projecting_patches_is_the_convolution_of_the_paper():
     pixels = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     kernel = embed.project.weight.view(6, 3, 4, 4)
     wanted = F.conv2d(pixels, kernel, embed.project.bias, stride=4).flatten(2).transpose(1, 2) + embed.position[:, 1:]
-    tokens = embed(Image.whole(pixels))
+    tokens = embed(Image.from_full(pixels))
     torch.testing.assert_close(tokens.values[:, 1:], wanted)
     torch.testing.assert_close(tokens.first(), (embed.cls + embed.position[:, :1])[0].expand(2, 6))
     assert [s.name for s in tokens.layout.spans] == ["cls", "patches"]
@@ -35,7 +35,7 @@ def test_projecting_patches_is_the_convolution_of_the_paper():
 def test_a_patch_is_real_where_its_image_reaches_into_it():
     pixels = torch.randn(3, 3, 8, 12, dtype=torch.float64)
     image = Image(pixels, torch.tensor([[8, 12], [5, 4], [4, 9]]))
-    real = patches()(image).real[:, 1:].unflatten(1, (2, 3))
+    real = patches()(image).mask[:, 1:].unflatten(1, (2, 3))
     assert real.tolist() == [
         [[True, True, True], [True, True, True]],
         [[True, False, False], [True, False, False]],
@@ -48,7 +48,7 @@ def test_an_image_is_embedded_alike_on_any_canvas(packed: bool):
     embed = patches()
     picture = torch.randn(1, 3, 8, 4, dtype=torch.float64)
     with packing(packed):
-        alone = embed(Image.whole(picture)).pack().values
+        alone = embed(Image.from_full(picture)).pack().values
         wide = F.pad(picture, (0, 8, 0, 4))
         tokens = embed(Image(wide, torch.tensor([[8, 4]])))
     torch.testing.assert_close(tokens.pack().values, alone)
@@ -57,16 +57,16 @@ def test_an_image_is_embedded_alike_on_any_canvas(packed: bool):
 
 @pytest.mark.parametrize("placed", [True, False])
 def test_a_blank_takes_the_place_of_hidden_patches_and_not_their_positions(placed: bool):
-    embed = patches() if placed else PlacelessPatchEmbedding(6, 4).double()
+    embed = patches() if placed else PatchEmbeddingWithoutPosition(6, 4).double()
     pixels, blank = torch.randn(2, 3, 8, 12, dtype=torch.float64), torch.randn(1, 1, 6, dtype=torch.float64)
     image = Image(pixels, torch.tensor([[8, 12], [4, 9]]))
     hidden = torch.tensor([[0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 0]]).bool()
     whole, part = embed(image), embed(image, hidden, blank)
-    assert torch.equal(part.real, whole.real) and torch.equal(part.first(), whole.first())
+    assert torch.equal(part.mask, whole.mask) and torch.equal(part.first(), whole.first())
     places = embed.positions(image.extents(4), 2, 3) if isinstance(embed, PatchEmbedding) else torch.zeros(2, 6, 6)
-    for i, cell in whole.real[:, 1:].nonzero().tolist():
-        wanted = blank[0, 0] + places[i, cell] if hidden[i, cell] else whole.canvas()[i, 1 + cell]
-        torch.testing.assert_close(part.canvas()[i, 1 + cell], wanted)
+    for i, cell in whole.mask[:, 1:].nonzero().tolist():
+        wanted = blank[0, 0] + places[i, cell] if hidden[i, cell] else whole.to_padded()[i, 1 + cell]
+        torch.testing.assert_close(part.to_padded()[i, 1 + cell], wanted)
 
 
 def test_text_embedding_is_berts_sum():

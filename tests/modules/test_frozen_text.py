@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diptych.modules.frozen_text import Dropping
+from diptych.modules.frozen_text import InputDropout
 
 
 def test_while_training_a_share_of_what_is_given_is_dropped_and_the_rest_raised():
@@ -13,7 +13,7 @@ def test_while_training_a_share_of_what_is_given_is_dropped_and_the_rest_raised(
     linear = nn.Linear(400, 400)
     nn.init.eye_(linear.weight)
     nn.init.zeros_(linear.bias)
-    dropping, given = Dropping.like(linear, 0.25), torch.ones(50, 400)
+    dropping, given = InputDropout.like(linear, 0.25), torch.ones(50, 400)
     read = dropping(given)
     torch.testing.assert_close(read.unique(), torch.tensor([0, 4 / 3]))
     assert abs((read == 0).float().mean().item() - 0.25) < 0.02
@@ -22,6 +22,6 @@ def test_while_training_a_share_of_what_is_given_is_dropped_and_the_rest_raised(
 
 def test_it_learns_another_layers_weights_under_the_same_names():
     linear = nn.Linear(3, 2)
-    dropping = Dropping.like(linear, 0.1)
+    dropping = InputDropout.like(linear, 0.1)
     assert dropping.weight is linear.weight and dropping.bias is linear.bias
     assert list(dropping.state_dict()) == list(linear.state_dict())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.modules.multiway import ExpertBlock, Experts, ModalityExperts
+from diptych.modules.multiway import ModalityFFN, MoMEBlock, MoMEFusion
 from diptych.modules.pool import Pooler
 from diptych.modules.position import RelativePositions
 from diptych.modules.tokens import Span, Tokens, packing
@@ -17,28 +17,28 @@ WIDTH, HEADS, GRID, LENGTH = 8, 2, (2, 2), 6
 def made(text_length: int = 4) -> tuple[Tokens, Tokens]:
     draw = torch.Generator().manual_seed(0)
     real = torch.arange(text_length) < torch.tensor([4, 2])[:, None]
-    text = Tokens.of(
+    text = Tokens.from_padded(
         torch.randn(2, text_length, WIDTH, generator=draw, dtype=torch.float64), real,
         Span("text", "cls", 1), Span("text", "words", text_length - 1),
     )  # fmt: skip
-    image = Tokens.of(
+    image = Tokens.from_padded(
         torch.randn(2, 5, WIDTH, generator=draw, dtype=torch.float64), torch.ones(2, 5, dtype=torch.bool),
         Span("image", "cls", 1), Span("image", "patches", 4, grid=GRID),
     )  # fmt: skip
     return text, image
 
 
-def transformer(together: int = 2, depth: int = 3, relative: bool = True) -> ModalityExperts:
+def transformer(vl_start_layer: int = 2, depth: int = 3, relative: bool = True) -> MoMEFusion:
     torch.manual_seed(0)
-    blocks = nn.ModuleList(ExpertBlock(WIDTH, HEADS, 16, i >= together, 0.5) for i in range(depth))
+    blocks = nn.ModuleList(MoMEBlock(WIDTH, HEADS, 16, i >= vl_start_layer, 0.5) for i in range(depth))
     positions = RelativePositions(depth, HEADS, GRID, LENGTH) if relative else None
-    model = ModalityExperts(blocks, nn.LayerNorm(WIDTH), Pooler(WIDTH), positions).double()
+    model = MoMEFusion(blocks, nn.LayerNorm(WIDTH), Pooler(WIDTH), positions).double()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.5)
     return model
 
 
-def block_by_loop(block: ExpertBlock, x: Tensor, experts: list[nn.Module], bias: Tensor | None) -> Tensor:
+def block_by_loop(block: MoMEBlock, x: Tensor, experts: list[nn.Module], bias: Tensor | None) -> Tensor:
     """One sample without pads: (n, d). `experts`: of each token."""
     attention = block.attention
     first, second = block.add_attended.scale, block.add_fed.scale
@@ -64,12 +64,12 @@ def test_pairs_go_to_their_own_experts_and_then_to_those_of_both(packed: bool, r
     with packing(packed):
         text, image = made()
     pair = model(text, image)
-    both = Tokens.join(text, image)
+    both = Tokens.concat(text, image)
     biases = [None] * 3 if model.positions is None else model.positions(both.layout)
     for i, (words, patches) in enumerate(zip(*(samples(side) for side in (text, image)), strict=True)):
-        x, columns = torch.cat([words, patches]), both.real[i].nonzero().squeeze(1)
+        x, columns = torch.cat([words, patches]), both.mask[i].nonzero().squeeze(1)
         for block, bias in zip(model.blocks, biases, strict=True):
-            assert isinstance(block, ExpertBlock)
+            assert isinstance(block, MoMEBlock)
             own = [block.apart.text] * len(words) + [block.apart.image] * len(patches)
             part = None if bias is None else bias[:, columns][:, :, columns]
             x = block_by_loop(block, x, own if block.together is None else [block.together] * len(x), part)
@@ -82,12 +82,12 @@ def test_pairs_go_to_their_own_experts_and_then_to_those_of_both(packed: bool, r
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.filterwarnings("ignore:attention with a mask or bias")
 def test_one_modality_is_read_both_ways_from_the_first_block_that_can(packed: bool):
-    model = transformer(together=1)
+    model = transformer(vl_start_layer=1)
     with packing(packed):
         sides = made()
     for tokens in sides:
-        own, shared = model.both_ways(tokens)
-        assert torch.equal(own.values, model.alone(tokens).values)
+        own, shared = model.forward_unimodal_and_fused(tokens)
+        assert torch.equal(own.values, model.encode_unimodal(tokens).values)
         assert model.positions is not None
         biases = model.positions(tokens.layout)
         x = model.blocks[0](tokens, biases[0])
@@ -99,16 +99,16 @@ def test_one_modality_is_read_both_ways_from_the_first_block_that_can(packed: bo
 
 def test_without_an_expert_for_both_the_two_readings_are_one():
     text, _ = made()
-    own, shared = transformer(together=3).both_ways(text)
+    own, shared = transformer(vl_start_layer=3).forward_unimodal_and_fused(text)
     assert torch.equal(own.values, shared.values)
 
 
 def test_an_expert_sees_its_modality_alone():
     text, image = made()
-    experts = Experts(nn.Linear(WIDTH, 3).double(), nn.Linear(WIDTH, 3).double())
-    both = experts(Tokens.join(text, image))
-    torch.testing.assert_close(both.by_span("text").values, experts.text(text.values))
-    torch.testing.assert_close(both.by_span("image").values, experts.image(image.values))
+    experts = ModalityFFN(nn.Linear(WIDTH, 3).double(), nn.Linear(WIDTH, 3).double())
+    both = experts(Tokens.concat(text, image))
+    torch.testing.assert_close(both.select("text").values, experts.text(text.values))
+    torch.testing.assert_close(both.select("image").values, experts.image(image.values))
     torch.testing.assert_close(experts(image).values, experts.image(image.values))
 
 

@@ -11,8 +11,8 @@ def test_what_is_usual_is_the_mean_of_all_that_was_seen():
     torch.manual_seed(0)
     usual, seen = RunningMean(3), torch.randn(40, 3) + 2
     for part in seen.split([1, 30, 9]):
-        usual.learn(part.sum(0), torch.tensor(float(len(part))))
+        usual.update(part.sum(0), torch.tensor(float(len(part))))
     torch.testing.assert_close(usual.mean, seen.mean(0))
     before = usual.mean.clone()
-    usual.learn(torch.zeros(3), torch.tensor(0.0))
+    usual.update(torch.zeros(3), torch.tensor(0.0))
     assert torch.equal(usual.mean, before)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diptych.modules.position import grid_for_each, resize_aligned, resize_bicubic, resize_bilinear
+from diptych.modules.position import resize_aligned, resize_bicubic, resize_bilinear, resize_grid_per_sample
 
 RESIZES = (resize_aligned, resize_bicubic, resize_bilinear)
 
@@ -40,7 +40,7 @@ def test_aligned_corners_keep_a_ramp_exactly():
 def test_every_image_gets_the_grid_at_its_own_extent():
     grid = torch.randn(3, 4, 2, dtype=torch.float64)
     extents = [(2, 5), (3, 4), (1, 1), (2, 5)]
-    canvases = grid_for_each(grid, torch.tensor(extents), 4, 5, resize_aligned).unflatten(1, (4, 5))
+    canvases = resize_grid_per_sample(grid, torch.tensor(extents), 4, 5, resize_aligned).unflatten(1, (4, 5))
     for canvas, (h, w) in zip(canvases, extents, strict=True):
         own = F.interpolate(grid.permute(2, 0, 1)[None], (h, w), mode="bilinear", align_corners=True)[0]
         torch.testing.assert_close(canvas[:h, :w], own.permute(1, 2, 0))
@@ -49,6 +49,6 @@ def test_every_image_gets_the_grid_at_its_own_extent():
 
 def test_gradients_reach_the_grid_through_every_image():
     grid = torch.randn(2, 2, 1, requires_grad=True)
-    grid_for_each(grid, torch.tensor([[2, 2], [1, 3]]), 2, 3, resize_bilinear).sum().backward()
+    resize_grid_per_sample(grid, torch.tensor([[2, 2], [1, 3]]), 2, 3, resize_bilinear).sum().backward()
     assert grid.grad is not None
     assert grid.grad.sum().item() == pytest.approx(4 + 3)

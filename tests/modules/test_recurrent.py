@@ -26,7 +26,7 @@ def test_each_text_is_read_as_if_alone_in_any_order(bidirectional: bool, packed:
         states, _ = tower.gru(tower.word(together.ids[i : i + 1, :n]))
         if bidirectional:
             states = (states[..., :6] + states[..., 6:]) / 2
-        torch.testing.assert_close(found.canvas()[i, :n], states[0])
+        torch.testing.assert_close(found.to_padded()[i, :n], states[0])
         torch.testing.assert_close(readout[i], states[0, -1])
 
 

@@ -11,7 +11,7 @@ from diptych.modules.tokens import Span, Tokens, packing
 
 def tokens(b: int = 400) -> Tokens:
     real = torch.arange(3) < 1 + torch.arange(b)[:, None] % 3
-    return Tokens.of(torch.ones(b, 3, 2), real, Span("text", "words", 3))
+    return Tokens.from_padded(torch.ones(b, 3, 2), real, Span("text", "words", 3))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -32,7 +32,7 @@ def test_while_training_whole_samples_go_without_and_the_mean_stays(packed: bool
     torch.manual_seed(0)
     with packing(packed):
         given = tokens()
-    add = Residual(2, drop=0.25).train()
+    add = Residual(2, drop_path=0.25).train()
     added = add(given, given).pack().values - given.pack().values
     samples = [part.flatten() for part in added.split(given.layout.lengths)]
     assert all((part == part[0]).all() for part in samples), "a sample was left out in part"

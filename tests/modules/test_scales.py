@@ -5,24 +5,24 @@ import torch
 import torch.nn.functional as F
 
 from diptych.batch import Image
-from diptych.modules.embeddings import ScaledPatches, conv_stem, fitted
+from diptych.modules.embeddings import MultiScalePatchEmbedding, conv_stem, resized_to
 
 
 def test_each_image_is_resized_from_its_own_size():
     pixels = torch.randn(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     image = Image(pixels, torch.tensor([[20, 24], [8, 8], [20, 24]]))
-    square = fitted(image, 8)
+    square = resized_to(image, 8)
     torch.testing.assert_close(square[[0, 2]], F.interpolate(pixels[[0, 2]], (8, 8), mode="bicubic"))
     assert torch.equal(square[1], pixels[1, :, :8, :8])
 
 
-@pytest.mark.parametrize("patch", [12, 16])
-def test_a_stem_makes_one_cell_a_patch(patch: int):
-    assert conv_stem(patch, 8)(torch.zeros(1, 3, 3 * patch, 2 * patch)).shape == (1, 8, 3, 2)
+@pytest.mark.parametrize("patch_size", [12, 16])
+def test_a_stem_makes_one_cell_a_patch(patch_size: int):
+    assert conv_stem(patch_size, 8)(torch.zeros(1, 3, 3 * patch_size, 2 * patch_size)).shape == (1, 8, 3, 2)
 
 
 def test_what_no_stem_or_grid_can_make_is_refused():
     with pytest.raises(ValueError, match="not 14"):
         conv_stem(14, 8)
     with pytest.raises(ValueError, match="50 pixels do not divide into patches of 16"):
-        ScaledPatches(50, 16, 8)
+        MultiScalePatchEmbedding(50, 16, 8)

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from diptych.modules.position import sincos
+from diptych.modules.position import sincos_2d
 
 
 def test_columns_come_before_rows_and_sines_before_cosines():
-    found = sincos(8, (2, 3))
+    found = sincos_2d(8, (2, 3))
     assert found.shape == (1, 7, 8) and not found[0, 0].any()
     row, column = 1, 2
     slow = 10000**-0.5
@@ -19,4 +19,4 @@ def test_columns_come_before_rows_and_sines_before_cosines():
 
 def test_a_width_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="divisible by 4, not 6"):
-        sincos(6, (2, 2))
+        sincos_2d(6, (2, 2))

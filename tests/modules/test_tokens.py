@@ -29,7 +29,7 @@ class Ragged:
 
     def tokens(self, values: Tensor | None = None) -> Tokens:
         spans = (Span(*NAMES[i % len(NAMES)], length) for i, length in enumerate(self.lengths))
-        return Tokens.of(self.values() if values is None else values, torch.tensor(self.real), *spans)
+        return Tokens.from_padded(self.values() if values is None else values, torch.tensor(self.real), *spans)
 
     def values(self) -> Tensor:
         """Different numbers everywhere, pads included: what leaks from a pad is seen."""
@@ -51,8 +51,8 @@ def ragged(draw: st.DrawFn, samples: int | None = None) -> Ragged:
 def samples(tokens: Tokens) -> list[Tensor]:
     """The real rows of each sample: what tokens mean, whatever their layout."""
     if tokens.packed:
-        return list(tokens.values.split(tokens.real.sum(1).tolist()))
-    return [row[real] for row, real in zip(tokens.values, tokens.real, strict=True)]
+        return list(tokens.values.split(tokens.mask.sum(1).tolist()))
+    return [row[real] for row, real in zip(tokens.values, tokens.mask, strict=True)]
 
 
 def bounds(case: Ragged) -> list[tuple[int, int]]:
@@ -125,30 +125,30 @@ OPERATIONS: dict[str, Operation] = {
         lambda c, v: columns_kept(c, v * c.draw(len(c.real))[:, None, None], all_columns(c)),
     ),
     "by modality": (
-        lambda c, t: t.by_span("image") if len(c.lengths) > 2 else t,
+        lambda c, t: t.select("image") if len(c.lengths) > 2 else t,
         lambda c, v: columns_kept(c, v, image_columns(c) if len(c.lengths) > 2 else all_columns(c)),
     ),
     "by name": (
-        lambda c, t: t.by_span("text", words_or_first(c)),
+        lambda c, t: t.select("text", words_or_first(c)),
         lambda c, v: columns_kept(c, v, named_columns(c)),
     ),
-    "pick": (lambda c, t: t.pick(kept(c)), lambda c, v: columns_kept(c, v, kept(c))),
+    "pick": (lambda c, t: t.apply_mask(kept(c)), lambda c, v: columns_kept(c, v, kept(c))),
     "take": (
-        lambda c, t: t.take(repeated(c)),
+        lambda c, t: t.index_samples(repeated(c)),
         lambda c, v: [columns_kept(c, v, all_columns(c))[i] for i in repeated(c).tolist()],
     ),
     "first": (lambda c, t: t.first(), lambda c, v: [row[0] for row in v]),
     "mean": (lambda c, t: t.mean(), lambda c, v: [x.mean(0) for x in columns_kept(c, v, all_columns(c))]),
     "rows": (
-        lambda c, t: t.rows(kept(c) & t.real),
+        lambda c, t: t.gather(kept(c) & t.mask),
         lambda c, v: columns_kept(c, v, kept(c)),
     ),
     "canvas": (
-        lambda c, t: t.canvas() * t.real[:, :, None],
+        lambda c, t: t.to_padded() * t.mask[:, :, None],
         lambda c, v: list(v * torch.tensor(c.real)[:, :, None]),
     ),
     "take of pick": (
-        lambda c, t: t.pick(kept(c)).take(repeated(c)),
+        lambda c, t: t.apply_mask(kept(c)).index_samples(repeated(c)),
         lambda c, v: [columns_kept(c, v, kept(c))[i] for i in repeated(c).tolist()],
     ),
 }
@@ -191,7 +191,7 @@ def test_join_sets_samples_end_to_end_and_split_undoes_it(data: st.DataObject, b
     values = [case.values().requires_grad_() for case in cases]
     with packing(packed):
         tokens = [case.tokens(v) for case, v in zip(cases, values, strict=True)]
-    joined = Tokens.join(*tokens)
+    joined = Tokens.concat(*tokens)
     assert joined.packed == packed
     assert joined.layout.spans == tuple(s for t in tokens for s in t.layout.spans)
     for i, sample in enumerate(samples(joined)):
@@ -232,9 +232,9 @@ def test_groups_put_samples_of_equal_lengths_side_by_side(case: Ragged, other: s
 def test_packed_canvas_is_zero_at_pads_and_padded_canvas_is_what_was_given():
     real = torch.tensor([[True, True, False], [True, False, False]])
     values = torch.arange(1.0, 7.0).view(2, 3, 1)
-    tokens = Tokens.of(values, real, Span("text", "words", 3))
-    assert tokens.canvas() is values
-    assert tokens.pack().canvas().flatten().tolist() == [1, 2, 0, 4, 0, 0]
+    tokens = Tokens.from_padded(values, real, Span("text", "words", 3))
+    assert tokens.to_padded() is values
+    assert tokens.pack().to_padded().flatten().tolist() == [1, 2, 0, 4, 0, 0]
     assert tokens.pack().pack().values.flatten().tolist() == [1, 2, 4]
 
 
@@ -251,7 +251,7 @@ def test_packing_holds_within_its_block_only_even_through_an_error():
 def test_autocast_and_half_precision_keep_their_type():
     case = Ragged((2, 2), ((True, False, True, True), (True, True, True, False)), 0)
     tokens = case.tokens(case.values().bfloat16()).pack()
-    for other in (tokens.canvas(), tokens.mean(), tokens.first(), tokens.pick(kept(case)).values):
+    for other in (tokens.to_padded(), tokens.mean(), tokens.first(), tokens.apply_mask(kept(case)).values):
         assert other.dtype == torch.bfloat16
 
 
@@ -259,16 +259,16 @@ def test_autocast_and_half_precision_keep_their_type():
 def test_errors_say_what_was_wrong(packed: bool):
     real = torch.ones(2, 3, dtype=torch.bool)
     with packing(packed):
-        tokens = Tokens.of(torch.zeros(2, 3, 4), real, Span("text", "cls", 1), Span("text", "words", 2))
-        twin = Tokens.of(torch.zeros(2, 3, 4), real, Span("text", "words", 3))
+        tokens = Tokens.from_padded(torch.zeros(2, 3, 4), real, Span("text", "cls", 1), Span("text", "words", 2))
+        twin = Tokens.from_padded(torch.zeros(2, 3, 4), real, Span("text", "words", 3))
     with pytest.raises(ValueError, match="two layouts"):
         _ = tokens + twin
     with pytest.raises(KeyError, match=r"no span \(image, patches\)"):
-        tokens.by_span("image", "patches")
+        tokens.select("image", "patches")
     with pytest.raises(ValueError, match="do not cover 3 columns"):
         Layout(real, (Span("text", "words", 2),))
     with pytest.raises(ValueError, match="packed and padded tokens cannot be joined"):
-        Tokens.join(tokens, Tokens(torch.zeros(6, 4) if not packed else torch.zeros(2, 3, 4), twin.layout))
+        Tokens.concat(tokens, Tokens(torch.zeros(6, 4) if not packed else torch.zeros(2, 3, 4), twin.layout))
 
 
 # -- what tokens are made from ----------------------------------------------------------------------------------------
@@ -279,14 +279,14 @@ def test_sizes_are_read_off_the_canvas():
     pixels[0, :, :2, :5] = 0.3
     pixels[1] = -1.0
     pixels[2, :, :3, :1] = 0.1
-    assert Image.from_canvas(pixels).sizes.tolist() == [[2, 5], [4, 6], [3, 1]]
+    assert Image.from_padded(pixels).sizes.tolist() == [[2, 5], [4, 6], [3, 1]]
 
 
 def test_a_mid_grey_pixel_is_not_the_end_of_a_picture():
     pixels = torch.full((1, 3, 4, 4), 0.5)
     pixels[0, :, 1, 0] = 0.0  # in the column that heights are read from
     pixels[0, :, 0, 2] = torch.tensor([0.5, -0.25, -0.25])  # in the row that widths are read from
-    assert Image.from_canvas(pixels).sizes.tolist() == [[4, 4]]
+    assert Image.from_padded(pixels).sizes.tolist() == [[4, 4]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -295,25 +295,31 @@ def test_any_sizes_are_read_back(sizes: list[tuple[int, int]]):
     pixels = torch.zeros(len(sizes), 3, 6, 6)
     for canvas, (h, w) in zip(pixels, sizes, strict=True):
         canvas[:, :h, :w] = 0.25
-    assert Image.from_canvas(pixels).sizes.tolist() == [list(size) for size in sizes]
+    assert Image.from_padded(pixels).sizes.tolist() == [list(size) for size in sizes]
 
 
 def test_whole_images_fill_their_canvas():
-    assert Image.whole(torch.zeros(2, 3, 4, 6)).sizes.tolist() == [[4, 6], [4, 6]]
+    assert Image.from_full(torch.zeros(2, 3, 4, 6)).sizes.tolist() == [[4, 6], [4, 6]]
 
 
 def test_batches_are_cut_and_moved_whole():
     text = Text(torch.arange(6).view(2, 3), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool))
-    image = Image.whole(torch.rand(2, 3, 4, 4))
+    image = Image.from_full(torch.rand(2, 3, 4, 4))
     batch = Batch(1, 2, torch.tensor([7, 8]), image, text, Matching(image, torch.tensor([True, False])), labels={"class": torch.tensor([0, 1])})  # fmt: skip
     there = batch.to("meta")
     assert (there.seed, there.step, len(there)) == (1, 2, 2)
     assert there.text is not None and there.matching is not None and there.image is not None
-    for moved in (there.ids, there.text.begins, there.image.sizes, there.matching.image.pixels, there.labels["class"]):
+    for moved in (
+        there.ids,
+        there.text.word_start,
+        there.image.sizes,
+        there.matching.image.pixels,
+        there.labels["class"],
+    ):
         assert moved is not None and moved.device.type == "meta"
-    assert there.second is None
+    assert there.image2 is None
     last = text[1:]
     assert (len(last), last.ids.tolist()) == (1, [[3, 4, 5]])
-    assert last.begins is not None and last.begins.shape == (1, 3)
+    assert last.word_start is not None and last.word_start.shape == (1, 3)
     assert image[torch.tensor([1])].sizes.tolist() == [[4, 4]]
-    assert Text(text.ids, text.real)[:1].begins is None
+    assert Text(text.ids, text.mask)[:1].word_start is None

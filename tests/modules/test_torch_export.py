@@ -48,7 +48,7 @@ class Classifies(nn.Module):
 
 def vit() -> ViT:
     torch.manual_seed(0)
-    return ViT(width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), classes=5).eval()
+    return ViT(dim=32, depth=1, num_heads=4, mlp_dim=64, patch_size=8, grid=(3, 4), num_classes=5).eval()
 
 
 def vit_blocks() -> tuple[Blocks, Tensor]:
@@ -65,9 +65,11 @@ def vit_blocks() -> tuple[Blocks, Tensor]:
 
 def vilt_blocks() -> tuple[Blocks, Tensor]:
     torch.manual_seed(0)
-    model = ViLT(width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), vocabulary=40, text_length=9).eval()
-    tokens = Tokens.join(model.encode_text(Text(IDS, REAL)), model.encode_image(Image(PIXELS, SIZES)))
-    return Blocks(model.transformer.alone, model, tokens.layout), tokens.values
+    model = ViLT(
+        dim=32, depth=1, num_heads=4, mlp_dim=64, patch_size=8, grid=(3, 4), vocab_size=40, text_length=9
+    ).eval()
+    tokens = Tokens.concat(model.encode_text(Text(IDS, REAL)), model.encode_image(Image(PIXELS, SIZES)))
+    return Blocks(model.transformer.encode_unimodal, model, tokens.layout), tokens.values
 
 
 @torch.no_grad()

@@ -8,18 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.modules.heads import Vocabulary
+from diptych.modules.heads import MLMHead
 from diptych.objectives import cross_entropy as words
-from diptych.objectives.cross_entropy import word_losses
+from diptych.objectives.cross_entropy import chunked_cross_entropy
 
 WIDTH, WORDS, ROWS = 6, 11, 7
 
 
-def head(kind: str) -> Vocabulary | nn.Linear:
+def head(kind: str) -> MLMHead | nn.Linear:
     torch.manual_seed(1)
     if kind == "linear":
         return nn.Linear(WIDTH, WORDS, bias=False)
-    made = Vocabulary(WIDTH, WORDS, tied=nn.Embedding(WORDS, WIDTH) if kind == "tied" else None)
+    made = MLMHead(WIDTH, WORDS, tied=nn.Embedding(WORDS, WIDTH) if kind == "tied" else None)
     nn.init.normal_(made.bias)
     return made
 
@@ -37,7 +37,7 @@ def test_they_are_cross_entropies_and_learn_as_those_do(kind: str, smoothing: fl
     module, draws = head(kind).double(), torch.Generator().manual_seed(0)
     rows = torch.randn(ROWS, WIDTH, generator=draws, dtype=torch.double).requires_grad_()
     asked = torch.randint(WORDS, (ROWS,), generator=draws)
-    loss, right = word_losses(module, rows, asked, smoothing)
+    loss, right = chunked_cross_entropy(module, rows, asked, smoothing)
     (3 * loss).backward()
     mine = gradients(module, rows)
     module.zero_grad()
@@ -56,7 +56,7 @@ def products(learn: tuple[bool, bool], grad: bool = True) -> int:
     module, rows = nn.Linear(WIDTH, WORDS), torch.randn(ROWS, WIDTH, requires_grad=learn[0])
     module.weight.requires_grad_(learn[1])
     with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counted:
-        word_losses(module, rows, torch.zeros(ROWS, dtype=torch.long))
+        chunked_cross_entropy(module, rows, torch.zeros(ROWS, dtype=torch.long))
     return counted.get_total_flops()
 
 
@@ -71,13 +71,13 @@ def test_only_gradients_that_are_asked_for_are_made():
 def test_a_frozen_part_of_the_head_stays_without_gradient(frozen: str):
     module, rows = nn.Linear(WIDTH, WORDS), torch.randn(ROWS, WIDTH, requires_grad=True)
     getattr(module, frozen).requires_grad_(False)
-    word_losses(module, rows, torch.arange(ROWS))[0].backward()
+    chunked_cross_entropy(module, rows, torch.arange(ROWS))[0].backward()
     assert {name for name, p in module.named_parameters() if p.grad is None} == {frozen}
 
 
 def test_no_rows_cost_nothing_and_teach_nothing():
     module, rows = head("linear"), torch.zeros(0, WIDTH, requires_grad=True)
-    loss, right = word_losses(module, rows, torch.zeros(0, dtype=torch.long))
+    loss, right = chunked_cross_entropy(module, rows, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0 and right.item() == 0 and rows.grad is not None
     assert all(p.grad is not None and (p.grad == 0).all() for p in module.parameters())
@@ -86,7 +86,7 @@ def test_no_rows_cost_nothing_and_teach_nothing():
 def test_in_half_precision_products_are_half_and_what_is_added_to_them_is_exact():
     module, rows, asked = head("own"), torch.randn(ROWS, WIDTH, requires_grad=True), torch.arange(ROWS)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = word_losses(module, rows, asked)
+        loss, _ = chunked_cross_entropy(module, rows, asked)
         loss.backward()
         mine = gradients(module, rows)
         module.zero_grad()
@@ -94,7 +94,7 @@ def test_in_half_precision_products_are_half_and_what_is_added_to_them_is_exact(
         whole = F.cross_entropy(module(rows).float(), asked, reduction="sum")
     whole.backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(whole.item(), rel=1e-6)
-    exact = word_losses(module, rows, asked)[0].item()
+    exact = chunked_cross_entropy(module, rows, asked)[0].item()
     assert loss.item() != pytest.approx(exact, rel=1e-6)  # products are rounded, or nothing was tested
     for a, b in zip(mine, gradients(module, rows), strict=True):
         assert a.dtype == torch.float32

@@ -13,8 +13,8 @@ from diptych.models.albef.model import ALBEF
 from diptych.models.clip.model import CLIP
 from diptych.modules.tokens import packing
 from diptych.objectives import views
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.itc import ITC
+from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
 from tests.models.systems import albef, clip, vlmo
 from tests.models.systems.common import batch_of
@@ -24,18 +24,18 @@ SAMPLES = 18
 
 def clip_step(chunk: int | None) -> Pretraining:
     model: Any = clip.SYSTEMS["clip"].small()
-    return Pretraining(model, model.heads(), [ImageTextContrast()], chunk=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk)
 
 
 def two_readouts(chunk: int | None) -> Pretraining:
     model = vlmo.small()
-    return Pretraining(model, model.heads(), [ImageTextContrast(heads=vlmo.CONTRASTS)], chunk=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITC(head_names=vlmo.CONTRASTS)], grad_cache_size=chunk)
 
 
-def with_teacher(chunk: int | None) -> Momentum:
+def with_teacher(chunk: int | None) -> MomentumDistillation:
     model = albef.small()
-    student = Pretraining(model, model.heads(), [ImageTextContrast()], chunk=chunk)
-    return Momentum(student, Queue(32, model.joint))
+    student = Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk)
+    return MomentumDistillation(student, Queue(32, model.embed_dim))
 
 
 def trained(make: Callable[[int | None], Any], chunk: int | None, pack: bool, **how: Any) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(make: Callable[[int |
 
 def dropping(chunk: int | None) -> Pretraining:
     model: ALBEF = albef.small(dropout=0.3)
-    return Pretraining(model, model.heads(), [ImageTextContrast()], chunk=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk)
 
 
 def kept(encode: Callable[[slice], tuple[Tensor, ...]], samples: int, size: int) -> tuple[Tensor, ...]:
@@ -87,9 +87,9 @@ def test_what_dropout_left_out_is_left_out_again(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_kept_does_not_grow_with_the_towers():
     def bytes_kept(chunk: int | None, samples: int) -> int:
-        sizes: dict[str, Any] = clip.SIZES | {"joint": 8}
+        sizes: dict[str, Any] = clip.SIZES | {"embed_dim": 8}
         model: Any = CLIP(**sizes)
-        step, kept = Pretraining(model, model.heads(), [ImageTextContrast()], chunk=chunk), 0
+        step, kept = Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk), 0
 
         def count(x: Tensor) -> Tensor:
             nonlocal kept

@@ -11,63 +11,63 @@ from torch import nn
 
 from diptych.batch import Batch
 from diptych.models.vit.model import ViT
-from diptych.modules.heads import Contrast, LogScale
-from diptych.objectives.contrast import among_themselves
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.sampling import Given, Keyed
-from diptych.objectives.views import Features, Lesson, Views
+from diptych.modules.heads import ITCHead, LogScale
+from diptych.objectives.contrast import within_modality_logits
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.sampling import FixedChoices, KeyedChoices
+from diptych.objectives.views import Features, TeacherOutput, Views
 
 
-def keyed(b: int, seed: int = 0) -> Keyed:
-    return Keyed(Batch(seed, 1, torch.arange(b)))
+def keyed(b: int, seed: int = 0) -> KeyedChoices:
+    return KeyedChoices(Batch(seed, 1, torch.arange(b)))
 
 
 def test_negatives_are_drawn_in_proportion_to_their_likeness():
     likeness = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
-    drawn = keyed(4000).negatives("image", likeness)
+    drawn = keyed(4000).sample_negatives("image", likeness)
     share = drawn.bincount(minlength=4) / 4000
     assert share[0] == share[3] == 0
     assert share[2].item() == pytest.approx(0.75, abs=0.03)
-    assert torch.equal(drawn, keyed(4000).negatives("image", likeness))
-    assert not torch.equal(drawn, keyed(4000).negatives("text", likeness))
-    assert not torch.equal(drawn, keyed(4000, seed=1).negatives("image", likeness))
+    assert torch.equal(drawn, keyed(4000).sample_negatives("image", likeness))
+    assert not torch.equal(drawn, keyed(4000).sample_negatives("text", likeness))
+    assert not torch.equal(drawn, keyed(4000, seed=1).sample_negatives("image", likeness))
 
 
 def test_no_likeness_is_too_small_and_none_at_all_is_an_error():
     likeness = torch.full((2, 3), -900.0)
     likeness[:, 0] = -torch.inf
-    assert (keyed(2).negatives("text", likeness) > 0).all()
+    assert (keyed(2).sample_negatives("text", likeness) > 0).all()
     with pytest.raises(ValueError, match="no text that is not its own"):
-        keyed(2).negatives("text", torch.full((2, 2), -torch.inf))
+        keyed(2).sample_negatives("text", torch.full((2, 2), -torch.inf))
     with pytest.raises(ValueError, match="negative images were asked for"):
-        Given().negatives("image", likeness)
+        FixedChoices().sample_negatives("image", likeness)
 
 
 @pytest.mark.parametrize("even", [0.0, 1e-4])
 def test_likeness_is_the_softmax_with_an_even_share_but_for_what_belongs_together(even: float):
     logits = torch.tensor([[50.0, 1.0, 2.0], [0.0, 40.0, 0.0], [1.0, 3.0, -2.0]])
-    found = HardMatching(even=even).likeness(logits, torch.eye(3, dtype=torch.bool)).exp()
+    found = HardNegativeITM(uniform_mix=even).likeness(logits, torch.eye(3, dtype=torch.bool)).exp()
     expected = (logits.softmax(1) + even).fill_diagonal_(0)
     torch.testing.assert_close(found, expected)
 
 
 def test_its_floor_is_the_entropy_of_one_in_three():
-    assert HardMatching().floor({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
+    assert HardNegativeITM().chance_loss({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
 
 
 def test_where_it_is_told_to_it_compares_the_batch_with_itself_whatever_a_teacher_sees():
     """Two of three pairs share an image; the teacher's features, and its queue, are others."""
     image, text = (F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)), dim=1) for i in range(2))
-    heads = nn.ModuleDict({"contrast": Contrast(4, 4, 4, LogScale(2.0))})
+    heads = nn.ModuleDict({"contrast": ITCHead(4, 4, 4, LogScale(2.0))})
     batch = Batch(0, 1, torch.arange(3), labels={"image": torch.tensor([7, 8, 7])})
-    draws, model = Keyed(batch), ViT(8, 1, 2, 8, 4, (1, 1), 0)
+    draws, model = KeyedChoices(batch), ViT(8, 1, 2, 8, 4, (1, 1), 0)
     theirs = Views(model, heads, batch, draws)
-    theirs.once(("features", "contrast", 0), lambda: Features(text, image))
-    views = Views(model, heads, batch, draws, lesson=Lesson(theirs, 0.5, Features(image, text)))
-    views.once(("features", "contrast", 0), lambda: Features(image, text))
-    found = among_themselves(views, "contrast")
+    theirs.cached(("features", "contrast", 0), lambda: Features(text, image))
+    views = Views(model, heads, batch, draws, teacher_output=TeacherOutput(theirs, 0.5, Features(image, text)))
+    views.cached(("features", "contrast", 0), lambda: Features(image, text))
+    found = within_modality_logits(views, "contrast")
     torch.testing.assert_close(found.to_text, 2 * image @ text.T)
     torch.testing.assert_close(found.to_image, 2 * text @ image.T)
-    negatives = HardMatching(compare=among_themselves).negatives(views)
+    negatives = HardNegativeITM(compare=within_modality_logits).negatives(views)
     assert negatives.images[[0, 2]].tolist() == negatives.texts[[0, 2]].tolist() == [1, 1]
     assert negatives.images[1] != 1 and negatives.texts[1] != 1

@@ -12,12 +12,12 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
-from diptych.modules.heads import Contrast, LogScale
+from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.contrast import contrasted
-from diptych.objectives.gather import gathered
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.sampling import Keyed
+from diptych.objectives.contrast import contrast_logits
+from diptych.objectives.gather import all_gather
+from diptych.objectives.itc import ITC
+from diptych.objectives.sampling import KeyedChoices
 from diptych.objectives.views import Views
 
 
@@ -26,21 +26,21 @@ class TwoReadouts(nn.Module):
 
     def encode_image(self, image: Image) -> Tokens:
         values = image.pixels[:, None, 0, 0]
-        return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("image", "cls", 1))
+        return Tokens.from_padded(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("image", "cls", 1))
 
     def encode_text(self, text: Text) -> Tokens:
-        return Tokens.of(text.ids[:, None].float(), text.real[:, :1], Span("text", "cls", 1))
+        return Tokens.from_padded(text.ids[:, None].float(), text.mask[:, :1], Span("text", "cls", 1))
 
-    def unimodal(self, tokens: Tokens) -> tuple[Tensor, ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Tensor, ...]:
         return tokens.first(), -tokens.first()
 
 
-def views_of(b: int = 5, width: int = 4, seed: int = 0) -> Views:
+def views_of(b: int = 5, dim: int = 4, seed: int = 0) -> Views:
     torch.manual_seed(seed)
-    heads = nn.ModuleDict({name: Contrast(width, width, 3, LogScale()) for name in ("contrast", "other")})
-    text = Text(torch.randint(1, 9, (b, width)), torch.ones(b, width, dtype=torch.bool))
-    batch = Batch(0, 0, torch.arange(b), image=Image.whole(torch.randn(b, 1, 1, width)), text=text)
-    return Views(TwoReadouts(), heads, batch, Keyed(batch))
+    heads = nn.ModuleDict({name: ITCHead(dim, dim, 3, LogScale()) for name in ("contrast", "other")})
+    text = Text(torch.randint(1, 9, (b, dim)), torch.ones(b, dim, dtype=torch.bool))
+    batch = Batch(0, 0, torch.arange(b), image=Image.from_full(torch.randn(b, 1, 1, dim)), text=text)
+    return Views(TwoReadouts(), heads, batch, KeyedChoices(batch))
 
 
 def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
@@ -58,21 +58,21 @@ def test_it_is_the_mean_of_both_directions_and_of_all_readouts():
     found = {}
     for readout, (name, sign) in enumerate((("contrast", 1), ("other", -1))):
         head = views.heads[name]
-        assert isinstance(head, Contrast)
-        pixels, ids = views.given_image.pixels[:, 0, 0], views.given_text.ids.float()
+        assert isinstance(head, ITCHead)
+        pixels, ids = views.image_input.pixels[:, 0, 0], views.text_input.ids.float()
         found[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
-        alone = contrasted(views, name, readout)
+        alone = contrast_logits(views, name, readout)
         assert alone.first == 0 and alone.to_text.shape == (5, 5)
-    one = ImageTextContrast().totals(views)["itc"].item()
-    both = ImageTextContrast(heads=("contrast", "other")).totals(views)["itc"].item()
+    one = ITC().loss_sums(views)["itc"].item()
+    both = ITC(head_names=("contrast", "other")).loss_sums(views)["itc"].item()
     assert one == pytest.approx(found["contrast"], rel=1e-5)
     assert both == pytest.approx((found["contrast"] + found["other"]) / 2, rel=1e-5)
 
 
 def test_its_floor_is_the_number_of_candidates():
-    floor = ImageTextContrast().floor({"candidates": 64})
+    floor = ITC().chance_loss({"candidates": 64})
     assert floor is not None and floor.value == pytest.approx(math.log(64))
-    assert ImageTextContrast().floor({}) is None
+    assert ITC().chance_loss({}) is None
 
 
 def _on_rank(rank: int, folder: str) -> None:
@@ -80,7 +80,7 @@ def _on_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     rows = torch.arange(6.0).view(3, 2)[:2] if rank == 0 else torch.arange(6.0).view(3, 2)[2:]
     rows.requires_grad_()
-    everyone, first = gathered(rows)
+    everyone, first = all_gather(rows)
     (everyone * (rank + 1) * torch.arange(1.0, 4)[:, None]).sum().backward()
     torch.save((everyone.detach(), first, rows.grad), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

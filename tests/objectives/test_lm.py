@@ -7,19 +7,19 @@ import math
 import torch
 
 from diptych.batch import Text
-from diptych.objectives.lm import NextWords, asked
+from diptych.objectives.lm import LM, without_prompt
 
 IDS = torch.tensor([[1, 5, 6, 7, 2], [1, 5, 2, 0, 0]])
 TEXT = Text(IDS, IDS > 0)
 
 
 def test_what_is_given_or_padding_is_not_asked_for():
-    assert asked(TEXT).tolist() == [[True, True, True, True], [True, True, False, False]]
-    assert asked(TEXT, given=3).tolist() == [[False, False, True, True], [False, False, False, False]]
+    assert without_prompt(TEXT).tolist() == [[True, True, True, True], [True, True, False, False]]
+    assert without_prompt(TEXT, given=3).tolist() == [[False, False, True, True], [False, False, False, False]]
 
 
 def test_its_floor_is_the_unigram_entropy_of_unsmoothed_targets():
-    floor = NextWords().floor({"unigram_entropy": math.pi})
+    floor = LM().chance_loss({"unigram_entropy": math.pi})
     assert floor is not None and floor.value == math.pi
-    assert NextWords(smoothing=0.1).floor({"unigram_entropy": math.pi}) is None
-    assert NextWords().floor({}) is None
+    assert LM(label_smoothing=0.1).chance_loss({"unigram_entropy": math.pi}) is None
+    assert LM().chance_loss({}) is None

@@ -14,22 +14,22 @@ from torch import nn
 
 from diptych.config.training import Optimizer
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
-from diptych.modules.normalization import CENTRED, renormalised
-from diptych.objectives.masked_codes import MaskedCodes
-from diptych.objectives.masked_views import codes, hidden_patches
-from diptych.objectives.masking import BlockMasking, hidden_blocks
+from diptych.modules.normalization import CENTRED, renormalize
+from diptych.objectives.masked_codes import MaskedImageCodes
+from diptych.objectives.masked_views import masked_patches, visual_codes
+from diptych.objectives.masking import BlockMasking, block_mask
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Keyed
-from diptych.objectives.vqkd import CodedFeatures, UnusedCodes
+from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.vqkd import VQKD, UnusedCodes
 from diptych.training import checkpoint
-from diptych.training.diagnostics import Doctor
+from diptych.training.diagnostics import Diagnostics
 from diptych.training.optimizer import adamw
 from tests.models.systems import beit3
 from tests.models.systems.common import Colours, batch_of
 
 torch.manual_seed(0)
 SMALL = VisualTokenizer(
-    width=32, depth=1, heads=4, hidden=64, patch=8, grid=(3, 4), codes=24, code_width=8, decoder_depth=1, features=1280,
+    dim=32, depth=1, num_heads=4, mlp_dim=64, patch_size=8, grid=(3, 4), num_codes=24, code_dim=8, decoder_depth=1, feature_dim=1280,
     patience=3,
 )  # fmt: skip
 
@@ -40,7 +40,7 @@ def test_a_fixed_share_of_patches_is_hidden_in_blocks(rows: int, columns: int, l
     seen = np.zeros((rows, columns))
     alike = []
     for seed in range(60):
-        hidden = hidden_blocks(rows, columns, BlockMasking(0.4, least), np.random.default_rng(seed))
+        hidden = block_mask(rows, columns, BlockMasking(0.4, least), np.random.default_rng(seed))
         assert hidden.shape == (rows, columns) and hidden.sum() == wanted
         seen += hidden
         alike.append((hidden[:, 1:] == hidden[:, :-1]).mean() if columns > 1 else 1.0)
@@ -53,9 +53,11 @@ def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
     batch = batch_of(8)
     assert batch.image is not None
     extents = batch.image.extents(8)
-    found = Keyed(batch).hidden_patches(extents, (3, 4), BlockMasking(least=2)).view(8, 3, 4)
+    found = KeyedChoices(batch).mask_patches(extents, (3, 4), BlockMasking(least=2)).view(8, 3, 4)
     order = torch.arange(8).flip(0)
-    turned = Keyed(replace(batch, ids=batch.ids[order])).hidden_patches(extents[order], (5, 6), BlockMasking(least=2))
+    turned = KeyedChoices(replace(batch, ids=batch.ids[order])).mask_patches(
+        extents[order], (5, 6), BlockMasking(least=2)
+    )
     assert torch.equal(turned.view(8, 5, 6)[:, :3, :4], found[order])
     for hidden, (height, width) in zip(found, extents.tolist(), strict=True):
         assert hidden.sum() == hidden[:height, :width].sum() == max(1, round(0.4 * height * width))
@@ -64,14 +66,14 @@ def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
 def tokenizer_step(seed: int = 0) -> Pretraining:
     torch.manual_seed(seed)
     model = VisualTokenizer(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3)
-    return Pretraining(model, nn.ModuleDict(), [CodedFeatures(), UnusedCodes()], guide=Colours())
+    return Pretraining(model, nn.ModuleDict(), [VQKD(), UnusedCodes()], teacher_network=Colours())
 
 
 def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
     found = []
     for k in steps:
         losses = step.train()(replace(batch_of(16, seed=k % 4), step=k))
-        losses["features"].backward()
+        losses["vqkd"].backward()
         optimizer.step()
         optimizer.zero_grad()
         found.append({name: value.item() for name, value in losses.items()})
@@ -84,8 +86,8 @@ def test_it_learns_uses_its_codebook_and_is_watched(seed: int):
     step = tokenizer_step(seed)
     found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
     assert found[-1]["features/apart"] < 0.7 * found[0]["features/apart"]
-    assert found[-1]["unused"] < 0.5 * step.floors["unused"].value
-    assert step.floors["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
+    assert found[-1]["unused"] < 0.5 * step.chance_losses["unused"].value
+    assert step.chance_losses["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
     before = {name: value.clone() for name, value in step.state_dict().items()}
     step.eval()(batch_of(4))
     assert all(torch.equal(before[name], value) for name, value in step.state_dict().items()), "scoring changes nothing"
@@ -97,7 +99,7 @@ def test_it_learns_the_same_codes_in_half_precision():
     exact = whole(batch)
     with torch.autocast("cpu", torch.bfloat16):
         rough = half(batch)
-    torch.testing.assert_close(rough["features"], exact["features"], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(rough["vqkd"], exact["vqkd"], rtol=0.05, atol=0.05)
     book, other = (step.get_submodule("model.codebook") for step in (whole, half))
     assert all(buffer.dtype == other.get_buffer(name).dtype for name, buffer in book.named_buffers())
     x = F.normalize(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), dim=1)
@@ -113,19 +115,19 @@ def test_what_is_told_is_how_a_patch_differs_from_the_mean():
     model, image = step.eval().model, batch.image
     assert isinstance(model, VisualTokenizer) and image is not None
     tokens = model.encode_image(image)
-    seen = F.normalize(Colours()(image).grid.flatten(1, 2)[tokens.real], dim=1)
-    torch.testing.assert_close(model.usual.mean, seen.mean(0))
-    told = model.tell(model.quantise(tokens)[0]).pack().values
+    seen = F.normalize(Colours()(image).grid.flatten(1, 2)[tokens.mask], dim=1)
+    torch.testing.assert_close(model.feature_mean.mean, seen.mean(0))
+    told = model.decode_codes(model.quantize(tokens)[0]).pack().values
     by_hand = 1 - F.cosine_similarity(told, seen - seen.mean(0))
-    torch.testing.assert_close(step(batch)["features/apart"], by_hand.mean())
-    assert step.floors["features"].value == 1.0
+    torch.testing.assert_close(step(batch)["vqkd/apart"], by_hand.mean())
+    assert step.chance_losses["vqkd"].value == 1.0
 
 
 def test_the_doctor_names_a_collapse():
-    doctor = Doctor(tokenizer_step().floors, patience=5)
+    doctor = Diagnostics(tokenizer_step().chance_losses, patience=5)
     (finding,) = doctor.watch({"step": 5, "unused": 0.9})
     assert finding.verdict == "stuck" and "the codebook has collapsed" in finding.message
-    (finding,) = Doctor(doctor.floors, patience=5).watch({"step": 5, "unused": 0.7})
+    (finding,) = Diagnostics(doctor.chance_losses, patience=5).watch({"step": 5, "unused": 0.7})
     assert finding.verdict == "learning"
 
 
@@ -147,7 +149,7 @@ def test_a_tokenizer_sees_pictures_as_it_learned_to():
     image = batch_of(5).image
     assert image is not None
     other = ((0.4, 0.5, 0.6), (0.3, 0.3, 0.2))
-    seen = FrozenTokenizer(SMALL, given=other)(replace(image, pixels=renormalised(image.pixels, CENTRED, other)))
+    seen = FrozenTokenizer(SMALL, given=other)(replace(image, pixels=renormalize(image.pixels, CENTRED, other)))
     assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # rounded otherwise, some may change sides
     there = seen >= 0
     assert (FrozenTokenizer(SMALL, given=other)(image) != seen)[there].float().mean() > 0.1
@@ -157,7 +159,7 @@ def test_a_tokenizer_of_larger_patches_is_shown_larger_pictures():
     image = batch_of(5).image
     assert image is not None
     small = replace(image, pixels=F.avg_pool2d(image.pixels, 2), sizes=image.sizes // 2)
-    larger = FrozenTokenizer(SMALL, patch=4)
+    larger = FrozenTokenizer(SMALL, patch_size=4)
     assert larger.patch == 4 and torch.equal(larger(small) < 0, FrozenTokenizer(SMALL)(image) < 0)
     again = replace(image, pixels=F.interpolate(small.pixels, scale_factor=2, mode="bilinear"))
     assert torch.equal(larger(small), FrozenTokenizer(SMALL)(again))
@@ -172,21 +174,21 @@ def test_hidden_patches_codes_are_what_is_asked_for():
     step = Pretraining(
         model,
         nn.ModuleDict({"codes": nn.Linear(32, 24)}),
-        [MaskedCodes(BlockMasking(least=2))],
+        [MaskedImageCodes(BlockMasking(least=2))],
         {"codes": 24.0},
         tokenizer=frozen,
     )
     batch = batch_of(5)
     views = step.views(batch)
-    hidden, there = hidden_patches(views, BlockMasking(least=2)), codes(views)
+    hidden, there = masked_patches(views, BlockMasking(least=2)), visual_codes(views)
     assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
     assert batch.image is not None
-    seen = model.alone(model.encode_hidden(batch.image, hidden)).by_span(name="patches").canvas()
+    seen = model.encode_unimodal(model.encode_masked(batch.image, hidden)).select(name="patches").to_padded()
     logits = step.heads["codes"](seen)
     by_hand = [F.cross_entropy(logits[i, j], there[i, j]) for i, j in hidden.nonzero().tolist()]
-    torch.testing.assert_close(step(batch)["codes"], torch.stack(by_hand).mean())
-    assert step.floors["codes"].value == pytest.approx(math.log(24))
-    floor = MaskedCodes().floor({"codes": 24.0, "code_entropy": 2.0})
+    torch.testing.assert_close(step(batch)["masked_codes"], torch.stack(by_hand).mean())
+    assert step.chance_losses["masked_codes"].value == pytest.approx(math.log(24))
+    floor = MaskedImageCodes().chance_loss({"codes": 24.0, "code_entropy": 2.0})
     assert floor is not None and floor.value == 2.0
     with pytest.raises(ValueError, match="no visual tokenizer"):
-        Pretraining(model, step.heads, [MaskedCodes()])(batch)
+        Pretraining(model, step.heads, [MaskedImageCodes()])(batch)

@@ -9,27 +9,27 @@ import torch
 
 from diptych.batch import Batch, Regions
 from diptych.objectives.masking import RegionMasking
-from diptych.objectives.sampling import Keyed
+from diptych.objectives.sampling import KeyedChoices
 
 
 def regions(b: int = 40, n: int = 12) -> Regions:
     real = torch.arange(n) < (2 + torch.arange(b) % (n - 2))[:, None]
-    return Regions(torch.rand(b, n, 4) + 1, torch.rand(b, n, 5), real).with_whole()
+    return Regions(torch.rand(b, n, 4) + 1, torch.rand(b, n, 5), real).with_whole_image()
 
 
-def draws(b: int = 40) -> Keyed:
-    return Keyed(Batch(1, 2, torch.arange(b)))
+def draws(b: int = 40) -> KeyedChoices:
+    return KeyedChoices(Batch(1, 2, torch.arange(b)))
 
 
 def test_some_seen_regions_are_hidden_of_each_image_and_never_the_whole():
     given = regions()
-    found = draws().hidden_regions(given, RegionMasking(0.3, 0.25))
-    assert found.hidden.any(1).all() and not (found.hidden & ~given.seen).any()
-    assert found.hidden.sum() / given.seen.sum() == pytest.approx(0.35, abs=0.1)
-    blank = (found.regions.features == 0).all(2) & given.seen
-    assert not (blank & ~found.hidden).any()
-    assert blank.sum() / found.hidden.sum() == pytest.approx(0.75, abs=0.12)
-    left = given.seen & ~blank
+    found = draws().mask_regions(given, RegionMasking(0.3, 0.25))
+    assert found.masked.any(1).all() and not (found.masked & ~given.detected).any()
+    assert found.masked.sum() / given.detected.sum() == pytest.approx(0.35, abs=0.1)
+    blank = (found.regions.features == 0).all(2) & given.detected
+    assert not (blank & ~found.masked).any()
+    assert blank.sum() / found.masked.sum() == pytest.approx(0.75, abs=0.12)
+    left = given.detected & ~blank
     for row in range(len(given)):
         mean = given.features[row, left[row]].mean(0) if left[row].any() else torch.zeros(4)
         torch.testing.assert_close(found.regions.features[row, 0], mean)
@@ -37,41 +37,41 @@ def test_some_seen_regions_are_hidden_of_each_image_and_never_the_whole():
 
 def test_what_is_hidden_is_keyed_by_the_sample():
     given, order = regions(), torch.arange(40).flip(0)
-    found = draws().hidden_regions(given, RegionMasking())
-    turned = Keyed(Batch(1, 2, order)).hidden_regions(given[order], RegionMasking())
-    assert torch.equal(turned.hidden, found.hidden[order])
+    found = draws().mask_regions(given, RegionMasking())
+    turned = KeyedChoices(Batch(1, 2, order)).mask_regions(given[order], RegionMasking())
+    assert torch.equal(turned.masked, found.masked[order])
 
 
 def test_others_are_seen_regions_of_this_image_and_of_others():
     given = regions()
-    found = draws().hidden_regions(given, RegionMasking())
-    places = draws().other_regions(found, given, torch.arange(len(given)), 0, 10)
-    assert places.shape == (int(found.hidden.sum()), 10)
-    assert given.seen.flatten()[places].all()
-    image, region = found.hidden.nonzero().unbind(1)
-    owner = places // given.real.shape[1]
+    found = draws().mask_regions(given, RegionMasking())
+    places = draws().sample_regions(found, given, torch.arange(len(given)), 0, 10)
+    assert places.shape == (int(found.masked.sum()), 10)
+    assert given.detected.flatten()[places].all()
+    image, region = found.masked.nonzero().unbind(1)
+    owner = places // given.mask.shape[1]
     assert (owner[:, :7] != image[:, None]).all() and (owner[:, 7:] == image[:, None]).all()
-    assert (places != (image * given.real.shape[1] + region)[:, None]).all()
+    assert (places != (image * given.mask.shape[1] + region)[:, None]).all()
     with pytest.raises(ValueError, match="there are none"):
-        draws(1).other_regions(draws(1).hidden_regions(given[:1], RegionMasking()), given[:1], torch.arange(1), 0, 10)
+        draws(1).sample_regions(draws(1).mask_regions(given[:1], RegionMasking()), given[:1], torch.arange(1), 0, 10)
 
 
 def test_the_one_region_of_an_image_is_told_from_those_of_others():
     given = regions()
-    single = replace(given, real=given.real & (torch.arange(given.real.shape[1]) < 1 + given.whole))
-    found = draws().hidden_regions(single, RegionMasking())
-    places = draws().other_regions(found, single, torch.arange(len(single)), 0, 10)
-    image, _ = found.hidden.nonzero().unbind(1)
-    assert places.shape == (len(single), 10) and (places // given.real.shape[1] != image[:, None]).all()
+    single = replace(given, mask=given.mask & (torch.arange(given.mask.shape[1]) < 1 + given.has_whole_image))
+    found = draws().mask_regions(single, RegionMasking())
+    places = draws().sample_regions(found, single, torch.arange(len(single)), 0, 10)
+    image, _ = found.masked.nonzero().unbind(1)
+    assert places.shape == (len(single), 10) and (places // given.mask.shape[1] != image[:, None]).all()
 
 
 def test_regions_of_the_same_image_under_another_caption_are_no_others():
     given, whose = regions(), torch.arange(40) % 4
-    found = draws().hidden_regions(given, RegionMasking())
-    places = draws().other_regions(found, given, whose, 0, 10)
-    owner = whose[places // given.real.shape[1]]
-    image = found.hidden.nonzero()[:, 0]
+    found = draws().mask_regions(given, RegionMasking())
+    places = draws().sample_regions(found, given, whose, 0, 10)
+    owner = whose[places // given.mask.shape[1]]
+    image = found.masked.nonzero()[:, 0]
     assert (owner[:, :7] != whose[image][:, None]).all()
-    assert torch.equal(places[:, 7:], draws().other_regions(found, given, torch.arange(40), 0, 10)[:, 7:])
-    alone = draws().other_regions(found, given, torch.zeros(40, dtype=torch.long), 0, 10)
-    assert (alone // given.real.shape[1] == image[:, None]).all(), "there is no other image to be told from"
+    assert torch.equal(places[:, 7:], draws().sample_regions(found, given, torch.arange(40), 0, 10)[:, 7:])
+    alone = draws().sample_regions(found, given, torch.zeros(40, dtype=torch.long), 0, 10)
+    assert (alone // given.mask.shape[1] == image[:, None]).all(), "there is no other image to be told from"

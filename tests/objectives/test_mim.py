@@ -8,10 +8,10 @@ from diptych.batch import Batch, Image
 from diptych.models.mae.model import MAE
 from diptych.models.vit.model import ViT
 from diptych.modules.tokens import packing
-from diptych.objectives.masking import first_of, order_of
-from diptych.objectives.mim import MaskedPixels, pixels_of
+from diptych.objectives.masking import first_patches, patch_order
+from diptych.objectives.mim import MIM, patch_pixels
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given
+from diptych.objectives.sampling import FixedChoices
 
 SIZES = torch.tensor([[8, 12], [4, 8], [8, 4]])  # 6, 2 and 2 patches of 4
 
@@ -23,9 +23,9 @@ def ragged() -> Image:
     return Image(pixels, SIZES)
 
 
-def step(objective: MaskedPixels) -> Pretraining:
+def step(objective: MIM) -> Pretraining:
     torch.manual_seed(0)
-    model = MAE(16, 1, 2, 16, 4, (2, 3), decoder_width=16, decoder_depth=1, decoder_heads=2, decoder_hidden=16)
+    model = MAE(16, 1, 2, 16, 4, (2, 3), decoder_dim=16, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=16)
     return Pretraining(model, nn.ModuleDict(), [objective]).eval()
 
 
@@ -34,40 +34,40 @@ def batch() -> Batch:
 
 
 def test_patches_are_ordered_by_the_noise_of_their_place_in_their_image():
-    tokens = step(MaskedPixels()).model.embed_image(ragged())  # type: ignore[union-attr]
+    tokens = step(MIM()).model.embed_image(ragged())  # type: ignore[union-attr]
     noise = torch.tensor([[0.5, 0.1, 0.9, 0.2, 0.4, 0.3], [0.7, 0.6, 0, 0, 0, 0], [0.1, 0.2, 0, 0, 0, 0]])
-    order = order_of(tokens, noise)
+    order = patch_order(tokens, noise)
     assert order[0, 1:].tolist() == [4, 0, 5, 1, 3, 2]
     assert order[1, [1, 2]].tolist() == [1, 0]
     assert order[2, [1, 4]].tolist() == [0, 1], "its second patch lies in the canvas's second row"
-    kept = first_of(tokens, order, 1)
+    kept = first_patches(tokens, order, 1)
     assert kept.sum(1).tolist() == [2, 2, 2] and kept[:, 0].all()
     assert kept[0, 2] and kept[1, 2] and kept[2, 1]
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_only_hidden_patches_count_and_hidden_pixels_are_not_seen(packed: bool):
-    objective = MaskedPixels(ratio=0.5, normalise=False)
+    objective = MIM(ratio=0.5, normalise=False)
     made = step(objective)
-    draws = Given(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
+    draws = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
     with packing(packed):
         views = made.views(batch(), draws)
         found = objective.reconstruction(views)
-        loss = objective.totals(views)["mim"]
-    assert found.hidden.sum(1).tolist() == [3, 1, 1] and objective.counts(views)["mim"] == 5
-    predicted = found.predicted.canvas()
-    target = pixels_of(ragged(), 4)
+        loss = objective.loss_sums(views)["mim"]
+    assert found.hidden.sum(1).tolist() == [3, 1, 1] and objective.num_terms(views)["mim"] == 5
+    predicted = found.predicted.to_padded()
+    target = patch_pixels(ragged(), 4)
     torch.testing.assert_close(loss, (predicted - target)[found.hidden].square().mean(1).sum())
     image = ragged()
     image.pixels[0, :, 4:] += 3  # the three hidden patches of the first image
     with packing(packed):
         again = objective.reconstruction(made.views(Batch(0, 0, torch.arange(3), image=image), draws))
-    torch.testing.assert_close(again.predicted.canvas(), predicted)
+    torch.testing.assert_close(again.predicted.to_padded(), predicted)
 
 
 def test_a_patch_s_brightness_and_contrast_do_not_matter_where_pixels_are_normalised():
-    made, bright = step(MaskedPixels()), ragged()
-    noise = Given(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
+    made, bright = step(MIM()), ragged()
+    noise = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
     bright.pixels[0, :, 4:, 8:] *= 3
     bright.pixels[0, :, 4:, 8:] += 2
     losses = [made(Batch(0, 0, torch.arange(3), image=image), draws=noise)["mim"] for image in (ragged(), bright)]
@@ -76,19 +76,19 @@ def test_a_patch_s_brightness_and_contrast_do_not_matter_where_pixels_are_normal
 
 def test_pixels_lie_by_row_column_and_channel():
     pixels = torch.arange(3 * 4 * 8.0).view(1, 3, 4, 8)
-    found = pixels_of(Image.whole(pixels), 4)
+    found = patch_pixels(Image.from_full(pixels), 4)
     assert found.shape == (1, 2, 48)
     assert found[0, 1].view(4, 4, 3)[2, 1].tolist() == pixels[0, :, 2, 5].tolist()
 
 
 def test_what_nobody_can_guess_is_refused():
-    made = Pretraining(ViT(8, 1, 2, 8, 4, (2, 3), 0), nn.ModuleDict(), [MaskedPixels()])
+    made = Pretraining(ViT(8, 1, 2, 8, 4, (2, 3), 0), nn.ModuleDict(), [MIM()])
     with pytest.raises(ValueError, match="ViT reconstructs no patches"):
         made(batch())
     with pytest.raises(ValueError, match="an order of patches was asked for"):
-        step(MaskedPixels())(batch(), draws=Given())
+        step(MIM())(batch(), draws=FixedChoices())
 
 
 @pytest.mark.parametrize(("ratio", "patches", "kept"), [(0.75, 196, 49), (0.75, 6, 1), (0.6, 10, 4), (0.8, 10, 1)])
 def test_so_many_stay_as_the_official_code_s_rounding_leaves(ratio: float, patches: int, kept: int):
-    assert MaskedPixels(ratio=ratio).kept(torch.tensor(patches)).item() == kept == int(patches * (1 - ratio))
+    assert MIM(ratio=ratio).kept(torch.tensor(patches)).item() == kept == int(patches * (1 - ratio))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
 from diptych.config.training import Optimizer
-from diptych.modules.heads import Contrast, Match, Temperature
-from diptych.modules.tokens import Pair, Span, Tokens
-from diptych.objectives.contrast import contrasted, taught
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.momentum import Momentum, Pace, Queue, follow, twin_of
+from diptych.modules.heads import ITCHead, ITMHead, Temperature
+from diptych.modules.tokens import FusedTokens, Span, Tokens
+from diptych.objectives.contrast import contrast_logits, teacher_logits
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.momentum import MomentumDistillation, MomentumSchedule, Queue, momentum_update, teacher_of
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Features
 from diptych.training import checkpoint
@@ -34,40 +34,40 @@ class Towers(nn.Module):
 
     def encode_image(self, image: Image) -> Tokens:
         values = self.image(image.pixels[:, None, :, 0, 0])
-        return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("image", "cls", 1))
+        return Tokens.from_padded(values, torch.ones(values.shape[:2], dtype=torch.bool), Span("image", "cls", 1))
 
     def encode_text(self, text: Text) -> Tokens:
-        return Tokens.of(self.word(text.ids), text.real, Span("text", "cls", 1))
+        return Tokens.from_padded(self.word(text.ids), text.mask, Span("text", "cls", 1))
 
-    def unimodal(self, tokens: Tokens) -> tuple[Tensor, ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Tensor, ...]:
         return (tokens.first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
-        return Pair(text, image, text.first() + image.first())
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+        return FusedTokens(text, image, text.first() + image.first())
 
 
-def momentum(size: int = 8, identified: bool = False, alpha: float = 0.4) -> Momentum:
+def momentum(size: int = 8, identified: bool = False, alpha: float = 0.4) -> MomentumDistillation:
     torch.manual_seed(0)
-    heads = nn.ModuleDict({"contrast": Contrast(WIDTH, WIDTH, 4, Temperature()), "match": Match(WIDTH)})
-    student = Pretraining(Towers(), heads, [ImageTextContrast(), HardMatching()])
-    return Momentum(student, Queue(size, 4, identified), momentum=0.9, alpha=alpha)
+    heads = nn.ModuleDict({"contrast": ITCHead(WIDTH, WIDTH, 4, Temperature()), "match": ITMHead(WIDTH)})
+    student = Pretraining(Towers(), heads, [ITC(), HardNegativeITM()])
+    return MomentumDistillation(student, Queue(size, 4, identified), momentum=0.9, alpha=alpha)
 
 
 def batch_of(b: int = 3, step: int = 0, **labels: Tensor) -> Batch:
     draw = torch.Generator().manual_seed(step)
     text = Text(torch.randint(9, (b, 1), generator=draw), torch.ones(b, 1, dtype=torch.bool))
-    image = Image.whole(torch.randn(b, 3, 1, 1, generator=draw))
+    image = Image.from_full(torch.randn(b, 3, 1, 1, generator=draw))
     return Batch(0, step, torch.arange(b), image=image, text=text, labels=labels)
 
 
-def train(module: Momentum, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
+def train(module: MomentumDistillation, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
     """Where the queue remembers images, the photo of the first pair of a step comes again in the next."""
     losses = []
     for step in steps:
         batch = batch_of(step=step)
         if module.queue is not None and module.queue.identified:
             batch = batch_of(step=step, image=torch.tensor([step, step + 1, 90 + step]))
-        found = module.train()(batch, module.counts(batch))
+        found = module.train()(batch, module.num_terms(batch))
         loss = found["itc"] + found["itm"]
         optimizer.zero_grad()
         loss.backward()
@@ -80,14 +80,14 @@ def test_the_teacher_is_a_tied_copy_without_gradients_or_the_parts_it_lacks():
     module = nn.Module()
     module.a, module.b, module.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
     module.b.weight = module.a.weight
-    twin = twin_of(module, ["c"])
+    twin = teacher_of(module, ["c"])
     assert not hasattr(twin, "c") and hasattr(module, "c")
     assert twin.get_parameter("b.weight") is twin.get_parameter("a.weight") is not module.a.weight
     assert not any(p.requires_grad for p in twin.parameters()) and all(p.requires_grad for p in module.parameters())
     before = twin.get_parameter("a.weight").clone()
     with torch.no_grad():
         module.a.weight.add_(1)
-    follow(twin, module, 0.9)
+    momentum_update(twin, module, 0.9)
     torch.testing.assert_close(twin.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
 
 
@@ -123,14 +123,14 @@ def test_contrast_is_told_from_the_teacher_s_batch_and_the_queue():
     module = momentum()
     batch = batch_of()
     views = module.views(batch)
-    found, lesson = contrasted(views, "contrast"), taught(views, "contrast")
+    found, lesson = contrast_logits(views, "contrast"), teacher_logits(views, "contrast")
     assert module.queue is not None and views.teacher is not None and lesson is not None
     scale = 1 / 0.07
     candidates = torch.cat([views.teacher.features("contrast").text, module.queue.text])
     torch.testing.assert_close(found.to_text, scale * views.features("contrast").image @ candidates.T)
     assert found.own.tolist() == [0, 1, 2] and found.others.tolist() == [0, 1, 2] + [-1] * 8
     assert lesson.to_text.requires_grad is False and found.to_text.requires_grad
-    hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.counts(batch))] for a in (0.0, 1.0))
+    hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.num_terms(batch))] for a in (0.0, 1.0))
     by_hand = [
         -(found.to_text.log_softmax(1) * target).sum(1).mean()
         for target in (torch.eye(3, 11), lesson.to_text.softmax(1))
@@ -149,16 +149,16 @@ def test_pairs_of_one_image_belong_together_and_are_no_negatives():
     module.queue.identity[2] = 7
     batch = batch_of(image=torch.tensor([7, 5, 7]))
     views = module.views(batch)
-    found = contrasted(views, "contrast")
+    found = contrast_logits(views, "contrast")
     assert (found.own[:, None] == found.others).sum(1).tolist() == [3, 1, 3]
-    negatives = HardMatching().negatives(views)
+    negatives = HardNegativeITM().negatives(views)
     assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
 
 
 def test_alpha_grows_over_the_warm_up():
-    pace = Pace(alpha=0.4, warmup=10)
+    pace = MomentumSchedule(alpha=0.4, warmup=10)
     assert [pace.alpha(step) for step in (0, 5, 10, 99)] == pytest.approx([0, 0.2, 0.4, 0.4])
-    assert Pace(alpha=0.4).alpha(0) == 0.4
+    assert MomentumSchedule(alpha=0.4).alpha(0) == 0.4
 
 
 def test_what_was_queued_of_an_image_is_right_for_its_next_caption():
@@ -168,14 +168,14 @@ def test_what_was_queued_of_an_image_is_right_for_its_next_caption():
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
     batch = batch_of(step=1, image=torch.tensor([3, 6, 7]))
     views = module.views(batch, alpha=0.0)
-    found = contrasted(views, "contrast")
+    found = contrast_logits(views, "contrast")
     truth = torch.zeros(3, 3 + 8)
     truth[0, [0, 3, 5]], truth[1, 1], truth[2, 2] = 1 / 3, 1, 1
     assert module.queue is not None and module.queue.identity.tolist() == [3, 4, 3] + [-100] * 5
     by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (found.to_text, found.to_image)) / 2
-    losses = module.student.losses(views, module.counts(batch))
+    losses = module.student.losses(views, module.num_terms(batch))
     torch.testing.assert_close(losses["itc"], by_hand)
-    others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.counts(batch))
+    others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.num_terms(batch))
     assert losses["itc"] != others["itc"], "a queue that does not remember calls them false"
 
 
@@ -230,11 +230,11 @@ def test_gradients_reach_the_student_alone():
 def test_untrained_it_stands_at_ln_of_the_batch_and_the_queue(seed: int, size: int):
     """Within 5 %, in a wide space: in one of 256 dimensions cosines of chance, times 14, spread by 0.9, and their sum is more."""
     torch.manual_seed(seed)
-    heads = nn.ModuleDict({"contrast": Contrast(WIDTH, WIDTH, 8192, Temperature())})
-    student = Pretraining(Towers(), heads, [ImageTextContrast()], {"candidates": 32 + size})
-    module = Momentum(student, Queue(size, 8192), without=["heads.contrast.scale"])
+    heads = nn.ModuleDict({"contrast": ITCHead(WIDTH, WIDTH, 8192, Temperature())})
+    student = Pretraining(Towers(), heads, [ITC()], {"candidates": 32 + size})
+    module = MomentumDistillation(student, Queue(size, 8192), without=["heads.contrast.scale"])
     pixels, ids = torch.randn(32, 3, 1, 1), torch.randint(9, (32, 1))
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
-    loss = module.eval()(Batch(0, 0, torch.arange(32), image=Image.whole(pixels), text=text))["itc"].item()
-    assert module.floors["itc"].value == pytest.approx(math.log(32 + size))
+    loss = module.eval()(Batch(0, 0, torch.arange(32), image=Image.from_full(pixels), text=text))["itc"].item()
+    assert module.chance_losses["itc"].value == pytest.approx(math.log(32 + size))
     assert loss == pytest.approx(math.log(32 + size), rel=0.05)

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.batch import Batch, Image, Known, Matching, Text
+from diptych.batch import Batch, Image, ImageKeys, Matching, Text
 from diptych.encoders.efficientnet import FrozenCNN
-from diptych.modules.normalization import CENTRED, renormalised
-from diptych.modules.tokens import Pair, Span, Tokens, packing
-from diptych.objectives.cnn_distillation import ClassImitation, GridImitation
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.modules.normalization import CENTRED, renormalize
+from diptych.modules.tokens import FusedTokens, Span, Tokens, packing
+from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
+from diptych.objectives.itm import ITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import Given, Keyed, MaskedText, Masking
+from diptych.objectives.sampling import FixedChoices, KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.views import Views
-from diptych.objectives.wpa import WordPatchAlignment
+from diptych.objectives.wpa import WPA
 from diptych.utils.cache import Remembered
 
 WIDTH, VOCABULARY = 6, 50
-MASKING = Masking(VOCABULARY, mask_id=4)
+MASKING = WordMasking(VOCABULARY, mask_id=4)
 
 
 class Plain(nn.Module):
@@ -40,7 +40,7 @@ class Plain(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         self.passes.append("text")
         n = text.ids.shape[1]
-        return Tokens.of(self.words(text.ids), text.real, Span("text", "cls", 1), Span("text", "words", n - 1))
+        return Tokens.from_padded(self.words(text.ids), text.mask, Span("text", "cls", 1), Span("text", "words", n - 1))
 
     def encode_image(self, image: Image) -> Tokens:
         self.passes.append("image")
@@ -50,13 +50,13 @@ class Plain(nn.Module):
         for row, (h, w) in zip(inside, (image.sizes // 32).tolist(), strict=True):
             row[1:] = ((torch.arange(rows)[:, None] < h) & (torch.arange(columns) < w)).flatten()
         values = F.pad(self.colour(cells.flatten(2).transpose(1, 2)), (0, 0, 1, 0), value=1.0)
-        return Tokens.of(
+        return Tokens.from_padded(
             values, inside, Span("image", "cls", 1), Span("image", "patches", rows * columns, (rows, columns))
         )
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         self.passes.append("fuse")
-        return Pair(text, image, text.mean() * image.mean())
+        return FusedTokens(text, image, text.mean() * image.mean())
 
 
 class StandIn(FrozenCNN):
@@ -96,11 +96,11 @@ def heads() -> nn.ModuleDict:
 
 
 ALL: tuple[Objective, ...] = (
-    ImageTextMatching(),
-    MaskedWords(MASKING),
-    WordPatchAlignment(),
-    GridImitation(),
-    ClassImitation(),
+    ITM(),
+    MLM(MASKING),
+    WPA(),
+    GridDistillation(),
+    ClassDistillation(),
 )
 
 
@@ -119,11 +119,11 @@ def rows(batch: Batch, which: slice) -> Batch:
 @pytest.mark.parametrize("most_patches", [None, 2])
 def test_the_mean_of_a_batch_is_the_weighted_mean_of_its_parts(pack: bool, most_patches: int | None):
     step, batch = step_of(most_patches=most_patches, pack=pack), batch_of()
-    whole, counts = step(batch), step.counts(batch)
+    whole, counts = step(batch), step.num_terms(batch)
     parts = [rows(batch, slice(0, 1)), rows(batch, slice(1, 4))]
     assert set(whole) == set(counts) > {o.name for o in ALL}
     for name, mean in whole.items():
-        shares = [step.counts(part)[name] for part in parts]
+        shares = [step.num_terms(part)[name] for part in parts]
         weighted = torch.stack([step(part)[name] * share for part, share in zip(parts, shares, strict=True)]).sum()
         torch.testing.assert_close(weighted / counts[name], mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(torch.stack(shares).sum(), counts[name])
@@ -137,16 +137,16 @@ def test_each_encoding_is_made_once_and_shared():
 
 
 def test_what_is_not_asked_for_is_not_computed():
-    step = step_of(ClassImitation())
+    step = step_of(ClassDistillation())
     step(batch_of())
     assert step.model.passes == ["image"]  # type: ignore[union-attr]
-    step.counts(batch_of())
+    step.num_terms(batch_of())
     assert step.model.passes == ["image"], "counting ran the model"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("prior", [0.5, 1 / 3])
 def test_matching_floor_is_the_entropy_of_its_prior(prior: float):
-    floor = ImageTextMatching(prior=prior).floor({})
+    floor = ITM(prior=prior).chance_loss({})
     logits = torch.tensor([math.log(1 - prior), math.log(prior)]).expand(1000, 2)
     labels = torch.arange(1000) < round(1000 * prior)
     assert floor.value == pytest.approx(F.cross_entropy(logits, labels.long()).item(), abs=1e-3)
@@ -156,32 +156,32 @@ def test_matching_floor_is_the_entropy_of_its_prior(prior: float):
 
 def test_floors_are_told_where_they_are_known():
     step = step_of()
-    assert set(step.floors) == {"itm", "mlm", "classes"}
-    assert step.floors["mlm"].value == 3.0
-    assert step.floors["classes"].value == pytest.approx(math.log(1000))
-    assert MaskedWords().floor({}) is None
-    assert step.weights == {"itm": 1.0, "mlm": 1.0, "wpa": 0.1, "grid": 1.0, "classes": 0.5}
+    assert set(step.chance_losses) == {"itm", "mlm", "class_distillation"}
+    assert step.chance_losses["mlm"].value == 3.0
+    assert step.chance_losses["class_distillation"].value == pytest.approx(math.log(1000))
+    assert MLM().chance_loss({}) is None
+    assert step.weights == {"itm": 1.0, "mlm": 1.0, "wpa": 0.1, "grid_distillation": 1.0, "class_distillation": 0.5}
 
 
 def test_masked_words_score_hidden_pieces_only():
-    step, batch = step_of(MaskedWords(MASKING)), batch_of()
+    step, batch = step_of(MLM(MASKING)), batch_of()
     assert batch.text is not None
     views = step.views(batch)
     masked = views.masked(MASKING)
     logits = step.heads["words"](step.model.words(masked.text.ids))  # type: ignore[union-attr]
-    wanted = F.cross_entropy(logits[masked.hidden], batch.text.ids[masked.hidden])
+    wanted = F.cross_entropy(logits[masked.masked], batch.text.ids[masked.masked])
     losses = step(batch)
     torch.testing.assert_close(losses["mlm"], wanted)
-    right = (logits.argmax(2) == batch.text.ids)[masked.hidden].float().mean()
+    right = (logits.argmax(2) == batch.text.ids)[masked.masked].float().mean()
     torch.testing.assert_close(losses["mlm/accuracy"], right)
-    assert step.counts(batch)["mlm"] == masked.hidden.sum()
+    assert step.num_terms(batch)["mlm"] == masked.masked.sum()
 
 
 def test_nothing_hidden_is_a_loss_of_nought_and_no_nan():
-    step, batch = step_of(MaskedWords(MASKING)), batch_of()
+    step, batch = step_of(MLM(MASKING)), batch_of()
     assert batch.text is not None
-    none = MaskedText(batch.text, torch.zeros_like(batch.text.real), batch.text.ids)
-    losses = step(batch, None, Given(none))
+    none = MaskedText(batch.text, torch.zeros_like(batch.text.mask), batch.text.ids)
+    losses = step(batch, None, FixedChoices(none))
     losses["mlm"].backward()
     assert losses["mlm"].item() == 0 and losses["mlm/accuracy"].item() == 0
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in step.parameters())
@@ -189,11 +189,11 @@ def test_nothing_hidden_is_a_loss_of_nought_and_no_nan():
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_alignment_is_matched_minus_mismatched_distances_of_words_and_patches(pack: bool):
-    step, batch = step_of(WordPatchAlignment(iterations=1000), pack=pack), batch_of()
+    step, batch = step_of(WPA(iterations=1000), pack=pack), batch_of()
     assert batch.text and batch.matching and batch.image
     losses, model = step(batch), step.model
     exact = []
-    for i, length in enumerate(batch.text.real.sum(1).tolist()):
+    for i, length in enumerate(batch.text.mask.sum(1).tolist()):
         words = model.words(batch.text.ids[i, 1 : length - 1])  # type: ignore[union-attr]
         h, w = (batch.image.sizes[i] // 32).tolist()
         colours = F.avg_pool2d(batch.image.pixels[i], 32)[:, :h, :w].flatten(1).T
@@ -212,9 +212,9 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
     assert batch.text and batch.image
     model = Plain()
     pair = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image))
-    plan = WordPatchAlignment().transport(pair).plan
+    plan = WPA().transport(pair).plan
     assert plan.shape == (4, 7, 4)
-    for row, length in zip(plan, batch.text.real.sum(1).tolist(), strict=True):
+    for row, length in zip(plan, batch.text.mask.sum(1).tolist(), strict=True):
         massive = (row.sum(1) > 0).nonzero().flatten().tolist()
         assert massive == list(range(length - 2)), "words alone carry mass"
 
@@ -224,7 +224,7 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_imitation_compares_a_patch_with_the_guide_at_its_place(pack: bool):
-    step, batch = step_of(GridImitation(), ClassImitation(temperature=2.0), pack=pack), batch_of()
+    step, batch = step_of(GridDistillation(), ClassDistillation(temperature=2.0), pack=pack), batch_of()
     assert batch.image
     distances, divergences = [], []
     for pixels, (h, w) in zip(batch.image.pixels, (batch.image.sizes // 32).tolist(), strict=True):
@@ -235,8 +235,8 @@ def test_imitation_compares_a_patch_with_the_guide_at_its_place(pack: bool):
         logits = step.heads["classes"](torch.ones(WIDTH))
         divergences.append(-((seen / 2).softmax(0) * (logits / 2).log_softmax(0)).sum().item())
     losses = step(batch)
-    assert losses["grid"].item() == pytest.approx(sum(distances) / len(distances), rel=1e-3)
-    assert losses["classes"].item() == pytest.approx(sum(divergences) / 4, rel=1e-3)
+    assert losses["grid_distillation"].item() == pytest.approx(sum(distances) / len(distances), rel=1e-3)
+    assert losses["class_distillation"].item() == pytest.approx(sum(divergences) / 4, rel=1e-3)
 
 
 def test_the_guide_remembers_pictures_and_not_names():
@@ -270,13 +270,13 @@ def test_the_guide_finds_known_pictures_by_name_and_mirror_images_too():
     for row, (h, w) in zip(pixels[1:3], sizes[1:3].tolist(), strict=True):
         row[:, :h, :w] = row[:, :h, :w].flip(2)
     names = [bytes([i]) * 20 for i in range(4)]
-    known = Known.of(names, [False, True, True, False])
+    known = ImageKeys.from_digests(names, [False, True, True, False])
     plain, turned = StandIn()(batch.image), guide(Image(pixels, sizes), known)
     assert guide.looks == 4 and torch.equal(turned.classes, plain.classes)
     assert torch.equal(turned.grid[[0, 3]], plain.grid[[0, 3]])
     for row, seen, (h, w) in zip(turned.grid[1:3], plain.grid[1:3], sizes[1:3] // 32, strict=True):
         assert torch.equal(row[:h, :w], seen[:h, :w].flip(1)) and not row[h:].any() and not row[:, w:].any()
-    again, upright = guide(Image(pixels, sizes), known), guide(batch.image, Known.of(names, [False] * 4))
+    again, upright = guide(Image(pixels, sizes), known), guide(batch.image, ImageKeys.from_digests(names, [False] * 4))
     assert guide.looks == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
     forgetful = StandIn()
     forgetful._remembered = Remembered(most_bytes=0)
@@ -290,7 +290,7 @@ def test_patches_of_another_size_than_the_guides_are_refused():
         def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             return torch.zeros(1, 1, 1280), torch.zeros(1000)
 
-    step = Pretraining(Plain(), heads(), [GridImitation()], guide=Coarse())
+    step = Pretraining(Plain(), heads(), [GridDistillation()], teacher_network=Coarse())
     with pytest.raises(ValueError, match="another size than the guide's 64 pixels"):
         step(batch_of())
 
@@ -304,7 +304,7 @@ def test_the_real_guide_sees_a_picture_alike_in_any_batch():
     canvas[1, :, :64] = picture[0]
     batch = Image(canvas, torch.tensor([[96, 96], [64, 96]]))
     guide = FrozenCNN()
-    remembered = guide(Image.whole(picture))
+    remembered = guide(Image.from_full(picture))
     with torch.autocast("cpu", torch.bfloat16):
         fresh = FrozenCNN()(batch)
     for among in (fresh, guide(batch)):
@@ -315,10 +315,10 @@ def test_the_real_guide_sees_a_picture_alike_in_any_batch():
     assert not remembered.grid.requires_grad and remembered.classes.std() > 0.1
 
     other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of a run that is shown the same picture otherwise
-    reading = guide.reading(other)
-    seen = reading(Image.whole(renormalised(picture, CENTRED, other)))
+    reading = guide.with_normalization(other)
+    seen = reading(Image.from_full(renormalize(picture, CENTRED, other)))
     torch.testing.assert_close(seen.classes, remembered.classes, atol=2e-2, rtol=1e-2)
-    assert (reading(Image.whole(picture)).classes - remembered.classes).abs().max() > 0.1
+    assert (reading(Image.from_full(picture)).classes - remembered.classes).abs().max() > 0.1
 
 
 # -- what is missing is named -----------------------------------------------------------------------------------------
@@ -327,9 +327,9 @@ def test_the_real_guide_sees_a_picture_alike_in_any_batch():
 @pytest.mark.parametrize(
     ("objective", "change", "message"),
     [
-        (ImageTextMatching(), {"matching": None}, "nothing to match"),
-        (MaskedWords(MASKING), {"text": None}, "no text"),
-        (ClassImitation(), {"image": None}, "no image"),
+        (ITM(), {"matching": None}, "nothing to match"),
+        (MLM(MASKING), {"text": None}, "no text"),
+        (ClassDistillation(), {"image": None}, "no image"),
     ],
 )
 def test_a_batch_without_what_is_asked_for_is_refused(objective: Objective, change: dict, message: str):
@@ -339,20 +339,20 @@ def test_a_batch_without_what_is_asked_for_is_refused(objective: Objective, chan
 
 def test_a_run_without_a_guide_or_a_model_without_text_is_refused():
     with pytest.raises(ValueError, match="no guide to imitate"):
-        Pretraining(Plain(), heads(), [ClassImitation()])(batch_of())
+        Pretraining(Plain(), heads(), [ClassDistillation()])(batch_of())
 
     class Blind(nn.Module):
         def encode_image(self, image: Image) -> Tokens:
             return Plain().encode_image(image)
 
     with pytest.raises(ValueError, match="Blind cannot fuse text and image"):
-        Pretraining(Blind(), heads(), [MaskedWords(MASKING)])(batch_of())
+        Pretraining(Blind(), heads(), [MLM(MASKING)])(batch_of())
 
 
 def test_kept_patches_are_what_every_view_sees():
     batch = batch_of([(2, 2), (1, 2)])
     for packed in (False, True):
         with packing(packed):
-            views = Views(Plain(), heads(), batch, Keyed(batch), most_patches=2)
-            assert views.image.real.sum(1).tolist() == [3, 3]
-            assert views.matching_pair.image.real.sum(1).tolist() == [3, 3]
+            views = Views(Plain(), heads(), batch, KeyedChoices(batch), max_patches=2)
+            assert views.image.mask.sum(1).tolist() == [3, 3]
+            assert views.matching_pair.image.mask.sum(1).tolist() == [3, 3]

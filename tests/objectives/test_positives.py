@@ -21,19 +21,19 @@ from diptych.batch import Batch, Image, Regions, Text
 from diptych.config.data import ImageSettings
 from diptych.data.examples import PairExamples
 from diptych.data.regions.arrays import fixed_boxes
-from diptych.data.regions.frozen_features import Seen, SeenRegions
+from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.models.vit.model import ViT
 from diptych.models.vsepp.model import VSEpp
-from diptych.modules.heads import Contrast, LogScale, Match
-from diptych.modules.tokens import Pair, Span, Tokens
-from diptych.objectives.contrast import identities
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
+from diptych.modules.heads import ITCHead, ITMHead, LogScale
+from diptych.modules.tokens import FusedTokens, Span, Tokens
+from diptych.objectives.contrast import positive_pairs
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given, Keyed
-from diptych.objectives.triplet import Hinge, hinge
+from diptych.objectives.sampling import FixedChoices, KeyedChoices
+from diptych.objectives.triplet import TripletLoss, triplet_loss
 from diptych.objectives.views import Features, Views
 from diptych.utils.cache import Remembered
 
@@ -52,9 +52,9 @@ def draw(seed: int) -> torch.Generator:
 def views_of(labels: Mapping[str, Tensor], given: Features | None = None) -> Views:
     given = given or features()
     batch = Batch(0, 1, torch.arange(len(given.image)), labels=dict(labels))
-    heads = nn.ModuleDict({"contrast": Contrast(6, 6, 6, LogScale(4.0))})
-    views = Views(ViT(8, 1, 2, 8, 4, (1, 1), 0), heads, batch, Keyed(batch))
-    views.once(("features", "contrast", 0), lambda: given)
+    heads = nn.ModuleDict({"contrast": ITCHead(6, 6, 6, LogScale(4.0))})
+    views = Views(ViT(8, 1, 2, 8, 4, (1, 1), 0), heads, batch, KeyedChoices(batch))
+    views.cached(("features", "contrast", 0), lambda: given)
     return views
 
 
@@ -73,34 +73,34 @@ def by_hand(form: str, given: Features, images: list[int]) -> float:
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_contrast_shares_the_truth_among_an_image_s_captions(form: Any):
-    objective = ImageTextContrast(form=form)
-    found = objective.totals(views_of(LABELS))["itc"].item()
+    objective = ITC(form=form)
+    found = objective.loss_sums(views_of(LABELS))["itc"].item()
     assert found == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
-    apart = objective.totals(views_of({}))["itc"].item()
+    apart = objective.loss_sums(views_of({}))["itc"].item()
     assert apart == pytest.approx(by_hand(form, features(), list(range(4))), rel=1e-5) != found
-    assert objective.totals(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == apart
+    assert objective.loss_sums(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == apart
 
 
 def test_to_find_another_caption_of_the_image_is_right():
     """Image 0 is most like text 2, and the other way round."""
     image = torch.eye(6)[[0, 1, 2, 3]]
     given = Features(image, image[[2, 1, 0, 3]])
-    right = ImageTextContrast().totals(views_of(LABELS, given))["itc/accuracy"]
-    assert (right, ImageTextContrast().totals(views_of({}, given))["itc/accuracy"]) == (4, 2)
+    right = ITC().loss_sums(views_of(LABELS, given))["itc/accuracy"]
+    assert (right, ITC().loss_sums(views_of({}, given))["itc/accuracy"]) == (4, 2)
 
 
 def test_every_candidate_alike_still_costs_ln_of_their_number():
     alike = Features(torch.ones(4, 6), torch.ones(4, 6))
-    loss = ImageTextContrast().totals(views_of(LABELS, alike))["itc"] / 4
+    loss = ITC().loss_sums(views_of(LABELS, alike))["itc"] / 4
     assert loss.item() == pytest.approx(math.log(4))
 
 
 def test_hard_negatives_are_of_other_images_however_alike_the_others_are():
     image = torch.eye(6)[[0, 1, 0, 3]]  # the photo is in the batch twice: what is most like it is itself
-    drawn = HardMatching().negatives(views_of(LABELS, Features(10 * image, image)))
+    drawn = HardNegativeITM().negatives(views_of(LABELS, Features(10 * image, image)))
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
-    unaware = HardMatching().negatives(views_of({}, Features(10 * image, image)))
+    unaware = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
     assert unaware.texts[[0, 2]].tolist() == [2, 0], "without identities it is exactly those that are drawn"
 
 
@@ -114,36 +114,36 @@ class Sums(nn.Module):
         return self._tokens("text", text.ids[:, None].float())
 
     def _tokens(self, side: str, values: Tensor) -> Tokens:
-        return Tokens.of(values, torch.ones(values.shape[:2], dtype=torch.bool), Span(side, "cls", 1))
+        return Tokens.from_padded(values, torch.ones(values.shape[:2], dtype=torch.bool), Span(side, "cls", 1))
 
-    def unimodal(self, tokens: Tokens) -> tuple[Tensor, ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Tensor, ...]:
         return (tokens.first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
-        return Pair(text, image, text.first() + image.first())
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+        return FusedTokens(text, image, text.first() + image.first())
 
 
 def matched(images: list[int], in_rank: bool = False) -> tuple[Pretraining, Batch]:
     torch.manual_seed(0)
     b = len(images)
-    heads = nn.ModuleDict({"contrast": Contrast(6, 6, 6, LogScale(4.0)), "match": Match(6)})
+    heads = nn.ModuleDict({"contrast": ITCHead(6, 6, 6, LogScale(4.0)), "match": ITMHead(6)})
     text = Text(torch.randint(1, 9, (b, 6)), torch.ones(b, 6, dtype=torch.bool))
-    image = Image.whole(torch.randn(b, 1, 1, 6))
+    image = Image.from_full(torch.randn(b, 1, 1, 6))
     batch = Batch(0, 1, torch.arange(b), image=image, text=text, labels={"image": torch.tensor(images)})
-    return Pretraining(Sums(), heads, [HardMatching(in_rank=in_rank)]), batch
+    return Pretraining(Sums(), heads, [HardNegativeITM(local_negatives=in_rank)]), batch
 
 
 @pytest.mark.parametrize("in_rank", [False, True])
 def test_where_all_is_of_one_image_a_sample_is_judged_by_its_own_pair(in_rank: bool):
     """A small held-out split may hold one photo: no run ends of that, and nothing of it is called false."""
     step, batch = matched([4, 4, 4], in_rank)
-    counts, losses = step.counts(batch), step(batch)
+    counts, losses = step.num_terms(batch), step(batch)
     assert counts["itm"] == 3
     own = step.heads["match"](step.views(batch).pair.pooled)
     torch.testing.assert_close(losses["itm"], F.cross_entropy(own, torch.ones(3, dtype=torch.long)))
     torch.testing.assert_close(losses["itm/accuracy"], own.argmax(1).float().mean())
     full, mixed = matched([4, 4, 5], in_rank)
-    assert full.counts(mixed)["itm"] == 9
+    assert full.num_terms(mixed)["itm"] == 9
 
 
 def test_one_sample_by_itself_is_still_refused():
@@ -154,7 +154,7 @@ def test_one_sample_by_itself_is_still_refused():
 
 def test_the_mean_is_over_what_was_asked():
     step, batch = matched([4, 4, 5])
-    drawn = Given(negative_images=torch.tensor([2, 2, 0]), negative_texts=torch.tensor([2, 2, 1]))
+    drawn = FixedChoices(negative_images=torch.tensor([2, 2, 0]), negative_texts=torch.tensor([2, 2, 1]))
     text, image = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2, 1]), torch.tensor([0, 1, 2, 2, 2, 0, 0, 1, 2])
     assert batch.text and batch.image
     pairs = batch.text.ids.float()[text] + batch.image.pixels[image, 0, 0]
@@ -168,7 +168,7 @@ def test_no_other_caption_of_the_image_is_wrong_for_hinge(hardest: bool):
     """The other caption is even more alike than the own; only what is of another image costs."""
     similarity = torch.tensor([[0.5, 0.2, 0.9], [0.4, 0.6, 0.3], [0.8, 0.45, 0.7]])
     own = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
-    found = hinge(similarity, similarity.T, 0.3, hardest, belong=own)
+    found = triplet_loss(similarity, similarity.T, 0.3, hardest, belong=own)
     costs = [[0.3 + 0.2 - 0.5], [0.3 + 0.4 - 0.6, 0.3 + 0.3 - 0.6], [0.3 + 0.45 - 0.7]]
     back = [[0.3 + 0.4 - 0.5], [0.3 + 0.2 - 0.6, 0.3 + 0.45 - 0.6], [0.3 + 0.3 - 0.7]]
     each = [[max(0.0, cost) for cost in row] for row in costs + back]
@@ -183,16 +183,16 @@ def test_hinge_reads_whose_captions_they_are():
         )
         text = Text(torch.randint(1, 9, (4, 4), generator=draw(k + 1)), torch.ones(4, 4, dtype=torch.bool))
         batch = Batch(0, 0, torch.arange(4), regions=regions, text=text, labels=LABELS)
-        step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.4)])
+        step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [TripletLoss(margin=0.4)])
         views = step.views(batch)
         similarity = views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
-        expected = hinge(similarity, similarity.T, 0.4, True, belong=identities(views).belong()) / 4
-        torch.testing.assert_close(step(batch)["hinge"], expected)
-        blind = step(replace(batch, labels={}))["hinge"]
+        expected = triplet_loss(similarity, similarity.T, 0.4, True, belong=positive_pairs(views).mask()) / 4
+        torch.testing.assert_close(step(batch)["triplet"], expected)
+        blind = step(replace(batch, labels={}))["triplet"]
         assert expected <= blind + 1e-6  # fewer negatives, so the hardest is no harder
         smaller.append(bool(expected < blind - 1e-3))
         everyone = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
-        assert (everyone["hinge"], everyone["hinge/accuracy"]) == (0, 1)
+        assert (everyone["triplet"], everyone["triplet/accuracy"]) == (0, 1)
     assert any(smaller)
 
 
@@ -216,23 +216,23 @@ def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Pa
     def look(pixels: Tensor) -> dict[str, Tensor]:
         return {"grid": F.adaptive_avg_pool2d(pixels[None], 4)[0].permute(1, 2, 0).half()}
 
-    seen = Seen(look, b"means", ImageSettings(shorter=32, patch=16), Remembered())
-    shows = SeenRegions(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), Remembered())
+    seen = ExtractedFeatures(look, b"means", ImageSettings(shorter_side=32, patch_size=16), Remembered())
+    shows = BoxLoader(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), Remembered())
     examples = PairExamples(open_captions(str(karpathy(tmp_path)), "train"), Tokenizer(16), shows, matching=0.0)
     ids = [0, 5, 1, 2, 10, 11]  # photos 0, 1, 0, 0, 2, 2
     batch = examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)
     owners = np.array([0, 1, 0, 0, 2, 2])
     same = torch.from_numpy(owners[:, None] == owners)
-    step = Pretraining(VSEpp(3, 8, vocabulary().size, 4), nn.ModuleDict(), [Hinge()])
-    assert torch.equal(identities(step.views(batch)).belong(), same)
+    step = Pretraining(VSEpp(3, 8, vocabulary().size, 4), nn.ModuleDict(), [TripletLoss()])
+    assert torch.equal(positive_pairs(step.views(batch)).mask(), same)
     views = views_of(batch.labels, features(6))
-    assert ImageTextContrast().totals(views)["itc"].item() == pytest.approx(
+    assert ITC().loss_sums(views)["itc"].item() == pytest.approx(
         by_hand("softmax", features(6), owners.tolist()), rel=1e-5
     )
-    for chosen in HardMatching().negatives(views):
+    for chosen in HardNegativeITM().negatives(views):
         assert all(owners[j] != owners[i] for i, j in enumerate(chosen.tolist()))
-    everyone = hinge(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, belong=same)
-    torch.testing.assert_close(step(batch)["hinge"], everyone / 6)
+    everyone = triplet_loss(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, belong=same)
+    torch.testing.assert_close(step(batch)["triplet"], everyone / 6)
 
 
 def step_similarity(step: Pretraining, batch: Batch) -> Tensor:

@@ -18,25 +18,25 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Matching, Regions, Text
 from diptych.models.vilbert.model import ViLBERT
-from diptych.modules.heads import Contrast
-from diptych.objectives.cnn_distillation import ClassImitation, GridImitation
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching, ImageTextMatching
-from diptych.objectives.lm import NextWords
-from diptych.objectives.masked_regions import ByContrast, MaskedRegions, Target, by_class, by_feature
-from diptych.objectives.mim import MaskedPixels
-from diptych.objectives.mlm import MaskedWords
-from diptych.objectives.momentum import Momentum, Queue
+from diptych.modules.heads import ITCHead
+from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import ITM, HardNegativeITM
+from diptych.objectives.lm import LM
+from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, Target, class_target, feature_target
+from diptych.objectives.mim import MIM
+from diptych.objectives.mlm import MLM
+from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import Draws, Masking
-from diptych.objectives.triplet import Hinge
-from diptych.objectives.views import Lesson, Views
-from diptych.objectives.wpa import WordPatchAlignment
-from diptych.protocols import Step
+from diptych.objectives.sampling import RandomChoices, WordMasking
+from diptych.objectives.triplet import TripletLoss
+from diptych.objectives.views import TeacherOutput, Views
+from diptych.objectives.wpa import WPA
+from diptych.protocols import TrainStep
 from tests.models.systems import albef, beit3, clip, mae, regions, tokenizer, vilbert, vilt, vlmo
 from tests.models.systems.common import MASK, VOCABULARY, Colours, batch_of, rows
 
-WORDS = Masking(VOCABULARY, MASK, 0.3)
+WORDS = WordMasking(VOCABULARY, MASK, 0.3)
 
 
 def small(system: Any, name: str) -> Any:
@@ -44,71 +44,71 @@ def small(system: Any, name: str) -> Any:
 
 
 def on_model(model: Any, *objectives: Objective, **others: Any) -> Pretraining:
-    return Pretraining(model, model.heads(), objectives, **others)
+    return Pretraining(model, model.pretraining_heads(), objectives, **others)
 
 
-def remembering(identified: bool = False) -> Momentum:
+def remembering(identified: bool = False) -> MomentumDistillation:
     model = albef.small()
-    student = on_model(model, ImageTextContrast(), HardMatching(even=1e-4), MaskedWords(WORDS))
-    return Momentum(student, Queue(16, model.joint, identified), momentum=0.5)
+    student = on_model(model, ITC(), HardNegativeITM(uniform_mix=1e-4), MLM(WORDS))
+    return MomentumDistillation(student, Queue(16, model.embed_dim, identified), momentum=0.5)
 
 
 def judging_pairs() -> Pretraining:
-    step = on_model(small(clip, "clip"), ImageTextContrast(form="sigmoid"))
-    cast(Contrast, step.heads["contrast"]).judging_pairs()
+    step = on_model(small(clip, "clip"), ITC(form="sigmoid"))
+    cast(ITCHead, step.heads["contrast"]).use_sigmoid()
     return step
 
 
 def guided() -> Pretraining:
     heads = nn.ModuleDict({"grid": nn.Linear(32, 1280), "classes": nn.Linear(32, 1000)})
-    return Pretraining(small(vilt, "vilt"), heads, [GridImitation(), ClassImitation()], guide=Colours())
+    return Pretraining(small(vilt, "vilt"), heads, [GridDistillation(), ClassDistillation()], teacher_network=Colours())
 
 
 class OnMoreRegions(Pretraining):
     """The step, given regions: each patch of the images to be matched twice, so that no image has but one."""
 
-    def views(self, batch: Batch, draws: Draws | None = None, lesson: Lesson | None = None) -> Views:
+    def views(self, batch: Batch, draws: RandomChoices | None = None, lesson: TeacherOutput | None = None) -> Views:
         batch = vilbert.regional(batch)
-        shown = cast(Matching, batch.matching).shown
+        shown = cast(Matching, batch.matching).visual
         assert isinstance(shown, Regions) and shown.classes is not None
-        (features, real), classes = (torch.cat([x, x[:, 1:]], 1) for x in (shown.features, shown.real)), shown.classes
+        (features, real), classes = (torch.cat([x, x[:, 1:]], 1) for x in (shown.features, shown.mask)), shown.classes
         boxes, classes = (torch.cat([x, x[:, 1:].flip(2)], 1) for x in (shown.boxes, classes))
-        more = Matching(Regions(features, boxes, real, classes, shown.whole), cast(Matching, batch.matching).matched)
+        more = Matching(
+            Regions(features, boxes, real, classes, shown.has_whole_image), cast(Matching, batch.matching).matched
+        )
         return super().views(replace(batch, matching=more), draws, lesson)
 
 
 def of_regions(target: Target, **sizes: Any) -> Pretraining:
     model = ViLBERT(**vilbert.SIZES | sizes)
-    return OnMoreRegions(model, model.heads(), [MaskedRegions(vilbert.HIDING, target)])
+    return OnMoreRegions(model, model.pretraining_heads(), [MaskedRegions(vilbert.HIDING, target)])
 
 
 def hinge(name: str, hardest: bool) -> Pretraining:
-    return regions.OnRegions(small(regions, name), nn.ModuleDict(), [Hinge(hardest=hardest)])
+    return regions.OnRegions(small(regions, name), nn.ModuleDict(), [TripletLoss(hardest_only=hardest)])
 
 
-FEATURES = {"region_targets": vilbert.FEATURES}
+FEATURES = {"num_region_targets": vilbert.FEATURES}
 CASES: dict[str, Callable[[], nn.Module]] = {
-    "contrast": lambda: on_model(small(clip, "clip"), ImageTextContrast()),
+    "contrast": lambda: on_model(small(clip, "clip"), ITC()),
     "contrast, sigmoid": judging_pairs,
     "contrast of two readouts, hard negatives": lambda: on_model(
-        vlmo.small(), ImageTextContrast(heads=vlmo.CONTRASTS), HardMatching()
+        vlmo.small(), ITC(head_names=vlmo.CONTRASTS), HardNegativeITM()
     ),
     "momentum and queue": remembering,
-    "matching, words, alignment": lambda: on_model(
-        small(vilt, "vilt"), ImageTextMatching(), MaskedWords(WORDS), WordPatchAlignment(), most_patches=5
-    ),
-    "words alone": lambda: on_model(vlmo.small(together=3), MaskedWords(WORDS, alone=True)),
+    "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), most_patches=5),
+    "words alone": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
     "imitation": guided,
-    "regions by class": lambda: of_regions(by_class),
-    "regions by feature": lambda: of_regions(by_feature, **FEATURES),
-    "regions by contrast": lambda: of_regions(ByContrast(6), **FEATURES),
+    "regions by class": lambda: of_regions(class_target),
+    "regions by feature": lambda: of_regions(feature_target, **FEATURES),
+    "regions by contrast": lambda: of_regions(ContrastTarget(6), **FEATURES),
     "hinge, hardest": lambda: hinge("vsepp", True),
     "hinge, all, by attention": lambda: hinge("scan", False),
-    "next words": lambda: on_model(small(clip, "coca"), NextWords()),
+    "next words": lambda: on_model(small(clip, "coca"), LM()),
     "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
     "codes alone, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
     "codebook": lambda: tokenizer.quantising(tokenizer.small()),
-    "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MaskedPixels()]),
+    "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MIM()]),
 }
 COMPARING = (
     "contrast", "contrast, sigmoid", "contrast of two readouts, hard negatives", "regions by contrast", "hinge, hardest",
@@ -129,8 +129,8 @@ def part_of(batch: Batch, chosen: slice) -> Batch:
         height, width = image.sizes.amax(0).tolist()
         return Image(image.pixels[:, :, :height, :width], image.sizes)
 
-    longest, matching = int(part.text.real.sum(1).amax()), part.matching
-    ids, real, begins = part.text.ids, part.text.real, cast(Tensor, part.text.begins)
+    longest, matching = int(part.text.mask.sum(1).amax()), part.matching
+    ids, real, begins = part.text.ids, part.text.mask, cast(Tensor, part.text.word_start)
     text = Text(ids[:, :longest], real[:, :longest], begins[:, :longest])
     return replace(part, image=cut(part.image), text=text, matching=Matching(cut(matching.image), matching.matched))
 
@@ -167,9 +167,9 @@ def _trained(name: str, part: slice) -> dict[str, Tensor]:
     for k in range(2):
         whole = batch_of(8, seed=k)
         batch = part_of(replace(whole, step=k, labels=whole.labels | labels), part)
-        counts = {name: summed(count) / world for name, count in cast(Step, step).counts(batch).items()}
+        counts = {name: summed(count) / world for name, count in cast(TrainStep, step).num_terms(batch).items()}
         losses = step(batch, counts)
-        torch.stack([w * losses[loss] for loss, w in cast(Step, step).weights.items()]).sum().backward()
+        torch.stack([w * losses[loss] for loss, w in cast(TrainStep, step).weights.items()]).sum().backward()
         found |= {f"{k} {loss}": summed(value) / world for loss, value in losses.items()}
         for name, p in step.named_parameters():
             if p.requires_grad:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from diptych.batch import Batch, Text
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.sampling import Given, Keyed, MaskedText, Masking
+from diptych.objectives.sampling import FixedChoices, KeyedChoices, MaskedText, WordMasking
 
-MASKING = Masking(vocabulary=5000, mask_id=4)
-PIECES = Masking(vocabulary=5000, mask_id=4, whole_words=False)
+MASKING = WordMasking(vocab_size=5000, mask_id=4)
+PIECES = WordMasking(vocab_size=5000, mask_id=4, whole_words=False)
 
 
-def text_of(words: list[list[int]], width: int | None = None) -> Text:
+def text_of(words: list[list[int]], dim: int | None = None) -> Text:
     """Texts from the lengths of their words, in pieces: [CLS] 1, [SEP] 2, pads 0, every other piece its own id."""
-    n = max(2 + sum(w) for w in words) if width is None else width
+    n = max(2 + sum(w) for w in words) if dim is None else dim
     ids, begins = torch.zeros(len(words), n, dtype=torch.long), torch.zeros(len(words), n, dtype=torch.bool)
     for row, lengths in enumerate(words):
         total = sum(lengths)
@@ -30,9 +30,9 @@ def text_of(words: list[list[int]], width: int | None = None) -> Text:
     return Text(ids, ids > 0, begins)
 
 
-def drawn(text: Text, masking: Masking, step: int = 0, ids: Tensor | None = None) -> MaskedText:
+def drawn(text: Text, masking: WordMasking, step: int = 0, ids: Tensor | None = None) -> MaskedText:
     names = torch.arange(len(text)) if ids is None else ids
-    return Keyed(Batch(seed=1, step=step, ids=names, text=text)).masked(text, masking)
+    return KeyedChoices(Batch(seed=1, step=step, ids=names, text=text)).mask_text(text, masking)
 
 
 caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
@@ -43,16 +43,16 @@ caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
 def test_hidden_pieces_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
     text = text_of(words)
     masked = drawn(text, MASKING if whole else PIECES, step)
-    assert (text.ids[masked.hidden] >= 1000).all(), "[CLS], [SEP] or a pad was hidden"
+    assert (text.ids[masked.masked] >= 1000).all(), "[CLS], [SEP] or a pad was hidden"
     assert torch.equal(masked.original, text.ids)
-    assert torch.equal(masked.text.ids[~masked.hidden], text.ids[~masked.hidden])
-    assert torch.equal(masked.text.real, text.real)
+    assert torch.equal(masked.text.ids[~masked.masked], text.ids[~masked.masked])
+    assert torch.equal(masked.text.mask, text.mask)
     for row, lengths in enumerate(words):
-        count = int(masked.hidden[row].sum())
+        count = int(masked.masked[row].sum())
         budget = max(1, round(0.15 * (2 + sum(lengths))))
         assert 1 <= count <= max(budget, min(lengths) if whole else 1)
         if whole:
-            pieces = masked.hidden[row, 1 : 1 + sum(lengths)].split(lengths)
+            pieces = masked.masked[row, 1 : 1 + sum(lengths)].split(lengths)
             assert all(word.all() or not word.any() for word in pieces), "half a word was hidden"
 
 
@@ -63,9 +63,9 @@ def many(n: int = 4000) -> Text:
 
 @pytest.mark.quick("masking0")
 @pytest.mark.parametrize("masking", [MASKING, PIECES])
-def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: Masking):
+def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: WordMasking):
     masked = drawn(many(), masking)
-    hidden, shown = masked.hidden, masked.text.ids
+    hidden, shown = masked.masked, masked.text.ids
     assert hidden.sum(1).tolist() == [3] * len(hidden)
     total = hidden.sum().item()
     as_mask = (shown[hidden] == 4).sum().item() / total
@@ -82,14 +82,14 @@ def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: Masking):
 @pytest.mark.quick("True")
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_end_hides_as_often_as_a_word_where_it_is_asked_for(whole: bool):
-    hidden = drawn(many(), Masking(5000, 4, whole_words=whole, ends=True)).hidden
+    hidden = drawn(many(), WordMasking(5000, 4, whole_words=whole, ends=True)).masked
     assert hidden.sum(1).tolist() == [3] * len(hidden) and not hidden[:, 0].any()
     assert (hidden.float().mean(0)[1:20] - 3 / 19).abs().max() < 0.025
 
 
 def test_masks_change_with_the_step_and_the_sample():
     text = many(2)
-    masks = [drawn(text, MASKING, step).hidden for step in range(6)]
+    masks = [drawn(text, MASKING, step).masked for step in range(6)]
     assert len({tuple(mask[0].tolist()) for mask in masks}) > 3
     assert any(not torch.equal(mask[0], mask[1]) for mask in masks)
 
@@ -102,20 +102,20 @@ def test_a_mask_does_not_depend_on_the_company(words: list[list[int]], more: int
     last = len(words) - 1
     alone = drawn(text_of(words[last:], 2 + sum(words[last]) + more), masking, ids=torch.tensor([10 + last]))
     n = 2 + sum(words[last])
-    assert torch.equal(alone.hidden[0, :n], together.hidden[last, :n])
+    assert torch.equal(alone.masked[0, :n], together.masked[last, :n])
     assert torch.equal(alone.text.ids[0, :n], together.text.ids[last, :n])
 
 
 def test_a_text_without_words_hides_nothing():
-    assert not drawn(text_of([[], [1, 1]]), MASKING).hidden[0].any()
+    assert not drawn(text_of([[], [1, 1]]), MASKING).masked[0].any()
 
 
 def test_without_known_words_pieces_are_hidden_one_by_one():
     text = text_of([[2] * 9] * 50)
-    unknown = Text(text.ids, text.real)
-    hidden = drawn(unknown, MASKING).hidden
+    unknown = Text(text.ids, text.mask)
+    hidden = drawn(unknown, MASKING).masked
     assert hidden.sum(1).tolist() == [3] * 50
-    assert torch.equal(hidden, drawn(text, PIECES).hidden)
+    assert torch.equal(hidden, drawn(text, PIECES).masked)
 
 
 # -- patches ----------------------------------------------------------------------------------------------------------
@@ -129,12 +129,12 @@ def patches(extents: list[tuple[int, int]], canvas: tuple[int, int]) -> Tokens:
     value = torch.stack([r * w + c for _, w in extents]).flatten(1)
     spans = Span("image", "cls", 1), Span("image", "patches", rows * columns, canvas)
     one = torch.ones(len(extents), 1)
-    return Tokens.of(torch.cat([-one, value.float()], 1)[:, :, None], torch.cat([one > 0, real], 1), *spans)
+    return Tokens.from_padded(torch.cat([-one, value.float()], 1)[:, :, None], torch.cat([one > 0, real], 1), *spans)
 
 
 def kept(tokens: Tokens, most: int, ids: list[int], step: int = 0) -> list[list[int]]:
-    keep = Keyed(Batch(seed=1, step=step, ids=torch.tensor(ids))).kept(tokens, most)
-    assert not (keep & ~tokens.real).any()
+    keep = KeyedChoices(Batch(seed=1, step=step, ids=torch.tensor(ids))).keep_patches(tokens, most)
+    assert not (keep & ~tokens.mask).any()
     return [row[k].flatten().int().tolist() for row, k in zip(tokens.values, keep, strict=True)]
 
 
@@ -164,9 +164,9 @@ def test_every_patch_is_as_likely_to_be_kept():
 def test_choices_made_elsewhere_are_taken_as_they_are():
     text, tokens = text_of([[1, 1]]), patches([(1, 2)], (1, 2))
     masked, keep = drawn(text, MASKING), torch.tensor([[True, False, True]])
-    assert Given(masked).masked(text, MASKING) is masked
-    assert Given(kept_patches=keep).kept(tokens, 1) is keep
+    assert FixedChoices(masked).mask_text(text, MASKING) is masked
+    assert FixedChoices(kept_patches=keep).keep_patches(tokens, 1) is keep
     with pytest.raises(ValueError, match="masked words were asked for, but none were given"):
-        Given().masked(text, MASKING)
+        FixedChoices().mask_text(text, MASKING)
     with pytest.raises(ValueError, match="kept patches were asked for, but none were given"):
-        Given().kept(tokens, 1)
+        FixedChoices().keep_patches(tokens, 1)

@@ -8,7 +8,7 @@ from diptych.batch import Batch, Regions, Text
 from diptych.models.vit.model import ViT
 from diptych.models.vsepp.model import VSEpp
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.triplet import Hinge, compared, hinge
+from diptych.objectives.triplet import TripletLoss, compared, triplet_loss
 
 SIMILARITY = torch.tensor([[0.9, 0.8, 0.1], [0.3, 0.5, 0.6], [0.2, 0.0, 0.7]])
 
@@ -26,20 +26,22 @@ def by_hand(margin: float, hardest: bool) -> float:
 @pytest.mark.parametrize("hardest", [True, False])
 @pytest.mark.parametrize("margin", [0.05, 0.2, 0.5])
 def test_it_is_the_sum_over_wrong_pairs_of_both_sides(margin: float, hardest: bool):
-    assert hinge(SIMILARITY, SIMILARITY.T, margin, hardest).item() == pytest.approx(by_hand(margin, hardest), abs=1e-6)
+    assert triplet_loss(SIMILARITY, SIMILARITY.T, margin, hardest).item() == pytest.approx(
+        by_hand(margin, hardest), abs=1e-6
+    )
 
 
 def test_where_all_pairs_are_alike_the_hardest_cost_twice_the_margin_each():
     alike = torch.zeros(4, 4)
-    assert hinge(alike, alike.T, 0.2, True).item() == pytest.approx(4 * 0.4)
-    floor = Hinge().floor({})
+    assert triplet_loss(alike, alike.T, 0.2, True).item() == pytest.approx(4 * 0.4)
+    floor = TripletLoss().chance_loss({})
     assert floor is not None and floor.value == pytest.approx(0.4)
-    assert Hinge(hardest=False).floor({}) is None
+    assert TripletLoss(hardest_only=False).chance_loss({}) is None
 
 
 def test_pairs_far_enough_apart_cost_nothing_and_teach_nothing():
     similarity = (torch.eye(3) * 2).requires_grad_()
-    loss = hinge(similarity, similarity.T, 0.2, True)
+    loss = triplet_loss(similarity, similarity.T, 0.2, True)
     loss.backward()
     assert loss.item() == 0 and similarity.grad is not None and not similarity.grad.any()
 
@@ -53,15 +55,15 @@ def batch(n: int) -> Batch:
 
 
 def test_the_step_gives_the_mean_over_pairs():
-    step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [Hinge(margin=0.3)])
+    step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [TripletLoss(margin=0.3)])
     losses = step(batch(5))
     similarity = compared(step.views(batch(5)))
-    torch.testing.assert_close(losses["hinge"], hinge(similarity, similarity.T, 0.3, True) / 5)
+    torch.testing.assert_close(losses["triplet"], triplet_loss(similarity, similarity.T, 0.3, True) / 5)
     right = (similarity.argmax(1) == torch.arange(5)).float().mean()
-    torch.testing.assert_close(losses["hinge/accuracy"], right)
+    torch.testing.assert_close(losses["triplet/accuracy"], right)
 
 
 def test_a_model_without_a_similarity_is_refused():
-    step = Pretraining(ViT(8, 1, 2, 8, 4, (1, 1), 0), nn.ModuleDict(), [Hinge()])
+    step = Pretraining(ViT(8, 1, 2, 8, 4, (1, 1), 0), nn.ModuleDict(), [TripletLoss()])
     with pytest.raises(ValueError, match="ViT has no similarity of its own"):
         step(batch(2))

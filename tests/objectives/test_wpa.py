@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.objectives.wpa import cosines, ipot, transport
+from diptych.objectives.wpa import cosines, ipot, optimal_transport
 
 LENGTHS = [(6, 20), (12, 35), (3, 9), (1, 5), (8, 1), (10, 30)]  # words, patches
 N, M = 14, 38
@@ -85,7 +85,7 @@ def words_and_patches() -> tuple[Tensor, Tensor]:
 
 def test_the_plan_is_constant_in_the_gradient():
     words, patches = words_and_patches()
-    moved = transport(words, patches, *real_cells())
+    moved = optimal_transport(words, patches, *real_cells())
     assert not moved.plan.requires_grad
     got = torch.autograd.grad(moved.distance.sum(), (words, patches))
     unit = F.normalize(words, dim=2), F.normalize(patches, dim=2)
@@ -97,23 +97,23 @@ def test_the_plan_is_constant_in_the_gradient():
 def test_what_is_not_real_neither_counts_nor_learns():
     words, patches = words_and_patches()
     rows, columns = real_cells()
-    before = transport(words, patches, rows, columns)
+    before = optimal_transport(words, patches, rows, columns)
     grads = torch.autograd.grad(before.distance.sum(), (words, patches))
     assert grads[0][~rows].abs().sum() == 0 and grads[1][~columns].abs().sum() == 0
-    after = transport(
+    after = optimal_transport(
         torch.where(rows[:, :, None], words, 50.0), torch.where(columns[:, :, None], patches, -7.0), rows, columns
     )
     assert torch.equal(after.distance, before.distance)
     assert (before.cost == 0)[~(rows[:, :, None] & columns[:, None, :])].all()
-    wider = transport(F.pad(words, (0, 0, 0, 3)), patches, F.pad(rows, (0, 3)), columns)
+    wider = optimal_transport(F.pad(words, (0, 0, 0, 3)), patches, F.pad(rows, (0, 3)), columns)
     torch.testing.assert_close(wider.distance, before.distance)
 
 
 def test_it_is_computed_in_float32_whatever_surrounds_it():
     words, patches = (x.detach().bfloat16() for x in words_and_patches())
-    plain = transport(words.float(), patches.float(), *real_cells())
+    plain = optimal_transport(words.float(), patches.float(), *real_cells())
     with torch.autocast("cpu", torch.bfloat16):
-        inside = transport(words, patches, *real_cells())
+        inside = optimal_transport(words, patches, *real_cells())
     assert inside.distance.dtype == inside.plan.dtype == torch.float32
     assert torch.equal(inside.distance, plain.distance)
 
@@ -122,7 +122,7 @@ def test_a_text_without_words_costs_nothing_and_breaks_nothing():
     words, patches = words_and_patches()
     rows, columns = real_cells()
     rows = rows & (torch.arange(len(rows)) != 1)[:, None]
-    moved = transport(words, patches, rows, columns)
+    moved = optimal_transport(words, patches, rows, columns)
     assert moved.distance[1] == 0 and torch.isfinite(moved.distance).all()
     moved.distance.sum().backward()
     assert words.grad is not None and torch.isfinite(words.grad).all()
@@ -133,7 +133,7 @@ def test_a_vector_of_nought_has_no_direction_and_no_nan():
     blank = words.detach().clone()
     blank[0, 0] = 0
     blank.requires_grad_()
-    moved = transport(blank, patches, *real_cells())
+    moved = optimal_transport(blank, patches, *real_cells())
     assert torch.equal(moved.cost[0, 0, :20], torch.ones(20))
     moved.distance.sum().backward()
     assert blank.grad is not None and torch.isfinite(blank.grad).all()

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from diptych.checkpoints.read import WeightsError
-from diptych.utils.io import written_whole
-from diptych.utils.terminal import say
+from diptych.utils.io import atomic_write
+from diptych.utils.terminal import echo
 from tests.parity.compare import RULE, Report, Row, parity
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a golden folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports to FILE")
     arguments = parser.parse_args(words)
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
             reports[str(folder)] = report = parity(folder)
         except (OSError, WeightsError) as error:
             reports[str(folder)] = f"cannot be recomputed: {error}"
-            say(f"{folder}: {reports[str(folder)]}", error=True)
+            echo(f"{folder}: {reports[str(folder)]}", error=True)
         else:
             print_report(str(folder), report)
     if arguments.json:
@@ -42,10 +42,10 @@ def main(words: list[str]) -> int:
             "torch": torch.__version__,
             "folders": {n: as_json(report) for n, report in reports.items()},
         }
-        with written_whole(arguments.json) as file:
+        with atomic_write(arguments.json) as file:
             file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     passed = all(isinstance(report, Report) and report.passed for report in reports.values())
-    say(f"{len(reports)} folders: {'all equal' if passed else 'NOT equal'}")
+    echo(f"{len(reports)} folders: {'all equal' if passed else 'NOT equal'}")
     return 0 if passed else 1
 
 
@@ -57,21 +57,21 @@ def as_json(report: Report | str) -> dict:
 
 def print_report(name: str, report: Report) -> None:
     """Every tensor's whole name on a line of its own, whatever the width of the terminal; never cut, never wrapped by us."""
-    say(f"{name}: {report.system} {report.task}, {report.source}")
+    echo(f"{name}: {report.system} {report.task}, {report.source}")
     width = max((len(row.tensor) for row in report.rows), default=0) + len("out.")
     for row in report.rows:
-        say(line(row, width))
+        echo(line(row, width))
     wrong = sum(not row.ok for row in report.rows)
     tensors = len({row.tensor for row in report.rows})
     verdict = "all equal" if report.passed else f"{wrong} of {len(report.rows)} comparisons differ"
-    say(f"{name}: {tensors} tensors in two layouts: {verdict}\n")
+    echo(f"{name}: {tensors} tensors in two layouts: {verdict}\n")
 
 
-def line(row: Row, width: int) -> str:
+def line(row: Row, dim: int) -> str:
     error = "-" if row.error is None else f"{row.error:.2e}"
     tolerance = "-" if row.tolerance is None else f"{row.tolerance:.2e}"
     verdict = f"equal {row.note}".rstrip() if row.ok else f"DIFFERS {row.note}"
-    return f"  {'out.' + row.tensor:<{width}}  {row.layout:<6}  error {error:>8}  tolerance {tolerance:>8}  {verdict}"
+    return f"  {'out.' + row.tensor:<{dim}}  {row.layout:<6}  error {error:>8}  tolerance {tolerance:>8}  {verdict}"
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from diptych.checkpoints.adapter import with_grid
-from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError, read_checkpoint, read_states
-from diptych.checkpoints.wrappers import fitting
-from diptych.models.importing import Imported, recognise, understood
+from diptych.checkpoints.wrappers import unwrap
+from diptych.models.importing import Imported, identify_system, map_official
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
 SAID = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
@@ -129,8 +129,8 @@ def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
     path = folder / "checkpoint.pth"
     if path.is_file():
         held = read_states(path)
-        return fitting(path, held, lambda x: understood(recognise(x, config), x, with_grid(config)))[0]
+        return unwrap(path, held, lambda x: map_official(identify_system(x, config), x, with_grid(config)))[0]
     for system, mark in WEIGHTLESS.items():
         if mark in config:
-            return Imported(system, "augmentation", {}, {}, {}, Names({}))
+            return Imported(system, "augmentation", {}, {}, {}, KeyMapping({}))
     raise WeightsError(f"{folder}: no {path.name} there; a golden folder holds {', '.join(FILES)}")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError
 from diptych.models.importing import SYSTEMS, Imported
 from diptych.models.vilt.checkpoint import NAMES
@@ -240,8 +240,8 @@ def test_an_empty_or_broken_folder_is_refused(copied: Path):
 
 
 SIZES = {
-    "width": 24, "depth": 2, "heads": 3, "hidden": 40, "patch": 4, "grid": (2, 8), "vocabulary": 53,
-    "text_length": 9, "images": 1,
+    "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40, "patch_size": 4, "grid": (2, 8), "vocab_size": 53,
+    "text_length": 9, "num_images": 1,
 }  # fmt: skip
 
 
@@ -255,7 +255,7 @@ def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     step = module.build(SIZES, "pretraining", heads)
     for parameter in step.parameters():
         parameter.data.normal_(std=0.2)
-    names: Names = NAMES["pretraining"]
+    names: KeyMapping = NAMES["pretraining"]
     state = {name: parameter.detach() for name, parameter in step.named_parameters()}
     lengths, sizes = torch.tensor([7, 3, 5, 4, 6]), [(8, 20), (16, 4), (12, 12), (4, 4), (16, 20)]
     real = torch.arange(n) < lengths[:, None]

@@ -9,15 +9,15 @@ import torch
 
 from diptych.cli import main
 from diptych.config.run import Objectives, Pretrain, Teacher
-from diptych.data.loader import loader
+from diptych.data.loader import training_loader
 from diptych.models.vilt import recipes as vilt
 from diptych.planning import estimate as plans
 from diptych.planning.accelerators import ACCELERATORS, Accelerator, chosen
-from diptych.planning.profile import Cost, Counted, _cost, counted
+from diptych.planning.profile import Cost, Profile, _cost, profile
 from diptych.runs.build import build
 from diptych.runs.pretrain import examples
 
-SMALL = dict(width=32, depth=2, heads=2, hidden=64)
+SMALL = dict(dim=32, depth=2, num_heads=2, mlp_dim=64)
 
 
 def tiny(**training) -> Pretrain:
@@ -27,17 +27,17 @@ def tiny(**training) -> Pretrain:
 
 
 @pytest.fixture(scope="module")
-def found() -> Counted:
-    return counted(tiny())
+def found() -> Profile:
+    return profile(tiny())
 
 
 @pytest.mark.slow
-def test_a_larger_batch_costs_what_was_foretold(found: Counted):
+def test_a_larger_batch_costs_what_was_foretold(found: Profile):
     run = tiny()
-    step = next(loader(examples(run, "train", True), batch=24, seed=0, start=0, steps=1, workers=0))
+    step = next(training_loader(examples(run, "train", True), batch_size=24, seed=0, start=0, steps=1, workers=0))
     cost = _cost(build(run).train(), step[0].batch)
     assert cost.products == pytest.approx(found.fixed.products + 24 * found.each.products, rel=0.15)
-    assert cost.kept == pytest.approx(found.fixed.kept + 24 * found.each.kept, rel=0.15)
+    assert cost.activations == pytest.approx(found.fixed.activations + 24 * found.each.activations, rel=0.15)
     assert cost.moved == pytest.approx(
         found.fixed.moved + 24 * found.each.moved, rel=0.3
     )  # some is padded, to the longest
@@ -46,43 +46,43 @@ def test_a_larger_batch_costs_what_was_foretold(found: Counted):
 def test_products_are_those_of_the_formula():
     """Masked words alone: a step is three times the way forth; for patches twice, since pixels need no gradient."""
     run = replace(tiny(), objectives=Objectives(mlm=1.0, mask_rate=0.5))
-    found = counted(run)
-    d, n, hidden = SMALL["width"], round(found.words + found.patches), SMALL["hidden"]
+    found = profile(run)
+    d, n, hidden = SMALL["dim"], round(found.words + found.patches), SMALL["mlp_dim"]
     weights = SMALL["depth"] * (4 * d * d + 2 * d * hidden)
     scores = SMALL["depth"] * 2 * n * d
     forth = 2 * n * (weights + scores)
-    embedded = 2 * found.patches * 3 * run.model.patch**2 * d  # type: ignore[union-attr]
+    embedded = 2 * found.patches * 3 * run.model.patch_size**2 * d  # type: ignore[union-attr]
     assert found.each.products == pytest.approx(3 * forth + 2 * embedded, rel=0.1)
 
 
 @pytest.mark.slow
-def test_activations_made_again_are_not_kept_and_cost_a_third_more(found: Counted):
-    again = counted(tiny(recompute=True))
-    assert again.each.kept < 0.6 * found.each.kept
+def test_activations_made_again_are_not_kept_and_cost_a_third_more(found: Profile):
+    again = profile(tiny(recompute=True))
+    assert again.each.activations < 0.6 * found.each.activations
     assert 1.1 < again.each.products / found.each.products < 1.4
 
 
 def test_a_teacher_is_held_but_not_trained():
     run = replace(tiny(), objectives=Objectives(mlm=1.0), teacher=Teacher(momentum=0.99))
-    found = counted(run)
+    found = profile(run)
     assert found.parameters > 1.8 * found.trained
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, gpus: str, **training) -> plans.Plan:
-    known = Counted(10**9, 10**9, 0, 20, 200, Cost(0, 1e9, 0), Cost(1e12, 1e9, 5e9), 1e6)
-    monkeypatch.setattr(plans, "counted", lambda run: known)
+def planned(monkeypatch: pytest.MonkeyPatch, gpus: str, **training) -> plans.Estimate:
+    known = Profile(10**9, 10**9, 0, 20, 200, Cost(0, 1e9, 0), Cost(1e12, 1e9, 5e9), 1e6)
+    monkeypatch.setattr(plans, "profile", lambda run: known)
     run = tiny()
-    return plans.plan(replace(run, training=replace(run.training, **{"batch": 128, **training})), gpus, 0.5)
+    return plans.estimate(replace(run, training=replace(run.training, **{"batch_size": 128, **training})), gpus, 0.5)
 
 
 def test_memory_and_hours_follow_ranks_and_ways_of_dividing(monkeypatch: pytest.MonkeyPatch):
-    eight, one = planned(monkeypatch, "8xA100"), planned(monkeypatch, "A100", accumulate=8)
+    eight, one = planned(monkeypatch, "8xA100"), planned(monkeypatch, "A100", grad_accum=8)
     assert eight.memory == one.memory and eight.memory["weights"] == 4e9 and eight.memory["AdamW's means"] == 8e9
     assert one.seconds["products"] == pytest.approx(8 * eight.seconds["products"])
     divided = planned(monkeypatch, "8xA100", parallel="fsdp")
     assert divided.memory["weights"] == 4e9 / 8 and divided.seconds["exchange"] > eight.seconds["exchange"]
     assert eight.fits and eight.bound == "products" and not planned(monkeypatch, "A100").fits
-    assert planned(monkeypatch, "A100", accumulate=8).fits
+    assert planned(monkeypatch, "A100", grad_accum=8).fits
     assert eight.seconds["products"] == pytest.approx(16 * 1e12 / (0.5 * ACCELERATORS["A100"].half))
     assert eight.hours == pytest.approx(eight.step * 1500 / 3600)
 
@@ -98,7 +98,7 @@ def test_what_is_no_accelerator_is_refused_in_one_line(capsys: pytest.CaptureFix
         (["--gpus", "A100", "--utilisation", "2"], "above 0 and at most 1"),
         (["--gpus", "7xA100"], "64 does not divide into 7 ranks"),
     ):
-        assert main(["plan", "vilt.tiny", *words]) == 2
+        assert main(["estimate", "vilt.tiny", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line
 
@@ -109,7 +109,7 @@ def test_the_command_tells_all_of_it(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(plans, "measured", lambda cores: told)
     sizes = [word for name, value in SMALL.items() for word in (f"--model.{name}", str(value))]
     threads = torch.get_num_threads()
-    assert main(["plan", "vilt.tiny", "--gpus", "cpu:2", "--data", "scenes:40", *sizes]) == 0
+    assert main(["estimate", "vilt.tiny", "--gpus", "cpu:2", "--data", "scenes:40", *sizes]) == 0
     assert torch.get_num_threads() == threads
     said = capsys.readouterr().out
     for part in ("tokens of a sample", "FLOP", "AdamW's means", "activations", "hours", "bound by"):

@@ -9,7 +9,7 @@ import pytest
 
 from diptych.models.configs import PUBLISHED
 from diptych.models.vilt import recipes as vilt
-from diptych.planning.info import describe, parameters
+from diptych.planning.info import info, parameters
 
 
 @pytest.mark.quick("vit-*", "vilt-*")
@@ -54,31 +54,31 @@ def test_a_part_that_the_model_was_built_without_is_not_told():
 )
 def test_every_verb_that_the_model_was_built_with_is_told(name: str, verbs: list[str]):
     sides = ("", "image_") if name in ("blip", "albef", "vilbert") else ("",)
-    small = {f"{side}{size}": 64 for side in sides for size in ("width", "hidden")}
-    found = describe(replace(PUBLISHED[name], arguments=small | {f"{side}heads": 2 for side in sides})).verbs
+    small = {f"{side}{size}": 64 for side in sides for size in ("dim", "mlp_dim")}
+    found = info(replace(PUBLISHED[name], arguments=small | {f"{side}num_heads": 2 for side in sides})).verbs
     assert [verb.name for verb in found] == verbs
     assert found[-1].flops > 1e6
 
 
 def test_only_a_verb_that_the_model_was_built_without_is_left_out(monkeypatch: pytest.MonkeyPatch):
-    small = replace(PUBLISHED["vit"], arguments={"width": 64, "heads": 2, "hidden": 64, "classes": 0})
-    assert [verb.name for verb in describe(small).verbs] == ["encode_image"]
+    small = replace(PUBLISHED["vit"], arguments={"dim": 64, "num_heads": 2, "mlp_dim": 64, "num_classes": 0})
+    assert [verb.name for verb in info(small).verbs] == ["encode_image"]
 
     def broken(*_: object) -> None:
         raise ValueError("of another reason")
 
     monkeypatch.setattr("diptych.models.vit.model.ViT.classify", broken)
     with pytest.raises(ValueError, match="of another reason"):
-        describe(small)
+        info(small)
 
 
 def test_flops_are_those_of_the_formula():
     """A ViLT of one block: patches, qkv, scores, context, out, feed-forward, pooler."""
     run = vilt.tiny()
     run = replace(run, model=replace(run.model, depth=1))
-    found = {verb.name: verb for verb in describe(run).verbs}
+    found = {verb.name: verb for verb in info(run).verbs}
     model: Any = run.model
-    d, n, patch, hidden = model.width, 36 + 15, model.patch, model.hidden
+    d, n, patch, hidden = model.dim, 36 + 15, model.patch_size, model.mlp_dim
     assert found["encode_image"].flops == 2 * 35 * 3 * patch * patch * d
     assert (found["encode_image"].tokens, found["encode_text"].tokens, found["fuse"].tokens) == (36, 15, n)
     block = 2 * n * d * 3 * d + 2 * 2 * n * n * d + 2 * n * d * d + 2 * 2 * n * d * hidden

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,14 +25,14 @@ from diptych.batch import Batch
 from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Evaluation, Finetune, Pretrain
 from diptych.config.training import Optimizer
-from diptych.generation import Beams, Rules, beam_search
+from diptych.generation import BeamConfig, GenerationConfig, beam_search
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import Decodes, Step, pupil
+from diptych.protocols import TextDecoder, TrainStep, student_of
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.evaluate import evaluate
 from diptych.runs.run_folder import write_run
-from diptych.tasks.common import pictured
+from diptych.tasks.common import encode_images
 from diptych.training.checkpoint import save_weights
 from diptych.training.optimizer import adamw
 from tests.models import test_finetuning_recipes as test_finetuning
@@ -71,13 +72,13 @@ class one_thread:
 
 def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     run = test_first_step.toy(recipe(name))
-    if run.objectives.codes or run.objectives.codes_alone:
+    if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
         run = replace(run, tokenizer=_tokenizer(folder / "tokenizer"))
     batch = test_first_step.batch(run)
-    module = building.taught(building.build(run), run)
-    recorded = _trained(cast(Step, module), batch)
-    student = cast(Pretraining, pupil(module)).eval()
-    if isinstance(student.model, Decodes) and {"lm", "captions"} & set(student.weights):
+    module = building.with_teacher(building.build(run), run)
+    recorded = _trained(cast(TrainStep, module), batch)
+    student = cast(Pretraining, student_of(module)).eval()
+    if isinstance(student.model, TextDecoder) and {"lm", "masked_captions"} & set(student.weights):
         recorded["generated"] = _generated(student.model, batch)
     if batch.image is not None and batch.text is not None:
         tasks = ["matching"] if "itm" in student.weights else []
@@ -89,7 +90,7 @@ def _pretraining(name: str, folder: Path) -> dict[str, Any]:
 def _finetuning(name: str, folder: Path) -> dict[str, Any]:
     run, batch = test_finetuning.small(recipe(name, "Finetune"))
     module = finetune.build(run, test_finetuning.FACTS)
-    recorded = _trained(cast(Step, module), batch)
+    recorded = _trained(cast(TrainStep, module), batch)
     if batch.image is not None and run.task in ("vqa", "retrieval"):
         recorded |= _evaluated(run, module.eval(), test_finetuning.FACTS, folder, [run.task])
     return recorded
@@ -116,15 +117,15 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
         begin = getattr(module, "begin", None)  # a momentum teacher moves once per optimizer step
         if begin is not None:
             begin(step)
-        found = module(now, module.counts(now))
+        found = module(now, module.num_terms(now))
         torch.stack([weight * found[loss] for loss, weight in module.weights.items()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append({loss: value.item() for loss, value in found.items()})
-    student: Any = pupil(module).eval()
+    student: Any = student_of(module).eval()
     with torch.no_grad():
         held = replace(batch, seed=1)
-        means = {loss: value.item() for loss, value in student(held, student.counts(held)).items()}
+        means = {loss: value.item() for loss, value in student(held, student.num_terms(held)).items()}
     weights = sum(p.detach().double().abs().sum().item() for p in student.parameters())
     return {"losses": losses, "weights": weights, "held out": means}
 
@@ -132,12 +133,14 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
 @torch.no_grad()
 def _generated(model: Any, batch: Batch) -> list[list[int]]:
     begin = torch.full((len(batch), 1), 2)
-    return beam_search(model, pictured(model, batch), begin, Rules(3, 0, WORDS), Beams(2)).ids.tolist()
+    return beam_search(
+        model, encode_images(model, batch), begin, GenerationConfig(3, 0, WORDS), BeamConfig(2)
+    ).ids.tolist()
 
 
 def _evaluated(run: Pretrain | Finetune, module: Any, facts: dict[str, Any], folder: Path, tasks: list[str]) -> dict:
     """Metrics of evaluations on the built-in scenes, read from a run folder as a user's are."""
-    images = replace(run.images, shorter=32, patch=16, square=True, augment=False)
+    images = replace(run.images, shorter_side=32, patch_size=16, square=True, augment=False)
     write_run(folder, replace(run, images=images, data="scenes:8"), facts)
     save_weights(folder, module)
     asked = Evaluation(split="train", gallery=6, captions=2, device="cpu", precision="fp32", workers=0)

@@ -33,11 +33,11 @@ CLASSES = {
 TEXT_LENGTH = 9
 
 
-def _tower(draw: random.Random, width: int | None = None) -> dict[str, Any]:
+def _tower(draw: random.Random, dim: int | None = None) -> dict[str, Any]:
     heads = draw.choice((1, 2, 3, 4))
     return {
-        "hidden_size": width or heads * draw.choice((4, 8, 12)),
-        "num_attention_heads": heads if width is None else draw.choice([n for n in (1, 2, 4) if width % n == 0]),
+        "hidden_size": dim or heads * draw.choice((4, 8, 12)),
+        "num_attention_heads": heads if dim is None else draw.choice([n for n in (1, 2, 4) if dim % n == 0]),
         "num_hidden_layers": draw.choice((1, 2, 3)),
         "intermediate_size": draw.choice((12, 24, 40)),
         "hidden_act": draw.choice(ACTIVATIONS),
@@ -121,19 +121,21 @@ def equal(kind: str, theirs: Any, step: Any) -> bool:
     side, model = vision.image_size, step.model
     two = kind == "ViltForImagesAndTextClassification"
     pixels = torch.randn(3, 2 if two else 1, 3, side, side)
-    image = Image.whole(pixels[:, 0])
+    image = Image.from_full(pixels[:, 0])
     if kind == "ViTForImageClassification":
         return close(model.classify(image), theirs(pixels[:, 0]).logits)
     if kind == "ViTModel":
-        return close(model.encode_image(image).canvas(), theirs(pixels[:, 0]).last_hidden_state)
+        return close(model.encode_image(image).to_padded(), theirs(pixels[:, 0]).last_hidden_state)
     text = _text(words.vocab_size, ends_in_largest=kind == "CLIPModel", whole="Question" in kind and "Blip" in kind)
-    given = {"input_ids": text.ids, "attention_mask": text.real.long()}
+    given = {"input_ids": text.ids, "attention_mask": text.mask.long()}
     if kind == "CLIPModel":
         return _clip_equal(theirs(**given, pixel_values=pixels[:, 0]), step, image, text)
     if kind.startswith("Blip"):
         return _blip_equal(kind, theirs, step, image, pixels[:, 0], text)
     given["pixel_values"] = pixels if two else pixels[:, 0]
-    return _vilt_equal(kind, theirs(**given), step, text, [Image.whole(pixels[:, i]) for i in range(pixels.shape[1])])
+    return _vilt_equal(
+        kind, theirs(**given), step, text, [Image.from_full(pixels[:, i]) for i in range(pixels.shape[1])]
+    )
 
 
 def _text(words: int, ends_in_largest: bool, whole: bool) -> Text:
@@ -147,21 +149,21 @@ def _text(words: int, ends_in_largest: bool, whole: bool) -> Text:
 
 def _clip_equal(out: Any, step: Any, image: Image, text: Text) -> bool:
     head, model = step.heads["contrast"], step.model
-    (seen,), (read,) = model.unimodal(model.encode_image(image)), model.unimodal(model.encode_text(text))
-    pair = head.of_image(seen), head.of_text(read)
+    (seen,), (read,) = model.pooled_features(model.encode_image(image)), model.pooled_features(model.encode_text(text))
+    pair = head.project_image(seen), head.project_text(read)
     return close(pair[0], out.image_embeds) and close(pair[1], out.text_embeds)
 
 
 def _vilt_equal(kind: str, out: Any, step: Any, text: Text, images: list[Image]) -> bool:
     model = step.model
     tokens = model.encode_text(text)
-    pairs = [model.fuse(tokens, model.encode_image(image).in_slot(slot)) for slot, image in enumerate(images)]
-    pooled, read = pairs[0].pooled, pairs[0].text.canvas()[text.real]
+    pairs = [model.fuse(tokens, model.encode_image(image).with_image_index(slot)) for slot, image in enumerate(images)]
+    pooled, read = pairs[0].pooled, pairs[0].text.to_padded()[text.mask]
     match kind:
         case "ViltModel":
-            return close(read, out.last_hidden_state[:, :TEXT_LENGTH][text.real]) and close(pooled, out.pooler_output)
+            return close(read, out.last_hidden_state[:, :TEXT_LENGTH][text.mask]) and close(pooled, out.pooler_output)
         case "ViltForMaskedLM":
-            return close(step.heads["words"](read), out.logits[text.real])
+            return close(step.heads["words"](read), out.logits[text.mask])
         case "ViltForQuestionAnswering":
             return close(step.head(pooled), out.logits)
         case "ViltForImageAndTextRetrieval":
@@ -170,24 +172,24 @@ def _vilt_equal(kind: str, out: Any, step: Any, text: Text, images: list[Image])
 
 
 def _blip_equal(kind: str, theirs: Any, step: Any, image: Image, pixels: Tensor, text: Text) -> bool:
-    model, real = step.model, text.real
+    model, real = step.model, text.mask
     seen = model.encode_image(image)
     given = {"input_ids": text.ids, "attention_mask": real.long()}
     if kind == "BlipForConditionalGeneration":
-        text.ids[:, 0] = model.decoder.begin
-        return close(model.decode(text, seen)[real], theirs(**given, pixel_values=pixels).logits[real])
-    text.ids[:, 0] = model.encoder.ground
+        text.ids[:, 0] = model.decoder.bos_token_id
+        return close(model.next_token_logits(text, seen)[real], theirs(**given, pixel_values=pixels).logits[real])
+    text.ids[:, 0] = model.encoder.enc_token_id
     read = model.fuse(model.encode_text(text), seen).text
     if kind == "BlipForImageTextRetrieval":
         out = theirs(**given, pixel_values=pixels)
         head = step.heads["contrast"]
-        (a,), (b,) = model.unimodal(seen), model.unimodal(model.encode_text(text))
+        (a,), (b,) = model.pooled_features(seen), model.pooled_features(model.encode_text(text))
         cosines = theirs(**given, pixel_values=pixels, use_itm_head=False).itm_score
         return close(step.heads["match"](read.first()), out.itm_score) and close(
-            head.of_image(a) @ head.of_text(b).T, cosines
+            head.project_image(a) @ head.project_text(b).T, cosines
         )
     asked = theirs.text_encoder(**given, encoder_hidden_states=theirs.vision_model(pixels).last_hidden_state)[0]
     answer = Text(text.ids.clone(), real)
-    answer.ids[:, 0] = model.decoder.begin
+    answer.ids[:, 0] = model.decoder.bos_token_id
     said = theirs.text_decoder(answer.ids, real.long(), encoder_hidden_states=asked).logits
-    return close(read.canvas(), asked) and close(model.decode(answer, read), said)
+    return close(read.to_padded(), asked) and close(model.next_token_logits(answer, read), said)

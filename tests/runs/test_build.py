@@ -12,7 +12,7 @@ from diptych.runs.build import build
 
 
 def test_first_weights_may_be_wider_each_once():
-    narrow, wide = (build(replace(albef.small(), embed=Embedders(), widen=widen)) for widen in (1.0, 3.5))
+    narrow, wide = (build(replace(albef.small(), embedders=Embedders(), init_scale=widen)) for widen in (1.0, 3.5))
     of_layer = "model.text.0.attention.qkv.weight"
     before, after = dict(narrow.named_parameters()), dict(wide.named_parameters())
     assert torch.equal(after[of_layer], 3.5 * before[of_layer])

@@ -20,7 +20,7 @@ from diptych.runs.finetune import build, inherited, start
 from diptych.runs.run_folder import RunError, read_run, read_weights, write_run
 from diptych.training.checkpoint import save_weights
 
-TINY = "--model.sizes 8 12 --model.patches 4 6 --model.widths 16 16 --model.heads 2 2 --model.hidden 32 32 --images.augment False"
+TINY = "--model.image_sizes 8 12 --model.patch_sizes 4 6 --model.dims 16 16 --model.num_heads 2 2 --model.mlp_dim 32 32 --images.augment False"
 EXACT = "--workers 0 --device cpu --precision fp32"
 
 
@@ -40,7 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("seed", range(2))
 def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
     out = tmp_path / "run"
-    words = f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch 16 {EXACT} --seed {seed}"
+    words = (
+        f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch_size 16 {EXACT} --seed {seed}"
+    )
     assert main([*words.split(), "--optimizer.learning_rate", "0.003"]) == 0
     assert main(["evaluate", str(out), "--split", "test", *EXACT.split()]) == 0
     (scores,) = out.glob("evaluate-classification-*-test-fp32")
@@ -65,13 +67,13 @@ def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
 def test_a_system_s_own_recipe_shows_larger_pictures_to_a_run_s_model(tmp_path: Path):
     own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
     model = ALBEF(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
-    before = replace(before, model=model, images=replace(before.images, shorter=32, mean=HALF, std=HALF))
+    before = replace(before, model=model, images=replace(before.images, shorter_side=32, mean=HALF, std=HALF))
     write_run(tmp_path, before, {})
     module = build(replace(own, model=model), {"answers": ["yes"]})
     save_weights(tmp_path, module)
-    run = inherited(tmp_path, replace(own, images=replace(own.images, shorter=48)), own=True)
-    assert run.model == replace(model, grid=(3, 3)) and run.images.shorter == 48 and run.recipe == "albef.vqa"
-    assert run.images.normalisation == (HALF, HALF), "as the run learned to see them, not as the recipe says"
+    run = inherited(tmp_path, replace(own, images=replace(own.images, shorter_side=48)), own=True)
+    assert run.model == replace(model, grid=(3, 3)) and run.images.shorter_side == 48 and run.recipe == "albef.vqa"
+    assert run.images.mean_std == (HALF, HALF), "as the run learned to see them, not as the recipe says"
     larger = build(run, {"answers": ["yes"]})
     start(larger, tmp_path)
     learned = read_weights(tmp_path)

@@ -16,14 +16,14 @@ from diptych.config.training import Training
 from diptych.data.examples import PairExamples
 from diptych.data.synthetic.source import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.masked_regions import ByContrast, MaskedRegions, by_class
-from diptych.objectives.masking import Masking, RegionMasking
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, class_target
+from diptych.objectives.masking import RegionMasking, WordMasking
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Hiding
-from diptych.objectives.triplet import Hinge
-from diptych.protocols import Among
+from diptych.objectives.sampling import PairMasking
+from diptych.objectives.triplet import TripletLoss
+from diptych.protocols import ComparisonPool
 from diptych.runs import train as training
 from diptych.runs.build import build
 from diptych.runs.compatibility import check_samples, compares
@@ -32,15 +32,15 @@ from diptych.runs.train import opened
 from diptych.tasks.retrieval import Retrieval
 
 SMALL = [
-    "--model.width",
+    "--model.dim",
     "16",
     "--model.depth",
     "2",
-    "--model.heads",
+    "--model.num_heads",
     "2",
-    "--model.hidden",
+    "--model.mlp_dim",
     "32",
-    "--model.together",
+    "--model.vl_start_layer",
     "1",
     "--data",
     "scenes:12",
@@ -56,13 +56,16 @@ SMALL = [
 
 
 def test_each_objective_says_what_it_compares_a_sample_with():
-    among = Among(own=1, everywhere=3, queued=5)
-    hiding = Hiding(Masking(114, 4, 0.15, True), RegionMasking())
-    assert ImageTextContrast().samples_compared(among) == 8
-    assert Hinge().samples_compared(among) == 3
-    assert HardMatching().samples_compared(among) == 3 and HardMatching(in_rank=True).samples_compared(among) == 1
-    assert MaskedRegions(hiding, ByContrast()).samples_compared(among) == 3
-    assert MaskedRegions(hiding, by_class).samples_compared(among) is None
+    among = ComparisonPool(local=1, all_ranks=3, queue=5)
+    hiding = PairMasking(WordMasking(114, 4, 0.15, True), RegionMasking())
+    assert ITC().samples_compared(among) == 8
+    assert TripletLoss().samples_compared(among) == 3
+    assert (
+        HardNegativeITM().samples_compared(among) == 3
+        and HardNegativeITM(local_negatives=True).samples_compared(among) == 1
+    )
+    assert MaskedRegions(hiding, ContrastTarget()).samples_compared(among) == 3
+    assert MaskedRegions(hiding, class_target).samples_compared(among) is None
 
 
 def step_of(*objectives: object) -> Pretraining:
@@ -84,29 +87,29 @@ def step_of(*objectives: object) -> Pretraining:
 def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
     batch: int, accumulate: int, ranks: int, queued: int, refused: bool
 ):
-    asked = Training(batch=batch, accumulate=accumulate)
+    asked = Training(batch_size=batch, grad_accum=accumulate)
     if not refused:
-        return check_samples(step_of(ImageTextContrast()), asked, ranks, queued)
+        return check_samples(step_of(ITC()), asked, ranks, queued)
     with pytest.raises(RunError, match="itc compares each sample with others, but a micro-batch has 1") as error:
-        check_samples(step_of(ImageTextContrast()), asked, ranks, queued)
-    assert f"give --batch {2 * accumulate * ranks} or more" in str(error.value)
+        check_samples(step_of(ITC()), asked, ranks, queued)
+    assert f"give --batch_size {2 * accumulate * ranks} or more" in str(error.value)
 
 
 def test_a_queue_holds_no_candidates_for_a_hinge_nor_other_ranks_for_negatives_of_one():
-    training = Training(batch=2)
-    for objective in (Hinge(), HardMatching()):
+    training = Training(batch_size=2)
+    for objective in (TripletLoss(), HardNegativeITM()):
         with pytest.raises(RunError, match=f"{objective.name} compares"):
-            check_samples(step_of(objective), replace(training, batch=1), ranks=1, queued=99)
+            check_samples(step_of(objective), replace(training, batch_size=1), ranks=1, queued=99)
         check_samples(step_of(objective), training, ranks=2)
     with pytest.raises(RunError, match="itm compares"):
-        check_samples(step_of(HardMatching(in_rank=True)), training, ranks=2)
+        check_samples(step_of(HardNegativeITM(local_negatives=True)), training, ranks=2)
 
 
 def test_what_compares_nothing_takes_one_sample():
-    run = overridden(recipe("vilt.tiny"), ["--model.width", "16", "--model.heads", "2"], "pretrain")
+    run = overridden(recipe("vilt.tiny"), ["--model.dim", "16", "--model.num_heads", "2"], "pretrain")
     module = build(run)
     assert not compares(module)
-    check_samples(module, Training(batch=1), ranks=1)
+    check_samples(module, Training(batch_size=1), ranks=1)
     assert compares(build(overridden(recipe("vlmo.tiny"), SMALL, "pretrain")))
 
 
@@ -114,10 +117,10 @@ def test_retrieval_by_false_texts_compares_no_samples():
     model = overridden(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
     module = Retrieval(model, 16)
     assert not compares(module)
-    check_samples(module, Training(batch=1), ranks=1)
+    check_samples(module, Training(batch_size=1), ranks=1)
 
 
-@pytest.mark.parametrize("batch", [["--batch", "1"], ["--batch", "4", "--accumulate", "4"]])
+@pytest.mark.parametrize("batch", [["--batch_size", "1"], ["--batch_size", "4", "--grad_accum", "4"]])
 @pytest.mark.parametrize("name", ["vlmo.tiny"])
 def test_the_command_line_refuses_before_anything_is_written(name: str, batch: list[str], tmp_path: Path, capsys):
     out = tmp_path / "run"
@@ -127,7 +130,7 @@ def test_the_command_line_refuses_before_anything_is_written(name: str, batch: l
 
 
 def test_a_val_split_of_one_example_is_not_scored_by_what_compares(capsys):
-    one = PairExamples(Scenes("val", 1), Tokenizer(), ImageSettings(shorter=32, patch=16), 0.0)
+    one = PairExamples(Scenes("val", 1), Tokenizer(), ImageSettings(shorter_side=32, patch_size=16), 0.0)
     five = len(one)
     assert opened(lambda: one, True, fewest=five) is one and opened(lambda: one, False, fewest=five + 1) is None
     assert f"the val split has {five} examples, and losses compare at least {five + 1}" in capsys.readouterr().out
@@ -139,8 +142,8 @@ def test_a_task_that_compares_no_samples_is_learned_of_one_at_a_time(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(training, "HELD_OUT", 4)
-    small = [*SMALL[: SMALL.index("--model.together")], *SMALL[SMALL.index("--data") :]]
+    small = [*SMALL[: SMALL.index("--model.vl_start_layer")], *SMALL[SMALL.index("--data") :]]
     out = ["--out", str(tmp_path / "run")]
-    words = ["finetune", task, "--recipe", "vilt.tiny", *small, "--batch", "1", *out]
+    words = ["finetune", task, "--recipe", "vilt.tiny", *small, "--batch_size", "1", *out]
     assert main(words) == 0
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])[task] > 0

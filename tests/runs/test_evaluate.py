@@ -17,20 +17,20 @@ from PIL import Image as Pillow
 
 from diptych.cli import main
 from diptych.config.run import LOSSES, Evaluation
-from diptych.data.loader import Tally
+from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
 from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.configs import ViLT
 from diptych.models.vilt import recipes as vilt
-from diptych.objectives.wpa import WordPatchAlignment
+from diptych.objectives.wpa import WPA
 from diptych.report.sections import Curve
 from diptych.runs.evaluate import evaluate, name_of, short_name, write
 from diptych.runs.heat_maps import alignment
 from diptych.runs.pretrain import build
 from diptych.runs.report import training_sections
 from diptych.runs.run_folder import RunError, read_run
-from diptych.runs.scoring.base import Scored, spread
+from diptych.runs.scoring.base import Result, evenly_spaced
 from diptych.runs.scoring.gallery import Part, open_gallery, readable_texts
 from tests.runs.tiny_runs import EXACT, TRAINING, rows
 
@@ -71,7 +71,7 @@ def test_vqa_report_shows_right_and_wrong_answers(vqa: Path):
 @pytest.mark.parametrize("blind", ["image", "text"])
 def test_blind_baselines_see_nothing(vqa: Path, blind: str):
     shutil.copytree(vqa, folder := vqa.parent / f"blind-{blind}")
-    assert main(["evaluate", str(folder), "--split", "train", "--blind", blind, "--workers", "0", *EXACT]) == 0
+    assert main(["evaluate", str(folder), "--split", "train", "--ablate", blind, "--workers", "0", *EXACT]) == 0
     told = predictions(folder / f"evaluate-vqa-scenes_50-train-blind_{blind}-fp32")
     answers: dict[str, set[str]] = {}
     for row in told:
@@ -87,7 +87,7 @@ def test_blind_baselines_see_nothing(vqa: Path, blind: str):
 
 def test_retrieval_fine_tunes_from_the_matching_head_and_is_scored(pretrained: Path, tmp_path: Path):
     out = tmp_path / "retrieval"
-    training = [*TRAINING, "--steps", "2", "--workers", "0", "--false_texts", "2"]
+    training = [*TRAINING, "--steps", "2", "--workers", "0", "--negative_texts", "2"]
     assert main(["finetune", "retrieval", "--from", str(pretrained), *training, "--out", str(out)]) == 0
     assert {"retrieval", "val/retrieval"} <= rows(out)[-1].keys() | rows(out)[0].keys()
     found = evaluate(out, SMALL)
@@ -97,7 +97,7 @@ def test_retrieval_fine_tunes_from_the_matching_head_and_is_scored(pretrained: P
 def test_retrieval_states_the_gallery_and_keeps_result_and_control(pretrained: Path, tmp_path: Path):
     shutil.copytree(pretrained, folder := tmp_path / "run")
     found = evaluate(folder, SMALL)
-    control = evaluate(folder, replace(SMALL, control=True))
+    control = evaluate(folder, replace(SMALL, shuffle_captions=True))
     for metrics in (found, control):
         assert (metrics["images"], metrics["texts"], metrics["skipped"]) == (6, 12, 0)
         assert metrics["text to image R@1, chance"] == pytest.approx(1 / 6)
@@ -130,12 +130,12 @@ def test_scores_do_not_depend_on_how_pictures_and_texts_are_cut(pretrained: Path
 
 def test_control_deals_the_same_captions_to_other_pictures():
     asked = replace(SMALL, data="scenes:50", gallery=20, captions=0)
-    own, dealt = open_gallery(asked, 80), open_gallery(replace(asked, control=True), 80)
+    own, dealt = open_gallery(asked, 80), open_gallery(replace(asked, shuffle_captions=True), 80)
     assert len(own) == len(dealt) == 20
     pack = [sorted(text for i in range(20) for text in source.captions(i)) for source in (own, dealt)]
     assert pack[0] == pack[1]
     assert all(own.captions(i) != dealt.captions(i) for i in range(20))
-    again = open_gallery(replace(asked, control=True), 80)
+    again = open_gallery(replace(asked, shuffle_captions=True), 80)
     assert all(dealt.captions(i) == again.captions(i) for i in range(20))
     assert own.image(3).tobytes() == dealt.image(3).tobytes()
 
@@ -143,7 +143,7 @@ def test_control_deals_the_same_captions_to_other_pictures():
 def test_matching_falls_under_the_control_too(pretrained: Path, tmp_path: Path):
     shutil.copytree(pretrained, folder := tmp_path / "run")
     asked = replace(SMALL, task="", captions=1)
-    own, dealt = evaluate(folder, asked), evaluate(folder, replace(asked, control=True))
+    own, dealt = evaluate(folder, asked), evaluate(folder, replace(asked, shuffle_captions=True))
     assert own["pairs"] == dealt["pairs"] == 6
     assert own["mlm"] != dealt["mlm"]  # other words stand beside each picture
     assert "itm/accuracy" in own
@@ -153,7 +153,7 @@ def test_evaluations_asked_otherwise_have_folders_of_their_own():
     own = replace(SMALL, data="there/photos", precision="auto")
     others = [replace(own, data=data) for data in ("here/photos", "there/photos.csv", "there/more/photos")]
     others += [replace(own, seed=1), replace(own, precision="fp32"), replace(own, precision="bf16", seed=11)]
-    others += [replace(own, data="scenes:50"), replace(own, data="scenes:60"), replace(own, control=True)]
+    others += [replace(own, data="scenes:50"), replace(own, data="scenes:60"), replace(own, shuffle_captions=True)]
     names = {name_of(asked, "there/photos") for asked in (own, *others)}
     assert len(names) == 1 + len(others) and all(Path(name).name == name for name in names)
     assert name_of(own, "there/photos") == short_name(own), "as it was called before"
@@ -193,7 +193,7 @@ def test_too_many_bad_samples_stop_the_scoring(pretrained: Path, folder_of_photo
 
 
 def test_whatever_was_answered_is_written(tmp_path: Path):
-    scored = Scored({}, [{"truth": ["\ud83d", "Kätzchen"]}])
+    scored = Result({}, [{"truth": ["\ud83d", "Kätzchen"]}])
     write(tmp_path / "there", Evaluation(), scored)
     assert predictions(tmp_path / "there") == scored.predictions
     assert "Kätzchen" in (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8")
@@ -215,7 +215,7 @@ def test_long_and_broken_captions():
         def image(self, index: int) -> Pillow.Image:
             raise NotImplementedError
 
-    tally = Tally(1.0)
+    tally = SkipCounter(1.0)
     texts, owners = readable_texts(Odd(), tally)
     assert [len(text) for text in texts] == [4000] and owners == [0]
     assert (tally.seen, tally.bad) == (2, 1)
@@ -251,10 +251,10 @@ def test_every_loss_has_a_curve(tmp_path: Path):
 
 def test_heat_maps_come_from_the_training_objective(pretrained: Path):
     run = vilt.tiny()
-    small = replace(run, model=replace(run.model, width=16, depth=1, heads=2, hidden=32))
+    small = replace(run, model=replace(run.model, dim=16, depth=1, num_heads=2, mlp_dim=32))
     module = build(small)
-    assert alignment(module) is next(o for o in module.objectives if isinstance(o, WordPatchAlignment))
-    assert alignment(torch.nn.Linear(1, 1)) == WordPatchAlignment()
+    assert alignment(module) is next(o for o in module.objectives if isinstance(o, WPA))
+    assert alignment(torch.nn.Linear(1, 1)) == WPA()
 
 
 def test_what_a_run_cannot_be_asked(pretrained: Path, vqa: Path):
@@ -264,20 +264,20 @@ def test_what_a_run_cannot_be_asked(pretrained: Path, vqa: Path):
         evaluate(pretrained, replace(SMALL, task="vqa"))
     with pytest.raises(RunError, match="pre-training run"):
         evaluate(vqa, replace(SMALL, task="matching"))
-    with pytest.raises(RunError, match="--blind"):
-        evaluate(pretrained, replace(SMALL, blind="text"))
-    with pytest.raises(RunError, match="--control"):
-        evaluate(vqa, replace(SMALL, task="vqa", control=True))
+    with pytest.raises(RunError, match="--ablate"):
+        evaluate(pretrained, replace(SMALL, ablate="text"))
+    with pytest.raises(RunError, match="--shuffle_captions"):
+        evaluate(vqa, replace(SMALL, task="vqa", shuffle_captions=True))
 
 
 def test_the_run_is_read_back_as_it_was_written(pretrained: Path):
     run, facts = read_run(pretrained)
     assert isinstance(run.model, ViLT) and run.training.steps == 24
-    assert run.model.width == 16 and run.model.grid == (5, 7)
+    assert run.model.dim == 16 and run.model.grid == (5, 7)
     assert facts["examples"] == 250 and facts["unigram_entropy"] > 1
 
 
 def test_spread():
-    assert list(spread(range(10), 4)) == [0, 2, 5, 7]
-    assert list(spread([1, 2], 4)) == [1, 2]
-    assert list(spread([1, 2], 0)) == []
+    assert list(evenly_spaced(range(10), 4)) == [0, 2, 5, 7]
+    assert list(evenly_spaced([1, 2], 4)) == [1, 2]
+    assert list(evenly_spaced([1, 2], 0)) == []

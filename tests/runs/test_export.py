@@ -14,7 +14,7 @@ from diptych.batch import Image, Text
 from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
 from diptych.runs.export import export
-from diptych.runs.imports import import_official
+from diptych.runs.imports import import_checkpoint
 from diptych.runs.pretrain import build
 from diptych.runs.run_folder import RunError, load_run, read_run
 from tests.parity.goldens import GOLDEN_CASES
@@ -23,7 +23,7 @@ from tests.parity.goldens import GOLDEN_CASES
 @pytest.fixture(params=[("vit", "vit"), ("vilt", "vilt_pretrain")], ids=lambda p: p[1])
 def imported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     system, case = request.param
-    import_official(system, GOLDEN_CASES / case / "checkpoint.pth", tmp_path / "run", 4, None, None)
+    import_checkpoint(system, GOLDEN_CASES / case / "checkpoint.pth", tmp_path / "run", 4, None, None)
     return tmp_path / "run", GOLDEN_CASES / case / "checkpoint.pth"
 
 
@@ -45,20 +45,20 @@ def test_the_official_layout_comes_back_bit_for_bit(imported: tuple[Path, Path],
 @torch.no_grad()
 def test_hugging_face_s_vit_gives_the_same_logits(tmp_path: Path):
     transformers = pytest.importorskip("transformers")
-    import_official("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", tmp_path / "run", 4, None, None)
+    import_checkpoint("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", tmp_path / "run", 4, None, None)
     assert export(tmp_path / "run", "hf", tmp_path / "hf") == []
     theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path / "hf").eval()
     ours = official_step("vit", "vit").model
     rows, columns = ours.patches.grid
     pixels = torch.randn(2, 3, rows * ours.patches.patch, columns * ours.patches.patch)
-    torch.testing.assert_close(ours.classify(Image.whole(pixels)), theirs(pixels).logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.classify(Image.from_full(pixels)), theirs(pixels).logits, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
 def test_hugging_face_s_vilt_gives_the_same_words(tmp_path: Path):
     """But for the text embedding's eps, of which their config has none of its own."""
     transformers = pytest.importorskip("transformers")
-    import_official("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "run", 4, None, None)
+    import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "run", 4, None, None)
     export(tmp_path / "run", "hf", tmp_path / "hf")
     theirs = transformers.ViltForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     for name, module in theirs.named_modules():
@@ -66,24 +66,24 @@ def test_hugging_face_s_vilt_gives_the_same_words(tmp_path: Path):
             module.eps = 1e-12
     step = official_step("vilt", "vilt_pretrain")
     model, patches = step.model, step.model.patches
-    rows, columns = (side * patches.patch for side in patches.grid)
+    rows, columns = (side * patches.patch_size for side in patches.grid)
     pixels, ids = torch.randn(2, 3, rows, columns), torch.randint(1, 100, (2, 8))
     real = torch.arange(8) < torch.tensor([8, 5])[:, None]
     expected = theirs(input_ids=ids, attention_mask=real.long(), pixel_values=pixels).logits
-    pair = model.fuse(model.encode_text(Text(ids, real)), model.encode_image(Image.whole(pixels)))
-    found = step.heads["words"](pair.text.canvas())
+    pair = model.fuse(model.encode_text(Text(ids, real)), model.encode_image(Image.from_full(pixels)))
+    found = step.heads["words"](pair.text.to_padded())
     torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
 def official_step(system: str, case: str) -> Any:
     from diptych.models.importing import load_official
 
-    return load_official(system, GOLDEN_CASES / case / "checkpoint.pth", heads=4).build().eval()
+    return load_official(system, GOLDEN_CASES / case / "checkpoint.pth", num_heads=4).build().eval()
 
 
 def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     """Import, load as the run that was written, export, import: the same weights."""
-    import_official("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     run, _ = read_run(tmp_path / "a")
     (tmp_path / "a" / "dead.safetensors").unlink()  # as one that was never official
     told = json.loads((tmp_path / "a" / "run.json").read_text())
@@ -91,7 +91,7 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     (tmp_path / "a" / "run.json").write_text(json.dumps(told))
     lost = export(tmp_path / "a", "official", tmp_path / "x.pth")
     assert lost == ["text_embeddings.position_ids (a buffer of 0, 1, 2 …, not a weight)"]
-    import_official("vilt", tmp_path / "x.pth", tmp_path / "b", 4, None, None)
+    import_checkpoint("vilt", tmp_path / "x.pth", tmp_path / "b", 4, None, None)
     modules = [load_run(build(run), tmp_path / name) for name in ("a", "b")]  # type: ignore[arg-type]
     for a, b in zip(*(module.parameters() for module in modules), strict=True):
         assert torch.equal(a, b)
@@ -100,24 +100,24 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
 def test_hugging_face_s_folder_comes_back_with_what_stands_in_no_shape(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    import_official("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     assert main(["export", str(tmp_path / "a"), "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
     assert main(["import", "vilt", str(tmp_path / "hf"), "--out", str(tmp_path / "b")]) == 0
-    assert "attention heads: heads 4 (weight shapes do not show them" in capsys.readouterr().out
-    assert read_run(tmp_path / "b")[0].model.heads == 4  # type: ignore[union-attr]
+    assert "attention heads: num_heads 4 (weight shapes do not show them" in capsys.readouterr().out
+    assert read_run(tmp_path / "b")[0].model.num_heads == 4  # type: ignore[union-attr]
     (tmp_path / "hf" / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"a folder without a model\.safetensors"):
-        import_official("vilt", tmp_path / "hf", tmp_path / "c")
+        import_checkpoint("vilt", tmp_path / "hf", tmp_path / "c")
 
 
 def test_a_run_is_not_written_over_and_its_heads_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    import_official("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     own = tmp_path / "a" / "model.safetensors"
     before = own.read_bytes()
     assert main(["export", str(tmp_path / "a"), "--to", "safetensors", "--out", str(own)]) == 2
     assert "a part of the run itself" in capsys.readouterr().err and own.read_bytes() == before
     assert main(["export", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "x.pth")]) == 0
-    assert "attention heads: heads 4 (weight shapes do not show them" in capsys.readouterr().out
+    assert "attention heads: num_heads 4 (weight shapes do not show them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_a_name_that_ends_as_another_format_is_refused(to: Any, name: str, expec
 
 
 def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    import_official("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     for given in (tmp_path / "a", tmp_path / "a" / "model.safetensors"):
         assert main(["import", "vilt", str(given), "--out", str(tmp_path / "b")]) == 2
-        assert f"is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --start {tmp_path / 'a'}" in capsys.readouterr().err  # fmt: skip
+        assert f"is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --init_from {tmp_path / 'a'}" in capsys.readouterr().err  # fmt: skip
 
 
 def test_what_has_no_layout_is_refused(tmp_path: Path):

@@ -23,15 +23,15 @@ from diptych.runs.run_folder import RunError, read_run, write_run
 from diptych.training.checkpoint import save_weights
 
 SMALL = [
-    "--model.width",
+    "--model.dim",
     "16",
     "--model.depth",
     "2",
-    "--model.heads",
+    "--model.num_heads",
     "2",
-    "--model.hidden",
+    "--model.mlp_dim",
     "32",
-    "--model.together",
+    "--model.vl_start_layer",
     "1",
     "--data",
     "scenes:20",
@@ -72,7 +72,7 @@ def test_a_run_fits_its_weights(folder: Path):
         ("run/model/grid", [5], "run.model.grid: expected 2 values, got 1"),
         ("run/model/grid", 5, "run.model.grid: expected a list, got 5"),
         ("run/model", 5, "run.model: fits none of .*: it is 5"),
-        ("run/images/shorter", 1_600_000, r"images.shorter must be in \[1, 4096\]: got 1600000"),
+        ("run/images/shorter_side", 1_600_000, r"images.shorter_side must be in \[1, 4096\]: got 1600000"),
         ("run/training/optimizer", [], "run.training.optimizer: .* has no fields"),
         ("run/heads", "words", "run.heads: expected a list, got 'words'"),
         ("run/split", "", "split must not be empty"),
@@ -101,13 +101,13 @@ def test_types_and_versions_are_checked_when_a_run_is_read(folder: Path, path: s
 @pytest.mark.parametrize(
     ("path", "value", "kind", "told"),
     [
-        ("run/model/width", 20000, RunError, "run.json describes a model of .* numbers, model.safetensors holds"),
-        ("run/model/width", 32, WeightsError, "of another shape: words.word.weight is .114, 16., the model has .114, 32."),
+        ("run/model/dim", 20000, RunError, "run.json describes a model of .* numbers, model.safetensors holds"),
+        ("run/model/dim", 32, WeightsError, "of another shape: words.word.weight is .114, 16., the model has .114, 32."),
         ("run/model/depth", 400, RunError, "describes a model of 400 layers, model.safetensors holds .* tensors"),
         ("run/model/depth", 3, WeightsError, "missing: "),
-        ("run/model/vocabulary", 2_000_000, WeightsError, "of another shape: "),
+        ("run/model/vocab_size", 2_000_000, WeightsError, "of another shape: "),
         ("run/model/text_length", 50, WeightsError, "of another shape: "),
-        ("run/images/shorter", 4096, RunError, "images.shorter is 4096, whose square has .* times the area of model.grid"),
+        ("run/images/shorter_side", 4096, RunError, "images.shorter_side is 4096, whose square has .* times the area of model.grid"),
     ],
 )  # fmt: skip
 def test_sizes_that_the_weights_do_not_have_are_refused(folder: Path, path: str, value: Any, kind: type, told: str):
@@ -128,7 +128,7 @@ def test_heads_are_compared_too(folder: Path):
 
 def test_an_imported_checkpoint_is_not_deeper_than_its_weights(folder: Path):
     """What no recipe expresses has arguments without a type of their own."""
-    arguments = {"width": 16, "depth": 10**9}
+    arguments = {"dim": 16, "depth": 10**9}
     write_run(folder, ImportedCheckpoint("clip_resnet", "pretraining", arguments, "x.pt"), {"system": "clip_resnet"})
     with pytest.raises(RunError, match="describes a model of 1000000000 layers"):
         export(folder, "safetensors", folder.parent / "out.safetensors")
@@ -141,13 +141,13 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "bootstrap": lambda run: ["bootstrap", "scenes:20", "--filter", str(run), "--out", "new"],
 }
 HOSTILE = [
-    ("run/model/width", 20000, "describes a model of "), ("run/model/depth", 10**7, "model.depth must be in [1, 512]: got 10000000"),
-    ("run/model/depth", 500, "describes a model of 500 layers"), ("run/images/shorter", 1_600_000, "images.shorter must be in [1, 4096]"),
-    ("run/model/vocabulary", 30_522, "does not fit"), ("run/model/text_length", 60_000, "does not fit"),
-    ("run/model/hidden", 200_000, "does not fit"), ("run/model/width", "16", "model.width must be a whole number: got '16'"),
+    ("run/model/dim", 20000, "describes a model of "), ("run/model/depth", 10**7, "model.depth must be in [1, 512]: got 10000000"),
+    ("run/model/depth", 500, "describes a model of 500 layers"), ("run/images/shorter_side", 1_600_000, "images.shorter_side must be in [1, 4096]"),
+    ("run/model/vocab_size", 30_522, "does not fit"), ("run/model/text_length", 60_000, "does not fit"),
+    ("run/model/mlp_dim", 200_000, "does not fit"), ("run/model/dim", "16", "model.dim must be a whole number: got '16'"),
     ("run/model/depth", True, "model.depth must be a whole number: got True"), ("run/model/grid", [5, "5"], "model.grid must be a whole number"),
     ("run/training/batch", 8.0, "batch must be a whole number: got 8.0"), ("run/objectives/itc", "1", "objectives.itc must be a number: got '1'"),
-    ("run/model", {"kind": "VLMo", "width": None}, "model.width must be a whole number: got None"),
+    ("run/model", {"kind": "VLMo", "dim": None}, "model.dim must be a whole number: got None"),
     ("versions/diptych", "9.9", "it was written by Diptych 9.9"),
 ]  # fmt: skip
 """What is changed in run.json, and what is said of it. (In this process types are checked by the tests themselves.)"""

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
-from diptych.data.images.transforms import prepare, stack
+from diptych.data.images.transforms import stack, transform
 from tests.runs.hf_random import CLASSES, close, config_of, equal, imported, saved
 
 pytest.importorskip("transformers")
@@ -178,7 +178,7 @@ def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, caps
         ("vit", {"model_type": "deit"}, "model_type is 'deit'; expected 'vit'"),
         ("vit", {"architectures": ["ViTForMaskedImageModeling"]}, "architectures is 'ViTForMaskedImageModeling'; expected one"),
         ("vit", {"architectures": ["ViTModel"]}, "architectures is ViTModel, but the weights are of classification"),
-        ("vit", {"hidden_size": 32}, "hidden_size makes width 32, but in the weights it is 16"),
+        ("vit", {"hidden_size": 32}, "hidden_size makes dim 32, but in the weights it is 16"),
         ("vit", {"image_size": 24}, "image_size 24 x 24 makes a grid of 3 x 3 patches, but in the weights it is 2 x 2"),
         ("vit", {"image_size": ...}, "image_size 224 x 224 makes a grid of 28 x 28"),
         ("vit", {"patch_size": [8, 4]}, "patch_size is [8, 4]; expected square patches"),
@@ -192,7 +192,7 @@ def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, caps
         ("clip", {"text_config__eos_token_id": 7}, "text_config.eos_token_id is 7; expected 49, where texts end here"),
         ("vit", {"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}; expected {}"),
         ("clip", {"vision_config": 3}, "vision_config is 3; expected keys and values"),
-        ("clip", {"projection_dim": 7}, "projection_dim makes joint 7, but in the weights it is 6"),
+        ("clip", {"projection_dim": 7}, "projection_dim makes embed_dim 7, but in the weights it is 6"),
         ("clip", {"vision_config__num_attention_heads": ...}, "width 16 does not divide into 12 heads"),
         ("clip", {"text_config__hidden_act": "tanh"}, "text_config.hidden_act is 'tanh'; expected one of"),
         ("clip", {"vision_config__rope_theta": 1e4}, "vision_config.rope_theta = 10000.0 is a key without a rule"),
@@ -217,7 +217,7 @@ def test_a_config_that_cannot_be_followed_is_refused_by_its_key(
 def test_heads_of_the_command_line_must_be_the_config_s(tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one")
     line = refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run", "--heads", "2")
-    assert "config.json: heads is 4, but --heads 2; leave --heads out" in line
+    assert "config.json: num_heads is 4, but --heads 2; leave --heads out" in line
 
 
 def test_keys_that_are_absent_are_the_class_s_defaults(tmp_path: Path):
@@ -234,7 +234,7 @@ def test_keys_that_are_absent_are_the_class_s_defaults(tmp_path: Path):
     assert theirs.config.text_config.hidden_act == "quick_gelu" and theirs.config.text_config.num_attention_heads == 8
     (tmp_path / "one" / "config.json").write_text(json.dumps(config))
     run, step, _ = imported("clip", tmp_path / "one", tmp_path / "run")
-    assert (run.model.heads, run.model.text_heads, run.model.text_eps) == (12, 8, 0.1)
+    assert (run.model.num_heads, run.model.text_num_heads, run.model.text_eps) == (12, 8, 0.1)
     assert equal("CLIPModel", theirs, step)
 
     theirs = saved("ViTModel", {**VIT, "hidden_size": 24, "num_attention_heads": 12}, tmp_path / "two")
@@ -243,7 +243,7 @@ def test_keys_that_are_absent_are_the_class_s_defaults(tmp_path: Path):
     }
     (tmp_path / "two" / "config.json").write_text(json.dumps(short))
     run, step, _ = imported("vit", tmp_path / "two", tmp_path / "run2")
-    assert (run.model.heads, run.model.eps, run.model.activation) == (12, 1e-12, "gelu")
+    assert (run.model.num_heads, run.model.eps, run.model.activation) == (12, 1e-12, "gelu")
     assert equal("ViTModel", transformers.ViTModel.from_pretrained(tmp_path / "two").eval(), step)
 
 
@@ -279,7 +279,7 @@ def test_an_empty_text_config_dict_stands_for_the_class_s_defaults(tmp_path: Pat
     """As transformers reads it: only None is no `text_config_dict`."""
     saved("CLIPModel", CLIP, tmp_path / "one")
     changed(tmp_path / "one" / "config.json", text_config_dict={})
-    assert "text_config.hidden_size makes text_width 512" in refused(
+    assert "text_config.hidden_size makes text_dim 512" in refused(
         capsys, "clip", tmp_path / "one", "--out", tmp_path / "a"
     )
 
@@ -390,7 +390,7 @@ def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, toget
         run = imported(system, tmp_path / "one", tmp_path / f"run{i}")[0]
         theirs = processor(photographs(), return_tensors="pt")["pixel_values"]
         images = replace(run.images, augment=False)  # which is for training
-        ours = stack([prepare(picture, images) for picture in photographs()], images)
+        ours = stack([transform(picture, images) for picture in photographs()], images)
         assert close(ours.pixels, theirs.float()), values
         assert main(["export", str(tmp_path / f"run{i}"), "--to", "hf", "--out", str(tmp_path / f"hf{i}")]) == 0
         again = getattr(transformers, name).from_pretrained(tmp_path / f"hf{i}")(photographs(), return_tensors="pt")
@@ -437,10 +437,10 @@ def test_sizes_that_the_processor_does_not_state_are_the_model_s(tmp_path: Path)
     file = tmp_path / "one" / "preprocessor_config.json"
     file.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": 0.5}))
     images = imported("vit", tmp_path / "one", tmp_path / "a")[0].images
-    assert (images.shorter, images.square, images.mean, images.std) == (16, True, (0.1, 0.2, 0.3), (0.5,) * 3)
+    assert (images.shorter_side, images.square, images.mean, images.std) == (16, True, (0.1, 0.2, 0.3), (0.5,) * 3)
     assert images.resample == "bilinear"  # ViTImageProcessor's default
     file.write_text(json.dumps({"feature_extractor_type": "ViTFeatureExtractor", "size": 16, "do_normalize": True}))
-    assert imported("vit", tmp_path / "one", tmp_path / "b")[0].images.shorter == 16
+    assert imported("vit", tmp_path / "one", tmp_path / "b")[0].images.shorter_side == 16
     file.write_text(
         json.dumps({"size": 16, "crop_size": None, "do_center_crop": None, "pad_size": None, "device": None})
     )
@@ -449,4 +449,4 @@ def test_sizes_that_the_processor_does_not_state_are_the_model_s(tmp_path: Path)
     )  # as version 4's fast processors write
     file.write_text(json.dumps({"size": 32}))
     images = imported("vit", tmp_path / "one", tmp_path / "c", "--grid", "4x4")[0].images
-    assert (images.shorter, images.square) == (32, True)
+    assert (images.shorter_side, images.square) == (32, True)

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from diptych.batch import Batch, Image, Regions, Text
 from diptych.cli import main
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.data.images.transforms import prepare, stack
+from diptych.data.images.transforms import stack, transform
 from diptych.data.tokenizers.tokenizer import CLIP as CLIPS_PIECES
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.models.coca import checkpoint as coca
@@ -54,8 +54,8 @@ def first_found(run: Path) -> list[list[int]]:
 
 
 def pixels_of(folder: Path, side: int) -> torch.Tensor:
-    images = ImageSettings(shorter=side, square=True, mean=CLIP_MEAN, std=CLIP_STD)
-    return stack([prepare(Pillow.open(folder / f"{i}.png"), images) for i in range(len(CAPTIONS))], images).pixels
+    images = ImageSettings(shorter_side=side, square=True, mean=CLIP_MEAN, std=CLIP_STD)
+    return stack([transform(Pillow.open(folder / f"{i}.png"), images) for i in range(len(CAPTIONS))], images).pixels
 
 
 @pytest.mark.slow
@@ -130,9 +130,9 @@ def test_open_clip_s_coca_finds_pictures_and_writes(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     sizes: dict[str, Any] = {
-        "width": 64, "depth": 1, "heads": 1, "hidden": 64, "patch": 16, "grid": (2, 2), "queries": 3, "pool_heads": 1,
-        "text_width": 64, "text_depth": 1, "text_heads": 1, "text_hidden": 64, "vocabulary": 49408, "text_length": 16,
-        "decoder_depth": 1, "decoder_heads": 1, "decoder_hidden": 64, "joint": 16,
+        "dim": 64, "depth": 1, "num_heads": 1, "mlp_dim": 64, "patch_size": 16, "grid": (2, 2), "num_queries": 3, "pool_num_heads": 1,
+        "text_dim": 64, "text_depth": 1, "text_num_heads": 1, "text_mlp_dim": 64, "vocab_size": 49408, "text_length": 16,
+        "decoder_depth": 1, "decoder_num_heads": 1, "decoder_mlp_dim": 64, "embed_dim": 16,
     }  # fmt: skip
     torch.manual_seed(0)
     step = coca.build(sizes, "pretraining", {}).eval()
@@ -147,13 +147,13 @@ def test_open_clip_s_coca_finds_pictures_and_writes(
     words = ["import", "coca", str(tmp_path / "open_clip_pytorch_model.bin"), "--config", config, "--out", str(run)]
     assert main(words) == 0
     for task in ("retrieval", "captioning"):
-        more = ["--longest", "6"] if task == "captioning" else []
+        more = ["--max_length", "6"] if task == "captioning" else []
         assert main(["evaluate", str(run), "--task", task, "--data", str(photographs), *EXACT, *more]) == 0
     said = capsys.readouterr().out
     assert "image to text R@1" in said and "CIDEr-D" in said
 
     text = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS))
-    image = Image.whole(pixels_of(photographs, 32))
+    image = Image.from_full(pixels_of(photographs, 32))
     views = step.views(Batch(0, 0, torch.arange(4), image=image, text=text))  # type: ignore[operator]
     seen = views.features("contrast")
     order = (seen.text @ seen.image.T).argsort(1, descending=True).tolist()

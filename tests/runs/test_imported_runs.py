@@ -17,7 +17,7 @@ import torch
 from diptych.capfilt.models import Captioner, Filter, subject
 from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from diptych.config.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Objectives, Pretrain
 from diptych.models import common_recipes as tasks
@@ -40,35 +40,41 @@ from diptych.runs import finetune
 from diptych.runs.evaluate import evaluate, rebuilt
 from diptych.runs.run_folder import RunError, load_run, read_any, read_run, write_run
 from diptych.training.checkpoint import save_weights
-from diptych.utils.state_dict import weights
+from diptych.utils.state_dict import named_weights
 
 PIECES, GALLERY, FEATURES, DETECTED = 114, 4, 8, 5
 ANSWERS = ["yes", "no", "two", "red"]
-VIT: dict[str, Any] = {"width": 64, "depth": 1, "heads": 1, "hidden": 64, "patch": 16, "grid": (2, 2)}
-TEXT: dict[str, Any] = {"vocabulary": PIECES, "text_length": 24}
+VIT: dict[str, Any] = {"dim": 64, "depth": 1, "num_heads": 1, "mlp_dim": 64, "patch_size": 16, "grid": (2, 2)}
+TEXT: dict[str, Any] = {"vocab_size": PIECES, "text_length": 24}
 TWO: dict[str, Any] = {
-    "image_width": 64,
+    "image_dim": 64,
     "image_depth": 1,
-    "image_heads": 1,
-    "image_hidden": 64,
-    "patch": 16,
+    "image_num_heads": 1,
+    "image_mlp_dim": 64,
+    "patch_size": 16,
     "grid": (2, 2),
 }
-OWN_TEXT: dict[str, Any] = {"text_width": 64, "text_depth": 1, "text_heads": 1, "text_hidden": 64, "joint": 8}
+OWN_TEXT: dict[str, Any] = {"text_dim": 64, "text_depth": 1, "text_num_heads": 1, "text_mlp_dim": 64, "embed_dim": 8}
 
-V_ALBEF = ALBEF(**TWO, **TEXT, width=64, text_depth=1, fusion_depth=1, heads=1, hidden=64, joint=8)
-V_BLIP = BLIP(**{**TWO, **TEXT, "vocabulary": PIECES + 2}, width=64, depth=1, heads=1, hidden=64, begin=PIECES,
-              ground=PIECES + 1, joint=8)  # fmt: skip
-V_BEIT3 = BEiT3(**VIT, **TEXT, mask=4, pooling="both")
-V_VLMO = VLMo(**{**VIT, "depth": 2}, **TEXT, together=1, relative=False, scale=0.0)
+V_ALBEF = ALBEF(**TWO, **TEXT, dim=64, text_depth=1, fusion_depth=1, num_heads=1, mlp_dim=64, embed_dim=8)
+V_BLIP = BLIP(**{**TWO, **TEXT, "vocab_size": PIECES + 2}, dim=64, depth=1, num_heads=1, mlp_dim=64, bos_token_id=PIECES,
+              enc_token_id=PIECES + 1, embed_dim=8)  # fmt: skip
+V_BEIT3 = BEiT3(**VIT, **TEXT, mask_token_id=4, pooling="both")
+V_VLMO = VLMo(**{**VIT, "depth": 2}, **TEXT, vl_start_layer=1, relative=False, scale=0.0)
 V_VILT = ViLT(**VIT, **TEXT)
-V_COCA = CoCa(**VIT, **TEXT, **OWN_TEXT, queries=3, decoder_depth=1, decoder_heads=1, decoder_hidden=64)
+V_COCA = CoCa(**VIT, **TEXT, **OWN_TEXT, num_queries=3, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)
 V_VILBERT = ViLBERT(
-    width=64, depth=2, heads=1, hidden=64, image_width=128, image_depth=2, image_heads=1, image_hidden=64, meeting_width=128,
-    meeting_heads=1, schedule=((1, 1),), features=FEATURES, region_targets=DETECTED, **TEXT,
+    dim=64, depth=2, num_heads=1, mlp_dim=64, image_dim=128, image_depth=2, image_num_heads=1, image_mlp_dim=64, coattention_dim=128,
+    coattention_num_heads=1, schedule=((1, 1),), feature_dim=FEATURES, num_region_targets=DETECTED, **TEXT,
 )  # fmt: skip
 V_CROSSVIT = CrossViT(
-    sizes=(8, 12), patches=(4, 6), widths=(32, 32), heads=(1, 1), hidden=(32, 32), stages=((1, 1, 0),), classes=3
+    image_sizes=(8, 12),
+    patch_sizes=(4, 6),
+    dims=(32, 32),
+    num_heads=(1, 1),
+    mlp_dims=(32, 32),
+    stages=((1, 1, 0),),
+    num_classes=3,
 )
 
 
@@ -84,15 +90,21 @@ class Case:
 
 
 def toy(run: Pretrain, model: Any, **changes: Any) -> Pretrain:
-    images = replace(run.images, shorter=32, patch=16, augment=False) if run.embed.image == "own" else run.images
-    embed = run.embed if run.embed.image == "own" else Embedders("regions", features=FEATURES)
+    images = (
+        replace(run.images, shorter_side=32, patch_size=16, augment=False)
+        if run.embedders.image == "own"
+        else run.images
+    )
+    embed = run.embedders if run.embedders.image == "own" else Embedders("regions", feature_dim=FEATURES)
     training = replace(run.training, precision="fp32", device="cpu")
-    made = replace(run, model=model, images=images, embed=embed, data=f"scenes:{GALLERY}", training=training, widen=4.0)
+    made = replace(
+        run, model=model, images=images, embedders=embed, data=f"scenes:{GALLERY}", training=training, init_scale=4.0
+    )
     return replace(made, **changes)
 
 
 def asked_of(run: Pretrain, task: str) -> Finetune:
-    return replace(getattr(tasks, task)(run), embed=run.embed, data=run.data)
+    return replace(getattr(tasks, task)(run), embedders=run.embedders, data=run.data)
 
 
 CLIPS = (CLIP_MEAN, CLIP_STD)
@@ -107,18 +119,18 @@ CASES = {
         replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("contrast", "match")), "albef", normalisation=CLIPS
     ),
     "albef, vqa": Case(
-        asked_of(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, joint=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
+        asked_of(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, embed_dim=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
     ),
     "blip": Case(BLIPS, "blip", ("matching", "retrieval", "captioning"), normalisation=CLIPS),
     "blip, retrieval": Case(
-        replace(BLIPS, model=replace(V_BLIP, form="retrieval"), objectives=blip.retrieval().objectives), "blip", normalisation=CLIPS
+        replace(BLIPS, model=replace(V_BLIP, variant="retrieval"), objectives=blip.retrieval().objectives), "blip", normalisation=CLIPS
     ),
     "blip, caption": Case(
-        replace(BLIPS, model=replace(V_BLIP, form="caption", joint=256), objectives=Objectives(lm=1.0, smoothing=0.1), heads=()), "blip",
+        replace(BLIPS, model=replace(V_BLIP, variant="caption", embed_dim=256), objectives=Objectives(lm=1.0, label_smoothing=0.1), heads=()), "blip",
         ("matching", "captioning"), normalisation=CLIPS,
     ),
     "blip, vqa": Case(
-        asked_of(replace(BLIPS, model=replace(V_BLIP, form="vqa", joint=256)), "vqa"), "blip", ("vqa",), normalisation=CLIPS
+        asked_of(replace(BLIPS, model=replace(V_BLIP, variant="vqa", embed_dim=256)), "vqa"), "blip", ("vqa",), normalisation=CLIPS
     ),
     "clip": Case(toy(clip.base(), CLIP(**VIT, **TEXT, **OWN_TEXT)), "clip", normalisation=CLIPS),
     "open_clip": Case(
@@ -128,7 +140,7 @@ CASES = {
         toy(coca.open_clip(), V_COCA), "coca", ("matching", "retrieval", "captioning"), normalisation=CLIPS
     ),
     "beit3, captioning": Case(
-        replace(BEITS, model=replace(V_BEIT3, speaks=True), objectives=replace(NO_LOSS, captions=1.0, mask_rate=0.7)), "beit3",
+        replace(BEITS, model=replace(V_BEIT3, with_decoder=True), objectives=replace(NO_LOSS, masked_captions=1.0, mask_rate=0.7)), "beit3",
         ("matching", "captioning"), MASKED,
     ),
     "beit3, retrieval": Case(replace(BEITS, objectives=replace(NO_LOSS, itc=1.0)), "beit3", config=MASKED),
@@ -136,7 +148,7 @@ CASES = {
         asked_of(replace(BEITS, model=replace(V_BEIT3, pooling="image")), "vqa"), "beit3", ("vqa",), MASKED
     ),
     "beit3, classification": Case(
-        asked_of(replace(BEITS, model=replace(V_BEIT3, classes=3), images=replace(BEITS.images, mean=IMAGENET_MEAN, std=IMAGENET_STD)), "classification"),
+        asked_of(replace(BEITS, model=replace(V_BEIT3, num_classes=3), images=replace(BEITS.images, mean=IMAGENET_MEAN, std=IMAGENET_STD)), "classification"),
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
@@ -145,23 +157,23 @@ CASES = {
     "vilt, retrieval": Case(asked_of(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
     "vlmo, before images": Case(
-        replace(VLMOS, model=replace(V_VLMO, together=2), objectives=Objectives(mlm=1.0, alone=True), heads=("words",)), "vlmo", ("matching",)
+        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("words",)), "vlmo", ("matching",)
     ),
-    "vlmo, one readout": Case(replace(VLMOS, model=replace(V_VLMO, readouts=1)), "vlmo"),
+    "vlmo, one readout": Case(replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1)), "vlmo"),
     "vlmo, retrieval": Case(
-        replace(VLMOS, model=replace(V_VLMO, readouts=1), objectives=vlmo.retrieval().objectives, heads=("contrast",)), "vlmo"
+        replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1), objectives=vlmo.retrieval().objectives, heads=("contrast",)), "vlmo"
     ),
     "vlmo, vqa": Case(asked_of(VLMOS, "vqa"), "vlmo", ("vqa",)),
     "vilbert": Case(toy(vilbert.pretrain(), V_VILBERT), "vilbert"),
     "vsepp": Case(toy(vsepp.flickr30k(), VSEpp(FEATURES, 16, PIECES, 8)), "vsepp"),
     "scan": Case(toy(scan.flickr30k(), SCAN(FEATURES, 16, PIECES, 8)), "scan"),
     "mae": Case(
-        toy(mae.base(), MAE(**VIT, decoder_width=64, decoder_depth=1, decoder_heads=1, decoder_hidden=64)), "mae", (),
+        toy(mae.base(), MAE(**VIT, decoder_dim=64, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)), "mae", (),
         {"decoder_num_heads": 1}, IMAGENETS,
     ),
-    "vit": Case(asked_of(toy(vit.base(), ViT(**VIT, classes=3)), "classification"), "vit", ("classification",)),
+    "vit": Case(asked_of(toy(vit.base(), ViT(**VIT, num_classes=3)), "classification"), "vit", ("classification",)),
     "crossvit": Case(
-        replace(crossvit.small(), model=V_CROSSVIT, images=replace(crossvit.small().images, shorter=8, mean=IMAGENET_MEAN, std=IMAGENET_STD)),
+        replace(crossvit.small(), model=V_CROSSVIT, images=replace(crossvit.small().images, shorter_side=8, mean=IMAGENET_MEAN, std=IMAGENET_STD)),
         "crossvit", ("classification",), normalisation=IMAGENETS,
     ),
 }  # fmt: skip
@@ -193,7 +205,7 @@ def written(case: Case, folder: Path) -> Path:
     torch.manual_seed(0)
     module = rebuilt(case.run, facts)
     with torch.no_grad():
-        for p in weights(module).values():
+        for p in named_weights(module).values():
             if p.is_floating_point() and p.dim() > 1:
                 p.mul_(4)
     write_run(folder, case.run, facts)
@@ -226,7 +238,9 @@ def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
     split = "test" if task == "classification" else "train"
     metrics = evaluate(
         folder,
-        Evaluation(task=task, data=data, split=split, workers=0, device="cpu", precision="fp32", longest=8, captions=2),  # type: ignore[arg-type]
+        Evaluation(
+            task=task, data=data, split=split, workers=0, device="cpu", precision="fp32", max_length=8, captions=2
+        ),  # type: ignore[arg-type]
     )
     (rows,) = folder.glob(f"evaluate-{task}-*/predictions.jsonl")
     return metrics, rows.read_text().splitlines()
@@ -240,9 +254,9 @@ def test_it_scores_as_the_run_that_it_came_from(name: str, capsys: pytest.Captur
     after = imported(case, before, Path("after"))
     run, _ = read_run(after)
     assert type(run) is type(case.run) and run.model == case.run.model
-    assert run.images.normalisation == case.normalisation == case.run.images.normalisation
+    assert run.images.mean_std == case.normalisation == case.run.images.mean_std
     modules = [load_run(rebuilt(*read_run(folder)), folder) for folder in (before, after)]
-    found, expected = (weights(module) for module in reversed(modules))
+    found, expected = (named_weights(module) for module in reversed(modules))
     assert found.keys() <= expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     for task in case.scored:
@@ -262,7 +276,7 @@ def test_pictures_come_as_settings_tell_where_files_of_one_form_saw_them_differe
         ({"preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}}, CLIPS),  # open_clip's
     ):
         run, _ = read_run(imported(replace(CASES["vit"], config=told), before, Path("after")))
-        assert run.images.normalisation == expected
+        assert run.images.mean_std == expected
     for told, said in (({"std": [0.2, 0.2, 0]}, "above 0"), ({"mean": 0.5}, "three numbers")):
         Path("config.json").write_text(json.dumps(told))
         assert main(["import", "vit", "official.pth", "--out", "x", "--config", "config.json"]) == 2
@@ -271,21 +285,21 @@ def test_pictures_come_as_settings_tell_where_files_of_one_form_saw_them_differe
 
 def test_other_runs_begin_with_it():
     after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
-    known = weights(load_run(rebuilt(*read_run(after)), after))
-    module = building.build(replace(ALBEFS, start=str(after)))
-    building.start(module, replace(ALBEFS, start=str(after)))
-    assert all(torch.equal(tensor, known[name]) for name, tensor in weights(module).items())
+    known = named_weights(load_run(rebuilt(*read_run(after)), after))
+    module = building.build(replace(ALBEFS, init_from=str(after)))
+    building.init_from_run(module, replace(ALBEFS, init_from=str(after)))
+    assert all(torch.equal(tensor, known[name]) for name, tensor in named_weights(module).items())
 
     run = finetune.inherited(after, tasks.vqa(vilt.base()))
-    assert run.model == V_ALBEF and run.images.normalisation == CLIPS
+    assert run.model == V_ALBEF and run.images.mean_std == CLIPS
     task = finetune.build(run, {"answers": ANSWERS})
     finetune.start(task, after)
-    assert all(torch.equal(t, known[name]) for name, t in weights(task).items() if name.startswith("model."))
+    assert all(torch.equal(t, known[name]) for name, t in named_weights(task).items() if name.startswith("model."))
 
 
 def test_it_writes_and_judges_captions():
     after = imported(CASES["blip"], written(CASES["blip"], Path("before")), Path("after"))
-    asked = Bootstrap(device="cpu", precision="fp32", workers=0)
+    asked = CapFilt(device="cpu", precision="fp32", workers=0)
     role = subject(after, asked, torch.device("cpu"))
     assert Captioner(role, asked) and Filter(role, asked).match is not None
 
@@ -299,21 +313,21 @@ def test_answers_of_a_decoder_must_be_given(capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "after", "--data", f"scenes:{GALLERY}", "--split", "train", "--workers", "0"]) == 2
     assert "import it again with --answers" in capsys.readouterr().err
     with pytest.raises(RunError, match="scored here, not taught"):
-        finetune.finetune(replace(case.run, start=""), Path("learned"))  # type: ignore[arg-type]
+        finetune.finetune(replace(case.run, init_from=""), Path("learned"))  # type: ignore[arg-type]
 
 
 def test_what_no_recipe_expresses_is_kept_and_refused_with_the_reason():
     from diptych.models.importing import SYSTEMS
-    from diptych.runs.imports import import_official
+    from diptych.runs.imports import import_checkpoint
 
-    sizes = {"width": 6, "depths": (1, 1, 1, 1), "heads": 4, "grid": (1, 1), "text_width": 8, "text_depth": 1, "text_heads": 2,
-             "text_hidden": 12, "vocabulary": 20, "text_length": 7, "joint": 5}  # fmt: skip
+    sizes = {"dim": 6, "depths": (1, 1, 1, 1), "num_heads": 4, "grid": (1, 1), "text_dim": 8, "text_depth": 1, "text_num_heads": 2,
+             "text_mlp_dim": 12, "vocab_size": 20, "text_length": 7, "embed_dim": 5}  # fmt: skip
     system = SYSTEMS["clip_resnet"]
     step = system.build(sizes, "pretraining", {})
     official = system.names(sizes, "pretraining").to_official(dict(step.state_dict()))
     torch.save({name: tensor.contiguous() for name, tensor in official.items()}, "resnet.pth")
     Path("config.json").write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
-    import_official("clip_resnet", Path("resnet.pth"), Path("kept"), config=Path("config.json"))
+    import_checkpoint("clip_resnet", Path("resnet.pth"), Path("kept"), config=Path("config.json"))
     assert isinstance(read_any(Path("kept"))[0], ImportedCheckpoint)
     with pytest.raises(RunError, match="neither scored nor started from: no recipe has CLIP's ResNet"):
         read_run(Path("kept"))

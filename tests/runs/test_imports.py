@@ -38,13 +38,13 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     imported, out = tmp_path / "imported", tmp_path / "vqa"
     assert main(["import", "vilt", str(official), "--out", str(imported), "--heads", "4"]) == 0
     assert "pretraining with heads.match, heads.words, " in capsys.readouterr().out
-    training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_multiplier", "1"]
+    training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_lr_multiplier", "1"]
     assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
 
     run, facts = read_run(out)
     assert isinstance(run.model, ViLT)
-    assert (run.model.width, run.model.grid, run.images.shorter) == (40, (4, 4), 32)
+    assert (run.model.dim, run.model.grid, run.images.shorter_side) == (40, (4, 4), 32)
     before, after = load_file(imported / "model.safetensors"), load_file(out / "model.safetensors")
     state = torch.load(official, weights_only=True)["state_dict"]
     assert torch.equal(before["model.words.word.weight"], state["text_embeddings.word_embeddings.weight"])
@@ -63,7 +63,7 @@ def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.Captur
     command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "model.vocabulary is 220" in line and not (tmp_path / "vqa" / "model.safetensors").exists()
+    assert "model.vocab_size is 220" in line and not (tmp_path / "vqa" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_a_vocabulary_of_its_own_is_imported_with_it_and_travels(tmp_path: Path,
     monkeypatch.setattr("diptych.runs.train.HELD_OUT", 8)
     monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
     words, checkpoint = tmp_path / "words.txt", tmp_path / "official.pth"
-    assert main(["vocabulary", "scenes:60", "--size", "90", "--out", str(words)]) == 0
+    assert main(["train-tokenizer", "scenes:60", "--size", "90", "--out", str(words)]) == 0
     held = words.read_bytes()
     checkpoint.write_bytes(GOLDEN.read_bytes())
     command = ["import", "vilt", str(checkpoint), "--heads", "4", "--vocabulary", str(words)]

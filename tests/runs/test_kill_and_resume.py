@@ -89,7 +89,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_two_processes_are_one_and_are_two_micro_batches(tmp_path: Path):
     base, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
-    for out, more in ((base, []), (parts, ["--accumulate", "2"])):
+    for out, more in ((base, []), (parts, ["--grad_accum", "2"])):
         assert main(pretrain(out, "--workers", "0", *more, dropout=0.0, steps=5)) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = pretrain(two, "--workers", "0", dropout=0.0, steps=5)
@@ -118,11 +118,11 @@ def test_a_finished_run_started_again_is_left_as_it_is(pretrained: Path, capsys:
     ("more", "what"),
     [
         (["--seed", "5"], "seed = 0, not 5"),
-        (["--model.width", "32"], "model.width = 16, not 32"),
+        (["--model.dim", "32"], "model.dim = 16, not 32"),
         (["--optimizer.learning_rate", "1"], "optimizer.learning_rate = 0.001, not 1.0"),
         (["--data", "scenes:60"], "data = scenes:50, not scenes:60"),
         (["--split", "val"], "split = train, not val"),
-        (["--most_patches", "3"], "most_patches = 0, not 3"),
+        (["--max_patches", "3"], "most_patches = 0, not 3"),
     ],
 )
 def test_other_settings_are_refused_and_change_nothing(

@@ -54,10 +54,10 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("finetune vqa --recipe vilt.tiny --data scenes:50 --steps 2 --device cpu --out {out}", "{out}", ""),
         ("evaluate {run} --task matching --data scenes:8 --device cpu --workers 0", "{run}/evaluate-matching-scenes_8-val", ""),
         ("export {run} --to official --out {out}/x.pth", "{out}", "x.pth"),
-        ("bootstrap scenes:8 --filter {run} --device cpu --out {out}", "{out}", ""),
-        ("noise scenes:8 --out {out}", "{out}", ""),
-        ("vocabulary scenes:8 --out {out}/words.txt", "{out}", "words.txt"),
-        ("learn --rows vilt --data scenes:8 --minutes 0 --out {out}", "{out}", ""),
+        ("capfilt scenes:8 --filter {run} --device cpu --out {out}", "{out}", ""),
+        ("corrupt-captions scenes:8 --out {out}", "{out}", ""),
+        ("train-tokenizer scenes:8 --out {out}/words.txt", "{out}", "words.txt"),
+        ("benchmark --rows vilt --data scenes:8 --minutes 0 --out {out}", "{out}", ""),
         ("demo --out {out}", "{out}", ""),
         ("import vit {out}/vit.pth --out {out}", "{out}", ""),
     ],
@@ -94,7 +94,7 @@ def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_again(pret
     before = contents(out)
     line = refused([*pretrain(out), "--seed", "5"], capsys)
     assert "seed = 0, not 5" in line and "another --out" in line
-    assert "model.width = 16, not 32" in refused([*pretrain(out), "--model.width", "32"], capsys)
+    assert "model.dim = 16, not 32" in refused([*pretrain(out), "--model.dim", "32"], capsys)
     assert contents(out) == before
     assert main(pretrain(out, "--workers", "0")) == 0
     assert "stopped before its first checkpoint: starting again from step 0" in capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_damaged_weights_are_refused_by_every_reader(pretrained: Path, tmp_path:
         ["evaluate", str(out), "--task", "matching"],
         ["export", str(out), "--to", "official", "--out", str(tmp_path / "x.pth")],
         ["finetune", "vqa", "--from", str(out), "--data", "scenes:50", "--out", str(tmp_path / "vqa")],
-        [*pretrain(tmp_path / "next"), "--start", str(out)],
+        [*pretrain(tmp_path / "next"), "--init_from", str(out)],
         pretrain(out, "--workers", "0"),
     ):
         line = refused(words, capsys)
@@ -217,7 +217,7 @@ def test_a_damaged_line_of_the_log_is_told_and_kept(pretrained: Path, tmp_path: 
 
 
 def test_noise_does_not_write_among_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words = ["noise", "scenes:8", "--out", str(tmp_path / "out"), "--shard", "4"]
+    words = ["corrupt-captions", "scenes:8", "--out", str(tmp_path / "out"), "--shard_size", "4"]
     assert main(words) == 0
     before = contents(tmp_path)
     assert "holds train-00000.tar already; give another --out" in refused([*words, "--seed", "3"], capsys)
@@ -319,7 +319,7 @@ def test_an_evaluation_during_training_that_is_interrupted_is_made_up_for(pretra
 @pytest.mark.slow
 def test_bootstraps_damaged_parts_are_named(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
-    words = ["bootstrap", "scenes:8", "--filter", str(imported), "--device", "cpu", "--workers", "0", "--out", str(out)]
+    words = ["capfilt", "scenes:8", "--filter", str(imported), "--device", "cpu", "--workers", "0", "--out", str(out)]
     assert main(words) == 0
     (rows_, features), settings = (next(out.glob(f"parts/train-00000{end}")) for end in (".jsonl", ".npy")), out / "bootstrap.json"  # fmt: skip
     whole = {path: path.read_bytes() for path in (rows_, features, settings)}

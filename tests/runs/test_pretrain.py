@@ -14,10 +14,10 @@ from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers.tokenizer import SCENES, Tokenizer, bundled, vocabulary
 from diptych.models.albef import recipes as albef
 from diptych.models.vilt import recipes as vilt
-from diptych.runs.build import build, start
+from diptych.runs.build import build, init_from_run
 from diptych.runs.pretrain import pretrain, statistics
 from diptych.runs.run_folder import RunError, load_run, read_run, read_weights
-from diptych.utils.state_dict import weights
+from diptych.utils.state_dict import named_weights
 
 WORLD = Tokenizer(40, vocabulary(SCENES))
 
@@ -41,15 +41,15 @@ def test_the_entropy_of_equally_common_words():
 
 def test_words_that_the_vocabulary_does_not_know_are_refused():
     with pytest.raises(
-        RunError, match=r"scenes does not know 67% of the words of photographs; .*--model.vocabulary 30522"
+        RunError, match=r"scenes does not know 67% of the words of photographs; .*--model.vocab_size 30522"
     ):
         statistics(Photographs("val", 3), WORLD)
     assert statistics(Photographs("val", 3), Tokenizer(40))["unigram_entropy"] > 0
 
 
 def test_a_model_reads_the_vocabulary_of_its_size():
-    assert bundled(vilt.tiny().model.vocabulary) == vocabulary(SCENES)  # type: ignore[union-attr]
-    assert bundled(vilt.small().model.vocabulary) == vocabulary()  # type: ignore[union-attr]
+    assert bundled(vilt.tiny().model.vocab_size) == vocabulary(SCENES)  # type: ignore[union-attr]
+    assert bundled(vilt.small().model.vocab_size) == vocabulary()  # type: ignore[union-attr]
     assert bundled(99) is None
 
 
@@ -57,13 +57,13 @@ def test_a_model_reads_the_vocabulary_of_its_size():
 def test_a_run_with_a_teacher_keeps_its_student_and_is_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     published = albef.pretrain_4m()
     model = replace(
-        published.model, image_width=16, image_depth=1, image_heads=2, image_hidden=32, grid=(5, 5), width=16, text_depth=1,
-        fusion_depth=1, heads=2, hidden=32, vocabulary=114, text_length=40, joint=8,
+        published.model, image_dim=16, image_depth=1, image_num_heads=2, image_mlp_dim=32, grid=(5, 5), dim=16, text_depth=1,
+        fusion_depth=1, num_heads=2, mlp_dim=32, vocab_size=114, text_length=40, embed_dim=8,
     )  # fmt: skip
-    training = replace(published.training, steps=2, batch=8, workers=0, device="cpu", precision="fp32")
+    training = replace(published.training, steps=2, batch_size=8, workers=0, device="cpu", precision="fp32")
     run = replace(
-        published, model=model, training=training, data="scenes:20", images=replace(published.images, shorter=80),
-        teacher=replace(published.teacher, queue=16),
+        published, model=model, training=training, data="scenes:20", images=replace(published.images, shorter_side=80),
+        teacher=replace(published.teacher, queue_size=16),
     )  # fmt: skip
     pretrain(run, tmp_path / "first")
     kept, facts = read_run(tmp_path / "first")
@@ -74,7 +74,7 @@ def test_a_run_with_a_teacher_keeps_its_student_and_is_started_from(tmp_path: Pa
     before = load_run(build(run, facts), tmp_path / "first")
 
     after = build(replace(run, training=replace(training, seed=1)), facts)
-    start(after, replace(run, start=str(tmp_path / "first")))
-    assert all(torch.equal(t, weights(before)[name]) for name, t in weights(after).items())
-    pretrain(replace(run, start=str(tmp_path / "first")), tmp_path / "second")
+    init_from_run(after, replace(run, init_from=str(tmp_path / "first")))
+    assert all(torch.equal(t, named_weights(before)[name]) for name, t in named_weights(after).items())
+    pretrain(replace(run, init_from=str(tmp_path / "first")), tmp_path / "second")
     assert f"2 steps from {tmp_path / 'first'} (albef.pretrain_4m)" in capsys.readouterr().out

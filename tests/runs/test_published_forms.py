@@ -36,12 +36,12 @@ def exported(run: Path) -> dict[str, Tensor]:
     return read_checkpoint(run.with_suffix(".back.pth"))
 
 
-def in21k(width: int = 48, representation: int = 20, classes: int = 9) -> dict[str, Tensor]:
+def in21k(dim: int = 48, representation: int = 20, num_classes: int = 9) -> dict[str, Tensor]:
     """The golden ViT's encoder with a hidden layer of another width and a classifier upon it."""
     state = torch.load(GOLDEN_CASES / "vit" / "checkpoint.pth", weights_only=True)
     generator = torch.Generator().manual_seed(3)
-    shapes = {"pre_logits.fc.weight": (representation, width), "pre_logits.fc.bias": (representation,)}
-    shapes |= {"head.weight": (classes, representation), "head.bias": (classes,)}
+    shapes = {"pre_logits.fc.weight": (representation, dim), "pre_logits.fc.bias": (representation,)}
+    shapes |= {"head.weight": (num_classes, representation), "head.bias": (num_classes,)}
     return state | {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -51,7 +51,9 @@ def test_a_vit_of_imagenet_21k_classifies_through_its_representation_layer(tmp_p
     config = GOLDEN_CASES / "vit" / "config.json"
     assert command("vit", state, tmp_path / "run", config) == 0
     step: Any = load_run(rebuilt(*read_run(tmp_path / "run")), tmp_path / "run").eval()
-    bare = load_official("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", heads=4).build().eval().get_submodule("model")
+    bare = (
+        load_official("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", num_heads=4).build().eval().get_submodule("model")
+    )
     assert isinstance(bare, ViT)
     rows, columns = bare.patches.grid
     patch = json.loads(config.read_text())["patch_size"]
@@ -64,10 +66,10 @@ def test_a_vit_of_imagenet_21k_classifies_through_its_representation_layer(tmp_p
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 
-def pictures(height: int, width: int) -> Any:
+def pictures(height: int, dim: int) -> Any:
     generator = torch.Generator().manual_seed(1)
-    pixels = torch.randn(2, 3, height, width, generator=generator)
-    return Image(pixels, torch.tensor([[height, width]] * 2))
+    pixels = torch.randn(2, 3, height, dim, generator=generator)
+    return Image(pixels, torch.tensor([[height, dim]] * 2))
 
 
 def test_jax_s_file_of_it_and_one_without_a_classifier_are_read(tmp_path: Path):
@@ -90,9 +92,9 @@ def test_half_a_representation_layer_is_refused(tmp_path: Path, capsys: pytest.C
 
 
 WIDE: dict[str, Any] = dict(
-    width=16, depth=1, heads=2, hidden=24, patch=8, grid=(2, 2), queries=3, pool_heads=2, text_width=16, text_depth=1,
-    text_heads=2, text_hidden=20, vocabulary=30, text_length=7, decoder_depth=1, decoder_heads=2, decoder_hidden=20,
-    joint=10,
+    dim=16, depth=1, num_heads=2, mlp_dim=24, patch_size=8, grid=(2, 2), num_queries=3, pool_num_heads=2, text_dim=16, text_depth=1,
+    text_num_heads=2, text_mlp_dim=20, vocab_size=30, text_length=7, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=20,
+    embed_dim=10,
 )  # fmt: skip
 
 
@@ -110,10 +112,10 @@ def test_a_coca_whose_two_widths_are_one_equals_torch_s_attention(tmp_path: Path
     assert command("coca", state | theirs, tmp_path / "run", tmp_path / "config.json") == 0
     ours: Any = load_run(rebuilt(*read_run(tmp_path / "run")), tmp_path / "run").eval()
     tokens = ours.model.image(pictures(16, 16))
-    queries, context = ours.model.pool.query.expand(2, -1, -1), tokens.canvas()
+    queries, context = ours.model.pool.query.expand(2, -1, -1), tokens.to_padded()
     norm, context_norm = ours.model.pool.norm, ours.model.pool.context_norm
     expected, _ = pool(norm(queries), context_norm(context), context_norm(context), need_weights=False)
-    torch.testing.assert_close(ours.model.pool(tokens).canvas(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.model.pool(tokens).to_padded(), expected, rtol=1e-5, atol=1e-6)
     back = exported(tmp_path / "run")
     assert back.keys() == state.keys() and all(torch.equal(back[n], t) for n, t in (state | theirs).items())
 
@@ -121,12 +123,12 @@ def test_a_coca_whose_two_widths_are_one_equals_torch_s_attention(tmp_path: Path
 class OfficialClassifier(nn.Module):
     """vilbert_beta's answers: two layers with one norm for each whole matrix, ReLU and dropout between them."""
 
-    def __init__(self, inputs: int, hidden: int, answers: int):
+    def __init__(self, inputs: int, mlp_dim: int, num_answers: int):
         super().__init__()
         with warnings.catch_warnings(action="ignore"):  # the newer form has other names
             first, last = (
                 nn.utils.weight_norm(nn.Linear(*sizes), dim=None)  # type: ignore[arg-type]
-                for sizes in ((inputs, hidden), (hidden, answers))
+                for sizes in ((inputs, mlp_dim), (mlp_dim, num_answers))
             )
         self.main = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), last)
 
@@ -178,13 +180,13 @@ def test_weight_norms_that_are_none_are_refused(change: dict[str, Any], message:
 
 
 def test_the_newer_names_of_weight_norm_are_read():
-    from diptych.checkpoints.weight_norm import normed, unnormed
+    from diptych.checkpoints.weight_norm import fold_weight_norm, unfold_weight_norm
 
     torch.manual_seed(4)
     linear = nn.Linear(6, 5)
     newer = nn.utils.parametrizations.weight_norm(linear, dim=None)  # type: ignore[arg-type]
     with torch.no_grad():
         newer.parametrizations.weight.original0.mul_(3)  # type: ignore[union-attr]
-    plain = unnormed(newer.state_dict(), ["weight"])
+    plain = fold_weight_norm(newer.state_dict(), ["weight"])
     assert plain.keys() == {"weight", "bias"} and torch.equal(plain["weight"], linear.weight)
-    assert torch.equal(unnormed(normed(plain, ["weight"]), ["weight"])["weight"], plain["weight"])
+    assert torch.equal(fold_weight_norm(unfold_weight_norm(plain, ["weight"]), ["weight"])["weight"], plain["weight"])

@@ -27,8 +27,8 @@ from diptych.runs.run_folder import write_run
 from diptych.training.checkpoint import save_weights
 from tests.runs.tiny_runs import MODEL, TRAINING
 
-TINY: Any = dict(vocabulary=114, text_length=24, patch=16, grid=(2, 2))
-SIDE: Any = dict(image_width=16, image_depth=1, image_heads=1, image_hidden=16)
+TINY: Any = dict(vocab_size=114, text_length=24, patch_size=16, grid=(2, 2))
+SIDE: Any = dict(image_dim=16, image_depth=1, image_num_heads=1, image_mlp_dim=16)
 ASKED = [
     "--split",
     "train",
@@ -36,9 +36,9 @@ ASKED = [
     "4",
     "--captions",
     "1",
-    "--longest",
+    "--max_length",
     "6",
-    "--beams",
+    "--num_beams",
     "1",
     "--workers",
     "0",
@@ -48,7 +48,7 @@ ASKED = [
 
 
 def on_scenes(run: Pretrain, model: Any) -> Pretrain:
-    images = replace(run.images, shorter=32, patch=16, augment=False)
+    images = replace(run.images, shorter_side=32, patch_size=16, augment=False)
     return replace(
         run, model=model, images=images, data="scenes:8", training=replace(run.training, precision="fp32", device="cpu")
     )
@@ -56,7 +56,7 @@ def on_scenes(run: Pretrain, model: Any) -> Pretrain:
 
 def captioner() -> Pretrain:
     """A BLIP without its text encoder, as the official captioner is."""
-    model = BLIP(**{**TINY, "vocabulary": 116}, **SIDE, width=16, depth=1, heads=1, hidden=16, begin=114, ground=115, joint=8, form="caption")  # fmt: skip
+    model = BLIP(**{**TINY, "vocab_size": 116}, **SIDE, dim=16, depth=1, num_heads=1, mlp_dim=16, bos_token_id=114, enc_token_id=115, embed_dim=8, variant="caption")  # fmt: skip
     return replace(on_scenes(blip.pretrain_14m(), model), objectives=Objectives(lm=1.0), heads=())
 
 
@@ -92,9 +92,9 @@ def test_a_captioner_without_a_text_encoder_is_evaluated_with_its_report(
 def test_heat_maps_are_of_models_that_can_be_asked_for_them():
     assert heat_maps(captioner(), build(captioner())) == []
     assert len(heat_maps(matcher(), build(matcher()))) == 6
-    wide = replace(captioner(), model=replace(captioner().model, form="pretraining", image_width=32))  # type: ignore[type-var]
+    wide = replace(captioner(), model=replace(captioner().model, variant="pretraining", image_dim=32))  # type: ignore[type-var]
     assert heat_maps(wide, build(wide)) == [], "its words have 16 numbers, its patches 32"
-    several = replace(captioner(), model=replace(captioner().model, form="nlvr2"), objectives=Objectives())  # type: ignore[type-var]
+    several = replace(captioner(), model=replace(captioner().model, variant="nlvr2"), objectives=Objectives())  # type: ignore[type-var]
     assert heat_maps(several, build(several)) == []
 
 
@@ -165,7 +165,7 @@ def test_pictures_that_nobody_can_decode_cost_no_metric_of_a_model_of_regions(
     (data / "1.png").write_bytes(b"no picture")
     (data / "train.jsonl").write_text("\n".join(rows))
     run = replace(
-        scan.flickr30k(), model=SCAN(8, 16, 114, 8), embed=Embedders(str(regions), features=8), data=str(data)
+        scan.flickr30k(), model=SCAN(8, 16, 114, 8), embedders=Embedders(str(regions), feature_dim=8), data=str(data)
     )
     folder = written(tmp_path / "run", replace(run, training=replace(run.training, precision="fp32", device="cpu")))
     status, metrics = evaluated(folder, "retrieval")
@@ -240,8 +240,19 @@ def test_retrieval_is_learned_where_there_are_false_texts_and_refused_in_a_line_
     rows = [{"image": f"{i}.png", "caption": text} for i, texts in enumerate(captions) for text in texts]
     (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (data / "val.jsonl").write_text(json.dumps(rows[0]))  # one picture: nothing can be held out
-    words = ["finetune", "retrieval", "--recipe", "vilt.tiny", *MODEL, *TRAINING, "--data", str(data), "--batch", "4"]
-    words += ["--steps", "2", "--false_texts", "3", "--workers", "0", "--out", str(tmp_path / "run")]
+    words = [
+        "finetune",
+        "retrieval",
+        "--recipe",
+        "vilt.tiny",
+        *MODEL,
+        *TRAINING,
+        "--data",
+        str(data),
+        "--batch_size",
+        "4",
+    ]
+    words += ["--steps", "2", "--negative_texts", "3", "--workers", "0", "--out", str(tmp_path / "run")]
     assert main(words) == status
     told = capsys.readouterr()
     if status:

@@ -14,12 +14,12 @@ from diptych.checkpoints.read import WeightsError
 from diptych.config.run import Pretrain
 from diptych.models.coca import recipes as coca
 from diptych.models.vilt import recipes as vilt
-from diptych.modules.heads import Vocabulary
+from diptych.modules.heads import MLMHead
 from diptych.objectives.pretraining import Pretraining
 from diptych.runs import build as building
-from diptych.runs.run_folder import RunError, lineage, load_run, read_run, write_run
+from diptych.runs.run_folder import RunError, ancestors, load_run, read_run, write_run
 from diptych.training.checkpoint import MODEL, save_weights
-from diptych.utils.state_dict import weights
+from diptych.utils.state_dict import named_weights
 
 
 class Tied(nn.Module):
@@ -29,7 +29,7 @@ class Tied(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.model = nn.ModuleDict({"words": nn.Embedding(7, 3), "out": nn.Linear(3, 3)})
-        self.heads = nn.ModuleDict({"words": Vocabulary(3, 7, tied=self.model["words"])})  # type: ignore[arg-type]
+        self.heads = nn.ModuleDict({"words": MLMHead(3, 7, tied=self.model["words"])})  # type: ignore[arg-type]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -76,7 +76,7 @@ def test_a_folder_without_weights_or_with_broken_ones_is_refused(tmp_path: Path)
 
 def small(tie: bool, seed: int) -> tuple[Pretrain, Pretraining]:
     run = vilt.tiny()
-    model = replace(run.model, width=16, depth=1, heads=2, hidden=32)
+    model = replace(run.model, dim=16, depth=1, num_heads=2, mlp_dim=32)
     run = replace(run, model=model, training=replace(run.training, seed=seed))
     module = building.build(run)
     if tie:
@@ -90,7 +90,7 @@ def test_a_run_starts_with_the_model_and_the_heads_of_another(tmp_path: Path, ti
     write_run(tmp_path, run, {})
     save_weights(tmp_path, module)
     _, other = small(tie, seed=1)
-    building.start(other, replace(run, start=str(tmp_path)))
+    building.init_from_run(other, replace(run, init_from=str(tmp_path)))
     assert same(module, other)
 
 
@@ -100,25 +100,25 @@ def test_with_other_heads_it_starts_with_the_model_alone(tmp_path: Path):
     write_run(tmp_path, run, {})
     save_weights(tmp_path, module)
     _, other = small(False, seed=1)
-    before = {name: t.clone() for name, t in weights(other.heads).items()}
-    building.start(other, replace(run, start=str(tmp_path)))
+    before = {name: t.clone() for name, t in named_weights(other.heads).items()}
+    building.init_from_run(other, replace(run, init_from=str(tmp_path)))
     assert same(module.get_submodule("model"), other.get_submodule("model"))
-    assert all(torch.equal(t, before[name]) for name, t in weights(other.heads).items())
+    assert all(torch.equal(t, before[name]) for name, t in named_weights(other.heads).items())
 
 
 def test_a_run_tells_what_it_started_from(tmp_path: Path):
     first, second = tmp_path / "words", tmp_path / "pairs"
-    write_run(first, replace(vilt.small_words(), start="gone"), {})
-    write_run(second, replace(vilt.small(), start=str(first)), {})
-    told = lineage(replace(vilt.tiny(), start=str(second)))
+    write_run(first, replace(vilt.small_words(), init_from="gone"), {})
+    write_run(second, replace(vilt.small(), init_from=str(first)), {})
+    told = ancestors(replace(vilt.tiny(), init_from=str(second)))
     words = f"{first} (vilt.small_words), which began from gone (not there)"
     assert told == f"{second} (vilt.small), which began from {words}"
-    assert lineage(vilt.tiny()) == ""
-    write_run(first, replace(vilt.small_words(), start=str(second)), {})  # in a circle
-    assert lineage(replace(vilt.tiny(), start=str(second)), most=4).count("which began from") == 3
+    assert ancestors(vilt.tiny()) == ""
+    write_run(first, replace(vilt.small_words(), init_from=str(second)), {})  # in a circle
+    assert ancestors(replace(vilt.tiny(), init_from=str(second)), most=4).count("which began from") == 3
 
 
 def test_a_coca_of_before_reads_single_words_by_their_name(tmp_path: Path):
     run = coca.small()
-    write_run(tmp_path, replace(run, embed=replace(run.embed, text="minilm")), {})
-    assert read_run(tmp_path)[0] == replace(run, embed=replace(run.embed, text="minilm_words"))
+    write_run(tmp_path, replace(run, embedders=replace(run.embedders, text="minilm")), {})
+    assert read_run(tmp_path)[0] == replace(run, embedders=replace(run.embedders, text="minilm_words"))

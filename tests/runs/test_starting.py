@@ -17,24 +17,24 @@ from diptych.runs.validate import RunError
 
 
 def test_a_vit_s_heads_and_activation_must_be_the_tower_s():
-    block = Model(width=16, depth=1, heads=4, hidden=8, patch=4, grid=(2, 2), activation="relu").blocks[0]
-    check_image_start(ViT(heads=4, activation="relu"), block, "vit")
-    check_image_start(CLIP(heads=8), block, "vit")  # no ViT: refused elsewhere
+    block = Model(dim=16, depth=1, num_heads=4, mlp_dim=8, patch_size=4, grid=(2, 2), activation="relu").blocks[0]
+    check_image_start(ViT(num_heads=4, activation="relu"), block, "vit")
+    check_image_start(CLIP(num_heads=8), block, "vit")  # no ViT: refused elsewhere
     with pytest.raises(RunError, match="vit has 2 attention heads, but the model that starts from it 4"):
-        check_image_start(ViT(heads=2, activation="relu"), block, "vit")
+        check_image_start(ViT(num_heads=2, activation="relu"), block, "vit")
     for name in ("gelu", "gelu_tanh", "quick_gelu", "silu"):
         with pytest.raises(RunError, match=f"vit has the activation {name}, but .* ReLU"):
-            check_image_start(ViT(heads=4, activation=name), block, "vit")
+            check_image_start(ViT(num_heads=4, activation=name), block, "vit")
 
 
 @pytest.mark.parametrize("kind", [ALBEF, ViLBERT])
 def test_a_bert_s_config_must_be_the_tower_s(kind: type, tmp_path: Path):
-    image = {"image_width": 16, "image_heads": 2, "image_hidden": 8}
+    image = {"image_dim": 16, "image_num_heads": 2, "image_mlp_dim": 8}
     sizes = {
         ALBEF: {"text_depth": 1, "fusion_depth": 1, "image_depth": 1},
-        ViLBERT: {"meeting_width": 16, "meeting_heads": 2},
+        ViLBERT: {"coattention_dim": 16, "coattention_num_heads": 2},
     }[kind] | image
-    model = kind(**sizes, width=24, hidden=8, heads=2)
+    model = kind(**sizes, dim=24, mlp_dim=8, num_heads=2)
     file, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     check_text_start(weights, model)  # no config: nothing to compare
     config = {

@@ -45,7 +45,18 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def command(tars: str, out: Path, *more: str) -> list[str]:
     lanes = ["--streaming.lanes", "2", "--streaming.buffer", "12", "--data", tars]
-    training = ["--batch", "8", "--steps", str(STEPS), "--log_every", "1", "--checkpoint_every", "3", "--device", "cpu"]
+    training = [
+        "--batch_size",
+        "8",
+        "--steps",
+        str(STEPS),
+        "--log_every",
+        "1",
+        "--checkpoint_every",
+        "3",
+        "--device",
+        "cpu",
+    ]
     run = ["pretrain", "vilt.tiny", *MODEL, "--model.dropout", "0", *training, *lanes, "--precision", "fp32"]
     return [*run, "--workers", "1", "--out", str(out), *more]
 
@@ -81,7 +92,7 @@ def test_killed_and_continued_it_ends_in_the_same_bits(tars: str, whole: Path, t
 def test_two_ranks_with_divided_weights_are_one_process(tars: str, whole: Path, tmp_path: Path):
     """The report too, for which one rank computes alone; and one process goes on where they stood."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych"]
-    more = ["--parallel", "fsdp", "--recompute", "True"]
+    more = ["--parallel", "fsdp", "--activation_checkpointing", "True"]
     asked = [*torchrun, *command(tars, tmp_path / "two", *more)]
     done = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

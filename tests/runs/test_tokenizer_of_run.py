@@ -18,7 +18,7 @@ from diptych.models.beit3 import recipes as beit3
 from diptych.models.coca import recipes as coca
 from diptych.models.configs import CoCa
 from diptych.models.vilt import recipes as vilt
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.mlm import MLM
 from diptych.runs import finetune
 from diptych.runs.build import objectives
 from diptych.runs.run_folder import RunError, read_run, write_run
@@ -33,13 +33,13 @@ def listed(file: Path, *words: str) -> str:
 
 def reading(vocabulary: str, size: int = 114) -> Pretrain:
     run = vilt.tiny()
-    return replace(run, model=replace(run.model, vocabulary=size), vocabulary=vocabulary)  # type: ignore[type-var]
+    return replace(run, model=replace(run.model, vocab_size=size), vocabulary=vocabulary)  # type: ignore[type-var]
 
 
 def test_clips_models_read_clips_pieces():
     run = coca.open_clip()
     assert isinstance(run.model, CoCa)
-    tokenizer = tokenizer_of(replace(run, model=replace(run.model, vocabulary=49408)))
+    tokenizer = tokenizer_of(replace(run, model=replace(run.model, vocab_size=49408)))
     assert tokenizer.vocabulary is vocabulary(CLIP) and tokenizer.max_length == run.model.text_length
 
 
@@ -47,13 +47,13 @@ def test_a_file_of_pieces_is_read_where_a_run_names_one(tmp_path: Path):
     run = reading(listed(tmp_path / "v.txt", "dog", "##s"), 9)
     ids = tokenizer_of(run).encode(["dogs [MASK]"]).ids[0].tolist()
     assert ids == [4, 0, 1, *[3] * 3, 5] and tokenizer_of(run).vocabulary.mask == 6
-    (words,) = [o for o in objectives(run) if isinstance(o, MaskedWords)]
-    assert (words.masking.mask_id, words.masking.vocabulary) == (6, 7)
+    (words,) = [o for o in objectives(run) if isinstance(o, MLM)]
+    assert (words.masking.mask_id, words.masking.vocab_size) == (6, 7)
 
 
 def test_what_does_not_fit_the_model_is_refused(tmp_path: Path):
     file = listed(tmp_path / "v.txt", "dog")
-    with pytest.raises(RunError, match=r"has 6 pieces, but the model 5: give --model\.vocabulary 6"):
+    with pytest.raises(RunError, match=r"has 6 pieces, but the model 5: give --model\.vocab_size 6"):
         tokenizer_of(reading(file, 5))
     with pytest.raises(RunError, match=r"mask at 5, the model at 103: set model\.mask"):
         tokenizer_of(replace(beit3.base(), vocabulary=file))
@@ -73,7 +73,7 @@ def test_a_vocabulary_travels_with_its_run_and_is_told_from_others(tmp_path: Pat
     assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))
     assert identity(run) != identity(reading(listed(tmp_path / "other.txt", "cat")))
 
-    begun = replace(reading(str(tmp_path / "again.txt")), start=str(out))
+    begun = replace(reading(str(tmp_path / "again.txt")), init_from=str(out))
     check_pieces(begun)
     for other in (str(tmp_path / "other.txt"), ""):
         with pytest.raises(RunError, match=r"learned with the vocabulary vocabulary-.*give --vocabulary"):
@@ -96,7 +96,7 @@ def test_a_run_names_no_vocabulary_outside_its_folder(tmp_path: Path):
 
 def test_pieces_are_learned_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "learned.txt"
-    assert main(["vocabulary", "scenes:20", "--size", "70", "--out", str(file)]) == 0
+    assert main(["train-tokenizer", "scenes:20", "--size", "70", "--out", str(file)]) == 0
     assert "70 pieces" in capsys.readouterr().out and read_vocabulary(file).size == 70
     held, other = file.read_bytes(), str(tmp_path / "other.txt")
     for words, told in (
@@ -104,6 +104,6 @@ def test_pieces_are_learned_by_a_command(tmp_path: Path, capsys: pytest.CaptureF
         (["--out", "x.json"], "FILE.txt"),
         (["--size", "60", "--out", str(file)], "is there already"),
     ):
-        assert main(["vocabulary", "scenes:20", *words]) == 2
+        assert main(["train-tokenizer", "scenes:20", *words]) == 2
         assert told in capsys.readouterr().err
     assert file.read_bytes() == held

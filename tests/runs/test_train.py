@@ -17,12 +17,12 @@ from diptych.data.examples import PairExamples
 from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itc import ITC
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import Step
+from diptych.protocols import TrainStep
 from diptych.runs.train import held_out_means, opened
 from diptych.training.distributed import Group
-from diptych.training.step import Update
+from diptych.training.step import OptimizerStep
 from tests.models.systems import clip
 from tests.models.systems.common import batch_of
 from tests.runs.tiny_runs import pretrain
@@ -46,8 +46,8 @@ def means(group: Group) -> dict[str, float]:
     """Of three batches of other sizes, by a model that contrasts."""
     torch.manual_seed(0)
     model: Any = clip.SYSTEMS["clip"].small()
-    step = Pretraining(model, model.heads(), [ImageTextContrast()]).eval()
-    return held_out_means(cast(Step, step), [batch_of(b, seed=b) for b in (4, 6, 3)], group, "fp32")
+    step = Pretraining(model, model.pretraining_heads(), [ITC()]).eval()
+    return held_out_means(cast(TrainStep, step), [batch_of(b, seed=b) for b in (4, 6, 3)], group, "fp32")
 
 
 def _on_rank(rank: int, folder: str) -> None:
@@ -71,15 +71,15 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Begun where `auto` means bf16, stopped after three of four steps, and continued where it means fp32."""
-    computed, update = list[tuple[int, bool]](), Update.__call__
+    computed, update = list[tuple[int, bool]](), OptimizerStep.__call__
 
-    def advance(self: Update, step: int, *rest: Any) -> Any:
+    def advance(self: OptimizerStep, step: int, *rest: Any) -> Any:
         computed.append((step, self.autocast._enabled))
         if computed.count((3, True)) == 1 and step == 3:
             raise KeyboardInterrupt
         return update(self, step, *rest)
 
-    monkeypatch.setattr(Update, "__call__", advance)
+    monkeypatch.setattr(OptimizerStep, "__call__", advance)
     words = pretrain(tmp_path / "run", steps=4)
     words[words.index("--precision") + 1] = "auto"
     monkeypatch.setenv("DIPTYCH_BF16", "on")

@@ -11,7 +11,7 @@ from diptych.cli import main
 from diptych.data.sources.captions import open_captions
 from diptych.runs.run_folder import read_run
 
-SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24"]  # fmt: skip
+SMALL = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24"]  # fmt: skip
 HOW = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
 
 
@@ -27,7 +27,7 @@ def write_photos(folder: Path, tables: dict[str, range]) -> None:
 
 
 def pretrain(data: Path, out: Path, *more: str) -> int:
-    short = ["--batch", "4", "--steps", "1", "--data", str(data), "--out", str(out)]
+    short = ["--batch_size", "4", "--steps", "1", "--data", str(data), "--out", str(out)]
     return main(["pretrain", "vilt.tiny", *SMALL, *short, *HOW, *more])
 
 
@@ -76,7 +76,7 @@ def test_files_that_are_named_for_splits_are_each_said_and_a_lone_one_holds_noth
     assert said.count("training.jsonl: named for train, in files: train 9, val 0, test 0") == 1
     assert said.count("dev.jsonl: named for val, in files: train 0, val 3, test 0") == 1
 
-    assert pretrain(tmp_path / "photos", tmp_path / "of-val", "--split", "valid", "--batch", "2") == 0
+    assert pretrain(tmp_path / "photos", tmp_path / "of-val", "--split", "valid", "--batch_size", "2") == 0
     assert "nothing is held out: the run learns from val itself" in capsys.readouterr().out
 
     lone = tmp_path / "photos" / "training.jsonl"

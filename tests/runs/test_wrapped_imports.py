@@ -34,8 +34,8 @@ NESTS = (
     ("state_dict_ema",), ("teacher",), ("student",), ("checkpoint", "model"), ("anything",), ("model_ema", "module"),
 )  # fmt: skip
 RESNET: dict[str, Any] = dict(
-    width=6, depths=(1, 1, 2, 1), heads=4, grid=(1, 1), text_width=8, text_depth=1, text_heads=2, text_hidden=12,
-    vocabulary=20, text_length=7, joint=5,
+    dim=6, depths=(1, 1, 2, 1), num_heads=4, grid=(1, 1), text_dim=8, text_depth=1, text_num_heads=2, text_mlp_dim=12,
+    vocab_size=20, text_length=7, embed_dim=5,
 )  # fmt: skip
 
 

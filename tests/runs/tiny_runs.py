@@ -17,13 +17,13 @@ from diptych.cli import main
 from diptych.training.log import TIME_FIELDS
 
 MODEL = [
-    "--model.width",
+    "--model.dim",
     "16",
     "--model.depth",
     "1",
-    "--model.heads",
+    "--model.num_heads",
     "2",
-    "--model.hidden",
+    "--model.mlp_dim",
     "32",
     "--model.text_length",
     "24",
@@ -32,7 +32,7 @@ EXACT = ["--precision", "fp32", "--device", "cpu"]  # whatever the machine has
 TRAINING = [
     "--data",
     "scenes:50",
-    "--batch",
+    "--batch_size",
     "8",
     "--log_every",
     "1",

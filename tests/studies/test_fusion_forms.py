@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from diptych.batch import Image, Text
 from diptych.models.vilt.model import ViLT
 from diptych.modules.block import PreNormBlock
-from diptych.modules.fusion import Concatenate
+from diptych.modules.fusion import ConcatFusion
 from diptych.modules.pool import Pooler
-from diptych.modules.tokens import Pair, Span, Tokens, packing
+from diptych.modules.tokens import FusedTokens, Span, Tokens, packing
 from diptych.studies.fusion_forms import EarlySum, InTurn, Streams
 
 WIDTH = 8
@@ -28,8 +28,8 @@ def norm() -> nn.LayerNorm:
     return nn.LayerNorm(WIDTH)
 
 
-def concatenate() -> Concatenate:
-    return Concatenate(blocks(2), norm(), Pooler(WIDTH))
+def concatenate() -> ConcatFusion:
+    return ConcatFusion(blocks(2), norm(), Pooler(WIDTH))
 
 
 def streams() -> Streams:
@@ -47,10 +47,10 @@ FORMS: dict[str, Callable[[], Any]] = {
 def tokens(modality: str, lengths: list[int], n: int, seed: int) -> Tokens:
     values = torch.randn(len(lengths), n, WIDTH, generator=torch.Generator().manual_seed(seed))
     real = torch.arange(n) < torch.tensor(lengths)[:, None]
-    return Tokens.of(values, real, Span(modality, "cls", 1), Span(modality, "words", n - 1))
+    return Tokens.from_padded(values, real, Span(modality, "cls", 1), Span(modality, "words", n - 1))
 
 
-def flat(pair: Pair) -> list[Tensor]:
+def flat(pair: FusedTokens) -> list[Tensor]:
     return [pair.text.pack().values, pair.image.pack().values, pair.pooled]
 
 
@@ -67,7 +67,7 @@ def test_both_layouts_agree_and_each_side_keeps_its_own(form: str):
             assert pair.text.packed == packed
             assert pair.text.layout.spans == text.layout.spans
             assert pair.image.layout.spans == image.layout.spans
-            assert fusion.alone(text).real.equal(text.real)
+            assert fusion.encode_unimodal(text).mask.equal(text.mask)
             pairs.append(pair)
     for a, b in zip(*map(flat, pairs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -107,10 +107,10 @@ def test_sums_are_place_by_place():
 @pytest.mark.parametrize("form", FORMS)
 def test_a_fusion_is_exchanged_by_assignment(form: str):
     torch.manual_seed(0)
-    model = ViLT(WIDTH, 1, 2, 16, patch=4, grid=(2, 2), vocabulary=20, text_length=5, dropout=0.0)
+    model = ViLT(WIDTH, 1, 2, 16, patch_size=4, grid=(2, 2), vocab_size=20, text_length=5, dropout=0.0)
     model.transformer = FORMS[form]()
     text = Text(torch.randint(1, 20, (2, 5)), torch.ones(2, 5, dtype=torch.bool))
-    pair = model.fuse(model.encode_text(text), model.encode_image(Image.whole(torch.randn(2, 3, 8, 8))))
+    pair = model.fuse(model.encode_text(text), model.encode_image(Image.from_full(torch.randn(2, 3, 8, 8))))
     pair.pooled.sum().backward()
     assert all(p.grad is not None for p in model.words.parameters())
     assert model.patches.project.weight.grad is not None

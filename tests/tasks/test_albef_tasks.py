@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diptych.batch import Answered, Batch, Image, Text
+from diptych.batch import AnswerTargets, Batch, Image, Text
 from diptych.models.albef.model import ALBEF
-from diptych.objectives.cross_entropy import Soft
+from diptych.objectives.cross_entropy import SoftTargets
 from diptych.tasks.entailment import Entailment
-from diptych.tasks.momentum_distillation import Distilled
+from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import TextAssignment
-from diptych.tasks.retrieval import FILL, Reranking
+from diptych.tasks.retrieval import FILL, RerankedRetrieval
 from diptych.tasks.vqa import OpenVQA, next_losses
 
 WIDTH = 16
@@ -24,15 +24,15 @@ WIDTH = 16
 def model(**others: Any) -> ALBEF:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
-        "image_width": 12,
+        "image_dim": 12,
         "image_depth": 1,
-        "image_heads": 2,
-        "image_hidden": 24,
-        "patch": 4,
+        "image_num_heads": 2,
+        "image_mlp_dim": 24,
+        "patch_size": 4,
         "grid": (2, 2),
     }
-    text = {"width": WIDTH, "text_depth": 1, "fusion_depth": 1, "heads": 2, "hidden": 24, "vocabulary": 30}
-    whole: dict[str, Any] = {**sizes, **text, "text_length": 8, "joint": 6, "dropout": 0.0, **others}
+    text = {"dim": WIDTH, "text_depth": 1, "fusion_depth": 1, "num_heads": 2, "mlp_dim": 24, "vocab_size": 30}
+    whole: dict[str, Any] = {**sizes, **text, "text_length": 8, "embed_dim": 6, "dropout": 0.0, **others}
     made = ALBEF(**whole)
     for weight in made.parameters():  # far enough from nought that all is told apart
         nn.init.normal_(weight, std=0.4) if weight.dim() > 1 else None
@@ -46,12 +46,12 @@ def texts(b: int, n: int = 5) -> Text:
 
 
 def batch_of(b: int = 4, **others: Any) -> Batch:
-    image = Image.whole(torch.randn(b, 3, 8, 8, generator=torch.Generator().manual_seed(b)))
+    image = Image.from_full(torch.randn(b, 3, 8, 8, generator=torch.Generator().manual_seed(b)))
     return Batch(0, 0, torch.arange(b), image=image, text=texts(b), **others)
 
 
-def answered() -> Answered:
-    return Answered(texts(5, 4), torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0.5, 0.5, 1.0, 0.3, 1.0]))
+def answered() -> AnswerTargets:
+    return AnswerTargets(texts(5, 4), torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0.5, 0.5, 1.0, 0.3, 1.0]))
 
 
 def test_the_loss_of_a_question_is_the_weighted_sum_over_its_answers_pieces():
@@ -60,9 +60,9 @@ def test_the_loss_of_a_question_is_the_weighted_sum_over_its_answers_pieces():
     answers, logits = batch.answers, step.answer(batch)
     total = 0.0
     for i, weight in enumerate(answers.weights.tolist()):
-        for j in range(1, int(answers.text.real[i].sum())):
+        for j in range(1, int(answers.text.mask[i].sum())):
             total -= weight * logits[i, j - 1].log_softmax(0)[answers.text.ids[i, j]].item()
-    assert step(batch, step.counts(batch))["vqa"].item() == pytest.approx(total / 4, rel=1e-5)
+    assert step(batch, step.num_terms(batch))["vqa"].item() == pytest.approx(total / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("twice", [False, True])
@@ -71,10 +71,10 @@ def test_candidates_are_chosen_by_their_first_piece_and_ranked_by_all(twice: boo
     question = step.question(batch)
     ranked = step.rank(question, candidates, 3)
     for q in range(4):
-        own = question.take(torch.tensor([q] * 6))
-        logits = step.model.decode(candidates, own).log_softmax(2)
+        own = question.index_samples(torch.tensor([q] * 6))
+        logits = step.model.next_token_logits(candidates, own).log_softmax(2)
         first = logits[0, 0][candidates.ids[:, 1]]
-        whole = -step.each(step.model.decode(candidates, own), candidates)
+        whole = -step.each(step.model.next_token_logits(candidates, own), candidates)
         kept = first.topk(3).indices
         score = (whole + first if twice else whole)[kept]
         assert ranked.candidates[q].tolist() == kept[score.argsort(descending=True)].tolist()
@@ -83,11 +83,11 @@ def test_candidates_are_chosen_by_their_first_piece_and_ranked_by_all(twice: boo
 
 def test_a_teacher_softens_the_targets_and_follows():
     head = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3))
-    step = Distilled(Entailment(model(), head), momentum=0.5, alpha=0.4)
+    step = MomentumDistilled(Entailment(model(), head), momentum=0.5, alpha=0.4)
     batch = batch_of(labels={"entailment": torch.tensor([0, 1, 2, 0])})
     with torch.no_grad():
         step.student.head[2].bias.add_(torch.tensor([2.0, 0.0, -1.0]))
-    counts = step.counts(batch)
+    counts = step.num_terms(batch)
     found = step.eval()(batch, counts)["entailment"]
     logits, taught = step.student.answer(batch), step.teacher.answer(batch)
     soft = -(logits.log_softmax(1) * taught.softmax(1)).sum(1).mean()
@@ -103,22 +103,22 @@ def test_soft_targets_of_answers_leave_padding_out():
     logits = step.answer(batch).detach()
     other = logits.clone()
     other[1, 2:] += torch.randn(30)  # the second answer has three pieces: nothing is asked behind its second
-    each = [step.each(logits, batch.answers.text, Soft(x, 0.4)) for x in (logits, other)]
+    each = [step.each(logits, batch.answers.text, SoftTargets(x, 0.4)) for x in (logits, other)]
     torch.testing.assert_close(*each)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_only_candidates_are_scored(cosine: bool):
     albef = model()
-    heads: Any = albef.heads()
-    images = Image.whole(torch.randn(3, 3, 8, 8))
-    scores = Reranking(albef, heads["contrast"], heads["match"], 2, cosine)(texts(5), images, pairs=3)
+    heads: Any = albef.pretraining_heads()
+    images = Image.from_full(torch.randn(3, 3, 8, 8))
+    scores = RerankedRetrieval(albef, heads["contrast"], heads["match"], 2, cosine)(texts(5), images, pairs=3)
     assert (scores.of_texts > FILL).sum(1).tolist() == [2] * 3 and (scores.of_images > FILL).sum(1).tolist() == [2] * 5
     text, image = albef.encode_text(texts(5)), albef.encode_image(images)
-    like = heads["contrast"].of_image(image.first()) @ heads["contrast"].of_text(text.first()).T
+    like = heads["contrast"].project_image(image.first()) @ heads["contrast"].project_text(text.first()).T
     for i in range(3):
         for j in like[i].topk(2).indices.tolist():
-            pair = albef.fuse(text.take(torch.tensor([j])), image.take(torch.tensor([i])))
+            pair = albef.fuse(text.index_samples(torch.tensor([j])), image.index_samples(torch.tensor([i])))
             expected = heads["match"](pair.pooled)[0, 1] + (like[i, j] if cosine else 0)
             torch.testing.assert_close(scores.of_texts[i, j], expected)
     both = (scores.of_texts > FILL) & (scores.of_images.T > FILL)
@@ -126,15 +126,15 @@ def test_only_candidates_are_scored(cosine: bool):
 
 
 def test_a_text_is_assigned_to_its_own_image_or_to_none():
-    step = TextAssignment(model(images=2), WIDTH, nn.Linear(12, 6))
+    step = TextAssignment(model(num_images=2), WIDTH, nn.Linear(12, 6))
     batch = batch_of(60)
     given, own = step.assigned(batch, step.images(batch)), torch.arange(60)
     assert (given.first != given.second).all()
     assert torch.equal(given.first == own, given.labels == 0) and torch.equal(given.second == own, given.labels == 1)
     assert sorted(set(given.labels.tolist())) == [0, 1, 2]
     with pytest.raises(ValueError, match="three at least"):
-        step(batch_of(2), step.counts(batch_of(2)))
-    step(batch, step.counts(batch))["assignment"].backward()
+        step(batch_of(2), step.num_terms(batch_of(2)))
+    step(batch, step.num_terms(batch))["assignment"].backward()
     assert step.project.weight.grad is None and step.head.weight.grad is not None
 
 

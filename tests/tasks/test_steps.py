@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Text
 from diptych.models.vilt.model import ViLT
 from diptych.models.vit.model import ViT
-from diptych.modules.heads import Classify, Match, Rank
+from diptych.modules.heads import ITMHead, PairClassifier, RankingHead
 from diptych.modules.tokens import packing
-from diptych.protocols import Step
+from diptych.protocols import TrainStep
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
@@ -24,18 +24,18 @@ from diptych.tasks.vqa import ClosedVQA
 WIDTH, ANSWERS, FALSE, VOCABULARY = 16, 6, 3, 30
 
 
-def vilt(images: int = 1) -> ViLT:
+def vilt(num_images: int = 1) -> ViLT:
     torch.manual_seed(0)
-    return ViLT(WIDTH, 1, 2, 32, 8, (2, 2), VOCABULARY, 8, images, 0.0)
+    return ViLT(WIDTH, 1, 2, 32, 8, (2, 2), VOCABULARY, 8, num_images, 0.0)
 
 
-def vit(classes: int) -> ViT:
+def vit(num_classes: int) -> ViT:
     torch.manual_seed(0)
-    return ViT(WIDTH, 1, 2, 32, 8, (2, 2), classes)
+    return ViT(WIDTH, 1, 2, 32, 8, (2, 2), num_classes)
 
 
 def image_of(b: int, seed: int) -> Image:
-    return Image.whole(torch.randn(b, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
+    return Image.from_full(torch.randn(b, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
 
 
 def text_of(b: int, seed: int) -> Text:
@@ -51,8 +51,8 @@ def batch_of(b: int = 3) -> Batch:
         ids=torch.arange(b),
         image=image_of(b, 1),
         text=text_of(b, 2),
-        second=image_of(b, 3),
-        false_texts=text_of(b * FALSE, 4),
+        image2=image_of(b, 3),
+        negative_texts=text_of(b * FALSE, 4),
         labels={
             "class": torch.arange(b),
             "true": torch.arange(b) % 2,
@@ -69,8 +69,8 @@ def make_lively(module: nn.Module) -> None:
 
 
 def counts_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    asked: Step = step  # type: ignore[assignment]
-    return asked.counts(batch)
+    asked: TrainStep = step  # type: ignore[assignment]
+    return asked.num_terms(batch)
 
 
 def test_vqa_sums_over_answers_and_averages_over_questions():
@@ -85,17 +85,17 @@ def test_vqa_sums_over_answers_and_averages_over_questions():
 
 def test_a_head_that_cannot_say_a_prior_is_refused_one():
     prior = [0.1] * ANSWERS
-    assert ClosedVQA(vilt(), WIDTH, ANSWERS, prior=prior).floors["vqa"].value > 0
+    assert ClosedVQA(vilt(), WIDTH, ANSWERS, prior=prior).chance_losses["vqa"].value > 0
     with pytest.raises(ValueError, match="a Linear cannot begin with a prior"):
         ClosedVQA(vilt(), WIDTH, ANSWERS, nn.Linear(WIDTH, ANSWERS), prior=prior)
 
 
 def test_nlvr2_reads_both_images_left_first():
-    step, batch = NLVR2(vilt(images=2), WIDTH), batch_of()
+    step, batch = NLVR2(vilt(num_images=2), WIDTH), batch_of()
     make_lively(step)
     left, right = step.pairs(batch)
     torch.testing.assert_close(step.logits((left, right)), step.head(torch.cat([left.pooled, right.pooled], 1)))
-    swapped = replace(batch, image=batch.second, second=batch.image)
+    swapped = replace(batch, image=batch.image2, image2=batch.image)
     assert not torch.allclose(step.logits(step.pairs(swapped)), step.logits((left, right)))
     losses = step(batch, counts_of(step, batch))
     wanted = F.cross_entropy(step.logits((left, right)), batch.labels["true"])
@@ -115,9 +115,9 @@ def test_retrieval_sets_the_true_text_before_its_false_ones():
     make_lively(step)
     scores = step.candidates(batch)
     assert scores.shape == (3, 1 + FALSE)
-    assert batch.image and batch.text and batch.false_texts
+    assert batch.image and batch.text and batch.negative_texts
     for i in range(3):
-        texts = [batch.text[i : i + 1], *(batch.false_texts[k : k + 1] for k in range(i * FALSE, (i + 1) * FALSE))]
+        texts = [batch.text[i : i + 1], *(batch.negative_texts[k : k + 1] for k in range(i * FALSE, (i + 1) * FALSE))]
         image = step.model.encode_image(batch.image[i : i + 1])
         one_by_one = torch.cat([step.score(step.model.encode_text(text), image) for text in texts])
         torch.testing.assert_close(scores[i], one_by_one, rtol=1e-4, atol=1e-5)
@@ -134,7 +134,7 @@ def test_matrix_scores_every_image_with_every_text(packed: bool, pairs: int):
     make_lively(step)
     texts, images = text_of(4, 6), image_of(3, 7)
     with packing(packed):
-        matrix = step.matrix(texts, images, pairs)
+        matrix = step.score_matrix(texts, images, pairs)
     assert matrix.shape == (3, 4) and not matrix.requires_grad
     assert matrix.std() > 1e-3
     for i in range(3):
@@ -145,9 +145,9 @@ def test_matrix_scores_every_image_with_every_text(packed: bool, pairs: int):
 
 def test_retrieval_starts_as_the_logit_of_a_match():
     torch.manual_seed(0)
-    step, match, pooled = Retrieval(vilt(), WIDTH), Match(WIDTH), torch.randn(5, WIDTH)
+    step, match, pooled = Retrieval(vilt(), WIDTH), ITMHead(WIDTH), torch.randn(5, WIDTH)
     nn.init.normal_(match.linear.bias)
-    step.start_from(match)
+    step.init_from(match)
     torch.testing.assert_close(step.rank(pooled), match(pooled)[:, 1])
     with torch.no_grad():
         match.linear.weight.zero_()
@@ -156,7 +156,7 @@ def test_retrieval_starts_as_the_logit_of_a_match():
 
 STEPS = [
     (lambda: ClosedVQA(vilt(), WIDTH, ANSWERS), "vqa", None),
-    (lambda: NLVR2(vilt(images=2), WIDTH), "nlvr2", math.log(2)),
+    (lambda: NLVR2(vilt(num_images=2), WIDTH), "nlvr2", math.log(2)),
     (lambda: Retrieval(vilt(), WIDTH, FALSE), "retrieval", math.log(1 + FALSE)),
     (lambda: Classification(vit(5), 5), "classification", math.log(5)),
 ]
@@ -169,7 +169,7 @@ def test_steps_say_their_weights_counts_and_floors(make, name: str, floor: float
     counts = counts_of(step, batch_of())
     assert name in counts and all(key.split("/")[0] == name for key in counts)
     assert {count.item() for count in counts.values()} == {3.0}
-    told = step.floors.get(name)
+    told = step.chance_losses.get(name)
     assert (told.value if told else None) == (pytest.approx(floor) if floor else None)
 
 
@@ -178,8 +178,8 @@ def test_steps_say_their_weights_counts_and_floors(make, name: str, floor: float
     [
         (STEPS[0][0], "text", "this batch has no question"),
         (STEPS[0][0], "image", "this batch has no image"),
-        (STEPS[1][0], "second", "this batch has no second image"),
-        (STEPS[2][0], "false_texts", "this batch has no false texts"),
+        (STEPS[1][0], "image2", "this batch has no second image"),
+        (STEPS[2][0], "negative_texts", "this batch has no false texts"),
     ],
 )
 def test_what_a_batch_lacks_is_named(make, lacks: str, message: str):
@@ -190,8 +190,8 @@ def test_what_a_batch_lacks_is_named(make, lacks: str, message: str):
 
 
 def test_heads_have_the_official_shape():
-    head = Classify(2 * WIDTH, 2 * WIDTH, 2)
+    head = PairClassifier(2 * WIDTH, 2 * WIDTH, 2)
     x = torch.randn(3, 2 * WIDTH)
     hidden = F.gelu(F.layer_norm(head.dense(x), (2 * WIDTH,), head.norm.weight, head.norm.bias, 1e-5))
     torch.testing.assert_close(head(x), head.answers(hidden))
-    assert Rank(WIDTH)(x[:, :WIDTH]).shape == (3,)
+    assert RankingHead(WIDTH)(x[:, :WIDTH]).shape == (3,)

@@ -13,40 +13,47 @@ from diptych.batch import Batch, Image, Text
 from diptych.config.training import Training
 from diptych.data.loader import Loaded
 from diptych.models.albef.model import ALBEF
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.mlm import MaskedWords
-from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.itc import ITC
+from diptych.objectives.mlm import MLM
+from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Masking
+from diptych.objectives.sampling import WordMasking
 from diptych.training.distributed import processes
 from diptych.training.loop import fit
-from diptych.utils.rng import uniform, words
+from diptych.utils.rng import random_words, uniform
 from tests.training.toy import settings
 
 WORDS, LENGTH, STEPS, STOP = 40, 7, 5, 2
 
 
-def module() -> Momentum:
+def module() -> MomentumDistillation:
     torch.manual_seed(0)
     model = ALBEF(
-        image_width=16, image_depth=2, image_heads=2, image_hidden=16, patch=4, grid=(2, 2), width=16, text_depth=1,
-        fusion_depth=1, heads=2, hidden=16, vocabulary=WORDS, text_length=9, joint=8, dropout=0.0,
+        image_dim=16, image_depth=2, image_num_heads=2, image_mlp_dim=16, patch_size=4, grid=(2, 2), dim=16, text_depth=1,
+        fusion_depth=1, num_heads=2, mlp_dim=16, vocab_size=WORDS, text_length=9, embed_dim=8, dropout=0.0,
     )  # fmt: skip
-    losses = [ImageTextContrast(), MaskedWords(Masking(WORDS, 4, whole_words=False))]
-    return Momentum(Pretraining(model, model.heads(), losses), Queue(24, 8), momentum=0.9)
+    losses = [ITC(), MLM(WordMasking(WORDS, 4, whole_words=False))]
+    return MomentumDistillation(Pretraining(model, model.pretraining_heads(), losses), Queue(24, 8), momentum=0.9)
 
 
 def micro(ids: list[int], seed: int, step: int) -> Loaded:
     pixels = torch.from_numpy(uniform(seed, 0, ids, "pixels", 3 * 64)).float().view(-1, 3, 8, 8)
-    tokens = torch.from_numpy((words(seed, 0, ids, "words", LENGTH) % (WORDS - 5)).astype("int64")) + 5
+    tokens = torch.from_numpy((random_words(seed, 0, ids, "words", LENGTH) % (WORDS - 5)).astype("int64")) + 5
     real = torch.arange(LENGTH) < torch.tensor([3 + i % 5 for i in ids])[:, None]
-    return Loaded(Batch(seed, step, torch.tensor(ids), image=Image.whole(pixels), text=Text(tokens * real, real)))
+    return Loaded(Batch(seed, step, torch.tensor(ids), image=Image.from_full(pixels), text=Text(tokens * real, real)))
 
 
 def training(**changes: object) -> Training:
     return settings(
         **(
-            {"steps": STEPS, "batch": 8, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 0, "recompute": True}
+            {
+                "steps": STEPS,
+                "batch_size": 8,
+                "log_every": 1,
+                "checkpoint_every": 2,
+                "evaluate_every": 0,
+                "activation_checkpointing": True,
+            }
             | changes
         )
     )
@@ -57,7 +64,7 @@ def train(out: Path, asked: Training, stopped: bool = False, rank: int = 0, worl
         for step in range(start, asked.steps):
             if stopped and step == STOP:
                 raise InterruptedError
-            ids = torch.arange(step * asked.batch, (step + 1) * asked.batch).view(world, asked.accumulate, -1)
+            ids = torch.arange(step * asked.batch_size, (step + 1) * asked.batch_size).view(world, asked.grad_accum, -1)
             yield [micro(part.tolist(), asked.seed, step) for part in ids[rank]]
 
     with suppress(InterruptedError):

@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.protocols import Floor
-from diptych.training.diagnostics import Diverged, Doctor, Finding, folded
+from diptych.protocols import ChanceLoss
+from diptych.training.diagnostics import Diagnostics, Diverged, Finding, merged
 
-FLOORS = {"itm": Floor(0.693, "matching prior", "captions do not belong to their images")}
+FLOORS = {"itm": ChanceLoss(0.693, "matching prior", "captions do not belong to their images")}
 
 
 def verdicts(values: list[float]) -> list[tuple[int, str]]:
     rows = [{"step": 10 * (i + 1), "itm": v, "samples": 1} for i, v in enumerate(values)]
-    return [(f.step, f.verdict) for f in Doctor(FLOORS, patience=100).read(rows)]
+    return [(f.step, f.verdict) for f in Diagnostics(FLOORS, patience=100).read(rows)]
 
 
 def test_on_the_floor_is_early_before_patience_and_stuck_after():
@@ -30,12 +30,12 @@ def test_a_loss_that_never_came_down_to_its_floor_is_stuck_too():
 
 
 def test_the_cause_is_told():
-    found = Doctor(FLOORS, patience=0).read([{"step": 1, "itm": 0.69}])
+    found = Diagnostics(FLOORS, patience=0).read([{"step": 1, "itm": 0.69}])
     assert "captions do not belong" in str(found[0]) and "0.6930" in str(found[0])
 
 
 def test_the_first_loss_that_is_not_finite_is_named():
-    doctor = Doctor(FLOORS, 10)
+    doctor = Diagnostics(FLOORS, 10)
     doctor.finite(3, {"mlm": 1.0, "itm": 2.0})
     with pytest.raises(Diverged, match="step 4: itm: is inf"):
         doctor.finite(3, {"mlm": 1.0, "itm": float("inf")})
@@ -46,7 +46,7 @@ def test_dead_and_unused_parameters_are_named_once_and_frozen_ones_not():
     module["frozen"] = nn.Linear(1, 1).requires_grad_(False)
     x = torch.ones(1, 2)
     (module["used"](x) + 0 * module["dead"](x)).sum().backward()
-    doctor = Doctor({}, 10)
+    doctor = Diagnostics({}, 10)
     doctor.gradients(0, module)
     doctor.gradients(1, module)
     expected = {("dead.weight", "zero gradient"), ("dead.bias", "zero gradient"), ("spare.weight", "unused")}
@@ -57,7 +57,7 @@ def test_dead_and_unused_parameters_are_named_once_and_frozen_ones_not():
 def test_many_parameters_with_one_cause_are_one_line():
     unused = [Finding(1, f"experts.{i}", "unused", "got no gradient") for i in range(5)]
     others = [Finding(1, "itm", "early", "on its floor"), Finding(1, "dead", "zero gradient", "is zero")]
-    first, *rest = folded([unused[0], others[0], *unused[1:], others[1]])
+    first, *rest = merged([unused[0], others[0], *unused[1:], others[1]])
     assert first.subject == "5 parameters (experts.0, experts.1, experts.2, …)" and first.verdict == "unused"
     assert rest == others
-    assert folded([Finding(1, "itm", "early", "a"), Finding(1, "mlm", "early", "b")])[1].subject == "mlm"
+    assert merged([Finding(1, "itm", "early", "a"), Finding(1, "mlm", "early", "b")])[1].subject == "mlm"

@@ -130,8 +130,20 @@ def test_a_run_in_neither_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("DIPTYCH_BF16", "yes")
-    small = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "16"]
-    words = ["pretrain", "vilt.tiny", *small, "--data", "scenes:8", "--batch", "8", "--steps", "1", "--device", "cpu"]
+    small = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "16"]
+    words = [
+        "pretrain",
+        "vilt.tiny",
+        *small,
+        "--data",
+        "scenes:8",
+        "--batch_size",
+        "8",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main([*words, "--out", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("diptych: ") and "DIPTYCH_BF16 is 'yes'" in line

@@ -246,7 +246,7 @@ def close(a: Path, b: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_are_one_and_so_are_two_micro_batches(tmp_path):
     run(tmp_path / "one", Toy(), settings())
-    run(tmp_path / "cut", Toy(), settings(accumulate=2))
+    run(tmp_path / "cut", Toy(), settings(grad_accum=2))
     close(tmp_path / "one", tmp_path / "cut")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *TOY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -271,26 +271,26 @@ def test_an_unused_parameter_is_named(tmp_path):
 
 
 def test_another_seed_or_model_is_refused_by_name(tmp_path):
-    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16}})
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
     with pytest.raises(CheckpointError, match=r"seed = 0, not 1"):
-        run(tmp_path, Toy(), settings(steps=4, seed=1), fingerprint={"model": {"width": 16}})
-    with pytest.raises(CheckpointError, match=r"model\.width = 16, not 32"):
-        run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 32}})
+        run(tmp_path, Toy(), settings(steps=4, seed=1), fingerprint={"model": {"dim": 16}})
+    with pytest.raises(CheckpointError, match=r"model\.dim = 16, not 32"):
+        run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 32}})
     with pytest.raises(CheckpointError, match=r"steps = 4, not 5"):
-        run(tmp_path, Toy(), settings(steps=5), fingerprint={"model": {"width": 16}})
-    with pytest.raises(CheckpointError, match=r"accumulate = 1, not 2"):  # losses compare the samples of a micro-batch
-        run(tmp_path, Toy(), settings(steps=4, accumulate=2), fingerprint={"model": {"width": 16}})
+        run(tmp_path, Toy(), settings(steps=5), fingerprint={"model": {"dim": 16}})
+    with pytest.raises(CheckpointError, match=r"grad_accum = 1, not 2"):  # losses compare the samples of a micro-batch
+        run(tmp_path, Toy(), settings(steps=4, grad_accum=2), fingerprint={"model": {"dim": 16}})
 
 
 def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):
-    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16}})
-    usual = {"model": {"width": 8, "gated": False}}
-    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"width": 16, "gated": False}}, defaults=usual)
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
+    usual = {"model": {"dim": 8, "gated": False}}
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=usual)
     for model, told in (
-        ({"width": 16, "gated": True}, r"model\.gated = False, not True"),
-        ({"width": 8, "gated": False}, r"model\.width = 16, not 8"),
-        ({"width": 16, "gated": False, "deep": 1}, r"model\.deep = \(no such field\), not 1"),
-        ({"gated": False}, r"model\.width = 16, not \(no such field\)"),
+        ({"dim": 16, "gated": True}, r"model\.gated = False, not True"),
+        ({"dim": 8, "gated": False}, r"model\.dim = 16, not 8"),
+        ({"dim": 16, "gated": False, "deep": 1}, r"model\.deep = \(no such field\), not 1"),
+        ({"gated": False}, r"model\.dim = 16, not \(no such field\)"),
     ):
         with pytest.raises(CheckpointError, match=told):
             run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=usual)

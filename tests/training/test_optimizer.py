@@ -30,7 +30,7 @@ def test_relative_positions_are_biases():
 
 def test_heads_learn_at_their_multiple():
     module = Tower()
-    optimizer = adamw(module, Optimizer(head_multiplier=10.0))
+    optimizer = adamw(module, Optimizer(head_lr_multiplier=10.0))
     set_learning_rate(optimizer, 0.5)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates[id(module.heads["match"].bias)] == 5.0 and rates[id(module.cls)] == 0.5

@@ -13,10 +13,10 @@ from torch import nn
 from diptych.batch import Batch, Text
 from diptych.config.training import Optimizer, Training
 from diptych.data.loader import Loaded, Skipped
-from diptych.protocols import Floor
+from diptych.protocols import ChanceLoss
 from diptych.training.distributed import processes
 from diptych.training.loop import fit
-from diptych.utils.rng import uniform, words
+from diptych.utils.rng import random_words, uniform
 
 LENGTH, VOCABULARY = 6, 11
 
@@ -36,10 +36,10 @@ class Toy(nn.Module):
         self.heads = nn.ModuleDict({"match": nn.Linear(16, 2)})
         self.spare = nn.Linear(2, 2) if unused else None
         self.weights = {"mlm": 1.0, "itm": 0.5}
-        self.floors = {"itm": Floor(0.6931, "matching prior", "no image in sight")}
+        self.chance_losses = {"itm": ChanceLoss(0.6931, "matching prior", "no image in sight")}
         self.nan_at = nan_at
 
-    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         b = torch.tensor(float(len(batch)))
         return {"mlm": self.hidden_words(batch).sum().float(), "itm": b, "itm/accuracy": b}
 
@@ -61,7 +61,7 @@ class Toy(nn.Module):
 
 def micro(ids: list[int], seed: int, step: int) -> Loaded:
     """Words that depend on the sample; sample ids divisible by 97 stand for unreadable files."""
-    tokens = torch.from_numpy((words(seed, 0, ids, "toy", LENGTH) % VOCABULARY).astype("int64"))
+    tokens = torch.from_numpy((random_words(seed, 0, ids, "toy", LENGTH) % VOCABULARY).astype("int64"))
     batch = Batch(seed, step, torch.tensor(ids), text=Text(tokens, torch.ones_like(tokens, dtype=torch.bool)))
     return Loaded(batch, tuple(Skipped(i, f"toy:{i}", "unreadable") for i in ids if i % 97 == 0))
 
@@ -75,7 +75,9 @@ def stream(settings: Training, rank: int = 0, world: int = 1, kill_at: int = -1,
                 os.kill(os.getpid(), signal.SIGKILL)
             if step == interrupt_at:
                 os.kill(os.getpid(), signal.SIGINT)
-            ids = torch.arange(step * settings.batch, (step + 1) * settings.batch).view(world, settings.accumulate, -1)
+            ids = torch.arange(step * settings.batch_size, (step + 1) * settings.batch_size).view(
+                world, settings.grad_accum, -1
+            )
             yield [micro(part.tolist(), settings.seed, step) for part in ids[rank]]
 
     return steps
@@ -83,7 +85,7 @@ def stream(settings: Training, rank: int = 0, world: int = 1, kill_at: int = -1,
 
 def settings(**changes) -> Training:
     every = dict(log_every=3, evaluate_every=8, checkpoint_every=4)
-    plain = dict(steps=20, batch=16, device="cpu", precision="fp32", max_skipped=0.1)
+    plain = dict(steps=20, batch_size=16, device="cpu", precision="fp32", max_skipped=0.1)
     return Training(**(every | plain | {"optimizer": Optimizer(learning_rate=1e-2)} | changes))  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import diptych.utils.cache as store_module
-from diptych.utils.cache import Remembered, Store, digest, usual_folder
+from diptych.utils.cache import Remembered, Store, default_folder, digest
 
 HALF = {"grid": torch.arange(6).view(2, 3).half(), "classes": torch.tensor([0.5])}
 
@@ -155,13 +155,13 @@ def test_several_processes_at_once(tmp_path: Path):
 
 def test_where_things_are_kept_can_be_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DIPTYCH_CACHE", "here")
-    assert usual_folder() == Path("here")
+    assert default_folder() == Path("here")
     monkeypatch.delenv("DIPTYCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "caches")
-    assert usual_folder() == Path("caches/diptych")
+    assert default_folder() == Path("caches/diptych")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(store_module.Path, "home", lambda: Path("home"))
-    assert usual_folder() == Path("home/.cache/diptych")
+    assert default_folder() == Path("home/.cache/diptych")
 
 
 def test_a_user_without_a_home_folder_must_name_a_cache(monkeypatch: pytest.MonkeyPatch):
@@ -172,4 +172,4 @@ def test_a_user_without_a_home_folder_must_name_a_cache(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(store_module.Path, "home", homeless)
     with pytest.raises(ValueError, match="set DIPTYCH_CACHE"):
-        usual_folder()
+        default_folder()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.utils.lock import LOCK, InUse, alone, locked, partial_of
+from diptych.utils.lock import LOCK, InUse, locked, partial_of, single_writer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
 HOLDS = "import sys; from pathlib import Path; from diptych.utils.lock import locked\n"
@@ -106,7 +106,7 @@ def test_of_a_file_only_its_own_halves_are_cleared(tmp_path: Path):
 
 
 def test_a_function_holds_the_folder_it_writes_into(tmp_path: Path):
-    @alone
+    @single_writer
     def write(what: str, out: Path) -> bool:
         return (out / LOCK).exists()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.utils.io import NUMBER, DamagedFile, misshapen, parse_own, read_own, read_own_lines
+from diptych.utils.io import NUMBER, DamagedFile, parse_json, read_json, read_json_lines, shape_error
 
 ROW = {"step": int, "name?": str, str: (*NUMBER, type(None))}
 
@@ -37,25 +37,25 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, data: bytes, why
     path = tmp_path / "x.json"
     path.write_bytes(data)
     with pytest.raises(DamagedFile) as told:
-        read_own(path, ROW)
+        read_json(path, ROW)
     assert str(told.value).startswith(f"{path}: ") and why in str(told.value) and "\n" not in str(told.value)
 
 
 def test_a_line_is_named_by_its_number(tmp_path: Path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"step": 1}\n\n{"step": 2, "loss": 0.5}\n{"stop": 3}\n')
-    rows = read_own_lines(path, ROW)
+    rows = read_json_lines(path, ROW)
     assert [next(rows), next(rows)] == [(1, {"step": 1}), (3, {"step": 2, "loss": 0.5})]
     with pytest.raises(DamagedFile, match=r"x\.jsonl, line 4: the object lacks 'step'"):
         next(rows)
     with pytest.raises(DamagedFile, match="cannot be read"):
-        next(read_own_lines(tmp_path / "none.jsonl"))
+        next(read_json_lines(tmp_path / "none.jsonl"))
 
 
 def test_a_tuple_is_one_of_several_shapes():
     shape = {"a": ([int], {"b": str}, type(None))}
-    assert not any(misshapen({"a": value}, shape) for value in ([1], {"b": ""}, None))
-    assert misshapen({"a": ["x"]}, shape) == "a[0] is a string, not an integer"
+    assert not any(shape_error({"a": value}, shape) for value in ([1], {"b": ""}, None))
+    assert shape_error({"a": ["x"]}, shape) == "a[0] is a string, not an integer"
 
 
 values = st.recursive(
@@ -80,8 +80,8 @@ def shape_of(value: Any) -> Any:
 def test_a_value_has_its_own_shape_and_another_is_refused_or_fits(value: Any, other: Any):
     text = json.dumps(value)
     if not (isinstance(value, dict) and any(key.endswith("?") for key in value)):
-        assert parse_own(text, shape_of(value), "x") == value
+        assert parse_json(text, shape_of(value), "x") == value
     try:
-        assert parse_own(text, shape_of(other), "x") == value
+        assert parse_json(text, shape_of(other), "x") == value
     except DamagedFile as error:
         assert str(error).startswith("x: ")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.utils.rng import generator, permutation, uniform, words
+from diptych.utils.rng import generator, permutation, random_words, uniform
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -34,12 +34,12 @@ def word(seed: int, step: int, sample: int, stream: str, place: int) -> int:
 @given(any_int, any_int, st.lists(any_int, max_size=3), st.text(max_size=5), st.integers(0, 4))
 def test_words_are_what_their_definition_says(seed: int, step: int, ids: list[int], stream: str, n: int):
     wanted = [[word(seed, step, sample, stream, place) for place in range(n)] for sample in ids]
-    assert words(seed, step, ids, stream, n).tolist() == wanted
+    assert random_words(seed, step, ids, stream, n).tolist() == wanted
 
 
 def test_words_never_change_between_versions():
     """A run that is resumed years later draws what it would have drawn."""
-    assert words(0, 0, [0], "order", 2).tolist() == [[4943558698934468709, 17752700400811906267]]
+    assert random_words(0, 0, [0], "order", 2).tolist() == [[4943558698934468709, 17752700400811906267]]
     assert uniform(3, 14, [159], "masking: order", 1)[0, 0] == pytest.approx(0.74572164, abs=1e-8)
 
 
@@ -59,7 +59,7 @@ def test_any_part_of_the_key_changes_the_draw(change: tuple[int, int, int, str])
 
 
 def test_seed_and_step_are_not_interchangeable():
-    assert (words(1, 2, [3], "x", 4) != words(2, 1, [3], "x", 4)).all()
+    assert (random_words(1, 2, [3], "x", 4) != random_words(2, 1, [3], "x", 4)).all()
 
 
 @pytest.mark.parametrize("along", ["samples", "places", "steps"])

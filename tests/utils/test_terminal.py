@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from diptych.cli import main
 from diptych.data.sources.base import DataError
-from diptych.utils.terminal import plain, printable, say, say_exception
+from diptych.utils.terminal import echo, echo_exception, plain, printable
 
 HARM = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.\u2066\r\x00\u2028"
 
@@ -56,12 +56,12 @@ def test_what_is_too_long_is_cut_in_the_middle():
 
 
 def test_messages_and_tracebacks_are_printable(capsys: pytest.CaptureFixture[str]):
-    say(HARM)
-    say(HARM, error=True)
+    echo(HARM)
+    echo(HARM, error=True)
     try:
         raise DataError(HARM)
     except DataError as error:
-        say_exception(type(error), error, error.__traceback__)
+        echo_exception(type(error), error, error.__traceback__)
     out, err = capsys.readouterr()
     for text in (out, err):
         assert not set(text) & set(HARM.replace("\n", "")) - set("[2J]0;owned31mgp.")
@@ -98,4 +98,4 @@ def test_a_command_that_meets_such_names_shows_them_escaped(tmp_path: Path, caps
         assert main(command) == 2, command
         out, err = capsys.readouterr()
         assert err.count("\n") == 1 and not controls(out + err), command
-    assert sys.excepthook is say_exception
+    assert sys.excepthook is echo_exception

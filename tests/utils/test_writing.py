@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from diptych.training.log import Log, _cut_back
-from diptych.utils.io import NotWritten, written_whole
+from diptych.utils.io import WriteError, atomic_write
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 
@@ -23,7 +23,7 @@ def test_the_systems_refusal_is_told_with_path_and_advice(tmp_path: Path, monkey
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(NotWritten) as told, written_whole(path) as partial:
+    with pytest.raises(WriteError) as told, atomic_write(path) as partial:
         partial.write_text("after")
     said = str(told.value)
     assert str(path) in said and os.strerror(code) in said and "then give the same command again" in said
@@ -44,7 +44,7 @@ def test_a_limit_on_the_size_of_files_is_told_whoever_writes(tmp_path: Path, kin
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(NotWritten, match=r"x cannot be written \(.*\): "), written_whole(tmp_path / "x") as partial:
+        with pytest.raises(WriteError, match=r"x cannot be written \(.*\): "), atomic_write(tmp_path / "x") as partial:
             write[kind](partial)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -52,9 +52,9 @@ def test_a_limit_on_the_size_of_files_is_told_whoever_writes(tmp_path: Path, kin
 
 
 def test_what_goes_wrong_with_another_file_meanwhile_is_not_taken_for_it(tmp_path: Path):
-    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "x"):
         (tmp_path / "data" / "picture.jpg").read_bytes()
-    with pytest.raises(RuntimeError, match="out of memory"), written_whole(tmp_path / "x"):
+    with pytest.raises(RuntimeError, match="out of memory"), atomic_write(tmp_path / "x"):
         raise RuntimeError("CUDA error: out of memory, code: 2")
 
 
@@ -63,7 +63,7 @@ def test_a_row_that_finds_no_room_is_told_with_its_file(tmp_path: Path):
     with Log(tmp_path, 0, 2) as log:
         log.file.close()
         log.file = open("/dev/full", "a")  # noqa: SIM115
-        with pytest.raises(NotWritten, match=r"metrics\.jsonl cannot be written .*make room on the disk"):
+        with pytest.raises(WriteError, match=r"metrics\.jsonl cannot be written .*make room on the disk"):
             log.row({"step": 1, "itm": 0.5})
         log.file = open(os.devnull, "a")  # noqa: SIM115
 

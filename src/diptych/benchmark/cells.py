@@ -19,7 +19,7 @@ from diptych.runs.feature_extractors import changed
 from diptych.runs.run_folder import read_run
 from diptych.training import checkpoint
 from diptych.training.log import ROW
-from diptych.utils.io import read_own, read_own_lines
+from diptych.utils.io import read_json, read_json_lines
 
 LAST = 0.05  # of the steps: what a loss at the end is the mean of
 
@@ -34,7 +34,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedStage:
     """A run that is finished and scored. `minutes` of training; `scores` by task, as evaluations give them."""
 
     recipe: str
@@ -51,7 +51,7 @@ class Cell:
 
     row: str
     seed: int
-    stages: tuple[Learned, ...] = ()
+    stages: tuple[TrainedStage, ...] = ()
     failed: str = ""
 
 
@@ -59,9 +59,9 @@ def tasks(run: Pretrain) -> tuple[str, ...]:
     """What a run can be scored on, by what it learns."""
     asked = run.objectives
     possible = {
-        "retrieval": asked.itc or asked.hinge,
+        "retrieval": asked.itc or asked.triplet,
         "matching": asked.itm,
-        "captioning": asked.lm or asked.captions,
+        "captioning": asked.lm or asked.masked_captions,
     }
     return tuple(task for task, learns in possible.items() if learns)
 
@@ -76,10 +76,10 @@ def same_run(folder: Path, run: Pretrain) -> bool:
 
 def _compared(run: Pretrain | Finetune) -> dict[str, Any]:
     """Folders may have been moved: of the run that it starts from only the name counts."""
-    return training.identity(run) | {"start": Path(run.start).name, "training": settings.identity(run.training)}
+    return training.identity(run) | {"start": Path(run.init_from).name, "training": settings.identity(run.training)}
 
 
-def trained(folder: Path, run: Pretrain) -> bool:
+def is_trained(folder: Path, run: Pretrain) -> bool:
     """Whether a folder holds all steps of a run."""
     try:
         held = checkpoint.rest(folder)
@@ -88,29 +88,29 @@ def trained(folder: Path, run: Pretrain) -> bool:
     return held is not None and held["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
 
 
-def scored(folder: Path, run: Pretrain, asked: Evaluation) -> dict[str, float] | None:
+def is_scored(folder: Path, run: Pretrain, asked: Evaluation) -> dict[str, float] | None:
     """What an evaluation found, asked just so; None where it was not, or not to its end."""
     asked = complete(asked, run)
     for name in (name_of(asked, run.data), short_name(asked)):
         if (path := folder / name / "metrics.json").is_file():
-            told = read_own(path, report.SCORES)
+            told = read_json(path, report.SCORES)
             if told["asked"] == json.loads(json.dumps(asdict(asked))):
                 return told["metrics"]
     return None
 
 
-def learned(folder: Path, run: Pretrain, asked: Mapping[str, Evaluation]) -> Learned | None:
+def stage_result(folder: Path, run: Pretrain, asked: Mapping[str, Evaluation]) -> TrainedStage | None:
     """What a folder tells of a run that is finished and scored on all that was `asked`, by task; else None."""
-    if not same_run(folder, run) or not trained(folder, run):
+    if not same_run(folder, run) or not is_trained(folder, run):
         return None
-    scores = {task: scored(folder, run, evaluation) for task, evaluation in asked.items()}
+    scores = {task: is_scored(folder, run, evaluation) for task, evaluation in asked.items()}
     if None in scores.values():
         return None
     _, facts = read_run(folder)
     module = build(run, facts, guided=False)
-    floors = {name: floor.value for name, floor in module.floors.items()}
+    floors = {name: floor.value for name, floor in module.chance_losses.items()}
     held = checkpoint.rest(folder) or {}
-    return Learned(
+    return TrainedStage(
         recipe=run.recipe,
         steps=run.training.steps,
         minutes=held["seconds"] / 60,
@@ -122,7 +122,7 @@ def learned(folder: Path, run: Pretrain, asked: Mapping[str, Evaluation]) -> Lea
 
 def losses(folder: Path, names: tuple[str, ...], floors: Mapping[str, float]) -> dict[str, Loss]:
     """Each loss at the start and at the end of metrics.jsonl."""
-    rows = [row for _, row in read_own_lines(folder / "metrics.jsonl", ROW)]
+    rows = [row for _, row in read_json_lines(folder / "metrics.jsonl", ROW)]
     rows = [row for row in rows if all(name in row for name in names)]  # those of training
     late = [row for row in rows if row["step"] > (1 - LAST) * rows[-1]["step"]]
     return {name: Loss(rows[0][name], sum(row[name] for row in late) / len(late), floors.get(name)) for name in names}

@@ -1,4 +1,4 @@
-"""The rows of the table of what every system learns (`diptych learn`): recipes, one behind the other where a run starts from
+"""The rows of the table of what every system learns (`diptych benchmark`): recipes, one behind the other where a run starts from
 another.
 """
 

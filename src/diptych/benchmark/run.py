@@ -10,15 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diptych.benchmark.cells import Cell, learned, same_run, scored, tasks, trained
+from diptych.benchmark.cells import Cell, is_scored, is_trained, same_run, stage_result, tasks
 from diptych.benchmark.table import write_tables
 from diptych.config.run import Evaluation, Pretrain
 from diptych.runs.evaluate import evaluate
 from diptych.runs.pretrain import pretrain
 from diptych.runs.run_folder import RunError
-from diptych.utils.io import NotWritten
-from diptych.utils.lock import alone
-from diptych.utils.terminal import say
+from diptych.utils.io import WriteError
+from diptych.utils.lock import single_writer
+from diptych.utils.terminal import echo
 
 Stages = tuple[Pretrain, ...]
 """Runs of which each starts from the one before; the last is scored."""
@@ -51,8 +51,8 @@ class Table:
         for number, stage in enumerate(self.rows[row], 1):
             last = number == len(self.rows[row])
             folder = self.out / row / f"seed{seed}" / ("last" if last else f"stage{number}")
-            start = str(found[-1].folder) if found else stage.start
-            run = replace(stage, data=self.data, start=start, training=replace(stage.training, seed=seed))
+            start = str(found[-1].folder) if found else stage.init_from
+            run = replace(stage, data=self.data, init_from=start, training=replace(stage.training, seed=seed))
             asked = {task: replace(self.asked, task=task) for task in (tasks(run) if last else ())}
             found.append(Stage(folder, run, asked))
         return found
@@ -60,7 +60,7 @@ class Table:
     def cell(self, row: str, seed: int) -> Cell:
         """What the folders tell."""
         if (row, seed) not in self.finished:
-            parts = [learned(stage.folder, stage.run, stage.asked) for stage in self.stages(row, seed)]
+            parts = [stage_result(stage.folder, stage.run, stage.asked) for stage in self.stages(row, seed)]
             cell = Cell(row, seed, tuple(part for part in parts if part), self.failed.get((row, seed), ""))
             if None in parts:
                 return replace(cell, stages=())
@@ -72,8 +72,8 @@ class Table:
         return write_tables(self.out, cells, self.data, self.seeds)
 
 
-@alone
-def learn(
+@single_writer
+def benchmark(
     rows: Mapping[str, Stages], seeds: Sequence[int], data: str, out: Path, minutes: float, asked: Evaluation
 ) -> str:
     """Trains and scores every row with every seed, and writes results.md, results.json and report.html into `out`; gives
@@ -91,11 +91,11 @@ def learn(
         console.rule(f"{row}, seed {seed}")
         try:
             run_through(table.stages(row, seed))
-        except NotWritten:  # nor could any other row be
+        except WriteError:  # nor could any other row be
             raise
         except Exception as error:  # whatever it is, the other rows can still be run
             table.failed[row, seed] = " ".join(f"{type(error).__name__}: {error}".split())
-            say(traceback.format_exc(), error=True)
+            echo(traceback.format_exc(), error=True)
         table.write()  # after each row: one that is interrupted changes nothing in it
     return table.write()
 
@@ -105,8 +105,8 @@ def run_through(stages: list[Stage]) -> None:
     for stage in stages:
         if (stage.folder / "run.json").is_file() and not same_run(stage.folder, stage.run):
             raise RunError(f"{stage.folder} holds a run of other settings; give another --out, or remove it")
-        if not trained(stage.folder, stage.run):
+        if not is_trained(stage.folder, stage.run):
             pretrain(stage.run, stage.folder)
         for asked in stage.asked.values():
-            if scored(stage.folder, stage.run, asked) is None:
+            if is_scored(stage.folder, stage.run, asked) is None:
                 evaluate(stage.folder, asked)

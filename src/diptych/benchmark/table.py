@@ -16,8 +16,8 @@ import diptych
 from diptych.benchmark.cells import LAST, Cell
 from diptych.benchmark.published import ROWS
 from diptych.report import Facts, Table, write_report
-from diptych.runs.report import attempted
-from diptych.utils.io import written_whole
+from diptych.runs.report import report_errors
+from diptych.utils.io import atomic_write
 
 NOT_RUN, NOTHING = "not run", "–"
 COLUMNS = (
@@ -36,7 +36,7 @@ def caption(data: str, seeds: Sequence[int]) -> str:
         "seed, all stages. A loss at the start is the mean of the first steps that were logged, at the end of the last "
         f"{LAST:.0%} of the steps; its floor is the loss of a model that knows only the prior. Matching: accuracy in percent, "
         "each caption with its own picture or, half of the time, another. Recall in percent over the whole gallery, every "
-        "photo with every caption; where the best were fused and matched again, contrast alone stands in brackets (evaluate --ranked_by says by what)."
+        "photo with every caption; where the best were fused and matched again, contrast alone stands in brackets (evaluate --rerank_by says by what)."
     )
 
 
@@ -136,14 +136,14 @@ def write_tables(out: Path, cells: Sequence[Cell], data: str, seeds: Sequence[in
         "results.json": lambda: json.dumps(content, indent=1),
     }
     for name, make in writers.items():
-        with written_whole(out / name) as path:
+        with atomic_write(out / name) as path:
             path.write_text(make(), encoding="utf-8")
     tables = [
         Table("What every system has learned", COLUMNS, rows(cells), what),
         Table("Published", PUBLISHED_COLUMNS, published(), PUBLISHED),
     ]
     page = [*tables, Facts(facts)]
-    attempted("report.html", lambda: write_report(out / "report.html", f"Every system learns: {data}", page), None)
+    report_errors("report.html", lambda: write_report(out / "report.html", f"Every system learns: {data}", page), None)
     return told
 
 

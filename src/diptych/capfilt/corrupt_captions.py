@@ -8,19 +8,19 @@ from typing import Any
 
 from rich.progress import track
 
-from diptych.config.capfilt import Noise
-from diptych.data.sources.ablations import NoisedCaptions
+from diptych.config.capfilt import CorruptCaptions
+from diptych.data.sources.ablations import CorruptedCaptions
 from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.webdataset.writer import Sample, described, picture_file, write_shard
-from diptych.utils.io import written_whole
-from diptych.utils.lock import alone
+from diptych.data.webdataset.writer import Sample, picture_file, sample_texts, write_shard
+from diptych.utils.io import atomic_write
+from diptych.utils.lock import single_writer
 
 TRUTH = "truth.jsonl"
 
 
-@alone
-def noise(asked: Noise, out: Path) -> tuple[int, int]:
+@single_writer
+def corrupt_captions(asked: CorruptCaptions, out: Path) -> tuple[int, int]:
     """Writes ``out/SPLIT-00000.tar`` … and truth.jsonl; how many captions were dealt to others, and how many there are.
 
     Raises DataError, BadSample.
@@ -31,24 +31,24 @@ def noise(asked: Noise, out: Path) -> tuple[int, int]:
         raise DataError(f"no image from {asked.first} to {asked.last} of the {len(plain)}; give other --first, --last")
     if there := next((path.name for path in (*out.glob(f"{asked.split}-*.tar"), out / TRUTH) if path.exists()), ""):
         raise DataError(f"{out} holds {there} already; give another --out, or remove what was written there")
-    source = NoisedCaptions(plain, asked.share, asked.seed, images)
+    source = CorruptedCaptions(plain, asked.share, asked.seed, images)
     out.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, Any]] = []
-    for number, first in enumerate(track(images[:: asked.shard], description="writing shards")):
+    for number, first in enumerate(track(images[:: asked.shard_size], description="writing shards")):
         samples = []
-        for index in range(first, min(first + asked.shard, images.stop)):
+        for index in range(first, min(first + asked.shard_size, images.stop)):
             rows = _truth(source, index)
-            told = described(source.captions(index), {"noise": rows}, source.where(index))
+            told = sample_texts(source.captions(index), {"noise": rows}, source.where(index))
             samples.append(Sample(f"{index:08d}", *picture_file(source.source, index), told))
             truth += rows
-        with written_whole(out / f"{asked.split}-{number:05d}.tar") as path:
+        with atomic_write(out / f"{asked.split}-{number:05d}.tar") as path:
             write_shard(path, samples)
-    with written_whole(out / TRUTH) as path:
+    with atomic_write(out / TRUTH) as path:
         path.write_text("".join(json.dumps(row) + "\n" for row in truth))
     return sum(not row["own"] for row in truth), len(truth)
 
 
-def _truth(source: NoisedCaptions, index: int) -> list[dict[str, Any]]:
+def _truth(source: CorruptedCaptions, index: int) -> list[dict[str, Any]]:
     """Of each caption of an image, whose it truly is."""
     return [
         {"key": f"{index:08d}", "caption": place, "own": owner == index, "of": f"{owner:08d}", "its": its}

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from diptych.capfilt.near_duplicates import USUAL, Seen, Twin
+from diptych.capfilt.near_duplicates import USUAL, FeatureIndex, Neighbour
 from diptych.capfilt.score import Part, line
 from diptych.capfilt.shards import Opened, Unit
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.data.sources.base import BadSample
-from diptych.data.webdataset.writer import Sample, described, picture_file, write_shard
-from diptych.utils.io import written_whole
+from diptych.data.webdataset.writer import Sample, picture_file, sample_texts, write_shard
+from diptych.utils.io import atomic_write
 
 Row = dict[str, Any]
 
@@ -31,7 +31,7 @@ class Verdict:
     pairs: list[Row]
 
 
-def judged(text: Row, asked: Bootstrap) -> tuple[bool, str]:
+def passes_filter(text: Row, asked: CapFilt) -> tuple[bool, str]:
     """Whether a text stays, and why: its scores must be over their thresholds (BLIP, section 3.3: it is dropped where the
     matching head calls it unmatched)."""
     if "bad" in text:
@@ -39,7 +39,7 @@ def judged(text: Row, asked: Bootstrap) -> tuple[bool, str]:
     if not text.keys() & {"match", "cosine"}:
         return True, "not judged"
     reasons = []
-    for name, over in (("match", asked.match_over), ("cosine", asked.cosine_over)):
+    for name, over in (("match", asked.min_itm), ("cosine", asked.min_cosine)):
         if name in text and not text[name] > over:
             return False, f"{name} {text[name]:g} is not over {over:g}"
         if name in text and (name == "match" or over > -1):
@@ -47,7 +47,7 @@ def judged(text: Row, asked: Bootstrap) -> tuple[bool, str]:
     return True, ", ".join(reasons)
 
 
-def decide(row: Row, asked: Bootstrap, alike: Row | None = None) -> Verdict:
+def decide(row: Row, asked: CapFilt, alike: Row | None = None) -> Verdict:
     """`row`: an image of the first pass. `alike`: the image that it repeats, where that is a reason to drop it."""
     told = {name: row[name] for name in ("key", "index", "where")}
     if "bad" in row:
@@ -60,10 +60,10 @@ def decide(row: Row, asked: Bootstrap, alike: Row | None = None) -> Verdict:
         ]
         return Verdict([], pairs)
     synthetic: Row | None = row["synthetic"]
-    fits = synthetic is not None and judged(synthetic, asked)[0]
+    fits = synthetic is not None and passes_filter(synthetic, asked)[0]
     texts, pairs = [], []
     for place, text in enumerate(row["texts"]):
-        stays, reason = judged(text, asked)
+        stays, reason = passes_filter(text, asked)
         decision = "kept" if stays else "re-captioned" if fits else "dropped"
         pairs.append(told | {"caption": place, **text, "decision": decision, "reason": reason})
         if stays:
@@ -77,7 +77,7 @@ def decide(row: Row, asked: Bootstrap, alike: Row | None = None) -> Verdict:
 
 
 @dataclass(frozen=True)
-class Sorted:
+class DecidedUnit:
     """A unit's rows with their verdicts, and those of its images that are like others."""
 
     unit: Unit
@@ -105,14 +105,14 @@ class Shard:
     def done(self) -> bool:
         return self.tar.is_file()
 
-    def write(self, kept: Sorted, opened: Opened) -> None:
+    def write(self, kept: DecidedUnit, opened: Opened) -> None:
         """Raises BadSample where a picture has become unreadable since the first pass."""
         told = [tell(row, verdict) for row, verdict in zip(kept.rows, kept.verdicts, strict=True)]
         pairs = [pair for verdict, _ in told for pair in verdict.pairs]
         for place, rows in ((self.decisions, pairs), (self.similar, kept.similar)):
-            with written_whole(place) as path:
+            with atomic_write(place) as path:
                 path.write_text("".join(map(line, rows)), encoding="utf-8")
-        with written_whole(self.tar) as path:
+        with atomic_write(self.tar) as path:
             write_shard(
                 path,
                 (
@@ -128,19 +128,19 @@ def tell(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
     if not verdict.texts:
         return verdict, b""
     try:
-        return verdict, described(verdict.texts, {"bootstrap": verdict.pairs}, row["where"])
+        return verdict, sample_texts(verdict.texts, {"bootstrap": verdict.pairs}, row["where"])
     except BadSample as bad:
         return Verdict([], [pair | {"decision": "skipped", "reason": bad.why} for pair in verdict.pairs]), b""
 
 
-class Sorter:
+class Decider:
     """Goes through all units in their order, since what is a duplicate hangs on what came before."""
 
-    def __init__(self, asked: Bootstrap, scored: Path, against: Sequence[Unit], device: torch.device):
+    def __init__(self, asked: CapFilt, scored: Path, against: Sequence[Unit], device: torch.device):
         """`scored`: where the first pass left its parts."""
         self.asked, self.scored = asked, scored
-        over = asked.alike_over or USUAL[asked.alike]
-        self.seen, self.tests = Seen(over, device), Seen(over, device)
+        over = asked.duplicate_cosine or USUAL[asked.similarity]
+        self.seen, self.tests = FeatureIndex(over, device), FeatureIndex(over, device)
         self.known: list[Row] = []
         self.known_tests: list[Row] = []
         for unit in against:
@@ -150,7 +150,7 @@ class Sorter:
             self.tests.add(part.read_features(), list(places))
             self.known_tests += [known_as(row["where"], unit, row) for row in readable]
 
-    def sort(self, unit: Unit) -> Sorted:
+    def sort(self, unit: Unit) -> DecidedUnit:
         part = Part.of(self.scored, unit)
         rows, vectors = part.read(texts=True), part.read_features()
         readable = [i for i, row in enumerate(rows) if "bad" not in row]
@@ -173,9 +173,9 @@ class Sorter:
             own: Row = {"shard": unit.name, **{name: rows[i][name] for name in ("index", "key", "where")}}
             similar += [own | one | {"dropped": one in dropped} for one, _ in found]
         named = [replace(v, pairs=[{"shard": unit.name, **pair} for pair in v.pairs]) for v in verdicts]
-        return Sorted(unit, rows, named, similar)
+        return DecidedUnit(unit, rows, named, similar)
 
-    def _told(self, kind: str, twins: Sequence[Twin | None], known: list[Row]) -> list[Row | None]:
+    def _told(self, kind: str, twins: Sequence[Neighbour | None], known: list[Row]) -> list[Row | None]:
         return [None if t is None else {"kind": kind, **known[t.of], "cosine": t.cosine} for t in twins]
 
 

@@ -14,28 +14,28 @@ from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.capfilt.shards import Opened
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation
-from diptych.data.images.loading import Shows, showing, shown_in
-from diptych.data.loader import sweep
-from diptych.data.regions.frozen_features import Seen, SeenGrids
+from diptych.data.images.loading import ImageLoader, image_loader, shown_in
+from diptych.data.loader import evaluation_loader
+from diptych.data.regions.frozen_features import ExtractedFeatures, GridLoader
 from diptych.data.sources.base import BadSample, Captioned
-from diptych.generation import Beams, Rules, beam_search, greedy, sample
-from diptych.modules.heads import Contrast
+from diptych.generation import BeamConfig, GenerationConfig, beam_search, greedy, sample
+from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
-from diptych.protocols import Aligns, Decodes, Fuses
+from diptych.protocols import DualEncoder, FusionEncoder, TextDecoder
 from diptych.runs.evaluate import restored
-from diptych.runs.feature_extractors import frozen_cnn, remembered
+from diptych.runs.feature_extractors import frozen_cnn, memory_cache
 from diptych.runs.run_folder import RunError, read_run
-from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.scoring.retrieval import comparison
 from diptych.runs.tokenizer import tokenizer_of
-from diptych.tasks.retrieval import judged
+from diptych.tasks.retrieval import score_pairs
 from diptych.utils.rng import uniform
 
-SPEAK = {"lm", "captions", "caption"}  # losses that teach to write
-CNN_PICTURES = ImageSettings(shorter=224, square=True)
+SPEAK = {"lm", "masked_captions", "caption"}  # losses that teach to write
+CNN_PICTURES = ImageSettings(shorter_side=224, square=True)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Readable:
 
     source: Captioned
     indices: Sequence[int]
-    shows: Shows
+    shows: ImageLoader
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -67,31 +67,35 @@ class Readable:
 
 
 def read(
-    opened: Opened, shows: ImageSettings | Shows, asked: Bootstrap, device: torch.device, tick: Callable[[int], None]
+    opened: Opened,
+    shows: ImageSettings | ImageLoader,
+    asked: CapFilt,
+    device: torch.device,
+    tick: Callable[[int], None],
 ) -> Iterator[tuple[list[int], Batch]]:
     """The pictures that can be read, some at a time, with their indices; `tick` is told of all."""
-    food = Readable(opened.source, opened.images, showing(shows))
-    for at, loaded in enumerate(sweep(food, asked.batch, workers=asked.workers)):
+    food = Readable(opened.source, opened.images, image_loader(shows))
+    for at, loaded in enumerate(evaluation_loader(food, asked.batch_size, workers=asked.workers)):
         batch = loaded.batch.to(device)
         if len(batch):
             yield batch.ids.tolist(), batch
-        tick(min(asked.batch, len(food) - at * asked.batch))
+        tick(min(asked.batch_size, len(food) - at * asked.batch_size))
 
 
-def subject(folder: Path, asked: Bootstrap, device: torch.device) -> Subject:
+def subject(folder: Path, asked: CapFilt, device: torch.device) -> EvaluatedModel:
     """The run in a folder, which must read pictures and texts. Raises RunError."""
     run, facts = read_run(folder)
     tokenizer_of(run)
     module = restored(folder, run, facts).to(device).eval()
-    return Subject(run, facts, module, Evaluation(device=asked.device, precision=asked.precision), device)
+    return EvaluatedModel(run, facts, module, Evaluation(device=asked.device, precision=asked.precision), device)
 
 
 class Captioner:
     """A run that writes a caption of each picture. Raises RunError for one that never learned to."""
 
-    def __init__(self, role: Subject, asked: Bootstrap):
+    def __init__(self, role: EvaluatedModel, asked: CapFilt):
         learned: Any = role.module
-        if not isinstance(role.model, Decodes) or not SPEAK & set(learned.weights):
+        if not isinstance(role.model, TextDecoder) or not SPEAK & set(learned.weights):
             raise RunError(
                 f"the captioner is a {type(role.model).__name__} that never learned to write (it learned "
                 f"{', '.join(learned.weights)}); give a run with the objective lm or captions"
@@ -99,24 +103,24 @@ class Captioner:
         self.role, self.asked, self.tokenizer = role, asked, tokenizer_of(role.run)
         known = self.tokenizer.vocabulary
         self.prompt = self.tokenizer.encode([asked.prompt]).ids[:, :-1].to(role.device)  # without the end
-        longest = min(asked.longest, self.tokenizer.max_length)
+        longest = min(asked.max_length, self.tokenizer.max_length)
         if not self.prompt.shape[1] < longest:
             raise RunError(
-                f"a prompt of {self.prompt.shape[1]} pieces leaves nothing of {longest}; give --longest more"
+                f"a prompt of {self.prompt.shape[1]} pieces leaves nothing of {longest}; give --max_length more"
             )
-        repetition = asked.repetition if asked.sampling == "nucleus" else 1.0
-        self.rules = Rules(known.sep, known.pad, longest, asked.shortest, repetition)
+        repetition = asked.repetition_penalty if asked.sampling == "nucleus" else 1.0
+        self.rules = GenerationConfig(known.sep, known.pad, longest, asked.min_length, repetition)
 
     def write(self, image: Tokens, unit: str, indices: Sequence[int]) -> list[str]:
         """A caption of each. What is drawn is keyed by (seed, unit, index), so that it is drawn again the same."""
         asked, model, rules = self.asked, self.role.model, self.rules
         prompt = self.prompt.expand(len(image), -1)
         if asked.sampling == "nucleus":
-            drawn = uniform(asked.seed, 0, indices, f"caption of {unit}", rules.longest)
+            drawn = uniform(asked.seed, 0, indices, f"caption of {unit}", rules.max_length)
             draws = torch.from_numpy(drawn).float().to(self.role.device)
-            ids = sample(model, image, prompt, rules, draws, asked.nucleus)
+            ids = sample(model, image, prompt, rules, draws, asked.top_p)
         elif asked.sampling == "beams":
-            ids = beam_search(model, image, prompt, rules, Beams(asked.beams)).ids
+            ids = beam_search(model, image, prompt, rules, BeamConfig(asked.num_beams)).ids
         else:
             ids = greedy(model, image, prompt, rules)
         return [self.tokenizer.decode(row).strip() for row in ids[:, self.prompt.shape[1] :].tolist()]
@@ -128,20 +132,20 @@ class Filter:
     Raises RunError for one that learned neither, or has contrast alone where no cosine was asked for.
     """
 
-    def __init__(self, role: Subject, asked: Bootstrap):
+    def __init__(self, role: EvaluatedModel, asked: CapFilt):
         learned: Any = role.module
         self.role, self.tokenizer = role, tokenizer_of(role.run)
-        self.match = learned.heads["match"] if isinstance(role.model, Fuses) and "itm" in learned.weights else None
+        self.match = (
+            learned.heads["match"] if isinstance(role.model, FusionEncoder) and "itm" in learned.weights else None
+        )
         self.compare = comparison(role)
         if self.match is None and self.compare is None:
             raise RunError(
                 f"the filter is a {type(role.model).__name__} that never learned what belongs together (it learned "
                 f"{', '.join(learned.weights)}); give a run with the objective itm or itc"
             )
-        if self.match is None and asked.cosine_over <= -1:
-            raise RunError(
-                "the filter has no matching head, only contrast; give --cosine_over, the cosine to be passed"
-            )
+        if self.match is None and asked.min_cosine <= -1:
+            raise RunError("the filter has no matching head, only contrast; give --min_cosine, the cosine to be passed")
 
     def judge(self, image: Tokens, texts: list[str], owner: Tensor) -> list[dict[str, float]]:
         """The probability of a match and the cosine of each text beside the picture `owner` of the batch."""
@@ -152,7 +156,7 @@ class Filter:
         scores: dict[str, list[float]] = {}
         if self.match is not None:
             match = self.match
-            scores["match"] = judged(
+            scores["match"] = score_pairs(
                 self.role.model, lambda pooled: match(pooled).float().softmax(1)[:, 1], text, image, which, owner
             ).tolist()
         if self.compare is not None:
@@ -161,22 +165,22 @@ class Filter:
         return [{name: values[i] for name, values in scores.items()} for i in range(len(texts))]
 
 
-def readout(role: Subject, image: Tokens) -> Float[Tensor, "b e"]:
+def readout(role: EvaluatedModel, image: Tokens) -> Float[Tensor, "b e"]:
     """A unit vector of each picture: its contrast's where that was learned, else the model's own readout, else the mean token."""
     model, learned = role.model, role.module
-    if not isinstance(model, Aligns):
+    if not isinstance(model, DualEncoder):
         return F.normalize(image.mean().float(), dim=-1)
-    found = model.unimodal(image)[0]
+    found = model.pooled_features(image)[0]
     head = learned.heads["contrast"] if hasattr(learned, "heads") and "contrast" in learned.heads else None  # type: ignore[operator,index]
     trained = "itc" in learned.weights or "retrieval" in learned.weights  # type: ignore[operator]
-    if isinstance(head, Contrast) and trained:
-        return head.of_image(found).float()
+    if isinstance(head, ITCHead) and trained:
+        return head.project_image(found).float()
     return F.normalize(found.float(), dim=-1)
 
 
-def cnn_pictures() -> Shows:
+def cnn_pictures() -> ImageLoader:
     """Pictures as a frozen CNN sees them. Raises ImportError without the extra `cnn`."""
-    return SeenGrids(Seen(frozen_cnn().look, frozen_cnn().name, CNN_PICTURES, remembered()))
+    return GridLoader(ExtractedFeatures(frozen_cnn().extract, frozen_cnn().name, CNN_PICTURES, memory_cache()))
 
 
 def cnn_readout(batch: Batch) -> Float[Tensor, "b e"]:

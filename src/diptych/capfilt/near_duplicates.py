@@ -27,14 +27,14 @@ A readout is trained to forget what a caption does not tell, and how far hangs o
 
 
 @dataclass(frozen=True)
-class Twin:
+class Neighbour:
     """The image that another is like, by its place, and how much."""
 
     of: int
     cosine: float
 
 
-class Seen:
+class FeatureIndex:
     """Unit vectors, and the nearest of them to any other: all pairs are compared, BLOCK x BLOCK of them at a time.
 
     The vectors are held, the cosines are not. A million pictures of 1,280 numbers each (cnn) take 5 GB and 1.3e15 operations:
@@ -55,11 +55,11 @@ class Seen:
         self.blocks += new.split(BLOCK)
         self.places += places
 
-    def nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Twin | None]:
+    def nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
         """Of each vector the one seen that is most like it, where that is over the threshold; of equals the first."""
         return [twin for at in range(0, len(vectors), BLOCK) for twin in self._nearest(vectors[at : at + BLOCK])]
 
-    def _nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Twin | None]:
+    def _nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
         """Of at most BLOCK vectors, so that a block of cosines is BLOCK x BLOCK, however many a unit has."""
         asked = torch.from_numpy(vectors).to(self.device)
         best = torch.full((len(asked),), -2.0, device=self.device)
@@ -69,11 +69,11 @@ class Seen:
             better = cosine > best
             best, place = torch.where(better, cosine, best), torch.where(better, where + number * BLOCK, place)
         found = zip(best.tolist(), place.tolist(), strict=True)
-        return [Twin(self.places[p], round(c, 4)) if c > self.over else None for c, p in found]
+        return [Neighbour(self.places[p], round(c, 4)) if c > self.over else None for c, p in found]
 
-    def among(self, vectors: Float[np.ndarray, "n e"], places: list[int], stay: list[bool]) -> list[Twin | None]:
+    def among(self, vectors: Float[np.ndarray, "n e"], places: list[int], stay: list[bool]) -> list[Neighbour | None]:
         """As `nearest`, of those seen and of those before it in `vectors`; those that `stay` and are like none are then seen."""
-        found: list[Twin | None] = []
+        found: list[Neighbour | None] = []
         for at in range(0, len(vectors), BLOCK):
             some = vectors[at : at + BLOCK]
             near, cosines, new = self.nearest(some), some @ some.T, np.zeros(len(some), dtype=bool)
@@ -81,7 +81,7 @@ class Seen:
                 own = np.where(new[:i], cosines[i, :i], -2.0)
                 j = int(own.argmax()) if i else 0
                 if i and own[j] > max(self.over, twin.cosine if twin else -2.0):
-                    twin = Twin(places[at + j], round(float(own[j]), 4))
+                    twin = Neighbour(places[at + j], round(float(own[j]), 4))
                 found.append(twin)
                 new[i] = twin is None and stay[at + i]
             self.add(some[new], [places[at + i] for i in np.flatnonzero(new)])

@@ -14,20 +14,20 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from diptych.capfilt.filter import Shard, Sorter
+from diptych.capfilt.filter import Decider, Shard
 from diptych.capfilt.models import Captioner, Filter, subject
-from diptych.capfilt.score import Judge, Part
+from diptych.capfilt.score import Part, Scorer
 from diptych.capfilt.shards import Unit, Workers, outside, units
 from diptych.capfilt.summary import finish
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.modules.tokens import packing
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.base import EvaluatedModel
 from diptych.training.checkpoint import MODEL, refuse_other_settings
 from diptych.training.distributed import pick_device, takes_bf16
-from diptych.utils.io import DamagedFile, read_own, written_whole
+from diptych.utils.io import DamagedFile, atomic_write, read_json
 from diptych.utils.lock import locked
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 SETTINGS = "bootstrap.json"
 CHANGEABLE = ("device", "workers")  # between a run that was stopped and the one that goes on
@@ -44,7 +44,7 @@ Counts = dict[str, int]
 Settings = dict[str, Any]
 
 
-def bootstrap(asked: Bootstrap, out: Path) -> Counts:
+def capfilt(asked: CapFilt, out: Path) -> Counts:
     """Writes ``out/NAME.tar`` for each unit of the data, decisions.jsonl, similar.jsonl, skipped.jsonl and report.html.
 
     Several processes (torchrun's) share the units and need not speak with each other: each waits for the others' files.
@@ -52,7 +52,7 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
     """
     if not asked.captioner and not asked.filter:
         raise RunError("nothing to do: give --captioner RUN, --filter RUN, or both")
-    workers, found = Workers.here(), units(asked.data, asked.split, asked.shard)
+    workers, found = Workers.here(), units(asked.data, asked.split, asked.shard_size)
     outside(found, out)
     against = [Unit(f"against-{i:05d}", u.data, u.split, u.first, u.last, u.tar) for i, u in enumerate(_tests(asked))]
     if {unit.name for unit in found} & {unit.name for unit in against}:
@@ -61,7 +61,7 @@ def bootstrap(asked: Bootstrap, out: Path) -> Counts:
         return _bootstrap(asked, out, found, against, workers)
 
 
-def _bootstrap(asked: Bootstrap, out: Path, found: Sequence[Unit], against: Sequence[Unit], workers: Workers) -> Counts:
+def _bootstrap(asked: CapFilt, out: Path, found: Sequence[Unit], against: Sequence[Unit], workers: Workers) -> Counts:
     told, scored = settled(asked, found, against, out), Path(asked.scored) if asked.scored else out
     device = pick_device(asked.device)
     if device.type == "cuda" and workers.world > 1:
@@ -72,7 +72,7 @@ def _bootstrap(asked: Bootstrap, out: Path, found: Sequence[Unit], against: Sequ
     await_all([Part.of(scored, unit) for unit in (*found, *against)], workers)
     own = {unit.name for unit in workers.share(found) if not Shard.of(out, unit).done}
     with _bar("writing shards", len(found), workers) as tick:
-        sorter = Sorter(asked, scored, against, device)
+        sorter = Decider(asked, scored, against, device)
         for unit in found if own else ():
             kept = sorter.sort(unit)
             if unit.name in own:
@@ -87,12 +87,12 @@ def _bootstrap(asked: Bootstrap, out: Path, found: Sequence[Unit], against: Sequ
     return finish(asked, out, found, against)
 
 
-def _tests(asked: Bootstrap) -> list[Unit]:
-    return units(asked.against, asked.against_split, asked.shard) if asked.against else []
+def _tests(asked: CapFilt) -> list[Unit]:
+    return units(asked.against, asked.against_split, asked.shard_size) if asked.against else []
 
 
 def _judge(
-    asked: Bootstrap, out: Path, told: Settings, found: Sequence[Unit], against: Sequence[Unit], workers: Workers,
+    asked: CapFilt, out: Path, told: Settings, found: Sequence[Unit], against: Sequence[Unit], workers: Workers,
     device: torch.device,
 ) -> None:  # fmt: skip
     """The first pass over this process's share, as far as it is not there yet. Runs are loaded only where there is any, and
@@ -103,7 +103,7 @@ def _judge(
     judge = _roles(asked, device) if left else None
     (out / "parts").mkdir(parents=True, exist_ok=True)
     if workers.main and not (out / SETTINGS).is_file():
-        with written_whole(out / SETTINGS) as partial:
+        with atomic_write(out / SETTINGS) as partial:
             partial.write_text(json.dumps(told, indent=1))
     while not (out / SETTINGS).is_file():  # so that no part ever lies in a folder that does not say what it is of
         time.sleep(0.05)
@@ -114,20 +114,20 @@ def _judge(
             (judge.images if test else judge.pairs)(unit, Part.of(out, unit), tick)
 
 
-def _roles(asked: Bootstrap, device: torch.device) -> Judge:
+def _roles(asked: CapFilt, device: torch.device) -> Scorer:
     """The runs, loaded; one that is both but once. Raises RunError."""
-    opened: dict[str, Subject] = {}
+    opened: dict[str, EvaluatedModel] = {}
 
-    def role(folder: str) -> Subject:
+    def role(folder: str) -> EvaluatedModel:
         if folder not in opened:
             opened[folder] = subject(Path(folder), asked, device)
         return opened[folder]
 
     captioner = Captioner(role(asked.captioner), asked) if asked.captioner else None
-    return Judge(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
+    return Scorer(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
 
 
-def settled(asked: Bootstrap, found: Sequence[Unit], against: Sequence[Unit], out: Path) -> Settings:
+def settled(asked: CapFilt, found: Sequence[Unit], against: Sequence[Unit], out: Path) -> Settings:
     """What a run that goes on must share with the one that began. Raises CheckpointError, RunError where it does not."""
     told: Settings = {k: v for k, v in asdict(asked).items() if k not in CHANGEABLE}
     told["weights"] = {name: fingerprint(Path(folder)) for name in ("captioner", "filter") if (folder := told[name])}
@@ -155,7 +155,7 @@ def _first(told: Settings) -> Settings:
 
 def _held(out: Path) -> Settings:
     try:
-        return read_own(
+        return read_json(
             out / SETTINGS, {"data": str, "weights": {}, "shards": {}}, "give another folder, or remove this one"
         )
     except DamagedFile as error:
@@ -178,7 +178,7 @@ def await_all(files: Sequence[Part] | Sequence[Shard], workers: Workers) -> None
     """Until every process has written its own. Where one stops with an error torchrun stops the others."""
     left = [file for file in files if not file.done]
     if left and workers.main:
-        say(f"waiting for {len(left)} parts of other processes")
+        echo(f"waiting for {len(left)} parts of other processes")
     while left:
         time.sleep(0.2)
         left = [file for file in left if not file.done]

@@ -13,14 +13,14 @@ import torch
 
 from diptych.capfilt.models import CNN_PICTURES, Captioner, Filter, cnn_pictures, cnn_readout, read, readout
 from diptych.capfilt.shards import Opened, Unit
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.data.examples import LONGEST_TEXT, check_text
 from diptych.data.sources.base import BadSample
 from diptych.modules.tokens import Tokens
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import Subject
-from diptych.tasks.common import pictured
-from diptych.utils.io import NUMBER, DamagedFile, misshapen, read_own_lines, written_whole
+from diptych.runs.scoring.base import EvaluatedModel
+from diptych.tasks.common import encode_images
+from diptych.utils.io import NUMBER, DamagedFile, atomic_write, read_json_lines, shape_error
 
 TEXTS = 512  # judged at a time
 Row = dict[str, Any]
@@ -50,16 +50,16 @@ class Part:
         return self.rows.is_file()
 
     def write(self, rows: list[Row], features: np.ndarray) -> None:
-        with written_whole(self.features) as path, path.open("wb") as file:
+        with atomic_write(self.features) as path, path.open("wb") as file:
             np.save(file, features, allow_pickle=False)
-        with written_whole(self.rows) as path:
+        with atomic_write(self.rows) as path:
             path.write_text("".join(line(row) for row in rows), encoding="utf-8")
 
     def read(self, texts: bool = False) -> list[Row]:
         """The rows; `texts`: each image that can be read must have them. Raises DamagedFile."""
-        rows = [row for _, row in read_own_lines(self.rows, ROW, AGAIN)]
+        rows = [row for _, row in read_json_lines(self.rows, ROW, AGAIN)]
         wrong = (
-            f"{row['where']}: {why}" for row in rows if texts and "bad" not in row and (why := misshapen(row, TEXTED))
+            f"{row['where']}: {why}" for row in rows if texts and "bad" not in row and (why := shape_error(row, TEXTED))
         )
         if why := next(wrong, ""):
             raise DamagedFile(f"{self.rows}: {why}; {AGAIN}")
@@ -84,24 +84,24 @@ def line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-class Judge:
+class Scorer:
     """The runs at work on one unit after the other. `captioner` and `filter`: at least one of them."""
 
-    def __init__(self, asked: Bootstrap, captioner: Captioner | None, filter: Filter | None, device: torch.device):
+    def __init__(self, asked: CapFilt, captioner: Captioner | None, filter: Filter | None, device: torch.device):
         self.asked, self.captioner, self.filter, self.device = asked, captioner, filter, device
         self.looks = next(one.role for one in (filter, captioner) if one is not None)  # tells images apart
-        sides = [one.role.images.shorter for one in (captioner, filter) if one is not None]
-        self.least = max([*sides, CNN_PICTURES.shorter])
+        sides = [one.role.images.shorter_side for one in (captioner, filter) if one is not None]
+        self.least = max([*sides, CNN_PICTURES.shorter_side])
 
     def pairs(self, unit: Unit, part: Part, tick: Tick) -> None:
         """Writes all that is to be known of a unit's pairs; `tick` is told the share of the work that was done."""
-        opened, passes, cnn = unit.open(self.least), self._passes(), self.asked.alike == "cnn"
+        opened, passes, cnn = unit.open(self.least), self._passes(), self.asked.similarity == "cnn"
         ticked = per_image(tick, (len(passes) + cnn) * len(opened.images))
         features: dict[int, np.ndarray] = {}
         rows: dict[int, Row] = {}
         for role, writes, judges in passes:
             for indices, batch in read(opened, role.shows, self.asked, self.device, ticked):
-                tokens = pictured(role.model, batch)
+                tokens = encode_images(role.model, batch)
                 if role is self.looks and not cnn:
                     features.update(zip(indices, readout(role, tokens).cpu().numpy(), strict=True))
                 written = writes.write(tokens, unit.name, indices) if writes else [None] * len(indices)
@@ -124,7 +124,7 @@ class Judge:
         rows = {index: {} if index in features else {"bad": why_bad(opened, index)} for index in opened.images}
         self._write(part, opened, rows, features)
 
-    def _passes(self) -> list[tuple[Subject, Captioner | None, Filter | None]]:
+    def _passes(self) -> list[tuple[EvaluatedModel, Captioner | None, Filter | None]]:
         """The runs, one after the other, and what each does with the pictures. One that does both is shown them once."""
         writes, judges = self.captioner, self.filter
         if writes and judges and writes.role is judges.role:
@@ -132,10 +132,10 @@ class Judge:
         return [*([(writes.role, writes, None)] if writes else []), *([(judges.role, None, judges)] if judges else [])]
 
     def _seen(self, opened: Opened, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
-        cnn = self.asked.alike == "cnn"
+        cnn = self.asked.similarity == "cnn"
         shows = cnn_pictures() if cnn else self.looks.shows
         for indices, batch in read(opened, shows, self.asked, self.device, tick):
-            found = cnn_readout(batch) if cnn else readout(self.looks, pictured(self.looks.model, batch))
+            found = cnn_readout(batch) if cnn else readout(self.looks, encode_images(self.looks.model, batch))
             yield from zip(indices, found.cpu().numpy(), strict=True)
 
     def _write(self, part: Part, opened: Opened, rows: dict[int, Row], features: dict[int, np.ndarray]) -> None:

@@ -86,7 +86,7 @@ def units(data: str, split: str, images: int) -> list[Unit]:
             raise DataError(f"{data}: {told}; name others")
         return [Unit(path.stem, str(path), split, tar=True) for path in paths]
     if images < 1:
-        raise DataError(f"a shard of {images} images cannot be written; give --shard 1 or more")
+        raise DataError(f"a shard of {images} images cannot be written; give --shard_size 1 or more")
     split = split or "train"
     source = _opened(data, split, None)
     starts = range(0, len(source), images)

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.capfilt.filter import Row, Shard, judged
+from diptych.capfilt.filter import Row, Shard, passes_filter
 from diptych.capfilt.score import TEXT, line
 from diptych.capfilt.shards import Unit
-from diptych.config.capfilt import Bootstrap
+from diptych.config.capfilt import CapFilt
 from diptych.data.sources.base import BadSample, DataError
 from diptych.report import AlikeExample, Facts, Findings, Histogram, JudgedExample, Section, Table, write_report
-from diptych.runs.report import attempted
-from diptych.runs.scoring.base import spread
-from diptych.utils.io import read_own_lines, written_whole
+from diptych.runs.report import report_errors
+from diptych.runs.scoring.base import evenly_spaced
+from diptych.utils.io import atomic_write, read_json_lines
 
 DECISIONS = ("kept", "re-captioned", "dropped", "skipped")
 DECISION = {"shard": str, "index": int, "where": str, "decision": str, "reason": str, "synthetic?": TEXT}
@@ -39,7 +39,7 @@ class Count:
         self.scores: dict[str, dict[str, list[int]]] = {}
         self.examples: dict[str, list[list[Row]]] = {decision: [] for decision in DECISIONS}
 
-    def image(self, pairs: list[Row], asked: Bootstrap) -> None:
+    def image(self, pairs: list[Row], asked: CapFilt) -> None:
         """All pairs that one image came in."""
         decisions = {pair["decision"] for pair in pairs}
         self.pairs.update(pair["decision"] for pair in pairs)
@@ -48,7 +48,7 @@ class Count:
         synthetic = next((pair["synthetic"] for pair in pairs if "synthetic" in pair), None)
         if synthetic is not None:
             self._score("synthetic captions", synthetic)
-            self.images["synthetic that pass"] += judged(synthetic, asked)[0]
+            self.images["synthetic that pass"] += passes_filter(synthetic, asked)[0]
         for pair in pairs:
             self._score("captions as they came", pair)
         for decision in decisions:
@@ -68,18 +68,18 @@ class Count:
             del kept[1::2]
 
 
-def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence[Unit]) -> dict[str, int]:
+def finish(asked: CapFilt, out: Path, units: Sequence[Unit], against: Sequence[Unit]) -> dict[str, int]:
     """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; the counts. `against`: the units of the
     test set. Raises DataError.
     """
     count, shards = Count(), [Shard.of(out, unit) for unit in units]
     _join(out / "decisions.jsonl", [shard.decisions for shard in shards])
     _join(out / "similar.jsonl", [shard.similar for shard in shards])
-    with written_whole(out / "skipped.jsonl") as path, path.open("w", encoding="utf-8") as skipped:
+    with atomic_write(out / "skipped.jsonl") as path, path.open("w", encoding="utf-8") as skipped:
         for pairs in images(out / "decisions.jsonl"):
             count.image(pairs, asked)
             skipped.writelines(line(pair) for pair in pairs if pair["decision"] == "skipped")
-    similar = [row for _, row in read_own_lines(out / "similar.jsonl", SIMILAR)]
+    similar = [row for _, row in read_json_lines(out / "similar.jsonl", SIMILAR)]
     if count.pairs.total() == count.pairs["skipped"]:
         raise DataError(
             f"{asked.data}: no sample of {count.pairs.total()} can be used; {out / 'skipped.jsonl'} says why"
@@ -87,7 +87,7 @@ def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence
     told = {decision: count.pairs[decision] for decision in DECISIONS}
     told |= {f"images {name}": count.images[name] for name in ("in", "out", "synthetic that pass")}
     told |= {f"{kind}s": sum(row["kind"] == kind for row in similar) for kind in ("duplicate", "leak")}
-    with written_whole(out / "summary.json") as path:
+    with atomic_write(out / "summary.json") as path:
         path.write_text(json.dumps(told, indent=1))
     where = {unit.name: unit for unit in (*units, *against)}
 
@@ -95,14 +95,14 @@ def finish(asked: Bootstrap, out: Path, units: Sequence[Unit], against: Sequence
         sections = list(_sections(asked, out, where, count, told, similar))
         return write_report(out / "report.html", f"Captions of {asked.data}", sections)
 
-    attempted("report.html", page, None)
+    report_errors("report.html", page, None)
     return told
 
 
 def images(decisions: Path) -> Iterator[list[Row]]:
     """The pairs of one image after the other."""
     held: list[Row] = []
-    for _, row in read_own_lines(decisions, DECISION):
+    for _, row in read_json_lines(decisions, DECISION):
         if held and (row["index"] < 0 or (row["shard"], row["index"]) != (held[0]["shard"], held[0]["index"])):
             yield held
             held = []
@@ -112,14 +112,14 @@ def images(decisions: Path) -> Iterator[list[Row]]:
 
 
 def _join(into: Path, parts: Sequence[Path]) -> None:
-    with written_whole(into) as path, path.open("wb") as whole:
+    with atomic_write(into) as path, path.open("wb") as whole:
         for part in parts:
             with part.open("rb") as file:
                 shutil.copyfileobj(file, whole)
 
 
 def _sections(
-    asked: Bootstrap, out: Path, where: dict[str, Unit], count: Count, told: dict[str, int], similar: list[Row]
+    asked: CapFilt, out: Path, where: dict[str, Unit], count: Count, told: dict[str, int], similar: list[Row]
 ) -> Iterator[Section]:
     rows = [[name, f"{n:,}", f"{n / max(count.pairs.total(), 1):.1%}"] for name, n in told.items() if name in DECISIONS]
     yield Table("Pairs", ("decision", "pairs", "share"), rows)
@@ -129,19 +129,21 @@ def _sections(
     for name, series in count.scores.items():
         low, high = EDGES[name]
         edges = [low + (high - low) * i / BINS for i in range(BINS + 1)]
-        over = asked.match_over if name == "match" else asked.cosine_over if asked.cosine_over > -1 else None
+        over = asked.min_itm if name == "match" else asked.min_cosine if asked.min_cosine > -1 else None
         title = "Probability of a match" if name == "match" else "Cosine of the contrast"
         yield Histogram(title, edges, series, over)
     for decision in ("re-captioned", "dropped", "kept"):
-        yield from _examples(where, decision, spread(count.examples[decision], SHOWN), asked)
+        yield from _examples(where, decision, evenly_spaced(count.examples[decision], SHOWN), asked)
     for kind in ("leak", "duplicate"):
-        yield from _alike(where, spread([row for row in similar if row["kind"] == kind and "of_shard" in row], SHOWN))
+        yield from _alike(
+            where, evenly_spaced([row for row in similar if row["kind"] == kind and "of_shard" in row], SHOWN)
+        )
     yield Findings(list(_findings(out, count, similar)))
     yield Facts({"command": " ".join(sys.argv), **asdict(asked)})
 
 
 def _examples(
-    units: dict[str, Unit], decision: str, chosen: Sequence[list[Row]], asked: Bootstrap
+    units: dict[str, Unit], decision: str, chosen: Sequence[list[Row]], asked: CapFilt
 ) -> Iterator[JudgedExample]:
     for pairs in chosen:
         picture = _picture(units[pairs[0]["shard"]], pairs[0]["index"])
@@ -152,7 +154,7 @@ def _examples(
             ]
             synthetic = next((pair["synthetic"] for pair in pairs if "synthetic" in pair), None)
             if synthetic is not None:
-                stays, reason = judged(synthetic, asked)
+                stays, reason = passes_filter(synthetic, asked)
                 texts.append((synthetic["text"], f"synthetic: {reason}", stays))
             yield JudgedExample(picture, decision, texts)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diptych.checkpoints.mapping import Names, within
+from diptych.checkpoints.mapping import KeyMapping, within
 from diptych.checkpoints.positions import Positions
 from diptych.checkpoints.read import WeightsError
 
 State = Mapping[str, Tensor]
-Told = Mapping[str, Any]
+OfficialConfig = Mapping[str, Any]
 """What stands in no shape: a golden's config.json, or what the user gave (num_heads, grid)."""
 Arguments = Mapping[str, Any]
 """A model's, as plain values."""
@@ -26,25 +26,27 @@ SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
 
 
 @dataclass(frozen=True)
-class System:
+class CheckpointAdapter:
     """`known`, `task` and `infer` read an officially named state; each raises WeightsError where it does not understand it.
     `names` and `build` follow from what they found, so that a run that was trained here can be exported too.
     """
 
     name: str
-    known: Callable[[State], bool]  # whether it is this system's
+    matches: Callable[[State], bool]  # whether it is this system's
     task: Callable[[State], str]  # what it was trained for: pretraining, vqa, retrieval …; encoder where it has no head
-    infer: Callable[[State, Told], dict[str, Any]]  # the arguments of models.NAME
+    infer: Callable[[State, OfficialConfig], dict[str, Any]]  # the arguments of models.NAME
     names: Callable[
-        [Arguments, str], Names
+        [Arguments, str], KeyMapping
     ]  # (arguments, task): official names and ours, of more heads than a state has
     build: Callable[[Arguments, str, State], nn.Module]  # (arguments, task, state in our names): the step
-    meant: Callable[[Told], bool] = lambda told: True  # of systems of the same names: whether what is told speaks of it
+    matches_config: Callable[[OfficialConfig], bool] = lambda told: (
+        True
+    )  # of systems of the same names: whether what is told speaks of it
     positions: tuple[Positions, ...] = ()  # of which a checkpoint has one
-    nest: str = ""  # the key under which the official file keeps its weights
+    model_prefix: str = ""  # the key under which the official file keeps its weights
 
 
-def student_of(state: State) -> tuple[State, bool]:
+def split_teacher(state: State) -> tuple[State, bool]:
     """What a state (our names) holds of a student, and whether it stands beside its teacher."""
     beside = not any(name.startswith("model.") for name in state)
     return (within(state, "student."), True) if beside else (state, False)
@@ -73,20 +75,20 @@ def count(state: State, stem: str, mark: str) -> int:
     return len({number for number, _, rest in inside if rest.startswith(part)})
 
 
-def marked(state: State, marks: Mapping[str, str]) -> str:
+def first_marker(state: State, marks: Mapping[str, str]) -> str:
     """The task of the first mark that some weight's name begins with; "encoder" where there is none."""
     return next((task for mark, task in marks.items() if any(name.startswith(mark) for name in state)), "encoder")
 
 
-def heads_of(width: int, told: object) -> int:
+def heads_of(dim: int, told: object) -> int:
     """A number of attention heads: as told, else one per 64 of width. Raises WeightsError."""
-    if told is None and width % 64:
-        raise WeightsError(f"width {width} is no multiple of 64, so the number of heads is unknown; give --heads")
-    heads = width // 64 if told is None else told
+    if told is None and dim % 64:
+        raise WeightsError(f"width {dim} is no multiple of 64, so the number of heads is unknown; give --heads")
+    heads = dim // 64 if told is None else told
     if not isinstance(heads, int) or isinstance(heads, bool):
         raise WeightsError(f"the number of heads is {heads!r}, which is no whole number")
-    if heads < 1 or width % heads:
-        raise WeightsError(f"width {width} does not divide into {heads} heads; give another --heads")
+    if heads < 1 or dim % heads:
+        raise WeightsError(f"width {dim} does not divide into {heads} heads; give another --heads")
     return heads
 
 
@@ -94,9 +96,9 @@ WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
 """Heads of the published image encoders in which a head is wider than 64: ViT-H, -g, -G and -e."""
 
 
-def image_heads(width: int, told: object) -> int:
+def image_heads(dim: int, told: object) -> int:
     """The same of an image encoder. Raises WeightsError."""
-    return heads_of(width, WIDE_HEADS.get(width) if told is None else told)
+    return heads_of(dim, WIDE_HEADS.get(dim) if told is None else told)
 
 
 def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, int]:
@@ -109,13 +111,13 @@ def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, i
     return grid
 
 
-def vision_grid(vision: Told, told: tuple[int, int] | None) -> tuple[int, int] | None:
+def vision_grid(vision: OfficialConfig, told: tuple[int, int] | None) -> tuple[int, int] | None:
     """Rows and columns of the grid of images that are not square, which ALBEF's and BLIP's settings of vision may tell."""
     size, patch = vision.get("image_size"), vision.get("patch_size")
     return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
 
 
-def with_grid(config: Told) -> dict[str, Any]:
+def with_grid(config: OfficialConfig) -> dict[str, Any]:
     """Settings, with the position grid where the images that they are for are not square. Raises WeightsError."""
     size = next((config[name] for name in SIZES if name in config), None)
     patch = config.get("patch_size")

@@ -30,13 +30,13 @@ class Damaged(CheckpointError):
     """A file of tensors is damaged; the message names it and why, and the caller adds what to do."""
 
 
-def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+def with_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, str]:
     """The metadata to save `tensors` with: `metadata` and the digest of both."""
     held = dict(metadata or {})
     return held | {_KEY: _digest(_state(held), _tensors((name, tensors[name]) for name in sorted(tensors)))}
 
 
-def is_sealed(path: Path) -> bool:
+def has_digest(path: Path) -> bool:
     """Whether a file carries a digest. Raises Damaged where its header cannot be read."""
     with _opened(path) as file:
         return _digest_of(path, file.metadata() or {}) is not None
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+def save_with_digest(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file was written with these tensors, by its digest where it carries one. Raises Damaged."""
     with _opened(path) as file:
         _, written = _header(path, file.metadata() or {})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
-from diptych.checkpoints.weight_norm import normed, unnormed
+from diptych.checkpoints.weight_norm import fold_weight_norm, unfold_weight_norm
 from diptych.utils.state_dict import listed
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
@@ -19,7 +19,7 @@ _PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[0/3]": the first third
 
 
 @dataclass(frozen=True)
-class Form:
+class Transform:
     """How a weight is kept there and here."""
 
     to_ours: Callable[[Tensor], Tensor]
@@ -32,15 +32,15 @@ def _square(linear: Tensor) -> Tensor:
     return linear.unflatten(1, (3, side, side))
 
 
-FLAT = Form(lambda kernel: kernel.flatten(1), _square)  # a patch convolution, which we keep as a linear layer
-TURNED = Form(lambda matrix: matrix.T, lambda matrix: matrix.T)  # a matrix that is multiplied from the right
-ONE = Form(lambda x: x[None], lambda x: x[0])  # we keep a dimension of 1 in front
-ROW = Form(lambda row: row[0], lambda row: row[None])  # a dimension of 1 in front that is there and not here
-ONES = Form(lambda x: x[None, None], lambda x: x[0, 0])  # two of them
+FLAT = Transform(lambda kernel: kernel.flatten(1), _square)  # a patch convolution, which we keep as a linear layer
+TURNED = Transform(lambda matrix: matrix.T, lambda matrix: matrix.T)  # a matrix that is multiplied from the right
+ONE = Transform(lambda x: x[None], lambda x: x[0])  # we keep a dimension of 1 in front
+ROW = Transform(lambda row: row[0], lambda row: row[None])  # a dimension of 1 in front that is there and not here
+ONES = Transform(lambda x: x[None, None], lambda x: x[0, 0])  # two of them
 
 
 @dataclass(frozen=True)
-class Names:
+class KeyMapping:
     """`ours`: official name → our name, ``{i}`` standing for the number in "blocks.N."; several official weights may be
     parts of one of ours ("qkv.weight[0/3]"). `dead`: official names that hold nothing to load, each with the reason.
     `twins`: official name → the official weight that it repeats (tied weights, saved twice). `forms`: official names whose
@@ -49,51 +49,53 @@ class Names:
     """
 
     ours: Mapping[str, str]
-    dead: Mapping[str, str] = field(default_factory=dict)
-    twins: Mapping[str, str] = field(default_factory=dict)
-    forms: Mapping[str, Form] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, Transform] = field(default_factory=dict)
     split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     normed: tuple[str, ...] = ()
 
-    def __or__(self, other: Names) -> Names:
-        return Names(
+    def __or__(self, other: KeyMapping) -> KeyMapping:
+        return KeyMapping(
             {**self.ours, **other.ours},
-            {**self.dead, **other.dead},
-            {**self.twins, **other.twins},
+            {**self.ignored, **other.ignored},
+            {**self.tied, **other.tied},
             {**self.forms, **other.forms},
             {**self.split, **other.split},
             self.normed + other.normed,
         )
 
     @property
-    def beside(self) -> list[str]:
+    def teacher_names(self) -> list[str]:
         """The official names of what stands beside a student: its teacher's weights and its queue."""
         return [official for official, our in self.ours.items() if our.startswith(("teacher.", "queue."))]
 
     @property
-    def of_student(self) -> Names:
+    def without_teacher(self) -> KeyMapping:
         """The part of a student that was beside its teacher, as it stands alone."""
         stem = "student."
         ours = {official: our.removeprefix(stem) for official, our in self.ours.items() if our.startswith(stem)}
         parts = {official.partition(".")[0] for official in ours}
         twins = {
-            name: twin for name, twin in self.twins.items() if {name.partition(".")[0], twin.partition(".")[0]} <= parts
+            name: twin for name, twin in self.tied.items() if {name.partition(".")[0], twin.partition(".")[0]} <= parts
         }
-        dead = {name: why for name, why in self.dead.items() if name.partition(".")[0] in parts}
-        return Names(ours, dead, twins, {name: form for name, form in self.forms.items() if name in ours})
+        dead = {name: why for name, why in self.ignored.items() if name.partition(".")[0] in parts}
+        return KeyMapping(ours, dead, twins, {name: form for name, form in self.forms.items() if name in ours})
 
     def from_official(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our names. Raises WeightsError naming every weight that has no place, and twins that differ; NonFinite."""
-        official = self._apart(unnormed(official, self.normed))
-        alive = {name: tensor for name, tensor in official.items() if name not in self.dead and name not in self.twins}
+        official = self._apart(fold_weight_norm(official, self.normed))
+        alive = {
+            name: tensor for name, tensor in official.items() if name not in self.ignored and name not in self.tied
+        }
         unknown = [name for name in alive if name not in self.ours and _pattern(name) not in self.ours]
         if unknown:
             raise WeightsError(f"unexpected weights: {listed(unknown)}; is this another model's checkpoint?")
         if spoiled := nonfinite(alive):
             raise NonFinite(f"NaN or infinite weights: {listed(spoiled)}")
-        apart = [name for name, twin in self.twins.items() if name in official and _differ(official, name, twin)]
+        apart = [name for name, twin in self.tied.items() if name in official and _differ(official, name, twin)]
         if apart:
-            raise WeightsError(f"weights that must be tied differ: {listed(f'{n} and {self.twins[n]}' for n in apart)}")
+            raise WeightsError(f"weights that must be tied differ: {listed(f'{n} and {self.tied[n]}' for n in apart)}")
         named = {
             _translated(self.ours, name): self.forms[name].to_ours(tensor) if name in self.forms else tensor
             for name, tensor in alive.items()
@@ -123,11 +125,11 @@ class Names:
             for official, at, count in (back[name] if name in back else back[_pattern(name)])
         }
         named = {name: self.forms[name].to_official(x) if name in self.forms else x for name, x in named.items()}
-        named = normed(named, self.normed)
+        named = unfold_weight_norm(named, self.normed)
         for name, parts in self.split.items():
             if all(part in named for part in parts):
                 named[name] = torch.cat([named.pop(part) for part in parts])
-        return named | {name: named[twin] for name, twin in self.twins.items() if twin in named}
+        return named | {name: named[twin] for name, twin in self.tied.items() if twin in named}
 
     def _apart(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart = {name: tensor for name, tensor in official.items() if name not in self.split}
@@ -173,12 +175,12 @@ def _filled(pattern: str, name: str) -> str:
     return pattern.replace("{i}", number.group()) if number else pattern
 
 
-def both(official: str, ours: str) -> dict[str, str]:
+def weight_and_bias(official: str, ours: str) -> dict[str, str]:
     """Weight and bias of one layer."""
     return {f"{official}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")}
 
 
-def under(official: str, ours: str, table: Mapping[str, str]) -> dict[str, str]:
+def prefixed(official: str, ours: str, table: Mapping[str, str]) -> dict[str, str]:
     """A table of names, each side under a prefix of its own (with its dot)."""
     return {f"{official}{name}": f"{ours}{our}" for name, our in table.items()}
 

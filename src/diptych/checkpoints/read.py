@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoints.reader import Held, preferred, sets
+from diptych.checkpoints.reader import StateInFile, find_states, preferred
 from diptych.checkpoints.torch_file import Broken, opened
-from diptych.checkpoints.torch_pickle import OTHER_TENSORS, Claim, Uncomputed, UnsafePickle
+from diptych.checkpoints.torch_pickle import OTHER_TENSORS, Claim, UnsafePickle, UnsupportedValue
 from diptych.data.safe_pickle import read_npz
 
 SWELLING = 8  # times its own size that a file may unpack to; weights hardly compress
@@ -37,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return preferred(read_states(path))[0].state
 
 
-def read_states(path: Path) -> list[Held]:
+def read_states(path: Path) -> list[StateInFile]:
     """Every set of named tensors that a file holds, at its top and nested, in the file's order; never none.
 
     What training keeps beside a model (optimizer, scheduler, loss scaler) is not read. Raises WeightsError.
@@ -47,13 +47,13 @@ def read_states(path: Path) -> list[Held]:
     try:
         _refuse_swelling(path)
         if path.suffix == ".safetensors":
-            return _filled([Held("", load_file(path))], path)
+            return _filled([StateInFile("", load_file(path))], path)
         if path.suffix == ".npz":
-            return _filled([Held("", _arrays(path))], path)
+            return _filled([StateInFile("", _arrays(path))], path)
         file = opened(path)
         states = [
-            Held(place, _tensors(path, place, named, file.tensor), beside)
-            for place, named, beside in sets(file.content)
+            StateInFile(place, _tensors(path, place, named, file.tensor), beside)
+            for place, named, beside in find_states(file.content)
         ]
         file.forget()
         return _filled(states, path, type(file.content).__name__)
@@ -82,7 +82,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or all(end.isfinite() for end in tensor.aminmax())  # NaN passes through both
 
 
-def _filled(states: list[Held], path: Path, kind: str = "dict") -> list[Held]:
+def _filled(states: list[StateInFile], path: Path, kind: str = "dict") -> list[StateInFile]:
     if kind != "dict" and not states:
         raise WeightsError(f"{path}: holds a {kind.replace('Claim', 'Tensor')}, not names and tensors")
     if not any(held.state for held in states):
@@ -94,7 +94,7 @@ def _tensors(path: Path, place: str, named: Mapping[str, Any], read: Callable[[C
     tensors = {}
     for name, claim in named.items():
         try:
-            if isinstance(claim, Uncomputed):
+            if isinstance(claim, UnsupportedValue):
                 raise Broken(f"it is {OTHER_TENSORS[claim.name]}; save it as a dense one")
             tensors[name] = read(claim)
         except Broken as error:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diptych.checkpoints.torch_file import Broken
-from diptych.checkpoints.torch_pickle import OTHER_TENSORS, Claim, Uncomputed
+from diptych.checkpoints.torch_pickle import OTHER_TENSORS, Claim, UnsupportedValue
 
 SIDES = ("img_enc.", "txt_enc.")  # VSE++ and SCAN keep a list of two states, image's and text's, without these prefixes
 DEEPEST = 4  # nests within nests
@@ -27,7 +27,7 @@ NO_WEIGHTS = (
 
 
 @dataclass(frozen=True)
-class Held:
+class StateInFile:
     """One set of named tensors in a file. `place`: the keys that lead to it, with dots between; "" at the top.
 
     `beside`: keys that stand beside it or beside its nests and hold something else, each with its kind.
@@ -47,12 +47,12 @@ def is_average(place: str) -> bool:
     return any(word in AVERAGE_WORDS or word.startswith("ema") or word.endswith("ema") for word in words)
 
 
-def preferred(states: Iterable[Held]) -> list[Held]:
+def preferred(states: Iterable[StateInFile]) -> list[StateInFile]:
     """Trained weights before averages of them, otherwise those of the more numbers first."""
     return sorted(states, key=lambda held: (is_average(held.place), -sum(x.numel() for x in held.state.values())))
 
 
-def sets(content: object) -> list[tuple[str, dict[str, Any], list[str]]]:
+def find_states(content: object) -> list[tuple[str, dict[str, Any], list[str]]]:
     """(place, names to claims on tensors, what stands beside) of each mapping that holds tensors, each mapping once."""
     found: list[tuple[str, dict[str, Any], list[str]]] = []
     seen: set[int] = set()
@@ -82,7 +82,7 @@ def _shown(key: object) -> str:
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, Claim) or (isinstance(value, Uncomputed) and value.name in OTHER_TENSORS)
+    return isinstance(value, Claim) or (isinstance(value, UnsupportedValue) and value.name in OTHER_TENSORS)
 
 
 def _named(nested: object) -> Mapping | None:
@@ -92,7 +92,7 @@ def _named(nested: object) -> Mapping | None:
     return nested if isinstance(nested, Mapping) else None
 
 
-def sided(state: dict[str, Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+def as_two_sides(state: dict[str, Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
     """What `_named` undoes: the two states, where all names are of one of the sides; else the state as it is."""
     if not all(name.startswith(SIDES) for name in state):
         return state

@@ -36,7 +36,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Uncomputed:
+class UnsupportedValue:
     """What a call of `name` would give; it is not computed."""
 
     name: str
@@ -149,7 +149,7 @@ def called(name: str, arguments: tuple[Any, ...]) -> Any:
     if name == _TYPED:
         function, _, inner, _ = arguments
         return called(expect(function, Named).name, expect(inner, tuple))
-    return Uncomputed(name)
+    return UnsupportedValue(name)
 
 
 def _plain(size: Any) -> Any:
@@ -199,16 +199,16 @@ class _Machine:
             return
         values = self.stack.values
         if name in ("EMPTY_SET", "FROZENSET"):
-            values[len(values) if name == "EMPTY_SET" else self.stack.mark() :] = [Uncomputed("builtins.set")]
+            values[len(values) if name == "EMPTY_SET" else self.stack.mark() :] = [UnsupportedValue("builtins.set")]
         elif name in ("POP", "POP_MARK", "ADDITEMS"):
             del values[-1 if name == "POP" else self.stack.mark() :]
         elif name in ("APPEND", "APPENDS"):
             items = self.stack.items(name)
-            if not isinstance(values[-1], Uncomputed):  # of a class of its own that is a list
+            if not isinstance(values[-1], UnsupportedValue):  # of a class of its own that is a list
                 expect(values[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = self.stack.items(name)
-            if not isinstance(values[-1], Uncomputed):
+            if not isinstance(values[-1], UnsupportedValue):
                 set_items(expect(values[-1], dict), items)
         else:
             self._call(name, argument)
@@ -225,14 +225,14 @@ class _Machine:
             values.append(called(expect(values.pop(), Named).name, expect(arguments, tuple)))
         elif name == "NEWOBJ":
             values.pop()
-            values.append(Uncomputed(expect(values.pop(), Named).name))
+            values.append(UnsupportedValue(expect(values.pop(), Named).name))
         elif name == "BINPERSID":
             made = storage(expect(values.pop(), tuple))
             self.storages.setdefault(made.key, made)
             values.append(made)
         elif name == "BUILD":  # a state_dict's `_metadata`, an OrderedDict's attributes
             values.pop()
-            if not isinstance(values[-1], dict | Claim | Uncomputed):
+            if not isinstance(values[-1], dict | Claim | UnsupportedValue):
                 raise UnsafePickle("it fills something else than a dict or a tensor")
         else:
             raise UnsafePickle(f"it uses the opcode {name}")

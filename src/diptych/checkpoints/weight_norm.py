@@ -14,7 +14,7 @@ from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
 from diptych.utils.state_dict import listed
 
 
-def unnormed(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+def fold_weight_norm(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """The state with each of `names` ("main.0.weight") as a plain weight, computed as PyTorch's module computes it.
 
     Raises WeightsError naming the weight: g without v, g of more than one number, v that is 0; NonFinite.
@@ -38,7 +38,7 @@ def unnormed(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Ten
     return plain
 
 
-def normed(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+def unfold_weight_norm(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """The state with each of `names` as g and v: its norm and itself, from which `unnormed` computes it exactly."""
     kept = {name: tensor for name, tensor in state.items() if name not in set(names)}
     for name in names:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import NonFinite, WeightsError
-from diptych.checkpoints.reader import Held, is_average, preferred
+from diptych.checkpoints.reader import StateInFile, is_average, preferred
 from diptych.utils.state_dict import listed
 
 INSERTED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -47,12 +47,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Way:
+class Unwrapping:
     """One reading of a set of weights. `removed`: the parts that were taken out of names; `outside`: the names that lack a
     prefix which most have.
     """
 
-    held: Held
+    held: StateInFile
     state: State
     removed: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
@@ -63,8 +63,8 @@ class Way:
         return ", ".join(filter(None, (place, removed)))
 
 
-def fitting(
-    file: Path, held: list[Held], fit: Callable[[State], T], known: Callable[[State], bool] = lambda state: False
+def unwrap(
+    file: Path, held: list[StateInFile], fit: Callable[[State], T], known: Callable[[State], bool] = lambda state: False
 ) -> tuple[T, list[str]]:
     """What `fit` makes of the one set of weights in a file that it accepts, and what was left out on the way, a sentence
     each.
@@ -83,12 +83,12 @@ def fitting(
         raise WeightsError(f"{file}: {error}") from None
 
 
-def _fitting(held: list[Held], fit: Callable[[State], T], known: Callable[[State], bool]) -> tuple[T, list[str]]:
-    fits: list[Way] = []
-    failed: list[tuple[Way, WeightsError]] = []
+def _fitting(held: list[StateInFile], fit: Callable[[State], T], known: Callable[[State], bool]) -> tuple[T, list[str]]:
+    fits: list[Unwrapping] = []
+    failed: list[tuple[Unwrapping, WeightsError]] = []
     results: list[T] = []
     for one in preferred(held):
-        for way in ways(one):
+        for way in unwrappings(one):
             try:
                 if way.outside:
                     raise WeightsError(
@@ -112,13 +112,13 @@ def _fitting(held: list[Held], fit: Callable[[State], T], known: Callable[[State
     return results[0], _sentences(fits)
 
 
-def ways(held: Held) -> Iterator[Way]:
+def unwrappings(held: StateInFile) -> Iterator[Unwrapping]:
     """A set of weights as it stands, and without what wraps its names, one wrapper after the other."""
-    yield Way(held, held.state)
+    yield Unwrapping(held, held.state)
     state, inserted = _without_inserted(held.state)
     removed = tuple(inserted)
     if removed:
-        yield Way(held, state, removed)
+        yield Unwrapping(held, state, removed)
     while len(removed) < MOST_PREFIXES and state:
         (prefix, count), *_ = Counter(name.partition(".")[0] for name in state).most_common(1)
         outside = tuple(name for name in state if not name.startswith(f"{prefix}."))
@@ -126,7 +126,7 @@ def ways(held: Held) -> Iterator[Way]:
             return
         state = {name.partition(".")[2]: x for name, x in state.items() if name not in outside}
         removed = (*removed, prefix)
-        yield Way(held, state, removed, outside)
+        yield Unwrapping(held, state, removed, outside)
         if outside:
             return
 
@@ -145,17 +145,17 @@ def _without_inserted(state: State) -> tuple[State, list[str]]:
     return inner, found
 
 
-def _likeness(way: Way, known: Callable[[State], bool]) -> tuple[bool, int, bool]:
+def _likeness(way: Unwrapping, known: Callable[[State], bool]) -> tuple[bool, int, bool]:
     """How much a reading looks like the weights that are wanted, for choosing whose error to tell."""
     wrappers = len(way.removed) if set(way.removed) <= set(WRAPPERS) else -1
     return known(way.state), wrappers, not way.outside
 
 
-def _told(error: WeightsError, way: Way) -> str:
+def _told(error: WeightsError, way: Unwrapping) -> str:
     return f"{error} (read {way})" if str(way) else str(error)
 
 
-def _refuse_two(fits: list[Way]) -> None:
+def _refuse_two(fits: list[Unwrapping]) -> None:
     """Raises WeightsError where the first set that fits is not the only one of its kind and the others differ from it."""
     first = fits[0]
     rivals = [
@@ -174,7 +174,7 @@ def _same(a: State, b: State) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def _sentences(fits: list[Way]) -> list[str]:
+def _sentences(fits: list[Unwrapping]) -> list[str]:
     """What was taken off, what else the file holds, and what else would have fitted."""
     way = fits[0]
     average = " (an average of the trained weights, by its name)" if is_average(way.held.place) else ""

@@ -22,11 +22,11 @@ from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import meant, misspelt, nearest
 from diptych.config.training import Training
 from diptych.config.validation import SHOWN, check
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 T = TypeVar("T")
 TOP = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
-RENAMED = {"--from": "--start"}
+RENAMED = {"--from": "--init_from"}
 
 
 def take(words: list[str], flag: str, default: str | None = None) -> str:
@@ -120,7 +120,7 @@ def show_help(run: Any, command: str, purpose: str | None, placed: Sequence[str]
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
     start = re.search(r"^\W*options\W*$", text, re.MULTILINE)
     lines = text[start.start() if start else 0 :].splitlines()
-    say("\n".join([(purpose or "").strip(), "", *(line.rstrip() for line in lines)]))
+    echo("\n".join([(purpose or "").strip(), "", *(line.rstrip() for line in lines)]))
 
 
 def flags(run: Any, prefix: str = "--") -> list[str]:

@@ -58,7 +58,7 @@ def _write(asked: Baselines, found: dict[str, dict[str, float]]) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from diptych.utils.io import written_whole
+    from diptych.utils.io import atomic_write
 
-    with written_whole(Path(asked.out)) as path:
+    with atomic_write(Path(asked.out)) as path:
         path.write_text(json.dumps({"asked": asdict(asked), "baselines": found}, indent=1))

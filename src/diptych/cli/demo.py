@@ -7,12 +7,12 @@ from pathlib import Path
 from diptych.cli.arguments import asks_help, take, whole
 from diptych.cli.refusal import UsageError
 from diptych.config.validation import Seed
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 
 def demo_command(words: list[str]) -> None:
     if asks_help(words):
-        say(__doc__)
+        echo(__doc__)
         return
     out, seed = Path(take(words, "--out", "demo")), take(words, "--seed", "0")
     if words:

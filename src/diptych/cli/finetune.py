@@ -3,7 +3,7 @@
 TASK is vqa, retrieval or classification (of --data with CIFAR-100's files), at a size that fits a small machine; or a
 system's own recipe, with the settings of its paper, on a model of that system: diptych finetune --help lists them.
 With --recipe, or with a system's own recipe alone, the model begins untrained: the baseline that pre-training must beat.
-With --blind image or --blind text (vqa) a part of every question is hidden: the baselines that seeing must beat.
+With --ablate image or --ablate text (vqa) a part of every question is hidden: the baselines that seeing must beat.
 The same command started again continues where DIR2 stands. diptych finetune TASK --help lists every field.
 """
 
@@ -16,8 +16,8 @@ from diptych.cli.arguments import asks_help, folder, overridden, positional, rec
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import nearest
 from diptych.config.run import Finetune
-from diptych.runs.validate import data_there, run_there
-from diptych.utils.terminal import say
+from diptych.runs.validate import check_data, check_run_folder
+from diptych.utils.terminal import echo
 
 EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
 """The tasks of any model, each with a recipe that can learn it."""
@@ -25,7 +25,7 @@ EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "v
 
 def finetune_command(words: list[str]) -> None:
     if asks_help(words[:1]) or not words:
-        say(f"{__doc__}\nsystems' own: {', '.join(recipes('Finetune'))}")
+        echo(f"{__doc__}\nsystems' own: {', '.join(recipes('Finetune'))}")
         return
     name = positional(words, f"the task ({', '.join(EXAMPLES)})")
     own = name in (of_systems := recipes("Finetune"))
@@ -41,9 +41,9 @@ def finetune_command(words: list[str]) -> None:
         raise UsageError("give either --from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = folder(words)
     run = _run(name, from_recipe)
-    data_there(take([*words], "--data", run.data))
+    check_data(take([*words], "--data", run.data))
     if before:
-        run_there(Path(before))
+        check_run_folder(Path(before))
     from diptych.runs.finetune import finetune, inherited
 
     if before:

@@ -28,13 +28,13 @@ from typing import Any
 
 from diptych.cli.arguments import asks_help, positional, take, whole
 from diptych.cli.refusal import UsageError
-from diptych.config.validation import Cells, Heads
-from diptych.utils.terminal import say
+from diptych.config.validation import Cells, NumHeads
+from diptych.utils.terminal import echo
 
 
 def import_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        say(__doc__)
+        echo(__doc__)
         return
     system, checkpoint = (
         positional(words, "the system (vit, vilt, albef …)"),
@@ -46,14 +46,14 @@ def import_command(words: list[str]) -> None:
     vocabulary = take(words, "--vocabulary", "")
     if words:
         raise UsageError(f"import does not know {' '.join(words)}")
-    from diptych.runs.imports import import_official
+    from diptych.runs.imports import import_checkpoint
     from diptych.runs.run_folder import read_any
 
-    found = import_official(
+    found = import_checkpoint(
         system,
         checkpoint,
         out,
-        whole(heads, "--heads", Heads) if heads else None,
+        whole(heads, "--heads", NumHeads) if heads else None,
         _grid(grid) if grid else None,
         Path(answers) if answers else None,
         Path(config) if config else None,
@@ -62,15 +62,15 @@ def import_command(words: list[str]) -> None:
     )
     size = sum(tensor.numel() for tensor in found.state.values())
     heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
-    say(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
+    echo(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
     if heads := _heads(found.arguments):
-        say(f"{heads} (weight shapes do not show them: from --heads, --config or config.json, else as published)")
+        echo(f"{heads} (weight shapes do not show them: from --heads, --config or config.json, else as published)")
     for note in found.notes:
-        say(note)
-    for name, reason in found.dead.items():
-        say(f"left out: {name} ({reason})")
+        echo(note)
+    for name, reason in found.ignored.items():
+        echo(f"left out: {name} ({reason})")
     for note in read_any(out)[1]["notes"]:
-        say(note)
+        echo(note)
 
 
 def _heads(arguments: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _grid(text: str) -> tuple[int, int]:
 
 def export_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        say(__doc__)
+        echo(__doc__)
         return
     folder = Path(positional(words, "the run's folder"))
     to, out = take(words, "--to"), Path(take(words, "--out"))
@@ -101,8 +101,8 @@ def export_command(words: list[str]) -> None:
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
     lost = export(folder, to, out)
-    say(f"{out}: written, {to} layout")
+    echo(f"{out}: written, {to} layout")
     if to != "hf" and (heads := _heads(arguments_of(folder))):
-        say(f"{heads} (weight shapes do not show them: give them to `diptych import` by --heads or --config)")
+        echo(f"{heads} (weight shapes do not show them: give them to `diptych import` by --heads or --config)")
     for sentence in lost:
-        say(f"left out: {sentence}")
+        echo(f"left out: {sentence}")

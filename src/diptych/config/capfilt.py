@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from diptych.config.validation import (
-    Beams,
     Count,
     CountOrNone,
     Factor,
+    MaxLength,
+    NumBeams,
     Range,
     Samples,
     Seed,
@@ -16,13 +17,12 @@ from diptych.config.validation import (
     ShareAboveZero,
     Text,
     Workers,
-    Written,
     settings,
 )
 
 
 @settings()
-class Bootstrap:
+class CapFilt:
     """A captioner's and a filter's work on a set of pairs. Without a captioner nothing is written anew, without a filter
     nothing is dropped (BLIP, table 1 has each alone). The defaults are the paper's where it tells them.
     """
@@ -31,29 +31,31 @@ class Bootstrap:
     captioner: str = ""  # the run that writes; empty: none
     filter: str = ""  # the run that judges; empty: none
     split: str = ""  # empty: all samples of tars, the train split of other data
-    match_over: Share = 0.5  # a text stays where the filter's matching head gives it more than this probability
-    cosine_over: Annotated[float, Range(-1, 1)] = -1.0  # and its contrast more than this cosine; -1: whatever that says
+    min_itm: Share = 0.5  # a text stays where the filter's matching head gives it more than this probability
+    min_cosine: Annotated[float, Range(-1, 1)] = -1.0  # and its contrast more than this cosine; -1: whatever that says
     synthetic: Literal["beside", "instead"] = (
         "beside"  # a synthetic text that stays: beside human ones, or only for dropped ones
     )
     sampling: Literal["nucleus", "beams", "greedy"] = "nucleus"
-    nucleus: ShareAboveZero = 0.9  # share of the probability that is drawn from
-    beams: Beams = 3
-    repetition: Factor = 1.1  # nucleus: what a piece that was said is worth less (official code)
-    shortest: CountOrNone = 5  # pieces of a synthetic text, the first and the prompt's among them
-    longest: Written = 20
+    top_p: ShareAboveZero = 0.9  # share of the probability that is drawn from
+    num_beams: NumBeams = 3
+    repetition_penalty: Factor = 1.1  # nucleus: what a piece that was said is worth less (official code)
+    min_length: CountOrNone = 5  # pieces of a synthetic text, the first and the prompt's among them
+    max_length: MaxLength = 20
     prompt: str = ""  # what the captioner learned to begin with: "a picture of" (BLIP's fine-tuned one)
-    alike: Literal["readout", "cnn"] = (
+    similarity: Literal["readout", "cnn"] = (
         "readout"  # images compared by the filter's readout, or a frozen CNN's (extra cnn)
     )
-    alike_over: Share = 0.0  # cosine over which two images are one; 0: 0.97 of readouts, 0.85 of the CNN, as measured
+    duplicate_cosine: Share = (
+        0.0  # cosine over which two images are one; 0: 0.97 of readouts, 0.85 of the CNN, as measured
+    )
     duplicates: Literal["list", "drop"] = "list"  # images like an earlier one that stays
     against: str = ""  # data that must not leak, such as a test set
     against_split: str = "test"
     leaks: Literal["list", "drop"] = "list"  # images like one of `against`
     scored: str = ""  # an earlier bootstrap's folder: its captions and scores are taken, to be decided about anew
-    shard: Count = 1000  # images a shard, where the data comes in none
-    batch: Samples = 64  # images looked at together
+    shard_size: Count = 1000  # images a shard, where the data comes in none
+    batch_size: Samples = 64  # images looked at together
     seed: Seed = 0
     device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
@@ -61,7 +63,7 @@ class Bootstrap:
 
 
 @settings()
-class Noise:
+class CorruptCaptions:
     """A set of pairs of which a share is mismatched, the truth beside it."""
 
     data: str = ""
@@ -69,5 +71,5 @@ class Noise:
     share: Share = 0.5  # of the captions that are dealt to other images
     first: CountOrNone = 0  # images before this one are left out
     last: CountOrNone = 0  # and those from this one on; 0: none
-    shard: Count = 1000  # images a shard
+    shard_size: Count = 1000  # images a shard
     seed: Seed = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from diptych.config.validation import Patch, Pixels, PixelsOrNone, Range, require_at_most, settings
+from diptych.config.validation import PatchSize, Pixels, PixelsOrNone, Range, require_at_most, settings
 
 
 @settings("streaming")
@@ -49,28 +49,28 @@ class ImageSettings:
     (CLIP). With `augment` RandAugment (2 operations of strength 9) is drawn anew for each (seed, step, sample).
     """
 
-    shorter: Pixels = 384
+    shorter_side: Pixels = 384
     longer_ratio: Annotated[float, Range(1, 10)] = 1333 / 800
-    patch: Patch = 32
+    patch_size: PatchSize = 32
     mean: tuple[Mean, Mean, Mean] = HALF
     std: tuple[Deviation, Deviation, Deviation] = HALF
     augment: bool = False
     square: bool = False
-    wide: PixelsOrNone = 0
+    square_width: PixelsOrNone = 0
     crop: PixelsOrNone = 0
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"  # Pillow's filters
 
     def __post_init__(self) -> None:
-        require_at_most(self, "images", ("crop", "shorter"))
+        require_at_most(self, "images", ("crop", "shorter_side"))
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of every picture; None where they follow from each picture's shape."""
         if self.crop:
             return self.crop, self.crop
-        return (self.shorter, self.wide or self.shorter) if self.square else None
+        return (self.shorter_side, self.square_width or self.shorter_side) if self.square else None
 
     @property
-    def normalisation(self) -> tuple[Channels, Channels]:
+    def mean_std(self) -> tuple[Channels, Channels]:
         """Mean and std."""
         return self.mean, self.std

@@ -34,7 +34,7 @@ class Published:
     parameters: Mapping[str, int]  # of the official model, per job
     results: Mapping[str, str]
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    pixels: tuple[int, int] = (224, 224)
+    image_size: tuple[int, int] = (224, 224)
     regions: int = 0
     whole: bool = False  # whether a region for the whole image stands in front of them
     weights: tuple[Weights, ...] = ()

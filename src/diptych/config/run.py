@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 from diptych.config.data import ImageSettings, Streaming
 from diptych.config.training import Training
 from diptych.config.validation import (  # fmt: skip
-    Beams,
-    Classes,
     Count,
     CountOrNone,
+    Dim,
     Factor,
     Longest,
+    MaxLength,
+    NumBeams,
+    NumClasses,
     Places,
     Range,
     Seed,
@@ -23,9 +25,7 @@ from diptych.config.validation import (  # fmt: skip
     Steps,
     Text,
     Weight,
-    Width,
     Workers,
-    Written,
     settings,
 )
 from diptych.models.configs import Model
@@ -39,38 +39,38 @@ class Objectives:
     mlm: Weight = 0.0  # masked words
     itc: Weight = 0.0  # image-text contrast
     wpa: Weight = 0.0  # word-patch alignment by optimal transport
-    grid: Weight = 0.0  # imitation of a CNN, patch by patch
-    classes: Weight = 0.0  # imitation of a CNN's class distribution
+    grid_distillation: Weight = 0.0  # imitation of a CNN, patch by patch
+    class_distillation: Weight = 0.0  # imitation of a CNN's class distribution
     lm: Weight = 0.0  # next words: captioning
-    captions: Weight = 0.0  # masked words of a caption that sees only what came before (BEiT-3)
-    regions: Weight = 0.0  # masked regions
+    masked_captions: Weight = 0.0  # masked words of a caption that sees only what came before (BEiT-3)
+    masked_regions: Weight = 0.0  # masked regions
     mim: Weight = 0.0  # masked images: the pixels of hidden patches
-    codes: Weight = 0.0  # masked images: the visual tokens of hidden patches, beside a text with hidden words
-    codes_alone: Weight = 0.0  # the same, of images without their texts
-    mlm_alone: Weight = 0.0  # masked words of texts without their images, beside the other objectives
-    features: Weight = 0.0  # a visual tokenizer: what the CNN sees in each patch, told by its code
-    hinge: Weight = 0.0  # the margin between a true pair and its hardest negative
+    masked_codes: Weight = 0.0  # masked images: the visual tokens of hidden patches, beside a text with hidden words
+    masked_codes_image_only: Weight = 0.0  # the same, of images without their texts
+    mlm_text_only: Weight = 0.0  # masked words of texts without their images, beside the other objectives
+    vqkd: Weight = 0.0  # a visual tokenizer: what the CNN sees in each patch, told by its code
+    triplet: Weight = 0.0  # the margin between a true pair and its hardest negative
     whole_words: bool = True  # masked words: all pieces of a word or none
     mask_rate: ShareAboveZero = 0.15  # masked words: share of pieces hidden
-    alone: bool = False  # masked words: of the text without its image
+    text_only: bool = False  # masked words: of the text without its image
     hard_negatives: bool = False  # matching: with what contrast finds alike, in place of images drawn at random
-    even: Share = 0.0  # hard negatives: a share added to every candidate's probability (BLIP: 1e-4)
-    contrast_form: Literal["softmax", "sigmoid"] = "softmax"  # contrast: among the batch, or pair by pair
-    smoothing: ShareBelowOne = 0.0  # next words, captions: the targets' share spread over the vocabulary
-    hide_regions: bool = False  # matching and masked words read the pair with regions hidden, once for all (ViLBERT)
+    uniform_mix: Share = 0.0  # hard negatives: a share added to every candidate's probability (BLIP: 1e-4)
+    itc_form: Literal["softmax", "sigmoid"] = "softmax"  # contrast: among the batch, or pair by pair
+    label_smoothing: ShareBelowOne = 0.0  # next words, captions: the targets' share spread over the vocabulary
+    mask_regions: bool = False  # matching and masked words read the pair with regions hidden, once for all (ViLBERT)
     region_target: Literal["classes", "features", "contrast"] = "classes"  # masked regions: what is to be told
-    block_least: Annotated[int, Range(1, 4096)] = 16  # codes: patches of the smallest block
-    in_rank: bool = False  # hard negatives: of each process's own part of the batch
-    patch_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # masked images: share of patches hidden
-    alone_rate: ShareAboveZero = 0.15  # masked words of texts beside other objectives: share of pieces hidden
-    codebook: Annotated[int, Range(2, 2**16)] = 8192  # codes: how many visual tokens there are
+    min_block: Annotated[int, Range(1, 4096)] = 16  # codes: patches of the smallest block
+    local_negatives: bool = False  # hard negatives: of each process's own part of the batch
+    mim_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # masked images: share of patches hidden
+    mlm_text_only_rate: ShareAboveZero = 0.15  # masked words of texts beside other objectives: share of pieces hidden
+    codebook_size: Annotated[int, Range(2, 2**16)] = 8192  # codes: how many visual tokens there are
     margin: Annotated[float, Range(0, 100)] = 0.2  # hinge
-    hardest: bool = True  # hinge: only the hardest negative counts, not all
+    hardest_only: bool = True  # hinge: only the hardest negative counts, not all
 
 
 LOSSES = (
-    "itm", "mlm", "itc", "wpa", "grid", "classes", "lm", "captions", "regions", "mim", "codes", "codes_alone", "mlm_alone",
-    "features", "hinge",
+    "itm", "mlm", "itc", "wpa", "grid_distillation", "class_distillation", "lm", "masked_captions", "masked_regions", "mim",
+    "masked_codes", "masked_codes_image_only", "mlm_text_only", "vqkd", "triplet",
 )  # fmt: skip
 """The objectives that are losses, of each its weight; the others tell how some of these are asked."""
 
@@ -82,12 +82,12 @@ class Teacher:
     momentum: Share = 0.0
     alpha: Share = 0.4  # share of the targets that the teacher gives
     warmup: Steps = 0.0  # steps over which that share grows from 0; below 1: a share of the run
-    queue: Annotated[int, Range(0, 2**24)] = 0  # pairs of features remembered
+    queue_size: Annotated[int, Range(0, 2**24)] = 0  # pairs of features remembered
 
     def __post_init__(self) -> None:
-        if self.queue and not self.momentum:
+        if self.queue_size and not self.momentum:
             raise ValueError(
-                f"teacher.queue is {self.queue}, but there is no teacher: set teacher.momentum, or queue to 0"
+                f"teacher.queue_size is {self.queue_size}, but there is no teacher: set teacher.momentum, or queue to 0"
             )
 
 
@@ -105,7 +105,7 @@ WordStates = Literal["own", "minilm", "minilm_onward", "minilm_words"]
 """
 
 
-@settings("embed")
+@settings("embedders")
 class Embedders:
     """What stands before a model's first block, exchanged by assignment after it is built."""
 
@@ -114,7 +114,7 @@ class Embedders:
     image: Text = "own"
     # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
     scales: Annotated[tuple[tuple[ShareAboveZero, ShareAboveZero, Places], ...], Longest(64)] = ()
-    features: Width = 1280  # numbers per region, where those come from PATH
+    feature_dim: Dim = 1280  # numbers per region, where those come from PATH
     text: WordStates = "own"
     dropout: ShareBelowOne = (
         0.0  # of the features of regions and the word states that are given, before they are projected
@@ -131,20 +131,22 @@ class Pretrain:
     training: Training
     data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
     split: Text = "train"  # what is learned from
-    start: str = ""  # the run whose weights it begins with
+    init_from: str = ""  # the run whose weights it begins with
     recipe: str = ""  # what the run is called
-    most_patches: CountOrNone = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
+    max_patches: CountOrNone = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
     teacher: Teacher = Teacher()
-    embed: Embedders = Embedders()
+    embedders: Embedders = Embedders()
     # factor of linear layers' first weights: 0.02, which BERT draws them with, suits 768 channels; narrow models need more
-    widen: Factor = 1.0
+    init_scale: Factor = 1.0
     heads: tuple[str, ...] = ("*",)  # of the model's, those that it has: imported ones may lack some; * stands for any
     freeze: tuple[str, ...] = ()  # parts of the model that do not learn; * stands for any part of a name
-    start_image: str = ""  # a ViT's run that the image side begins with (diptych import vit makes one of a checkpoint)
-    start_text: str = ""  # a BERT checkpoint that the text side begins with
+    init_image_from: str = (
+        ""  # a ViT's run that the image side begins with (diptych import vit makes one of a checkpoint)
+    )
+    init_text_from: str = ""  # a BERT checkpoint that the text side begins with
     tokenizer: str = ""  # codes: the run that trained the visual tokenizer
     mixgen: Share = 0.0  # share of pairs that are mixed with another while training (MixGen: 0.25)
-    chunk: CountOrNone = 0  # contrast: samples encoded at once (gradient caching); 0: all
+    grad_cache_size: CountOrNone = 0  # contrast: samples encoded at once (gradient caching); 0: all
     streaming: Streaming = field(default_factory=Streaming)
     corpus: str = ""  # what the paper learned from, in the field's terms
     vocabulary: str = ""  # the file of the pieces that texts are cut into; empty: the bundled ones of the model's size
@@ -160,14 +162,14 @@ class Finetune:
     training: Training
     data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
     split: Text = "train"  # what is learned from
-    start: str = ""  # the run whose weights it begins with
+    init_from: str = ""  # the run whose weights it begins with
     recipe: str = ""  # what the run is called
-    embed: Embedders = Embedders()
-    widen: Factor = 1.0  # as in pre-training
-    answers_least: Count = 1  # VQA: how often an answer must be given in training to be one of the classes
-    answers_most: Classes = 3129  # VQA: how many classes at most
-    false_texts: Annotated[int, Range(1, 1024)] = 15  # retrieval: texts that a true one is told from
-    blind: Literal["", "image", "text"] = ""  # VQA: what is hidden, in training and in scoring: the baselines to beat
+    embedders: Embedders = Embedders()
+    init_scale: Factor = 1.0  # as in pre-training
+    min_answer_count: Count = 1  # VQA: how often an answer must be given in training to be one of the classes
+    max_answers: NumClasses = 3129  # VQA: how many classes at most
+    negative_texts: Annotated[int, Range(1, 1024)] = 15  # retrieval: texts that a true one is told from
+    ablate: Literal["", "image", "text"] = ""  # VQA: what is hidden, in training and in scoring: the baselines to beat
     vocabulary: str = ""  # as in pre-training
 
 
@@ -193,12 +195,12 @@ class Evaluation:
     split: Text = "val"
     gallery: CountOrNone = 0  # the first so many images; 0: all (not vqa)
     captions: CountOrNone = 0  # the first so many of each image; 0: all (not vqa)
-    candidates: CountOrNone = 32  # retrieval: how many of those that contrast finds best are fused and matched; 0: none
-    ranked_by: Literal["match", "cosine", "product"] = "product"  # match (ALBEF), + cosine (BLIP), x contrast
-    beams: Beams = 3  # captioning: texts followed at once
-    longest: Written = 30  # captioning: tokens, the first and the end among them
-    control: bool = False
-    blind: Literal["", "image", "text"] = ""  # vqa: what is hidden
+    rerank: CountOrNone = 32  # retrieval: how many of those that contrast finds best are fused and matched; 0: none
+    rerank_by: Literal["match", "cosine", "product"] = "product"  # match (ALBEF), + cosine (BLIP), x contrast
+    num_beams: NumBeams = 3  # captioning: texts followed at once
+    max_length: MaxLength = 30  # captioning: tokens, the first and the end among them
+    shuffle_captions: bool = False
+    ablate: Literal["", "image", "text"] = ""  # vqa: what is hidden
     seed: Seed = 0
     device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32

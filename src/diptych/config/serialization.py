@@ -17,7 +17,7 @@ COUNTED = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_ent
 """Facts that are numbers, and the least that each can be."""
 
 
-def kept(run: Any) -> dict[str, Any]:
+def to_json(run: Any) -> dict[str, Any]:
     """A dataclass as plain values, with those within it. One that stands where several kinds may says which: {"kind": its
     class's name}.
     """
@@ -25,13 +25,13 @@ def kept(run: Any) -> dict[str, Any]:
     for field in fields(run):
         value = getattr(run, field.name)
         if is_dataclass(value):
-            told[field.name] = ({KIND: type(value).__name__} if _union(hints[field.name]) else {}) | kept(value)
+            told[field.name] = ({KIND: type(value).__name__} if _union(hints[field.name]) else {}) | to_json(value)
         else:
             told[field.name] = value
     return told
 
 
-def thaw(kind: Any, value: Any, where: str = "run") -> Any:
+def from_json(kind: Any, value: Any, where: str = "run") -> Any:
     """A dataclass again, from the plain values that JSON kept. Raises ValueError naming the field that does not fit."""
     if _union(kind):
         kind, value = _member(kind, value, where)
@@ -42,7 +42,7 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"{where}.{min(unknown)}: no such field")
-        parts = {name: thaw(hints[name], part, f"{where}.{name}") for name, part in value.items()}
+        parts = {name: from_json(hints[name], part, f"{where}.{name}") for name, part in value.items()}
         missing = [field.name for field in fields(kind) if _required(field) and field.name not in value]
         if missing:
             raise ValueError(f"{where}.{missing[0]}: is missing")
@@ -56,7 +56,7 @@ def thaw(kind: Any, value: Any, where: str = "run") -> Any:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) != len(value):
             raise ValueError(f"{where}: expected {len(kinds)} values, got {len(value)}")
-        return tuple(thaw(of, part, where) for of, part in zip(kinds, value, strict=True))
+        return tuple(from_json(of, part, where) for of, part in zip(kinds, value, strict=True))
     return value
 
 

@@ -30,8 +30,8 @@ class Optimizer:
     weight_decay: Annotated[float, Range(0, 100)] = 0.01  # of all but biases, norms and scalars
     warmup: Steps = 0.1  # steps; below 1: a share of the run
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up; the first two end at zero
-    clip: Annotated[float, Range(0, 1e6)] = 1.0  # largest norm of the whole gradient; 0: no clipping
-    head_multiplier: Annotated[float, Range(0, 1e4)] = (
+    max_grad_norm: Annotated[float, Range(0, 1e6)] = 1.0  # largest norm of the whole gradient; 0: no clipping
+    head_lr_multiplier: Annotated[float, Range(0, 1e4)] = (
         1.0  # of the learning rate, for the heads of pre-training and tasks
     )
 
@@ -41,8 +41,8 @@ class Training:
     """One run of the training loop."""
 
     steps: Count = 1000
-    batch: Samples = 128  # samples per optimizer step, over all ranks and micro-batches
-    accumulate: Samples = 1  # micro-batches per optimizer step and rank
+    batch_size: Samples = 128  # samples per optimizer step, over all ranks and micro-batches
+    grad_accum: Samples = 1  # micro-batches per optimizer step and rank
     seed: Seed = 0
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
@@ -50,7 +50,7 @@ class Training:
     parallel: Literal["ddp", "fsdp"] = (
         "ddp"  # many ranks: each has all weights, or a part of them, of gradients and AdamW's state
     )
-    recompute: bool = (
+    activation_checkpointing: bool = (
         False  # blocks' activations are made again on the way back, not kept: less memory, a third more work
     )
     log_every: Count = 10  # steps per row of metrics.jsonl
@@ -68,7 +68,7 @@ class Training:
 
 # Fields a continued run may change: they alter where and how fast it runs and what it reports, not what it computes. `steps` is
 # not among them: the schedule depends on it; nor `accumulate`: contrast, hard negatives and hinge compare the samples of a micro-batch.
-_WHERE = ("device", "workers", "parallel", "recompute")
+_WHERE = ("device", "workers", "parallel", "activation_checkpointing")
 _TOLD = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_minutes", "patience", "max_skipped")
 CHANGEABLE = frozenset((*_WHERE, *_TOLD))
 
@@ -83,7 +83,7 @@ def identity(settings: Training) -> dict[str, Any]:
     return {"version": VERSION} | {k: v for k, v in asdict(settings).items() if k not in CHANGEABLE}
 
 
-def usually(settings: Any) -> dict[str, Any]:
+def defaults(settings: Any) -> dict[str, Any]:
     """What a dataclass holds where nothing is said: every field that has a default, also within fields that have none."""
     found: dict[str, Any] = {}
     for field in fields(settings):
@@ -91,10 +91,10 @@ def usually(settings: Any) -> dict[str, Any]:
         if field.default is not MISSING:
             found[field.name] = asdict(field.default) if is_dataclass(field.default) else field.default  # type: ignore[arg-type]
         elif is_dataclass(value):
-            found[field.name] = usually(value)
+            found[field.name] = defaults(value)
     return found
 
 
-def share(value: float, steps: int) -> int:
+def steps_of(value: float, steps: int) -> int:
     """A number of steps that may be given as a share of the run."""
     return round(value * steps) if value < 1 else round(value)

@@ -15,10 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from diptych.batch import Batch, Known, Matching
+from diptych.batch import Batch, ImageKeys, Matching
 from diptych.config.data import ImageSettings
-from diptych.data.images.loading import Shows, identity_of, showing, shown_in
-from diptych.data.regions.frozen_features import Names
+from diptych.data.images.loading import ImageLoader, identity_of, image_loader, shown_in
+from diptych.data.regions.frozen_features import FeatureKeys
 from diptych.data.sources.answers import soft_scores
 from diptych.data.sources.base import BadSample, Captioned, Question, Questioned
 from diptych.data.tokenizers.tokenizer import Tokenizer
@@ -67,8 +67,10 @@ class PairExamples:
     Labels: ``image`` int64 ``(b,)``, the identity of each pair's image: captions of one are no negatives of each other.
     """
 
-    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, matching: float = 0.5):
-        self.source, self.tokenizer, self.shows, self.matching = source, tokenizer, showing(images), matching
+    def __init__(
+        self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, matching: float = 0.5
+    ):
+        self.source, self.tokenizer, self.shows, self.matching = source, tokenizer, image_loader(images), matching
         captions = [source.captions(i) for i in range(len(source))]
         self.owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])  # the image of each example
         self._first = np.cumsum([0] + [len(c) for c in captions])
@@ -142,11 +144,11 @@ class QuestionExamples:
         self,
         source: Questioned,
         tokenizer: Tokenizer,
-        images: ImageSettings | Shows,
+        images: ImageSettings | ImageLoader,
         answers: Sequence[str],
         normalise: Callable[[str], str],
     ):
-        self.source, self.tokenizer, self.shows, self.normalise = source, tokenizer, showing(images), normalise
+        self.source, self.tokenizer, self.shows, self.normalise = source, tokenizer, image_loader(images), normalise
         self.place = {answer: i for i, answer in enumerate(answers)}
 
     def __len__(self) -> int:
@@ -221,13 +223,13 @@ class TextExamples:
         return self.source.captions(image)[which][:LONGEST_TEXT]
 
 
-class PictureExamples:
+class ImageExamples:
     """Every picture of a source, and its mirror image: examples 2i and 2i + 1. `images` shows pixels or a CNN's grid.
     `names`: what pictures are known by, where what a frozen network sees in them is kept; they may not be augmented.
     """
 
-    def __init__(self, source: Captioned, images: ImageSettings | Shows, names: Names | None = None):
-        self.source, self.shows, self.names = source, showing(images), names
+    def __init__(self, source: Captioned, images: ImageSettings | ImageLoader, names: FeatureKeys | None = None):
+        self.source, self.shows, self.names = source, image_loader(images), names
 
     def __len__(self) -> int:
         return 2 * len(self.source)
@@ -242,5 +244,5 @@ class PictureExamples:
 
     def collate(self, loaded: list[tuple[np.ndarray, bytes]], ids: Sequence[int], seed: int, step: int) -> Batch:
         pictures, names = zip(*loaded, strict=True)
-        known = None if self.names is None else Known.of(names, [index % 2 == 1 for index in ids])
-        return shown_in(Batch(seed, step, torch.tensor(ids), known=known), self.shows.stack(pictures))
+        known = None if self.names is None else ImageKeys.from_digests(names, [index % 2 == 1 for index in ids])
+        return shown_in(Batch(seed, step, torch.tensor(ids), image_keys=known), self.shows.stack(pictures))

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from diptych.batch import Batch
 from diptych.data.examples import Examples
 from diptych.data.sources.base import BadSample, DataError, Skipped, WorkerDied
-from diptych.utils.rng import permutation, words
+from diptych.utils.rng import permutation, random_words
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Loaded:
     cursor: Mapping[str, list[int]] = field(default_factory=dict)  # where a stream stands behind it, lane by lane
 
 
-class Tally:
+class SkipCounter:
     """Counts bad samples, and stops the run where they are more than `limit` of all."""
 
     def __init__(self, limit: float = 0.01):
@@ -65,7 +65,7 @@ class Tally:
             )
 
 
-class Order:
+class BatchSampler:
     """Which examples each global batch holds.
 
     Every epoch is a permutation keyed by (seed, epoch); within pools of `pool` batches examples are sorted by length
@@ -73,11 +73,13 @@ class Order:
     another epoch. Nothing depends on the number of ranks or workers, nor on what was asked before.
     """
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray, seed: int, batch: int, pool: int = 50):
-        self.lengths, self.seed, self.batch, self.pool = np.asarray(lengths), seed, batch, pool
-        self.per_epoch = len(self.lengths) // batch
+    def __init__(self, lengths: Sequence[int] | np.ndarray, seed: int, batch_size: int, pool: int = 50):
+        self.lengths, self.seed, self.batch, self.pool = np.asarray(lengths), seed, batch_size, pool
+        self.per_epoch = len(self.lengths) // batch_size
         if not self.per_epoch:
-            raise DataError(f"a batch of {batch} is more than all {len(self.lengths)} examples; lower the batch size")
+            raise DataError(
+                f"a batch of {batch_size} is more than all {len(self.lengths)} examples; lower the batch size"
+            )
         self._epoch = lru_cache(2)(self._plan)
 
     def ids_of(self, k: int) -> np.ndarray:
@@ -214,16 +216,16 @@ def _not_handed_over(error: Exception, _: Any) -> None:
 TRIES = 16  # replacements drawn for a bad sample before giving up
 
 
-def loader(
+def training_loader(
     examples: Examples,
     *,
-    batch: int,
+    batch_size: int,
     seed: int,
     start: int,
     steps: int,
     rank: int = 0,
     world: int = 1,
-    accumulate: int = 1,
+    grad_accum: int = 1,
     workers: int = 2,
 ) -> Iterator[list[Loaded]]:
     """For each optimizer step in ``start … steps − 1``, the micro-batches of this rank (`accumulate` of them).
@@ -231,17 +233,17 @@ def loader(
     `batch` is the global batch: a rank takes a contiguous part of it. A bad sample is replaced by another, keyed by its
     id. Raises DataError.
     """
-    if batch % (world * accumulate):
+    if batch_size % (world * grad_accum):
         raise DataError(
-            f"a batch of {batch} does not divide into {world} ranks x {accumulate} micro-batches; change one"
+            f"a batch of {batch_size} does not divide into {world} ranks x {grad_accum} micro-batches; change one"
         )
     lengths = [examples.length(i) for i in range(len(examples))]
-    dataset = _Steps(examples, Order(lengths, seed, batch), rank, world, accumulate)
+    dataset = _Steps(examples, BatchSampler(lengths, seed, batch_size), rank, world, grad_accum)
     return run(dataset, range(start, steps), workers)
 
 
-def sweep(
-    examples: Examples, batch: int, *, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 2
+def evaluation_loader(
+    examples: Examples, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 2
 ) -> Iterator[Loaded]:
     """Every example once, in order, for evaluation; rank r takes every `world`-th batch. Bad samples are left out.
 
@@ -250,8 +252,8 @@ def sweep(
     """
     held: Loaded | None = None
     waiting: tuple[Skipped, ...] = ()
-    starts = range(0, len(examples) - (len(examples) > batch > 1), batch)
-    parts = [range(at, len(examples) if at == starts[-1] else at + batch) for at in starts]
+    starts = range(0, len(examples) - (len(examples) > batch_size > 1), batch_size)
+    parts = [range(at, len(examples) if at == starts[-1] else at + batch_size) for at in starts]
     for made, skipped in run(_Chunks(examples, seed), parts[rank::world], workers):
         waiting += skipped
         if made is None:
@@ -285,7 +287,7 @@ def samples_per_second(
 class _Steps(Dataset):
     """Step → micro-batches."""
 
-    def __init__(self, examples: Examples, order: Order, rank: int, world: int, accumulate: int):
+    def __init__(self, examples: Examples, order: BatchSampler, rank: int, world: int, accumulate: int):
         self.examples, self.order = examples, order
         self.rank, self.world, self.accumulate = rank, world, accumulate
 
@@ -300,7 +302,7 @@ class _Steps(Dataset):
         seed = self.order.seed
         kept, used, skipped = [], [], []
         for first in ids:
-            others = words(seed, step, [first], "replacement", TRIES)[0] % len(self.examples)
+            others = random_words(seed, step, [first], "replacement", TRIES)[0] % len(self.examples)
             for index in (first, *others.tolist()):
                 try:
                     kept.append(self.examples.load(index, seed, step))

@@ -11,7 +11,7 @@ import numpy as np
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.data.examples import LONGEST_TEXT, LoadedPair, PairExamples, readable
-from diptych.data.images.loading import Shows
+from diptych.data.images.loading import ImageLoader
 from diptych.data.sources.base import BadSample, Captioned, DataError, NoSplit
 from diptych.data.sources.copies import pictures_of
 from diptych.data.tokenizers.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ class RankedExamples:
     NoSplit where that is so of all samples.
     """
 
-    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | Shows, false: int = 15):
+    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, false: int = 15):
         if false < 1:
             raise DataError(f"false_texts is {false}: ranking needs at least one false text for each caption")
         self.picture = np.array(pictures_of(source, len(source)))  # of each image
@@ -78,7 +78,7 @@ class RankedExamples:
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:
         batch = self.pairs.collate([pair for pair, _ in loaded], ids, seed, step)
         texts = [text for _, texts in loaded for text in texts]
-        return replace(batch, false_texts=self.pairs.tokenizer.encode(texts))
+        return replace(batch, negative_texts=self.pairs.tokenizer.encode(texts))
 
 
 def _same(text: str) -> str:

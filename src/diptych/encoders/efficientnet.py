@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.batch import Image, Known
-from diptych.modules.normalization import CENTRED, Normalisation, renormalised
+from diptych.batch import Image, ImageKeys
+from diptych.modules.normalization import CENTRED, MeanStd, renormalize
 from diptych.utils.cache import Arrays, Remembered, Store, digest
 
 
-class Guidance(NamedTuple):
+class TeacherFeatures(NamedTuple):
     """What the CNN sees: a feature per 32 × 32 pixels on the images' canvas, and ImageNet class logits per image."""
 
     grid: Float[Tensor, "b rows columns 1280"]
@@ -39,7 +39,7 @@ class FrozenCNN:
     """
 
     stride, width = 32, 1280
-    _given: Normalisation = CENTRED
+    _given: MeanStd = CENTRED
 
     def __init__(self, most_bytes: float | None = None, store: Store | None = None) -> None:
         try:
@@ -54,13 +54,13 @@ class FrozenCNN:
         self.name = digest("efficientnet-lite0", weights["_fc.weight"])
         self._remembered = Remembered(most_bytes, store)
 
-    def reading(self, given: Normalisation) -> FrozenCNN:
+    def with_normalization(self, given: MeanStd) -> FrozenCNN:
         """The same network, and what it remembers, for pixels that are normalised as `given`."""
         other = copy(self)
         other._given = given
         return other
 
-    def __call__(self, image: Image, known: Known | None = None) -> Guidance:
+    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
         if image.pixels.shape[1] == self.width:
             return self._of_maps(image)
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
@@ -73,15 +73,15 @@ class FrozenCNN:
             features = features.flip(1) if mirrored else features
             grid[i, : features.shape[0], : features.shape[1]] = features
             classes[i] = logits
-        return Guidance(grid, classes)
+        return TeacherFeatures(grid, classes)
 
-    def _of_maps(self, image: Image) -> Guidance:
+    def _of_maps(self, image: Image) -> TeacherFeatures:
         """What it sees in pictures of which it was given its own last maps (see data.seen.SeenGrids)."""
         self.network.to(image.pixels.device)
         mean = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
-        return Guidance(image.pixels.permute(0, 2, 3, 1), self.network._fc(mean))
+        return TeacherFeatures(image.pixels.permute(0, 2, 3, 1), self.network._fc(mean))
 
-    def maps(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1280 rows columns"]:
+    def feature_maps(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1280 rows columns"]:
         """The last map of pictures of one size: what `layers.grid` makes tokens of. What is such a map already (see
         data.seen.SeenGrids) is given back.
         """
@@ -90,7 +90,7 @@ class FrozenCNN:
         grids = torch.stack([self._seen(picture)[0] for picture in pixels])
         return grids.permute(0, 3, 1, 2).to(pixels.dtype)
 
-    def look(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
+    def extract(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
         """What it sees in one picture, in half precision: ``grid`` (rows, columns, 1280) and class logits ``classes``."""
         grid, classes = self._look(pixels)
         return {"grid": grid.cpu(), "classes": classes.cpu()}
@@ -108,7 +108,7 @@ class FrozenCNN:
                     seen.append(x)
             return [*seen, network._swish(network._bn1(network._conv_head(x)))]
 
-    def tell(self, pooled: Float[Tensor, "*n 1280"]) -> tuple[Float[Tensor, "*n 1280"], Float[Tensor, "*n 1000"]]:
+    def project(self, pooled: Float[Tensor, "*n 1280"]) -> tuple[Float[Tensor, "*n 1280"], Float[Tensor, "*n 1000"]]:
         """Features of some parts of a picture, its last map's means there, and ImageNet's classes of each."""
         return pooled, self.classify(pooled)
 
@@ -118,8 +118,8 @@ class FrozenCNN:
         return self.network._fc(features.float()).softmax(-1)
 
     def _seen(self, pixels: Float[Tensor, "3 h w"], name: bytes | None = None) -> tuple[Tensor, Tensor]:
-        pixels = renormalised(pixels, self._given, CENTRED)
-        seen = self._remembered.of(name or digest(self.name, pixels), lambda: self.look(pixels))
+        pixels = renormalize(pixels, self._given, CENTRED)
+        seen = self._remembered.of(name or digest(self.name, pixels), lambda: self.extract(pixels))
         return seen["grid"].to(pixels.device), seen["classes"].to(pixels.device)
 
     @torch.no_grad()

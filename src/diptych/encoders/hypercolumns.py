@@ -41,12 +41,12 @@ class Hypercolumns:
         self.mean, self.deviation = (torch.from_numpy(part).float() for part in standard)
         self.name = digest("hypercolumns, mirrored too", cnn.name, self.mean, self.deviation)
 
-    def look(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
+    def extract(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
         """What is seen in one picture that is normalised to [-1, 1], in half precision: ``grid`` (rows, columns, 2024)."""
         seen, mirrored = self._columns(pixels), self._columns(pixels.flip(-1))
         return {"grid": ((seen + mirrored.flip(-1)) / 2).permute(1, 2, 0).half().cpu().contiguous()}
 
-    def tell(self, pooled: Float[Tensor, "*n 2024"]) -> tuple[Float[Tensor, "*n 2024"], Float[Tensor, "*n 1000"]]:
+    def project(self, pooled: Float[Tensor, "*n 2024"]) -> tuple[Float[Tensor, "*n 2024"], Float[Tensor, "*n 1000"]]:
         """Standardised features of some parts of a picture, and ImageNet's classes of each."""
         return (pooled - self.mean) / self.deviation, self.cnn.classify(pooled[..., : FrozenCNN.width])
 

@@ -40,7 +40,7 @@ LAYER = {
 """Our names and the published ones, as in weights/bert.py, which stands above models."""
 
 
-class FrozenText:
+class FrozenMiniLM:
     """A text encoder that learns nothing and is saved with no model, hence not a Module. Reads bert-base-uncased pieces.
 
     `depth`: how many of its layers read. Each sees the whole text, so that a model which guesses the next word must not be
@@ -92,12 +92,12 @@ class FrozenText:
         if not self.blocks:
             return self._read(text).float()
         states = torch.zeros(*text.ids.shape, self.width, device=text.ids.device)
-        forget = ((text.ids == MASK) & text.real).any(1) | once
+        forget = ((text.ids == MASK) & text.mask).any(1) | once
         if forget.any():
             states[forget] = self._read(text[forget]).float()
-        rows = {i: text.ids[i, text.real[i]] for i in (~forget).nonzero().flatten().tolist()}
+        rows = {i: text.ids[i, text.mask[i]] for i in (~forget).nonzero().flatten().tolist()}
         for i, found in self._found(rows).items():
-            states[i, text.real[i]] = found.to(states)
+            states[i, text.mask[i]] = found.to(states)
         return states
 
     def _found(self, rows: dict[int, Tensor]) -> dict[int, Tensor]:
@@ -131,7 +131,7 @@ class FrozenText:
             for block in self.blocks:
                 read.append(block(read[-1], allowed=self._allowed))
             asked = [read[i].map(self._alike(i)) for i in self.stages] or read[-1:]
-            return torch.cat([tokens.canvas() for tokens in asked], 2).half()
+            return torch.cat([tokens.to_padded() for tokens in asked], 2).half()
 
     def _alike(self, stage: int) -> Callable[[Tensor], Tensor]:
         """What undoes a stage's last norm, by one number for all channels: some channels' own are all but nought."""

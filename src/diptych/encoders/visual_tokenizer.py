@@ -21,9 +21,9 @@ from diptych.modules.block import PreNormBlock
 from diptych.modules.codebook import Codebook
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
-from diptych.modules.normalization import CENTRED, Normalisation, renormalised
+from diptych.modules.normalization import CENTRED, MeanStd, renormalize
 from diptych.modules.pool import RunningMean
-from diptych.modules.position import grid_inside, resize_bicubic
+from diptych.modules.position import resize_bicubic, resize_grid_inside
 from diptych.modules.tokens import Tokens
 
 
@@ -32,23 +32,23 @@ class VisualTokenizer(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), codes: int = 8192, code_width: int = 32, decoder_depth: int = 3,
-        features: int = 512, decay: float = 0.99, patience: int = 10,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
+        grid: tuple[int, int] = (14, 14), num_codes: int = 8192, code_dim: int = 32, decoder_depth: int = 3,
+        feature_dim: int = 512, decay: float = 0.99, patience: int = 10,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.patch, self.grid = width, patch, grid
-        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic)
-        self.encoder = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, 1e-6)
-        self.to_code = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, code_width))
-        self.codebook = Codebook(codes, code_width, decay, patience)
-        self.usual = RunningMean(features)
-        self.from_code = nn.Linear(code_width, width)
-        self.position = nn.Parameter(torch.zeros(*grid, width))
-        self.decoder = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(decoder_depth))
-        self.decoder_norm = nn.LayerNorm(width, 1e-6)
-        self.to_feature = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, features))
+        self.dim, self.patch_size, self.grid = dim, patch_size, grid
+        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
+        self.encoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, 1e-6)
+        self.to_code = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, code_dim))
+        self.codebook = Codebook(num_codes, code_dim, decay, patience)
+        self.feature_mean = RunningMean(feature_dim)
+        self.from_code = nn.Linear(code_dim, dim)
+        self.position = nn.Parameter(torch.zeros(*grid, dim))
+        self.decoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(decoder_depth))
+        self.decoder_norm = nn.LayerNorm(dim, 1e-6)
+        self.to_feature = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, feature_dim))
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.position, std=0.02)
 
@@ -57,24 +57,24 @@ class VisualTokenizer(nn.Module):
         tokens = self.patches(image)
         for block in self.encoder:
             tokens = block(tokens)
-        short = tokens.by_span(name="patches").map(self.norm).map(self.to_code)
+        short = tokens.select(name="patches").map(self.norm).map(self.to_code)
         return short.map(lambda x: F.normalize(x.float(), dim=-1))
 
-    def quantise(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
+    def quantize(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
         """The nearest code in the place of each real vector, and which it is, sample after sample. Gradients pass straight
         through to what stood there.
         """
         real = tokens.pack()
         codes = self.codebook.nearest(real.values)
         nearest = Tokens(real.values + (self.codebook.vectors[codes] - real.values).detach(), real.layout)
-        return nearest if tokens.packed else Tokens(nearest.canvas(), tokens.layout), codes
+        return nearest if tokens.packed else Tokens(nearest.to_padded(), tokens.layout), codes
 
-    def tell(self, codes: Tokens) -> Tokens:
+    def decode_codes(self, codes: Tokens) -> Tokens:
         """What the teacher sees in each patch, from what it usually sees."""
         (span,) = codes.layout.spans
         assert span.grid is not None
-        inside = codes.real.unflatten(1, span.grid)
-        tokens = codes.map(self.from_code).add(grid_inside(self.position, inside, resize_bicubic))
+        inside = codes.mask.unflatten(1, span.grid)
+        tokens = codes.map(self.from_code).add(resize_grid_inside(self.position, inside, resize_bicubic))
         for block in self.decoder:
             tokens = block(tokens)
         return tokens.map(self.decoder_norm).map(self.to_feature)
@@ -99,23 +99,23 @@ class FrozenTokenizer:
     def __init__(
         self,
         tokenizer: VisualTokenizer,
-        given: Normalisation = CENTRED,
-        wanted: Normalisation = CENTRED,
-        patch: int = 0,
+        given: MeanStd = CENTRED,
+        wanted: MeanStd = CENTRED,
+        patch_size: int = 0,
     ):
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.patch, self.size = patch or tokenizer.patch, len(tokenizer.codebook.vectors)
+        self.patch, self.size = patch_size or tokenizer.patch_size, len(tokenizer.codebook.vectors)
         self.given, self.wanted = given, wanted
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Int[Tensor, "b cells"]:
         """The code of each patch, -1 where there is none."""
         if image.pixels.shape[1] == 3:  # colours, no CNN's map
-            image = resized(image, self.patch, self.tokenizer.patch)
-            image = replace(image, pixels=renormalised(image.pixels, self.given, self.wanted))
+            image = resized(image, self.patch, self.tokenizer.patch_size)
+            image = replace(image, pixels=renormalize(image.pixels, self.given, self.wanted))
         tokens = self.tokenizer.to(image.pixels.device).encode_image(image)
-        codes = torch.full_like(tokens.real, -1, dtype=torch.long)
-        codes[tokens.real] = self.tokenizer.quantise(tokens)[1]
+        codes = torch.full_like(tokens.mask, -1, dtype=torch.long)
+        codes[tokens.mask] = self.tokenizer.quantize(tokens)[1]
         return codes
 
     def unused(self) -> float:

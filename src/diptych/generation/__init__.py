@@ -5,9 +5,19 @@ prompt ``(b, n)`` of real tokens, the same number for every sample: the first to
 the prompt included, padded behind their end. No gradients.
 """
 
-from diptych.generation.beam_search import Beams, Written, beam_search
-from diptych.generation.decoding import Reader, Rules
+from diptych.generation.beam_search import BeamConfig, GenerationOutput, beam_search
+from diptych.generation.decoding import GenerationConfig, IncrementalDecoder
 from diptych.generation.masked import fill_blanks
-from diptych.generation.sampling import greedy, nucleus, sample
+from diptych.generation.sampling import greedy, sample, top_p_filter
 
-__all__ = ["Beams", "Reader", "Rules", "Written", "beam_search", "fill_blanks", "greedy", "nucleus", "sample"]
+__all__ = [
+    "BeamConfig",
+    "GenerationConfig",
+    "GenerationOutput",
+    "IncrementalDecoder",
+    "beam_search",
+    "fill_blanks",
+    "greedy",
+    "sample",
+    "top_p_filter",
+]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diptych.generation.decoding import Reader, Rules
+from diptych.generation.decoding import GenerationConfig, IncrementalDecoder
 from diptych.modules.tokens import Tokens
-from diptych.protocols import Decodes
+from diptych.protocols import TextDecoder
 
 COPY = -1e9  # the sum that a beam begins with while it is but a copy of another
 
@@ -22,7 +22,7 @@ def log_probability(logits: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
 
 
 @dataclass(frozen=True)
-class Beams:
+class BeamConfig:
     """How many texts are followed, and how finished ones are compared: by the sum of their tokens' scores over their
     length ** `length_penalty`.
 
@@ -35,31 +35,31 @@ class Beams:
     runs; not in 4.25, on which BLIP does. `score`: what of the logits is summed; open_clip sums the logits as they are.
     """
 
-    beams: int = 3
-    groups: int = 1
-    diversity: float = 0.0
+    num_beams: int = 3
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
     length_penalty: float = 1.0
-    early: bool = False
-    end_counts: bool = False
+    early_stopping: bool = False
+    count_eos: bool = False
     score: Callable[[Tensor], Tensor] = log_probability
 
     def __post_init__(self) -> None:
-        if self.beams < 1 or self.groups < 1 or self.beams % self.groups:
-            raise ValueError(f"{self.beams} beams do not divide into {self.groups} groups")
+        if self.num_beams < 1 or self.num_beam_groups < 1 or self.num_beams % self.num_beam_groups:
+            raise ValueError(f"{self.num_beams} beams do not divide into {self.num_beam_groups} groups")
 
 
 @dataclass(frozen=True)
-class Written:
+class GenerationOutput:
     """Texts, and for each the score by which the search chose it."""
 
     ids: Int[Tensor, "b m"]
     scores: Float[Tensor, " b"]
 
 
-class Search:
+class BeamSearch:
     """One search of one sample: `size` beams and as many finished texts, the best ones."""
 
-    def __init__(self, size: int, beams: Beams, rules: Rules):
+    def __init__(self, size: int, beams: BeamConfig, rules: GenerationConfig):
         self.size, self.beams, self.rules, self.over = size, beams, rules, False
         self.finished: list[tuple[float, Tensor]] = []
 
@@ -68,11 +68,11 @@ class Search:
     ) -> tuple[list[float], list[int], list[int]]:
         """Given the best continuations, the same of those that the beams go on with; those that end here are finished."""
         if self.over:
-            return [0.0] * self.size, [self.rules.pad] * self.size, [0] * self.size
-        length = ids.shape[1] + self.beams.end_counts
+            return [0.0] * self.size, [self.rules.pad_token_id] * self.size, [0] * self.size
+        length = ids.shape[1] + self.beams.count_eos
         going = []
         for rank, (total, token, origin) in enumerate(zip(sums, tokens, origins, strict=True)):
-            if token != self.rules.end:
+            if token != self.rules.eos_token_id:
                 going.append((total, token, origin))
             elif rank < self.size:
                 self.finish(ids[origin], total, length)
@@ -80,7 +80,7 @@ class Search:
                 break
         if len(self.finished) == self.size:
             worst = min(score for score, _ in self.finished)
-            self.over = self.beams.early or worst >= sums[0] / length**self.beams.length_penalty
+            self.over = self.beams.early_stopping or worst >= sums[0] / length**self.beams.length_penalty
         return [x[0] for x in going], [x[1] for x in going], [x[2] for x in going]
 
     def finish(self, ids: Int[Tensor, " n"], total: float, length: int) -> None:
@@ -96,45 +96,55 @@ class Search:
 
 @torch.no_grad()
 def beam_search(
-    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, beams: Beams, remember: bool = True
-) -> Written:
+    model: TextDecoder,
+    context: Tokens,
+    prompt: Int[Tensor, "b n"],
+    rules: GenerationConfig,
+    beams: BeamConfig,
+    remember: bool = True,
+) -> GenerationOutput:
     """The best text that is found of each sample; those that the longest length has cut off are among them."""
-    b, size, device = len(prompt), beams.beams // beams.groups, prompt.device
-    reader = Reader(model, context, remember)
-    reader.spread(beams.beams)
-    searches = [[Search(size, beams, rules) for _ in range(beams.groups)] for _ in range(b)]
-    ids = prompt[:, None, None].expand(b, beams.groups, size, -1)
-    totals = torch.full((b, beams.groups, size), COPY, device=device)
+    b, size, device = len(prompt), beams.num_beams // beams.num_beam_groups, prompt.device
+    reader = IncrementalDecoder(model, context, remember)
+    reader.repeat_samples(beams.num_beams)
+    searches = [[BeamSearch(size, beams, rules) for _ in range(beams.num_beam_groups)] for _ in range(b)]
+    ids = prompt[:, None, None].expand(b, beams.num_beam_groups, size, -1)
+    totals = torch.full((b, beams.num_beam_groups, size), COPY, device=device)
     totals[:, :, 0] = 0
-    first = torch.arange(b * beams.groups, device=device).view(b, -1, 1) * size  # of each search, among all beams
-    while ids.shape[-1] < rules.longest and not all(search.over for group in searches for search in group):
+    first = (
+        torch.arange(b * beams.num_beam_groups, device=device).view(b, -1, 1) * size
+    )  # of each search, among all beams
+    while ids.shape[-1] < rules.max_length and not all(search.over for group in searches for search in group):
         rows = ids.flatten(0, 2)
-        scores = rules.allowed(rows, beams.score(reader.next(rows))).view(*totals.shape, -1)
+        scores = rules.allowed(rows, beams.score(reader.next_token_logits(rows))).view(*totals.shape, -1)
         token, origin = torch.zeros_like(ids[..., 0]), torch.zeros_like(ids[..., 0])
-        for g in range(beams.groups):
+        for g in range(beams.num_beam_groups):
             taken = F.one_hot(token[:, :g].flatten(1), scores.shape[-1]).sum(1)
-            summed = scores[:, g] - beams.diversity * taken[:, None] + totals[:, g, :, None]
+            summed = scores[:, g] - beams.diversity_penalty * taken[:, None] + totals[:, g, :, None]
             best, place = summed.flatten(1).topk(2 * size)  # enough to go on with even if every beam may end
             words, beam = place % scores.shape[-1], place // scores.shape[-1]
             for i in range(b):
                 going = searches[i][g].step(ids[i, g], best[i].tolist(), words[i].tolist(), beam[i].tolist())
                 totals[i, g], token[i, g], origin[i, g] = (torch.tensor(x, device=device) for x in going)
         order = (first + origin).flatten()
-        reader.take(order)
+        reader.reorder(order)
         ids = torch.cat([rows[order], token.view(-1, 1)], 1).view(*totals.shape, -1)
-    for i, g in ((i, g) for i in range(b) for g in range(beams.groups) if not searches[i][g].over):
+    for i, g in ((i, g) for i in range(b) for g in range(beams.num_beam_groups) if not searches[i][g].over):
         for text, total in zip(ids[i, g], totals[i, g].tolist(), strict=True):
             searches[i][g].finish(text, total, ids.shape[-1])
     return _written([_best(group) for group in searches], rules)
 
 
-def _best(searches: list[Search]) -> tuple[float, Tensor]:
+def _best(searches: list[BeamSearch]) -> tuple[float, Tensor]:
     """Of equals the last."""
     return sorted((text for search in searches for text in search.finished), key=lambda text: text[0])[-1]
 
 
-def _written(best: list[tuple[float, Tensor]], rules: Rules) -> Written:
+def _written(best: list[tuple[float, Tensor]], rules: GenerationConfig) -> GenerationOutput:
     """Side by side, each with the end behind it where there is room, then pads."""
-    longest = min(max(len(ids) for _, ids in best) + 1, rules.longest)
-    rows = [torch.cat([ids, ids.new_tensor([rules.end] + [rules.pad] * longest)])[:longest] for _, ids in best]
-    return Written(torch.stack(rows), torch.tensor([score for score, _ in best], device=rows[0].device))
+    longest = min(max(len(ids) for _, ids in best) + 1, rules.max_length)
+    rows = [
+        torch.cat([ids, ids.new_tensor([rules.eos_token_id] + [rules.pad_token_id] * longest)])[:longest]
+        for _, ids in best
+    ]
+    return GenerationOutput(torch.stack(rows), torch.tensor([score for score, _ in best], device=rows[0].device))

@@ -9,20 +9,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diptych.generation.decoding import Reader, Rules
+from diptych.generation.decoding import GenerationConfig, IncrementalDecoder
 from diptych.modules.tokens import Tokens
-from diptych.protocols import Decodes
+from diptych.protocols import TextDecoder
 
 
 def greedy(
-    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, remember: bool = True
+    model: TextDecoder, context: Tokens, prompt: Int[Tensor, "b n"], rules: GenerationConfig, remember: bool = True
 ) -> Int[Tensor, "b m"]:
     """At each step the best token."""
-    return _written(Reader(model, context, remember), prompt, rules, lambda scores, at: scores.argmax(1))
+    return _written(IncrementalDecoder(model, context, remember), prompt, rules, lambda scores, at: scores.argmax(1))
 
 
 def sample(
-    model: Decodes, context: Tokens, prompt: Int[Tensor, "b n"], rules: Rules, draws: Float[Tensor, "b longest"],
+    model: TextDecoder, context: Tokens, prompt: Int[Tensor, "b n"], rules: GenerationConfig, draws: Float[Tensor, "b longest"],
     share: float = 0.9, most: int = 50, remember: bool = True,
 ) -> Int[Tensor, "b m"]:  # fmt: skip
     """At each step a token from the nucleus: the first, from the best down, with which it holds more than `draws` says.
@@ -38,10 +38,10 @@ def sample(
         last = (probability > 0).sum(1) - 1  # rounding may leave the sum below a draw
         return tokens.gather(1, passed.minimum(last)[:, None]).squeeze(1)
 
-    return _written(Reader(model, context, remember), prompt, rules, drawn)
+    return _written(IncrementalDecoder(model, context, remember), prompt, rules, drawn)
 
 
-def nucleus(scores: Float[Tensor, "b v"], share: float, most: int) -> Float[Tensor, "b v"]:
+def top_p_filter(scores: Float[Tensor, "b v"], share: float, most: int) -> Float[Tensor, "b v"]:
     """The scores of the fewest tokens that together have `share` of the probability of the `most` best; −inf elsewhere.
 
     Holtzman et al. 2020, section 3.1. The official BLIP samples from the 50 best because its library does by default.
@@ -63,11 +63,13 @@ def _nucleus(scores: Tensor, share: float, most: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _written(reader: Reader, ids: Tensor, rules: Rules, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+def _written(
+    reader: IncrementalDecoder, ids: Tensor, rules: GenerationConfig, choose: Callable[[Tensor, int], Tensor]
+) -> Tensor:
     """`choose`: from the scores of all tokens, and the place that is to be filled, to the token."""
     going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    while ids.shape[1] < rules.longest and going.any():
-        token = choose(rules.allowed(ids, reader.next(ids)), ids.shape[1])
-        ids = torch.cat([ids, torch.where(going, token, rules.pad)[:, None]], 1)
-        going = going & (token != rules.end)
+    while ids.shape[1] < rules.max_length and going.any():
+        token = choose(rules.allowed(ids, reader.next_token_logits(ids)), ids.shape[1])
+        ids = torch.cat([ids, torch.where(going, token, rules.pad_token_id)[:, None]], 1)
+        going = going & (token != rules.eos_token_id)
     return ids

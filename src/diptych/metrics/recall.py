@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Recall:
+class RecallAtK:
     """R@k in [0, 1] both ways, with what it is to be read against: the size of the gallery and a blind guess."""
 
     image_to_text: dict[int, float]  # text retrieval: any of the image's own captions among the first k texts
@@ -28,7 +28,7 @@ def recall(
     owner: Int[Tensor, " texts"],
     ks: Sequence[int] = (1, 5, 10),
     of_images: Float[Tensor, "texts images"] | None = None,
-) -> Recall:
+) -> RecallAtK:
     """R@k from every image's score with every text; `owner` is each text's image. `of_images`: the scores by which a text
     ranks images, where they are others.
 
@@ -45,7 +45,7 @@ def recall(
     best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     text_rank = ((scores >= best) & ~own).sum(1)
     image_rank = ((to_image >= to_image.gather(0, owner[None, :])) & ~own).sum(0)
-    return Recall(
+    return RecallAtK(
         image_to_text={k: (text_rank < k).double().mean().item() for k in ks},
         text_to_image={k: (image_rank < k).double().mean().item() for k in ks},
         images=images,

@@ -24,7 +24,7 @@ from diptych.models.configs import Model
 
 def vqa(run: Pretrain) -> Finetune:
     """Closed VQA on the model and pictures of a pre-training recipe; the new head learns ten times faster, as in the paper."""
-    return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1, head_multiplier=10.0))
+    return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0))
 
 
 def retrieval(run: Pretrain) -> Finetune:
@@ -38,19 +38,27 @@ def classification(run: Pretrain) -> Finetune:
 
 
 def _task(task: str, run: Pretrain, optimizer: Optimizer) -> Finetune:
-    training = Training(steps=1000, batch=64, precision=run.training.precision, optimizer=optimizer)
-    return Finetune(task=task, model=run.model, images=run.images, training=training, widen=run.widen)
+    training = Training(steps=1000, batch_size=64, precision=run.training.precision, optimizer=optimizer)
+    return Finetune(task=task, model=run.model, images=run.images, training=training, init_scale=run.init_scale)
 
 
 def vqa_v2(
     recipe: str, run: Pretrain, images: ImageSettings, batch: int, epochs: int, optimizer: Optimizer
 ) -> Finetune:
     """VQA v2 as a paper fine-tunes on it: answers given at least nine times are classes, 3,129 of them."""
-    training = Training(steps=round(VQA_V2 * epochs / batch), batch=batch, checkpoint_every=1000, optimizer=optimizer)
-    task = Finetune(
-        task="vqa", model=run.model, images=images, training=training, recipe=recipe, embed=run.embed, answers_least=9
+    training = Training(
+        steps=round(VQA_V2 * epochs / batch), batch_size=batch, checkpoint_every=1000, optimizer=optimizer
     )
-    return sized(task) if run.embed.image == "own" else task
+    task = Finetune(
+        task="vqa",
+        model=run.model,
+        images=images,
+        training=training,
+        recipe=recipe,
+        embedders=run.embedders,
+        min_answer_count=9,
+    )
+    return sized(task) if run.embedders.image == "own" else task
 
 
 def sized(run: Finetune) -> Finetune:
@@ -58,7 +66,7 @@ def sized(run: Finetune) -> Finetune:
     size = run.images.size
     if size is None or not hasattr(run.model, "grid"):
         return run
-    rows, columns = (side // run.images.patch for side in size)
+    rows, columns = (side // run.images.patch_size for side in size)
     return replace(run, model=replace(run.model, grid=(rows, columns)))  # type: ignore[call-arg]
 
 
@@ -70,7 +78,7 @@ WIDER, WIDEST = 2.0, 3.5
 generalises better (docs/results.md, LOG.md). 0.07, 1 / √192 as in CLIP's rule, is for systems that do not contrast; 0.04 for
 those that do, and what they start from."""
 
-IMAGES = ImageSettings(shorter=448, patch=32, square=True)
+IMAGES = ImageSettings(shorter_side=448, patch_size=32, square=True)
 
 FEATURES, DETECTED = 2024, 1000
 """Numbers per box, and classes that the CNN tells of each."""
@@ -85,12 +93,12 @@ def frozen(
         recipe=recipe,
         model=model,
         objectives=objectives,
-        widen=widen,
+        init_scale=widen,
         images=IMAGES,
-        embed=Embedders(image="hypercolumns", scales=SCALES, text=text, dropout=0.1),
+        embedders=Embedders(image="hypercolumns", scales=SCALES, text=text, dropout=0.1),
         training=Training(
             steps=steps,
-            batch=batch,
+            batch_size=batch,
             workers=0,
             checkpoint_every=200,
             optimizer=Optimizer(learning_rate=learning_rate, weight_decay=0.05, warmup=0.1, schedule="cosine"),

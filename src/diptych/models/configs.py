@@ -52,19 +52,19 @@ PUBLISHED: dict[str, Published] = {
 }
 """What was published of each system."""
 
-Seeing = ViT | MAE | CrossViT | VisualTokenizer
+ImageOnlyModel = ViT | MAE | CrossViT | VisualTokenizer
 """Models that read no text."""
 
-Classifying = ViT | CrossViT | BEiT3
+ClassifierModel = ViT | CrossViT | BEiT3
 """Models that have, or can have, a classifier of images."""
 
-Speaking = ALBEF | BEiT3 | BLIP | CLIP | CoCa | SCAN | ViLBERT | ViLT | VisualBERT | VLMo | VSEpp
+ImageTextModel = ALBEF | BEiT3 | BLIP | CLIP | CoCa | SCAN | ViLBERT | ViLT | VisualBERT | VLMo | VSEpp
 """Models that read image and text."""
 
-Detecting = SCAN | ViLBERT | VisualBERT | VSEpp
+RegionModel = SCAN | ViLBERT | VisualBERT | VSEpp
 """Models that read what a detector saw."""
 
-Model = Seeing | Speaking
+Model = ImageOnlyModel | ImageTextModel
 
 __all__ = [
     "ALBEF",
@@ -74,13 +74,13 @@ __all__ = [
     "PUBLISHED",
     "SCAN",
     "BEiT3",
-    "Classifying",
+    "ClassifierModel",
     "CoCa",
     "CrossViT",
-    "Detecting",
+    "ImageOnlyModel",
+    "ImageTextModel",
     "Model",
-    "Seeing",
-    "Speaking",
+    "RegionModel",
     "VLMo",
     "VSEpp",
     "ViLBERT",
@@ -88,40 +88,42 @@ __all__ = [
     "ViT",
     "VisualBERT",
     "VisualTokenizer",
-    "answers_in_words",
-    "longest_text",
-    "pieces",
-    "pooled_width",
+    "has_answer_decoder",
+    "max_text_length",
+    "pooled_dim",
+    "tokenizer_size",
 ]  # fmt: skip
 
 
-def answers_in_words(model: Model) -> bool:
+def has_answer_decoder(model: Model) -> bool:
     """Whether it has a decoder that answers questions (ALBEF, BLIP): others choose among given answers."""
-    return (isinstance(model, ALBEF) and model.decoder_depth > 0) or (isinstance(model, BLIP) and model.form == "vqa")
+    return (isinstance(model, ALBEF) and model.decoder_depth > 0) or (
+        isinstance(model, BLIP) and model.variant == "vqa"
+    )
 
 
-def pieces(model: Model) -> int:
+def tokenizer_size(model: Model) -> int:
     """How many pieces of text a model knows, not counting those that it begins texts with itself; 0: it reads none."""
-    if isinstance(model, Seeing):
+    if isinstance(model, ImageOnlyModel):
         return 0
     if isinstance(model, BLIP):  # [DEC] and [ENC] stand behind BERT's pieces, or in the place of unused ones
-        behind = [i for i in (model.begin, model.ground) if i >= model.vocabulary - 2]
-        return model.vocabulary - len(behind)
-    return model.vocabulary
+        behind = [i for i in (model.bos_token_id, model.enc_token_id) if i >= model.vocab_size - 2]
+        return model.vocab_size - len(behind)
+    return model.vocab_size
 
 
-def longest_text(model: Speaking) -> int:
+def max_text_length(model: ImageTextModel) -> int:
     """How many pieces of a text a model reads at most; recurrent ones have no such bound, and get SCAN's usual 50."""
     return 50 if isinstance(model, SCAN | VSEpp) else model.text_length
 
 
-def pooled_width(model: Speaking) -> int:
+def pooled_dim(model: ImageTextModel) -> int:
     """The width of the summary of a pair, which heads of tasks read."""
     match model:
         case ViLBERT():
-            return model.meeting_width
+            return model.coattention_dim
         case CLIP() | CoCa():
-            return model.text_width
+            return model.text_dim
         case BEiT3(pooling="both"):
-            return 2 * model.width
-    return model.width
+            return 2 * model.dim
+    return model.dim

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.checkpoints.adapter import State, Told, with_grid
+from diptych.checkpoints.adapter import OfficialConfig, State, with_grid
 from diptych.checkpoints.huggingface.folder import read_weights
-from diptych.checkpoints.mapping import Names
+from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
 from diptych.checkpoints.strict import check_fit, load_strict
-from diptych.checkpoints.wrappers import fitting
+from diptych.checkpoints.wrappers import unwrap
 from diptych.models.albef import checkpoint as albef
 from diptych.models.beit3 import checkpoint as beit3
 from diptych.models.blip import checkpoint as blip
@@ -31,7 +31,7 @@ from diptych.models.vilt import checkpoint as vilt
 from diptych.models.vit import checkpoint as vit
 from diptych.models.vlmo import checkpoint as vlmo
 from diptych.models.vsepp import checkpoint as vsepp
-from diptych.utils.state_dict import listed, weights
+from diptych.utils.state_dict import listed, named_weights
 
 SYSTEMS = {
     system.name: system
@@ -56,9 +56,9 @@ class Imported:
     task: str
     arguments: dict[str, Any]
     state: dict[str, Tensor]
-    dead: dict[str, str]
-    names: Names
-    left: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for export
+    ignored: dict[str, str]
+    names: KeyMapping
+    ignored_tensors: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for export
     notes: list[str] = field(default_factory=list)  # what was wrapped around them, and what else the file holds
 
     @property
@@ -76,7 +76,11 @@ class Imported:
 
 
 def load_official(
-    system: str, path: Path, heads: int | None = None, grid: tuple[int, int] | None = None, settings: Told | None = None
+    system: str,
+    path: Path,
+    num_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    settings: OfficialConfig | None = None,
 ) -> Imported:
     """Reads an official checkpoint: ViLT's own or Hugging Face's; for ViT timm's, Hugging Face's or JAX's.
 
@@ -88,25 +92,27 @@ def load_official(
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    found, notes = fitting(
+    found, notes = unwrap(
         path,
         read_weights(path),
-        lambda state: _fitted(system, state, heads, grid, settings or {}),
+        lambda state: _fitted(system, state, num_heads, grid, settings or {}),
         lambda state: _is_known(system, state),
     )
     return replace(found, notes=notes + found.notes)
 
 
-def _fitted(system: str, state: State, heads: int | None, grid: tuple[int, int] | None, settings: Told) -> Imported:
+def _fitted(
+    system: str, state: State, num_heads: int | None, grid: tuple[int, int] | None, settings: OfficialConfig
+) -> Imported:
     """One set of weights in any layout of a system. Raises WeightsError."""
     try:
         official, heads_of_layout = unified(system, state)
         held = [p for p in SYSTEMS[system].positions if p.official in official]
         lies = grid if any(not positions.is_square(official[positions.official]) for positions in held) else None
         told = with_grid(settings) | {
-            name: x for name, x in (("num_heads", heads or heads_of_layout), ("grid", lies)) if x is not None
+            name: x for name, x in (("num_heads", num_heads or heads_of_layout), ("grid", lies)) if x is not None
         }
-        return resized(understood(system, official, told), grid)
+        return resized(map_official(system, official, told), grid)
     except NonFinite as error:  # by the file's own names, where its layout has others
         raise NonFinite(
             f"NaN or infinite weights: {listed(names)}" if (names := nonfinite(state)) else str(error)
@@ -118,18 +124,18 @@ def _fitted(system: str, state: State, heads: int | None, grid: tuple[int, int] 
 def _is_known(system: str, state: State) -> bool:
     """Whether weights are a system's, whole or not."""
     try:
-        return SYSTEMS[system].known(unified(system, state)[0])
+        return SYSTEMS[system].matches(unified(system, state)[0])
     except (WeightsError, RuntimeError, IndexError):
         return False
 
 
-def recognise(official: Mapping[str, Tensor], told: Told | None = None) -> str:
+def identify_system(official: Mapping[str, Tensor], told: OfficialConfig | None = None) -> str:
     """The system an officially named checkpoint belongs to; where two have the same names, what is told says which.
     Raises WeightsError.
     """
-    found = [system for system in SYSTEMS.values() if system.known(official)]
+    found = [system for system in SYSTEMS.values() if system.matches(official)]
     if told:
-        found = [system for system in found if system.meant(told)]
+        found = [system for system in found if system.matches_config(told)]
     if not found:
         raise WeightsError(f"a checkpoint of no known system; there are {', '.join(SYSTEMS)}")
     if len(found) > 1:
@@ -140,7 +146,7 @@ def recognise(official: Mapping[str, Tensor], told: Told | None = None) -> str:
     return found[0].name
 
 
-def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Imported:
+def map_official(name: str, official: Mapping[str, Tensor], told: OfficialConfig) -> Imported:
     """An officially named state in our terms; `told`: what stands in no shape.
 
     Names and shapes are checked before anything of the model's size is made. A student may stand without its teacher and
@@ -150,8 +156,8 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     system = SYSTEMS[name]
     arguments, task = {**system.infer(official, told), **told.get("arguments", {})}, system.task(official)
     names = system.names(arguments, task)
-    if names.beside and not any(name in official for name in names.beside):
-        names = names.of_student
+    if names.teacher_names and not any(name in official for name in names.teacher_names):
+        names = names.without_teacher
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
     state = names.from_official(state)
     with torch.device("meta"):
@@ -159,12 +165,12 @@ def understood(name: str, official: Mapping[str, Tensor], told: Told) -> Importe
     try:
         check_fit(step, state, f"this {name} checkpoint")
     except WeightsError as error:
-        absent = {n: tensor for n, tensor in weights(step).items() if n not in state}
+        absent = {n: tensor for n, tensor in named_weights(step).items() if n not in state}
         theirs = f"; in the official names: {listed(names.to_official(absent))}" if absent else ""
         raise WeightsError(f"{error}{theirs}") from None
-    twice = {name: f"the same weight as {twin}" for name, twin in names.twins.items()}
-    dead = {name: why for name, why in (*names.dead.items(), *twice.items()) if name in official}
-    left = {name: tensor for name, tensor in official.items() if name in names.dead}
+    twice = {name: f"the same weight as {twin}" for name, twin in names.tied.items()}
+    dead = {name: why for name, why in (*names.ignored.items(), *twice.items()) if name in official}
+    left = {name: tensor for name, tensor in official.items() if name in names.ignored}
     notes = [
         f"{n}: computed from its weight norm" for n in names.normed if n not in official and names.ours[n] in state
     ]

@@ -12,11 +12,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from diptych.checkpoints.bert import LAYER, WORDS
-from diptych.checkpoints.mapping import Names, under
+from diptych.checkpoints.mapping import KeyMapping, prefixed
 from diptych.checkpoints.positions import resize_positions
 from diptych.checkpoints.read import WeightsError, read_states
 from diptych.checkpoints.strict import check_fit, load_strict
-from diptych.checkpoints.wrappers import fitting
+from diptych.checkpoints.wrappers import unwrap
 from diptych.models.albef.model import ALBEF
 from diptych.models.blip.model import BLIP
 from diptych.models.vilbert.model import ViLBERT
@@ -25,7 +25,7 @@ from diptych.models.visualbert.model import VisualBERT
 from diptych.models.vlmo.model import VLMo
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.position import Resize, resize_bilinear
-from diptych.utils.state_dict import weights
+from diptych.utils.state_dict import named_weights
 
 CLASSIFIER = ("head.", "representation.")  # of a ViT, with the hidden layer before it
 
@@ -76,7 +76,7 @@ def start_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
     apart = ("words.", "modality.", "transformer.pooler.")
     missing = [
         name
-        for name in weights(vlmo)
+        for name in named_weights(vlmo)
         if name not in loaded
         and not name.startswith(apart)
         and not any(part in name for part in (".apart.text.", ".together.", ".scale"))
@@ -84,7 +84,7 @@ def start_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
     if missing:
         raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
     loaded["patches.position"] = fitted(loaded["patches.position"], vlmo.patches.grid, vlmo.patches.resize)
-    load_strict(vlmo, weights(vlmo) | loaded, "the ViT to start from")
+    load_strict(vlmo, named_weights(vlmo) | loaded, "the ViT to start from")
     return list(loaded)
 
 
@@ -110,7 +110,7 @@ def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
     ALBEF: the first layers read, the others fuse. BLIP: encoder and decoder. Raises WeightsError.
     """
     loaded = _places_of(model, bert)
-    load_strict(model, weights(model) | loaded, "the BERT to start from")
+    load_strict(model, named_weights(model) | loaded, "the BERT to start from")
     return list(loaded)
 
 
@@ -120,10 +120,10 @@ def start_text_from(model: nn.Module, file: Path) -> tuple[list[str], list[str]]
     """
 
     def fit(bert: dict[str, Tensor]) -> dict[str, Tensor]:
-        check_fit(model, weights(model) | _places_of(model, bert), "the BERT to start from")
+        check_fit(model, named_weights(model) | _places_of(model, bert), "the BERT to start from")
         return bert
 
-    bert, notes = fitting(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
+    bert, notes = unwrap(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
     return start_text(model, bert), notes
 
 
@@ -131,13 +131,13 @@ def _places_of(model: nn.Module, bert: Mapping[str, Tensor]) -> dict[str, Tensor
     """A BERT's weights under our names, in every place of the model that they are for. Raises WeightsError."""
     bert = {_modern(name): tensor for name, tensor in bert.items()}
     words, layers = _places(model)
-    words_table = under(
+    words_table = prefixed(
         "embeddings.", words, WORDS | (SEGMENT if hasattr(model.get_submodule(words[:-1]), "segment") else {})
     )
     loaded = _taken(bert, {name: our for name, our in words_table.items() if our in model.state_dict()})
     for number, places in enumerate(layers):
         for place in places:
-            loaded |= _taken(bert, under(f"encoder.layer.{number}.", place, LAYER))
+            loaded |= _taken(bert, prefixed(f"encoder.layer.{number}.", place, LAYER))
     return loaded
 
 
@@ -152,10 +152,10 @@ def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
     loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith(CLASSIFIER)}
     patches, at = model.image.patches, "image.patches.position"
     loaded[at] = fitted(loaded[at], patches.grid, patches.resize)
-    missing = [name for name in weights(model) if name.startswith("image.") and name not in loaded]
+    missing = [name for name in named_weights(model) if name.startswith("image.") and name not in loaded]
     if missing:
         raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
-    load_strict(model, weights(model) | loaded, "the ViT to start from")
+    load_strict(model, named_weights(model) | loaded, "the ViT to start from")
     return list(loaded)
 
 
@@ -170,7 +170,7 @@ def _places(model: nn.Module) -> tuple[str, list[list[str]]]:
         case ALBEF():
             read = [[f"text.{i}."] for i in range(len(model.text))]
             return "words.", read + [
-                [f"fusion.{i}.{k}." for k in range(model.images)] for i in range(len(model.fusion))
+                [f"fusion.{i}.{k}." for k in range(model.num_images)] for i in range(len(model.fusion))
             ]
         case BLIP():
             roles = [role for role in ("encoder", "decoder") if getattr(model, role) is not None]
@@ -196,4 +196,4 @@ def _taken(bert: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Te
     missing = [name for name in table if name not in bert]
     if missing:
         raise WeightsError(f"the BERT to start from lacks {missing[0]}; is it another model's, or has it fewer layers?")
-    return Names(table).from_official({name: bert[name] for name in table})
+    return KeyMapping(table).from_official({name: bert[name] for name in table})

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diptych.modules.tokens import Layout, Tokens
 
 
-class Cache:
+class KVCache:
     """Keys and values of every self-attention that has read so far, so that each token is computed once.
 
     Works on padded tokens: decoding proceeds in columns. A column that is padding stays so for ever.
@@ -41,21 +41,21 @@ class Cache:
         if attention in self._seen:
             keys, values, before = self._seen[attention]
             key, value = torch.cat([keys, key], 1), torch.cat([values, value], 1)
-            layout = Layout(torch.cat([before.real, layout.real], 1), before.spans + layout.spans)
+            layout = Layout(torch.cat([before.mask, layout.mask], 1), before.spans + layout.spans)
         self._seen[attention] = key, value, layout
         return self._seen[attention]
 
-    def forget(self, columns: int) -> None:
+    def keep_columns(self, columns: int) -> None:
         """Unsees the last columns, which must be of one span: a [MASK] that only held a place."""
         for attention, (key, value, layout) in self._seen.items():
             *before, last = layout.spans
             spans = (*before, replace(last, length=last.length - columns))
-            self._seen[attention] = key[:, :-columns], value[:, :-columns], Layout(layout.real[:, :-columns], spans)
+            self._seen[attention] = key[:, :-columns], value[:, :-columns], Layout(layout.mask[:, :-columns], spans)
 
-    def take(self, samples: Int[Tensor, " k"]) -> None:
+    def index_samples(self, samples: Int[Tensor, " k"]) -> None:
         """Goes on with these samples, in this order: beams that were kept, some perhaps twice."""
         self._seen = {
-            attention: (key[samples], value[samples], Layout(layout.real[samples], layout.spans))
+            attention: (key[samples], value[samples], Layout(layout.mask[samples], layout.spans))
             for attention, (key, value, layout) in self._seen.items()
         }
 
@@ -70,9 +70,9 @@ class Causal:
     padding: bool = True
 
 
-def attend(
+def scaled_dot_product_attention(
     query: Float[Tensor, "*q d"], key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"],
-    heads: int, asking: Layout, asked: Layout,
+    num_heads: int, asking: Layout, asked: Layout,
     allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
 ) -> Float[Tensor, "*q d"]:  # fmt: skip
     """Scaled dot-product attention of `asking` tokens to `asked` ones; no real token ever attends to padding.
@@ -83,18 +83,18 @@ def attend(
     """
     if isinstance(allowed, Causal):
         if bias is None:
-            return _attend_causal(query, key, value, heads, asking, asked, allowed)
-        allowed = causal(asking.real.shape[1], asked.real.shape[1], query.device)
+            return _attend_causal(query, key, value, num_heads, asking, asked, allowed)
+        allowed = causal(asking.mask.shape[1], asked.mask.shape[1], query.device)
     if query.dim() == 3:
-        return _attend_padded(query, key, value, heads, asked, allowed, bias)
+        return _attend_padded(query, key, value, num_heads, asked, allowed, bias)
     if allowed is not None or bias is not None:
         warnings.warn("attention with a mask or bias of its own computes pads: no packed kernel has them", stacklevel=2)
-        q, (k, v) = Tokens(query, asking).canvas(), (Tokens(x, asked).canvas() for x in (key, value))
-        context = _attend_padded(q, k, v, heads, asked, allowed, bias)
+        q, (k, v) = Tokens(query, asking).to_padded(), (Tokens(x, asked).to_padded() for x in (key, value))
+        context = _attend_padded(q, k, v, num_heads, asked, allowed, bias)
         return Tokens(context, asking).pack().values
     if query.is_cuda:
-        return _attend_jagged(query, key, value, heads, asking, asked)
-    return _attend_grouped(query, key, value, heads, asking, asked)
+        return _attend_jagged(query, key, value, num_heads, asking, asked)
+    return _attend_grouped(query, key, value, num_heads, asking, asked)
 
 
 def causal(asking: int, asked: int, device: torch.device | str | None = None) -> Bool[Tensor, "asking asked"]:
@@ -103,17 +103,17 @@ def causal(asking: int, asked: int, device: torch.device | str | None = None) ->
 
 
 def _attend_causal(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout, onward: Causal
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, asking: Layout, asked: Layout, onward: Causal
 ) -> Tensor:
     if q.dim() == 2 and not q.is_cuda:
-        return _attend_grouped(q, k, v, heads, asking, asked, onward=True)
+        return _attend_grouped(q, k, v, num_heads, asking, asked, onward=True)
     if q.dim() == 2:  # torch's jagged layout has no causal kernel for every precision
-        q, (k, v) = Tokens(q, asking).canvas(), (Tokens(x, asked).canvas() for x in (k, v))
-        return Tokens(_attend_causal(q, k, v, heads, asking, asked, onward), asking).pack().values
+        q, (k, v) = Tokens(q, asking).to_padded(), (Tokens(x, asked).to_padded() for x in (k, v))
+        return Tokens(_attend_causal(q, k, v, num_heads, asking, asked, onward), asking).pack().values
     mask = causal(q.shape[1], k.shape[1], q.device)
     if not (onward.padding or asked.full):
-        mask = mask & asked.real[:, None, None, :]
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mask = mask & asked.mask[:, None, None, :]
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
@@ -121,14 +121,14 @@ def _attend_padded(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    heads: int,
+    num_heads: int,
     asked: Layout,
     allowed: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
     """The reference: one call, the padding among the keys masked out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    mask = None if asked.full else asked.real[:, None, None, :]
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    mask = None if asked.full else asked.mask[:, None, None, :]
     if allowed is not None:
         seen = allowed[:, None] if allowed.dim() == 3 else allowed
         mask = seen if mask is None else mask & seen
@@ -138,11 +138,11 @@ def _attend_padded(
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
-def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout) -> Tensor:
+def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, num_heads: int, asking: Layout, asked: Layout) -> Tensor:
     """One call over sequences of different lengths: torch's jagged layout, which a GPU has fast kernels for."""
 
     def jagged(x: Tensor, layout: Layout) -> Tensor:
-        x = x.unflatten(-1, (heads, -1))
+        x = x.unflatten(-1, (num_heads, -1))
         longest = max(layout.lengths)
         nested = torch.nested.nested_tensor_from_jagged(x, layout.offsets, min_seqlen=1, max_seqlen=longest)
         return nested.transpose(1, 2)
@@ -152,7 +152,7 @@ def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, 
 
 
 def _attend_grouped(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, asking: Layout, asked: Layout, onward: bool = False
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, asking: Layout, asked: Layout, onward: bool = False
 ) -> Tensor:
     """On a CPU: samples of equal lengths share a call, and none is padded. `split`, since slices' backward writes zeros."""
     asking_rows, asked_rows, groups = asking.groups(asked)
@@ -162,7 +162,7 @@ def _attend_grouped(
     keys, values = (x.split([count * m for count, _, m in groups]) for x in (k, v))
     out = []
     for (count, n, m), a, b, c in zip(groups, queries, keys, values, strict=True):
-        a, b, c = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in (a, b, c))
+        a, b, c = (x.view(count, -1, num_heads, x.shape[-1] // num_heads).transpose(1, 2) for x in (a, b, c))
         mask = causal(n, m, q.device) if onward else None
         out.append(_softmax_attention(a, b, c, mask).transpose(1, 2).flatten(2).flatten(0, 1))
     back = torch.empty_like(asking_rows)
@@ -186,27 +186,27 @@ class SelfAttention(nn.Module):
     `key_bias` False: only query and value have a bias (BEiT); a key's moves all scores of a query alike.
     """
 
-    def __init__(self, width: int, heads: int, key_bias: bool = True):
+    def __init__(self, dim: int, num_heads: int, key_bias: bool = True):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads")
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
-        self.query_bias = None if key_bias else nn.Parameter(torch.zeros(width))
-        self.value_bias = None if key_bias else nn.Parameter(torch.zeros(width))
-        self.out = nn.Linear(width, width)
+        if dim % num_heads:
+            raise ValueError(f"width {dim} does not divide into {num_heads} heads")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=key_bias)
+        self.query_bias = None if key_bias else nn.Parameter(torch.zeros(dim))
+        self.value_bias = None if key_bias else nn.Parameter(torch.zeros(dim))
+        self.out = nn.Linear(dim, dim)
 
     def forward(
         self, tokens: Tokens,
         allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
         """With a `cache`, `tokens` are the newest ones, and see those that it remembers too."""
         query, key, value = self._project(tokens.values).chunk(3, -1)
         asked = tokens.layout
         if cache is not None:
             key, value, asked = cache.extended(self, key, value, asked)
-        context = attend(query, key, value, self.heads, tokens.layout, asked, allowed, bias)
+        context = scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, asked, allowed, bias)
         return Tokens(self.out(context), tokens.layout)
 
     def _project(self, values: Tensor) -> Tensor:
@@ -222,18 +222,18 @@ class CrossAttention(nn.Module):
     `inner`: the width that all heads have together; `tokens`' own unless told.
     """
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None, inner: int | None = None):
+    def __init__(self, dim: int, num_heads: int, context_dim: int | None = None, attention_dim: int | None = None):
         super().__init__()
-        inner = inner or width
-        if inner % heads:
-            raise ValueError(f"width {inner} does not divide into {heads} heads")
-        self.heads = heads
-        self.query = nn.Linear(width, inner)
-        self.key = nn.Linear(context_width or width, inner)
-        self.value = nn.Linear(context_width or width, inner)
-        self.out = nn.Linear(inner, width)
+        attention_dim = attention_dim or dim
+        if attention_dim % num_heads:
+            raise ValueError(f"width {attention_dim} does not divide into {num_heads} heads")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, attention_dim)
+        self.key = nn.Linear(context_dim or dim, attention_dim)
+        self.value = nn.Linear(context_dim or dim, attention_dim)
+        self.out = nn.Linear(attention_dim, dim)
 
     def forward(self, tokens: Tokens, context: Tokens) -> Tokens:
         query, key, value = self.query(tokens.values), self.key(context.values), self.value(context.values)
-        gathered = attend(query, key, value, self.heads, tokens.layout, context.layout)
+        gathered = scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, context.layout)
         return Tokens(self.out(gathered), tokens.layout)

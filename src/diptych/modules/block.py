@@ -16,17 +16,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diptych.modules.attention import Cache, Causal, CrossAttention, SelfAttention
+from diptych.modules.attention import Causal, CrossAttention, KVCache, SelfAttention
 from diptych.modules.tokens import Tokens
 
 
 class FeedForward(nn.Module):
     """Linear, activation, linear (Vaswani et al. 2017, section 3.3); exact GELU unless told, as in BERT and ViT."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0, activation: nn.Module | None = None):
+    def __init__(self, dim: int, mlp_dim: int, dropout: float = 0.0, activation: nn.Module | None = None):
         super().__init__()
-        self.grow = nn.Linear(width, hidden)
-        self.shrink = nn.Linear(hidden, width)
+        self.grow = nn.Linear(dim, mlp_dim)
+        self.shrink = nn.Linear(mlp_dim, dim)
         self.activation = activation or nn.GELU()
         self.dropout = nn.Dropout(dropout)
 
@@ -65,17 +65,17 @@ class Residual(nn.Module):
     in the others (stochastic depth: Huang et al., ECCV 2016).
     """
 
-    def __init__(self, width: int, scale: float | None = None, drop: float = 0.0):
+    def __init__(self, dim: int, scale: float | None = None, drop_path: float = 0.0):
         super().__init__()
-        self.scale = None if scale is None else nn.Parameter(torch.full((width,), scale))
-        self.drop = drop
+        self.scale = None if scale is None else nn.Parameter(torch.full((dim,), scale))
+        self.drop_path = drop_path
 
     def forward(self, tokens: Tokens, branch: Tokens) -> Tokens:
         if self.scale is not None:
             branch = branch.map(self.scale.mul)
-        if self.training and self.drop:
-            keep = torch.rand(len(tokens), device=branch.values.device) >= self.drop
-            branch = branch.scale(keep.to(branch.values.dtype) / (1 - self.drop))
+        if self.training and self.drop_path:
+            keep = torch.rand(len(tokens), device=branch.values.device) >= self.drop_path
+            branch = branch.scale(keep.to(branch.values.dtype) / (1 - self.drop_path))
         return tokens + branch
 
 
@@ -83,20 +83,20 @@ class PreNormBlock(nn.Module):
     """Self-attention and a feed-forward network, each on normalised tokens and added back (ViT, figure 1)."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, eps: float = 1e-6, dropout: float = 0.0,
+        self, dim: int, num_heads: int, mlp_dim: int, eps: float = 1e-6, dropout: float = 0.0,
         activation: nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps)
-        self.attention = SelfAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps)
-        self.feedforward = FeedForward(width, hidden, dropout, activation)
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.attention = SelfAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps)
+        self.feedforward = FeedForward(dim, mlp_dim, dropout, activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, tokens: Tokens,
         allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
         attended = self.attention(tokens.map(self.norm1), allowed, bias, cache)
         tokens = tokens + attended.map(self.dropout)
@@ -110,21 +110,21 @@ class PostNormBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, eps: float = 1e-12, dropout: float = 0.0,
-        context_width: int | None = None, activation: nn.Module | None = None,
+        self, dim: int, num_heads: int, mlp_dim: int, eps: float = 1e-12, dropout: float = 0.0,
+        context_dim: int | None = None, activation: nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.attention = SelfAttention(width, heads)
-        self.norm1 = nn.LayerNorm(width, eps)
-        self.cross = None if context_width is None else CrossAttention(width, heads, context_width)
-        self.cross_norm = None if context_width is None else nn.LayerNorm(width, eps)
-        self.feedforward = FeedForward(width, hidden, activation=activation)
-        self.norm2 = nn.LayerNorm(width, eps)
+        self.attention = SelfAttention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.cross = None if context_dim is None else CrossAttention(dim, num_heads, context_dim)
+        self.cross_norm = None if context_dim is None else nn.LayerNorm(dim, eps)
+        self.feedforward = FeedForward(dim, mlp_dim, activation=activation)
+        self.norm2 = nn.LayerNorm(dim, eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, tokens: Tokens, context: Tokens | None = None,
-        allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: Cache | None = None,
+        allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
         """Without a `context`, attention to one is left out (BLIP's text encoder reads text alone so)."""
         tokens = (tokens + self.attention(tokens, allowed, None, cache).map(self.dropout)).map(self.norm1)
@@ -140,13 +140,13 @@ class PreNormContextBlock(nn.Module):
     the tokens' width, is normalised too (CoCa's multimodal decoder, as open_clip builds it).
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, eps: float, activation: nn.Module | None = None):
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, eps: float, activation: nn.Module | None = None):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps)
-        self.context_norm = nn.LayerNorm(width, eps)
-        self.attention = CrossAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps)
-        self.feedforward = FeedForward(width, hidden, activation=activation)
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.context_norm = nn.LayerNorm(dim, eps)
+        self.attention = CrossAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps)
+        self.feedforward = FeedForward(dim, mlp_dim, activation=activation)
 
     def forward(self, tokens: Tokens, context: Tokens) -> Tokens:
         tokens = tokens + self.attention(tokens.map(self.norm1), context.map(self.context_norm))

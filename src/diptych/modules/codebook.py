@@ -12,7 +12,7 @@ from torch import Tensor, nn
 ROUNDS = 10  # of k-means
 
 
-class Asked(NamedTuple):
+class CodeUsage(NamedTuple):
     """What a batch asked of a codebook: how often each code was the nearest, and the sum of what it was nearest to."""
 
     counts: Float[Tensor, " codes"]
@@ -36,22 +36,22 @@ class Codebook(nn.Module):
     idle: Int[Tensor, " codes"]
     age: Int[Tensor, " codes"]
 
-    def __init__(self, codes: int, width: int, decay: float = 0.99, patience: int = 10):
+    def __init__(self, num_codes: int, dim: int, decay: float = 0.99, patience: int = 10):
         super().__init__()
         self.decay, self.patience = decay, patience
         self.register_buffer("begun", torch.tensor(False))
-        self.register_buffer("vectors", F.normalize(torch.randn(codes, width), dim=1))
-        self.register_buffer("frequency", torch.full((codes,), 1 / codes))
-        self.register_buffer("idle", torch.full((codes,), patience))  # batches since it was asked for
-        self.register_buffer("age", torch.full((codes,), patience))  # batches since it began
+        self.register_buffer("vectors", F.normalize(torch.randn(num_codes, dim), dim=1))
+        self.register_buffer("frequency", torch.full((num_codes,), 1 / num_codes))
+        self.register_buffer("idle", torch.full((num_codes,), patience))  # batches since it was asked for
+        self.register_buffer("age", torch.full((num_codes,), patience))  # batches since it began
 
     @torch.no_grad()
-    def begin(self, seen: Float[Tensor, "m width"]) -> None:
+    def initialize(self, seen: Float[Tensor, "m width"]) -> None:
         """k-means of the first batch of all ranks, by cosine. Of fewer rows than codes, the other codes stay as drawn."""
         most = min(len(seen), len(self.vectors))
         self.vectors[:most] = seen[torch.arange(most, device=seen.device) * len(seen) // max(most, 1)]
         for _ in range(ROUNDS):
-            counts, sums = self.asked(seen, self.nearest(seen))
+            counts, sums = self.usage(seen, self.nearest(seen))
             self.vectors.copy_(torch.where(counts[:, None] > 0, F.normalize(sums, dim=1), self.vectors))
         self.begun.fill_(True)
 
@@ -60,12 +60,12 @@ class Codebook(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return (x.float() @ self.vectors.T).argmax(1)
 
-    def asked(self, x: Float[Tensor, "n width"], codes: Int[Tensor, " n"]) -> Asked:
+    def usage(self, x: Float[Tensor, "n width"], codes: Int[Tensor, " n"]) -> CodeUsage:
         counts = torch.bincount(codes, minlength=len(self.vectors)).to(x.dtype)
-        return Asked(counts, torch.zeros_like(self.vectors).index_add_(0, codes, x))
+        return CodeUsage(counts, torch.zeros_like(self.vectors).index_add_(0, codes, x))
 
     @torch.no_grad()
-    def learn(self, asked: Asked, seen: Float[Tensor, "m width"]) -> None:
+    def update(self, asked: CodeUsage, seen: Float[Tensor, "m width"]) -> None:
         """One step, by what the batch of all ranks asked; dead codes become some of what was `seen`, the longest idle first."""
         used = asked.counts > 0
         mean = F.normalize(asked.sums, dim=1)

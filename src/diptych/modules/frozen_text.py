@@ -19,7 +19,7 @@ from diptych.modules.tokens import Span, Tokens
 
 
 @runtime_checkable
-class States(Protocol):
+class HiddenStates(Protocol):
     """A batch of texts (b, n) to a state for each piece (b, n, features)."""
 
     def __call__(self, text: Text, once: bool = False, /) -> Tensor:
@@ -27,17 +27,17 @@ class States(Protocol):
         ...
 
 
-class Dropping(nn.Linear):
+class InputDropout(nn.Linear):
     """A linear layer that reads what is given, and of it, while training, drops a share: what does not learn is soon learned by
     heart, and dropping it holds that back better than dropping what is made of it (LOG.md, "what a block of attention costs").
     """
 
-    def __init__(self, features: int, width: int, dropout: float):
-        super().__init__(features, width)
+    def __init__(self, feature_dim: int, dim: int, dropout: float):
+        super().__init__(feature_dim, dim)
         self.dropout = dropout
 
     @classmethod
-    def like(cls, old: nn.Linear, dropout: float) -> Dropping:
+    def like(cls, old: nn.Linear, dropout: float) -> InputDropout:
         """With another layer's weights."""
         with torch.device("meta"):
             made = cls(old.in_features, old.out_features, dropout)
@@ -51,7 +51,7 @@ class Dropping(nn.Linear):
         return f"{super().extra_repr()}, dropout={self.dropout}"
 
 
-class GivenText(nn.Module):
+class FrozenTextEncoder(nn.Module):
     """What another encoder says of each piece, projected linearly and normalised: it can stand where a model embeds its
     words (layers.embed.TextEmbedding), as a CNN's grid can where it embeds patches (layers.grid.GridEmbedding).
 
@@ -60,19 +60,21 @@ class GivenText(nn.Module):
     does not read ahead.
     """
 
-    def __init__(self, width: int, source: States, features: int = 384, eps: float = 1e-12, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, source: HiddenStates, feature_dim: int = 384, eps: float = 1e-12, dropout: float = 0.0
+    ):
         super().__init__()
         self.source = source
-        self.project = Dropping(features, width, dropout)
-        self.norm = nn.LayerNorm(width, eps)
+        self.project = InputDropout(feature_dim, dim, dropout)
+        self.norm = nn.LayerNorm(dim, eps)
 
     def forward(self, text: Text) -> Tokens:
         states = self.source(text).to(self.project.weight)
         spans = (Span("text", "cls", 1), Span("text", "words", text.ids.shape[1] - 1))
-        return Tokens.of(states, text.real, *spans).map(self.project).map(self.norm)
+        return Tokens.from_padded(states, text.mask, *spans).map(self.project).map(self.norm)
 
 
-class GivenWords(nn.Module):
+class FrozenTextEmbedding(nn.Module):
     """What another encoder says of each piece, projected linearly: it can stand where a model looks up its words
     (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
 
@@ -82,14 +84,14 @@ class GivenWords(nn.Module):
     is given the newest pieces alone: `behind`.
     """
 
-    def __init__(self, width: int, source: States, features: int = 384, pad: int = 0, dropout: float = 0.0):
+    def __init__(self, dim: int, source: HiddenStates, feature_dim: int = 384, pad: int = 0, dropout: float = 0.0):
         super().__init__()
         self.source, self.pad = source, pad
-        self.project = Dropping(features, width, dropout)
+        self.project = InputDropout(feature_dim, dim, dropout)
         self._before: Tensor | None = None
 
     @contextmanager
-    def behind(self, before: Int[Tensor, "b m"]) -> Iterator[None]:
+    def with_prefix(self, before: Int[Tensor, "b m"]) -> Iterator[None]:
         """Within it, what is read stands behind these pieces, in a text that is still being written."""
         self._before = before
         try:

@@ -23,16 +23,16 @@ def init_transformer(module: nn.Module, std: float = 0.02) -> None:
         nn.init.zeros_(module.bias)
 
 
-def init_blocks(blocks: nn.ModuleList, width: int) -> None:
+def init_blocks(blocks: nn.ModuleList, dim: int) -> None:
     """CLIP's rule for pre-norm blocks, after GPT-2's: what is added back to the tokens is drawn smaller the deeper the
     transformer is (official code, `initialize_parameters`). Biases are zero.
     """
-    added = width**-0.5 * (2 * len(blocks)) ** -0.5
+    added = dim**-0.5 * (2 * len(blocks)) ** -0.5
     for block in blocks:
         attention, feedforward = block.get_submodule("attention"), block.get_submodule("feedforward")
         asks = ("qkv",) if isinstance(attention, SelfAttention) else ("query", "key", "value")
-        drawn = [(attention, part, width**-0.5) for part in asks] + [(attention, "out", added)]
-        drawn += [(feedforward, "grow", (2 * width) ** -0.5), (feedforward, "shrink", added)]
+        drawn = [(attention, part, dim**-0.5) for part in asks] + [(attention, "out", added)]
+        drawn += [(feedforward, "grow", (2 * dim) ** -0.5), (feedforward, "shrink", added)]
         for module, part, std in drawn:
             layer = module.get_submodule(part)
             assert isinstance(layer, nn.Linear)
@@ -41,7 +41,7 @@ def init_blocks(blocks: nn.ModuleList, width: int) -> None:
 
 
 @torch.no_grad()
-def widen(module: nn.Module, factor: float) -> None:
+def scale_init(module: nn.Module, factor: float) -> None:
     """Multiplies the weights of all linear layers, each once: 0.02 suits 768 channels, and fewer need more."""
     for weight in {part.weight for part in module.modules() if isinstance(part, nn.Linear)}:
         weight.mul_(factor)

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diptych.modules.attention import Cache, SelfAttention, attend
+from diptych.modules.attention import KVCache, SelfAttention, scaled_dot_product_attention
 from diptych.modules.block import FeedForward, Residual
 from diptych.modules.position import RelativePositions
-from diptych.modules.tokens import Layout, Pair, Tokens
+from diptych.modules.tokens import FusedTokens, Layout, Tokens
 
 
-class Experts(nn.Module):
+class ModalityFFN(nn.Module):
     """Two networks of one kind: each token goes through its modality's own."""
 
     def __init__(self, text: nn.Module, image: nn.Module):
@@ -29,19 +29,19 @@ class Experts(nn.Module):
         return tokens.map_each({"text": self.text, "image": self.image})
 
 
-class NormedFeedForward(nn.Module):
+class PreNormFeedForward(nn.Module):
     """A norm, and the feed-forward network that reads it."""
 
-    def __init__(self, width: int, hidden: int, eps: float = 1e-6):
+    def __init__(self, dim: int, mlp_dim: int, eps: float = 1e-6):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps)
-        self.feedforward = FeedForward(width, hidden)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.feedforward = FeedForward(dim, mlp_dim)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         return self.feedforward(self.norm(x))
 
 
-class ExpertBlock(nn.Module):
+class MoMEBlock(nn.Module):
     """A pre-norm block whose feed-forward networks are experts (VLMo, figure 1).
 
     There is one for text, one for images and, with `together`, one for the tokens of both after they have met. Attention
@@ -49,16 +49,16 @@ class ExpertBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, together: bool, scale: float | None = None, drop: float = 0.0,
+        self, dim: int, num_heads: int, mlp_dim: int, together: bool, scale: float | None = None, drop_path: float = 0.0,
         eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps)
-        self.attention = SelfAttention(width, heads, key_bias=False)
-        self.add_attended = Residual(width, scale, drop)
-        self.apart = Experts(NormedFeedForward(width, hidden, eps), NormedFeedForward(width, hidden, eps))
-        self.together = NormedFeedForward(width, hidden, eps) if together else None
-        self.add_fed = Residual(width, scale, drop)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.attention = SelfAttention(dim, num_heads, key_bias=False)
+        self.add_attended = Residual(dim, scale, drop_path)
+        self.apart = ModalityFFN(PreNormFeedForward(dim, mlp_dim, eps), PreNormFeedForward(dim, mlp_dim, eps))
+        self.together = PreNormFeedForward(dim, mlp_dim, eps) if together else None
+        self.add_fed = Residual(dim, scale, drop_path)
 
     def forward(self, tokens: Tokens, bias: Float[Tensor, "h n m"] | None = None, together: bool = False) -> Tokens:
         """`together`: the tokens go to the expert of both modalities, where this block has one."""
@@ -67,7 +67,7 @@ class ExpertBlock(nn.Module):
         return self.add_fed(tokens, self.apart(tokens) if both is None else tokens.map(both))
 
 
-class ModalityExperts(nn.Module):
+class MoMEFusion(nn.Module):
     """Text tokens, then image tokens, through the same expert blocks and a final norm; read at the first text token
     (VLMo, figure 1).
     """
@@ -78,20 +78,20 @@ class ModalityExperts(nn.Module):
         super().__init__()
         self.blocks, self.norm, self.pooler, self.positions = blocks, norm, pooler, positions
 
-    def forward(self, text: Tokens, image: Tokens) -> Pair:
-        both = Tokens.join(text, image)
+    def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
+        both = Tokens.concat(text, image)
         for block, bias in zip(self.blocks, self._biases(both.layout), strict=True):
             both = block(both, bias, together=True)
         text, image = both.map(self.norm).split(text.layout, image.layout)
-        return Pair(text, image, self.pooler(text.first()))
+        return FusedTokens(text, image, self.pooler(text.first()))
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """One modality through its own experts."""
         for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
             tokens = block(tokens, bias)
         return tokens.map(self.norm)
 
-    def both_ways(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
+    def forward_unimodal_and_fused(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
         """One modality through its own experts; and, from the first block that has one, through those of both modalities."""
         own, shared = tokens, None
         for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
@@ -110,80 +110,87 @@ class MultiwayBlock(nn.Module):
     2022, figure 2), all of it once per modality. `drop`: see Residual.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, eps: float = 1e-5, dropout: float = 0.0, drop: float = 0.0):
+    def __init__(
+        self, dim: int, num_heads: int, mlp_dim: int, eps: float = 1e-5, dropout: float = 0.0, drop_path: float = 0.0
+    ):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads")
-        self.heads = heads
-        self.norm1 = norms(width, eps)
-        self.qkv = Experts(nn.Linear(width, 3 * width), nn.Linear(width, 3 * width))
-        self.inner_norm = norms(width, eps)
-        self.out = Experts(nn.Linear(width, width), nn.Linear(width, width))
-        self.norm2 = norms(width, eps)
-        self.feedforward = Experts(_feedforward(width, hidden, eps), _feedforward(width, hidden, eps))
+        if dim % num_heads:
+            raise ValueError(f"width {dim} does not divide into {num_heads} heads")
+        self.num_heads = num_heads
+        self.norm1 = norms(dim, eps)
+        self.qkv = ModalityFFN(nn.Linear(dim, 3 * dim), nn.Linear(dim, 3 * dim))
+        self.inner_norm = norms(dim, eps)
+        self.out = ModalityFFN(nn.Linear(dim, dim), nn.Linear(dim, dim))
+        self.norm2 = norms(dim, eps)
+        self.feedforward = ModalityFFN(_feedforward(dim, mlp_dim, eps), _feedforward(dim, mlp_dim, eps))
         self.dropout = nn.Dropout(dropout)
-        self.add = Residual(width, None, drop)
+        self.add = Residual(dim, None, drop_path)
 
-    def forward(self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: Cache | None = None) -> Tokens:
+    def forward(
+        self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: KVCache | None = None
+    ) -> Tokens:
         query, key, value = self.qkv(self.norm1(tokens)).values.chunk(3, -1)
         asked = tokens.layout
         if cache is not None:
             key, value, asked = cache.extended(self, key, value, asked)
-        context = Tokens(attend(query, key, value, self.heads, tokens.layout, asked, allowed), tokens.layout)
+        context = Tokens(
+            scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, asked, allowed),
+            tokens.layout,
+        )
         tokens = self.add(tokens, self.out(self.inner_norm(context)).map(self.dropout))
         return self.add(tokens, self.feedforward(self.norm2(tokens)).map(self.dropout))
 
 
-def norms(width: int, eps: float) -> Experts:
+def norms(dim: int, eps: float) -> ModalityFFN:
     """A norm for each modality."""
-    return Experts(nn.LayerNorm(width, eps), nn.LayerNorm(width, eps))
+    return ModalityFFN(nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps))
 
 
-def _feedforward(width: int, hidden: int, eps: float) -> nn.Sequential:
+def _feedforward(dim: int, mlp_dim: int, eps: float) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
-            grow=nn.Linear(width, hidden),
+            grow=nn.Linear(dim, mlp_dim),
             gelu=nn.GELU(),
-            norm=nn.LayerNorm(hidden, eps),
-            shrink=nn.Linear(hidden, width),
+            norm=nn.LayerNorm(mlp_dim, eps),
+            shrink=nn.Linear(mlp_dim, dim),
         )
     )
 
 
-class Multiway(nn.Module):
+class MultiwayFusion(nn.Module):
     """Image tokens, then text tokens, through the same multiway blocks; `pooler` reads both sides. `norm` None: no final
     norm.
     """
 
-    def __init__(self, blocks: nn.ModuleList, norm: Experts | None, pooler: nn.Module):
+    def __init__(self, blocks: nn.ModuleList, norm: ModalityFFN | None, pooler: nn.Module):
         super().__init__()
         self.blocks, self.norm, self.pooler = blocks, norm, pooler
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """One modality through its own half."""
         return self.read(tokens)
 
-    def forward(self, text: Tokens, image: Tokens) -> Pair:
+    def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
         return self._meet(text, image, None)
 
-    def onward(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
         """As `forward`, but no text token sees a later one, and the image sees no text."""
-        return self._meet(text, image, onward(text.layout, image.layout))
+        return self._meet(text, image, causal_mask(text.layout, image.layout))
 
-    def _meet(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> Pair:
-        image, text = self.read(Tokens.join(image, text), allowed).split(image.layout, text.layout)
-        return Pair(text, image, self.pooler(text, image))
+    def _meet(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> FusedTokens:
+        image, text = self.read(Tokens.concat(image, text), allowed).split(image.layout, text.layout)
+        return FusedTokens(text, image, self.pooler(text, image))
 
-    def read(self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: Cache | None = None) -> Tokens:
+    def read(self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: KVCache | None = None) -> Tokens:
         """Tokens of any modalities through the blocks and the final norm."""
         for block in self.blocks:
             tokens = block(tokens, allowed, cache)
         return tokens if self.norm is None else self.norm(tokens)
 
 
-def onward(text: Layout, image: Layout) -> Bool[Tensor, "n n"]:
+def causal_mask(text: Layout, image: Layout) -> Bool[Tensor, "n n"]:
     """Which column of image, then text, sees which: the image itself, each word the image and what came before it."""
-    n, m = image.real.shape[1], text.real.shape[1]
-    allowed = torch.ones(n + m, n + m, dtype=torch.bool, device=text.real.device).tril()
+    n, m = image.mask.shape[1], text.mask.shape[1]
+    allowed = torch.ones(n + m, n + m, dtype=torch.bool, device=text.mask.device).tril()
     allowed[:n, :n] = True
     return allowed

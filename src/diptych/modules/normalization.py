@@ -6,16 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
 """The mean and std of each channel: colours x from 0 to 1 become (x − mean) / std."""
 
-CENTRED: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CENTRED: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Pixels in [-1, 1]."""
 
 
-def renormalised(
-    pixels: Float[Tensor, "*b 3 h w"], given: Normalisation, wanted: Normalisation
-) -> Float[Tensor, "*b 3 h w"]:
+def renormalize(pixels: Float[Tensor, "*b 3 h w"], given: MeanStd, wanted: MeanStd) -> Float[Tensor, "*b 3 h w"]:
     """Pixels that were normalised as `given`, as `wanted`; the same tensor where these are equal."""
     if given == wanted:
         return pixels

@@ -22,13 +22,13 @@ class RunningMean(nn.Module):
     mean: Float[Tensor, " width"]
     rows: Float[Tensor, ""]
 
-    def __init__(self, width: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("rows", torch.tensor(0.0))
 
     @torch.no_grad()
-    def learn(self, total: Float[Tensor, " width"], rows: Float[Tensor, ""]) -> None:
+    def update(self, total: Float[Tensor, " width"], rows: Float[Tensor, ""]) -> None:
         """The sum of a batch's rows, and how many they are."""
         self.rows.add_(rows)
         self.mean.add_((total - rows * self.mean) / self.rows.clamp(min=1))
@@ -37,37 +37,37 @@ class RunningMean(nn.Module):
 class Pooler(nn.Module):
     """BERT's pooler: linear and tanh on the first token."""
 
-    def __init__(self, width: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = nn.Linear(dim, dim)
 
     def forward(self, first: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return self.dense(first).tanh()
 
 
-def last(tokens: Tokens) -> Float[Tensor, "b d"]:
+def last_token(tokens: Tokens) -> Float[Tensor, "b d"]:
     """The last token of each sample, whose real ones stand in front."""
-    following = F.pad(tokens.real[:, 1:], (0, 1))
-    return tokens.rows(tokens.real & ~following)
+    following = F.pad(tokens.mask[:, 1:], (0, 1))
+    return tokens.gather(tokens.mask & ~following)
 
 
 class ProductPooler(nn.Module):
     """Two streams' first tokens, each through linear and ReLU, multiplied (ViLBERT, section 3.2)."""
 
-    def __init__(self, text_width: int, image_width: int, width: int, dropout: float = 0.0):
+    def __init__(self, text_dim: int, image_dim: int, dim: int, dropout: float = 0.0):
         super().__init__()
-        self.text = nn.Linear(text_width, width)
-        self.image = nn.Linear(image_width, width)
+        self.text = nn.Linear(text_dim, dim)
+        self.image = nn.Linear(image_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def of_text(self, first: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
+    def project_text(self, first: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
         return self.text(first).relu()
 
-    def of_image(self, first: Float[Tensor, "b e"]) -> Float[Tensor, "b p"]:
+    def project_image(self, first: Float[Tensor, "b e"]) -> Float[Tensor, "b p"]:
         return self.image(first).relu()
 
     def forward(self, text: Float[Tensor, "b d"], image: Float[Tensor, "b e"]) -> Float[Tensor, "b p"]:
-        return self.dropout(self.of_text(text) * self.of_image(image))
+        return self.dropout(self.project_text(text) * self.project_image(image))
 
 
 class QueryPool(nn.Module):
@@ -75,16 +75,16 @@ class QueryPool(nn.Module):
     pooling). Queries and sequence are normalised; nothing is added back. The first query's answer is a class token.
     """
 
-    def __init__(self, queries: int, width: int, heads: int, context_width: int, eps: float):
+    def __init__(self, num_queries: int, dim: int, num_heads: int, context_dim: int, eps: float):
         super().__init__()
-        self.query = nn.Parameter(torch.randn(queries, width))
-        self.norm = nn.LayerNorm(width, eps)
-        self.context_norm = nn.LayerNorm(context_width, eps)
-        self.attention = CrossAttention(width, heads, context_width)
+        self.query = nn.Parameter(torch.randn(num_queries, dim))
+        self.norm = nn.LayerNorm(dim, eps)
+        self.context_norm = nn.LayerNorm(context_dim, eps)
+        self.attention = CrossAttention(dim, num_heads, context_dim)
 
     def forward(self, tokens: Tokens) -> Tokens:
         n, modality = len(self.query), tokens.layout.spans[0].modality
         real = torch.ones(len(tokens), n, dtype=torch.bool, device=self.query.device)
         asking = self.norm(self.query).expand(len(tokens), -1, -1)
-        queries = Tokens.of(asking, real, Span(modality, "cls", 1), Span(modality, "queries", n - 1))
+        queries = Tokens.from_padded(asking, real, Span(modality, "cls", 1), Span(modality, "queries", n - 1))
         return self.attention(queries, tokens.map(self.context_norm))

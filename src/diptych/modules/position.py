@@ -47,7 +47,7 @@ def resize_aligned(grid: Float[Tensor, "h w d"], rows: int, columns: int) -> Flo
     return _interpolate(grid, rows, columns, mode="bilinear", align_corners=True)
 
 
-def grid_for_each(
+def resize_grid_per_sample(
     grid: Float[Tensor, "h w d"], extents: Int[Tensor, "b 2"], rows: int, columns: int, resize: Resize
 ) -> Float[Tensor, "b cells d"]:
     """The grid resized to every image's own (rows, columns), on a canvas of rows × columns cells, zero outside the image.
@@ -59,28 +59,28 @@ def grid_for_each(
     return torch.stack(canvases).flatten(1, 2).index_select(0, which)
 
 
-def grid_inside(
+def resize_grid_inside(
     grid: Float[Tensor, "h w d"], inside: Bool[Tensor, "b rows columns"], resize: Resize
 ) -> Float[Tensor, "b cells d"]:
     """As `grid_for_each`, where `inside` says which cells of the canvas each image has: those of a rectangle, top-left."""
     extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
     rows, columns = inside.shape[1:]
-    return grid_for_each(grid, extents, rows, columns, resize)
+    return resize_grid_per_sample(grid, extents, rows, columns, resize)
 
 
-def sincos(width: int, grid: tuple[int, int]) -> Float[Tensor, "1 cells d"]:
+def sincos_2d(dim: int, grid: tuple[int, int]) -> Float[Tensor, "1 cells d"]:
     """Of a class token, which has zeros, and of a grid's cells in raster order (MAE's official code).
 
     The first half of the width tells the column, the second the row; each half is sines, then cosines, of wavelengths
     that grow from 2π to 10,000 · 2π (Vaswani et al. 2017, section 3.5). Raises ValueError where the width is no multiple of 4.
     """
-    if width % 4:
-        raise ValueError(f"positions of sines and cosines need a width divisible by 4, not {width}")
-    rates = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    if dim % 4:
+        raise ValueError(f"positions of sines and cosines need a width divisible by 4, not {dim}")
+    rates = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.flatten()[:, None] * rates for place in (columns, rows)]
     cells = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
-    return torch.cat([torch.zeros(1, width), cells.float()])[None]
+    return torch.cat([torch.zeros(1, dim), cells.float()])[None]
 
 
 def cubic(x: Float[Tensor, " n"], at: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
@@ -118,7 +118,7 @@ class RelativePositions(nn.Module):
     Bao et al., ICLR 2022, for the image part). `grid` and `text_length` are the farthest that patches and words may lie.
     """
 
-    def __init__(self, layers: int, heads: int, grid: tuple[int, int], text_length: int):
+    def __init__(self, layers: int, num_heads: int, grid: tuple[int, int], text_length: int):
         super().__init__()
         self.layers, self.grid, self.text_length = layers, grid, text_length
         patches = (2 * grid[0] - 1) * (2 * grid[1] - 1)
@@ -126,7 +126,7 @@ class RelativePositions(nn.Module):
         self.of_cls = {"image": patches, "text": patches + 5 + 2 * text_length - 3}
         self.across = {"text": patches + 3, "image": patches + 4}
         self.same_word = patches + 5 + text_length - 2
-        self.table = nn.Parameter(torch.zeros(patches + 5 + 2 * text_length, layers * heads))
+        self.table = nn.Parameter(torch.zeros(patches + 5 + 2 * text_length, layers * num_heads))
 
     def forward(self, layout: Layout) -> tuple[Float[Tensor, "h n n"], ...]:
         """The bias of each layer: heads, asking columns, asked columns. Raises ValueError where tokens lie too far apart."""
@@ -142,7 +142,7 @@ class RelativePositions(nn.Module):
         rows, columns = self.grid
         if span.grid and (span.grid[0] > rows or span.grid[1] > columns):
             start, end = layout.bounds(number)
-            real = layout.real[:, start:end].unflatten(1, span.grid)
+            real = layout.mask[:, start:end].unflatten(1, span.grid)
             if real[:, rows:].any() or real[:, :, columns:].any():
                 raise ValueError(f"image of more than {rows} × {columns} patches, for which there are no positions")
 

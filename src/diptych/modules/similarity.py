@@ -26,7 +26,7 @@ def cosine(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Ten
     return image @ text.T
 
 
-def order(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Tensor, "i t"]:
+def order_similarity(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Tensor, "i t"]:
     """How far the text is from being more general than the image in every coordinate: -‖max(0, |text| - |image|)‖
     (Vendrov et al. 2016, equation 2). Its gradient where nothing is violated is zero. Differs: the norm is not squared, as in
     VSE++'s official code.
@@ -75,15 +75,15 @@ class StackedAttention:
     that is had from the asked tokens' dot products with one another.
     """
 
-    asking: str = "text"
+    direction: str = "text"
     norm: str = "clipped_l2"
     aggregate: str = "logsumexp"
-    sharpness: float = 9.0
-    peak: float = 6.0
+    lambda_softmax: float = 9.0
+    lambda_lse: float = 6.0
 
     def __post_init__(self) -> None:
         for what, value, known in (
-            ("asking", self.asking, ("text", "image")),
+            ("asking", self.direction, ("text", "image")),
             ("norm", self.norm, tuple(NORMS)),
             ("aggregate", self.aggregate, tuple(AGGREGATES)),
         ):
@@ -92,9 +92,9 @@ class StackedAttention:
 
     def __call__(self, text: Tokens, image: Tokens) -> Float[Tensor, "images texts"]:
         """Every image with every text."""
-        sides = (text.canvas().float(), text.real, image.canvas().float(), image.real)
+        sides = (text.to_padded().float(), text.mask, image.to_padded().float(), image.mask)
         with torch.autocast(text.values.device.type, enabled=False):  # λ1 multiplies the rounding of likenesses
-            if self.asking == "text":
+            if self.direction == "text":
                 return self._scores(*sides).T
             return self._scores(*sides[2:], *sides[:2])
 
@@ -104,9 +104,9 @@ class StackedAttention:
     ) -> Float[Tensor, "a b"]:  # fmt: skip
         raw = torch.einsum("aqd,bsd->abqs", asking, asked)
         likeness = NORMS[self.norm](raw, asking_real[:, None, :, None])
-        likeness = (self.sharpness * likeness).masked_fill(~asked_real[:, None, :], -torch.inf)
+        likeness = (self.lambda_softmax * likeness).masked_fill(~asked_real[:, None, :], -torch.inf)
         share = likeness.softmax(3)
         gathered = ((share @ (asked @ asked.mT)) * share).sum(3).clamp(min=1e-16).sqrt()
         lengths = torch.linalg.vector_norm(asking, dim=2)[:, None] * gathered
         relevance = (share * raw).sum(3) / lengths.clamp(min=1e-8)
-        return AGGREGATES[self.aggregate](relevance, asking_real[:, None], self.peak)
+        return AGGREGATES[self.aggregate](relevance, asking_real[:, None], self.lambda_lse)

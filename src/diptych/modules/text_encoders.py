@@ -14,7 +14,7 @@ from diptych.batch import Text
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
 from diptych.modules.init import init_transformer
-from diptych.modules.pool import last
+from diptych.modules.pool import last_token
 from diptych.modules.tokens import Span, Tokens
 
 
@@ -25,13 +25,15 @@ class BertText(nn.Module):
     """
 
     def __init__(
-        self, width: int, vocabulary: int = 30522, length: int = 512, inner: int = 768, depth: int = 12,
-        heads: int = 12, hidden: int = 3072, dropout: float = 0.1,
+        self, dim: int, vocab_size: int = 30522, length: int = 512, attention_dim: int = 768, depth: int = 12,
+        num_heads: int = 12, mlp_dim: int = 3072, dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
-        self.words = TextEmbedding(vocabulary, length, inner, dropout=dropout)
-        self.blocks = nn.ModuleList(PostNormBlock(inner, heads, hidden, dropout=dropout) for _ in range(depth))
-        self.project = nn.Linear(inner, width)
+        self.words = TextEmbedding(vocab_size, length, attention_dim, dropout=dropout)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(attention_dim, num_heads, mlp_dim, dropout=dropout) for _ in range(depth)
+        )
+        self.project = nn.Linear(attention_dim, dim)
         self.apply(init_transformer)
 
     def forward(self, text: Text) -> Tokens:
@@ -50,23 +52,23 @@ class RecurrentText(nn.Module):
     Pads are never read. Words begin uniform in ±0.1, as VSE++'s and SCAN's official code has them.
     """
 
-    def __init__(self, vocabulary: int, width: int, word_width: int = 300, depth: int = 1, bidirectional: bool = False):
+    def __init__(self, vocab_size: int, dim: int, word_dim: int = 300, depth: int = 1, bidirectional: bool = False):
         super().__init__()
-        self.word = nn.Embedding(vocabulary, word_width)
-        self.gru = nn.GRU(word_width, width, depth, batch_first=True, bidirectional=bidirectional)
+        self.word = nn.Embedding(vocab_size, word_dim)
+        self.gru = nn.GRU(word_dim, dim, depth, batch_first=True, bidirectional=bidirectional)
         nn.init.uniform_(self.word.weight, -0.1, 0.1)
 
     def forward(self, text: Text) -> Tokens:
         """One state per word."""
         n = text.ids.shape[1]
         packed = pack_padded_sequence(
-            self.word(text.ids), text.real.sum(1).cpu(), batch_first=True, enforce_sorted=False
+            self.word(text.ids), text.mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
         )
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
         if self.gru.bidirectional:
             states = torch.stack(states.chunk(2, -1)).mean(0)
-        return Tokens.of(states, text.real, Span("text", "words", n))
+        return Tokens.from_padded(states, text.mask, Span("text", "words", n))
 
     def readout(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """The state at the last word."""
-        return last(tokens)
+        return last_token(tokens)

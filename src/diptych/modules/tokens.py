@@ -56,64 +56,64 @@ class Span:
     name: str  # "cls", "words", "patches", "regions"
     length: int
     grid: tuple[int, int] | None = None  # rows and columns of the patch canvas, raster order
-    slot: int = 0
+    image_index: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Which cells of a ``b × n`` canvas are real, and what its columns mean. Shared by all tokens of one shape."""
 
-    real: Bool[Tensor, "b n"]
+    mask: Bool[Tensor, "b n"]
     spans: tuple[Span, ...]
 
     def __post_init__(self) -> None:
-        if sum(s.length for s in self.spans) != self.real.shape[1]:
-            raise ValueError(f"spans {self.spans} do not cover {self.real.shape[1]} columns")
+        if sum(s.length for s in self.spans) != self.mask.shape[1]:
+            raise ValueError(f"spans {self.spans} do not cover {self.mask.shape[1]} columns")
 
     @cached_property
     def flat(self) -> Int[Tensor, " t"]:
         """Indices of the real cells in the flattened canvas: row by row, so sample after sample."""
-        return self.real.flatten().nonzero().squeeze(1)
+        return self.mask.flatten().nonzero().squeeze(1)
 
     @cached_property
     def lengths(self) -> list[int]:
         """Real tokens of each sample."""
-        return self.real.sum(1).tolist()
+        return self.mask.sum(1).tolist()
 
     @cached_property
     def full(self) -> bool:
         """Whether no cell is padding."""
-        return bool(self.real.all())
+        return bool(self.mask.all())
 
     @cached_property
     def offsets(self) -> Int[Tensor, " ends"]:
         """Packed row at which each sample begins, and one past the last row."""
-        return F.pad(self.real.sum(1).cumsum(0), (1, 0))
+        return F.pad(self.mask.sum(1).cumsum(0), (1, 0))
 
     @cached_property
     def owner(self) -> Int[Tensor, " t"]:
         """The sample of each packed row."""
-        counts = self.real.sum(1)
+        counts = self.mask.sum(1)
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
     def rows_by_modality(self, packed: bool) -> dict[str, Int[Tensor, " k"]]:
         """Rows of each modality: of the packed values, or of the canvas, flattened."""
-        return self._packed_rows if packed else self._canvas_rows
+        return self._packed_rows if packed else self._padded_rows
 
     @cached_property
-    def _canvas_rows(self) -> dict[str, Tensor]:
+    def _padded_rows(self) -> dict[str, Tensor]:
         rows = {}
         for name in dict.fromkeys(span.modality for span in self.spans):
             mine = torch.cat([torch.full((span.length,), span.modality == name) for span in self.spans])
-            rows[name] = mine.to(self.real.device).expand_as(self.real).flatten().nonzero().squeeze(1)
+            rows[name] = mine.to(self.mask.device).expand_as(self.mask).flatten().nonzero().squeeze(1)
         return rows
 
     @cached_property
     def _packed_rows(self) -> dict[str, Tensor]:
-        row = torch.zeros(self.real.numel(), dtype=torch.long, device=self.real.device)
+        row = torch.zeros(self.mask.numel(), dtype=torch.long, device=self.mask.device)
         row[self.flat] = torch.arange(len(self.flat), device=row.device)
-        real = self.real.flatten()
-        return {name: row[cells[real[cells]]] for name, cells in self._canvas_rows.items()}
+        real = self.mask.flatten()
+        return {name: row[cells[real[cells]]] for name, cells in self._padded_rows.items()}
 
     def groups(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         """Packed rows of this layout and of `other`, reordered so that samples of equal lengths in both are neighbours;
@@ -129,12 +129,12 @@ class Layout:
         pairs = list(zip(self.lengths, other.lengths, strict=True))
         order = sorted(range(len(pairs)), key=lambda i: pairs[i])
         groups = [(len(list(run)), n, m) for (n, m), run in groupby(pairs[i] for i in order)]
-        samples = torch.tensor(order, device=self.real.device)
+        samples = torch.tensor(order, device=self.mask.device)
         return self.rows_of(samples), other.rows_of(samples), groups
 
     def rows_of(self, samples: Int[Tensor, " k"]) -> Int[Tensor, " t"]:
         """Packed rows of whole samples, in the order of `samples`."""
-        counts = self.real.sum(1)[samples]
+        counts = self.mask.sum(1)[samples]
         shift = self.offsets[:-1][samples] - (counts.cumsum(0) - counts)
         return torch.repeat_interleave(shift, counts) + torch.arange(int(counts.sum()), device=shift.device)
 
@@ -148,7 +148,7 @@ class Layout:
         return start, start + self.spans[span].length
 
 
-__all__ = ["Pair", "Tokens", "packing"]
+__all__ = ["FusedTokens", "Tokens", "packing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ class Tokens:
     # -- making and unmaking ------------------------------------------------------------------------------------------
 
     @classmethod
-    def of(cls, values: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
+    def from_padded(cls, values: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
         """Tokens from a canvas, in the layout that `packing` asks for: padded outside it."""
         tokens = cls(values, Layout(real, spans))
         return tokens.pack() if packs(values) else tokens
@@ -172,12 +172,12 @@ class Tokens:
         return self.values.dim() == 2
 
     @property
-    def real(self) -> Bool[Tensor, "b n"]:
+    def mask(self) -> Bool[Tensor, "b n"]:
         """Which cells of the canvas hold a token, in either layout."""
-        return self.layout.real
+        return self.layout.mask
 
     def __len__(self) -> int:
-        return len(self.layout.real)
+        return len(self.layout.mask)
 
     def pack(self) -> Tokens:
         """The same tokens without pads."""
@@ -185,26 +185,26 @@ class Tokens:
             return self
         return Tokens(self.values.flatten(0, 1).index_select(0, self.layout.flat), self.layout)
 
-    def canvas(self) -> Float[Tensor, "b n d"]:
+    def to_padded(self) -> Float[Tensor, "b n d"]:
         """Values on the padded canvas. Padded tokens keep whatever stands at their pads; packed ones give zeros there."""
         if not self.packed:
             return self.values
-        b, n = self.layout.real.shape
+        b, n = self.layout.mask.shape
         blank = self.values.new_zeros(b * n, self.values.shape[1])
         return blank.index_copy(0, self.layout.flat, self.values).view(b, n, -1)
 
     @property
-    def slot(self) -> int:
+    def image_index(self) -> int:
         """Which of a sample's images these tokens are of. Raises ValueError where they are of several."""
-        slots = {span.slot for span in self.layout.spans}
+        slots = {span.image_index for span in self.layout.spans}
         if len(slots) != 1:
             raise ValueError(f"tokens of several slots: {sorted(slots)}")
         return slots.pop()
 
-    def in_slot(self, slot: int) -> Tokens:
+    def with_image_index(self, slot: int) -> Tokens:
         """The same tokens as those of the sample's image number `slot`."""
-        spans = tuple(replace(span, slot=slot) for span in self.layout.spans)
-        return Tokens(self.values, Layout(self.layout.real, spans))
+        spans = tuple(replace(span, image_index=slot) for span in self.layout.spans)
+        return Tokens(self.values, Layout(self.layout.mask, spans))
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
 
@@ -237,52 +237,52 @@ class Tokens:
         """Adds one vector to all, or what a canvas of ``(n, d)`` or ``(b, n, d)`` holds to each."""
         if canvas.dim() == 1 or not self.packed:
             return Tokens(self.values + canvas, self.layout)
-        b, n = self.real.shape
+        b, n = self.mask.shape
         rows = canvas.expand(b, n, canvas.shape[-1]).reshape(b * n, -1).index_select(0, self.layout.flat)
         return Tokens(self.values + rows, self.layout)
 
     # -- algebra ------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def join(*parts: Tokens) -> Tokens:
+    def concat(*parts: Tokens) -> Tokens:
         """One sequence per sample, the parts in the order given. Raises ValueError where some are packed and some not."""
         if len({p.packed for p in parts}) > 1:
             raise ValueError("packed and padded tokens cannot be joined: make them under one `packing`")
-        layout = Layout(torch.cat([p.layout.real for p in parts], 1), tuple(s for p in parts for s in p.layout.spans))
+        layout = Layout(torch.cat([p.layout.mask for p in parts], 1), tuple(s for p in parts for s in p.layout.spans))
         if not parts[0].packed:
             return Tokens(torch.cat([p.values for p in parts], 1), layout)
         origins, offset = [], 0
         for p in parts:
-            origin = torch.zeros(p.real.numel(), dtype=torch.long, device=p.real.device)
-            origin[p.layout.flat] = torch.arange(offset, offset + len(p.values), device=p.real.device)
-            origins.append(origin.view_as(p.real))
+            origin = torch.zeros(p.mask.numel(), dtype=torch.long, device=p.mask.device)
+            origin[p.layout.flat] = torch.arange(offset, offset + len(p.values), device=p.mask.device)
+            origins.append(origin.view_as(p.mask))
             offset += len(p.values)
         order = torch.cat(origins, 1).flatten()[layout.flat]
         return Tokens(torch.cat([p.values for p in parts]).index_select(0, order), layout)
 
     def split(self, *layouts: Layout) -> tuple[Tokens, ...]:
         """Undoes `join`: the layouts of the parts, in the order in which they were joined."""
-        sizes = [x.real.shape[1] for x in layouts]
+        sizes = [x.mask.shape[1] for x in layouts]
         if not self.packed:
             return tuple(Tokens(v, x) for v, x in zip(self.values.split(sizes, 1), layouts, strict=True))
-        column = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(self.real.device)
-        owner = column.expand_as(self.real).flatten()[self.layout.flat]
+        column = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(self.mask.device)
+        owner = column.expand_as(self.mask).flatten()[self.layout.flat]
         return tuple(
             Tokens(self.values.index_select(0, (owner == i).nonzero().squeeze(1)), x) for i, x in enumerate(layouts)
         )
 
-    def by_span(self, modality: str | None = None, name: str | None = None) -> Tokens:
+    def select(self, modality: str | None = None, name: str | None = None) -> Tokens:
         """The tokens of the spans that answer to `modality` and `name`."""
         kept = self.layout.columns(modality, name)
         if not kept:
             raise KeyError(f"no span ({modality}, {name}) among {self.layout.spans}")
-        columns = torch.cat([torch.arange(*self.layout.bounds(i)) for i in kept]).to(self.real.device)
-        layout = Layout(self.real[:, columns], tuple(self.layout.spans[i] for i in kept))
+        columns = torch.cat([torch.arange(*self.layout.bounds(i)) for i in kept]).to(self.mask.device)
+        layout = Layout(self.mask[:, columns], tuple(self.layout.spans[i] for i in kept))
         if not self.packed:
             return Tokens(self.values.index_select(1, columns), layout)
-        wanted = torch.zeros(self.real.shape[1], dtype=torch.bool, device=self.real.device)
+        wanted = torch.zeros(self.mask.shape[1], dtype=torch.bool, device=self.mask.device)
         wanted[columns] = True
-        rows = wanted.expand_as(self.real).flatten()[self.layout.flat].nonzero().squeeze(1)
+        rows = wanted.expand_as(self.mask).flatten()[self.layout.flat].nonzero().squeeze(1)
         return Tokens(self.values.index_select(0, rows), layout)
 
     def first(self) -> Float[Tensor, "b d"]:
@@ -291,31 +291,31 @@ class Tokens:
 
     def mean(self) -> Float[Tensor, "b d"]:
         """The mean over each sample's real tokens."""
-        canvas = self.canvas() * self.real[:, :, None]
-        return canvas.sum(1) / self.real.sum(1, keepdim=True)
+        canvas = self.to_padded() * self.mask[:, :, None]
+        return canvas.sum(1) / self.mask.sum(1, keepdim=True)
 
-    def pick(self, keep: Bool[Tensor, "b n"]) -> Tokens:
+    def apply_mask(self, keep: Bool[Tensor, "b n"]) -> Tokens:
         """Only the tokens where `keep`; the rest become padding."""
-        layout = Layout(self.real & keep, self.layout.spans)
+        layout = Layout(self.mask & keep, self.layout.spans)
         if not self.packed:
             return Tokens(self.values, layout)
         rows = keep.flatten()[self.layout.flat].nonzero().squeeze(1)
         return Tokens(self.values.index_select(0, rows), layout)
 
-    def take(self, samples: Int[Tensor, " k"]) -> Tokens:
+    def index_samples(self, samples: Int[Tensor, " k"]) -> Tokens:
         """Whole samples, in the order of `samples`; one may be taken several times."""
-        layout = Layout(self.real[samples], self.layout.spans)
+        layout = Layout(self.mask[samples], self.layout.spans)
         if not self.packed:
             return Tokens(self.values[samples], layout)
         return Tokens(self.values.index_select(0, self.layout.rows_of(samples)), layout)
 
-    def rows(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, "k d"]:
+    def gather(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, "k d"]:
         """The values at the True cells of `where` (a subset of the real ones), sample after sample."""
-        return self.pick(where).pack().values if self.packed else self.values[where]
+        return self.apply_mask(where).pack().values if self.packed else self.values[where]
 
 
 @dataclass(frozen=True)
-class Pair:
+class FusedTokens:
     """What fusion gives: both sides' tokens after they have met, and the summary that heads of the pair read."""
 
     text: Tokens

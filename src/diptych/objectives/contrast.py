@@ -21,37 +21,37 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diptych.modules.heads import Contrast
-from diptych.objectives.gather import gathered
-from diptych.objectives.views import Features, Lesson, Views
+from diptych.modules.heads import ITCHead
+from diptych.objectives.gather import all_gather
+from diptych.objectives.views import Features, TeacherOutput, Views
 
 
-class Identities(NamedTuple):
+class PositivePairs(NamedTuple):
     """Whose image each sample shows, on all ranks, rank by rank; this rank's own begin at `first`."""
 
     everyone: Int[Tensor, " all"]
     first: int
     own: Int[Tensor, " b"]
 
-    def belong(self, in_rank: bool = False) -> Bool[Tensor, "b m"]:
+    def mask(self, local: bool = False) -> Bool[Tensor, "b m"]:
         """Which samples, of all ranks or of this one, are of each own sample's image: itself, and others."""
-        return self.own[:, None] == (self.own if in_rank else self.everyone)
+        return self.own[:, None] == (self.own if local else self.everyone)
 
 
-def identities(views: Views) -> Identities:
+def positive_pairs(views: Views) -> PositivePairs:
     """Of the batch on all ranks, by labels["image"]; by place where the batch does not tell."""
 
-    def make() -> Identities:
+    def make() -> PositivePairs:
         batch = views.batch
-        everyone, first = gathered(batch.labels.get("image", batch.ids))
+        everyone, first = all_gather(batch.labels.get("image", batch.ids))
         if "image" not in batch.labels:
             everyone = torch.arange(len(everyone), device=everyone.device)
-        return Identities(everyone, first, everyone[first : first + len(batch)])
+        return PositivePairs(everyone, first, everyone[first : first + len(batch)])
 
-    return views.once(("identities",), make)
+    return views.cached(("identities",), make)
 
 
-class Contrasted(NamedTuple):
+class ContrastLogits(NamedTuple):
     """What a Contrast head says of this rank's images with candidate texts, and of its texts with candidate images.
 
     The first `present` candidates are the batch of all ranks, rank by rank, this rank's own from column `first`; those
@@ -66,43 +66,43 @@ class Contrasted(NamedTuple):
     others: Int[Tensor, " m"]
 
 
-def contrasted(views: Views, head: str, readout: int = 0) -> Contrasted:
+def contrast_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits:
     """Each sample compared with what it is to be told from: the samples of all ranks, as the teacher sees them where there
     is one, and the queue.
 
     Differs: the official ALBEF and BLIP compare with the teacher's view of the own rank's batch alone, which in one process
     is the same; so a batch here gives one loss over however many ranks it is spread.
     """
-    return views.once(
+    return views.cached(
         ("contrasted", head, readout),
-        lambda: _compared(views, views.features(head, readout), views.lesson, head, readout),
+        lambda: _compared(views, views.features(head, readout), views.teacher_output, head, readout),
     )
 
 
-def among_themselves(views: Views, head: str, readout: int = 0) -> Contrasted:
+def within_modality_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits:
     """The batch of all ranks compared with itself, all of it as the model that is trained sees it."""
     return _compared(views, views.features(head, readout), None, head, readout)
 
 
-def taught(views: Views, head: str, readout: int = 0) -> Contrasted | None:
+def teacher_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits | None:
     """The comparison of `contrasted` by the teacher, by which nothing learns; None without one."""
     if views.teacher is None:
         return None
     with torch.no_grad():
-        return _compared(views, views.teacher.features(head, readout), views.lesson, head, readout)
+        return _compared(views, views.teacher.features(head, readout), views.teacher_output, head, readout)
 
 
-def _compared(views: Views, asking: Features, lesson: Lesson | None, head: str, readout: int) -> Contrasted:
+def _compared(views: Views, asking: Features, lesson: TeacherOutput | None, head: str, readout: int) -> ContrastLogits:
     seen = views if lesson is None else lesson.views
     features = seen.features(head, readout)
-    images, texts = gathered(features.image)[0], gathered(features.text)[0]
-    others, first, own = identities(views)
+    images, texts = all_gather(features.image)[0], all_gather(features.text)[0]
+    others, first, own = positive_pairs(views)
     present = len(images)
     if lesson is not None and lesson.queued is not None:
         images, texts = torch.cat([images, lesson.queued.image]), torch.cat([texts, lesson.queued.text])
         known = lesson.identities if "image" in views.batch.labels else None
         others = torch.cat([others, others.new_full((len(images) - present,), -1) if known is None else known])
-    contrast = cast(Contrast, views.heads[head])
-    scale = views.once(("scale", head), contrast.scale)
-    to_text, to_image = (contrast.judge(a @ b.T, scale) for a, b in ((asking.image, texts), (asking.text, images)))
-    return Contrasted(to_text, to_image, first, present, own, others)
+    contrast = cast(ITCHead, views.heads[head])
+    scale = views.cached(("scale", head), contrast.scale)
+    to_text, to_image = (contrast.logits(a @ b.T, scale) for a, b in ((asking.image, texts), (asking.text, images)))
+    return ContrastLogits(to_text, to_image, first, present, own, others)

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from diptych.modules.heads import Vocabulary
+from diptych.modules.heads import MLMHead
 
 
-class Soft(NamedTuple):
+class SoftTargets(NamedTuple):
     """A teacher's logits, believed to the share `alpha`."""
 
     logits: Float[Tensor, "*n classes"]
@@ -29,7 +29,9 @@ def soft_cross_entropy(
     return -(logits.float().log_softmax(-1) * targets).sum(-1)
 
 
-def softened(hard: Float[Tensor, ""], logits: Float[Tensor, "n classes"], soft: Soft | None) -> Float[Tensor, ""]:
+def distilled_loss(
+    hard: Float[Tensor, ""], logits: Float[Tensor, "n classes"], soft: SoftTargets | None
+) -> Float[Tensor, ""]:
     """(1 − α) · the sum of losses by the labels + α · that by what the teacher says (ALBEF, eq. 7); `hard` without one."""
     if soft is None:
         return hard
@@ -41,8 +43,8 @@ AT_ONCE = 256
 """Rows scored together: the fastest of 64 to 1,024 on a CPU, of 192 channels; 31 MB of scores at 30,522 words."""
 
 
-def word_losses(
-    head: Vocabulary | nn.Linear, rows: Float[Tensor, "t d"], words: Int[Tensor, " t"], smoothing: float = 0.0
+def chunked_cross_entropy(
+    head: MLMHead | nn.Linear, rows: Float[Tensor, "t d"], words: Int[Tensor, " t"], smoothing: float = 0.0
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """The sum of the rows' cross entropies, each with its word as `head` scores it, and how often the word is the likeliest.
     `smoothing`: the labels' share that is spread evenly over all words, this one too.
@@ -51,7 +53,7 @@ def word_losses(
     models do it (Wijmans et al. 2024; Hsu et al. 2024). So memory does not grow with rows times vocabulary. The gradient of a
     gradient is not known.
     """
-    if isinstance(head, Vocabulary):
+    if isinstance(head, MLMHead):
         rows, weight, bias = head.last(rows), head.words.weight, head.bias
     else:
         weight, bias = head.weight, head.bias
@@ -63,16 +65,16 @@ def word_losses(
         return _Losses.apply(rows, weight, bias, words, smoothing, torch.is_grad_enabled())  # type: ignore[no-any-return]
 
 
-def scoring(head: nn.Module) -> Vocabulary | nn.Linear:
+def output_layer(head: nn.Module) -> MLMHead | nn.Linear:
     """The head, of a kind whose scores can be taken some at a time. Raises TypeError."""
-    if not isinstance(head, Vocabulary | nn.Linear):
+    if not isinstance(head, MLMHead | nn.Linear):
         raise TypeError(f"words are scored by a Vocabulary or a linear layer, not by a {type(head).__name__}")
     return head
 
 
-def size(head: Vocabulary | nn.Linear) -> int:
+def vocab_size_of(head: MLMHead | nn.Linear) -> int:
     """How many words it scores."""
-    return (head.words if isinstance(head, Vocabulary) else head).out_features
+    return (head.words if isinstance(head, MLMHead) else head).out_features
 
 
 class _Losses(torch.autograd.Function):

@@ -20,7 +20,7 @@ _each = ContextVar("each rank by itself", default=False)
 
 
 @contextmanager
-def each_by_itself() -> Iterator[None]:
+def without_gathering() -> Iterator[None]:
     """Within, each rank's batch is a whole batch: it is compared with no other's."""
     before = _each.set(True)
     try:
@@ -29,17 +29,17 @@ def each_by_itself() -> Iterator[None]:
         _each.reset(before)
 
 
-def alone() -> bool:
+def single_process() -> bool:
     """Whether there is one process, or each is by itself."""
     return _each.get() or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
 
 
-def gathered(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], int]:
+def all_gather(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], int]:
     """Every rank's rows, by rank, and where this rank's own begin. Gradients flow back to the rank that made a row.
 
     Ranks may hold different numbers of rows. In one process these are the rows themselves.
     """
-    if alone():
+    if single_process():
         return rows, 0
     mine = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -51,22 +51,22 @@ def gathered(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], in
     return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]), sum(lengths[: dist.get_rank()])
 
 
-def gathered_tokens(tokens: Tokens) -> tuple[Tokens, int]:
+def all_gather_tokens(tokens: Tokens) -> tuple[Tokens, int]:
     """Every rank's samples as tokens on one canvas, which holds the longest text and the largest image of any rank; and
     where this rank's own begin. Gradients flow back as in `gathered`.
     """
-    if alone():
+    if single_process():
         return tokens, 0
-    spans = tuple(_widest(span, tokens.real.device) for span in tokens.layout.spans)
-    canvas, real = (_spread(x, tokens.layout.spans, spans) for x in (tokens.canvas(), tokens.real))
-    (values, first), (real, _) = gathered(canvas), gathered(real.to(torch.uint8))
+    spans = tuple(_widest(span, tokens.mask.device) for span in tokens.layout.spans)
+    canvas, real = (_spread(x, tokens.layout.spans, spans) for x in (tokens.to_padded(), tokens.mask))
+    (values, first), (real, _) = all_gather(canvas), all_gather(real.to(torch.uint8))
     everyone = Tokens(values, Layout(real.bool(), spans))
     return everyone.pack() if tokens.packed else everyone, first
 
 
 def _widest(span: Span, device: torch.device) -> Span:
     """The span as the rank has it whose canvas is the largest."""
-    sizes, _ = gathered(torch.tensor([[span.length, *(span.grid or (0, 0))]], device=device))
+    sizes, _ = all_gather(torch.tensor([[span.length, *(span.grid or (0, 0))]], device=device))
     length, rows, columns = sizes.amax(0).tolist()
     if span.grid is None:
         return replace(span, length=length)

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diptych.objectives.contrast import contrasted, taught
+from diptych.objectives.contrast import contrast_logits, teacher_logits
 from diptych.objectives.cross_entropy import soft_cross_entropy
 from diptych.objectives.views import Views
-from diptych.protocols import Among, Floor
+from diptych.protocols import ChanceLoss, ComparisonPool
 
 
 @dataclass(frozen=True)
-class ImageTextContrast:
+class ITC:
     """Told from all candidates, image to text and text to image, and the mean of both.
 
     `form` "softmax": cross entropy over scaled cosines (CLIP, figure 3). "sigmoid": whether each pair belongs together, by
@@ -37,23 +37,23 @@ class ImageTextContrast:
 
     name: str = "itc"
     weight: float = 1.0
-    heads: tuple[str, ...] = ("contrast",)
+    head_names: tuple[str, ...] = ("contrast",)
     form: Literal["softmax", "sigmoid"] = "softmax"
 
-    def samples_compared(self, among: Among) -> int:
+    def samples_compared(self, among: ComparisonPool) -> int:
         """Samples that each one is compared with: the batch of all ranks and the queue."""
-        return among.everywhere + among.queued
+        return among.all_ranks + among.queue
 
-    def counts(self, views: Views) -> dict[str, Tensor]:
+    def num_terms(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.batch.ids.device)
         return {self.name: n, f"{self.name}/accuracy": n}
 
-    def totals(self, views: Views) -> dict[str, Tensor]:
+    def loss_sums(self, views: Views) -> dict[str, Tensor]:
         losses, right = [], []
-        for readout, head in enumerate(self.heads):
-            found, lesson = contrasted(views, head, readout), taught(views, head, readout)
+        for readout, head in enumerate(self.head_names):
+            found, lesson = contrast_logits(views, head, readout), teacher_logits(views, head, readout)
             true = found.own[:, None] == found.others
-            alpha = 0.0 if views.lesson is None else views.lesson.alpha
+            alpha = 0.0 if views.teacher_output is None else views.teacher_output.alpha
             to_text = self._losses(found.to_text, true, None if lesson is None else lesson.to_text, alpha)
             to_image = self._losses(found.to_image, true, None if lesson is None else lesson.to_image, alpha)
             losses.append((to_text + to_image).sum() / 2)
@@ -72,7 +72,7 @@ class ImageTextContrast:
         truth = true / true.sum(1, keepdim=True)
         return soft_cross_entropy(logits, _mixed(truth, None if lesson is None else lesson.float().softmax(1), alpha))
 
-    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+    def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """Of `statistics["candidates"]`, the global batch and the queue, where it is told: ln of their number; of the
         sigmoid form, what it costs to know of each pair only that one candidate in so many belongs.
         """
@@ -80,7 +80,7 @@ class ImageTextContrast:
             return None
         n = statistics["candidates"]
         apart = (n - 1) * math.log(n / (n - 1)) if self.form == "sigmoid" and n > 1 else 0.0
-        return Floor(
+        return ChanceLoss(
             math.log(n) + apart,
             "loss of every candidate alike",
             "images and texts are not yet told apart: check the temperature, the learning rate and that pairs are true",

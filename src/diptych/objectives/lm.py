@@ -10,13 +10,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from diptych.batch import Text
-from diptych.objectives.cross_entropy import word_losses
+from diptych.objectives.cross_entropy import chunked_cross_entropy
 from diptych.objectives.views import Views
-from diptych.protocols import Floor, Foretells
+from diptych.protocols import CausalDecoder, ChanceLoss
 
 
 @dataclass(frozen=True)
-class NextWords:
+class LM:
     """Cross entropy of each next piece of a text that speaks of its image (BLIP, section 3.2; CoCa, section 3.2).
 
     The first `given` pieces of every text are no targets: at least the one that it begins with, and a prompt. `smoothing`:
@@ -25,35 +25,35 @@ class NextWords:
 
     name: str = "lm"
     weight: float = 1.0
-    smoothing: float = 0.0
+    label_smoothing: float = 0.0
     given: int = 1
 
-    def counts(self, views: Views) -> dict[str, Tensor]:
-        n = asked(views.given_text, self.given).sum().float()
+    def num_terms(self, views: Views) -> dict[str, Tensor]:
+        n = without_prompt(views.text_input, self.given).sum().float()
         return {self.name: n, f"{self.name}/accuracy": n}
 
-    def totals(self, views: Views) -> dict[str, Tensor]:
-        model, text = views.model, views.given_text
-        if not isinstance(model, Foretells):
+    def loss_sums(self, views: Views) -> dict[str, Tensor]:
+        model, text = views.model, views.text_input
+        if not isinstance(model, CausalDecoder):
             raise ValueError(f"{type(model).__name__} cannot foretell a text")
-        which = asked(text, self.given)
-        rows = model.foretell(text, views.image).rows(F.pad(which, (0, 1)))
-        loss, right = word_losses(model.word_head(), rows, text.ids[:, 1:][which], self.smoothing)
+        which = without_prompt(text, self.given)
+        rows = model.decode_hidden_states(text, views.image).gather(F.pad(which, (0, 1)))
+        loss, right = chunked_cross_entropy(model.lm_head(), rows, text.ids[:, 1:][which], self.label_smoothing)
         return {self.name: loss, f"{self.name}/accuracy": right.float()}
 
-    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+    def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """The unigram entropy of the corpus, where `statistics` counts it ("unigram_entropy", nats per piece)."""
-        if self.smoothing or "unigram_entropy" not in statistics:
+        if self.label_smoothing or "unigram_entropy" not in statistics:
             return None
-        return Floor(
+        return ChanceLoss(
             statistics["unigram_entropy"],
             "unigram entropy of the captions",
             "only word frequencies are learned: neither image nor earlier words are read; check the learning rate and warm-up",
         )
 
 
-def asked(text: Text, given: int = 1) -> Bool[Tensor, "b after"]:
+def without_prompt(text: Text, given: int = 1) -> Bool[Tensor, "b after"]:
     """Which of the tokens behind the first are to be foretold: the real ones that are not given."""
-    which = text.real[:, 1:].clone()
+    which = text.mask[:, 1:].clone()
     which[:, : given - 1] = False
     return which

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch
 from diptych.modules.tokens import packing
-from diptych.objectives.gather import gathered
+from diptych.objectives.gather import all_gather
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Draws
-from diptych.objectives.views import Features, Lesson, Views
+from diptych.objectives.sampling import RandomChoices
+from diptych.objectives.views import Features, TeacherOutput, Views
 
-Twin = TypeVar("Twin", bound=nn.Module)
+TeacherModel = TypeVar("TeacherModel", bound=nn.Module)
 
 
-def twin_of(student: Twin, without: Iterable[str] = ()) -> Twin:
+def teacher_of(student: TeacherModel, without: Iterable[str] = ()) -> TeacherModel:
     """A copy that no gradient reaches, tied weights tied again; the parts named in `without` are left out of it."""
     twin = copy.deepcopy(student).requires_grad_(False)
     for path in without:
@@ -35,14 +35,14 @@ def twin_of(student: Twin, without: Iterable[str] = ()) -> Twin:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def momentum_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Each of the teacher's parameters: momentum · itself + (1 − momentum) · the student's. Buffers stay."""
     theirs = dict(student.named_parameters(remove_duplicate=False))
     for name, parameter in teacher.named_parameters():
         parameter.mul_(momentum).add_(theirs[name] * (1 - momentum))
 
 
-class Pace(nn.Module):
+class MomentumSchedule(nn.Module):
     """How fast a teacher follows, and how much it is believed: a share `alpha` of the targets, which grows from 0 over
     the first `warmup` steps (ALBEF: 0.4, over the first epoch).
 
@@ -76,16 +76,16 @@ class Queue(nn.Module):
     identity: Int[Tensor, " size"]
     place: Int[Tensor, " 1"]
 
-    def __init__(self, size: int, width: int, identified: bool = False):
+    def __init__(self, size: int, dim: int, identified: bool = False):
         super().__init__()
-        self.register_buffer("image", F.normalize(torch.randn(size, width), dim=1))
-        self.register_buffer("text", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("image", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("text", F.normalize(torch.randn(size, dim), dim=1))
         if identified:
             self.register_buffer("identity", torch.full((size,), -100))  # below all that images have
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
         self.identified = identified
 
-    def unsaid(self) -> dict[str, Tensor]:
+    def missing_defaults(self) -> dict[str, Tensor]:
         """What checkpoints lack from before every run's queue was identified (`step.Grown`): what they queued is of no image."""
         return {"identity": torch.full_like(self.identity, -100)} if self.identified else {}
 
@@ -93,17 +93,17 @@ class Queue(nn.Module):
     def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:
         """Puts in the features of all ranks, rank by rank; of more than fit, the last."""
         size = len(self.image)
-        image, text = (gathered(x.detach().to(self.image.dtype))[0] for x in features)
+        image, text = (all_gather(x.detach().to(self.image.dtype))[0] for x in features)
         places = (self.place + torch.arange(len(image), device=image.device))[-size:] % size
         self.image[places], self.text[places] = image[-size:], text[-size:]
         if self.identified:
             if identity is None:
                 raise ValueError('this queue remembers identities: the batch must tell them (labels["image"])')
-            self.identity[places] = gathered(identity)[0][-size:]
+            self.identity[places] = all_gather(identity)[0][-size:]
         self.place.add_(len(image)).remainder_(size)
 
 
-class Momentum(nn.Module):
+class MomentumDistillation(nn.Module):
     """Pretraining beside its momentum model, as one step: objectives read the teacher in `views.teacher`.
 
     `without`: parts of the student that the teacher does not have ("heads.match", "heads.contrast.scale": it has no
@@ -121,20 +121,20 @@ class Momentum(nn.Module):
         warmup: int = 0,
     ):
         super().__init__()
-        self.student, self.teacher, self.queue, self.head = student, twin_of(student, without), queue, head
-        self.pace = Pace(momentum, alpha, warmup)
-        self.weights, self.floors = student.weights, student.floors
+        self.student, self.teacher, self.queue, self.head = student, teacher_of(student, without), queue, head
+        self.pace = MomentumSchedule(momentum, alpha, warmup)
+        self.weights, self.chance_losses = student.weights, student.chance_losses
 
-    def views(self, batch: Batch, draws: Draws | None = None, alpha: float | None = None) -> Views:
+    def views(self, batch: Batch, draws: RandomChoices | None = None, alpha: float | None = None) -> Views:
         """The student's views of a batch, the teacher's among them. `alpha`: instead of the pace's."""
         theirs = self.teacher.views(batch, draws)
         believed = self.pace.alpha(batch.step) if alpha is None else alpha
         queued = None if self.queue is None else Features(self.queue.image.clone(), self.queue.text.clone())
         known = self.queue.identity.clone() if self.queue is not None and self.queue.identified else None
-        return self.student.views(batch, draws, Lesson(theirs, believed, queued, known))
+        return self.student.views(batch, draws, TeacherOutput(theirs, believed, queued, known))
 
-    def counts(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
-        return self.student.counts(batch, draws)
+    def num_terms(self, batch: Batch, draws: RandomChoices | None = None) -> dict[str, Tensor]:
+        return self.student.num_terms(batch, draws)
 
     def begin(self, step: int) -> None:
         """The teacher's step, once per optimizer step (`step.Begins`): before any pass, while FSDP has both divided alike."""
@@ -143,7 +143,7 @@ class Momentum(nn.Module):
 
     def follow(self) -> None:
         """The teacher's step."""
-        follow(self.teacher, self.student, self.pace.momentum)
+        momentum_update(self.teacher, self.student, self.pace.momentum)
 
     def remember(self, views: Views) -> None:
         """Queues what the teacher made of a batch."""
@@ -151,14 +151,14 @@ class Momentum(nn.Module):
             self.queue.push(views.teacher.features(self.head), views.batch.labels.get("image"))
 
     def forward(
-        self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: Draws | None = None
+        self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: RandomChoices | None = None
     ) -> dict[str, Tensor]:
         """As Pretraining. In training the teacher follows first, and remembers the batch afterwards."""
         if self.training:
             self.begin(batch.step)
         with packing(self.student.pack):
             views = self.views(batch, draws)
-            losses = self.student.losses(views, self.counts(batch, draws) if counts is None else counts)
+            losses = self.student.losses(views, self.num_terms(batch, draws) if counts is None else counts)
             if self.training:
                 self.remember(views)
         return losses

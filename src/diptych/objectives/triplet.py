@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diptych.objectives.contrast import identities
-from diptych.objectives.gather import alone, gathered_tokens
+from diptych.objectives.contrast import positive_pairs
+from diptych.objectives.gather import all_gather_tokens, single_process
 from diptych.objectives.views import Views
-from diptych.protocols import Among, Compares, Floor
+from diptych.protocols import ChanceLoss, ComparisonPool, SimilarityModel
 
 
 @dataclass(frozen=True)
-class Hinge:
+class TripletLoss:
     """Triplet loss in both directions over the similarities of the batch (VSE++, section 3.2, equations 5, 6), each sample
     with the candidates of all ranks.
 
@@ -25,36 +25,36 @@ class Hinge:
     captions are not wrong, where the batch tells whose they are (objectives.identity).
     """
 
-    name: str = "hinge"
+    name: str = "triplet"
     weight: float = 1.0
     margin: float = 0.2
-    hardest: bool = True
+    hardest_only: bool = True
 
-    def samples_compared(self, among: Among) -> int:
+    def samples_compared(self, among: ComparisonPool) -> int:
         """Samples that each one is compared with: the batch of all ranks."""
-        return among.everywhere
+        return among.all_ranks
 
-    def counts(self, views: Views) -> dict[str, Tensor]:
+    def num_terms(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.batch.ids.device)
         return {self.name: n, f"{self.name}/accuracy": n}
 
-    def totals(self, views: Views) -> dict[str, Tensor]:
+    def loss_sums(self, views: Views) -> dict[str, Tensor]:
         rule = comparing(views).similarity
-        (text, first), (image, _) = gathered_tokens(views.text), gathered_tokens(views.image)
-        belong = identities(views).belong()
+        (text, first), (image, _) = all_gather_tokens(views.text), all_gather_tokens(views.image)
+        belong = positive_pairs(views).mask()
         of_images = rule(text, views.image).float()
-        of_texts = (of_images if alone() else rule(views.text, image).float()).T
+        of_texts = (of_images if single_process() else rule(views.text, image).float()).T
         right = belong.gather(1, of_images.argmax(1, keepdim=True))
         return {
-            self.name: hinge(of_images, of_texts, self.margin, self.hardest, first, belong),
+            self.name: triplet_loss(of_images, of_texts, self.margin, self.hardest_only, first, belong),
             f"{self.name}/accuracy": right.sum().float().detach(),
         }
 
-    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+    def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """Twice the margin where only the hardest count; else it grows with the batch."""
-        if not self.hardest:
+        if not self.hardest_only:
             return None
-        return Floor(
+        return ChanceLoss(
             2 * self.margin,
             "loss of every pair equally alike",
             "all embeddings have fallen together, as hardest negatives do early: train with all negatives first, "
@@ -62,9 +62,9 @@ class Hinge:
         )
 
 
-def comparing(views: Views) -> Compares:
+def comparing(views: Views) -> SimilarityModel:
     """The model, which must have a similarity of its own. Raises ValueError."""
-    if not isinstance(views.model, Compares):
+    if not isinstance(views.model, SimilarityModel):
         raise ValueError(f"{type(views.model).__name__} has no similarity of its own")
     return views.model
 
@@ -74,8 +74,8 @@ def compared(views: Views) -> Float[Tensor, "b b"]:
     return comparing(views).similarity(views.text, views.image)
 
 
-def hinge(
-    of_images: Float[Tensor, "b m"], of_texts: Float[Tensor, "b m"], margin: float, hardest: bool, first: int = 0,
+def triplet_loss(
+    of_images: Float[Tensor, "b m"], of_texts: Float[Tensor, "b m"], margin: float, hardest_only: bool, first: int = 0,
     belong: Bool[Tensor, "b m"] | None = None,
 ) -> Float[Tensor, ""]:  # fmt: skip
     """Summed over images with every text and texts with every image; a sample's own is the candidate `first` behind its
@@ -86,5 +86,5 @@ def hinge(
     total = of_images.new_zeros(())
     for similarity in (of_images, of_texts):
         costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(right, 0)
-        total = total + (costs.max(1).values if hardest else costs.sum(1)).sum()
+        total = total + (costs.max(1).values if hardest_only else costs.sum(1)).sum()
     return total

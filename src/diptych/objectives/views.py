@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Matching, Regions, Text
-from diptych.encoders.efficientnet import FrozenCNN, Guidance
+from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
-from diptych.modules.tokens import Pair, Tokens
+from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.gradient_cache import in_chunks
-from diptych.objectives.sampling import Draws, MaskedText, Masking
-from diptych.protocols import Aligns, EncodesImage, EncodesRegions, EncodesText, Fuses
+from diptych.objectives.sampling import MaskedText, RandomChoices, WordMasking
+from diptych.protocols import DualEncoder, FusionEncoder, ImageEncoder, RegionEncoder, TextEncoder
 
 Made = TypeVar("Made")
 
@@ -29,7 +29,7 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutput:
     """What a momentum model (objectives.momentum) says of the same batch: its views, and the share `alpha` that they have
     in the targets. `queued`: features it made of earlier batches, with the identities of their images (−1: unknown).
     """
@@ -49,13 +49,18 @@ class Views:
     """
 
     def __init__(
-        self, model: EncodesImage | EncodesRegions, heads: nn.ModuleDict, batch: Batch, draws: Draws,
-        most_patches: int | None = None, guide: FrozenCNN | None = None, lesson: Lesson | None = None,
-        tokenizer: FrozenTokenizer | None = None, chunk: int | None = None,
+        self, model: ImageEncoder | RegionEncoder, heads: nn.ModuleDict, batch: Batch, draws: RandomChoices,
+        max_patches: int | None = None, teacher_network: FrozenCNN | None = None, teacher_output: TeacherOutput | None = None,
+        tokenizer: FrozenTokenizer | None = None, grad_cache_size: int | None = None,
     ):  # fmt: skip
         self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
-        self.most_patches, self._guide, self.lesson, self._tokenizer = most_patches, guide, lesson, tokenizer
-        self.chunk = chunk
+        self.max_patches, self._guide, self.teacher_output, self._tokenizer = (
+            max_patches,
+            teacher_network,
+            teacher_output,
+            tokenizer,
+        )
+        self.grad_cache_size = grad_cache_size
         self._made: dict[tuple[Hashable, ...], Any] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
@@ -63,25 +68,25 @@ class Views:
         return self.heads[name](x)
 
     @property
-    def reading(self) -> EncodesText:
+    def reading(self) -> TextEncoder:
         """The model, which must know text too."""
-        if not isinstance(self.model, EncodesText):
+        if not isinstance(self.model, TextEncoder):
             raise ValueError(f"{type(self.model).__name__} reads no text")
         return self.model
 
     @property
-    def fusing(self) -> Fuses:
+    def fusing(self) -> FusionEncoder:
         """The model, in which both sides must meet."""
-        if not isinstance(self.model, Fuses):
+        if not isinstance(self.model, FusionEncoder):
             raise ValueError(f"{type(self.model).__name__} cannot fuse text and image")
         return self.model
 
     @property
-    def given_text(self) -> Text:
+    def text_input(self) -> Text:
         return _given(self.batch.text, "this batch has no text")
 
     @property
-    def given_image(self) -> Image:
+    def image_input(self) -> Image:
         return _given(self.batch.image, "this batch has no image")
 
     @property
@@ -90,21 +95,21 @@ class Views:
         return _given(self.batch.matching, why)
 
     @property
-    def aligning(self) -> Aligns:
+    def aligning(self) -> DualEncoder:
         """The model, whose sides must be comparable without fusing them."""
-        if not isinstance(self.model, Aligns):
+        if not isinstance(self.model, DualEncoder):
             raise ValueError(f"{type(self.model).__name__} has no readouts to contrast")
         return self.model
 
     def encode(self, image: Image | Regions) -> Tokens:
         """Image tokens, of at most `most_patches` patches."""
         tokens = self.model.encode_image(image)  # type: ignore[arg-type]
-        if self.most_patches is None:
+        if self.max_patches is None:
             return tokens
-        return tokens.pick(self.draws.kept(tokens, self.most_patches))
+        return tokens.apply_mask(self.draws.keep_patches(tokens, self.max_patches))
 
     @property
-    def guide(self) -> FrozenCNN:
+    def teacher_network(self) -> FrozenCNN:
         return _given(self._guide, "this run has no guide to imitate")
 
     @property
@@ -112,9 +117,9 @@ class Views:
         return _given(self._tokenizer, "this run has no visual tokenizer")
 
     @cached_property
-    def guidance(self) -> Guidance:
+    def teacher_features(self) -> TeacherFeatures:
         """What the guide sees in the images."""
-        return self.guide(self.given_image, self.batch.known)
+        return self.teacher_network(self.image_input, self.batch.image_keys)
 
     @cached_property
     def image(self) -> Tokens:
@@ -125,12 +130,12 @@ class Views:
     def _shown(self) -> Image | Regions:
         """What is read as image."""
         regions = self.batch.regions
-        return self.given_image if regions is None or self.batch.image is not None else regions
+        return self.image_input if regions is None or self.batch.image is not None else regions
 
     @cached_property
     def text(self) -> Tokens:
         """Each text's tokens, before they meet an image."""
-        return self.reading.encode_text(self.given_text)
+        return self.reading.encode_text(self.text_input)
 
     @cached_property
     def image_readouts(self) -> tuple[Tensor, ...]:
@@ -140,55 +145,55 @@ class Views:
     @cached_property
     def text_readouts(self) -> tuple[Tensor, ...]:
         """What a contrast reads of each text."""
-        return self._readouts(lambda: self.text, self.given_text, self.reading.encode_text)
+        return self._readouts(lambda: self.text, self.text_input, self.reading.encode_text)
 
     def _readouts(self, whole: Callable[[], Tokens], given: Any, encode: Callable[[Any], Tokens]) -> tuple[Tensor, ...]:
         """Of tokens that others share, or in chunks, of which nothing is kept."""
-        read = self.aligning.unimodal
-        if self.chunk is None:
+        read = self.aligning.pooled_features
+        if self.grad_cache_size is None:
             return read(whole())
-        if self.most_patches is not None:
+        if self.max_patches is not None:
             raise ValueError("a batch in chunks keeps all patches: set most_patches to 0")
-        return in_chunks(lambda rows: read(encode(given[rows])), len(self.batch), self.chunk)
+        return in_chunks(lambda rows: read(encode(given[rows])), len(self.batch), self.grad_cache_size)
 
     def features(self, head: str, readout: int = 0) -> Features:
         """What a Contrast head makes of a readout of each side."""
 
         def make() -> Features:
             image, text, contrast = self.image_readouts[readout], self.text_readouts[readout], self.heads[head]
-            return Features(contrast.of_image(image), contrast.of_text(text))  # type: ignore[operator]
+            return Features(contrast.project_image(image), contrast.project_text(text))  # type: ignore[operator]
 
-        return self.once(("features", head, readout), make)
+        return self.cached(("features", head, readout), make)
 
-    def once(self, what: tuple[Hashable, ...], make: Callable[[], Made]) -> Made:
+    def cached(self, what: tuple[Hashable, ...], make: Callable[[], Made]) -> Made:
         """What others make of these views, made when first asked for."""
         if what not in self._made:
             self._made[what] = make()
         return self._made[what]
 
     @cached_property
-    def pair(self) -> Pair:
+    def pair(self) -> FusedTokens:
         """Each text with its own image."""
         return self.fusing.fuse(self.text, self.image)
 
     @cached_property
-    def matching_pair(self) -> Pair:
+    def matching_pair(self) -> FusedTokens:
         """Each text with the image it is asked about, its own or another's."""
-        return self.fusing.fuse(self.text, self.encode(self.matching.shown))
+        return self.fusing.fuse(self.text, self.encode(self.matching.visual))
 
     @property
     def teacher(self) -> Views | None:
         """The momentum model's views of the batch, where there is one."""
-        return None if self.lesson is None else self.lesson.views
+        return None if self.teacher_output is None else self.teacher_output.views
 
-    def masked(self, masking: Masking) -> MaskedText:
+    def masked(self, masking: WordMasking) -> MaskedText:
         """The texts with words hidden."""
-        return self.once(("masked", masking), lambda: self.draws.masked(self.given_text, masking))
+        return self.cached(("masked", masking), lambda: self.draws.mask_text(self.text_input, masking))
 
-    def masked_pair(self, masking: Masking) -> Pair:
+    def masked_pair(self, masking: WordMasking) -> FusedTokens:
         """Each masked text with its own image."""
         encode, fuse = self.fusing.encode_text, self.fusing.fuse
-        return self.once(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
+        return self.cached(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
 
 
 def _given(thing: Made | None, why: str) -> Made:

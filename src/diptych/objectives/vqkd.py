@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.modules.codebook import Asked
-from diptych.objectives.gather import gathered
+from diptych.modules.codebook import CodeUsage
+from diptych.objectives.gather import all_gather
 from diptych.objectives.views import Views
-from diptych.protocols import Floor, Quantises
+from diptych.protocols import ChanceLoss, VectorQuantizer
 
 LEAST_USED = 0.2  # of the codebook; below that a tokenizer has failed
 
 
 @dataclass(frozen=True)
-class CodedFeatures:
+class VQKD:
     """1 − cosine between what is told of each patch and what the guide sees there, and `commitment` times the distance of
     the patch's vector from its code (BEiT v2, section 2.2, equation 2; weight 1, and a mean over the vector's width, in the
     official code).
@@ -30,41 +30,41 @@ class CodedFeatures:
     before, all that is faint lies in one direction, which is as easy.
     """
 
-    name: str = "features"
+    name: str = "vqkd"
     weight: float = 1.0
     commitment: float = 1.0
 
-    def counts(self, views: Views) -> dict[str, Tensor]:
-        n = views.given_image.extents(views.guide.stride).prod(1).sum().float()
+    def num_terms(self, views: Views) -> dict[str, Tensor]:
+        n = views.image_input.extents(views.teacher_network.stride).prod(1).sum().float()
         return {self.name: n, f"{self.name}/apart": n}
 
-    def totals(self, views: Views) -> dict[str, Tensor]:
-        model, vectors, grid = quantising(views), views.image, views.guidance.grid
+    def loss_sums(self, views: Views) -> dict[str, Tensor]:
+        model, vectors, grid = quantising(views), views.image, views.teacher_features.grid
         if vectors.layout.spans[0].grid != grid.shape[1:3]:
             raise ValueError(
-                f"patches are to be of the guide's {views.guide.stride} pixels, to tell what it sees there"
+                f"patches are to be of the guide's {views.teacher_network.stride} pixels, to tell what it sees there"
             )
-        x, seen = vectors.pack().values, F.normalize(grid.flatten(1, 2)[vectors.real].float(), dim=1)
+        x, seen = vectors.pack().values, F.normalize(grid.flatten(1, 2)[vectors.mask].float(), dim=1)
         if model.training:
-            model.usual.learn(*(_of_all(part) for part in (seen.sum(0), seen.new_tensor(len(seen)))))
+            model.feature_mean.update(*(_of_all(part) for part in (seen.sum(0), seen.new_tensor(len(seen)))))
             if not model.codebook.begun:
-                model.codebook.begin(gathered(x.detach())[0])
-        quantised, codes = model.quantise(vectors)
-        told = model.tell(quantised).pack().values.float()
-        apart = 1 - F.cosine_similarity(told, seen - model.usual.mean, dim=1)
+                model.codebook.initialize(all_gather(x.detach())[0])
+        quantised, codes = model.quantize(vectors)
+        told = model.decode_codes(quantised).pack().values.float()
+        apart = 1 - F.cosine_similarity(told, seen - model.feature_mean.mean, dim=1)
         distance = (model.codebook.vectors[codes] - x).square().mean(1)
         if model.training:
-            first = views.draws.order(vectors) == 0  # one patch of each image, which a dead code may become
-            asked = (_of_all(part) for part in model.codebook.asked(x.detach(), codes))
-            model.codebook.learn(Asked(*asked), gathered(vectors.rows(first).detach())[0])
+            first = views.draws.order_patches(vectors) == 0  # one patch of each image, which a dead code may become
+            asked = (_of_all(part) for part in model.codebook.usage(x.detach(), codes))
+            model.codebook.update(CodeUsage(*asked), all_gather(vectors.gather(first).detach())[0])
         return {
             self.name: apart.sum() + self.commitment * distance.sum(),
             f"{self.name}/apart": apart.sum().detach(),
         }
 
-    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+    def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """What is told from the mean, by one that knows nothing but the mean: a cosine of 0."""
-        return Floor(
+        return ChanceLoss(
             1.0,
             "distance of what is seen from its mean",
             "the codes tell nothing of a patch; likely too short a run, or a codebook that has collapsed (see `unused`)",
@@ -80,14 +80,14 @@ class UnusedCodes:
     name: str = "unused"
     weight: float = 0.0
 
-    def counts(self, views: Views) -> dict[str, Tensor]:
+    def num_terms(self, views: Views) -> dict[str, Tensor]:
         return {self.name: torch.tensor(float(len(views.batch)), device=views.batch.ids.device)}
 
-    def totals(self, views: Views) -> dict[str, Tensor]:
+    def loss_sums(self, views: Views) -> dict[str, Tensor]:
         return {self.name: quantising(views).codebook.unused() * len(views.batch)}
 
-    def floor(self, statistics: Mapping[str, float]) -> Floor:
-        return Floor(
+    def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
+        return ChanceLoss(
             1 - LEAST_USED,
             "least use of a codebook",
             "the codebook has collapsed: fewer than a fifth of the codes are asked for, and what they name is too little; "
@@ -97,11 +97,11 @@ class UnusedCodes:
 
 def _of_all(part: Tensor) -> Tensor:
     """The sum over all ranks."""
-    return gathered(part[None])[0].sum(0)
+    return all_gather(part[None])[0].sum(0)
 
 
-def quantising(views: Views) -> Quantises:
+def quantising(views: Views) -> VectorQuantizer:
     """The model, which must know codes. Raises ValueError."""
-    if not isinstance(views.model, Quantises):
+    if not isinstance(views.model, VectorQuantizer):
         raise ValueError(f"{type(views.model).__name__} is no tokenizer of images")
     return views.model

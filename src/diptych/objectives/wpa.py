@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diptych.modules.tokens import Pair
+from diptych.modules.tokens import FusedTokens
 from diptych.objectives.views import Views
-from diptych.protocols import Floor
+from diptych.protocols import ChanceLoss
 
 
 @dataclass(frozen=True)
-class Transport:
+class TransportPlan:
     """What it costs to carry a text's mass onto an image's, and the plan that does. Zero where `real` is not."""
 
     cost: Float[Tensor, "b n m"]
@@ -26,11 +26,11 @@ class Transport:
     distance: Float[Tensor, " b"]
 
 
-def transport(
+def optimal_transport(
     words: Float[Tensor, "b n d"], patches: Float[Tensor, "b m d"],
     real_words: Bool[Tensor, "b n"], real_patches: Bool[Tensor, "b m"],
     beta: float = 0.5, iterations: int = 50,
-) -> Transport:  # fmt: skip
+) -> TransportPlan:  # fmt: skip
     """Cosine cost, IPOT plan (held constant in the gradient), and distance ⟨cost, plan⟩; float32, outside autocast.
 
     Source: UNITER (Chen et al. 2020), 3.2 and ViLT, 3.2; official code for the constants.
@@ -39,7 +39,7 @@ def transport(
         real = real_words[:, :, None] & real_patches[:, None, :]
         cost = torch.where(real, 1 - cosines(words.float(), patches.float()), 0.0)
         plan = ipot(cost.detach(), real_words, real_patches, beta, iterations)
-        return Transport(cost, plan, (cost * plan).sum((1, 2)))
+        return TransportPlan(cost, plan, (cost * plan).sum((1, 2)))
 
 
 def cosines(
@@ -74,7 +74,7 @@ def ipot(
 
 
 @dataclass(frozen=True)
-class WordPatchAlignment:
+class WPA:
     """Transport distance of matched pairs minus that of mismatched ones, per pair (ViLT, 3.2).
 
     Class tokens and [SEP] carry no mass. Differs from the paper's text, as the official code: mismatched pairs are
@@ -86,7 +86,7 @@ class WordPatchAlignment:
     beta: float = 0.5
     iterations: int = 50
 
-    def counts(self, views: Views) -> dict[str, Tensor]:
+    def num_terms(self, views: Views) -> dict[str, Tensor]:
         matched = views.matching.matched
         return {
             self.name: torch.tensor(float(len(matched)), device=matched.device),
@@ -94,7 +94,7 @@ class WordPatchAlignment:
             f"{self.name}/mismatched": (~matched).sum().float(),
         }
 
-    def totals(self, views: Views) -> dict[str, Tensor]:
+    def loss_sums(self, views: Views) -> dict[str, Tensor]:
         distance = self.transport(views.matching_pair).distance
         matched = views.matching.matched
         near, far = distance[matched].sum(), distance[~matched].sum()
@@ -104,16 +104,18 @@ class WordPatchAlignment:
             f"{self.name}/mismatched": far.detach(),
         }
 
-    def transport(self, pair: Pair) -> Transport:
+    def transport(self, pair: FusedTokens) -> TransportPlan:
         """The plan between words (without [CLS] and [SEP]) and patches (without the class token).
 
         Rows are the text's columns after [CLS], columns the image's after its class token.
         """
-        words, patches = pair.text.by_span(name="words"), pair.image.by_span(name="patches")
-        inner = words.real & words.real.roll(-1, 1)  # the last real word is [SEP]; so is a full row's, below
+        words, patches = pair.text.select(name="words"), pair.image.select(name="patches")
+        inner = words.mask & words.mask.roll(-1, 1)  # the last real word is [SEP]; so is a full row's, below
         inner[:, -1] = False
-        return transport(words.canvas(), patches.canvas(), inner, patches.real, self.beta, self.iterations)
+        return optimal_transport(
+            words.to_padded(), patches.to_padded(), inner, patches.mask, self.beta, self.iterations
+        )
 
-    def floor(self, statistics: Mapping[str, float]) -> Floor | None:
+    def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """None: a difference of distances has no trivial value but zero, which is where it starts."""
         return None

@@ -10,7 +10,7 @@ import torch
 
 from diptych.config.run import Pretrain
 from diptych.planning.accelerators import ACCELERATORS, Accelerator, chosen
-from diptych.planning.profile import Counted, counted
+from diptych.planning.profile import Profile, profile
 from diptych.utils import cache
 
 FULL = 0.92  # of an accelerator's memory can be used
@@ -18,12 +18,12 @@ FP32, ADAM = 4, 8  # bytes of a number, and of AdamW's two means of a parameter
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """`memory`: bytes on each rank, by what they hold. `seconds`: of a step, by what they are spent on; products and the
     rest of computing come one after the other, `bound` is the longest of all.
     """
 
-    counted: Counted
+    counted: Profile
     device: Accelerator
     ranks: int
     micro: int  # samples of a micro-batch
@@ -44,7 +44,7 @@ class Plan:
         return self.micro <= self.most
 
 
-def plan(run: Pretrain, gpus: str, utilisation: float) -> Plan:
+def estimate(run: Pretrain, gpus: str, utilisation: float) -> Estimate:
     """`utilisation`: the share of its peak that a device reaches in matrix products. Raises ValueError, and what `pretrain`
     does.
     """
@@ -52,13 +52,13 @@ def plan(run: Pretrain, gpus: str, utilisation: float) -> Plan:
         raise ValueError(f"--utilisation {utilisation}: a share of the peak, above 0 and at most 1")
     count, name = chosen(gpus)
     training, ranks = run.training, 1 if name == "cpu" else count
-    if training.batch % (ranks * training.accumulate):
+    if training.batch_size % (ranks * training.grad_accum):
         raise ValueError(
-            f"a batch of {training.batch} does not divide into {ranks} ranks x {training.accumulate} micro-batches; change one"
+            f"a batch of {training.batch_size} does not divide into {ranks} ranks x {training.grad_accum} micro-batches; change one"
         )
-    found, device = counted(run), measured(count) if name == "cpu" else ACCELERATORS[name]
+    found, device = profile(run), measured(count) if name == "cpu" else ACCELERATORS[name]
     half = name != "cpu" and training.precision != "fp32"
-    micro = training.batch // (ranks * training.accumulate)
+    micro = training.batch_size // (ranks * training.grad_accum)
     memory, most = _memory(found, device, training.parallel == "fsdp", ranks, micro, half)
     cores = count or torch.get_num_threads()
     makers = cores if name == "cpu" else training.workers
@@ -66,8 +66,8 @@ def plan(run: Pretrain, gpus: str, utilisation: float) -> Plan:
     computing = seconds["products"] + seconds["other operations"]
     waiting = max(seconds["data"], seconds["exchange"])
     step = computing + seconds["data"] if name == "cpu" else max(computing, waiting)  # a processor makes the data too
-    passes = ranks * training.accumulate * found.fixed.products + training.batch * found.each.products
-    return Plan(
+    passes = ranks * training.grad_accum * found.fixed.products + training.batch_size * found.each.products
+    return Estimate(
         found, device, ranks, micro, half, passes, memory, most, seconds, step, step * training.steps / 3600
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _memory(
-    found: Counted, device: Accelerator, divided: bool, ranks: int, micro: int, half: bool
+    found: Profile, device: Accelerator, divided: bool, ranks: int, micro: int, half: bool
 ) -> tuple[dict[str, float], int]:
     """By what it holds; and how many samples a micro-batch may have."""
     share = 1 / ranks if divided else 1.0
@@ -112,21 +112,21 @@ def _memory(
         "gradients": FP32 * found.trained * share,
         "AdamW's means": ADAM * found.trained * share,
         "weights cast to bf16": 2.0 * found.trained * half,
-        "activations": (found.fixed.kept + found.each.kept * micro) * width,
+        "activations": (found.fixed.activations + found.each.activations * micro) * width,
     }
-    room = FULL * device.memory - sum(memory.values()) + found.each.kept * micro * width
-    return memory, max(0, int(room / max(1.0, found.each.kept * width)))
+    room = FULL * device.memory - sum(memory.values()) + found.each.activations * micro * width
+    return memory, max(0, int(room / max(1.0, found.each.activations * width)))
 
 
 def _seconds(
-    run: Pretrain, found: Counted, device: Accelerator, ranks: int, half: bool, utilisation: float, makers: int
+    run: Pretrain, found: Profile, device: Accelerator, ranks: int, half: bool, utilisation: float, makers: int
 ) -> dict[str, float]:
     """Of a step, on each rank. `makers`: processes that make its samples ready."""
     training = run.training
-    samples = training.batch / ranks
+    samples = training.batch_size / ranks
     width = 0.5 if half else 1.0
-    products = training.accumulate * found.fixed.products + samples * found.each.products
-    moved = (training.accumulate * found.fixed.moved + samples * found.each.moved) * width
+    products = training.grad_accum * found.fixed.products + samples * found.each.products
+    moved = (training.grad_accum * found.fixed.moved + samples * found.each.moved) * width
     moved += (3 * FP32 + 2 * ADAM) * found.trained  # AdamW: weight, gradient and means read, weight and means written
     gathers = 3 if training.parallel == "fsdp" else 2  # of parts of what all have; an average is two
     exchanged = gathers * FP32 * found.trained * (ranks - 1) / ranks

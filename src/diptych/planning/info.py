@@ -17,8 +17,8 @@ from diptych import protocols as verbs
 from diptych.batch import Image, Regions, Text
 from diptych.config.published import Published
 from diptych.config.run import Pretrain
-from diptych.models.configs import CrossViT, Detecting, ViLBERT
-from diptych.modules.tokens import Pair, Tokens
+from diptych.models.configs import CrossViT, RegionModel, ViLBERT
+from diptych.modules.tokens import FusedTokens, Tokens
 
 DETECTED = 36  # regions of an image, where a model reads those
 WORDS = 15  # a caption of usual length, with [CLS] and [SEP]
@@ -34,7 +34,7 @@ class Verb:
 
 
 @dataclass(frozen=True)
-class Description:
+class Info:
     """`parameters` by part of the figure, and of the heads that pre-training has; shared ones under the first that has them."""
 
     parameters: dict[str, int]
@@ -42,20 +42,20 @@ class Description:
     verbs: list[Verb]
 
 
-def describe(known: Published | Pretrain) -> Description:
+def info(known: Published | Pretrain) -> Info:
     """Of a system at its published size, or of a recipe's model. Its weights are nought: they cost no time to draw.
 
     A verb that computes nothing (a readout that is a token's state, as it stands) is left out.
     """
     verbs = _costs(_nought(_build, known), _image(known))
-    return Description(*parameters(known), [verb for verb in verbs if verb.tokens or verb.flops])
+    return Info(*parameters(known), [verb for verb in verbs if verb.tokens or verb.flops])
 
 
 def parameters(known: Published | Pretrain) -> tuple[dict[str, int], dict[str, int]]:
     """Of the model's parts, and of its heads."""
     with torch.device("meta"):
         model = _build(known)
-        heads = model.heads() if hasattr(model, "heads") else nn.ModuleDict()
+        heads = model.pretraining_heads() if hasattr(model, "pretraining_heads") else nn.ModuleDict()
     seen: set[nn.Parameter] = set()
     parts = _counted(model.named_children(), seen)
     own = sum(p.numel() for p in model.parameters(recurse=False))
@@ -77,7 +77,7 @@ def _build(known: Published | Pretrain) -> Any:
     if isinstance(known, Pretrain):
         return known.model.build()
     module, name = known.model
-    return getattr(import_module(f"diptych.models.{module}"), name)(**known.arguments)
+    return getattr(import_module(f"diptych.models.{module}.model"), name)(**known.arguments)
 
 
 def _nought(build: Callable[[Any], Any], known: Published | Pretrain) -> Any:
@@ -95,20 +95,20 @@ def _nought(build: Callable[[Any], Any], known: Published | Pretrain) -> Any:
 def _image(known: Published | Pretrain) -> Image | Regions:
     if isinstance(known, Pretrain):
         model = known.model
-        if isinstance(model, Detecting):
-            return _regions(DETECTED, model.features, isinstance(model, ViLBERT))
+        if isinstance(model, RegionModel):
+            return _regions(DETECTED, model.feature_dim, isinstance(model, ViLBERT))
         if isinstance(model, CrossViT):
-            return Image.whole(torch.zeros(1, 3, *model.sizes[:1] * 2))
-        rows, columns = (side * model.patch for side in model.grid)
-        return Image.whole(torch.zeros(1, 3, rows, columns))
+            return Image.from_full(torch.zeros(1, 3, *model.image_sizes[:1] * 2))
+        rows, columns = (side * model.patch_size for side in model.grid)
+        return Image.from_full(torch.zeros(1, 3, rows, columns))
     if not known.regions:
-        return Image.whole(torch.zeros(1, 3, *known.pixels))
+        return Image.from_full(torch.zeros(1, 3, *known.image_size))
     return _regions(known.regions, 2048, known.whole)
 
 
-def _regions(n: int, features: int, whole: bool) -> Regions:
-    regions = Regions(torch.zeros(1, n, features), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
-    return regions.with_whole() if whole else regions
+def _regions(n: int, feature_dim: int, whole: bool) -> Regions:
+    regions = Regions(torch.zeros(1, n, feature_dim), torch.zeros(1, n, 5), torch.ones(1, n, dtype=torch.bool))
+    return regions.with_whole_image() if whole else regions
 
 
 @torch.no_grad()
@@ -120,27 +120,27 @@ def _costs(model: Any, image: Image | Regions) -> Iterator[Verb]:
     def asked(name: str, ask: Callable[[], Any]) -> Verb:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
             made[name] = found = ask()
-        pair = [found.text, found.image] if isinstance(found, Pair) else [found]
-        tokens = sum(x.real.shape[1] for x in pair if isinstance(x, Tokens))
+        pair = [found.text, found.image] if isinstance(found, FusedTokens) else [found]
+        tokens = sum(x.mask.shape[1] for x in pair if isinstance(x, Tokens))
         return Verb(name, tokens, counter.get_total_flops())
 
-    if isinstance(model, verbs.EncodesImage):
+    if isinstance(model, verbs.ImageEncoder):
         yield asked("encode_image", lambda: model.encode_image(image))  # type: ignore[arg-type]
-    if isinstance(model, verbs.EncodesText):
+    if isinstance(model, verbs.TextEncoder):
         yield asked("encode_text", lambda: model.encode_text(text))
-    if isinstance(model, verbs.Aligns):
-        yield asked("unimodal, image", lambda: model.unimodal(made["encode_image"]))
-        yield asked("unimodal, text", lambda: model.unimodal(made["encode_text"]))
-    if isinstance(model, verbs.Compares):
+    if isinstance(model, verbs.DualEncoder):
+        yield asked("unimodal, image", lambda: model.pooled_features(made["encode_image"]))
+        yield asked("unimodal, text", lambda: model.pooled_features(made["encode_text"]))
+    if isinstance(model, verbs.SimilarityModel):
         yield asked("similarity", lambda: model.similarity(made["encode_text"], made["encode_image"]))
-    if isinstance(model, verbs.Fuses):
+    if isinstance(model, verbs.FusionEncoder):
         yield asked("fuse", lambda: model.fuse(made["encode_text"], made["encode_image"]))
-    if isinstance(model, verbs.Reconstructs):
+    if isinstance(model, verbs.MaskedAutoencoder):
         patches = made["encode_image"]
         yield asked("reconstruct", lambda: model.reconstruct(patches, patches.layout))
-    if isinstance(model, verbs.Decodes):
-        with suppress(verbs.BuiltWithout):
-            yield asked("decode", lambda: model.decode(text, made["encode_image"]))
-    if isinstance(model, verbs.Classifies):
-        with suppress(verbs.BuiltWithout):
+    if isinstance(model, verbs.TextDecoder):
+        with suppress(verbs.UnsupportedOperation):
+            yield asked("next_token_logits", lambda: model.next_token_logits(text, made["encode_image"]))
+    if isinstance(model, verbs.ImageClassifier):
+        with suppress(verbs.UnsupportedOperation):
             yield asked("classify", lambda: model.classify(image))  # type: ignore[arg-type]

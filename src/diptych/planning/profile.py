@@ -19,10 +19,10 @@ from diptych.batch import Batch
 from diptych.config.run import Pretrain
 from diptych.data.loader import samples_per_second
 from diptych.modules.tokens import packing
-from diptych.protocols import EncodesImage, EncodesRegions, Step, pupil
-from diptych.runs.build import build, taught
+from diptych.protocols import ImageEncoder, RegionEncoder, TrainStep, student_of
+from diptych.runs.build import build, with_teacher
 from diptych.runs.pretrain import examples
-from diptych.training.distributed import recompute
+from diptych.training.distributed import checkpoint_activations
 
 SHARES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # of the samples by length: which are counted
 SAMPLES = len(SHARES)
@@ -36,11 +36,11 @@ class Cost:
 
     products: float
     moved: float
-    kept: float
+    activations: float
 
 
 @dataclass(frozen=True)
-class Counted:
+class Profile:
     """What was counted of a run in fp32. A step of b samples costs ``fixed + b * each``."""
 
     parameters: int  # a teacher's among them
@@ -53,13 +53,13 @@ class Counted:
     fed: float  # samples/s that one process of this machine makes ready: of its own time, whatever else runs here
 
 
-def counted(run: Pretrain) -> Counted:
+def profile(run: Pretrain) -> Profile:
     """Builds the run's module and makes one step of 4 samples and one of 8, forth and back. Raises what `pretrain` does."""
     asked = replace(run, data="scenes:64" if run.data == "scenes" else run.data)
     food = examples(asked, "train" if asked.data != run.data else run.split, augment=True)
-    module = taught(build(run), run).train()
-    if run.training.recompute:
-        recompute(module)
+    module = with_teacher(build(run), run).train()
+    if run.training.activation_checkpointing:
+        checkpoint_activations(module)
     by_length = sorted(range(min(len(food), 256)), key=food.length)
     chosen = [by_length[int(share * len(by_length))] for share in SHARES]
     loaded = [food.load(i, 0, 0) for i in chosen]
@@ -68,9 +68,9 @@ def counted(run: Pretrain) -> Counted:
     each = Cost(*((b - a) / SAMPLES for a, b in zip(_values(costs[0]), _values(costs[1]), strict=True)))
     fixed = Cost(*(max(0.0, a - SAMPLES * e) for a, e in zip(_values(costs[0]), _values(each), strict=True)))
     samples_per_second(food, seed=1, samples=16)  # the first ones open files and load libraries
-    words, patches = _tokens(pupil(module), small)
+    words, patches = _tokens(student_of(module), small)
     parameters = list(module.parameters())
-    return Counted(
+    return Profile(
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),
         sum(b.numel() for b in module.buffers()),
@@ -83,11 +83,11 @@ def counted(run: Pretrain) -> Counted:
 
 
 def _values(cost: Cost) -> tuple[float, float, float]:
-    return cost.products, cost.moved, cost.kept
+    return cost.products, cost.moved, cost.activations
 
 
 def _cost(module: nn.Module, batch: Batch) -> Cost:
-    step = cast(Step, module)
+    step = cast(TrainStep, module)
     own = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
     kept: dict[int, int] = {}
 
@@ -98,7 +98,7 @@ def _cost(module: nn.Module, batch: Batch) -> Cost:
 
     with packing(), _products() as products, _Moved() as moved:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            losses = step(batch, step.counts(batch))
+            losses = step(batch, step.num_terms(batch))
             total = torch.stack([weight * losses[name] for name, weight in step.weights.items()]).sum()
             held = sum(kept.values())
         total.backward()
@@ -145,8 +145,8 @@ class _Moved(TorchDispatchMode):
 def _tokens(module: nn.Module, batch: Batch) -> tuple[float, float]:
     """Tokens of text and of image in a sample, as the model is given them."""
     model, shown = module.get_submodule("model"), batch.regions if batch.image is None else batch.image
-    words = 0.0 if batch.text is None else float(batch.text.real.sum()) / len(batch)
-    if shown is None or not isinstance(model, EncodesImage | EncodesRegions):
+    words = 0.0 if batch.text is None else float(batch.text.mask.sum()) / len(batch)
+    if shown is None or not isinstance(model, ImageEncoder | RegionEncoder):
         return words, 0.0
-    patches = float(model.encode_image(shown).real.sum()) / len(batch)  # type: ignore[arg-type]
+    patches = float(model.encode_image(shown).mask.sum()) / len(batch)  # type: ignore[arg-type]
     return words, patches if math.isfinite(patches) else 0.0

@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from diptych.utils.io import written_whole
+from diptych.utils.io import atomic_write
 
 from . import inline
 from .alike import alike
@@ -51,7 +51,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> Path:
         f"<style>{STYLE}</style></head>\n"
         f"<body><main><header><p>Diptych</p><h1>{escape(title)}</h1></header>\n{body}\n</main></body></html>\n"
     )
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(page.encode("utf-8", errors="replace"))
     return path
 

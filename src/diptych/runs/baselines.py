@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from diptych.config.run import Evaluation
-from diptych.data.loader import Tally
+from diptych.data.loader import SkipCounter
 from diptych.data.sources.ablations import Guess, guesses
 from diptych.data.sources.answers import withheld
 from diptych.data.sources.base import DataError, Question, Questioned
@@ -14,7 +14,7 @@ from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
-from diptych.objectives.itm import ImageTextMatching
+from diptych.objectives.itm import ITM
 from diptych.runs.pretrain import statistics
 from diptych.runs.scoring.gallery import open_gallery, readable_texts
 from diptych.runs.training_data import division_of, say_division
@@ -60,7 +60,7 @@ def _means(test: Questioned, accuracy: Callable[[Question], float]) -> Scores:
 
 def retrieval(asked: Evaluation) -> dict[str, Scores]:
     """Recall of candidates drawn blindly from the gallery."""
-    _, owners = readable_texts(open_gallery(asked, ANY_SIZE), Tally(asked.max_skipped))
+    _, owners = readable_texts(open_gallery(asked, ANY_SIZE), SkipCounter(asked.max_skipped))
     captions = list(Counter(owners).values())
     blind, found = chance(captions), {"images": float(len(captions)), "texts": float(len(owners))}
     for way, recall in (("image to text", blind.image_to_text), ("text to image", blind.text_to_image)):
@@ -73,7 +73,7 @@ def matching(asked: Evaluation) -> dict[str, Scores]:
     how often each comes in the captions.
     """
     facts = statistics(open_gallery(asked, ANY_SIZE), Tokenizer())
-    prior = ImageTextMatching().floor(facts).value
+    prior = ITM().chance_loss(facts).value
     return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
 
 

@@ -9,49 +9,49 @@ from torch import nn
 from diptych import protocols as verbs
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Training
-from diptych.modules.embeddings import PatchEmbedding, PlacelessPatchEmbedding
-from diptych.protocols import Among, ComparesSamples, pupil
+from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition
+from diptych.protocols import ComparisonPool, ContrastiveStep, student_of
 from diptych.runs.embedders import reads_regions
 from diptych.runs.run_folder import RunError
 
-PATCHES = ("wpa", "grid", "classes")
+PATCHES = ("wpa", "grid_distillation", "class_distillation")
 """The losses that read an image's patches, and would not know what to do with regions."""
 
 FEWEST = 2
 """Samples that a loss needs which compares them: one, and another."""
 
 NEEDS: tuple[tuple[str, type, str], ...] = (
-    ("itc", verbs.Aligns, "contrast"),
-    ("itm", verbs.Fuses, "match"),
-    ("wpa", verbs.Fuses, ""),
-    ("wpa", verbs.EncodesPatches, ""),
-    ("grid", verbs.EncodesPatches, "grid"),
-    ("classes", verbs.EncodesPatches, "classes"),
-    ("lm", verbs.Foretells, ""),
-    ("captions", verbs.FusesOnward, "captions"),
-    ("regions", verbs.Fuses, "regions"),
-    ("mim", verbs.Reconstructs, ""),
-    ("hinge", verbs.Compares, ""),
-    ("codes", verbs.HidesPatches, "codes"),
-    ("codes_alone", verbs.HidesPatches, "codes"),
-    ("mlm_alone", verbs.ReadsAlone, "words"),
-    ("features", verbs.Quantises, ""),
+    ("itc", verbs.DualEncoder, "contrast"),
+    ("itm", verbs.FusionEncoder, "match"),
+    ("wpa", verbs.FusionEncoder, ""),
+    ("wpa", verbs.PatchEncoder, ""),
+    ("grid_distillation", verbs.PatchEncoder, "grid"),
+    ("class_distillation", verbs.PatchEncoder, "classes"),
+    ("lm", verbs.CausalDecoder, ""),
+    ("masked_captions", verbs.CausalFusionEncoder, "captions"),
+    ("masked_regions", verbs.FusionEncoder, "regions"),
+    ("mim", verbs.MaskedAutoencoder, ""),
+    ("triplet", verbs.SimilarityModel, ""),
+    ("masked_codes", verbs.MaskedImageEncoder, "codes"),
+    ("masked_codes_image_only", verbs.MaskedImageEncoder, "codes"),
+    ("mlm_text_only", verbs.UnimodalTextEncoder, "words"),
+    ("vqkd", verbs.VectorQuantizer, ""),
 )
 """A loss, the verbs it needs, and the head; masked words need more (`_needs`)."""
 
 
 def check_verbs(run: Pretrain, model: Any) -> None:
     """Raises RunError where the model, as it was built, lacks a verb that one of the run's losses needs."""
-    name, lacks = type(model).__name__, model.lacks() if isinstance(model, verbs.Lacks) else {}
+    name, lacks = type(model).__name__, model.unsupported() if isinstance(model, verbs.PartlySupported) else {}
     for loss, verb, _ in _needs(run.objectives):
         asked = _verbs(verb)
         if why := next((lacks[v] for v in asked if v in lacks), ""):
             raise RunError(f"{why}, or set objectives.{loss} to 0")
         if missing := ", ".join(sorted(v for v in asked if not hasattr(model, v))):
             raise RunError(f"a {name} cannot learn {loss}: it has no {missing}; set objectives.{loss} to 0")
-        if loss in PATCHES and (reads_regions(run) or isinstance(model, verbs.Quantises)):
+        if loss in PATCHES and (reads_regions(run) or isinstance(model, verbs.VectorQuantizer)):
             raise RunError(f"{loss} is learned of patches, which this {name} is not shown; set objectives.{loss} to 0")
-    words, patches = getattr(model, "width", 0), getattr(model, "image_width", 0)
+    words, patches = getattr(model, "dim", 0), getattr(model, "image_dim", 0)
     if run.objectives.wpa and patches not in (0, words):
         raise RunError(f"this {name} has words of {words} numbers and patches of {patches}; set objectives.wpa to 0")
     if run.mixgen and reads_regions(run):
@@ -68,10 +68,10 @@ def check_heads(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
     for loss, _, head in _needs(chosen):
         if head and head not in heads:
             raise RunError(f"a {name} cannot learn {loss}: it has no head {head!r}; set objectives.{loss} to 0")
-    hides = chosen.codes or chosen.codes_alone
-    if hides and not isinstance(getattr(model, "patches", None), PatchEmbedding | PlacelessPatchEmbedding):
+    hides = chosen.masked_codes or chosen.masked_codes_image_only
+    if hides and not isinstance(getattr(model, "patches", None), PatchEmbedding | PatchEmbeddingWithoutPosition):
         raise RunError(
-            f'codes are of hidden patches, but what this {name} reads of images is frozen: set embed.image to "own"'
+            f'codes are of hidden patches, but what this {name} reads of images is frozen: set embedders.image to "own"'
         )
 
 
@@ -82,27 +82,27 @@ def check_samples(module: nn.Module, training: Training, ranks: int, queued: int
         module: the step that is trained.
         queued: features of earlier samples that contrast compares with, too.
     """
-    own = training.batch // (training.accumulate * ranks)
-    step = pupil(module)
-    found = step.samples_compared(Among(own, own * ranks, queued)) if isinstance(step, ComparesSamples) else {}
+    own = training.batch_size // (training.grad_accum * ranks)
+    step = student_of(module)
+    found = step.samples_compared(ComparisonPool(own, own * ranks, queued)) if isinstance(step, ContrastiveStep) else {}
     for loss, candidates in found.items():
         if candidates < FEWEST:
             raise RunError(
-                f"{loss} compares each sample with others, but a micro-batch has {own} (batch {training.batch}, accumulate "
-                f"{training.accumulate}, {ranks} rank{'s' * (ranks > 1)}): give --batch {FEWEST * training.accumulate * ranks} or "
-                f"more, a smaller --accumulate, or set the weight of {loss} to 0"
+                f"{loss} compares each sample with others, but a micro-batch has {own} (batch_size {training.batch_size}, grad_accum "
+                f"{training.grad_accum}, {ranks} rank{'s' * (ranks > 1)}): give --batch_size {FEWEST * training.grad_accum * ranks} or "
+                f"more, a smaller --grad_accum, or set the weight of {loss} to 0"
             )
 
 
 def compares(module: nn.Module) -> bool:
     """Whether any loss of a step compares samples with one another."""
-    step = pupil(module)
-    return isinstance(step, ComparesSamples) and bool(step.samples_compared(Among(FEWEST, FEWEST)))
+    step = student_of(module)
+    return isinstance(step, ContrastiveStep) and bool(step.samples_compared(ComparisonPool(FEWEST, FEWEST)))
 
 
 def _needs(chosen: Objectives) -> list[tuple[str, type, str]]:
     """The rows of NEEDS whose loss has a weight."""
-    words = verbs.ReadsAlone if chosen.alone else verbs.Fuses
+    words = verbs.UnimodalTextEncoder if chosen.text_only else verbs.FusionEncoder
     return [row for row in (*NEEDS, ("mlm", words, "words")) if getattr(chosen, row[0])]
 
 

@@ -17,8 +17,8 @@ from diptych.runs.baselines import baselines
 from diptych.runs.evaluate import evaluate
 from diptych.runs.finetune import finetune, inherited
 from diptych.runs.pretrain import pretrain
-from diptych.runs.report import attempted
-from diptych.utils.lock import alone
+from diptych.runs.report import report_errors
+from diptych.utils.lock import single_writer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Row:
     pretrained: float
 
 
-@alone
+@single_writer
 def demo(out: Path, seed: int = 0) -> list[Row]:
     """Pre-trains; fine-tunes for VQA and retrieval from there and from scratch, same budget; scores; reports.
 
@@ -60,7 +60,7 @@ def demo(out: Path, seed: int = 0) -> list[Row]:
         f"Built-in world, val split; the same fine-tuning budget; seed {seed}; {minutes:.1f} minutes in all. The most "
         "common answer stands for chance in VQA.",
     )
-    attempted("report.html", lambda: write_report(out / "report.html", "Diptych demo", [table]), None)
+    report_errors("report.html", lambda: write_report(out / "report.html", "Diptych demo", [table]), None)
     console.print(f"report: {out / 'report.html'}; each run's own: {out}/*/report.html")
     return rows
 

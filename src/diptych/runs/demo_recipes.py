@@ -21,12 +21,12 @@ def pretraining(seed: int = 0) -> Pretrain:
 def vqa(seed: int = 0) -> Finetune:
     """The model learns at a third of the head's rate, not a tenth as in the paper: 200 steps are few."""
     run = _short(common_recipes.vqa(vlmo.tiny()), 200, seed)
-    optimizer = replace(run.training.optimizer, learning_rate=1e-3, head_multiplier=3.0)
+    optimizer = replace(run.training.optimizer, learning_rate=1e-3, head_lr_multiplier=3.0)
     return replace(run, training=replace(run.training, optimizer=optimizer))
 
 
 def retrieval(seed: int = 0) -> Finetune:
-    return replace(_short(common_recipes.retrieval(vlmo.tiny()), 50, seed), false_texts=2)
+    return replace(_short(common_recipes.retrieval(vlmo.tiny()), 50, seed), negative_texts=2)
 
 
 def _short(run: Finetune, steps: int, seed: int) -> Finetune:

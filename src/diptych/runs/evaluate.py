@@ -23,7 +23,7 @@ from diptych.runs.feature_extractors import check_given
 from diptych.runs.fitting import check_model, check_module
 from diptych.runs.qualitative_examples import write_shown
 from diptych.runs.run_folder import RunError, load_run, read_run
-from diptych.runs.scoring.base import Scored, Subject
+from diptych.runs.scoring.base import EvaluatedModel, Result
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.classification import classification
 from diptych.runs.scoring.matching import matching
@@ -31,10 +31,10 @@ from diptych.runs.scoring.retrieval import retrieval
 from diptych.runs.scoring.vqa import vqa
 from diptych.training.distributed import pick_device, takes_bf16
 from diptych.utils.cache import digest
-from diptych.utils.io import written_whole
+from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
-SCORERS: dict[str, Callable[[Subject], Scored]] = {
+SCORERS: dict[str, Callable[[EvaluatedModel], Result]] = {
     "retrieval": retrieval, "captioning": captioning, "vqa": vqa, "matching": matching,
     "classification": classification,
 }  # fmt: skip
@@ -51,7 +51,7 @@ def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
     bf16, out = takes_bf16(device, asked.precision), folder / name_of(asked, run.data)
     with locked(out):
         with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            scored = SCORERS[asked.task](Subject(run, facts, module, asked, device))
+            scored = SCORERS[asked.task](EvaluatedModel(run, facts, module, asked, device))
         write(out, asked, scored)
     report.write(folder, run, module)
     return scored.metrics
@@ -64,8 +64,8 @@ def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     asked = replace(asked, split=asked_split(asked.split, asked.data, OWN if asked.task == "vqa" else ()))
     if asked.task not in SCORERS:
         raise RunError(f"there is no task {asked.task!r}; there are: {', '.join(SCORERS)}")
-    if asked.blind and asked.task != "vqa":
-        raise RunError(f"--blind hides a part of questions, for vqa; {asked.task} has --control True")
+    if asked.ablate and asked.task != "vqa":
+        raise RunError(f"--ablate hides a part of questions, for vqa; {asked.task} has --shuffle_captions True")
     return asked
 
 
@@ -103,24 +103,26 @@ def short_name(asked: Evaluation) -> str:
     data = re.sub(r"[^\w-]+", "_", Path(asked.data).resolve().stem).strip("_")
     parts = ["evaluate", asked.task, data, asked.split]
     parts += [f"gallery{asked.gallery}"] * bool(asked.gallery) + [f"captions{asked.captions}"] * bool(asked.captions)
-    how = {"retrieval": ("candidates", "ranked_by"), "captioning": ("beams", "longest")}.get(asked.task, ())
+    how = {"retrieval": ("rerank", "rerank_by"), "captioning": ("num_beams", "max_length")}.get(asked.task, ())
     parts += [f"{name}_{getattr(asked, name)}" for name in how if getattr(asked, name) != getattr(Evaluation(), name)]
-    parts += [f"blind_{asked.blind}"] * bool(asked.blind) + ["control"] * asked.control
+    parts += [f"ablate_{asked.ablate}"] * bool(asked.ablate) + ["shuffle_captions"] * asked.shuffle_captions
     return "-".join(parts)
 
 
-def write(out: Path, asked: Evaluation, scored: Scored) -> None:
+def write(out: Path, asked: Evaluation, scored: Result) -> None:
     """metrics.json, predictions.jsonl, skipped.json and what else the task has; then shown.json, the examples of the report."""
     out.mkdir(exist_ok=True)
-    what = f"{asked.data}, split {asked.split}" + (", captions dealt to other pictures" if asked.control else "")
-    what += f", blind {asked.blind}" if asked.blind else ""
+    what = f"{asked.data}, split {asked.split}" + (
+        ", captions dealt to other pictures" if asked.shuffle_captions else ""
+    )
+    what += f", blind {asked.ablate}" if asked.ablate else ""
     metrics = {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()}
     files = {"skipped.json": [asdict(s) for s in scored.skipped], **scored.files}
     files["metrics.json"] = {"what": what, "asked": asdict(asked), "metrics": metrics}
     rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scored.predictions)
-    with written_whole(out / "predictions.jsonl") as path:
+    with atomic_write(out / "predictions.jsonl") as path:
         path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # half a character: JSON's own escape
     for name, content in files.items():
-        with written_whole(out / name) as path:
+        with atomic_write(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))
-    report.attempted("the report's examples", lambda: write_shown(out, scored.shown()), None)
+    report.report_errors("the report's examples", lambda: write_shown(out, scored.shown()), None)

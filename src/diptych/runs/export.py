@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.checkpoints import digests
-from diptych.checkpoints.reader import sided
+from diptych.checkpoints.reader import as_two_sides
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.models.huggingface.export import HF
 from diptych.models.importing import SYSTEMS
@@ -21,7 +21,7 @@ from diptych.runs.fitting import check_depth, check_model, shapes
 from diptych.runs.hf_images import FILE, OWN, exported
 from diptych.runs.imports import DEAD
 from diptych.runs.run_folder import RunError, read_any, read_weights
-from diptych.utils.io import written_whole
+from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
 Target = Literal["official", "safetensors", "hf"]
@@ -45,26 +45,26 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     except (TypeError, KeyError, ValueError) as error:
         raise RunError(f"{folder}: run.json has no arguments of a {system} for {task} ({error})") from None
     ours = read_weights(folder)
-    beside = names.beside
+    beside = names.teacher_names
     if beside:
-        names = names.of_student  # a run's weights are the student's
+        names = names.without_teacher  # a run's weights are the student's
     official = names.to_official(ours)
     dead = digests.read(folder / DEAD)[0] if (folder / DEAD).is_file() else {}
-    unread = {} if "imported" in facts else names.dead  # an import kept what it found
+    unread = {} if "imported" in facts else names.ignored  # an import kept what it found
     lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
     if beside and not any(name in dead for name in beside):
         lost.append("the momentum model and its queue (a run keeps its student)")
     if to == "hf":
-        held = official | {n: t for n, t in dead.items() if n not in names.dead}
+        held = official | {n: t for n, t in dead.items() if n not in names.ignored}
         left = _write_hf(system, task, arguments, held, _beside(system, run, facts), out)
-        return [f"{name} ({names.dead[name]})" for name in dead if name in names.dead] + left
+        return [f"{name} ({names.ignored[name]})" for name in dead if name in names.ignored] + left
     whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
-    with locked(out.parent, out.name), written_whole(out) as path:
+    with locked(out.parent, out.name), atomic_write(out) as path:
         if to == "safetensors":
             save_file({name: tensor.clone() for name, tensor in whole.items()}, path)
         else:
-            nest = SYSTEMS[system].nest
-            torch.save({nest: sided(whole)} if nest else whole, path)
+            nest = SYSTEMS[system].model_prefix
+            torch.save({nest: as_two_sides(whole)} if nest else whole, path)
     return lost
 
 
@@ -102,11 +102,11 @@ def _pretrained_for(run: Pretrain, system: str) -> str:
     """The task under whose names the official code keeps the heads of a pre-training run."""
     asked = run.objectives
     if system == "beit3":
-        return "captioning" if asked.captions else "retrieval" if asked.itc else "encoder"
+        return "captioning" if asked.masked_captions else "retrieval" if asked.itc else "encoder"
     if system == "albef" and not {"*", "words"} & set(run.heads):
         return "retrieval"
-    if system == "blip" and run.model.form != "pretraining":  # type: ignore[union-attr]
-        return run.model.form  # type: ignore[union-attr]
+    if system == "blip" and run.model.variant != "pretraining":  # type: ignore[union-attr]
+        return run.model.variant  # type: ignore[union-attr]
     return "encoder" if system == "vit" else "pretraining"
 
 
@@ -140,8 +140,8 @@ def _write_hf(
     config, state, left = HF[system](arguments, task, official)
     with locked(out):
         for name, values in {**beside, "config.json": config | beside["config.json"]}.items():
-            with written_whole(out / name) as path:
+            with atomic_write(out / name) as path:
                 path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        with written_whole(out / "model.safetensors") as path:
+        with atomic_write(out / "model.safetensors") as path:
             save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
     return left

@@ -12,33 +12,33 @@ from diptych.batch import Text
 from diptych.config.run import Finetune, Pretrain
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
-from diptych.encoders.minilm import DEPTH, WIDTH, FrozenText
-from diptych.modules.frozen_text import States
+from diptych.encoders.minilm import DEPTH, WIDTH, FrozenMiniLM
+from diptych.modules.frozen_text import HiddenStates
 from diptych.runs.validate import RunError
-from diptych.utils.cache import Remembered, Store, usual_folder
+from diptych.utils.cache import Remembered, Store, default_folder
 
 STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
 
 
 @cache
-def store() -> Store:
-    return Store(usual_folder())
+def disk_cache() -> Store:
+    return Store(default_folder())
 
 
 @cache
-def remembered() -> Remembered:
+def memory_cache() -> Remembered:
     """What the CNN saw."""
-    return Remembered(store=store())
+    return Remembered(store=disk_cache())
 
 
 @cache
 def frozen_cnn() -> FrozenCNN:
-    return FrozenCNN(store=store())
+    return FrozenCNN(store=disk_cache())
 
 
 @cache
-def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenText:
-    return FrozenText(depth, store=store(), stages=stages, onward=onward)
+def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenMiniLM:
+    return FrozenMiniLM(depth, store=disk_cache(), stages=stages, onward=onward)
 
 
 @cache
@@ -47,15 +47,15 @@ def hypercolumns() -> Hypercolumns:
 
 
 def cnn_maps(pixels: Tensor) -> Tensor:
-    return frozen_cnn().maps(pixels)
+    return frozen_cnn().feature_maps(pixels)
 
 
-def given(run: Pretrain | Finetune) -> dict[str, str]:
+def frozen_sources(run: Pretrain | Finetune) -> dict[str, str]:
     """Which frozen networks say what the run's model is given of images and texts: a digest of each, by which their checkpoints are told
     apart, and hypercolumns by how they are made too. Regions that lie in files are the user's own, and are not looked into.
     """
-    seen = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embed.image)
-    read = _READERS.get(run.embed.text)
+    seen = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embedders.image)
+    read = _READERS.get(run.embedders.text)
     made = {"image": seen, "text": read}
     return {side: network().name.hex()[:16] for side, network in made.items() if network is not None}
 
@@ -64,8 +64,8 @@ def changed(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> list[str]:
     """Of what ("image", "text") a run learned from other features than it would be given now. One from before that was written down
     learned from what is given today, unless it was hypercolumns (docs/decisions/0011).
     """
-    now = given(run)
-    told = facts.get("given", now | {"image": "one look"} if run.embed.image == "hypercolumns" else now)
+    now = frozen_sources(run)
+    told = facts.get("given", now | {"image": "one look"} if run.embedders.image == "hypercolumns" else now)
     return [side for side, name in now.items() if told.get(side) != name]
 
 
@@ -78,12 +78,12 @@ def check_given(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
         )
 
 
-def read_states(text: Text, once: bool = False) -> Tensor:
+def bidirectional_states(text: Text, once: bool = False) -> Tensor:
     """MiniLM's word states, each of which has seen the whole text."""
     return _READERS["minilm"]()(text, once)
 
 
-def read_onward(text: Text, once: bool = False) -> Tensor:
+def causal_states(text: Text, once: bool = False) -> Tensor:
     """The states of several stages, side by side, where no word has seen a later one."""
     return _READERS["minilm_onward"]()(text, once)
 
@@ -94,15 +94,15 @@ def word_states(text: Text, once: bool = False) -> Tensor:
     return table.to(text.ids.device)[text.ids]
 
 
-_READERS: dict[str, Callable[[], FrozenText]] = {
+_READERS: dict[str, Callable[[], FrozenMiniLM]] = {
     "minilm": frozen_text,
     "minilm_onward": partial(frozen_text, stages=STAGES, onward=True),
     "minilm_words": partial(frozen_text, 0),
 }
 
-READ: dict[str, tuple[States, int]] = {
-    "minilm": (read_states, WIDTH),
-    "minilm_onward": (read_onward, WIDTH * len(STAGES)),
+READ: dict[str, tuple[HiddenStates, int]] = {
+    "minilm": (bidirectional_states, WIDTH),
+    "minilm_onward": (causal_states, WIDTH * len(STAGES)),
     "minilm_words": (word_states, WIDTH),
 }
-"""What reads a text for `embed.text`, and how many numbers it says of each piece."""
+"""What reads a text for `embedders.text`, and how many numbers it says of each piece."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diptych.checkpoints.mapping import within
 from diptych.checkpoints.strict import check_fit
 from diptych.config.run import Finetune, Pretrain
-from diptych.runs.embedders import exchange
+from diptych.runs.embedders import install_embedders
 from diptych.runs.run_folder import RunError
 
 WEIGHTS = "model.safetensors"
@@ -50,7 +50,7 @@ def check_model(folder: Path, run: Pretrain | Finetune) -> None:
                 f"{folder}: run.json describes a model of {size:,} numbers, {WEIGHTS} holds {sum(t.numel() for t in held.values()):,}: "
                 "they are not of one run; train or import it again"
             )
-        exchange(model, run)
+        install_embedders(model, run)
     check_fit(model, within(held, "model."), f"{folder / WEIGHTS}, as run.json describes the model,")
 
 
@@ -74,12 +74,12 @@ def check_depth(folder: Path, arguments: Mapping[str, Any], tensors: int) -> Non
 
 def _check_pictures(folder: Path, run: Pretrain | Finetune) -> None:
     """Raises RunError where pictures are far larger than the grid of patches that the model has positions for."""
-    grid, patch = getattr(run.model, "grid", None), getattr(run.model, "patch", None)
-    if run.embed.image != "own" or not grid or not patch:
+    grid, patch = getattr(run.model, "grid", None), getattr(run.model, "patch_size", None)
+    if run.embedders.image != "own" or not grid or not patch:
         return
-    area, known = run.images.shorter**2, grid[0] * grid[1] * patch**2
+    area, known = run.images.shorter_side**2, grid[0] * grid[1] * patch**2
     if area > max(LARGER * known, USUAL):
         raise RunError(
-            f"{folder}: images.shorter is {run.images.shorter}, whose square has {area / known:.0f} times the area of model.grid, "
+            f"{folder}: images.shorter_side is {run.images.shorter_side}, whose square has {area / known:.0f} times the area of model.grid, "
             f"{grid} patches of {patch}: at most {LARGER} times is read"
         )

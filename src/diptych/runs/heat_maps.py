@@ -11,13 +11,13 @@ from diptych.config.run import Finetune, Pretrain
 from diptych.data.examples import PairExamples
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.models.configs import Detecting
+from diptych.models.configs import RegionModel
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.wpa import WordPatchAlignment
-from diptych.protocols import Fuses, Lacks
+from diptych.objectives.wpa import WPA
+from diptych.protocols import FusionEncoder, PartlySupported
 from diptych.report import HeatMap
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import spread
+from diptych.runs.scoring.base import evenly_spaced
 from diptych.runs.scoring.gallery import Part
 from diptych.runs.tokenizer import tokenizer_of
 
@@ -30,29 +30,29 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
     the data holds no val split of captions.
     """
     model = module.model
-    lacks = model.lacks() if isinstance(model, Lacks) else {}
-    if not isinstance(model, Fuses) or {"encode_text", "encode_image", "fuse"} & lacks.keys():
+    lacks = model.unsupported() if isinstance(model, PartlySupported) else {}
+    if not isinstance(model, FusionEncoder) or {"encode_text", "encode_image", "fuse"} & lacks.keys():
         return []
-    if isinstance(run.model, Detecting) or run.embed.image != "own":
+    if isinstance(run.model, RegionModel) or run.embedders.image != "own":
         return []
     try:
-        source, tokenizer = open_captions(run.data, "val", least=run.images.shorter), tokenizer_of(run)
+        source, tokenizer = open_captions(run.data, "val", least=run.images.shorter_side), tokenizer_of(run)
     except (DataError, RunError):
         return []
-    some = Part(source, spread(range(len(source)), MAPS), texts=1)
+    some = Part(source, evenly_spaced(range(len(source)), MAPS), texts=1)
     pairs = PairExamples(some, tokenizer, replace(run.images, augment=False), matching=0.0)
     module.eval()
     return word_patch_maps(model, alignment(module), pairs)
 
 
-def alignment(module: nn.Module) -> WordPatchAlignment:
+def alignment(module: nn.Module) -> WPA:
     """The training objective's own, with its constants."""
     chosen = module.objectives if isinstance(module, Pretraining) else ()
-    return next((o for o in chosen if isinstance(o, WordPatchAlignment)), WordPatchAlignment())
+    return next((o for o in chosen if isinstance(o, WPA)), WPA())
 
 
 @torch.no_grad()
-def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExamples) -> list[HeatMap]:
+def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples) -> list[HeatMap]:
     """A heat map for each pair that can be read: its caption's words over its picture (ViLT, figure 4)."""
     maps = []
     for index in range(len(pairs)):
@@ -73,7 +73,7 @@ def word_patch_maps(model: Fuses, objective: WordPatchAlignment, pairs: PairExam
             return []
         found = objective.transport(fused)
         known = pairs.tokenizer.vocabulary.pieces
-        pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.real.sum()) - 1].tolist()]
+        pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.mask.sum()) - 1].tolist()]
         plan = found.plan[0, : len(pieces)].unflatten(1, grids[0]).float().cpu().numpy()
         maps.append(HeatMap(picture, pieces, plan, float(found.distance), pairs.source.where(int(pairs.owner[index]))))
     return maps

@@ -43,7 +43,7 @@ def image_settings(
     family = family_of(values, system, where)
     found, _ = apply(table_of(family, family.by_shorter(values)), values, f"{where}: ")
     cut = (found["crop_size"].height, found["crop_size"].width) if found["do_center_crop"] else None
-    images = replace(images, resample=FILTERS[found["resample"]], square=False, wide=0, crop=0)
+    images = replace(images, resample=FILTERS[found["resample"]], square=False, square_width=0, crop=0)
     images = _normalised(images, found, where)
     if family.divisor:
         return _by_vilt(images, found, where, patch)
@@ -73,9 +73,9 @@ def image_settings(
         )
     crop = cut[0] if cut else 0
     if size.shortest:
-        return replace(images, shorter=size.shortest, crop=crop)
+        return replace(images, shorter_side=size.shortest, crop=crop)
     wide = 0 if size.width == size.height else size.width
-    return replace(images, shorter=size.height, wide=wide, square=True, crop=crop)
+    return replace(images, shorter_side=size.height, square_width=wide, square=True, crop=crop)
 
 
 def fitted(values: Mapping[str, Any], side: tuple[int, int]) -> dict[str, Any]:
@@ -99,9 +99,16 @@ def exported(system: str, images: ImageSettings) -> dict[str, Any]:
         "do_convert_rgb": True,
     }
     if FAMILIES[family].divisor:
-        return told | {"size": {"shortest_edge": images.shorter}, "size_divisor": images.patch, "do_pad": True}
-    size = {"height": images.shorter, "width": images.wide or images.shorter}
-    told |= {"size": size if images.square else {"shortest_edge": images.shorter}, "do_center_crop": bool(images.crop)}
+        return told | {
+            "size": {"shortest_edge": images.shorter_side},
+            "size_divisor": images.patch_size,
+            "do_pad": True,
+        }
+    size = {"height": images.shorter_side, "width": images.square_width or images.shorter_side}
+    told |= {
+        "size": size if images.square else {"shortest_edge": images.shorter_side},
+        "do_center_crop": bool(images.crop),
+    }
     return told | ({"crop_size": {"height": images.crop, "width": images.crop}} if images.crop else {})
 
 
@@ -115,7 +122,7 @@ def _by_vilt(images: ImageSettings, found: Mapping[str, Any], where: str, patch:
         )
     if size.shortest < found["size_divisor"]:
         raise WeightsError(f"{where}: size {size.shortest} is smaller than size_divisor {found['size_divisor']}")
-    return replace(images, shorter=size.shortest, longer_ratio=1333 / 800, patch=found["size_divisor"])
+    return replace(images, shorter_side=size.shortest, longer_ratio=1333 / 800, patch_size=found["size_divisor"])
 
 
 def _of_model(family: Family, side: tuple[int, int]) -> tuple[Size, tuple[int, int] | None]:

@@ -16,7 +16,7 @@ from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
 from diptych.models.huggingface.config import CONFIGS, HFConfig, is_hf, placeholders, read_config
 from diptych.models.importing import Imported, load_official
-from diptych.protocols import pupil
+from diptych.protocols import student_of
 from diptych.runs.hf_images import fitted, image_settings, read_images
 from diptych.runs.hf_vocabulary import own_vocabulary
 from diptych.runs.run_folder import RunError
@@ -27,7 +27,7 @@ from diptych.training.checkpoint import MODEL
 
 
 @dataclass(frozen=True)
-class Source:
+class ImportSource:
     """`settings`: the official code's, as JSON. `hf`: those of Hugging Face's config.json instead. `folder`: where the
     image processor's and the tokenizer's files lie, if a folder was given.
     """
@@ -47,11 +47,11 @@ class Source:
         """The folder's vocabulary, where it is another than the bundled one. Raises WeightsError."""
         return own_vocabulary(self.folder, self.system) if self.folder else None
 
-    def load(self, heads: int | None, grid: tuple[int, int] | None) -> Imported:
+    def load(self, num_heads: int | None, grid: tuple[int, int] | None) -> Imported:
         """Raises WeightsError, also where the weights are not those that the config describes."""
         if self.hf is None:
-            return load_official(self.system, self.weights, heads, grid, self.settings)
-        self.hf.check_heads(heads)
+            return load_official(self.system, self.weights, num_heads, grid, self.settings)
+        self.hf.check_heads(num_heads)
         found = load_official(self.system, self.weights, None, grid, self.hf.told)
         self.hf.check(found.arguments, found.task, resized=grid is not None)
         return found
@@ -63,14 +63,14 @@ class Source:
             return run
         values, where = read
         rows, columns = found.arguments["grid"]
-        patch = found.arguments["patch"]
+        patch = found.arguments["patch_size"]
         side = (rows * patch, columns * patch)
         if resized and self.system != "vilt":
             values = fitted(values, side)
         return replace(run, images=image_settings(run.images, values, where, self.system, side, patch))
 
 
-def open_source(system: str, checkpoint: Path, config: Path | None) -> Source:
+def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSource:
     """`checkpoint`: a file, or a folder as Hugging Face keeps a model, which the file of its weights stands for too unless a
     `config` is given. Raises WeightsError, RunError.
     """
@@ -91,14 +91,14 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> Source:
     except WeightsError as error:
         raise RunError(str(error)) from None
     hf = read_config(system, settings, str(config)) if is_hf(system, settings, folder is not None) else None
-    return Source(system, checkpoint, settings, hf, folder)
+    return ImportSource(system, checkpoint, settings, hf, folder)
 
 
 def _refuse_own_run(folder: Path) -> None:
     """Raises RunError where a folder is that of a run, whose weights have our names already."""
     if (folder / "run.json").is_file() and (folder / MODEL).is_file() and not (folder / "config.json").is_file():
         raise RunError(
-            f"{folder} is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --start {folder}"
+            f"{folder} is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --init_from {folder}"
         )
 
 
@@ -109,7 +109,7 @@ def named_classes(
 
     They are those of `file`, else of the config's id2label, else numbers. Raises RunError, WeightsError.
     """
-    step = pupil(step)
+    step = student_of(step)
     if isinstance(step, OpenVQA):
         return {"answers": _listed(file, None) if file else []}, []
     if isinstance(step, NLVR2) and hf is not None:
@@ -117,7 +117,7 @@ def named_classes(
     if isinstance(step, ClosedVQA):
         fact, one, count = "answers", "answer", len(found.state["head.answers.bias"])
     elif isinstance(step, Classification):
-        fact, one, count = "classes", "class", found.arguments["classes"]
+        fact, one, count = "classes", "class", found.arguments["num_classes"]
     else:
         return {}, []
     if file is not None:

@@ -16,7 +16,7 @@ from diptych.models.beit3 import recipes as beit3
 from diptych.models.blip import recipes as blip
 from diptych.models.clip import recipes as clip
 from diptych.models.coca import recipes as coca
-from diptych.models.configs import CrossViT, Detecting
+from diptych.models.configs import CrossViT, RegionModel
 from diptych.models.crossvit import recipes as crossvit
 from diptych.models.importing import Imported
 from diptych.models.mae import recipes as mae
@@ -68,11 +68,11 @@ def run_of(found: Imported, step: nn.Module, config: Mapping[str, Any], regions:
     published = PUBLISHED[found.system]()
     model = type(published.model)(**found.arguments)
     images = published.images
-    if isinstance(model, Detecting):
-        embed = Embedders(image=regions or published.embed.image, features=model.features)
-        published = replace(published, embed=embed)
+    if isinstance(model, RegionModel):
+        embed = Embedders(image=regions or published.embedders.image, feature_dim=model.feature_dim)
+        published = replace(published, embedders=embed)
     else:
-        images = replace(images, shorter=model.patch * min(model.grid), patch=model.patch)  # type: ignore[union-attr]
+        images = replace(images, shorter_side=model.patch_size * min(model.grid), patch_size=model.patch_size)  # type: ignore[union-attr]
     if (found.system, found.task) == ("beit3", "classification"):
         images = replace(images, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     run = replace(published, model=model, images=normalised(images, config))
@@ -109,11 +109,11 @@ def _pretraining(run: Pretrain, step: Any, arguments: Mapping[str, Any]) -> Pret
     weights = {SAID_OTHERWISE.get(name, name): weight for name, weight in step.weights.items()}
     asked = replace(run.objectives, **{name: weights.get(name, 0.0) for name in LOSSES})
     asked = replace(asked, hard_negatives=asked.hard_negatives and bool(asked.itc))
-    if asked.mlm and "together" in arguments:  # VLMo: before images are met, texts are read alone
-        asked = replace(asked, alone=arguments["together"] == arguments["depth"])
-    if asked.regions and arguments["region_targets"] == arguments["features"]:
+    if asked.mlm and "vl_start_layer" in arguments:  # VLMo: before images are met, texts are read alone
+        asked = replace(asked, text_only=arguments["vl_start_layer"] == arguments["depth"])
+    if asked.masked_regions and arguments["num_region_targets"] == arguments["feature_dim"]:
         asked = replace(asked, region_target="features")
-    if asked.captions:
+    if asked.masked_captions:
         asked = replace(asked, mask_rate=0.7)
     heads = tuple(step.heads) if hasattr(step, "heads") else ()
     return replace(run, objectives=asked, heads=heads)
@@ -122,10 +122,10 @@ def _pretraining(run: Pretrain, step: Any, arguments: Mapping[str, Any]) -> Pret
 def _task(run: Pretrain, task: str) -> Finetune:
     """The task by that name; of what `finetune` has not, one that can be exported and started from, not scored."""
     own = OWN_TRAINING.get(task, common_recipes.vqa)(run)
-    return replace(own, task=task, embed=run.embed, recipe=run.recipe)
+    return replace(own, task=task, embedders=run.embedders, recipe=run.recipe)
 
 
 def _crossvit(found: Imported, config: Mapping[str, Any]) -> Finetune:
     model = CrossViT(**found.arguments)
-    images = ImageSettings(shorter=model.sizes[0], square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    images = ImageSettings(shorter_side=model.image_sizes[0], square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return replace(crossvit.small(), model=model, images=normalised(images, config), recipe="")

@@ -9,27 +9,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diptych.checkpoints.digests import Damaged, holds
+from diptych.checkpoints.digests import Damaged, save_with_digest
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.models.importing import Imported
-from diptych.protocols import pupil
+from diptych.protocols import student_of
 from diptych.runs.import_source import named_classes, open_source
 from diptych.runs.imported import run_of
 from diptych.runs.run_folder import RunError, read_any, write_run
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
-from diptych.utils.lock import alone
-from diptych.utils.state_dict import weights
+from diptych.utils.lock import single_writer
+from diptych.utils.state_dict import named_weights
 
 DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
 
 
-@alone
-def import_official(
+@single_writer
+def import_checkpoint(
     system: str,
     checkpoint: Path,
     out: Path,
-    heads: int | None = None,
+    num_heads: int | None = None,
     grid: tuple[int, int] | None = None,
     answers: Path | None = None,
     config: Path | None = None,
@@ -47,21 +47,21 @@ def import_official(
     source = open_source(system, checkpoint, config)
     name = f"{checkpoint.resolve().name}/{source.weights.name}" if checkpoint.is_dir() else checkpoint.name
     _refuse_another(out, name)
-    found = source.load(heads, grid)
+    found = source.load(num_heads, grid)
     step = found.build()
     _refuse_other_weights(out, step)
-    run = run_of(found, pupil(step), source.settings, regions, source.weights.name)
+    run = run_of(found, student_of(step), source.settings, regions, source.weights.name)
     run = source.shown(run, found, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
         run = _reading(run, vocabulary)
-    facts = {"imported": name, "dead": found.dead, "system": found.system, "task": found.task}
+    facts = {"imported": name, "dead": found.ignored, "system": found.system, "task": found.task}
     notes = source.notes
     if isinstance(run, Finetune):
         named, said = named_classes(found, step, answers, source.hf)
         facts, notes = facts | named, notes + said
     write_run(out, run, facts | {"notes": notes})
     save_weights(out, step)
-    left = found.left | _beside(found)
+    left = found.ignored_tensors | _beside(found)
     if left:
         save_tensors(out / DEAD, {name: tensor.contiguous().clone() for name, tensor in left.items()})
     return found
@@ -85,7 +85,7 @@ def _refuse_other_weights(out: Path, step: nn.Module) -> None:
     """
     path = out / MODEL
     with suppress(Damaged):
-        if path.is_file() and not holds(path, weights(pupil(step))):
+        if path.is_file() and not save_with_digest(path, named_weights(student_of(step))):
             raise RunError(f"{out} holds other weights than this file's; give another --out, or remove it first")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.config.run import Objectives, Pretrain
-from diptych.data.examples import LONGEST_TEXT, Examples, PairExamples, PictureExamples, TextExamples
+from diptych.data.examples import LONGEST_TEXT, Examples, ImageExamples, PairExamples, TextExamples
 from diptych.data.mixgen import MixedPairs
 from diptych.data.sources.base import Captioned, NoSplit
 from diptych.data.sources.captions import open_captions
@@ -18,33 +18,33 @@ from diptych.data.sources.splits import asked_split, named_split
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.data.webdataset.shards import shards
 from diptych.data.webdataset.stream import Stream
-from diptych.runs.build import build, frozen_tokenizer, start, taught
-from diptych.runs.embedders import known, shown
+from diptych.runs.build import build, frozen_tokenizer, init_from_run, with_teacher
+from diptych.runs.embedders import image_key_names, shown_images
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
-from diptych.runs.training_data import Food, Streamed, amount
-from diptych.runs.validate import all_there, apart
+from diptych.runs.training_data import Streamed, TrainingData, size_text
+from diptych.runs.validate import check_inputs, check_out_is_apart
 from diptych.training.distributed import processes
 from diptych.training.recovery import claimed
 from diptych.utils.state_dict import listed
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 MOST_UNKNOWN = 0.1  # of the captions' pieces
 
 
 def examples(run: Pretrain, split: str, augment: bool) -> Examples:
     """What the run learns from, or is held out from it."""
-    return learned(run, open_captions(run.data, split, least=run.images.shorter), augment)
+    return examples_of(run, open_captions(run.data, split, least=run.images.shorter_side), augment)
 
 
-def food(run: Pretrain) -> Food:
+def training_data(run: Pretrain) -> TrainingData:
     """What the run learns from: a stream, where it asks for lanes."""
     if not run.streaming.lanes:
         return examples(run, run.split, augment=True)
     stream = Stream(run.data, run.split, run.streaming)
-    head = learned(run, stream.head(run.images.shorter), augment=True)
-    return Streamed(stream, partial(learned, run, augment=True), head, run.images.shorter)
+    head = examples_of(run, stream.head(run.images.shorter_side), augment=True)
+    return Streamed(stream, partial(examples_of, run, augment=True), head, run.images.shorter_side)
 
 
 def held_out(run: Pretrain) -> Examples:
@@ -54,19 +54,19 @@ def held_out(run: Pretrain) -> Examples:
     return examples(run, "val", augment=False)
 
 
-def learned(run: Pretrain, source: Captioned, augment: bool) -> Examples:
+def examples_of(run: Pretrain, source: Captioned, augment: bool) -> Examples:
     """Captioned images as the run's objectives want them."""
     asked = run.objectives
-    if not reads(asked):
-        return PictureExamples(source, shown(run, augment), known(run, augment))
-    if not looks(asked):
+    if not reads_text(asked):
+        return ImageExamples(source, shown_images(run, augment), image_key_names(run, augment))
+    if not reads_images(asked):
         return TextExamples(source, tokenizer_of(run))
     drawn = asked.wpa or (asked.itm and not asked.hard_negatives)
-    pairs = PairExamples(source, tokenizer_of(run), shown(run, augment), 0.5 if drawn else 0.0)
+    pairs = PairExamples(source, tokenizer_of(run), shown_images(run, augment), 0.5 if drawn else 0.0)
     return MixedPairs(pairs, run.mixgen) if run.mixgen and augment else pairs
 
 
-def reads(asked: Objectives) -> bool:
+def reads_text(asked: Objectives) -> bool:
     """Whether any objective reads texts."""
     paired = (
         asked.itm,
@@ -74,18 +74,18 @@ def reads(asked: Objectives) -> bool:
         asked.itc,
         asked.wpa,
         asked.lm,
-        asked.captions,
-        asked.regions,
-        asked.hinge,
-        asked.codes,
+        asked.masked_captions,
+        asked.masked_regions,
+        asked.triplet,
+        asked.masked_codes,
     )
-    return any(paired) or bool(asked.mlm_alone)
+    return any(paired) or bool(asked.mlm_text_only)
 
 
-def looks(asked: Objectives) -> bool:
+def reads_images(asked: Objectives) -> bool:
     """Whether any objective looks at images."""
-    seeing = (asked.grid, asked.classes, asked.mim, asked.codes_alone, asked.features)
-    return not asked.alone or any(seeing) or reads(replace(asked, mlm=0.0, mlm_alone=0.0))
+    seeing = (asked.grid_distillation, asked.class_distillation, asked.mim, asked.masked_codes_image_only, asked.vqkd)
+    return not asked.text_only or any(seeing) or reads_text(replace(asked, mlm=0.0, mlm_text_only=0.0))
 
 
 def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> dict[str, float]:
@@ -101,14 +101,14 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
     counts: Counter[int] = Counter()
     for at in range(0, len(texts), 1000):
         text = tokenizer.encode(texts[at : at + 1000])
-        counts.update(text.ids[text.real].tolist())
+        counts.update(text.ids[text.mask].tolist())
     for special in tokenizer.vocabulary.special:
         counts.pop(special, None)
     total = sum(counts.values())
     if counts[tokenizer.vocabulary.unknown] > MOST_UNKNOWN * total:
         raise RunError(
             f"the vocabulary {tokenizer.vocabulary.name} does not know {counts[tokenizer.vocabulary.unknown] / total:.0%} of "
-            f"the words of {source.name}; give --model.vocabulary {vocabulary().size}"
+            f"the words of {source.name}; give --model.vocab_size {vocabulary().size}"
         )
     return {
         "captions_counted": len(texts),
@@ -121,23 +121,23 @@ def pretrain(run: Pretrain, out: Path) -> None:
 
     Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
     """
-    all_there(run)
-    apart(run.data, out)
+    check_inputs(run)
+    check_out_is_apart(run.data, out)
     run = replace(run, split=asked_split(run.split, run.data))
     with processes(run.training.device) as group, claimed(out, group):
         if group.main:
-            say(f"reading {run.data} ({run.split})")
-        given = food(run)
-        facts: dict[str, Any] = {"examples": amount(given)}
+            echo(f"reading {run.data} ({run.split})")
+        given = training_data(run)
+        facts: dict[str, Any] = {"examples": size_text(given)}
         head = given.head if isinstance(given, Streamed) else given
         head = head.pairs if isinstance(head, MixedPairs) else head
         if isinstance(head, PairExamples | TextExamples):
             facts |= statistics(head.source, head.tokenizer)
         if run.objectives.itc:
-            facts["candidates"] = run.training.batch // run.training.accumulate + run.teacher.queue
-        if run.objectives.codes or run.objectives.codes_alone:
+            facts["candidates"] = run.training.batch_size // run.training.grad_accum + run.teacher.queue_size
+        if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
-        if (left := start(module, run)) and group.main:
-            say(f"of {run.start} this run does not take: {listed(left)}")
-        train(run, taught(module, run), given, lambda: held_out(run), facts, out, group)
+        if (left := init_from_run(module, run)) and group.main:
+            echo(f"of {run.init_from} this run does not take: {listed(left)}")
+        train(run, with_teacher(module, run), given, lambda: held_out(run), facts, out, group)

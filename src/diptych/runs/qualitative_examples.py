@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from diptych.data.images.decode import decode
 from diptych.report import AnswerExample, CaptionExample, RetrievalExample
 from diptych.report.pictures import data_uri
-from diptych.utils.io import DamagedFile, read_own, written_whole
+from diptych.utils.io import DamagedFile, atomic_write, read_json
 
 SHOWN_FILE = "shown.json"
 Shown = AnswerExample | CaptionExample | RetrievalExample
@@ -21,7 +21,7 @@ Shown = AnswerExample | CaptionExample | RetrievalExample
 
 def write_shown(folder: Path, examples: Sequence[Shown]) -> None:
     """Writes shown.json, pictures shrunk and within."""
-    with written_whole(folder / SHOWN_FILE) as path:
+    with atomic_write(folder / SHOWN_FILE) as path:
         path.write_text(json.dumps([_row(example) for example in examples]))
 
 
@@ -39,7 +39,7 @@ def _row(example: Shown) -> dict[str, Any]:
 
 def read_shown(path: Path) -> list[Shown]:
     """What `write_shown` wrote. Raises DamagedFile."""
-    rows = read_own(path, [{"kind": str}])
+    rows = read_json(path, [{"kind": str}])
     try:
         return [_example(row) for row in rows]
     except (KeyError, TypeError, ValueError, OSError) as error:  # OSError: a picture that is none

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from diptych.config.run import Finetune, Pretrain
-from diptych.protocols import Floor
+from diptych.protocols import ChanceLoss
 from diptych.report import Facts, Findings, Section, Table, curves, write_report
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import SHOWN_FILE, read_shown
-from diptych.runs.run_folder import RUN, lineage
-from diptych.utils.io import FINDING, NUMBER, SKIPPED, read_own
-from diptych.utils.terminal import say
+from diptych.runs.run_folder import RUN, ancestors
+from diptych.utils.io import FINDING, NUMBER, SKIPPED, read_json
+from diptych.utils.terminal import echo
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ SCORES = {"what": str, "asked": {}, "metrics": {str: (*NUMBER, type(None))}}
 """What an evaluation's metrics.json holds."""
 
 
-def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
+def report_errors(what: str, make: Callable[[], T], otherwise: T) -> T:
     """What `make` returns. Where it fails: `otherwise`, after one line on stderr that names what is missing and why."""
     try:
         return make()
@@ -44,11 +44,11 @@ def attempted(what: str, make: Callable[[], T], otherwise: T) -> T:
         if debugging.get():
             raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        say(f"diptych: {what} could not be made ({why[:300]}); --debug shows where", error=True)
+        echo(f"diptych: {what} could not be made ({why[:300]}); --debug shows where", error=True)
         return otherwise
 
 
-def training_sections(out: Path, floors: Mapping[str, Floor]) -> list[Section]:
+def training_sections(out: Path, floors: Mapping[str, ChanceLoss]) -> list[Section]:
     """Curves with their floors, and what the loss doctor found."""
     named = {name: (floor.value, floor.name) for name, floor in floors.items()}
     if not (out / "metrics.jsonl").is_file():  # imported weights were not trained here
@@ -60,7 +60,7 @@ def findings(out: Path) -> list[tuple[str, str]]:
     """The doctor's sentences, and the samples that were skipped."""
     told: list[tuple[str, str]] = []
     if (out / "doctor.json").is_file():
-        for finding in read_own(out / "doctor.json", {"findings": [FINDING]})["findings"]:
+        for finding in read_json(out / "doctor.json", {"findings": [FINDING]})["findings"]:
             told.append(
                 (
                     SEVERITY.get(finding["verdict"], "note"),
@@ -74,14 +74,14 @@ def findings(out: Path) -> list[tuple[str, str]]:
 
 def skipped(out: Path) -> str:
     """A sentence on the samples that were skipped; "" where none was."""
-    listed = read_own(out / "skipped.json", SKIPPED) if (out / "skipped.json").is_file() else []
+    listed = read_json(out / "skipped.json", SKIPPED) if (out / "skipped.json").is_file() else []
     head = "; ".join(f"{s['where']}: {s['why']}" for s in listed[:5])
     return f"{len(listed)} samples were skipped (skipped.json lists them): {head}" if listed else ""
 
 
 def facts_section(out: Path) -> Facts:
     """run.json, flat."""
-    told = read_own(out / "run.json", RUN)
+    told = read_json(out / "run.json", RUN)
     return Facts(
         {
             "command": told["command"],
@@ -104,12 +104,12 @@ def evaluation_tables(out: Path) -> list[Section]:
     """One table for each task evaluated in this folder, the control beside the result."""
     tables: list[Section] = []
     for path in sorted(out.glob("evaluate-*/metrics.json")):
-        tables += attempted(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
+        tables += report_errors(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
     return tables
 
 
 def _table(path: Path) -> Table:
-    told = read_own(path, SCORES)
+    told = read_json(path, SCORES)
     rows = [[name, value] for name, value in told["metrics"].items()]
     return Table(path.parent.name, ("measure", "value"), rows, told["what"])
 
@@ -118,7 +118,7 @@ def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None
     """report.html: scores, examples, curves, findings, heat maps, facts. A part that fails is left out; None where the page itself
     could not be made, and the former one stays.
     """
-    floors = getattr(module, "floors", {})
+    floors = getattr(module, "chance_losses", {})
     parts: dict[str, Callable[[], Iterable[Section]]] = {
         "scores": lambda: evaluation_tables(out),
         "examples": lambda: kept_examples(out),
@@ -126,8 +126,8 @@ def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None
         "heat maps": lambda: heat_maps(run, module),
         "facts": lambda: [facts_section(out)],
     }
-    sections = [section for name, part in parts.items() for section in attempted(f"the report's {name}", part, ())]
-    return attempted("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
+    sections = [section for name, part in parts.items() for section in report_errors(f"the report's {name}", part, ())]
+    return report_errors("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
 
 
 def title(run: Pretrain | Finetune) -> str:
@@ -136,7 +136,7 @@ def title(run: Pretrain | Finetune) -> str:
     return (
         f"{task} on {run.data}"
         + (f", {run.recipe}" if run.recipe else "")
-        + (f", from {lineage(run)}" if run.start else "")
+        + (f", from {ancestors(run)}" if run.init_from else "")
     )
 
 
@@ -144,5 +144,5 @@ def kept_examples(out: Path) -> list[Section]:
     """What the evaluations in this folder had to show, pictures beside pictures and answers beside answers."""
     found: list[Section] = []
     for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")):
-        found += attempted(f"the report's examples of {path.parent.name}", lambda path=path: read_shown(path), [])
+        found += report_errors(f"the report's examples of {path.parent.name}", lambda path=path: read_shown(path), [])
     return sorted(found, key=lambda section: type(section).__name__)

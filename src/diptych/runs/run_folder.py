@@ -18,11 +18,11 @@ from diptych.checkpoints import digests
 from diptych.checkpoints.digests import Damaged
 from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.config.serialization import check_record, kept, thaw
+from diptych.config.serialization import check_record, from_json, to_json
 from diptych.data.tokenizers.tokenizer import called, held_in
 from diptych.models.configs import CoCa
-from diptych.runs.validate import RunError, run_there
-from diptych.utils.io import DamagedFile, check_digest, read_own, with_digest, written_whole
+from diptych.runs.validate import RunError, check_run_folder
+from diptych.utils.io import DamagedFile, atomic_write, check_digest, read_json, with_digest
 
 RUN = {"kind": str, "run": {}, "facts": {}, "versions": {str: str}, "machine": str, "command": str}
 """What run.json holds; of what type each part is: `kept.check_record`, `kept.thaw`."""
@@ -37,19 +37,19 @@ def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: M
     if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
         held = held_in(Path(run.vocabulary))
         run = replace(run, vocabulary=called(Path(run.vocabulary), held))
-        with written_whole(out / run.vocabulary) as path:
+        with atomic_write(out / run.vocabulary) as path:
             path.write_bytes(held)
     kind = next(name for name, cls in KINDS.items() if isinstance(run, cls))
     versions = {"diptych": diptych.__version__, "torch": torch.__version__, "python": platform.python_version()}
     told = {
         "kind": kind,
-        "run": kept(run),
+        "run": to_json(run),
         "facts": dict(facts),
         "versions": versions,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}",
         "command": " ".join(sys.argv),
     }
-    with written_whole(out / "run.json") as path:
+    with atomic_write(out / "run.json") as path:
         path.write_text(json.dumps(with_digest(told), indent=1))
 
 
@@ -68,13 +68,13 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
 def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, dict[str, Any]]:
     """What a folder holds, and its facts; its vocabulary is the file in that folder. Raises RunError."""
     path = folder / "run.json"
-    run_there(folder)
+    check_run_folder(folder)
     try:
-        told = read_own(path, {}, "this is not a run that this version can read")
+        told = read_json(path, {}, "this is not a run that this version can read")
         check_record(told, diptych.__version__)
         if told["kind"] not in KINDS:
             raise ValueError(f"kind: {told['kind']!r:.60} is none of {', '.join(KINDS)}")
-        run, facts = thaw(KINDS[told["kind"]], told["run"]), told["facts"]
+        run, facts = from_json(KINDS[told["kind"]], told["run"]), told["facts"]
         check_digest(path, told)
         if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
             run = replace(run, vocabulary=str(folder / Path(run.vocabulary).name))
@@ -87,14 +87,19 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
 
 def _as_it_read(run: Pretrain | Finetune | ImportedCheckpoint) -> Pretrain | Finetune | ImportedCheckpoint:
     """A CoCa that foretold words read single ones, before that had a name of its own."""
-    if isinstance(run, Pretrain) and isinstance(run.model, CoCa) and run.objectives.lm and run.embed.text == "minilm":
-        return replace(run, embed=replace(run.embed, text="minilm_words"))
+    if (
+        isinstance(run, Pretrain)
+        and isinstance(run.model, CoCa)
+        and run.objectives.lm
+        and run.embedders.text == "minilm"
+    ):
+        return replace(run, embedders=replace(run.embedders, text="minilm_words"))
     return run
 
 
-def lineage(run: Pretrain | Finetune, most: int = 10) -> str:
+def ancestors(run: Pretrain | Finetune, most: int = 10) -> str:
     """What a run starts from, and what that started from: folders, each with its recipe; "" where it begins untrained."""
-    told, start = [], run.start
+    told, start = [], run.init_from
     while start and len(told) < most:
         try:
             before = read_any(Path(start))[0]
@@ -103,7 +108,7 @@ def lineage(run: Pretrain | Finetune, most: int = 10) -> str:
             break
         name = before.system if isinstance(before, ImportedCheckpoint) else before.recipe
         told.append(f"{start} ({name})" if name else start)
-        start = "" if isinstance(before, ImportedCheckpoint) else before.start
+        start = "" if isinstance(before, ImportedCheckpoint) else before.init_from
     return ", which began from ".join(told)
 
 

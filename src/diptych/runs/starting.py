@@ -22,7 +22,7 @@ OLDEST = {"num_attention_heads", "hidden_act", "type_vocab_size"}
 def check_image_start(before: Any, block: nn.Module, where: str) -> None:
     """Raises RunError where a ViT's run has other heads or another activation than the `block` that begins with its weights."""
     if isinstance(before, ViT):
-        _same(block, before.heads, before.activation, where)
+        _same(block, before.num_heads, before.activation, where)
 
 
 def check_text_start(checkpoint: Path, model: nn.Module) -> None:
@@ -32,14 +32,14 @@ def check_text_start(checkpoint: Path, model: nn.Module) -> None:
     if values.get("model_type", "bert" if values.keys() >= OLDEST else None) != "bert":
         return
     settings, _ = apply(BERT, values, f"{file}: ")
-    _same(first_text_block(model), settings["heads"], settings["activation"], str(file))
+    _same(first_text_block(model), settings["num_heads"], settings["activation"], str(file))
 
 
-def _same(block: Any, heads: int, activation: str, where: str) -> None:
+def _same(block: Any, num_heads: int, activation: str, where: str) -> None:
     wanted, own = activation_named(activation), block.feedforward.activation
-    if block.attention.heads != heads:
+    if block.attention.num_heads != num_heads:
         raise RunError(
-            f"{where} has {heads} attention heads, but the model that starts from it {block.attention.heads}"
+            f"{where} has {num_heads} attention heads, but the model that starts from it {block.attention.num_heads}"
         )
     if repr(wanted) != repr(own):
         raise RunError(f"{where} has the activation {activation}, but the model that starts from it {own}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from diptych.config.run import Finetune, Pretrain
 from diptych.data.tokenizers.tokenizer import SIZES, Tokenizer, bundled, read_vocabulary
 from diptych.data.tokenizers.vocabulary import Vocabulary
-from diptych.models.configs import BEiT3, Seeing, longest_text, pieces
+from diptych.models.configs import BEiT3, ImageOnlyModel, max_text_length, tokenizer_size
 from diptych.runs.run_folder import RunError, read_run
 
 
@@ -16,16 +16,18 @@ def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
 
     Raises DataError, and RunError where a file's does not fit the model, which may have rows to spare.
     """
-    size = pieces(run.model)
+    size = tokenizer_size(run.model)
     if not run.vocabulary or not size:
         return bundled(size)
     known = read_vocabulary(Path(run.vocabulary))
     if known.size > size:
         raise RunError(
-            f"{run.vocabulary} has {known.size:,} pieces, but the model {size:,}: give --model.vocabulary {known.size}"
+            f"{run.vocabulary} has {known.size:,} pieces, but the model {size:,}: give --model.vocab_size {known.size}"
         )
-    if isinstance(run.model, BEiT3) and run.model.mask != known.mask:
-        raise RunError(f"{run.vocabulary} has its mask at {known.mask}, the model at {run.model.mask}: set model.mask")
+    if isinstance(run.model, BEiT3) and run.model.mask_token_id != known.mask:
+        raise RunError(
+            f"{run.vocabulary} has its mask at {known.mask}, the model at {run.model.mask_token_id}: set model.mask_token_id"
+        )
     return known
 
 
@@ -34,26 +36,26 @@ def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
 
     Raises DataError, RunError where it reads none, or unknown ones.
     """
-    if isinstance(run.model, Seeing):
+    if isinstance(run.model, ImageOnlyModel):
         raise RunError(f"a {type(run.model).__name__} reads no text; this needs a model that reads text and image")
     known = vocabulary_of(run)
     if known is None:
         there = " or ".join(f"the {size:,} pieces of {name}" for name, size in SIZES.items())
         raise RunError(
-            f"model.vocabulary is {run.model.vocabulary}, but texts come in {there}; give --vocabulary FILE: BEiT-3's sentencepiece "
-            "model, SCAN's or VSE++'s words, or a list of pieces (diptych vocabulary learns one)"
+            f"model.vocab_size is {run.model.vocab_size}, but texts come in {there}; give --vocabulary FILE: BEiT-3's sentencepiece "
+            "model, SCAN's or VSE++'s words, or a list of pieces (diptych train-tokenizer learns one)"
         )
-    return Tokenizer(longest_text(run.model), known)
+    return Tokenizer(max_text_length(run.model), known)
 
 
 def check_pieces(run: Pretrain | Finetune) -> None:
     """Raises RunError where a run reads other pieces than the one that it starts from, whose word vectors stand for those."""
-    if not run.start or isinstance(run.model, Seeing):
+    if not run.init_from or isinstance(run.model, ImageOnlyModel):
         return
-    before, _ = read_run(Path(run.start))
-    if isinstance(before.model, Seeing):
+    before, _ = read_run(Path(run.init_from))
+    if isinstance(before.model, ImageOnlyModel):
         return
     known, other = vocabulary_of(run), vocabulary_of(before)
     if known and other and known.pieces != other.pieces:
         told = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
-        raise RunError(f"{run.start} learned with the vocabulary {other.name}, this run has {known.name}: {told}")
+        raise RunError(f"{run.init_from} learned with the vocabulary {other.name}, this run has {known.name}: {told}")

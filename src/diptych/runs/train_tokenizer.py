@@ -9,13 +9,13 @@ from diptych.data.examples import LONGEST_TEXT
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import LISTS
-from diptych.data.tokenizers.wordpiece import learn_pieces
+from diptych.data.tokenizers.wordpiece import train_wordpiece
 from diptych.runs.run_folder import RunError
-from diptych.utils.io import written_whole
+from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
 
-def learn_vocabulary(data: str, split: str, size: int, out: Path) -> int:
+def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
     """Writes at most `size` pieces of a split's captions, one a line, to a new file; how many there are. Raises DataError,
     RunError.
     """
@@ -25,10 +25,10 @@ def learn_vocabulary(data: str, split: str, size: int, out: Path) -> int:
         if out.exists():
             raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
         try:
-            pieces = learn_pieces(_captions(open_captions(data, split)), size)
+            pieces = train_wordpiece(_captions(open_captions(data, split)), size)
         except ValueError as error:
             raise DataError(f"{data}: {error}") from None
-        with written_whole(out) as path:
+        with atomic_write(out) as path:
             path.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
     return len(pieces)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from diptych.config.training import Training
 from diptych.data.examples import Examples
-from diptych.data.loader import Loaded, loader, rate
+from diptych.data.loader import Loaded, rate, training_loader
 from diptych.data.webdataset.stream import Stream
-from diptych.data.webdataset.stream_loader import Make, streamed
+from diptych.data.webdataset.stream_loader import Make, stream_loader
 from diptych.training.distributed import Group
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,26 @@ class Streamed:
     least: int | None = None
 
 
-Food = Examples | Streamed
+TrainingData = Examples | Streamed
 
 
 def batches(
-    food: Food, settings: Training, group: Group, first: int, cursor: Mapping[str, Sequence[int]]
+    food: TrainingData, settings: Training, group: Group, first: int, cursor: Mapping[str, Sequence[int]]
 ) -> Iterator[list[Loaded]]:
     """This rank's micro-batches from step `first` on; `cursor`: where a stream stood when the checkpoint was written."""
     if isinstance(food, Streamed):
-        return streamed(
-            food.stream, food.make, batch=settings.batch, seed=settings.seed, start=first, steps=settings.steps,
-            rank=group.rank, world=group.world, accumulate=settings.accumulate, workers=settings.workers, cursor=cursor,
+        return stream_loader(
+            food.stream, food.make, batch_size=settings.batch_size, seed=settings.seed, start=first, steps=settings.steps,
+            rank=group.rank, world=group.world, grad_accum=settings.grad_accum, workers=settings.workers, cursor=cursor,
             least=food.least,
         )  # fmt: skip
-    return loader(
-        food, batch=settings.batch, seed=settings.seed, start=first, steps=settings.steps,
-        rank=group.rank, world=group.world, accumulate=settings.accumulate, workers=settings.workers,
+    return training_loader(
+        food, batch_size=settings.batch_size, seed=settings.seed, start=first, steps=settings.steps,
+        rank=group.rank, world=group.world, grad_accum=settings.grad_accum, workers=settings.workers,
     )  # fmt: skip
 
 
-def amount(food: Food) -> int:
+def size_text(food: TrainingData) -> int:
     """How many examples there are; of a stream, how many tars."""
     return len(food.stream.shards) if isinstance(food, Streamed) else len(food)
 
@@ -61,13 +61,13 @@ def division_of(given: Any) -> str:
 def say_division(given: Any, but: str = "") -> None:
     """Prints `division_of`, unless it is that line."""
     if (said := division_of(given)) and said != but:
-        say(said)
+        echo(said)
 
 
-def described(food: Food, data: str, split: str, workers: int) -> str:
+def describe_data(food: TrainingData, data: str, split: str, workers: int) -> str:
     """How much there is of what, and how fast it comes."""
     head = food.head if isinstance(food, Streamed) else food
     fast = rate(head, workers=workers, samples=32)
     if isinstance(food, Streamed):
-        return f"{amount(food):,} tars of {data} ({split}) in {food.stream.settings.lanes} lanes at {fast}"
-    return f"{amount(food):,} examples of {data} ({split}) at {fast}"
+        return f"{size_text(food):,} tars of {data} ({split}) in {food.stream.settings.lanes} lanes at {fast}"
+    return f"{size_text(food):,} examples of {data} ({split}) at {fast}"

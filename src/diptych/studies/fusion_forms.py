@@ -17,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.modules.tokens import Pair, Span, Tokens
+from diptych.modules.tokens import FusedTokens, Span, Tokens
 
 
 @runtime_checkable
 class Fusion(Protocol):
     """A part in which text and image tokens of one width meet."""
 
-    def __call__(self, text: Tokens, image: Tokens) -> Pair:
+    def __call__(self, text: Tokens, image: Tokens) -> FusedTokens:
         """Both, after they have met, each in its own layout; and the summary that heads of the pair read."""
         ...
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """One modality through the same parts."""
         ...
 
@@ -45,24 +45,24 @@ class EarlySum(nn.Module):
         self.blocks, self.norm, self.pooler = blocks, norm, pooler
         self.shares = nn.Parameter(torch.ones(2))
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """One modality through the same blocks."""
         for block in self.blocks:
             tokens = block(tokens)
         return tokens.map(self.norm)
 
-    def forward(self, text: Tokens, image: Tokens) -> Pair:
-        n = max(text.real.shape[1], image.real.shape[1])
+    def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
+        n = max(text.mask.shape[1], image.mask.shape[1])
         values = self.shares[0] * _laid(text, n) + self.shares[1] * _laid(image, n)
-        real = _wide(text.real, n) | _wide(image.real, n)
-        both = self.alone(Tokens.of(values, real, Span("both", "sums", n)))
-        canvas = both.canvas()
-        return Pair(_of(canvas, text), _of(canvas, image), self.pooler(both.first()))
+        real = _wide(text.mask, n) | _wide(image.mask, n)
+        both = self.encode_unimodal(Tokens.from_padded(values, real, Span("both", "sums", n)))
+        canvas = both.to_padded()
+        return FusedTokens(_of(canvas, text), _of(canvas, image), self.pooler(both.first()))
 
 
 def _laid(tokens: Tokens, n: int) -> Tensor:
     """Values on a canvas of n columns, zero where nothing is real."""
-    values = tokens.canvas() * tokens.real[:, :, None]
+    values = tokens.to_padded() * tokens.mask[:, :, None]
     return F.pad(values, (0, 0, 0, n - values.shape[1]))
 
 
@@ -72,7 +72,7 @@ def _wide(real: Tensor, n: int) -> Tensor:
 
 def _of(canvas: Tensor, like: Tokens) -> Tokens:
     """The columns at which a modality's own tokens lay."""
-    tokens = Tokens(canvas[:, : like.real.shape[1]], like.layout)
+    tokens = Tokens(canvas[:, : like.mask.shape[1]], like.layout)
     return tokens.pack() if like.packed else tokens
 
 
@@ -90,16 +90,16 @@ class Streams(nn.Module):
         self.norms = nn.ModuleDict({"text": text_norm, "image": image_norm})
         self.pooler = pooler
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """One modality through its own blocks."""
         modality = tokens.layout.spans[0].modality
         for block in self.blocks[modality].children():
             tokens = block(tokens)
         return tokens.map(self.norms[modality])
 
-    def forward(self, text: Tokens, image: Tokens) -> Pair:
-        text, image = self.alone(text), self.alone(image)
-        return Pair(text, image, self.pooler(text.first()))
+    def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
+        text, image = self.encode_unimodal(text), self.encode_unimodal(image)
+        return FusedTokens(text, image, self.pooler(text.first()))
 
 
 class InTurn(nn.Module):
@@ -109,10 +109,10 @@ class InTurn(nn.Module):
         super().__init__()
         self.first, self.second = first, second
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """One modality through both."""
-        return self.second.alone(self.first.alone(tokens))
+        return self.second.encode_unimodal(self.first.encode_unimodal(tokens))
 
-    def forward(self, text: Tokens, image: Tokens) -> Pair:
+    def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
         pair = self.first(text, image)
         return self.second(pair.text, pair.image)

@@ -8,24 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.batch import Batch
-from diptych.protocols import Classifies, Floor
-from diptych.tasks.common import need, sample_counts
+from diptych.protocols import ChanceLoss, ImageClassifier
+from diptych.tasks.common import required, sample_counts
 
 
 class Classification(nn.Module):
     """A step: cross entropy of ``labels["class"]`` (b,)."""
 
-    def __init__(self, model: Classifies, classes: int):
+    def __init__(self, model: ImageClassifier, num_classes: int):
         super().__init__()
         self.model = model
         self.weights = {"classification": 1.0}
-        self.floors = {"classification": Floor(math.log(classes), "every class alike", "the picture is not yet read")}
+        self.chance_losses = {
+            "classification": ChanceLoss(math.log(num_classes), "every class alike", "the picture is not yet read")
+        }
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "classification", "classification/accuracy")
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = self.model.classify(need(batch.image, "image")).float()
+        logits = self.model.classify(required(batch.image, "image")).float()
         return self.losses(logits, batch.labels["class"], counts)
 
     def losses(self, logits: Tensor, classes: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:

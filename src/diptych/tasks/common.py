@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.modules.tokens import Tokens
-from diptych.protocols import EncodesImage
+from diptych.protocols import ImageEncoder
 
 Part = TypeVar("Part")
 
@@ -22,18 +22,18 @@ def sample_counts(batch: Batch, *names: str) -> dict[str, Tensor]:
     return dict.fromkeys(names, n)
 
 
-def need(part: Part | None, what: str) -> Part:
+def required(part: Part | None, what: str) -> Part:
     """A part of a batch that this step cannot do without. Raises ValueError."""
     if part is None:
         raise ValueError(f"this batch has no {what}")
     return part
 
 
-def pictured(model: EncodesImage, batch: Batch) -> Tokens:
+def encode_images(model: ImageEncoder, batch: Batch) -> Tokens:
     """The batch's images as tokens: of their pixels, or of the regions that stand in their place."""
     if batch.image is None and batch.regions is not None:
         return model.encode_image(batch.regions)  # type: ignore[arg-type]  # such a batch is for a model of regions
-    return model.encode_image(need(batch.image, "image"))
+    return model.encode_image(required(batch.image, "image"))
 
 
 @runtime_checkable

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Batch
-from diptych.modules.heads import Point
+from diptych.modules.heads import GroundingHead
 from diptych.modules.init import init_transformer
-from diptych.modules.tokens import Pair
-from diptych.protocols import Floor, Fuses
-from diptych.tasks.common import need, pictured, sample_counts
+from diptych.modules.tokens import FusedTokens
+from diptych.protocols import ChanceLoss, FusionEncoder
+from diptych.tasks.common import encode_images, required, sample_counts
 
 NOWHERE = -10000.0  # added to the scores of padding
 
@@ -23,23 +23,25 @@ class Grounding(nn.Module):
     The metric counts texts for which the region scored highest is one that overlaps so.
     """
 
-    def __init__(self, model: Fuses, head: Point):
+    def __init__(self, model: FusionEncoder, head: GroundingHead):
         super().__init__()
         self.model, self.head = model, head
         self.head.apply(init_transformer)
         self.weights = {"grounding": 1.0}
-        self.floors: dict[str, Floor] = {}  # the share of regions that overlap is a fact of the data
+        self.chance_losses: dict[str, ChanceLoss] = {}  # the share of regions that overlap is a fact of the data
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "grounding", "grounding/accuracy")
 
-    def pair(self, batch: Batch) -> Pair:
-        return self.model.fuse(self.model.encode_text(need(batch.text, "expression")), pictured(self.model, batch))
+    def pair(self, batch: Batch) -> FusedTokens:
+        return self.model.fuse(
+            self.model.encode_text(required(batch.text, "expression")), encode_images(self.model, batch)
+        )
 
-    def scores(self, pair: Pair) -> Float[Tensor, "b n"]:
+    def scores(self, pair: FusedTokens) -> Float[Tensor, "b n"]:
         """A score for every region; padding's lie far below."""
-        scores = self.head(pair.image.canvas()).float()
-        return scores + NOWHERE * (~pair.image.real).float()
+        scores = self.head(pair.image.to_padded()).float()
+        return scores + NOWHERE * (~pair.image.mask).float()
 
     def losses(self, scores: Tensor, overlap: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         found = (overlap.gather(1, scores.argmax(1, keepdim=True)) >= 0.5).sum().float()

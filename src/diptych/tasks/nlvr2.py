@@ -16,18 +16,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch
-from diptych.modules.heads import Classify
+from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
-from diptych.modules.tokens import Pair, Tokens
-from diptych.objectives.cross_entropy import Soft, softened
-from diptych.objectives.sampling import Keyed
-from diptych.protocols import Floor, Fuses, FusesSeveral
-from diptych.tasks.common import Loss, need, pictured, sample_counts
+from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.objectives.cross_entropy import SoftTargets, distilled_loss
+from diptych.objectives.sampling import KeyedChoices
+from diptych.protocols import ChanceLoss, FusionEncoder, MultiImageFusionEncoder
+from diptych.tasks.common import Loss, encode_images, required, sample_counts
 
 TEMPERATURE = 0.07  # of the likeness by which other images are drawn (official code)
 
 
-class Assigned(NamedTuple):
+class AssignmentTargets(NamedTuple):
     """The images put before each text, by index in the batch, and whose it is: the first's, the second's, no one's."""
 
     first: Int[Tensor, " b"]
@@ -42,26 +42,28 @@ class TextAssignment(nn.Module):
     that are compared, as contrast taught it to, and learns nothing here. Raises ValueError for batches under three.
     """
 
-    def __init__(self, model: FusesSeveral, width: int, project: nn.Linear):
+    def __init__(self, model: MultiImageFusionEncoder, dim: int, project: nn.Linear):
         super().__init__()
         self.model, self.project = model, project.requires_grad_(False)
-        self.head = nn.Linear(width, 3)
+        self.head = nn.Linear(dim, 3)
         self.head.apply(init_transformer)
         self.weights = {"assignment": 1.0}
-        self.floors = {"assignment": Floor(math.log(3), "three answers alike", "the two images are not yet compared")}
+        self.chance_losses = {
+            "assignment": ChanceLoss(math.log(3), "three answers alike", "the two images are not yet compared")
+        }
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "assignment", "assignment/accuracy")
 
     def images(self, batch: Batch) -> Tokens:
-        return self.model.encode_image(need(batch.image, "image"))
+        return self.model.encode_image(required(batch.image, "image"))
 
     @torch.no_grad()
-    def assigned(self, batch: Batch, images: Tokens) -> Assigned:
+    def assigned(self, batch: Batch, images: Tokens) -> AssignmentTargets:
         """Two other images for each text, one of which gives way to its own in two thirds of the cases."""
         if len(batch) < 3:
             raise ValueError("a text is to be told from two other images: the batch must have three at least")
-        feature, keyed = F.normalize(self.project(images.first()), dim=1), Keyed(batch)
+        feature, keyed = F.normalize(self.project(images.first()), dim=1), KeyedChoices(batch)
         likeness = (feature @ feature.T / TEMPERATURE).double().fill_diagonal_(-torch.inf)
         drawn = torch.from_numpy(keyed.uniform("assigned images", len(batch))).clamp(min=1e-300)
         others = (likeness - drawn.log().neg().log().to(likeness.device)).topk(2, 1).indices
@@ -69,11 +71,13 @@ class TextAssignment(nn.Module):
         own = torch.arange(len(batch), device=others.device)
         first = torch.where(labels == 0, own, others[:, 0])
         second = torch.where(labels == 1, own, torch.where(labels == 0, others[:, 0], others[:, 1]))
-        return Assigned(first, second, labels)
+        return AssignmentTargets(first, second, labels)
 
-    def logits(self, batch: Batch, images: Tokens, given: Assigned) -> Float[Tensor, "b 3"]:
-        text = self.model.encode_text(need(batch.text, "text"))
-        pair = self.model.fuse_several(text, (images.take(given.first), images.take(given.second).in_slot(1)))
+    def logits(self, batch: Batch, images: Tokens, given: AssignmentTargets) -> Float[Tensor, "b 3"]:
+        text = self.model.encode_text(required(batch.text, "text"))
+        pair = self.model.fuse_images(
+            text, (images.index_samples(given.first), images.index_samples(given.second).with_image_index(1))
+        )
         return self.head(pair.pooled).float()
 
     def losses(self, logits: Tensor, labels: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,25 +99,27 @@ class NLVR2(nn.Module):
     `width`: of the two summaries that the head reads side by side; `head`: in place of ViLT's.
     """
 
-    def __init__(self, model: Fuses, width: int, head: nn.Module | None = None, loss: Loss = F.cross_entropy):
+    def __init__(self, model: FusionEncoder, dim: int, head: nn.Module | None = None, loss: Loss = F.cross_entropy):
         super().__init__()
         self.model, self.loss = model, loss
-        self.head = head or Classify(2 * width, 2 * width, 2)
+        self.head = head or PairClassifier(2 * dim, 2 * dim, 2)
         self.head.apply(init_transformer)
         self.weights = {"nlvr2": 1.0}
-        self.floors = {"nlvr2": Floor(math.log(2), "true or false alike", "the two images are not yet compared")}
+        self.chance_losses = {
+            "nlvr2": ChanceLoss(math.log(2), "true or false alike", "the two images are not yet compared")
+        }
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "nlvr2", "nlvr2/accuracy")
 
-    def pairs(self, batch: Batch) -> tuple[Pair, Pair]:
+    def pairs(self, batch: Batch) -> tuple[FusedTokens, FusedTokens]:
         """The text with the left image, and with the right one."""
-        text = self.model.encode_text(need(batch.text, "text"))
-        left = pictured(self.model, batch)
-        right = self.model.encode_image(need(batch.second, "second image"))  # type: ignore[arg-type]
-        return self.model.fuse(text, left), self.model.fuse(text, right.in_slot(1))
+        text = self.model.encode_text(required(batch.text, "text"))
+        left = encode_images(self.model, batch)
+        right = self.model.encode_image(required(batch.image2, "second image"))  # type: ignore[arg-type]
+        return self.model.fuse(text, left), self.model.fuse(text, right.with_image_index(1))
 
-    def logits(self, pairs: tuple[Pair, Pair]) -> Float[Tensor, "b 2"]:
+    def logits(self, pairs: tuple[FusedTokens, FusedTokens]) -> Float[Tensor, "b 2"]:
         return self.head(torch.cat([pair.pooled for pair in pairs], 1)).float()
 
     def losses(self, logits: Tensor, true: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,28 +133,30 @@ class NLVR2(nn.Module):
         return self.losses(self.logits(self.pairs(batch)), batch.labels["true"], counts)
 
 
-class NLVR2AtOnce(nn.Module):
+class NLVR2Joint(nn.Module):
     """A step: cross entropy of ``labels["true"]`` (b,) on the text's first token, after both images."""
 
-    def __init__(self, model: FusesSeveral, width: int):
+    def __init__(self, model: MultiImageFusionEncoder, dim: int):
         super().__init__()
         self.model = model
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2))
         self.head.apply(init_transformer)
         self.weights = {"nlvr2": 1.0}
-        self.floors = {"nlvr2": Floor(math.log(2), "true or false alike", "the two images are not yet compared")}
+        self.chance_losses = {
+            "nlvr2": ChanceLoss(math.log(2), "true or false alike", "the two images are not yet compared")
+        }
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "nlvr2", "nlvr2/accuracy")
 
-    def pair(self, batch: Batch) -> Pair:
+    def pair(self, batch: Batch) -> FusedTokens:
         """The text, after it has met the left and the right image."""
-        text = self.model.encode_text(need(batch.text, "text"))
-        left = pictured(self.model, batch)
-        right = self.model.encode_image(need(batch.second, "second image"))  # type: ignore[arg-type]
-        return self.model.fuse_several(text, (left, right.in_slot(1)))
+        text = self.model.encode_text(required(batch.text, "text"))
+        left = encode_images(self.model, batch)
+        right = self.model.encode_image(required(batch.image2, "second image"))  # type: ignore[arg-type]
+        return self.model.fuse_images(text, (left, right.with_image_index(1)))
 
-    def logits(self, pair: Pair) -> Float[Tensor, "b 2"]:
+    def logits(self, pair: FusedTokens) -> Float[Tensor, "b 2"]:
         return self.head(pair.pooled).float()
 
     def answer(self, batch: Batch) -> Float[Tensor, "b 2"]:
@@ -156,13 +164,13 @@ class NLVR2AtOnce(nn.Module):
         return self.logits(self.pair(batch))
 
     def losses(
-        self, logits: Tensor, true: Tensor, counts: dict[str, Tensor], soft: Soft | None = None
+        self, logits: Tensor, true: Tensor, counts: dict[str, Tensor], soft: SoftTargets | None = None
     ) -> dict[str, Tensor]:
         right = (logits.argmax(1) == true).sum().float()
         return {
-            "nlvr2": softened(F.cross_entropy(logits, true, reduction="sum"), logits, soft) / counts["nlvr2"],
+            "nlvr2": distilled_loss(F.cross_entropy(logits, true, reduction="sum"), logits, soft) / counts["nlvr2"],
             "nlvr2/accuracy": right.detach() / counts["nlvr2/accuracy"],
         }
 
-    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: Soft | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
         return self.losses(self.answer(batch), batch.labels["true"], counts, soft)

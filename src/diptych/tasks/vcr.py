@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.batch import Batch
-from diptych.modules.heads import Rank
+from diptych.modules.heads import RankingHead
 from diptych.modules.init import init_transformer
-from diptych.modules.tokens import Pair
-from diptych.protocols import Floor, Fuses
-from diptych.tasks.common import need, pictured
+from diptych.modules.tokens import FusedTokens
+from diptych.protocols import ChanceLoss, FusionEncoder
+from diptych.tasks.common import encode_images, required
 
 
 class MultipleChoice(nn.Module):
@@ -24,21 +24,23 @@ class MultipleChoice(nn.Module):
     ViLBERT's options: a true pair, and one with another text, another image, and a hard image.
     """
 
-    def __init__(self, model: Fuses, head: Rank, options: int = 4):
+    def __init__(self, model: FusionEncoder, head: RankingHead, options: int = 4):
         super().__init__()
         self.model, self.head, self.options = model, head, options
         self.head.apply(init_transformer)
         self.weights = {"choice": 1.0}
-        self.floors = {"choice": Floor(math.log(options), "every option alike", "texts and image are not yet compared")}
+        self.chance_losses = {
+            "choice": ChanceLoss(math.log(options), "every option alike", "texts and image are not yet compared")
+        }
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         n = torch.tensor(len(batch) / self.options, device=batch.ids.device)
         return {"choice": n, "choice/accuracy": n}
 
-    def pair(self, batch: Batch) -> Pair:
-        return self.model.fuse(self.model.encode_text(need(batch.text, "text")), pictured(self.model, batch))
+    def pair(self, batch: Batch) -> FusedTokens:
+        return self.model.fuse(self.model.encode_text(required(batch.text, "text")), encode_images(self.model, batch))
 
-    def scores(self, pair: Pair) -> Float[Tensor, " b"]:
+    def scores(self, pair: FusedTokens) -> Float[Tensor, " b"]:
         return self.head(pair.pooled).float()
 
     def losses(

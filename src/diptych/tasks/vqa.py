@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.batch import Answered, Batch, Text
-from diptych.generation import Beams, Rules, Written, beam_search
-from diptych.modules.heads import Classify
+from diptych.batch import AnswerTargets, Batch, Text
+from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search
+from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens, packing
-from diptych.objectives.cross_entropy import Soft, soft_cross_entropy
-from diptych.objectives.lm import asked
-from diptych.protocols import Decodes, Floor, Fuses
-from diptych.tasks.common import need, pictured, sample_counts
+from diptych.objectives.cross_entropy import SoftTargets, soft_cross_entropy
+from diptych.objectives.lm import without_prompt
+from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder
+from diptych.tasks.common import encode_images, required, sample_counts
 
 
 class ClosedVQA(nn.Module):
@@ -35,32 +35,34 @@ class ClosedVQA(nn.Module):
 
     def __init__(
         self,
-        model: Fuses,
-        width: int,
-        answers: int,
+        model: FusionEncoder,
+        dim: int,
+        num_answers: int,
         head: nn.Module | None = None,
         name: str = "vqa",
         prior: Sequence[float] | None = None,
     ):
         super().__init__()
         self.model = model
-        self.head = (head or Classify(width, 2 * width, answers)).apply(init_transformer)
+        self.head = (head or PairClassifier(dim, 2 * dim, num_answers)).apply(init_transformer)
         self.name, self.weights = name, {name: 1.0}
-        self.floors: dict[str, Floor] = {}
+        self.chance_losses: dict[str, ChanceLoss] = {}
         if prior is not None:
-            if not isinstance(self.head, Classify):
+            if not isinstance(self.head, PairClassifier):
                 raise ValueError(f"a {type(self.head).__name__} cannot begin with a prior; leave prior or head out")
             known = torch.tensor(prior, device="cpu").clamp(1e-6, 1 - 1e-6)
-            self.head.expect(known)
+            self.head.init_prior(known)
             alone = F.binary_cross_entropy(known, known, reduction="sum").item()
-            self.floors[name] = Floor(alone, "prior of the answers", "neither question nor picture is read yet")
+            self.chance_losses[name] = ChanceLoss(
+                alone, "prior of the answers", "neither question nor picture is read yet"
+            )
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, self.name, f"{self.name}/score")
 
     def logits(self, batch: Batch) -> Float[Tensor, "b answers"]:
-        text = self.model.encode_text(need(batch.text, "question"))
-        image = pictured(self.model, batch)
+        text = self.model.encode_text(required(batch.text, "question"))
+        image = encode_images(self.model, batch)
         return self.head(self.model.fuse(text, image).pooled).float()
 
     def losses(self, logits: Tensor, targets: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,11 +76,11 @@ class ClosedVQA(nn.Module):
 
 
 @runtime_checkable
-class AnswersInWords(Fuses, Decodes, Protocol):
+class AnswerDecoder(FusionEncoder, TextDecoder, Protocol):
     """A model that fuses a question with an image, and writes about what it then knows."""
 
 
-class Ranked(NamedTuple):
+class RankedAnswers(NamedTuple):
     """The candidates that each question may mean, best first, and their probabilities among these."""
 
     candidates: Int[Tensor, "questions k"]
@@ -94,62 +96,62 @@ class OpenVQA(nn.Module):
     the paper).
     """
 
-    def __init__(self, model: AnswersInWords, smoothing: float = 0.0, twice: bool = False):
+    def __init__(self, model: AnswerDecoder, label_smoothing: float = 0.0, twice: bool = False):
         super().__init__()
-        self.model, self.smoothing, self.twice = model, smoothing, twice
+        self.model, self.label_smoothing, self.twice = model, label_smoothing, twice
         self.weights = {"vqa": 1.0}
-        self.floors: dict[str, Floor] = {}  # the answers' prior is a fact of the data
+        self.chance_losses: dict[str, ChanceLoss] = {}  # the answers' prior is a fact of the data
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "vqa")
 
     def question(self, batch: Batch) -> Tokens:
         """The questions' tokens, after they have met their images."""
-        text = self.model.encode_text(need(batch.text, "question"))
-        return self.model.fuse(text, self.model.encode_image(need(batch.image, "image"))).text
+        text = self.model.encode_text(required(batch.text, "question"))
+        return self.model.fuse(text, self.model.encode_image(required(batch.image, "image"))).text
 
-    def logits(self, question: Tokens, answers: Answered) -> Float[Tensor, "a n vocabulary"]:
+    def logits(self, question: Tokens, answers: AnswerTargets) -> Float[Tensor, "a n vocabulary"]:
         """Of the piece that follows each piece of the answers."""
-        return self.model.decode(answers.text, question.take(answers.question))
+        return self.model.next_token_logits(answers.text, question.index_samples(answers.question))
 
     def answer(self, batch: Batch) -> Float[Tensor, "a n vocabulary"]:
         """The logits of a batch, which a teacher of this kind says too (tasks.distilled)."""
-        return self.logits(self.question(batch), need(batch.answers, "answers"))
+        return self.logits(self.question(batch), required(batch.answers, "answers"))
 
     def each(
-        self, logits: Float[Tensor, "a n vocabulary"], text: Text, soft: Soft | None = None
+        self, logits: Float[Tensor, "a n vocabulary"], text: Text, soft: SoftTargets | None = None
     ) -> Float[Tensor, " a"]:
         """The loss of each answer."""
-        hard = next_losses(logits, text, self.smoothing).sum(1)
+        hard = next_losses(logits, text, self.label_smoothing).sum(1)
         if soft is None:
             return hard
         taught = soft_cross_entropy(logits[:, :-1], soft.logits[:, :-1].float().softmax(-1))
-        return (1 - soft.alpha) * hard + soft.alpha * (taught * asked(text)).sum(1)
+        return (1 - soft.alpha) * hard + soft.alpha * (taught * without_prompt(text)).sum(1)
 
     def losses(
-        self, logits: Tensor, answers: Answered, counts: dict[str, Tensor], soft: Soft | None = None
+        self, logits: Tensor, answers: AnswerTargets, counts: dict[str, Tensor], soft: SoftTargets | None = None
     ) -> dict[str, Tensor]:
         return {"vqa": (answers.weights * self.each(logits, answers.text, soft)).sum() / counts["vqa"]}
 
-    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: Soft | None = None) -> dict[str, Tensor]:
-        return self.losses(self.answer(batch), need(batch.answers, "answers"), counts, soft)
+    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
+        return self.losses(self.answer(batch), required(batch.answers, "answers"), counts, soft)
 
     @torch.no_grad()
-    def rank(self, question: Tokens, candidates: Text, k: int) -> Ranked:
+    def rank(self, question: Tokens, candidates: Text, k: int) -> RankedAnswers:
         """The `k` candidates whose first piece is likeliest, in the order of their whole likelihood."""
         q = len(question)
         begin = candidates[torch.zeros(q, dtype=torch.long)]
-        begin = Text(begin.ids[:, :1], begin.real[:, :1])
-        first = self.model.decode(begin, question)[:, 0].float().softmax(1)[:, candidates.ids[:, 1]]
+        begin = Text(begin.ids[:, :1], begin.mask[:, :1])
+        first = self.model.next_token_logits(begin, question)[:, 0].float().softmax(1)[:, candidates.ids[:, 1]]
         first, chosen = first.topk(k, 1)
         text = candidates[chosen.flatten()]
         several = torch.arange(q, device=chosen.device).repeat_interleave(k)
-        whole = -self.each(self.model.decode(text, question.take(several)), text).view(q, k)
+        whole = -self.each(self.model.next_token_logits(text, question.index_samples(several)), text).view(q, k)
         probabilities, order = (whole + first.log() if self.twice else whole).softmax(1).sort(1, descending=True)
-        return Ranked(chosen.gather(1, order), probabilities)
+        return RankedAnswers(chosen.gather(1, order), probabilities)
 
     @torch.no_grad()
-    def write(self, batch: Batch, begin: int, rules: Rules, beams: Beams) -> Written:
+    def write(self, batch: Batch, begin: int, rules: GenerationConfig, beams: BeamConfig) -> GenerationOutput:
         """An answer to each question, `begin` in front; the official BLIP has 3 beams, 10 tokens at most.
 
         As there, the decoder reads the padding behind the questions too, so that a batch's longest question has a say in
@@ -157,16 +159,16 @@ class OpenVQA(nn.Module):
         """
         with packing(False):
             question = self.question(batch)
-            every = Tokens.of(question.canvas(), torch.ones_like(question.real), *question.layout.spans)
+            every = Tokens.from_padded(question.to_padded(), torch.ones_like(question.mask), *question.layout.spans)
         return beam_search(self.model, every, torch.full((len(batch), 1), begin, device=batch.ids.device), rules, beams)
 
 
-def next_losses(logits: Float[Tensor, "b n v"], text: Text, smoothing: float = 0.0) -> Float[Tensor, "b after"]:
+def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: float = 0.0) -> Float[Tensor, "b after"]:
     """Cross entropy of every token behind the first, nought where none is asked for.
 
     The last column scores nothing, and stays: to cut it off is a copy of all logits, and one of their gradients.
     """
-    words = F.pad(text.ids[:, 1:].masked_fill(~asked(text), -100), (0, 1), value=-100)
+    words = F.pad(text.ids[:, 1:].masked_fill(~without_prompt(text), -100), (0, 1), value=-100)
     rows = logits.float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
-    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=smoothing)
+    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=label_smoothing)
     return losses.view_as(words)[:, :-1]

@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
-from diptych.protocols import Grown, pupil
+from diptych.protocols import HasMissingDefaults, student_of
 from diptych.training.distributed import divided_like, whole
-from diptych.utils.io import FINDING, NUMBER, SKIPPED, DamagedFile, parse_own, written_whole
-from diptych.utils.state_dict import fill, misfit, weights
+from diptych.utils.io import FINDING, NUMBER, SKIPPED, DamagedFile, atomic_write, parse_json
+from diptych.utils.state_dict import load_state, mismatch, named_weights
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"  # the one before, which a damaged one falls back to
@@ -40,7 +40,7 @@ def save_weights(out: Path, module: nn.Module, main: bool = True) -> Path:
     """Writes ``out/model.safetensors``: `state.weights`, which `weights.strict.load_strict` loads; of a student beside its
     teacher the student's. `main`: see `save`.
     """
-    held = _collected(weights(pupil(module)), main)
+    held = _collected(named_weights(student_of(module)), main)
     if main:
         save_tensors(out / MODEL, held)
     return out / MODEL
@@ -56,10 +56,10 @@ def save(
     The weights come first, so that those of a finished run stand before its last checkpoint says that it is finished; but a
     first checkpoint comes before any weights, which without one would be taken for those of another run.
     """
-    tensors = {f"weight/{name}": t for name, t in weights(module).items()}
+    tensors = {f"weight/{name}": t for name, t in named_weights(module).items()}
     for name, p in module.named_parameters():
         tensors |= {f"{key}/{name}": t for key, t in optimizer.state.get(p, {}).items()}
-    trained, state = _collected(weights(pupil(module)), main), _collected(tensors, main)
+    trained, state = _collected(named_weights(student_of(module)), main), _collected(tensors, main)
     if not main:
         return
     first = not (out / CHECKPOINT).exists()
@@ -84,8 +84,8 @@ def save_tensors(
     into: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, keep: Path | None = None
 ) -> None:
     """Writes a file with its digest, and reads it back before it takes the place of the one before."""
-    with written_whole(into, keep) as path:
-        save_file(tensors, path, metadata=digests.sealed(tensors, metadata))
+    with atomic_write(into, keep) as path:
+        save_file(tensors, path, metadata=digests.with_digest(tensors, metadata))
         digests.check(path)
 
 
@@ -97,11 +97,11 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
     for key, t in tensors.items():
         kind, _, name = key.partition("/")
         parts.setdefault(kind, {})[name] = t
-    held = _unsaid(module) | parts.pop("weight", {})
-    if told := misfit(module, held):
+    held = _missing_defaults(module) | parts.pop("weight", {})
+    if told := mismatch(module, held):
         raise CheckpointError(f"{out / CHECKPOINT} does not fit: {told}; use another --out")
     into = module.state_dict()
-    fill(module, {name: divided_like(into[name], t) for name, t in held.items()})
+    load_state(module, {name: divided_like(into[name], t) for name, t in held.items()})
     parameters = dict(module.named_parameters())
     for kind, held in parts.items():
         for name, t in held.items():
@@ -112,10 +112,14 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
             optimizer.state[p][kind] = divided_like(p, t.to(p.device, copy=True))
 
 
-def _unsaid(module: nn.Module) -> dict[str, Tensor]:
+def _missing_defaults(module: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint that is older than a part of the module need not hold."""
-    parts = [(f"{path}." if path else "", part) for path, part in module.named_modules() if isinstance(part, Grown)]
-    return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.unsaid().items()}
+    parts = [
+        (f"{path}." if path else "", part)
+        for path, part in module.named_modules()
+        if isinstance(part, HasMissingDefaults)
+    ]
+    return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.missing_defaults().items()}
 
 
 def rest(out: Path, shape: Any = LEAST) -> dict[str, Any] | None:
@@ -134,7 +138,7 @@ def rest_of(path: Path, shape: Any = LEAST) -> dict[str, Any]:
     if "rest" not in metadata:
         raise CheckpointError(f"{path} is no training checkpoint; use another --out")
     try:
-        return parse_own(metadata["rest"], shape, f"{path}, its state", "remove it or use another --out")
+        return parse_json(metadata["rest"], shape, f"{path}, its state", "remove it or use another --out")
     except DamagedFile as error:
         raise Damaged(str(error)) from None
 

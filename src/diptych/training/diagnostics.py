@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from diptych.protocols import Floor
-from diptych.utils.io import written_whole
+from diptych.protocols import ChanceLoss
+from diptych.utils.io import atomic_write
 
-LEFT = 0.01  # a loss this share below its floor has left it
+LEFT_CHANCE = 0.01  # a loss this share below its floor has left it
 NEAR = 0.02  # a loss within this share of its floor is on it
 _WINDOW = 5  # rows averaged before judging
 _OF_PARAMETERS = ("unused", "zero gradient")  # verdicts
@@ -45,10 +45,10 @@ class Diverged(Exception):
 
 
 @dataclass
-class Doctor:
+class Diagnostics:
     """Watches a run. `patience`: steps after which a loss on its floor is called stuck rather than early."""
 
-    floors: Mapping[str, Floor]
+    chance_losses: Mapping[str, ChanceLoss]
     patience: int
     findings: list[Finding] = field(default_factory=list)
     _recent: dict[str, list[float]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Doctor:
     def watch(self, row: Mapping[str, Any]) -> list[Finding]:
         """What a new row adds: each loss is reported when its state changes, not at every row."""
         step, new = int(row["step"]), []
-        for name, floor in self.floors.items():
+        for name, floor in self.chance_losses.items():
             if isinstance(value := row.get(name), (int, float)):
                 recent = self._recent.setdefault(name, [])
                 recent.append(value)
@@ -73,13 +73,13 @@ class Doctor:
         self.findings += new
         return new
 
-    def _judge(self, step: int, name: str, floor: Floor, value: float) -> Finding | None:
+    def _judge(self, step: int, name: str, floor: ChanceLoss, value: float) -> Finding | None:
         before = self._state.get(name)
         where = f"{value:.4f} against {floor.value:.4f}, the {floor.name}"
-        if value < floor.value * (1 - LEFT):
+        if value < floor.value * (1 - LEFT_CHANCE):
             verdict, message = "learning", f"{where}: below its floor"
         elif step >= self.patience:
-            verdict, message = "stuck", f"{where}: stuck; likely cause: {floor.cause}"
+            verdict, message = "stuck", f"{where}: stuck; likely cause: {floor.usual_cause}"
         elif value <= floor.value * (1 + NEAR):
             verdict, message = "early", f"{where}: on its floor, still early (stuck if so at step {self.patience})"
         else:
@@ -128,13 +128,13 @@ class Doctor:
 
     def save(self, out: Path) -> None:
         """Writes ``out/doctor.json``: floors, patience and findings."""
-        floors = {name: asdict(floor) for name, floor in self.floors.items()}
-        held = {"patience": self.patience, "floors": floors, "findings": [asdict(f) for f in folded(self.findings)]}
-        with written_whole(out / "doctor.json") as path:
+        floors = {name: asdict(floor) for name, floor in self.chance_losses.items()}
+        held = {"patience": self.patience, "floors": floors, "findings": [asdict(f) for f in merged(self.findings)]}
+        with atomic_write(out / "doctor.json") as path:
             path.write_text(json.dumps(held, indent=1))
 
 
-def folded(findings: Iterable[Finding]) -> list[Finding]:
+def merged(findings: Iterable[Finding]) -> list[Finding]:
     """What is said of many parameters for one cause in one line: how many they are, and the first of them."""
     alike: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in findings:

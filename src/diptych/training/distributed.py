@@ -36,7 +36,7 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from blocks(part)
 
 
-def recompute(module: nn.Module) -> None:
+def checkpoint_activations(module: nn.Module) -> None:
     """From now on each block keeps but what it was given, and its activations are made again on the way back
     (Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost). Values and gradients stay the same.
     """
@@ -63,7 +63,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
         divided.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo does not average
 
 
-def unite(module: nn.Module) -> None:
+def unshard(module: nn.Module) -> None:
     """Ends `shard`: from now on every rank has all weights, and may compute without the others. It trains no more."""
     for part in module.modules():
         if isinstance(part, FSDPModule):

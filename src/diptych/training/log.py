@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diptych.utils.io import DamagedFile, parse_own, writing, written_whole
+from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors, parse_json
 from diptych.utils.terminal import printable
 
 # The fields that two runs of the same thing may differ in: seconds trained so far, samples a second since the last row,
@@ -33,9 +33,9 @@ class Log:
         self.console, self.said = Console(), 0.0
         self.kept = _cut_back(self.path, start, self.say)
         self.hook, threading.excepthook = threading.excepthook, self._of_a_thread
-        with writing(out / "tensorboard"):
+        with naming_write_errors(out / "tensorboard"):
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
-        with writing(self.path):
+        with naming_write_errors(self.path):
             self.file = self.path.open("a")
         columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
         self.progress = Progress(*columns, TextColumn("{task.fields[row]}"), console=self.console)
@@ -51,9 +51,9 @@ class Log:
         if self.console.is_terminal:
             self.progress.stop()
         try:
-            with writing(self.path):
+            with naming_write_errors(self.path):
                 self.file.close()
-            with writing(self.path.with_name("tensorboard")):
+            with naming_write_errors(self.path.with_name("tensorboard")):
                 self.board.close()
         finally:
             threading.excepthook = self.hook
@@ -66,10 +66,10 @@ class Log:
     def row(self, row: Mapping[str, Any]) -> None:
         """Writes a row: to the file at once, so that what was logged survives a kill. JSON has no NaN: null instead."""
         row = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        with writing(self.path):
+        with naming_write_errors(self.path):
             self.file.write(json.dumps(row, allow_nan=False) + "\n")
             self.file.flush()
-        with writing(self.path.with_name("tensorboard")):
+        with naming_write_errors(self.path.with_name("tensorboard")):
             for name, value in row.items():
                 if name != "step" and value is not None:
                     self.board.add_scalar(name, value, row["step"])
@@ -105,7 +105,7 @@ def _cut_back(path: Path, step: int, say: Callable[[str], None] = print) -> list
     rows, damaged = [], []
     for number, line in enumerate(lines):
         try:
-            row = parse_own(line, ROW, f"line {number + 1}") if line.strip() else None
+            row = parse_json(line, ROW, f"line {number + 1}") if line.strip() else None
         except DamagedFile as error:
             if number != cut_off:
                 damaged.append(str(error))
@@ -115,11 +115,11 @@ def _cut_back(path: Path, step: int, say: Callable[[str], None] = print) -> list
         rows += [row] if row is not None else []
     if damaged:
         aside = _aside(path)
-        with written_whole(aside) as partial:
+        with atomic_write(aside) as partial:
             partial.write_bytes(b"\n".join(lines))
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         say(f"{path}, {damaged[0].partition(';')[0]}{more}: left out; the file as it was is kept as {aside.name}")
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
 

@@ -15,29 +15,32 @@ from typing import Any, NoReturn, cast
 
 from torch import nn
 
-from diptych.config.training import Training, identity, share, usually
-from diptych.data.loader import Loaded, Skipped, Tally
+from diptych.config.training import Training, identity, steps_of
+from diptych.config.training import defaults as settings_defaults
+from diptych.data.loader import Loaded, SkipCounter, Skipped
 from diptych.data.sources.base import WorkerDied
-from diptych.protocols import Step
+from diptych.protocols import TrainStep
 from diptych.training import checkpoint
-from diptych.training.diagnostics import Diverged, Doctor, folded
-from diptych.training.distributed import Group, pick_device, unite
+from diptych.training.diagnostics import Diagnostics, Diverged, merged
+from diptych.training.distributed import Group, pick_device, unshard
 from diptych.training.log import Log
 from diptych.training.recovery import claimed, lacks_weights
 from diptych.training.signals import Stop, stop_signal
-from diptych.training.step import Update
-from diptych.utils.io import written_whole
+from diptych.training.step import OptimizerStep
+from diptych.utils.io import atomic_write
 
 Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches, step after step
 Evaluate = Callable[[int], Mapping[str, float]]  # steps done → {"val/name": value}
 
 
-class Running:
+class TrainingRun:
     """Where a run stands: all that its checkpoint's JSON holds, and the means that its next row will give."""
 
-    def __init__(self, update: Update, doctor: Doctor, settings: Training, out: Path, identity: dict[str, Any]):
+    def __init__(
+        self, update: OptimizerStep, doctor: Diagnostics, settings: Training, out: Path, identity: dict[str, Any]
+    ):
         self.update, self.doctor, self.settings, self.out, self.identity = update, doctor, settings, out, identity
-        self.group, self.tally = update.group, Tally(settings.max_skipped)
+        self.group, self.tally = update.group, SkipCounter(settings.max_skipped)
         self.done, self.seconds = 0, 0.0
         self.sums: dict[str, float] = {}  # since the last row
         self.summed = 0
@@ -67,7 +70,7 @@ class Running:
             held["cursor"] = {name: at for part in self.group.gather(self.cursor) for name, at in part.items()}
         checkpoint.save(self.out, self.update.module, self.update.optimizer, held, self.group.main)
         if self.group.main:
-            with written_whole(self.out / "skipped.json") as path:
+            with atomic_write(self.out / "skipped.json") as path:
                 path.write_text(json.dumps(skipped, indent=1))
         self.saved, self.saved_at = self.done, time.perf_counter()
         self.group.wait()
@@ -97,7 +100,7 @@ class Running:
                 if evaluate is not None and (last or (every and self.done % every == 0)):
                     self.evaluate(evaluate, log, told)
                 if log is not None:
-                    for finding in folded(self.doctor.findings[heard:]):
+                    for finding in merged(self.doctor.findings[heard:]):
                         log.say(finding)
                 heard = len(self.doctor.findings)
                 if stop or due or self.settings.saves(self.done):
@@ -209,14 +212,15 @@ def _fit(
 ) -> Path:  # fmt: skip
     held = checkpoint.rest(out, checkpoint.STATE)
     if held is not None:
-        usual = usually(settings) | dict(defaults) | {"version": 1}
+        usual = settings_defaults(settings) | dict(defaults) | {"version": 1}
         checkpoint.refuse_other_settings(out, held["identity"], same, usual)
 
-    update = Update(step, settings, group)
-    doctor = Doctor(
-        cast(Step, step).floors, max(share(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup))
+    update = OptimizerStep(step, settings, group)
+    doctor = Diagnostics(
+        cast(TrainStep, step).chance_losses,
+        max(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup)),
     )
-    run = Running(update, doctor, settings, out, same)
+    run = TrainingRun(update, doctor, settings, out, same)
     if held is not None:
         checkpoint.load(out, step, update.optimizer)
         run.restore(held)
@@ -226,5 +230,5 @@ def _fit(
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as told:
         run.train(stream, evaluate, log, told)
     if update.divided:
-        unite(step)  # who writes the report computes alone
+        unshard(step)  # who writes the report computes alone
     return out / checkpoint.MODEL

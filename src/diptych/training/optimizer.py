@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from diptych.config.training import Optimizer, share
+from diptych.config.training import Optimizer, steps_of
 from diptych.modules.position import RelativePositions
-from diptych.protocols import pupil
+from diptych.protocols import student_of
 
 _HEADS = ("heads.", "head.", "rank.")  # of pre-training and of the tasks: what stands beside `model`
 _KEPT = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
@@ -32,7 +32,7 @@ def decayed(module: nn.Module) -> dict[str, bool]:
 
 def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     """The optimizer of a module's trainable parameters. Each group carries its `multiplier` of the learning rate."""
-    module = pupil(module)  # a teacher learns from no gradient
+    module = student_of(module)  # a teacher learns from no gradient
     rule = decayed(module)
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():  # a tied parameter comes once, under its first name
@@ -50,7 +50,7 @@ def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
             {
                 "params": params,
                 "weight_decay": settings.weight_decay if decay else 0.0,
-                "multiplier": settings.head_multiplier if head else 1.0,
+                "multiplier": settings.head_lr_multiplier if head else 1.0,
             }
             for (decay, head, _), params in groups.items()
         ],
@@ -64,7 +64,7 @@ def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
 
 def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
     """The learning rate of step ``0 … steps − 1``: a linear warm-up from above zero, then the schedule's decay."""
-    warmup = share(settings.warmup, steps)
+    warmup = steps_of(settings.warmup, steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)  # from 1 to just above 0

@@ -12,7 +12,7 @@ from diptych.checkpoints.digests import CheckpointError, Damaged
 from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest, rest_of
 from diptych.training.distributed import Group
 from diptych.utils.lock import locked
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 DAMAGED = "checkpoint.damaged.safetensors"
 
@@ -24,7 +24,7 @@ def claimed(out: Path, group: Group) -> Iterator[None]:
     """
     with locked(out) if group.main else nullcontext(False) as taken:
         if taken and (said := settle(out)):
-            say(said)
+            echo(said)
         group.wait()  # the others read what is settled
         yield
 
@@ -67,7 +67,7 @@ def lacks_weights(out: Path, finished: bool) -> bool:
         return True
     try:
         digests.check(path)
-        return not finished and not digests.is_sealed(path)
+        return not finished and not digests.has_digest(path)
     except Damaged as error:
         if finished:
             raise CheckpointError(f"{error}; remove it, and the same command writes it from {CHECKPOINT}") from None

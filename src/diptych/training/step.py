@@ -13,14 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from diptych.batch import Batch
 from diptych.config.training import Training
 from diptych.data.loader import Loaded, Skipped
-from diptych.protocols import Begins, Step, pupil
-from diptych.training.diagnostics import Diverged, Doctor
-from diptych.training.distributed import Group, average_scalars, clip, recompute, takes_bf16
+from diptych.protocols import StepObserver, TrainStep, student_of
+from diptych.training.diagnostics import Diagnostics, Diverged
+from diptych.training.distributed import Group, average_scalars, checkpoint_activations, clip, takes_bf16
 from diptych.training.optimizer import adamw, learning_rate, set_learning_rate
-from diptych.utils.rng import words
+from diptych.utils.rng import random_words
 
 
-class Update:
+class OptimizerStep:
     """Makes one optimizer step of a module at a time, the same however its batch is cut into ranks, and, for losses that look at
     each sample by itself, into micro-batches; those that compare samples (contrast, hard negatives, hinge) see one micro-batch.
 
@@ -29,9 +29,9 @@ class Update:
 
     def __init__(self, module: nn.Module, settings: Training, group: Group):
         self.module, self.settings, self.group = module.to(group.device).train(), settings, group
-        self.step = cast(Step, module)
-        if settings.recompute:
-            recompute(module)
+        self.step = cast(TrainStep, module)
+        if settings.activation_checkpointing:
+            checkpoint_activations(module)
         self.parallel = group.wrap(module, settings.parallel)
         self.optimizer = adamw(module, settings.optimizer)  # of what FSDP has left to this rank
         self.divided = group.world > 1 and settings.parallel == "fsdp"
@@ -39,17 +39,17 @@ class Update:
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
 
     def __call__(
-        self, step: int, loaded: Sequence[Loaded], doctor: Doctor, stop: bool = False, save: bool = False
+        self, step: int, loaded: Sequence[Loaded], doctor: Diagnostics, stop: bool = False, save: bool = False
     ) -> tuple[dict[str, float], list[Skipped], bool, bool]:
         """Means over the global batch with "learning_rate", "grad_norm" and "samples"; what all ranks skipped; whether
         any rank was told to `stop`, or is due to `save`. Raises Diverged, before anything is changed, where a loss or gradient is not finite.
         """
         seed, steps, options = self.settings.seed, self.settings.steps, self.settings.optimizer
-        torch.manual_seed(int(words(seed, step, [self.group.rank], "dropout", 1)[0, 0] >> 1))
+        torch.manual_seed(int(random_words(seed, step, [self.group.rank], "dropout", 1)[0, 0] >> 1))
         batches = [x.batch.to(self.group.device, non_blocking=True) for x in loaded]
         counts, samples, skipped = self._counts(batches, [s for x in loaded for s in x.skipped])
 
-        if isinstance(self.step, Begins):
+        if isinstance(self.step, StepObserver):
             self.step.begin(step)
         totals: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
@@ -62,9 +62,9 @@ class Update:
 
         if self.divided:
             average_scalars(self.module)
-        norm = clip(self.module.parameters(), options.clip or float("inf"))
+        norm = clip(self.module.parameters(), options.max_grad_norm or float("inf"))
         if step == 0 or (step + 1) % self.settings.checkpoint_every == 0:
-            doctor.gradients(step, pupil(self.module))
+            doctor.gradients(step, student_of(self.module))
         if not norm < float("inf"):
             raise Diverged(doctor.not_finite(step, "the gradient", norm))
         rate = learning_rate(step, steps, options)
@@ -77,7 +77,7 @@ class Update:
         """Terms per loss, over the global batch and per rank (DDP averages gradients); samples; and what was skipped."""
         mine: dict[str, Tensor] = {}
         for batch in batches:
-            for name, count in self.step.counts(batch).items():
+            for name, count in self.step.num_terms(batch).items():
                 mine[name] = mine[name] + count if name in mine else count
         facts = {" samples": torch.tensor(float(sum(map(len, batches)))), " bad": torch.tensor(float(len(skipped)))}
         counts = self.group.sum(mine | facts)

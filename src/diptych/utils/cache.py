@@ -36,7 +36,7 @@ def digest(*parts: bytes | str | Tensor) -> bytes:
     return made.digest()
 
 
-def usual_folder() -> Path:
+def default_folder() -> Path:
     """Where a machine keeps what was seen: $DIPTYCH_CACHE, or diptych/ in the user's cache folder.
 
     Raises ValueError where neither the environment nor the system names a home folder.

@@ -22,16 +22,16 @@ from safetensors import SafetensorError
 from diptych.utils.lock import partial_of
 
 
-class NotWritten(OSError):
+class WriteError(OSError):
     """A file could not be written; the message names it, the cause and what to do."""
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def naming_write_errors(path: Path) -> Iterator[None]:
     """Turns an OSError while `path` is written into NotWritten, with the path and what to do."""
     try:
         yield
-    except NotWritten:
+    except WriteError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
         code = error.errno if isinstance(error, OSError) else _code(str(error))
@@ -42,7 +42,7 @@ def writing(path: Path) -> Iterator[None]:
         )  # something else, meanwhile
         if code is None or read:
             raise
-        raise NotWritten(
+        raise WriteError(
             f"{path} cannot be written ({os.strerror(code)}): {remedy(code)}, then give the same command again; what was written "
             "before stands"
         ) from error
@@ -78,12 +78,12 @@ _IN_MESSAGE = re.compile(
 
 
 @contextmanager
-def written_whole(path: Path, keep: Path | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` once it is written and on disk; until then `path` stands. What stood
     there is kept as `keep`, where that is given. Raises NotWritten.
     """
     partial = partial_of(path)
-    with writing(path):
+    with naming_write_errors(path):
         try:
             usual = _mode_here(partial)
             yield partial
@@ -132,12 +132,12 @@ class DamagedFile(Exception):
     """A file that Diptych wrote cannot be used; the message names the file, the place and what to do."""
 
 
-def read_own(path: Path, shape: Shape = object, advice: str = "restore the file, or remove it") -> Any:
+def read_json(path: Path, shape: Shape = object, advice: str = "restore the file, or remove it") -> Any:
     """The JSON value in `path`, which must have `shape`. Raises DamagedFile."""
-    return parse_own(_text(path, advice), shape, str(path), advice)
+    return parse_json(_text(path, advice), shape, str(path), advice)
 
 
-def read_own_lines(
+def read_json_lines(
     path: Path, shape: Shape = object, advice: str = "restore the file, or remove it"
 ) -> Iterator[tuple[int, Any]]:
     """``(line number, value)`` of each line of a JSON Lines file, one after the other. Raises DamagedFile."""
@@ -145,16 +145,16 @@ def read_own_lines(
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, parse_own(line, shape, f"{path}, line {number}", advice)
+                    yield number, parse_json(line, shape, f"{path}, line {number}", advice)
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def parse_own(text: str | bytes, shape: Shape, where: str, advice: str = "restore the file, or remove it") -> Any:
+def parse_json(text: str | bytes, shape: Shape, where: str, advice: str = "restore the file, or remove it") -> Any:
     """The JSON value in `text`, which must have `shape`. Raises DamagedFile that begins with `where`."""
     try:
         value = json.loads(text.decode() if isinstance(text, bytes) else text)
-        if why := "nested too deeply" if _deep(value) else misshapen(value, shape):
+        if why := "nested too deeply" if _deep(value) else shape_error(value, shape):
             raise DamagedFile(f"{where}: {why}; {advice}")
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else "empty" if not text.strip() else f"{error}"
@@ -184,7 +184,7 @@ def _digest(record: Mapping[str, Any]) -> str:
     return f"{_MARK}{zlib.crc32(plain.encode()):08x}"
 
 
-def misshapen(value: Any, shape: Shape, at: str = "") -> str:
+def shape_error(value: Any, shape: Shape, at: str = "") -> str:
     """Why a JSON value does not have a shape, by the first key where it does not; "" where it does."""
     here = f"{at or 'the whole'} is"
     if isinstance(shape, list):
@@ -201,11 +201,11 @@ def misshapen(value: Any, shape: Shape, at: str = "") -> str:
         kinds = {key: shape.get(key, shape.get(f"{key}?", every)) for key in value}
         parts = ((f"{at}.{key}".lstrip("."), part, kinds[key]) for key, part in value.items())
     elif isinstance(shape, tuple) and not all(isinstance(kind, type) for kind in shape):
-        whys = [misshapen(value, kind, at) for kind in shape]
+        whys = [shape_error(value, kind, at) for kind in shape]
         return "" if "" in whys else whys[0]
     else:
         return _no_such(value, shape if isinstance(shape, tuple) else (shape,), here)
-    return next((why for name, part, kind in parts if (why := misshapen(part, kind, name))), "")
+    return next((why for name, part, kind in parts if (why := shape_error(part, kind, name))), "")
 
 
 def _no_such(value: Any, kinds: tuple[type, ...], here: str) -> str:

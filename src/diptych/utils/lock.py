@@ -22,7 +22,7 @@ from glob import escape
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def locked(folder: Path, file: str = "") -> Iterator[bool]:
                 path.rmdir()
 
 
-def alone(write: Callable[P, T]) -> Callable[P, T]:
+def single_writer(write: Callable[P, T]) -> Callable[P, T]:
     """`write`, whose argument `out` is the folder that it writes into, made to hold it (`locked`) from begin to end."""
     signature = inspect.signature(write)
 
@@ -98,7 +98,7 @@ def _take(file: Path, place: Path) -> int:
                 raise InUse(
                     f"{place} is being written by another process ({owner or 'just begun'}): let it end, or give another --out"
                 ) from None
-            say(f"{place}: this file system has no locks; start nothing else that writes there")
+            echo(f"{place}: this file system has no locks; start nothing else that writes there")
         try:
             same = os.stat(file).st_ino == os.fstat(handle).st_ino
         except FileNotFoundError:

@@ -22,7 +22,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def words(seed: int, step: int, ids: Sequence[int] | np.ndarray, stream: str, n: int) -> np.ndarray:
+def random_words(seed: int, step: int, ids: Sequence[int] | np.ndarray, stream: str, n: int) -> np.ndarray:
     """Uniform 64-bit words, shape ``(len(ids), n)``; `stream` names what they are for, so that uses never collide."""
     with np.errstate(over="ignore"):
         key = np.full((1,), zlib.crc32(stream.encode()), dtype=np.uint64)
@@ -35,14 +35,14 @@ def words(seed: int, step: int, ids: Sequence[int] | np.ndarray, stream: str, n:
 
 def uniform(seed: int, step: int, ids: Sequence[int] | np.ndarray, stream: str, n: int) -> np.ndarray:
     """Uniform float64 in [0, 1), shape ``(len(ids), n)``."""
-    return (words(seed, step, ids, stream, n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (random_words(seed, step, ids, stream, n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def generator(seed: int, step: int, sample: int, stream: str) -> np.random.Generator:
     """A numpy generator for one sample, for code that draws an unknown number of times (augmentation, rendering)."""
-    return np.random.Generator(np.random.PCG64(words(seed, step, [sample], stream, 2)[0].tolist()))
+    return np.random.Generator(np.random.PCG64(random_words(seed, step, [sample], stream, 2)[0].tolist()))
 
 
 def permutation(seed: int, epoch: int, n: int, stream: str = "order") -> np.ndarray:
     """A permutation of ``range(n)``, int64: the order in which an epoch visits its samples."""
-    return np.argsort(words(seed, epoch, np.arange(n), stream, 1)[:, 0], kind="stable")
+    return np.argsort(random_words(seed, epoch, np.arange(n), stream, 1)[:, 0], kind="stable")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def tied(module: nn.Module) -> dict[str, str]:
+def tied_weights(module: nn.Module) -> dict[str, str]:
     """Names under which a weight appears again → the name under which it appears first: that of the part which was made
     first, as in `named_parameters` (the word embedding of a model, not the head above it).
     """
@@ -17,26 +17,26 @@ def tied(module: nn.Module) -> dict[str, str]:
     return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
+def named_weights(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of a module's state, which share memory with it. A tied one comes once, under its first name."""
-    again = tied(module)
+    again = tied_weights(module)
     return {name: t for name, t in module.state_dict().items() if name not in again}
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads every weight; `misfit` says beforehand whether they fit."""
     with torch.no_grad():
         module.load_state_dict(_with_tied(module, state))
 
 
-def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+def mismatch(module: nn.Module, state: Mapping[str, Tensor]) -> str:
     """What is missing, too much, or of another shape, for a message; "" where `state` holds the module's weights, each in
     its shape, and nothing else. A tied weight may stand under any one of its names, or under several if all are equal.
     """
     wanted = module.state_dict()
     apart = [
         f"{again} and {first}"
-        for again, first in tied(module).items()
+        for again, first in tied_weights(module).items()
         if again in state and first in state and _differ(state[again], state[first])
     ]
     state = _with_tied(module, state)
@@ -72,7 +72,7 @@ def _differ(a: Tensor, b: Tensor) -> bool:
 
 def _with_tied(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     filled = dict(state)
-    for again, first in tied(module).items():
+    for again, first in tied_weights(module).items():
         if first in filled and again not in filled:
             filled[again] = filled[first]
         elif again in filled and first not in filled:

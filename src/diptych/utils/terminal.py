@@ -44,13 +44,13 @@ def plain(text: str) -> Text:
     return Text(printable(text))
 
 
-def say(text: object = "", error: bool = False) -> None:
+def echo(text: object = "", error: bool = False) -> None:
     """Prints a message at once, on standard error where it is an `error`: the only way in which text reaches the terminal,
     but for tables, of which what comes from files is `plain`.
     """
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def say_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def echo_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Prints a traceback, as ``sys.excepthook`` does."""
-    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), error=True)
+    echo("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), error=True)

@@ -50,11 +50,11 @@ def tiff(values: np.ndarray, *, kind: int, photometric: int = 1, bits: int | Non
     return made + bytes(4) + spread + body
 
 
-def png(depth: int, colour: int, rows: list[bytes], width: int, transparent: bytes = b"", exif: bytes = b"") -> bytes:
+def png(depth: int, colour: int, rows: list[bytes], dim: int, transparent: bytes = b"", exif: bytes = b"") -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", dim, len(rows), depth, colour, 0, 0, 0))
     marks = (chunk(b"tRNS", transparent) if transparent else b"") + (chunk(b"eXIf", exif) if exif else b"")
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + head + marks + body + chunk(b"IEND", b"")

@@ -36,8 +36,8 @@ def png(before: bytes = b"", after: bytes = b"", size: tuple[int, int] = (4, 4),
     return b"\x89PNG\r\n\x1a\n" + head + before + body + after + chunk(b"IEND")
 
 
-def scans(width: int, height: int, times: int) -> bytes:
-    data = saved(Pillow.new("L", (width, height), 128), "JPEG", progressive=True, quality=5)
+def scans(dim: int, height: int, times: int) -> bytes:
+    data = saved(Pillow.new("L", (dim, height), 128), "JPEG", progressive=True, quality=5)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * times + b"\xff\xd9"
 

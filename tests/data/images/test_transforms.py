@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
-from diptych.data.images.transforms import OPERATIONS, ImageSettings, apply, prepare, randaugment, resized, stack
+from diptych.data.images.transforms import OPERATIONS, ImageSettings, apply, randaugment, resized, stack, transform
 from diptych.utils.rng import generator
 
 
@@ -31,7 +31,7 @@ def test_vilts_rule_at_384(size, expected):
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.sampled_from([64, 160, 224, 384]), st.sampled_from([16, 32]))
 def test_every_size_is_whole_patches_within_the_caps(height, width, shorter, patch):
-    sides = resized(height, width, ImageSettings(shorter=shorter, patch=patch))
+    sides = resized(height, width, ImageSettings(shorter_side=shorter, patch_size=patch))
     assert all(side % patch == 0 and side >= patch for side in sides)
     assert min(sides) <= shorter and max(sides) <= int(1333 / 800 * shorter)
 
@@ -41,13 +41,13 @@ def test_the_longest_side_at_384_is_608():
 
 
 def test_the_square_of_vit_ignores_aspect():
-    assert prepare(Pillow.new("RGB", (50, 20)), ImageSettings(shorter=48, square=True)).shape == (48, 48, 3)
+    assert transform(Pillow.new("RGB", (50, 20)), ImageSettings(shorter_side=48, square=True)).shape == (48, 48, 3)
 
 
 def test_pictures_are_normalised_and_lie_top_left_in_zeros():
-    settings = ImageSettings(shorter=32, patch=16)
-    white = prepare(Pillow.new("RGB", (64, 64), "white"), settings)
-    black = prepare(Pillow.new("RGB", (96, 64), "black"), settings)
+    settings = ImageSettings(shorter_side=32, patch_size=16)
+    white = transform(Pillow.new("RGB", (64, 64), "white"), settings)
+    black = transform(Pillow.new("RGB", (96, 64), "black"), settings)
     image = stack([white, black], settings)
     assert image.pixels.shape == (2, 3, 32, 48) and image.sizes.tolist() == [[32, 32], [32, 48]]
     torch.testing.assert_close(image.pixels[0, :, :, :32], torch.ones(3, 32, 32))
@@ -60,14 +60,14 @@ EVERY = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
 
 @pytest.mark.parametrize("mean,std", [(CLIP_MEAN, CLIP_STD), (IMAGENET_MEAN, IMAGENET_STD), ((0.1, 0.2, 0.3), HALF)])
 def test_normalisation_is_exact_for_every_value_of_each_channel(mean: Channels, std: Channels):
-    pixels = stack([EVERY], ImageSettings(shorter=16, patch=16, mean=mean, std=std)).pixels[0].flatten(1)
+    pixels = stack([EVERY], ImageSettings(shorter_side=16, patch_size=16, mean=mean, std=std)).pixels[0].flatten(1)
     for channel, m, s in zip(pixels, mean, std, strict=True):
         torch.testing.assert_close(channel, (torch.arange(256) / 255 - m) / s, atol=2e-6, rtol=1e-6)
 
 
 def test_unless_it_is_said_otherwise_pixels_are_those_of_older_runs_bit_for_bit():
     older = torch.from_numpy(EVERY).permute(2, 0, 1).float().mul_(1 / 127.5).sub_(1.0)
-    assert torch.equal(stack([EVERY], ImageSettings(shorter=16)).pixels[0], older)
+    assert torch.equal(stack([EVERY], ImageSettings(shorter_side=16)).pixels[0], older)
 
 
 def photograph() -> Pillow.Image:
@@ -122,11 +122,11 @@ def test_shears_rotations_and_shifts_reach_as_far_as_vilts():
 
 
 def test_pictures_are_augmented_before_they_are_resized():
-    settings = ImageSettings(shorter=32, patch=16, augment=True)
+    settings = ImageSettings(shorter_side=32, patch_size=16, augment=True)
     picture = photograph()
     for sample in range(8):
         by_hand = randaugment(picture, generator(1, 0, sample, "augment")).resize((32, 32), Pillow.Resampling.BICUBIC)
-        assert np.array_equal(prepare(picture, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
+        assert np.array_equal(transform(picture, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
 
 
 def test_neither_inversion_nor_cutout():
@@ -143,4 +143,4 @@ def test_augmentation_is_keyed():
 
 def test_augmenting_without_a_generator_is_refused():
     with pytest.raises(ValueError, match="generator"):
-        prepare(photograph(), ImageSettings(shorter=32, augment=True))
+        transform(photograph(), ImageSettings(shorter_side=32, augment=True))

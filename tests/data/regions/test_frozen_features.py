@@ -13,12 +13,19 @@ from torch import Tensor
 
 from diptych.batch import Image, Regions
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.data.examples import PairExamples, PictureExamples
-from diptych.data.images.loading import Shows
+from diptych.data.examples import ImageExamples, PairExamples
+from diptych.data.images.loading import ImageLoader
 from diptych.data.regions.arrays import fixed_boxes
 from diptych.data.regions.files import RegionFolder
-from diptych.data.regions.frozen_features import DetectorRegions, Names, Seen, SeenGrids, SeenRegions, pooled
-from diptych.data.sources.ablations import DealtCaptions
+from diptych.data.regions.frozen_features import (
+    BoxLoader,
+    ExtractedFeatures,
+    FeatureKeys,
+    GridLoader,
+    RegionLoader,
+    pooled,
+)
+from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.sources.captions import CaptionedFiles, open_captions
 from diptych.data.synthetic import Scenes
@@ -26,7 +33,7 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.utils.cache import Arrays, Remembered, Store
 from tests.data.tiny_data import Colours
 
-SETTINGS = ImageSettings(shorter=32, patch=16, augment=True)
+SETTINGS = ImageSettings(shorter_side=32, patch_size=16, augment=True)
 BOXES = np.array([[0, 0, 1, 1, 1], [0, 0, 0.5, 1, 0.5]], dtype=np.float32)
 
 
@@ -41,20 +48,20 @@ class Cells:
         return {"grid": torch.nn.functional.avg_pool2d(pixels[None], 16)[0].permute(1, 2, 0).half()}
 
 
-def grids(look: Cells, store: Store | None = None, name: bytes = b"cells") -> SeenGrids:
-    return SeenGrids(Seen(look, name, SETTINGS, Remembered(store=store)))
+def grids(look: Cells, store: Store | None = None, name: bytes = b"cells") -> GridLoader:
+    return GridLoader(ExtractedFeatures(look, name, SETTINGS, Remembered(store=store)))
 
 
-def regions(look: Cells, whole: bool = False) -> SeenRegions:
-    seen = Seen(look, b"cells", SETTINGS, Remembered())
-    return SeenRegions(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), Remembered(), whole)
+def regions(look: Cells, whole: bool = False) -> BoxLoader:
+    seen = ExtractedFeatures(look, b"cells", SETTINGS, Remembered())
+    return BoxLoader(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), Remembered(), whole)
 
 
 def shade(image: int) -> float:
     return image / 127.5 - 1
 
 
-def pairs(shows: Shows, source: Captioned, matching: float = 0.0) -> Any:
+def pairs(shows: ImageLoader, source: Captioned, matching: float = 0.0) -> Any:
     examples = PairExamples(source, Tokenizer(16), shows, matching)
     ids = list(range(len(examples)))
     return examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)
@@ -78,18 +85,18 @@ def test_grids_of_several_sizes_lie_top_left():
 def test_regions_stand_in_their_own_field_and_matching_shows_others():
     batch = pairs(regions(Cells()), Colours(4), matching=0.5)
     found = batch.regions
-    assert isinstance(found, Regions) and batch.image is None and not found.whole
+    assert isinstance(found, Regions) and batch.image is None and not found.has_whole_image
     assert found.features.shape == (8, 2, 3) and found.boxes[3].tolist() == BOXES.tolist()
     assert found.features[:, 1, 0].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
     assert found.classes is not None and torch.allclose(found.classes.sum(-1), torch.ones(8, 2), atol=1e-2)
-    shown = batch.matching.shown
+    shown = batch.matching.visual
     same = (shown.features == found.features).flatten(1).all(1)
     assert torch.equal(same, batch.matching.matched) and 0 < int(same.sum()) < 8
 
 
 def test_vilbert_wants_the_whole_image_in_front():
     whole = pairs(regions(Cells(), whole=True), Colours(2)).regions
-    assert whole.whole and whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and whole.features.shape == (4, 3, 3)
+    assert whole.has_whole_image and whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and whole.features.shape == (4, 3, 3)
 
 
 def test_pictures_alone_and_mirrored():
@@ -100,27 +107,29 @@ def test_pictures_alone_and_mirrored():
             return picture
 
     shows = grids(Cells())
-    examples = PictureExamples(Halves(2), shows)
+    examples = ImageExamples(Halves(2), shows)
     loaded = [examples.load(i, 0, 0) for i in (2, 3)]
     (plain, _), (mirrored, _) = loaded
     assert np.array_equal(plain[:, ::-1], mirrored) and not np.array_equal(plain, mirrored)
     batch = examples.collate(loaded, [2, 3], 0, 0)
-    assert batch.image is not None and batch.known is None
+    assert batch.image is not None and batch.image_keys is None
 
 
 def test_pictures_alone_are_known_as_what_is_seen_in_them(karpathy: Path):
     """Both a picture and its mirror image by the file, as Seen knows it; told in the batch."""
-    source, seen = open_captions(str(karpathy), "train"), Seen(Cells(), b"cells", SETTINGS, Remembered())
-    examples = PictureExamples(source, replace(SETTINGS, augment=False), Names(b"cells", SETTINGS))
+    source, seen = open_captions(str(karpathy), "train"), ExtractedFeatures(Cells(), b"cells", SETTINGS, Remembered())
+    examples = ImageExamples(source, replace(SETTINGS, augment=False), FeatureKeys(b"cells", SETTINGS))
     batch = examples.collate([examples.load(i, 0, 0) for i in (2, 3, 4)], [2, 3, 4], 0, 0)
-    assert batch.known is not None
+    assert batch.image_keys is not None
     names = [seen.names.of(source, i) for i in (1, 2)]
-    assert list(batch.known.items()) == [(names[0], False), (names[0], True), (names[1], False)]
-    assert Names(b"other", SETTINGS).of(source, 1) != names[0] != names[1]
+    assert list(batch.image_keys.items()) == [(names[0], False), (names[0], True), (names[1], False)]
+    assert FeatureKeys(b"other", SETTINGS).of(source, 1) != names[0] != names[1]
 
 
 def test_pictures_alone_are_augmented_anew_at_each_step():
-    examples = PictureExamples(Scenes("train", 2), ImageSettings(shorter=32, patch=16, square=True, augment=True))
+    examples = ImageExamples(
+        Scenes("train", 2), ImageSettings(shorter_side=32, patch_size=16, square=True, augment=True)
+    )
     first, again, later = (examples.load(0, 0, step)[0] for step in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, later)
 
@@ -137,11 +146,13 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
     monkeypatch.setattr(CaptionedFiles, "image", lambda *_: pytest.fail("decoded"))
     again = grids(later, store)
     assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(seen))
-    dealt = DealtCaptions(source)
+    dealt = ShuffledCaptions(source)
     assert np.array_equal(again.load(dealt, 1), seen[1]) and later.looks == 0
     monkeypatch.undo()
     grids(later, store, b"another").load(source, 0)
-    SeenGrids(Seen(later, b"cells", ImageSettings(shorter=48, patch=16), Remembered(store=store))).load(source, 0)
+    GridLoader(
+        ExtractedFeatures(later, b"cells", ImageSettings(shorter_side=48, patch_size=16), Remembered(store=store))
+    ).load(source, 0)
     assert later.looks == 2
 
 
@@ -149,8 +160,8 @@ def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karp
     source, store = open_captions(str(karpathy), "train"), Store(tmp_path / "seen")
     expected, later = grids(Cells(), store).load(source, 0), Cells()
     for remembered in (Remembered(store=store), Remembered()):
-        seen = Seen(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
-        assert np.array_equal(SeenGrids(seen).load(source, 0), expected)
+        seen = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
+        assert np.array_equal(GridLoader(seen).load(source, 0), expected)
     assert later.looks == 1, "what was stored is found again"
 
 
@@ -193,8 +204,8 @@ def test_a_detector_s_regions_are_found_by_the_picture_s_name(karpathy: Path, tm
             image_w=10,
             image_h=10,
         )
-        shows = DetectorRegions(RegionFolder(tmp_path / str(i)), whole=True)
+        shows = RegionLoader(RegionFolder(tmp_path / str(i)), whole=True)
         batch = shows.stack([shows.load(source, 0)])
-        assert batch.whole and batch.features.shape == (1, 3, 2)
+        assert batch.has_whole_image and batch.features.shape == (1, 3, 2)
         with pytest.raises(BadSample, match="no regions of this picture"):
             shows.load(source, 1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diptych.data.regions import files as regions
-from diptych.data.regions.arrays import Detected, stack_regions, whole_number
+from diptych.data.regions.arrays import DetectedImage, stack_regions, whole_number
 from diptych.data.regions.files import RegionTable, open_regions
 from diptych.data.safe_pickle import read_npz
 from diptych.data.sources.base import BadSample, DataError
@@ -42,7 +42,7 @@ def folder(path: Path, **arrays: Any) -> Path:
     return path
 
 
-def same(found: Detected) -> None:
+def same(found: DetectedImage) -> None:
     np.testing.assert_array_equal(found.features, FEATURES)
     np.testing.assert_allclose(found.boxes, SHARES, rtol=1e-6)
     assert {found.features.dtype, found.boxes.dtype} == {np.dtype(np.float32)}
@@ -230,19 +230,19 @@ def test_the_arrays_are_those_that_numpy_reads(tmp_path: Path):
 
 def test_a_batch_is_padded_behind(tmp_path: Path):
     same_image = open_regions(table(tmp_path, row())).load("17")
-    one = Detected(FEATURES[:1], same_image.boxes[:1])
+    one = DetectedImage(FEATURES[:1], same_image.boxes[:1])
     batch = stack_regions([one, same_image])
-    assert batch.real.tolist() == [[True, False], [True, True]]
+    assert batch.mask.tolist() == [[True, False], [True, True]]
     assert torch.equal(batch.features[1], torch.from_numpy(FEATURES))
     assert not batch.features[0, 1].any() and not batch.boxes[0, 1].any() and batch.classes is None
-    whole = batch.with_whole()
-    assert whole.whole and whole.features.shape == (2, 3, 3) and whole.real[:, 0].all()
+    whole = batch.with_whole_image()
+    assert whole.has_whole_image and whole.features.shape == (2, 3, 3) and whole.mask[:, 0].all()
     torch.testing.assert_close(whole.features[:, 0], torch.tensor([[0.0, 1, 2], [1.5, 2.5, 3.5]]))
-    assert whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and not whole.seen[:, 0].any()
+    assert whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and not whole.detected[:, 0].any()
     with pytest.raises(DataError, match="use one detector's"):
-        stack_regions([one, Detected(FEATURES[:1, :2], one.boxes)])
+        stack_regions([one, DetectedImage(FEATURES[:1, :2], one.boxes)])
     with pytest.raises(DataError, match="use one detector's"):
-        stack_regions([one, Detected(one.features, one.boxes, np.ones((1, 4), dtype=np.float32))])
+        stack_regions([one, DetectedImage(one.features, one.boxes, np.ones((1, 4), dtype=np.float32))])
 
 
 @pytest.mark.parametrize("error", [MemoryError(), EOFError(), zlib.error("Error -3"), RuntimeError("is encrypted")])

@@ -5,28 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diptych.data.sources.ablations import GREY, BlindQuestions, DealtCaptions, guesses
+from diptych.data.sources.ablations import GREY, AblatedQuestions, ShuffledCaptions, guesses
 from diptych.data.sources.base import DataError, Question
 from diptych.data.synthetic import SceneQuestions, Scenes
 
 
 def test_no_image_keeps_its_captions_and_none_is_lost():
     scenes = Scenes("val", 12)
-    dealt = DealtCaptions(scenes, seed=3)
+    dealt = ShuffledCaptions(scenes, seed=3)
     assert all(dealt.owner[i] != i for i in range(12))
     assert sorted(dealt.captions(i) for i in range(12)) == sorted(scenes.captions(i) for i in range(12))
     assert dealt.image(4).tobytes() == scenes.image(4).tobytes()
 
 
 def test_the_deal_depends_on_its_seed_alone():
-    first, again, other = (DealtCaptions(Scenes("val", 30), seed).owner for seed in (1, 1, 2))
+    first, again, other = (ShuffledCaptions(Scenes("val", 30), seed).owner for seed in (1, 1, 2))
     assert first == again != other
 
 
 @pytest.mark.parametrize("hidden", ["image", "text"])
 def test_a_blindfold_hides_one_side_and_keeps_the_other(hidden: str):
     plain = SceneQuestions(Scenes("val", 3))
-    blind = BlindQuestions(plain, hidden)
+    blind = AblatedQuestions(plain, hidden)
     assert len(blind) == len(plain)
     grey = bool((np.asarray(blind.image(1)) == GREY).all())
     assert grey == (hidden == "image")
@@ -46,20 +46,20 @@ def test_what_was_found_of_a_picture_is_found_again_where_it_is_seen_and_nowhere
             return b"bytes of %d" % index
 
     plain = Named(Scenes("val", 3))
-    words = BlindQuestions(plain, "text")
+    words = AblatedQuestions(plain, "text")
     assert words.stem(2) == "photo 2" and words.file(2) == b"bytes of 2"
-    pictures = BlindQuestions(plain, "image")
+    pictures = AblatedQuestions(plain, "image")
     for i in range(3):
         assert pictures.file(i) != plain.file(i)
         alike = [pictures.file(j) == pictures.file(i) for j in range(3)]
         assert alike == [plain.image(j).size == plain.image(i).size for j in range(3)]
-    with pytest.raises(DataError, match="leave --blind image out"):
+    with pytest.raises(DataError, match="leave --ablate image out"):
         pictures.stem(2)
 
 
 def test_there_are_two_blindfolds():
     with pytest.raises(ValueError, match="'image' or 'text'"):
-        BlindQuestions(SceneQuestions(Scenes("val", 1)), "both")
+        AblatedQuestions(SceneQuestions(Scenes("val", 1)), "both")
 
 
 class Asked:

@@ -20,7 +20,7 @@ from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.cells import answers, captions, optional_text, text
 from diptych.data.sources.vqa import open_questions
-from diptych.data.webdataset.tar import raws
+from diptych.data.webdataset.tar import tar_samples
 from tests.data.tiny_data import picture_bytes
 
 PRINTED = (
@@ -230,7 +230,7 @@ def tar_txt(folder: Path, value: Any) -> list[str]:
 
 def _both_tar_readers(path: Path) -> list[str]:
     """The captions of the one sample, read at random access; the stream's reader must say the same."""
-    ((raw, _),) = raws(path)
+    ((raw, _),) = tar_samples(path)
     try:
         found = list(open_captions(str(path), "val").captions(0))
     except DataError:

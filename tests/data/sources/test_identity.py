@@ -21,16 +21,16 @@ from diptych.data.examples import PairExamples
 from diptych.data.mixgen import MixedPairs
 from diptych.data.ranking import RankedExamples
 from diptych.data.regions.files import RegionFolder
-from diptych.data.regions.frozen_features import DetectorRegions
-from diptych.data.sources.ablations import NoisedCaptions
+from diptych.data.regions.frozen_features import RegionLoader
+from diptych.data.sources.ablations import CorruptedCaptions
 from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.data.webdataset.stream import Stream
-from diptych.data.webdataset.stream_loader import streamed
+from diptych.data.webdataset.stream_loader import stream_loader
 from tests.data.tiny_data import Colours, picture_bytes, write_karpathy
 
-TOKENIZER, SMALL = Tokenizer(16), ImageSettings(shorter=16, patch=16, square=True)
+TOKENIZER, SMALL = Tokenizer(16), ImageSettings(shorter_side=16, patch_size=16, square=True)
 
 
 def pairs(source: Captioned, matching: float = 0.0) -> PairExamples:
@@ -83,7 +83,7 @@ def test_in_karpathy_s_json_and_with_its_captions_dealt_to_others(karpathy: Path
     source = open_captions(str(karpathy), "train")
     found = identities(source)
     assert len(set(found)) == 12 and found == np.repeat(found[::2], 2).tolist()
-    assert identities(NoisedCaptions(source, 0.5)) == found, "it is the picture's, whatever is said of it"
+    assert identities(CorruptedCaptions(source, 0.5)) == found, "it is the picture's, whatever is said of it"
 
 
 @pytest.mark.slow
@@ -128,12 +128,13 @@ def test_in_tars_that_hold_a_photo_once_for_each_caption_it_is_one_across_tars(t
     assert found[:3] == found[3:] and len(set(found)) == 3
 
     stream = Stream(spec, "train", Streaming(2, 8))
-    steps = list(streamed(stream, pairs, batch=6, seed=1, start=0, steps=3, workers=0))
+    steps = list(stream_loader(stream, pairs, batch_size=6, seed=1, start=0, steps=3, workers=0))
     for (loaded,) in steps:
         told = loaded.batch.labels["image"].tolist()
         assert sorted(told) == sorted(found), "each lane gives the three photos of its tar"
     one, two = (
-        list(streamed(stream, pairs, batch=6, seed=1, start=0, steps=3, rank=r, world=2, workers=0)) for r in (0, 1)
+        list(stream_loader(stream, pairs, batch_size=6, seed=1, start=0, steps=3, rank=r, world=2, workers=0))
+        for r in (0, 1)
     )
     for (first,), (second,), (all_of_it,) in zip(one, two, steps, strict=True):
         apart = first.batch.labels["image"].tolist() + second.batch.labels["image"].tolist()
@@ -143,9 +144,9 @@ def test_in_tars_that_hold_a_photo_once_for_each_caption_it_is_one_across_tars(t
 def test_a_stream_that_goes_on_tells_the_same(tmp_path: Path):
     write_tar(tmp_path / "train-0.tar", [(f"{i}", i // 2, f"said {i}") for i in range(8)])
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1, 8))
-    whole = list(streamed(stream, pairs, batch=4, seed=1, start=0, steps=4, workers=0))
+    whole = list(stream_loader(stream, pairs, batch_size=4, seed=1, start=0, steps=4, workers=0))
     cursor = whole[1][0].cursor
-    rest = list(streamed(stream, pairs, batch=4, seed=1, start=2, steps=4, workers=0, cursor=cursor))
+    rest = list(stream_loader(stream, pairs, batch_size=4, seed=1, start=2, steps=4, workers=0, cursor=cursor))
     labels = [[x.batch.labels["image"].tolist() for (x,) in part] for part in (whole[2:], rest)]
     assert labels[0] == labels[1] and len({number for row in labels[0] for number in row}) == 4
 
@@ -165,7 +166,7 @@ def test_a_detector_s_pictures_are_known_by_name_and_never_read(tmp_path: Path):
         (path / "images" / f"{i:03d}.jpg").write_bytes(b"")
         box = np.array([[0, 0, 9, 9.0]])
         np.savez(tmp_path / "regions" / f"{i:03d}.npz", features=np.eye(2)[:1], boxes=box, image_w=10, image_h=10)
-    shows = DetectorRegions(RegionFolder(tmp_path / "regions"))
+    shows = RegionLoader(RegionFolder(tmp_path / "regions"))
     found = batch_of(PairExamples(open_captions(str(path), "train"), TOKENIZER, shows, 0.0)).labels["image"].tolist()
     assert len(set(found)) == 3 and found == np.repeat(found[::2], 2).tolist()
 

@@ -60,7 +60,7 @@ def test_rows_that_show_one_picture_are_in_one_split(tmp_path: Path):
 
 
 def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
-    settings = ImageSettings(shorter=32, square=True)
+    settings = ImageSettings(shorter_side=32, square=True)
     source = Labelled(write(tmp_path), "train")
     plain, mirrored = (LabelledExamples(source, settings, m) for m in (False, True))
     ids = list(range(20))

@@ -160,7 +160,7 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
     assert answer_list(source, str.lower, minimum=2) == ["desk"]
     assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
     with pytest.raises(
-        DataError, match=r"no answer is the commonest of 3 questions \(of 1 at most\); lower --answers_least"
+        DataError, match=r"no answer is the commonest of 3 questions \(of 1 at most\); lower --min_answer_count"
     ):
         answer_list(source, str, minimum=3)
 

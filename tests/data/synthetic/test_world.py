@@ -154,11 +154,11 @@ def test_the_sheet_is_written(tmp_path):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_number_of_scenes_that_there_cannot_be_is_refused(spec: str, split: str):
     with pytest.raises(DataError, match=r"write scenes:2000"):
-        Scenes.named(spec, split)
+        Scenes.from_spec(spec, split)
 
 
 def test_the_number_of_scenes_is_that_of_the_train_split():
-    assert len(Scenes.named("scenes:2000", "train")) == 2000 and len(Scenes.named("scenes:2000", "val")) == 1000
-    assert len(Scenes.named(f"scenes:{LARGEST}", "train")) == LARGEST
+    assert len(Scenes.from_spec("scenes:2000", "train")) == 2000 and len(Scenes.from_spec("scenes:2000", "val")) == 1000
+    assert len(Scenes.from_spec(f"scenes:{LARGEST}", "train")) == LARGEST
     with pytest.raises(DataError, match="from 1 to 200,000"):
         Scenes("train", LARGEST + 1)

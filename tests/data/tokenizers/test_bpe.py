@@ -44,7 +44,7 @@ def test_every_bundled_vocabulary_is_of_the_size_by_which_it_is_chosen():
 @pytest.mark.parametrize("text", OFFICIAL)
 def test_ids_are_open_clips(text: str):
     found = tokenizer.encode([text])
-    assert found.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and found.real.all()
+    assert found.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and found.mask.all()
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_ids_are_those_of_transformers(tmp_path):
 
 
 def pairs() -> list[tuple[str, str]]:
-    model = json.loads(KNOWN.cutter._pipeline.to_str())["model"]  # type: ignore[attr-defined]
+    model = json.loads(KNOWN.subwords._pipeline.to_str())["model"]  # type: ignore[attr-defined]
     return [tuple(pair) for pair in model["merges"]]
 
 
@@ -71,16 +71,16 @@ def test_a_long_text_keeps_its_end_and_a_short_one_is_padded_with_noughts():
     text = tokenizer.encode(["word " * 100, "a!"])
     assert text.ids.shape == (2, 77) and text.ids[0, -1] == END
     assert text.ids[1].tolist() == [BEGIN, 320, 256, END] + [0] * 73
-    assert text.real.sum(1).tolist() == [77, 4]
+    assert text.mask.sum(1).tolist() == [77, 4]
 
 
 def test_words_begin_behind_pieces_that_end_words():
     text = tokenizer.encode(["a wombat snorkelling, snorkelling", "a"])
     words = [KNOWN.pieces[i] for i in text.ids[0, 1:-1]]
-    assert text.begins is not None and text.begins[0, 1]
-    assert [b for b in text.begins[0, 2:-1].tolist()] == [p.endswith("</w>") for p in words[:-1]]
-    assert text.begins[0].sum() == 5 < len(words), "some word must be of several pieces"
-    assert not text.begins[:, 0].any() and text.begins[1].tolist() == [False, True] + [False] * (len(words))
+    assert text.word_start is not None and text.word_start[0, 1]
+    assert [b for b in text.word_start[0, 2:-1].tolist()] == [p.endswith("</w>") for p in words[:-1]]
+    assert text.word_start[0].sum() == 5 < len(words), "some word must be of several pieces"
+    assert not text.word_start[:, 0].any() and text.word_start[1].tolist() == [False, True] + [False] * (len(words))
 
 
 def test_special_tokens_cannot_be_written_into_a_caption():

@@ -22,7 +22,7 @@ def test_the_vocabulary_is_berts():
 def test_ids_known_from_bert():
     text = tokenizer.encode(["Hello, World!", "a"])
     assert text.ids.tolist() == [[101, 7592, 1010, 2088, 999, 102], [101, 1037, 102, 0, 0, 0]]
-    assert text.real.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
+    assert text.mask.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
 
 
 def test_the_worlds_vocabulary_is_a_part_of_berts_in_its_order():
@@ -38,8 +38,8 @@ def test_what_the_world_says_is_cut_alike_in_both_vocabularies():
     said += [asked.question(i).text for i in range(len(asked))]
     a, b = small.encode(said), large.encode(said)
     assert [WORLD.pieces[i] for i in a.ids.flatten()] == [BUNDLED.pieces[i] for i in b.ids.flatten()]
-    assert not (a.ids == WORLD.unknown).any() and a.begins is not None and b.begins is not None
-    assert (a.begins == b.begins).all() and small.decode(a.ids[0].tolist()) == large.decode(b.ids[0].tolist())
+    assert not (a.ids == WORLD.unknown).any() and a.word_start is not None and b.word_start is not None
+    assert (a.word_start == b.word_start).all() and small.decode(a.ids[0].tolist()) == large.decode(b.ids[0].tolist())
 
 
 def test_a_word_that_the_world_never_says_is_unknown():
@@ -51,9 +51,9 @@ def test_begins_marks_first_pieces_only():
     text = tokenizer.encode(["the fire-breathing snowboarders", "a"])
     pieces = [BUNDLED.pieces[i] for i in text.ids[0]]
     assert pieces == ["[CLS]", "the", "fire", "-", "breathing", "snow", "##board", "##ers", "[SEP]"]
-    assert text.begins is not None
-    assert text.begins[0].tolist() == [False, True, True, True, True, True, False, False, False]
-    assert text.begins[1].tolist() == [False, True] + [False] * 7
+    assert text.word_start is not None
+    assert text.word_start[0].tolist() == [False, True, True, True, True, True, False, False, False]
+    assert text.word_start[1].tolist() == [False, True] + [False] * 7
 
 
 def test_truncation_keeps_the_separator():
@@ -76,8 +76,8 @@ def test_decode_undoes_encode():
 @settings(max_examples=50, deadline=None)
 def test_any_text_has_its_frame(texts):
     out = tokenizer.encode(texts)
-    assert out.begins is not None and out.ids.shape[1] <= 12
-    for ids, real, begins in zip(out.ids, out.real, out.begins, strict=True):
+    assert out.word_start is not None and out.ids.shape[1] <= 12
+    for ids, real, begins in zip(out.ids, out.mask, out.word_start, strict=True):
         n = int(real.sum())
         assert real[:n].all() and ids[0] == BUNDLED.cls and ids[n - 1] == BUNDLED.sep
         assert (ids[n:] == BUNDLED.pad).all() and not begins[[0, n - 1]].any() and not begins[n:].any()

@@ -16,7 +16,7 @@ from diptych.data.sources.base import DataError
 from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers import tokenizer as vocabularies
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, Tokenizer, called, held_in, read_vocabulary, vocabulary
-from diptych.data.tokenizers.wordpiece import SPECIAL, learn_pieces, wordpiece
+from diptych.data.tokenizers.wordpiece import SPECIAL, train_wordpiece, wordpiece
 
 SCENES = Scenes("train", 60)
 TEXTS = [text for i in range(60) for text in SCENES.captions(i)]
@@ -69,7 +69,7 @@ def test_words_of_a_sentencepiece_model_begin_at_its_spaces_and_are_joined_again
     known = read_vocabulary(written(tmp_path / "words.model", held))
     tokenizer = Tokenizer(200, known)
     text = tokenizer.encode([TEXTS[0]])
-    assert text.begins is not None and int(text.begins.sum()) == len(TEXTS[0].split()) < text.ids.shape[1] - 2
+    assert text.word_start is not None and int(text.word_start.sum()) == len(TEXTS[0].split()) < text.ids.shape[1] - 2
     assert tokenizer.decode([*text.ids[0].tolist(), known.pad, 7]) == TEXTS[0]
     assert "<mask>" in tokenizer.decode([0, 7, known.mask, 2])
     again = pickle.loads(pickle.dumps(tokenizer)).encode([TEXTS[0]])
@@ -77,15 +77,15 @@ def test_words_of_a_sentencepiece_model_begin_at_its_spaces_and_are_joined_again
 
 
 def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(tmp_path: Path):
-    pieces = learn_pieces(TEXTS, SIZE)
-    assert pieces == learn_pieces(TEXTS, SIZE) and pieces[:5] == SPECIAL and len(pieces) <= SIZE
+    pieces = train_wordpiece(TEXTS, SIZE)
+    assert pieces == train_wordpiece(TEXTS, SIZE) and pieces[:5] == SPECIAL and len(pieces) <= SIZE
     known = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
     text = Tokenizer(200, known).encode(TEXTS)
-    assert known.pieces == pieces and not (text.ids == known.unknown).any() and text.begins is not None
+    assert known.pieces == pieces and not (text.ids == known.unknown).any() and text.word_start is not None
     with pytest.raises(ValueError, match="give --size more"):
-        learn_pieces(TEXTS, 30)
+        train_wordpiece(TEXTS, 30)
     assert [Tokenizer(200, known).decode(row) for row in text.ids.tolist()] == TEXTS
-    assert text.begins.sum(1).tolist() == [len(t.replace(",", " , ").split()) for t in TEXTS]
+    assert text.word_start.sum(1).tolist() == [len(t.replace(",", " , ").split()) for t in TEXTS]
 
 
 def test_berts_own_list_is_read_from_a_file(tmp_path: Path):

@@ -80,8 +80,8 @@ def test_scan_s_words_have_their_ids(tmp_path: Path):
     text = Tokenizer(50, known).encode(['The DOG isn\'t "a sea."', "a <pad> dog"])
     first = [1, 3, 5, 6, 7, 10, 4, 8, 9, 11, 2]
     assert text.ids.tolist() == [first, [1, 4, 3, 3, 3, 5, 2, *[0] * 4]], "<pad> in a text is three words"
-    assert text.real.sum(1).tolist() == [11, 7]
-    assert text.begins is not None and text.begins.sum(1).tolist() == [9, 5]
+    assert text.mask.sum(1).tolist() == [11, 7]
+    assert text.word_start is not None and text.word_start.sum(1).tolist() == [9, 5]
     assert Tokenizer(50, known).decode(first) == "<unk> dog is n't `` a sea . ''"
     again = pickle.loads(pickle.dumps(Tokenizer(50, known))).encode(["a dog"])
     assert again.ids.tolist() == [[1, 4, 5, 2]]

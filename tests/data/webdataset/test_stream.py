@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.config.data import ImageSettings, Streaming
-from diptych.data.examples import PairExamples, PictureExamples
+from diptych.data.examples import ImageExamples, PairExamples
 from diptych.data.loader import Loaded
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.data.webdataset.shards import read_index
-from diptych.data.webdataset.stream import Lane, Place, Stream, cursor_of
-from diptych.data.webdataset.stream_loader import streamed
-from diptych.data.webdataset.tar import raws
+from diptych.data.webdataset.stream import Lane, Position, Stream, cursor_of
+from diptych.data.webdataset.stream_loader import stream_loader
+from diptych.data.webdataset.tar import tar_samples
 from tests.data.tiny_data import picture_bytes
 
-IMAGES = ImageSettings(shorter=16, patch=16)
+IMAGES = ImageSettings(shorter_side=16, patch_size=16)
 TOKENIZER = Tokenizer(16)
 
 
@@ -58,12 +58,12 @@ def numbers(taken) -> list[int]:
 def test_raws_are_what_an_index_finds_from_any_sample_on(tmp_path: Path):
     tars(tmp_path, [5])
     shard = tmp_path / "train-00.tar"
-    found, index = list(raws(shard)), read_index(shard)
+    found, index = list(tar_samples(shard)), read_index(shard)
     assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in found] == [(m.key, m.captions) for m in index]
     data = shard.read_bytes()
     assert [r.picture for r, _ in found] == [data[m.start : m.start + m.size] for m in index]
     for i, (_, behind) in enumerate(found):
-        assert list(raws(shard, behind)) == found[i + 1 :]
+        assert list(tar_samples(shard, behind)) == found[i + 1 :]
     assert len({r.id for r, _ in found}) == 5
 
 
@@ -146,8 +146,8 @@ def pairs(source: Captioned) -> PairExamples:
 
 
 def run(stream: Stream, make=pairs, **options: Any) -> list[list[Loaded]]:
-    usual: dict[str, Any] = {"batch": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
-    return list(streamed(stream, make, **usual | options))
+    usual: dict[str, Any] = {"batch_size": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
+    return list(stream_loader(stream, make, **usual | options))
 
 
 def equal(one: Loaded, other: Loaded) -> bool:
@@ -171,13 +171,13 @@ def ids(steps: list[list[Loaded]]) -> list[list[int]]:
 def test_ranks_micro_batches_and_workers_change_nothing(tmp_path: Path):
     stream = Stream(tars(tmp_path, [5, 3, 6, 4], bad=frozenset({2, 11})), "train", Streaming(4, 8))
     whole = run(stream)
-    ranks = [run(stream, rank=r, world=2, accumulate=2) for r in range(2)]
+    ranks = [run(stream, rank=r, world=2, grad_accum=2) for r in range(2)]
     assert [a + b for a, b in zip(*map(ids, ranks), strict=True)] == ids(whole)
     assert all(len(step) == 2 for step in ranks[0])
     skipped = [{s.id for part in step for s in part.skipped} for step in whole]
     by_rank = [[{s.id for part in step for s in part.skipped} for step in steps] for steps in ranks]
     assert [a | b for a, b in zip(*by_rank, strict=True)] == skipped
-    broken = {raw.id for shard in stream.shards for raw, _ in raws(shard) if raw.picture == b"broken"}
+    broken = {raw.id for shard in stream.shards for raw, _ in tar_samples(shard) if raw.picture == b"broken"}
     assert broken <= set(chain(*skipped)) and not broken & set(chain(*ids(whole)))
     there = run(stream, workers=2)
     assert all(
@@ -200,7 +200,7 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(tmp_path: Path, befor
 
 def test_of_a_picture_and_its_mirror_image_one_is_drawn(tmp_path: Path):
     stream = Stream(tars(tmp_path, [8]), "train", Streaming(1, 8))
-    steps = run(stream, partial(PictureExamples, images=IMAGES), steps=8)
+    steps = run(stream, partial(ImageExamples, images=IMAGES), steps=8)
     images = [x.batch.image for step in steps for x in step]
     assert all(image is not None and len(image) == 8 for image in images)
     kinds = Counter(hash(p.numpy().tobytes()) for image in images if image is not None for p in image.pixels)
@@ -215,9 +215,9 @@ def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
         Stream(spec, "val", Streaming(1))
     stream = Stream(spec, "train", Streaming(2))
     with pytest.raises(DataError, match="batch of 7 does not divide into 2 lanes"):
-        run(stream, batch=7)
+        run(stream, batch_size=7)
     with pytest.raises(DataError, match="fewer than two samples of each of 2 lanes"):
-        run(stream, batch=2)
+        run(stream, batch_size=2)
     with pytest.raises(DataError, match="those into 4 ranks"):
         run(stream, world=4)
     with pytest.raises(DataError, match="nothing says where step 3 begins"):
@@ -229,7 +229,7 @@ def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
 def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
     """Cut off, overwritten in the middle, and no tar at all: the stream goes on with what is whole, the same from any cursor."""
     stream = Stream(tars(tmp_path, [6, 6, 6, 6]), "train", Streaming(1, 24))
-    at = {shard.name: [behind for _, behind in raws(shard)] for shard in stream.shards}
+    at = {shard.name: [behind for _, behind in tar_samples(shard)] for shard in stream.shards}
     cut, overwritten, none = stream.shards[:3]
     cut.write_bytes(cut.read_bytes()[: at[cut.name][3] + 600])  # in the picture of the fifth
     data = bytearray(overwritten.read_bytes())
@@ -237,16 +237,17 @@ def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
     overwritten.write_bytes(data)
     none.write_bytes(b"no tar at all" * 100)
     for shard, good in ((cut, [0, 1, 2, 3]), (overwritten, [6, 7]), (none, [])):
-        found = list(raws(shard))
+        found = list(tar_samples(shard))
         bad = [raw for raw, _ in found if raw.bad]
         assert numbers(raw for raw, _ in found if not raw.bad) == good
         assert len(bad) >= 1 and "not a whole uncompressed tar" in bad[-1].bad and shard.name in bad[-1].where
         for i, (_, behind) in enumerate(found):
-            assert list(raws(shard, behind)) == found[i + 1 :]
+            assert list(tar_samples(shard, behind)) == found[i + 1 :]
     steps = run(stream, steps=8)
     used = Counter(chain(*ids(steps)))
     assert (
-        used.keys() == {raw.id for shard in stream.shards for raw, _ in raws(shard) if not raw.bad} and len(used) == 12
+        used.keys() == {raw.id for shard in stream.shards for raw, _ in tar_samples(shard) if not raw.bad}
+        and len(used) == 12
     )
     why = {s.why for step in steps for part in step for s in part.skipped}
     assert sum("what lies behind is lost" in w for w in why) == 3
@@ -263,7 +264,7 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    found = [raw for raw, _ in raws(tmp_path / "train-0.tar")]
+    found = [raw for raw, _ in tar_samples(tmp_path / "train-0.tar")]
     reasons = [
         "",
         "no caption",
@@ -278,7 +279,7 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
             raw.where.endswith("4") and "not JSON" in raw.bad
         )
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1, 7))
-    steps = run(stream, partial(PictureExamples, images=IMAGES), batch=7, steps=3)
+    steps = run(stream, partial(ImageExamples, images=IMAGES), batch_size=7, steps=3)
     assert set(chain(*ids(steps))) == {found[0].id}
     assert {s.why for step in steps for part in step for s in part.skipped} == {raw.bad for raw in found if raw.bad}
     assert len(stream.head()) == 2  # the empty picture's too: it was not opened
@@ -292,5 +293,5 @@ def test_empty_tars_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="no sample in any of 1 tars"):
         stream.head()
     with pytest.raises(DataError, match="cannot be read"):
-        list(raws(tmp_path / "gone.tar"))
-    assert Place(*cursor_of([Lane([], 0, 1, 1, 0)])["0"]) == Place()
+        list(tar_samples(tmp_path / "gone.tar"))
+    assert Position(*cursor_of([Lane([], 0, 1, 1, 0)])["0"]) == Position()

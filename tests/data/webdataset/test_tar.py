@@ -11,7 +11,7 @@ import pytest
 
 from diptych.data.sources.base import BadSample, DataError, Skipped
 from diptych.data.webdataset.shards import CaptionedShards, read_index
-from diptych.data.webdataset.tar import raws
+from diptych.data.webdataset.tar import tar_samples
 
 END = bytes(1024)
 
@@ -87,7 +87,7 @@ HARM = {
 def test_harm_is_one_bad_sample(tmp_path: Path, harm: str):
     shard, caption, bad = tmp_path / "train-0.tar", b"a dog".ljust(512, b"\0"), list[Skipped]()
     shard.write_bytes(header("0.jpg", 5) + caption + header("0.txt", 5) + caption + HARM[harm])
-    found = [raw for raw, _ in raws(shard)]
+    found = [raw for raw, _ in tar_samples(shard)]
     assert [bool(raw.bad) for raw in found] == [False, True]
     assert found[0].captions == ("a dog",) and "not a whole uncompressed tar" in found[1].bad
     assert [member.key for member in read_index(shard, bad=bad)] == ["0"] and len(bad) == 1
@@ -111,7 +111,7 @@ A, B = (("a.jpg", b"first"), ("a.txt", b"a dog")), (("b.jpg", b"other"), ("b.txt
 def test_a_sample_with_a_part_twice_is_a_bad_one(tmp_path: Path, again: tuple[str, bytes]):
     shard, bad = in_order(tmp_path / "x.tar", *A, again, *B), list[Skipped]()
     suffix = again[0].lower()[1:]
-    told = [(raw.where, raw.bad, raw.picture) for raw, _ in raws(shard)]
+    told = [(raw.where, raw.bad, raw.picture) for raw, _ in tar_samples(shard)]
     why = f"its {suffix} comes twice; give each sample a key of its own"
     assert told == [(f"{shard}, a", why, b""), (f"{shard}, b", "", b"other")]
     assert [member.key for member in read_index(shard, bad=bad)] == ["b"]
@@ -139,7 +139,7 @@ def test_a_sample_with_a_part_twice_is_a_bad_one(tmp_path: Path, again: tuple[st
 )
 def test_what_is_not_recognised_is_named_not_dropped(tmp_path: Path, members: list[tuple[str, bytes]], why: str):
     shard, bad = in_order(tmp_path / "x.tar", *B, *A, *members), list[Skipped]()
-    assert [raw.bad for raw, _ in raws(shard) if raw.bad] == [why]
+    assert [raw.bad for raw, _ in tar_samples(shard) if raw.bad] == [why]
     kept = [member.key for member in read_index(shard, bad=bad)]
     assert kept == [key for key in ("b", "a") if f"{shard}, {key}" != bad[0].where] and [s.why for s in bad] == [why]
     with pytest.raises(DataError, match=re.escape(why)):
@@ -151,22 +151,22 @@ def test_what_stands_beside_a_sample_does_no_harm(tmp_path: Path):
     agreeing = [("B.JPG", b"x"), ("B.json", b'\xef\xbb\xbf{"caption": "a cat", "split": "training"}')]
     shard = in_order(tmp_path / "train.tar", *A, *beside, *agreeing)
     assert [(member.key, member.captions) for member in read_index(shard)] == [("a", ("a dog",)), ("B", ("a cat",))]
-    assert [(raw.bad, raw.captions) for raw, _ in raws(shard)] == [("", ("a dog",)), ("", ("a cat",))]
+    assert [(raw.bad, raw.captions) for raw, _ in tar_samples(shard)] == [("", ("a dog",)), ("", ("a cat",))]
 
 
 def test_a_key_that_comes_again_is_another_sample_of_a_stream_and_a_bad_one_of_an_index(tmp_path: Path):
     """Whether or not the stream began behind the first."""
     shard, bad = in_order(tmp_path / "x.tar", *A, *B, ("a.jpg", b"second"), ("a.txt", b"a cow")), list[Skipped]()
-    found = list(raws(shard))
+    found = list(tar_samples(shard))
     assert [raw.captions for raw, _ in found] == [("a dog",), ("a cat",), ("a cow",)]
-    assert list(raws(shard, found[0][1])) == found[1:]
+    assert list(tar_samples(shard, found[0][1])) == found[1:]
     assert [member.key for member in read_index(shard, bad=bad)] == ["b"] and len(bad) == 1
 
 
 def test_a_picture_too_large_to_be_held_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shard = in_order(tmp_path / "x.tar", ("a.jpg", bytes(101)), *A[1:], *B)
     monkeypatch.setattr("diptych.data.webdataset.tar.MOST_PICTURE", 100)
-    (large, _), (other, _) = raws(shard)
+    (large, _), (other, _) = tar_samples(shard)
     assert large.bad == "its picture has 101 bytes, more than 100; write the shard again" and not large.picture
     assert other.picture == b"other" and not other.bad
     source = CaptionedShards(str(shard), "")
@@ -187,7 +187,7 @@ def test_honest_headers_before_a_member_are_read(tmp_path: Path):
             info.size, info.mtime, info.uname = 5, 1672531200.123456789, "ü" * 50
             made += info.tobuf(format) + caption
     shard.write_bytes(made + END)
-    assert [(raw.captions, raw.bad) for raw, _ in raws(shard)] == [(("a cat",), "")] * 2
+    assert [(raw.captions, raw.bad) for raw, _ in tar_samples(shard)] == [(("a cat",), "")] * 2
     assert [member.key for member in read_index(shard)] == [
         f"{long}{tarfile.GNU_FORMAT}",
         f"{long}{tarfile.PAX_FORMAT}",
@@ -200,5 +200,5 @@ def test_a_name_that_is_no_text_is_told_in_letters_that_every_page_can_hold(tmp_
             info = tarfile.TarInfo(f"caf\xe9{suffix}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    ((found, _),) = raws(tmp_path / "a.tar")
+    ((found, _),) = tar_samples(tmp_path / "a.tar")
     assert "caf\\xe9" in found.where and found.where.encode()

@@ -10,12 +10,12 @@ from PIL import Image as Pillow
 from diptych.data.sources.base import BadSample
 from diptych.data.sources.captions import open_captions
 from diptych.data.webdataset.tar import MOST_TEXT
-from diptych.data.webdataset.writer import Sample, described, picture_file, safe_key, write_shard
+from diptych.data.webdataset.writer import Sample, picture_file, safe_key, sample_texts, write_shard
 from tests.data.tiny_data import Colours, picture_bytes, write_karpathy
 
 
 def sample(key: str, seed: int = 0) -> Sample:
-    return Sample(key, picture_bytes(seed), "jpg", described(["a", "b"], {"more": {"x": 1}}, key))
+    return Sample(key, picture_bytes(seed), "jpg", sample_texts(["a", "b"], {"more": {"x": 1}}, key))
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -74,4 +74,4 @@ def test_a_file_is_what_its_bytes_say(tmp_path, name, format, kept):
 
 def test_what_no_reader_would_take_is_not_written():
     with pytest.raises(BadSample, match=r"k: what is told of it takes \d+ bytes, more than"):
-        described(["x" * MOST_TEXT], {}, "k")
+        sample_texts(["x" * MOST_TEXT], {}, "k")

@@ -12,7 +12,7 @@ from diptych.batch import Image, Text
 from diptych.checkpoints.read import WeightsError
 from diptych.models.huggingface.clip_layouts import openai
 from diptych.models.importing import load_official
-from diptych.modules.heads import Contrast
+from diptych.modules.heads import ITCHead
 from tests.parity.goldens import GOLDEN_CASES
 
 GOLDEN = GOLDEN_CASES / "open_clip"
@@ -33,16 +33,16 @@ def test_hugging_face_s_features_are_ours(system: str, activation: str, tmp_path
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     torch.save(theirs.state_dict(), tmp_path / "x.bin")
-    step = load_official(system, tmp_path / "x.bin", heads=4).build().eval()
+    step = load_official(system, tmp_path / "x.bin", num_heads=4).build().eval()
     model, contrast = step.get_submodule("model"), step.get_submodule("heads.contrast")
-    assert isinstance(contrast, Contrast)
+    assert isinstance(contrast, ITCHead)
     ids = torch.tensor([[28, 3, 9, 29, 0, 0, 0, 0, 0], [28, 5, 4, 8, 1, 2, 7, 6, 29]])
     text, image = Text(ids, torch.arange(9) < torch.tensor([[4], [9]])), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         wanted = theirs(input_ids=ids, pixel_values=image)
-        found = contrast.of_image(model.unimodal(model.encode_image(Image.whole(image)))[0])  # type: ignore[operator]
+        found = contrast.project_image(model.pooled_features(model.encode_image(Image.from_full(image)))[0])  # type: ignore[operator]
         torch.testing.assert_close(found, wanted.image_embeds, rtol=1e-4, atol=1e-5)
-        found = contrast.of_text(model.unimodal(model.encode_text(text))[0])  # type: ignore[operator]
+        found = contrast.project_text(model.pooled_features(model.encode_text(text))[0])  # type: ignore[operator]
         torch.testing.assert_close(found, wanted.text_embeds, rtol=1e-4, atol=1e-5)
 
 

@@ -21,8 +21,8 @@ from tests.parity.compare import compare
 from tests.parity.golden_case import Answer
 
 SMALL: dict[str, Any] = dict(
-    image_width=32, image_depth=2, image_heads=4, image_hidden=48, patch=8, grid=(2, 2), width=32, depth=2, heads=4,
-    hidden=40, vocabulary=120, text_length=12, begin=118, ground=119, joint=16,
+    image_dim=32, image_depth=2, image_num_heads=4, image_mlp_dim=48, patch_size=8, grid=(2, 2), dim=32, depth=2, num_heads=4,
+    mlp_dim=40, vocab_size=120, text_length=12, bos_token_id=118, enc_token_id=119, embed_dim=16,
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_blip_s_official_captions_come_out_of_hugging_face_s(tmp_path: Path):
     exported("blip", "caption", found.arguments, found.build(), tmp_path)
     theirs = loaded("BlipForConditionalGeneration", tmp_path)
     ids, pixels = case.inputs["caption_ids"].clone(), case.inputs["image"]
-    ids[:, 0] = found.arguments["begin"]
+    ids[:, 0] = found.arguments["bos_token_id"]
     labels = ids.masked_fill(case.inputs["caption_mask"] == 0, -100)
     labels[:, : case.config["prompt_length"]] = -100
     out = theirs(pixel_values=pixels, input_ids=ids, attention_mask=case.inputs["caption_mask"], labels=labels)
@@ -52,7 +52,7 @@ def test_blip_s_official_scores_come_out_of_hugging_face_s(tmp_path: Path):
     theirs = loaded("BlipForImageTextRetrieval", tmp_path)
     ids, mask, pixels = case.inputs["text_ids"], case.inputs["text_mask"], case.inputs["image"]
     grounded = ids.clone()
-    grounded[:, 0] = found.arguments["ground"]
+    grounded[:, 0] = found.arguments["enc_token_id"]
     out = theirs(input_ids=grounded, pixel_values=pixels, attention_mask=mask)
     equal(case, {"image_embeds": out.last_hidden_state, "fusion_embeds": out.question_embeds})
     assert compare("itm", "padded", case.expected["itm_logits"][: len(ids)], Answer(out.itm_score)).ok
@@ -63,7 +63,7 @@ def test_blip_s_official_scores_come_out_of_hugging_face_s(tmp_path: Path):
 
 
 def test_a_vqa_whose_widths_differ_has_no_place_there(tmp_path: Path):
-    arguments: dict[str, Any] = SMALL | {"image_width": 24, "form": "vqa"}
+    arguments: dict[str, Any] = SMALL | {"image_dim": 24, "variant": "vqa"}
     step = nn.ModuleDict({"model": BLIP(**arguments)})
     with pytest.raises(WeightsError, match="pictures of 24 and texts of 32 has no place"):
         exported("blip", "vqa", arguments, step, tmp_path)
@@ -71,7 +71,7 @@ def test_a_vqa_whose_widths_differ_has_no_place_there(tmp_path: Path):
 
 def random(task: str) -> tuple[dict[str, Any], Any]:
     """A step of BLIP's, with weights that make a difference."""
-    arguments = SMALL | {"form": task}
+    arguments = SMALL | {"variant": task}
     torch.manual_seed(0)
     step = blip.build(arguments, task, {"queue.image": torch.empty(6, 16)}).eval()
     for parameter in step.parameters():
@@ -101,22 +101,24 @@ def test_blip_s_answers_are_hugging_face_s(tmp_path: Path):
     arguments, step = random("vqa")
     assert exported("blip", "vqa", arguments, step, tmp_path) == []
     theirs = loaded("BlipForQuestionAnswering", tmp_path)
-    question, answer = text(SMALL["ground"], 7, 7), text(SMALL["begin"], 5, 3)
-    asked = step.model.fuse(step.model.encode_text(question), step.model.encode_image(Image.whole(PIXELS))).text
+    question, answer = text(SMALL["enc_token_id"], 7, 7), text(SMALL["bos_token_id"], 5, 3)
+    asked = step.model.fuse(step.model.encode_text(question), step.model.encode_image(Image.from_full(PIXELS))).text
     read = theirs.text_encoder(
-        question.ids, question.real.long(), encoder_hidden_states=theirs.vision_model(PIXELS).last_hidden_state
+        question.ids, question.mask.long(), encoder_hidden_states=theirs.vision_model(PIXELS).last_hidden_state
     ).last_hidden_state
-    assert equals_ours(read[question.real], asked.canvas()[question.real])
+    assert equals_ours(read[question.mask], asked.to_padded()[question.mask])
     said = theirs.text_decoder(
-        answer.ids, answer.real.long(), encoder_hidden_states=read, encoder_attention_mask=question.real.long()
+        answer.ids, answer.mask.long(), encoder_hidden_states=read, encoder_attention_mask=question.mask.long()
     ).logits
-    assert equals_ours(said[answer.real], step.model.decode(answer, asked)[answer.real])
-    labels = answer.ids.masked_fill(~answer.real, -100)
+    assert equals_ours(said[answer.mask], step.model.next_token_logits(answer, asked)[answer.mask])
+    labels = answer.ids.masked_fill(~answer.mask, -100)
     loss = theirs(
-        input_ids=question.ids, attention_mask=question.real.long(), pixel_values=PIXELS, labels=labels,
-        decoder_input_ids=answer.ids, decoder_attention_mask=answer.real.long(),
+        input_ids=question.ids, attention_mask=question.mask.long(), pixel_values=PIXELS, labels=labels,
+        decoder_input_ids=answer.ids, decoder_attention_mask=answer.mask.long(),
     ).loss  # fmt: skip
-    assert equals_ours(loss, step.each(step.model.decode(answer, asked), answer).sum() / answer.real[:, 1:].sum())
+    assert equals_ours(
+        loss, step.each(step.model.next_token_logits(answer, asked), answer).sum() / answer.mask[:, 1:].sum()
+    )
 
 
 @pytest.mark.quick("vqa")
@@ -128,7 +130,7 @@ def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path
     left = exported("blip", task, arguments, step, tmp_path)
     loaded(CLASSES[task], tmp_path).save_pretrained(tmp_path / "saved")
     assert (left == []) == (task != "retrieval")
-    found = load_official("blip", tmp_path / "saved" / "model.safetensors", heads=4)
+    found = load_official("blip", tmp_path / "saved" / "model.safetensors", num_heads=4)
     assert found.task == ("matching" if task == "retrieval" else task)
     assert {name: found.arguments.get(name, size) for name, size in SMALL.items()} == SMALL
     mine = step.student.state_dict() if task == "retrieval" else step.state_dict()
@@ -142,7 +144,7 @@ def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path
 
 @pytest.mark.parametrize(("task", "told"), [("pretraining", "no class for BLIP's pretraining"), ("caption", "square")])
 def test_what_hugging_face_s_blip_cannot_hold_is_refused(task: str, told: str, tmp_path: Path):
-    arguments = SMALL | {"form": task, "grid": (2, 3)}
+    arguments = SMALL | {"variant": task, "grid": (2, 3)}
     step = blip.build(arguments, task, {"queue.image": torch.empty(6, 16)})
     with pytest.raises(WeightsError, match=told):
         exported("blip", task, arguments, step, tmp_path)

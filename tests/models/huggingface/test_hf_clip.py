@@ -9,7 +9,7 @@ import torch
 
 from diptych.checkpoints.read import read_checkpoint
 from diptych.models.huggingface.layouts import unified
-from diptych.models.importing import understood
+from diptych.models.importing import map_official
 from tests.models.huggingface.common import equal, exported, golden, loaded, same
 
 
@@ -30,4 +30,4 @@ def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path:
         numbers |= {"text_features": theirs.get_text_features(ids).pooler_output}
     equal(case, {name: value for name, value in numbers.items() if name in case.expected})
     back, _ = unified(name, read_checkpoint(tmp_path / "hf" / "model.safetensors"))
-    assert same(understood(name, back, case.config).state, found.state)
+    assert same(map_official(name, back, case.config).state, found.state)

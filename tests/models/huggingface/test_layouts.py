@@ -43,7 +43,7 @@ def random(model: nn.Module) -> Any:
 
 def imported(system: str, state: dict[str, Tensor], folder: Path) -> Imported:
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / "hf.safetensors")
-    return load_official(system, folder / "hf.safetensors", heads=3)
+    return load_official(system, folder / "hf.safetensors", num_heads=3)
 
 
 def ours(found: Imported) -> Any:
@@ -73,30 +73,30 @@ def test_vit_from_hugging_face(tmp_path: Path, naming: str, head: bool):
     kind = hf.ViTForImageClassification if head else hf.ViTModel
     theirs = random(kind(hf.ViTConfig(**VIT, num_labels=7)))
     if naming == "as saved":
-        found = load_official("vit", as_saved(theirs, tmp_path), heads=3)
+        found = load_official("vit", as_saved(theirs, tmp_path), num_heads=3)
     else:
         found = imported("vit", theirs.state_dict(), tmp_path)
     assert found.task == ("classification" if head else "encoder")
-    assert found.dead.keys() == (set() if head else {"pooler.dense.weight", "pooler.dense.bias"})
+    assert found.ignored.keys() == (set() if head else {"pooler.dense.weight", "pooler.dense.bias"})
     step, pixels = ours(found), torch.randn(2, 3, 16, 16)
     if head:
-        assert close(step.model.classify(Image.whole(pixels)), theirs(pixels).logits)
+        assert close(step.model.classify(Image.from_full(pixels)), theirs(pixels).logits)
     else:
-        assert close(step.model.encode_image(Image.whole(pixels)).canvas(), theirs(pixels).last_hidden_state)
+        assert close(step.model.encode_image(Image.from_full(pixels)).to_padded(), theirs(pixels).last_hidden_state)
 
 
-def vilt_inputs(images: int = 1) -> tuple[Text, list[Image], dict[str, Tensor]]:
+def vilt_inputs(num_images: int = 1) -> tuple[Text, list[Image], dict[str, Tensor]]:
     """Ragged texts; pictures that are no squares, so that positions are resized."""
     torch.manual_seed(1)
     lengths = torch.tensor([[8], [3], [5]])
     real = torch.arange(8) < lengths
     text = Text(torch.randint(1, 50, (3, 8)) * real, real)
-    pixels = torch.randn(3, images, 3, 12, 24)
+    pixels = torch.randn(3, num_images, 3, 12, 24)
     given = {"input_ids": text.ids, "attention_mask": real.long(), "pixel_values": pixels, "pixel_mask": None}
-    given["pixel_mask"] = torch.ones(3, 12, 24) if images == 1 else torch.ones(3, images, 12, 24)
-    if images == 1:
+    given["pixel_mask"] = torch.ones(3, 12, 24) if num_images == 1 else torch.ones(3, num_images, 12, 24)
+    if num_images == 1:
         given["pixel_values"] = pixels[:, 0]
-    return text, [Image.whole(pixels[:, i]) for i in range(images)], given  # type: ignore[return-value]
+    return text, [Image.from_full(pixels[:, i]) for i in range(num_images)], given  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("prefix", ["", "vilt."])
@@ -111,7 +111,7 @@ def test_vilt_from_hugging_face(tmp_path: Path, prefix: str):
     text, (image,), given = vilt_inputs()
     model = ours(found).model
     pair, expected = model.fuse(model.encode_text(text), model.encode_image(image)), theirs(**given)
-    assert close(pair.text.canvas()[text.real], expected.last_hidden_state[:, :8][text.real])
+    assert close(pair.text.to_padded()[text.mask], expected.last_hidden_state[:, :8][text.mask])
     assert close(pair.pooled, expected.pooler_output)
 
 
@@ -125,33 +125,34 @@ def test_vilt_s_heads_from_hugging_face(tmp_path: Path):
         return step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).pooled
 
     theirs = random(hf.ViltForQuestionAnswering(hf.ViltConfig(**VILT, num_labels=9)))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "vqa"), heads=3)
+    found = load_official("vilt", as_saved(theirs, tmp_path / "vqa"), num_heads=3)
     step = ours(found)
     assert (found.task, found.heads) == ("vqa", ["head"])
     assert close(step.head(pooled(step)), theirs(**given).logits)
 
     theirs = random(hf.ViltForImageAndTextRetrieval(hf.ViltConfig(**VILT)))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "rank"), heads=3)
+    found = load_official("vilt", as_saved(theirs, tmp_path / "rank"), num_heads=3)
     step = ours(found)
     assert (found.task, found.heads) == ("retrieval", ["rank"])
     assert close(step.rank(pooled(step)), theirs(**given).logits[:, 0])
 
     theirs = random(hf.ViltForMaskedLM(hf.ViltConfig(**VILT)))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "words"), heads=3)
+    found = load_official("vilt", as_saved(theirs, tmp_path / "words"), num_heads=3)
     step = ours(found)
     assert (found.task, found.heads) == ("pretraining", ["heads.words"])
-    words = step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).text.canvas()
-    assert close(step.heads["words"](words)[text.real], theirs(**given).logits[text.real])
+    words = step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).text.to_padded()
+    assert close(step.heads["words"](words)[text.mask], theirs(**given).logits[text.mask])
 
     config = hf.ViltConfig(**VILT | {"modality_type_vocab_size": 3}, num_images=2, num_labels=2)
     theirs = random(hf.ViltForImagesAndTextClassification(config))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "nlvr2"), heads=3)
+    found = load_official("vilt", as_saved(theirs, tmp_path / "nlvr2"), num_heads=3)
     step = ours(found)
-    assert (found.task, found.arguments["images"]) == ("nlvr2", 2)
+    assert (found.task, found.arguments["num_images"]) == ("nlvr2", 2)
     text, images, given = vilt_inputs(2)
     tokens = step.model.encode_text(text)
     pairs = tuple(
-        step.model.fuse(tokens, step.model.encode_image(image).in_slot(slot)) for slot, image in enumerate(images)
+        step.model.fuse(tokens, step.model.encode_image(image).with_image_index(slot))
+        for slot, image in enumerate(images)
     )
     assert close(step.logits(pairs), theirs(**given).logits)
 
@@ -173,7 +174,7 @@ def test_one_weight_under_two_names_is_refused(tmp_path: Path):
         imported("vilt", state, tmp_path)
 
 
-def flax(state: dict[str, Tensor], heads: int) -> dict[str, np.ndarray]:
+def flax(state: dict[str, Tensor], num_heads: int) -> dict[str, np.ndarray]:
     """timm's names as the JAX code saves them (vision_transformer: checkpoints as .npz)."""
     width = state["cls_token"].shape[-1]
     arrays = {
@@ -205,9 +206,9 @@ def flax(state: dict[str, Tensor], heads: int) -> dict[str, np.ndarray]:
             state[f"{ours}.attn.qkv.bias"].chunk(3),
             strict=True,
         ):
-            arrays[f"{attention}/{part}/kernel"] = weight.T.reshape(width, heads, -1)
-            arrays[f"{attention}/{part}/bias"] = bias.reshape(heads, -1)
-        arrays[f"{attention}/out/kernel"] = state[f"{ours}.attn.proj.weight"].T.reshape(heads, -1, width)
+            arrays[f"{attention}/{part}/kernel"] = weight.T.reshape(width, num_heads, -1)
+            arrays[f"{attention}/{part}/bias"] = bias.reshape(num_heads, -1)
+        arrays[f"{attention}/out/kernel"] = state[f"{ours}.attn.proj.weight"].T.reshape(num_heads, -1, width)
         arrays[f"{attention}/out/bias"] = state[f"{ours}.attn.proj.bias"]
     return {name: tensor.numpy() for name, tensor in arrays.items()}
 
@@ -233,21 +234,21 @@ def test_a_jax_file_with_more_in_it_is_refused(tmp_path: Path, vit_folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("width", "heads"), [(192, 3), (768, 12), (1024, 16), (1280, 16), (1408, 16), (1664, 16), (1792, 16)]
+    ("dim", "num_heads"), [(192, 3), (768, 12), (1024, 16), (1280, 16), (1408, 16), (1664, 16), (1792, 16)]
 )
-def test_published_widths_have_their_published_heads(width: int, heads: int):
+def test_published_widths_have_their_published_heads(dim: int, num_heads: int):
     """ViT-H, -g, -G and -e have heads wider than 64; a text tower of 1280 (CLIP bigG's) has 20."""
-    assert image_heads(width, None) == heads and image_heads(width, heads // 2 or 1) == (heads // 2 or 1)
+    assert image_heads(dim, None) == num_heads and image_heads(dim, num_heads // 2 or 1) == (num_heads // 2 or 1)
     image = {
-        "visual.conv1.weight": torch.empty(width, 3, 2, 2, device="meta"),
-        "visual.positional_embedding": torch.empty(5, width, device="meta"),
-        "visual.transformer.resblocks.0.mlp.c_fc.weight": torch.empty(8, width, device="meta"),
+        "visual.conv1.weight": torch.empty(dim, 3, 2, 2, device="meta"),
+        "visual.positional_embedding": torch.empty(5, dim, device="meta"),
+        "visual.transformer.resblocks.0.mlp.c_fc.weight": torch.empty(8, dim, device="meta"),
     }
-    assert clip.image_shape(image, {})["heads"] == heads
+    assert clip.image_shape(image, {})["num_heads"] == num_heads
     text = {
         "token_embedding.weight": torch.empty(9, 1280, device="meta"),
         "positional_embedding": torch.empty(5, 1280, device="meta"),
         "transformer.resblocks.0.mlp.c_fc.weight": torch.empty(8, 1280, device="meta"),
         "text_projection": torch.empty(1280, 4, device="meta"),
     }
-    assert clip.text_shape(text, {})["text_heads"] == 20
+    assert clip.text_shape(text, {})["text_num_heads"] == 20

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image
 from diptych.models.albef.model import ALBEF
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Masking
-from diptych.tasks.nlvr2 import NLVR2AtOnce
+from diptych.objectives.sampling import WordMasking
+from diptych.tasks.nlvr2 import NLVR2Joint
 from diptych.tasks.vqa import OpenVQA
 from tests.models.systems.common import (
     LN2,
@@ -32,35 +32,40 @@ from tests.models.systems.common import (
 
 def small(**others: Any) -> ALBEF:
     sizes: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "depth"}
-    image = {f"image_{name}": SMALL[name] for name in ("depth", "heads", "hidden")}
-    words = {"vocabulary": VOCABULARY, "text_length": TEXT_LENGTH, "joint": 64}
-    rest = {"image_width": 24, "text_depth": 1, "fusion_depth": 2} | others
+    image = {f"image_{name}": SMALL[name] for name in ("depth", "num_heads", "mlp_dim")}
+    words = {"vocab_size": VOCABULARY, "text_length": TEXT_LENGTH, "embed_dim": 64}
+    rest = {"image_dim": 24, "text_depth": 1, "fusion_depth": 2} | others
     whole: dict[str, Any] = {**sizes, **image, **words, **rest}
     return ALBEF(**whole)
 
 
 def pretraining(model: ALBEF) -> nn.Module:
-    masking = Masking(VOCABULARY, MASK, whole_words=False)
-    return Pretraining(model, model.heads(), [MaskedWords(masking), ImageTextContrast(), HardMatching()])
+    masking = WordMasking(VOCABULARY, MASK, whole_words=False)
+    return Pretraining(model, model.pretraining_heads(), [MLM(masking), ITC(), HardNegativeITM()])
 
 
 def unimodal(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None
-    return [*model.unimodal(model.encode_text(batch.text)), *model.unimodal(model.encode_image(batch.image))]
+    return [
+        *model.pooled_features(model.encode_text(batch.text)),
+        *model.pooled_features(model.encode_image(batch.image)),
+    ]
 
 
 def decode(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
     """Beside a question that has met its image: the words are the question's own."""
     assert batch.text is not None and batch.image is not None
-    real = batch.text.real
+    real = batch.text.mask
     question = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image)).text
-    return [Tokens.of(model.decode(batch.text, question), real, Span("text", "words", real.shape[1]))]
+    return [
+        Tokens.from_padded(model.next_token_logits(batch.text, question), real, Span("text", "words", real.shape[1]))
+    ]
 
 
 def fuse_several(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
-    assert batch.text is not None and batch.image is not None and isinstance(batch.second, Image)
-    images = (model.encode_image(batch.image), model.encode_image(batch.second).in_slot(1))
-    pair = model.fuse_several(model.encode_text(batch.text), images)
+    assert batch.text is not None and batch.image is not None and isinstance(batch.image2, Image)
+    images = (model.encode_image(batch.image), model.encode_image(batch.image2).with_image_index(1))
+    pair = model.fuse_images(model.encode_text(batch.text), images)
     return [pair.text, pair.image, pair.pooled]
 
 
@@ -93,8 +98,8 @@ SYSTEMS = {
     ),
     "albef for nlvr2": System(
         small=lambda: small(images=2),
-        full=lambda: ALBEF(images=2),
+        full=lambda: ALBEF(num_images=2),
         verbs=TOWERS | {"fuse_several": fuse_several},
-        jobs={"nlvr2": Job(lambda m: NLVR2AtOnce(m, 32), {"nlvr2": LN2}, exempt=TABLES | KEYS)},
+        jobs={"nlvr2": Job(lambda m: NLVR2Joint(m, 32), {"nlvr2": LN2}, exempt=TABLES | KEYS)},
     ),
 }

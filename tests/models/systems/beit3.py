@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from diptych.batch import Batch
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.models.beit3.model import BEiT3
-from diptych.modules.heads import Contrast, LogScale, TwoLayers
+from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.masked_captions import MaskedCaptions
-from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.itc import ITC
+from diptych.objectives.masked_captions import MaskedCaptioning
+from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masking import BlockMasking
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Masking
+from diptych.objectives.sampling import WordMasking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
@@ -41,8 +41,8 @@ from tests.models.systems.common import (
 )  # fmt: skip
 
 SMALL: dict[str, Any] = dict(
-    width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, vocabulary=VOCABULARY, text_length=TEXT_LENGTH,
-    mask=MASK, drop=0.0,
+    dim=32, depth=2, num_heads=4, mlp_dim=64, patch_size=PATCH, grid=GRID, vocab_size=VOCABULARY, text_length=TEXT_LENGTH,
+    mask_token_id=MASK, drop_path=0.0,
 )  # fmt: skip
 
 
@@ -51,11 +51,14 @@ def model(**how: Any) -> BEiT3:
 
 
 def unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
-    return [*model.unimodal(model.encode_image(batch.image)), *model.unimodal(model.encode_text(batch.text))]
+    return [
+        *model.pooled_features(model.encode_image(batch.image)),
+        *model.pooled_features(model.encode_text(batch.text)),
+    ]
 
 
 def fuse_onward(model: Any, batch: Batch) -> list[Tokens | Tensor]:
-    pair = model.fuse_onward(model.encode_text(batch.text), model.encode_image(batch.image))
+    pair = model.fuse_causal(model.encode_text(batch.text), model.encode_image(batch.image))
     return [pair.text, pair.image, pair.pooled]
 
 
@@ -68,39 +71,42 @@ def decode(model: Any, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def contrast(model: BEiT3) -> nn.Module:
-    head = Contrast(
-        model.width, model.width, model.width, LogScale(2.0), bias=False
+    head = ITCHead(
+        model.dim, model.dim, model.dim, LogScale(2.0), bias=False
     )  # cosines of 32 dimensions spread: 1 / 0.07 starts far from chance
-    return Pretraining(model, nn.ModuleDict({"contrast": head}), [ImageTextContrast()])
+    return Pretraining(model, nn.ModuleDict({"contrast": head}), [ITC()])
 
 
 def captions(model: BEiT3) -> nn.Module:
-    masking = Masking(VOCABULARY, MASK, 0.7)
-    return Pretraining(model, model.heads(), [MaskedCaptions(masking, smoothing=0.0)])
+    masking = WordMasking(VOCABULARY, MASK, 0.7)
+    return Pretraining(model, model.pretraining_heads(), [MaskedCaptioning(masking, label_smoothing=0.0)])
 
 
 CODES = 12
 TOKENIZER: dict[str, Any] = dict(
-    width=32, depth=1, heads=4, hidden=64, patch=PATCH, grid=GRID, codes=CODES, code_width=8, decoder_depth=1
+    dim=32, depth=1, num_heads=4, mlp_dim=64, patch_size=PATCH, grid=GRID, num_codes=CODES, code_dim=8, decoder_depth=1
 )
 
 
 def alone(model: Any, batch: Batch) -> list[Tokens | Tensor]:
-    return [model.alone(model.encode_image(batch.image)), model.alone(model.encode_text(batch.text))]
+    return [
+        model.encode_unimodal(model.encode_image(batch.image)),
+        model.encode_unimodal(model.encode_text(batch.text)),
+    ]
 
 
 def masked_data(model: BEiT3) -> Pretraining:
     """Images alone, texts alone, and pairs."""
-    blocks, words, half = BlockMasking(least=2), Masking(VOCABULARY, MASK), Masking(VOCABULARY, MASK, 0.5)
+    blocks, words, half = BlockMasking(least=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
     objectives = [
-        MaskedCodes(blocks, "codes_alone"),
-        MaskedWords(words, "mlm_alone", alone=True),
-        MaskedCodes(blocks, beside=half),
-        MaskedWords(half, beside=blocks),
+        MaskedImageCodes(blocks, "masked_codes_image_only"),
+        MLM(words, "mlm_text_only", text_only=True),
+        MaskedImageCodes(blocks, beside=half),
+        MLM(half, beside=blocks),
     ]
-    heads = model.heads()
+    heads = model.pretraining_heads()
     heads["words"] = heads["captions"]  # one head for all hidden words
-    heads["codes"] = nn.Linear(model.width, CODES).apply(init_transformer)
+    heads["codes"] = nn.Linear(model.dim, CODES).apply(init_transformer)
     return Pretraining(model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(**TOKENIZER)))
 
 
@@ -133,13 +139,17 @@ VERBS = {
 }
 SYSTEMS = {
     "beit3, masked data": System(
-        small=lambda: model(pooling="both", speaks=True),
-        full=lambda: BEiT3(pooling="both", speaks=True),
+        small=lambda: model(pooling="both", with_decoder=True),
+        full=lambda: BEiT3(pooling="both", with_decoder=True),
         verbs={"alone": alone},
         jobs={
             "masked data": Job(
                 masked_data,
-                {"codes": math.log(CODES), "codes_alone": math.log(CODES), "mlm": math.log(VOCABULARY)},
+                {
+                    "masked_codes": math.log(CODES),
+                    "masked_codes_image_only": math.log(CODES),
+                    "mlm": math.log(VOCABULARY),
+                },
                 exempt=WORDS,
                 steps=300,
             ),
@@ -164,23 +174,23 @@ SYSTEMS = {
         full=lambda: BEiT3(pooling="both"),
         verbs=VERBS,
         jobs={
-            "nlvr2": Job(lambda m: NLVR2(m, 64, TwoLayers(128, 64, 2)), {"nlvr2": LN2}, exempt=TABLES),
+            "nlvr2": Job(lambda m: NLVR2(m, 64, MLPClassifier(128, 64, 2)), {"nlvr2": LN2}, exempt=TABLES),
             "contrast": Job(
                 contrast, {"itc": math.log(32)}, prior={"itc": math.log(8)}, exempt=TABLES, apart=False, steps=300
             ),
         },
     ),
     "beit3, captions": System(
-        small=lambda: model(pooling="both", speaks=True),
-        full=lambda: BEiT3(pooling="both", speaks=True),
+        small=lambda: model(pooling="both", with_decoder=True),
+        full=lambda: BEiT3(pooling="both", with_decoder=True),
         verbs={"decode": decode, "fuse_onward": fuse_onward},
         jobs={
-            "captions": Job(captions, {"captions": math.log(VOCABULARY)}, exempt=TABLES | SPOKEN),
+            "captions": Job(captions, {"masked_captions": math.log(VOCABULARY)}, exempt=TABLES | SPOKEN),
         },
     ),
     "beit3, classes": System(
         small=lambda: model(classes=CLASSES, final_norm=False),
-        full=lambda: BEiT3(classes=1000, final_norm=False),
+        full=lambda: BEiT3(num_classes=1000, final_norm=False),
         verbs={"classify": classify},
         jobs={
             "classification": Job(

@@ -9,37 +9,42 @@ from diptych.batch import Batch
 from diptych.models.clip.model import CLIP
 from diptych.models.coca.model import CoCa
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.lm import NextWords
+from diptych.objectives.itc import ITC
+from diptych.objectives.lm import LM
 from diptych.objectives.pretraining import Pretraining
 from tests.models.systems.common import SMALL, TEXT_LENGTH, VOCABULARY, Job, System, encode_image, encode_text, fuse
 
 # The joint space is wide, as the paper's: at random, vectors of few dimensions are too much alike for a scale of 14.
 SIZES: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "dropout"} | dict(
-    text_width=24,
+    text_dim=24,
     text_depth=2,
-    text_heads=3,
-    text_hidden=48,
-    vocabulary=VOCABULARY,
+    text_num_heads=3,
+    text_mlp_dim=48,
+    vocab_size=VOCABULARY,
     text_length=TEXT_LENGTH,
-    joint=1024,
+    embed_dim=1024,
 )
-COCA: dict[str, Any] = SIZES | dict(queries=5, pool_heads=2, decoder_depth=2, decoder_heads=4, decoder_hidden=40)
+COCA: dict[str, Any] = SIZES | dict(
+    num_queries=5, pool_num_heads=2, decoder_depth=2, decoder_num_heads=4, decoder_mlp_dim=40
+)
 WORDS = {r"text\.word\.weight\[\d+\]": "words that are not in the batch"}
 ALIKE = {r"attention\.key\.bias": "moves all scores of a query alike"}
 
 
 def unimodal(model: CLIP | CoCa, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.image is not None and batch.text is not None
-    return [*model.unimodal(model.encode_image(batch.image)), *model.unimodal(model.encode_text(batch.text))]
+    return [
+        *model.pooled_features(model.encode_image(batch.image)),
+        *model.pooled_features(model.encode_text(batch.text)),
+    ]
 
 
 def contrast(model: CLIP) -> Pretraining:
-    return Pretraining(model, model.heads(), [ImageTextContrast()])
+    return Pretraining(model, model.pretraining_heads(), [ITC()])
 
 
 def captions(model: CoCa) -> Pretraining:
-    return Pretraining(model, model.heads(), [ImageTextContrast(), NextWords("caption", weight=2.0)])
+    return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
 
 
 TOWERS = {"encode_image": encode_image, "encode_text": encode_text, "unimodal": unimodal}

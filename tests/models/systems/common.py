@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.batch import Answered, Batch, Image, Known, Matching, Text
-from diptych.encoders.efficientnet import FrozenCNN, Guidance
+from diptych.batch import AnswerTargets, Batch, Image, ImageKeys, Matching, Text
+from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.modules.tokens import Tokens
 
 PATCH, GRID = 8, (3, 4)
 VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9
 CLASSES, ANSWERS, FALSE = 5, 30, 3
-SMALL: dict[str, Any] = dict(width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, dropout=0.0)
+SMALL: dict[str, Any] = dict(dim=32, depth=2, num_heads=4, mlp_dim=64, patch_size=PATCH, grid=GRID, dropout=0.0)
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Colours(FrozenCNN):
 
     def __init__(self) -> None: ...
 
-    def __call__(self, image: Image, known: Known | None = None) -> Guidance:
+    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
         grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
         classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
-        return Guidance(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
+        return TeacherFeatures(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
 
 
 def encode_image(model, batch: Batch) -> list[Tokens | Tensor]:
@@ -96,12 +96,12 @@ def draw(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def images(b: int, seed: int, patch: int = PATCH) -> Image:
+def images(b: int, seed: int, patch_size: int = PATCH) -> Image:
     """Ragged: whole patches, at least one, at most the grid; the largest extents are among them."""
     rows, columns = (torch.randint(1, n + 1, (b,), generator=draw(seed + n)) for n in GRID)
     rows[0], columns[-1] = GRID
-    sizes = patch * torch.stack([rows, columns], 1)
-    pixels = torch.randn(b, 3, patch * GRID[0], patch * GRID[1], generator=draw(seed))
+    sizes = patch_size * torch.stack([rows, columns], 1)
+    pixels = torch.randn(b, 3, patch_size * GRID[0], patch_size * GRID[1], generator=draw(seed))
     for canvas, (h, w) in zip(pixels, sizes.tolist(), strict=True):
         canvas[:, h:], canvas[:, :, w:] = 0, 0
     return Image(pixels, sizes)
@@ -120,12 +120,12 @@ def texts(b: int, seed: int) -> Text:
     return Text(ids, real, begins)
 
 
-def answers(b: int, seed: int) -> Answered:
+def answers(b: int, seed: int) -> AnswerTargets:
     """One to a question, each of three pieces behind the first: two words and [SEP]."""
     ids = torch.randint(6, VOCABULARY, (b, 4), generator=draw(seed))
     ids[:, 0], ids[:, 3] = 1, 2
     real = torch.ones_like(ids, dtype=torch.bool)
-    return Answered(Text(ids, real, torch.zeros_like(real)), torch.arange(b), torch.ones(b))
+    return AnswerTargets(Text(ids, real, torch.zeros_like(real)), torch.arange(b), torch.ones(b))
 
 
 def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
@@ -143,8 +143,8 @@ def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
         image=own,
         text=texts(b, seed + 1),
         matching=Matching(shown, matched),
-        second=images(b, seed + 3, patch),
-        false_texts=texts(b * FALSE, seed + 4),
+        image2=images(b, seed + 3, patch),
+        negative_texts=texts(b * FALSE, seed + 4),
         answers=answers(b, seed + 5),
         labels={
             "class": torch.arange(b) % CLASSES,
@@ -161,25 +161,25 @@ def padded(batch: Batch) -> Batch:
         return Image(F.pad(image.pixels, (0, 2 * PATCH, 0, PATCH)), image.sizes)
 
     def more_text(text: Text) -> Text:
-        assert text.begins is not None
-        return Text(F.pad(text.ids, (0, 1)), F.pad(text.real, (0, 1)), F.pad(text.begins, (0, 1)))
+        assert text.word_start is not None
+        return Text(F.pad(text.ids, (0, 1)), F.pad(text.mask, (0, 1)), F.pad(text.word_start, (0, 1)))
 
-    assert batch.image and batch.text and batch.matching and batch.false_texts and isinstance(batch.second, Image)
+    assert batch.image and batch.text and batch.matching and batch.negative_texts and isinstance(batch.image2, Image)
     assert batch.answers is not None
     return replace(
         batch,
         image=more_image(batch.image),
         text=more_text(batch.text),
         matching=Matching(more_image(batch.matching.image), batch.matching.matched),
-        second=more_image(batch.second),
-        false_texts=more_text(batch.false_texts),
+        image2=more_image(batch.image2),
+        negative_texts=more_text(batch.negative_texts),
         answers=replace(batch.answers, text=more_text(batch.answers.text)),
     )
 
 
 def rows(batch: Batch, chosen: Tensor) -> Batch:
     """Some samples of a batch, with all that belongs to them."""
-    assert batch.image and batch.text and batch.matching and batch.second and batch.false_texts and batch.answers
+    assert batch.image and batch.text and batch.matching and batch.image2 and batch.negative_texts and batch.answers
     falses = (chosen[:, None] * FALSE + torch.arange(FALSE)).flatten()
     return replace(
         batch,
@@ -187,8 +187,8 @@ def rows(batch: Batch, chosen: Tensor) -> Batch:
         image=batch.image[chosen],
         text=batch.text[chosen],
         matching=Matching(batch.matching.image[chosen], batch.matching.matched[chosen]),
-        second=batch.second[chosen],
-        false_texts=batch.false_texts[falses],
-        answers=Answered(batch.answers.text[chosen], torch.arange(len(chosen)), batch.answers.weights[chosen]),
+        image2=batch.image2[chosen],
+        negative_texts=batch.negative_texts[falses],
+        answers=AnswerTargets(batch.answers.text[chosen], torch.arange(len(chosen)), batch.answers.weights[chosen]),
         labels={name: label[chosen] for name, label in batch.labels.items()},
     )

@@ -8,10 +8,10 @@ from diptych.tasks.classification import Classification
 from tests.models.systems.common import CLASSES, Job, System, classify
 
 SMALL: dict[str, Any] = dict(
-    sizes=(24, 32), patches=(12, 16), widths=(16, 32), heads=(2, 4), hidden=(32, 64), stages=((1, 2, 0), (1, 1, 0)),
-    classes=CLASSES,
+    image_sizes=(24, 32), patch_sizes=(12, 16), dims=(16, 32), num_heads=(2, 4), mlp_dims=(32, 64), stages=((1, 2, 0), (1, 1, 0)),
+    num_classes=CLASSES,
 )  # fmt: skip
-BASE: dict[str, Any] = dict(widths=(384, 768), heads=(12, 12), hidden=(1536, 3072), stages=((1, 4, 0),) * 3)
+BASE: dict[str, Any] = dict(dims=(384, 768), num_heads=(12, 12), mlp_dims=(1536, 3072), stages=((1, 4, 0),) * 3)
 EXEMPT = {r"attention\.key\.bias": "adds the same to every score of a query, which softmax does not see"}
 JOBS = {
     "classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)}, exempt=EXEMPT)

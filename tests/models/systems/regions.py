@@ -15,8 +15,8 @@ from diptych.models.vsepp.model import VSEpp
 from diptych.modules.text_encoders import BertText
 from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Draws
-from diptych.objectives.triplet import Hinge
+from diptych.objectives.sampling import RandomChoices
+from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.views import Views
 from tests.models.systems.common import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Job, System, encode_text
 
@@ -37,7 +37,7 @@ def regional(batch: Batch) -> Batch:
 class OnRegions(Pretraining):
     """The step, given regions."""
 
-    def views(self, batch: Batch, draws: Draws | None = None) -> Views:
+    def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
 
 
@@ -55,9 +55,9 @@ def hinge(hardest: bool) -> Job:
     """What it starts from depends on how the images happen to lie; all alike would cost the margin for every negative."""
     negatives = 1 if hardest else 7
     return Job(
-        lambda m: OnRegions(m, nn.ModuleDict(), [Hinge(hardest=hardest)]),
+        lambda m: OnRegions(m, nn.ModuleDict(), [TripletLoss(hardest_only=hardest)]),
         chance={},
-        prior={"hinge": 2 * negatives * 0.2},
+        prior={"triplet": 2 * negatives * 0.2},
         exempt={r"text\.word\.weight\[\d+\]": "words that are not in the batch"},
         apart=False,
     )
@@ -77,7 +77,7 @@ def full_with_bert() -> VSEpp:
 
 
 VERBS = {"encode_image": encode_regions, "encode_text": encode_text, "similarity": own_similarity}
-SIZES: dict[str, Any] = {"features": FEATURES, "width": 32, "vocabulary": VOCABULARY, "word_width": 16}
+SIZES: dict[str, Any] = {"feature_dim": FEATURES, "dim": 32, "vocab_size": VOCABULARY, "word_dim": 16}
 SYSTEMS = {
     "vsepp": System(
         small=lambda: VSEpp(**SIZES),
@@ -107,8 +107,8 @@ SYSTEMS = {
         least=12e6,
     ),
     "scan, regions ask": System(
-        small=lambda: SCAN(**SIZES, asking="image", aggregate="mean", sharpness=4.0),
-        full=lambda: SCAN(asking="image", aggregate="mean", sharpness=4.0),
+        small=lambda: SCAN(**SIZES, direction="image", aggregate="mean", lambda_softmax=4.0),
+        full=lambda: SCAN(direction="image", aggregate="mean", lambda_softmax=4.0),
         verbs=VERBS,
         jobs={"hardest": hinge(True)},
         least=12e6,

@@ -8,11 +8,11 @@ from diptych.batch import Batch
 from diptych.encoders.visual_tokenizer import VisualTokenizer
 from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.vqkd import CodedFeatures, UnusedCodes
+from diptych.objectives.vqkd import VQKD, UnusedCodes
 from tests.models.systems.common import GRID, PATCH, Colours, Job, System, encode_image
 
 SMALL: dict[str, Any] = dict(
-    width=32, depth=2, heads=4, hidden=64, patch=PATCH, grid=GRID, codes=12, code_width=8, decoder_depth=1, features=1280,
+    dim=32, depth=2, num_heads=4, mlp_dim=64, patch_size=PATCH, grid=GRID, num_codes=12, code_dim=8, decoder_depth=1, feature_dim=1280,
     patience=3,
 )  # fmt: skip
 
@@ -22,11 +22,11 @@ def small() -> VisualTokenizer:
 
 
 def quantising(model: VisualTokenizer) -> Pretraining:
-    return Pretraining(model, nn.ModuleDict(), [CodedFeatures(), UnusedCodes()], guide=Colours())
+    return Pretraining(model, nn.ModuleDict(), [VQKD(), UnusedCodes()], teacher_network=Colours())
 
 
 def tell(model: Any, batch: Batch) -> list[Tokens | Tensor]:
-    return [model.tell(model.quantise(model.encode_image(batch.image))[0])]
+    return [model.decode_codes(model.quantize(model.encode_image(batch.image))[0])]
 
 
 SYSTEMS = {

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Matching, Regions
 from diptych.models.vilbert.model import ViLBERT
 from diptych.models.visualbert.model import VisualBERT
-from diptych.modules.heads import Point, Rank, SimpleClassifier
+from diptych.modules.heads import GroundingHead, RankingHead, SimpleClassifier
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.masked_regions import MaskedRegions, by_class
+from diptych.objectives.itm import ITM
+from diptych.objectives.masked_regions import MaskedRegions, class_target
 from diptych.objectives.masking import RegionMasking
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Draws, Hiding, Masking
+from diptych.objectives.sampling import PairMasking, RandomChoices, WordMasking
 from diptych.objectives.views import Views
 from diptych.tasks.common import binary_cross_entropy
 from diptych.tasks.entailment import Entailment
@@ -45,7 +45,7 @@ from tests.models.systems.common import (
 )  # fmt: skip
 
 FEATURES, REGION_CLASSES, TASKS, OPTIONS = 3 * PATCH * PATCH, 7, 3, 2
-HIDING = Hiding(Masking(VOCABULARY, MASK), RegionMasking(rate=0.3))
+HIDING = PairMasking(WordMasking(VOCABULARY, MASK), RegionMasking(rate=0.3))
 
 
 def seen(image: Image) -> Regions:
@@ -57,16 +57,16 @@ def seen(image: Image) -> Regions:
     box = torch.stack([j, i, j + 1, i + 1, torch.ones_like(i)], 1) / max(GRID)
     features = pixels.flatten(1, 2)
     classes = F.one_hot(features[:, :, :REGION_CLASSES].argmax(2), REGION_CLASSES).float()
-    return Regions(features, box.expand(len(image), -1, -1), real, classes).with_whole()
+    return Regions(features, box.expand(len(image), -1, -1), real, classes).with_whole_image()
 
 
 def regional(batch: Batch, tasks: bool = False) -> Batch:
     """The same with regions in place of images, labels of tasks that read them, and, with `tasks`, texts that say which."""
-    assert batch.image and batch.text and batch.matching and isinstance(batch.second, Image)
+    assert batch.image and batch.text and batch.matching and isinstance(batch.image2, Image)
     regions, n = seen(batch.image), torch.arange(len(batch))
-    meant = 1 + batch.ids % (regions.real.sum(1) - 1)
-    overlap = torch.zeros(regions.real.shape)
-    overlap[n, regions.real.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 1.0
+    meant = 1 + batch.ids % (regions.mask.sum(1) - 1)
+    overlap = torch.zeros(regions.mask.shape)
+    overlap[n, regions.mask.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 1.0
     labels = {"choice": batch.ids % OPTIONS == 0, "entailment": batch.ids % 3, "regions": overlap}
     return replace(
         batch,
@@ -74,7 +74,7 @@ def regional(batch: Batch, tasks: bool = False) -> Batch:
         regions=regions,
         text=replace(batch.text, task=batch.ids % TASKS) if tasks else batch.text,
         matching=Matching(seen(batch.matching.image), batch.matching.matched),
-        second=seen(batch.second),
+        image2=seen(batch.image2),
         labels=batch.labels | labels,
     )
 
@@ -82,7 +82,7 @@ def regional(batch: Batch, tasks: bool = False) -> Batch:
 class OnRegions(Pretraining):
     """The step, given regions."""
 
-    def views(self, batch: Batch, draws: Draws | None = None) -> Views:
+    def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
 
 
@@ -92,10 +92,10 @@ class Given(nn.Module):
     def __init__(self, step: Any, tasks: bool):
         super().__init__()
         self.step, self.tasks = step, tasks
-        self.weights, self.floors = step.weights, step.floors
+        self.weights, self.chance_losses = step.weights, step.chance_losses
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return self.step.counts(batch)
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
+        return self.step.num_terms(batch)
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.step(regional(batch, self.tasks), counts)
@@ -106,13 +106,13 @@ def on_regions(step: Callable[[Any], nn.Module], tasks: bool = False) -> Callabl
 
 
 def pretraining(model: ViLBERT) -> Pretraining:
-    words = MaskedWords(HIDING.words, beside=HIDING.image)
-    matching = ImageTextMatching(hiding=HIDING)
-    return OnRegions(model, model.heads(), [words, MaskedRegions(HIDING, by_class), matching])
+    words = MLM(HIDING.words, beside=HIDING.image)
+    matching = ITM(hiding=HIDING)
+    return OnRegions(model, model.pretraining_heads(), [words, MaskedRegions(HIDING, class_target), matching])
 
 
 def one_stream(model: VisualBERT) -> Pretraining:
-    return OnRegions(model, model.heads(), [MaskedWords(HIDING.words), ImageTextMatching()])
+    return OnRegions(model, model.pretraining_heads(), [MLM(HIDING.words), ITM()])
 
 
 def vqa(model: Any) -> nn.Module:
@@ -134,9 +134,9 @@ def verbs(tasks: bool) -> dict[str, Callable[[Any, Batch], list[Tokens | Tensor]
 
 
 SIZES: dict[str, Any] = {
-    "width": 32, "depth": 3, "heads": 4, "hidden": 64, "image_width": 24, "image_depth": 2, "image_heads": 2,
-    "image_hidden": 32, "meeting_width": 32, "meeting_heads": 4, "schedule": ((1, 0), (2, 1)), "features": FEATURES,
-    "region_targets": REGION_CLASSES, "vocabulary": VOCABULARY, "text_length": TEXT_LENGTH, "dropout": 0.0,
+    "dim": 32, "depth": 3, "num_heads": 4, "mlp_dim": 64, "image_dim": 24, "image_depth": 2, "image_num_heads": 2,
+    "image_mlp_dim": 32, "coattention_dim": 32, "coattention_num_heads": 4, "schedule": ((1, 0), (2, 1)), "feature_dim": FEATURES,
+    "num_region_targets": REGION_CLASSES, "vocab_size": VOCABULARY, "text_length": TEXT_LENGTH, "dropout": 0.0,
 }  # fmt: skip
 KEYS = {r"attention\.key\.bias": "raises a query's scores alike, which softmax does not see"}
 UNREAD = TABLES | KEYS
@@ -156,7 +156,7 @@ SYSTEMS = {
         jobs={
             "pretraining": Job(
                 pretraining,
-                {"mlm": math.log(VOCABULARY), "regions": math.log(REGION_CLASSES), "itm": LN2},
+                {"mlm": math.log(VOCABULARY), "masked_regions": math.log(REGION_CLASSES), "itm": LN2},
                 exempt=TIED | KEYS,
             ),
             "vqa": Job(on_regions(vqa), {"vqa": ANSWERS * LN2}, {"vqa": ONE_OF_EIGHT}, UNREAD),
@@ -166,7 +166,9 @@ SYSTEMS = {
                 exempt=UNREAD,
             ),
             "choice": Job(
-                on_regions(lambda m: MultipleChoice(m, Rank(32), OPTIONS)), {"choice": LN2}, exempt=UNREAD | ALL_ALIKE
+                on_regions(lambda m: MultipleChoice(m, RankingHead(32), OPTIONS)),
+                {"choice": LN2},
+                exempt=UNREAD | ALL_ALIKE,
             ),
             "entailment": Job(
                 on_regions(lambda m: Entailment(m, nn.Linear(32, 3), binary_cross_entropy)),
@@ -175,7 +177,10 @@ SYSTEMS = {
                 UNREAD,
             ),
             "grounding": Job(
-                on_regions(lambda m: Grounding(m, Point(24))), {}, {"grounding": 2.0}, UNREAD | TEXT_IS_NOT_ASKED
+                on_regions(lambda m: Grounding(m, GroundingHead(24))),
+                {},
+                {"grounding": 2.0},
+                UNREAD | TEXT_IS_NOT_ASKED,
             ),
         },
     ),
@@ -194,7 +199,7 @@ SYSTEMS = {
     ),
     "visualbert": System(
         small=lambda: VisualBERT(
-            32, 2, 4, 64, features=FEATURES, vocabulary=VOCABULARY, text_length=TEXT_LENGTH, dropout=0.0
+            32, 2, 4, 64, feature_dim=FEATURES, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, dropout=0.0
         ),
         full=lambda: VisualBERT(),
         verbs=verbs(False),

@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 
 from diptych.models.vilt.model import ViLT
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.itm import ITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Masking
-from diptych.objectives.wpa import WordPatchAlignment
+from diptych.objectives.sampling import WordMasking
+from diptych.objectives.wpa import WPA
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -32,14 +32,14 @@ from tests.models.systems.common import (
 
 
 def pretraining(model: ViLT) -> Pretraining:
-    masking = Masking(VOCABULARY, MASK)
-    return Pretraining(model, model.heads(), [ImageTextMatching(), MaskedWords(masking), WordPatchAlignment()])
+    masking = WordMasking(VOCABULARY, MASK)
+    return Pretraining(model, model.pretraining_heads(), [ITM(), MLM(masking), WPA()])
 
 
 SYSTEMS = {
     "vilt": System(
-        small=lambda: ViLT(**SMALL, vocabulary=VOCABULARY, text_length=TEXT_LENGTH, images=2),
-        full=lambda: ViLT(images=2),
+        small=lambda: ViLT(**SMALL, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, num_images=2),
+        full=lambda: ViLT(num_images=2),
         verbs={"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse},
         jobs={
             "pretraining": Job(pretraining, {"itm": LN2, "mlm": math.log(VOCABULARY)}, exempt=TABLES | ONE_IMAGE),

@@ -8,13 +8,13 @@ from tests.models.systems.common import CLASSES, SMALL, Job, System, classify, e
 
 SYSTEMS = {
     "vit": System(
-        small=lambda: ViT(**SMALL, classes=CLASSES),
+        small=lambda: ViT(**SMALL, num_classes=CLASSES),
         full=lambda: ViT(),
         verbs={"encode_image": encode_image, "classify": classify},
         jobs={"classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)})},
     ),
     "vit, patches averaged": System(
-        small=lambda: ViT(**SMALL, classes=CLASSES, pooling="average"),
+        small=lambda: ViT(**SMALL, num_classes=CLASSES, pooling="average"),
         full=lambda: ViT(pooling="average"),
         verbs={"encode_image": encode_image, "classify": classify},
         jobs={"classification": Job(lambda m: Classification(m, CLASSES), {"classification": math.log(CLASSES)})},

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from diptych.batch import Batch
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.models.vlmo.model import CONTRASTS, VLMo
-from diptych.modules.heads import Contrast, LogScale
+from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.masked_codes import MaskedCodes
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masking import BlockMasking
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import Masking
+from diptych.objectives.sampling import WordMasking
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -46,15 +46,15 @@ from tests.models.systems.common import (
 def small(**others: Any) -> VLMo:
     sizes = {name: value for name, value in SMALL.items() if name != "dropout"} | {
         "depth": 3,
-        "together": 2,
-        "drop": 0.0,
+        "vl_start_layer": 2,
+        "drop_path": 0.0,
     }
-    return VLMo(**sizes | others, vocabulary=VOCABULARY, text_length=TEXT_LENGTH, images=2)
+    return VLMo(**sizes | others, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, num_images=2)
 
 
 def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
     read = {"itc": CONTRASTS, "itm": ("match",), "mlm": ("words",)}
-    heads = model.heads()
+    heads = model.pretraining_heads()
     for name in set(heads) - {head for o in objectives for head in read[o.name]}:
         del heads[name]
     return Pretraining(model, heads, objectives)
@@ -62,12 +62,18 @@ def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
 
 def alone(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None
-    return [model.alone(model.encode_text(batch.text)), model.alone(model.encode_image(batch.image))]
+    return [
+        model.encode_unimodal(model.encode_text(batch.text)),
+        model.encode_unimodal(model.encode_image(batch.image)),
+    ]
 
 
 def unimodal(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None
-    return [*model.unimodal(model.encode_text(batch.text)), *model.unimodal(model.encode_image(batch.image))]
+    return [
+        *model.pooled_features(model.encode_text(batch.text)),
+        *model.pooled_features(model.encode_image(batch.image)),
+    ]
 
 
 def hiding(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
@@ -75,19 +81,19 @@ def hiding(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.image is not None
     rows, columns = (side // PATCH for side in batch.image.pixels.shape[-2:])
     first = torch.arange(rows * columns).expand(len(batch), -1) == 0
-    return [model.alone(model.encode_hidden(batch.image, first))]
+    return [model.encode_unimodal(model.encode_masked(batch.image, first))]
 
 
 def images_alone(model: VLMo) -> Pretraining:
     tokenizer = VisualTokenizer(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1)
     heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
-    objective = MaskedCodes(BlockMasking(least=2), "codes_alone")
+    objective = MaskedImageCodes(BlockMasking(least=2), "masked_codes_image_only")
     return Pretraining(model, heads, [objective], tokenizer=FrozenTokenizer(tokenizer))
 
 
 CODES = 12
 VERBS = {"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse, "alone": alone, "unimodal": unimodal}
-MASKED = MaskedWords(Masking(VOCABULARY, MASK), weight=0.25)
+MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
 UNPOOLED = {r"pooler\.": "reads pairs alone"}
 NO_PAIRS = UNPOOLED | {r"\.together\.": "there are no pairs"}
 NO_TEXTS = {
@@ -109,22 +115,24 @@ WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 SYSTEMS = {
     **{
         f"vlmo on images alone, {placed}": System(
-            small=lambda relative=relative: small(relative=relative, together=3, hides=True),
-            full=lambda relative=relative: VLMo(relative=relative, together=12, hides=True),
+            small=lambda relative=relative: small(relative=relative, vl_start_layer=3, with_mask_token=True),
+            full=lambda relative=relative: VLMo(relative=relative, vl_start_layer=12, with_mask_token=True),
             verbs={"encode_hidden": hiding},
             jobs={
-                "masked images": Job(images_alone, {"codes_alone": math.log(CODES)}, exempt=NO_TEXTS, steps=300),
+                "masked images": Job(
+                    images_alone, {"masked_codes_image_only": math.log(CODES)}, exempt=NO_TEXTS, steps=300
+                ),
             },
         )
         for placed, relative in (("positions in attention", True), ("positions added", False))
     },
     "vlmo": System(
         small=small,
-        full=lambda: VLMo(images=2),
+        full=lambda: VLMo(num_images=2),
         verbs=VERBS,
         jobs={
             "pretraining": Job(
-                lambda m: pretraining(m, [ImageTextContrast(heads=CONTRASTS), HardMatching(), MASKED]),
+                lambda m: pretraining(m, [ITC(head_names=CONTRASTS), HardNegativeITM(), MASKED]),
                 # not matching, whose negatives change while contrast learns: a hundred steps do not know it by heart
                 {"itc": math.log(32), "mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE,
@@ -136,7 +144,7 @@ SYSTEMS = {
                 exempt=WORDS | ONE_IMAGE | EARLY | UNPOOLED,
             ),
             "masked words of texts": Job(
-                lambda m: pretraining(m, [MaskedWords(Masking(VOCABULARY, MASK), alone=True)]),
+                lambda m: pretraining(m, [MLM(WordMasking(VOCABULARY, MASK), text_only=True)]),
                 {"mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE | NO_PAIRS | NO_IMAGES,
             ),
@@ -151,22 +159,22 @@ SYSTEMS = {
         },
     ),
     "vlmo, positions added to embeddings": System(
-        small=lambda: small(relative=False, scale=0.0, readouts=1),
+        small=lambda: small(relative=False, scale=0.0, num_itc_branches=1),
         full=lambda: VLMo(
-            width=544,
+            dim=544,
             depth=24,
-            heads=16,
-            hidden=2176,
-            together=21,
+            num_heads=16,
+            mlp_dim=2176,
+            vl_start_layer=21,
             text_length=40,
             relative=False,
             scale=0.0,
-            images=2,
+            num_images=2,
         ),
         verbs=VERBS,
         jobs={
             "retrieval": Job(
-                lambda m: ContrastRetrieval(m, Contrast(32, 32, 32, LogScale(2.0), bias=False)),
+                lambda m: ContrastRetrieval(m, ITCHead(32, 32, 32, LogScale(2.0), bias=False)),
                 {"retrieval": math.log(32)},
                 {"retrieval": math.log(8)},
                 exempt=TABLES | ONE_IMAGE | NO_PAIRS,

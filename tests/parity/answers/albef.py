@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diptych.objectives.mlm import MaskedWords
-from diptych.objectives.momentum import Momentum
+from diptych.objectives.mlm import MLM
+from diptych.objectives.momentum import MomentumDistillation
 from diptych.objectives.views import Views
 from diptych.tasks.entailment import Entailment
-from diptych.tasks.momentum_distillation import Distilled
-from diptych.tasks.nlvr2 import NLVR2AtOnce, TextAssignment
+from diptych.tasks.momentum_distillation import MomentumDistilled
+from diptych.tasks.nlvr2 import NLVR2Joint, TextAssignment
 from diptych.tasks.vqa import OpenVQA
 from tests.parity.answers.albef_tasks import AssignmentAnswers, JudgedAnswers, VQAAnswers
 from tests.parity.answers.given import on_canvas
@@ -21,7 +21,7 @@ class Answers:
     """One table of names for each kind of step."""
 
     def __init__(self, case: Case):
-        step = case.step.student if isinstance(case.step, Distilled) else case.step
+        step = case.step.student if isinstance(case.step, MomentumDistilled) else case.step
         self.kind = KINDS[type(step)](case)
 
     def table(self) -> Table:
@@ -47,14 +47,14 @@ class MomentumAnswers:
         return self.shared.loss
 
     def words(self, views: Views) -> Answer:
-        text = self.shared.objective(MaskedWords).text(views)
-        return Answer(views.head("words", text.canvas()), text.real)
+        text = self.shared.objective(MLM).text(views)
+        return Answer(views.head("words", text.to_padded()), text.mask)
 
 
 KINDS = {
-    Momentum: MomentumAnswers,
+    MomentumDistillation: MomentumAnswers,
     Entailment: JudgedAnswers,
-    NLVR2AtOnce: JudgedAnswers,
+    NLVR2Joint: JudgedAnswers,
     OpenVQA: VQAAnswers,
     TextAssignment: AssignmentAnswers,
 }

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image
-from diptych.modules.tokens import Pair
+from diptych.modules.tokens import FusedTokens
 from diptych.tasks.entailment import Entailment
-from diptych.tasks.momentum_distillation import Distilled
-from diptych.tasks.nlvr2 import Assigned, NLVR2AtOnce, TextAssignment
-from diptych.tasks.vqa import OpenVQA, Ranked
+from diptych.tasks.momentum_distillation import MomentumDistilled
+from diptych.tasks.nlvr2 import AssignmentTargets, NLVR2Joint, TextAssignment
+from diptych.tasks.vqa import OpenVQA, RankedAnswers
 from tests.parity.answers.given import on_canvas
 from tests.parity.answers.momentum import at_pace, text_of
 from tests.parity.answers.open_vqa import OpenVQACase
@@ -23,9 +23,9 @@ class JudgedAnswers:
     """Entailment, and NLVR2, of which `in.image` holds the left images, then the right ones."""
 
     def __init__(self, case: Case):
-        assert isinstance(case.step, Distilled) and isinstance(case.step.student, (Entailment, NLVR2AtOnce))
+        assert isinstance(case.step, MomentumDistilled) and isinstance(case.step.student, (Entailment, NLVR2Joint))
         self.case, self.step = case, case.step
-        self.student: Entailment | NLVR2AtOnce = case.step.student
+        self.student: Entailment | NLVR2Joint = case.step.student
         at_pace(self.step, case).follow()
 
     def table(self) -> Table:
@@ -40,18 +40,18 @@ class JudgedAnswers:
     def batch(self) -> Batch:
         text, labels = text_of(self.case, "text"), self.case.input("labels")
         images = self.case.input("image").split(len(text))
-        left, *right = (Image.whole(part) for part in images)
+        left, *right = (Image.from_full(part) for part in images)
         second = right[0] if right else None
         named = {"entailment": labels, "true": labels}
-        return Batch(0, 0, torch.arange(len(text)), image=left, second=second, text=text, labels=named)
+        return Batch(0, 0, torch.arange(len(text)), image=left, image2=second, text=text, labels=named)
 
     @cached_property
-    def pair(self) -> Pair:
+    def pair(self) -> FusedTokens:
         return self.student.pair(self.batch)
 
     def loss_at(self, alpha: float) -> Tensor:
         (name,) = self.step.weights
-        return self.step.losses(self.batch, self.step.counts(self.batch), alpha)[name]
+        return self.step.losses(self.batch, self.step.num_terms(self.batch), alpha)[name]
 
     @cached_property
     def loss(self) -> Tensor:
@@ -60,7 +60,7 @@ class JudgedAnswers:
 
 class VQAAnswers:
     def __init__(self, case: Case):
-        assert isinstance(case.step, Distilled) and isinstance(case.step.student, OpenVQA)
+        assert isinstance(case.step, MomentumDistilled) and isinstance(case.step.student, OpenVQA)
         self.case, self.step, self.student = case, case.step, case.step.student
         self.shared = OpenVQACase(case, self.student)
         at_pace(self.step, case).follow()
@@ -74,14 +74,14 @@ class VQAAnswers:
         }
 
     def loss_at(self, alpha: float) -> Tensor:
-        return self.step.losses(self.shared.batch, self.step.counts(self.shared.batch), alpha)["vqa"]
+        return self.step.losses(self.shared.batch, self.step.num_terms(self.shared.batch), alpha)["vqa"]
 
     @cached_property
     def loss(self) -> Tensor:
         return self.loss_at(self.case.input("alpha").item())
 
     @cached_property
-    def ranked(self) -> Ranked:
+    def ranked(self) -> RankedAnswers:
         """As many candidates as the golden has ranked."""
         most = self.case.shapes["rank_ids"][1]
         return self.student.rank(self.shared.question, text_of(self.case, "cand"), most)
@@ -97,12 +97,12 @@ class AssignmentAnswers:
 
     @cached_property
     def batch(self) -> Batch:
-        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        text, image = text_of(self.case, "text"), Image.from_full(self.case.input("image"))
         return Batch(0, 0, torch.arange(len(text)), image=image, text=text)
 
     @cached_property
-    def given(self) -> Assigned:
-        return Assigned(*(self.case.input(name) for name in ("first_image", "second_image", "labels")))
+    def given(self) -> AssignmentTargets:
+        return AssignmentTargets(*(self.case.input(name) for name in ("first_image", "second_image", "labels")))
 
     @cached_property
     def logits(self) -> Tensor:
@@ -110,4 +110,4 @@ class AssignmentAnswers:
 
     @cached_property
     def loss(self) -> Tensor:
-        return self.step.losses(self.logits, self.given.labels, self.step.counts(self.batch))["assignment"]
+        return self.step.losses(self.logits, self.given.labels, self.step.num_terms(self.batch))["assignment"]

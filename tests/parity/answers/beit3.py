@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
-from diptych.generation import Rules, fill_blanks
+from diptych.generation import GenerationConfig, fill_blanks
 from diptych.models.beit3.model import BEiT3
-from diptych.modules.tokens import Pair, Tokens, packing
-from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.modules.tokens import FusedTokens, Tokens, packing
+from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.sampling import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
@@ -33,11 +33,11 @@ class Answers:
 
     def table(self) -> Table:
         shared: Table = {
-            "vision": lambda: on_canvas(self.model.transformer.alone(self.model.encode_image(self.image))),
-            "text": lambda: on_canvas(self.model.transformer.alone(self.model.encode_text(self.text))),
+            "vision": lambda: on_canvas(self.model.transformer.encode_unimodal(self.model.encode_image(self.image))),
+            "text": lambda: on_canvas(self.model.transformer.encode_unimodal(self.model.encode_text(self.text))),
             "vl": lambda: joint(self.fused()),
             "vl_masked_image": lambda: joint(self.fused(self.case.input("vision_masked_position").bool())),
-            "split": lambda: Answer(torch.tensor(self.model.encode_image(self.image).real.shape[1])),
+            "split": lambda: Answer(torch.tensor(self.model.encode_image(self.image).mask.shape[1])),
             "loss": lambda: Answer(self.total()),
         }
         own: dict[type, Table] = {
@@ -52,38 +52,38 @@ class Answers:
         return {
             "image_emb": lambda: Answer(self.views.features("contrast").image),
             "text_emb": lambda: Answer(self.views.features("contrast").text),
-            "logits": lambda: Answer(self.views.head("captions", self.captions.canvas()), self.captions.real),
+            "logits": lambda: Answer(self.views.head("captions", self.captions.to_padded()), self.captions.mask),
             "greedy_ids": lambda: self.written("greedy_ids", 1),
             "beam_ids": lambda: self.written("beam_ids", 3),
-            "masked_logits": lambda: Answer(self.views.head("captions", self.captions.rows(self.hidden))),
+            "masked_logits": lambda: Answer(self.views.head("captions", self.captions.gather(self.hidden))),
         }
 
     @cached_property
     def image(self) -> Image:
-        return Image.whole(self.case.input("image"))
+        return Image.from_full(self.case.input("image"))
 
     @cached_property
     def text(self) -> Text:
         return Text(self.case.input("text_ids"), self.case.input("padding_mask") == 0)
 
-    def fused(self, hidden: Tensor | None = None) -> Pair:
-        image = self.model.encode_image(self.image) if hidden is None else self.model.encode_hidden(self.image, hidden)
+    def fused(self, hidden: Tensor | None = None) -> FusedTokens:
+        image = self.model.encode_image(self.image) if hidden is None else self.model.encode_masked(self.image, hidden)
         return self.model.fuse(self.model.encode_text(self.text), image)
 
     @cached_property
     def batch(self) -> Batch:
-        second = Image.whole(self.case.input("image2")) if "image2" in self.case.inputs else None
+        second = Image.from_full(self.case.input("image2")) if "image2" in self.case.inputs else None
         labels = {"targets": "targets", "labels": "true"}
         given = {ours: self.case.input(name) for name, ours in labels.items() if name in self.case.inputs}
         text = self.text if "text_ids" in self.case.inputs else None
-        return Batch(0, 0, torch.arange(len(self.image)), image=self.image, text=text, second=second, labels=given)
+        return Batch(0, 0, torch.arange(len(self.image)), image=self.image, text=text, image2=second, labels=given)
 
     @cached_property
-    def draws(self) -> Given:
+    def draws(self) -> FixedChoices:
         if "masked_ids" not in self.case.inputs:
-            return Given()
-        masked = Text(self.case.input("masked_ids"), self.text.real)
-        return Given(MaskedText(masked, self.hidden, self.text.ids))
+            return FixedChoices()
+        masked = Text(self.case.input("masked_ids"), self.text.mask)
+        return FixedChoices(MaskedText(masked, self.hidden, self.text.ids))
 
     @property
     def hidden(self) -> Tensor:
@@ -95,28 +95,28 @@ class Answers:
 
     @cached_property
     def captions(self) -> Tokens:
-        (objective,) = (o for o in self.step.objectives if isinstance(o, MaskedCaptions))
+        (objective,) = (o for o in self.step.objectives if isinstance(o, MaskedCaptioning))
         return objective.text(self.views)
 
     def written(self, name: str, beams: int) -> Answer:
         special, longest = self.case.config["special_ids"], self.case.shapes[name][1]
-        rules = Rules(special["eos"], special["pad"], longest)
+        rules = GenerationConfig(special["eos"], special["pad"], longest)
         beams = int(self.case.said(name, r"(\d+) beam\(s\)", str(beams)))
         penalty = float(self.case.said(name, r"length_penalty ([\d.]+)", "0.6"))
         prompt = torch.full((len(self.image), 1), special["cls"])
         with packing(False):
             image = self.model.encode_image(self.image)
-        return Answer(fill_blanks(self.model, image, prompt, rules, self.model.mask, beams, penalty))
+        return Answer(fill_blanks(self.model, image, prompt, rules, self.model.mask_token_id, beams, penalty))
 
     def total(self) -> Tensor:
         if isinstance(self.step, Pretraining):
-            losses = self.step.losses(self.views, self.step.counts(self.batch, self.draws))
+            losses = self.step.losses(self.views, self.step.num_terms(self.batch, self.draws))
         else:
-            losses = self.step(self.batch, self.step.counts(self.batch))
+            losses = self.step(self.batch, self.step.num_terms(self.batch))
         (name,) = self.step.weights
         return losses[name]
 
 
-def joint(pair: Pair) -> Answer:
-    both = Tokens.join(pair.image, pair.text)
-    return Answer(both.canvas(), both.real)
+def joint(pair: FusedTokens) -> Answer:
+    both = Tokens.concat(pair.image, pair.text)
+    return Answer(both.to_padded(), both.mask)

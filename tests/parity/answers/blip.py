@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diptych.objectives.momentum import Momentum
+from diptych.objectives.momentum import MomentumDistillation
 from diptych.tasks.captioning import Captioning
-from diptych.tasks.nlvr2 import NLVR2AtOnce
+from diptych.tasks.nlvr2 import NLVR2Joint
 from diptych.tasks.vqa import OpenVQA
 from tests.parity.answers.blip_tasks import CaptionAnswers, NLVR2Answers, VQAAnswers
 from tests.parity.answers.given import on_canvas
@@ -33,7 +33,7 @@ class MomentumAnswers:
 
     def table(self) -> Table:
         return self.shared.table({"ita": "itc", "itm": "itm", "lm": "lm"}) | {
-            "text_embeds": lambda: on_canvas(self.shared.model.alone(self.shared.views.text)),
+            "text_embeds": lambda: on_canvas(self.shared.model.encode_unimodal(self.shared.views.text)),
             "lm_logits": self.words,
         }
 
@@ -43,7 +43,12 @@ class MomentumAnswers:
 
     def words(self) -> Answer:
         views = self.shared.views
-        return Answer(self.shared.model.decode(views.given_text, views.image), views.given_text.real)
+        return Answer(self.shared.model.decode(views.text_input, views.image), views.text_input.mask)
 
 
-KINDS = {Captioning: CaptionAnswers, OpenVQA: VQAAnswers, NLVR2AtOnce: NLVR2Answers, Momentum: MomentumAnswers}
+KINDS = {
+    Captioning: CaptionAnswers,
+    OpenVQA: VQAAnswers,
+    NLVR2Joint: NLVR2Answers,
+    MomentumDistillation: MomentumAnswers,
+}

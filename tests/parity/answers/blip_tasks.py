@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image
-from diptych.generation import Beams, Rules, Written, greedy
-from diptych.modules.tokens import Pair
+from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, greedy
+from diptych.modules.tokens import FusedTokens
 from diptych.objectives.views import Views
 from diptych.tasks.captioning import Captioning
-from diptych.tasks.nlvr2 import NLVR2AtOnce
+from diptych.tasks.nlvr2 import NLVR2Joint
 from diptych.tasks.vqa import OpenVQA
 from tests.parity.answers.given import on_canvas
 from tests.parity.answers.momentum import text_of
@@ -24,10 +24,10 @@ from tests.parity.golden_case import Answer, Case, Table
 class Search(NamedTuple):
     """How texts are searched in a golden where its README does not say otherwise; no config does."""
 
-    beams: int
-    longest: int
-    shortest: int
-    repetition: float = 1.0
+    num_beams: int
+    max_length: int
+    min_length: int
+    repetition_penalty: float = 1.0
 
 
 SEARCHES = {"beam": Search(3, 14, 7), "beam_penalty": Search(3, 14, 5, 1.5), "beam5": Search(5, 18, 5)}
@@ -39,17 +39,17 @@ CANDIDATES = 5  # answers that each question may mean, by their first piece
 def searched(case: Case, search: Search, name: str) -> Search:
     """As the README says of out.NAME."""
     return Search(
-        int(case.said(name, r"(\d+) beams", str(search.beams))),
-        int(case.said(name, r"max_length (\d+)", str(search.longest))),
-        int(case.said(name, r"min_length (\d+)", str(search.shortest))),
-        float(case.said(name, r"repetition_penalty ([\d.]+)", str(search.repetition))),
+        int(case.said(name, r"(\d+) beams", str(search.num_beams))),
+        int(case.said(name, r"max_length (\d+)", str(search.max_length))),
+        int(case.said(name, r"min_length (\d+)", str(search.min_length))),
+        float(case.said(name, r"repetition_penalty ([\d.]+)", str(search.repetition_penalty))),
     )
 
 
-def rules_of(case: Case, search: Search, name: str) -> Rules:
+def rules_of(case: Case, search: Search, name: str) -> GenerationConfig:
     ids = case.config["special_ids"]
-    longest = max(search.longest, case.shapes[name][1])  # a golden of longer texts says so itself
-    return Rules(ids["sep"], ids["pad"], longest, search.shortest, search.repetition)
+    longest = max(search.max_length, case.shapes[name][1])  # a golden of longer texts says so itself
+    return GenerationConfig(ids["sep"], ids["pad"], longest, search.min_length, search.repetition_penalty)
 
 
 class CaptionAnswers:
@@ -62,7 +62,7 @@ class CaptionAnswers:
         table: Table = {
             "image_embeds": lambda: on_canvas(self.views.image),
             "lm_logits": lambda: Answer(
-                self.model.decode(self.views.given_text, self.views.image), self.views.given_text.real
+                self.model.next_token_logits(self.views.text_input, self.views.image), self.views.text_input.mask
             ),
             "loss_lm": lambda: Answer(self.loss),
             "greedy_ids": self.greedy,
@@ -75,7 +75,7 @@ class CaptionAnswers:
     @cached_property
     def batch(self) -> Batch:
         text = text_of(self.case, "caption")
-        return Batch(0, 0, torch.arange(len(text)), image=Image.whole(self.case.input("image")), text=text)
+        return Batch(0, 0, torch.arange(len(text)), image=Image.from_full(self.case.input("image")), text=text)
 
     @cached_property
     def views(self) -> Views:
@@ -83,7 +83,7 @@ class CaptionAnswers:
 
     @cached_property
     def loss(self) -> Tensor:
-        return self.step.losses(self.views, self.step.counts(self.batch))["caption"]
+        return self.step.losses(self.views, self.step.num_terms(self.batch))["caption"]
 
     @cached_property
     def prompt(self) -> Tensor:
@@ -91,12 +91,14 @@ class CaptionAnswers:
         ids[0] = self.case.config["special_ids"]["bos_DEC"]
         return ids
 
-    def written(self, name: str, search: Search) -> Written:
-        image, search = Image.whole(self.case.input("image")), searched(self.case, search, f"{name}_ids")
-        return self.step.write(image, self.prompt, rules_of(self.case, search, f"{name}_ids"), Beams(search.beams))
+    def written(self, name: str, search: Search) -> GenerationOutput:
+        image, search = Image.from_full(self.case.input("image")), searched(self.case, search, f"{name}_ids")
+        return self.step.write(
+            image, self.prompt, rules_of(self.case, search, f"{name}_ids"), BeamConfig(search.num_beams)
+        )
 
     def greedy(self) -> Answer:
-        image = self.model.encode_image(Image.whole(self.case.input("image")))
+        image = self.model.encode_image(Image.from_full(self.case.input("image")))
         prompt = self.prompt.expand(len(image), -1)
         search = searched(self.case, GREEDY, "greedy_ids")
         return Answer(greedy(self.model, image, prompt, rules_of(self.case, search, "greedy_ids")))
@@ -106,7 +108,7 @@ class NLVR2Answers:
     """`in.image` holds the left images, then the right ones."""
 
     def __init__(self, case: Case):
-        assert isinstance(case.step, NLVR2AtOnce)
+        assert isinstance(case.step, NLVR2Joint)
         self.case, self.step = case, case.step
 
     def table(self) -> Table:
@@ -119,11 +121,11 @@ class NLVR2Answers:
     @cached_property
     def batch(self) -> Batch:
         text, images = text_of(self.case, "text"), self.case.input("image")
-        left, right = (Image.whole(half) for half in images.chunk(2))
-        return Batch(0, 0, torch.arange(len(text)), image=left, second=right, text=text)
+        left, right = (Image.from_full(half) for half in images.chunk(2))
+        return Batch(0, 0, torch.arange(len(text)), image=left, image2=right, text=text)
 
     @cached_property
-    def pair(self) -> Pair:
+    def pair(self) -> FusedTokens:
         return self.step.pair(self.batch)
 
     @cached_property
@@ -132,14 +134,14 @@ class NLVR2Answers:
 
     @cached_property
     def loss(self) -> Tensor:
-        return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))["nlvr2"]
+        return self.step.losses(self.logits, self.case.input("labels"), self.step.num_terms(self.batch))["nlvr2"]
 
 
 class VQAAnswers:
     def __init__(self, case: Case):
         assert isinstance(case.step, OpenVQA)
         self.case, self.step = case, case.step
-        self.step.smoothing = case.config.get("label_smoothing", self.step.smoothing)
+        self.step.label_smoothing = case.config.get("label_smoothing", self.step.label_smoothing)
         self.shared = OpenVQACase(case, self.step)
 
     def table(self) -> Table:
@@ -152,7 +154,7 @@ class VQAAnswers:
 
     @cached_property
     def loss(self) -> Tensor:
-        return self.step.losses(self.shared.logits, self.shared.answers, self.step.counts(self.shared.batch))["vqa"]
+        return self.step.losses(self.shared.logits, self.shared.answers, self.step.num_terms(self.shared.batch))["vqa"]
 
     @property
     def ranked(self) -> Tensor:
@@ -162,9 +164,9 @@ class VQAAnswers:
         return self.step.rank(self.shared.question, candidates, most).candidates[:, 0]
 
     @cached_property
-    def written(self) -> Written:
+    def written(self) -> GenerationOutput:
         begin = self.case.config["special_ids"]["bos_DEC"]
         search = searched(self.case, ANSWERING, "generate_ids")
         return self.step.write(
-            self.shared.batch, begin, rules_of(self.case, search, "generate_ids"), Beams(search.beams)
+            self.shared.batch, begin, rules_of(self.case, search, "generate_ids"), BeamConfig(search.num_beams)
         )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image
-from diptych.modules.heads import Contrast
-from diptych.objectives.contrast import contrasted
+from diptych.modules.heads import ITCHead
+from diptych.objectives.contrast import contrast_logits
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from tests.parity.answers.given import on_canvas, text_to_largest
@@ -29,16 +29,16 @@ class Answers:
             "image_features": lambda: Answer(self.features("image")),
             "text_features": lambda: Answer(self.features("text")),
             "text_tokens": lambda: on_canvas(self.views.text),
-            "logits_per_image": lambda: Answer(contrasted(self.views, "contrast").to_text),
-            "logits_per_text": lambda: Answer(contrasted(self.views, "contrast").to_image),
+            "logits_per_image": lambda: Answer(contrast_logits(self.views, "contrast").to_text),
+            "logits_per_text": lambda: Answer(contrast_logits(self.views, "contrast").to_image),
             "logit_scale": lambda: Answer(self.contrast.scale()),
             "loss": lambda: Answer(self.total()),
         }
 
     @property
-    def contrast(self) -> Contrast:
+    def contrast(self) -> ITCHead:
         head = self.step.heads["contrast"]
-        assert isinstance(head, Contrast)
+        assert isinstance(head, ITCHead)
         return head
 
     def features(self, side: str) -> Tensor:
@@ -49,7 +49,7 @@ class Answers:
 
     @cached_property
     def batch(self) -> Batch:
-        image, text = Image.whole(self.case.input("image")), text_to_largest(self.case.input("text"))
+        image, text = Image.from_full(self.case.input("image")), text_to_largest(self.case.input("text"))
         return Batch(0, 0, torch.arange(len(text)), image=image, text=text)
 
     @cached_property
@@ -58,7 +58,7 @@ class Answers:
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.views, self.step.counts(self.batch))
+        return self.step.losses(self.views, self.step.num_terms(self.batch))
 
     def total(self) -> Tensor:
         return self.losses["itc"]

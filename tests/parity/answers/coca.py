@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
-from diptych.generation.beam_search import Beams, beam_search
-from diptych.generation.decoding import Rules
+from diptych.generation.beam_search import BeamConfig, beam_search
+from diptych.generation.decoding import GenerationConfig
 from diptych.generation.sampling import greedy
 from diptych.models.coca.model import CoCa
-from diptych.modules.heads import Contrast
+from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
-from diptych.objectives.lm import NextWords, asked
+from diptych.objectives.lm import LM, without_prompt
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from tests.parity.answers.given import on_canvas
@@ -33,7 +33,7 @@ class Answers:
     def __init__(self, case: Case):
         assert isinstance(case.step, Pretraining) and isinstance(case.step.model, CoCa)
         self.case, self.step, self.model = case, case.step, case.step.model
-        self.pad = self.model.text.pad
+        self.pad = self.model.text.pad_token_id
 
     def table(self) -> Table:
         return {
@@ -41,10 +41,12 @@ class Answers:
             "text_latent": lambda: Answer(self.contrast.text(self.views.text_readouts[0])),
             "image_features": lambda: Answer(self.views.features("contrast").image),
             "text_features": lambda: Answer(self.views.features("contrast").text),
-            "image_tokens": lambda: on_canvas(self.views.image.by_span(name="queries")),
-            "text_tokens": lambda: on_canvas(self.views.text.by_span(name="words")),
-            "logits": lambda: Answer(self.model.decode(self.text, self.views.image)[:, :-1], self.text.real[:, :-1]),
-            "labels": lambda: Answer(torch.where(asked(self.text), self.text.ids[:, 1:], self.pad)),
+            "image_tokens": lambda: on_canvas(self.views.image.select(name="queries")),
+            "text_tokens": lambda: on_canvas(self.views.text.select(name="words")),
+            "logits": lambda: Answer(
+                self.model.next_token_logits(self.text, self.views.image)[:, :-1], self.text.mask[:, :-1]
+            ),
+            "labels": lambda: Answer(torch.where(without_prompt(self.text), self.text.ids[:, 1:], self.pad)),
             "logit_scale": lambda: Answer(self.contrast.scale()),
             "contrastive_loss": lambda: Answer(self.step.weights["itc"] * self.losses["itc"]),
             "caption_loss": lambda: Answer(self.step.weights["caption"] * self.losses["caption"]),
@@ -54,14 +56,14 @@ class Answers:
         }
 
     @property
-    def contrast(self) -> Contrast:
+    def contrast(self) -> ITCHead:
         head = self.step.heads["contrast"]
-        assert isinstance(head, Contrast)
+        assert isinstance(head, ITCHead)
         return head
 
     @property
-    def captioner(self) -> NextWords:
-        return next(objective for objective in self.step.objectives if isinstance(objective, NextWords))
+    def captioner(self) -> LM:
+        return next(objective for objective in self.step.objectives if isinstance(objective, LM))
 
     @cached_property
     def text(self) -> Text:
@@ -70,12 +72,12 @@ class Answers:
 
     @cached_property
     def views(self) -> Views:
-        image = Image.whole(self.case.input("image"))
+        image = Image.from_full(self.case.input("image"))
         return self.step.views(Batch(0, 0, torch.arange(len(image)), image=image, text=self.text))
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.views, self.step.counts(self.views.batch))
+        return self.step.losses(self.views, self.step.num_terms(self.views.batch))
 
     def total(self) -> Tensor:
         return torch.stack([weight * self.losses[name] for name, weight in self.step.weights.items()]).sum()
@@ -97,7 +99,7 @@ class Answers:
     def greedy(self) -> Tensor:
         """open_clip's stops at a pad too, and what has not ended is cut off by the end."""
         longest, shortest = self.lengths("greedy_ids")
-        rules = Rules(self.end, self.pad, longest - 1, shortest)
+        rules = GenerationConfig(self.end, self.pad, longest - 1, shortest)
         ids = greedy(self.model, self.seen, self.prompt, rules, remember=False)
         over = ((ids == self.pad) | (ids == self.end)).cumsum(1) > 0
         behind = torch.cat([torch.zeros_like(over[:, :1]), over[:, :-1]], 1)
@@ -107,8 +109,8 @@ class Answers:
     def searched(self, name: str, beams: int, groups: int) -> Tensor:
         beams = int(self.case.said(name, r"num_beams (\d+)", str(beams)))
         groups = int(self.case.said(name, r"groups (\d+)", str(groups)))
-        rules = Rules(self.end, self.pad, *self.lengths(name))
-        found = Beams(beams, groups, end_counts=True, score=unscored)
+        rules = GenerationConfig(self.end, self.pad, *self.lengths(name))
+        found = BeamConfig(beams, groups, count_eos=True, score=unscored)
         return beam_search(self.model, self.seen, self.prompt, rules, found, remember=False).ids
 
     def lengths(self, name: str) -> tuple[int, int]:

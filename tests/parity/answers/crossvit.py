@@ -30,7 +30,7 @@ class Answers:
 
     @cached_property
     def image(self) -> Image:
-        return Image.whole(self.case.input("image"))
+        return Image.from_full(self.case.input("image"))
 
     @cached_property
     def summaries(self) -> list[Tensor]:
@@ -40,7 +40,7 @@ class Answers:
     def losses(self) -> dict[str, Tensor]:
         labels = {"class": self.case.input("labels")}
         batch = Batch(0, 0, torch.arange(len(self.image)), image=self.image, labels=labels)
-        return self.step(batch, self.step.counts(batch))
+        return self.step(batch, self.step.num_terms(batch))
 
     def total(self) -> Tensor:
         return self.losses["classification"]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diptych.batch import Batch, Image, Regions, Text
 from diptych.modules.tokens import Tokens
-from diptych.objectives.lm import NextWords
-from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.lm import LM
+from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
 from tests.parity.golden_case import Answer, Case
 
@@ -30,7 +30,7 @@ def text_to_largest(ids: Int[Tensor, "b n"]) -> Text:
 
 def batch_of(case: Case, image: str = "image", **rest: Any) -> Batch:
     text = text_of(case)
-    return Batch(0, 0, torch.arange(len(text)), image=Image.from_canvas(case.input(image)), text=text, **rest)
+    return Batch(0, 0, torch.arange(len(text)), image=Image.from_padded(case.input(image)), text=text, **rest)
 
 
 def hinge_batch(case: Case) -> Batch:
@@ -48,19 +48,19 @@ def smoothed(step: Pretraining, case: Case) -> Pretraining:
     if "label_smoothing" in case.config:
         share = case.config["label_smoothing"]
         step.objectives = tuple(
-            replace(objective, smoothing=share) if isinstance(objective, (NextWords, MaskedCaptions)) else objective
+            replace(objective, smoothing=share) if isinstance(objective, (LM, MaskedCaptioning)) else objective
             for objective in step.objectives
         )
     return step
 
 
 def on_canvas(tokens: Tokens) -> Answer:
-    return Answer(tokens.canvas(), tokens.real)
+    return Answer(tokens.to_padded(), tokens.mask)
 
 
 def on_grid(tokens: Tokens) -> Answer:
     """Patches where they lie, zero beside the picture."""
-    patches = tokens.by_span(name="patches")
+    patches = tokens.select(name="patches")
     (grid,) = (span.grid for span in patches.layout.spans if span.grid)
-    values = torch.where(patches.real[:, :, None], patches.canvas(), 0.0)
-    return Answer(values.unflatten(1, grid), patches.real.unflatten(1, grid))
+    values = torch.where(patches.mask[:, :, None], patches.to_padded(), 0.0)
+    return Answer(values.unflatten(1, grid), patches.mask.unflatten(1, grid))

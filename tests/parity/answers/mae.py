@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image
-from diptych.objectives.mim import MaskedPixels, Reconstruction, pixels_of, reconstructing
+from diptych.objectives.mim import MIM, Reconstruction, patch_pixels, reconstructor
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given
+from diptych.objectives.sampling import FixedChoices
 from diptych.objectives.views import Views
 from tests.parity.golden_case import Case, Table, answered
 
@@ -26,23 +26,23 @@ class Answers:
             {
                 "ids_restore": lambda: self.made.order[:, 1:],  # the class token stands in front and is not drawn
                 "latent": self.latent,
-                "pred": lambda: self.made.predicted.canvas(),
-                "patches": lambda: pixels_of(self.views.given_image, reconstructing(self.views).patch),
+                "pred": lambda: self.made.predicted.to_padded(),
+                "patches": lambda: patch_pixels(self.views.image_input, reconstructor(self.views).patch_size),
                 "loss": lambda: self.loss(False),
                 "loss_norm_pix": self.total,
             }
         )
 
     @cached_property
-    def objective(self) -> MaskedPixels:
+    def objective(self) -> MIM:
         (objective,) = self.step.objectives
-        assert isinstance(objective, MaskedPixels)
+        assert isinstance(objective, MIM)
         return replace(objective, ratio=round(self.case.input("mask_ratio").item(), 6))  # kept there as float32
 
     @cached_property
     def views(self) -> Views:
-        image = Image.whole(self.case.input("image"))
-        draws = Given(patch_noise=self.case.input("noise"))
+        image = Image.from_full(self.case.input("image"))
+        draws = FixedChoices(patch_noise=self.case.input("noise"))
         return self.step.views(Batch(0, 0, torch.arange(len(image)), image=image), draws)
 
     @cached_property
@@ -51,14 +51,14 @@ class Answers:
 
     def latent(self) -> Tensor:
         """The class token, then the visible patches in the order in which they were drawn."""
-        visible, drawn = self.made.visible.canvas(), self.made.order[:, 1:].argsort(1)
-        kept = int(self.made.visible.by_span(name="patches").real[0].sum())
+        visible, drawn = self.made.visible.to_padded(), self.made.order[:, 1:].argsort(1)
+        kept = int(self.made.visible.select(name="patches").mask[0].sum())
         patches = visible[:, 1:].gather(1, drawn[:, :kept, None].expand(-1, -1, visible.shape[2]))
         return torch.cat([visible[:, :1], patches], 1)
 
     def loss(self, normalise: bool) -> Tensor:
         objective = replace(self.objective, normalise=normalise)
-        return objective.totals(self.views)["mim"] / objective.counts(self.views)["mim"]
+        return objective.loss_sums(self.views)["mim"] / objective.num_terms(self.views)["mim"]
 
     @cached_property
     def normalised(self) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.momentum import Momentum
-from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.momentum import MomentumDistillation
+from diptych.objectives.sampling import FixedChoices, MaskedText
 from diptych.objectives.views import Views
-from diptych.tasks.momentum_distillation import Distilled
-from diptych.tasks.retrieval import Reranking, Scores
+from diptych.tasks.momentum_distillation import MomentumDistilled
+from diptych.tasks.retrieval import RerankedRetrieval, Scores
 from tests.parity.answers.given import on_canvas, smoothed
 from tests.parity.golden_case import Answer, Case, Table
 
@@ -24,7 +24,7 @@ def text_of(case: Case, stem: str) -> Text:
     return Text(case.input(f"{stem}_ids"), case.input(f"{stem}_mask").bool())
 
 
-Paced = TypeVar("Paced", Momentum, Distilled)
+Paced = TypeVar("Paced", MomentumDistillation, MomentumDistilled)
 
 
 def at_pace(step: Paced, case: Case) -> Paced:
@@ -37,7 +37,7 @@ class MomentumCase:
     """The momentum model's step comes first, as in training. `cosine`: retrieval adds it to the logit of a match."""
 
     def __init__(self, case: Case, cosine: bool):
-        assert isinstance(case.step, Momentum)
+        assert isinstance(case.step, MomentumDistillation)
         self.case, self.step, self.cosine = case, case.step, cosine
         at_pace(self.step, case).follow()
         self.model: Any = self.step.student.model
@@ -48,7 +48,7 @@ class MomentumCase:
         table: Table = {
             "image_embeds": lambda: on_canvas(self.views.image),
             "fusion_embeds": lambda: on_canvas(self.views.pair.text),
-            "itm_logits": lambda: Answer(self.objective(HardMatching).logits(self.views)),
+            "itm_logits": lambda: Answer(self.objective(HardNegativeITM).logits(self.views)),
             "image_queue_after": lambda: Answer(self.remembered.image.T),
             "text_queue_after": lambda: Answer(self.remembered.text.T),
             "idx_queue_after": lambda: Answer(self.remembered.identity[None]),
@@ -81,18 +81,18 @@ class MomentumCase:
 
     @cached_property
     def batch(self) -> Batch:
-        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        text, image = text_of(self.case, "text"), Image.from_full(self.case.input("image"))
         labels = {"image": self.case.input("idx")} if "idx" in self.case.inputs else {}
         return Batch(0, 0, torch.arange(len(text)), image=image, text=text, labels=labels)
 
     @cached_property
-    def draws(self) -> Given:
+    def draws(self) -> FixedChoices:
         masked = None
         if "mlm_ids" in self.case.inputs:
             labels, real = self.case.input("mlm_labels"), self.case.input("text_mask").bool()
             masked = MaskedText(Text(self.case.input("mlm_ids"), real), labels >= 0, labels.clamp(min=0))
         images, texts = (self.case.input(f"itm_neg_{side}") for side in ("image", "text"))
-        return Given(masked_text=masked, negative_images=images, negative_texts=texts)
+        return FixedChoices(masked_text=masked, negative_images=images, negative_texts=texts)
 
     def views_of(self, alpha: float) -> Views:
         return self.step.views(self.batch, self.draws, alpha)
@@ -102,7 +102,7 @@ class MomentumCase:
         return self.views_of(self.case.input("alpha").item())
 
     def losses_of(self, views: Views) -> dict[str, Tensor]:
-        return self.step.student.losses(views, self.step.counts(self.batch, self.draws))
+        return self.step.student.losses(views, self.step.num_terms(self.batch, self.draws))
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
@@ -126,8 +126,10 @@ class MomentumCase:
     @cached_property
     def scores(self) -> Scores:
         heads: Any = self.step.student.heads
-        rerank = Reranking(self.model, heads["contrast"], heads["match"], self.case.config["k_test"], self.cosine)
-        return rerank(text_of(self.case, "eval_text"), Image.whole(self.case.input("eval_image")))
+        rerank = RerankedRetrieval(
+            self.model, heads["contrast"], heads["match"], self.case.config["k_test"], self.cosine
+        )
+        return rerank(text_of(self.case, "eval_text"), Image.from_full(self.case.input("eval_image")))
 
     def positions(self) -> Answer:
         """On the grid of the same shape whose cells the golden has."""

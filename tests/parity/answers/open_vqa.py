@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diptych.batch import Answered, Batch, Image
+from diptych.batch import AnswerTargets, Batch, Image
 from diptych.modules.tokens import Tokens
 from diptych.tasks.vqa import OpenVQA
 from tests.parity.answers.given import on_canvas
@@ -24,19 +24,19 @@ class OpenVQACase:
     def table(self) -> Table:
         return {
             "question_states": lambda: on_canvas(self.question),
-            "decoder_logits": lambda: Answer(self.logits, self.answers.text.real),
+            "decoder_logits": lambda: Answer(self.logits, self.answers.text.mask),
             "answer_loss": lambda: Answer(self.step.each(self.logits, self.answers.text)),
         }
 
     @cached_property
-    def answers(self) -> Answered:
+    def answers(self) -> AnswerTargets:
         several = self.case.input("answers_per_question")
         question = torch.arange(len(several)).repeat_interleave(several)
-        return Answered(text_of(self.case, "answer"), question, self.case.input("answer_weights"))
+        return AnswerTargets(text_of(self.case, "answer"), question, self.case.input("answer_weights"))
 
     @cached_property
     def batch(self) -> Batch:
-        text, image = text_of(self.case, "text"), Image.whole(self.case.input("image"))
+        text, image = text_of(self.case, "text"), Image.from_full(self.case.input("image"))
         return Batch(0, 0, torch.arange(len(text)), image=image, text=text, answers=self.answers)
 
     @cached_property

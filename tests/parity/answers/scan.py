@@ -12,7 +12,7 @@ from diptych.models.scan.checkpoint import VALUES
 from diptych.models.scan.model import SCAN
 from diptych.modules.similarity import StackedAttention
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.triplet import Hinge, compared
+from diptych.objectives.triplet import TripletLoss, compared
 from diptych.objectives.views import Views
 from tests.parity.answers.given import hinge_batch, on_canvas
 from tests.parity.golden_case import Case, Table, answered
@@ -64,7 +64,7 @@ class Answers:
     def loss(self, way: str, aggregate: str, kind: str) -> Tensor:
         """Summed over the batch, as the official code has it; `kind`: of all negatives ("sum") or the hardest ("max")."""
         views = self.views(way, aggregate, PUBLISHED_NORM)
-        return Hinge(margin=self.case.config["margin"], hardest=kind == "max").totals(views)["hinge"]
+        return TripletLoss(margin=self.case.config["margin"], hardest_only=kind == "max").loss_sums(views)["triplet"]
 
     def total(self) -> Tensor:
         """Of the setting that the model begins with."""

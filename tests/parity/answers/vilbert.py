@@ -10,15 +10,15 @@ from torch import Tensor
 
 from diptych.batch import Batch, Matching, Regions
 from diptych.models.vilbert.checkpoint import HIDING
-from diptych.modules.tokens import Pair
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.masked_regions import ByContrast, MaskedRegions, Target, by_class, by_feature
-from diptych.objectives.masked_views import hidden_pair
-from diptych.objectives.masking import HiddenRegions
+from diptych.modules.tokens import FusedTokens
+from diptych.objectives.itm import ITM
+from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, Target, class_target, feature_target
+from diptych.objectives.masked_views import masked_pair
+from diptych.objectives.masking import MaskedRegionBatch
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.sampling import FixedChoices, MaskedText
 from diptych.objectives.views import Views
-from diptych.tasks.multitask import Several
+from diptych.tasks.multitask import MultiTask
 from tests.parity.answers.given import on_canvas
 from tests.parity.answers.vilbert_tasks import (
     TasksAnswers,
@@ -35,7 +35,7 @@ class Answers:
     """One table of names for each kind of step."""
 
     def __init__(self, case: Case):
-        if not isinstance(case.step, (Pretraining, Several)):
+        if not isinstance(case.step, (Pretraining, MultiTask)):
             raise LookupError("this checkpoint has no head")
         self.kind = PretrainingAnswers(case) if isinstance(case.step, Pretraining) else TasksAnswers(case)
 
@@ -62,11 +62,11 @@ class PretrainingAnswers:
             "mlm_logits": lambda: on_tokens(self.step.heads["words"], self.pair.text),
             "region_logits": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
             "region_predictions": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
-            "alignment_logits": lambda: Answer(ImageTextMatching(hiding=HIDING).logits(self.views).flip(1)),
+            "alignment_logits": lambda: Answer(ITM(hiding=HIDING).logits(self.views).flip(1)),
             "loss_mlm": lambda: Answer(self.loss("mlm")),
-            "loss_region": lambda: Answer(self.region_loss(by_class)),
-            "loss_region_mse": lambda: Answer(self.region_loss(by_feature)),
-            "loss_region_nce": lambda: Answer(self.region_loss(ByContrast(self.case.input("nce_index").shape[-1]))),
+            "loss_region": lambda: Answer(self.region_loss(class_target)),
+            "loss_region_mse": lambda: Answer(self.region_loss(feature_target)),
+            "loss_region_nce": lambda: Answer(self.region_loss(ContrastTarget(self.case.input("nce_index").shape[-1]))),
             "loss_alignment": lambda: Answer(self.loss("itm")),
         }
 
@@ -76,12 +76,12 @@ class PretrainingAnswers:
         return self.case.config.get("visual_target", 0) == 0
 
     @cached_property
-    def hidden(self) -> HiddenRegions:
+    def hidden(self) -> MaskedRegionBatch:
         """The golden's regions; its targets are classes, or features, and lack the whole image."""
         shown, targets = regions_of(self.case, "features_masked"), F.pad(self.case.input("image_target"), (0, 0, 1, 0))
         features = self.case.input("features") if self.by_class else targets
-        original = Regions(features, shown.boxes, shown.real, targets, whole=True)
-        return HiddenRegions(shown, F.pad(self.case.input("image_label") == 1, (1, 0)), original)
+        original = Regions(features, shown.boxes, shown.mask, targets, has_whole_image=True)
+        return MaskedRegionBatch(shown, F.pad(self.case.input("image_label") == 1, (1, 0)), original)
 
     @cached_property
     def batch(self) -> Batch:
@@ -89,31 +89,31 @@ class PretrainingAnswers:
         return Batch(0, 0, torch.arange(len(text)), text=text, matching=Matching(self.hidden.original, matched))
 
     @cached_property
-    def draws(self) -> Given:
+    def draws(self) -> FixedChoices:
         labels, text = self.case.input("mlm_labels"), text_of(self.case)
         hidden = labels >= 0
         masked = MaskedText(text, hidden, torch.where(hidden, labels, text.ids))
         if "nce_index" not in self.case.inputs:
-            return Given(masked, masked_regions=self.hidden)
-        index, regions = self.case.input("nce_index"), self.hidden.hidden.shape[1] - 1
+            return FixedChoices(masked, masked_regions=self.hidden)
+        index, regions = self.case.input("nce_index"), self.hidden.masked.shape[1] - 1
         ours = index // regions * (regions + 1) + index % regions + 1  # there the whole image is not counted
-        return Given(masked, masked_regions=self.hidden, others=ours[self.hidden.hidden[:, 1:]])
+        return FixedChoices(masked, masked_regions=self.hidden, others=ours[self.hidden.masked[:, 1:]])
 
     @cached_property
     def views(self) -> Views:
         return self.step.views(self.batch, self.draws)
 
     @property
-    def pair(self) -> Pair:
-        return hidden_pair(self.views, HIDING)
+    def pair(self) -> FusedTokens:
+        return masked_pair(self.views, HIDING)
 
     def loss(self, name: str) -> Tensor:
         objective = next(objective for objective in self.step.objectives if objective.name == name)
-        return objective.totals(self.views)[name] / objective.counts(self.views)[name]
+        return objective.loss_sums(self.views)[name] / objective.num_terms(self.views)[name]
 
     def region_loss(self, target: Target) -> Tensor:
         objective = MaskedRegions(HIDING, target)
-        return objective.totals(self.views)["regions"] / objective.counts(self.views)["regions"]
+        return objective.loss_sums(self.views)["masked_regions"] / objective.num_terms(self.views)["masked_regions"]
 
     def total(self) -> Tensor:
         """The sum of the three; regions by the target that the golden was made with."""

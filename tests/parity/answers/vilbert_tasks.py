@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Regions, Text
 from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.pool import ProductPooler
-from diptych.modules.tokens import Pair, Tokens
-from diptych.tasks.multitask import Several
+from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.tasks.multitask import MultiTask
 from diptych.tasks.vcr import MultipleChoice
 from tests.parity.answers.given import on_canvas
 from tests.parity.golden_case import Answer, Case, Table
@@ -30,19 +30,21 @@ def text_of(case: Case) -> Text:
 
 
 def regions_of(case: Case, features: str = "features") -> Regions:
-    return Regions(case.input(features), case.input("locations"), case.input("region_mask").bool(), whole=True)
+    return Regions(
+        case.input(features), case.input("locations"), case.input("region_mask").bool(), has_whole_image=True
+    )
 
 
 def on_tokens(head: nn.Module, tokens: Tokens) -> Answer:
-    return Answer(head(tokens.canvas()), tokens.real)
+    return Answer(head(tokens.to_padded()), tokens.mask)
 
 
-def pooled_text(model: object, pair: Pair) -> Answer:
-    return Answer(_pooler(model).of_text(pair.text.first()))
+def pooled_text(model: object, pair: FusedTokens) -> Answer:
+    return Answer(_pooler(model).project_text(pair.text.first()))
 
 
-def pooled_image(model: object, pair: Pair) -> Answer:
-    return Answer(_pooler(model).of_image(pair.image.first()))
+def pooled_image(model: object, pair: FusedTokens) -> Answer:
+    return Answer(_pooler(model).project_image(pair.image.first()))
 
 
 def _pooler(model: object) -> ProductPooler:
@@ -54,7 +56,7 @@ class TasksAnswers:
     """The same batch under every task that the checkpoint has a head for."""
 
     def __init__(self, case: Case):
-        assert isinstance(case.step, Several)
+        assert isinstance(case.step, MultiTask)
         self.case, self.step = case, case.step
 
     def table(self) -> Table:
@@ -69,9 +71,11 @@ class TasksAnswers:
             "binary_logits": lambda: Answer(self.task("nlvr2").logits(self.sides)),
             "tri_logits": lambda: Answer(self.task("entailment").logits(self.pair)),
             "vision_prediction": lambda: on_tokens(self.head("regions"), self.pair.image),
-            "vision_logit": lambda: Answer(self.task("grounding").scores(self.pair)[:, :, None], self.pair.image.real),
+            "vision_logit": lambda: Answer(self.task("grounding").scores(self.pair)[:, :, None], self.pair.image.mask),
             "text_prediction": lambda: on_tokens(self.head("words"), self.pair.text),
-            "text_logit": lambda: Answer(self.head("word")(self.pair.text.canvas())[:, :, None], self.pair.text.real),
+            "text_logit": lambda: Answer(
+                self.head("word")(self.pair.text.to_padded())[:, :, None], self.pair.text.mask
+            ),
             "vqa_loss": lambda: self.loss("vqa", self.task("vqa").logits(self.batch), self.case.input("vqa_target")),
             "ref_loss": lambda: self.loss(
                 "grounding", self.task("grounding").scores(self.pair), self.case.input("ref_target").squeeze(2)
@@ -101,16 +105,18 @@ class TasksAnswers:
         return self.step.heads[name]
 
     @cached_property
-    def pair(self) -> Pair:
+    def pair(self) -> FusedTokens:
         return self.task("entailment").pair(self.batch)
 
     @property
-    def sides(self) -> tuple[Pair, Pair]:
+    def sides(self) -> tuple[FusedTokens, FusedTokens]:
         """Neighbouring samples, as the left and the right image of a sentence."""
 
-        def every_second(first: int) -> Pair:
+        def every_second(first: int) -> FusedTokens:
             rows = torch.arange(first, len(self.batch), 2)
-            return Pair(self.pair.text.take(rows), self.pair.image.take(rows), self.pair.pooled[rows])
+            return FusedTokens(
+                self.pair.text.index_samples(rows), self.pair.image.index_samples(rows), self.pair.pooled[rows]
+            )
 
         return every_second(0), every_second(1)
 
@@ -123,7 +129,7 @@ class TasksAnswers:
 
     def choice_loss(self) -> Answer:
         right = torch.arange(len(self.batch)) == int(self.case.said("choice_loss", r"target (\d+)", CHOSEN))
-        losses = self.choice.losses(self.choice.scores(self.pair), right, self.choice.counts(self.batch))
+        losses = self.choice.losses(self.choice.scores(self.pair), right, self.choice.num_terms(self.batch))
         return Answer(losses["choice"])
 
     def labels(self, name: str, published: str) -> Tensor:
@@ -134,7 +140,7 @@ class TasksAnswers:
         """The task's mean over the samples that `said` has."""
         n = torch.tensor(float(len(said)))
         task = self.task(name)
-        return Answer(task.losses(said, asked, dict.fromkeys(task.counts(self.batch), n))[name])
+        return Answer(task.losses(said, asked, dict.fromkeys(task.num_terms(self.batch), n))[name])
 
     def total(self) -> Tensor:
         raise LookupError("gradients of several tasks at once, which are not trained at once")

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Matching, Text
-from diptych.modules.tokens import Pair, Tokens
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.objectives.itm import ITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.sampling import FixedChoices, MaskedText
 from diptych.objectives.views import Views
-from diptych.objectives.wpa import Transport, WordPatchAlignment
+from diptych.objectives.wpa import WPA, TransportPlan
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -54,16 +54,16 @@ class PretrainingAnswers:
     def table(self) -> Table:
         return {
             "text_embed": lambda: on_canvas(self.views.text),
-            "visual_embed_cls": lambda: Answer(self.views.image.by_span(name="cls").first()),
+            "visual_embed_cls": lambda: Answer(self.views.image.select(name="cls").first()),
             "visual_embed_grid": lambda: on_grid(self.views.image),
             "text_feats": lambda: on_canvas(self.views.pair.text),
-            "image_cls": lambda: Answer(self.views.pair.image.by_span(name="cls").first()),
+            "image_cls": lambda: Answer(self.views.pair.image.select(name="cls").first()),
             "image_grid": lambda: on_grid(self.views.pair.image),
             "image_valid": lambda: self.valid(self.views.pair.image),
             "cls_feats": lambda: Answer(self.views.pair.pooled),
             "mlm_logits": self.mlm_logits,
             "mlm_loss": lambda: Answer(self.losses["mlm"]),
-            "itm_logits": lambda: Answer(self.objective(ImageTextMatching).logits(self.views)),
+            "itm_logits": lambda: Answer(self.objective(ITM).logits(self.views)),
             "itm_loss": lambda: Answer(self.losses["itm"]),
             "wpa_cost": lambda: self.with_class_tokens(self.transport.cost),
             "wpa_T": lambda: self.with_class_tokens(self.transport.plan),
@@ -84,16 +84,16 @@ class PretrainingAnswers:
             return batch_of(self.case)
         matched = self.case.input("itm_labels") == 1
         shown = torch.where(matched[:, None, None, None], self.case.input("image"), self.case.input("false_image"))
-        return batch_of(self.case, matching=Matching(Image.from_canvas(shown), matched))
+        return batch_of(self.case, matching=Matching(Image.from_padded(shown), matched))
 
     @cached_property
-    def draws(self) -> Given:
+    def draws(self) -> FixedChoices:
         if "mlm_ids" not in self.case.inputs:
-            return Given()
+            return FixedChoices()
         labels, text = self.case.input("mlm_labels"), text_of(self.case)
         hidden = labels >= 0
-        masked = Text(self.case.input("mlm_ids"), text.real)
-        return Given(MaskedText(masked, hidden, torch.where(hidden, labels, 0)))
+        masked = Text(self.case.input("mlm_ids"), text.mask)
+        return FixedChoices(MaskedText(masked, hidden, torch.where(hidden, labels, 0)))
 
     @cached_property
     def views(self) -> Views:
@@ -101,21 +101,21 @@ class PretrainingAnswers:
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.views, self.step.counts(self.batch, self.draws))
+        return self.step.losses(self.views, self.step.num_terms(self.batch, self.draws))
 
     @cached_property
-    def transport(self) -> Transport:
-        return self.objective(WordPatchAlignment).transport(self.views.matching_pair)
+    def transport(self) -> TransportPlan:
+        return self.objective(WPA).transport(self.views.matching_pair)
 
     @cached_property
-    def capped(self) -> Pair:
+    def capped(self) -> FusedTokens:
         kept = F.pad(self.case.input("cap_selected").flatten(1).bool(), (1, 0), value=True)  # and the class token
         most = self.case.config["max_image_len_cap_case"]
-        return Views(self.step.model, self.step.heads, self.batch, Given(kept_patches=kept), most).pair
+        return Views(self.step.model, self.step.heads, self.batch, FixedChoices(kept_patches=kept), most).pair
 
     def mlm_logits(self) -> Answer:
-        text = self.views.masked_pair(self.objective(MaskedWords).masking).text
-        return Answer(self.views.head("words", text.canvas()), text.real)
+        text = self.views.masked_pair(self.objective(MLM).masking).text
+        return Answer(self.views.head("words", text.to_padded()), text.mask)
 
     def valid(self, image: Tokens) -> Answer:
         return Answer(on_grid(image).real.long())  # type: ignore[union-attr]

@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from diptych.batch import Batch, Image
-from diptych.modules.tokens import Pair
+from diptych.modules.tokens import FusedTokens
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -33,7 +33,7 @@ class VQAAnswers:
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.logits, self.case.input("vqa_targets"), self.step.counts(self.batch))
+        return self.step.losses(self.logits, self.case.input("vqa_targets"), self.step.num_terms(self.batch))
 
 
 class NLVR2Answers:
@@ -51,10 +51,10 @@ class NLVR2Answers:
 
     @cached_property
     def batch(self) -> Batch:
-        return batch_of(self.case, "image_0", second=Image.from_canvas(self.case.input("image_1")))
+        return batch_of(self.case, "image_0", image2=Image.from_padded(self.case.input("image_1")))
 
     @cached_property
-    def pairs(self) -> tuple[Pair, Pair]:
+    def pairs(self) -> tuple[FusedTokens, FusedTokens]:
         return self.step.pairs(self.batch)
 
     @cached_property
@@ -63,7 +63,7 @@ class NLVR2Answers:
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.logits, self.case.input("labels"), self.step.counts(self.batch))
+        return self.step.losses(self.logits, self.case.input("labels"), self.step.num_terms(self.batch))
 
 
 class RetrievalAnswers:
@@ -76,13 +76,13 @@ class RetrievalAnswers:
             "irtr_scores": lambda: Answer(self.scores),
             "irtr_loss": lambda: Answer(self.losses["retrieval"]),
             "rank_scores": lambda: Answer(
-                self.step.matrix(text_of(self.case), Image.from_canvas(self.case.input("image")))
+                self.step.score_matrix(text_of(self.case), Image.from_padded(self.case.input("image")))
             ),
         }
 
     @cached_property
     def batch(self) -> Batch:
-        return batch_of(self.case, false_texts=text_of(self.case, "false_text"))
+        return batch_of(self.case, negative_texts=text_of(self.case, "false_text"))
 
     @cached_property
     def scores(self) -> Tensor:
@@ -90,4 +90,4 @@ class RetrievalAnswers:
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
-        return self.step.losses(self.scores, self.step.counts(self.batch))
+        return self.step.losses(self.scores, self.step.num_terms(self.batch))

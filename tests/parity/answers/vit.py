@@ -29,17 +29,17 @@ class Answers:
         return answered({**of_images, "loss": lambda: self.losses["classification"]})
 
     def image(self, suffix: str) -> Image:
-        return Image.whole(self.case.input(f"image{suffix}"))
+        return Image.from_full(self.case.input(f"image{suffix}"))
 
     def tokens(self, suffix: str) -> Tensor:
-        return self.model.encode_image(self.image(suffix)).canvas()
+        return self.model.encode_image(self.image(suffix)).to_padded()
 
     def logits(self, suffix: str) -> Tensor:
         return self.model.classify(self.image(suffix))
 
     def positions(self, suffix: str) -> Tensor:
         patches = self.model.patches
-        extents = self.image(suffix).sizes[:1] // patches.patch
+        extents = self.image(suffix).sizes[:1] // patches.patch_size
         cells = patches.positions(extents, *extents[0].tolist())
         return torch.cat([patches.position[:, :1], cells], 1)
 
@@ -49,7 +49,7 @@ class Answers:
         if not isinstance(self.step, Classification):
             raise LookupError("this checkpoint has no classifier")
         batch = Batch(0, 0, torch.arange(len(image)), image=image, labels={"class": labels})
-        return self.step(batch, self.step.counts(batch))
+        return self.step(batch, self.step.num_terms(batch))
 
     def total(self) -> Tensor:
         return self.losses["classification"]

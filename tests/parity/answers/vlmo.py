@@ -10,11 +10,11 @@ from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
 from diptych.models.vlmo.model import CONTRASTS, VLMo
-from diptych.objectives.contrast import contrasted
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.contrast import contrast_logits
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Given, MaskedText
+from diptych.objectives.sampling import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
@@ -46,15 +46,15 @@ class Answers:
             "vl_text": lambda: on_canvas(self.views.pair.text),
             "vl_image": lambda: on_canvas(self.views.pair.image),
             "cls_feats": lambda: Answer(self.views.pair.pooled),
-            "text_tokens": lambda: on_canvas(self.model.alone(self.views.text)),
-            "image_tokens": lambda: on_canvas(self.model.alone(self.views.image)),
+            "text_tokens": lambda: on_canvas(self.model.encode_unimodal(self.views.text)),
+            "image_tokens": lambda: on_canvas(self.model.encode_unimodal(self.views.image)),
             "text_emb": lambda: Answer(self.views.features(own).text),
             "image_emb": lambda: Answer(self.views.features(own).image),
             "text_vl_emb": lambda: Answer(self.views.features(both, 1).text),
             "image_vl_emb": lambda: Answer(self.views.features(both, 1).image),
-            "itc_i2t_logits": lambda: Answer(contrasted(self.views, own).to_text),
-            "itc_t2i_logits": lambda: Answer(contrasted(self.views, own).to_image),
-            "itm_logits": lambda: Answer(self.objective(HardMatching).logits(self.views)),
+            "itc_i2t_logits": lambda: Answer(contrast_logits(self.views, own).to_text),
+            "itc_t2i_logits": lambda: Answer(contrast_logits(self.views, own).to_image),
+            "itm_logits": lambda: Answer(self.objective(HardNegativeITM).logits(self.views)),
             "mlm_logits": self.mlm_logits,
             **{f"{name}_loss": lambda name=name: Answer(self.weighed(name)) for name in self.step.weights},
         }
@@ -85,8 +85,8 @@ class Answers:
         return found[0]
 
     def mlm_logits(self) -> Answer:
-        text = self.objective(MaskedWords).text(self.views)
-        return Answer(self.views.head("words", text.canvas()), text.real)
+        text = self.objective(MLM).text(self.views)
+        return Answer(self.views.head("words", text.to_padded()), text.mask)
 
     def weighed(self, name: str) -> Tensor:
         """As the official code returns it."""
@@ -95,26 +95,28 @@ class Answers:
     @cached_property
     def batch(self) -> Batch:
         labels = {"vqa_targets": "targets", "labels": "true"}
-        images = [Image.whole(self.case.input(n)) for n in ("image", "image_0", "image_1") if n in self.case.inputs]
+        images = [Image.from_full(self.case.input(n)) for n in ("image", "image_0", "image_1") if n in self.case.inputs]
         return Batch(
             seed=0,
             step=0,
             ids=torch.arange(len(self.case.input("text_ids"))),
             image=images[0] if images else None,
-            second=images[1] if len(images) > 1 else None,
+            image2=images[1] if len(images) > 1 else None,
             text=Text(self.case.input("text_ids"), self.case.input("text_mask").bool()),
             labels={ours: self.case.input(name) for name, ours in labels.items() if name in self.case.inputs},
         )
 
     @cached_property
-    def draws(self) -> Given:
+    def draws(self) -> FixedChoices:
         given = self.case.inputs
         masked = None
         if "mlm_ids" in given:
             labels = self.case.input("mlm_labels")
             text = Text(self.case.input("mlm_ids"), self.case.input("text_mask").bool())
             masked = MaskedText(text, labels >= 0, torch.where(labels >= 0, labels, 0))
-        return Given(masked, negative_images=given.get("itm_neg_image"), negative_texts=given.get("itm_neg_text"))
+        return FixedChoices(
+            masked, negative_images=given.get("itm_neg_image"), negative_texts=given.get("itm_neg_text")
+        )
 
     @cached_property
     def views(self) -> Views:
@@ -125,8 +127,8 @@ class Answers:
     @cached_property
     def losses(self) -> dict[str, Tensor]:
         if isinstance(self.step, Pretraining):
-            return self.step.losses(self.views, self.step.counts(self.batch, self.draws))
-        return self.step(self.batch, self.step.counts(self.batch))
+            return self.step.losses(self.views, self.step.num_terms(self.batch, self.draws))
+        return self.step(self.batch, self.step.num_terms(self.batch))
 
     def total(self) -> Tensor:
         return torch.stack([self.weighed(name) for name in self.step.weights]).sum()

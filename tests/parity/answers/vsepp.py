@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.batch import Batch
 from diptych.models.vsepp.model import VSEpp
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.triplet import Hinge, compared
+from diptych.objectives.triplet import TripletLoss, compared
 from diptych.objectives.views import Views
 from tests.parity.answers.given import hinge_batch
 from tests.parity.golden_case import Case, Table, answered
@@ -54,8 +54,8 @@ class Answers:
     def loss(self, measure: str, margin: float, hardest: bool) -> Tensor:
         """Summed over the batch, as the official code has it."""
         (objective,) = self.step.objectives
-        assert isinstance(objective, Hinge)
-        return replace(objective, margin=margin, hardest=hardest).totals(self.views[measure])["hinge"]
+        assert isinstance(objective, TripletLoss)
+        return replace(objective, margin=margin, hardest_only=hardest).loss_sums(self.views[measure])["triplet"]
 
     @cached_property
     def hardest(self) -> Tensor:

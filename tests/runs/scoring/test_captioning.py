@@ -12,7 +12,7 @@ import torch
 from pycocotools.coco import COCO
 
 from diptych.config.run import Evaluation, Objectives, Pretrain
-from diptych.generation import Beams, Rules, Written
+from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput
 from diptych.metrics.captions import caption_scores
 from diptych.models.configs import CoCa
 from diptych.models.vilt import recipes as vilt
@@ -21,24 +21,24 @@ from diptych.report import CaptionExample
 from diptych.runs.build import build
 from diptych.runs.qualitative_examples import read_shown, write_shown
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
 from diptych.runs.tokenizer import tokenizer_of
 
 ASKED = Evaluation(
-    "captioning", data="scenes:50", split="train", gallery=5, longest=9, workers=0, device="cpu", precision="fp32"
+    "captioning", data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32"
 )
 MODEL = CoCa(
-    width=16, depth=1, heads=2, hidden=32, patch=16, grid=(5, 7), queries=3, pool_heads=2, text_width=16, text_depth=1,
-    text_heads=2, text_hidden=32, vocabulary=114, text_length=24, decoder_depth=1, decoder_heads=2, decoder_hidden=32,
-    joint=8,
+    dim=16, depth=1, num_heads=2, mlp_dim=32, patch_size=16, grid=(5, 7), num_queries=3, pool_num_heads=2, text_dim=16, text_depth=1,
+    text_num_heads=2, text_mlp_dim=32, vocab_size=114, text_length=24, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=32,
+    embed_dim=8,
 )  # fmt: skip
 
 
-def subject(objectives: Objectives = Objectives(lm=1.0), asked: Evaluation = ASKED) -> Subject:  # noqa: B008
+def subject(objectives: Objectives = Objectives(lm=1.0), asked: Evaluation = ASKED) -> EvaluatedModel:  # noqa: B008
     run: Pretrain = replace(vilt.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
-    return Subject(run, {}, build(run).eval(), asked, torch.device("cpu"))
+    return EvaluatedModel(run, {}, build(run).eval(), asked, torch.device("cpu"))
 
 
 @torch.no_grad()
@@ -72,18 +72,20 @@ def test_what_is_written_is_scored_and_read_by_coco_s_tools(tmp_path: Path):
 
 
 def test_a_model_that_knows_the_captions_scores_full_marks_but_not_under_the_control(monkeypatch: pytest.MonkeyPatch):
-    of = subject(asked=replace(ASKED, gallery=12, longest=24))
+    of = subject(asked=replace(ASKED, gallery=12, max_length=24))
     true, pictures, tokenizer = open_gallery(of.asked, 80), iter(range(99)), tokenizer_of(of.run)
 
-    def knowing(model: object, context: Tokens, prompt: torch.Tensor, rules: Rules, beams: Beams) -> Written:
+    def knowing(
+        model: object, context: Tokens, prompt: torch.Tensor, rules: GenerationConfig, beams: BeamConfig
+    ) -> GenerationOutput:
         known = tokenizer.encode([true.captions(next(pictures))[0] for _ in range(len(context))])
-        return Written(known.ids, torch.zeros(len(context)))
+        return GenerationOutput(known.ids, torch.zeros(len(context)))
 
     monkeypatch.setattr("diptych.runs.scoring.captioning.beam_search", knowing)
     found = captioning(of)
     assert found.metrics["BLEU-4"] == pytest.approx(1) and found.metrics["CIDEr-D"] > 2 and len(found.shown()) == 12
     pictures = iter(range(99))
-    dealt = captioning(replace(of, asked=replace(of.asked, control=True)))
+    dealt = captioning(replace(of, asked=replace(of.asked, shuffle_captions=True)))
     assert dealt.metrics["CIDEr-D"] < found.metrics["CIDEr-D"] / 2 and not dealt.shown()
 
 

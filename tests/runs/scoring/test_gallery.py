@@ -23,18 +23,18 @@ from diptych.data.sources.captions import open_captions
 from diptych.models.configs import CoCa
 from diptych.models.vilt import recipes as vilt
 from diptych.runs.build import build
-from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
 
 PICTURES, CAPTIONS = 7, 3
 CALLS = ("{}.png", "./{}.png", "images/{}.png", "copies/{}.png", "copies/./{}.png")
-SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--model.hidden", "32", "--model.text_length", "24"]  # fmt: skip
-ASKED = Evaluation("captioning", split="val", longest=9, workers=0, device="cpu", precision="fp32")
+SMALL = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24"]  # fmt: skip
+ASKED = Evaluation("captioning", split="val", max_length=9, workers=0, device="cpu", precision="fp32")
 COCA = CoCa(
-    width=16, depth=1, heads=2, hidden=32, patch=16, grid=(5, 7), queries=3, pool_heads=2, text_width=16, text_depth=1,
-    text_heads=2, text_hidden=32, vocabulary=114, text_length=24, decoder_depth=1, decoder_heads=2, decoder_hidden=32,
-    joint=8,
+    dim=16, depth=1, num_heads=2, mlp_dim=32, patch_size=16, grid=(5, 7), num_queries=3, pool_num_heads=2, text_dim=16, text_depth=1,
+    text_num_heads=2, text_mlp_dim=32, vocab_size=114, text_length=24, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=32,
+    embed_dim=8,
 )  # fmt: skip
 
 Pair = tuple[int, str]  # a picture and a caption
@@ -133,11 +133,24 @@ def metrics(run: Path, data: str, *more: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["vilt.tiny", "vlmo.tiny"])  # pairs are fused; towers are compared, the best fused
 def test_recall_is_that_of_the_merged_rows_at_the_command_line(folder: Path, tmp_path: Path, recipe: str):
-    fuses = ["--model.together", "0"] if recipe == "vlmo.tiny" else []
-    run = ["pretrain", recipe, *SMALL, *fuses, "--data", "scenes:20", "--batch", "8", "--steps", "2", "--workers", "0"]
+    fuses = ["--model.vl_start_layer", "0"] if recipe == "vlmo.tiny" else []
+    run = [
+        "pretrain",
+        recipe,
+        *SMALL,
+        *fuses,
+        "--data",
+        "scenes:20",
+        "--batch_size",
+        "8",
+        "--steps",
+        "2",
+        "--workers",
+        "0",
+    ]
     assert main([*run, "--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "run")]) == 0
     draw = random.Random(1)
-    more = ["--task", "retrieval", "--candidates", "4"]
+    more = ["--task", "retrieval", "--rerank", "4"]
     expected = metrics(tmp_path / "run", merged(folder, [], draw), *more)
     assert (expected["images"], expected["texts"]) == (PICTURES, PICTURES * CAPTIONS)
     for write in (table, tars):
@@ -153,7 +166,7 @@ def test_all_captions_of_a_picture_are_its_references(folder: Path, write: Writt
     module, draw = build(run).eval(), random.Random(2)
 
     def scored(data: str) -> dict[str, float]:
-        return captioning(Subject(run, {}, module, replace(ASKED, data=data), torch.device("cpu"))).metrics
+        return captioning(EvaluatedModel(run, {}, module, replace(ASKED, data=data), torch.device("cpu"))).metrics
 
     expected, said = scored(merged(folder, [], draw)), pairs()
     draw.shuffle(said)

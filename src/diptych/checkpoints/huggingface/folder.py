@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError, read_checkpoint, read_states
-from diptych.checkpoints.reader import Held
+from diptych.checkpoints.reader import StateInFile
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
 
@@ -34,9 +34,9 @@ def in_folder(file: Path) -> bool:
     return file.name in WEIGHTS and file.is_file() and (file.parent / CONFIG).is_file()
 
 
-def read_weights(path: Path) -> list[Held]:
+def read_weights(path: Path) -> list[StateInFile]:
     """Every set of weights that a checkpoint holds; one, of all shards, where `path` is their index. Raises WeightsError."""
-    return [Held("", _from_shards(path))] if path.name.endswith(INDEX) else read_states(path)
+    return [StateInFile("", _from_shards(path))] if path.name.endswith(INDEX) else read_states(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:

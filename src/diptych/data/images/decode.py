@@ -36,7 +36,7 @@ _ONE_LEVEL = 0.999  # share of the pixels that must not be one level where a pic
 Box = tuple[int, int, int, int]
 
 
-class NotShown(ValueError):
+class UnreadableImage(ValueError):
     """A picture whose numbers cannot be shown in 8 bits."""
 
 
@@ -59,7 +59,9 @@ def to_rgb(picture: Pillow.Image, data: bytes) -> Pillow.Image:
             band.paste((255, 255, 255), mask=transparent(box))
         canvas.paste(band, box[:2])
     if _own_range(picture) and max(canvas.histogram()[:256]) > _ONE_LEVEL * picture.width * picture.height:
-        raise NotShown("nearly all of its numbers become one grey between its lowest and highest; save it in 8 bits")
+        raise UnreadableImage(
+            "nearly all of its numbers become one grey between its lowest and highest; save it in 8 bits"
+        )
     return canvas
 
 
@@ -95,10 +97,10 @@ def _scaling(picture: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Image]:
     extremes = [(found.min(), found.max()) for box in _bands(picture) for found in (numbers(picture.crop(box)),)]
     low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if not np.isfinite([*map(sum, extremes)]).all():  # NaN and infinity survive their sum
-        raise NotShown("it holds numbers that are not finite")
+        raise UnreadableImage("it holds numbers that are not finite")
     black, white = (low, high) if _own_range(picture) else (0.0, 2.0**bits - 1)
     if black == white:
-        raise NotShown(f"every number in it is {low:g}, which is neither black nor white; save it in 8 bits")
+        raise UnreadableImage(f"every number in it is {low:g}, which is neither black nor white; save it in 8 bits")
     if tags.get(_PHOTOMETRIC) == 0:
         black, white = white, black
 
@@ -106,7 +108,7 @@ def _scaling(picture: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Image]:
         return ((found - black) / (white - black) * 255).clip(0, 255).round().astype(np.uint8)
 
     if low < high and np.ptp(levels(np.array([low, high])).astype(int)) <= 1:
-        raise NotShown(
+        raise UnreadableImage(
             f"its numbers, {low:g} to {high:g} between {black:g} and {white:g}, become one or two greys in 8 bits; "
             "save it in 8 bits"
         )
@@ -192,7 +194,7 @@ def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
         raise BadSample(
             where, f"not a readable image: none of {', '.join(FORMATS)}, or of a kind that is not read"
         ) from None
-    except (Excessive, NotShown) as error:
+    except (Excessive, UnreadableImage) as error:
         raise BadSample(where, str(error)) from None
     except Exception as error:
         raise BadSample(where, f"not a readable image ({type(error).__name__}: {error})") from None

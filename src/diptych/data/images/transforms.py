@@ -75,20 +75,20 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
     ``int(ratio · S)``, both floored to a multiple of the patch; never less than one patch. Where a square is cut out
     afterwards, the shorter side to S and the longer in proportion, rounded down."""
     if settings.square:
-        return settings.shorter, settings.wide or settings.shorter
+        return settings.shorter_side, settings.square_width or settings.shorter_side
     if settings.crop:
-        longer = settings.shorter * max(height, width) // min(height, width)
-        return (settings.shorter, longer) if height < width else (longer, settings.shorter)
-    scale = settings.shorter / min(height, width)
-    longest = int(settings.longer_ratio * settings.shorter)
+        longer = settings.shorter_side * max(height, width) // min(height, width)
+        return (settings.shorter_side, longer) if height < width else (longer, settings.shorter_side)
+    scale = settings.shorter_side / min(height, width)
+    longest = int(settings.longer_ratio * settings.shorter_side)
     if scale * max(height, width) > longest:
         scale = longest / max(height, width)
-    patch = settings.patch
+    patch = settings.patch_size
     tall, wide = (max(patch, int(scale * side + 0.5) // patch * patch) for side in (height, width))
     return tall, wide
 
 
-def prepare(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
+def transform(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
     """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, then resized, then cropped.
 
     As ViLT augments: shifts are of so many pixels of the picture as it came. Differs: a large JPEG may come smaller than

@@ -44,7 +44,7 @@ MOST_ROW = 64 * 2**20  # bytes of one image's regions, as text or unpacked; 100 
 
 
 @dataclass(frozen=True)
-class Detected:
+class DetectedImage:
     """One image's regions: features (n × f), boxes (n × 5, see inputs.Regions), and class probabilities (n × c) or None."""
 
     features: np.ndarray
@@ -63,7 +63,7 @@ def shares(boxes: np.ndarray, width: int, height: int, where: str) -> np.ndarray
     return np.concatenate([scaled, area[:, None]], 1).astype(np.float32)
 
 
-def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None, where: str) -> Detected:
+def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None, where: str) -> DetectedImage:
     """Raises BadSample unless all are of the same regions, at least one, and finite."""
     n = len(boxes)
     with np.errstate(over="ignore"):  # what is too large for a float becomes infinite, and is refused so
@@ -76,10 +76,10 @@ def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None,
             raise BadSample(f"{where}, {name}", "not finite")
     if not 1 <= n <= MOST_REGIONS:
         raise BadSample(where, f"{n} regions, where there are 1 to {MOST_REGIONS}")
-    return Detected(features, boxes, classes)
+    return DetectedImage(features, boxes, classes)
 
 
-def stack_regions(detected: Sequence[Detected]) -> Regions:
+def stack_regions(detected: Sequence[DetectedImage]) -> Regions:
     """A batch, padded behind. Raises DataError where features are of several widths, or some lack classes."""
     widths = {one.features.shape[1] for one in detected}
     classes = {None if one.classes is None else one.classes.shape[1] for one in detected}

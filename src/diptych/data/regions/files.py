@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from diptych.data.regions.arrays import MOST_REGIONS, MOST_ROW, Detected, checked, floats, shares, whole_number
+from diptych.data.regions.arrays import MOST_REGIONS, MOST_ROW, DetectedImage, checked, floats, shares, whole_number
 from diptych.data.regions.lmdb import RegionDatabase
 from diptych.data.safe_pickle import NotPlain, read_npz
 from diptych.data.sources.base import BadSample, DataError
@@ -38,7 +38,7 @@ class DetectedRegions(Protocol):
 
     def __contains__(self, image: str) -> bool: ...
 
-    def load(self, image: str) -> Detected:
+    def load(self, image: str) -> DetectedImage:
         """Raises KeyError for an image that is not there, BadSample for one that cannot be used."""
         ...
 
@@ -94,7 +94,7 @@ class RegionTable:
     def __contains__(self, image: str) -> bool:
         return image in self._rows
 
-    def load(self, image: str) -> Detected:
+    def load(self, image: str) -> DetectedImage:
         row, start = self._rows[image]
         with self.path.open("rb") as file:
             file.seek(start)
@@ -123,7 +123,7 @@ class RegionFolder:
     def __contains__(self, image: str) -> bool:
         return image in self._files
 
-    def load(self, image: str) -> Detected:
+    def load(self, image: str) -> DetectedImage:
         where = str(self._files[image])
         arrays = _arrays(self._files[image])
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from diptych.batch import Image, Regions
 from diptych.config.data import HALF, ImageSettings
-from diptych.data.images.loading import Pictured, Random, file_of, stem_of
-from diptych.data.images.transforms import normalise, prepare
-from diptych.data.regions.arrays import Detected, stack_regions
+from diptych.data.images.loading import ImageSource, Random, file_of, stem_of
+from diptych.data.images.transforms import normalise, transform
+from diptych.data.regions.arrays import DetectedImage, stack_regions
 from diptych.data.regions.files import DetectedRegions
 from diptych.data.sources.base import BadSample
 from diptych.utils.cache import Arrays, Remembered, digest
@@ -25,26 +25,26 @@ Tell = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From a map's means in some boxes (n, f) to features of them, and how likely each class is there."""
 
 
-class Names:
+class FeatureKeys:
     """What each picture that is prepared by `images` is known by, of what a frozen network sees in it (`network`: its digest)."""
 
     def __init__(self, network: bytes, images: ImageSettings):
         # stores know pictures by this: one mean and std, since all channels have the same
-        told = (images.shorter, images.longer_ratio, images.patch, HALF[0], HALF[0], images.square)
-        if (images.wide, images.crop, images.resample) != (
+        told = (images.shorter_side, images.longer_ratio, images.patch_size, HALF[0], HALF[0], images.square)
+        if (images.square_width, images.crop, images.resample) != (
             0,
             0,
             "bicubic",
         ):  # the names of all others stay as they were
-            told += (images.wide, images.crop, images.resample)
+            told += (images.square_width, images.crop, images.resample)
         self._name = digest(network, repr(told))
 
-    def of(self, source: Pictured, index: int) -> bytes:
+    def of(self, source: ImageSource, index: int) -> bytes:
         """A digest of all that what is seen depends on. Raises BadSample."""
         return digest(self._name, file_of(source, index))
 
 
-class Seen:
+class ExtractedFeatures:
     """What `look` sees in pictures that are prepared by `images` (never augmented, and in [-1, 1], however the run's own
     model is shown them). `name`: a digest of the network.
 
@@ -54,26 +54,26 @@ class Seen:
 
     def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: Remembered):
         self.images = replace(images, augment=False, mean=HALF, std=HALF)
-        self.look, self.remembered, self.names = look, remembered, Names(name, images)
+        self.look, self.remembered, self.names = look, remembered, FeatureKeys(name, images)
 
-    def of(self, source: Pictured, index: int) -> Arrays:
+    def of(self, source: ImageSource, index: int) -> Arrays:
         """Raises BadSample."""
         return self.remembered.of(self.names.of(source, index), lambda: self._look(source, index))
 
-    def _look(self, source: Pictured, index: int) -> Arrays:
-        return self.look(normalise(prepare(source.image(index), self.images), self.images))
+    def _look(self, source: ImageSource, index: int) -> Arrays:
+        return self.look(normalise(transform(source.image(index), self.images), self.images))
 
 
-class SeenGrids:
+class GridLoader:
     """A CNN's last map in the place of each picture (see shown.Shows): what `layers.grid.GridEmbedding` makes tokens of.
 
     In a batch it is an image of as many channels as the map has features, and as many pixels as it has cells.
     """
 
-    def __init__(self, seen: Seen):
+    def __init__(self, seen: ExtractedFeatures):
         self.seen = seen
 
-    def load(self, source: Pictured, index: int, random: Random | None = None) -> np.ndarray:
+    def load(self, source: ImageSource, index: int, random: Random | None = None) -> np.ndarray:
         return self.seen.of(source, index)["grid"].numpy()
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:
@@ -85,25 +85,27 @@ class SeenGrids:
         return Image(canvas.permute(0, 3, 1, 2), sizes)
 
 
-class SeenRegions:
+class BoxLoader:
     """What a CNN sees in the same `boxes` of every picture (see shown.Shows), in the place of what a detector finds:
     what `tell` makes of its map's mean in each box: features, and the classes that masked regions can be asked for.
 
     `boxes` are as data.boxes makes them. `whole`: with the whole image in front (ViLBERT).
     """
 
-    def __init__(self, seen: Seen, boxes: np.ndarray, tell: Tell, remembered: Remembered, whole: bool = False):
+    def __init__(
+        self, seen: ExtractedFeatures, boxes: np.ndarray, tell: Tell, remembered: Remembered, whole: bool = False
+    ):
         self.seen, self.boxes, self.tell, self.remembered, self.whole = seen, boxes, tell, remembered, whole
         self._name = digest("boxes", boxes.tobytes())
 
-    def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
+    def load(self, source: ImageSource, index: int, random: Random | None = None) -> DetectedImage:
         name = digest(self._name, self.seen.names.of(source, index))
         found = self.remembered.of(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
-        return Detected(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
+        return DetectedImage(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
 
-    def stack(self, loaded: Sequence[Detected]) -> Regions:
+    def stack(self, loaded: Sequence[DetectedImage]) -> Regions:
         regions = stack_regions(loaded)
-        return regions.with_whole() if self.whole else regions
+        return regions.with_whole_image() if self.whole else regions
 
     def _pool(self, grid: Tensor) -> Arrays:
         with torch.no_grad():
@@ -126,7 +128,7 @@ def pooled(grid: Tensor, boxes: Tensor) -> Tensor:
     return torch.einsum("nrc,rcf->nf", shares / shares.sum((1, 2), keepdim=True), grid)
 
 
-class DetectorRegions:
+class RegionLoader:
     """What a detector saw in each picture (see shown.Shows), as it is published (data.regions): found by the name of the
     picture's file, or by the number that ends it (COCO's and Visual Genome's ids). `whole`: with the whole image in front.
     """
@@ -134,10 +136,10 @@ class DetectorRegions:
     def __init__(self, regions: DetectedRegions, whole: bool = False):
         self.regions, self.whole = regions, whole
 
-    def known_as(self, source: Pictured, index: int) -> str:
+    def known_as(self, source: ImageSource, index: int) -> str:
         return stem_of(source, index)
 
-    def load(self, source: Pictured, index: int, random: Random | None = None) -> Detected:
+    def load(self, source: ImageSource, index: int, random: Random | None = None) -> DetectedImage:
         stem = stem_of(source, index)
         number = re.search(r"\d+$", stem)
         for name in (stem, number and (number[0].lstrip("0") or "0")):
@@ -145,6 +147,6 @@ class DetectorRegions:
                 return self.regions.load(name)
         raise BadSample(f"{source.name} ({source.split}), {stem}", "no regions of this picture are among those given")
 
-    def stack(self, loaded: Sequence[Detected]) -> Regions:
+    def stack(self, loaded: Sequence[DetectedImage]) -> Regions:
         regions = stack_regions(loaded)
-        return regions.with_whole() if self.whole else regions
+        return regions.with_whole_image() if self.whole else regions

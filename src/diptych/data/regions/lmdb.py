@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.regions.arrays import MOST_REGIONS, MOST_ROW, Detected, checked, floats, shares, whole_number
+from diptych.data.regions.arrays import MOST_REGIONS, MOST_ROW, DetectedImage, checked, floats, shares, whole_number
 from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import BadSample, DataError
 
@@ -45,7 +45,7 @@ class RegionDatabase:
     def __contains__(self, image: str) -> bool:
         return image in self._ids
 
-    def load(self, image: str) -> Detected:
+    def load(self, image: str) -> DetectedImage:
         if image not in self._ids:
             raise KeyError(image)
         where = f"{self.path}, {image}"
@@ -88,7 +88,7 @@ class RegionDatabase:
             raise DataError(f"{self.path}: not an LMDB that can be read ({error})") from None
 
 
-def _detected(held: dict[Any, Any], where: str) -> Detected:
+def _detected(held: dict[Any, Any], where: str) -> DetectedImage:
     """Raises BadSample."""
     found = {what: next((held[name] for name in names if name in held), None) for what, names in NAMES.items()}
     for what in ("height", "width", "boxes", "features"):

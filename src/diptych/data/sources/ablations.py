@@ -21,7 +21,7 @@ from diptych.utils.rng import permutation
 GREY = (127, 127, 127)
 
 
-class DealtCaptions:
+class ShuffledCaptions:
     """The control: every image with the captions of another, dealt by `seed`. Whatever is learned of images and their
     words must then score as chance does.
     """
@@ -51,35 +51,35 @@ class DealtCaptions:
         return f"{self.source.where(index)} with the captions of {self.source.where(self.owner[index])}"
 
 
-class BlindQuestions:
+class AblatedQuestions:
     """A question source whose pictures are grey (`blind` "image") or whose questions say nothing ("text")."""
 
-    def __init__(self, source: Questioned, blind: str):
-        if blind not in ("image", "text"):
-            raise ValueError(f"blind is 'image' or 'text', not {blind!r}")
-        self.source, self.blind = source, blind
-        self.name, self.split = f"{source.name} (blind {blind})", source.split
+    def __init__(self, source: Questioned, ablate: str):
+        if ablate not in ("image", "text"):
+            raise ValueError(f"blind is 'image' or 'text', not {ablate!r}")
+        self.source, self.ablate = source, ablate
+        self.name, self.split = f"{source.name} (blind {ablate})", source.split
 
     def __len__(self) -> int:
         return len(self.source)
 
     def question(self, index: int) -> Question:
         question = self.source.question(index)
-        return replace(question, text="?") if self.blind == "text" else question
+        return replace(question, text="?") if self.ablate == "text" else question
 
     def image(self, index: int) -> Pillow.Image:
         picture = self.source.image(index)
-        return Pillow.new("RGB", picture.size, GREY) if self.blind == "image" else picture
+        return Pillow.new("RGB", picture.size, GREY) if self.ablate == "image" else picture
 
     def file(self, index: int) -> bytes:
         """What the picture that is shown is known by: a grey one by its size."""
-        return repr(self.image(index).size).encode() if self.blind == "image" else file_of(self.source, index)
+        return repr(self.image(index).size).encode() if self.ablate == "image" else file_of(self.source, index)
 
     def stem(self, index: int) -> str:
         """Raises DataError where pictures are hidden: what a detector saw in them cannot be made grey."""
-        if self.blind == "image":
+        if self.ablate == "image":
             raise DataError(
-                "regions are found by their pictures' names, and pictures are hidden: leave --blind image out"
+                "regions are found by their pictures' names, and pictures are hidden: leave --ablate image out"
             )
         return stem_of(self.source, index)
 
@@ -122,7 +122,7 @@ def _words(question: Question) -> list[str]:
     return question.text.lower().replace("?", " ").split()
 
 
-class NoisedCaptions:
+class CorruptedCaptions:
     """A source of which a `share` of the captions, drawn by `seed`, are dealt to other images of it.
 
     As many texts as before are there, each once; `owners` tells the image and the place that each caption is truly of.

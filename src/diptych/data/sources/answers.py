@@ -45,7 +45,7 @@ def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most
     if not kept:
         raise DataError(
             f"{source.name} ({source.split}): no answer is the commonest of {minimum} questions (of {max(counts.values())} at "
-            "most); lower --answers_least"
+            "most); lower --min_answer_count"
         )
     return kept
 

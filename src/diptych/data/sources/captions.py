@@ -89,7 +89,7 @@ def open_captions(
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import Scenes
 
-        return Scenes.named(spec, split, seed)
+        return Scenes.from_spec(spec, split, seed)
     if spec.endswith(".tar"):
         from diptych.data.webdataset.shards import CaptionedShards
 

@@ -29,9 +29,9 @@ class TellsCopies(Protocol):
         ...
 
 
-def pictures_of(source: object, images: int) -> Sequence[int]:
+def pictures_of(source: object, num_images: int) -> Sequence[int]:
     """Of each of a source's `images` the first that is the same picture; each its own where the source cannot say."""
-    return source.pictures() if isinstance(source, TellsCopies) else range(images)
+    return source.pictures() if isinstance(source, TellsCopies) else range(num_images)
 
 
 def stored(path: Path) -> Stored | None:

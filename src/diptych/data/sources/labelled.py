@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
-from diptych.data.images.loading import Shows, showing, shown_in
+from diptych.data.images.loading import ImageLoader, image_loader, shown_in
 from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.splits import asked_split, counted
@@ -78,8 +78,8 @@ class LabelledExamples:
     (seed, step, id), are shown in the mirror.
     """
 
-    def __init__(self, source: Labelled, images: ImageSettings | Shows, mirrored: bool = False):
-        self.source, self.shows, self.mirrored = source, showing(images), mirrored
+    def __init__(self, source: Labelled, images: ImageSettings | ImageLoader, mirrored: bool = False):
+        self.source, self.shows, self.mirrored = source, image_loader(images), mirrored
 
     def __len__(self) -> int:
         return len(self.source)

@@ -76,7 +76,7 @@ def open_questions(
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import SceneQuestions, Scenes
 
-        return SceneQuestions(Scenes.named(spec, split, seed))
+        return SceneQuestions(Scenes.from_spec(spec, split, seed))
     path = Path(spec)
     file = _chosen(path, split, columns or Columns()) if path.is_dir() else path
     if file.suffix == ".tar":

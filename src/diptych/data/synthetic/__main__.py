@@ -11,7 +11,7 @@ from PIL import ImageDraw, ImageFont
 from diptych.data.synthetic import language
 from diptych.data.synthetic.source import Scenes
 from diptych.data.synthetic.world import SPLITS
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 _CELL = (760, 225)
 
@@ -44,7 +44,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "scenes.png"
     sheet(Scenes(args.split, args.n, args.seed)).save(path)
-    say(path)
+    echo(path)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Scenes:
         self.split, self.size, self.seed, self.pixels = split, size or SPLITS[split], seed, pixels
 
     @classmethod
-    def named(cls, spec: str, split: str, seed: int = 0) -> Scenes:
+    def from_spec(cls, spec: str, split: str, seed: int = 0) -> Scenes:
         """The world that ``--data`` names: "scenes", or "scenes:2000" for 2,000 training images. Raises DataError."""
         size = size_named(spec)
         return cls(split, size if split == "train" else None, seed)

@@ -42,10 +42,10 @@ class BytePairs:
         self._pipeline.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
         self._bytes = {letter: byte for byte, letter in byte_letters().items()}
 
-    def cut(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         return self._pipeline.encode(cleaned(text), add_special_tokens=False).ids
 
-    def join(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         letters = "".join(self._pieces[i] for i in ids)
         return bytes(self._bytes[c] for c in letters).decode("utf-8", "replace").replace(END, " ").strip()
 

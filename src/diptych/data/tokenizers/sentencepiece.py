@@ -20,11 +20,11 @@ class SentencePieces:
     def __init__(self, model: SentencePieceProcessor, pieces: tuple[str, ...]):
         self._model, self._pieces = model, pieces
 
-    def cut(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         unknown = FRONT.index(UNKNOWN)
         return [i + 1 if i >= len(FRONT) - 1 else unknown for i in self._model.encode(text)]
 
-    def join(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         return self._model.decode([self._pieces[i] for i in ids])
 
     def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:

@@ -115,7 +115,7 @@ class Tokenizer:
     def encode(self, texts: list[str]) -> Text:
         """``[CLS] pieces [SEP]``, at most `max_length` of them, padded to the longest of the batch."""
         known = self.vocabulary
-        rows = [[known.cls, *known.cutter.cut(text)[: self.max_length - 2], known.sep] for text in texts]
+        rows = [[known.cls, *known.subwords.encode(text)[: self.max_length - 2], known.sep] for text in texts]
         lengths = torch.tensor([[len(row)] for row in rows])
         places = torch.arange(int(lengths.max()))
         ids = torch.tensor([row + [known.pad] * (len(places) - len(row)) for row in rows])
@@ -128,4 +128,4 @@ class Tokenizer:
         """Readable text, up to its end; what begins and pads it is left out, [MASK] and what is unknown are kept."""
         known = self.vocabulary
         hidden = (known.cls,) if known.pad_is_word else (known.cls, known.pad)
-        return known.cutter.join([i for i in takewhile(lambda i: i != known.sep, ids) if i not in hidden])
+        return known.subwords.decode([i for i in takewhile(lambda i: i != known.sep, ids) if i not in hidden])

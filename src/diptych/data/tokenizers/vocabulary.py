@@ -9,14 +9,14 @@ from typing import Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Cutter(Protocol):
+class SubwordTokenizer(Protocol):
     """Cuts texts into pieces of one vocabulary, and joins them again. Special tokens are never recognised inside a text."""
 
-    def cut(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """The ids of a text's pieces, with no special one among them."""
         ...
 
-    def join(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         """Readable text of some pieces."""
         ...
 
@@ -43,7 +43,7 @@ class Vocabulary:
     cls: int
     sep: int
     mask: int
-    cutter: Cutter = field(compare=False)
+    subwords: SubwordTokenizer = field(compare=False)
     pad_is_word: bool = False
 
     @property
@@ -58,12 +58,12 @@ class Vocabulary:
     @cached_property
     def opens(self) -> tuple[bool, ...]:
         """Of each piece, whether a word begins with it."""
-        return self.cutter.opens(self.pieces)
+        return self.subwords.opens(self.pieces)
 
     @cached_property
     def closes(self) -> tuple[bool, ...]:
         """Of each piece, whether a word ends with it."""
-        return self.cutter.closes(self.pieces)
+        return self.subwords.closes(self.pieces)
 
 
 def first_repeated(pieces: Iterable[str]) -> str | None:

@@ -24,11 +24,11 @@ class WordList:
     def __init__(self, pieces: tuple[str, ...]):
         self._pieces, self._ids = pieces, {piece: i for i, piece in enumerate(pieces)}
 
-    def cut(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         unknown = self._ids[UNKNOWN]
         return [self._ids.get(word, unknown) for word in words(text.translate(_LOWER))]
 
-    def join(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         return " ".join(self._pieces[i] for i in ids)
 
     def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:

@@ -24,10 +24,10 @@ class WordPieces:
         self._pipeline = _pipeline(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
         self._pipeline.decoder = decoders.WordPiece()
 
-    def cut(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         return self._pipeline.encode(text, add_special_tokens=False).ids
 
-    def join(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         return self._pipeline.decode(ids)
 
     def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
@@ -44,10 +44,10 @@ def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
     missing = [piece for piece in SPECIAL if piece not in pieces]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be among the pieces")
-    return Vocabulary(name, pieces, *map(pieces.index, SPECIAL), cutter=WordPieces(pieces))
+    return Vocabulary(name, pieces, *map(pieces.index, SPECIAL), subwords=WordPieces(pieces))
 
 
-def learn_pieces(texts: Iterable[str], size: int) -> tuple[str, ...]:
+def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     """At most `size` pieces that cut these texts into few: the special ones, the letters that are used most, and pairs that come
     together most often, joined one after another as long as they come twice. Raises ValueError where letters alone are more.
     """

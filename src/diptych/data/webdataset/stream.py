@@ -18,14 +18,14 @@ from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.splits import asked_split
 from diptych.data.webdataset.shards import CaptionedShards, tars_of
-from diptych.data.webdataset.tar import Raw, raws
-from diptych.utils.rng import permutation, words
+from diptych.data.webdataset.tar import TarSample, tar_samples
+from diptych.utils.rng import permutation, random_words
 
 MOST_HELD = 4 << 30  # bytes in the buffers of all lanes: where samples are large, fewer are held than were asked for
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where a lane stands: the epoch, tar (by its place in the lane's order) and byte at which its buffer was begun to be
     filled, and how many samples of that buffer were given out.
     """
@@ -41,10 +41,12 @@ class Lane:
     fill its share of MOST_HELD. Raises DataError where the tars cannot be those in which a lane stood `at` that place.
     """
 
-    def __init__(self, shards: Sequence[Path], number: int, lanes: int, buffer: int, seed: int, at: Place = Place()):
+    def __init__(
+        self, shards: Sequence[Path], number: int, lanes: int, buffer: int, seed: int, at: Position = Position()
+    ):
         self.shards, self.number, self.lanes, self.buffer, self.seed = shards, number, lanes, buffer, seed
-        self.begun = self._next = Place(at.epoch, at.tar, at.byte)
-        self._held: list[Raw] = []
+        self.begun = self._next = Position(at.epoch, at.tar, at.byte)
+        self._held: list[TarSample] = []
         self._given = 0
         if at.given:
             self._fill()
@@ -56,13 +58,13 @@ class Lane:
                 )
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Position:
         """Where it stands, which another Lane may go on from."""
-        return Place(self.begun.epoch, self.begun.tar, self.begun.byte, self._given)
+        return Position(self.begun.epoch, self.begun.tar, self.begun.byte, self._given)
 
-    def take(self, n: int) -> list[Raw]:
+    def take(self, n: int) -> list[TarSample]:
         """The next `n` samples. Raises DataError."""
-        taken: list[Raw] = []
+        taken: list[TarSample] = []
         while len(taken) < n:
             if self._given == len(self._held):
                 self._fill()
@@ -74,11 +76,11 @@ class Lane:
     def _fill(self) -> None:
         """The next buffer, shuffled. It ends with the epoch."""
         self.begun, self._given, self._held = self._next, 0, []  # none is held twice while others are read
-        held, room = list[Raw](), MOST_HELD // self.lanes
+        held, room = list[TarSample](), MOST_HELD // self.lanes
         epoch, tar, byte = self.begun.epoch, self.begun.tar, self.begun.byte
         order = permutation(self.seed, epoch, len(self.shards), "shards")[self.number :: self.lanes]
         while len(held) < self.buffer and room > 0 and tar < len(order):
-            for raw, behind in raws(self.shards[order[tar]], byte):
+            for raw, behind in tar_samples(self.shards[order[tar]], byte):
                 held.append(raw)
                 room -= len(raw.picture) + sum(map(len, raw.captions))
                 if len(held) == self.buffer or room <= 0:
@@ -86,8 +88,8 @@ class Lane:
                     break
             else:
                 tar, byte = tar + 1, 0
-        self._next = Place(epoch, tar, byte) if tar < len(order) else Place(epoch + 1)
-        if not held and self.begun == Place(epoch):
+        self._next = Position(epoch, tar, byte) if tar < len(order) else Position(epoch + 1)
+        if not held and self.begun == Position(epoch):
             raise DataError(f"{self.shards[order[0]]}: no sample in this lane's tars; leave empty tars out")
         mixed = permutation(self.seed, epoch, len(held), f"buffer {self.number} {self.begun.tar} {self.begun.byte}")
         self._held = [held[i] for i in mixed]
@@ -119,7 +121,9 @@ class Stream:
     def lanes(self, numbers: Sequence[int], seed: int, cursor: Mapping[str, Sequence[int]]) -> list[Lane]:
         """Some of the lanes, going on where `cursor` says that they stand; from the beginning where it says nothing."""
         each = max(1, self.settings.buffer // self.settings.lanes)
-        return [Lane(self.shards, n, self.settings.lanes, each, seed, Place(*cursor.get(str(n), ()))) for n in numbers]
+        return [
+            Lane(self.shards, n, self.settings.lanes, each, seed, Position(*cursor.get(str(n), ()))) for n in numbers
+        ]
 
 
 def cursor_of(lanes: Sequence[Lane]) -> dict[str, list[int]]:
@@ -130,9 +134,11 @@ def cursor_of(lanes: Sequence[Lane]) -> dict[str, list[int]]:
 class Part:
     """Samples of one lane and step as captioned images (`source.Captioned`), each with one of its captions, which is keyed."""
 
-    def __init__(self, raws: Sequence[Raw], name: str, split: str, seed: int, step: int, least: int | None = None):
+    def __init__(
+        self, raws: Sequence[TarSample], name: str, split: str, seed: int, step: int, least: int | None = None
+    ):
         self.raws, self.name, self.split, self.least = raws, name, split, least
-        drawn = words(seed, step, [raw.id for raw in raws], "caption", 1)[:, 0].tolist()
+        drawn = random_words(seed, step, [raw.id for raw in raws], "caption", 1)[:, 0].tolist()
         self.said = [raw.captions[draw % len(raw.captions)] for raw, draw in zip(raws, drawn, strict=True)]
 
     def __len__(self) -> int:

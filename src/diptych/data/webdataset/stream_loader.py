@@ -10,23 +10,23 @@ from torch.utils.data import Dataset
 from diptych.data.examples import Examples
 from diptych.data.loader import TRIES, Loaded, Skipped, run
 from diptych.data.sources.base import BadSample, Captioned, DataError
-from diptych.data.webdataset.stream import Lane, Part, Raw, Stream, cursor_of
-from diptych.utils.rng import permutation, words
+from diptych.data.webdataset.stream import Lane, Part, Stream, TarSample, cursor_of
+from diptych.utils.rng import permutation, random_words
 
 Make = Callable[[Captioned], Examples]  # how captioned images become what a run learns from
 
 
-def streamed(
+def stream_loader(
     stream: Stream,
     make: Make,
     *,
-    batch: int,
+    batch_size: int,
     seed: int,
     start: int,
     steps: int,
     rank: int = 0,
     world: int = 1,
-    accumulate: int = 1,
+    grad_accum: int = 1,
     workers: int = 2,
     cursor: Mapping[str, Sequence[int]] | None = None,
     least: int | None = None,
@@ -38,27 +38,27 @@ def streamed(
     them will do; so are images that matching replaces.
     """
     lanes = stream.settings.lanes
-    if batch % lanes or lanes % (world * accumulate):
+    if batch_size % lanes or lanes % (world * grad_accum):
         raise DataError(
-            f"a batch of {batch} does not divide into {lanes} lanes, and those into {world} ranks x {accumulate} "
+            f"a batch of {batch_size} does not divide into {lanes} lanes, and those into {world} ranks x {grad_accum} "
             "micro-batches; change one"
         )
-    if batch // lanes < 2:
+    if batch_size // lanes < 2:
         raise DataError(
-            f"a batch of {batch} has fewer than two samples of each of {lanes} lanes; lower streaming.lanes"
+            f"a batch of {batch_size} has fewer than two samples of each of {lanes} lanes; lower streaming.lanes"
         )
     if start and not cursor:
         raise DataError(f"nothing says where step {start} begins in {stream.name}; begin again with another --out")
     mine = stream.lanes(range(rank * lanes // world, (rank + 1) * lanes // world), seed, cursor or {})
-    made = _Steps(make, stream.name, stream.split, seed, accumulate, least)
-    return run(made, _Reading(mine, batch // lanes, range(start, steps)), workers)
+    made = _Steps(make, stream.name, stream.split, seed, grad_accum, least)
+    return run(made, _Reading(mine, batch_size // lanes, range(start, steps)), workers)
 
 
 class _Read(NamedTuple):
     """What was read for one step: of each lane its samples, and where all lanes stand behind them."""
 
     step: int
-    parts: list[tuple[int, list[Raw]]]
+    parts: list[tuple[int, list[TarSample]]]
     cursor: dict[str, list[int]]
 
 
@@ -91,7 +91,7 @@ class _Steps(Dataset):
         loaded, ids, skipped = [], [], []
         for lane, raws in read.parts[first:end]:
             # a lane's draws are keyed by a seed of its own, and by the place in the part
-            seed = int(words(self.seed, read.step, [lane], "lane", 1)[0, 0] >> 1)
+            seed = int(random_words(self.seed, read.step, [lane], "lane", 1)[0, 0] >> 1)
             examples = self.make(Part(raws, self.name, self.split, self.seed, read.step, self.least))
             for place in range(len(raws)):
                 used, made = _one(examples, raws, place, seed, read.step, skipped)
@@ -103,7 +103,7 @@ class _Steps(Dataset):
 
 
 def _one(
-    examples: Examples, raws: Sequence[Raw], place: int, seed: int, step: int, skipped: list[Skipped]
+    examples: Examples, raws: Sequence[TarSample], place: int, seed: int, step: int, skipped: list[Skipped]
 ) -> tuple[int, object]:
     """The sample at `place`, or what replaces it, and its place; what is bad is entered in `skipped`. Raises DataError.
 
@@ -117,7 +117,7 @@ def _one(
         if raws[index].bad:
             skipped.append(Skipped(raws[index].id, raws[index].where, raws[index].bad))
             continue
-        which = int(words(seed, step, [index], "which", 1)[0, 0] % several)
+        which = int(random_words(seed, step, [index], "which", 1)[0, 0] % several)
         try:
             return index, examples.load(index * several + which, seed + tried, step)  # other draws at each
         except BadSample as bad:

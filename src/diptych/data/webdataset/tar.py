@@ -190,7 +190,7 @@ def captions_in(said: str, suffix: str, caption: str, shard: Path, where: str) -
 
 
 @dataclass(frozen=True)
-class Raw:
+class TarSample:
     """A sample as it lies in its tar, not decoded; or what cannot be one, and why it is `bad`."""
 
     where: str
@@ -200,7 +200,7 @@ class Raw:
     bad: str = ""
 
 
-def raws(shard: Path, byte: int = 0) -> Iterator[tuple[Raw, int]]:
+def tar_samples(shard: Path, byte: int = 0) -> Iterator[tuple[TarSample, int]]:
     """The samples of a tar from `byte` on, in their order, each with the byte behind it. A sample's members are neighbours.
 
     One that lacks a part, has one twice or too large a one (tars.MOST_PICTURE) comes as a bad one; so does, once, all that
@@ -249,7 +249,7 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: st
     return file.read() if file else b""
 
 
-def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> Raw:
+def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> TarSample:
     where = f"{shard}, {key}"
     try:
         picture, said, suffix = picture_and_text(parts, where)
@@ -257,11 +257,11 @@ def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) ->
         captions = captions_in(said, suffix, "caption", shard, where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
-    return Raw(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]
+    return TarSample(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]
 
 
-def _bad(where: str, shard: Path, key: str, why: str) -> Raw:
-    return Raw(where, _number(shard, key), b"", ("",), why)
+def _bad(where: str, shard: Path, key: str, why: str) -> TarSample:
+    return TarSample(where, _number(shard, key), b"", ("",), why)
 
 
 def _number(shard: Path, key: str) -> int:

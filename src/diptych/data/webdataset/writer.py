@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.images.decode import format_of
-from diptych.data.images.loading import Filed
+from diptych.data.images.loading import ImageFiles
 from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.webdataset.tar import MOST_TEXT
 
@@ -41,7 +41,7 @@ def safe_key(key: str) -> str:
 
 def picture_file(source: Captioned, index: int) -> tuple[bytes, str]:
     """A picture's file and its suffix: the very bytes where the format is one of KEPT, PNG otherwise. Raises BadSample."""
-    if isinstance(source, Filed):
+    if isinstance(source, ImageFiles):
         data = source.file(index)
         if (kind := format_of(data, source.where(index))) in KEPT:
             return data, KEPT[kind]
@@ -50,7 +50,7 @@ def picture_file(source: Captioned, index: int) -> tuple[bytes, str]:
     return out.getvalue(), "png"
 
 
-def described(captions: Sequence[str], more: dict[str, Any], where: str) -> bytes:
+def sample_texts(captions: Sequence[str], more: dict[str, Any], where: str) -> bytes:
     """An image's JSON: `captions` as "caption", which the readers know, and whatever `more` is told of it.
 
     Raises BadSample where that is longer than a reader takes.

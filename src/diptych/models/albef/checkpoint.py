@@ -12,34 +12,34 @@ from torch import nn
 
 from diptych.checkpoints.adapter import (
     Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
     State,
-    System,
-    Told,
     count,
+    first_marker,
     has,
     heads_of,
-    marked,
     shape,
-    student_of,
+    split_teacher,
     vision_grid,
 )
 from diptych.checkpoints.bert import CONTEXT, LAYER, WORDS
-from diptych.checkpoints.mapping import FLAT, ROW, TURNED, Names, both, under
+from diptych.checkpoints.mapping import FLAT, ROW, TURNED, KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.positions import Absolute
 from diptych.checkpoints.read import WeightsError
 from diptych.models.albef.model import ALBEF
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.heads import Temperature
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.mlm import MaskedWords
-from diptych.objectives.momentum import Momentum, Queue
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.mlm import MLM
+from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Masking
+from diptych.objectives.sampling import WordMasking
 from diptych.tasks.entailment import Entailment
-from diptych.tasks.momentum_distillation import Distilled
-from diptych.tasks.nlvr2 import NLVR2AtOnce, TextAssignment
+from diptych.tasks.momentum_distillation import MomentumDistilled
+from diptych.tasks.nlvr2 import NLVR2Joint, TextAssignment
 from diptych.tasks.vqa import OpenVQA
 
 NO_WEIGHT = "a buffer of 0, 1, 2 …, not a weight"
@@ -52,61 +52,61 @@ def bert_of(task: str) -> str:
     return "text_encoder.bert." if task == "pretraining" else "text_encoder."
 
 
-def _words(official: str, ours: str) -> Names:
+def _words(official: str, ours: str) -> KeyMapping:
     table = WORDS | {"token_type_embeddings.weight": "segment.weight"}
-    return Names(under(official, ours, table), dead={f"{official}position_ids": NO_WEIGHT})
+    return KeyMapping(prefixed(official, ours, table), ignored={f"{official}position_ids": NO_WEIGHT})
 
 
-def _vocabulary(official: str, ours: str, words: str) -> Names:
+def _vocabulary(official: str, ours: str, words: str) -> KeyMapping:
     """A masked-word or answer head, tied to the `words` (an official name) that it guesses."""
-    return Names(
-        both(f"{official}transform.dense", f"{ours}dense")
-        | both(f"{official}transform.LayerNorm", f"{ours}norm")
+    return KeyMapping(
+        weight_and_bias(f"{official}transform.dense", f"{ours}dense")
+        | weight_and_bias(f"{official}transform.LayerNorm", f"{ours}norm")
         | {f"{official}bias": f"{ours}bias"},
-        twins={f"{official}decoder.weight": words, f"{official}decoder.bias": f"{official}bias"},
+        tied={f"{official}decoder.weight": words, f"{official}decoder.bias": f"{official}bias"},
     )
 
 
-def _towers(arguments: Arguments, task: str, mark: str, ours: str) -> Names:
+def _towers(arguments: Arguments, task: str, mark: str, ours: str) -> KeyMapping:
     """The image encoder, and text encoder and fusion, which are one BERT there; `mark`: the momentum model's "_m"."""
     image = f"visual_encoder{mark}."
     text = bert_of(task).replace("text_encoder", f"text_encoder{mark}")
-    depth, images = arguments["text_depth"], arguments["images"]
+    depth, images = arguments["text_depth"], arguments["num_images"]
     table: dict[str, str] = {}
     twins: dict[str, str] = {}
     for i in range(depth):
-        table |= under(f"{text}encoder.layer.{i}.", f"{ours}text.{i}.", LAYER)
+        table |= prefixed(f"{text}encoder.layer.{i}.", f"{ours}text.{i}.", LAYER)
     for i in range(arguments["fusion_depth"]):
         first = depth + i * images
         for j in range(images):
             layer = f"{text}encoder.layer.{first + j}."
-            table |= under(layer, f"{ours}fusion.{i}.{j}.", LAYER | CONTEXT)
+            table |= prefixed(layer, f"{ours}fusion.{i}.{j}.", LAYER | CONTEXT)
             twins |= {f"{layer}{name}": f"{text}encoder.layer.{first}.{name}" for name in SHARED if j}
     table = {name: our for name, our in table.items() if name not in twins}
-    pixels = under(image, f"{ours}image.", {**PATCHES, **BLOCK, **both("norm", "norm")})
+    pixels = prefixed(image, f"{ours}image.", {**PATCHES, **BLOCK, **weight_and_bias("norm", "norm")})
     return (
-        Names(pixels | table, twins=twins, forms={f"{image}patch_embed.proj.weight": FLAT})
+        KeyMapping(pixels | table, tied=twins, forms={f"{image}patch_embed.proj.weight": FLAT})
         | _words(f"{text}embeddings.", f"{ours}words.")
     )  # fmt: skip
 
 
-def _decoder(mark: str, ours: str, depth: int) -> Names:
+def _decoder(mark: str, ours: str, depth: int) -> KeyMapping:
     official = f"text_decoder{mark}."
     table: dict[str, str] = {}
     for i in range(depth):
-        table |= under(f"{official}bert.encoder.layer.{i}.", f"{ours}decoder.{i}.", LAYER | CONTEXT)
+        table |= prefixed(f"{official}bert.encoder.layer.{i}.", f"{ours}decoder.{i}.", LAYER | CONTEXT)
     words = f"{official}bert.embeddings."
     head = _vocabulary(f"{official}cls.predictions.", f"{ours}answer_head.", f"{words}word_embeddings.weight")
-    return Names(table) | _words(words, f"{ours}answer_words.") | head
+    return KeyMapping(table) | _words(words, f"{ours}answer_words.") | head
 
 
-def _speaker(arguments: Arguments, task: str, mark: str, ours: str) -> Names:
+def _speaker(arguments: Arguments, task: str, mark: str, ours: str) -> KeyMapping:
     """Student (`mark` "") or teacher ("_m") of any task, under `ours`; the parts that the teacher lacks stand elsewhere."""
     found = _towers(arguments, task, mark, f"{ours}model.")
     if task in ("pretraining", "retrieval"):
-        found |= Names(
-            both(f"vision_proj{mark}", f"{ours}heads.contrast.image")
-            | both(f"text_proj{mark}", f"{ours}heads.contrast.text")
+        found |= KeyMapping(
+            weight_and_bias(f"vision_proj{mark}", f"{ours}heads.contrast.image")
+            | weight_and_bias(f"text_proj{mark}", f"{ours}heads.contrast.text")
         )
     if task == "pretraining":
         words = f"text_encoder{mark}.bert.embeddings.word_embeddings.weight"
@@ -114,23 +114,25 @@ def _speaker(arguments: Arguments, task: str, mark: str, ours: str) -> Names:
     if task == "vqa":
         found |= _decoder(mark, f"{ours}model.", arguments["decoder_depth"])
     if task in ("nlvr2", "entailment"):
-        head = both(f"cls_head{mark}.0", f"{ours}head.0") | both(f"cls_head{mark}.2", f"{ours}head.2")
-        found |= Names(head)
+        head = weight_and_bias(f"cls_head{mark}.0", f"{ours}head.0") | weight_and_bias(
+            f"cls_head{mark}.2", f"{ours}head.2"
+        )
+        found |= KeyMapping(head)
     return found
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names for a model of these arguments, trained for this task."""
     if task == "assignment":
         kept = {name: UNREAD for name in ("text_proj.weight", "text_proj.bias", "temp")}
-        heads = Names(both("vision_proj", "project") | both("ta_head", "head"), dead=kept)
+        heads = KeyMapping(weight_and_bias("vision_proj", "project") | weight_and_bias("ta_head", "head"), ignored=kept)
         return _speaker(arguments, task, "", "") | heads
     found = _speaker(arguments, task, "", "student.") | _speaker(arguments, task, "_m", "teacher.")
     if task not in ("pretraining", "retrieval"):
         return found
     rows = {"idx_queue": "queue.identity"} if task == "retrieval" else {}
-    return found | Names(
-        both("itm_head", "student.heads.match.linear")
+    return found | KeyMapping(
+        weight_and_bias("itm_head", "student.heads.match.linear")
         | {"temp": "student.heads.contrast.scale.value", "queue_ptr": "queue.place"}
         | {"image_queue": "queue.image", "text_queue": "queue.text"}
         | rows,
@@ -152,7 +154,7 @@ def task(state: State) -> str:
         f"text_encoder.bert.{TOKEN_TYPES}": "pretraining",
         "itm_head.": "retrieval",
     }
-    if (found := marked(state, marks)) == "encoder":
+    if (found := first_marker(state, marks)) == "encoder":
         raise WeightsError("an ALBEF of no known task: it has neither decoder nor head nor queue")
     return found
 
@@ -168,7 +170,7 @@ def _paired(state: State) -> bool:
     return bool(keys) and len(keys) % 2 == 0 and all(map(torch.equal, keys[::2], keys[1::2]))
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.albef.ALBEF that an officially named checkpoint was made with. Raises WeightsError."""
     job, vision, language = task(state), told.get("vision", {}), told.get("text", {})
     text = bert_of(job)
@@ -180,62 +182,62 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     fusion = count(state, f"{text}encoder.layer", "crossattention.self.query.weight")
     images = 2 if job in ("nlvr2", "assignment") else 1
     return {
-        **{f"image_{name}": image[name] for name in ("width", "depth", "heads", "hidden")},
-        "patch": image["patch"],
+        **{f"image_{name}": image[name] for name in ("dim", "depth", "num_heads", "mlp_dim")},
+        "patch_size": image["patch_size"],
         "grid": image["grid"],
-        "width": width,
+        "dim": width,
         "text_depth": layers - fusion,
         "fusion_depth": fusion // images,
-        "heads": heads_of(width, language.get("num_attention_heads", told.get("num_heads"))),
-        "hidden": shape(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
-        "vocabulary": vocabulary,
+        "num_heads": heads_of(width, language.get("num_attention_heads", told.get("num_heads"))),
+        "mlp_dim": shape(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "vocab_size": vocabulary,
         "text_length": shape(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
-        "images": images,
+        "num_images": images,
         "decoder_depth": count(state, "text_decoder.bert.encoder.layer", "attention.self.query.weight"),
-        **({"joint": shape(state, "vision_proj.weight", 2)[0]} if has(state, "vision_proj.") else {}),
+        **({"embed_dim": shape(state, "vision_proj.weight", 2)[0]} if has(state, "vision_proj.") else {}),
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The step that a checkpoint (`state`, our names) was trained in: beside its momentum model where it holds that."""
-    model, (own, beside) = ALBEF(**arguments), student_of(state)
+    model, (own, beside) = ALBEF(**arguments), split_teacher(state)
     if task == "assignment":
-        return TextAssignment(model, model.width, nn.Linear(model.image_width, model.joint))
+        return TextAssignment(model, model.dim, nn.Linear(model.image_dim, model.embed_dim))
     if task not in ("pretraining", "retrieval"):
         judge = _judging(model, task, own)
-        return Distilled(judge) if beside else judge
+        return MomentumDistilled(judge) if beside else judge
     student = _pretraining(model) if task == "pretraining" else _retrieval(model)
     return (
-        Momentum(student, Queue(*shape(state, "queue.image", 2), identified=task == "retrieval")) if beside else student
+        MomentumDistillation(student, Queue(*shape(state, "queue.image", 2), identified=task == "retrieval"))
+        if beside
+        else student
     )
 
 
-def _judging(model: ALBEF, task: str, state: State) -> Entailment | NLVR2AtOnce | OpenVQA:
+def _judging(model: ALBEF, task: str, state: State) -> Entailment | NLVR2Joint | OpenVQA:
     if task == "nlvr2":
-        return NLVR2AtOnce(model, model.width)
+        return NLVR2Joint(model, model.dim)
     if task == "vqa":
         return OpenVQA(model, twice=True)
     answers = shape(state, "head.2.weight", 2)[0]
-    return Entailment(
-        model, nn.Sequential(nn.Linear(model.width, model.width), nn.ReLU(), nn.Linear(model.width, answers))
-    )
+    return Entailment(model, nn.Sequential(nn.Linear(model.dim, model.dim), nn.ReLU(), nn.Linear(model.dim, answers)))
 
 
 def _pretraining(model: ALBEF) -> Pretraining:
-    masking = Masking(model.vocabulary, whole_words=False)
-    return Pretraining(model, model.heads(), [MaskedWords(masking), ImageTextContrast(), HardMatching()])
+    masking = WordMasking(model.vocab_size, whole_words=False)
+    return Pretraining(model, model.pretraining_heads(), [MLM(masking), ITC(), HardNegativeITM()])
 
 
 def _retrieval(model: ALBEF) -> Pretraining:
-    heads = model.heads()
+    heads = model.pretraining_heads()
     del heads["words"]
     heads["contrast"].scale = Temperature(bounds=None)  # the official code holds it while pre-training only
-    return Pretraining(model, heads, [ImageTextContrast(), HardMatching()])
+    return Pretraining(model, heads, [ITC(), HardNegativeITM()])
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="albef",
-    known=lambda state: (
+    matches=lambda state: (
         "visual_encoder.cls_token" in state
         and any(f"{text}{TOKEN_TYPES}" in state for text in ("text_encoder.", "text_encoder.bert."))
     ),
@@ -244,5 +246,5 @@ SYSTEM = System(
     infer=infer,
     build=build,
     positions=(Absolute("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),),
-    nest="model",
+    model_prefix="model",
 )

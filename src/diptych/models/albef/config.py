@@ -9,14 +9,14 @@ from diptych.config.validation import (
     Cells,
     Depth,
     DepthOrNone,
-    Heads,
-    Hidden,
-    Images,
+    Dim,
     Length,
-    Patch,
+    MLPDim,
+    NumHeads,
+    NumImages,
+    PatchSize,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_multiple,
     settings,
 )
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 class ALBEF:
     """Arguments of models.albef.ALBEF; the defaults are those of pre-training at 256 pixels."""
 
-    image_width: Width = 768
+    image_dim: Dim = 768
     image_depth: Depth = 12
-    image_heads: Heads = 12
-    image_hidden: Hidden = 3072
-    patch: Patch = 16
+    image_num_heads: NumHeads = 12
+    image_mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (16, 16)
-    width: Width = 768
+    dim: Dim = 768
     text_depth: Depth = 6
     fusion_depth: Depth = 6
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    vocabulary: Vocabulary = 30522
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    vocab_size: VocabSize = 30522
     text_length: Length = 512
-    joint: Width = 256
-    images: Images = 1
+    embed_dim: Dim = 256
+    num_images: NumImages = 1
     decoder_depth: DepthOrNone = 0
     dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"), ("image_width", "image_heads"))
+        require_multiple(self, "model", ("dim", "num_heads"), ("image_dim", "image_num_heads"))
 
     def build(self) -> albef.ALBEF:
         from diptych.models.albef.model import ALBEF as Model
@@ -75,7 +75,7 @@ PUBLISHED = Published(
         "SNLI-VE val / test, 14M": "80.80 / 80.91 (paper; not verified here)",
         "Flickr30k fine-tuned, image to text / text to image R@1, 14M": "95.9 / 85.6 (paper; not verified here)",
     },
-    pixels=(256, 256),
+    image_size=(256, 256),
     weights=(
         Weights("ALBEF.pth", "pre-trained, 14M", ALBEF_FILES),
         Weights("vqa.pth", "VQA v2", ALBEF_FILES),

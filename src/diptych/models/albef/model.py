@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.vit.model import ViT
-from diptych.modules.attention import Cache, Causal
+from diptych.modules.attention import Causal, KVCache
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
-from diptych.modules.heads import Contrast, Match, Temperature, Vocabulary
+from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
 from diptych.modules.init import init_transformer
 from diptych.modules.position import resize_bicubic_plain
-from diptych.modules.tokens import Pair, Tokens
-from diptych.protocols import BuiltWithout
+from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.protocols import UnsupportedOperation
 
 
 class ALBEF(nn.Module):
@@ -33,32 +33,39 @@ class ALBEF(nn.Module):
 
     def __init__(
         self,
-        image_width: int = 768, image_depth: int = 12, image_heads: int = 12, image_hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (16, 16), width: int = 768, text_depth: int = 6, fusion_depth: int = 6, heads: int = 12,
-        hidden: int = 3072, vocabulary: int = 30522, text_length: int = 512, joint: int = 256, images: int = 1,
+        image_dim: int = 768, image_depth: int = 12, image_num_heads: int = 12, image_mlp_dim: int = 3072, patch_size: int = 16,
+        grid: tuple[int, int] = (16, 16), dim: int = 768, text_depth: int = 6, fusion_depth: int = 6, num_heads: int = 12,
+        mlp_dim: int = 3072, vocab_size: int = 30522, text_length: int = 512, embed_dim: int = 256, num_images: int = 1,
         decoder_depth: int = 0, dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
-        self.image_width, self.width, self.vocabulary, self.joint = image_width, width, vocabulary, joint
+        self.image_dim, self.dim, self.vocab_size, self.embed_dim = image_dim, dim, vocab_size, embed_dim
 
         def layers(depth: int, context_width: int | None = None) -> nn.ModuleList:
             return nn.ModuleList(
-                PostNormBlock(width, heads, hidden, dropout=dropout, context_width=context_width) for _ in range(depth)
+                PostNormBlock(dim, num_heads, mlp_dim, dropout=dropout, context_dim=context_width) for _ in range(depth)
             )
 
         self.image = ViT(
-            image_width, image_depth, image_heads, image_hidden, patch, grid, classes=0, resize=resize_bicubic_plain
+            image_dim,
+            image_depth,
+            image_num_heads,
+            image_mlp_dim,
+            patch_size,
+            grid,
+            num_classes=0,
+            resize=resize_bicubic_plain,
         )
-        self.words = TextEmbedding(vocabulary, text_length, width, dropout=dropout)
+        self.words = TextEmbedding(vocab_size, text_length, dim, dropout=dropout)
         self.text = layers(text_depth)
-        self.fusion = nn.ModuleList(layers(images, image_width) for _ in range(fusion_depth))
+        self.fusion = nn.ModuleList(layers(num_images, image_dim) for _ in range(fusion_depth))
         for first, *others in self.fusion:  # type: ignore[misc]
             for other in others:
                 other.cross.key, other.cross.value = first.cross.key, first.cross.value
-        self.images = images
-        self.answer_words = TextEmbedding(vocabulary, text_length, width, dropout=dropout) if decoder_depth else None
-        self.decoder = layers(decoder_depth, width)
-        self.answer_head = Vocabulary(width, vocabulary, tied=self.answer_words.word) if self.answer_words else None
+        self.num_images = num_images
+        self.answer_words = TextEmbedding(vocab_size, text_length, dim, dropout=dropout) if decoder_depth else None
+        self.decoder = layers(decoder_depth, dim)
+        self.answer_head = MLMHead(dim, vocab_size, tied=self.answer_words.word) if self.answer_words else None
         self.apply(init_transformer)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -70,43 +77,45 @@ class ALBEF(nn.Module):
             tokens = block(tokens)
         return tokens
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
         return (tokens.first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
-        return self.fuse_several(text, (image,))
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+        return self.fuse_images(text, (image,))
 
-    def fuse_several(self, text: Tokens, images: tuple[Tokens, ...]) -> Pair:
-        if len(images) != self.images:
-            raise ValueError(f"this ALBEF was built for {self.images} images, not {len(images)}")
+    def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
+        if len(images) != self.num_images:
+            raise ValueError(f"this ALBEF was built for {self.num_images} images, not {len(images)}")
         for pair in self.fusion:
             for block, image in zip(pair, images, strict=True):  # type: ignore[call-overload]
                 text = block(text, image)
-        return Pair(text, images[0], text.first())
+        return FusedTokens(text, images[0], text.first())
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
+    def next_token_logits(
+        self, text: Text, context: Tokens, cache: KVCache | None = None
+    ) -> Float[Tensor, "b n vocabulary"]:
         if self.answer_words is None or self.answer_head is None:
-            raise BuiltWithout(self.lacks()["decode"])
+            raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         tokens = self.answer_words(text, 0 if cache is None else cache.length)
         for block in self.decoder:
             tokens = block(tokens, context, Causal(padding=False), cache)
-        return self.answer_head(tokens.canvas())
+        return self.answer_head(tokens.to_padded())
 
-    def lacks(self) -> dict[str, str]:
+    def unsupported(self) -> dict[str, str]:
         found = {
-            "foretell": "an ALBEF's decoder reads questions that have met images, not images: take a BLIP or a CoCa"
+            "decode_hidden_states": "an ALBEF's decoder reads questions that have met images, not images: take a BLIP or a CoCa"
         }
         if self.answer_words is None:
-            found["decode"] = "this ALBEF was built without a decoder: set model.decoder_depth over 0"
-        if self.images > 1:
-            found["fuse"] = f"this ALBEF was built for {self.images} images at once: set model.images to 1"
+            found["next_token_logits"] = "this ALBEF was built without a decoder: set model.decoder_depth over 0"
+        if self.num_images > 1:
+            found["fuse"] = f"this ALBEF was built for {self.num_images} images at once: set model.num_images to 1"
         return found
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """What pre-training asks: contrast of the towers, and after fusion whether both match, and the hidden words."""
         heads = {
-            "contrast": Contrast(self.image_width, self.width, self.joint, Temperature()),
-            "match": Match(self.width),
-            "words": Vocabulary(self.width, self.vocabulary, tied=self.words.word),
+            "contrast": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
+            "match": ITMHead(self.dim),
+            "words": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
         }
         return nn.ModuleDict(heads).apply(init_transformer)

@@ -26,16 +26,21 @@ def pretrain_4m() -> Pretrain:
         recipe="albef.pretrain_4m",
         model=ALBEF(),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=256, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
+        images=ImageSettings(shorter_side=256, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=steps(FOUR_MILLION, BATCH, EPOCHS),
-            batch=BATCH,
+            batch_size=BATCH,
             checkpoint_every=1000,
             optimizer=Optimizer(
-                learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.02, warmup=2000, schedule="cosine", clip=0.0
+                learning_rate=1e-4,
+                betas=(0.9, 0.999),
+                weight_decay=0.02,
+                warmup=2000,
+                schedule="cosine",
+                max_grad_norm=0.0,
             ),
         ),
-        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=1 / EPOCHS, queue=65536),
+        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=1 / EPOCHS, queue_size=65536),
         corpus=", ".join(FOUR_MILLION),
     )
 
@@ -50,8 +55,8 @@ def pretrain_14m() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
     model = ALBEF(
-        image_width=256, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=256, text_depth=1,
-        fusion_depth=2, heads=4, hidden=384, text_length=40, dropout=0.0,
+        image_dim=256, image_depth=1, image_num_heads=4, image_mlp_dim=384, grid=(7, 7), patch_size=32, dim=256, text_depth=1,
+        fusion_depth=2, num_heads=4, mlp_dim=384, text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False), batch=256)
 
@@ -63,9 +68,9 @@ def vqa() -> Finetune:
     a decoder (tasks/open_vqa.py) that a momentum model teaches; train alone, where the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
-        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=400, schedule="cosine", clip=0.0
+        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=400, schedule="cosine", max_grad_norm=0.0
     )
-    images = ImageSettings(shorter=384, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
+    images = ImageSettings(shorter_side=384, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
     return vqa_v2("albef.vqa", pretrain_4m(), images, 256, 8, optimizer)
 
 
@@ -80,8 +85,8 @@ def retrieval() -> Pretrain:
         recipe="albef.retrieval",
         model=replace(run.model, grid=(24, 24)),
         objectives=replace(OBJECTIVES, mlm=0.0),
-        images=replace(run.images, shorter=384),
-        training=replace(run.training, steps=steps(("COCO",), 256, 5), batch=256, optimizer=optimizer),
+        images=replace(run.images, shorter_side=384),
+        training=replace(run.training, steps=steps(("COCO",), 256, 5), batch_size=256, optimizer=optimizer),
         teacher=replace(run.teacher, warmup=1 / 5),
         corpus="COCO",
     )

@@ -6,16 +6,27 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, grid_of, has, heads_of, marked, shape
-from diptych.checkpoints.mapping import FLAT, ONE, Names, both, fused
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    count,
+    first_marker,
+    grid_of,
+    has,
+    heads_of,
+    shape,
+)
+from diptych.checkpoints.mapping import FLAT, ONE, KeyMapping, fused, weight_and_bias
 from diptych.checkpoints.positions import Absolute
 from diptych.models.beit3.model import UNREAD, BEiT3
-from diptych.modules.heads import Contrast, LogScale, TwoLayers
+from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.masked_captions import MaskedCaptions
+from diptych.objectives.itc import ITC
+from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import Masking
+from diptych.objectives.sampling import WordMasking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
@@ -26,7 +37,9 @@ MASK = 64001  # the released vocabulary's
 
 def _two(official: str, ours: str) -> dict[str, str]:
     """Both modalities' halves of one layer."""
-    return {k: v for a, name in EXPERTS.items() for k, v in both(f"{official}.{a}", f"{ours}.{name}").items()}
+    return {
+        k: v for a, name in EXPERTS.items() for k, v in weight_and_bias(f"{official}.{a}", f"{ours}.{name}").items()
+    }
 
 
 def _block(i: int) -> dict[str, str]:
@@ -40,21 +53,25 @@ def _block(i: int) -> dict[str, str]:
     for a, name in EXPERTS.items():
         table |= fused((f"{theirs}.self_attn.{x}_proj.{a}" for x in "qkv"), f"{ours}.qkv.{name}")
         for official, layer in (("fc1", "grow"), ("ffn_layernorm", "norm"), ("fc2", "shrink")):
-            table |= both(f"{theirs}.ffn.{a}.{official}", f"{ours}.feedforward.{name}.{layer}")
+            table |= weight_and_bias(f"{theirs}.ffn.{a}.{official}", f"{ours}.feedforward.{name}.{layer}")
     return table
 
 
 HEADS = {
     "vqa": {
-        **both("pooler.norm", "model.transformer.pooler.norm"),
-        **both("pooler.dense", "model.transformer.pooler.dense"),
-        **both("head.0", "head.dense"),
-        **both("head.1", "head.norm"),
-        **both("head.3", "head.answers"),
+        **weight_and_bias("pooler.norm", "model.transformer.pooler.norm"),
+        **weight_and_bias("pooler.dense", "model.transformer.pooler.dense"),
+        **weight_and_bias("head.0", "head.dense"),
+        **weight_and_bias("head.1", "head.norm"),
+        **weight_and_bias("head.3", "head.answers"),
     },
-    "nlvr2": {k: v for n in ("norm1", "dense1", "norm2", "dense2") for k, v in both(f"head.{n}", f"head.{n}").items()},
-    "classification": {**both("fc_norm", "model.head.norm"), **both("head", "model.head.linear")},
-    "captioning": both("mlm_head", "model.words"),
+    "nlvr2": {
+        k: v
+        for n in ("norm1", "dense1", "norm2", "dense2")
+        for k, v in weight_and_bias(f"head.{n}", f"head.{n}").items()
+    },
+    "classification": {**weight_and_bias("fc_norm", "model.head.norm"), **weight_and_bias("head", "model.head.linear")},
+    "captioning": weight_and_bias("mlm_head", "model.words"),
     "retrieval": {
         "vision_head.weight": "heads.contrast.image.weight",
         "language_head.weight": "heads.contrast.text.weight",
@@ -68,16 +85,16 @@ MARKS = {"vision_head.": "retrieval", "mlm_head.": "captioning", "fc_norm.": "cl
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for, by the head it carries; "encoder" where it has none."""
-    return marked(state, MARKS)
+    return first_marker(state, MARKS)
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names that a checkpoint is read and written by."""
     table = {
         "beit3.text_embed.weight": "model.word.weight",
         "beit3.vision_embed.mask_token": "model.hidden_patch",
         "beit3.vision_embed.cls_token": "model.patches.cls",
-        **both("beit3.vision_embed.proj", "model.patches.project"),
+        **weight_and_bias("beit3.vision_embed.proj", "model.patches.project"),
         "beit3.encoder.embed_positions.A.weight": "model.patches.position",
         "beit3.encoder.embed_positions.B.weight": "model.position.weight",
         **_two("beit3.encoder.layer_norm", "model.transformer.norm"),
@@ -86,28 +103,28 @@ def names(arguments: Arguments, task: str) -> Names:
     for i in range(arguments["depth"]):
         table |= _block(i)
     forms = {"beit3.vision_embed.proj.weight": FLAT, "beit3.encoder.embed_positions.A.weight": ONE}
-    return Names(table, forms=forms)
+    return KeyMapping(table, forms=forms)
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.beit3.BEiT3 that an officially named checkpoint was made with. Raises WeightsError."""
     vocabulary, width = shape(state, "beit3.text_embed.weight", 2)
     cells, _ = shape(state, "beit3.encoder.embed_positions.A.weight", 2)
     special = told.get("special_ids", {})
     return {
-        "width": width,
+        "dim": width,
         "depth": count(state, "beit3.encoder.layers", "final_layer_norm.A.weight"),
-        "heads": heads_of(width, told.get("num_heads", told.get("encoder_attention_heads"))),
-        "hidden": shape(state, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)[0],
-        "patch": shape(state, "beit3.vision_embed.proj.weight", 4)[-1],
+        "num_heads": heads_of(width, told.get("num_heads", told.get("encoder_attention_heads"))),
+        "mlp_dim": shape(state, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)[0],
+        "patch_size": shape(state, "beit3.vision_embed.proj.weight", 4)[-1],
         "grid": grid_of(cells - UNREAD - 1, told.get("grid"), "beit3.encoder.embed_positions.A.weight"),
-        "vocabulary": vocabulary,
+        "vocab_size": vocabulary,
         "text_length": shape(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - UNREAD,
         "pooling": "image" if task(state) == "vqa" else "both",
         "final_norm": has(state, "beit3.encoder.layer_norm.A."),
-        "classes": shape(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
-        "speaks": task(state) == "captioning",
-        "mask": special.get("mask", MASK),
+        "num_classes": shape(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
+        "with_decoder": task(state) == "captioning",
+        "mask_token_id": special.get("mask", MASK),
     }
 
 
@@ -115,23 +132,23 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The step that an imported checkpoint was fine-tuned in; a model without heads stands under "model" alone."""
     model = BEiT3(**arguments)
     if task == "vqa":
-        return ClosedVQA(model, model.width, shape(state, "head.answers.weight", 2)[0])
+        return ClosedVQA(model, model.dim, shape(state, "head.answers.weight", 2)[0])
     if task == "nlvr2":
-        return NLVR2(model, 2 * model.width, TwoLayers(4 * model.width, 2 * model.width, 2))
+        return NLVR2(model, 2 * model.dim, MLPClassifier(4 * model.dim, 2 * model.dim, 2))
     if task == "classification":
-        return Classification(model, arguments["classes"])
+        return Classification(model, arguments["num_classes"])
     if task == "captioning":
-        masking = Masking(model.vocabulary, model.mask, 0.7)
-        return Pretraining(model, model.heads(), [MaskedCaptions(masking)])
+        masking = WordMasking(model.vocab_size, model.mask_token_id, 0.7)
+        return Pretraining(model, model.pretraining_heads(), [MaskedCaptioning(masking)])
     if task == "retrieval":
-        contrast = Contrast(model.width, model.width, model.width, LogScale(), bias=False)
-        return Pretraining(model, nn.ModuleDict({"contrast": contrast}), [ImageTextContrast()])
+        contrast = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
+        return Pretraining(model, nn.ModuleDict({"contrast": contrast}), [ITC()])
     return nn.ModuleDict({"model": model})
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="beit3",
-    known=lambda state: "beit3.text_embed.weight" in state,
+    matches=lambda state: "beit3.text_embed.weight" in state,
     task=task,
     names=names,
     infer=infer,
@@ -139,5 +156,5 @@ SYSTEM = System(
     positions=(
         Absolute("beit3.encoder.embed_positions.A.weight", "model.patches.position", resize_bicubic_plain, UNREAD + 1),
     ),
-    nest="model",
+    model_prefix="model",
 )

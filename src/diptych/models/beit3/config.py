@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Cells,
-    ClassesOrNone,
     Count,
     Depth,
-    Heads,
-    Hidden,
+    Dim,
     Length,
-    Patch,
+    MLPDim,
+    NumClassesOrNone,
+    NumHeads,
+    PatchSize,
     Place,
     Range,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_at_most,
     require_multiple,
     settings,
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 class BEiT3:
     """Arguments of models.beit3.BEiT3; the defaults are the base model's. `mask`: the id of [MASK]."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 16
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (14, 14)
-    vocabulary: Vocabulary = 64010
+    vocab_size: VocabSize = 64010
     text_length: Length = 1022
     pooling: Literal["image", "both"] = "image"
     final_norm: bool = True
-    classes: ClassesOrNone = 0
-    speaks: bool = False
-    mask: Place = 64001
-    drop: ShareBelowOne = 0.1
+    num_classes: NumClassesOrNone = 0
+    with_decoder: bool = False
+    mask_token_id: Place = 64001
+    drop_path: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"))
-        require_at_most(self, "model", ("mask", "vocabulary"), below=True)
+        require_multiple(self, "model", ("dim", "num_heads"))
+        require_at_most(self, "model", ("mask_token_id", "vocab_size"), below=True)
 
     def build(self) -> beit3.BEiT3:
         from diptych.models.beit3.model import BEiT3 as Model
@@ -62,21 +62,21 @@ class BEiT3:
 class VisualTokenizer:
     """Arguments of models.tokenizer.VisualTokenizer; the defaults are BEiT v2's base size. `features`: the teacher's width."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 16
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (14, 14)
-    codes: Annotated[int, Range(2, 2**16)] = 8192
-    code_width: Width = 32
+    num_codes: Annotated[int, Range(2, 2**16)] = 8192
+    code_dim: Dim = 32
     decoder_depth: Depth = 3
-    features: Width = 512
+    feature_dim: Dim = 512
     decay: ShareBelowOne = 0.99
     patience: Count = 10
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"))
+        require_multiple(self, "model", ("dim", "num_heads"))
 
     def build(self) -> visual_tokenizer.VisualTokenizer:
         from diptych.encoders.visual_tokenizer import VisualTokenizer as Model

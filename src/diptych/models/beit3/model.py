@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
-from diptych.modules.attention import Cache
+from diptych.modules.attention import KVCache
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
-from diptych.modules.multiway import Multiway, MultiwayBlock, norms, onward
+from diptych.modules.multiway import MultiwayBlock, MultiwayFusion, causal_mask, norms
 from diptych.modules.position import resize_bicubic_plain
-from diptych.modules.tokens import Pair, Span, Tokens
-from diptych.protocols import BuiltWithout
+from diptych.modules.tokens import FusedTokens, Span, Tokens
+from diptych.protocols import UnsupportedOperation
 
 UNREAD = 2  # rows at the head of the position tables
 
@@ -36,24 +36,24 @@ class BEiT3(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), vocabulary: int = 64010, text_length: int = 1022, pooling: str = "image",
-        final_norm: bool = True, classes: int = 0, speaks: bool = False, mask: int = 64001, drop: float = 0.1,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
+        grid: tuple[int, int] = (14, 14), vocab_size: int = 64010, text_length: int = 1022, pooling: str = "image",
+        final_norm: bool = True, num_classes: int = 0, with_decoder: bool = False, mask_token_id: int = 64001, drop_path: float = 0.1,
     ):  # fmt: skip
         super().__init__()
         if pooling not in ("image", "both"):
             raise ValueError(f"pooling is 'image' or 'both', not {pooling!r}")
-        self.width, self.vocabulary, self.mask = width, vocabulary, mask
-        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic_plain, unread=UNREAD)
-        self.hidden_patch = nn.Parameter(torch.zeros(1, 1, width))
-        self.word = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(UNREAD + text_length, width)
-        drops = [drop * i / max(depth - 1, 1) for i in range(depth)]  # stochastic depth grows with depth
-        blocks = nn.ModuleList(MultiwayBlock(width, heads, hidden, drop=d) for d in drops)
-        pooler = ImagePooler(width) if pooling == "image" else BothFirst()
-        self.transformer = Multiway(blocks, norms(width, 1e-5) if final_norm else None, pooler)
-        self.head = ClassifyPatches(width, classes) if classes else None
-        self.words = nn.Linear(width, vocabulary) if speaks else None
+        self.dim, self.vocab_size, self.mask_token_id = dim, vocab_size, mask_token_id
+        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic_plain, unread=UNREAD)
+        self.hidden_patch = nn.Parameter(torch.zeros(1, 1, dim))
+        self.word = nn.Embedding(vocab_size, dim)
+        self.position = nn.Embedding(UNREAD + text_length, dim)
+        drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # stochastic depth grows with depth
+        blocks = nn.ModuleList(MultiwayBlock(dim, num_heads, mlp_dim, drop_path=d) for d in drops)
+        pooler = ImagePooler(dim) if pooling == "image" else BothFirst()
+        self.transformer = MultiwayFusion(blocks, norms(dim, 1e-5) if final_norm else None, pooler)
+        self.head = ClassifyPatches(dim, num_classes) if num_classes else None
+        self.words = nn.Linear(dim, vocab_size) if with_decoder else None
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.hidden_patch, std=0.02)
 
@@ -61,7 +61,7 @@ class BEiT3(nn.Module):
         """Embeds alone."""
         return self.patches(image)
 
-    def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
+    def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
         """As `encode_image`; where `hidden`, the mask token stands for a patch (section 2.2)."""
         return self.patches(image, hidden, self.hidden_patch)
 
@@ -76,66 +76,70 @@ class BEiT3(nn.Module):
             )
         values = self.word(text.ids) + self.position.weight[UNREAD + start : UNREAD + start + n]
         spans = (Span("text", "words", n),) if start else (Span("text", "cls", 1), Span("text", "words", n - 1))
-        return Tokens.of(values * text.real[:, :, None], text.real, *spans)
+        return Tokens.from_padded(values * text.mask[:, :, None], text.mask, *spans)
 
-    def alone(self, tokens: Tokens) -> Tokens:
-        return self.transformer.alone(tokens)
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
+        return self.transformer.encode_unimodal(tokens)
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
-        return (self.alone(tokens).first(),)
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        return (self.encode_unimodal(tokens).first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         return self.transformer(text, image)
 
-    def fuse_onward(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
         """As `fuse`, for captions: no word sees a later one, and the image sees no words (section 3.1)."""
-        return self.transformer.onward(text, image)
+        return self.transformer.fuse_causal(text, image)
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b 1 vocabulary"]:
+    def next_token_logits(
+        self, text: Text, context: Tokens, cache: KVCache | None = None
+    ) -> Float[Tensor, "b 1 vocabulary"]:
         """Logits of the one token that follows all of `text`: a [MASK] stands in its place. `context`: embedded images."""
         if self.words is None:
-            raise BuiltWithout(self.lacks()["decode"])
+            raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         start = 0 if cache is None else cache.length
-        blank = torch.full_like(text.ids[:, :1], self.mask)
-        words = Text(torch.cat([text.ids, blank], 1), torch.cat([text.real, torch.ones_like(blank).bool()], 1))
+        blank = torch.full_like(text.ids[:, :1], self.mask_token_id)
+        words = Text(torch.cat([text.ids, blank], 1), torch.cat([text.mask, torch.ones_like(blank).bool()], 1))
         newest = self._embed(words, start)
         if start:
             read = self.transformer.read(newest, self._later(newest, context, start), cache)
         else:
-            read = self.transformer.read(Tokens.join(context, newest), onward(newest.layout, context.layout), cache)
+            read = self.transformer.read(
+                Tokens.concat(context, newest), causal_mask(newest.layout, context.layout), cache
+            )
         if cache is not None:
-            cache.forget(1)  # the [MASK]
-        return self.words(read.by_span("text").canvas()[:, -1:])
+            cache.keep_columns(1)  # the [MASK]
+        return self.words(read.select("text").to_padded()[:, -1:])
 
     def _later(self, newest: Tokens, context: Tokens, start: int) -> Bool[Tensor, "n m"]:
-        n, seen = newest.real.shape[1], context.real.shape[1] + start
-        return torch.ones(n, seen + n, dtype=torch.bool, device=newest.real.device).tril(seen)
+        n, seen = newest.mask.shape[1], context.mask.shape[1] + start
+        return torch.ones(n, seen + n, dtype=torch.bool, device=newest.mask.device).tril(seen)
 
-    def lacks(self) -> dict[str, str]:
+    def unsupported(self) -> dict[str, str]:
         found = {
-            "foretell": "a BEiT-3 writes one word at a time, where a [MASK] stands: give objectives.captions the weight"
+            "decode_hidden_states": "a BEiT-3 writes one word at a time, where a [MASK] stands: give objectives.masked_captions the weight"
         }
         if self.words is None:
-            found["decode"] = "this BEiT-3 was built without a word head: set model.speaks True"
+            found["next_token_logits"] = "this BEiT-3 was built without a word head: set model.with_decoder True"
         return found
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """The word head, where there is one: the model's own, which `decode` speaks with."""
         return nn.ModuleDict({} if self.words is None else {"captions": self.words})
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         if self.head is None:
-            raise BuiltWithout("this BEiT-3 was built without a classifier (classes=0)")
-        return self.head(self.transformer.alone(self.encode_image(image)))
+            raise UnsupportedOperation("this BEiT-3 was built without a classifier (classes=0)")
+        return self.head(self.transformer.encode_unimodal(self.encode_image(image)))
 
 
 class ImagePooler(nn.Module):
     """The image's class token: norm, linear, tanh."""
 
-    def __init__(self, width: int, eps: float = 1e-5):
+    def __init__(self, dim: int, eps: float = 1e-5):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps)
-        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.dense = nn.Linear(dim, dim)
 
     def forward(self, text: Tokens, image: Tokens) -> Float[Tensor, "b d"]:
         return self.dense(self.norm(image.first())).tanh()
@@ -151,10 +155,10 @@ class BothFirst(nn.Module):
 class ClassifyPatches(nn.Module):
     """The mean of the patches: norm, linear."""
 
-    def __init__(self, width: int, classes: int, eps: float = 1e-5):
+    def __init__(self, dim: int, num_classes: int, eps: float = 1e-5):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps)
-        self.linear = nn.Linear(width, classes)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.linear = nn.Linear(dim, num_classes)
 
     def forward(self, image: Tokens) -> Float[Tensor, "b classes"]:
-        return self.linear(self.norm(image.by_span(name="patches").mean()))
+        return self.linear(self.norm(image.select(name="patches").mean()))

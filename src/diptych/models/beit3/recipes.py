@@ -12,13 +12,13 @@ from diptych.models.beit3.config import BEiT3, VisualTokenizer
 from diptych.models.common_recipes import WIDER, WIDEST, frozen, vqa_v2
 
 MASKED_DATA = Objectives(
-    codes=1.0,
-    codes_alone=1.0,
+    masked_codes=1.0,
+    masked_codes_image_only=1.0,
     mlm=1.0,
-    mlm_alone=1.0,
+    mlm_text_only=1.0,
     mask_rate=0.5,
-    alone_rate=0.15,
-    patch_rate=0.4,
+    mlm_text_only_rate=0.15,
+    mim_rate=0.4,
     whole_words=False,
 )
 """Images, texts and pairs: section 2.2."""
@@ -31,12 +31,12 @@ def tokenizer() -> Pretrain:
     """
     return Pretrain(
         recipe="beit3.tokenizer",
-        model=VisualTokenizer(patch=32, grid=(7, 7), features=1280),
-        objectives=Objectives(features=1.0),
-        images=ImageSettings(shorter=224, patch=32, square=True),
+        model=VisualTokenizer(patch_size=32, grid=(7, 7), feature_dim=1280),
+        objectives=Objectives(vqkd=1.0),
+        images=ImageSettings(shorter_side=224, patch_size=32, square=True),
         training=Training(
             steps=125_000,
-            batch=1024,
+            batch_size=1024,
             checkpoint_every=1000,
             optimizer=Optimizer(
                 learning_rate=4e-4, betas=(0.9, 0.99), weight_decay=1e-4, warmup=0.1, schedule="cosine"
@@ -51,17 +51,17 @@ def base() -> Pretrain:
     the run of a visual tokenizer.
 
     Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010 (who has its file gives
-    --vocabulary FILE --model.vocabulary 64010 --model.mask 64001); images and texts alone are those of the same
+    --vocabulary FILE --model.vocab_size 64010 --model.mask_token_id 64001); images and texts alone are those of the same
     2,048 pairs, where the paper has 2,048 more of each.
     """
     return Pretrain(
         recipe="beit3.base",
-        model=BEiT3(vocabulary=30522, mask=103, speaks=True),
+        model=BEiT3(vocab_size=30522, mask_token_id=103, with_decoder=True),
         objectives=MASKED_DATA,
-        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
         training=Training(
             steps=1_000_000,
-            batch=2048,
+            batch_size=2048,
             checkpoint_every=1000,
             optimizer=Optimizer(
                 learning_rate=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05, warmup=10_000, schedule="cosine"
@@ -79,34 +79,34 @@ def small_tokenizer() -> Pretrain:
     """
     run = tokenizer()
     model = VisualTokenizer(
-        width=192, depth=2, heads=4, hidden=384, patch=32, grid=(7, 7), codes=256, code_width=16, decoder_depth=1,
-        features=1280,
+        dim=192, depth=2, num_heads=4, mlp_dim=384, patch_size=32, grid=(7, 7), num_codes=256, code_dim=16, decoder_depth=1,
+        feature_dim=1280,
     )  # fmt: skip
     optimizer = replace(run.training.optimizer, learning_rate=1e-3)
-    training = replace(run.training, steps=400, batch=64, workers=1, checkpoint_every=200, optimizer=optimizer)
+    training = replace(run.training, steps=400, batch_size=64, workers=1, checkpoint_every=200, optimizer=optimizer)
     return replace(run, recipe="beit3.small_tokenizer", model=model, training=training, corpus="")
 
 
 def small_data() -> Pretrain:
     """Masked data on pictures of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
-    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=WIDEST), embed=Embedders())
+    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=WIDEST), embedders=Embedders())
     return replace(
         run,
-        images=replace(run.images, shorter=224),
-        objectives=replace(MASKED_DATA, codebook=256, block_least=4),
-        training=replace(run.training, batch=64, workers=1),
+        images=replace(run.images, shorter_side=224),
+        objectives=replace(MASKED_DATA, codebook_size=256, min_block=4),
+        training=replace(run.training, batch_size=64, workers=1),
     )
 
 
 SMALL = BEiT3(
-    width=192, depth=3, heads=4, hidden=384, grid=(7, 7), patch=32, vocabulary=30522, text_length=40, mask=103, speaks=True,
-    drop=0.0,
+    dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), patch_size=32, vocab_size=30522, text_length=40, mask_token_id=103, with_decoder=True,
+    drop_path=0.0,
 )  # fmt: skip
 
 
 def small() -> Pretrain:
     """On frozen features: contrast alone, as where the paper fine-tunes for retrieval (section 3.1)."""
-    model = replace(SMALL, speaks=False)
+    model = replace(SMALL, with_decoder=False)
     return frozen("beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, widen=WIDER)
 
 
@@ -114,7 +114,7 @@ def small_captions() -> Pretrain:
     """On frozen features: masked captions alone, as where the paper fine-tunes a model apart to write (section 3.1). Texts come
     as in coca.small.
     """
-    objectives = Objectives(captions=1.0, mask_rate=0.6, whole_words=False)
+    objectives = Objectives(masked_captions=1.0, mask_rate=0.6, whole_words=False)
     return frozen("beit3.small_captions", SMALL, objectives, batch=256, text="minilm_onward", widen=WIDER)
 
 
@@ -124,9 +124,9 @@ def vqa() -> Finetune:
     Differs: train alone, where the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
-        learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_multiplier=20.0
+        learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_lr_multiplier=20.0
     )
-    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
     return vqa_v2("beit3.vqa", base(), images, 128, 10, optimizer)
 
 
@@ -143,7 +143,7 @@ def retrieval() -> Pretrain:
         recipe="beit3.retrieval",
         model=replace(run.model, grid=(24, 24)),
         objectives=Objectives(itc=1.0),
-        images=replace(run.images, shorter=384),
-        training=replace(run.training, steps=steps(("COCO",), 3072, 15), batch=3072, optimizer=optimizer),
+        images=replace(run.images, shorter_side=384),
+        training=replace(run.training, steps=steps(("COCO",), 3072, 15), batch_size=3072, optimizer=optimizer),
         corpus="COCO",
     )

@@ -10,15 +10,15 @@ from diptych.config.validation import (
     Cells,
     Depth,
     DepthOrNone,
+    Dim,
     Epsilon,
-    Heads,
-    Hidden,
     Length,
-    Patch,
+    MLPDim,
+    NumHeads,
+    PatchSize,
     Place,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_at_most,
     require_multiple,
     settings,
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 class BLIP:
     """Arguments of models.blip.BLIP; the defaults are those of pre-training with ViT-B. `begin`, `ground`: the ids of [DEC], [ENC]."""
 
-    image_width: Width = 768
+    image_dim: Dim = 768
     image_depth: Depth = 12
-    image_heads: Heads = 12
-    image_hidden: Hidden = 3072
-    patch: Patch = 16
+    image_num_heads: NumHeads = 12
+    image_mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (14, 14)
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    vocabulary: Vocabulary = 30524
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    vocab_size: VocabSize = 30524
     text_length: Length = 512
-    begin: Place = 30522
-    ground: Place = 30523
-    joint: Width = 256
-    form: Literal["pretraining", "retrieval", "caption", "vqa", "nlvr2"] = "pretraining"
+    bos_token_id: Place = 30522
+    enc_token_id: Place = 30523
+    embed_dim: Dim = 256
+    variant: Literal["pretraining", "retrieval", "caption", "vqa", "nlvr2"] = "pretraining"
     averaged: DepthOrNone = 6
     dropout: ShareBelowOne = 0.1
     image_activation: Activation = "gelu"
@@ -56,8 +56,8 @@ class BLIP:
     eps: Epsilon = 1e-12
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"), ("image_width", "image_heads"))
-        require_at_most(self, "model", ("begin", "vocabulary"), ("ground", "vocabulary"), below=True)
+        require_multiple(self, "model", ("dim", "num_heads"), ("image_dim", "image_num_heads"))
+        require_at_most(self, "model", ("bos_token_id", "vocab_size"), ("enc_token_id", "vocab_size"), below=True)
 
     def build(self) -> blip.BLIP:
         from diptych.models.blip.model import BLIP as Model

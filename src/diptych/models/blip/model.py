@@ -16,33 +16,33 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.vit.model import ViT
-from diptych.modules.attention import Cache, Causal
+from diptych.modules.attention import Causal, KVCache
 from diptych.modules.block import PostNormBlock, activation_named
 from diptych.modules.embeddings import TextEmbedding
-from diptych.modules.fusion import TwinBlock
-from diptych.modules.heads import Contrast, Match, Temperature, Vocabulary
+from diptych.modules.fusion import DualImageBlock
+from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
 from diptych.modules.init import init_transformer
 from diptych.modules.position import resize_bicubic_plain
-from diptych.modules.tokens import Pair, Tokens
-from diptych.protocols import BuiltWithout
+from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.protocols import UnsupportedOperation
 
 
 class TextEncoder(nn.Module):
     """BERT whose every layer may attend to a context. `ground`: the id of [ENC], which such a text begins with."""
 
-    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, ground: int):
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, enc_token_id: int):
         super().__init__()
-        self.words, self.blocks, self.ground = words, blocks, ground
+        self.words, self.blocks, self.enc_token_id = words, blocks, enc_token_id
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
 
     def grounded(self, text: Tokens, context: Tokens | tuple[Tokens, ...]) -> Tokens:
-        ids = torch.full((len(text), 1), self.ground, device=text.real.device)
-        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).by_span(name="cls")
-        tokens = Tokens.join(first, text.by_span(name="words"))
+        ids = torch.full((len(text), 1), self.enc_token_id, device=text.mask.device)
+        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).select(name="cls")
+        tokens = Tokens.concat(first, text.select(name="words"))
         for block in self.blocks:
             tokens = block(tokens, context)
         return tokens
@@ -51,17 +51,17 @@ class TextEncoder(nn.Module):
 class GroundedDecoder(nn.Module):
     """BERT that writes of a context, each word seeing those before it. `begin`: the id of [DEC], which every text begins with."""
 
-    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, begin: int, eps: float, activation: str):
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, bos_token_id: int, eps: float, activation: str):
         super().__init__()
-        self.words, self.blocks, self.begin = words, blocks, begin
+        self.words, self.blocks, self.bos_token_id = words, blocks, bos_token_id
         vocabulary, width = words.word.weight.shape
-        self.vocabulary = Vocabulary(width, vocabulary, eps, words.word, activation_named(activation))
+        self.vocabulary = MLMHead(width, vocabulary, eps, words.word, activation_named(activation))
 
-    def forward(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
+    def forward(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         start, ids = 0 if cache is None else cache.length, text.ids
         if start == 0:
-            ids = torch.cat([torch.full_like(ids[:, :1], self.begin), ids[:, 1:]], 1)
-        tokens = self.words(Text(ids, text.real), start)
+            ids = torch.cat([torch.full_like(ids[:, :1], self.bos_token_id), ids[:, 1:]], 1)
+        tokens = self.words(Text(ids, text.mask), start)
         for block in self.blocks:
             tokens = block(tokens, context, Causal(padding=False), cache)
         return tokens
@@ -75,63 +75,65 @@ class BLIP(nn.Module):
 
     def __init__(
         self,
-        image_width: int = 768, image_depth: int = 12, image_heads: int = 12, image_hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072,
-        vocabulary: int = 30524, text_length: int = 512, begin: int = 30522, ground: int = 30523,
-        joint: int = 256, form: str = "pretraining", averaged: int = 6, dropout: float = 0.1,
+        image_dim: int = 768, image_depth: int = 12, image_num_heads: int = 12, image_mlp_dim: int = 3072, patch_size: int = 16,
+        grid: tuple[int, int] = (14, 14), dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072,
+        vocab_size: int = 30524, text_length: int = 512, bos_token_id: int = 30522, enc_token_id: int = 30523,
+        embed_dim: int = 256, variant: str = "pretraining", averaged: int = 6, dropout: float = 0.1,
         image_activation: str = "gelu", image_eps: float = 1e-6, activation: str = "gelu", eps: float = 1e-12,
     ):  # fmt: skip
         super().__init__()
-        if form not in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
-            raise ValueError(f"form is 'pretraining', 'retrieval', 'caption', 'vqa' or 'nlvr2', not {form!r}")
-        self.image_width, self.width, self.joint, self.form = image_width, width, joint, form
+        if variant not in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
+            raise ValueError(f"form is 'pretraining', 'retrieval', 'caption', 'vqa' or 'nlvr2', not {variant!r}")
+        self.image_dim, self.dim, self.embed_dim, self.variant = image_dim, dim, embed_dim, variant
 
         def words() -> TextEmbedding:
-            return TextEmbedding(vocabulary, text_length, width, segments=0, eps=eps, dropout=dropout)
+            return TextEmbedding(vocab_size, text_length, dim, segments=0, eps=eps, dropout=dropout)
 
         def blocks(context_width: int) -> nn.ModuleList:
             return nn.ModuleList(
-                PostNormBlock(width, heads, hidden, eps, dropout, context_width, activation_named(activation))
+                PostNormBlock(dim, num_heads, mlp_dim, eps, dropout, context_width, activation_named(activation))
                 for _ in range(depth)
             )
 
         self.image = ViT(
-            image_width, image_depth, image_heads, image_hidden, patch, grid, classes=0, resize=resize_bicubic_plain,
+            image_dim, image_depth, image_num_heads, image_mlp_dim, patch_size, grid, num_classes=0, resize=resize_bicubic_plain,
             activation=image_activation, eps=image_eps,
         )  # fmt: skip
         self.encoder = self.decoder = None
-        if form == "nlvr2":
+        if variant == "nlvr2":
             twins = (
-                TwinBlock(width, heads, hidden, image_width, i >= averaged, dropout, eps, activation_named(activation))
+                DualImageBlock(
+                    dim, num_heads, mlp_dim, image_dim, i >= averaged, dropout, eps, activation_named(activation)
+                )
                 for i in range(depth)
             )
-            self.encoder = TextEncoder(words(), nn.ModuleList(twins), ground)
-        elif form != "caption":
-            self.encoder = TextEncoder(words(), blocks(image_width), ground)
-        if form in ("caption", "vqa"):
+            self.encoder = TextEncoder(words(), nn.ModuleList(twins), enc_token_id)
+        elif variant != "caption":
+            self.encoder = TextEncoder(words(), blocks(image_dim), enc_token_id)
+        if variant in ("caption", "vqa"):
             self.decoder = GroundedDecoder(
-                words(), blocks(width if form == "vqa" else image_width), begin, eps, activation
+                words(), blocks(dim if variant == "vqa" else image_dim), bos_token_id, eps, activation
             )
-        elif form == "pretraining" and self.encoder is not None:
-            own = blocks(image_width)
+        elif variant == "pretraining" and self.encoder is not None:
+            own = blocks(image_dim)
             for mine, shared in zip(own, self.encoder.blocks, strict=True):
                 mine.cross, mine.cross_norm = shared.cross, shared.cross_norm
                 mine.feedforward, mine.norm2 = shared.feedforward, shared.norm2
-            self.decoder = GroundedDecoder(self.encoder.words, own, begin, eps, activation)
+            self.decoder = GroundedDecoder(self.encoder.words, own, bos_token_id, eps, activation)
         self.apply(init_transformer)
 
     @property
     def reading(self) -> TextEncoder:
         """The encoder. Raises BuiltWithout."""
         if self.encoder is None:
-            raise BuiltWithout(self.lacks()["encode_text"])
+            raise UnsupportedOperation(self.unsupported()["encode_text"])
         return self.encoder
 
     @property
     def writing(self) -> GroundedDecoder:
         """The decoder. Raises BuiltWithout."""
         if self.decoder is None:
-            raise BuiltWithout(self.lacks()["decode"])
+            raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         return self.decoder
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -140,47 +142,49 @@ class BLIP(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         return self.reading.words(text)
 
-    def alone(self, tokens: Tokens) -> Tokens:
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """A text's tokens after they have met each other, in the role without an image."""
-        return self.reading.alone(tokens)
+        return self.reading.encode_unimodal(tokens)
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
-        return ((tokens if tokens.layout.spans[0].modality == "image" else self.alone(tokens)).first(),)
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        return ((tokens if tokens.layout.spans[0].modality == "image" else self.encode_unimodal(tokens)).first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         text = self.reading.grounded(text, image)
-        return Pair(text, image, text.first())
+        return FusedTokens(text, image, text.first())
 
-    def fuse_several(self, text: Tokens, images: tuple[Tokens, ...]) -> Pair:
+    def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
         text = self.reading.grounded(text, images)
-        return Pair(text, images[0], text.first())
+        return FusedTokens(text, images[0], text.first())
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
-        return self.word_head()(self.foretell(text, context, cache).canvas())
+    def next_token_logits(
+        self, text: Text, context: Tokens, cache: KVCache | None = None
+    ) -> Float[Tensor, "b n vocabulary"]:
+        return self.lm_head()(self.decode_hidden_states(text, context, cache).to_padded())
 
-    def foretell(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
+    def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         return self.writing(text, context, cache)
 
-    def word_head(self) -> Vocabulary:
+    def lm_head(self) -> MLMHead:
         return self.writing.vocabulary
 
-    def lacks(self) -> dict[str, str]:
+    def unsupported(self) -> dict[str, str]:
         found: dict[str, str] = {}
         if self.encoder is None:
-            why = "this BLIP was built without an encoder (form 'caption'): set model.form to 'pretraining' or 'retrieval'"
-            found |= dict.fromkeys(("encode_text", "alone", "fuse", "fuse_several"), why)
-        if self.form == "nlvr2":
-            why = "this BLIP reads a text beside two images at once (form 'nlvr2'): set model.form to 'pretraining' or 'retrieval'"
-            found |= dict.fromkeys(("alone", "unimodal", "fuse"), why)
+            why = "this BLIP was built without an encoder (form 'caption'): set model.variant to 'pretraining' or 'retrieval'"
+            found |= dict.fromkeys(("encode_text", "encode_unimodal", "fuse", "fuse_images"), why)
+        if self.variant == "nlvr2":
+            why = "this BLIP reads a text beside two images at once (form 'nlvr2'): set model.variant to 'pretraining' or 'retrieval'"
+            found |= dict.fromkeys(("encode_unimodal", "pooled_features", "fuse"), why)
         if self.decoder is None:
-            why = f"this BLIP was built without a decoder (form {self.form!r})"
-            found["decode"] = f"{why}: set model.form to 'pretraining' or 'caption'"
-        if self.form == "vqa":
+            why = f"this BLIP was built without a decoder (form {self.variant!r})"
+            found["next_token_logits"] = f"{why}: set model.variant to 'pretraining' or 'caption'"
+        if self.variant == "vqa":
             why = "this BLIP's decoder reads questions that have met images, not images (form 'vqa')"
-            found["foretell"] = f"{why}: set model.form to 'pretraining' or 'caption'"
+            found["decode_hidden_states"] = f"{why}: set model.variant to 'pretraining' or 'caption'"
         return found
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """What pre-training and retrieval ask of the encoder; the decoder has its word head itself."""
-        contrast = Contrast(self.image_width, self.width, self.joint, Temperature())
-        return nn.ModuleDict({"contrast": contrast, "match": Match(self.width)}).apply(init_transformer)
+        contrast = ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature())
+        return nn.ModuleDict({"contrast": contrast, "match": ITMHead(self.dim)}).apply(init_transformer)

@@ -11,7 +11,7 @@ from diptych.config.training import Optimizer, Training
 from diptych.models.blip.config import BLIP
 from diptych.models.common_recipes import WIDER, frozen, vqa_v2
 
-OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, even=1e-4, smoothing=0.1)
+OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, uniform_mix=1e-4, label_smoothing=0.1)
 EPOCHS = 20
 
 
@@ -26,16 +26,21 @@ def pretrain_14m() -> Pretrain:
         recipe="blip.pretrain_14m",
         model=BLIP(),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=224, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
+        images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=steps(FOURTEEN_MILLION, 2880, EPOCHS),
-            batch=2880,
+            batch_size=2880,
             checkpoint_every=1000,
             optimizer=Optimizer(
-                learning_rate=3e-4, betas=(0.9, 0.999), weight_decay=0.05, warmup=3000, schedule="cosine", clip=0.0
+                learning_rate=3e-4,
+                betas=(0.9, 0.999),
+                weight_decay=0.05,
+                warmup=3000,
+                schedule="cosine",
+                max_grad_norm=0.0,
             ),
         ),
-        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=2 / EPOCHS, queue=57600),
+        teacher=Teacher(momentum=0.995, alpha=0.4, warmup=2 / EPOCHS, queue_size=57600),
         corpus=", ".join(FOURTEEN_MILLION),
     )
 
@@ -43,17 +48,17 @@ def pretrain_14m() -> Pretrain:
 def pretrain_129m() -> Pretrain:
     """The same with 115 million pairs of LAION beside (section 4.1)."""
     run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
-    training = replace(run.training, steps=steps(corpora, run.training.batch, EPOCHS))
+    training = replace(run.training, steps=steps(corpora, run.training.batch_size, EPOCHS))
     return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
 
 
 def pretrain_large() -> Pretrain:
     """With ViT-L/16, on 129 million pairs."""
     run = pretrain_129m()
-    model = BLIP(image_width=1024, image_depth=24, image_heads=16, image_hidden=4096)
+    model = BLIP(image_dim=1024, image_depth=24, image_num_heads=16, image_mlp_dim=4096)
     optimizer = replace(run.training.optimizer, learning_rate=2e-4)
     corpora = (*FOURTEEN_MILLION, "LAION115M")
-    training = replace(run.training, steps=steps(corpora, 2400, EPOCHS), batch=2400, optimizer=optimizer)
+    training = replace(run.training, steps=steps(corpora, 2400, EPOCHS), batch_size=2400, optimizer=optimizer)
     return replace(run, recipe="blip.pretrain_large", model=model, training=training)
 
 
@@ -62,8 +67,8 @@ def small() -> Pretrain:
     of two pieces that BERT does not use.
     """
     model = BLIP(
-        image_width=192, image_depth=1, image_heads=4, image_hidden=384, grid=(7, 7), patch=32, width=192, depth=2,
-        heads=4, hidden=384, vocabulary=30522, begin=1, ground=2, text_length=40, dropout=0.0,
+        image_dim=192, image_depth=1, image_num_heads=4, image_mlp_dim=384, grid=(7, 7), patch_size=32, dim=192, depth=2,
+        num_heads=4, mlp_dim=384, vocab_size=30522, bos_token_id=1, enc_token_id=2, text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), steps=150, batch=256, widen=WIDER)
 
@@ -75,9 +80,9 @@ def vqa() -> Finetune:
     a decoder (tasks/open_vqa.py); train alone, where the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
-        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", clip=0.0
+        learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", max_grad_norm=0.0
     )
-    images = ImageSettings(shorter=480, patch=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
+    images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
     return vqa_v2("blip.vqa", pretrain_14m(), images, 256, 10, optimizer)
 
 
@@ -91,9 +96,9 @@ def retrieval() -> Pretrain:
         run,
         recipe="blip.retrieval",
         model=replace(run.model, grid=(24, 24)),
-        objectives=replace(OBJECTIVES, lm=0.0, even=0.0),
-        images=replace(run.images, shorter=384),
-        training=replace(run.training, steps=steps(("COCO",), 256, 6), batch=256, optimizer=optimizer),
+        objectives=replace(OBJECTIVES, lm=0.0, uniform_mix=0.0),
+        images=replace(run.images, shorter_side=384),
+        training=replace(run.training, steps=steps(("COCO",), 256, 6), batch_size=256, optimizer=optimizer),
         teacher=replace(run.teacher, warmup=1 / 6),
         corpus="COCO",
     )

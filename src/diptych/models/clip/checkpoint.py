@@ -12,23 +12,33 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, grid_of, heads_of, image_heads, shape
-from diptych.checkpoints.mapping import FLAT, ONE, ONES, TURNED, Names, both, under
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    count,
+    grid_of,
+    heads_of,
+    image_heads,
+    shape,
+)
+from diptych.checkpoints.mapping import FLAT, ONE, ONES, TURNED, KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.positions import Absolute
 from diptych.models.clip.model import CLIP
 from diptych.models.clip.resnet import CLIPResNet
 from diptych.modules.position import resize_bicubic
-from diptych.objectives.itc import ImageTextContrast
+from diptych.objectives.itc import ITC
 from diptych.objectives.pretraining import Pretraining
 
 RESBLOCK = {
     "attn.in_proj_weight": "attention.qkv.weight",
     "attn.in_proj_bias": "attention.qkv.bias",
-    **both("attn.out_proj", "attention.out"),
-    **both("ln_1", "norm1"),
-    **both("ln_2", "norm2"),
-    **both("mlp.c_fc", "feedforward.grow"),
-    **both("mlp.c_proj", "feedforward.shrink"),
+    **weight_and_bias("attn.out_proj", "attention.out"),
+    **weight_and_bias("ln_1", "norm1"),
+    **weight_and_bias("ln_2", "norm2"),
+    **weight_and_bias("mlp.c_fc", "feedforward.grow"),
+    **weight_and_bias("mlp.c_proj", "feedforward.shrink"),
 }
 """OpenAI's names of a pre-norm block."""
 
@@ -39,41 +49,46 @@ SIZES: dict[str, str] = dict.fromkeys(
 
 def blocks(official: str, ours: str) -> dict[str, str]:
     """The blocks of one tower."""
-    return under(f"{official}resblocks.{{i}}.", f"{ours}blocks.{{i}}.", RESBLOCK)
+    return prefixed(f"{official}resblocks.{{i}}.", f"{ours}blocks.{{i}}.", RESBLOCK)
 
 
-def text_names(official: str = "") -> Names:
+def text_names(official: str = "") -> KeyMapping:
     """The text tower, under a prefix, and its projection."""
     ours = {
         "token_embedding.weight": "model.text.word.weight",
         "positional_embedding": "model.text.position",
         **blocks("transformer.", "model.text."),
-        **both("ln_final", "model.text.norm"),
+        **weight_and_bias("ln_final", "model.text.norm"),
         "text_projection": "heads.contrast.text.weight",
     }
-    return Names(under(official, "", ours), forms={f"{official}text_projection": TURNED})
+    return KeyMapping(prefixed(official, "", ours), forms={f"{official}text_projection": TURNED})
 
 
-PATCHES = Names(
+PATCHES = KeyMapping(
     {
         "visual.conv1.weight": "model.image.patches.project.weight",
         "visual.class_embedding": "model.image.patches.cls",
         "visual.positional_embedding": "model.image.patches.position",
-        **both("visual.ln_pre", "model.image.norm"),
+        **weight_and_bias("visual.ln_pre", "model.image.norm"),
         **blocks("visual.transformer.", "model.image."),
     },
     forms={"visual.conv1.weight": FLAT, "visual.class_embedding": ONES, "visual.positional_embedding": ONE},
 )
 """A ViT as OpenAI names it, up to its last block."""
 
-PROJECTED = Names(
+PROJECTED = KeyMapping(
     {"visual.proj": "heads.contrast.image.weight", "logit_scale": "heads.contrast.scale.log"},
     forms={"visual.proj": TURNED},
 )
-NAMES = text_names() | PATCHES | PROJECTED | Names(both("visual.ln_post", "model.image_norm"), dead=SIZES)
+NAMES = (
+    text_names()
+    | PATCHES
+    | PROJECTED
+    | KeyMapping(weight_and_bias("visual.ln_post", "model.image_norm"), ignored=SIZES)
+)
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names that a checkpoint is read and written by."""
     return NAMES
 
@@ -83,23 +98,25 @@ def task(state: State) -> str:
     return "pretraining"
 
 
-def part(told: Told, name: str) -> Told:
+def part(told: OfficialConfig, name: str) -> OfficialConfig:
     """One tower's own settings, where a config is nested as open_clip's."""
     found = told.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
-def heads_told(width: int, told: Told, nested: Told, flat: str, published: Callable[..., int] = heads_of) -> int:
+def heads_told(
+    dim: int, told: OfficialConfig, nested: OfficialConfig, flat: str, published: Callable[..., int] = heads_of
+) -> int:
     """Attention heads of one tower: by name or rule, by their width, or the `published` number of this width."""
     heads = nested.get("heads", told.get(flat, told.get("num_heads")))
     if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's own rule, which rounds down
-        heads = width // 64
+        heads = dim // 64
     if isinstance(head_width := nested.get("head_width"), int) and head_width > 0:
-        heads = width // head_width
-    return published(width, heads if isinstance(heads, int) else None)
+        heads = dim // head_width
+    return published(dim, heads if isinstance(heads, int) else None)
 
 
-def image_shape(state: State, told: Told) -> dict[str, Any]:
+def image_shape(state: State, told: OfficialConfig) -> dict[str, Any]:
     """Sizes of the ViT under "visual."."""
     width, _, _, patch = shape(state, "visual.conv1.weight", 4)
     cells, _ = shape(state, "visual.positional_embedding", 2)
@@ -107,30 +124,30 @@ def image_shape(state: State, told: Told) -> dict[str, Any]:
     size = nested.get("image_size")
     lies = tuple(side // patch for side in size) if isinstance(size, list) else told.get("grid")
     return {
-        "width": width,
+        "dim": width,
         "depth": count(state, "visual.transformer.resblocks", "ln_1.weight"),
-        "heads": heads_told(width, told, nested, "vision_heads", image_heads),
-        "hidden": shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-        "patch": patch,
+        "num_heads": heads_told(width, told, nested, "vision_heads", image_heads),
+        "mlp_dim": shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "patch_size": patch,
         "grid": grid_of(cells - 1, lies, "visual.positional_embedding"),
     }
 
 
-def text_shape(state: State, told: Told, prefix: str = "") -> dict[str, Any]:
+def text_shape(state: State, told: OfficialConfig, prefix: str = "") -> dict[str, Any]:
     """Sizes of the text tower under a prefix."""
     words, width = shape(state, f"{prefix}token_embedding.weight", 2)
     return {
-        "text_width": width,
+        "text_dim": width,
         "text_depth": count(state, f"{prefix}transformer.resblocks", "ln_1.weight"),
-        "text_heads": heads_told(width, told, part(told, "text_cfg"), "transformer_heads"),
-        "text_hidden": shape(state, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-        "vocabulary": words,
+        "text_num_heads": heads_told(width, told, part(told, "text_cfg"), "transformer_heads"),
+        "text_mlp_dim": shape(state, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "vocab_size": words,
         "text_length": shape(state, f"{prefix}positional_embedding", 2)[0],
-        "joint": shape(state, f"{prefix}text_projection", 2)[1],
+        "embed_dim": shape(state, f"{prefix}text_projection", 2)[1],
     }
 
 
-def activation(told: Told, default: str) -> str:
+def activation(told: OfficialConfig, default: str) -> str:
     """As open_clip's `quick_gelu` tells it, or a name of the activation."""
     if "quick_gelu" in told:
         return "quick_gelu" if told["quick_gelu"] else "gelu"
@@ -138,14 +155,14 @@ def activation(told: Told, default: str) -> str:
     return "quick_gelu" if named.startswith("quickgelu") else "gelu"
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.clip.CLIP. Raises WeightsError."""
     return image_shape(state, told) | text_shape(state, told) | {"activation": activation(told, "quick_gelu")}
 
 
 def contrasting(model: CLIP | CLIPResNet) -> Pretraining:
     """The step that every form of CLIP was trained in."""
-    return Pretraining(model, model.heads(), [ImageTextContrast()])
+    return Pretraining(model, model.pretraining_heads(), [ITC()])
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
@@ -153,15 +170,15 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return contrasting(CLIP(**arguments))
 
 
-def _of_open_clip(told: Told) -> bool:
+def _of_open_clip(told: OfficialConfig) -> bool:
     """Whether settings are open_clip's: nested, or of an activation that OpenAI's code does not let one choose."""
     return "vision_cfg" in told or "quick_gelu" in told
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="clip",
-    known=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
-    meant=lambda told: not _of_open_clip(told),
+    matches=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
+    matches_config=lambda told: not _of_open_clip(told),
     task=task,
     infer=infer,
     names=names,
@@ -171,6 +188,6 @@ SYSTEM = System(
 OPEN_CLIP = replace(
     SYSTEM,
     name="open_clip",
-    meant=_of_open_clip,
+    matches_config=_of_open_clip,
     infer=lambda state, told: infer(state, {"quick_gelu": False, **told}),
 )

@@ -9,13 +9,13 @@ from diptych.config.validation import (
     Activation,
     Cells,
     Depth,
+    Dim,
     Epsilon,
-    Heads,
-    Hidden,
     Length,
-    Patch,
-    Vocabulary,
-    Width,
+    MLPDim,
+    NumHeads,
+    PatchSize,
+    VocabSize,
     require_multiple,
     settings,
 )
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 class CLIP:
     """Arguments of models.clip.CLIP; the defaults are ViT-B/32."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 32
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 32
     grid: tuple[Cells, Cells] = (7, 7)
-    text_width: Width = 512
+    text_dim: Dim = 512
     text_depth: Depth = 12
-    text_heads: Heads = 8
-    text_hidden: Hidden = 2048
-    vocabulary: Vocabulary = 49408
+    text_num_heads: NumHeads = 8
+    text_mlp_dim: MLPDim = 2048
+    vocab_size: VocabSize = 49408
     text_length: Length = 77
-    joint: Width = 512
+    embed_dim: Dim = 512
     activation: Activation = "quick_gelu"
     text_activation: Literal["", Activation] = ""  # empty: the image tower's
     eps: Epsilon = 1e-5
     text_eps: Epsilon = 1e-5
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"), ("text_width", "text_heads"))
+        require_multiple(self, "model", ("dim", "num_heads"), ("text_dim", "text_num_heads"))
 
     def build(self) -> clip.CLIP:
         from diptych.models.clip.model import CLIP as Model

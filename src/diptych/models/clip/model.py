@@ -18,9 +18,9 @@ from diptych.batch import Image, Regions, Text
 from diptych.modules.attention import Causal
 from diptych.modules.block import PreNormBlock, activation_named
 from diptych.modules.embeddings import PatchEmbedding
-from diptych.modules.heads import Contrast, LogScale
+from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_blocks
-from diptych.modules.pool import last
+from diptych.modules.pool import last_token
 from diptych.modules.position import resize_bicubic
 from diptych.modules.tokens import Span, Tokens
 
@@ -31,19 +31,19 @@ class PatchTower(nn.Module):
     """A ViT whose patches are projected without bias, and whose tokens are normalised before the first block."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, hidden: int, patch: int, grid: tuple[int, int], activation: str,
+        self, dim: int, depth: int, num_heads: int, mlp_dim: int, patch_size: int, grid: tuple[int, int], activation: str,
         eps: float = EPS,
     ):  # fmt: skip
         super().__init__()
-        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic)
-        self.patches.project = nn.Linear(3 * patch * patch, width, bias=False)
-        self.norm = nn.LayerNorm(width, eps)
+        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
+        self.patches.project = nn.Linear(3 * patch_size * patch_size, dim, bias=False)
+        self.norm = nn.LayerNorm(dim, eps)
         self.blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, eps, activation=activation_named(activation)) for _ in range(depth)
+            PreNormBlock(dim, num_heads, mlp_dim, eps, activation=activation_named(activation)) for _ in range(depth)
         )
-        init_blocks(self.blocks, width)
+        init_blocks(self.blocks, dim)
         for grown in (self.patches.cls, self.patches.position):
-            nn.init.normal_(grown, std=width**-0.5)
+            nn.init.normal_(grown, std=dim**-0.5)
 
     def forward(self, image: Image | Regions) -> Tokens:
         tokens = self.patches(image).map(self.norm)
@@ -56,17 +56,17 @@ class TextTower(nn.Module):
     """A transformer in which each word sees itself and those before it."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str,
+        self, dim: int, depth: int, num_heads: int, mlp_dim: int, vocab_size: int, length: int, activation: str,
         eps: float = EPS,
     ):  # fmt: skip
         super().__init__()
-        self.word = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(torch.empty(length, width))
+        self.word = nn.Embedding(vocab_size, dim)
+        self.position = nn.Parameter(torch.empty(length, dim))
         self.blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, eps, activation=activation_named(activation)) for _ in range(depth)
+            PreNormBlock(dim, num_heads, mlp_dim, eps, activation=activation_named(activation)) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(width, eps)
-        init_blocks(self.blocks, width)
+        self.norm = nn.LayerNorm(dim, eps)
+        init_blocks(self.blocks, dim)
         nn.init.normal_(self.word.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
 
@@ -74,7 +74,7 @@ class TextTower(nn.Module):
         n = text.ids.shape[1]
         if n > len(self.position):
             raise ValueError(f"text of {n} tokens, but the model has positions for {len(self.position)}")
-        tokens = Tokens.of(self.word(text.ids) + self.position[:n], text.real, Span("text", "words", n))
+        tokens = Tokens.from_padded(self.word(text.ids) + self.position[:n], text.mask, Span("text", "words", n))
         for block in self.blocks:
             tokens = block(tokens, Causal())
         return tokens.map(self.norm)
@@ -87,17 +87,17 @@ class CLIP(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
-        grid: tuple[int, int] = (7, 7), text_width: int = 512, text_depth: int = 12, text_heads: int = 8,
-        text_hidden: int = 2048, vocabulary: int = 49408, text_length: int = 77, joint: int = 512,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 32,
+        grid: tuple[int, int] = (7, 7), text_dim: int = 512, text_depth: int = 12, text_num_heads: int = 8,
+        text_mlp_dim: int = 2048, vocab_size: int = 49408, text_length: int = 77, embed_dim: int = 512,
         activation: str = "quick_gelu", text_activation: str = "", eps: float = EPS, text_eps: float = EPS,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.text_width, self.joint = width, text_width, joint
-        self.image = PatchTower(width, depth, heads, hidden, patch, grid, activation, eps)
-        self.image_norm = nn.LayerNorm(width, eps)
+        self.dim, self.text_dim, self.embed_dim = dim, text_dim, embed_dim
+        self.image = PatchTower(dim, depth, num_heads, mlp_dim, patch_size, grid, activation, eps)
+        self.image_norm = nn.LayerNorm(dim, eps)
         self.text = TextTower(
-            text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, text_activation or activation,
+            text_dim, text_depth, text_num_heads, text_mlp_dim, vocab_size, text_length, text_activation or activation,
             text_eps,
         )  # fmt: skip
 
@@ -107,18 +107,18 @@ class CLIP(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         return self.text(text)
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
         """The image's class token; the text's last token."""
-        return (tokens.first() if tokens.layout.spans[0].modality == "image" else last(tokens),)
+        return (tokens.first() if tokens.layout.spans[0].modality == "image" else last_token(tokens),)
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """The two projections of figure 3, without bias, and the scale of their cosines, at most 100 (section 2.5)."""
-        return nn.ModuleDict({"contrast": contrast_head(self.width, self.text_width, self.joint)})
+        return nn.ModuleDict({"contrast": contrast_head(self.dim, self.text_dim, self.embed_dim)})
 
 
-def contrast_head(image_width: int, text_width: int, joint: int) -> Contrast:
+def contrast_head(image_dim: int, text_dim: int, embed_dim: int) -> ITCHead:
     """Projections without bias, drawn by the width of what they read; cosines are scaled by 100 at most."""
-    contrast = Contrast(image_width, text_width, joint, LogScale(most=100), bias=False)
+    contrast = ITCHead(image_dim, text_dim, embed_dim, LogScale(most=100), bias=False)
     for projection in (contrast.image, contrast.text):
         nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
     return contrast

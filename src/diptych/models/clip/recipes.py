@@ -17,12 +17,12 @@ def base() -> Pretrain:
     """
     return Pretrain(
         recipe="clip.base",
-        model=CLIP(vocabulary=30522),
+        model=CLIP(vocab_size=30522),
         objectives=Objectives(itc=1.0),
-        images=ImageSettings(shorter=224, patch=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
+        images=ImageSettings(shorter_side=224, patch_size=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=steps(("WIT",), 32768, 32),
-            batch=32768,
+            batch_size=32768,
             checkpoint_every=1000,
             optimizer=Optimizer(
                 learning_rate=5e-4,
@@ -31,7 +31,7 @@ def base() -> Pretrain:
                 weight_decay=0.2,
                 warmup=2000,
                 schedule="cosine",
-                clip=0.0,
+                max_grad_norm=0.0,
             ),
         ),
         corpus="WIT, 400 million pairs (not released)",
@@ -41,7 +41,7 @@ def base() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features."""
     model = CLIP(
-        width=256, depth=1, heads=4, hidden=512, grid=(7, 7), text_width=256, text_depth=1, text_heads=4, text_hidden=512,
-        vocabulary=30522, text_length=40, joint=256, activation="gelu",
+        dim=256, depth=1, num_heads=4, mlp_dim=512, grid=(7, 7), text_dim=256, text_depth=1, text_num_heads=4, text_mlp_dim=512,
+        vocab_size=30522, text_length=40, embed_dim=256, activation="gelu",
     )  # fmt: skip
     return frozen("clip.small", model, Objectives(itc=1.0), steps=300, batch=256)

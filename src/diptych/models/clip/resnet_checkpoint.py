@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, grid_of, shape
-from diptych.checkpoints.mapping import ONE, Names, both, under
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, grid_of, shape
+from diptych.checkpoints.mapping import ONE, KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip.checkpoint import (
     SIZES,
@@ -29,37 +29,37 @@ THREE = {
 }
 """Three convolutions, each with its norm: the stem, and a bottleneck."""
 
-SHORTCUT = {"downsample.0.weight": "downsample.0.weight", **under("downsample.1.", "downsample.1.", NORM)}
+SHORTCUT = {"downsample.0.weight": "downsample.0.weight", **prefixed("downsample.1.", "downsample.1.", NORM)}
 POOL = {
     "positional_embedding": "model.pool.position",
-    **both("q_proj", "model.pool.attention.query"),
-    **both("k_proj", "model.pool.attention.key"),
-    **both("v_proj", "model.pool.attention.value"),
-    **both("c_proj", "heads.contrast.image"),
+    **weight_and_bias("q_proj", "model.pool.attention.query"),
+    **weight_and_bias("k_proj", "model.pool.attention.key"),
+    **weight_and_bias("v_proj", "model.pool.attention.value"),
+    **weight_and_bias("c_proj", "heads.contrast.image"),
 }
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names that a checkpoint is read and written by."""
-    table = under("visual.", "model.image.", THREE) | under("visual.attnpool.", "", POOL)
+    table = prefixed("visual.", "model.image.", THREE) | prefixed("visual.attnpool.", "", POOL)
     for stage, depth in enumerate(arguments["depths"]):
         for i in range(depth):
             parts = THREE | (SHORTCUT if i == 0 else {})
-            table |= under(f"visual.layer{stage + 1}.{i}.", f"model.image.stages.{stage}.{i}.", parts)
+            table |= prefixed(f"visual.layer{stage + 1}.{i}.", f"model.image.stages.{stage}.{i}.", parts)
     table |= {"logit_scale": "heads.contrast.scale.log"}
-    return text_names() | Names(table, dead=SIZES, forms={"visual.attnpool.positional_embedding": ONE})
+    return text_names() | KeyMapping(table, ignored=SIZES, forms={"visual.attnpool.positional_embedding": ONE})
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.clip_resnet.CLIPResNet. Raises WeightsError."""
     cells, features = shape(state, "visual.attnpool.positional_embedding", 2)
     depths = tuple(count(state, f"visual.layer{stage + 1}", "bn1.weight") for stage in range(STAGES))
     if not all(depths):
         raise WeightsError(f"stages of {depths} blocks make no ResNet; is this another model's checkpoint?")
     return text_shape(state, told) | {
-        "width": shape(state, "visual.conv3.weight", 4)[0],
+        "dim": shape(state, "visual.conv3.weight", 4)[0],
         "depths": depths,
-        "heads": heads_told(features, told, part(told, "vision_cfg"), "vision_heads"),
+        "num_heads": heads_told(features, told, part(told, "vision_cfg"), "vision_heads"),
         "grid": grid_of(cells - 1, told.get("grid"), "visual.attnpool.positional_embedding"),
         "activation": activation(told, "quick_gelu"),
     }
@@ -70,9 +70,9 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return contrasting(CLIPResNet(**arguments))
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="clip_resnet",
-    known=lambda state: "visual.attnpool.positional_embedding" in state and "token_embedding.weight" in state,
+    matches=lambda state: "visual.attnpool.positional_embedding" in state and "token_embedding.weight" in state,
     task=task,
     infer=infer,
     names=names,

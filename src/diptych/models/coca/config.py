@@ -9,14 +9,14 @@ from diptych.config.validation import (
     Activation,
     Cells,
     Depth,
-    Heads,
-    Hidden,
+    Dim,
     Length,
-    Patch,
+    MLPDim,
+    NumHeads,
+    PatchSize,
     Place,
     Range,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_at_most,
     require_multiple,
     settings,
@@ -30,37 +30,37 @@ if TYPE_CHECKING:
 class CoCa:
     """Arguments of models.coca.CoCa; the defaults are open_clip's ViT-B/32."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 32
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 32
     grid: tuple[Cells, Cells] = (7, 7)
-    queries: Annotated[int, Range(1, 4096)] = 256
-    pool_heads: Heads = 8
-    text_width: Width = 512
+    num_queries: Annotated[int, Range(1, 4096)] = 256
+    pool_num_heads: NumHeads = 8
+    text_dim: Dim = 512
     text_depth: Depth = 12
-    text_heads: Heads = 8
-    text_hidden: Hidden = 2048
-    vocabulary: Vocabulary = 49408
+    text_num_heads: NumHeads = 8
+    text_mlp_dim: MLPDim = 2048
+    vocab_size: VocabSize = 49408
     text_length: Length = 76
     decoder_depth: Depth = 12
-    decoder_heads: Heads = 8
-    decoder_hidden: Hidden = 2048
-    joint: Width = 512
+    decoder_num_heads: NumHeads = 8
+    decoder_mlp_dim: MLPDim = 2048
+    embed_dim: Dim = 512
     activation: Activation = "gelu"
-    pad: Place = 0
+    pad_token_id: Place = 0
 
     def __post_init__(self) -> None:
         require_multiple(
             self,
             "model",
-            ("width", "heads"),
-            ("text_width", "text_heads"),
-            ("text_width", "decoder_heads"),
-            ("text_width", "pool_heads"),
+            ("dim", "num_heads"),
+            ("text_dim", "text_num_heads"),
+            ("text_dim", "decoder_num_heads"),
+            ("text_dim", "pool_num_heads"),
         )
-        require_at_most(self, "model", ("pad", "vocabulary"), below=True)
+        require_at_most(self, "model", ("pad_token_id", "vocab_size"), below=True)
 
     def build(self) -> coca.CoCa:
         from diptych.models.coca.model import CoCa as Model

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.clip.model import EPS, PatchTower, contrast_head
-from diptych.modules.attention import Cache, Causal, causal
+from diptych.modules.attention import Causal, KVCache, causal
 from diptych.modules.block import PreNormBlock, PreNormContextBlock, activation_named
 from diptych.modules.init import init_blocks
-from diptych.modules.pool import QueryPool, last
-from diptych.modules.tokens import Pair, Span, Tokens
+from diptych.modules.pool import QueryPool, last_token
+from diptych.modules.tokens import FusedTokens, Span, Tokens
 
 
 class UnimodalDecoder(nn.Module):
@@ -32,17 +32,25 @@ class UnimodalDecoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, depth: int, heads: int, hidden: int, vocabulary: int, length: int, activation: str, pad: int
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        vocab_size: int,
+        length: int,
+        activation: str,
+        pad_token_id: int,
     ):
         super().__init__()
-        self.pad = pad
-        self.word = nn.Embedding(vocabulary, width)
-        self.cls = nn.Parameter(torch.empty(width))
-        self.position = nn.Parameter(torch.empty(length + 1, width))
+        self.pad_token_id = pad_token_id
+        self.word = nn.Embedding(vocab_size, dim)
+        self.cls = nn.Parameter(torch.empty(dim))
+        self.position = nn.Parameter(torch.empty(length + 1, dim))
         self.blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, EPS, activation=activation_named(activation)) for _ in range(depth)
+            PreNormBlock(dim, num_heads, mlp_dim, EPS, activation=activation_named(activation)) for _ in range(depth)
         )
-        init_blocks(self.blocks, width)
+        init_blocks(self.blocks, dim)
         nn.init.normal_(self.word.weight, std=0.02)
         for grown in (self.cls, self.position):
             nn.init.normal_(grown, std=0.01)
@@ -51,26 +59,26 @@ class UnimodalDecoder(nn.Module):
         end = start + text.ids.shape[1]
         if end >= len(self.position):
             raise ValueError(f"text of {end} tokens, but the model has positions for {len(self.position) - 1}")
-        return self.word(text.ids.masked_fill(~text.real, self.pad)) + self.position[start:end]
+        return self.word(text.ids.masked_fill(~text.mask, self.pad_token_id)) + self.position[start:end]
 
     def forward(self, text: Text) -> Tokens:
         n = text.ids.shape[1]
         room = int(n + 1 < len(self.position))  # for the pad behind the longest text
-        text = Text(F.pad(text.ids, (0, room)), F.pad(text.real, (0, room)))
+        text = Text(F.pad(text.ids, (0, room)), F.pad(text.mask, (0, room)))
         values = torch.cat([self.embed(text), (self.cls + self.position[-1]).expand(len(text), 1, -1)], 1)
-        seen = F.pad(text.real & (text.ids != self.pad), (1, 0), value=True)
+        seen = F.pad(text.mask & (text.ids != self.pad_token_id), (1, 0), value=True)
         allowed = causal(n + room + 1, n + room + 1, values.device) & seen[:, None]
         spans = Span("text", "words", n), Span("text", "pad", room), Span("text", "cls", 1)
         one = torch.ones_like(seen[:, :1])
-        tokens = Tokens.of(values, torch.cat([text.real | seen[:, :-1], one], 1), *spans)
+        tokens = Tokens.from_padded(values, torch.cat([text.mask | seen[:, :-1], one], 1), *spans)
         for block in self.blocks:
             tokens = block(tokens, allowed)
-        tokens = tokens.pick(torch.cat([text.real, one], 1))
-        return Tokens.join(tokens.by_span(name="words"), tokens.by_span(name="cls"))
+        tokens = tokens.apply_mask(torch.cat([text.mask, one], 1))
+        return Tokens.concat(tokens.select(name="words"), tokens.select(name="cls"))
 
-    def words(self, text: Text, cache: Cache) -> Tokens:
+    def words(self, text: Text, cache: KVCache) -> Tokens:
         """The newest words, without a class token; what came before is remembered."""
-        tokens = Tokens.of(self.embed(text, cache.length), text.real, Span("text", "words", text.ids.shape[1]))
+        tokens = Tokens.from_padded(self.embed(text, cache.length), text.mask, Span("text", "words", text.ids.shape[1]))
         for block in self.blocks:
             tokens = block(tokens, Causal(), cache=cache)
         return tokens
@@ -83,33 +91,33 @@ class CoCa(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
-        grid: tuple[int, int] = (7, 7), queries: int = 256, pool_heads: int = 8, text_width: int = 512,
-        text_depth: int = 12, text_heads: int = 8, text_hidden: int = 2048, vocabulary: int = 49408,
-        text_length: int = 76, decoder_depth: int = 12, decoder_heads: int = 8, decoder_hidden: int = 2048,
-        joint: int = 512, activation: str = "gelu", pad: int = 0,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 32,
+        grid: tuple[int, int] = (7, 7), num_queries: int = 256, pool_num_heads: int = 8, text_dim: int = 512,
+        text_depth: int = 12, text_num_heads: int = 8, text_mlp_dim: int = 2048, vocab_size: int = 49408,
+        text_length: int = 76, decoder_depth: int = 12, decoder_num_heads: int = 8, decoder_mlp_dim: int = 2048,
+        embed_dim: int = 512, activation: str = "gelu", pad_token_id: int = 0,
     ):  # fmt: skip
         super().__init__()
-        self.text_width, self.joint = text_width, joint
-        self.image = PatchTower(width, depth, heads, hidden, patch, grid, activation)
-        self.pool = QueryPool(queries, text_width, pool_heads, width, EPS)
-        self.image_norm = nn.LayerNorm(text_width, EPS)
+        self.text_dim, self.embed_dim = text_dim, embed_dim
+        self.image = PatchTower(dim, depth, num_heads, mlp_dim, patch_size, grid, activation)
+        self.pool = QueryPool(num_queries, text_dim, pool_num_heads, dim, EPS)
+        self.image_norm = nn.LayerNorm(text_dim, EPS)
         self.text = UnimodalDecoder(
-            text_width, text_depth, text_heads, text_hidden, vocabulary, text_length, activation, pad
+            text_dim, text_depth, text_num_heads, text_mlp_dim, vocab_size, text_length, activation, pad_token_id
         )
-        self.text_norm = nn.LayerNorm(text_width, EPS)
+        self.text_norm = nn.LayerNorm(text_dim, EPS)
         self.reads = nn.ModuleList(
-            PreNormBlock(text_width, decoder_heads, decoder_hidden, EPS, activation=activation_named(activation))
+            PreNormBlock(text_dim, decoder_num_heads, decoder_mlp_dim, EPS, activation=activation_named(activation))
             for _ in range(decoder_depth)
         )
         self.looks = nn.ModuleList(
-            PreNormContextBlock(text_width, decoder_heads, decoder_hidden, EPS, activation_named(activation))
+            PreNormContextBlock(text_dim, decoder_num_heads, decoder_mlp_dim, EPS, activation_named(activation))
             for _ in range(decoder_depth)
         )
-        self.norm = nn.LayerNorm(text_width, EPS)
-        self.vocabulary = nn.Linear(text_width, vocabulary, bias=False)
-        init_blocks(self.reads, text_width)
-        init_blocks(self.looks, text_width)
+        self.norm = nn.LayerNorm(text_dim, EPS)
+        self.vocabulary = nn.Linear(text_dim, vocab_size, bias=False)
+        init_blocks(self.reads, text_dim)
+        init_blocks(self.looks, text_dim)
         nn.init.normal_(self.vocabulary.weight, std=0.02)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -118,33 +126,35 @@ class CoCa(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         return self.text(text)
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
         """What the first query has gathered; the text's [CLS], normalised."""
         if tokens.layout.spans[0].modality == "image":
             return (tokens.first(),)
-        return (self.text_norm(tokens.by_span(name="cls").first()),)
+        return (self.text_norm(tokens.select(name="cls").first()),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         """Words after they have read on and looked at the image. The summary is the last word's, which has seen all."""
-        words = self._read_on(text.by_span(name="words"), image)
-        return Pair(words, image, last(words))
+        words = self._read_on(text.select(name="words"), image)
+        return FusedTokens(words, image, last_token(words))
 
-    def decode(self, text: Text, context: Tokens, cache: Cache | None = None) -> Float[Tensor, "b n vocabulary"]:
-        return self.vocabulary(self.foretell(text, context, cache).canvas())
+    def next_token_logits(
+        self, text: Text, context: Tokens, cache: KVCache | None = None
+    ) -> Float[Tensor, "b n vocabulary"]:
+        return self.vocabulary(self.decode_hidden_states(text, context, cache).to_padded())
 
-    def foretell(self, text: Text, context: Tokens, cache: Cache | None = None) -> Tokens:
-        words = self.text(text).by_span(name="words") if cache is None else self.text.words(text, cache)
+    def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
+        words = self.text(text).select(name="words") if cache is None else self.text.words(text, cache)
         return self._read_on(words, context, cache)
 
-    def word_head(self) -> nn.Linear:
+    def lm_head(self) -> nn.Linear:
         return self.vocabulary
 
-    def _read_on(self, words: Tokens, image: Tokens, cache: Cache | None = None) -> Tokens:
-        gathered = image.by_span(name="queries")
+    def _read_on(self, words: Tokens, image: Tokens, cache: KVCache | None = None) -> Tokens:
+        gathered = image.select(name="queries")
         for read, look in zip(self.reads, self.looks, strict=True):
             words = look(read(words, Causal(), cache=cache), gathered)
         return words.map(self.norm)
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """Contrast alone: the captioner's words are the model's own."""
-        return nn.ModuleDict({"contrast": contrast_head(self.text_width, self.text_width, self.joint)})
+        return nn.ModuleDict({"contrast": contrast_head(self.text_dim, self.text_dim, self.embed_dim)})

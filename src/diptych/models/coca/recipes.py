@@ -19,14 +19,14 @@ def base() -> Pretrain:
     return Pretrain(
         recipe="coca.base",
         model=CoCa(
-            patch=18, grid=(16, 16), text_width=768, text_heads=12, text_hidden=3072, decoder_heads=12, decoder_hidden=3072,
-            pool_heads=12, vocabulary=30522, text_length=64, joint=768,
+            patch_size=18, grid=(16, 16), text_dim=768, text_num_heads=12, text_mlp_dim=3072, decoder_num_heads=12, decoder_mlp_dim=3072,
+            pool_num_heads=12, vocab_size=30522, text_length=64, embed_dim=768,
         ),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=288, patch=18, square=True),
+        images=ImageSettings(shorter_side=288, patch_size=18, square=True),
         training=Training(
             steps=500_000,
-            batch=65536,
+            batch_size=65536,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=8e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.02),
         ),
@@ -41,12 +41,12 @@ def open_clip() -> Pretrain:
     """
     return Pretrain(
         recipe="coca.open_clip",
-        model=CoCa(vocabulary=30522),
+        model=CoCa(vocab_size=30522),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=224, patch=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
+        images=ImageSettings(shorter_side=224, patch_size=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=round(13e9 / 90_000),
-            batch=90_000,
+            batch_size=90_000,
             checkpoint_every=1000,
             optimizer=Optimizer(
                 learning_rate=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=2000, schedule="cosine"
@@ -59,8 +59,8 @@ def open_clip() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features: MiniLM reads onward, for a captioner may not be told of words to come (docs/decisions/0009)."""
     model = CoCa(
-        width=192, depth=1, heads=4, hidden=384, grid=(7, 7), queries=9, pool_heads=4, text_width=192, text_depth=2,
-        text_heads=4, text_hidden=384, vocabulary=30522, text_length=40, decoder_depth=2, decoder_heads=4,
-        decoder_hidden=384, joint=192,
+        dim=192, depth=1, num_heads=4, mlp_dim=384, grid=(7, 7), num_queries=9, pool_num_heads=4, text_dim=192, text_depth=2,
+        text_num_heads=4, text_mlp_dim=384, vocab_size=30522, text_length=40, decoder_depth=2, decoder_num_heads=4,
+        decoder_mlp_dim=384, embed_dim=192,
     )  # fmt: skip
     return frozen("coca.small", model, OBJECTIVES, batch=256, text="minilm_onward")

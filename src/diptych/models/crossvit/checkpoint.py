@@ -6,26 +6,26 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, grid_of, has, shape
-from diptych.checkpoints.mapping import Names, both, under
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, grid_of, has, shape
+from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.crossvit.model import CrossViT
 from diptych.tasks.classification import Classification
 
 BLOCK = {
-    **both("norm1", "norm1"),
-    **both("attn.qkv", "attention.qkv"),
-    **both("attn.proj", "attention.out"),
-    **both("norm2", "norm2"),
-    **both("mlp.fc1", "feedforward.grow"),
-    **both("mlp.fc2", "feedforward.shrink"),
+    **weight_and_bias("norm1", "norm1"),
+    **weight_and_bias("attn.qkv", "attention.qkv"),
+    **weight_and_bias("attn.proj", "attention.out"),
+    **weight_and_bias("norm2", "norm2"),
+    **weight_and_bias("mlp.fc1", "feedforward.grow"),
+    **weight_and_bias("mlp.fc2", "feedforward.shrink"),
 }
 CLASS_ATTENTION = {
-    **both("norm1", "norm"),
-    **both("attn.wq", "attention.query"),
-    **both("attn.wk", "attention.key"),
-    **both("attn.wv", "attention.value"),
-    **both("attn.proj", "attention.out"),
+    **weight_and_bias("norm1", "norm"),
+    **weight_and_bias("attn.wq", "attention.query"),
+    **weight_and_bias("attn.wk", "attention.key"),
+    **weight_and_bias("attn.wv", "attention.value"),
+    **weight_and_bias("attn.proj", "attention.out"),
 }
 
 
@@ -33,30 +33,30 @@ def _stage(blocks: tuple[int, int], exchanges: int) -> dict[str, str]:
     table: dict[str, str] = {}
     for i in (0, 1):
         for j in range(blocks[i]):
-            table |= under(f"blocks.{i}.{j}.", f"blocks.{i}.{j}.", BLOCK)
+            table |= prefixed(f"blocks.{i}.{j}.", f"blocks.{i}.{j}.", BLOCK)
         for j in range(max(1, exchanges)):  # one alone stands in no list
             official = f"fusion.{i}.{j}." if exchanges else f"fusion.{i}."
-            table |= under(official, f"exchange.{i}.layers.{j}.", CLASS_ATTENTION)
+            table |= prefixed(official, f"exchange.{i}.layers.{j}.", CLASS_ATTENTION)
         for official, ours in (("projs", "out"), ("revert_projs", "back")):
-            table |= both(f"{official}.{i}.0", f"exchange.{i}.{ours}.0")
-            table |= both(f"{official}.{i}.2", f"exchange.{i}.{ours}.2")
+            table |= weight_and_bias(f"{official}.{i}.0", f"exchange.{i}.{ours}.0")
+            table |= weight_and_bias(f"{official}.{i}.2", f"exchange.{i}.{ours}.2")
     return table
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names that a checkpoint is read and written by."""
     table: dict[str, str] = {}
     for i in (0, 1):
         table |= {f"pos_embed.{i}": f"model.patches.{i}.position", f"cls_token.{i}": f"model.patches.{i}.cls"}
         for part in ("proj.0", "proj.2", "proj.4") if arguments["stem"] else ("proj",):
-            table |= both(f"patch_embed.{i}.{part}", f"model.patches.{i}.{part.replace('proj', 'project')}")
-        table |= both(f"norm.{i}", f"model.norms.{i}") | both(f"head.{i}", f"model.head.{i}")
+            table |= weight_and_bias(f"patch_embed.{i}.{part}", f"model.patches.{i}.{part.replace('proj', 'project')}")
+        table |= weight_and_bias(f"norm.{i}", f"model.norms.{i}") | weight_and_bias(f"head.{i}", f"model.head.{i}")
     for n, (small, large, exchanges) in enumerate(arguments["stages"]):
-        table |= under(f"blocks.{n}.", f"model.stages.{n}.", _stage((small, large), exchanges))
-    return Names(table)
+        table |= prefixed(f"blocks.{n}.", f"model.stages.{n}.", _stage((small, large), exchanges))
+    return KeyMapping(table)
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.crossvit.CrossViT. Raises WeightsError.
 
     Heads stand in no shape: they are as told (`num_heads`), else one per 32 of the narrow branch, as published. A stem's
@@ -71,14 +71,14 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     sides = (grid_of(shape(state, f"pos_embed.{i}", 3)[1] - 1, None, f"pos_embed.{i}")[0] for i in (0, 1))
     heads = told.get("num_heads")
     return {
-        "sizes": tuple(side * patch for side, patch in zip(sides, patches, strict=True)),
-        "patches": patches,
-        "widths": widths,
-        "heads": _two(widths[0] // 32 if heads is None else heads, "number of heads"),
-        "hidden": tuple(shape(state, f"blocks.0.blocks.{i}.0.mlp.fc1.weight", 2)[0] for i in (0, 1)),
+        "image_sizes": tuple(side * patch for side, patch in zip(sides, patches, strict=True)),
+        "patch_sizes": patches,
+        "dims": widths,
+        "num_heads": _two(widths[0] // 32 if heads is None else heads, "number of heads"),
+        "mlp_dims": tuple(shape(state, f"blocks.0.blocks.{i}.0.mlp.fc1.weight", 2)[0] for i in (0, 1)),
         "stages": tuple(_depths(state, f"blocks.{n}") for n in range(count(state, "blocks", "projs.0.0.weight"))),
         "stem": stem,
-        "classes": shape(state, "head.0.weight", 2)[0],
+        "num_classes": shape(state, "head.0.weight", 2)[0],
     }
 
 
@@ -97,15 +97,15 @@ def _two(told: object, what: str) -> tuple[int, int]:
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The step that it was trained in."""
-    for i, (width, heads) in enumerate(zip(arguments["widths"], arguments["heads"], strict=True)):
+    for i, (width, heads) in enumerate(zip(arguments["dims"], arguments["num_heads"], strict=True)):
         if width % heads:
             raise WeightsError(f"width {width} of branch {i} does not divide into {heads} heads; give another --heads")
-    return Classification(CrossViT(**arguments), arguments["classes"])
+    return Classification(CrossViT(**arguments), arguments["num_classes"])
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="crossvit",
-    known=lambda state: "cls_token.0" in state and "blocks.0.revert_projs.0.0.weight" in state,
+    matches=lambda state: "cls_token.0" in state and "blocks.0.revert_projs.0.0.weight" in state,
     task=lambda state: "classification",
     names=names,
     infer=infer,

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from diptych.config.published import Published
 from diptych.config.validation import (
-    ClassesOrNone,
     DepthOrNone,
-    Heads,
-    Hidden,
+    Dim,
     Longest,
-    Patch,
+    MLPDim,
+    NumClassesOrNone,
+    NumHeads,
+    PatchSize,
     Pixels,
     ShareBelowOne,
-    Width,
     require_multiple,
     settings,
 )
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 class CrossViT:
     """Arguments of models.crossvit.CrossViT; the defaults are CrossViT-9."""
 
-    sizes: tuple[Pixels, Pixels] = (240, 224)
-    patches: tuple[Patch, Patch] = (12, 16)
-    widths: tuple[Width, Width] = (128, 256)
-    heads: tuple[Heads, Heads] = (4, 4)
-    hidden: tuple[Hidden, Hidden] = (384, 768)
+    image_sizes: tuple[Pixels, Pixels] = (240, 224)
+    patch_sizes: tuple[PatchSize, PatchSize] = (12, 16)
+    dims: tuple[Dim, Dim] = (128, 256)
+    num_heads: tuple[NumHeads, NumHeads] = (4, 4)
+    mlp_dims: tuple[MLPDim, MLPDim] = (384, 768)
     stages: Annotated[tuple[tuple[DepthOrNone, DepthOrNone, DepthOrNone], ...], Longest(64)] = (
         (1, 3, 0),
         (1, 3, 0),
         (1, 3, 0),
     )
     stem: bool = False
-    classes: ClassesOrNone = 1000
+    num_classes: NumClassesOrNone = 1000
     dropout: ShareBelowOne = 0.0
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("sizes", "patches"), ("widths", "heads"))
+        require_multiple(self, "model", ("image_sizes", "patch_sizes"), ("dims", "num_heads"))
 
     def build(self) -> crossvit.CrossViT:
         from diptych.models.crossvit.model import CrossViT as Model
@@ -58,5 +58,5 @@ PUBLISHED = Published(
     model=("crossvit", "CrossViT"),
     parameters={"CrossViT-9": 8_553_296},
     results={"ImageNet top-1, CrossViT-9 / -15 / -18": "73.9 / 81.5 / 82.5 (paper)"},
-    pixels=(240, 240),
+    image_size=(240, 240),
 )

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Image
 from diptych.modules.block import PreNormBlock
-from diptych.modules.embeddings import ScaledPatches
-from diptych.modules.fusion import ClassExchange
+from diptych.modules.embeddings import MultiScalePatchEmbedding
+from diptych.modules.fusion import CrossScaleFusion
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
 
@@ -27,13 +27,15 @@ Two = tuple[int, int]
 class Stage(nn.Module):
     """A multi-scale encoder: each branch's own blocks, then the exchange of class tokens (figure 2, middle)."""
 
-    def __init__(self, widths: Two, heads: Two, hidden: Two, depths: Two, exchanges: int, dropout: float):
+    def __init__(self, dims: Two, num_heads: Two, mlp_dims: Two, depths: Two, exchanges: int, dropout: float):
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.ModuleList(PreNormBlock(widths[i], heads[i], hidden[i], 1e-6, dropout) for _ in range(depths[i]))
+            nn.ModuleList(PreNormBlock(dims[i], num_heads[i], mlp_dims[i], 1e-6, dropout) for _ in range(depths[i]))
             for i in (0, 1)
         )
-        self.exchange = nn.ModuleList(ClassExchange(widths[i], widths[1 - i], heads[1 - i], exchanges) for i in (0, 1))
+        self.exchange = nn.ModuleList(
+            CrossScaleFusion(dims[i], dims[1 - i], num_heads[1 - i], exchanges) for i in (0, 1)
+        )
 
     def forward(self, small: Tokens, large: Tokens) -> tuple[Tokens, Tokens]:
         both = [small, large]
@@ -52,18 +54,20 @@ class CrossViT(nn.Module):
 
     def __init__(
         self,
-        sizes: Two = (240, 224), patches: Two = (12, 16), widths: Two = (128, 256), heads: Two = (4, 4),
-        hidden: Two = (384, 768), stages: Sequence[tuple[int, int, int]] = ((1, 3, 0),) * 3, stem: bool = False,
-        classes: int = 1000, dropout: float = 0.0,
+        image_sizes: Two = (240, 224), patch_sizes: Two = (12, 16), dims: Two = (128, 256), num_heads: Two = (4, 4),
+        mlp_dims: Two = (384, 768), stages: Sequence[tuple[int, int, int]] = ((1, 3, 0),) * 3, stem: bool = False,
+        num_classes: int = 1000, dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
-        self.patches = nn.ModuleList(ScaledPatches(sizes[i], patches[i], widths[i], stem) for i in (0, 1))
+        self.patches = nn.ModuleList(
+            MultiScalePatchEmbedding(image_sizes[i], patch_sizes[i], dims[i], stem) for i in (0, 1)
+        )
         self.stages = nn.ModuleList(
-            Stage(widths, heads, hidden, (small, large), max(1, exchanges), dropout)
+            Stage(dims, num_heads, mlp_dims, (small, large), max(1, exchanges), dropout)
             for small, large, exchanges in stages
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width, 1e-6) for width in widths)
-        self.head = nn.ModuleList(nn.Linear(width, classes) for width in widths)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, 1e-6) for width in dims)
+        self.head = nn.ModuleList(nn.Linear(width, num_classes) for width in dims)
         self.apply(init_transformer)
 
     def summaries(self, image: Image) -> list[Float[Tensor, "b d"]]:

@@ -13,15 +13,15 @@ def small() -> Finetune:
     of 8. Mirrored, but not augmented: RandAugment shifts by more than such pictures are wide.
     """
     model = CrossViT(
-        sizes=(32, 48), patches=(4, 8), widths=(96, 192), heads=(3, 3), hidden=(288, 576),
-        stages=((1, 2, 0), (1, 2, 0)), classes=100,
+        image_sizes=(32, 48), patch_sizes=(4, 8), dims=(96, 192), num_heads=(3, 3), mlp_dims=(288, 576),
+        stages=((1, 2, 0), (1, 2, 0)), num_classes=100,
     )  # fmt: skip
     optimizer = Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine")
     return Finetune(
         task="classification",
         model=model,
-        images=ImageSettings(shorter=32, square=True),
-        training=Training(steps=1000, batch=128, optimizer=optimizer),
+        images=ImageSettings(shorter_side=32, square=True),
+        training=Training(steps=1000, batch_size=128, optimizer=optimizer),
         data="cifar-100-python",
         recipe="crossvit.small",
     )

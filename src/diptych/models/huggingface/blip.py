@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diptych.checkpoints.adapter import Arguments, Exported, State, count, square
 from diptych.checkpoints.huggingface.rules import hf_activation
-from diptych.checkpoints.mapping import Names, both, under
+from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.checkpoint import SMOOTHING
 from diptych.models.blip.model import BLIP
@@ -35,26 +35,26 @@ IMAGE, TEXTS = "vision_model.", ("text_encoder.", "text_decoder.", "vision_proj.
 OUTSIDE = {
     "embeddings.class_embedding": "cls_token",
     "embeddings.position_embedding": "pos_embed",
-    **both("embeddings.patch_embedding", "patch_embed.proj"),
-    **both("post_layernorm", "norm"),
+    **weight_and_bias("embeddings.patch_embedding", "patch_embed.proj"),
+    **weight_and_bias("post_layernorm", "norm"),
 }
 BLOCK = {
-    **both("layer_norm1", "norm1"),
-    **both("self_attn.qkv", "attn.qkv"),
-    **both("self_attn.projection", "attn.proj"),
-    **both("layer_norm2", "norm2"),
-    **both("mlp.fc1", "mlp.fc1"),
-    **both("mlp.fc2", "mlp.fc2"),
+    **weight_and_bias("layer_norm1", "norm1"),
+    **weight_and_bias("self_attn.qkv", "attn.qkv"),
+    **weight_and_bias("self_attn.projection", "attn.proj"),
+    **weight_and_bias("layer_norm2", "norm2"),
+    **weight_and_bias("mlp.fc1", "mlp.fc1"),
+    **weight_and_bias("mlp.fc2", "mlp.fc2"),
 }
 SEP = 102
 
 
-def _image(depth: int) -> Names:
+def _image(depth: int) -> KeyMapping:
     """Their names of the image encoder, and the official ones; the text's are the official ones."""
     blocks = {
         f"encoder.layers.{i}.{theirs}": f"blocks.{i}.{name}" for i in range(depth) for theirs, name in BLOCK.items()
     }
-    return Names(under(IMAGE, "visual_encoder.", OUTSIDE | blocks))
+    return KeyMapping(prefixed(IMAGE, "visual_encoder.", OUTSIDE | blocks))
 
 
 def official(state: State) -> dict[str, Tensor]:
@@ -69,39 +69,39 @@ def blip(arguments: Arguments, task: str, official: State) -> Exported:
     if task not in CLASSES:
         raise WeightsError(f"transformers has no class for BLIP's {task}; there are: {', '.join(CLASSES)}")
     sizes = {name: p.default for name, p in signature(BLIP).parameters.items()} | dict(arguments)
-    if task == "vqa" and sizes["image_width"] != sizes["width"]:
+    if task == "vqa" and sizes["image_dim"] != sizes["dim"]:
         raise WeightsError(
             f"in Hugging Face's {CLASSES[task]} questions are as wide as pictures: one with pictures of "
-            f"{sizes['image_width']} and texts of {sizes['width']} has no place there"
+            f"{sizes['image_dim']} and texts of {sizes['dim']} has no place there"
         )
     side = square(sizes["grid"], "BLIP")
     image = {
         "model_type": "blip_vision_model",
-        "hidden_size": sizes["image_width"],
+        "hidden_size": sizes["image_dim"],
         "num_hidden_layers": sizes["image_depth"],
-        "num_attention_heads": sizes["image_heads"],
-        "intermediate_size": sizes["image_hidden"],
-        "image_size": side * sizes["patch"],
-        "patch_size": sizes["patch"],
+        "num_attention_heads": sizes["image_num_heads"],
+        "intermediate_size": sizes["image_mlp_dim"],
+        "image_size": side * sizes["patch_size"],
+        "patch_size": sizes["patch_size"],
         "layer_norm_eps": sizes["image_eps"],
         "hidden_act": hf_activation(sizes["image_activation"]),
         "attention_dropout": 0.0,
     }
     text = {
         "model_type": "blip_text_model",
-        "hidden_size": sizes["width"],
-        "encoder_hidden_size": sizes["image_width"],
+        "hidden_size": sizes["dim"],
+        "encoder_hidden_size": sizes["image_dim"],
         "num_hidden_layers": sizes["depth"],
-        "num_attention_heads": sizes["heads"],
-        "intermediate_size": sizes["hidden"],
-        "vocab_size": sizes["vocabulary"],
+        "num_attention_heads": sizes["num_heads"],
+        "intermediate_size": sizes["mlp_dim"],
+        "vocab_size": sizes["vocab_size"],
         "max_position_embeddings": sizes["text_length"],
         "layer_norm_eps": sizes["eps"],
         "hidden_act": hf_activation(sizes["activation"]),
         "hidden_dropout_prob": sizes["dropout"],
         "attention_probs_dropout_prob": 0.0,
         "label_smoothing": SMOOTHING,
-        "bos_token_id": sizes["begin"],
+        "bos_token_id": sizes["bos_token_id"],
         "eos_token_id": SEP,
         "sep_token_id": SEP,
         "pad_token_id": 0,
@@ -109,7 +109,7 @@ def blip(arguments: Arguments, task: str, official: State) -> Exported:
     config = {
         "model_type": "blip",
         "architectures": [CLASSES[task]],
-        "image_text_hidden_size": sizes["joint"],
+        "image_text_hidden_size": sizes["embed_dim"],
         "tie_word_embeddings": True,
         "vision_config": image,
         "text_config": text,

@@ -29,18 +29,21 @@ _BLOCK = re.compile(r"(transformer|visual\.transformer)\.resblocks\.(\d+)\.(.+)[
 def clip(arguments: Arguments, task: str, official: State) -> Exported:
     """For CLIPModel, of OpenAI's and of open_clip's activation alike. Raises WeightsError for a grid that is no square."""
     side = square(arguments["grid"], "CLIP")
-    image = _tower("", arguments) | {"image_size": side * arguments["patch"], "patch_size": arguments["patch"]}
+    image = _tower("", arguments) | {
+        "image_size": side * arguments["patch_size"],
+        "patch_size": arguments["patch_size"],
+    }
     text = _tower("text_", arguments) | {
-        "vocab_size": arguments["vocabulary"],
+        "vocab_size": arguments["vocab_size"],
         "max_position_embeddings": arguments["text_length"],
         "eos_token_id": LARGEST,
-        "bos_token_id": arguments["vocabulary"] - 2,
+        "bos_token_id": arguments["vocab_size"] - 2,
         "pad_token_id": 0,
     }
     config = {
         "model_type": "clip",
         "architectures": ["CLIPModel"],
-        "projection_dim": arguments["joint"],
+        "projection_dim": arguments["embed_dim"],
         "vision_config": image | {"model_type": "clip_vision_model"},
         "text_config": text | {"model_type": "clip_text_model"},
     }
@@ -52,11 +55,11 @@ def clip(arguments: Arguments, task: str, official: State) -> Exported:
 
 def _tower(prefix: str, arguments: Arguments) -> dict[str, Any]:
     return {
-        "hidden_size": arguments[f"{prefix}width"],
+        "hidden_size": arguments[f"{prefix}dim"],
         "num_hidden_layers": arguments[f"{prefix}depth"],
-        "num_attention_heads": arguments[f"{prefix}heads"],
-        "intermediate_size": arguments[f"{prefix}hidden"],
-        "projection_dim": arguments["joint"],
+        "num_attention_heads": arguments[f"{prefix}num_heads"],
+        "intermediate_size": arguments[f"{prefix}mlp_dim"],
+        "projection_dim": arguments["embed_dim"],
         "hidden_act": hf_activation(arguments.get(f"{prefix}activation") or arguments["activation"]),
         "layer_norm_eps": arguments.get(f"{prefix}eps", EPS),
         "attention_dropout": 0.0,

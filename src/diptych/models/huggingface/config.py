@@ -67,7 +67,7 @@ CONFIGS = {
 
 MARKS = ("model_type", "architectures", "transformers_version", "vision_config")
 """Keys that a config of transformers has and the settings of an official code have not."""
-NOT_ARGUMENTS = ("image_size", "modalities", "begin", "end")
+NOT_ARGUMENTS = ("image_size", "modalities", "bos_token_id", "end")
 """Settings that become an argument only together with others."""
 
 
@@ -87,11 +87,11 @@ class HFConfig:
         """Height and width of the pictures that the position grid is made for."""
         return self.settings["image_size"]
 
-    def check_heads(self, heads: int | None) -> None:
+    def check_heads(self, num_heads: int | None) -> None:
         """Raises WeightsError where a number of heads from elsewhere is another."""
         for name, stated in self.settings.items():
-            if name.endswith("heads") and heads not in (None, stated):
-                raise WeightsError(f"{self.file}: {name} is {stated}, but --heads {heads}; leave --heads out")
+            if name.endswith("heads") and num_heads not in (None, stated):
+                raise WeightsError(f"{self.file}: {name} is {stated}, but --heads {num_heads}; leave --heads out")
 
     def check(self, arguments: Mapping[str, Any], task: str, resized: bool = False) -> None:
         """Raises WeightsError where the weights are of other sizes or another class than the config states. `resized`: the
@@ -101,16 +101,16 @@ class HFConfig:
         for part, table in _tables(config):
             check_shapes(table, self.settings, arguments, f"{self.file}: {part}")
         height, width = self.side
-        patch, grid = self.settings["patch"], tuple(arguments["grid"])
+        patch, grid = self.settings["patch_size"], tuple(arguments["grid"])
         if not resized and grid != (height // patch, width // patch):
             raise WeightsError(
                 f"{self.file}: image_size {height} x {width} makes a grid of {height // patch} x {width // patch} patches, but "
                 f"in the weights it is {grid[0]} x {grid[1]}"
             )
-        if "modalities" in self.settings and self.settings["modalities"] != arguments["images"] + 1:
+        if "modalities" in self.settings and self.settings["modalities"] != arguments["num_images"] + 1:
             raise WeightsError(
                 f"{self.file}: modality_type_vocab_size is {self.settings['modalities']}, but in the weights it is "
-                f"{arguments['images'] + 1}"
+                f"{arguments['num_images'] + 1}"
             )
         for architecture in self.values.get("architectures") or ():
             if task not in config.architectures[architecture]:
@@ -174,11 +174,11 @@ def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:
         settings |= found
         notes += said
     if "end" in settings:
-        notes += _check_end(config, settings["end"], settings["vocabulary"], file)
-    if "begin" in settings:
-        begin, words = settings.pop("begin"), settings["vocabulary"]
+        notes += _check_end(config, settings["end"], settings["vocab_size"], file)
+    if "bos_token_id" in settings:
+        begin, words = settings.pop("bos_token_id"), settings["vocab_size"]
         if isinstance(begin, int) and 0 <= begin < words:
-            settings["begin"] = begin
+            settings["bos_token_id"] = begin
         else:
             notes.append(
                 f"{file}: text_config.bos_token_id is {begin}, outside of the {words} pieces: texts begin with piece "
@@ -244,17 +244,17 @@ def _told(system: str, config: Config, settings: Mapping[str, Any]) -> dict[str,
     arguments = {name: x for name, x in settings.items() if name not in shaped and name not in NOT_ARGUMENTS}
     if system == "vilt":
         arguments["text_eps"] = arguments["eps"]  # transformers has one for all
-    told: dict[str, Any] = {"arguments": arguments, "num_heads": settings["heads"]}
+    told: dict[str, Any] = {"arguments": arguments, "num_heads": settings["num_heads"]}
     if system in ("clip", "open_clip"):
         told = {
-            "arguments": arguments, "vision_heads": settings["heads"], "transformer_heads": settings["text_heads"],
+            "arguments": arguments, "vision_heads": settings["num_heads"], "transformer_heads": settings["text_num_heads"],
         }  # fmt: skip
     if system == "blip":
         told = {
             "arguments": arguments,
-            "vision": {"heads": settings["image_heads"]},
-            "text": {"num_attention_heads": settings["heads"]},
-            "special_ids": {"bos_DEC": settings["begin"]} if "begin" in settings else {},
+            "vision": {"heads": settings["image_num_heads"]},
+            "text": {"num_attention_heads": settings["num_heads"]},
+            "special_ids": {"bos_DEC": settings["bos_token_id"]} if "bos_token_id" in settings else {},
         }
-    (height, width), patch = settings["image_size"], settings["patch"]
+    (height, width), patch = settings["image_size"], settings["patch_size"]
     return told if height == width else told | {"grid": (height // patch, width // patch)}

@@ -51,12 +51,12 @@ def _apart(state: State) -> dict[str, Tensor]:
 
 def _sizes(arguments: Arguments) -> dict[str, Any]:
     rows, columns = arguments["grid"]
-    patch = arguments["patch"]
+    patch = arguments["patch_size"]
     return {
-        "hidden_size": arguments["width"],
+        "hidden_size": arguments["dim"],
         "num_hidden_layers": arguments["depth"],
-        "num_attention_heads": arguments["heads"],
-        "intermediate_size": arguments["hidden"],
+        "num_attention_heads": arguments["num_heads"],
+        "intermediate_size": arguments["mlp_dim"],
         "patch_size": patch,
         "image_size": patch * rows if rows == columns else [patch * rows, patch * columns],
         "layer_norm_eps": arguments.get("eps", 1e-6),
@@ -71,7 +71,7 @@ def vit(arguments: Arguments, task: str, official: State) -> Exported:
     """For ViTForImageClassification, or ViTModel where there is no classifier. Raises WeightsError for averaged patches."""
     if arguments["pooling"] != "cls":
         raise WeightsError("Hugging Face's ViT reads the class token: one that averages patches has no place there")
-    labels = arguments["classes"]
+    labels = arguments["num_classes"]
     config = _sizes(arguments) | {
         "model_type": "vit",
         "architectures": ["ViTForImageClassification" if labels else "ViTModel"],
@@ -100,11 +100,11 @@ def vilt(arguments: Arguments, task: str, official: State) -> Exported:
     config = _sizes(arguments) | {
         "model_type": "vilt",
         "architectures": [architecture],
-        "vocab_size": arguments["vocabulary"],
+        "vocab_size": arguments["vocab_size"],
         "max_position_embeddings": arguments["text_length"],
-        "modality_type_vocab_size": 1 + arguments["images"],
+        "modality_type_vocab_size": 1 + arguments["num_images"],
         "type_vocab_size": 2,
-        "num_images": arguments["images"] if task == "nlvr2" else -1,
+        "num_images": arguments["num_images"] if task == "nlvr2" else -1,
         "tie_word_embeddings": False,
         "num_labels": next((t.shape[0] for n, t in official.items() if n.endswith("classifier.3.weight")), 2),
     }

@@ -74,12 +74,14 @@ ENDS = {49408: (49407, LARGEST), 30524: (102,)}
 """Where a text ends, by the size of the bundled vocabulary: its last piece's id, or what stands for it in transformers."""
 
 
-def _sizes(prefix: str = "", depth: int = 12, heads: int = 12, width: int = 768, hidden: int = 3072) -> dict[str, Rule]:
+def _sizes(
+    prefix: str = "", depth: int = 12, num_heads: int = 12, dim: int = 768, mlp_dim: int = 3072
+) -> dict[str, Rule]:
     return {
-        "hidden_size": Read(f"{prefix}width", width, whole, in_shapes=True),
+        "hidden_size": Read(f"{prefix}dim", dim, whole, in_shapes=True),
         "num_hidden_layers": Read(f"{prefix}depth", depth, whole, in_shapes=True),
-        "num_attention_heads": Read(f"{prefix}heads", heads, whole),
-        "intermediate_size": Read(f"{prefix}hidden", hidden, whole, in_shapes=True),
+        "num_attention_heads": Read(f"{prefix}num_heads", num_heads, whole),
+        "intermediate_size": Read(f"{prefix}mlp_dim", mlp_dim, whole, in_shapes=True),
     }
 
 
@@ -87,14 +89,14 @@ def _pictures(size: int, side: int) -> dict[str, Rule]:
     """`image_size` becomes the position grid, with the patch (weights.hf_config)."""
     return {
         "image_size": Read("image_size", size, pair),
-        "patch_size": Read("patch", side, patch, in_shapes=True),
+        "patch_size": Read("patch_size", side, patch, in_shapes=True),
         "num_channels": Fixed((3,)),
     }
 
 
 def _words(length: str, words: int, most: int) -> dict[str, Rule]:
     return {
-        "vocab_size": Read("vocabulary", words, whole, in_shapes=True),
+        "vocab_size": Read("vocab_size", words, whole, in_shapes=True),
         "max_position_embeddings": Read(length, most, whole, in_shapes=True),
     }
 
@@ -151,15 +153,15 @@ VILT: Table = (
 )
 _OTHER_CLASS = Ignored("of a class that stands by itself: the projection of the two towers is given outside")
 CLIP: Table = COMMON | {
-    "projection_dim": Read("joint", 512, whole, in_shapes=True),
+    "projection_dim": Read("embed_dim", 512, whole, in_shapes=True),
     **dict.fromkeys(("text_config", "vision_config", "text_config_dict", "vision_config_dict"), Ignored("nested")),
 }
 
 
-def _clip_tower(prefix: str, width: int, hidden: int, heads: int) -> dict[str, Rule]:
+def _clip_tower(prefix: str, dim: int, mlp_dim: int, num_heads: int) -> dict[str, Rule]:
     return (
         COMMON
-        | _sizes(prefix, heads=heads, width=width, hidden=hidden)
+        | _sizes(prefix, num_heads=num_heads, dim=dim, mlp_dim=mlp_dim)
         | {
             "hidden_act": Read(f"{prefix}activation", "quick_gelu", activation),
             "layer_norm_eps": Read(f"{prefix}eps", 1e-5, eps),
@@ -178,7 +180,7 @@ CLIP_IMAGE: Table = _clip_tower("", 768, 3072, 12) | _pictures(224, 32)
 
 _ONLY_BLIP_MODEL = Ignored("of BlipModel, which is not imported")
 BLIP: Table = COMMON | {
-    "image_text_hidden_size": Read("joint", 256, whole, in_shapes=True),
+    "image_text_hidden_size": Read("embed_dim", 256, whole, in_shapes=True),
     "projection_dim": _ONLY_BLIP_MODEL,
     "label_smoothing": Ignored("the class reads text_config's"),
     **dict.fromkeys(("text_config", "vision_config"), Ignored("nested")),
@@ -186,11 +188,11 @@ BLIP: Table = COMMON | {
 }
 BLIP_TEXT: Table = (
     COMMON
-    | _sizes(heads=8)
+    | _sizes(num_heads=8)
     | _words("text_length", 30524, 512)
     | _BERT
     | {
-        "bos_token_id": Read("begin", 30522, lambda value: value),
+        "bos_token_id": Read("bos_token_id", 30522, lambda value: value),
         "sep_token_id": Read("end", 102, lambda value: value),
         "encoder_hidden_size": Ignored("the class takes vision_config's hidden_size in its place"),
         "projection_dim": _ONLY_BLIP_MODEL,

@@ -6,31 +6,31 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, shape
-from diptych.checkpoints.mapping import FLAT, Names, both, under
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, shape
+from diptych.checkpoints.mapping import FLAT, KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.mae.model import MAE
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
-from diptych.objectives.mim import MaskedPixels
+from diptych.objectives.mim import MIM
 from diptych.objectives.pretraining import Pretraining
 
-NAMES = Names(
+NAMES = KeyMapping(
     {
-        **under("", "model.", PATCHES),
-        **under("", "model.", BLOCK),
-        **both("norm", "model.norm"),
-        **both("decoder_embed", "model.decoder.embed"),
+        **prefixed("", "model.", PATCHES),
+        **prefixed("", "model.", BLOCK),
+        **weight_and_bias("norm", "model.norm"),
+        **weight_and_bias("decoder_embed", "model.decoder.embed"),
         "mask_token": "model.decoder.mask",
         "decoder_pos_embed": "model.decoder.position",
-        **under("decoder_", "model.decoder.", BLOCK),
-        **both("decoder_norm", "model.decoder.norm"),
-        **both("decoder_pred", "model.decoder.predict"),
+        **prefixed("decoder_", "model.decoder.", BLOCK),
+        **weight_and_bias("decoder_norm", "model.decoder.norm"),
+        **weight_and_bias("decoder_pred", "model.decoder.predict"),
     },
     forms={"patch_embed.proj.weight": FLAT},
 )
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.mae.MAE. The decoder's heads stand in no shape: 16 unless told, as published. Raises
     WeightsError.
     """
@@ -39,24 +39,24 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise WeightsError(f"the decoder's width {width} does not divide into {heads} heads")
     return encoder_shape(state, "", told.get("num_heads"), told.get("grid")) | {
-        "decoder_width": width,
+        "decoder_dim": width,
         "decoder_depth": count(state, "decoder_blocks", "norm1.weight"),
-        "decoder_heads": heads,
-        "decoder_hidden": shape(state, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
+        "decoder_num_heads": heads,
+        "decoder_mlp_dim": shape(state, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The step that it was trained in, which has no heads."""
-    return Pretraining(MAE(**arguments), nn.ModuleDict(), [MaskedPixels()])
+    return Pretraining(MAE(**arguments), nn.ModuleDict(), [MIM()])
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="mae",
-    known=lambda state: "mask_token" in state and "decoder_pred.weight" in state,
+    matches=lambda state: "mask_token" in state and "decoder_pred.weight" in state,
     task=lambda state: "pretraining",
     names=lambda arguments, task: NAMES,
     infer=infer,
     build=build,
-    nest="model",
+    model_prefix="model",
 )

@@ -8,10 +8,10 @@ from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Cells,
     Depth,
-    Heads,
-    Hidden,
-    Patch,
-    Width,
+    Dim,
+    MLPDim,
+    NumHeads,
+    PatchSize,
     require_multiple,
     settings,
 )
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 class MAE:
     """Arguments of models.mae.MAE; the defaults are ViT-B/16."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 16
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (14, 14)
-    decoder_width: Width = 512
+    decoder_dim: Dim = 512
     decoder_depth: Depth = 8
-    decoder_heads: Heads = 16
-    decoder_hidden: Hidden = 2048
+    decoder_num_heads: NumHeads = 16
+    decoder_mlp_dim: MLPDim = 2048
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"), ("decoder_width", "decoder_heads"))
-        for name in ("width", "decoder_width"):  # of sines and cosines, for rows and for columns
+        require_multiple(self, "model", ("dim", "num_heads"), ("decoder_dim", "decoder_num_heads"))
+        for name in ("dim", "decoder_dim"):  # of sines and cosines, for rows and for columns
             if getattr(self, name) % 4:
                 raise ValueError(f"model.{name} must be a multiple of 4: got {getattr(self, name)}")
 

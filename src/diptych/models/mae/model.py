@@ -16,7 +16,7 @@ from diptych.batch import Image
 from diptych.modules.block import PreNormBlock
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
-from diptych.modules.position import grid_inside, resize_bicubic, sincos
+from diptych.modules.position import resize_bicubic, resize_grid_inside, sincos_2d
 from diptych.modules.tokens import Layout, Tokens
 
 
@@ -25,32 +25,34 @@ class PixelDecoder(nn.Module):
 
     position: Tensor
 
-    def __init__(self, inputs: int, width: int, depth: int, heads: int, hidden: int, patch: int, grid: tuple[int, int]):
+    def __init__(
+        self, inputs: int, dim: int, depth: int, num_heads: int, mlp_dim: int, patch_size: int, grid: tuple[int, int]
+    ):
         super().__init__()
         self.grid = grid
-        self.embed = nn.Linear(inputs, width)
-        self.mask = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("position", sincos(width, grid))
-        self.blocks = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, 1e-6)
-        self.predict = nn.Linear(width, 3 * patch * patch)
+        self.embed = nn.Linear(inputs, dim)
+        self.mask = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("position", sincos_2d(dim, grid))
+        self.blocks = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, 1e-6)
+        self.predict = nn.Linear(dim, 3 * patch_size * patch_size)
         nn.init.trunc_normal_(self.mask, std=0.02)
 
     def forward(self, visible: Tokens, whole: Layout) -> Tokens:
         """The patches of `whole`: by row, column and channel of their pixels."""
         shown = visible.map(self.embed)
-        canvas = torch.where(visible.real[:, :, None], shown.canvas(), self.mask.to(shown.values.dtype))
-        tokens = Tokens.of(canvas, whole.real, *whole.spans).add(self._positions(whole))
+        canvas = torch.where(visible.mask[:, :, None], shown.to_padded(), self.mask.to(shown.values.dtype))
+        tokens = Tokens.from_padded(canvas, whole.mask, *whole.spans).add(self._positions(whole))
         for block in self.blocks:
             tokens = block(tokens)
-        return tokens.by_span(name="patches").map(self.norm).map(self.predict)
+        return tokens.select(name="patches").map(self.norm).map(self.predict)
 
     def _positions(self, whole: Layout) -> Tensor:
         """The class token's, and the grid fitted to each image."""
         (patches,) = whole.columns("image", "patches")
         start, end = whole.bounds(patches)
-        inside = whole.real[:, start:end].unflatten(1, whole.spans[patches].grid or self.grid)
-        cells = grid_inside(self.position[0, 1:].unflatten(0, self.grid), inside, resize_bicubic)
+        inside = whole.mask[:, start:end].unflatten(1, whole.spans[patches].grid or self.grid)
+        cells = resize_grid_inside(self.position[0, 1:].unflatten(0, self.grid), inside, resize_bicubic)
         return torch.cat([self.position[:, :1].expand(len(cells), -1, -1), cells], 1)
 
 
@@ -59,18 +61,20 @@ class MAE(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), decoder_width: int = 512, decoder_depth: int = 8, decoder_heads: int = 16,
-        decoder_hidden: int = 2048,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
+        grid: tuple[int, int] = (14, 14), decoder_dim: int = 512, decoder_depth: int = 8, decoder_num_heads: int = 16,
+        decoder_mlp_dim: int = 2048,
     ):  # fmt: skip
         super().__init__()
-        self.patch = patch
-        self.patches = PatchEmbedding(width, patch, grid, resize_bicubic)
+        self.patch_size = patch_size
+        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
         del self.patches.position  # which would learn
-        self.patches.register_buffer("position", sincos(width, grid))
-        self.blocks = nn.ModuleList(PreNormBlock(width, heads, hidden) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, 1e-6)
-        self.decoder = PixelDecoder(width, decoder_width, decoder_depth, decoder_heads, decoder_hidden, patch, grid)
+        self.patches.register_buffer("position", sincos_2d(dim, grid))
+        self.blocks = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, 1e-6)
+        self.decoder = PixelDecoder(
+            dim, decoder_dim, decoder_depth, decoder_num_heads, decoder_mlp_dim, patch_size, grid
+        )
         self.apply(init_transformer)
 
     def embed_image(self, image: Image) -> Tokens:

@@ -18,13 +18,18 @@ def base() -> Pretrain:
         recipe="mae.base",
         model=MAE(),
         objectives=Objectives(mim=1.0),
-        images=ImageSettings(shorter=224, patch=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        images=ImageSettings(shorter_side=224, patch_size=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         training=Training(
             steps=round(IMAGENET * 800 / 4096),
-            batch=4096,
+            batch_size=4096,
             checkpoint_every=1000,
             optimizer=Optimizer(
-                learning_rate=2.4e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=0.05, schedule="cosine", clip=0.0
+                learning_rate=2.4e-3,
+                betas=(0.9, 0.95),
+                weight_decay=0.05,
+                warmup=0.05,
+                schedule="cosine",
+                max_grad_norm=0.0,
             ),
         ),
         corpus="ImageNet-1k, pictures alone",
@@ -34,17 +39,17 @@ def base() -> Pretrain:
 def small() -> Pretrain:
     """Pictures of 96 pixels in patches of 16."""
     model = MAE(
-        width=256, depth=4, heads=4, hidden=512, grid=(6, 6), decoder_width=128, decoder_depth=2, decoder_heads=4,
-        decoder_hidden=256,
+        dim=256, depth=4, num_heads=4, mlp_dim=512, grid=(6, 6), decoder_dim=128, decoder_depth=2, decoder_num_heads=4,
+        decoder_mlp_dim=256,
     )  # fmt: skip
     return Pretrain(
         recipe="mae.small",
         model=model,
         objectives=Objectives(mim=1.0),
-        images=ImageSettings(shorter=96, patch=16, square=True),
+        images=ImageSettings(shorter_side=96, patch_size=16, square=True),
         training=Training(
             steps=800,
-            batch=128,
+            batch_size=128,
             optimizer=Optimizer(
                 learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=0.1, schedule="cosine"
             ),

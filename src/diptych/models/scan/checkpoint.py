@@ -6,21 +6,21 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State
 from diptych.models.scan.model import SCAN
 from diptych.models.vsepp.checkpoint import MARK, SCANS, infer, names
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.triplet import Hinge
+from diptych.objectives.triplet import TripletLoss
 
-ATTENDING = {"cross_attn": "asking", "raw_feature_norm": "norm", "agg_func": "aggregate", "lambda_softmax": "sharpness",
-             "lambda_lse": "peak"}  # fmt: skip
+ATTENDING = {"cross_attn": "direction", "raw_feature_norm": "norm", "agg_func": "aggregate", "lambda_softmax": "lambda_softmax",
+             "lambda_lse": "lambda_lse"}  # fmt: skip
 """The official options by which regions and words attend, and our arguments."""
 VALUES = {"t2i": "text", "i2t": "image", "clipped_l2norm": "clipped_l2", "l2norm": "l2", "no_norm": "none",
           "LogSumExp": "logsumexp", "Mean": "mean", "Max": "max", "Sum": "sum"}  # fmt: skip
 """What the official options may be, and we call otherwise."""
 
 
-def arguments(state: State, told: Told) -> dict[str, Any]:
+def arguments(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.scan.SCAN: sizes as shapes have them, how it attends as it is told. Raises WeightsError."""
     attending = {ours: VALUES.get(told[option], told[option]) for option, ours in ATTENDING.items() if option in told}
     return infer(state, told) | {"bidirectional": any(name.endswith("_reverse") for name in state)} | attending
@@ -28,16 +28,16 @@ def arguments(state: State, told: Told) -> dict[str, Any]:
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The step that it was trained in, whose hinge has no weights."""
-    return Pretraining(SCAN(**arguments), nn.ModuleDict(), [Hinge()])
+    return Pretraining(SCAN(**arguments), nn.ModuleDict(), [TripletLoss()])
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="scan",
-    known=lambda state: MARK in state,
-    meant=lambda told: bool(SCANS & told.keys()),
+    matches=lambda state: MARK in state,
+    matches_config=lambda told: bool(SCANS & told.keys()),
     task=lambda state: "pretraining",
     names=names,
     infer=arguments,
     build=build,
-    nest="model",
+    model_prefix="model",
 )

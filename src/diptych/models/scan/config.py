@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from diptych.config.published import Published
 from diptych.config.validation import (
     Depth,
+    Dim,
     Range,
-    Vocabulary,
-    Width,
+    VocabSize,
     settings,
 )
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 class SCAN:
     """Arguments of models.scan.SCAN; the defaults are t-i LSE on Flickr30k."""
 
-    features: Width = 2048
-    width: Width = 1024
-    vocabulary: Vocabulary = 8481
-    word_width: Width = 300
+    feature_dim: Dim = 2048
+    dim: Dim = 1024
+    vocab_size: VocabSize = 8481
+    word_dim: Dim = 300
     depth: Depth = 1
     bidirectional: bool = True
-    asking: Literal["text", "image"] = "text"
+    direction: Literal["text", "image"] = "text"
     norm: Literal["clipped_l2", "l2", "softmax", "clipped", "none"] = "clipped_l2"
     aggregate: Literal["logsumexp", "mean", "max", "sum"] = "logsumexp"
-    sharpness: Annotated[float, Range(0, 1e3, "low")] = 9.0
-    peak: Annotated[float, Range(0, 1e3, "low")] = 6.0
+    lambda_softmax: Annotated[float, Range(0, 1e3, "low")] = 9.0
+    lambda_lse: Annotated[float, Range(0, 1e3, "low")] = 6.0
 
     def build(self) -> scan.SCAN:
         from diptych.models.scan.model import SCAN as Model

@@ -27,14 +27,14 @@ class SCAN(nn.Module):
     """
 
     def __init__(
-        self, features: int = 2048, width: int = 1024, vocabulary: int = 8481, word_width: int = 300, depth: int = 1,
-        bidirectional: bool = True, asking: str = "text", norm: str = "clipped_l2", aggregate: str = "logsumexp",
-        sharpness: float = 9.0, peak: float = 6.0,
+        self, feature_dim: int = 2048, dim: int = 1024, vocab_size: int = 8481, word_dim: int = 300, depth: int = 1,
+        bidirectional: bool = True, direction: str = "text", norm: str = "clipped_l2", aggregate: str = "logsumexp",
+        lambda_softmax: float = 9.0, lambda_lse: float = 6.0,
     ):  # fmt: skip
         super().__init__()
-        self.image = project(features, width)
-        self.text = RecurrentText(vocabulary, width, word_width, depth, bidirectional)
-        self.attend = StackedAttention(asking, norm, aggregate, sharpness, peak)
+        self.image = project(feature_dim, dim)
+        self.text = RecurrentText(vocab_size, dim, word_dim, depth, bidirectional)
+        self.attend = StackedAttention(direction, norm, aggregate, lambda_softmax, lambda_lse)
 
     def encode_image(self, image: Regions) -> Tokens:
         return regions(image).map(self.image).map(partial(unit, eps=1e-8))

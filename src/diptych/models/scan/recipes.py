@@ -15,18 +15,20 @@ from diptych.models.scan.config import SCAN
 def flickr30k() -> Pretrain:
     """Text to image by LogSumExp: 36 regions of bottom-up attention, 30 epochs of 128 pairs.
 
-    `embed.image` names the folder or table of regions. Differs: as vsepp.flickr30k.
+    `embedders.image` names the folder or table of regions. Differs: as vsepp.flickr30k.
     """
     return Pretrain(
         recipe="scan.flickr30k",
-        model=SCAN(vocabulary=30522),
-        objectives=Objectives(hinge=1.0),
-        images=ImageSettings(shorter=224, square=True),
-        embed=Embedders(image="regions/", features=2048),
+        model=SCAN(vocab_size=30522),
+        objectives=Objectives(triplet=1.0),
+        images=ImageSettings(shorter_side=224, square=True),
+        embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
             steps=steps(("Flickr30k",), 128, 30),
-            batch=128,
-            optimizer=Optimizer(learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, clip=2 / 128),
+            batch_size=128,
+            optimizer=Optimizer(
+                learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, max_grad_norm=2 / 128
+            ),
         ),
         corpus="Flickr30k",
     )
@@ -36,7 +38,9 @@ def flickr30k_image_text() -> Pretrain:
     """Image to text by LogSumExp: the other of the two models whose similarities are averaged."""
     run = flickr30k()
     return replace(
-        run, recipe="scan.flickr30k_image_text", model=SCAN(vocabulary=30522, asking="image", sharpness=4.0, peak=5.0)
+        run,
+        recipe="scan.flickr30k_image_text",
+        model=SCAN(vocab_size=30522, direction="image", lambda_softmax=4.0, lambda_lse=5.0),
     )
 
 
@@ -53,5 +57,5 @@ def small() -> Pretrain:
     """On frozen features: text to image by the mean, the paper's other way to make one score of many. All negatives count, as in
     vsepp.small.
     """
-    model = SCAN(features=FEATURES, width=256, vocabulary=30522, word_width=256, aggregate="mean")
-    return frozen("scan.small", model, Objectives(hinge=1.0, hardest=False), steps=600)
+    model = SCAN(feature_dim=FEATURES, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
+    return frozen("scan.small", model, Objectives(triplet=1.0, hardest_only=False), steps=600)

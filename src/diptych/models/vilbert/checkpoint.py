@@ -11,38 +11,38 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, has, heads_of, shape
-from diptych.checkpoints.mapping import Form, Names, both, fused, under
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, has, heads_of, shape
+from diptych.checkpoints.mapping import KeyMapping, Transform, fused, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilbert.model import ViLBERT
-from diptych.modules.heads import Point, Rank, ReLUClassifier, SimpleClassifier
-from diptych.objectives.itm import ImageTextMatching
-from diptych.objectives.masked_regions import MaskedRegions, by_class, by_feature
+from diptych.modules.heads import GroundingHead, RankingHead, ReLUClassifier, SimpleClassifier
+from diptych.objectives.itm import ITM
+from diptych.objectives.masked_regions import MaskedRegions, class_target, feature_target
 from diptych.objectives.masking import RegionMasking
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import Hiding, Masking
-from diptych.protocols import Step
+from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.protocols import TrainStep
 from diptych.tasks.common import binary_cross_entropy
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.grounding import Grounding
-from diptych.tasks.multitask import Several
+from diptych.tasks.multitask import MultiTask
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vcr import MultipleChoice
 from diptych.tasks.vqa import ClosedVQA
 
-SWAPPED = Form(
+SWAPPED = Transform(
     lambda rows: rows.flip(0), lambda rows: rows.flip(0)
 )  # there the first logit says that they belong together
 UNREAD = "no forward pass reads it"
 
 SELF = (
     fused([f"attention.self.{part}" for part in ("query", "key", "value")], "attention.qkv")
-    | both("attention.output.dense", "attention.out")
-    | both("attention.output.LayerNorm", "norm1")
-    | both("intermediate.dense", "feedforward.grow")
-    | both("output.dense", "feedforward.shrink")
-    | both("output.LayerNorm", "norm2")
+    | weight_and_bias("attention.output.dense", "attention.out")
+    | weight_and_bias("attention.output.LayerNorm", "norm1")
+    | weight_and_bias("intermediate.dense", "feedforward.grow")
+    | weight_and_bias("output.dense", "feedforward.shrink")
+    | weight_and_bias("output.LayerNorm", "norm2")
 )
 """Within ``layer.N.`` and ``v_layer.N.``, and ours."""
 
@@ -50,81 +50,83 @@ SELF = (
 def _half(own: int, other: int, mark: str) -> dict[str, str]:
     """Within ``c_layer.N.``: the half of stream number `own` (1: image, 2: text), which asks the `other`."""
     return (
-        both(f"biattention.query{own}", "attention.query")
-        | both(f"biattention.key{other}", "attention.key")
-        | both(f"biattention.value{other}", "attention.value")
-        | both(f"biOutput.dense{own}", "attention.out")
-        | both(f"biOutput.LayerNorm{own}", "norm1")
-        | both(f"{mark}_intermediate.dense", "feedforward.grow")
-        | both(f"{mark}_output.dense", "feedforward.shrink")
-        | both(f"{mark}_output.LayerNorm", "norm2")
+        weight_and_bias(f"biattention.query{own}", "attention.query")
+        | weight_and_bias(f"biattention.key{other}", "attention.key")
+        | weight_and_bias(f"biattention.value{other}", "attention.value")
+        | weight_and_bias(f"biOutput.dense{own}", "attention.out")
+        | weight_and_bias(f"biOutput.LayerNorm{own}", "norm1")
+        | weight_and_bias(f"{mark}_intermediate.dense", "feedforward.grow")
+        | weight_and_bias(f"{mark}_output.dense", "feedforward.shrink")
+        | weight_and_bias(f"{mark}_output.LayerNorm", "norm2")
     )
 
 
-MEETING = under("", "text.", _half(2, 1, "t")) | under("", "image.", _half(1, 2, "v"))
+MEETING = prefixed("", "text.", _half(2, 1, "t")) | prefixed("", "image.", _half(1, 2, "v"))
 
 OUTSIDE = {
     "bert.embeddings.word_embeddings.weight": "model.words.word.weight",
     "bert.embeddings.position_embeddings.weight": "model.words.position.weight",
     "bert.embeddings.token_type_embeddings.weight": "model.words.segment.weight",
-    **both("bert.embeddings.LayerNorm", "model.words.norm"),
+    **weight_and_bias("bert.embeddings.LayerNorm", "model.words.norm"),
     "bert.embeddings.task_embeddings.weight": "model.task.weight",
-    **both("bert.v_embeddings.image_embeddings", "model.regions.feature"),
-    **both("bert.v_embeddings.image_location_embeddings", "model.regions.box"),
-    **both("bert.v_embeddings.LayerNorm", "model.regions.norm"),
-    **both("bert.t_pooler.dense", "model.streams.pooler.text"),
-    **both("bert.v_pooler.dense", "model.streams.pooler.image"),
+    **weight_and_bias("bert.v_embeddings.image_embeddings", "model.regions.feature"),
+    **weight_and_bias("bert.v_embeddings.image_location_embeddings", "model.regions.box"),
+    **weight_and_bias("bert.v_embeddings.LayerNorm", "model.regions.norm"),
+    **weight_and_bias("bert.t_pooler.dense", "model.streams.pooler.text"),
+    **weight_and_bias("bert.v_pooler.dense", "model.streams.pooler.image"),
 }
 
 
 def _classifier(official: str, ours: str) -> dict[str, str]:
-    parts = both("0", "dense") | both("2", "norm") | both("3", "answers")
-    return under(f"{official}.logit_fc.", f"{ours}.", parts)
+    parts = weight_and_bias("0", "dense") | weight_and_bias("2", "norm") | weight_and_bias("3", "answers")
+    return prefixed(f"{official}.logit_fc.", f"{ours}.", parts)
 
 
 NORMED = tuple(f"vil_prediction.main.{layer}.weight" for layer in (0, 3))
 """The answers' head of the first release (vilbert_beta), which is weight-normed."""
 
 HEADS = {
-    **under("vil_prediction.", "heads.vqa.", both("main.0", "main.0") | both("main.3", "main.3")),
-    **both("cls.predictions.transform.dense", "heads.words.dense"),
-    **both("cls.predictions.transform.LayerNorm", "heads.words.norm"),
+    **prefixed(
+        "vil_prediction.", "heads.vqa.", weight_and_bias("main.0", "main.0") | weight_and_bias("main.3", "main.3")
+    ),
+    **weight_and_bias("cls.predictions.transform.dense", "heads.words.dense"),
+    **weight_and_bias("cls.predictions.transform.LayerNorm", "heads.words.norm"),
     "cls.predictions.bias": "heads.words.bias",
-    **both("cls.bi_seq_relationship", "heads.match.linear"),
-    **both("cls.imagePredictions.transform.dense", "heads.regions.dense"),
-    **both("cls.imagePredictions.transform.LayerNorm", "heads.regions.norm"),
-    **both("cls.imagePredictions.decoder", "heads.regions.targets"),
+    **weight_and_bias("cls.bi_seq_relationship", "heads.match.linear"),
+    **weight_and_bias("cls.imagePredictions.transform.dense", "heads.regions.dense"),
+    **weight_and_bias("cls.imagePredictions.transform.LayerNorm", "heads.regions.norm"),
+    **weight_and_bias("cls.imagePredictions.decoder", "heads.regions.targets"),
     **_classifier("vil_prediction", "heads.vqa"),
     **_classifier("vil_prediction_gqa", "heads.gqa"),
     **_classifier("vil_binary_prediction", "heads.nlvr2"),
-    **both("vil_logit", "heads.choice.linear"),
-    **both("vil_tri_prediction", "heads.entailment"),
-    **both("vision_logit", "heads.grounding.linear"),
-    **both("linguisic_logit", "heads.word.linear"),
+    **weight_and_bias("vil_logit", "heads.choice.linear"),
+    **weight_and_bias("vil_tri_prediction", "heads.entailment"),
+    **weight_and_bias("vision_logit", "heads.grounding.linear"),
+    **weight_and_bias("linguisic_logit", "heads.word.linear"),
 }
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names that a checkpoint is read and written by."""
     table = OUTSIDE | HEADS
     for i in range(arguments["depth"]):
-        table |= under(f"bert.encoder.layer.{i}.", f"model.streams.text.{i}.", SELF)
+        table |= prefixed(f"bert.encoder.layer.{i}.", f"model.streams.text.{i}.", SELF)
     for i in range(arguments["image_depth"]):
-        table |= under(f"bert.encoder.v_layer.{i}.", f"model.streams.image.{i}.", SELF)
+        table |= prefixed(f"bert.encoder.v_layer.{i}.", f"model.streams.image.{i}.", SELF)
     meetings = range(len(arguments["schedule"]))
     for i in meetings:
-        table |= under(f"bert.encoder.c_layer.{i}.", f"model.streams.meetings.{i}.", MEETING)
+        table |= prefixed(f"bert.encoder.c_layer.{i}.", f"model.streams.meetings.{i}.", MEETING)
     unread = [f"bert.encoder.c_layer.{i}.biOutput.q_dense{stream}" for i in meetings for stream in (1, 2)]
-    return Names(
+    return KeyMapping(
         table,
-        dead={f"{layer}.{kind}": UNREAD for layer in unread for kind in ("weight", "bias")},
-        twins={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
-        forms=dict.fromkeys(both("cls.bi_seq_relationship", ""), SWAPPED),
+        ignored={f"{layer}.{kind}": UNREAD for layer in unread for kind in ("weight", "bias")},
+        tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
+        forms=dict.fromkeys(weight_and_bias("cls.bi_seq_relationship", ""), SWAPPED),
         normed=NORMED,
     )
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.vilbert.ViLBERT. What stands in no shape is told: heads, and the schedule, by the official
     config's names; unless it is, there are heads of 64 in the text and of 128 elsewhere, and the meetings stand before the
     last layers of each stream, as published. Raises WeightsError.
@@ -146,33 +148,33 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     tasks = f"{bert}task_embeddings.weight"
     targets = "cls.imagePredictions.decoder.weight"
     return {
-        "width": width,
+        "dim": width,
         "depth": depth,
-        "heads": heads_of(width, told.get("num_attention_heads", told.get("num_heads"))),
-        "hidden": shape(state, f"{encoder}layer.0.intermediate.dense.weight", 2)[0],
-        "image_width": image_width,
+        "num_heads": heads_of(width, told.get("num_attention_heads", told.get("num_heads"))),
+        "mlp_dim": shape(state, f"{encoder}layer.0.intermediate.dense.weight", 2)[0],
+        "image_dim": image_width,
         "image_depth": image_depth,
-        "image_heads": _wide_heads(image_width, told.get("v_num_attention_heads")),
-        "image_hidden": shape(state, f"{encoder}v_layer.0.intermediate.dense.weight", 2)[0],
-        "meeting_width": inner,
-        "meeting_heads": _wide_heads(inner, told.get("bi_num_attention_heads")),
+        "image_num_heads": _wide_heads(image_width, told.get("v_num_attention_heads")),
+        "image_mlp_dim": shape(state, f"{encoder}v_layer.0.intermediate.dense.weight", 2)[0],
+        "coattention_dim": inner,
+        "coattention_num_heads": _wide_heads(inner, told.get("bi_num_attention_heads")),
         "schedule": _schedule(told, depth, image_depth, meetings),
-        "features": features,
-        "region_targets": shape(state, targets, 2)[0]
+        "feature_dim": features,
+        "num_region_targets": shape(state, targets, 2)[0]
         if has(state, targets.removesuffix("weight"))
         else told.get("v_target_size", 1601),
-        "vocabulary": vocabulary,
+        "vocab_size": vocabulary,
         "text_length": shape(state, f"{bert}position_embeddings.weight", 2)[0],
         "tasks": shape(state, tasks, 2)[0] if tasks in state else 0,
     }
 
 
-def _wide_heads(width: int, told: object) -> int:
+def _wide_heads(dim: int, told: object) -> int:
     """Heads of 128, unless told."""
-    return heads_of(width, width // 128 if told is None and width % 128 == 0 else told)
+    return heads_of(dim, dim // 128 if told is None and dim % 128 == 0 else told)
 
 
-def _schedule(told: Told, depth: int, image_depth: int, meetings: int) -> tuple[tuple[int, int], ...]:
+def _schedule(told: OfficialConfig, depth: int, image_depth: int, meetings: int) -> tuple[tuple[int, int], ...]:
     texts, images = told.get("t_biattention_id"), told.get("v_biattention_id")
     if texts is None or images is None:
         texts, images = range(depth - meetings, depth), range(image_depth - meetings, image_depth)
@@ -200,7 +202,7 @@ def task(state: State) -> str:
     return "pretraining" if any(name.startswith("cls.") for name in state) else "encoder"
 
 
-HIDING = Hiding(Masking(whole_words=False), RegionMasking())
+HIDING = PairMasking(WordMasking(whole_words=False), RegionMasking())
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
@@ -213,18 +215,18 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "encoder":
         return nn.ModuleDict({"model": model})
     present = {name.split(".")[1] for name in state if name.startswith("heads.")}
-    heads = nn.ModuleDict({name: head for name, head in model.heads().items() if name in present})
+    heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     if task == "pretraining":
-        target = by_feature if model.region_targets == arguments["features"] else by_class
+        target = feature_target if model.num_region_targets == arguments["feature_dim"] else class_target
         asked: dict[str, Objective] = {
-            "words": MaskedWords(HIDING.words, beside=HIDING.image),
+            "words": MLM(HIDING.words, beside=HIDING.image),
             "regions": MaskedRegions(HIDING, target),
-            "match": ImageTextMatching(hiding=HIDING),
+            "match": ITM(hiding=HIDING),
         }
         return Pretraining(model, heads, [asked[name] for name in heads])
     for name in sorted(present - set(heads)):
         heads[name] = _head(model, name, state)
-    return Several(model, heads, {name: STEPS[name](model, head) for name, head in heads.items() if name in STEPS})
+    return MultiTask(model, heads, {name: STEPS[name](model, head) for name, head in heads.items() if name in STEPS})
 
 
 def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
@@ -233,9 +235,9 @@ def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
     if name == "entailment":
         return nn.Linear(pooled, shape(state, "heads.entailment.weight", 2)[0])
     if name == "choice":
-        return Rank(pooled)
+        return RankingHead(pooled)
     if name in ("grounding", "word"):
-        return Point(model.image_width if name == "grounding" else model.width, dropout=0.1)
+        return GroundingHead(model.image_dim if name == "grounding" else model.dim, dropout=0.1)
     if f"heads.{name}.main.3.weight" in state:
         hidden, inputs = shape(state, f"heads.{name}.main.0.weight", 2)
         return ReLUClassifier(inputs, hidden, shape(state, f"heads.{name}.main.3.weight", 2)[0])
@@ -243,7 +245,7 @@ def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
     return SimpleClassifier(images * pooled, 2 * pooled, shape(state, f"heads.{name}.answers.weight", 2)[0])
 
 
-STEPS: dict[str, Callable[[Any, Any], Step]] = {
+STEPS: dict[str, Callable[[Any, Any], TrainStep]] = {
     "vqa": lambda model, head: ClosedVQA(model, model.pooled, head.answers.out_features, head, "vqa"),
     "gqa": lambda model, head: ClosedVQA(model, model.pooled, head.answers.out_features, head, "gqa"),
     "nlvr2": lambda model, head: NLVR2(model, model.pooled, head, binary_cross_entropy),
@@ -254,9 +256,9 @@ STEPS: dict[str, Callable[[Any, Any], Step]] = {
 """What each downstream head is trained by; of "word" there is no published task."""
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="vilbert",
-    known=lambda state: "bert.v_embeddings.image_embeddings.weight" in state,
+    matches=lambda state: "bert.v_embeddings.image_embeddings.weight" in state,
     task=task,
     names=names,
     infer=infer,

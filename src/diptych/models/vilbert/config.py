@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
-    Classes,
-    ClassesOrNone,
     Depth,
     DepthOrNone,
-    Heads,
-    Hidden,
+    Dim,
     Length,
     Longest,
+    MLPDim,
+    NumClasses,
+    NumClassesOrNone,
+    NumHeads,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_multiple,
     settings,
 )
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 class ViLBERT:
     """Arguments of models.vilbert.ViLBERT; the defaults are those of BERT-base and six image layers."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    image_width: Width = 1024
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    image_dim: Dim = 1024
     image_depth: Depth = 6
-    image_heads: Heads = 8
-    image_hidden: Hidden = 1024
-    meeting_width: Width = 1024
-    meeting_heads: Heads = 8
+    image_num_heads: NumHeads = 8
+    image_mlp_dim: MLPDim = 1024
+    coattention_dim: Dim = 1024
+    coattention_num_heads: NumHeads = 8
     schedule: Annotated[tuple[tuple[DepthOrNone, DepthOrNone], ...], Longest(512)] = (
         (6, 0),
         (7, 1),
@@ -47,16 +47,20 @@ class ViLBERT:
         (10, 4),
         (11, 5),
     )
-    features: Width = 2048
-    region_targets: Classes = 1601
-    vocabulary: Vocabulary = 30522
+    feature_dim: Dim = 2048
+    num_region_targets: NumClasses = 1601
+    vocab_size: VocabSize = 30522
     text_length: Length = 512
-    tasks: ClassesOrNone = 0
+    tasks: NumClassesOrNone = 0
     dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         require_multiple(
-            self, "model", ("width", "heads"), ("image_width", "image_heads"), ("meeting_width", "meeting_heads")
+            self,
+            "model",
+            ("dim", "num_heads"),
+            ("image_dim", "image_num_heads"),
+            ("coattention_dim", "coattention_num_heads"),
         )
         if any(text > self.depth or image > self.image_depth for text, image in self.schedule):
             depths = f"{self.depth} and {self.image_depth}"

@@ -19,11 +19,11 @@ from torch import nn
 from diptych.batch import Regions, Text
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import RegionEmbedding, TextEmbedding
-from diptych.modules.fusion import CoAttention, CrossBlock, Meeting
-from diptych.modules.heads import Match, RegionTargets, Vocabulary
+from diptych.modules.fusion import CoAttentionFusion, CoAttentionLayer, CrossBlock
+from diptych.modules.heads import ITMHead, MLMHead, RegionHead
 from diptych.modules.init import init_transformer
 from diptych.modules.pool import ProductPooler
-from diptych.modules.tokens import Pair, Span, Tokens
+from diptych.modules.tokens import FusedTokens, Span, Tokens
 
 SCHEDULE = ((6, 0), (7, 1), (8, 2), (9, 3), (10, 4), (11, 5))
 
@@ -38,33 +38,33 @@ class ViLBERT(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072,
-        image_width: int = 1024, image_depth: int = 6, image_heads: int = 8, image_hidden: int = 1024,
-        meeting_width: int = 1024, meeting_heads: int = 8, schedule: Sequence[tuple[int, int]] = SCHEDULE,
-        features: int = 2048, region_targets: int = 1601, vocabulary: int = 30522, text_length: int = 512,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072,
+        image_dim: int = 1024, image_depth: int = 6, image_num_heads: int = 8, image_mlp_dim: int = 1024,
+        coattention_dim: int = 1024, coattention_num_heads: int = 8, schedule: Sequence[tuple[int, int]] = SCHEDULE,
+        feature_dim: int = 2048, num_region_targets: int = 1601, vocab_size: int = 30522, text_length: int = 512,
         tasks: int = 0, dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.image_width, self.pooled = width, image_width, meeting_width
-        self.region_targets, self.vocabulary = region_targets, vocabulary
-        self.words = TextEmbedding(vocabulary, text_length, width, dropout=dropout)
-        self.task = nn.Embedding(tasks, width) if tasks else None
-        self.regions = RegionEmbedding(features, image_width, dropout=dropout)
+        self.dim, self.image_dim, self.pooled = dim, image_dim, coattention_dim
+        self.num_region_targets, self.vocab_size = num_region_targets, vocab_size
+        self.words = TextEmbedding(vocab_size, text_length, dim, dropout=dropout)
+        self.task = nn.Embedding(tasks, dim) if tasks else None
+        self.regions = RegionEmbedding(feature_dim, image_dim, dropout=dropout)
 
         def block(width: int, heads: int, hidden: int) -> PostNormBlock:
             return PostNormBlock(width, heads, hidden, dropout=dropout)
 
         def half(width: int, other: int, hidden: int) -> CrossBlock:
-            return CrossBlock(width, other, meeting_heads, meeting_width, hidden, dropout=dropout)
+            return CrossBlock(width, other, coattention_num_heads, coattention_dim, hidden, dropout=dropout)
 
-        self.streams = CoAttention(
-            nn.ModuleList(block(width, heads, hidden) for _ in range(depth)),
-            nn.ModuleList(block(image_width, image_heads, image_hidden) for _ in range(image_depth)),
+        self.streams = CoAttentionFusion(
+            nn.ModuleList(block(dim, num_heads, mlp_dim) for _ in range(depth)),
+            nn.ModuleList(block(image_dim, image_num_heads, image_mlp_dim) for _ in range(image_depth)),
             nn.ModuleList(
-                Meeting(half(width, image_width, hidden), half(image_width, width, image_hidden)) for _ in schedule
+                CoAttentionLayer(half(dim, image_dim, mlp_dim), half(image_dim, dim, image_mlp_dim)) for _ in schedule
             ),
             schedule,
-            ProductPooler(width, image_width, meeting_width, dropout),
+            ProductPooler(dim, image_dim, coattention_dim, dropout),
         )
         self.apply(init_transformer)
 
@@ -77,27 +77,27 @@ class ViLBERT(nn.Module):
             )
         if self.task is None or text.task is None:
             return words
-        real = torch.ones(len(text), 1, dtype=torch.bool, device=text.real.device)
-        task = Tokens.of(self.task(text.task)[:, None], real, Span("text", "task", 1))
+        real = torch.ones(len(text), 1, dtype=torch.bool, device=text.mask.device)
+        task = Tokens.from_padded(self.task(text.task)[:, None], real, Span("text", "task", 1))
         task = task.map(self.words.norm).map(self.words.dropout)
-        return Tokens.join(words.by_span(name="cls"), task, words.by_span(name="words"))
+        return Tokens.concat(words.select(name="cls"), task, words.select(name="words"))
 
     def encode_image(self, image: Regions) -> Tokens:
         """The regions' embeddings. Raises ValueError where the first is not the whole image, which the pooler reads."""
-        if not image.whole:
+        if not image.has_whole_image:
             raise ValueError("ViLBERT's first region is the whole image: give it Regions.with_whole()")
         return self.regions(image)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         return self.streams(text, image)
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """What pre-training asks: do they belong together, which word, which region? (figure 3)"""
         heads = nn.ModuleDict(
             {
-                "match": Match(self.pooled),
-                "words": Vocabulary(self.width, self.vocabulary, tied=self.words.word),
-                "regions": RegionTargets(self.image_width, self.region_targets),
+                "match": ITMHead(self.pooled),
+                "words": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
+                "regions": RegionHead(self.image_dim, self.num_region_targets),
             }
         )
         return heads.apply(init_transformer)

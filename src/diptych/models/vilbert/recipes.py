@@ -9,11 +9,11 @@ from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import DETECTED, FEATURES, WIDEST, frozen, vqa_v2
 from diptych.models.vilbert.config import ViLBERT
 
-OBJECTIVES = Objectives(itm=1.0, mlm=1.0, regions=1.0, hide_regions=True, whole_words=False)
+OBJECTIVES = Objectives(itm=1.0, mlm=1.0, masked_regions=1.0, mask_regions=True, whole_words=False)
 
 
 def pretrain() -> Pretrain:
-    """Masked words, masked regions and alignment on Conceptual Captions, 10 epochs of 512 pairs; `embed.image` names the
+    """Masked words, masked regions and alignment on Conceptual Captions, 10 epochs of 512 pairs; `embedders.image` names the
     detector's regions, with its class probabilities. It is to start from BERT-base (`start_text`).
 
     Differs: all weights learn at one rate, where the official code gives BERT's a tenth; masked words and regions are asked for of
@@ -23,11 +23,11 @@ def pretrain() -> Pretrain:
         recipe="vilbert.pretrain",
         model=ViLBERT(),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=224, square=True),
-        embed=Embedders(image="regions/", features=2048),
+        images=ImageSettings(shorter_side=224, square=True),
+        embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
             steps=steps(("CC3M",), 512, 10),
-            batch=512,
+            batch_size=512,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1),
         ),
@@ -38,8 +38,8 @@ def pretrain() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features; the CNN's classes of each box stand for the detector's."""
     model = ViLBERT(
-        width=192, depth=2, heads=4, hidden=384, image_width=192, image_depth=1, image_heads=4, image_hidden=384,
-        meeting_width=192, meeting_heads=4, schedule=((1, 0), (2, 1)), features=FEATURES, region_targets=DETECTED,
+        dim=192, depth=2, num_heads=4, mlp_dim=384, image_dim=192, image_depth=1, image_num_heads=4, image_mlp_dim=384,
+        coattention_dim=192, coattention_num_heads=4, schedule=((1, 0), (2, 1)), feature_dim=FEATURES, num_region_targets=DETECTED,
         text_length=40, dropout=0.0,
     )  # fmt: skip
     return frozen("vilbert.small", model, OBJECTIVES, widen=WIDEST)
@@ -62,7 +62,13 @@ def retrieval() -> Finetune:
     """
     run = pretrain()
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
-    training = Training(steps=steps(("Flickr30k",), 64, 20), batch=64, checkpoint_every=1000, optimizer=optimizer)
+    training = Training(steps=steps(("Flickr30k",), 64, 20), batch_size=64, checkpoint_every=1000, optimizer=optimizer)
     return Finetune(
-        "retrieval", run.model, run.images, training, recipe="vilbert.retrieval", embed=run.embed, false_texts=3
+        "retrieval",
+        run.model,
+        run.images,
+        training,
+        recipe="vilbert.retrieval",
+        embedders=run.embedders,
+        negative_texts=3,
     )

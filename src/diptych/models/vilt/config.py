@@ -9,15 +9,15 @@ from diptych.config.validation import (
     Activation,
     Cells,
     Depth,
+    Dim,
     Epsilon,
-    Heads,
-    Hidden,
-    Images,
     Length,
-    Patch,
+    MLPDim,
+    NumHeads,
+    NumImages,
+    PatchSize,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_multiple,
     settings,
 )
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 class ViLT:
     """Arguments of models.vilt.ViLT; the defaults are ViLT-B/32."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 32
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 32
     grid: tuple[Cells, Cells] = (12, 12)
-    vocabulary: Vocabulary = 30522
+    vocab_size: VocabSize = 30522
     text_length: Length = 40
-    images: Images = 1
+    num_images: NumImages = 1
     dropout: ShareBelowOne = 0.1
     activation: Activation = "gelu"
     eps: Epsilon = 1e-6
     text_eps: Epsilon = 1e-12
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"))
+        require_multiple(self, "model", ("dim", "num_heads"))
 
     def build(self) -> vilt.ViLT:
         from diptych.models.vilt.model import ViLT as Model
@@ -73,7 +73,7 @@ PUBLISHED = Published(
         "COCO fine-tuned, text to image R@1/5/10": "42.99 / 72.84 / 83.07 (EVAL.md)",
         "COCO fine-tuned, image to text R@1/5/10": "61.62 / 86.32 / 92.70 (EVAL.md)",
     },
-    pixels=(384, 384),
+    image_size=(384, 384),
     weights=(
         Weights("vilt_200k_mlm_itm.ckpt", "pre-trained", VILT_FILES),
         Weights("vilt_vqa.ckpt", "VQA v2", VILT_FILES),

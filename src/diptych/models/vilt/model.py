@@ -15,12 +15,12 @@ from torch import nn
 from diptych.batch import Image, Regions, Text
 from diptych.modules.block import PreNormBlock, activation_named
 from diptych.modules.embeddings import PatchEmbedding, TextEmbedding
-from diptych.modules.fusion import Concatenate
-from diptych.modules.heads import Match, Vocabulary
+from diptych.modules.fusion import ConcatFusion
+from diptych.modules.heads import ITMHead, MLMHead
 from diptych.modules.init import init_transformer
 from diptych.modules.pool import Pooler
 from diptych.modules.position import resize_aligned
-from diptych.modules.tokens import Pair, Tokens
+from diptych.modules.tokens import FusedTokens, Tokens
 
 
 class ViLT(nn.Module):
@@ -30,19 +30,19 @@ class ViLT(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 32,
-        grid: tuple[int, int] = (12, 12), vocabulary: int = 30522, text_length: int = 40, images: int = 1,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 32,
+        grid: tuple[int, int] = (12, 12), vocab_size: int = 30522, text_length: int = 40, num_images: int = 1,
         dropout: float = 0.1, activation: str = "gelu", eps: float = 1e-6, text_eps: float = 1e-12,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.vocabulary, self.activation, self.text_eps = width, vocabulary, activation, text_eps
-        self.words = TextEmbedding(vocabulary, text_length, width, eps=text_eps, dropout=dropout)
-        self.patches = PatchEmbedding(width, patch, grid, resize_aligned, dropout=dropout)
-        self.modality = nn.Embedding(1 + images, width)  # row 0: text; row 1 + slot: that image
+        self.dim, self.vocab_size, self.activation, self.text_eps = dim, vocab_size, activation, text_eps
+        self.words = TextEmbedding(vocab_size, text_length, dim, eps=text_eps, dropout=dropout)
+        self.patches = PatchEmbedding(dim, patch_size, grid, resize_aligned, dropout=dropout)
+        self.modality = nn.Embedding(1 + num_images, dim)  # row 0: text; row 1 + slot: that image
         blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, eps, dropout, activation_named(activation)) for _ in range(depth)
+            PreNormBlock(dim, num_heads, mlp_dim, eps, dropout, activation_named(activation)) for _ in range(depth)
         )
-        self.transformer = Concatenate(blocks, nn.LayerNorm(width, eps), Pooler(width))
+        self.transformer = ConcatFusion(blocks, nn.LayerNorm(dim, eps), Pooler(dim))
         self.apply(init_transformer)
 
     def encode_text(self, text: Text) -> Tokens:
@@ -51,12 +51,12 @@ class ViLT(nn.Module):
     def encode_image(self, image: Image | Regions) -> Tokens:
         return self.patches(image)  # regions, where an embedder of regions has taken the patches' place
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
-        modality = self.modality(torch.tensor([0, 1 + image.slot], device=self.modality.weight.device))
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+        modality = self.modality(torch.tensor([0, 1 + image.image_index], device=self.modality.weight.device))
         return self.transformer(text.add(modality[0]), image.add(modality[1]))
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """The two boxes above the transformer in figure 3; word-patch alignment has no weights."""
-        words = Vocabulary(self.width, self.vocabulary, self.text_eps, activation=activation_named(self.activation))
-        heads = nn.ModuleDict({"match": Match(self.width), "words": words})
+        words = MLMHead(self.dim, self.vocab_size, self.text_eps, activation=activation_named(self.activation))
+        heads = nn.ModuleDict({"match": ITMHead(self.dim), "words": words})
         return heads.apply(init_transformer)

@@ -19,14 +19,14 @@ def base() -> Pretrain:
         recipe="vilt.base",
         model=ViLT(),
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
-        images=ImageSettings(shorter=384, patch=32, augment=True),
+        images=ImageSettings(shorter_side=384, patch_size=32, augment=True),
         training=Training(
             steps=200_000,
-            batch=4096,
+            batch_size=4096,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=2500),
         ),
-        most_patches=200,
+        max_patches=200,
     )
 
 
@@ -37,12 +37,12 @@ def small() -> Pretrain:
     """
     return Pretrain(
         recipe="vilt.small",
-        model=ViLT(width=256, depth=6, heads=4, hidden=1024, patch=32, grid=(5, 7), dropout=0.0),
+        model=ViLT(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), dropout=0.0),
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
-        images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
+        images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
         training=Training(
             steps=2000,
-            batch=64,
+            batch_size=64,
             optimizer=Optimizer(learning_rate=6e-4, weight_decay=0.05, warmup=100),
         ),
     )
@@ -66,15 +66,17 @@ def small_words() -> Pretrain:
 def tiny() -> Pretrain:
     """For the built-in world and the 114 pieces it is spoken in: 80-pixel pictures, minutes of two cores.
 
-    Half of the pieces are hidden, as in `small_words`. Other data needs ``--model.vocabulary 30522``.
+    Half of the pieces are hidden, as in `small_words`. Other data needs ``--model.vocab_size 30522``.
     """
     run = small()
     return replace(
         run,
         recipe="vilt.tiny",
-        model=replace(run.model, width=128, depth=4, heads=4, hidden=512, patch=16, grid=(5, 7), vocabulary=114),
+        model=replace(
+            run.model, dim=128, depth=4, num_heads=4, mlp_dim=512, patch_size=16, grid=(5, 7), vocab_size=114
+        ),
         objectives=replace(run.objectives, mask_rate=0.5),
-        images=ImageSettings(shorter=80, longer_ratio=1.5, patch=16),
+        images=ImageSettings(shorter_side=80, longer_ratio=1.5, patch_size=16),
         training=replace(
             run.training, steps=1500, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
         ),
@@ -86,7 +88,7 @@ def frozen() -> Pretrain:
 
     Differs: no word-patch alignment, for boxes are no patches.
     """
-    model = ViLT(width=192, depth=3, heads=4, hidden=384, grid=(7, 7), dropout=0.0)
+    model = ViLT(dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), dropout=0.0)
     return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), widen=WIDEST)
 
 
@@ -95,12 +97,12 @@ def vqa() -> Finetune:
 
     Differs: train alone, where the paper adds val but for 1,000 images.
     """
-    optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, head_multiplier=10.0)
+    optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0)
     return vqa_v2("vilt.vqa", base(), base().images, 256, 10, optimizer)
 
 
 def retrieval() -> Finetune:
     """COCO's captions, each image with one true text and 15 false ones, 10 epochs of 256 (section 4.2), from a run of `base`."""
     run, optimizer = base(), Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
-    training = Training(steps=steps(("COCO",), 256, 10), batch=256, checkpoint_every=1000, optimizer=optimizer)
-    return Finetune("retrieval", run.model, run.images, training, recipe="vilt.retrieval", false_texts=15)
+    training = Training(steps=steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer)
+    return Finetune("retrieval", run.model, run.images, training, recipe="vilt.retrieval", negative_texts=15)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from diptych.config.published import Published
 from diptych.config.validation import (
     Depth,
-    Heads,
-    Hidden,
+    Dim,
     Length,
+    MLPDim,
+    NumHeads,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_multiple,
     settings,
 )
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 class VisualBERT:
     """Arguments of models.visualbert.VisualBERT; the defaults are BERT-base's."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    features: Width = 2048
-    vocabulary: Vocabulary = 30522
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    feature_dim: Dim = 2048
+    vocab_size: VocabSize = 30522
     text_length: Length = 512
     dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"))
+        require_multiple(self, "model", ("dim", "num_heads"))
 
     def build(self) -> visualbert.VisualBERT:
         from diptych.models.visualbert.model import VisualBERT as Model

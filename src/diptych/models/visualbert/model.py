@@ -16,12 +16,12 @@ from torch import nn
 
 from diptych.batch import Regions, Text
 from diptych.modules.block import PostNormBlock
-from diptych.modules.embeddings import PlacelessRegionEmbedding, TextEmbedding
-from diptych.modules.fusion import Concatenate
-from diptych.modules.heads import Match, Vocabulary
+from diptych.modules.embeddings import RegionEmbeddingWithoutPosition, TextEmbedding
+from diptych.modules.fusion import ConcatFusion
+from diptych.modules.heads import ITMHead, MLMHead
 from diptych.modules.init import init_transformer
 from diptych.modules.pool import Pooler
-from diptych.modules.tokens import Pair, Tokens
+from diptych.modules.tokens import FusedTokens, Tokens
 
 
 class VisualBERT(nn.Module):
@@ -29,15 +29,15 @@ class VisualBERT(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, features: int = 2048,
-        vocabulary: int = 30522, text_length: int = 512, dropout: float = 0.1,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, feature_dim: int = 2048,
+        vocab_size: int = 30522, text_length: int = 512, dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.vocabulary = width, vocabulary
-        self.words = TextEmbedding(vocabulary, text_length, width, dropout=dropout)
-        self.regions: nn.Module = PlacelessRegionEmbedding(features, width, self.words.norm, dropout)
-        blocks = nn.ModuleList(PostNormBlock(width, heads, hidden, dropout=dropout) for _ in range(depth))
-        self.transformer = Concatenate(blocks, nn.Identity(), Pooler(width))
+        self.dim, self.vocab_size = dim, vocab_size
+        self.words = TextEmbedding(vocab_size, text_length, dim, dropout=dropout)
+        self.regions: nn.Module = RegionEmbeddingWithoutPosition(feature_dim, dim, self.words.norm, dropout)
+        blocks = nn.ModuleList(PostNormBlock(dim, num_heads, mlp_dim, dropout=dropout) for _ in range(depth))
+        self.transformer = ConcatFusion(blocks, nn.Identity(), Pooler(dim))
         self.apply(init_transformer)
 
     def encode_text(self, text: Text) -> Tokens:
@@ -46,10 +46,10 @@ class VisualBERT(nn.Module):
     def encode_image(self, image: Regions) -> Tokens:
         return self.regions(image)
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         return self.transformer(text, image)
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """Masked words, and whether the sentence belongs to the image (section 3.3)."""
-        words = Vocabulary(self.width, self.vocabulary, tied=self.words.word)
-        return nn.ModuleDict({"match": Match(self.width), "words": words}).apply(init_transformer)
+        words = MLMHead(self.dim, self.vocab_size, tied=self.words.word)
+        return nn.ModuleDict({"match": ITMHead(self.dim), "words": words}).apply(init_transformer)

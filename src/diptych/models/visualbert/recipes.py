@@ -22,11 +22,11 @@ def pretrain() -> Pretrain:
         recipe="visualbert.pretrain",
         model=VisualBERT(),
         objectives=OBJECTIVES,
-        images=ImageSettings(shorter=224, square=True),
-        embed=Embedders(image="regions/", features=2048),
+        images=ImageSettings(shorter_side=224, square=True),
+        embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
             steps=steps(("COCO",), 48, 10),
-            batch=48,
+            batch_size=48,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=5e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1),
         ),
@@ -36,7 +36,7 @@ def pretrain() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features."""
-    model = VisualBERT(width=192, depth=3, heads=4, hidden=384, features=FEATURES, text_length=40, dropout=0.0)
+    model = VisualBERT(dim=192, depth=3, num_heads=4, mlp_dim=384, feature_dim=FEATURES, text_length=40, dropout=0.0)
     return frozen("visualbert.small", model, OBJECTIVES, widen=WIDEST)
 
 

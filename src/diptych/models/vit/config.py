@@ -8,15 +8,15 @@ from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Activation,
     Cells,
-    ClassesOrNone,
     Depth,
+    Dim,
     Epsilon,
-    Heads,
-    Hidden,
-    Patch,
+    MLPDim,
+    NumClassesOrNone,
+    NumHeads,
+    PatchSize,
     Range,
     ShareBelowOne,
-    Width,
     require_multiple,
     settings,
 )
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 class ViT:
     """Arguments of models.vit.ViT; the defaults are ViT-B/16."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    patch: Patch = 16
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (14, 14)
-    classes: ClassesOrNone = 1000
+    num_classes: NumClassesOrNone = 1000
     representation: Annotated[int, Range(0, 2**16)] = 0  # width of a layer before the classifier; 0: none
     pooling: Literal["cls", "average"] = "cls"
     dropout: ShareBelowOne = 0.0
@@ -43,7 +43,7 @@ class ViT:
     eps: Epsilon = 1e-6
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"))
+        require_multiple(self, "model", ("dim", "num_heads"))
 
     def build(self) -> vit.ViT:
         from diptych.models.vit.model import ViT as Model

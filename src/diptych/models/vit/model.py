@@ -17,7 +17,7 @@ from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
 from diptych.modules.position import Resize, resize_bicubic
 from diptych.modules.tokens import Tokens
-from diptych.protocols import BuiltWithout
+from diptych.protocols import UnsupportedOperation
 
 
 class ViT(nn.Module):
@@ -29,21 +29,21 @@ class ViT(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), classes: int = 1000, representation: int = 0, pooling: str = "cls", dropout: float = 0.0,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
+        grid: tuple[int, int] = (14, 14), num_classes: int = 1000, representation: int = 0, pooling: str = "cls", dropout: float = 0.0,
         resize: Resize = resize_bicubic, activation: str = "gelu", eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
         if pooling not in ("cls", "average"):
             raise ValueError(f"pooling is 'cls' or 'average', not {pooling!r}")
-        self.width, self.pooling = width, pooling
-        self.patches = PatchEmbedding(width, patch, grid, resize, dropout=dropout)
+        self.dim, self.pooling = dim, pooling
+        self.patches = PatchEmbedding(dim, patch_size, grid, resize, dropout=dropout)
         self.blocks = nn.ModuleList(
-            PreNormBlock(width, heads, hidden, eps, dropout, activation_named(activation)) for _ in range(depth)
+            PreNormBlock(dim, num_heads, mlp_dim, eps, dropout, activation_named(activation)) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(width, eps)
-        self.representation = nn.Linear(width, representation) if representation else None
-        self.head = nn.Linear(representation or width, classes) if classes else None
+        self.norm = nn.LayerNorm(dim, eps)
+        self.representation = nn.Linear(dim, representation) if representation else None
+        self.head = nn.Linear(representation or dim, num_classes) if num_classes else None
         self.apply(init_transformer)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -54,7 +54,7 @@ class ViT(nn.Module):
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         if self.head is None:
-            raise BuiltWithout("this ViT was built without a classifier (classes=0)")
+            raise UnsupportedOperation("this ViT was built without a classifier (classes=0)")
         tokens = self.encode_image(image)
-        pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.by_span(name="patches").mean())
+        pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.select(name="patches").mean())
         return self.head(pooled if self.representation is None else self.representation(pooled).tanh())

@@ -17,12 +17,12 @@ def taught() -> Pretrain:
     """
     return Pretrain(
         recipe="vit.taught",
-        model=ViT(width=256, depth=6, heads=4, hidden=1024, patch=32, grid=(5, 7), classes=0),
-        objectives=Objectives(grid=1.0, classes=0.5),
-        images=ImageSettings(shorter=160, longer_ratio=1.5, patch=32),
+        model=ViT(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), num_classes=0),
+        objectives=Objectives(grid_distillation=1.0, class_distillation=0.5),
+        images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
         training=Training(
             steps=1000,
-            batch=64,
+            batch_size=64,
             optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.05, warmup=200),
         ),
     )
@@ -37,6 +37,6 @@ def base() -> Pretrain:
         run,
         recipe="vit.base",
         model=ViT(),
-        objectives=Objectives(classes=1.0),
-        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        objectives=Objectives(class_distillation=1.0),
+        images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
     )

@@ -7,16 +7,26 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, State, System, Told, count, grid_of, heads_of, marked, shape
-from diptych.checkpoints.mapping import Names, both, under
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    count,
+    first_marker,
+    grid_of,
+    heads_of,
+    shape,
+)
+from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.positions import Absolute, Relative
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilt.checkpoint import AROUND, HEADS, classifier
 from diptych.models.vlmo.model import CONTRASTS, VLMo
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.itc import ImageTextContrast
-from diptych.objectives.itm import HardMatching
-from diptych.objectives.mlm import MaskedWords
+from diptych.objectives.itc import ITC
+from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
@@ -28,18 +38,18 @@ TEXTS = 196  # pieces of the longest texts that published tables are for
 
 def _expert(official: str, ours: str) -> dict[str, str]:
     return {
-        **both(f"norm2_{official}", f"{ours}.norm"),
-        **both(f"mlp_{official}.fc1", f"{ours}.feedforward.grow"),
-        **both(f"mlp_{official}.fc2", f"{ours}.feedforward.shrink"),
+        **weight_and_bias(f"norm2_{official}", f"{ours}.norm"),
+        **weight_and_bias(f"mlp_{official}.fc1", f"{ours}.feedforward.grow"),
+        **weight_and_bias(f"mlp_{official}.fc2", f"{ours}.feedforward.shrink"),
     }
 
 
 BLOCK = {
-    **both("norm1", "norm"),
+    **weight_and_bias("norm1", "norm"),
     "attn.qkv.weight": "attention.qkv.weight",
     "attn.q_bias": "attention.query_bias",
     "attn.v_bias": "attention.value_bias",
-    **both("attn.proj", "attention.out"),
+    **weight_and_bias("attn.proj", "attention.out"),
     "gamma_1": "add_attended.scale",
     "gamma_2": "add_fed.scale",
     **_expert("text", "apart.text"),
@@ -47,20 +57,20 @@ BLOCK = {
     **_expert("vl", "together"),
 }
 INDEX = "made anew from the sizes: which row of the table belongs to which two tokens"
-MODEL = AROUND | Names(
-    under("transformer.blocks.{i}.", "model.transformer.blocks.{i}.", BLOCK)
+MODEL = AROUND | KeyMapping(
+    prefixed("transformer.blocks.{i}.", "model.transformer.blocks.{i}.", BLOCK)
     | {TABLE: "model.transformer.positions.table"},
-    dead=dict.fromkeys(
+    ignored=dict.fromkeys(
         ("relative_position_index", "text_relative_position_index", "text_imag_relative_position_index"), INDEX
     ),
 )
-PLACELESS = Names(
-    {}, dead={"text_embeddings.position_embeddings.weight": "positions stand in attention, nothing reads it"}
+PLACELESS = KeyMapping(
+    {}, ignored={"text_embeddings.position_embeddings.weight": "positions stand in attention, nothing reads it"}
 )
 
 
-def _contrast(official: str, scale: str, ours: str) -> Names:
-    return Names(
+def _contrast(official: str, scale: str, ours: str) -> KeyMapping:
+    return KeyMapping(
         {
             f"{official}_text_proj.fc.weight": f"{ours}.text.weight",
             f"{official}_image_proj.fc.weight": f"{ours}.image.weight",
@@ -93,15 +103,15 @@ MARKS = {
 
 def task(state: State) -> str:
     """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return marked(state, MARKS)
+    return first_marker(state, MARKS)
 
 
-def names(arguments: Arguments, task: str) -> Names:
+def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of names for a model of these arguments, trained for this task."""
     return TASKS[task] | PLACELESS if arguments["relative"] else TASKS[task]
 
 
-def infer(state: State, told: Told) -> dict[str, Any]:
+def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
     """The arguments of models.vlmo.VLMo that an officially named checkpoint was made with. Raises WeightsError."""
     vocabulary, width = shape(state, "text_embeddings.word_embeddings.weight", 2)
     depth = count(state, "transformer.blocks", "norm1.weight")
@@ -109,17 +119,17 @@ def infer(state: State, told: Told) -> dict[str, Any]:
     if heads is None and TABLE in state:
         heads = shape(state, TABLE, 2)[1] // max(depth, 1)
     return {
-        "width": width,
+        "dim": width,
         "depth": depth,
-        "heads": heads_of(width, heads),
-        "hidden": shape(state, "transformer.blocks.0.mlp_text.fc1.weight", 2)[0],
-        "together": depth - count(state, "transformer.blocks", "norm2_vl.weight"),
-        "patch": shape(state, "transformer.patch_embed.proj.weight", 4)[-1],
-        "vocabulary": vocabulary,
-        "images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
+        "num_heads": heads_of(width, heads),
+        "mlp_dim": shape(state, "transformer.blocks.0.mlp_text.fc1.weight", 2)[0],
+        "vl_start_layer": depth - count(state, "transformer.blocks", "norm2_vl.weight"),
+        "patch_size": shape(state, "transformer.patch_embed.proj.weight", 4)[-1],
+        "vocab_size": vocabulary,
+        "num_images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
         "relative": TABLE in state,
         "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
-        "readouts": 1 if _marked(state, "itc_") and not _marked(state, "itc_vl_") else 2,
+        "num_itc_branches": 1 if _marked(state, "itc_") and not _marked(state, "itc_vl_") else 2,
         **(_reach(state, told) if TABLE in state else _absolute(state, told)),
     }
 
@@ -128,7 +138,7 @@ def _marked(state: State, mark: str) -> bool:
     return any(name.startswith(mark) for name in state)
 
 
-def _reach(state: State, told: Told) -> dict[str, Any]:
+def _reach(state: State, told: OfficialConfig) -> dict[str, Any]:
     """How far apart patches and words may be. The table tells only the two together: as told, or as published."""
     rows, _ = shape(state, TABLE, 2)
     length = told.get("max_text_len_of_initckpt", TEXTS)
@@ -140,7 +150,7 @@ def _reach(state: State, told: Told) -> dict[str, Any]:
     return {"grid": grid, "text_length": length}
 
 
-def _absolute(state: State, told: Told) -> dict[str, Any]:
+def _absolute(state: State, told: OfficialConfig) -> dict[str, Any]:
     *_, cells, _ = shape(state, "transformer.pos_embed", 3)
     return {
         "grid": grid_of(cells - 1, told.get("grid"), "transformer.pos_embed"),
@@ -154,37 +164,37 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """
     model = VLMo(**arguments)
     if task == "vqa":
-        return ClosedVQA(model, model.width, shape(state, "head.answers.weight", 2)[0])
+        return ClosedVQA(model, model.dim, shape(state, "head.answers.weight", 2)[0])
     if task == "nlvr2":
-        return NLVR2(model, model.width)
+        return NLVR2(model, model.dim)
     if task == "retrieval":
-        contrast: Any = model.heads()[CONTRASTS[0]]
+        contrast: Any = model.pretraining_heads()[CONTRASTS[0]]
         return ContrastRetrieval(model, contrast)
     if task == "pretraining":
-        before_images = arguments["together"] == arguments["depth"]
+        before_images = arguments["vl_start_layer"] == arguments["depth"]
         return _pretraining(model, {name.split(".")[1] for name in state if name.startswith("heads.")}, before_images)
     return nn.ModuleDict({"model": model})
 
 
 def _pretraining(model: VLMo, present: set[str], before_images: bool) -> Pretraining:
-    heads = nn.ModuleDict({name: head for name, head in model.heads().items() if name in present})
+    heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     contrasts = tuple(name for name in CONTRASTS if name in present)
-    objectives: list[Objective] = [ImageTextContrast(heads=contrasts)] if contrasts else []
+    objectives: list[Objective] = [ITC(head_names=contrasts)] if contrasts else []
     if "match" in present:
-        objectives.append(HardMatching())
+        objectives.append(HardNegativeITM())
     if "words" in present:
-        objectives.append(MaskedWords(alone=True) if before_images else MaskedWords(weight=0.25))
+        objectives.append(MLM(text_only=True) if before_images else MLM(weight=0.25))
     return Pretraining(model, heads, objectives)
 
 
-SYSTEM = System(
+SYSTEM = CheckpointAdapter(
     name="vlmo",
-    known=lambda state: "transformer.blocks.0.mlp_imag.fc1.weight" in state,
+    matches=lambda state: "transformer.blocks.0.mlp_imag.fc1.weight" in state,
     task=task,
     infer=infer,
     names=names,
     build=build,
-    nest="state_dict",
+    model_prefix="state_dict",
     positions=(
         Relative(TABLE, "model.transformer.positions.table", 5 + 2 * TEXTS),
         Absolute("transformer.pos_embed", "model.patches.position", resize_bicubic_plain),

@@ -9,16 +9,16 @@ from diptych.config.validation import (
     Cells,
     Depth,
     DepthOrNone,
-    Heads,
-    Hidden,
-    Images,
+    Dim,
     Length,
-    Patch,
+    MLPDim,
+    NumHeads,
+    NumImages,
+    PatchSize,
     Range,
     Share,
     ShareBelowOne,
-    Vocabulary,
-    Width,
+    VocabSize,
     require_at_most,
     require_multiple,
     settings,
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 class VLMo:
     """Arguments of models.vlmo.VLMo; the defaults are VLMo-Base."""
 
-    width: Width = 768
+    dim: Dim = 768
     depth: Depth = 12
-    heads: Heads = 12
-    hidden: Hidden = 3072
-    together: DepthOrNone = 10
-    patch: Patch = 16
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    vl_start_layer: DepthOrNone = 10
+    patch_size: PatchSize = 16
     grid: tuple[Cells, Cells] = (14, 14)
-    vocabulary: Vocabulary = 30522
+    vocab_size: VocabSize = 30522
     text_length: Length = 196
-    images: Images = 1
+    num_images: NumImages = 1
     relative: bool = True
     scale: Share = 0.1
-    readouts: Annotated[int, Range(1, 2)] = 2
-    drop: ShareBelowOne = 0.1
-    hides: bool = False
+    num_itc_branches: Annotated[int, Range(1, 2)] = 2
+    drop_path: ShareBelowOne = 0.1
+    with_mask_token: bool = False
 
     def __post_init__(self) -> None:
-        require_multiple(self, "model", ("width", "heads"))
-        require_at_most(self, "model", ("together", "depth"))
+        require_multiple(self, "model", ("dim", "num_heads"))
+        require_at_most(self, "model", ("vl_start_layer", "depth"))
 
     def build(self) -> vlmo.VLMo:
         from diptych.models.vlmo.model import VLMo as Model

@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
-from diptych.modules.embeddings import PatchEmbedding, PlacelessPatchEmbedding, TextEmbedding
-from diptych.modules.heads import Contrast, LogScale, Match, Vocabulary
+from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition, TextEmbedding
+from diptych.modules.heads import ITCHead, ITMHead, LogScale, MLMHead
 from diptych.modules.init import init_transformer
-from diptych.modules.multiway import ExpertBlock, ModalityExperts
+from diptych.modules.multiway import MoMEBlock, MoMEFusion
 from diptych.modules.pool import Pooler
 from diptych.modules.position import RelativePositions, resize_bicubic_plain
-from diptych.modules.tokens import Pair, Tokens
-from diptych.protocols import BuiltWithout
+from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.protocols import UnsupportedOperation
 
 CONTRASTS = ("contrast", "contrast_together")
 """The contrast heads, in the order of the readouts."""
@@ -41,27 +41,27 @@ class VLMo(nn.Module):
 
     def __init__(
         self,
-        width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, together: int = 10, patch: int = 16,
-        grid: tuple[int, int] = (14, 14), vocabulary: int = 30522, text_length: int = 196, images: int = 1,
-        relative: bool = True, scale: float = 0.1, readouts: int = 2, drop: float = 0.1, hides: bool = False,
+        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, vl_start_layer: int = 10, patch_size: int = 16,
+        grid: tuple[int, int] = (14, 14), vocab_size: int = 30522, text_length: int = 196, num_images: int = 1,
+        relative: bool = True, scale: float = 0.1, num_itc_branches: int = 2, drop_path: float = 0.1, with_mask_token: bool = False,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.vocabulary, self.readouts = width, vocabulary, readouts
-        self.words = TextEmbedding(vocabulary, 0 if relative else text_length, width, dropout=drop)
+        self.dim, self.vocab_size, self.num_itc_branches = dim, vocab_size, num_itc_branches
+        self.words = TextEmbedding(vocab_size, 0 if relative else text_length, dim, dropout=drop_path)
         self.patches = (
-            PlacelessPatchEmbedding(width, patch)
+            PatchEmbeddingWithoutPosition(dim, patch_size)
             if relative
-            else PatchEmbedding(width, patch, grid, resize_bicubic_plain)
+            else PatchEmbedding(dim, patch_size, grid, resize_bicubic_plain)
         )
-        self.modality = nn.Embedding(1 + images, width)  # row 0: text; row 1 + slot: that image
-        drops = torch.linspace(0, drop, depth, device="cpu").tolist()
+        self.modality = nn.Embedding(1 + num_images, dim)  # row 0: text; row 1 + slot: that image
+        drops = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         blocks = nn.ModuleList(
-            ExpertBlock(width, heads, hidden, i >= together, scale or None, drops[i]) for i in range(depth)
+            MoMEBlock(dim, num_heads, mlp_dim, i >= vl_start_layer, scale or None, drops[i]) for i in range(depth)
         )
-        positions = RelativePositions(depth, heads, grid, text_length) if relative else None
-        self.transformer = ModalityExperts(blocks, nn.LayerNorm(width, 1e-6), Pooler(width), positions)
+        positions = RelativePositions(depth, num_heads, grid, text_length) if relative else None
+        self.transformer = MoMEFusion(blocks, nn.LayerNorm(dim, 1e-6), Pooler(dim), positions)
         self.apply(init_transformer)
-        self.hidden_patch = nn.Parameter(torch.empty(1, 1, width)) if hides else None
+        self.hidden_patch = nn.Parameter(torch.empty(1, 1, dim)) if with_mask_token else None
         if self.hidden_patch is not None:
             nn.init.trunc_normal_(self.hidden_patch, std=0.02)
 
@@ -71,35 +71,35 @@ class VLMo(nn.Module):
     def encode_image(self, image: Image | Regions) -> Tokens:
         return self.patches(image)
 
-    def encode_hidden(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
+    def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
         """As `encode_image`; where `hidden`, the mask token stands for a patch (section 3.3, which takes BEiT's)."""
         if self.hidden_patch is None:
-            raise BuiltWithout(self.lacks()["encode_hidden"])
+            raise UnsupportedOperation(self.unsupported()["encode_masked"])
         return self.patches(image, hidden, self.hidden_patch)
 
-    def lacks(self) -> dict[str, str]:
-        why = "this VLMo has no mask token to hide patches with: set model.hides True"
-        return {} if self.hidden_patch is not None else {"encode_hidden": why}
+    def unsupported(self) -> dict[str, str]:
+        why = "this VLMo has no mask token to hide patches with: set model.with_mask_token True"
+        return {} if self.hidden_patch is not None else {"encode_masked": why}
 
-    def alone(self, tokens: Tokens) -> Tokens:
-        return self.transformer.alone(self._typed(tokens))
+    def encode_unimodal(self, tokens: Tokens) -> Tokens:
+        return self.transformer.encode_unimodal(self._typed(tokens))
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
-        if self.readouts == 1:
-            return (self.alone(tokens).first(),)
-        return tuple(read.first() for read in self.transformer.both_ways(self._typed(tokens)))
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        if self.num_itc_branches == 1:
+            return (self.encode_unimodal(tokens).first(),)
+        return tuple(read.first() for read in self.transformer.forward_unimodal_and_fused(self._typed(tokens)))
 
-    def fuse(self, text: Tokens, image: Tokens) -> Pair:
+    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         return self.transformer(self._typed(text), self._typed(image))
 
     def _typed(self, tokens: Tokens) -> Tokens:
         """With the vector of their modality; several images of one sample have one each."""
-        row = 0 if tokens.layout.spans[0].modality == "text" else 1 + tokens.slot
+        row = 0 if tokens.layout.spans[0].modality == "text" else 1 + tokens.image_index
         return tokens.add(self.modality(torch.tensor(row, device=self.modality.weight.device)))
 
-    def heads(self) -> nn.ModuleDict:
+    def pretraining_heads(self) -> nn.ModuleDict:
         """Figure 1: matching, masked words and contrast; of contrast one for each readout, with a scale of its own."""
-        heads = nn.ModuleDict({"match": Match(self.width), "words": Vocabulary(self.width, self.vocabulary)})
-        for name in CONTRASTS[: self.readouts]:
-            heads[name] = Contrast(self.width, self.width, self.width, LogScale(), bias=False)
+        heads = nn.ModuleDict({"match": ITMHead(self.dim), "words": MLMHead(self.dim, self.vocab_size)})
+        for name in CONTRASTS[: self.num_itc_branches]:
+            heads[name] = ITCHead(self.dim, self.dim, self.dim, LogScale(), bias=False)
         return heads.apply(init_transformer)

@@ -25,8 +25,8 @@ LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fe
 """With these, what the text stage does not train (the official run.py)."""
 
 SMALL = VLMo(
-    width=192, depth=3, heads=4, hidden=384, together=2, grid=(7, 7), patch=32, text_length=40, relative=False, scale=0.0,
-    drop=0.0,
+    dim=192, depth=3, num_heads=4, mlp_dim=384, vl_start_layer=2, grid=(7, 7), patch_size=32, text_length=40, relative=False, scale=0.0,
+    drop_path=0.0,
 )  # fmt: skip
 
 
@@ -38,10 +38,10 @@ def base() -> Pretrain:
         recipe="vlmo.base",
         model=VLMo(),
         objectives=Objectives(itc=1.0, itm=1.0, mlm=0.25, hard_negatives=True),
-        images=ImageSettings(shorter=224, patch=16, square=True, augment=True),
+        images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
         training=Training(
             steps=200_000,
-            batch=1024,
+            batch_size=1024,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=2e-4, weight_decay=0.01, warmup=0.1),
         ),
@@ -56,11 +56,11 @@ def tiny() -> Pretrain:
     """
     run = vilt.tiny()
     model = VLMo(
-        width=128, depth=4, heads=4, hidden=512, together=3, patch=16, grid=(5, 7), vocabulary=114, text_length=40,
-        relative=False, scale=0.0, readouts=1, drop=0.0,
+        dim=128, depth=4, num_heads=4, mlp_dim=512, vl_start_layer=3, patch_size=16, grid=(5, 7), vocab_size=114, text_length=40,
+        relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0,
     )  # fmt: skip
     objectives = replace(run.objectives, itc=1.0, wpa=0.0)
-    return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives, widen=4.0)
+    return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives, init_scale=4.0)
 
 
 def base_images() -> Pretrain:
@@ -74,13 +74,13 @@ def base_images() -> Pretrain:
     rate ends at 0, not at 1e-5.
     """
     run = base()
-    optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", clip=3.0)
-    training = replace(run.training, steps=round(IMAGENET_22K * 150 / 2048), batch=2048, optimizer=optimizer)
+    optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", max_grad_norm=3.0)
+    training = replace(run.training, steps=round(IMAGENET_22K * 150 / 2048), batch_size=2048, optimizer=optimizer)
     return replace(
         run,
         recipe="vlmo.base_images",
-        model=replace(run.model, together=12, hides=True),
-        objectives=Objectives(codes_alone=1.0, patch_rate=75 / 196),
+        model=replace(run.model, vl_start_layer=12, with_mask_token=True),
+        objectives=Objectives(masked_codes_image_only=1.0, mim_rate=75 / 196),
         training=training,
         heads=(),
         freeze=FROZEN_FOR_IMAGES,
@@ -98,8 +98,8 @@ def base_words() -> Pretrain:
     return replace(
         run,
         recipe="vlmo.base_words",
-        model=replace(run.model, together=12),
-        objectives=Objectives(mlm=1.0, alone=True),
+        model=replace(run.model, vl_start_layer=12),
+        objectives=Objectives(mlm=1.0, text_only=True),
         freeze=FROZEN_FOR_WORDS + LAYER_SCALE,
         corpus="Wikipedia, BookCorpus: texts alone",
     )
@@ -112,19 +112,21 @@ def small() -> Pretrain:
 
 def small_images() -> Pretrain:
     """The first stage, on pictures of 224 pixels; `tokenizer` names a run of `beit3.small_tokenizer`. `small_words` and `small` read
-    frozen features, which have no patches to hide: to start from this stage they take `--embed.image own --embed.text own`.
+    frozen features, which have no patches to hide: to start from this stage they take `--embedders.image own --embedders.text own`.
     """
     asked = base_images()
-    objectives = replace(asked.objectives, codebook=256, block_least=4)
-    run = frozen("vlmo.small_images", replace(SMALL, together=SMALL.depth, hides=True), objectives, widen=WIDER)
-    training = replace(run.training, batch=64, workers=1)
-    images = replace(run.images, shorter=224)
-    return replace(run, images=images, embed=Embedders(), training=training, heads=(), freeze=asked.freeze)
+    objectives = replace(asked.objectives, codebook_size=256, min_block=4)
+    run = frozen(
+        "vlmo.small_images", replace(SMALL, vl_start_layer=SMALL.depth, with_mask_token=True), objectives, widen=WIDER
+    )
+    training = replace(run.training, batch_size=64, workers=1)
+    images = replace(run.images, shorter_side=224)
+    return replace(run, images=images, embedders=Embedders(), training=training, heads=(), freeze=asked.freeze)
 
 
 def small_words() -> Pretrain:
     """The stage before it, on the captions alone."""
-    run = frozen("vlmo.small_words", replace(SMALL, together=SMALL.depth), base_words().objectives, widen=WIDER)
+    run = frozen("vlmo.small_words", replace(SMALL, vl_start_layer=SMALL.depth), base_words().objectives, widen=WIDER)
     return replace(run, freeze=FROZEN_FOR_WORDS)
 
 
@@ -132,7 +134,7 @@ def base_plus() -> Pretrain:
     """VLMo-Base+: narrower, deeper, with positions added to the embeddings and no LayerScale."""
     run = base()
     model = VLMo(
-        width=544, depth=24, heads=16, hidden=2176, together=21, text_length=40, relative=False, scale=0.0
+        dim=544, depth=24, num_heads=16, mlp_dim=2176, vl_start_layer=21, text_length=40, relative=False, scale=0.0
     )  # fmt: skip
     optimizer = replace(run.training.optimizer, learning_rate=1e-4)
     return replace(run, recipe="vlmo.base_plus", model=model, training=replace(run.training, optimizer=optimizer))
@@ -141,7 +143,7 @@ def base_plus() -> Pretrain:
 def large() -> Pretrain:
     """VLMo-Large."""
     run = base()
-    model = VLMo(width=1024, depth=24, heads=16, hidden=4096, together=21)
+    model = VLMo(dim=1024, depth=24, num_heads=16, mlp_dim=4096, vl_start_layer=21)
     optimizer = replace(run.training.optimizer, learning_rate=5e-5)
     return replace(run, recipe="vlmo.large", model=model, training=replace(run.training, optimizer=optimizer))
 
@@ -151,8 +153,8 @@ def vqa() -> Finetune:
 
     Differs: train alone, where the paper adds val; blocks are left out as often as in pre-training (0.1, there 0.15).
     """
-    optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_multiplier=20.0)
-    images = ImageSettings(shorter=480, patch=16, square=True, augment=True)
+    optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_lr_multiplier=20.0)
+    images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
     return vqa_v2("vlmo.vqa", base(), images, 128, 10, optimizer)
 
 
@@ -165,9 +167,9 @@ def retrieval() -> Pretrain:
     return replace(
         run,
         recipe="vlmo.retrieval",
-        model=replace(run.model, grid=(24, 24), drop=0.2),
+        model=replace(run.model, grid=(24, 24), drop_path=0.2),
         objectives=Objectives(itc=1.0),
-        images=replace(run.images, shorter=384),
-        training=replace(run.training, steps=3000, batch=3072, optimizer=optimizer),
+        images=replace(run.images, shorter_side=384),
+        training=replace(run.training, steps=3000, batch_size=3072, optimizer=optimizer),
         corpus="COCO",
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from diptych.config.published import Published
 from diptych.config.validation import (
     Depth,
-    Vocabulary,
-    Width,
+    Dim,
+    VocabSize,
     settings,
 )
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class VSEpp:
     """Arguments of models.vsepp.VSEpp; the defaults are those of its official code."""
 
-    features: Width = 2048
-    width: Width = 1024
-    vocabulary: Vocabulary = 11353
-    word_width: Width = 300
+    feature_dim: Dim = 2048
+    dim: Dim = 1024
+    vocab_size: VocabSize = 11353
+    word_dim: Dim = 300
     depth: Depth = 1
     measure: Literal["cosine", "order"] = "cosine"
 

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Regions, Text
-from diptych.modules.similarity import cosine, order
+from diptych.modules.similarity import cosine, order_similarity
 from diptych.modules.text_encoders import BertText, RecurrentText
 from diptych.modules.tokens import Span, Tokens
 
-MEASURES = {"cosine": cosine, "order": order}
+MEASURES = {"cosine": cosine, "order": order_similarity}
 
 
 class VSEpp(nn.Module):
@@ -31,15 +31,15 @@ class VSEpp(nn.Module):
     """
 
     def __init__(
-        self, features: int = 2048, width: int = 1024, vocabulary: int = 11353, word_width: int = 300, depth: int = 1,
+        self, feature_dim: int = 2048, dim: int = 1024, vocab_size: int = 11353, word_dim: int = 300, depth: int = 1,
         measure: str = "cosine",
     ):  # fmt: skip
         super().__init__()
         if measure not in MEASURES:
             raise ValueError(f"measure is 'cosine' or 'order', not {measure!r}")
         self.measure = measure
-        self.image = project(features, width)
-        self.text: RecurrentText | BertText = RecurrentText(vocabulary, width, word_width, depth)
+        self.image = project(feature_dim, dim)
+        self.text: RecurrentText | BertText = RecurrentText(vocab_size, dim, word_dim, depth)
 
     def encode_image(self, image: Regions) -> Tokens:
         return regions(image).map(self.image)
@@ -47,20 +47,20 @@ class VSEpp(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         return self.text(text)
 
-    def unimodal(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"]]:
+    def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"]]:
         """The joint embedding of one side."""
         is_text = tokens.layout.spans[0].modality == "text"
         return (F.normalize(self.text.readout(tokens) if is_text else tokens.mean(), dim=1),)
 
     def similarity(self, text: Tokens, image: Tokens) -> Float[Tensor, "images texts"]:
-        (texts,), (images,) = self.unimodal(text), self.unimodal(image)
+        (texts,), (images,) = self.pooled_features(text), self.pooled_features(image)
         return MEASURES[self.measure](images, texts)
 
 
-def project(features: int, width: int) -> nn.Linear:
+def project(feature_dim: int, dim: int) -> nn.Linear:
     """The map into the joint space, begun as the official code does (Xavier's uniform; no bias)."""
-    linear = nn.Linear(features, width)
-    bound = math.sqrt(6 / (features + width))
+    linear = nn.Linear(feature_dim, dim)
+    bound = math.sqrt(6 / (feature_dim + dim))
     nn.init.uniform_(linear.weight, -bound, bound)
     nn.init.zeros_(linear.bias)
     return linear
@@ -68,4 +68,4 @@ def project(features: int, width: int) -> nn.Linear:
 
 def regions(image: Regions) -> Tokens:
     """A detector's features as they are."""
-    return Tokens.of(image.features, image.real, Span("image", "regions", image.features.shape[1]))
+    return Tokens.from_padded(image.features, image.mask, Span("image", "regions", image.features.shape[1]))

@@ -15,21 +15,23 @@ from diptych.models.vsepp.config import VSEpp
 def flickr30k() -> Pretrain:
     """Features of a frozen CNN and a GRU under the hinge with hardest negatives, 30 epochs of 128 pairs.
 
-    `embed.image` names the folder of features, one of 4,096 numbers a picture. Differs: the learning rate falls linearly, where the
+    `embedders.image` names the folder of features, one of 4,096 numbers a picture. Differs: the learning rate falls linearly, where the
     official one falls to a tenth after 15 epochs; BERT's pieces, where it has words (--vocabulary FILE
-    reads its list, --model.vocabulary N tells how many); the loss is a mean, so the norm at
+    reads its list, --model.vocab_size N tells how many); the loss is a mean, so the norm at
     which gradients are clipped is 2 / 128.
     """
     return Pretrain(
         recipe="vsepp.flickr30k",
-        model=VSEpp(features=4096, vocabulary=30522),
-        objectives=Objectives(hinge=1.0),
-        images=ImageSettings(shorter=224, square=True),
-        embed=Embedders(image="features/", features=4096),
+        model=VSEpp(feature_dim=4096, vocab_size=30522),
+        objectives=Objectives(triplet=1.0),
+        images=ImageSettings(shorter_side=224, square=True),
+        embedders=Embedders(image="features/", feature_dim=4096),
         training=Training(
             steps=steps(("Flickr30k",), 128, 30),
-            batch=128,
-            optimizer=Optimizer(learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, clip=2 / 128),
+            batch_size=128,
+            optimizer=Optimizer(
+                learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, max_grad_norm=2 / 128
+            ),
         ),
         corpus="Flickr30k",
     )
@@ -44,5 +46,5 @@ def coco() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features. All negatives count: with the hardest alone a small batch of fresh weights falls together."""
-    model = VSEpp(features=FEATURES, width=512, vocabulary=30522, word_width=256)
-    return frozen("vsepp.small", model, Objectives(hinge=1.0, hardest=False), steps=900)
+    model = VSEpp(feature_dim=FEATURES, dim=512, vocab_size=30522, word_dim=256)
+    return frozen("vsepp.small", model, Objectives(triplet=1.0, hardest_only=False), steps=900)

@@ -12,10 +12,10 @@ from torch import nn
 
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation, Finetune, Pretrain
-from diptych.data.images.loading import Shows
+from diptych.data.images.loading import ImageLoader
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import BadSample
-from diptych.runs.embedders import shown
+from diptych.runs.embedders import shown_images
 from diptych.runs.qualitative_examples import Shown
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ SHOWN = 12  # examples in the report
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A trained run, and what is asked of it."""
 
     run: Pretrain | Finetune
@@ -43,13 +43,13 @@ class Subject:
         return replace(self.run.images, augment=False)
 
     @property
-    def shows(self) -> ImageSettings | Shows:
+    def shows(self) -> ImageSettings | ImageLoader:
         """What the run's model is shown of them: the pixels, or what a frozen network or a detector sees there."""
-        return shown(self.run)
+        return shown_images(self.run)
 
 
 @dataclass(frozen=True)
-class Scored:
+class Result:
     """Metrics, one row per sample, what was skipped, and other files to write (name → JSON). `shown` makes the report's
     examples, which are drawn after the metrics are written: a picture that cannot be drawn costs no metric.
     """
@@ -61,7 +61,7 @@ class Scored:
     files: dict[str, Any] = field(default_factory=dict)
 
 
-def drawn(items: Sequence[T], example: Callable[[T], Shown]) -> list[Shown]:
+def draw_examples(items: Sequence[T], example: Callable[[T], Shown]) -> list[Shown]:
     """The example of each item, but of those whose pictures cannot be read: models of regions and of stored features are scored
     without opening a picture.
     """
@@ -72,6 +72,6 @@ def drawn(items: Sequence[T], example: Callable[[T], Shown]) -> list[Shown]:
     return found
 
 
-def spread(items: Sequence[T], most: int) -> Sequence[T]:
+def evenly_spaced(items: Sequence[T], most: int) -> Sequence[T]:
     """At most `most` of them, evenly from first to last."""
     return [items[len(items) * i // most] for i in range(most)] if len(items) > most else items

@@ -6,33 +6,33 @@ from typing import Any
 
 import torch
 
-from diptych.data.loader import Tally
+from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import Captioned
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.generation import Beams, Rules, beam_search
+from diptych.generation import BeamConfig, GenerationConfig, beam_search
 from diptych.metrics.captions import CaptionScores, caption_scores
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import Decodes
+from diptych.protocols import TextDecoder
 from diptych.report import CaptionExample
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import SHOWN, Scored, Subject, drawn, spread
+from diptych.runs.scoring.base import SHOWN, EvaluatedModel, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, open_gallery, read_pictures, readable
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.captioning import Captioning
-from diptych.tasks.common import pictured
+from diptych.tasks.common import encode_images
 
 BATCH = 32
-LEARNED = {"lm", "captions"}  # losses by which a model learns to write
+LEARNED = {"lm", "masked_captions"}  # losses by which a model learns to write
 
 
-def captioning(subject: Subject) -> Scored:
+def captioning(subject: EvaluatedModel) -> Result:
     """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, and captions and references in COCO's form. Raises DataError, RunError."""
     step, asked = subject.module, subject.asked
     learned = isinstance(step, Captioning) or (isinstance(step, Pretraining) and LEARNED & set(step.weights))
-    if not learned or not isinstance(subject.model, Decodes):
+    if not learned or not isinstance(subject.model, TextDecoder):
         raise RunError("captioning needs a run that learned to write: a pre-training run with lm or captions")
-    tally = Tally(asked.max_skipped)
-    gallery, captions = written(subject, readable(open_gallery(asked, subject.images.shorter), tally), tally)
+    tally = SkipCounter(asked.max_skipped)
+    gallery, captions = written(subject, readable(open_gallery(asked, subject.images.shorter_side), tally), tally)
     tally.check()
     references: list[list[str]] = [[] for _ in captions]
     for text, owner in zip(gallery.texts, gallery.owners, strict=True):
@@ -46,22 +46,24 @@ def captioning(subject: Subject) -> Scored:
     def example(i: int) -> CaptionExample:
         return CaptionExample(gallery.source.image(i), captions[i], scores.each[i], references[i])
 
-    chosen = spread(range(len(captions)), 0 if asked.control else SHOWN)
+    chosen = evenly_spaced(range(len(captions)), 0 if asked.shuffle_captions else SHOWN)
     files = in_coco_s_form(asked.split, gallery.source, captions, references)
     metrics = {"images": len(captions), "references": len(gallery.texts), "skipped": tally.bad} | _named(
         scores, captions
     )
-    return Scored(metrics, predictions, lambda: drawn(chosen, example), list(tally.listed.values()), files)
+    return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(tally.listed.values()), files)
 
 
-def written(subject: Subject, gallery: Gallery, tally: Tally) -> tuple[Gallery, list[str]]:
+def written(subject: EvaluatedModel, gallery: Gallery, tally: SkipCounter) -> tuple[Gallery, list[str]]:
     """The pictures that could be read, and a caption of each, by beam search."""
     tokenizer, asked, captions, seen = tokenizer_of(subject.run), subject.asked, [], []
     known = tokenizer.vocabulary
-    rules = Rules(known.sep, known.pad, min(asked.longest, tokenizer.max_length))
+    rules = GenerationConfig(known.sep, known.pad, min(asked.max_length, tokenizer.max_length))
     for batch in read_pictures(subject, gallery, BATCH, tally, "writing captions"):
         prompt = torch.full((len(batch), 1), known.cls, device=subject.device)
-        found = beam_search(subject.model, pictured(subject.model, batch), prompt, rules, Beams(asked.beams))
+        found = beam_search(
+            subject.model, encode_images(subject.model, batch), prompt, rules, BeamConfig(asked.num_beams)
+        )
         captions += [_text(tokenizer, row) for row in found.ids.tolist()]
         seen += batch.ids.tolist()
     return gallery.of(seen), captions

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.progress import track
 
-from diptych.data.loader import Tally, sweep
+from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.labelled import Labelled, LabelledExamples
 from diptych.report import AnswerExample
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import SHOWN, Scored, Subject, drawn, spread
+from diptych.runs.scoring.base import SHOWN, EvaluatedModel, Result, draw_examples, evenly_spaced
 from diptych.runs.training_data import say_division
 from diptych.tasks.classification import Classification
 
@@ -19,20 +19,20 @@ BATCH = 128
 FIRST = 5
 
 
-def classification(subject: Subject) -> Scored:
+def classification(subject: EvaluatedModel) -> Result:
     """Accuracy at 1 and at 5, beside chance. Raises DataError, RunError."""
     asked, module = subject.asked, subject.module
     if not isinstance(module, Classification):
         raise RunError("classification needs a run of `diptych finetune classification`")
-    if asked.control:
-        raise RunError("--control deals captions, for retrieval and matching")
+    if asked.shuffle_captions:
+        raise RunError("--shuffle_captions deals captions, for retrieval and matching")
     source, classes = Labelled(Path(asked.data), asked.split), subject.facts["classes"]
     say_division(source)
     if source.classes != classes:
         raise RunError(f"{asked.data} has other classes than the run learned")
     food, first = LabelledExamples(source, subject.shows), min(FIRST, len(classes))
-    tally, rows = Tally(asked.max_skipped), []
-    batches = sweep(food, BATCH, workers=asked.workers)
+    tally, rows = SkipCounter(asked.max_skipped), []
+    batches = evaluation_loader(food, BATCH, workers=asked.workers)
     for loaded in track(batches, description="classifying", total=-(-len(food) // BATCH)):
         tally.add(len(loaded.batch), loaded.skipped)
         batch = loaded.batch.to(subject.device)
@@ -53,4 +53,6 @@ def classification(subject: Subject) -> Scored:
         picture, right = source.image(row["index"]), float(row["right"])
         return AnswerExample(picture, "what is this?", row["probable"][:3], row["truth"], right)
 
-    return Scored(metrics, rows, lambda: drawn(spread(rows, SHOWN), example), list(tally.listed.values()))
+    return Result(
+        metrics, rows, lambda: draw_examples(evenly_spaced(rows, SHOWN), example), list(tally.listed.values())
+    )

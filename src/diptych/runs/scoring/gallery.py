@@ -16,13 +16,13 @@ from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation
 from diptych.data.examples import LONGEST_TEXT, check_text
-from diptych.data.images.loading import Shows, file_of, showing, shown_in, stem_of
-from diptych.data.loader import Skipped, Tally, sweep
-from diptych.data.sources.ablations import DealtCaptions
+from diptych.data.images.loading import ImageLoader, file_of, image_loader, shown_in, stem_of
+from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
+from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.copies import pictures_of
-from diptych.runs.scoring.base import Subject
+from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.training_data import say_division
 
 
@@ -32,7 +32,7 @@ def open_gallery(asked: Evaluation, least: int) -> Captioned:
     say_division(source)
     source = Distinct(source)
     source = Part(source, range(len(source))[: asked.gallery or None], asked.captions)
-    return DealtCaptions(source, asked.seed) if asked.control else source
+    return ShuffledCaptions(source, asked.seed) if asked.shuffle_captions else source
 
 
 class Distinct:
@@ -114,13 +114,13 @@ class Gallery:
         return torch.tensor(self.owners, dtype=torch.long)
 
 
-def readable(source: Captioned, tally: Tally) -> Gallery:
+def readable(source: Captioned, tally: SkipCounter) -> Gallery:
     """The texts of a source that can be read, and the pictures that have one. Raises DataError where there is none."""
     texts, owners = readable_texts(source, tally)
     return Gallery(source, texts, owners).of(sorted(set(owners)))
 
 
-def readable_texts(source: Captioned, tally: Tally) -> tuple[list[str], list[int]]:
+def readable_texts(source: Captioned, tally: SkipCounter) -> tuple[list[str], list[int]]:
     """All captions that can be read, and the picture each belongs to."""
     texts, owners = [], []
     for image in range(len(source)):
@@ -141,8 +141,8 @@ def readable_texts(source: Captioned, tally: Tally) -> tuple[list[str], list[int
 class Pictures:
     """Each picture of a source once, as examples."""
 
-    def __init__(self, source: Captioned, images: ImageSettings | Shows):
-        self.source, self.shows = source, showing(images)
+    def __init__(self, source: Captioned, images: ImageSettings | ImageLoader):
+        self.source, self.shows = source, image_loader(images)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -157,12 +157,14 @@ class Pictures:
         return shown_in(Batch(seed, step, torch.tensor(ids)), self.shows.stack(loaded))
 
 
-def read_pictures(subject: Subject, gallery: Gallery, batch: int, tally: Tally, what: str) -> Iterator[Batch]:
+def read_pictures(
+    subject: EvaluatedModel, gallery: Gallery, batch: int, tally: SkipCounter, what: str
+) -> Iterator[Batch]:
     """The pictures of a gallery, `batch` at a time, on the run's device, `ids` their places; those that cannot be used are
     left out.
     """
     food = Pictures(gallery.source, subject.shows)
-    loading = sweep(food, batch, workers=subject.asked.workers)
+    loading = evaluation_loader(food, batch, workers=subject.asked.workers)
     for loaded in track(loading, description=what, total=-(-len(food) // batch)):
         tally.add(len(loaded.batch), loaded.skipped)
         yield loaded.batch.to(subject.device)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.data.examples import PairExamples
-from diptych.data.loader import Shuffled, Tally, sweep
-from diptych.objectives.itm import ImageTextMatching
+from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
+from diptych.objectives.itm import ITM
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import Floor, Step
+from diptych.protocols import ChanceLoss, TrainStep
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import Scored, Subject
+from diptych.runs.scoring.base import EvaluatedModel, Result
 from diptych.runs.scoring.gallery import open_gallery
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import ratios, sums
@@ -23,54 +23,54 @@ BATCH = 64
 ACCURACY = "matching accuracy"
 
 
-def matching(subject: Subject) -> Scored:
+def matching(subject: EvaluatedModel) -> Result:
     """Each loss and metric averaged over the split, half of the pictures replaced. Where the run learned to match, its
     accuracy on those: the same question for all, whatever they were told from in training. Raises DataError, RunError.
     """
     run, asked, module = subject.run, subject.asked, subject.module
     if not isinstance(module, Pretraining):
         raise RunError("matching needs a pre-training run")
-    food = PairExamples(open_gallery(asked, subject.images.shorter), tokenizer_of(run), subject.shows)
-    tally = Tally(asked.max_skipped)
+    food = PairExamples(open_gallery(asked, subject.images.shorter_side), tokenizer_of(run), subject.shows)
+    tally = SkipCounter(asked.max_skipped)
 
     def batches() -> Iterator[Batch]:
-        loading = sweep(Shuffled(food, asked.seed), BATCH, seed=asked.seed + 1, workers=asked.workers)
+        loading = evaluation_loader(Shuffled(food, asked.seed), BATCH, seed=asked.seed + 1, workers=asked.workers)
         for loaded in track(loading, description="matching", total=-(-len(food) // BATCH)):
             tally.add(len(loaded.batch), loaded.skipped)
             yield loaded.batch
 
-    steps: tuple[Step, ...] = (module, Matches(module)) if "itm" in module.weights else (module,)
+    steps: tuple[TrainStep, ...] = (module, Matches(module)) if "itm" in module.weights else (module,)
     means = ratios(*sums(Both(steps), batches(), subject.device, asked.precision))
     tally.check()
     counts = {"pairs": len(food) - tally.bad, "images": len(food.source), "skipped": tally.bad}
-    return Scored(means | counts, skipped=list(tally.listed.values()))
+    return Result(means | counts, skipped=list(tally.listed.values()))
 
 
 class Matches:
     """As a step: how often a run is right about pairs of which half are true."""
 
     def __init__(self, step: Pretraining):
-        self.step, self.objective = step, ImageTextMatching()
+        self.step, self.objective = step, ITM()
         self.weights: dict[str, float] = {}
-        self.floors: dict[str, Floor] = {}
+        self.chance_losses: dict[str, ChanceLoss] = {}
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {ACCURACY: self.objective.counts(self.step.views(batch))["itm/accuracy"]}
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {ACCURACY: self.objective.num_terms(self.step.views(batch))["itm/accuracy"]}
 
     def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {ACCURACY: self.objective.totals(self.step.views(batch))["itm/accuracy"] / counts[ACCURACY]}
+        return {ACCURACY: self.objective.loss_sums(self.step.views(batch))["itm/accuracy"] / counts[ACCURACY]}
 
 
 class Both:
     """Several steps as one, each of which names its losses otherwise."""
 
-    def __init__(self, steps: Sequence[Step]):
+    def __init__(self, steps: Sequence[TrainStep]):
         self.steps = steps
         self.weights: dict[str, float] = {}
-        self.floors: dict[str, Floor] = {}
+        self.chance_losses: dict[str, ChanceLoss] = {}
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: count for step in self.steps for name, count in step.counts(batch).items()}
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: count for step in self.steps for name, count in step.num_terms(batch).items()}
 
     def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: mean for step in self.steps for name, mean in step(batch, counts).items()}

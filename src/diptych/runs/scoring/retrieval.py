@@ -16,20 +16,20 @@ from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
-from diptych.data.loader import Tally
-from diptych.metrics.recall import Recall, recall
-from diptych.modules.heads import Contrast
+from diptych.data.loader import SkipCounter
+from diptych.metrics.recall import RecallAtK, recall
+from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import Aligns, Compares, Fuses
+from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
 from diptych.report import RetrievalExample
 from diptych.runs.qualitative_examples import Shown
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import SHOWN, Scored, Subject, drawn, spread
+from diptych.runs.scoring.base import SHOWN, EvaluatedModel, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, open_gallery, read_pictures, readable
 from diptych.runs.tokenizer import tokenizer_of
-from diptych.tasks.common import pictured
-from diptych.tasks.retrieval import FILL, ContrastRetrieval, Retrieval, Scores, Summary, candidates, judged
+from diptych.tasks.common import encode_images
+from diptych.tasks.retrieval import FILL, ContrastRetrieval, Retrieval, Scores, Summary, candidates, score_pairs
 
 PICTURES, TEXTS = 64, 512  # read at a time; so many are compared, and fused, with each other at once
 
@@ -54,22 +54,22 @@ class Read:
     kept: Any
 
 
-def comparison(subject: Subject) -> Comparison | None:
+def comparison(subject: EvaluatedModel) -> Comparison | None:
     """How a run compares without fusing: by the cosines of its contrast (of the first readout, where there are several) or
     by the model's own similarity, whichever was trained; None where neither was.
     """
     step, model = subject.module, subject.model
     weights = step.weights if isinstance(step, Pretraining) else {}
-    if "hinge" in weights and isinstance(model, Compares):
+    if "triplet" in weights and isinstance(model, SimilarityModel):
         similarity = model.similarity
         return Comparison(_as_it_is, _as_it_is, lambda image, text: similarity(text, image))
-    if not isinstance(model, Aligns) or not ("itc" in weights or isinstance(step, ContrastRetrieval)):
+    if not isinstance(model, DualEncoder) or not ("itc" in weights or isinstance(step, ContrastRetrieval)):
         return None
-    head, readouts = step.get_submodule("heads.contrast"), model.unimodal
-    assert isinstance(head, Contrast)
+    head, readouts = step.get_submodule("heads.contrast"), model.pooled_features
+    assert isinstance(head, ITCHead)
     return Comparison(
-        lambda tokens: head.of_image(readouts(tokens)[0]),
-        lambda tokens: head.of_text(readouts(tokens)[0]),
+        lambda tokens: head.project_image(readouts(tokens)[0]),
+        lambda tokens: head.project_text(readouts(tokens)[0]),
         _cosines,
         head.scale().item(),
     )
@@ -85,7 +85,7 @@ def _cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[T
         return image.float() @ text.float().T
 
 
-def by_comparison(subject: Subject, way: Comparison, gallery: Gallery, tally: Tally) -> Found:
+def by_comparison(subject: EvaluatedModel, way: Comparison, gallery: Gallery, tally: SkipCounter) -> Found:
     """Scores of all readable pictures and texts. Where the run can match, the best `candidates` of each picture and of each
     text are ranked anew, and all others stand behind them (ALBEF, appendix; `tasks.rerank`): by the log-odds of a match, or
     by these and the cosine (BLIP's official code), or by the product of what match and contrast find probable.
@@ -98,7 +98,7 @@ def by_comparison(subject: Subject, way: Comparison, gallery: Gallery, tally: Ta
     tokenizer, device = tokenizer_of(subject.run), subject.device
     images, seen = [], []
     for batch in read_pictures(subject, gallery, PICTURES, tally, "reading pictures"):
-        tokens = pictured(subject.model, batch)
+        tokens = encode_images(subject.model, batch)
         images.append(Read(tokens, way.image(tokens)))
         seen += batch.ids.tolist()
     gallery = gallery.of(seen)
@@ -108,15 +108,15 @@ def by_comparison(subject: Subject, way: Comparison, gallery: Gallery, tally: Ta
         texts.append(Read(tokens, way.text(tokens)))
     rows = track(images, description="comparing")
     alike = torch.cat([torch.cat([way.meet(i.kept, t.kept).float().cpu() for t in texts], 1) for i in rows])
-    match, most = pair_score(subject), subject.asked.candidates
+    match, most = pair_score(subject), subject.asked.rerank
     if match is None or not most:
         return Found(gallery, Scores(alike, alike.T))
-    beside = {"match": 0.0, "cosine": 1.0, "product": way.scale}[subject.asked.ranked_by]
+    beside = {"match": 0.0, "cosine": 1.0, "product": way.scale}[subject.asked.rerank_by]
     return Found(gallery, reranked(subject, match, alike, images, texts, most, beside), alike)
 
 
 def reranked(
-    subject: Subject, match: Summary, alike: Float[Tensor, "a b"], images: list[Read], texts: list[Read], most: int,
+    subject: EvaluatedModel, match: Summary, alike: Float[Tensor, "a b"], images: list[Read], texts: list[Read], most: int,
     beside: float = 0.0,
 ) -> Scores:  # fmt: skip
     """The scores of fused pairs, of each picture's and each text's `most` best by `alike`, plus `beside` times that; the
@@ -133,7 +133,7 @@ def reranked(
             block = asked[top : top + len(image.tokens), left : left + len(text.tokens)]
             shown, which = (x.to(subject.device) for x in block.nonzero(as_tuple=True))
             if len(shown):
-                found = judged(subject.model, match, text.tokens, image.tokens, which, shown)
+                found = score_pairs(subject.model, match, text.tokens, image.tokens, which, shown)
                 scores[top + shown.cpu(), left + which.cpu()] = found.cpu()
             left += len(text.tokens)
         top += len(image.tokens)
@@ -142,7 +142,7 @@ def reranked(
     return Scores(scores.masked_fill(~by_image, behind), scores.T.masked_fill(~by_text, behind))
 
 
-PICTURES, TEXTS = 8, 512  # scored at a time
+FUSED_IMAGES = 8  # at a time, with every caption
 
 
 @dataclass(frozen=True)
@@ -154,17 +154,17 @@ class Found:
     before: Float[Tensor, "images texts"] | None = None
 
 
-def pair_score(subject: Subject) -> Summary | None:
+def pair_score(subject: EvaluatedModel) -> Summary | None:
     """What makes a score of a pooled pair: a ranking head's output, or the log-odds of a match, if it was trained."""
     step = subject.module
     if isinstance(step, Retrieval):
         return step.rank
-    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(subject.model, Fuses):
+    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(subject.model, FusionEncoder):
         return lambda pooled: (logits := step.heads["match"](pooled))[:, 1] - logits[:, 0]
     return None
 
 
-def by_fusion(subject: Subject, gallery: Gallery, tally: Tally) -> Found:
+def by_fusion(subject: EvaluatedModel, gallery: Gallery, tally: SkipCounter) -> Found:
     """Scores of all readable pictures and texts. Pictures stream through: only their scores are kept. Raises RunError."""
     score, model = pair_score(subject), subject.model
     if score is None:
@@ -177,11 +177,11 @@ def by_fusion(subject: Subject, gallery: Gallery, tally: Tally) -> Found:
         model.encode_text(tokenizer.encode(gallery.texts[at : at + TEXTS]).to(subject.device))
         for at in range(0, len(gallery.texts), TEXTS)
     ]
-    for batch in read_pictures(subject, gallery, PICTURES, tally, "scoring pairs"):
-        image, blocks = pictured(model, batch), []
+    for batch in read_pictures(subject, gallery, FUSED_IMAGES, tally, "scoring pairs"):
+        image, blocks = encode_images(model, batch), []
         for text in parts:
             pair = torch.arange(len(batch) * len(text), device=subject.device)
-            blocks.append(judged(model, score, text, image, pair % len(text), pair // len(text)))
+            blocks.append(score_pairs(model, score, text, image, pair % len(text), pair // len(text)))
         rows.append(torch.cat([block.view(len(batch), -1).cpu() for block in blocks], 1))
         seen += batch.ids.tolist()
     scores = torch.cat(rows).float()[:, gallery.texts_of(seen)]
@@ -191,13 +191,13 @@ def by_fusion(subject: Subject, gallery: Gallery, tally: Tally) -> Found:
 FIRST = 5  # candidates kept in predictions
 
 
-def retrieval(subject: Subject) -> Scored:
+def retrieval(subject: EvaluatedModel) -> Result:
     """Recall at 1, 5 and 10 both ways, beside chance and the gallery's size. A run that learned to contrast is scored by
     that, and by matching the best of it again where it learned that too; others by fusing all pairs. Raises DataError,
     RunError.
     """
-    tally = Tally(subject.asked.max_skipped)
-    gallery, way = readable(open_gallery(subject.asked, subject.images.shorter), tally), comparison(subject)
+    tally = SkipCounter(subject.asked.max_skipped)
+    gallery, way = readable(open_gallery(subject.asked, subject.images.shorter_side), tally), comparison(subject)
     found = by_fusion(subject, gallery, tally) if way is None else by_comparison(subject, way, gallery, tally)
     tally.check()
     owner, metrics = found.gallery.owner, {}
@@ -207,14 +207,14 @@ def retrieval(subject: Subject) -> Scored:
         metrics[f"image to text R@{k}, chance"] = told.chance_image_to_text[k]
         metrics[f"text to image R@{k}, chance"] = told.chance_text_to_image[k]
     if found.before is not None:
-        metrics["candidates matched"] = subject.asked.candidates
+        metrics["candidates matched"] = subject.asked.rerank
         before = _recalls(recall(found.before, owner))
         metrics |= {f"{name}, before matching": value for name, value in before.items()}
-    predictions, shown = _examples(found, 0 if subject.asked.control else SHOWN)
-    return Scored(metrics, predictions, shown, list(tally.listed.values()))
+    predictions, shown = _examples(found, 0 if subject.asked.shuffle_captions else SHOWN)
+    return Result(metrics, predictions, shown, list(tally.listed.values()))
 
 
-def _recalls(told: Recall) -> dict[str, float]:
+def _recalls(told: RecallAtK) -> dict[str, float]:
     both = {"image to text": told.image_to_text, "text to image": told.text_to_image}
     return {f"{way} R@{k}": value for way, values in both.items() for k, value in values.items()}
 
@@ -233,4 +233,4 @@ def _examples(found: Found, most: int) -> tuple[list[dict[str, object]], Callabl
         results = [(source.image(i), float(scores[at, i]), i == owners[at]) for i in best[at]]
         return RetrievalExample(gallery.texts[at], results)
 
-    return predictions, lambda: drawn(spread(range(len(owners)), most), example)
+    return predictions, lambda: draw_examples(evenly_spaced(range(len(owners)), most), example)

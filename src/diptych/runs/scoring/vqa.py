@@ -13,13 +13,13 @@ from torch import Tensor
 from diptych.batch import Batch
 from diptych.config.run import Finetune
 from diptych.data.examples import QuestionExamples
-from diptych.data.loader import Tally, sweep
+from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.base import Questioned
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.report import AnswerExample
 from diptych.runs.finetune import questions
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import SHOWN, Scored, Subject, drawn, spread
+from diptych.runs.scoring.base import SHOWN, EvaluatedModel, Result, draw_examples, evenly_spaced
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.training_data import say_division
 from diptych.tasks.vqa import ClosedVQA, OpenVQA
@@ -29,24 +29,26 @@ FIRST = 3  # answers kept in predictions
 CANDIDATES = 128  # that a decoder reads whole
 
 
-def vqa(subject: Subject) -> Scored:
+def vqa(subject: EvaluatedModel) -> Result:
     """Accuracy over all questions and by kind, beside the highest that can be reached; the leaderboard's file besides. Raises
     DataError, RunError.
     """
     run, asked, module = subject.run, subject.asked, subject.module
     if not isinstance(module, ClosedVQA | OpenVQA) or not isinstance(run, Finetune):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
-    if asked.control:
-        raise RunError("--control deals captions, for retrieval and matching; vqa has --blind image and --blind text")
+    if asked.shuffle_captions:
+        raise RunError(
+            "--shuffle_captions deals captions, for retrieval and matching; vqa has --ablate image and --ablate text"
+        )
     answers = subject.facts["answers"]
     if not answers:
         raise RunError("its decoder ranks given answers, and the run has none: import it again with --answers FILE")
     rank = ranking(subject, answers)
-    source = questions(asked.data, asked.split, asked.blind or run.blind, subject.images.shorter)
+    source = questions(asked.data, asked.split, asked.ablate or run.ablate, subject.images.shorter_side)
     say_division(source)
     food = QuestionExamples(source, tokenizer_of(run), subject.shows, answers, normalise_answer)
-    tally, rows = Tally(asked.max_skipped), []
-    batches = sweep(food, BATCH, workers=asked.workers)
+    tally, rows = SkipCounter(asked.max_skipped), []
+    batches = evaluation_loader(food, BATCH, workers=asked.workers)
     for loaded in track(batches, description="answering", total=-(-len(food) // BATCH)):
         tally.add(len(loaded.batch), loaded.skipped)
         values_, places_ = rank(loaded.batch.to(subject.device))
@@ -60,11 +62,11 @@ def vqa(subject: Subject) -> Scored:
     results = [{"question_id": number, "answer": answer} for number, answer in given]
     metrics = {"questions": len(rows), "skipped": tally.bad} | _accuracies(source, rows, answers)
     predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
-    examples = partial(drawn, _chosen(rows), partial(_example, source))
-    return Scored(metrics, predictions, examples, skipped, {f"vqa_{asked.split}_results.json": results})
+    examples = partial(draw_examples, _chosen(rows), partial(_example, source))
+    return Result(metrics, predictions, examples, skipped, {f"vqa_{asked.split}_results.json": results})
 
 
-def ranking(subject: Subject, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+def ranking(subject: EvaluatedModel, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
     """From questions to the probabilities of the best answers, and which these are. A decoder ranks those whose first piece
     is likeliest (ALBEF and BLIP: 128 of them).
     """
@@ -112,8 +114,8 @@ def _chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows to show: half right answers, half wrong ones, as far as there are."""
     right = [row for row in rows if row.get("score", -1) >= 0.5]
     wrong = [row for row in rows if 0 <= row.get("score", -1) < 0.5]
-    chosen = spread(right, SHOWN - min(len(wrong), SHOWN // 2))
-    return [*chosen, *spread(wrong, SHOWN - len(chosen))]
+    chosen = evenly_spaced(right, SHOWN - min(len(wrong), SHOWN // 2))
+    return [*chosen, *evenly_spaced(wrong, SHOWN - len(chosen))]
 
 
 def _example(source: Questioned, row: dict[str, Any]) -> AnswerExample:

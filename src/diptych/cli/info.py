@@ -1,4 +1,4 @@
-"""diptych describe SYSTEM|RECIPE: parameters by part, FLOPs, tokens, and the published figures it should equal."""
+"""diptych info SYSTEM|RECIPE: parameters by part, FLOPs, tokens, and the published figures it should equal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from diptych.cli.arguments import asks_help, positional, recipe, recipes
 from diptych.cli.refusal import UsageError
 from diptych.cli.suggestions import nearest
 from diptych.models.configs import PUBLISHED
-from diptych.utils.terminal import plain, say
+from diptych.utils.terminal import echo, plain
 
 SHARED = "shared with the above"
 
 
-def describe_command(words: list[str]) -> None:
+def info_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        say(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
+        echo(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
         return
     name = positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
     if words:
@@ -27,9 +27,9 @@ def describe_command(words: list[str]) -> None:
         )
     known = PUBLISHED.get(name)
     asked = known or recipe(name)
-    from diptych.planning.info import WORDS, describe
+    from diptych.planning.info import WORDS, info
 
-    found, console = describe(asked), Console(soft_wrap=True)
+    found, console = info(asked), Console(soft_wrap=True)
     table = Table(title=known.title if known else plain(name), title_justify="left")
     table.add_column("part")
     table.add_column("parameters", justify="right")

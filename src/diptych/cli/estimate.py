@@ -1,4 +1,4 @@
-"""diptych plan RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch N] [--any.field VALUE]
+"""diptych estimate RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch_size N] [--any.field VALUE]
 
 What a run will take: tokens, floating-point operations, memory on each rank, hours, and what bounds them. One step is made
 here on a few samples and everything in it is counted, so give the data that will be learned from, where you have it.
@@ -15,14 +15,14 @@ from rich.table import Table
 from diptych.cli.arguments import asks_help, overridden, positional, recipe, recipes, take
 from diptych.cli.refusal import UsageError
 from diptych.planning.accelerators import ACCELERATORS, chosen
-from diptych.utils.terminal import say
+from diptych.utils.terminal import echo
 
 
-def plan_command(words: list[str]) -> None:
+def estimate_command(words: list[str]) -> None:
     if asks_help(words) or not words:
-        say(f"{__doc__}\naccelerators: {', '.join(ACCELERATORS)}, cpu\nrecipes: {', '.join(recipes())}")
+        echo(f"{__doc__}\naccelerators: {', '.join(ACCELERATORS)}, cpu\nrecipes: {', '.join(recipes())}")
         return
-    name = positional(words, "the recipe (diptych plan --help lists them)")
+    name = positional(words, "the recipe (diptych estimate --help lists them)")
     gpus, said = take(words, "--gpus"), take(words, "--utilisation", "0.6")
     chosen(gpus)
     try:
@@ -31,11 +31,11 @@ def plan_command(words: list[str]) -> None:
         raise UsageError(f"--utilisation is a share of the peak, not {said!r}") from None
     run = overridden(recipe(name), words, f"plan {name}")
 
-    from diptych.planning.estimate import plan
+    from diptych.planning.estimate import estimate
 
     console = Console(soft_wrap=True)
     console.print(f"{name}: one step is made here and counted ...", highlight=False)
-    found = plan(run, gpus, utilisation)
+    found = estimate(run, gpus, utilisation)
     counts = found.counted
     device, steps, batch = found.device, run.training.steps, run.training.batch
     tokens = counts.words + counts.patches
@@ -66,6 +66,6 @@ def plan_command(words: list[str]) -> None:
     if not found.fits:
         told = f"a micro-batch of {found.most} would" if found.most else "no micro-batch does"
         console.print(
-            f"{told} fit: raise --accumulate (contrast then sees fewer at once), or give --parallel fsdp or --recompute True",
+            f"{told} fit: raise --grad_accum (contrast then sees fewer at once), or give --parallel fsdp or --activation_checkpointing True",
             highlight=False,
         )
