@@ -20,7 +20,7 @@ from diptych.encoders import hypercolumns
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
 from diptych.models.common_recipes import IMAGES, SCALES
-from diptych.utils.cache import Remembered
+from diptych.utils.cache import MemoryCache
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     source, boxes = open_captions(asked.data, "train", least=IMAGES.shorter_side), torch.from_numpy(fixed_boxes(SCALES))
     nothing = np.zeros(Hypercolumns.width)
     columns = Hypercolumns(FrozenCNN(0), (nothing, nothing + 1))
-    seen = ExtractedFeatures(columns.extract, columns.name, IMAGES, Remembered(0))
+    seen = ExtractedFeatures(columns.extract, columns.name, IMAGES, MemoryCache(0))
     photos = track(np.linspace(0, len(source), asked.photos, endpoint=False, dtype=int), description="photos")
     told = torch.cat([pooled(seen.of(source, int(i))["grid"].float(), boxes) for i in photos])
     deviation = told.std(0).clamp(min=1e-3 * float(told.std()))

@@ -170,7 +170,7 @@ def test_the_rules_catch_what_breaks_them(path: str, source: str, message: str):
         ("modules/block.py", "from diptych.modules.tokens import Tokens\nimport torch"),
         ("objectives/itm.py", "from diptych.protocols import Fuses"),
         ("data/loader.py", "zip(a, b, strict=False)"),
-        ("report/page.py", "from .style import CSS\nfrom . import curves\nfrom ..utils import io"),
+        ("report/page.py", "from .charts import draw_curves\nfrom . import sections\nfrom ..utils import io"),
         ("models/vilt/checkpoint.py", "from diptych.tasks.vqa import ClosedVQA"),
         ("models/vilt/recipes.py", "from diptych.config.run import Pretrain"),
         ("cli/pretrain.py", "from diptych import runs"),

@@ -15,7 +15,7 @@ from diptych.cli import main
 from diptych.config.run import Evaluation, Objectives, Pretrain
 from diptych.config.training import Training
 from diptych.data.sources.base import DataError
-from diptych.models.configs import ViLT, VLMo
+from diptych.models.configs import ViLTConfig, VLMoConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo import recipes as vlmo
 
@@ -26,7 +26,7 @@ SHORT = Training(steps=4, batch_size=8, log_every=1, checkpoint_every=2, workers
 
 
 def fused(objectives: Objectives) -> Pretrain:
-    return replace(vilt.tiny(), model=ViLT(**SIZE, dropout=0.0), objectives=objectives, training=SHORT)
+    return replace(vilt.tiny(), model=ViLTConfig(**SIZE, dropout=0.0), objectives=objectives, training=SHORT)
 
 
 def words() -> Pretrain:
@@ -38,7 +38,7 @@ def matched() -> Pretrain:
 
 
 def contrasted() -> Pretrain:
-    model = VLMo(**SIZE, vl_start_layer=0, relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0)
+    model = VLMoConfig(**SIZE, vl_start_layer=0, relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0)
     objectives = Objectives(itc=1.0, itm=1.0)
     return replace(vlmo.tiny(), recipe="toy.contrasted", model=model, objectives=objectives, training=SHORT)
 

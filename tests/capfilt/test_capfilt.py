@@ -326,6 +326,7 @@ def test_two_processes_write_what_one_does(done: Path, asked: CapFilt, tmp_path:
 # -- bad data, and what is refused ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
@@ -405,13 +406,13 @@ def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(ask
     assert similar.keys() == {"c", "d"} and (told["duplicates"], told["leaks"], told["images out"]) == (1, 1, 4)
     assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
     assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("held-test.tar, x")
-    leak, duplicate = (tmp_path / "listed" / "report.html").read_text().split('<article class="alike">')[1:]
+    leak, duplicate = (tmp_path / "listed" / "report.html").read_text().split('<article class="near-duplicates">')[1:]
     for shown, row in ((leak, similar["d"]), (duplicate, similar["c"])):
         assert shown.count("<img") == 2 and row["of"] in shown and row["where"] in shown
     older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # of a run that did not yet say where the picture lies
     older.write_text("".join(line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
     assert capfilt(asked, tmp_path / "listed") == told
-    assert 'class="alike"' not in (tmp_path / "listed" / "report.html").read_text()
+    assert 'class="near-duplicates"' not in (tmp_path / "listed" / "report.html").read_text()
     told = capfilt(replace(asked, duplicates="drop", leaks="drop"), tmp_path / "dropped")
     out = open_captions(str(tmp_path / "dropped" / "cc.tar"), "train")
     assert told["images out"] == 2 and told["dropped"] == 2

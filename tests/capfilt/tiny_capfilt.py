@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from diptych.config.data import ImageSettings
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Training
-from diptych.models.configs import BLIP
+from diptych.models.configs import BLIPConfig
 from diptych.runs.build import build
 from diptych.runs.run_folder import write_run
 from diptych.training.checkpoint import save_weights
@@ -23,7 +23,7 @@ from diptych.training.checkpoint import save_weights
 TINY = Pretrain(
     recipe="tiny",
     data="scenes:24",
-    model=BLIP(
+    model=BLIPConfig(
         image_dim=16, image_depth=1, image_num_heads=2, image_mlp_dim=32, patch_size=16, grid=(3, 3), dim=16, depth=1, num_heads=2,
         mlp_dim=32, vocab_size=116, text_length=24, bos_token_id=114, enc_token_id=115, embed_dim=8, dropout=0.0,
     ),

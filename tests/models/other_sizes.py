@@ -125,15 +125,15 @@ def recurrent() -> list[Made]:
 
 def crossvits() -> list[Made]:
     first = {
-        "image_sizes": (20, 18), "patch_sizes": (5, 9), "dims": (18, 20), "num_heads": (3, 1), "mlp_dim": (19, 60),
+        "image_sizes": (20, 18), "patch_sizes": (5, 9), "dims": (18, 20), "num_heads": (3, 1), "mlp_dims": (19, 60),
         "stages": ((2, 1, 3), (1, 3, 0)), "stem": False, "num_classes": 5,
     }  # fmt: skip
     second = {
-        "image_sizes": (36, 32), "patch_sizes": (12, 16), "dims": (24, 16), "num_heads": (1, 2), "mlp_dim": (48, 20),
+        "image_sizes": (36, 32), "patch_sizes": (12, 16), "dims": (24, 16), "num_heads": (1, 2), "mlp_dims": (48, 20),
         "stages": ((1, 1, 0),), "stem": True, "num_classes": 2,
     }  # fmt: skip
     return [
-        Made("crossvit", "classification", x, {"num_heads": list(x["heads"]), "patch_size": list(x["patches"])})
+        Made("crossvit", "classification", x, {"num_heads": list(x["num_heads"]), "patch_size": list(x["patch_sizes"])})
         for x in (first, second)
     ]
 
@@ -141,7 +141,7 @@ def crossvits() -> list[Made]:
 def beits() -> list[Made]:
     made = []
     for (shape, config), depth in zip(VIT, (3, 5), strict=True):
-        told = {"encoder_attention_heads": shape["heads"], "special_ids": {"mask": 27}}
+        told = {"encoder_attention_heads": shape["num_heads"], "special_ids": {"mask": 27}}
         told |= {name: config[name] for name in ("img_size", "patch_size") if name in config}
         model = shape | {"depth": depth, "vocab_size": 28, "text_length": 6, "pooling": "both", "mask_token_id": 27}
         model |= {"final_norm": depth == 3, "num_classes": 0, "with_decoder": False}

@@ -14,7 +14,7 @@ from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.serialization import from_json
 from diptych.models.common_recipes import sized
-from diptych.models.configs import CrossViT
+from diptych.models.configs import CrossViTConfig
 from diptych.runs.finetune import build
 from tests.models.test_first_step import PIECES, B, batch, toy
 
@@ -24,7 +24,7 @@ OWN = [name for name in recipes("Finetune") if not name.startswith("demo.")]
 
 def small(run: Finetune) -> tuple[Finetune, Batch]:
     """The same with everything small, and what it learns from."""
-    if isinstance(run.model, CrossViT):
+    if isinstance(run.model, CrossViTConfig):
         model = replace(
             run.model,
             image_sizes=(8, 12),

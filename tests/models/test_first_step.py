@@ -14,7 +14,14 @@ from diptych.cli.arguments import recipe, recipes
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
 from diptych.config.run import Embedders, Objectives, Pretrain, Teacher
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
-from diptych.models.configs import BLIP, SCAN, BEiT3, VisualBERT, VisualTokenizer, VSEpp
+from diptych.models.configs import (
+    BEiT3Config,
+    BLIPConfig,
+    SCANConfig,
+    VisualBERTConfig,
+    VisualTokenizerConfig,
+    VSEppConfig,
+)
 from diptych.protocols import student_of
 from diptych.runs import build as building
 from diptych.runs.build import CNN_CLASSES
@@ -40,11 +47,11 @@ def toy(run: Pretrain) -> Pretrain:
     """The same run with everything small; frozen features are given, so that no frozen network is needed."""
     model = run.model
     size = {field.name: TOY[field.name] for field in fields(model) if field.name in TOY}
-    if isinstance(model, BLIP):
+    if isinstance(model, BLIPConfig):
         size |= {"vocab_size": PIECES + 2, "bos_token_id": PIECES, "enc_token_id": PIECES + 1}
-    if isinstance(model, BEiT3):
+    if isinstance(model, BEiT3Config):
         size |= {"mask_token_id": 4}
-    if isinstance(model, VisualTokenizer):
+    if isinstance(model, VisualTokenizerConfig):
         size |= {"num_codes": CODES, "code_dim": 4, "feature_dim": CNN_CELL}
     if not getattr(model, "decoder_depth", 1):  # an ALBEF that writes no answers
         size["decoder_depth"] = 0
@@ -73,7 +80,9 @@ def batch(run: Pretrain) -> Batch:
     boxes, real = torch.rand(B, 3, 5, generator=draw), torch.ones(B, 3, dtype=torch.bool)
     classes = torch.full((B, 3, DETECTED), 1 / DETECTED)
     regions = Regions(torch.randn(B, 3, FEATURES, generator=draw), boxes, real, classes)
-    regions = regions if isinstance(run.model, SCAN | VisualBERT | VSEpp) else regions.with_whole_image()
+    regions = (
+        regions if isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig) else regions.with_whole_image()
+    )
     return replace(held, regions=regions, matching=Matching(regions, matched))
 
 

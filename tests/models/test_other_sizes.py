@@ -34,8 +34,8 @@ def vilberts() -> list[Made]:
     made, kept = [], ("words", "regions", "match")
     for model in (first, second):
         config = {
-            "num_attention_heads": model["heads"], "v_num_attention_heads": model["image_heads"],
-            "bi_num_attention_heads": model["meeting_heads"], "t_biattention_id": [t for t, _ in model["schedule"]],
+            "num_attention_heads": model["num_heads"], "v_num_attention_heads": model["image_num_heads"],
+            "bi_num_attention_heads": model["coattention_num_heads"], "t_biattention_id": [t for t, _ in model["schedule"]],
             "v_biattention_id": [v for _, v in model["schedule"]],
         }  # fmt: skip
         answers = {"vqa": 14, "gqa": 6, "nlvr2": 2}
@@ -81,7 +81,7 @@ def albefs() -> list[Made]:
     made = []
     for (image, vision), text, classes in zip(IMAGES, texts, (2, 5), strict=True):
         model = image | text | {"num_images": 1, "decoder_depth": 0}
-        config = {"vision": vision, "text": {"num_attention_heads": text["heads"]}}
+        config = {"vision": vision, "text": {"num_attention_heads": text["num_heads"]}}
         queue: dict[str, tuple[int, ...]] = {"queue.image": (6 + classes, 11)}
         made += [
             Made("albef", "pretraining", model | {"embed_dim": 11}, config, queue),
@@ -119,8 +119,8 @@ def blips() -> list[Made]:
     )
     made = []
     for (image, vision), text in zip(IMAGES, texts, strict=True):
-        ids = {"bos_DEC": text["begin"], "ENC": text["ground"]}
-        config = {"vision": vision, "text": {"num_attention_heads": text["heads"]}, "special_ids": ids}
+        ids = {"bos_DEC": text["bos_token_id"], "ENC": text["enc_token_id"]}
+        config = {"vision": vision, "text": {"num_attention_heads": text["num_heads"]}, "special_ids": ids}
         for form in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
             more: Arguments = {"averaged": min(3, text["depth"])} if form == "nlvr2" else {}
             more |= {"embed_dim": 11} if form in ("pretraining", "retrieval") else {}

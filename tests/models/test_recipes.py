@@ -15,7 +15,7 @@ from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGEN
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import from_json, to_json
 from diptych.models import common_recipes
-from diptych.models.configs import PUBLISHED, ViLT
+from diptych.models.configs import PUBLISHED, ViLTConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.runs import build as building
 from diptych.runs import demo_recipes
@@ -31,7 +31,7 @@ def test_every_recipe_builds_on_the_meta_device(name: str):
     assert all(p.is_meta for p in module.parameters())
     assert any(weight > 0 for weight in module.weights.values())
     assert run.images.patch_size == getattr(run.model, "patch_size", 32)
-    if isinstance(run.model, ViLT):
+    if isinstance(run.model, ViLTConfig):
         with torch.device("meta"):
             assert job.build(common_recipes.retrieval(run), {}).weights == {"retrieval": 1.0}
             assert job.build(common_recipes.vqa(run), {"answers": ["yes", "no"]}).weights == {"vqa": 1.0}
@@ -42,7 +42,7 @@ def test_every_recipe_comes_back_from_json(name: str):
     run = recipe(name)
     assert from_json(Pretrain, json.loads(json.dumps(asdict(run)))) == run, "as it was kept before it told its kind"
     assert from_json(Pretrain, json.loads(json.dumps(to_json(run)))) == run
-    if isinstance(run.model, ViLT):
+    if isinstance(run.model, ViLTConfig):
         task = common_recipes.vqa(run)
         assert from_json(Finetune, json.loads(json.dumps(asdict(task)))) == task
 
@@ -69,19 +69,19 @@ def test_thaw_names_a_field_that_does_not_fit():
 
 def test_the_kind_of_a_model_is_kept_and_is_one_of_those_there_are():
     run, told = vilt.tiny(), to_json(vilt.tiny())
-    assert told["model"]["kind"] == "ViLT" and "kind" not in told["training"]
-    told["model"] = {"kind": "ViLT", "dim": 96}  # too little to be known by
-    assert from_json(Pretrain, told).model == ViLT(dim=96)
-    for name in ("Path", "os.system", ["ViLT"], "Training"):
-        with pytest.raises(ValueError, match=r"run\.model: .* is none of ViT, MAE"):
+    assert told["model"]["kind"] == "ViLTConfig" and "kind" not in told["training"]
+    told["model"] = {"kind": "ViLTConfig", "dim": 96}  # too little to be known by
+    assert from_json(Pretrain, told).model == ViLTConfig(dim=96)
+    for name in ("Path", "os.system", ["ViLTConfig"], "Training"):
+        with pytest.raises(ValueError, match=r"run\.model: .* is none of ViTConfig, MAEConfig"):
             from_json(Pretrain, to_json(run) | {"model": {"kind": name}})
 
 
 def test_what_was_kept_before_a_field_existed_is_thawed_with_its_default():
     run = vilt.tiny()
-    told = asdict(replace(run, model=replace(run.model, dropout=ViLT().dropout), max_patches=0))
+    told = asdict(replace(run, model=replace(run.model, dropout=ViLTConfig().dropout), max_patches=0))
     del told["model"]["dropout"], told["max_patches"], told["training"]["optimizer"]["eps"]
-    assert from_json(Pretrain, told) == replace(run, model=replace(run.model, dropout=ViLT().dropout))
+    assert from_json(Pretrain, told) == replace(run, model=replace(run.model, dropout=ViLTConfig().dropout))
 
 
 def test_one_mean_that_was_kept_for_all_channels_is_that_of_each():

@@ -37,6 +37,7 @@ def is_beside(name: str) -> bool:
     return name.partition(".")[0].endswith(("_m", "queue", "queue_ptr"))
 
 
+@pytest.mark.quick("albef_pretrain", "blip_pretrain")
 @pytest.mark.parametrize("name", CASES)
 def test_a_student_may_stand_alone(name: str):
     state = whole(name)

@@ -81,6 +81,7 @@ def test_blocks_over_tokens_of_one_layout_are_exported(made: Callable[[], tuple[
         torch.testing.assert_close(exported(other), blocks(other))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.xfail(
     strict=True, raises=RuntimeError, reason="position grids are shaped by the pictures' sizes, which are data"

@@ -22,7 +22,7 @@ from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.sampling import FixedChoices, KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WPA
-from diptych.utils.cache import Remembered
+from diptych.utils.cache import MemoryCache
 
 WIDTH, VOCABULARY = 6, 50
 MASKING = WordMasking(VOCABULARY, mask_id=4)
@@ -63,7 +63,7 @@ class StandIn(FrozenCNN):
     """The guide's memory with another sight: colours instead of ImageNet features. Counts how often it looks."""
 
     def __init__(self) -> None:
-        self.name, self._remembered, self.looks = b"", Remembered(), 0
+        self.name, self._remembered, self.looks = b"", MemoryCache(), 0
 
     def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.looks += 1
@@ -256,7 +256,7 @@ def test_the_guide_remembers_pictures_and_not_names():
 
 def test_a_full_memory_looks_anew():
     guide, batch = StandIn(), batch_of()
-    guide._remembered = Remembered(most_bytes=0)
+    guide._remembered = MemoryCache(max_bytes=0)
     assert batch.image
     assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
     assert guide.looks == 8
@@ -279,7 +279,7 @@ def test_the_guide_finds_known_pictures_by_name_and_mirror_images_too():
     again, upright = guide(Image(pixels, sizes), known), guide(batch.image, ImageKeys.from_digests(names, [False] * 4))
     assert guide.looks == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
     forgetful = StandIn()
-    forgetful._remembered = Remembered(most_bytes=0)
+    forgetful._remembered = MemoryCache(max_bytes=0)
     assert torch.equal(forgetful(Image(pixels, sizes), known).grid, turned.grid)
 
 

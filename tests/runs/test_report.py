@@ -16,7 +16,7 @@ from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST
 from diptych.models import common_recipes
 from diptych.models.blip import recipes as blip
-from diptych.models.configs import BLIP, SCAN, ViLT
+from diptych.models.configs import BLIPConfig, SCANConfig, ViLTConfig
 from diptych.models.scan import recipes as scan
 from diptych.models.vilt import recipes as vilt
 from diptych.runs import report
@@ -56,12 +56,12 @@ def on_scenes(run: Pretrain, model: Any) -> Pretrain:
 
 def captioner() -> Pretrain:
     """A BLIP without its text encoder, as the official captioner is."""
-    model = BLIP(**{**TINY, "vocab_size": 116}, **SIDE, dim=16, depth=1, num_heads=1, mlp_dim=16, bos_token_id=114, enc_token_id=115, embed_dim=8, variant="caption")  # fmt: skip
+    model = BLIPConfig(**{**TINY, "vocab_size": 116}, **SIDE, dim=16, depth=1, num_heads=1, mlp_dim=16, bos_token_id=114, enc_token_id=115, embed_dim=8, variant="caption")  # fmt: skip
     return replace(on_scenes(blip.pretrain_14m(), model), objectives=Objectives(lm=1.0), heads=())
 
 
 def matcher() -> Pretrain:
-    return on_scenes(vilt.tiny(), ViLT(16, 1, 1, 16, **TINY))
+    return on_scenes(vilt.tiny(), ViLTConfig(16, 1, 1, 16, **TINY))
 
 
 def written(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any] | None = None) -> Path:
@@ -138,6 +138,7 @@ def test_a_full_disk_under_the_report_costs_no_metric(
     assert "report.html" not in said.out
 
 
+@pytest.mark.quick("metrics.json")
 @pytest.mark.parametrize("broken", ["shown.json", "metrics.json"])
 def test_what_an_earlier_evaluation_left_broken_is_left_out(
     broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -165,7 +166,10 @@ def test_pictures_that_nobody_can_decode_cost_no_metric_of_a_model_of_regions(
     (data / "1.png").write_bytes(b"no picture")
     (data / "train.jsonl").write_text("\n".join(rows))
     run = replace(
-        scan.flickr30k(), model=SCAN(8, 16, 114, 8), embedders=Embedders(str(regions), feature_dim=8), data=str(data)
+        scan.flickr30k(),
+        model=SCANConfig(8, 16, 114, 8),
+        embedders=Embedders(str(regions), feature_dim=8),
+        data=str(data),
     )
     folder = written(tmp_path / "run", replace(run, training=replace(run.training, precision="fp32", device="cpu")))
     status, metrics = evaluated(folder, "retrieval")
@@ -194,7 +198,7 @@ def test_vqa_says_what_can_be_reached_beside_its_accuracy(tmp_path: Path, capsys
     out = capsys.readouterr().out
     page = (folder / "report.html").read_text()
     for line in ("best possible accuracy, any text", "best possible accuracy, the run's answers"):
-        assert any(row.startswith(line) for row in out.splitlines()) and line.replace("'", "&#x27;") in page
+        assert any(row.startswith(line) for row in out.splitlines()) and line.replace("'", "&#39;") in page
     rows = [json.loads(row) for row in next(folder.glob("evaluate-vqa-*/predictions.jsonl")).read_text().splitlines()]
     assert {row["answer"] for row in rows} <= {"a", "b", "2", "no"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.albef.model import ALBEF
-from diptych.models.configs import CLIP, ViT
+from diptych.models.configs import CLIPConfig, ViTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.models.vit.model import ViT as Model
 from diptych.runs.starting import check_image_start, check_text_start
@@ -18,13 +18,13 @@ from diptych.runs.validate import RunError
 
 def test_a_vit_s_heads_and_activation_must_be_the_tower_s():
     block = Model(dim=16, depth=1, num_heads=4, mlp_dim=8, patch_size=4, grid=(2, 2), activation="relu").blocks[0]
-    check_image_start(ViT(num_heads=4, activation="relu"), block, "vit")
-    check_image_start(CLIP(num_heads=8), block, "vit")  # no ViT: refused elsewhere
+    check_image_start(ViTConfig(num_heads=4, activation="relu"), block, "vit")
+    check_image_start(CLIPConfig(num_heads=8), block, "vit")  # no ViT: refused elsewhere
     with pytest.raises(RunError, match="vit has 2 attention heads, but the model that starts from it 4"):
-        check_image_start(ViT(num_heads=2, activation="relu"), block, "vit")
+        check_image_start(ViTConfig(num_heads=2, activation="relu"), block, "vit")
     for name in ("gelu", "gelu_tanh", "quick_gelu", "silu"):
         with pytest.raises(RunError, match=f"vit has the activation {name}, but .* ReLU"):
-            check_image_start(ViT(num_heads=4, activation=name), block, "vit")
+            check_image_start(ViTConfig(num_heads=4, activation=name), block, "vit")
 
 
 @pytest.mark.parametrize("kind", [ALBEF, ViLBERT])

@@ -16,7 +16,7 @@ from diptych.data.tokenizers.wordpiece import SPECIAL
 from diptych.models import common_recipes as tasks
 from diptych.models.beit3 import recipes as beit3
 from diptych.models.coca import recipes as coca
-from diptych.models.configs import CoCa
+from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.objectives.mlm import MLM
 from diptych.runs import finetune
@@ -38,7 +38,7 @@ def reading(vocabulary: str, size: int = 114) -> Pretrain:
 
 def test_clips_models_read_clips_pieces():
     run = coca.open_clip()
-    assert isinstance(run.model, CoCa)
+    assert isinstance(run.model, CoCaConfig)
     tokenizer = tokenizer_of(replace(run, model=replace(run.model, vocab_size=49408)))
     assert tokenizer.vocabulary is vocabulary(CLIP) and tokenizer.max_length == run.model.text_length
 

@@ -108,6 +108,7 @@ def shifted(state: dict[str, Tensor], by: float = 1.0) -> dict[str, Tensor]:
     return {name: tensor + by for name, tensor in state.items()}
 
 
+@pytest.mark.quick("True-ema", "False-teacher")
 @pytest.mark.parametrize("average", ["ema", "model_ema", "state_dict_ema", "ema_state_dict", "teacher", "swa_model"])
 @pytest.mark.parametrize("first", [True, False])
 def test_trained_weights_go_before_their_average_and_that_is_said(average: str, first: bool, tmp_path: Path, capsys):
@@ -154,6 +155,7 @@ def test_wrapped_parts_inside_of_a_model_are_read(tmp_path: Path):
     assert same(imported(tmp_path / "run"), imported(tmp_path / "plain"))
 
 
+@pytest.mark.quick("nan")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path, capsys):
     state, config = vit(tmp_path)

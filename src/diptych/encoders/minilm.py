@@ -19,7 +19,7 @@ from diptych.modules.attention import Causal
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
 from diptych.modules.tokens import packing
-from diptych.utils.cache import Remembered, Store, digest
+from diptych.utils.cache import DiskCache, MemoryCache, digest
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
 TOGETHER, STRIDE = 16, 8  # texts read at once, and the steps in which they are padded
@@ -51,7 +51,7 @@ class FrozenMiniLM:
     mixing left to who reads them); none: the last layer's states, as they are.
 
     Texts of like length are read in float32, always so many in one shape, so that what is said of one does not depend on
-    the others to the last bit, and remembered in half precision by their ids (`store.Remembered`), and in a `store` for
+    the others to the last bit, and remembered in half precision by their ids (`MemoryCache`), and in a `store` for
     later runs. Texts with hidden words, or that are asked for `once` (they are still being written), do not come again: they
     are read as they are given, and forgotten.
     Raises ImportError where the extra `minilm` is not installed.
@@ -61,7 +61,7 @@ class FrozenMiniLM:
         self,
         depth: int = DEPTH,
         most_bytes: float | None = None,
-        store: Store | None = None,
+        store: DiskCache | None = None,
         stages: tuple[int, ...] = (),
         onward: bool = False,
     ) -> None:
@@ -83,7 +83,7 @@ class FrozenMiniLM:
             part.eval().requires_grad_(False)
         self.stages, self.width = stages, WIDTH * max(len(stages), 1)
         self._allowed = Causal() if onward else None
-        self._remembered = Remembered(most_bytes, store)
+        self._remembered = MemoryCache(most_bytes, store)
         how = " ".join(map(str, (depth, TOGETHER, STRIDE, *stages, *(["onward"] if onward else []))))
         self.name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 

@@ -87,7 +87,7 @@ def measured(cores: int) -> Accelerator:
     told = f"cpu, {threads} threads"
     torch.set_num_threads(before)
     return Accelerator(
-        told, peak, peak, cache.memory(), bandwidth, bandwidth, "a matrix product and a copy timed here, fp32"
+        told, peak, peak, cache.available_memory(), bandwidth, bandwidth, "a matrix product and a copy timed here, fp32"
     )
 
 

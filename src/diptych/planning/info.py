@@ -17,7 +17,7 @@ from diptych import protocols as verbs
 from diptych.batch import Image, Regions, Text
 from diptych.config.published import Published
 from diptych.config.run import Pretrain
-from diptych.models.configs import CrossViT, RegionModel, ViLBERT
+from diptych.models.configs import CrossViTConfig, RegionModel, ViLBERTConfig
 from diptych.modules.tokens import FusedTokens, Tokens
 
 DETECTED = 36  # regions of an image, where a model reads those
@@ -96,8 +96,8 @@ def _image(known: Published | Pretrain) -> Image | Regions:
     if isinstance(known, Pretrain):
         model = known.model
         if isinstance(model, RegionModel):
-            return _regions(DETECTED, model.feature_dim, isinstance(model, ViLBERT))
-        if isinstance(model, CrossViT):
+            return _regions(DETECTED, model.feature_dim, isinstance(model, ViLBERTConfig))
+        if isinstance(model, CrossViTConfig):
             return Image.from_full(torch.zeros(1, 3, *model.image_sizes[:1] * 2))
         rows, columns = (side * model.patch_size for side in model.grid)
         return Image.from_full(torch.zeros(1, 3, rows, columns))

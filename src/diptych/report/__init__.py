@@ -1,35 +1,35 @@
-"""One self-contained report.html per run folder, assembled from typed sections."""
+"""One self-contained report.html per run folder, rendered from typed sections."""
 
-from .curves import curves
+from .metrics_log import read_curves
 from .page import write_report
 from .sections import (
-    AlikeExample,
     AnswerExample,
     CaptionExample,
     Curve,
     Facts,
+    FilteringExample,
     Findings,
     HeatMap,
     Histogram,
-    JudgedExample,
+    NearDuplicateExample,
     RetrievalExample,
     Section,
     Table,
 )
 
 __all__ = [
-    "AlikeExample",
     "AnswerExample",
     "CaptionExample",
     "Curve",
     "Facts",
+    "FilteringExample",
     "Findings",
     "HeatMap",
     "Histogram",
-    "JudgedExample",
+    "NearDuplicateExample",
     "RetrievalExample",
     "Section",
     "Table",
-    "curves",
+    "read_curves",
     "write_report",
 ]

@@ -23,6 +23,7 @@ from diptych.config.training import steps_of
 from diptych.data.tokenizers.tokenizer import vocabulary
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
 from diptych.models import configs as settings
+from diptych.models.configs import model_name
 from diptych.models.initialize import start_image, start_text_from, start_vilt_from_vit
 from diptych.models.vilt.model import ViLT
 from diptych.models.vit.model import ViT
@@ -121,8 +122,8 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     if not run.tokenizer:
         raise RunError("codes are a visual tokenizer's: name the run that trained one (tokenizer)")
     before, _ = read_run(Path(run.tokenizer))
-    if not isinstance(before.model, settings.VisualTokenizer):
-        raise RunError(f"{run.tokenizer} holds a {type(before.model).__name__}, not a visual tokenizer")
+    if not isinstance(before.model, settings.VisualTokenizerConfig):
+        raise RunError(f"{run.tokenizer} holds a {model_name(before.model)}, not a visual tokenizer")
     if before.model.num_codes != run.objectives.codebook_size:
         raise RunError(f"{run.tokenizer} has {before.model.num_codes} codes: set objectives.codebook_size to it")
     check_model(Path(run.tokenizer), before)
@@ -198,7 +199,7 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
     if before.embedders == run.embedders:  # else what reads them begins anew
         check_given(before, facts)
     state, model = read_weights(folder), module.get_submodule("model")
-    if type(before.model).__name__ == type(model).__name__:
+    if model_name(before.model) == type(model).__name__:
         state = refit(module, state, getattr(before.model, "grid", None))
         if state.keys() == named_weights(module).keys():
             load_strict(module, state, str(folder))
@@ -207,14 +208,12 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
         taken = {name: t for name, t in within(state, "model.").items() if name in fresh or name not in LEFT_BEHIND}
         load_strict(model, fresh | taken, str(folder))
         return [name for name in state if name.removeprefix("model.") not in taken]
-    elif isinstance(before.model, settings.ViT) and isinstance(model, ViLT):
+    elif isinstance(before.model, settings.ViTConfig) and isinstance(model, ViLT):
         check_image_start(before.model, model.transformer.blocks[0], str(folder))
         start_vilt_from_vit(model, within(state, "model."))
         return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
     else:
-        raise RunError(
-            f"{folder} holds a {type(before.model).__name__}, which a {type(model).__name__} cannot start from"
-        )
+        raise RunError(f"{folder} holds a {model_name(before.model)}, which a {type(model).__name__} cannot start from")
 
 
 TARGETS: dict[str, Target] = {"classes": class_target, "features": feature_target, "contrast": ContrastTarget()}

@@ -17,7 +17,7 @@ from diptych.data.regions.files import open_regions
 from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures, FeatureKeys, GridLoader, RegionLoader
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
-from diptych.models.configs import SCAN, RegionModel, VisualBERT, VSEpp
+from diptych.models.configs import RegionModel, SCANConfig, VisualBERTConfig, VSEppConfig, model_name
 from diptych.models.scan import model as scan
 from diptych.models.vsepp import model as vsepp
 from diptych.modules.embeddings import (
@@ -32,7 +32,7 @@ from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder, 
 from diptych.modules.normalization import CENTRED
 from diptych.runs.feature_extractors import READ, cnn_maps, frozen_cnn, hypercolumns, memory_cache
 from diptych.runs.run_folder import RunError
-from diptych.utils.cache import Remembered
+from diptych.utils.cache import MemoryCache
 
 CNN_CELL = 1280  # numbers per cell of the CNN's grid
 CNN_GRID = (7, 7)  # of pictures of 224 pixels
@@ -46,7 +46,7 @@ def install_embedders(model: nn.Module, run: Pretrain | Finetune) -> None:
     """
     embed = run.embedders
     if isinstance(run.model, RegionModel) and embed.image in BOXES and run.model.feature_dim != _features(embed):
-        asked = f"{embed.image} have {_features(embed)} features each, and this {type(run.model).__name__} reads"
+        asked = f"{embed.image} have {_features(embed)} features each, and this {model_name(run.model)} reads"
         raise RunError(f"{asked} {run.model.feature_dim}: set model.feature_dim to {_features(embed)}")
     if embed.image == "grid":
         _put(model, (PatchEmbedding, PatchEmbeddingWithoutPosition), _grid)
@@ -90,7 +90,7 @@ def _refuse_foretelling(model: nn.Module, run: Pretrain | Finetune) -> None:
     foretells = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.masked_captions)
     if foretells and any(name == "word" for _, name, _ in _parts(model)):
         raise RunError(
-            f"{type(run.model).__name__} foretells words, and minilm's states have seen those to come: set embedders.text to "
+            f"{model_name(run.model)} foretells words, and minilm's states have seen those to come: set embedders.text to "
             '"minilm_onward" or "own"'
         )
 
@@ -120,18 +120,18 @@ def shown_images(run: Pretrain | Finetune, augment: bool = False) -> ImageSettin
     if asked == "own":
         if isinstance(run.model, RegionModel):
             raise RunError(
-                f'a {type(run.model).__name__} reads regions: set embedders.image to "boxes", or where they lie'
+                f'a {model_name(run.model)} reads regions: set embedders.image to "boxes", or where they lie'
             )
         return images
     if asked == "grid" and images.augment:
         return images  # the CNN sees each picture anew
-    whole = not isinstance(run.model, SCAN | VisualBERT | VSEpp)  # a class token's place
+    whole = not isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig)  # a class token's place
     if asked not in ("grid", *BOXES):
         return RegionLoader(open_regions(Path(asked)), whole)
     network = hypercolumns() if asked == "hypercolumns" else frozen_cnn()
     # maps of all stages are not remembered, but for what is pooled from them: they are ten times as large
     seen = ExtractedFeatures(
-        network.extract, network.name, images, Remembered(0) if asked == "hypercolumns" else memory_cache()
+        network.extract, network.name, images, MemoryCache(0) if asked == "hypercolumns" else memory_cache()
     )
     if asked == "grid":
         return GridLoader(seen)

@@ -15,6 +15,7 @@ from torch import Tensor
 from diptych.checkpoints import digests
 from diptych.checkpoints.reader import as_two_sides
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.models.configs import model_name
 from diptych.models.huggingface.export import HF
 from diptych.models.importing import SYSTEMS
 from diptych.runs.fitting import check_depth, check_model, shapes
@@ -94,7 +95,7 @@ def _identity(
     arguments = asdict(run.model)
     if "system" in facts:  # as it was imported
         return facts["system"], facts["task"], arguments
-    system = type(run.model).__name__.lower()
+    system = model_name(run.model).lower()
     return system, run.task if isinstance(run, Finetune) else _pretrained_for(run, system), arguments
 
 

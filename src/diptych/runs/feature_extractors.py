@@ -15,20 +15,20 @@ from diptych.encoders.hypercolumns import Hypercolumns
 from diptych.encoders.minilm import DEPTH, WIDTH, FrozenMiniLM
 from diptych.modules.frozen_text import HiddenStates
 from diptych.runs.validate import RunError
-from diptych.utils.cache import Remembered, Store, default_folder
+from diptych.utils.cache import DiskCache, MemoryCache, default_folder
 
 STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
 
 
 @cache
-def disk_cache() -> Store:
-    return Store(default_folder())
+def disk_cache() -> DiskCache:
+    return DiskCache(default_folder())
 
 
 @cache
-def memory_cache() -> Remembered:
+def memory_cache() -> MemoryCache:
     """What the CNN saw."""
-    return Remembered(store=disk_cache())
+    return MemoryCache(disk=disk_cache())
 
 
 @cache

@@ -25,7 +25,15 @@ from diptych.data.sources.vqa import OWN, open_questions
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.blip.checkpoint import SMOOTHING
 from diptych.models.common_recipes import sized
-from diptych.models.configs import BLIP, ClassifierModel, ImageOnlyModel, Model, has_answer_decoder, pooled_dim
+from diptych.models.configs import (
+    BLIPConfig,
+    ClassifierModel,
+    ImageOnlyModel,
+    Model,
+    has_answer_decoder,
+    model_name,
+    pooled_dim,
+)
 from diptych.modules.heads import ITMHead
 from diptych.modules.init import scale_init
 from diptych.protocols import FusionEncoder
@@ -60,10 +68,10 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     model: Any = run.model.build()
     scale_init(model, run.init_scale)
     if isinstance(run.model, ImageOnlyModel) or not isinstance(model, FusionEncoder):
-        raise RunError(f"a {type(model).__name__} does not fuse text and image, which {run.task} needs")
+        raise RunError(f"a {model_name(run.model)} does not fuse text and image, which {run.task} needs")
     install_embedders(model, run)  # type: ignore[arg-type]
     if run.task == "vqa" and has_answer_decoder(run.model) and isinstance(model, AnswerDecoder):
-        return OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIP) else OpenVQA(model, twice=True)
+        return OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIPConfig) else OpenVQA(model, twice=True)
     if run.task == "vqa":
         return ClosedVQA(model, pooled_dim(run.model), len(facts.get("answers", [])), prior=facts.get("prior"))
     if run.task == "retrieval":
@@ -74,7 +82,7 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
 def classifying(model: Model, num_classes: int) -> Model:
     """A model of images alone with a classifier of so many classes. Raises RunError for one that has no such part."""
     if not isinstance(model, ClassifierModel):
-        raise RunError(f"a {type(model).__name__} has no classifier; a ViT, a CrossViT and a BEiT3 have")
+        raise RunError(f"a {model_name(model)} has no classifier; a ViT, a CrossViT and a BEiT3 have")
     return replace(model, num_classes=num_classes)
 
 
@@ -120,7 +128,7 @@ def finetune(run: Finetune, out: Path) -> None:
     """
     if run.task == "vqa" and has_answer_decoder(run.model):
         raise RunError(
-            f"a {type(run.model).__name__} with a decoder is scored here, not taught: start from a pre-training run"
+            f"a {model_name(run.model)} with a decoder is scored here, not taught: start from a pre-training run"
         )
     check_out_is_apart(run.data, out)
     run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
@@ -156,7 +164,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     classifies = run.task == "classification"
     if not isinstance(before.model, ClassifierModel) if classifies else isinstance(before.model, ImageOnlyModel):
         need = "with a classifier of images" if classifies else "that reads text and image"
-        raise RunError(f"{folder} holds a {type(before.model).__name__}; {run.task} needs a model {need}")
+        raise RunError(f"{folder} holds a {model_name(before.model)}; {run.task} needs a model {need}")
     return replace(
         run, model=before.model, images=before.images, embedders=before.embedders, init_from=str(folder), recipe=before.recipe,
         init_scale=before.init_scale, vocabulary=before.vocabulary,
@@ -168,7 +176,7 @@ def _own(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
     see them; frozen features stay as they are.
     """
     if type(before.model) is not type(run.model):
-        kinds = type(run.model).__name__, type(before.model).__name__
+        kinds = model_name(run.model), model_name(before.model)
         raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} holds a {kinds[1]}")
     run = replace(
         run, model=before.model, embedders=before.embedders, init_from=str(folder), vocabulary=before.vocabulary

@@ -16,7 +16,7 @@ from diptych.models.beit3 import recipes as beit3
 from diptych.models.blip import recipes as blip
 from diptych.models.clip import recipes as clip
 from diptych.models.coca import recipes as coca
-from diptych.models.configs import CrossViT, RegionModel
+from diptych.models.configs import CrossViTConfig, RegionModel
 from diptych.models.crossvit import recipes as crossvit
 from diptych.models.importing import Imported
 from diptych.models.mae import recipes as mae
@@ -126,6 +126,6 @@ def _task(run: Pretrain, task: str) -> Finetune:
 
 
 def _crossvit(found: Imported, config: Mapping[str, Any]) -> Finetune:
-    model = CrossViT(**found.arguments)
+    model = CrossViTConfig(**found.arguments)
     images = ImageSettings(shorter_side=model.image_sizes[0], square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return replace(crossvit.small(), model=model, images=normalised(images, config), recipe="")

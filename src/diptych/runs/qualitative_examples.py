@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from diptych.data.images.decode import decode
 from diptych.report import AnswerExample, CaptionExample, RetrievalExample
-from diptych.report.pictures import data_uri
+from diptych.report.images import data_uri
 from diptych.utils.io import DamagedFile, atomic_write, read_json
 
 SHOWN_FILE = "shown.json"
@@ -29,10 +29,10 @@ def _row(example: Shown) -> dict[str, Any]:
     match example:
         case AnswerExample():
             told = {"question": example.question, "answers": list(example.answers), "truth": example.truth}
-            return {"kind": "answer", "picture": _held(example.picture), **told, "score": example.score}
+            return {"kind": "answer", "picture": _held(example.image), **told, "score": example.score}
         case CaptionExample():
             told = {"caption": example.caption, "score": example.score, "references": list(example.references)}
-            return {"kind": "caption", "picture": _held(example.picture), **told}
+            return {"kind": "caption", "picture": _held(example.image), **told}
     results = [(_held(item), score, right) for item, score, right in example.results]
     return {"kind": "retrieval", "query": _held(example.query), "results": results}
 

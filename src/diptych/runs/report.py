@@ -11,7 +11,7 @@ from torch import nn
 
 from diptych.config.run import Finetune, Pretrain
 from diptych.protocols import ChanceLoss
-from diptych.report import Facts, Findings, Section, Table, curves, write_report
+from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import SHOWN_FILE, read_shown
 from diptych.runs.run_folder import RUN, ancestors
@@ -53,7 +53,7 @@ def training_sections(out: Path, floors: Mapping[str, ChanceLoss]) -> list[Secti
     named = {name: (floor.value, floor.name) for name, floor in floors.items()}
     if not (out / "metrics.jsonl").is_file():  # imported weights were not trained here
         return []
-    return [*curves(out / "metrics.jsonl", named), Findings(findings(out))]
+    return [*read_curves(out / "metrics.jsonl", named), Findings(findings(out))]
 
 
 def findings(out: Path) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.config.serialization import check_record, from_json, to_json
 from diptych.data.tokenizers.tokenizer import called, held_in
-from diptych.models.configs import CoCa
+from diptych.models.configs import CoCaConfig
 from diptych.runs.validate import RunError, check_run_folder
 from diptych.utils.io import DamagedFile, atomic_write, check_digest, read_json, with_digest
 
@@ -89,7 +89,7 @@ def _as_it_read(run: Pretrain | Finetune | ImportedCheckpoint) -> Pretrain | Fin
     """A CoCa that foretold words read single ones, before that had a name of its own."""
     if (
         isinstance(run, Pretrain)
-        and isinstance(run.model, CoCa)
+        and isinstance(run.model, CoCaConfig)
         and run.objectives.lm
         and run.embedders.text == "minilm"
     ):

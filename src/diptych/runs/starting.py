@@ -9,7 +9,7 @@ from torch import nn
 
 from diptych.checkpoints.huggingface.folder import CONFIG, read_object
 from diptych.checkpoints.huggingface.rules import apply
-from diptych.models.configs import ViT
+from diptych.models.configs import ViTConfig
 from diptych.models.huggingface.keys import BERT
 from diptych.models.initialize import first_text_block
 from diptych.modules.block import activation_named
@@ -21,7 +21,7 @@ OLDEST = {"num_attention_heads", "hidden_act", "type_vocab_size"}
 
 def check_image_start(before: Any, block: nn.Module, where: str) -> None:
     """Raises RunError where a ViT's run has other heads or another activation than the `block` that begins with its weights."""
-    if isinstance(before, ViT):
+    if isinstance(before, ViTConfig):
         _same(block, before.num_heads, before.activation, where)
 
 

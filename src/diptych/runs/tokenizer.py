@@ -7,7 +7,7 @@ from pathlib import Path
 from diptych.config.run import Finetune, Pretrain
 from diptych.data.tokenizers.tokenizer import SIZES, Tokenizer, bundled, read_vocabulary
 from diptych.data.tokenizers.vocabulary import Vocabulary
-from diptych.models.configs import BEiT3, ImageOnlyModel, max_text_length, tokenizer_size
+from diptych.models.configs import BEiT3Config, ImageOnlyModel, max_text_length, model_name, tokenizer_size
 from diptych.runs.run_folder import RunError, read_run
 
 
@@ -24,7 +24,7 @@ def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
         raise RunError(
             f"{run.vocabulary} has {known.size:,} pieces, but the model {size:,}: give --model.vocab_size {known.size}"
         )
-    if isinstance(run.model, BEiT3) and run.model.mask_token_id != known.mask:
+    if isinstance(run.model, BEiT3Config) and run.model.mask_token_id != known.mask:
         raise RunError(
             f"{run.vocabulary} has its mask at {known.mask}, the model at {run.model.mask_token_id}: set model.mask_token_id"
         )
@@ -37,7 +37,7 @@ def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
     Raises DataError, RunError where it reads none, or unknown ones.
     """
     if isinstance(run.model, ImageOnlyModel):
-        raise RunError(f"a {type(run.model).__name__} reads no text; this needs a model that reads text and image")
+        raise RunError(f"a {model_name(run.model)} reads no text; this needs a model that reads text and image")
     known = vocabulary_of(run)
     if known is None:
         there = " or ".join(f"the {size:,} pieces of {name}" for name, size in SIZES.items())

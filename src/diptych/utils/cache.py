@@ -1,32 +1,48 @@
-"""What was computed once and is dear to compute again: tensors by a digest of what they were made from, in memory and,
-where a folder is named, on disk for other processes and later runs.
-"""
+"""Disk and memory cache for expensive features: tensors by a digest of everything that they were computed from."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import struct
+import time
 import warnings
-import zlib
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
+from io import FileIO
 from pathlib import Path
+from zlib import crc32
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 Arrays = dict[str, Tensor]
-_FILE = re.compile(r"[0-9a-f]{40}\.seen")
-_MAGIC = b"diptych1"
-_GIVEN = Path("/sys/fs/cgroup/memory.max")
-_MOST_ENTRY = 64 * 2**20  # bytes of one file
+KEY_BYTES = 20
+_MAX_ENTRY = _MAX_SHARD = 64 * 2**20  # bytes
+_MAX_RECORDS = 2**16  # of one shard
+_MAX_OPEN = 64  # shards open for reading at once
+_REFRESH_SHARE = 1 / 20  # of the time, at most, goes to looking for entries of other processes
+
+_RECORD = struct.Struct("<20sIIII")  # key; offset, length and CRC-32 of the entry; CRC-32 of the record before it
+_CHECKED = _RECORD.size - 4
+_PLACE_BITS = 8 * (_CHECKED - KEY_BYTES)
+_SHARD_FILE = re.compile(r"([0-9a-f]{16}-[0-9]+)\.(index|data)")
+_OLD_FILE = re.compile(r"[0-9a-f]{40}\.seen")
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+SHARE = 1 / 16
+"""Of the memory that this process may use: the default bound of one `MemoryCache`. A run has up to three (images,
+regions, texts), and as many in each data worker.
+"""
 
 
 def digest(*parts: bytes | str | Tensor) -> bytes:
-    """A name of 20 bytes for some values: of tensors the shape and type count too."""
-    made = blake2b(digest_size=20)
+    """A key of 20 bytes for some values; of tensors the shape and dtype count too."""
+    made = blake2b(digest_size=KEY_BYTES)
     for part in parts:
         if isinstance(part, Tensor):
             made.update(f"{tuple(part.shape)} {part.dtype} ".encode())
@@ -37,137 +53,325 @@ def digest(*parts: bytes | str | Tensor) -> bytes:
 
 
 def default_folder() -> Path:
-    """Where a machine keeps what was seen: $DIPTYCH_CACHE, or diptych/ in the user's cache folder.
+    """The folder of a user's disk cache: $DIPTYCH_CACHE, or diptych/ in the user's cache folder.
 
-    Raises ValueError where neither the environment nor the system names a home folder.
+    Raises:
+        ValueError: neither the environment nor the system names a home folder.
     """
-    if told := os.environ.get("DIPTYCH_CACHE"):
-        return Path(told)
+    if named := os.environ.get("DIPTYCH_CACHE"):
+        return Path(named)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diptych"
     except RuntimeError:
-        raise ValueError("this user has no home folder to keep features in; set DIPTYCH_CACHE to a folder") from None
+        raise ValueError("this user has no home folder to cache features in; set DIPTYCH_CACHE to a folder") from None
 
 
-class Store:
-    """One file for each name in `folder`: safetensors behind a checksum. Any number of processes may use it at once.
+class DiskCache:
+    """Tensors by key, in append-only shards in `folder`, shared by any number of processes.
 
-    A file appears whole or not at all; one that is broken or another's is as if it were not there, and is written anew.
-    When all would be more than `most_bytes`, the oldest go. Where nothing can be written, that is said once.
+    A shard is two files: `*.data` holds entries end to end, each in the safetensors format, and `*.index` a record of
+    fixed length for each entry (key, offset, length, checksum). A process appends to shards of its own, first the
+    entry and then its record, without a buffer: an entry is visible to other processes at once, and a process that
+    ends or is killed loses at most the entry that it was writing. Shards that become visible whole, by a rename,
+    would need a buffer, which is lost with a killed process and must be kept apart from those of forked data workers.
+
+    An entry or record whose checksum does not match is treated as absent. Nothing that is read runs code.
+    Before a shard is begun, the oldest shards are removed whole until a full one fits in `max_bytes`: several
+    processes that write at once exceed it by at most one shard each. Entries of removed shards are absent. Files of
+    version 0.1.0 (one `*.seen` file an entry) are not read; they are removed before any shard.
+    The places of all entries are held in memory, about 150 bytes an entry. Entries of other processes are looked for
+    when a key is missing, which takes at most a twentieth of the time.
+    If `folder` cannot be written, one warning says so, and no more is written. For one thread; forked processes may
+    go on using the cache of their parent.
     """
 
-    def __init__(self, folder: Path, most_bytes: float = 8e9):
-        self.folder, self.most_bytes = folder, most_bytes
-        self._size: float | None = None  # what lies there, as far as this process knows
+    def __init__(self, folder: Path, max_bytes: float = 8e9):
+        self.folder, self.max_bytes = folder, max_bytes
+        self._places: dict[bytes, int] = {}  # key -> number of its shard << _PLACE_BITS | offset, length, CRC-32
+        self._shards: dict[int, _Shard] = {}
+        self._count = 0  # of shards that were ever seen: numbers are not given twice
+        self._readers: OrderedDict[int, FileIO] = OrderedDict()  # the last used last
+        self._writer: _ShardWriter | None = None
+        self._next_refresh = 0.0
+        self._process = os.getpid()
 
-    def get(self, name: bytes) -> Arrays | None:
+    def __reduce__(self) -> tuple[type[DiskCache], tuple[Path, float]]:
+        return DiskCache, (self.folder, self.max_bytes)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, key: bytes) -> Arrays | None:
+        """The tensors of `key`, or None if they are absent."""
+        self._check_fork()
+        if key not in self._places and time.monotonic() >= self._next_refresh:
+            self.refresh()
+        if (place := self._places.get(key)) is None:
+            return None
+        if (arrays := self._read(place)) is None:
+            del self._places[key]
+        return arrays
+
+    def put(self, key: bytes, arrays: Arrays) -> None:
+        """Appends an entry; `arrays` of more than 64 MiB or `max_bytes` are not written."""
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key of {len(key)} bytes; expected the {KEY_BYTES} bytes of digest()")
+        self._check_fork()
+        entry = save({name: value.contiguous() for name, value in arrays.items()})
+        if len(entry) > _MAX_ENTRY or len(entry) + _RECORD.size > self.max_bytes:
+            return
         try:
-            with self._file(name).open("rb") as file:
-                data = file.read(_MOST_ENTRY + 1)
-            head, body = data[: len(_MAGIC) + 4], data[len(_MAGIC) + 4 :]
-            whole = len(data) <= _MOST_ENTRY and head == _MAGIC + zlib.crc32(body).to_bytes(4, "little")
-            return load(body) if whole else None
+            writer = self._writer_for(len(entry) + _RECORD.size)
+            record = writer.append(key, entry)
+        except OSError as error:
+            self.close()
+            self.max_bytes = 0
+            lost = "they will be computed again in later runs"
+            warnings.warn(f"{self.folder}: cannot write cached features ({error.strerror}); {lost}", stacklevel=2)
+            return
+        self._places[key] = _place(writer.number, record)
+        self._shards[writer.number].records += 1
+
+    def refresh(self) -> None:
+        """Reads the records that other processes have appended, and drops the entries of shards that were removed."""
+        began = time.monotonic()
+        with contextlib.suppress(OSError):  # no such folder, or it cannot be listed now
+            sizes = {stem: size for stem, suffix, size in self._files() if suffix == "index"}
+            self._forget({number for number, shard in self._shards.items() if shard.stem not in sizes})
+            known = {shard.stem: number for number, shard in self._shards.items()}
+            for stem in sorted(sizes):  # the oldest first: of two entries of one key the newer counts
+                number = known[stem] if stem in known else self._add(stem)
+                if sizes[stem] >= (self._shards[number].records + 1) * _RECORD.size:
+                    self._read_index(number)
+        now = time.monotonic()
+        self._next_refresh = now + (now - began) / _REFRESH_SHARE
+
+    def close(self) -> None:
+        """Closes all files. The cache may be used again."""
+        while self._readers:
+            self._readers.popitem()[1].close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _check_fork(self) -> None:
+        """In a forked process: closes the parent's shard and its file handles, whose positions are shared."""
+        if self._process != os.getpid():
+            self.close()
+            self._process = os.getpid()
+
+    def _files(self) -> Iterator[tuple[str, str, int]]:
+        """(stem, suffix, size) of the files of all shards."""
+        with os.scandir(self.folder) as files:
+            for file in files:
+                if match := _SHARD_FILE.fullmatch(file.name):
+                    with contextlib.suppress(OSError):  # removed by another process meanwhile
+                        yield match[1], match[2], file.stat().st_size
+
+    def _add(self, stem: str) -> int:
+        self._count += 1
+        self._shards[self._count] = _Shard(stem)
+        return self._count
+
+    def _read_index(self, number: int) -> None:
+        """Reads the records of a shard from the first that was not read yet."""
+        shard = self._shards[number]
+        try:
+            with FileIO(self.folder / f"{shard.stem}.index") as file:
+                file.seek(shard.records * _RECORD.size)
+                block = file.read(max(_MAX_RECORDS - shard.records, 0) * _RECORD.size) or b""
+        except OSError:
+            return
+        whole = len(block) // _RECORD.size  # the last may still be written
+        for at in range(0, whole * _RECORD.size, _RECORD.size):
+            record = block[at : at + _CHECKED]
+            if crc32(record) == int.from_bytes(block[at + _CHECKED : at + _RECORD.size], "little"):
+                self._places[record[:KEY_BYTES]] = _place(number, record)
+        shard.records += whole
+
+    def _read(self, place: int) -> Arrays | None:
+        """The entry at a place; None if it, or its shard, is gone or broken."""
+        number, where = place >> _PLACE_BITS, (place & ((1 << _PLACE_BITS) - 1)).to_bytes(_PLACE_BITS // 8, "little")
+        offset, length, checksum = struct.unpack("<III", where)
+        if length > _MAX_ENTRY:
+            return None
+        try:
+            file = self._reader(number)
+            file.seek(offset)
+            entry = file.read(length) or b""
+            return load(entry) if len(entry) == length and crc32(entry) == checksum else None
         except (OSError, SafetensorError, ValueError, KeyError):
             return None
 
-    def put(self, name: bytes, arrays: Arrays) -> None:
-        body = save({key: value.contiguous() for key, value in arrays.items()})
-        data = _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
-        file = self._file(name)
-        if len(data) > min(_MOST_ENTRY, self.most_bytes):
-            return
-        try:
-            self._make_room(len(data))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{os.getpid()}")
-            part.write_bytes(data)
-            part.replace(file)
-        except OSError as error:
-            warnings.warn(f"{self.folder}: nothing is kept there ({error.strerror})", stacklevel=2)
-            self.most_bytes = 0
+    def _reader(self, number: int) -> FileIO:
+        """A shard's data file, open for reading: a shard that is removed meanwhile can be read until it is closed."""
+        if number in self._readers:
+            self._readers.move_to_end(number)
+        else:
+            self._readers[number] = FileIO(self.folder / f"{self._shards[number].stem}.data")
+            if len(self._readers) > _MAX_OPEN:
+                self._readers.popitem(last=False)[1].close()
+        return self._readers[number]
 
-    def _file(self, name: bytes) -> Path:
-        written = name.hex()
-        return self.folder / written[:2] / f"{written}.seen"
+    def _writer_for(self, size: int) -> _ShardWriter:
+        """This process's shard, or a new one where it is full or was removed by another process."""
+        shard_bytes = min(_MAX_SHARD, self.max_bytes / 16)
+        if self._writer is not None:
+            if self._writer.number in self._shards and self._writer.has_room(size, shard_bytes):
+                return self._writer
+            self._writer.close()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_room(max(size, shard_bytes))
+        self._writer = _ShardWriter(self.folder, self._count + 1)
+        self._add(self._writer.stem)
+        return self._writer
 
-    def _make_room(self, size: int) -> None:
-        """Looks what lies there only at first and when it may be too much; then a quarter goes, the oldest first."""
-        if self._size is not None and self._size + size <= self.most_bytes:
-            self._size += size
-            return
-        found = []
-        for file in self.folder.glob("??/*"):
-            with contextlib.suppress(OSError):  # another process was quicker
-                if _FILE.fullmatch(file.name):
-                    told = file.stat()
-                    found.append((told.st_mtime_ns, told.st_size, file))
-        total = sum(length for _, length, _ in found) + size
-        goal = self.most_bytes if total <= self.most_bytes else 0.75 * self.most_bytes
-        for _, length, file in sorted(found):
-            if total <= goal:
+    def _make_room(self, needed: float) -> None:
+        """Removes the oldest shards, until `needed` bytes more fit in `max_bytes`."""
+        old_files = sum(size for _, size in self._old_files())
+        sizes: dict[str, int] = {}
+        for stem, _, size in self._files():
+            sizes[stem] = sizes.get(stem, 0) + size
+        excess = old_files + sum(sizes.values()) + needed - self.max_bytes
+        for path, size in self._old_files() if old_files else ():
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+        removed = set()
+        for stem in sorted(sizes):
+            if excess <= 0:
                 break
-            file.unlink(missing_ok=True)
-            total -= length
-        self._size = total
+            for suffix in ("index", "data"):  # in this order: no process finds an index without its data
+                (self.folder / f"{stem}.{suffix}").unlink(missing_ok=True)
+            excess -= sizes[stem]
+            removed.add(stem)
+        self._forget({number for number, shard in self._shards.items() if shard.stem in removed})
+
+    def _old_files(self) -> Iterator[tuple[Path, int]]:
+        for path in self.folder.glob("??/*.seen"):
+            if _OLD_FILE.fullmatch(path.name):
+                with contextlib.suppress(OSError):  # removed by another process meanwhile
+                    yield path, path.stat().st_size
+
+    def _forget(self, numbers: set[int]) -> None:
+        """Drops the entries of some shards from memory."""
+        if not numbers:
+            return
+        for number in numbers:
+            del self._shards[number]
+            if number in self._readers:
+                self._readers.pop(number).close()
+        self._places = {key: place for key, place in self._places.items() if place >> _PLACE_BITS not in numbers}
 
 
-SHARE = 1 / 16
-"""Of the memory that this process may have: what one `Remembered` holds at most. There are three (pictures, what a CNN and
-MiniLM make of them and of texts), and as many in each data worker.
-"""
+def _place(number: int, record: bytes) -> int:
+    """One int for the shard, offset, length and checksum of an entry, which takes less memory than a tuple of them."""
+    return number << _PLACE_BITS | int.from_bytes(record[KEY_BYTES:_CHECKED], "little")
 
 
-def memory() -> float:
-    """The memory that this process may have, in bytes: the machine's, or what its container is given of it."""
+@dataclass(slots=True)
+class _Shard:
+    stem: str  # of its files' names: the time when it was begun, in nanoseconds, and the process that did
+    records: int = 0  # of its index that were read or written here
+
+
+class _ShardWriter:
+    """The two files of a shard that this process appends to."""
+
+    def __init__(self, folder: Path, number: int):
+        self.number = number
+        while True:
+            self.stem = f"{time.time_ns():016x}-{os.getpid()}"
+            with contextlib.suppress(FileExistsError):
+                self._data = FileIO(folder / f"{self.stem}.data", "x")
+                break
+        try:
+            self._index = FileIO(folder / f"{self.stem}.index", "x")
+        except OSError:
+            self._data.close()
+            raise
+
+    def has_room(self, size: int, shard_bytes: float) -> bool:
+        """Whether `size` bytes more fit in a shard of `shard_bytes` and other processes can still find this one."""
+        index = self._index.seek(0, os.SEEK_END)
+        removed = os.fstat(self._index.fileno()).st_nlink == 0
+        full = self._data.seek(0, os.SEEK_END) + index + size > shard_bytes or index >= _MAX_RECORDS * _RECORD.size
+        torn = index % _RECORD.size != 0  # the record before was interrupted
+        return not (removed or full or torn)
+
+    def append(self, key: bytes, entry: bytes) -> bytes:
+        """Writes an entry and its record, which is returned without its checksum."""
+        record = key + struct.pack("<III", self._data.seek(0, os.SEEK_END), len(entry), crc32(entry))
+        _write(self._data, entry)
+        _write(self._index, record + crc32(record).to_bytes(4, "little"))
+        return record
+
+    def close(self) -> None:
+        self._data.close()
+        self._index.close()
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """Writes all of `data` where a system may take less at once. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def available_memory() -> float:
+    """The memory that this process may use, in bytes: the machine's, or the limit of its container."""
     try:
-        whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # a system that does not tell
-        whole = 8e9
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        whole = min(whole, float(_GIVEN.read_text()))
-    return whole
+        machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # not known on this system, as on Windows
+        machine = 8e9
+    with contextlib.suppress(OSError, ValueError):  # "max" if there is no limit
+        machine = min(machine, float(_CGROUP_LIMIT.read_text()))
+    return machine
 
 
-class Remembered:
-    """Tensors by name, in memory up to `most_bytes` (see SHARE), and in a `store`. What was not asked for longest goes first,
-    and is made, or read, anew.
+class MemoryCache:
+    """Tensors by key in memory, up to `max_bytes` (default: SHARE), and in a `DiskCache` if there is one.
+
+    The least recently used are removed first.
     """
 
-    def __init__(self, most_bytes: float | None = None, store: Store | None = None):
-        self.store = store
-        self._most = self._left = SHARE * memory() if most_bytes is None else most_bytes
-        self._kept: dict[bytes, Arrays] = {}  # the last used last
+    def __init__(self, max_bytes: float | None = None, disk: DiskCache | None = None):
+        self.disk = disk
+        self._max_bytes = self._free = SHARE * available_memory() if max_bytes is None else max_bytes
+        self._entries: OrderedDict[bytes, Arrays] = OrderedDict()  # the last used last
 
-    def get(self, name: bytes) -> Arrays | None:
-        if name in self._kept:
-            self._kept[name] = found = self._kept.pop(name)
-            return found
-        found = None if self.store is None else self.store.get(name)
-        if found is not None:
-            self._keep(name, found)
-        return found
+    def get(self, key: bytes) -> Arrays | None:
+        """The tensors of `key`, or None if they are absent."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        arrays = None if self.disk is None else self.disk.get(key)
+        if arrays is not None:
+            self._keep(key, arrays)
+        return arrays
 
-    def put(self, name: bytes, made: Arrays) -> None:
-        if self.store is not None:
-            self.store.put(name, made)
-        self._keep(name, made)
+    def put(self, key: bytes, arrays: Arrays) -> None:
+        if self.disk is not None:
+            self.disk.put(key, arrays)
+        self._keep(key, arrays)
 
-    def of(self, name: bytes, make: Callable[[], Arrays]) -> Arrays:
-        """What `make` gives, or gave once; `name` is a digest of all that it depends on."""
-        found = self.get(name)
-        if found is None:
-            found = make()
-            self.put(name, found)
-        return found
+    def get_or_compute(self, key: bytes, compute: Callable[[], Arrays]) -> Arrays:
+        """The tensors of `key`, computed if they are absent; `key` is a digest of everything that they depend on."""
+        arrays = self.get(key)
+        if arrays is None:
+            arrays = compute()
+            self.put(key, arrays)
+        return arrays
 
-    def _keep(self, name: bytes, arrays: Arrays) -> None:
-        self._left += _size(self._kept.pop(name, {}))
-        if (size := _size(arrays)) > self._most:
+    def _keep(self, key: bytes, arrays: Arrays) -> None:
+        self._free += _size(self._entries.pop(key, {}))
+        if (size := _size(arrays)) > self._max_bytes:
             return
-        while size > self._left:
-            self._left += _size(self._kept.pop(next(iter(self._kept))))
-        self._left -= size
-        self._kept[name] = arrays
+        while size > self._free:
+            self._free += _size(self._entries.popitem(last=False)[1])
+        self._free -= size
+        self._entries[key] = arrays
 
 
 def _size(arrays: Arrays) -> int:

@@ -30,7 +30,7 @@ from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.sources.captions import CaptionedFiles, open_captions
 from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.utils.cache import Arrays, Remembered, Store
+from diptych.utils.cache import Arrays, DiskCache, MemoryCache
 from tests.data.tiny_data import Colours
 
 SETTINGS = ImageSettings(shorter_side=32, patch_size=16, augment=True)
@@ -48,13 +48,13 @@ class Cells:
         return {"grid": torch.nn.functional.avg_pool2d(pixels[None], 16)[0].permute(1, 2, 0).half()}
 
 
-def grids(look: Cells, store: Store | None = None, name: bytes = b"cells") -> GridLoader:
-    return GridLoader(ExtractedFeatures(look, name, SETTINGS, Remembered(store=store)))
+def grids(look: Cells, store: DiskCache | None = None, name: bytes = b"cells") -> GridLoader:
+    return GridLoader(ExtractedFeatures(look, name, SETTINGS, MemoryCache(disk=store)))
 
 
 def regions(look: Cells, whole: bool = False) -> BoxLoader:
-    seen = ExtractedFeatures(look, b"cells", SETTINGS, Remembered())
-    return BoxLoader(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), Remembered(), whole)
+    seen = ExtractedFeatures(look, b"cells", SETTINGS, MemoryCache())
+    return BoxLoader(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), MemoryCache(), whole)
 
 
 def shade(image: int) -> float:
@@ -117,7 +117,7 @@ def test_pictures_alone_and_mirrored():
 
 def test_pictures_alone_are_known_as_what_is_seen_in_them(karpathy: Path):
     """Both a picture and its mirror image by the file, as Seen knows it; told in the batch."""
-    source, seen = open_captions(str(karpathy), "train"), ExtractedFeatures(Cells(), b"cells", SETTINGS, Remembered())
+    source, seen = open_captions(str(karpathy), "train"), ExtractedFeatures(Cells(), b"cells", SETTINGS, MemoryCache())
     examples = ImageExamples(source, replace(SETTINGS, augment=False), FeatureKeys(b"cells", SETTINGS))
     batch = examples.collate([examples.load(i, 0, 0) for i in (2, 3, 4)], [2, 3, 4], 0, 0)
     assert batch.image_keys is not None
@@ -139,7 +139,7 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
 ):
     """Undecoded, in a subset or under other captions too; another network or another size sees anew."""
     source, first = open_captions(str(karpathy), "train"), Cells()
-    store = Store(tmp_path / "seen")
+    store = DiskCache(tmp_path / "seen")
     seen = [grids(first, store).load(source, i) for i in range(len(source))]
     assert 0 < first.looks <= len(source)
     later = Cells()
@@ -151,15 +151,15 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
     monkeypatch.undo()
     grids(later, store, b"another").load(source, 0)
     GridLoader(
-        ExtractedFeatures(later, b"cells", ImageSettings(shorter_side=48, patch_size=16), Remembered(store=store))
+        ExtractedFeatures(later, b"cells", ImageSettings(shorter_side=48, patch_size=16), MemoryCache(disk=store))
     ).load(source, 0)
     assert later.looks == 2
 
 
 def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karpathy: Path, tmp_path: Path):
-    source, store = open_captions(str(karpathy), "train"), Store(tmp_path / "seen")
+    source, store = open_captions(str(karpathy), "train"), DiskCache(tmp_path / "seen")
     expected, later = grids(Cells(), store).load(source, 0), Cells()
-    for remembered in (Remembered(store=store), Remembered()):
+    for remembered in (MemoryCache(disk=store), MemoryCache()):
         seen = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
         assert np.array_equal(GridLoader(seen).load(source, 0), expected)
     assert later.looks == 1, "what was stored is found again"

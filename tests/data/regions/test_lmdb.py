@@ -207,6 +207,9 @@ HEAVY = {
 }
 
 
+@pytest.mark.quick(
+    "keys of one hash", "one by one", "below 0", "floating point", "place*", "a *", "more *", "bytes *", "bytearray *"
+)
 @pytest.mark.parametrize("name", HEAVY)
 def test_what_would_take_long_or_much_memory_is_refused_at_once(name: str):
     began = time.process_time()

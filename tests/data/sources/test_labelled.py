@@ -110,6 +110,7 @@ def test_a_folder_without_the_files_is_told(tmp_path: Path):
         Labelled(write(tmp_path), "spring")
 
 
+@pytest.mark.slow
 def test_the_published_files(tmp_path: Path):
     root = Path(os.environ.get("DIPTYCH_DATA", "")) / "cifar-100-python"
     if not (root / "meta").is_file():

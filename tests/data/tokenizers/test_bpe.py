@@ -1,11 +1,16 @@
-"""CLIP's byte pairs: the ids of open_clip 3.3.0 and of transformers, and what words they are of."""
+"""CLIP's byte-pair encoding: the ids of open_clip 3.3.0 and of transformers, and where words begin."""
 
 from __future__ import annotations
 
+import html
 import json
 import pickle
+from collections.abc import Callable
 
+import ftfy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, SCENES, SIZES, Tokenizer, bundled, vocabulary
 
@@ -31,6 +36,13 @@ OFFICIAL = {
     "!!! ... ?!": [995, 678, 2835],
     "_under_score_ #tag @you": [318, 1798, 318, 4431, 318, 258, 3640, 287, 592],
     "\u0928\u092e\u0938\u094d\u0924\u0947 \u0661\u0662\u0663 \u2167 \u00bd \u00b2": [3124, 101, 48254, 28505, 19389, 27263, 25130, 149, 350, 149, 351, 149, 352, 158, 227, 371, 33613, 41175],
+    "caf\u00c3\u00a9 \u00e2\u20ac\u0153hi\u00e2\u20ac\x9d": [15304, 257, 1883, 257],
+    "it&#39;s a&#8217;s": [585, 568, 320, 568],
+    "L&AMP;AMP;ATILDE;&AMP;SUP3;PEZ": [75, 8891, 10482],
+    "\x1b[31mred\x1b[0m wine": [736, 2604],
+    "\u02bctis \u2019s \u017fo'\u017f": [713, 533, 568, 129, 123, 334, 6, 129, 379],
+    "a\x85b\u2028c \ud800": [320, 959, 321, 322, 39802],
+    "\uff76\uff9e \ufdfa \u2460": [3909, 361, 171, 115, 374, 158, 239, 510],
     "a wombat snorkelling": [320, 1087, 6575, 16590, 74, 2220],
     "\u00c7a &eacute;t&eacute; &notanentity; &amp;eacute;": [22711, 3459, 39694, 126, 361, 514, 28455, 282, 4166],
 }  # fmt: skip
@@ -47,19 +59,46 @@ def test_ids_are_open_clips(text: str):
     assert found.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and found.mask.all()
 
 
-@pytest.mark.slow
-def test_ids_are_those_of_transformers(tmp_path):
+MOJIBAKE = ["caf\u00c3\u00a9", "\u00e2\u20ac\u2122", "\u00e2\u20ac\u0153", "\u00c3\u00a0 la", "\u00c2\u00a0"]
+ENTITIES = ["&amp;", "&amp;amp;", "&lt;", "&#233;", "&eacute", "&AMP;", "&amp;#39;", "&nbsp;"]
+TYPOGRAPHY = [*"\u201c\u201d\u2018\u2019\u00b4\u02bc\ufb01\uff26\u0149\u01c6\u3000\u2026\u2014\u00bd"]
+CONTROLS = ["\x00", "\x85", "\x1b[0m", "\u2028", "\r\n", "\ufeff", "\u200b", "\xad", "\t"]
+WORDS = [*"abE \u00e9\u0130\u00df<>;'!?.,1\u0663", "dogs", "'s", "'LL", "e\u0301", "\u5317\u4eac", "\U0001f389"]
+TEXTS = st.lists(st.sampled_from([*MOJIBAKE, *ENTITIES, *TYPOGRAPHY, *CONTROLS, *WORDS]), max_size=14).map("".join)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[int]]:
+    """CLIPTokenizer of transformers with our merges, behind the cleaning of the official code."""
+    folder = tmp_path_factory.mktemp("clip")
     transformers = pytest.importorskip("transformers")
     merges = [line for line in map(" ".join, pairs()) if line]
-    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
     ids = {piece: i for i, piece in enumerate(KNOWN.pieces)}
     ids |= {"<|startoftext|>": BEGIN, "<|endoftext|>": END}
     del ids[KNOWN.pieces[BEGIN]], ids[KNOWN.pieces[END]]
-    (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
-    reference = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
+    (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    theirs = transformers.CLIPTokenizer.from_pretrained(str(folder))
+
+    def encode(text: str) -> list[int]:
+        cleaned = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+        return theirs(cleaned, truncation=True, max_length=77)["input_ids"]
+
+    return encode
+
+
+@pytest.mark.slow
+def test_ids_are_those_of_transformers(reference: Callable[[str], list[int]]):
     texts = ["Two dogs, running!", "caf\u00e9 \u5317\u4eac", "it's 1,000 o'clock...", "word " * 100, "", "  a\t b"]
     for text in texts:
-        assert tokenizer.encode([text]).ids[0].tolist() == reference(text, truncation=True, max_length=77)["input_ids"]
+        assert tokenizer.encode([text]).ids[0].tolist() == reference(text)
+
+
+@pytest.mark.slow
+@given(TEXTS)
+@settings(max_examples=500)
+def test_ids_of_texts_that_must_be_cleaned_are_those_of_transformers(reference: Callable[[str], list[int]], text: str):
+    assert tokenizer.encode([text]).ids[0].tolist() == reference(text)
 
 
 def pairs() -> list[tuple[str, str]]:

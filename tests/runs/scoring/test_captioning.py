@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from diptych.config.run import Evaluation, Objectives, Pretrain
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput
 from diptych.metrics.captions import caption_scores
-from diptych.models.configs import CoCa
+from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.modules.tokens import Tokens
 from diptych.report import CaptionExample
@@ -29,7 +29,7 @@ from diptych.runs.tokenizer import tokenizer_of
 ASKED = Evaluation(
     "captioning", data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32"
 )
-MODEL = CoCa(
+MODEL = CoCaConfig(
     dim=16, depth=1, num_heads=2, mlp_dim=32, patch_size=16, grid=(5, 7), num_queries=3, pool_num_heads=2, text_dim=16, text_depth=1,
     text_num_heads=2, text_mlp_dim=32, vocab_size=114, text_length=24, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=32,
     embed_dim=8,

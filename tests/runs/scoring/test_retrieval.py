@@ -14,7 +14,7 @@ from diptych.batch import Image, Regions
 from diptych.config.run import Evaluation, Objectives, Pretrain
 from diptych.data.images.loading import ImageSource, Random
 from diptych.data.loader import SkipCounter
-from diptych.models.configs import SCAN, VLMo, VSEpp
+from diptych.models.configs import SCANConfig, VLMoConfig, VSEppConfig
 from diptych.models.vlmo import recipes as vlmo
 from diptych.modules.heads import ITCHead
 from diptych.objectives.pretraining import Pretraining
@@ -36,7 +36,7 @@ ASKED = Evaluation(
     device="cpu",
     precision="fp32",
 )
-MODEL = VLMo(
+MODEL = VLMoConfig(
     16,
     2,
     2,
@@ -182,7 +182,7 @@ class Drawn:
         return Regions(torch.stack(list(loaded)), torch.zeros(n, 3, 5), torch.ones(n, 3, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("model", [SCAN(8, 16, 114, 8), VSEpp(8, 16, 114, 8)])
+@pytest.mark.parametrize("model", [SCANConfig(8, 16, 114, 8), VSEppConfig(8, 16, 114, 8)])
 def test_a_similarity_of_the_model_s_own_needs_no_head(in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any):
     monkeypatch.setattr("diptych.runs.scoring.base.shown_images", lambda run: Drawn())
     run = replace(tiny(Objectives(triplet=1.0)), model=model)

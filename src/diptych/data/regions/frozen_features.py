@@ -17,7 +17,7 @@ from diptych.data.images.transforms import normalise, transform
 from diptych.data.regions.arrays import DetectedImage, stack_regions
 from diptych.data.regions.files import DetectedRegions
 from diptych.data.sources.base import BadSample
-from diptych.utils.cache import Arrays, Remembered, digest
+from diptych.utils.cache import Arrays, MemoryCache, digest
 
 Look = Callable[[Tensor], Arrays]
 """From the pixels of one picture (3, h, w), in [-1, 1], to what is seen in it: models.cnn.FrozenCNN.look, and others."""
@@ -52,13 +52,13 @@ class ExtractedFeatures:
     is known by its file's bytes, so that it need not even be decoded again; by its pixels where it lies in no file.
     """
 
-    def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: Remembered):
+    def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: MemoryCache):
         self.images = replace(images, augment=False, mean=HALF, std=HALF)
         self.look, self.remembered, self.names = look, remembered, FeatureKeys(name, images)
 
     def of(self, source: ImageSource, index: int) -> Arrays:
         """Raises BadSample."""
-        return self.remembered.of(self.names.of(source, index), lambda: self._look(source, index))
+        return self.remembered.get_or_compute(self.names.of(source, index), lambda: self._look(source, index))
 
     def _look(self, source: ImageSource, index: int) -> Arrays:
         return self.look(normalise(transform(source.image(index), self.images), self.images))
@@ -93,14 +93,14 @@ class BoxLoader:
     """
 
     def __init__(
-        self, seen: ExtractedFeatures, boxes: np.ndarray, tell: Tell, remembered: Remembered, whole: bool = False
+        self, seen: ExtractedFeatures, boxes: np.ndarray, tell: Tell, remembered: MemoryCache, whole: bool = False
     ):
         self.seen, self.boxes, self.tell, self.remembered, self.whole = seen, boxes, tell, remembered, whole
         self._name = digest("boxes", boxes.tobytes())
 
     def load(self, source: ImageSource, index: int, random: Random | None = None) -> DetectedImage:
         name = digest(self._name, self.seen.names.of(source, index))
-        found = self.remembered.of(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
+        found = self.remembered.get_or_compute(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
         return DetectedImage(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
 
     def stack(self, loaded: Sequence[DetectedImage]) -> Regions:

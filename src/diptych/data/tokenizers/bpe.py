@@ -1,36 +1,32 @@
-"""CLIP's byte pairs (Radford et al. 2021, section 2.4): 49,408 pieces of lower-cased English, from 48,894 merges of bytes."""
+"""Byte-pair encoding of CLIP (Radford et al. 2021, section 2.4): 49,408 tokens of lower-cased English, made by 48,894
+merges of bytes.
+"""
 
 from __future__ import annotations
 
 import html
-import unicodedata
 from collections.abc import Sequence
-from itertools import chain
 
+import ftfy
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Pipeline
 
 from diptych.data.tokenizers.vocabulary import Vocabulary
 
 MERGES = 49152 - 256 - 2
-"""How many lines of the file are read, behind the first: those after them are of no vocabulary."""
+"""How many merges are read from the published file; those after them belong to no vocabulary."""
 END = "</w>"
 BEGIN_TEXT, END_TEXT = "<start_of_text>", "<end_of_text>"
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-
-_QUOTES = dict.fromkeys([0x02BC, *range(0x2018, 0x201C)], "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
-_LIGATURES = {c: unicodedata.normalize("NFKC", chr(c)) for c in chain((0x132, 0x133, 0x149), range(0x1C4, 0x1CD), range(0x1F1, 0x1F4), range(0xFB00, 0xFB07))}  # fmt: skip
-_WIDE = {c: unicodedata.normalize("NFKC", chr(c)) for c in chain((0x3000,), range(0xFF01, 0xFFF0))}
-_CONTROL = dict.fromkeys(chain(range(0x09), (0x0B,), range(0x0E, 0x20), (0x7F, 0xFEFF), range(0x206A, 0x2070), range(0xFFF9, 0xFFFD)))  # fmt: skip
-_PLAIN = _QUOTES | _LIGATURES | _WIDE | _CONTROL
+WORDS = r"'[s\u017f]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class BytePairs:
-    """Cleaned, lower-cased, split into words, digits and runs of punctuation; then bytes are merged, pair after pair. The last
-    piece of a word ends with </w>.
+    """CLIP's tokenizer: a text is cleaned, lower-cased and split into words, digits and runs of punctuation.
 
-    Differs: of the library by which the official code mends texts, ftfy, curly quotes, ligatures, wide letters and control characters are
-    done here; text that was decoded by a wrong table stays as it is.
+    The bytes of each of them are merged pair by pair. The last token of a word ends with ``</w>``.
+
+    Source: openai/CLIP, clip/simple_tokenizer.py, as in open_clip 3.3.0.
+    Differs: ``<start_of_text>`` and ``<end_of_text>`` written in a text are words like any others.
     """
 
     def __init__(self, pieces: tuple[str, ...], merges: list[tuple[str, str]]):
@@ -57,23 +53,21 @@ class BytePairs:
 
 
 def cleaned(text: str) -> str:
-    """Entities as the characters that they name, one kind of quotes and of spaces, nothing at the ends; lower case."""
-    if "<" not in text:
-        text = html.unescape(text)
-    text = unicodedata.normalize("NFC", text.translate(_PLAIN))
-    return " ".join(html.unescape(html.unescape(text)).split()).lower()
+    """The text in lower case, wrong encodings (``cafÃ©``) mended, HTML entities decoded and white space collapsed."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
 def byte_letters() -> dict[int, str]:
-    """A letter for every byte: its own where it is printable and no space, else one behind the first 256."""
+    """A printable letter for every byte: its own if it has one, else one from U+0100 on."""
     own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in own]
     return {byte: chr(byte) for byte in own} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def byte_pairs(name: str, lines: list[str]) -> Vocabulary:
-    """The vocabulary of a list of merges, a title on its first line. CLIP has no [MASK]: the token that begins texts stands for it,
-    since it stands nowhere else in them.
+    """The vocabulary of a published list of merges, which has a title on its first line.
+
+    CLIP has no [MASK]: the token that begins texts is used for it, since it occurs nowhere else in them.
     """
     merges = [(left, right) for left, right in map(str.split, lines[1 : MERGES + 1])]
     letters = list(byte_letters().values())

@@ -19,7 +19,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 class WordList:
-    """Lower case of ASCII letters, words as data.treebank has them; a word that the list has not is <unk>."""
+    """Lower case of ASCII letters, words as data.tokenizers.ptb has them; a word that the list has not is <unk>."""
 
     def __init__(self, pieces: tuple[str, ...]):
         self._pieces, self._ids = pieces, {piece: i for i, piece in enumerate(pieces)}

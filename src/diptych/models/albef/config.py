@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class ALBEF:
+class ALBEFConfig:
     """Arguments of models.albef.ALBEF; the defaults are those of pre-training at 256 pixels."""
 
     image_dim: Dim = 768

@@ -8,7 +8,7 @@ from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import FOUR_MILLION, FOURTEEN_MILLION, steps
 from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
-from diptych.models.albef.config import ALBEF
+from diptych.models.albef.config import ALBEFConfig
 from diptych.models.common_recipes import frozen, vqa_v2
 
 OBJECTIVES = Objectives(itc=1.0, itm=1.0, mlm=1.0, hard_negatives=True, whole_words=False)
@@ -24,7 +24,7 @@ def pretrain_4m() -> Pretrain:
     """
     return Pretrain(
         recipe="albef.pretrain_4m",
-        model=ALBEF(),
+        model=ALBEFConfig(),
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=256, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
@@ -54,7 +54,7 @@ def pretrain_14m() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
-    model = ALBEF(
+    model = ALBEFConfig(
         image_dim=256, image_depth=1, image_num_heads=4, image_mlp_dim=384, grid=(7, 7), patch_size=32, dim=256, text_depth=1,
         fusion_depth=2, num_heads=4, mlp_dim=384, text_length=40, dropout=0.0,
     )  # fmt: skip

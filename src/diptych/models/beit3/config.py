@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class BEiT3:
+class BEiT3Config:
     """Arguments of models.beit3.BEiT3; the defaults are the base model's. `mask`: the id of [MASK]."""
 
     dim: Dim = 768
@@ -59,7 +59,7 @@ class BEiT3:
 
 
 @settings("model")
-class VisualTokenizer:
+class VisualTokenizerConfig:
     """Arguments of models.tokenizer.VisualTokenizer; the defaults are BEiT v2's base size. `features`: the teacher's width."""
 
     dim: Dim = 768

@@ -8,7 +8,7 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.beit3.config import BEiT3, VisualTokenizer
+from diptych.models.beit3.config import BEiT3Config, VisualTokenizerConfig
 from diptych.models.common_recipes import WIDER, WIDEST, frozen, vqa_v2
 
 MASKED_DATA = Objectives(
@@ -31,7 +31,7 @@ def tokenizer() -> Pretrain:
     """
     return Pretrain(
         recipe="beit3.tokenizer",
-        model=VisualTokenizer(patch_size=32, grid=(7, 7), feature_dim=1280),
+        model=VisualTokenizerConfig(patch_size=32, grid=(7, 7), feature_dim=1280),
         objectives=Objectives(vqkd=1.0),
         images=ImageSettings(shorter_side=224, patch_size=32, square=True),
         training=Training(
@@ -56,7 +56,7 @@ def base() -> Pretrain:
     """
     return Pretrain(
         recipe="beit3.base",
-        model=BEiT3(vocab_size=30522, mask_token_id=103, with_decoder=True),
+        model=BEiT3Config(vocab_size=30522, mask_token_id=103, with_decoder=True),
         objectives=MASKED_DATA,
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
         training=Training(
@@ -78,7 +78,7 @@ def small_tokenizer() -> Pretrain:
     Differs: pictures come as they lie, and mirrored, with no other augmentation: so the CNN looks at each but once.
     """
     run = tokenizer()
-    model = VisualTokenizer(
+    model = VisualTokenizerConfig(
         dim=192, depth=2, num_heads=4, mlp_dim=384, patch_size=32, grid=(7, 7), num_codes=256, code_dim=16, decoder_depth=1,
         feature_dim=1280,
     )  # fmt: skip
@@ -98,7 +98,7 @@ def small_data() -> Pretrain:
     )
 
 
-SMALL = BEiT3(
+SMALL = BEiT3Config(
     dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), patch_size=32, vocab_size=30522, text_length=40, mask_token_id=103, with_decoder=True,
     drop_path=0.0,
 )  # fmt: skip

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class BLIP:
+class BLIPConfig:
     """Arguments of models.blip.BLIP; the defaults are those of pre-training with ViT-B. `begin`, `ground`: the ids of [DEC], [ENC]."""
 
     image_dim: Dim = 768

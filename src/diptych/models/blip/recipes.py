@@ -8,7 +8,7 @@ from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import FOURTEEN_MILLION, steps
 from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
-from diptych.models.blip.config import BLIP
+from diptych.models.blip.config import BLIPConfig
 from diptych.models.common_recipes import WIDER, frozen, vqa_v2
 
 OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, uniform_mix=1e-4, label_smoothing=0.1)
@@ -24,7 +24,7 @@ def pretrain_14m() -> Pretrain:
     """
     return Pretrain(
         recipe="blip.pretrain_14m",
-        model=BLIP(),
+        model=BLIPConfig(),
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
@@ -55,7 +55,7 @@ def pretrain_129m() -> Pretrain:
 def pretrain_large() -> Pretrain:
     """With ViT-L/16, on 129 million pairs."""
     run = pretrain_129m()
-    model = BLIP(image_dim=1024, image_depth=24, image_num_heads=16, image_mlp_dim=4096)
+    model = BLIPConfig(image_dim=1024, image_depth=24, image_num_heads=16, image_mlp_dim=4096)
     optimizer = replace(run.training.optimizer, learning_rate=2e-4)
     corpora = (*FOURTEEN_MILLION, "LAION115M")
     training = replace(run.training, steps=steps(corpora, 2400, EPOCHS), batch_size=2400, optimizer=optimizer)
@@ -66,7 +66,7 @@ def small() -> Pretrain:
     """On frozen features; the decoder reads its own words, for MiniLM's have seen what comes. [DEC] and [ENC] stand in the place
     of two pieces that BERT does not use.
     """
-    model = BLIP(
+    model = BLIPConfig(
         image_dim=192, image_depth=1, image_num_heads=4, image_mlp_dim=384, grid=(7, 7), patch_size=32, dim=192, depth=2,
         num_heads=4, mlp_dim=384, vocab_size=30522, bos_token_id=1, enc_token_id=2, text_length=40, dropout=0.0,
     )  # fmt: skip

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class CLIP:
+class CLIPConfig:
     """Arguments of models.clip.CLIP; the defaults are ViT-B/32."""
 
     dim: Dim = 768

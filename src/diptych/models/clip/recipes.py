@@ -6,7 +6,7 @@ from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.clip.config import CLIP
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.common_recipes import frozen
 
 
@@ -17,7 +17,7 @@ def base() -> Pretrain:
     """
     return Pretrain(
         recipe="clip.base",
-        model=CLIP(vocab_size=30522),
+        model=CLIPConfig(vocab_size=30522),
         objectives=Objectives(itc=1.0),
         images=ImageSettings(shorter_side=224, patch_size=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
@@ -40,7 +40,7 @@ def base() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features."""
-    model = CLIP(
+    model = CLIPConfig(
         dim=256, depth=1, num_heads=4, mlp_dim=512, grid=(7, 7), text_dim=256, text_depth=1, text_num_heads=4, text_mlp_dim=512,
         vocab_size=30522, text_length=40, embed_dim=256, activation="gelu",
     )  # fmt: skip

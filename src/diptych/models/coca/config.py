@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class CoCa:
+class CoCaConfig:
     """Arguments of models.coca.CoCa; the defaults are open_clip's ViT-B/32."""
 
     dim: Dim = 768

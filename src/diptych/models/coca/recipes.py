@@ -5,7 +5,7 @@ from __future__ import annotations
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.coca.config import CoCa
+from diptych.models.coca.config import CoCaConfig
 from diptych.models.common_recipes import frozen
 
 OBJECTIVES = Objectives(itc=1.0, lm=2.0)
@@ -18,7 +18,7 @@ def base() -> Pretrain:
     """
     return Pretrain(
         recipe="coca.base",
-        model=CoCa(
+        model=CoCaConfig(
             patch_size=18, grid=(16, 16), text_dim=768, text_num_heads=12, text_mlp_dim=3072, decoder_num_heads=12, decoder_mlp_dim=3072,
             pool_num_heads=12, vocab_size=30522, text_length=64, embed_dim=768,
         ),
@@ -41,7 +41,7 @@ def open_clip() -> Pretrain:
     """
     return Pretrain(
         recipe="coca.open_clip",
-        model=CoCa(vocab_size=30522),
+        model=CoCaConfig(vocab_size=30522),
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=224, patch_size=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
@@ -58,7 +58,7 @@ def open_clip() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features: MiniLM reads onward, for a captioner may not be told of words to come (docs/decisions/0009)."""
-    model = CoCa(
+    model = CoCaConfig(
         dim=192, depth=1, num_heads=4, mlp_dim=384, grid=(7, 7), num_queries=9, pool_num_heads=4, text_dim=192, text_depth=2,
         text_num_heads=4, text_mlp_dim=384, vocab_size=30522, text_length=40, decoder_depth=2, decoder_num_heads=4,
         decoder_mlp_dim=384, embed_dim=192,

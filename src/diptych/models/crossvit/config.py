@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class CrossViT:
+class CrossViTConfig:
     """Arguments of models.crossvit.CrossViT; the defaults are CrossViT-9."""
 
     image_sizes: tuple[Pixels, Pixels] = (240, 224)

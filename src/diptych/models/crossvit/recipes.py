@@ -5,14 +5,14 @@ from __future__ import annotations
 from diptych.config.data import ImageSettings
 from diptych.config.run import Finetune
 from diptych.config.training import Optimizer, Training
-from diptych.models.crossvit.config import CrossViT
+from diptych.models.crossvit.config import CrossViTConfig
 
 
 def small() -> Finetune:
     """CIFAR-100 (`data` names its folder) from random weights: pictures of 32 pixels, seen in patches of 4 and, at 48 pixels,
     of 8. Mirrored, but not augmented: RandAugment shifts by more than such pictures are wide.
     """
-    model = CrossViT(
+    model = CrossViTConfig(
         image_sizes=(32, 48), patch_sizes=(4, 8), dims=(96, 192), num_heads=(3, 3), mlp_dims=(288, 576),
         stages=((1, 2, 0), (1, 2, 0)), num_classes=100,
     )  # fmt: skip

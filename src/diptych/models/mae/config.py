@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class MAE:
+class MAEConfig:
     """Arguments of models.mae.MAE; the defaults are ViT-B/16."""
 
     dim: Dim = 768

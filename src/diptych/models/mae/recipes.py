@@ -6,7 +6,7 @@ from diptych.config.data import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
 from diptych.config.datasets import IMAGENET
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.mae.config import MAE
+from diptych.models.mae.config import MAEConfig
 
 
 def base() -> Pretrain:
@@ -16,7 +16,7 @@ def base() -> Pretrain:
     """
     return Pretrain(
         recipe="mae.base",
-        model=MAE(),
+        model=MAEConfig(),
         objectives=Objectives(mim=1.0),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         training=Training(
@@ -38,7 +38,7 @@ def base() -> Pretrain:
 
 def small() -> Pretrain:
     """Pictures of 96 pixels in patches of 16."""
-    model = MAE(
+    model = MAEConfig(
         dim=256, depth=4, num_heads=4, mlp_dim=512, grid=(6, 6), decoder_dim=128, decoder_depth=2, decoder_num_heads=4,
         decoder_mlp_dim=256,
     )  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class SCAN:
+class SCANConfig:
     """Arguments of models.scan.SCAN; the defaults are t-i LSE on Flickr30k."""
 
     feature_dim: Dim = 2048

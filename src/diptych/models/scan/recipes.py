@@ -9,7 +9,7 @@ from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import FEATURES, frozen
-from diptych.models.scan.config import SCAN
+from diptych.models.scan.config import SCANConfig
 
 
 def flickr30k() -> Pretrain:
@@ -19,7 +19,7 @@ def flickr30k() -> Pretrain:
     """
     return Pretrain(
         recipe="scan.flickr30k",
-        model=SCAN(vocab_size=30522),
+        model=SCANConfig(vocab_size=30522),
         objectives=Objectives(triplet=1.0),
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
@@ -40,7 +40,7 @@ def flickr30k_image_text() -> Pretrain:
     return replace(
         run,
         recipe="scan.flickr30k_image_text",
-        model=SCAN(vocab_size=30522, direction="image", lambda_softmax=4.0, lambda_lse=5.0),
+        model=SCANConfig(vocab_size=30522, direction="image", lambda_softmax=4.0, lambda_lse=5.0),
     )
 
 
@@ -57,5 +57,5 @@ def small() -> Pretrain:
     """On frozen features: text to image by the mean, the paper's other way to make one score of many. All negatives count, as in
     vsepp.small.
     """
-    model = SCAN(feature_dim=FEATURES, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
+    model = SCANConfig(feature_dim=FEATURES, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
     return frozen("scan.small", model, Objectives(triplet=1.0, hardest_only=False), steps=600)

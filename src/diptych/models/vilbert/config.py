@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class ViLBERT:
+class ViLBERTConfig:
     """Arguments of models.vilbert.ViLBERT; the defaults are those of BERT-base and six image layers."""
 
     dim: Dim = 768

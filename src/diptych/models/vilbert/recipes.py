@@ -7,7 +7,7 @@ from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import DETECTED, FEATURES, WIDEST, frozen, vqa_v2
-from diptych.models.vilbert.config import ViLBERT
+from diptych.models.vilbert.config import ViLBERTConfig
 
 OBJECTIVES = Objectives(itm=1.0, mlm=1.0, masked_regions=1.0, mask_regions=True, whole_words=False)
 
@@ -21,7 +21,7 @@ def pretrain() -> Pretrain:
     """
     return Pretrain(
         recipe="vilbert.pretrain",
-        model=ViLBERT(),
+        model=ViLBERTConfig(),
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
@@ -37,7 +37,7 @@ def pretrain() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features; the CNN's classes of each box stand for the detector's."""
-    model = ViLBERT(
+    model = ViLBERTConfig(
         dim=192, depth=2, num_heads=4, mlp_dim=384, image_dim=192, image_depth=1, image_num_heads=4, image_mlp_dim=384,
         coattention_dim=192, coattention_num_heads=4, schedule=((1, 0), (2, 1)), feature_dim=FEATURES, num_region_targets=DETECTED,
         text_length=40, dropout=0.0,

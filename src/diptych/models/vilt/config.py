@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class ViLT:
+class ViLTConfig:
     """Arguments of models.vilt.ViLT; the defaults are ViLT-B/32."""
 
     dim: Dim = 768

@@ -10,14 +10,14 @@ from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import WIDEST, vqa_v2
 from diptych.models.common_recipes import frozen as on_frozen_features
-from diptych.models.vilt.config import ViLT
+from diptych.models.vilt.config import ViLTConfig
 
 
 def base() -> Pretrain:
     """ViLT-B/32 as published (Kim et al. 2021, section 4.1): 200,000 steps of 4,096 pairs, begun from ImageNet weights."""
     return Pretrain(
         recipe="vilt.base",
-        model=ViLT(),
+        model=ViLTConfig(),
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
         images=ImageSettings(shorter_side=384, patch_size=32, augment=True),
         training=Training(
@@ -37,7 +37,7 @@ def small() -> Pretrain:
     """
     return Pretrain(
         recipe="vilt.small",
-        model=ViLT(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), dropout=0.0),
+        model=ViLTConfig(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), dropout=0.0),
         objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
         images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
         training=Training(
@@ -88,7 +88,7 @@ def frozen() -> Pretrain:
 
     Differs: no word-patch alignment, for boxes are no patches.
     """
-    model = ViLT(dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), dropout=0.0)
+    model = ViLTConfig(dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), dropout=0.0)
     return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), widen=WIDEST)
 
 

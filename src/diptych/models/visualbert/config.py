@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class VisualBERT:
+class VisualBERTConfig:
     """Arguments of models.visualbert.VisualBERT; the defaults are BERT-base's."""
 
     dim: Dim = 768

@@ -7,7 +7,7 @@ from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import FEATURES, WIDEST, frozen, vqa_v2
-from diptych.models.visualbert.config import VisualBERT
+from diptych.models.visualbert.config import VisualBERTConfig
 
 OBJECTIVES = Objectives(itm=1.0, mlm=1.0, whole_words=False)
 
@@ -20,7 +20,7 @@ def pretrain() -> Pretrain:
     """
     return Pretrain(
         recipe="visualbert.pretrain",
-        model=VisualBERT(),
+        model=VisualBERTConfig(),
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
@@ -36,7 +36,9 @@ def pretrain() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features."""
-    model = VisualBERT(dim=192, depth=3, num_heads=4, mlp_dim=384, feature_dim=FEATURES, text_length=40, dropout=0.0)
+    model = VisualBERTConfig(
+        dim=192, depth=3, num_heads=4, mlp_dim=384, feature_dim=FEATURES, text_length=40, dropout=0.0
+    )
     return frozen("visualbert.small", model, OBJECTIVES, widen=WIDEST)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class ViT:
+class ViTConfig:
     """Arguments of models.vit.ViT; the defaults are ViT-B/16."""
 
     dim: Dim = 768

@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.config.data import ImageSettings
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.vit.config import ViT
+from diptych.models.vit.config import ViTConfig
 
 
 def taught() -> Pretrain:
@@ -17,7 +17,7 @@ def taught() -> Pretrain:
     """
     return Pretrain(
         recipe="vit.taught",
-        model=ViT(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), num_classes=0),
+        model=ViTConfig(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), num_classes=0),
         objectives=Objectives(grid_distillation=1.0, class_distillation=0.5),
         images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
         training=Training(
@@ -36,7 +36,7 @@ def base() -> Pretrain:
     return replace(
         run,
         recipe="vit.base",
-        model=ViT(),
+        model=ViTConfig(),
         objectives=Objectives(class_distillation=1.0),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
     )

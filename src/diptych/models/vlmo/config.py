@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class VLMo:
+class VLMoConfig:
     """Arguments of models.vlmo.VLMo; the defaults are VLMo-Base."""
 
     dim: Dim = 768

@@ -10,7 +10,7 @@ from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import WIDER, frozen, vqa_v2
 from diptych.models.vilt import recipes as vilt
-from diptych.models.vlmo.config import VLMo
+from diptych.models.vlmo.config import VLMoConfig
 
 FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.apart.text", "transformer.pooler")
 """What pictures alone do not reach."""
@@ -24,7 +24,7 @@ FROZEN_FOR_WORDS = (
 LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fed")
 """With these, what the text stage does not train (the official run.py)."""
 
-SMALL = VLMo(
+SMALL = VLMoConfig(
     dim=192, depth=3, num_heads=4, mlp_dim=384, vl_start_layer=2, grid=(7, 7), patch_size=32, text_length=40, relative=False, scale=0.0,
     drop_path=0.0,
 )  # fmt: skip
@@ -36,7 +36,7 @@ def base() -> Pretrain:
     """
     return Pretrain(
         recipe="vlmo.base",
-        model=VLMo(),
+        model=VLMoConfig(),
         objectives=Objectives(itc=1.0, itm=1.0, mlm=0.25, hard_negatives=True),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
         training=Training(
@@ -55,7 +55,7 @@ def tiny() -> Pretrain:
     has none, still stood on it after 1,300 (align before fuse: Li et al., NeurIPS 2021).
     """
     run = vilt.tiny()
-    model = VLMo(
+    model = VLMoConfig(
         dim=128, depth=4, num_heads=4, mlp_dim=512, vl_start_layer=3, patch_size=16, grid=(5, 7), vocab_size=114, text_length=40,
         relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0,
     )  # fmt: skip
@@ -133,7 +133,7 @@ def small_words() -> Pretrain:
 def base_plus() -> Pretrain:
     """VLMo-Base+: narrower, deeper, with positions added to the embeddings and no LayerScale."""
     run = base()
-    model = VLMo(
+    model = VLMoConfig(
         dim=544, depth=24, num_heads=16, mlp_dim=2176, vl_start_layer=21, text_length=40, relative=False, scale=0.0
     )  # fmt: skip
     optimizer = replace(run.training.optimizer, learning_rate=1e-4)
@@ -143,7 +143,7 @@ def base_plus() -> Pretrain:
 def large() -> Pretrain:
     """VLMo-Large."""
     run = base()
-    model = VLMo(dim=1024, depth=24, num_heads=16, mlp_dim=4096, vl_start_layer=21)
+    model = VLMoConfig(dim=1024, depth=24, num_heads=16, mlp_dim=4096, vl_start_layer=21)
     optimizer = replace(run.training.optimizer, learning_rate=5e-5)
     return replace(run, recipe="vlmo.large", model=model, training=replace(run.training, optimizer=optimizer))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @settings("model")
-class VSEpp:
+class VSEppConfig:
     """Arguments of models.vsepp.VSEpp; the defaults are those of its official code."""
 
     feature_dim: Dim = 2048

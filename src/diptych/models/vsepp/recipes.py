@@ -9,7 +9,7 @@ from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import FEATURES, frozen
-from diptych.models.vsepp.config import VSEpp
+from diptych.models.vsepp.config import VSEppConfig
 
 
 def flickr30k() -> Pretrain:
@@ -22,7 +22,7 @@ def flickr30k() -> Pretrain:
     """
     return Pretrain(
         recipe="vsepp.flickr30k",
-        model=VSEpp(feature_dim=4096, vocab_size=30522),
+        model=VSEppConfig(feature_dim=4096, vocab_size=30522),
         objectives=Objectives(triplet=1.0),
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="features/", feature_dim=4096),
@@ -46,5 +46,5 @@ def coco() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features. All negatives count: with the hardest alone a small batch of fresh weights falls together."""
-    model = VSEpp(feature_dim=FEATURES, dim=512, vocab_size=30522, word_dim=256)
+    model = VSEppConfig(feature_dim=FEATURES, dim=512, vocab_size=30522, word_dim=256)
     return frozen("vsepp.small", model, Objectives(triplet=1.0, hardest_only=False), steps=900)
