@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 # A third of collecting the tests is compiling them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo learn test campaign reliability check types fast bench
+.PHONY: setup demo benchmark test campaign reliability check types fast bench
 
 setup: .venv/ready
 
@@ -20,9 +20,9 @@ setup: .venv/ready
 demo: .venv/ready
 	env -u OMP_NUM_THREADS $(BIN)/diptych demo
 
-# What every system learns from Flickr8k, in one table; started again it goes on: see `diptych learn --help`.
-learn: .venv/ready
-	env -u OMP_NUM_THREADS $(BIN)/diptych learn --data $(DIPTYCH_DATA)/flickr8k $(LEARN)
+# Every system trained and scored on Flickr8k, in one table; resumes where it stopped: see `diptych benchmark --help`.
+benchmark: .venv/ready
+	env -u OMP_NUM_THREADS $(BIN)/diptych benchmark --data $(DIPTYCH_DATA)/flickr8k $(BENCHMARK)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2

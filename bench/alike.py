@@ -1,10 +1,10 @@
-"""How like are photos that differ, and how like is a photo to its copies? What `--alike_over` of `diptych bootstrap` rests on.
+"""Cosines between different photos and between a photo and its copies: the basis of capfilt's `--duplicate_cosine`.
 
     python -m bench.alike --data flickr8k/ --images 6000 --copies 300 [--run RUN ...]
 
-Cosines of a frozen CNN's mean feature, and of each RUN's readout: of all pairs of different photos, and of photos beside copies
-of them that were recompressed, cut, mirrored, made smaller or grey. Of each threshold: how many pairs of photos are over it (a
-few truly are one scene), and which share of the copies.
+Of a frozen CNN's mean feature, and of each RUN's image embedding: for all pairs of different photos, and for photos
+and their copies, which are recompressed, cropped, mirrored, downscaled or grey. Prints, for each threshold, the
+number of pairs over it (a few are of one scene) and the share of the copies.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from diptych.batch import Batch
-from diptych.capfilt.models import cnn_pictures, cnn_readout, readout, subject
+from diptych.capfilt.models import cnn_embedding, cnn_loader, image_embedding, load_model
 from diptych.config.capfilt import CapFilt
 from diptych.data.images.decode import decode
-from diptych.data.images.loading import image_loader, shown_in
+from diptych.data.images.loading import image_loader, with_images
 from diptych.data.sources.captions import open_captions
 from diptych.modules.tokens import packing
 from diptych.tasks.common import encode_images
@@ -39,7 +39,7 @@ def jpeg(picture: Pillow.Image, quality: int = 95) -> bytes:
 
 
 def middle(picture: Pillow.Image, share: float) -> Pillow.Image:
-    """What is left where all but `share` of the area is cut off."""
+    """The centre crop with `share` of the area."""
     (w, h), off = picture.size, (1 - share**0.5) / 2
     return picture.crop((round(off * w), round(off * h), round(w - off * w), round(h - off * h)))
 
@@ -57,7 +57,7 @@ COPIES: dict[str, Callable[[Pillow.Image], bytes]] = {
 
 @dataclass
 class Files:
-    """Pictures by their files (see data.shown.Pictured)."""
+    """A dataset of encoded images in memory (see `data.images.loading`)."""
 
     data: Sequence[bytes]
     name: str = "photos"
@@ -80,15 +80,18 @@ class Files:
 
 
 def vectors(data: Sequence[bytes], folder: str) -> np.ndarray:
-    """A unit vector of each file: the run's readout, or without one the CNN's."""
-    role = subject(Path(folder), CapFilt(precision="fp32"), torch.device("cpu")) if folder else None
-    shows, files, found = image_loader(role.shows if role else cnn_pictures()), Files(data), []
+    """The unit-norm embedding of each image, by the run in `folder`; without a folder, by the CNN."""
+    evaluated = load_model(Path(folder), CapFilt(precision="fp32"), torch.device("cpu")) if folder else None
+    loader, files, parts = image_loader(evaluated.image_input if evaluated else cnn_loader()), Files(data), []
     for first in range(0, len(data), 64):
         ids = list(range(first, min(first + 64, len(data))))
-        batch = shown_in(Batch(0, 0, torch.tensor(ids)), shows.stack([shows.load(files, i, None) for i in ids]))
+        batch = with_images(Batch(0, 0, torch.tensor(ids)), loader.stack([loader.load(files, i, None) for i in ids]))
         with torch.no_grad(), packing():
-            found.append(readout(role, encode_images(role.model, batch)) if role else cnn_readout(batch))
-    return torch.cat(found).numpy()
+            if evaluated:
+                parts.append(image_embedding(evaluated, encode_images(evaluated.model, batch)))
+            else:
+                parts.append(cnn_embedding(batch))
+    return torch.cat(parts).numpy()
 
 
 def main() -> None:
@@ -97,11 +100,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--copies", type=int, default=300)
     parser.add_argument("--run", action="append", default=[], help="a run folder")
-    asked = parser.parse_args()
-    photos = open_captions(asked.data, "train")
-    files = [photos.file(i) for i in range(min(asked.images, len(photos)))]  # type: ignore[attr-defined]
-    pictures = [photos.image(i) for i in range(min(asked.copies, len(files)))]
-    for folder in ("", *asked.run):
+    options = parser.parse_args()
+    photos = open_captions(options.data, "train")
+    files = [photos.file(i) for i in range(min(options.images, len(photos)))]  # type: ignore[attr-defined]
+    pictures = [photos.image(i) for i in range(min(options.copies, len(files)))]
+    for folder in ("", *options.run):
         own = vectors(files, folder)
         cosines = (own @ own.T)[np.triu_indices(len(own), 1)]
         print(f"\n| {folder or 'cnn'} over | {' | '.join(map(str, OVER))} |\n|---|{'---:|' * len(OVER)}")

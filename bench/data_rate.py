@@ -1,4 +1,4 @@
-"""How many images a second one loader process makes of a folder's JPEGs, with simplejpeg and with Pillow alone."""
+"""Images per second of one loader process on a folder of JPEGs, with simplejpeg and with Pillow alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BATCH = 16
 
 
 def make(examples: PairExamples, batches: int, simplejpeg: Any, _round: int) -> None:
-    """So many batches, the same each round, in this process: decoded, resized, tokenised, collated."""
+    """Loads batches in this process, the same in each round: decoded, resized, tokenized, collated."""
     with patch.object(decode, "simplejpeg", simplejpeg):
         for _ in training_loader(examples, batch_size=BATCH, seed=0, start=0, steps=batches, workers=0):
             pass
 
 
 def run(data: str, split: str = "train", num_images: int = 128, rounds: int = 3) -> None:
-    """Prints a table for each of ViLT's picture sizes, without and with RandAugment at the published one."""
+    """Prints a table for each of ViLT's image sizes; with RandAugment at the published size."""
     decoders = {"Pillow": None} | ({"simplejpeg": decode.simplejpeg} if decode.simplejpeg else {})
     small, base = vilt.small().images, vilt.base().images
     sizes: dict[str, ImageSettings] = {f"shorter side {s.shorter_side}": s for s in (small, base)}

@@ -1,9 +1,9 @@
-"""The disk cache of features beside one file an entry, which version 0.1.0 had: `python -m bench.feature_cache`
+"""The disk cache of features, compared with one file per entry as in 0.1.0: `python -m bench.feature_cache`
 
 Entries of one half-precision tensor each. Seconds to write them all, and to open the folder and read one entry in a
-new process; microseconds per read in random order; memory of the opened cache per entry; files on disk. The two layouts
-take turns; medians over rounds. `--files` bounds how many entries the file layout gets: it is slower. The page cache of
-the system is warm.
+new process; microseconds per read in random order; memory of the opened cache per entry; files on disk. The two
+layouts take turns; medians over rounds. `--files` bounds how many entries the file layout gets: it is slower. The
+page cache of the system is warm.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READS = 20_000
 
 
 class FileCache:
-    """One file for each key, as in version 0.1.0: safetensors behind a checksum, written aside and renamed."""
+    """One file per key, as in version 0.1.0: a checksum and safetensors, written to a temporary file and renamed."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,7 +1,7 @@
-"""Means and deviations of what a CNN's stages see: `python -m bench.hypercolumns --data flickr8k/` writes models/hypercolumns.npz.
+"""Mean and deviation of a CNN's hypercolumns: `python -m bench.hypercolumns --data flickr8k/` writes hypercolumns.npz.
 
-They are of the small recipes' boxes (recipes/frozen.py) in photographs at even distances of the training split, and measured once:
-to measure them again changes what every run on hypercolumns is shown.
+Measured once, on the boxes of the small recipes (models/common_recipes.py) in evenly spaced photos of the training
+split, and stored in encoders/: measuring again would change the inputs of every run on hypercolumns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.encoders import hypercolumns
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
-from diptych.models.common_recipes import IMAGES, SCALES
+from diptych.models.common_recipes import BOX_SCALES, IMAGES
 from diptych.utils.cache import MemoryCache
 
 
@@ -28,16 +28,19 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="captions with a train split")
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(hypercolumns.__file__).with_suffix(".npz"))
-    asked = parser.parse_args()
-    source, boxes = open_captions(asked.data, "train", least=IMAGES.shorter_side), torch.from_numpy(fixed_boxes(SCALES))
-    nothing = np.zeros(Hypercolumns.width)
-    columns = Hypercolumns(FrozenCNN(0), (nothing, nothing + 1))
-    seen = ExtractedFeatures(columns.extract, columns.name, IMAGES, MemoryCache(0))
-    photos = track(np.linspace(0, len(source), asked.photos, endpoint=False, dtype=int), description="photos")
-    told = torch.cat([pooled(seen.of(source, int(i))["grid"].float(), boxes) for i in photos])
-    deviation = told.std(0).clamp(min=1e-3 * float(told.std()))
-    np.savez(asked.out, mean=told.mean(0).half().numpy(), deviation=deviation.half().numpy())
-    print(f"{asked.out}: {len(told)} boxes of {asked.photos} photographs")
+    options = parser.parse_args()
+    source, boxes = (
+        open_captions(options.data, "train", least=IMAGES.shorter_side),
+        torch.from_numpy(fixed_boxes(BOX_SCALES)),
+    )
+    zeros = np.zeros(Hypercolumns.width)
+    columns = Hypercolumns(FrozenCNN(0), (zeros, zeros + 1))
+    features = ExtractedFeatures(columns.extract, columns.name, IMAGES, MemoryCache(0))
+    photos = track(np.linspace(0, len(source), options.photos, endpoint=False, dtype=int), description="photos")
+    values = torch.cat([pooled(features.of(source, int(i))["grid"].float(), boxes) for i in photos])
+    deviation = values.std(0).clamp(min=1e-3 * float(values.std()))
+    np.savez(options.out, mean=values.mean(0).half().numpy(), deviation=deviation.half().numpy())
+    print(f"{options.out}: {len(values)} boxes of {options.photos} photos")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark does: say where it runs, run its candidates in turn, set their medians side by side."""
+"""Shared by all benchmarks: the machine's description, candidates timed in turn, a table of their medians."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import torch
 
 @dataclass
 class Timing:
-    """The runs of one candidate. Where other programs share the cores, CPU time tells more than the clock does."""
+    """The timings of one candidate. Where other programs share the cores, CPU time is the more reliable."""
 
     wall: list[float] = field(default_factory=list)  # seconds on the clock
     cpu: list[float] = field(default_factory=list)  # seconds of this process on all its threads
 
 
 def in_turn(candidates: Mapping[str, Callable[[int], Any]], rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
-    """Timings, and what each candidate gave at first. A B C, A B C …: a slow minute of the machine falls on all alike.
-    Round 0 warms up and is not timed; candidates are told the number of the round.
+    """Timings, and each candidate's first result. Run A B C, A B C …, so that a slow minute affects all equally.
+
+    Round 0 is warm-up and not timed. Candidates are called with the number of the round.
     """
-    given = {name: run(0) for name, run in candidates.items()}
+    first = {name: run(0) for name, run in candidates.items()}
     timings = {name: Timing() for name in candidates}
     for number in range(1, rounds + 1):
         for name, run in candidates.items():
@@ -33,16 +34,16 @@ def in_turn(candidates: Mapping[str, Callable[[int], Any]], rounds: int) -> tupl
             run(number)
             timings[name].wall.append(time.perf_counter() - wall)
             timings[name].cpu.append(time.process_time() - cpu)
-    return timings, given
+    return timings, first
 
 
 def heading(title: str) -> str:
-    """What a reader has to know of a measurement before its figures."""
+    """A Markdown heading with the date, machine, load and versions of a measurement."""
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return (
-        f"\n## {title}\n\n{time.strftime('%Y-%m-%d %H:%M %Z')}; {platform.machine()}, {_processor()}, {os.cpu_count()} cores"
-        f"{load}; {torch.get_num_threads()} threads; PyTorch {torch.__version__}, Python {platform.python_version()}\n"
-    )
+    when = time.strftime("%Y-%m-%d %H:%M %Z")
+    machine = f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores{load}; {torch.get_num_threads()} threads"
+    versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
+    return f"\n## {title}\n\n{when}; {machine}; {versions}\n"
 
 
 def _processor() -> str:
@@ -54,8 +55,9 @@ def _processor() -> str:
 
 
 def table(timings: Mapping[str, Timing], reference: str, work: float = 0.0, unit: str = "") -> str:
-    """Markdown. Ratios are the reference's median over the candidate's: above 1 the candidate is faster. With `work`, how
-    much of it (in `unit`) a run does per second of the median.
+    """A Markdown table. Ratios are the reference's median over the candidate's: above 1 the candidate is faster.
+
+    `work`: the amount (in `unit`) that a run does, for a column of its rate per second.
     """
     head = ["", "median s", "min–max", f"× {reference}", "CPU s", "× in CPU s", *([f"{unit}/s"] if work else [])]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]

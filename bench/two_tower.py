@@ -1,9 +1,10 @@
-"""Are the frozen features as good as they should be? The plainest two towers on them: `python -m bench.two_tower --data flickr8k/`
+"""The simplest two-tower model on frozen features, as a lower bound: `python -m bench.two_tower --data flickr8k/`
 
-A picture is what a frozen CNN sees in it (`--image`: models/hypercolumns.py, or models/cnn.py's last map, at `--shorter` pixels),
-a caption its MiniLM word states (models/minilm.py), neither of which learns. Each side is pooled, mapped by two layers to one
-space, and told apart from the others of the batch (symmetric InfoNCE). Not one part of Diptych's models is in it: what a system
-of the workbench must at least reach on the same features. Scored as papers do: every val photo against all captions.
+Images are features of a frozen CNN (`--image`: encoders/hypercolumns.py, or the last map of
+encoders/efficientnet.py, at `--shorter` pixels), captions MiniLM token states (encoders/minilm.py). Each side is
+pooled and mapped by two layers to a joint space, trained with symmetric InfoNCE. It uses no part of Diptych's
+models: a system of the workbench must reach at least as much on the same features. Evaluated as in papers: every val
+photo against all captions.
 """
 
 from __future__ import annotations
@@ -32,20 +33,21 @@ from diptych.runs.feature_extractors import disk_cache
 
 
 class Features:
-    """One split: what is seen of each photo (p, boxes, f), word states for each caption (c, n, w), and whose it is. Unless
-    `attended`, the means of the whole photo, and as a unit vector that of all pieces, [CLS] and [SEP] among them.
+    """The features of one split: of photos (p, boxes, f), of captions (c, n, w), and the photo of each caption.
+
+    Unless `attended`, the mean of the whole photo, and the unit-norm mean over all tokens, with [CLS] and [SEP].
     """
 
     def __init__(self, data: str, split: str, attended: bool, shows: ImageLoader, read: FrozenMiniLM, least: int):
         source = open_captions(data, split, least=least)
         photos = track(range(len(source)), description=f"{split} photos")
-        seen = (torch.from_numpy(shows.load(source, i, None).features).half() for i in photos)
-        self.images = torch.stack([boxes if attended else boxes[0] for boxes in seen])
-        told = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
-        text = Tokenizer(40).encode([caption for _, caption in told])
-        self.real, self.owner = text.mask, torch.tensor([i for i, _ in told])
+        features = (torch.from_numpy(shows.load(source, i, None).features).half() for i in photos)
+        self.images = torch.stack([boxes if attended else boxes[0] for boxes in features])
+        pairs = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
+        text = Tokenizer(40).encode([caption for _, caption in pairs])
+        self.real, self.owner = text.mask, torch.tensor([i for i, _ in pairs])
         parts = []
-        for at in track(range(0, len(told), 500), description=f"{split} captions"):
+        for at in track(range(0, len(pairs), 500), description=f"{split} captions"):
             real = text.mask[at : at + 500]
             states = read(Text(text.ids[at : at + 500], real))
             parts.append(states.half() if attended else F.normalize(states.sum(1) / real.sum(1, keepdim=True), dim=1))
@@ -53,18 +55,22 @@ class Features:
 
 
 class Attend(nn.Module):
-    """Pools by attention: `heads` learned queries, each over its own part of the width."""
+    """Attention pooling with `num_heads` learned queries, each over its own part of the width."""
 
     def __init__(self, feature_dim: int, dim: int, num_heads: int = 8):
         super().__init__()
-        self.ask, self.tell, self.num_heads = nn.Linear(feature_dim, num_heads), nn.Linear(feature_dim, dim), num_heads
+        self.query, self.value, self.num_heads = (
+            nn.Linear(feature_dim, num_heads),
+            nn.Linear(feature_dim, dim),
+            num_heads,
+        )
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        scores = self.ask(x)
+        scores = self.query(x)
         if real is not None:
             scores = scores.masked_fill(~real[:, :, None], -torch.inf)
-        told = self.tell(x).unflatten(2, (self.num_heads, -1))
-        return (scores.softmax(1)[:, :, :, None] * told).sum(1).flatten(1)
+        values = self.value(x).unflatten(2, (self.num_heads, -1))
+        return (scores.softmax(1)[:, :, :, None] * values).sum(1).flatten(1)
 
 
 class Tower(nn.Module):
@@ -95,21 +101,21 @@ def recalls(scores: Tensor, owner: Tensor) -> dict[str, float]:
     return {f"{way} R@{k}": 100 * (rank < k).float().mean().item() for way, rank in ranks.items() for k in (1, 5, 10)}
 
 
-def run(train: Features, val: Features, attended: bool, asked: argparse.Namespace, seed: int) -> None:
+def run(train: Features, val: Features, attended: bool, options: argparse.Namespace, seed: int) -> None:
     torch.manual_seed(seed)
     image, text = (
-        Tower(train.images.shape[-1], asked.width, attended, asked.dropout),
-        Tower(train.texts.shape[-1], asked.width, attended, asked.dropout),
+        Tower(train.images.shape[-1], options.width, attended, options.dropout),
+        Tower(train.texts.shape[-1], options.width, attended, options.dropout),
     )
     scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
     learned = [*image.parameters(), *text.parameters(), scale]
-    steps = asked.epochs * (len(train.owner) // asked.batch)
-    optimizer = torch.optim.AdamW(learned, asked.learning_rate, weight_decay=asked.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, asked.learning_rate, total_steps=steps, pct_start=0.1)
+    steps = options.epochs * (len(train.owner) // options.batch)
+    optimizer = torch.optim.AdamW(learned, options.learning_rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps, pct_start=0.1)
     grids, texts = train.images, train.texts
     began = time.perf_counter()
-    for _ in range(asked.epochs):
-        for rows in torch.randperm(len(train.owner))[: steps // asked.epochs * asked.batch].split(asked.batch):
+    for _ in range(options.epochs):
+        for rows in torch.randperm(len(train.owner))[: steps // options.epochs * options.batch].split(options.batch):
             owner, real = train.owner[rows], train.real[rows]
             longest = int(real.sum(1).max()) if attended else None
             words = texts[rows].float() if longest is None else texts[rows, :longest].float()
@@ -160,14 +166,14 @@ def main() -> None:
     parser.add_argument("--pooling", choices=("mean", "attended"), default="mean")
     parser.add_argument("--image", choices=BOXES, default="hypercolumns")
     parser.add_argument("--shorter", type=int, default=IMAGES.shorter_side, help="pixels of a photo's side")
-    asked = parser.parse_args()
-    recipe = replace(clip.small(), images=replace(IMAGES, shorter_side=asked.shorter))
-    shows = shown_images(replace(recipe, embedders=replace(recipe.embedders, image=asked.image)))
+    options = parser.parse_args()
+    recipe = replace(clip.small(), images=replace(IMAGES, shorter_side=options.shorter))
+    shows = shown_images(replace(recipe, embedders=replace(recipe.embedders, image=options.image)))
     assert not isinstance(shows, ImageSettings)
-    read, attended = FrozenMiniLM(store=disk_cache()), asked.pooling == "attended"
-    train, val = (Features(asked.data, split, attended, shows, read, asked.shorter) for split in ("train", "val"))
-    for seed in range(asked.seeds):
-        run(train, val, attended, asked, seed)
+    read, attended = FrozenMiniLM(store=disk_cache()), options.pooling == "attended"
+    train, val = (Features(options.data, split, attended, shows, read, options.shorter) for split in ("train", "val"))
+    for seed in range(options.seeds):
+        run(train, val, attended, options, seed)
 
 
 if __name__ == "__main__":

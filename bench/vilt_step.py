@@ -1,9 +1,10 @@
 """A ViLT-B/32 pre-training step, forward and backward: ours, packed and padded, and Hugging Face's ViltModel.
 
-Both have the same weights (theirs, through `diptych.weights`), the same heads, the same batch of ragged photographs and
-captions, and the same three losses: matching and word-patch alignment on one pass, masked words on another. Theirs is run
-as its users run it: padded, and the vocabulary scored at every word, as its ViltForMaskedLM does. Alignment is solved by
-our `transport` on both sides, and the masks are drawn outside their step, so that the figures are about the model.
+Both have the same weights (theirs, through `models.importing`), the same heads, the same batch of ragged photographs
+and captions, and the same three losses: matching and word-patch alignment on one pass, masked words on another.
+Theirs is run as its users run it: padded, and the vocabulary scored at every word, as its ViltForMaskedLM does.
+Alignment is solved by our `transport` on both sides, and the masks are drawn outside their step, so that the figures
+are about the model.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from bench.side_by_side import heading, in_turn, table
 from diptych.batch import Batch, Image, Matching, Text
-from diptych.models.huggingface.layouts import unified
+from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
 from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ITM
@@ -37,8 +38,9 @@ Losses = dict[str, Tensor]
 
 
 def ragged_batch(size: int, number: int = 0) -> Batch:
-    """Noise in the shapes of photographs and captions; every second picture is shown beside another's caption. Batches
-    of other numbers hold other shapes.
+    """Random photos and captions of realistic shapes; every second image is paired with another's caption.
+
+    `number` selects the shapes.
     """
     torch.manual_seed(number)
     at = [(number + i) % len(PICTURES) for i in range(size)]
@@ -100,35 +102,37 @@ class Peer(nn.Module):
 
 
 def both(depth: int) -> tuple[nn.Module, ViLT, nn.ModuleDict]:
-    """Their model, ours with its weights, and heads for either; no dropout. Their norms get the official code's two eps."""
+    """Their model, ours with its weights, and heads for both; no dropout. Their norms get the official eps."""
     torch.manual_seed(0)
     transformers = import_module("transformers")  # at the top, pyright would read all its models, a fifth of its time
     theirs: nn.Module = transformers.ViltModel(transformers.ViltConfig(num_hidden_layers=depth))
     for name, module in theirs.named_modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-12 if "text_embeddings" in name else 1e-6
-    official, _ = unified("vilt", theirs.state_dict())
+    official, _ = to_official_names("vilt", theirs.state_dict())
     imported = map_official("vilt", official, {})
     imported = replace(imported, arguments=imported.arguments | {"dropout": 0.0})  # as their default
     ours = cast(ViLT, cast(nn.ModuleDict, imported.build())["model"])
     return theirs, ours, ours.pretraining_heads()
 
 
-def step(module: nn.Module, given: Sequence[tuple[Any, ...]], precision: str, number: int) -> dict[str, float]:
-    """One forward and backward pass on what is given in round `number`; the losses, and the length of the gradient."""
+def step(module: nn.Module, inputs: Sequence[tuple[Any, ...]], precision: str, number: int) -> dict[str, float]:
+    """One forward and backward pass on the inputs of round `number`; the losses, and the norm of the gradient."""
     module.zero_grad(set_to_none=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        found = module(*given[number % len(given)])
-    (found["itm"] + found["mlm"] + 0.1 * found["wpa"]).backward()
+        losses = module(*inputs[number % len(inputs)])
+    (losses["itm"] + losses["mlm"] + 0.1 * losses["wpa"]).backward()
     length = torch.stack([p.grad.float().norm() for p in module.parameters() if p.grad is not None]).norm()
-    return {name: found[name].item() for name in ("itm", "mlm", "wpa")} | {"gradient": length.item()}
+    return {name: losses[name].item() for name in ("itm", "mlm", "wpa")} | {"gradient": length.item()}
 
 
 def run(
     size: int = 8, depth: int = 12, rounds: int = 3, fresh: bool = False, precisions: Sequence[str] = ("fp32", "bf16")
 ) -> None:
-    """Prints the table and how far the losses are apart. `fresh`: every round has a batch of other shapes, as training
-    has; bfloat16 kernels that are compiled for each new shape then cost what they cost there.
+    """Prints the table and the differences of the losses.
+
+    `fresh`: every round has a batch of other shapes, as in training, so that kernels that are compiled for each new
+    shape (bfloat16) cost what they cost there.
     """
     masking = WordMasking(whole_words=False)
     batches = [ragged_batch(size, number) for number in range(1 + rounds * fresh)]
@@ -146,13 +150,13 @@ def run(
     name = "ViLT-B/32" if depth == 12 else f"ViLT-B/32 cut to {depth} layers"
     shapes = "other shapes every round" if fresh else "the same shapes every round"
     print(heading(f"{name} training step, batch {size}, {useful(batches[0]):.0%} useful tokens, {shapes}"))
-    timings, found = in_turn(candidates, rounds)
+    timings, results = in_turn(candidates, rounds)
     first = next(iter(candidates))
     print(table(timings, first, size, "samples"))
     print(f"\n{rounds} rounds, in turn. Losses at the same weights, and their difference from {first}:\n")
-    for candidate, losses in found.items():
-        told = ", ".join(f"{key} {value:.6f} ({value - found[first][key]:+.1e})" for key, value in losses.items())
-        print(f"- {candidate}: {told}")
+    for candidate, losses in results.items():
+        text = ", ".join(f"{key} {value:.6f} ({value - results[first][key]:+.1e})" for key, value in losses.items())
+        print(f"- {candidate}: {text}")
 
 
 def main() -> None:
@@ -162,8 +166,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fresh", action="store_true", help="a batch of other shapes every round")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
-    given = parser.parse_args()
-    run(given.batch, given.depth, given.rounds, given.fresh, given.precision)
+    options = parser.parse_args()
+    run(options.batch, options.depth, options.rounds, options.fresh, options.precision)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a vocabulary's losses cost, all scores at once and some rows at a time: `python -m bench.words`
+"""Time and memory of a vocabulary's cross-entropy, all at once and in chunks of rows: `python -m bench.words`
 
-The rows of one step of a captioner: as many words to foretell as 256 captions of Flickr8k have, 30,522 pieces. "a canvas" is
-the same with the pads that a batch of captions has, which a captioner that scores every place computes too.
+The rows of one step of a captioner: the target tokens of 256 captions of Flickr8k, with 30,522 classes. "padded" is
+the same with the padding of a batch of captions, which a captioner that scores every position computes too.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from diptych.objectives.cross_entropy import chunked_cross_entropy
 
 
-def whole(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
+def at_once(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
     return F.cross_entropy(head(rows), words, reduction="sum")
 
 
-def parted(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
+def chunked(head: nn.Linear, rows: Tensor, words: Tensor) -> Tensor:
     return chunked_cross_entropy(head, rows, words)[0]
 
 
@@ -42,27 +42,27 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--vocabulary", type=int, default=30522)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
-    head = nn.Linear(asked.width, asked.vocabulary, bias=False)
-    rows = torch.randn(asked.canvas, asked.width)
-    words = torch.randint(asked.vocabulary, (asked.canvas,))
-    words[asked.rows :] = -100
-    few, told = rows[: asked.rows].clone().requires_grad_(), words[: asked.rows]
+    head = nn.Linear(options.width, options.vocabulary, bias=False)
+    rows = torch.randn(options.canvas, options.width)
+    words = torch.randint(options.vocabulary, (options.canvas,))
+    words[options.rows :] = -100
+    few, targets = rows[: options.rows].clone().requires_grad_(), words[: options.rows]
     ways = {
-        "some rows at a time": lambda: once(parted, head, few, told),
-        "all at once": lambda: once(whole, head, few, told),
-        "all at once, a canvas": lambda: once(whole, head, rows.requires_grad_(), words),
+        "in chunks": lambda: once(chunked, head, few, targets),
+        "all at once": lambda: once(at_once, head, few, targets),
+        "all at once, padded": lambda: once(at_once, head, rows.requires_grad_(), words),
     }
     took: dict[str, list[float]] = {way: [] for way in ways}
     for way, run in ways.items():  # the peak only grows: least first
         run()
         print(f"{way}: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB", flush=True)
-    for _ in range(asked.rounds):  # side by side
+    for _ in range(options.rounds):  # side by side
         for way, run in ways.items():
             took[way].append(run())
     for way, times in took.items():
-        print(f"{way}: {statistics.median(times):.2f} s (median of {asked.rounds})")
+        print(f"{way}: {statistics.median(times):.2f} s (median of {options.rounds})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The levels of the tree: imports only point down, files stay short, and what is forbidden is nowhere in src/."""
+"""The levels of the tree: imports only point down, files stay short, and forbidden code occurs nowhere in src/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "diptych"
 FILES = sorted(SRC.rglob("*.py"))
 
-# From the lowest level up. A part of the tree may import the parts of lower levels, and itself; not its neighbours.
+# From the lowest level up. A part of the tree may import parts of lower levels and itself, not others of its level.
 LEVELS = (
     ("utils", "metrics", "config"),
     ("batch", "report"),
@@ -31,7 +31,7 @@ LEVELS = (
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
-# Parts that stand higher than the folder they lie in: a checkpoint builds heads of tasks, a run holds settings of every model.
+# Modules of a higher level than their folder: a checkpoint builds task heads, a run holds the config of any model.
 HIGHER = (
     (re.compile(r"models\.(\w+\.(resnet_)?checkpoint|importing|initialize|huggingface)\b"), "models/*/checkpoint"),
     (re.compile(r"models\.(\w+\.recipes|common_recipes)\b"), "models/*/recipes"),
@@ -43,7 +43,7 @@ LIMIT = 500  # lines: cohesion decides a file's size, but past this it must be d
 
 FORBIDDEN = {
     "strict=False in a loader": re.compile(r"load_state_dict\([^)]*strict\s*=\s*False"),
-    "print: what reaches a terminal goes through terminal.say": re.compile(r"(?<![\w.\"'`])print\(|print_exception\("),
+    "print: terminal output goes through utils.terminal.echo": re.compile(r"(?<![\w.\"'`])print\(|print_exception\("),
     "weights_only=False": re.compile(r"weights_only\s*=\s*False"),
     "a path of somebody's machine": re.compile(r"""["'(\s](/work|/home|/root|/Users|/mnt|/tmp)/|[A-Z]:\\\\Users"""),
 }
@@ -56,7 +56,7 @@ def dotted(path: str) -> str:
 
 
 def part_of(module: str) -> str:
-    """The part of the tree that a module, named without ``diptych.``, belongs to."""
+    """The part of the tree that a module (without ``diptych.``) belongs to."""
     return next((part for pattern, part in HIGHER if pattern.match(module)), module.split(".")[0])
 
 
@@ -65,21 +65,21 @@ def parse(source: str) -> ast.Module:
 
 
 def imported(path: str, tree: ast.AST) -> list[tuple[int, str]]:
-    """(line, dotted module) of every import, inside functions too. ``from a import b`` counts as ``a.b``."""
-    found = []
+    """(line, dotted module) of every import, also within functions. ``from a import b`` counts as ``a.b``."""
+    imports = []
     folder = ["diptych", *path.split("/")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, name.name) for name in node.names]
+            imports += [(node.lineno, name.name) for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = folder[: len(folder) + 1 - node.level] if node.level else []
             module = ".".join([*above, *filter(None, [node.module])])
-            found += [(node.lineno, f"{module}.{name.name}") for name in node.names]
-    return found
+            imports += [(node.lineno, f"{module}.{name.name}") for name in node.names]
+    return imports
 
 
 def wrong_import(part: str, module: str) -> str | None:
-    """What is wrong with a file of `part` importing `module`, if anything."""
+    """Why a file of `part` may not import `module`; None where it may."""
     if module.split(".")[0] in UNSAFE:
         return f"{module}: this can run code from a file"
     if not module.startswith("diptych.") or module.startswith("diptych.__"):
@@ -94,7 +94,7 @@ def wrong_import(part: str, module: str) -> str | None:
     return f"{part} (level {LEVEL[part]}) may not import {module} (level {LEVEL[other]})"
 
 
-def wrongs(path: str, source: str) -> list[str]:
+def violations(path: str, source: str) -> list[str]:
     """Every rule that the file at `path`, relative to src/diptych, breaks."""
     part = part_of(dotted(path))
     if path == "__init__.py":
@@ -105,20 +105,20 @@ def wrongs(path: str, source: str) -> list[str]:
         tree = parse(source)
     except SyntaxError as error:
         return [f"{path}:{error.lineno}: Python 3.11 cannot read this: {error.msg}"]
-    found = [f"{path}:{line}: {why}" for line, name in imported(path, tree) if (why := wrong_import(part, name))]
+    messages = [f"{path}:{line}: {why}" for line, name in imported(path, tree) if (why := wrong_import(part, name))]
     for name, pattern in FORBIDDEN.items():
         if path == "utils/terminal.py" and name.startswith("print"):
             continue
-        found += [f"{path}:{source.count(chr(10), 0, m.start()) + 1}: {name}" for m in pattern.finditer(source)]
+        messages += [f"{path}:{source.count(chr(10), 0, m.start()) + 1}: {name}" for m in pattern.finditer(source)]
     lines = source.count("\n")
     if lines > LIMIT and path not in LONG:
-        found.append(f"{path}: {lines} lines; over {LIMIT}: divide it, or give a reason in LONG")
-    return found
+        messages.append(f"{path}: {lines} lines; over {LIMIT}: divide it, or give a reason in LONG")
+    return messages
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(SRC).as_posix())
 def test_file_keeps_the_rules(file: Path):
-    assert wrongs(file.relative_to(SRC).as_posix(), file.read_text(encoding="utf-8")) == []
+    assert violations(file.relative_to(SRC).as_posix(), file.read_text(encoding="utf-8")) == []
 
 
 def test_a_file_over_the_limit_is_still_over_it():
@@ -152,16 +152,16 @@ def test_every_level_is_in_the_tree():
         ("checkpoints/read.py", "from pickle import load", "can run code"),
         ("checkpoints/read.py", "torch.load(f, weights_only = False)", "weights_only"),
         ("checkpoints/read.py", "model.load_state_dict(\n    state, strict=False)", "read.py:1: strict=False"),
-        ("runs/train.py", "print(name)", "train.py:1: print: what reaches a terminal goes through terminal.say"),
-        ("runs/train.py", "console.print_exception()", "terminal.say"),
+        ("runs/train.py", "print(name)", "train.py:1: print: terminal output goes through utils.terminal.echo"),
+        ("runs/train.py", "console.print_exception()", "utils.terminal.echo"),
         ("data/loader.py", 'ROOT = "/home/me/data"', "somebody's machine"),
         ("models/vit/model.py", "x = 1\n" * 501, "501 lines"),
     ],
 )
-def test_the_rules_catch_what_breaks_them(path: str, source: str, message: str):
-    found = wrongs(path, source)
-    assert len(found) == 1
-    assert message in found[0]
+def test_a_violation_of_each_rule_is_detected(path: str, source: str, message: str):
+    messages = violations(path, source)
+    assert len(messages) == 1
+    assert message in messages[0]
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_the_rules_catch_what_breaks_them(path: str, source: str, message: str):
         ("models/vit/model.py", "x = 1\n" * 500),
     ],
 )
-def test_the_rules_leave_good_files_alone(path: str, source: str):
-    assert wrongs(path, source) == []
+def test_valid_files_have_no_violations(path: str, source: str):
+    assert violations(path, source) == []
 
 
 def modules_without_torch() -> list[str]:
-    """Recipes, settings and the command line answer before torch has been imported."""
+    """Recipes, configs and the command line, which must not import torch."""
     modules = [dotted(f.relative_to(SRC).as_posix()) for f in FILES]
     free = re.compile(r"cli\b|config\b|models\.(?!huggingface)\w+\.(recipes|config)$|models\.(common_recipes|configs)$")
     return [f"diptych.{module}" for module in modules if free.match(module)]
@@ -197,16 +197,16 @@ def loads_torch(module: str) -> bool:
 
 
 @pytest.mark.slow
-def test_importing_torch_is_noticed():
+def test_an_import_of_torch_is_detected():
     assert loads_torch("diptych.modules.tokens")
     assert not loads_torch("diptych.utils.rng")
 
 
-def test_all_of_them_together_need_no_torch():
-    assert not loads_torch(", ".join(modules_without_torch())), "the slow test below tells which of them imports torch"
+def test_recipes_configs_and_command_line_together_need_no_torch():
+    assert not loads_torch(", ".join(modules_without_torch())), "the slow test below names the module"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", modules_without_torch())
-def test_recipes_settings_and_command_line_need_no_torch(module: str):
+def test_each_recipe_config_and_command_needs_no_torch(module: str):
     assert not loads_torch(module), f"{module} imports torch: help must answer in under 0.3 s"

@@ -1,4 +1,4 @@
-"""While tests run, every function of diptych checks the types and shapes of its arguments and of what it returns."""
+"""While tests run, every function of diptych checks the types and shapes of its arguments and results."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import inspect
 
 import pytest
 import torch
-from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
 from diptych.modules.similarity import cosine
 from diptych.utils.cache import KEY_BYTES, digest
 
 
-def test_an_argument_of_another_type_is_refused():
+def test_an_argument_of_the_wrong_type_is_an_error():
     assert len(digest("a")) == KEY_BYTES
-    with pytest.raises(BeartypeCallHintViolation, match="parameter"):
+    with pytest.raises(TypeError, match="parameter"):
         digest(3)  # type: ignore[arg-type]
 
 

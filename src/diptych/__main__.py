@@ -1,4 +1,4 @@
-"""python -m diptych"""
+"""``python -m diptych``: the command line."""
 
 import sys
 

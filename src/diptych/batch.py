@@ -1,4 +1,4 @@
-"""What a model is given: texts, images, and the batch that a training step reads."""
+"""Model inputs: texts, images, detected regions, and the batch of a training step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from diptych.utils.device import DeviceMixin
 class Text(DeviceMixin):
     """A batch of token ids, padded on the right.
 
-    `begins` is True at the first piece of each word and False inside words, at special tokens and at pads: it is what
-    whole-word masking needs to know. None where the tokenizer could not say. `task`: which of its tasks a model is asked
-    for, where it has one token for each (12-in-1).
+    `word_start`: True at the first subword token of each word, False inside words, at special tokens and at padding
+    (for whole-word masking); None where the tokenizer does not give word boundaries. `task`: the index of each sample's
+    task, for models with a task token (12-in-1).
     """
 
     ids: Int[Tensor, "b n"]
@@ -31,37 +31,37 @@ class Text(DeviceMixin):
         return len(self.ids)
 
     def __getitem__(self, rows: Tensor | slice) -> Text:
-        begins, task = (None if x is None else x[rows] for x in (self.word_start, self.task))
-        return Text(self.ids[rows], self.mask[rows], begins, task)
+        word_start, task = (None if x is None else x[rows] for x in (self.word_start, self.task))
+        return Text(self.ids[rows], self.mask[rows], word_start, task)
 
 
 @dataclass(frozen=True)
 class Image(DeviceMixin):
-    """A batch of images of any sizes: each lies top-left in a zero canvas; `sizes` are its (height, width) in pixels."""
+    """A batch of images of any sizes, each zero-padded at the right and bottom; `sizes`: (height, width) in pixels."""
 
     pixels: Float[Tensor, "b c h w"]
     sizes: Int[Tensor, "b 2"]
 
     @classmethod
     def from_full(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
-        """Images that all fill their canvas."""
+        """Images without padding."""
         b, _, h, w = pixels.shape
         return cls(pixels, torch.tensor([[h, w]], device=pixels.device).expand(b, 2))
 
     @classmethod
     def from_padded(cls, pixels: Float[Tensor, "b c h w"]) -> Image:
-        """Sizes read off the canvas, as ViLT does: a pixel whose channels sum to exactly 0 is padding.
+        """Sizes inferred from zero padding, as in ViLT: a pixel whose channels sum to exactly 0 is padding.
 
-        Height is the extent of the first column and width that of the first row. Unlike ViLT's own count a mid-grey
-        pixel inside the picture does not shorten it.
+        Height is the extent of the first column and width that of the first row. Differs: in ViLT's official code a
+        mid-grey pixel inside the image shortens it; here it does not.
         """
-        inked = pixels.sum(1) != 0
-        heights = _extent(inked[:, :, 0])
-        widths = _extent(inked[:, 0, :])
+        nonzero = pixels.sum(1) != 0
+        heights = _extent(nonzero[:, :, 0])
+        widths = _extent(nonzero[:, 0, :])
         return cls(pixels, torch.stack([heights, widths], 1))
 
     def extents(self, patch_size: int) -> Int[Tensor, "b 2"]:
-        """Rows and columns of patches. What is a CNN's map in the place of three colours has one for each pixel."""
+        """Rows and columns of patches. Where `pixels` is a CNN's feature map (not 3 channels), one per cell."""
         return (self.sizes + patch_size - 1) // patch_size if self.pixels.shape[1] == 3 else self.sizes
 
     def __len__(self) -> int:
@@ -73,11 +73,12 @@ class Image(DeviceMixin):
 
 @dataclass(frozen=True)
 class Regions(DeviceMixin):
-    """What a detector saw in each image: features and boxes of its regions, padded behind.
+    """Detected regions of each image: features and boxes, padded on the right.
 
-    `boxes` are x1, y1, x2, y2 as shares of width and height, and the share of the image's area (ViLBERT, section 3.2).
-    `classes`: the detector's class probabilities, where they are known (the target of masked regions). `whole`: whether
-    the first region stands for the whole image, as ViLBERT wants it.
+    `boxes`: x1, y1, x2, y2 as fractions of width and height, and the fraction of the image's area (ViLBERT, section
+    3.2).
+    `classes`: the detector's class probabilities, where they are known (the target of masked region modeling).
+    `has_whole_image`: whether the first region stands for the whole image, as in ViLBERT.
     """
 
     features: Float[Tensor, "b n f"]
@@ -95,13 +96,13 @@ class Regions(DeviceMixin):
 
     @property
     def detected(self) -> Bool[Tensor, "b n"]:
-        """Which regions a detector saw: the real ones but the whole image."""
+        """Mask of detected regions: without padding and the whole-image region."""
         if not self.has_whole_image:
             return self.mask
         return self.mask & (torch.arange(self.mask.shape[1], device=self.mask.device) > 0)
 
     def with_whole_image(self) -> Regions:
-        """The whole image in front: the mean of its regions' features, the box of all of it, and no class."""
+        """With a first region for the whole image: its regions' mean feature, the full box, zero class scores."""
         if self.has_whole_image:
             return self
         b, device = len(self), self.features.device
@@ -117,66 +118,67 @@ class Regions(DeviceMixin):
 
 
 def masked_mean(features: Float[Tensor, "b n f"], which: Bool[Tensor, "b n"]) -> Float[Tensor, "b f"]:
-    """The mean over some regions of each image; nought where there are none."""
+    """The mean of each sample's features where `which` is True; zero where none is."""
     return (features * which[:, :, None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
 
 
-def _extent(inked: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
+def _extent(nonzero: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
     """One past the last True of each row."""
-    places = torch.arange(1, inked.shape[1] + 1, device=inked.device)
-    return (inked * places).amax(1)
+    ends = torch.arange(1, nonzero.shape[1] + 1, device=nonzero.device)
+    return (nonzero * ends).amax(1)
 
 
 @dataclass(frozen=True)
 class Matching(DeviceMixin):
-    """What image-text matching is asked about: the text of each sample beside what is `shown`, its own where `matched`."""
+    """The images of image-text matching: each sample's text is paired with `visual`, its own image where `matched`."""
 
     visual: Image | Regions
     matched: Bool[Tensor, " b"]
 
     @property
     def image(self) -> Image:
-        """The pictures. Raises ValueError where regions are shown in their place."""
+        """The images. Raises ValueError where the batch holds detected regions."""
         if not isinstance(self.visual, Image):
-            raise ValueError("this batch shows regions, not pictures")
+            raise ValueError("expected images to match, got detected regions: use data with images")
         return self.visual
 
 
 @dataclass(frozen=True)
 class AnswerTargets(DeviceMixin):
-    """What people answered to a batch of questions, question after question: each answer once, with its weight."""
+    """Annotators' answers to a batch of questions, in the order of questions: each distinct answer with its weight."""
 
     text: Text
-    question: Int[Tensor, " a"]  # which of the batch's questions each answers
+    question: Int[Tensor, " a"]  # index of each answer's question in the batch
     weights: Float[Tensor, " a"]
 
 
 @dataclass(frozen=True)
 class ImageKeys(DeviceMixin):
-    """What the pictures of a batch are known by (store.digest): what was made of one is found again however it comes.
-    `mirrored`: which come as mirror images of what is known so.
+    """Cache keys of a batch's images (`utils.cache.digest`), under which their frozen features are stored.
+
+    `mirrored`: which images are horizontal flips of the image that the key is of.
     """
 
     keys: UInt8[Tensor, "b 20"]
     mirrored: Bool[Tensor, " b"]
 
     @classmethod
-    def from_digests(cls, names: Sequence[bytes], mirrored: Sequence[bool]) -> ImageKeys:
-        """Names of 20 bytes."""
-        return cls(torch.tensor([list(name) for name in names], dtype=torch.uint8), torch.tensor(mirrored))
+    def from_digests(cls, digests: Sequence[bytes], mirrored: Sequence[bool]) -> ImageKeys:
+        """Keys from digests of 20 bytes."""
+        return cls(torch.tensor([list(digest) for digest in digests], dtype=torch.uint8), torch.tensor(mirrored))
 
     def items(self) -> Iterator[tuple[bytes, bool]]:
-        """The name of each picture, and whether it comes mirrored."""
+        """Each image's key, and whether the image is flipped."""
         return zip(map(bytes, self.keys.tolist()), self.mirrored.tolist(), strict=True)
 
 
 @dataclass(frozen=True)
 class Batch(DeviceMixin):
-    """What a training step is given. `seed`, `step` and `ids` key every random draw made for it (see keyed.py).
+    """The input of one training step. `seed`, `step` and `ids` key every random draw for it (see utils/rng.py).
 
-    `ids` are stable names of the samples: the same on every rank, in every epoch. `labels` holds what a task needs
-    beside image and text (answers' soft targets, class indices), each with b rows; of pairs "image", a number for each image,
-    0 or more, by which its captions are known to belong together.
+    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` holds a task's further targets (soft
+    answer scores, class indices), each with b rows; for image-text pairs, "image" is a non-negative image id that all
+    captions of one image share.
     """
 
     seed: int
@@ -187,13 +189,11 @@ class Batch(DeviceMixin):
     matching: Matching | None = None
     regions: Regions | None = None  # in place of an image, for models of regions
     image2: Image | Regions | None = None  # the right-hand image, where a sample has two
-    negative_texts: Text | None = None  # texts that do not belong: as many for each sample, sample after sample
-    answers: AnswerTargets | None = None  # to the questions that `text` holds
+    negative_texts: Text | None = None  # mismatched texts: equally many per sample, in the order of samples
+    answers: AnswerTargets | None = None  # of the questions in `text`
     labels: dict[str, Tensor] = field(default_factory=dict)
-    task: str = ""  # which task the batch is of, for a step that has several
-    image_keys: ImageKeys | None = (
-        None  # what the pictures are known by, where a frozen network's sight of them is kept
-    )
+    task: str = ""  # name of the batch's task, in multitask training
+    image_keys: ImageKeys | None = None  # cache keys of the images, where frozen features are cached
 
     def __len__(self) -> int:
         return len(self.ids)

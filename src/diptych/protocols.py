@@ -1,8 +1,7 @@
-"""The verbs of the field: what a vision-language model can be asked to do. One small Protocol each.
+"""What a vision-language model can do, one small Protocol per capability, and what training needs of a step.
 
-A model has the verbs its paper has: ViT only encodes and classifies, ViLT encodes and fuses, CLIP never fuses.
-
-What the training loop needs to know of anything that is trained: a module from a batch to named losses.
+A model has the capabilities of its paper: ViT only encodes and classifies, ViLT encodes and fuses, CLIP never fuses.
+`TrainStep` is what the training loop runs: a module from a batch to named losses.
 """
 
 from __future__ import annotations
@@ -22,108 +21,112 @@ from diptych.modules.tokens import FusedTokens, Layout, Tokens
 
 
 class UnsupportedOperation(ValueError):
-    """A model has the verb, but was built without the part that answers it: a decoder, a classifier."""
+    """The model class has this method, but the model was built without the part that it needs (decoder, classifier)."""
 
 
 @runtime_checkable
 class PartlySupported(Protocol):
-    """A model that may be built without what a verb needs."""
+    """A model that may be built without a part that some pre-training operations need."""
 
     def unsupported(self) -> dict[str, str]:
-        """Verbs of pre-training that it cannot do, whether or not they are among its methods, and what would change that."""
+        """Returns: pre-training operations that this model cannot run, each with the option that would allow it.
+
+        They may or may not be among the model's methods.
+        """
         ...
 
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """A model that reads images: every one here but those of regions."""
+    """A model that encodes images: every model here but those of detected regions."""
 
     def encode_image(self, image: Image) -> Tokens:
-        """Image tokens, before they have met any text."""
+        """Image tokens, before fusion with any text."""
         ...
 
 
 @runtime_checkable
 class RegionEncoder(Protocol):
-    """A model that reads what a detector saw (ViLBERT, SCAN, VSE++). It calls the verb `encode_image` too."""
+    """A model that encodes detected regions (ViLBERT, SCAN, VSE++). Its method is called `encode_image` too."""
 
     def encode_image(self, image: Regions) -> Tokens:
-        """Region tokens, before they have met any text."""
+        """Region tokens, before fusion with any text."""
         ...
 
 
 @runtime_checkable
 class ImageEmbedder(Protocol):
-    """What stands before a model's first block and can be exchanged by assignment: a detector's regions
-    (layers.regions.RegionEmbedding), a CNN's grid (layers.grid.GridEmbedding) or patches (layers.embed.PatchEmbedding).
+    """The input embedding of an image encoder: of detected regions (`modules.embeddings.RegionEmbedding`), of a CNN's
+    feature map (`GridEmbedding`) or of patches (`PatchEmbedding`).
     """
 
     def forward(self, image: Any) -> Tokens:
-        """Image tokens in their places, of an Image or of Regions."""
+        """Embedded image tokens, with positions, of an Image or of Regions."""
         ...
 
 
 @runtime_checkable
 class PatchEncoder(ImageEncoder, Protocol):
-    """A model that tells of each patch of an image, in `width` numbers (or its `image_width`)."""
+    """A model with one token per image patch, of `dim` channels (or its `image_dim`)."""
 
     dim: int
 
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """A model that reads texts."""
+    """A model that encodes texts."""
 
     def encode_text(self, text: Text) -> Tokens:
-        """Text tokens, before they have met any image."""
+        """Text tokens, before fusion with any image."""
         ...
 
 
 @runtime_checkable
 class FusionEncoder(ImageEncoder, TextEncoder, Protocol):
-    """A model in which text and image meet."""
+    """A model that fuses text and image tokens by attention."""
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Both, after they have met. `image.slot` says which of a sample's images it is."""
+        """Fused text and image tokens, and their pooled vector. `image.image_index`: which of a sample's images."""
         ...
 
 
 @runtime_checkable
 class CausalFusionEncoder(FusionEncoder, Protocol):
-    """A model that can read a caption as it grows."""
+    """A fusion model that can generate text: its fusion has a causal form."""
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """As `fuse`, but no text token sees a later one, and the image sees no text."""
+        """As `fuse`, but text tokens attend to earlier text and the image only, and image tokens to no text."""
         ...
 
 
 @runtime_checkable
 class MultiImageFusionEncoder(ImageEncoder, TextEncoder, Protocol):
-    """A model in which a text meets several images at once (ALBEF's and BLIP's forms for NLVR2)."""
+    """A model that fuses a text with several images jointly (ALBEF's and BLIP's forms for NLVR2)."""
 
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
-        """The text after it has met all `images`; the pair's image tokens are the first's."""
+        """The text fused with all `images`; the result's image tokens are those of the first image."""
         ...
 
 
 @runtime_checkable
 class DualEncoder(ImageEncoder, TextEncoder, Protocol):
-    """A model whose sides can be compared without fusing them: what contrast is trained on, and search uses."""
+    """A model with separate image and text features, compared by cosine: for contrastive training and retrieval."""
 
     def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
-        """One or more readouts of one side, each with a Contrast head of its own (VLMo has two).
+        """One or more pooled features of one modality, each with an ITC head of its own (VLMo has two).
 
-        Where towers have spoken it only reads (ALBEF); where `encode_text` but embeds, the pass happens here (BEiT-3).
+        Where `encode_text` and `encode_image` run the encoders, this only pools (ALBEF); where they only embed, the
+        encoder runs here (BEiT-3).
         """
         ...
 
 
 @runtime_checkable
 class UnimodalTextEncoder(TextEncoder, Protocol):
-    """A model that gives every token of one side its context without the other, where `encode_text` but embeds."""
+    """A model that can encode one modality alone, where `encode_text` only embeds."""
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """The tokens after they have met each other: what words hidden in a text without an image are guessed from."""
+        """The tokens after self-attention within their modality: the input of MLM on text without an image."""
         ...
 
 
@@ -131,96 +134,105 @@ class UnimodalTextEncoder(TextEncoder, Protocol):
 class SimilarityModel(TextEncoder, Protocol):
     """A model with a similarity of its own: VSE++'s may be an order, SCAN's attends."""
 
-    def similarity(self, text: Tokens, image: Tokens) -> Float[Tensor, "images texts"]:
-        """How well every text fits every image; the two batches may differ in size."""
+    def similarity(self, image: Tokens, text: Tokens) -> Float[Tensor, "images texts"]:
+        """The similarity of every image with every text; the two batches may differ in size."""
         ...
 
 
 @runtime_checkable
 class TextDecoder(Protocol):
-    """A model that speaks."""
+    """A model with a text decoder."""
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocabulary"]:
-        """Logits of the token that follows each token of `text`, given `context` (an image, or a question that has met one).
+        """Logits of the token that follows each token of `text`.
 
-        With a `cache`, `text` holds the newest tokens only, and what came before is remembered: but for a frozen encoder's
-        words, which generate.reading.Reader tells of it (layers.given_words).
+        Args:
+            context: image tokens, or the tokens of a question fused with an image.
+            cache: with one, `text` holds the newest tokens only; keys and values of earlier ones come from the cache.
+                Frozen text features have no keys to cache: `generation.decoding.IncrementalDecoder` passes the prefix
+                to them (`modules.frozen_text`).
         """
         ...
 
 
 @runtime_checkable
 class CausalDecoder(TextDecoder, Protocol):
-    """A model that tells at once, of every token of a text, what follows it."""
+    """A model that decodes autoregressively: one pass predicts the next token at every position of a text."""
 
     def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
-        """What the token behind each is told from, by the `word_head`: `decode` before it scores the vocabulary."""
+        """The input of `lm_head` at every token: `next_token_logits` before the vocabulary is scored."""
         ...
 
     def lm_head(self) -> MLMHead | nn.Linear:
-        """A logit per word of the vocabulary. Raises BuiltWithout."""
+        """The layer from hidden states to vocabulary logits. Raises UnsupportedOperation."""
         ...
 
 
 @runtime_checkable
 class MaskedImageEncoder(UnimodalTextEncoder, ImageEncoder, Protocol):
-    """A model that can be asked what is hidden in an image (BEiT-3, VLMo); a Protocol sees names alone, not an argument more."""
+    """A model that encodes masked images, for masked image modeling (BEiT-3, VLMo).
+
+    A method of its own: `isinstance` with a Protocol checks method names, not a further argument of `encode_image`.
+    """
 
     def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, but where a patch is `hidden` a mask token stands for it. Raises BuiltWithout where there is none."""
+        """As `encode_image`, with the mask token in place of patches where `hidden` is True.
+
+        Raises UnsupportedOperation for a model without a mask token.
+        """
         ...
 
 
 @runtime_checkable
 class VectorQuantizer(ImageEncoder, Protocol):
-    """A tokenizer of images (BEiT v2): its `encode_image` gives unit vectors of patches."""
+    """A visual tokenizer (BEiT v2): its `encode_image` gives one unit vector per patch."""
 
     codebook: Codebook
     feature_mean: RunningMean
     training: bool
 
     def quantize(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
-        """The nearest code in the place of each real vector, and which it is."""
+        """Each vector replaced by its nearest code, and that code's index, without padding."""
         ...
 
     def decode_codes(self, codes: Tokens) -> Tokens:
-        """What a teacher sees in each patch, from what it `usual`ly sees, as far as the codes say."""
+        """The teacher's feature of each patch, less its mean (`feature_mean`), reconstructed from the codes."""
         ...
 
 
 @runtime_checkable
 class MaskedAutoencoder(ImageEncoder, Protocol):
-    """A model that guesses the pixels of patches which it has not seen (MAE)."""
+    """A model that reconstructs the pixels of masked patches (MAE)."""
 
     patch_size: int
 
     def embed_image(self, image: Image) -> Tokens:
-        """Patches in their places, before any has met another."""
+        """Embedded patches, with positions, before the encoder."""
         ...
 
     def encode_visible(self, patches: Tokens) -> Tokens:
-        """Those of them that are left, after they have met."""
+        """The encoder's output for the visible patches."""
         ...
 
     def reconstruct(self, visible: Tokens, whole: Layout) -> Tokens:
-        """The pixels of all patches that `embed_image` gave (whose layout is `whole`), by row, column and channel."""
+        """The pixels of every patch, by row, column and channel; `whole`: the layout of `embed_image`'s tokens."""
         ...
 
 
 @runtime_checkable
 class ImageClassifier(Protocol):
-    """A model that names what is in a picture."""
+    """A model with an image classification head."""
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
-        """A logit per class of picture."""
+        """Class logits per image."""
         ...
 
 
 @dataclass(frozen=True)
 class ChanceLoss:
-    """The loss of a model that has learned nothing but the answers' prior, and why a loss may stay there."""
+    """Chance level: the loss of a model that knows only the label prior, and why a loss may stay there."""
 
     value: float  # in nats, the unit of the loss it belongs to
     name: str  # "entropy of the matching prior"
@@ -229,16 +241,16 @@ class ChanceLoss:
 
 @runtime_checkable
 class StepObserver(Protocol):
-    """A step whose state moves once per optimizer step, before any forward pass of it (a momentum teacher)."""
+    """A step that updates state once per optimizer step, before its first forward pass (a momentum teacher)."""
 
     def begin(self, step: int) -> None:
-        """Moves it, where it has not been moved for optimizer step number `step`."""
+        """Updates the state for optimizer step number `step`, unless that has been done."""
         ...
 
 
 @dataclass(frozen=True)
 class ComparisonPool:
-    """The samples that one can be compared with: those of this rank's micro-batch, of all ranks', and those in a queue."""
+    """How many samples a sample can be contrasted with: in this rank's micro-batch, on all ranks, in the queue."""
 
     local: int
     all_ranks: int
@@ -247,41 +259,43 @@ class ComparisonPool:
 
 @runtime_checkable
 class ContrastiveStep(Protocol):
-    """A step some of whose losses compare samples with one another: with no other sample such a loss is 0 and means nothing."""
+    """A step with losses that contrast samples of a batch: with a single sample such a loss is 0 and trains nothing."""
 
     def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """By loss: how many samples each one is compared with, itself among them."""
+        """By loss: how many candidates each sample is contrasted with, itself included."""
         ...
 
 
 @runtime_checkable
 class HasMissingDefaults(Protocol):
-    """A part of a step that keeps more than it did when older checkpoints were written."""
+    """A part of a step whose state has entries that older checkpoints lack."""
 
     def missing_defaults(self) -> dict[str, Tensor]:
-        """What those do not tell, by its name in this part, as it is to be taken then."""
+        """Default values of those entries, by their state_dict name within this part."""
         ...
 
 
 @runtime_checkable
 class TrainStep(Protocol):
-    """A module that computes losses. Means over what a *global* batch holds need counts from every rank and
-    micro-batch first, so a step says its counts before it is run, and is given the global ones.
+    """A module that computes losses as means over the *global* batch.
+
+    Such means need the number of terms on every rank and in every micro-batch first: `num_terms` counts them before the
+    step runs, and the step is called with the global counts.
     """
 
-    weights: dict[str, float]  # the losses that are summed and trained, each with its weight
-    chance_losses: dict[str, ChanceLoss]  # what each loss starts from; may lack some
+    weights: dict[str, float]  # the losses that are summed and trained, with their weights
+    chance_losses: dict[str, ChanceLoss]  # chance level of each loss, where it is known
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """How many terms each loss and metric averages over on this batch; 0-d float32. Runs no model."""
+        """How many terms each loss and metric averages over on this batch, as 0-d float32. Does not run the model."""
         ...
 
     def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{name: this batch's total / counts[name]}. Names that are not in `weights` are metrics, detached."""
+        """{name: this batch's sum / counts[name]}. Names that are not in `weights` are detached metrics."""
         ...
 
 
 def student_of(module: nn.Module) -> nn.Module:
-    """What of a step is kept and used once it is trained: of a student beside its teacher the student, else the step."""
+    """The part of a step that is saved and used after training: its `student` where it has one, else the step."""
     student = getattr(module, "student", None)
     return student if isinstance(student, nn.Module) else module

@@ -1,4 +1,4 @@
-"""The table of what every system learns: what is finished is read, what is not is gone on with, and nothing is guessed."""
+"""The benchmark table: finished rows are read back, unfinished ones are resumed, and no number is made up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.benchmark import run as job
+from diptych.benchmark import run
 from diptych.benchmark.table import NOT_RUN
 from diptych.cli import main
 from diptych.config.run import Evaluation, Objectives, Pretrain
@@ -20,7 +20,7 @@ from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo import recipes as vlmo
 
 DATA = "scenes:50"
-ASKED = Evaluation(gallery=6, captions=1, rerank=3, workers=0, device="cpu", precision="fp32")
+EVALUATION = Evaluation(gallery=6, captions=1, rerank=3, workers=0, device="cpu", precision="fp32")
 SIZE = {"dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "patch_size": 16, "grid": (5, 7), "vocab_size": 114}
 SHORT = Training(steps=4, batch_size=8, log_every=1, checkpoint_every=2, workers=0, device="cpu", precision="fp32")
 
@@ -46,11 +46,16 @@ def contrasted() -> Pretrain:
 ROWS = {"two stages": (words(), matched()), "contrast": (contrasted(),)}
 
 
-def table(out: Path, rows: dict[str, tuple[Pretrain, ...]] = ROWS, minutes: float = 9, seeds: tuple[int, ...] = (0, 1)) -> dict[str, list[str]]:  # fmt: skip
-    """The rows of results.md that `learn` has written, by their names."""
-    told = job.benchmark(rows, seeds, DATA, out, minutes, ASKED)
-    assert (out / "results.md").read_text() == told
-    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in told.splitlines() if "|" in line]
+def table(
+    out: Path,
+    rows: dict[str, tuple[Pretrain, ...]] = ROWS,
+    minutes: float = 9,
+    seeds: tuple[int, ...] = (0, 1),
+) -> dict[str, list[str]]:
+    """The rows of results.md, by name, after `benchmark`."""
+    markdown = run.benchmark(rows, seeds, DATA, out, minutes, EVALUATION)
+    assert (out / "results.md").read_text() == markdown
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines() if "|" in line]
     return {line[0]: line[1:] for line in lines if line[0] in rows}
 
 
@@ -61,20 +66,20 @@ def cells(out: Path) -> list[dict]:
 @pytest.fixture(scope="module", autouse=True)
 def few_held_out() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diptych.runs.train.HELD_OUT", 8)
+        patch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
         yield
 
 
 @pytest.fixture(scope="module")
 def finished(few_held_out: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both rows with seed 0, and the first with seed 1."""
-    out = tmp_path_factory.mktemp("learn")
+    out = tmp_path_factory.mktemp("benchmark")
     table(out, seeds=(0,))
     table(out, {"two stages": ROWS["two stages"]}, seeds=(1,))
     return out
 
 
-def test_what_is_not_run_is_told_as_such(tmp_path: Path):
+def test_rows_that_were_not_run_say_so(tmp_path: Path):
     found = table(tmp_path, minutes=0)
     assert found == {name: [f"seed 0: {NOT_RUN}; seed 1: {NOT_RUN}", *[NOT_RUN] * 7] for name in ROWS}
     assert not any(cell["stages"] for cell in cells(tmp_path)) and (tmp_path / "report.html").is_file()
@@ -82,15 +87,15 @@ def test_what_is_not_run_is_told_as_such(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_finished_rows_are_read_back_and_nothing_is_trained_again(finished: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(job, "pretrain", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(job, "evaluate", lambda *_: pytest.fail("scored again"))
+def test_finished_rows_are_read_back_without_training(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "pretrain", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "evaluate", lambda *_: pytest.fail("scored again"))
     found = table(finished, minutes=0)
     assert found["two stages"][0] == "0, 1" and found["contrast"][0] == f"0; seed 1: {NOT_RUN}"
     both, one = found["two stages"], found["contrast"]
     assert both[2].startswith("toy.words: mlm ") and "; toy.matched: itm " in both[2] and "(0.69)" in both[2]
     assert both[4] == both[6] == "–"
-    assert one[4].count("/") == 4 and "(" in one[4], "recall after matching, and by contrast alone"
+    assert one[4].count("/") == 4 and "(" in one[4], "recall after re-ranking, and before it in brackets"
     told = cells(finished)[2]
     assert told["row"] == "contrast" and told["seed"] == 0
     (stage,) = told["stages"]
@@ -112,12 +117,12 @@ def test_the_mean_and_half_the_range_of_seeds(finished: Path):
 @pytest.mark.slow
 def test_a_stage_starts_from_the_one_before(finished: Path):
     told = json.loads((finished / "two stages/seed1/last/run.json").read_text())["run"]
-    assert told["start"] == str(finished / "two stages/seed1/stage1") and told["training"]["seed"] == 1
+    assert told["init_from"] == str(finished / "two stages/seed1/stage1") and told["training"]["seed"] == 1
 
 
 @pytest.mark.slow
-def test_an_interrupted_row_goes_on_where_it_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows, evaluate = {"contrast": ROWS["contrast"]}, job.evaluate
+def test_an_interrupted_row_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows, evaluate = {"contrast": ROWS["contrast"]}, run.evaluate
 
     def interrupted(folder: Path, asked: Evaluation) -> dict[str, float]:
         if asked.task == "matching":
@@ -125,26 +130,26 @@ def test_an_interrupted_row_goes_on_where_it_stood(tmp_path: Path, monkeypatch: 
         return evaluate(folder, asked)
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "evaluate", interrupted)
+        patch.setattr(run, "evaluate", interrupted)
         with pytest.raises(SystemExit):
             table(tmp_path, rows, seeds=(0,))
     assert "not run" in (tmp_path / "results.md").read_text() and not cells(tmp_path)[0]["stages"]
     asked: list[str] = []
-    monkeypatch.setattr(job, "pretrain", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(job, "evaluate", lambda folder, how: asked.append(how.task) or evaluate(folder, how))
+    monkeypatch.setattr(run, "pretrain", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "evaluate", lambda folder, how: asked.append(how.task) or evaluate(folder, how))
     assert table(tmp_path, rows, seeds=(0,))["contrast"][0] == "0" and asked == ["matching"]
 
 
 @pytest.mark.slow
-def test_what_fails_is_told_and_stops_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pretrain = job.pretrain
+def test_a_failed_row_is_reported_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pretrain = run.pretrain
 
-    def failing(run: Pretrain, out: Path) -> None:
-        if run.recipe == "toy.words":
+    def failing(stage: Pretrain, out: Path) -> None:
+        if stage.recipe == "toy.words":
             raise DataError("no such\nfile")
-        pretrain(run, out)
+        pretrain(stage, out)
 
-    monkeypatch.setattr(job, "pretrain", failing)
+    monkeypatch.setattr(run, "pretrain", failing)
     found = table(tmp_path, seeds=(0,))
     assert found["two stages"] == ["seed 0: failed: DataError: no such file", *[NOT_RUN] * 7]
     assert found["contrast"][0] == "0"
@@ -159,7 +164,7 @@ def test_a_folder_of_other_settings_is_not_this_row(finished: Path):
     assert (finished / "contrast/seed0/last/metrics.jsonl").read_bytes() == before
 
 
-def test_published_rows_stand_below_with_their_source(tmp_path: Path):
+def test_published_rows_follow_with_their_source(tmp_path: Path):
     table(tmp_path, minutes=0)
     told = (tmp_path / "results.md").read_text()
     assert told.index("| published |") > told.index("| system |")
@@ -176,12 +181,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["benchmark", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err
 
 
-def test_a_row_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    given: dict[str, tuple[Pretrain, ...]] = {}
-    monkeypatch.setattr(job, "benchmark", lambda rows, *_: given.update(rows))
+def test_a_row_may_override_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    received: dict[str, tuple[Pretrain, ...]] = {}
+    monkeypatch.setattr(run, "benchmark", lambda rows, *_: received.update(rows))
     words = ["benchmark", "--data", DATA, "--rows"]
     assert main([*words, "vilt@objectives.mlm=0@steps=7,vilt"]) == 0
-    (without,), (whole,) = given.values()
+    (without,), (default,) = received.values()
     assert (without.objectives.mlm, without.training.steps) == (0.0, 7)
-    assert replace(without, objectives=whole.objectives, training=whole.training) == whole
+    assert replace(without, objectives=default.objectives, training=default.training) == default
     assert main([*words, "vilt@objectives.mlmm=0"]) == 2 and "objectives.mlm" in capsys.readouterr().err

@@ -1,8 +1,9 @@
-"""Runs one reader of the table on seeded mutations of its valid inputs: python fuzz.py READER --inputs 500 --seed 0 --out FILE.
+"""Runs one reader of the table on seeded mutations of its valid inputs: python -m tests.campaign.fuzz READER --inputs 500 --seed 0 --out FILE.
 
-Every input must end in a value or in one of the reader's own errors, within SECONDS of processor time and MEMORY more than
-before, run no code (a canary file, and Python's audit events), and open nothing outside its own folder. Inputs are read in a
-child process; what kills it is a failure of the input that it was at, and another goes on behind that one.
+Every input must end in a value or in one of the reader's own errors, within SECONDS of processor time and MEMORY
+more than before, run no code (a canary file, and Python's audit events), and open nothing outside its own folder.
+Inputs are read in a child process; what kills it is a failure of the input that it was at, and another goes on
+behind that one.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ READABLE = (
 
 
 class Watch:
-    """Notes what Python's audit events say of code that is run and of files outside `folder`. It cannot be taken off."""
+    """Records, by Python's audit events, code that is run and files opened outside `folder`. It cannot be removed."""
 
     def __init__(self, folder: Path):
         self.folder, self.seen = os.path.realpath(folder), list[str]()

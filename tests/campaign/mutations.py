@@ -1,4 +1,4 @@
-"""Seeded damage to valid files: flipped bits, truncation, splices, edited lengths and numbers, words that readers look for."""
+"""Seeded damage to valid files: flipped bits, truncation, splices, edited lengths and numbers, keywords."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of everything that reads what others wrote: its valid inputs, how a mutated one is placed, and its own errors."""
+"""The table of all readers of untrusted files: valid inputs, where a mutated one is placed, and expected errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from diptych.checkpoints.read import WeightsError, read_checkpoint
 from diptych.cli import main
-from diptych.cli.refusal import expected
+from diptych.cli.errors import is_user_error
 from diptych.data.images.decode import decode
 from diptych.data.regions.files import open_regions
 from diptych.data.safe_pickle import NotPlain, read_plain
@@ -42,9 +42,11 @@ VALUES = 0.25 + np.arange(24, dtype=np.float32).reshape(4, 6)
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader. `place` writes a mutated input, with whatever valid stands around it, and gives the path to `read`; `errors`
-    are those that it may raise; `seal` repairs checksums, so that what lies behind them is reached. `crafted`: inputs that were
-    made by hand, which are read before the mutated ones.
+    """One reader of untrusted files.
+
+    `place` writes a mutated input, with valid files around it, and returns the path for `read`. `errors`: the expected
+    exceptions. `seal` repairs checksums, so that the code behind them is reached. `crafted`: inputs made by hand, which
+    are read before the mutated ones.
     """
 
     name: str
@@ -509,4 +511,4 @@ COMMANDS: dict[str, Callable[[Path], Reader]] = {
     "hf model.safetensors": partial(hugging_face, "model.safetensors"),
 }
 READERS = QUICK | COMMANDS
-assert expected(DataError())  # what commands may refuse with is said there
+assert is_user_error(DataError())  # what commands may refuse with is said there

@@ -1,4 +1,4 @@
-"""Writes the page about a campaign from the counts that it left: python tests/campaign/reliability.py RECORDS docs/reliability.md"""
+"""Writes the reliability page from a campaign's records: python tests/campaign/reliability.py RECORDS PAGE.md"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ next ones. Seed {seed}, {date}, {machine}.
 Every reader gets seeded mutations of valid files: flipped bits, truncation, pieces of other files, edited lengths and numbers,
 paths that lead outside, pickles that would run code. Each input must end in a value or in the reader's own error, within 10 s of
 processor time and 1 GiB of memory more than before, run no code and open no file outside its folder.
-`python tests/campaign/fuzz.py READER --seed {seed} --first N --inputs 1` repeats one.
+`python -m tests.campaign.fuzz READER --seed {seed} --first N --inputs 1` repeats one.
 
 An LMDB is the exception: its values are damaged, not its pages, which the library lmdb reads and trusts.
 """

@@ -1,4 +1,4 @@
-"""Every reader of what others wrote, on seeded damage to its valid inputs: a value or its own error, and nothing else."""
+"""Every reader of untrusted files, on damaged valid inputs: a value or the reader's own error, nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.campaign.readers import COMMANDS, QUICK, Reader, picture, tar_of
 
 HERE = Path(__file__).parent
 SEED = int(os.environ.get("DIPTYCH_CAMPAIGN_SEED", "0"))
-RECORDS = os.environ.get("DIPTYCH_CAMPAIGN", "")  # the folder in which counts are left
+RECORDS = os.environ.get("DIPTYCH_CAMPAIGN", "")  # the folder that gets the counts
 INPUTS, OF_COMMANDS, SECONDS = 1000, 20, 60  # a reader stops at its inputs or at its seconds, whichever comes first
 
 
@@ -28,7 +28,9 @@ INPUTS, OF_COMMANDS, SECONDS = 1000, 20, 60  # a reader stops at its inputs or a
 def test_every_input_ends_in_a_value_or_in_the_reader_s_own_error(reader: str, inputs: int, tmp_path: Path):
     out = Path(RECORDS or tmp_path) / f"fuzz {reader}.json"
     words = [reader, "--inputs", str(inputs), "--seed", str(SEED), "--seconds", str(SECONDS), "--out", str(out)]
-    done = subprocess.run([sys.executable, str(HERE / "fuzz.py"), *words], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.campaign.fuzz", *words], capture_output=True, text=True, timeout=900
+    )
     assert out.exists(), done.stderr[-3000:]
     found = json.loads(out.read_text())
     assert not found["failed"], json.dumps(found["failures"], indent=1)
@@ -96,7 +98,7 @@ for fault in [*FAULTS, b"refused"]:
 
 
 @pytest.mark.slow
-def test_the_campaign_notices_each_fault_that_it_looks_for():
+def test_the_campaign_detects_each_fault_that_it_looks_for():
     done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = dict(map(json.loads, done.stdout.splitlines()))
@@ -106,11 +108,11 @@ def test_the_campaign_notices_each_fault_that_it_looks_for():
         assert (counts["inputs"], counts["values"]) == (3, 1), (fault, counts)
         failures = {one["number"]: one["why"] for one in counts["failures"]}
         assert why in failures[1], (fault, failures)
-        # the canary stays where it was put; all others leave the next input as it is
+        # the canary file stays for the next input; the other faults leave no trace
         assert failures.keys() == ({1, 2} if fault == b"code" else {1}), (fault, failures)
 
 
-def test_an_input_is_the_same_wherever_it_is_made():
+def test_an_input_depends_only_on_seed_and_number():
     reader = Reader("x", [picture("PNG"), b"12 dogs"], lambda folder, data: folder, read_strictly, seal=png_sealed)
     first = [input_of(reader, 3, number) for number in range(50)]
     assert first == [input_of(reader, 3, number) for number in range(50)]

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, again and again, end in what an uninterrupted run leaves, to the bit."""
+"""Runs that are killed at random moments, again and again, end with the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.capfilt.tiny_capfilt import files, saved
 from tests.runs.tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
 
 KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # of each kind of run
-LEAST = 0.2  # of a run's time, before which its process has but begun
+LEAST = 0.2  # of a run's time; before that its process is only starting
 
 Same = Callable[[Path, Path], bool]
 
@@ -42,7 +42,7 @@ def same_files(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Six tars of captions, some dealt to other pictures, and the run that judges and writes them."""
+    """Six tars with corrupted captions, and the run that is captioner and filter."""
     folder = tmp_path_factory.mktemp("captions")
     corrupt_captions(CorruptCaptions(data="scenes:48", shard_size=8), folder / "noised")
     return str(folder / "noised" / "train-{00000..00005}.tar"), saved(folder / "blip")
@@ -50,7 +50,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that fine-tuning begins with."""
+    """The run that fine-tuning is initialised from."""
     out = tmp_path_factory.mktemp("before") / "run"
     finished(pretrain(out, "--workers", "0", steps=2))
     return out
@@ -71,7 +71,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
             same_run,
         ),
         "capfilt": (
-            lambda out: f"bootstrap {data} --captioner {role} --filter {role} --min_itm 0.3 --batch_size 3 --workers 0 --device cpu --precision fp32 --out {out}".split(),
+            lambda out: f"capfilt {data} --captioner {role} --filter {role} --min_itm 0.3 --batch_size 3 --workers 0 --device cpu --precision fp32 --out {out}".split(),
             same_files,
         ),
     }  # fmt: skip
@@ -84,8 +84,9 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 
 
 def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: random.Random) -> dict[str, float]:
-    """Kills a run at moments drawn over the time that it takes, and goes on with it by the same command. Whenever it comes to its
-    end it is compared with one that was never killed, and another begins. The last is let come to its end.
+    """Kills a run at random moments of its duration and resumes it by the same command, KILLS times.
+
+    Whenever it ends it is compared with an uninterrupted run, and another one starts. The last one is left to end.
     """
     began = time.monotonic()
     whole, out = folder / "whole", folder / "killed"

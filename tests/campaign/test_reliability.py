@@ -1,4 +1,4 @@
-"""The page about a campaign holds the numbers that the campaign wrote, and no others."""
+"""The reliability page holds the numbers of the campaign's records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_each_reader_and_each_kind_of_run_has_its_row():
     assert rows[-1] == "| pretrain | 10 | 3 | 3 |"
 
 
-def test_records_of_two_campaigns_are_refused():
+def test_records_of_two_campaigns_are_an_error():
     with pytest.raises(ValueError, match="records of 2 campaigns"):
         page([fuzzed("png", 1, 1, 0.1), {**fuzzed("gif", 1, 1, 0.1), "seed": 8}])
     with pytest.raises(ValueError, match="records of 0 campaigns"):

@@ -1,4 +1,4 @@
-"""CapFilt: what is decided about each pair, that nobody can tell a run that was stopped, and that bad data is only skipped."""
+"""CapFilt: decisions about pairs, near duplicates, resumed and parallel runs with equal output, damaged data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from diptych.capfilt import filter as sort
-from diptych.capfilt import run as work
+from diptych.capfilt import filter as filtering
+from diptych.capfilt import run
 from diptych.capfilt.corrupt_captions import corrupt_captions
 from diptych.capfilt.filter import Verdict, decide
-from diptych.capfilt.models import subject
+from diptych.capfilt.models import load_model
 from diptych.capfilt.near_duplicates import FeatureIndex
 from diptych.capfilt.run import capfilt
-from diptych.capfilt.score import line
+from diptych.capfilt.score import json_line
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.run import Objectives
@@ -45,29 +45,29 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def noised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 scenes in three tars, half of their captions another's."""
+    """24 scenes in three tars; half of the captions are of other images."""
     out = tmp_path_factory.mktemp("noised")
     assert corrupt_captions(CorruptCaptions(data="scenes:24", shard_size=8), out) == (60, 120)
     return out
 
 
 @pytest.fixture(scope="module")
-def asked(role: str, noised: Path, tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
-    """With a threshold that half of the synthetic texts pass."""
+def config(role: str, noised: Path, tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
+    """A config whose threshold half of the synthetic texts pass."""
     data = str(noised / "train-{00000..00002}.tar")
-    asked = CapFilt(data, role, role, batch_size=5, workers=0, device="cpu", precision="fp32")
-    capfilt(asked, out := tmp_path_factory.mktemp("any"))
-    return replace(asked, min_itm=float(np.median([r["synthetic"]["match"] for r in rows(out / "decisions.jsonl")])))
+    config = CapFilt(data, role, role, batch_size=5, workers=0, device="cpu", precision="fp32")
+    capfilt(config, out := tmp_path_factory.mktemp("any"))
+    return replace(config, min_itm=float(np.median([r["synthetic"]["match"] for r in rows(out / "decisions.jsonl")])))
 
 
 @pytest.fixture(scope="module")
-def done(asked: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(config: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    capfilt(asked, out)
+    capfilt(config, out)
     return out
 
 
-# -- what is decided ------------------------------------------------------------------------------------------------------
+# -- decisions ------------------------------------------------------------------------------------------------------
 
 IMAGE = {"key": "k", "index": 3, "where": "here"}
 
@@ -102,15 +102,15 @@ def test_a_synthetic_text_may_only_fill_gaps():
     assert decide(row, CapFilt(synthetic="instead")).texts == ["t0", "new"]
 
 
-def test_both_scores_must_pass_where_both_are_asked_for():
+def test_both_scores_must_pass_where_both_have_thresholds():
     both = {"match": 0.9, "cosine": 0.2}
-    assert decided(both)[0] == ["kept"]  # the cosine has no threshold of its own accord
+    assert decided(both)[0] == ["kept"]  # by default the cosine has no threshold
     assert decided(both, min_cosine=0.3)[0] == ["dropped"]
     assert decided(both, min_cosine=0.1)[0] == ["kept"]
     assert decided(both, min_cosine=0.1, min_itm=0.95)[0] == ["dropped"]
 
 
-def test_what_cannot_be_read_is_dropped_and_what_is_not_judged_stays():
+def test_an_invalid_text_is_dropped_and_an_unscored_one_stays():
     assert decided({"bad": "empty"}, synthetic={"match": 0.9}) == (["re-captioned"], ["new"])
     assert decided({}, synthetic={}) == (["kept"], ["t0", "new"])
     assert decide(IMAGE | {"bad": "broken"}, CapFilt()) == Verdict(
@@ -126,10 +126,10 @@ def test_reasons_name_the_score_and_the_threshold():
     assert alike.texts == [] and {p["reason"] for p in alike.pairs} == {"the image is like train-0/x (cosine 0.99)"}
 
 
-# -- images that come twice -----------------------------------------------------------------------------------------------
+# -- near duplicates -----------------------------------------------------------------------------------------------
 
 
-def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPatch):
+def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
     random = np.random.default_rng(0)
     vectors = random.normal(size=(23, 6)).astype(np.float32)
@@ -140,7 +140,7 @@ def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPat
     seen, found = FeatureIndex(0.9, torch.device("cpu")), []
     for part in (slice(0, 11), slice(11, 23)):
         places = list(range(23))[part]
-        found += seen.among(vectors[part], places, stay[part].tolist())
+        found += seen.find_and_add(vectors[part], places, stay[part].tolist())
     first: list[int] = []
     for i, twin in enumerate(found):
         cosines = [float(vectors[i] @ vectors[j]) for j in first]
@@ -151,14 +151,14 @@ def test_twins_are_those_that_all_comparisons_find(monkeypatch: pytest.MonkeyPat
         elif stay[i]:
             first.append(i)
     assert found[7] is not None and found[9] is not None and found[9].of == 2  # the first, not the second
-    assert found[20] is None  # what it is like did not stay
+    assert found[20] is None  # its neighbour did not stay
 
 
-def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch):
+def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
     vectors = np.eye(30, dtype=np.float32)
     seen, largest = FeatureIndex(0.9, torch.device("cpu")), []
-    for at in range(0, 30, 3):  # units smaller than a block
+    for at in range(0, 30, 3):  # fewer than a block
         seen.add(vectors[at : at + 3], [at, at + 1, at + 2])
     assert [len(block) for block in seen.blocks] == [4] * 7 + [2]
     product = torch.Tensor.__matmul__
@@ -168,16 +168,16 @@ def test_no_more_than_a_block_of_cosines_is_held(monkeypatch: pytest.MonkeyPatch
         return product(a, b)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", noted)
-    found = seen.nearest(vectors[::-1].copy())  # a unit larger than a block
+    found = seen.nearest(vectors[::-1].copy())  # more than a block
     assert [twin and twin.of for twin in found] == list(range(29, -1, -1)) and max(largest) <= 16
 
 
-# -- the whole ------------------------------------------------------------------------------------------------------------
+# -- end to end ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noised: Path, asked: CapFilt):
-    told, plain = rows(done / "decisions.jsonl"), open_captions(asked.data, "train")
+def test_every_pair_has_a_decision_and_kept_texts_are_in_the_shards(done: Path, noised: Path, config: CapFilt):
+    told, plain = rows(done / "decisions.jsonl"), open_captions(config.data, "train")
     assert [(r["index"], r["caption"], r["text"]) for r in told] == [
         (i % 8, k, text) for i in range(24) for k, text in enumerate(plain.captions(i))
     ]
@@ -189,7 +189,7 @@ def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noise
         kept = expected.setdefault(r["key"], [])
         kept += [r["text"]] * (r["decision"] == "kept")
     for key, synthetic in {r["key"]: r["synthetic"] for r in told}.items():
-        expected[key] += [synthetic["text"]] * (synthetic["match"] > asked.min_itm)
+        expected[key] += [synthetic["text"]] * (synthetic["match"] > config.min_itm)
     expected = {key: texts for key, texts in expected.items() if texts}
     found = {m.key: list(m.captions) for m in out.members}  # type: ignore[attr-defined]
     assert found == expected
@@ -200,13 +200,13 @@ def test_every_pair_is_decided_and_what_stays_is_in_the_shards(done: Path, noise
 
 
 @pytest.mark.slow
-def test_the_scores_are_the_filter_s_own(done: Path, asked: CapFilt):
-    judge = subject(Path(asked.filter), asked, torch.device("cpu"))
+def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
+    judge = load_model(Path(config.filter), config, torch.device("cpu"))
     model, heads = judge.model, judge.module.heads
-    source = open_captions(asked.data, "train")
+    source = open_captions(config.data, "train")
     for row in rows(done / "decisions.jsonl")[::17]:
         at = 8 * int(row["shard"][-1]) + row["index"]
-        image = stack([transform(source.image(at), judge.images)], judge.images)
+        image = stack([transform(source.image(at), judge.image_settings)], judge.image_settings)
         for told in (row, row["synthetic"]):
             with torch.no_grad():
                 tokens, text = (
@@ -224,7 +224,7 @@ def test_the_scores_are_the_filter_s_own(done: Path, asked: CapFilt):
 
 
 @pytest.mark.slow
-def test_the_page_shows_pictures_of_each_decision(done: Path):
+def test_the_report_shows_images_of_each_decision(done: Path):
     page = (done / "report.html").read_text()
     images = {(r["decision"], r["key"]) for r in rows(done / "decisions.jsonl")}
     for decision in ("kept", "re-captioned", "dropped"):
@@ -234,41 +234,41 @@ def test_the_page_shows_pictures_of_each_decision(done: Path):
 
 
 @pytest.mark.slow
-def test_captions_are_the_seed_s_and_the_sample_s_whatever_is_beside_them(done: Path, asked: CapFilt, tmp_path: Path):
+def test_generated_captions_depend_only_on_seed_and_sample(done: Path, config: CapFilt, tmp_path: Path):
     def written(out: Path) -> list[str]:
         return [r["synthetic"]["text"] for r in rows(out / "decisions.jsonl")]
 
-    capfilt(replace(asked, batch_size=3), tmp_path / "batch")
+    capfilt(replace(config, batch_size=3), tmp_path / "batch")
     assert written(tmp_path / "batch") == written(done)
-    capfilt(replace(asked, seed=1), tmp_path / "seed")
+    capfilt(replace(config, seed=1), tmp_path / "seed")
     assert written(tmp_path / "seed") != written(done)
-    capfilt(replace(asked, sampling="beams", prompt="a red"), tmp_path / "beams")
-    capfilt(replace(asked, sampling="greedy"), tmp_path / "greedy")
+    capfilt(replace(config, sampling="beams", prompt="a red"), tmp_path / "beams")
+    capfilt(replace(config, sampling="greedy"), tmp_path / "greedy")
     assert len({tuple(written(o)) for o in (done, *(tmp_path / n for n in ("seed", "beams", "greedy")))}) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", ["captioner", "filter"])
-def test_either_may_work_alone(asked: CapFilt, tmp_path: Path, alone: str):
-    told = capfilt(replace(asked, **{"captioner": "", "filter": ""} | {alone: asked.filter}), tmp_path)
+def test_captioner_and_filter_work_alone(config: CapFilt, tmp_path: Path, alone: str):
+    told = capfilt(replace(config, **{"captioner": "", "filter": ""} | {alone: config.filter}), tmp_path)
     assert told["re-captioned"] == 0 and (told["dropped"] == 0) == (alone == "captioner")
     assert told["images synthetic that pass"] == (24 if alone == "captioner" else 0)
 
 
 @pytest.mark.slow
-def test_data_that_comes_in_no_tars_becomes_tars(asked: CapFilt, tmp_path: Path):
-    told = capfilt(replace(asked, data="scenes:24", split="train", shard_size=10, min_itm=0.0), tmp_path)
+def test_data_that_is_not_in_tars_is_written_as_tars(config: CapFilt, tmp_path: Path):
+    told = capfilt(replace(config, data="scenes:24", split="train", shard_size=10, min_itm=0.0), tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.tar")) == [f"train-{i:05d}.tar" for i in range(3)]
     assert told["kept"] == 120 and len(open_captions(str(tmp_path / "train-*.tar"), "train")) == 24
 
 
-# -- stopped, and shared --------------------------------------------------------------------------------------------------
+# -- resumed and parallel --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 3, 6, 7, 10, 14, 17])
-def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
-    done: Path, asked: CapFilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+def test_a_resumed_run_writes_the_same_files(
+    done: Path, config: CapFilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ):
     true, left = os.replace, [writes]
 
@@ -281,31 +281,31 @@ def test_a_run_that_was_stopped_goes_on_and_nobody_can_tell(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", stopping)
         with pytest.raises(KeyboardInterrupt):
-            capfilt(asked, tmp_path)
-    capfilt(asked, tmp_path)
+            capfilt(config, tmp_path)
+    capfilt(config, tmp_path)
     assert files(tmp_path) == files(done)
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_done_again(done: Path, asked: CapFilt, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
-    monkeypatch.setattr(sort, "write_shard", lambda *_: pytest.fail("a shard was written"))
+def test_finished_shards_are_not_processed_again(done: Path, config: CapFilt, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a run was loaded"))
+    monkeypatch.setattr(filtering, "write_shard", lambda *_: pytest.fail("a shard was written"))
     before = files(done)
-    capfilt(asked, done)
+    capfilt(config, done)
     assert files(done) == before
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(done: Path, asked: CapFilt, tmp_path: Path):
+def test_two_processes_write_the_same_files_as_one(done: Path, config: CapFilt, tmp_path: Path):
     words = [
         "capfilt",
-        asked.data,
+        config.data,
         "--captioner",
-        asked.captioner,
+        config.captioner,
         "--filter",
-        asked.filter,
+        config.filter,
         "--min_itm",
-        str(asked.min_itm),
+        str(config.min_itm),
     ]
     words += ["--batch_size", "5", "--workers", "0", "--device", "cpu", "--precision", "fp32", "--out", str(tmp_path)]
     started = [
@@ -323,11 +323,11 @@ def test_two_processes_write_what_one_does(done: Path, asked: CapFilt, tmp_path:
     assert files(tmp_path) == files(done)
 
 
-# -- bad data, and what is refused ----------------------------------------------------------------------------------------
+# -- damaged data and errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path: Path):
+def test_bad_samples_are_skipped_and_listed(role: str, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
     members |= {"broken.jpg": b"no picture", "broken.txt": b"a cup", "lonely.jpg": picture(1)}
@@ -339,10 +339,10 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path
         "good.txt": b"a cup",
     }
     write_tar(tmp_path / "cc.tar", members, {"linked.txt": str(tmp_path / "secret.txt")})
-    asked = CapFilt(
+    config = CapFilt(
         str(tmp_path / "cc.tar"), role, role, min_itm=0.0, batch_size=5, workers=0, device="cpu", precision="fp32"
     )
-    told = capfilt(asked, tmp_path / "out")
+    told = capfilt(config, tmp_path / "out")
     skipped = {row["where"].split(", ")[1]: row["reason"] for row in rows(tmp_path / "out" / "skipped.jsonl")}
     assert skipped.keys() == {"broken", "lonely", "linked"} and told["skipped"] == 3
     assert skipped["broken"].startswith("not a readable image") and skipped["lonely"].startswith("no caption")
@@ -356,8 +356,8 @@ def test_bad_samples_are_skipped_and_listed_and_none_escapes(role: str, tmp_path
 
 
 @pytest.mark.slow
-def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: CapFilt, tmp_path: Path):
-    """A tar cut off, one overwritten in the middle, one without a usable sample, pictures too large, captions too long."""
+def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
+    """Tars: truncated, overwritten in the middle, without a usable sample, with too large images, too long captions."""
     good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
     for name in ("a", "b", "whole"):
         write_tar(tmp_path / f"{name}.tar", good)
@@ -377,13 +377,13 @@ def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: CapFilt, tmp_path
     }
     write_tar(tmp_path / "hard.tar", large)
     spec = str(tmp_path / "{a,b,none,hard,whole}.tar")
-    told = capfilt(replace(asked, data=spec, min_itm=0.0, against=spec, against_split=""), tmp_path / "out")
+    told = capfilt(replace(config, data=spec, min_itm=0.0, against=spec, against_split=""), tmp_path / "out")
     skipped = {
         Path(row["where"].split(", ")[0]).stem + row["where"].rpartition(".tar")[2]: row["reason"]
         for row in rows(tmp_path / "out" / "skipped.jsonl")
     }
     assert skipped.keys() == {"a", "a, 2", "b", "none", "hard, huge", "hard, long"} and told["skipped"] == 6
-    assert all("what lies behind is lost" in skipped[tar] for tar in ("a", "b", "none"))
+    assert all("the rest is lost" in skipped[tar] for tar in ("a", "b", "none"))
     assert "12000 x 12000 pixels" in skipped["hard, huge"] and "1000001 bytes" in skipped["hard, long"]
     assert told["images out"] == 2 + 2 + 4 + 2
     for tar, n in {"a": 2, "b": 2, "none": 0, "hard": 2, "whole": 4}.items():
@@ -393,15 +393,15 @@ def test_nothing_that_is_wrong_with_the_data_ends_a_run(asked: CapFilt, tmp_path
 
 
 @pytest.mark.slow
-def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(asked: CapFilt, tmp_path: Path):
+def test_duplicates_and_leaks_are_listed_or_dropped(config: CapFilt, tmp_path: Path):
     members: dict[str, bytes] = {}
     for key, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
         members |= {f"{key}.jpg": picture(seed), f"{key}.txt": b"a red house"}
     write_tar(tmp_path / "cc.tar", members)
     write_tar(tmp_path / "held-test.tar", {"x.jpg": picture(3), "x.txt": b"a cup"})
-    asked = replace(asked, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="instead")
-    asked = replace(asked, against=str(tmp_path / "held-test.tar"))
-    told = capfilt(asked, tmp_path / "listed")
+    config = replace(config, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="instead")
+    config = replace(config, against=str(tmp_path / "held-test.tar"))
+    told = capfilt(config, tmp_path / "listed")
     similar = {row["key"]: row for row in rows(tmp_path / "listed" / "similar.jsonl")}
     assert similar.keys() == {"c", "d"} and (told["duplicates"], told["leaks"], told["images out"]) == (1, 1, 4)
     assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
@@ -410,29 +410,29 @@ def test_images_that_come_twice_or_are_in_the_test_set_are_listed_or_dropped(ask
     for shown, row in ((leak, similar["d"]), (duplicate, similar["c"])):
         assert shown.count("<img") == 2 and row["of"] in shown and row["where"] in shown
     older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # of a run that did not yet say where the picture lies
-    older.write_text("".join(line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
-    assert capfilt(asked, tmp_path / "listed") == told
+    older.write_text("".join(json_line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
+    assert capfilt(config, tmp_path / "listed") == told
     assert 'class="near-duplicates"' not in (tmp_path / "listed" / "report.html").read_text()
-    told = capfilt(replace(asked, duplicates="drop", leaks="drop"), tmp_path / "dropped")
+    told = capfilt(replace(config, duplicates="drop", leaks="drop"), tmp_path / "dropped")
     out = open_captions(str(tmp_path / "dropped" / "cc.tar"), "train")
     assert told["images out"] == 2 and told["dropped"] == 2
     assert {m.key for m in out.members} <= {"a", "b"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
-def test_settings_may_not_change_under_way(asked: CapFilt, done: Path, tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"match_over = 0\.\d+, not 0\.9"):
-        capfilt(replace(asked, min_itm=0.9), done)
+def test_a_resumed_run_must_have_the_same_settings(config: CapFilt, done: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"min_itm = 0\.\d+, not 0\.9"):
+        capfilt(replace(config, min_itm=0.9), done)
     other = saved(tmp_path / "other", replace(TINY, training=replace(TINY.training, seed=1)))
     with pytest.raises(CheckpointError, match="captioner"):
-        capfilt(replace(asked, captioner=other), done)
+        capfilt(replace(config, captioner=other), done)
 
 
 @pytest.mark.slow
-def test_what_was_scored_once_is_decided_about_anew(asked: CapFilt, done: Path, tmp_path: Path, monkeypatch):
-    other = replace(asked, min_itm=0.0, synthetic="instead")
+def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: Path, tmp_path: Path, monkeypatch):
+    other = replace(config, min_itm=0.0, synthetic="instead")
     capfilt(other, tmp_path / "anew")
-    monkeypatch.setattr(work, "subject", lambda *_: pytest.fail("a run was loaded"))
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a run was loaded"))
     capfilt(replace(other, scored=str(done)), tmp_path / "scored")
     same = [
         {n: b for n, b in files(tmp_path / out).items() if n.endswith(".tar") or "/" not in n}
@@ -459,36 +459,38 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_refusals_are_one_line(asked: CapFilt, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
-    data, out = asked.data, ("--out", str(tmp_path / "out"), "--workers", "0")
+def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
+    data, out = config.data, ("--out", str(tmp_path / "out"), "--workers", "0")
     assert "give --captioner RUN, --filter RUN" in refused(capsys, data, *out)
-    assert "ViLT that never learned to write (it learned itm, mlm" in refused(
+    assert "ViLT that was not trained to generate captions (its objectives: itm, mlm" in refused(
         capsys, data, "--captioner", str(pretrained), *out
     )
     assert "no run.json there" in refused(capsys, data, "--filter", str(tmp_path), *out)
     assert "no such shard" in refused(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
-    assert "would be written over" in refused(capsys, data, "--filter", role, "--out", str(noised))
+    assert "would be overwritten" in refused(capsys, data, "--filter", role, "--out", str(noised))
     assert "did you mean --captioner" in refused(capsys, data, "--captoiner", role, *out)
     lm = saved(tmp_path / "lm", replace(TINY, objectives=Objectives(lm=1.0)))
-    assert "never learned what belongs together (it learned lm)" in refused(capsys, data, "--filter", lm, *out)
-    assert not (tmp_path / "out").exists()  # so that the command, once it is right, is not of other settings
+    assert "was not trained to match images and texts (its objectives: lm)" in refused(
+        capsys, data, "--filter", lm, *out
+    )
+    assert not (tmp_path / "out").exists()  # so that the corrected command does not differ in its settings
     write_tar(tmp_path / "broken.tar", {"1.jpg": b"x", "1.txt": b"a cup"})
-    assert "no sample of 1 can be used" in refused(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
+    assert "none of 1 samples can be used" in refused(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
 
 
 @pytest.mark.slow
-def test_contrast_alone_needs_a_threshold(asked: CapFilt, tmp_path: Path):
+def test_a_filter_with_itc_alone_needs_min_cosine(config: CapFilt, tmp_path: Path):
     contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
-    asked = replace(asked, captioner="", filter=contrast)
+    config = replace(config, captioner="", filter=contrast)
     with pytest.raises(RunError, match="give --min_cosine"):
-        capfilt(asked, tmp_path / "a")
-    told = capfilt(replace(asked, min_cosine=0.0), tmp_path / "b")
+        capfilt(config, tmp_path / "a")
+    told = capfilt(replace(config, min_cosine=0.0), tmp_path / "b")
     found = rows(tmp_path / "b" / "decisions.jsonl")
     assert all("match" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in found)
     assert told["kept"] + told["dropped"] == 120
 
 
-def test_a_noised_set_is_told_apart_from_its_truth(noised: Path, tmp_path: Path):
+def test_the_truth_of_corrupted_captions_is_that_of_the_clean_data(noised: Path, tmp_path: Path):
     truth, plain = rows(noised / "truth.jsonl"), open_captions("scenes:24", "train")
     source = open_captions(str(noised / "train-{00000..00002}.tar"), "train")
     texts = [text for i in range(24) for text in source.captions(i)]

@@ -1,4 +1,4 @@
-"""CapFilt killed as a machine that goes down kills it, and shared by torchrun's processes: nobody can tell from what is written."""
+"""CapFilt killed by SIGKILL and resumed, and run by several processes: the output is the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
+def config(tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
     """48 scenes in six tars, with captions of others among theirs."""
     folder = tmp_path_factory.mktemp("killed")
     corrupt_captions(CorruptCaptions(data="scenes:48", shard_size=8), folder / "noised")
@@ -32,17 +32,17 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
 
 
 @pytest.fixture(scope="module")
-def whole(asked: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(config: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves that nothing happened to."""
     out = tmp_path_factory.mktemp("whole")
-    capfilt(asked, out)
+    capfilt(config, out)
     return out
 
 
-def words(asked: CapFilt, out: Path, *more: str) -> list[str]:
-    told = ("match_over", "batch", "workers", "device", "precision", "captioner", "filter")
-    fields = [word for name in told for word in (f"--{name}", str(getattr(asked, name)))]
-    return ["-m", "diptych", "capfilt", asked.data, *fields, "--out", str(out), *more]
+def words(config: CapFilt, out: Path, *more: str) -> list[str]:
+    names = ("min_itm", "batch_size", "workers", "device", "precision", "captioner", "filter")
+    fields = [word for name in names for word in (f"--{name}", str(getattr(config, name)))]
+    return ["-m", "diptych", "capfilt", config.data, *fields, "--out", str(out), *more]
 
 
 def start(*command: str) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def start(*command: str) -> subprocess.Popen[str]:
 
 
 def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
-    """Ends a run, and all its processes, by SIGKILL soon after a new file by that name lies there; whether it still ran."""
+    """Kills a run and its processes soon after a new file of that name appears; returns whether it was still running."""
     deadline, before = time.monotonic() + 240, set(out.glob(sign))
     while process.poll() is None and set(out.glob(sign)) <= before and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -64,39 +64,39 @@ def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_in_each_pass_it_goes_on_to_the_same_bytes(asked: CapFilt, whole: Path, tmp_path: Path):
+def test_killed_in_each_pass_it_resumes_to_the_same_bytes(config: CapFilt, whole: Path, tmp_path: Path):
     done = []
     for sign in ("parts/*.jsonl", "parts/*.jsonl*", "*.tar*"):
-        assert killed(start(*words(asked, tmp_path)), tmp_path, sign)
+        assert killed(start(*words(config, tmp_path)), tmp_path, sign)
         assert not (tmp_path / "report.html").exists()
         done.append(len(list(tmp_path.glob("parts/*.npy"))))
     assert 1 <= done[0] <= done[1] <= done[2] == 6
-    process = start(*words(asked, tmp_path))
+    process = start(*words(config, tmp_path))
     _, complaint = process.communicate(timeout=240)
     assert process.returncode == 0, complaint
     assert files(tmp_path) == files(whole)
 
 
 @pytest.mark.slow
-def test_two_ranks_killed_and_started_again_write_what_one_process_does(asked: CapFilt, whole: Path, tmp_path: Path):
+def test_two_killed_and_resumed_ranks_write_the_same_files_as_one(config: CapFilt, whole: Path, tmp_path: Path):
     """With other numbers of loading processes too; and one process finishes what two began."""
-    command = (*TORCHRUN, *words(asked, tmp_path / "two", "--workers", "1"))
+    command = (*TORCHRUN, *words(config, tmp_path / "two", "--workers", "1"))
     assert killed(start(*command), tmp_path / "two", "parts/*.jsonl")
     process = start(*command)
     said, complaint = process.communicate(timeout=280)
     assert process.returncode == 0, complaint[-3000:]
     assert said.count("re-captioned") == 1  # one process speaks
     assert files(tmp_path / "two") == files(whole)
-    assert killed(start(*TORCHRUN, *words(asked, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
-    capfilt(asked, tmp_path / "one")
+    assert killed(start(*TORCHRUN, *words(config, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
+    capfilt(config, tmp_path / "one")
     assert files(tmp_path / "one") == files(whole)
 
 
 @pytest.mark.slow
-def test_loading_processes_and_batches_change_nothing(asked: CapFilt, whole: Path, tmp_path: Path):
-    capfilt(replace(asked, workers=2), tmp_path / "workers")
+def test_workers_and_batch_size_do_not_change_the_output(config: CapFilt, whole: Path, tmp_path: Path):
+    capfilt(replace(config, workers=2), tmp_path / "workers")
     assert files(tmp_path / "workers") == files(whole)
-    capfilt(replace(asked, batch_size=7), tmp_path / "batch")
+    capfilt(replace(config, batch_size=7), tmp_path / "batch")
     told = [
         [(r["key"], r["caption"], r["decision"], r["synthetic"]["text"]) for r in rows(out / "decisions.jsonl")]
         for out in (whole, tmp_path / "batch")
@@ -108,11 +108,9 @@ def test_loading_processes_and_batches_change_nothing(asked: CapFilt, whole: Pat
 
 
 @pytest.mark.slow
-def test_a_process_that_is_not_the_first_writes_nothing_before_the_folder_says_what_it_is_of(
-    asked: CapFilt, tmp_path: Path
-):
+def test_other_ranks_write_nothing_before_the_settings_exist(config: CapFilt, tmp_path: Path):
     other = subprocess.Popen(
-        [sys.executable, *words(asked, tmp_path)], env=ENVIRONMENT | {"RANK": "1", "WORLD_SIZE": "2"}, start_new_session=True
+        [sys.executable, *words(config, tmp_path)], env=ENVIRONMENT | {"RANK": "1", "WORLD_SIZE": "2"}, start_new_session=True
     )  # fmt: skip
     deadline = time.monotonic() + 240
     while not (tmp_path / "parts").is_dir() and other.poll() is None and time.monotonic() < deadline:

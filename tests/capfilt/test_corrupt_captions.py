@@ -14,7 +14,7 @@ def all_captions(source) -> list[str]:
 
 
 @pytest.mark.parametrize("share,dealt", [(0.0, 0), (0.3, 12), (0.5, 20), (1.0, 40)])
-def test_so_many_captions_are_of_other_images_and_all_are_still_there(share, dealt):
+def test_the_share_of_captions_is_swapped_and_none_is_lost(share, dealt):
     plain = Colours(20)
     source = CorruptedCaptions(plain, share, seed=3)
     assert Counter(all_captions(source)) == Counter(all_captions(plain))
@@ -26,7 +26,7 @@ def test_so_many_captions_are_of_other_images_and_all_are_still_there(share, dea
     assert others == dealt
 
 
-def test_a_caption_is_never_dealt_to_a_copy_of_its_own_picture():
+def test_a_caption_is_never_swapped_to_a_copy_of_its_image():
     """Images 2n and 2n + 1 show one picture."""
 
     class Copies(Colours):
@@ -38,19 +38,19 @@ def test_a_caption_is_never_dealt_to_a_copy_of_its_own_picture():
         assert all(image // 2 != i // 2 for i in range(6) for image, _ in source.owners(i))
 
 
-def test_the_deal_is_the_seed_s():
+def test_swaps_depend_on_the_seed():
     first, second, other = (all_captions(CorruptedCaptions(Colours(20), 0.5, seed)) for seed in (0, 0, 1))
     assert first == second != other
 
 
-def test_captions_are_dealt_among_some_images_alone():
+def test_captions_are_swapped_only_among_the_chosen_images():
     source = CorruptedCaptions(Colours(20), 1.0, images=range(5, 12))
     for i in range(20):
         owners = {image for image, _ in source.owners(i)}
         assert owners == {i} if i not in range(5, 12) else i not in owners and owners <= set(range(5, 12))
 
 
-def test_two_images_exchange_theirs():
+def test_two_images_swap_their_captions():
     source = CorruptedCaptions(Colours(2), 1.0)
     assert {source.captions(0), source.captions(1)} <= {("grey 1", "image number 1"), ("image number 1", "grey 1")} | {
         ("grey 0", "image number 0"),
@@ -59,8 +59,8 @@ def test_two_images_exchange_theirs():
     assert all(image != i for i in (0, 1) for image, _ in source.owners(i))
 
 
-def test_what_cannot_be_dealt():
+def test_impossible_swaps_are_errors():
     with pytest.raises(DataError, match="too few images"):
         CorruptedCaptions(Colours(1), 1.0)
-    with pytest.raises(DataError, match=r"a share of 1\.5"):
+    with pytest.raises(DataError, match=r"must be in .*: got 1\.5"):
         CorruptedCaptions(Colours(4), 1.5)

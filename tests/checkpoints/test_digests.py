@@ -1,4 +1,4 @@
-"""Files of tensors that carry a digest: whatever bit is flipped, it is noticed; files of others are read as they are."""
+"""Digests of safetensors files: every flipped bit is detected; files without a digest are read unchecked."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
 from diptych.training import checkpoint
 from diptych.training.checkpoint import CHECKPOINT, MODEL
-from diptych.training.recovery import settle
+from diptych.training.recovery import restore_previous_checkpoint
 
 TENSORS = {
     "a": torch.arange(3.0), "b": torch.tensor(True), "c": torch.zeros(0, 2), "d": torch.ones(2, dtype=torch.bfloat16),
@@ -28,11 +28,11 @@ def flips(data: bytes, every: int = 1):
 @pytest.mark.quick("*-11")
 @pytest.mark.parametrize("every", [1, 11])
 @pytest.mark.parametrize("metadata", [None, {"rest": '{"step": 3}'}], ids=["no metadata", "metadata"])
-def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[str, str] | None, every: int):
+def test_every_flipped_bit_of_a_file_is_detected(tmp_path: Path, metadata: dict[str, str] | None, every: int):
     path = tmp_path / "x.safetensors"
     save_file(TENSORS, path, digests.with_digest(TENSORS, metadata))
-    tensors, told = digests.read(path)
-    assert told == (metadata or {}) and tensors.keys() == TENSORS.keys()
+    tensors, read_metadata = digests.read(path)
+    assert read_metadata == (metadata or {}) and tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], t) for name, t in TENSORS.items())
     data = path.read_bytes()
     for changed in flips(data, every):
@@ -46,24 +46,24 @@ def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path, metadata: dict[s
             digests.check(path)
 
 
-def test_a_flipped_bit_in_the_state_is_noticed_by_who_reads_only_that(tmp_path: Path):
+def test_damage_of_the_metadata_is_detected_without_reading_the_tensors(tmp_path: Path):
     path = tmp_path / CHECKPOINT
     save_file(TENSORS, path, digests.with_digest(TENSORS, {"rest": '{"step": 3}'}))
     data = path.read_bytes()
-    place = data.index(b"step")
-    path.write_bytes(data[:place] + b"stop" + data[place + 4 :])
+    start = data.index(b"step")
+    path.write_bytes(data[:start] + b"stop" + data[start + 4 :])
     with pytest.raises(CheckpointError, match="its state is not what was written; remove it"):
-        checkpoint.rest(tmp_path)
+        checkpoint.read_training_state(tmp_path)
 
 
-def test_a_file_of_others_is_read_as_it_is(tmp_path: Path):
+def test_a_file_without_a_digest_is_read(tmp_path: Path):
     path = tmp_path / MODEL
     for metadata in (None, {"format": "pt"}):
         save_file(TENSORS, path, metadata)
         assert digests.read(path)[0].keys() == TENSORS.keys() and not digests.has_digest(path)
 
 
-def test_the_digest_hangs_on_names_types_and_shapes_too():
+def test_the_digest_depends_on_names_dtypes_and_shapes_too():
     one = torch.zeros(4)
     same = digests.with_digest({"a": one})
     for other in ({"b": one}, {"a": one.view(2, 2)}, {"a": one.to(torch.int32)}, {"a": one, "b": torch.zeros(0)}):
@@ -71,11 +71,11 @@ def test_the_digest_hangs_on_names_types_and_shapes_too():
     assert digests.with_digest({"a": torch.zeros(8)[::2]}) == same
 
 
-def test_what_is_no_run_of_ours_is_left_alone(tmp_path: Path):
-    assert settle(tmp_path) == "" and not list(tmp_path.iterdir())
+def test_a_folder_that_is_not_a_run_is_not_changed(tmp_path: Path):
+    assert restore_previous_checkpoint(tmp_path) == "" and not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_that_was_written_wrongly_does_not_take_the_place_of_the_one_before(tmp_path, monkeypatch):
+def test_a_checkpoint_that_was_written_wrongly_does_not_replace_the_previous_one(tmp_path, monkeypatch):
     module = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(module.parameters())
     checkpoint.save(tmp_path, module, optimizer, {"step": 1})

@@ -1,3 +1,5 @@
+"""Reading of checkpoints: every format gives the same tensors; unsafe, damaged and other files are refused."""
+
 from __future__ import annotations
 
 import os
@@ -41,20 +43,20 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_tensors(tmp_path: Path, form: str):
-    found = read_checkpoint(write(tmp_path, form))
-    assert found.keys() == WEIGHTS.keys()
-    assert all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+def test_every_format_gives_the_same_tensors(tmp_path: Path, form: str):
+    tensors = read_checkpoint(write(tmp_path, form))
+    assert tensors.keys() == WEIGHTS.keys()
+    assert all(torch.equal(tensors[name], WEIGHTS[name]) for name in WEIGHTS)
 
 
 @pytest.mark.parametrize("nest", ["state_dict", "model", "module"])
-def test_a_nested_checkpoint_is_unnested_and_its_other_values_are_left(tmp_path: Path, nest: str):
+def test_a_nested_state_is_read_and_other_values_are_ignored(tmp_path: Path, nest: str):
     torch.save({nest: WEIGHTS, "epoch": 3, "optimizer": {"step": torch.ones(1)}}, tmp_path / "x.ckpt")
     assert read_checkpoint(tmp_path / "x.ckpt").keys() == WEIGHTS.keys()
 
 
 class Payload:
-    """Unpickled, it makes a folder."""
+    """An object whose unpickling creates a folder."""
 
     def __init__(self, target: Path):
         self.target = str(target)
@@ -71,10 +73,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, f
         path.write_bytes(pickle.dumps(payload))
     else:
         torch.save(held, path, _use_new_zipfile_serialization=form != "old")
-    assert "nothing but tensors" in refused(path)
+    assert "only tensors and plain values are unpickled" in refused(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(payload))
-    assert (tmp_path / "made").exists(), "the payload was never dangerous"
+    assert (tmp_path / "made").exists(), "the payload has no effect, so this test shows nothing"
 
 
 def test_an_npz_of_objects_is_refused(tmp_path: Path):
@@ -93,43 +95,43 @@ def test_a_truncated_file_is_refused(tmp_path: Path, form: str, share: float):
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_spoiled_file_is_read_or_refused_and_nothing_else(
+def test_a_damaged_file_is_read_or_refused_with_a_weights_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ):
-    path = write(tmp_path_factory.mktemp("spoiled"), data.draw(st.sampled_from(FORMS)))
+    path = write(tmp_path_factory.mktemp("damaged"), data.draw(st.sampled_from(FORMS)))
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        found = read_checkpoint(path)
+        tensors = read_checkpoint(path)
     except WeightsError as error:
         assert "\n" not in str(error)
     else:
-        assert all(isinstance(tensor, Tensor) for tensor in found.values())
+        assert all(isinstance(tensor, Tensor) for tensor in tensors.values())
 
 
-def test_what_would_fill_the_memory_is_refused(tmp_path: Path):
+def test_a_file_that_would_exhaust_memory_is_refused(tmp_path: Path):
     np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**24, dtype=np.float32))
     assert "64 MiB" in refused(tmp_path / "bomb.npz")
     torch.save({"a": torch.zeros(1).expand(10**9, 10**6)}, tmp_path / "stretched.pth")
-    assert "claims (1000000000, 1000000)" in refused(tmp_path / "stretched.pth")
+    assert "shape (1000000000, 1000000), larger than its storage" in refused(tmp_path / "stretched.pth")
     sparse = torch.sparse_coo_tensor(torch.zeros(2, 1), torch.ones(1), (10**6, 10**6), check_invariants=True)
     torch.save({"a": sparse}, tmp_path / "sparse.pth")
-    assert "a: it is a sparse tensor; save it as a dense one" in refused(tmp_path / "sparse.pth")
+    assert "a: it is a sparse tensor; save it as a dense tensor" in refused(tmp_path / "sparse.pth")
 
 
 @pytest.mark.parametrize(
-    ("held", "told"), [([1, 2], "a list"), ({"epoch": 3}, "no tensors"), (torch.ones(2), "a Tensor")]
+    ("content", "message"), [([1, 2], "a list"), ({"epoch": 3}, "no tensors"), (torch.ones(2), "a Tensor")]
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, held: object, told: str):
-    torch.save(held, tmp_path / "x.pth")
-    assert told in refused(tmp_path / "x.pth")
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object, message: str):
+    torch.save(content, tmp_path / "x.pth")
+    assert message in refused(tmp_path / "x.pth")
 
 
-def test_a_text_is_not_taken_for_a_spoiled_checkpoint(tmp_path: Path):
+def test_a_text_file_is_reported_as_such(tmp_path: Path):
     (tmp_path / "x.ckpt").write_text("# Notes on weights\n" * 100)
-    assert "not a file of PyTorch's: is it a text" in refused(tmp_path / "x.ckpt")
+    assert "not a file of PyTorch: is it text" in refused(tmp_path / "x.ckpt")
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
@@ -141,10 +143,10 @@ def test_a_missing_file_is_named(tmp_path: Path):
     "dtype",
     [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64],
 )
-def test_numbers_that_are_none_are_found_in_every_type(dtype: torch.dtype):
+def test_nonfinite_values_are_detected_in_every_dtype(dtype: torch.dtype):
     good = torch.arange(6.0)
-    found = nonfinite(
+    tensors = nonfinite(
         {"good": good.to(dtype), "empty": good[:0].to(dtype), "whole": torch.arange(3), "meta": good.to("meta")}
         | {str(x): torch.cat([good, torch.tensor([x])]).to(dtype) for x in (float("nan"), float("inf"), float("-inf"))}
     )
-    assert found == ["nan", "inf", "-inf"]
+    assert tensors == ["nan", "inf", "-inf"]

@@ -1,5 +1,5 @@
-"""PyTorch's files through our own reader: what torch.load reads comes out equal; what announces more than it holds is refused
-before it is allocated.
+"""Our reader of PyTorch's files: tensors equal those of torch.load; a file that declares more than it holds is refused
+before memory is allocated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TYPES = (
 
 
 def views_of(x: Tensor) -> list[Tensor]:
-    """The same storage in several views."""
+    """Several views of the same storage."""
     return [x, x.transpose(0, -1), x[..., ::2], x[1:], x.flatten()[3:9], x[:0], x[0].sum().to(x.dtype)]
 
 
@@ -64,38 +64,37 @@ def test_tensors_equal_what_torch_reads(
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("archive", [True, False])
-def test_what_training_saves_beside_weights_is_read_past(tmp_path: Path, archive: bool, protocol: int):
+def test_other_values_that_training_saves_are_skipped(tmp_path: Path, archive: bool, protocol: int):
     linear = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(linear.parameters())
     linear(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    held = {
+    content = {
         "model": linear.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": 0.5, "name": "x",
-        "milestones": Counter({30: 1}), "shape": torch.Size([2, 3]), "device": torch.device("cpu"), "type": torch.float16,
+        "milestones": Counter({30: 1}), "shape": torch.Size([2, 3]), "device": torch.device("cpu"),
+        "type": torch.float16,
         "parameter": nn.Parameter(torch.ones(2)), "set": {1, 2}, "raw": b"\x00\xff", "none": None, "long": 2**70,
         "pairs": [(1, 2.0), OrderedDict(a=1)], "args": Namespace(lr=0.1), "accuracy": np.float64(0.5),
         "counts": defaultdict(list, a=[1]), "array": np.ones((2, 3)), "keys": {(1, 2): 3}, "frozen": frozenset({1}),
     }  # fmt: skip
-    torch.save(held, tmp_path / "x.pth", _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
-    found = {one.place: one for one in read_states(tmp_path / "x.pth")}
-    assert found.keys() == {"", "model"}
-    assert all(torch.equal(found["model"].state[name], tensor) for name, tensor in linear.state_dict().items())
-    assert torch.equal(found[""].state["parameter"], torch.ones(2))
-    assert set(found["model"].beside) == held.keys() - {"parameter"}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
+    states = {one.key_path: one for one in read_states(tmp_path / "x.pth")}
+    assert states.keys() == {"", "model"}
+    assert all(torch.equal(states["model"].state[name], tensor) for name, tensor in linear.state_dict().items())
+    assert torch.equal(states[""].state["parameter"], torch.ones(2))
+    assert set(states["model"].other_keys) == content.keys() - {"parameter"}
 
 
-def stranger(module: str, name: str, base: type = object) -> type:
-    """A class of a package that need not be installed, importable for as long as the test pickles it."""
+def foreign_class(module: str, name: str, base: type = object) -> type:
+    """A class of a package that need not be installed, importable while the test pickles it."""
     cls = type(name, (base,), {"__module__": module})
     vars(sys.modules.setdefault(module, ModuleType(module)))[name] = cls
     return cls
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_the_objects_of_training_loops_beside_weights_are_read_past(
-    tmp_path: Path, protocol: int, monkeypatch: pytest.MonkeyPatch
-):
-    """As Lightning saved ViLT's and VLMo's: callbacks by their classes, settings in a dict of a class of its own."""
+def test_objects_of_training_frameworks_are_skipped(tmp_path: Path, protocol: int, monkeypatch: pytest.MonkeyPatch):
+    """As Lightning saved ViLT's and VLMo's files: callbacks by class, and settings in a subclass of dict."""
     for module in (
         "pytorch_lightning",
         "sacred",
@@ -105,75 +104,83 @@ def test_the_objects_of_training_loops_beside_weights_are_read_past(
         "my_project.settings",
     ):
         monkeypatch.setitem(sys.modules, module, ModuleType(module))
-    callback = stranger("pytorch_lightning.callbacks", "ModelCheckpoint")
-    settings = stranger("sacred.config", "ReadOnlyDict", dict)(lr=0.1, paths=[Path("/data")])
-    names = stranger("sacred.config", "ReadOnlyList", list)(["a", "b"])
-    held = {"callbacks": {callback: {"best": torch.ones(1)}}, "hyper_parameters": settings, "names": names}
-    held |= {
+    callback = foreign_class("pytorch_lightning.callbacks", "ModelCheckpoint")
+    settings = foreign_class("sacred.config", "ReadOnlyDict", dict)(lr=0.1, paths=[Path("/data")])
+    names = foreign_class("sacred.config", "ReadOnlyList", list)(["a", "b"])
+    content = {"callbacks": {callback: {"best": torch.ones(1)}}, "hyper_parameters": settings, "names": names}
+    content |= {
         "checkpoint_callback": callback(),
         "state_dict": {"weight": torch.ones(2)},
         "args": Namespace(out=Path("x")),
     }
-    torch.save(held, tmp_path / "x.ckpt", pickle_protocol=protocol)
-    (found,) = read_states(tmp_path / "x.ckpt")
-    assert found.place == "state_dict" and torch.equal(found.state["weight"], torch.ones(2))
-    torch.save(held | {"own": stranger("my_project.settings", "Mine")()}, tmp_path / "y.ckpt", pickle_protocol=protocol)
+    torch.save(content, tmp_path / "x.ckpt", pickle_protocol=protocol)
+    (state,) = read_states(tmp_path / "x.ckpt")
+    assert state.key_path == "state_dict" and torch.equal(state.state["weight"], torch.ones(2))
+    torch.save(
+        content | {"own": foreign_class("my_project.settings", "Mine")()}, tmp_path / "y.ckpt", pickle_protocol=protocol
+    )
     with pytest.raises(WeightsError, match=r"it names 'my_project\.settings\.Mine'"):
         read_states(tmp_path / "y.ckpt")
 
 
 @pytest.mark.parametrize("name", ["pathlib\nos.system", "lightning.os\nsystem.x", "posix\nsystem"])
-def test_code_behind_a_known_package_s_name_is_refused(name: str, tmp_path: Path):
+def test_code_under_the_name_of_an_allowed_package_is_refused(name: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archived(f"c{name}\n(S'exit 1'\ntR.".encode(), {}))
     with pytest.raises(WeightsError, match="it names"):
         read_states(tmp_path / "x.pth")
 
 
-def test_numbers_in_the_newer_types_are_read(tmp_path: Path):
+def test_newer_dtypes_are_read(tmp_path: Path):
     torch.save({"a": torch.tensor([1, 65535], dtype=torch.uint16)}, tmp_path / "x.pth")
     assert read_checkpoint(tmp_path / "x.pth")["a"].tolist() == [1, 65535]
 
 
 def archived(data: bytes, storages: dict[str, bytes], compress: int = zipfile.ZIP_STORED) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", compress) as archive:
+    """A zip archive as PyTorch writes it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compress) as archive:
         archive.writestr("x/data.pkl", data)
         for key, content in storages.items():
             archive.writestr(f"x/data/{key}", content)
-    return made.getvalue()
+    return file.getvalue()
 
 
 def tensor_pickle(numel: int, size: int, offset: int = 0, stride: int = 1, view: bool = False) -> bytes:
-    """A state {"w": tensor} whose storage "0" announces `numel` floats."""
-    last = "N" if view else ""  # older files say where a view begins, or None
+    """The pickle of {"w": tensor} whose storage "0" declares `numel` floats."""
+    last = "N" if view else ""  # the legacy format has the view of a storage, or None
     return (
-        f"\x80\x02}}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        f"\x80\x02}}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n"
+        f"((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
         f"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuI{numel}\n{last}tQI{offset}\nI{size}\n\x85I{stride}\n\x85\x89}}tRs."
     ).encode("latin1")
 
 
-def older(data: bytes, numel: int, content: bytes) -> bytes:
+def legacy(data: bytes, numel: int, content: bytes) -> bytes:
     head = b"".join(pickle.dumps(x, 2) for x in (MAGIC, PROTOCOL, {"little_endian": True}))
     return head + data + pickle.dumps(["0"], 2) + struct.pack("<q", numel) + content
 
 
 def npz(header: str, content: bytes) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
         padded = header.encode() + b"\n"
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded + content)
-    return made.getvalue()
+    return file.getvalue()
 
 
 HUGE, FOUR = 2**30, bytes(16)
 CRAFTED = {
     "bytearray.pth": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85R.",
-    "archived_bytearray.pth": archived(b"\x80\x02}X\x01\x00\x00\x00wc__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85Rs.", {}),
+    "archived_bytearray.pth": archived(
+        b"\x80\x02}X\x01\x00\x00\x00wc__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85Rs.", {}
+    ),
     "bytearray8.pth": b"\x80\x05\x96" + struct.pack("<Q", 2**32) + b".",
-    "unicode8.pth": older(b"\x80\x04\x8d" + struct.pack("<Q", 2**32) + b".", 0, b""),
+    "unicode8.pth": legacy(b"\x80\x04\x8d" + struct.pack("<Q", 2**32) + b".", 0, b""),
     "bytes8.pth": archived(b"\x80\x04\x8e" + struct.pack("<Q", 2**32) + b".", {}),
     "memo.pth": archived(b"\x80\x02}r\xff\xff\xff\xff.", {}),
-    "memo_of_one_hash.pth": archived(b"\x80\x02}" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(40_000)) + b".", {}),
+    "memo_of_one_hash.pth": archived(
+        b"\x80\x02}" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(40_000)) + b".", {}
+    ),
     "storage_call.pth": archived(b"\x80\x02}X\x01\x00\x00\x00wctorch\nFloatStorage\nJ\x00\x00\x00\x40\x85Rs.", {}),
     "announces.pth": archived(tensor_pickle(HUGE, HUGE), {"0": FOUR}),
     "claims.pth": archived(tensor_pickle(4, HUGE), {"0": FOUR}),
@@ -183,9 +190,9 @@ CRAFTED = {
     "missing.pth": archived(tensor_pickle(4, 4), {}),
     "expanded.pth": archived(tensor_pickle(4, HUGE, stride=0), {"0": FOUR}),
     "bomb.pth": archived(tensor_pickle(2**28, 2**28), {"0": bytes(2**26)}, zipfile.ZIP_DEFLATED),
-    "old_announces.pth": older(tensor_pickle(HUGE, HUGE, view=True), HUGE, FOUR),
-    "old_numel.pth": older(tensor_pickle(4, 4, view=True), 2**60, FOUR),
-    "old_claims.pth": older(tensor_pickle(4, HUGE, view=True), 4, FOUR),
+    "old_announces.pth": legacy(tensor_pickle(HUGE, HUGE, view=True), HUGE, FOUR),
+    "old_numel.pth": legacy(tensor_pickle(4, 4, view=True), 2**60, FOUR),
+    "old_claims.pth": legacy(tensor_pickle(4, HUGE, view=True), 4, FOUR),
     "header.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824,), }", FOUR),
     "header_of_less.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (0,), }", FOUR),
     "header_small.npz": npz("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", FOUR),
@@ -197,7 +204,7 @@ CRAFTED = {
 }  # fmt: skip
 LIMITED = """
 import resource, sys, pathlib
-from diptych.weights.read import WeightsError, read_states
+from diptych.checkpoints.read import WeightsError, read_states
 bound = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**29
 resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 for path in sys.argv[1:]:
@@ -212,22 +219,22 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_what_announces_more_than_it_holds_is_refused(name: str, tmp_path: Path):
+def test_a_file_that_declares_more_than_it_holds_is_refused(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(CRAFTED[name])
     with pytest.raises(WeightsError) as error:
         read_states(tmp_path / name)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_places_of_one_hash_are_refused_at_the_first_that_no_pickle_needs(tmp_path: Path):
-    (tmp_path / "memo_of_one_hash.pth").write_bytes(CRAFTED["memo_of_one_hash.pth"])  # 20 s if each was kept
-    with pytest.raises(WeightsError, match="it keeps something at a place beyond 1000000"):
+def test_memo_keys_that_collide_are_refused_at_the_first_that_no_pickle_needs(tmp_path: Path):
+    (tmp_path / "memo_of_one_hash.pth").write_bytes(CRAFTED["memo_of_one_hash.pth"])  # 20 s if all were stored
+    with pytest.raises(WeightsError, match="it uses a memo index beyond 1000000"):
         read_states(tmp_path / "memo_of_one_hash.pth")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to know what a process already has")
-def test_crafted_files_take_no_more_memory_than_half_a_gigabyte(tmp_path: Path):
+def test_crafted_files_need_at_most_512_mib(tmp_path: Path):
     for name, content in CRAFTED.items():
         (tmp_path / name).write_bytes(content)
     paths = [str(tmp_path / name) for name in CRAFTED]
@@ -241,25 +248,25 @@ def test_crafted_files_take_no_more_memory_than_half_a_gigabyte(tmp_path: Path):
     assert done.stdout.count("refused:") == len(CRAFTED)
 
 
-def test_an_archive_of_honest_size_is_still_read(tmp_path: Path):
+def test_a_file_with_the_declared_size_is_read(tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archived(tensor_pickle(4, 4), {"0": np.arange(4, dtype=np.float32).tobytes()}))
     assert read_checkpoint(tmp_path / "x.pth")["w"].tolist() == [0, 1, 2, 3]
     content = np.arange(4, dtype=np.float32).tobytes()
-    (tmp_path / "y.pth").write_bytes(older(tensor_pickle(4, 4, view=True), 4, content))
+    (tmp_path / "y.pth").write_bytes(legacy(tensor_pickle(4, 4, view=True), 4, content))
     assert read_checkpoint(tmp_path / "y.pth")["w"].tolist() == [0, 1, 2, 3]
 
 
-def test_nests_of_nests_and_cycles_end(tmp_path: Path):
+def test_deeply_nested_and_cyclic_values_are_skipped(tmp_path: Path):
     loop: dict[str, Any] = {"w": torch.ones(2)}
     loop["self"] = loop
     laughs: list[Any] = [{"w": torch.ones(2)}]
     for _ in range(60):
         laughs = [laughs, laughs]
     torch.save({"model": loop, "laughs": laughs}, tmp_path / "x.pth")
-    assert [one.place for one in read_states(tmp_path / "x.pth")] == ["model"]
+    assert [one.key_path for one in read_states(tmp_path / "x.pth")] == ["model"]
 
 
-def test_keys_that_collide_are_refused(tmp_path: Path):
+def test_dict_keys_that_collide_are_refused(tmp_path: Path):
     torch.save({"w": torch.ones(1), "state": {i * (2**61 - 1): 0 for i in range(1, 50)}}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"an integer key beyond 2\*\*60"):
         read_states(tmp_path / "x.pth")

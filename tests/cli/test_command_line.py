@@ -1,4 +1,4 @@
-"""The command line: help without torch, refusals in one line, exit statuses."""
+"""The command line: help without torch, one-line errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import COMMANDS, main
-from diptych.cli.arguments import flags, overridden, recipe, recipes, take
-from diptych.cli.refusal import UsageError
+from diptych.cli.arguments import apply_overrides, flags, pop_option, recipe, recipes
+from diptych.cli.errors import UsageError
 from diptych.config.run import Evaluation
 
 
-def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a refused command says."""
+def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command with invalid arguments prints; its exit status must be 2."""
     capsys.readouterr()
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -25,7 +25,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("pretain", "no command 'pretain'; did you mean pretrain?"),
         ("zzz", "no command 'zzz' (diptych --help lists them)"),
@@ -39,7 +39,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --otu x", "--out is missing; did you mean it by --otu?"),
         ("pretrain vilt.tiny --out x --stepz 3", "no --stepz; did you mean --steps?"),
         ("pretrain vilt.tiny --out x --model.mlp_dmi 3", "no --model.mlp_dmi; did you mean --model.mlp_dim?"),
-        ("pretrain vilt.tiny --out x --steps 1.5", "--steps: '1.5' is no whole number"),
+        ("pretrain vilt.tiny --out x --steps 1.5", "--steps: expected an integer, got '1.5'"),
         ("pretrain vilt.tiny --out x --steps 0", "steps must be in [1, 2147483647]: got 0"),
         (
             "pretrain vilt.tiny --out x --objectives.mask_rate 2",
@@ -78,7 +78,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --data scenes:-1", "'-1' is not a number of images"),
         ("pretrain vilt.tiny --out x --data scenes:1e9", "'1e9' is not a number of images"),
         ("pretrain vilt.tiny --out x --data scenes:", "'' is not a number of images"),
-        ("pretrain vilt.tiny --out x --data scenes:1000000000", "the size 1000000000 is not from 1 to 200,000"),
+        ("pretrain vilt.tiny --out x --data scenes:1000000000", "size must be in [1, 200,000], got 1000000000"),
         ("evaluate x --gallery -1", "gallery must be in [0, 2147483647]: got -1"),
         ("corrupt-captions scenes --out x --share 2", "share must be in [0, 1]: got 2.0"),
         ("benchmark --data scenes --out x --seeds 0,-1", "--seeds must be in [0, 9223372036854775807]: got -1"),
@@ -89,18 +89,21 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("estimate vilt.tiny --gpus cpu:99999999", "write cpu:2 for two cores, at most 1024"),
         ("pretrain vilt.tiny --out x --steps", "Missing value for argument '--steps'"),
         ("pretrain vilt.tiny --out x --precision fp8", "invalid choice 'fp8'"),
-        ("pretrain vilt.tiny --out x --optimizer.max_grad_norm no", "--optimizer.max_grad_norm: 'no' is no number"),
+        (
+            "pretrain vilt.tiny --out x --optimizer.max_grad_norm no",
+            "--optimizer.max_grad_norm: expected a number, got 'no'",
+        ),
         ("pretrain vilt.tiny --out x stray", "Unrecognized options: stray"),
         ("pretrain vilt.tiny --out x --steps 10 20", "Unrecognized options: 20 behind --steps, which takes one value"),
         ("pretrain vilt.tiny --out=", "--out needs a value"),
         ("train-tokenizer scenes:20 --out=", "--out needs a value"),
         ("pretrain vilt.tiny --out x --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
-        ("pretrain vilt.tiny --out x --data scenes:0", "size 0"),
+        ("pretrain vilt.tiny --out x --data scenes:0", "size must be in [1, 200,000], got 0"),
         ("pretrain vilt.tiny --out x --data scenes:many", "write scenes:2000"),
         ("pretrain vilt.tiny --out x --data scenes:20 --device warp", "--device warp cannot be used here"),
         pytest.param(
             "pretrain vilt.tiny --out {tmp}/x --data scenes:8 --batch_size 999",
-            "a batch of 999 is more than all 40 examples",
+            "the batch size, 999, exceeds the 40 examples",
             marks=pytest.mark.slow,
         ),
         ("pretrain vilt.tiny --out x --data scenes:8 --model.vocab_size 99", "model.vocab_size is 99"),
@@ -130,25 +133,25 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("import vilt {tmp}/nowhere.ckpt --out x", "no such file"),
         ("import vilt {garbage} --out x", "garbage.pth"),
         ("import flamingo {garbage} --out x", "no system 'flamingo'"),
-        ("import vilt {garbage} --out x --heads two", "--heads must be a whole number: got 'two'"),
-        ("import vilt {garbage} --out x --grid 12", "--grid is ROWSxCOLUMNS"),
+        ("import vilt {garbage} --out x --heads two", "--heads must be an integer: got 'two'"),
+        ("import vilt {garbage} --out x --grid 12", "--grid must be ROWSxCOLUMNS"),
     ],
 )
-def test_refusals_are_one_line(command: str, told: str | None, tmp_path: Path, capsys, monkeypatch):
+def test_errors_are_one_line(command: str, message: str | None, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text('{"kind": "pretrain", "run": {"colour": 3}}')
     (tmp_path / "garbage.pth").write_bytes(b"\x80\x04garbage" * 9)
     names = {"tmp": tmp_path, "broken": tmp_path / "broken", "garbage": tmp_path / "garbage.pth"}
     words = [word.format(**names) for word in command.split()]
-    if told is None:
+    if message is None:
         assert main(words) == 0
     else:
-        assert told in refused(words, capsys)
+        assert message in error_of(words, capsys)
     assert not (tmp_path / "x" / "model.safetensors").exists()
 
 
-def test_debug_gives_the_traceback(tmp_path: Path):
+def test_debug_raises_the_error():
     with pytest.raises(UsageError, match="--out is missing"):
         main(["pretrain", "vilt.tiny", "--debug"])
 
@@ -165,7 +168,7 @@ def test_help_imports_no_torch():
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
+def test_missing_data_and_runs_are_reported_without_importing_torch(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"run": {"data": "nowhere"}}')
     calls = {
@@ -194,69 +197,72 @@ def test_what_is_missing_is_told_before_torch_is_imported(tmp_path: Path):
     command = [sys.executable, "-c", code, *calls]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for said, told in zip(done.stderr.splitlines(), calls.values(), strict=True):
-        assert told in said
+    for line, message in zip(done.stderr.splitlines(), calls.values(), strict=True):
+        assert message in line
 
 
 def test_help_lists_every_command(capsys):
     assert main([]) == main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(re.search(rf"^  {name} ", told, re.MULTILINE) for name in COMMANDS)
+    help_text = capsys.readouterr().out
+    assert all(re.search(rf"^  {name} ", help_text, re.MULTILINE) for name in COMMANDS)
     for name in COMMANDS:
         assert main([name, "--help"]) == 0
-        assert f"diptych {name}" in capsys.readouterr().out
+        help_text = capsys.readouterr().out
+        usage, _, examples = help_text.partition("\nExamples:\n")
+        assert f"diptych {name}" in usage and f"  diptych {name}" in examples
+        assert max(map(len, help_text.splitlines())) <= 120
 
 
-def test_help_of_a_recipe_lists_every_field_as_it_is_typed(capsys):
+def test_help_of_a_recipe_lists_the_flag_of_every_field(capsys):
     assert main(["pretrain", "vilt.tiny", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "--out DIR" in told and "--training." not in told
+    help_text = capsys.readouterr().out
+    assert "--out DIR" in help_text and "--training." not in help_text
     for flag in flags(recipe("vilt.tiny")):
-        assert flag.replace("--training.", "--") + " " in told, flag
+        assert flag.replace("--training.", "--") + " " in help_text, flag
     assert main(["evaluate", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(flag + " " in told for flag in flags(Evaluation()))
+    help_text = capsys.readouterr().out
+    assert all(flag + " " in help_text for flag in flags(Evaluation()))
 
 
-def test_an_unknown_recipe_is_told_the_nearest_three_not_all(tmp_path: Path, capsys, monkeypatch):
+def test_an_unknown_recipe_suggests_the_nearest_three(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = refused(["pretrain", "vilt.tinny", "--out", "x"], capsys)
+    line = error_of(["pretrain", "vilt.tinny", "--out", "x"], capsys)
     assert sum(name in line for name in recipes()) <= 3 and len(line) < 160
 
 
 @pytest.mark.parametrize("command", ["corrupt-captions", "capfilt"])
-def test_what_is_told_by_its_place_is_no_flag(command: str, capsys):
+def test_a_positional_argument_is_not_a_flag(command: str, capsys):
     assert main([command, "--help"]) == 0
-    told = capsys.readouterr().out
-    assert not re.search(r"^ *--data ", told, re.MULTILINE) and re.search(r"^ *--split ", told, re.MULTILINE)
-    assert "None" not in told
+    help_text = capsys.readouterr().out
+    assert not re.search(r"^ *--data ", help_text, re.MULTILINE)
+    assert re.search(r"^ *--split ", help_text, re.MULTILINE) and "None" not in help_text
 
 
-def test_fields_are_typed_and_training_stands_on_top():
+def test_values_are_typed_and_fields_of_training_need_no_prefix():
     run = recipe("vilt.tiny")
     words = "--steps 7 --optimizer.learning-rate=0.5 --model.grid 2 3 --images.augment True --training.batch_size 4"
-    changed = overridden(run, words.split(), "pretrain vilt.tiny")
+    changed = apply_overrides(run, words.split(), "pretrain vilt.tiny")
     assert (changed.training.steps, changed.training.batch_size, changed.model.grid) == (7, 4, (2, 3))
     assert changed.training.optimizer.learning_rate == 0.5 and changed.images.augment is True
     assert changed.training.optimizer.warmup == run.training.optimizer.warmup
-    assert overridden(run, ["--from", "there"], "").init_from == "there"
-    assert overridden(run, [], "") == run
+    assert apply_overrides(run, ["--from", "there"], "").init_from == "there"
+    assert apply_overrides(run, [], "") == run
 
 
-def test_take_removes_what_it_takes():
+def test_an_option_is_removed_from_the_words():
     words = ["--a", "1", "--out", "there", "--b=2"]
-    assert (take(words, "--out"), take(words, "--b"), take(words, "--c", "3")) == ("there", "2", "3")
+    assert (pop_option(words, "--out"), pop_option(words, "--b"), pop_option(words, "--c", "3")) == ("there", "2", "3")
     assert words == ["--a", "1"]
 
 
-def test_recipes_are_the_functions_that_give_a_pre_training_run():
+def test_recipes_are_the_functions_that_return_a_pre_training_run():
     assert {"vilt.tiny", "vilt.small", "vilt.base", "vit.base"} <= set(recipes())
     assert not [name for name in recipes() if name.startswith(("run.", "models.", "finetune."))]
 
 
 @pytest.mark.slow
-def test_describe_tells_the_published_counts(capsys):
+def test_info_prints_the_published_counts(capsys):
     assert main(["info", "vilt"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("135,660,092") == 2  # ours, and the published one
-    assert "GFLOP" in told and "71.32" in told
+    output = capsys.readouterr().out
+    assert output.count("135,660,092") == 2  # ours, and the published one
+    assert "GFLOP" in output and "71.32" in output

@@ -1,4 +1,4 @@
-"""A run.json that is no run is refused by the place that does not fit, whatever stands there."""
+"""Errors of from_json name the field that does not fit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from diptych.config.serialization import from_json
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
-        ([], r"run: \[\] has no fields"),
-        ({"images": ""}, "run.images: '' has no fields"),
-        ({"model": []}, "run.model: fits none"),
+        ([], r"run: expected an object with fields, got \[\]"),
+        ({"images": ""}, "run.images: expected an object with fields, got ''"),
+        ({"model": []}, r"run.model: expected one of ViTConfig, .*, got \[\]"),
     ],
 )
-def test_what_has_no_fields_is_refused(value: Any, told: str):
-    with pytest.raises(ValueError, match=told):
+def test_a_value_that_is_no_object_is_rejected(value: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         from_json(Pretrain, value)

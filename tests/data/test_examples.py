@@ -24,7 +24,7 @@ def test_one_example_per_caption():
     examples = PairExamples(Colours(5), TOKENIZER, SMALL, matching=0.0)
     assert len(examples) == 10 and examples.owner.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     pair = examples.load(7, 0, 0)
-    assert (shade(pair.image), pair.caption, pair.shown) == (3, "image number 3", None)
+    assert (shade(pair.image), pair.caption, pair.matching_image) == (3, "image number 3", None)
     assert examples.length(7) == 5
 
 
@@ -41,7 +41,7 @@ def test_collate_without_matching():
 def test_half_of_the_images_are_replaced_by_others_uniformly():
     examples = PairExamples(Colours(8), TOKENIZER, SMALL)
     pairs = [(i, examples.load(i, 0, step)) for step in range(150) for i in range(16)]
-    others = [(i // 2, shade(p.shown)) for i, p in pairs if p.shown is not None]
+    others = [(i // 2, shade(p.matching_image)) for i, p in pairs if p.matching_image is not None]
     assert abs(len(others) / len(pairs) - 0.5) < 0.04
     assert all(own != other for own, other in others)
     counts = np.bincount([(other - own) % 8 for own, other in others], minlength=8)[1:]
@@ -62,7 +62,7 @@ def test_draws_depend_on_seed_step_and_id_only():
     examples = PairExamples(Colours(8), TOKENIZER, SMALL)
 
     def drawn(seed: int, step: int) -> list[int]:
-        shown = [examples.load(i, seed, step).shown for i in range(16)]
+        shown = [examples.load(i, seed, step).matching_image for i in range(16)]
         return [-1 if s is None else shade(s) for s in shown]
 
     assert drawn(1, 2) == drawn(1, 2) != drawn(1, 3) and drawn(1, 2) != drawn(2, 2)
@@ -70,14 +70,14 @@ def test_draws_depend_on_seed_step_and_id_only():
 
 def test_always_and_never():
     always = PairExamples(Colours(2), TOKENIZER, SMALL, matching=1.0)
-    assert [shade(always.load(i, 0, 0).shown) for i in range(4)] == [1, 1, 0, 0]
+    assert [shade(always.load(i, 0, 0).matching_image) for i in range(4)] == [1, 1, 0, 0]
     alone = PairExamples(Colours(1), TOKENIZER, SMALL, matching=1.0)
-    assert alone.load(0, 0, 0).shown is None  # there is no other image
+    assert alone.load(0, 0, 0).matching_image is None  # there is no other image
 
 
 def test_a_bad_replacement_is_drawn_again_and_a_bad_image_is_not():
     examples = PairExamples(Colours(6, bad=frozenset({2})), TOKENIZER, SMALL, matching=1.0)
-    assert all(shade(examples.load(i, 0, s).shown) != 2 for s in range(30) for i in (0, 1, 6, 7))
+    assert all(shade(examples.load(i, 0, s).matching_image) != 2 for s in range(30) for i in (0, 1, 6, 7))
     with pytest.raises(BadSample, match="image 2: broken"):
         examples.load(4, 0, 0)
 

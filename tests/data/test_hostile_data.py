@@ -46,8 +46,8 @@ def test_pictures_of_numbers_are_trained_on_and_those_that_cannot_be_shown_are_s
 ):
     for name, values, why in (
         ("shown", np.linspace(0, 1, 1200).reshape(30, 40).astype(np.float32), ""),
-        ("nan", np.full((30, 40), np.nan, np.float32), "it holds numbers that are not finite"),
-        ("dark", np.arange(1200, dtype=np.uint16).reshape(30, 40) % 60, "become one or two greys in 8 bits"),
+        ("nan", np.full((30, 40), np.nan, np.float32), "it has values that are not finite"),
+        ("dark", np.arange(1200, dtype=np.uint16).reshape(30, 40) % 60, "become one or two grey levels in 8 bits"),
     ):
         data, out = tmp_path / name, tmp_path / f"{name}-run"
         data.mkdir()
@@ -75,7 +75,7 @@ def test_a_vocabulary_of_colliding_keys_is_refused_in_one_line(tmp_path: Path, c
     (tmp_path / "v.pkl").write_bytes(b"\x80\x02}" + pairs + b".")
     assert main([*pretrain("scenes:20", tmp_path / "out"), "--vocabulary", str(tmp_path / "v.pkl")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "v.pkl: it has an integer for a key that is not below 2**60" in line
+    assert "v.pkl: it has an integer key that is not below 2**60" in line
 
 
 def test_a_page_s_kept_pictures_are_of_no_format_that_runs_a_program(tmp_path: Path):

@@ -71,7 +71,7 @@ def test_ranks_and_micro_batches_divide_the_global_batch():
     ranks = [ids(run(examples, rank=r, world=2, grad_accum=2)) for r in range(2)]
     assert [a + b for a, b in zip(*ranks, strict=True)] == whole
     assert [len(step) for step in run(examples, world=2, grad_accum=4)] == [4] * 6
-    with pytest.raises(DataError, match="8 does not divide into 3 ranks x 1"):
+    with pytest.raises(DataError, match="8 must be a multiple of 3 ranks x 1"):
         run(examples, world=3)
 
 
@@ -116,8 +116,8 @@ def test_workers_leave_ctrl_c_and_a_first_sigterm_to_the_main_process():
 @pytest.mark.slow
 def test_an_error_that_nobody_caught_ends_the_process_and_its_workers():
     code = """if __name__ == "__main__":
-    from diptych.data import workers
-    made = workers.run(range(100), range(100), 2)
+    from diptych.data import loader
+    made = loader.run(range(100), range(100), 2)
     next(made)
     raise ValueError("of a step")"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -139,7 +139,7 @@ def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
     made = training_loader(
         PairExamples(Dying(20), TOKENIZER, SMALL, 0.0), batch_size=8, seed=3, start=0, steps=60, workers=1
     )
-    with pytest.raises(WorkerDied, match="give a lower --workers"):
+    with pytest.raises(WorkerDied, match="lower --workers"):
         for _ in made:
             end = time.monotonic() + 0.05
             while time.monotonic() < end:  # nothing is raised here
@@ -182,7 +182,7 @@ def test_a_sweep_leaves_bad_samples_out_and_reports_each():
     swept = list(evaluation_loader(pairs(12, frozenset({0, 1, 5, 10, 11})), 4, workers=1))
     assert sum(len(x.batch) for x in swept) == 24 - 10
     assert sorted(s.id for x in swept for s in x.skipped) == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23]
-    with pytest.raises(DataError, match="no example of 4 can be used"):
+    with pytest.raises(DataError, match="none of 4 examples can be used"):
         list(evaluation_loader(pairs(2, frozenset({0, 1})), 4, workers=0))
 
 

@@ -91,6 +91,6 @@ def test_pictures_of_two_sizes_are_not_mixed():
     examples = MixedPairs(
         PairExamples(Growing(4), Tokenizer(16), ImageSettings(shorter_side=48, patch_size=16), 0.0), 1.0
     )
-    with pytest.raises(BadSample, match="make them square"):
+    with pytest.raises(BadSample, match=r"set images.square"):
         for i in range(8):
             examples.load(i, 0, 0)

@@ -53,5 +53,5 @@ def test_batches_do_not_come_by_length():
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(DataError, match="batch of 9 is more than all 8 examples"):
+    with pytest.raises(DataError, match="batch size, 9, exceeds the 8 examples"):
         BatchSampler(lengths(8), 0, 9)

@@ -116,7 +116,7 @@ def of(*captions: tuple[str, ...], false: int = 5) -> RankedExamples:
 )
 def test_data_without_any_false_text_is_refused(captions):
     with pytest.raises(
-        NoSplit, match=r"described \(train\): no false text for any image: .* at least two images with different"
+        NoSplit, match=r"described \(train\): no negative text for any image: .* at least two images with different"
     ):
         of(*captions)
 
@@ -124,7 +124,7 @@ def test_data_without_any_false_text_is_refused(captions):
 def test_a_sample_without_false_texts_is_a_bad_sample():
     examples = of(("a", "b"), ("A",), ("b", "b"))
     for index in (0, 1):
-        with pytest.raises(BadSample, match="row 0: no false text: every caption of the data is one of its own"):
+        with pytest.raises(BadSample, match="row 0: no negative text: every caption of the data is one of its own"):
             examples.load(index, 0, 0)
     assert examples.load(2, 0, 0)[1] == ["b"] * 5 and set(examples.load(3, 0, 0)[1]) <= {"a", "A"}
 
@@ -142,7 +142,7 @@ def test_every_sample_has_as_many_false_texts_as_there_should_be():
 
 
 def test_no_false_texts_at_all_are_refused():
-    with pytest.raises(DataError, match="false_texts is 0"):
+    with pytest.raises(DataError, match="negative_texts must be at least 1: got 0"):
         of(("a",), ("b",), false=0)
 
 

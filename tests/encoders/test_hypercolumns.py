@@ -1,4 +1,4 @@
-"""What all stages of the frozen CNN see (extra ``cnn``)."""
+"""Hypercolumns of the frozen CNN (extra ``cnn``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cnn() -> FrozenCNN:
 
 
 def _columns(cnn: FrozenCNN, pixels: torch.Tensor) -> torch.Tensor:
-    """The last map and the means of every stage, of pixels as they lie."""
+    """The last map and the pooled maps of every stage, without the flip."""
     kept: dict[int, torch.Tensor] = {}
     hooks = [
         cnn.network._blocks[i].register_forward_hook(lambda _, __, x, i=i: kept.update({i: x}))  # type: ignore[index]
@@ -32,7 +32,7 @@ def _columns(cnn: FrozenCNN, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([last, *(adaptive_avg_pool2d(kept[i], last.shape[-2:]) for i in STAGES)], 1)[0].permute(1, 2, 0)
 
 
-def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there_and_in_the_mirror(cnn: FrozenCNN):
+def test_each_cell_has_all_stages_averaged_with_the_flip(cnn: FrozenCNN):
     pixels = torch.rand(3, 96, 64) * 2 - 1
     grid = Hypercolumns(cnn).extract(pixels)["grid"].float()
     assert grid.shape == (3, 2, Hypercolumns.width)
@@ -40,7 +40,7 @@ def test_each_cell_holds_the_last_map_and_the_means_of_every_stage_there_and_in_
     torch.testing.assert_close(grid, expected, rtol=1e-3, atol=1e-3)  # half precision
 
 
-def test_a_mirror_image_is_seen_as_the_mirror_image_of_what_is_seen(cnn: FrozenCNN):
+def test_features_of_a_flipped_image_are_the_flipped_features(cnn: FrozenCNN):
     pixels, columns = torch.rand(3, 96, 64) * 2 - 1, Hypercolumns(cnn)
     mirrored = columns.extract(pixels.flip(2))["grid"]
     torch.testing.assert_close(mirrored.flip(1), columns.extract(pixels)["grid"])
@@ -56,6 +56,6 @@ def test_features_are_standardised_and_classes_are_those_of_the_last_map(cnn: Fr
     torch.testing.assert_close(classes, cnn.classify(pooled[:, :1280]))
 
 
-def test_other_constants_are_other_features(cnn: FrozenCNN):
+def test_other_standardisation_constants_change_the_cache_name(cnn: FrozenCNN):
     nothing = np.zeros(Hypercolumns.width)
     assert Hypercolumns(cnn, (nothing, nothing + 1)).name != Hypercolumns(cnn).name

@@ -1,4 +1,4 @@
-"""The frozen text encoder says what the published one does, of each text by itself, and leaves no trace in a model."""
+"""The frozen text encoder equals the published one, is independent of the batch, and is not saved with a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from diptych.batch import Text
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.encoders.minilm import MASK, FrozenMiniLM
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.modules.block import PostNormBlock
 from diptych.modules.frozen_text import FrozenTextEncoder
@@ -30,14 +31,14 @@ def text() -> Text:
     return Tokenizer(20).encode(TEXTS)
 
 
-def test_its_pieces_are_the_bundled_ones():
+def test_the_vocabulary_is_the_bundled_one():
     theirs = (published.get_model_path() / "vocab.txt").read_text("utf-8").split("\n")
     assert tuple(theirs[:30522]) == vocabulary().pieces and vocabulary().mask == MASK
 
 
 @pytest.mark.slow
-def test_it_is_the_published_encoder(frozen: FrozenMiniLM, text: Text):
-    """To 1e-5 of the largest in float32, by transformers' own class; and in half precision as it is given."""
+def test_states_equal_the_published_encoder(frozen: FrozenMiniLM, text: Text):
+    """In float32 to 1e-5 of the largest value of transformers' BertModel; and in half precision as returned."""
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BertModel.from_pretrained(published.get_model_path(), add_pooling_layer=False).eval()
     with torch.no_grad():
@@ -51,7 +52,7 @@ def test_it_is_the_published_encoder(frozen: FrozenMiniLM, text: Text):
 
 
 @pytest.mark.slow
-def test_a_text_is_read_by_itself(frozen: FrozenMiniLM, text: Text):
+def test_a_texts_states_do_not_depend_on_the_batch(frozen: FrozenMiniLM, text: Text):
     together, fresh = frozen(text), FrozenMiniLM()
     for i in (2, 0, 1):
         n = int(text.mask[i].sum())
@@ -60,10 +61,10 @@ def test_a_text_is_read_by_itself(frozen: FrozenMiniLM, text: Text):
 
 
 @pytest.mark.slow
-def test_it_remembers_but_not_texts_with_hidden_words(text: Text, monkeypatch: pytest.MonkeyPatch):
+def test_states_are_cached_but_not_of_masked_texts(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenMiniLM(depth=1), []
-    plain = frozen._read
-    monkeypatch.setattr(frozen, "_read", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    plain = frozen._encode
+    monkeypatch.setattr(frozen, "_encode", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
     first = frozen(text)
     assert torch.equal(frozen(text[torch.tensor([1, 0])]), first[[1, 0]]) and read == [16, 16]
     hidden = text.ids.clone()
@@ -76,29 +77,29 @@ def test_it_remembers_but_not_texts_with_hidden_words(text: Text, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_what_was_read_is_kept_for_later_runs(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_states_are_cached_on_disk_for_later_runs(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = FrozenMiniLM(depth=1, store=DiskCache(tmp_path))(text)
     later = FrozenMiniLM(depth=1, store=DiskCache(tmp_path))
-    monkeypatch.setattr(later, "_read", None)
+    monkeypatch.setattr(later, "_encode", None)
     assert torch.equal(later(text), first)
     assert not torch.equal(FrozenMiniLM(depth=2, store=DiskCache(tmp_path))(text), first)
 
 
 @pytest.mark.slow
-def test_what_is_still_written_is_read_and_forgotten(text: Text, monkeypatch: pytest.MonkeyPatch):
+def test_transient_texts_are_encoded_but_not_cached(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenMiniLM(depth=1), []
-    plain = frozen._read
-    monkeypatch.setattr(frozen, "_read", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
-    first = frozen(text, once=True)
-    assert torch.equal(frozen(text, once=True), first) and read == [3, 3]
+    plain = frozen._encode
+    monkeypatch.setattr(frozen, "_encode", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    first = frozen(text, transient=True)
+    assert torch.equal(frozen(text, transient=True), first) and read == [3, 3]
     torch.testing.assert_close(frozen(text), first, rtol=1e-3, atol=1e-3)
     assert read == [3, 3, 16, 16]
 
 
 @pytest.mark.slow
-def test_onward_no_word_knows_of_a_later_one(text: Text):
-    """Whether the text lies padded or not, and whether what comes after is there at all."""
-    frozen = FrozenMiniLM(depth=2, onward=True)
+def test_causal_states_do_not_depend_on_later_tokens(text: Text):
+    """With or without padding, and with or without later tokens."""
+    frozen = FrozenMiniLM(depth=2, causal=True)
     whole, begun = frozen(text), frozen(Text(text.ids[:, :4], text.mask[:, :4]))
     torch.testing.assert_close(begun, whole[:, :4], rtol=1e-3, atol=1e-3)
     changed = text.ids.clone()
@@ -110,7 +111,7 @@ def test_onward_no_word_knows_of_a_later_one(text: Text):
 
 
 @pytest.mark.slow
-def test_stages_stand_side_by_side_alike_in_size(frozen: FrozenMiniLM, text: Text):
+def test_stages_are_concatenated_with_similar_magnitudes(frozen: FrozenMiniLM, text: Text):
     said = FrozenMiniLM(stages=(0, 3, 6))(text)
     assert said.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenMiniLM(stages=(0, 3, 6)).width)
     last = frozen.blocks[5]
@@ -121,24 +122,24 @@ def test_stages_stand_side_by_side_alike_in_size(frozen: FrozenMiniLM, text: Tex
         expected = (layers(text) - norm.bias) / scale * text.mask[:, :, None]
         torch.testing.assert_close(said[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
     assert (said[text.mask].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
-    with pytest.raises(ValueError, match=r"stages \(0, 4\), where 3 layers read"):
+    with pytest.raises(ValueError, match=r"stages must be in \[0, 3\]"):
         FrozenMiniLM(depth=3, stages=(0, 4))
 
 
 @pytest.mark.slow
-def test_without_layers_no_word_knows_of_another(text: Text):
+def test_with_depth_zero_tokens_are_independent(text: Text):
     frozen = FrozenMiniLM(depth=0)
     changed = text.ids.clone()
     changed[:, 2] = 2000
     before, after = frozen(text), frozen(Text(changed, text.mask))
     assert torch.equal(before[:, [0, 1, 3]], after[:, [0, 1, 3]]) and not torch.equal(before[:, 2], after[:, 2])
-    with pytest.raises(ValueError, match="has 6 layers"):
+    with pytest.raises(ValueError, match="depth must be in \[0, 6\]"):
         FrozenMiniLM(depth=7)
 
 
 @pytest.mark.slow
-def test_it_can_stand_where_a_model_embeds_its_words(frozen: FrozenMiniLM, text: Text):
-    model = ViLT(16, 1, 2, 32, 32, (2, 2), vocab_size=30522, text_length=20, dropout=0.0)
+def test_it_can_replace_a_models_text_embedding(frozen: FrozenMiniLM, text: Text):
+    model = ViLT(ViLTConfig(16, 1, 2, 32, 32, (2, 2), vocab_size=30522, text_length=20, dropout=0.0))
     model.words = given = FrozenTextEncoder(16, frozen)  # type: ignore[assignment]
     padded = model.encode_text(text)
     with packing(True):

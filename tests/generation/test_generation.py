@@ -25,7 +25,7 @@ def prompt(*rows: list[int]) -> Tensor:
 
 
 def logits(words: int, **likely: float) -> Tensor:
-    """Nought but where told: `_2_3` is the logit of 3 behind 2."""
+    """Logits that are zero unless set: `_2_3` is the logit of token 3 after token 2."""
     table = torch.zeros(words, words)
     for pair, value in likely.items():
         _, last, following = pair.split("_")
@@ -33,11 +33,11 @@ def logits(words: int, **likely: float) -> Tensor:
     return table
 
 
-def test_both_toys_speak():
+def test_both_toy_models_are_text_decoders():
     assert isinstance(Speaker(), TextDecoder) and isinstance(Table(torch.zeros(3, 3)), TextDecoder)
 
 
-def test_greedy_takes_the_best_until_the_end():
+def test_greedy_takes_the_most_likely_tokens_until_the_end_token():
     model = Table(logits(5, _2_3=2, _3_4=2, _4_1=2, _1_2=9))
     ids = greedy(model, context(2), prompt([2], [4]), RULES)
     assert ids.tolist() == [[2, 3, 4, END], [4, END, PAD, PAD]]
@@ -45,24 +45,24 @@ def test_greedy_takes_the_best_until_the_end():
     assert greedy(model, context(1), prompt([2]), short).tolist() == [[2, 3, 4]]
 
 
-def test_no_end_before_the_shortest_length():
+def test_no_end_token_before_the_minimum_length():
     model = Table(logits(5, _4_1=2, _4_3=1, _3_4=1))
     rules = GenerationConfig(END, PAD, max_length=8, min_length=3)
     assert greedy(model, context(1), prompt([4]), rules).tolist() == [[4, 3, 4, END]]
 
 
-def test_repetition_is_worth_less_above_nought_and_below():
+def test_the_repetition_penalty_lowers_positive_and_negative_scores():
     scores = torch.tensor([[4.0, -4.0, 1.0, -1.0]])
     allowed = GenerationConfig(END, PAD, 8, repetition_penalty=2.0).allowed(prompt([0, 1, 1]), scores)
     assert allowed.tolist() == [[2.0, -8.0, 1.0, -1.0]]
     assert scores.tolist() == [[4.0, -4.0, 1.0, -1.0]]
 
 
-def test_the_nucleus_is_the_fewest_that_have_the_share():
+def test_the_nucleus_is_the_smallest_set_with_probability_top_p():
     scores = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
     assert top_p_filter(scores, 0.5, 4).isfinite().tolist() == [[False, True, False, False]]
     assert top_p_filter(scores, 0.6, 4).isfinite().tolist() == [[False, True, False, True]]
-    assert top_p_filter(scores, 1.0, 3).isfinite().tolist() == [[False, True, True, True]]  # of the three best
+    assert top_p_filter(scores, 1.0, 3).isfinite().tolist() == [[False, True, True, True]]  # among the three best
 
 
 def test_samples_follow_the_probabilities_and_the_draws():
@@ -85,7 +85,7 @@ WORDS = 6
 
 
 def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, power: float) -> tuple[list[int], float]:
-    """Every text there is, tried out."""
+    """The best of all possible texts, by enumeration."""
     here = context(2).index_samples(torch.tensor([i]))
     found = []
     for n in range(1, rules.max_length):
@@ -109,7 +109,7 @@ def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, pow
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
-def test_with_beams_enough_the_best_text_of_all_is_found(power: float):
+def test_with_enough_beams_the_best_text_is_found(power: float):
     model, rules = Speaker(WORDS).eval(), GenerationConfig(END, PAD, max_length=4)
     written = beam_search(model, context(2), prompt([5], [3]), rules, BeamConfig(WORDS**2, length_penalty=power))
     for i, start in enumerate((5, 3)):
@@ -119,8 +119,8 @@ def test_with_beams_enough_the_best_text_of_all_is_found(power: float):
         assert written.scores[i].item() == pytest.approx(score, rel=1e-5)
 
 
-def test_a_beam_sees_what_greedy_misses():
-    """2 → 3 is likelier than 2 → 4, but all that follows 3 is alike, and 4 is sure of the end."""
+def test_beam_search_finds_a_better_text_than_greedy():
+    """2 → 3 is likelier than 2 → 4, but after 3 all tokens are equally likely, and after 4 the end is certain."""
     model = Table(logits(6, _2_3=5, _2_4=4.9, _4_1=9))
     rules = GenerationConfig(END, PAD, max_length=3)
     assert greedy(model, context(1), prompt([2]), rules)[0, 1] == 3
@@ -134,7 +134,7 @@ def score_of(beams: BeamConfig) -> GenerationOutput:
 
 
 def test_scores_are_sums_over_lengths():
-    """The end ends [2, 3] with 0.6 · 0.9, and [2] with 0.4."""
+    """[2, 3] ends with probability 0.6 · 0.9, and [2] with 0.4."""
     assert score_of(BeamConfig(2)).ids.tolist() == [[2, 3, END]]
     assert score_of(BeamConfig(2)).scores.item() == pytest.approx(math.log(0.54) / 2)
     assert score_of(BeamConfig(2, count_eos=True)).scores.item() == pytest.approx(math.log(0.54) / 3)
@@ -143,7 +143,7 @@ def test_scores_are_sums_over_lengths():
     assert score_of(BeamConfig(2, score=torch.exp)).scores.item() == pytest.approx((0.6 + 0.9) / 2)
 
 
-def test_an_early_search_is_over_with_as_many_texts_as_beams():
+def test_early_stopping_ends_with_as_many_texts_as_beams():
     """Two texts have ended after two tokens; a longer one would score better."""
     table = torch.tensor([0.0, 0.51, 0.0, 0.49]).log().expand(4, -1).clone()
     table[3] = torch.tensor([0.0, 0.01, 0.0, 0.99]).log()
@@ -158,7 +158,7 @@ def test_an_early_search_is_over_with_as_many_texts_as_beams():
     assert early == [[2, END]]
 
 
-def test_groups_that_may_be_alike_are_one_search():
+def test_groups_without_diversity_penalty_equal_one_search():
     model = Speaker().eval()
     start = prompt([5], [7], [3])
     one = beam_search(model, context(3), start, RULES, BeamConfig(2))
@@ -167,8 +167,8 @@ def test_groups_that_may_be_alike_are_one_search():
     torch.testing.assert_close(one.scores, three.scores)
 
 
-def test_diversity_is_taken_off_what_earlier_groups_chose():
-    """Two groups of one beam: the first takes 3; the second, for which 3 is worth less, takes 4, and scores better."""
+def test_the_diversity_penalty_applies_to_tokens_of_earlier_groups():
+    """Two groups of one beam: the first takes 3; the second, with a penalty on 3, takes 4 and scores better."""
     model = Table(logits(6, _2_3=5, _2_4=4.5, _4_1=9))
     rules = GenerationConfig(END, PAD, max_length=3)
     assert beam_search(model, context(1), prompt([2]), rules, BeamConfig(2, num_beam_groups=2)).ids[0, 1] == 3
@@ -186,49 +186,49 @@ def test_diversity_is_taken_off_what_earlier_groups_chose():
     )
 
 
-def test_beams_divide_into_their_groups():
-    with pytest.raises(ValueError, match="5 beams do not divide into 2 groups"):
+def test_beams_must_be_divisible_by_groups():
+    with pytest.raises(ValueError, match="num_beams 5 is not divisible by num_beam_groups 2"):
         BeamConfig(5, num_beam_groups=2)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_remembered_need_not_be_read_again(packed: bool):
-    """The same texts with a cache and without, whichever way the context lies; and each token is read once."""
+def test_decoding_with_a_cache_equals_decoding_without(packed: bool):
+    """The same texts with and without a cache, with packed and padded context; each token is computed once."""
     model, start = Speaker().eval(), prompt([5, 6], [7, 2], [3, 3])
     with packing(packed):
         here = context(3)
         found = []
-        for remember in (True, False):
+        for use_cache in (True, False):
             model.columns = 0
             draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
             beams = beam_search(
-                model, here, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), remember
+                model, here, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), use_cache
             )
-            found.append((greedy(model, here, start, RULES, remember), beams.ids))
-            found[-1] += (sample(model, here, start, RULES, draws, remember=remember),)
+            found.append((greedy(model, here, start, RULES, use_cache), beams.ids))
+            found[-1] += (sample(model, here, start, RULES, draws, use_cache=use_cache),)
             found[-1] += (model.columns,)
     for a, b in zip(*(x[:3] for x in found), strict=True):
         assert torch.equal(a, b)
     assert found[0][3] < found[1][3]
 
 
-def test_words_that_hang_on_those_before_are_told_of_them(monkeypatch: pytest.MonkeyPatch):
-    """With a cache the model is given the newest pieces alone; an encoder that reads what stands before must see it still."""
+def test_contextual_frozen_embeddings_get_the_prefix(monkeypatch: pytest.MonkeyPatch):
+    """With a cache the model gets the newest tokens only; a contextual frozen encoder needs those before them too."""
     model, ids = Speaker().eval(), prompt([5, 6, 9, 3], [7, 2, 4, 8])
     table = nn.Embedding(11, 384)
     model.words.word = FrozenTextEmbedding(8, lambda text, _=False: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
 
-    def read(remember: bool) -> Tensor:
-        reader = IncrementalDecoder(model, context(2), remember)
+    def read(use_cache: bool) -> Tensor:
+        reader = IncrementalDecoder(model, context(2), use_cache)
         return torch.stack([reader.next_token_logits(ids[:, :n]) for n in (2, 3, 4)])
 
     with torch.no_grad():
-        torch.testing.assert_close(read(remember=True), read(remember=False), rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(read(use_cache=True), read(use_cache=False), rtol=1e-5, atol=2e-5)
         monkeypatch.setattr(FrozenTextEmbedding, "with_prefix", lambda *_: nullcontext())
-        assert (read(remember=True) - read(remember=False)).abs().max() > 1e-4, "else this test could not fail"
+        assert (read(use_cache=True) - read(use_cache=False)).abs().max() > 1e-4, "else this test could not fail"
 
 
-def test_a_sample_s_text_does_not_hang_on_its_neighbours():
+def test_a_samples_text_does_not_depend_on_the_batch():
     model, start = Speaker().eval(), prompt([5], [7], [3])
     together = beam_search(model, context(3), start, RULES, BeamConfig(3))
     for i in range(3):
@@ -245,7 +245,7 @@ def test_a_sample_s_text_does_not_hang_on_its_neighbours():
 
 
 @pytest.mark.parametrize("draw,token", [(0.0, 1), (0.499, 1), (0.501, 2), (0.799, 2), (0.801, 3), (0.99999, 3)])
-def test_a_draw_says_which_token_of_the_nucleus_it_is(draw: float, token: int):
+def test_a_draw_selects_a_token_of_the_nucleus(draw: float, token: int):
     model = Table(torch.tensor([0.0, 0.5, 0.3, 0.2]).log().expand(5, -1))
     draws = torch.full((1, 2), draw)
     assert sample(model, context(1), prompt([2]), GenerationConfig(4, PAD, max_length=2), draws, 1.0)[0, 1] == token

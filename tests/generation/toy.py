@@ -1,4 +1,4 @@
-"""Two decoders: one whose every logit is known, and one with attention, whose cache must be kept in order."""
+"""Two toy decoders: one with known logits, and one with attention and a key-value cache."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PAD, END = 0, 1
 
 
 def context(b: int, dim: int = 8) -> Tokens:
-    """Ragged, and different for every sample."""
+    """Context tokens of different lengths and values for each sample."""
     values = torch.randn(b, 4, dim, generator=torch.Generator().manual_seed(b))
     real = torch.arange(4) < torch.arange(b)[:, None] % 4 + 1
     return Tokens.from_padded(values, real, Span("image", "patches", 4))
 
 
 class Table:
-    """The next token depends on the last one alone: `logits` (v, v)."""
+    """A decoder whose next token depends on the last one only: `logits` (v, v)."""
 
     def __init__(self, logits: Tensor):
         self.logits = logits
@@ -32,7 +32,7 @@ class Table:
 
 
 class Speaker(nn.Module):
-    """A tiny transformer decoder; reads with a cache or without."""
+    """A tiny transformer decoder, with or without a cache."""
 
     def __init__(self, vocab_size: int = 11, dim: int = 8):
         super().__init__()
@@ -42,7 +42,7 @@ class Speaker(nn.Module):
         self.out = nn.Linear(dim, vocab_size)
         for weight in self.parameters():
             weight.data.normal_(std=0.8)
-        self.columns = 0  # read in all
+        self.columns = 0  # total columns computed
 
     def next_token_logits(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tensor:
         seen = 0 if cache is None else cache.length

@@ -1,4 +1,4 @@
-"""BLEU, ROUGE-L and CIDEr-D: equal to the official scorers, and to what can be worked by hand."""
+"""BLEU, ROUGE-L and CIDEr-D: equal to the official scorers and to hand-computed values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WORDS = [
 
 
 def drawn(seed: int, pictures: int, most: int = 5) -> tuple[list[list[str]], list[list[list[str]]]]:
-    """Captions from few words, so that they have much in common; empty and repeated ones among them."""
+    """Captions from a small vocabulary, so that they overlap; some empty or repeated."""
     random_ = random.Random(seed)
 
     def text(least: int) -> list[str]:
@@ -63,10 +63,10 @@ def test_equal_to_the_official_scorers(seed: int, pictures: int, most: int):
     assert bleu(candidates, references) == pytest.approx(blue, rel=0, abs=1e-6)
     assert sum(map(rouge_l, candidates, references)) / pictures == pytest.approx(rouge, rel=0, abs=1e-6)
     assert cider_d(candidates, references) == pytest.approx(cider, rel=0, abs=1e-6)
-    assert max(cider) > 0.1 and rouge > 0.1  # not all of it is nought
+    assert max(cider) > 0.1 and rouge > 0.1  # not all scores are zero
 
 
-def test_raw_texts_are_cut_into_words_first():
+def test_raw_captions_are_tokenized_first():
     candidates = ["A dog's ball.", "Two cats (black) sit!", "it isn't here"]
     references = [["The dog's red ball", "A ball ..."], ["two cats sit, black", "Cats."], ["It is not here"]]
     found = caption_scores(candidates, references)
@@ -81,11 +81,11 @@ def test_worked_by_hand():
     assert bleu([said], [true])[0] == pytest.approx(2 / 3 * math.exp(1 - 4 / 3))
     precision, recall = 2 / 3, 2 / 4
     assert rouge_l(said, true) == pytest.approx(2.44 * precision * recall / (recall + 1.44 * precision))
-    # two pictures that share no word: a candidate equal to its one reference, of 3 words, has a cosine of 1 for n = 1, 2, 3
+    # two images without common words: a candidate equal to its one reference, of 3 words, has cosine 1 for n = 1, 2, 3
     assert cider_d([said, ["x"]], [[said], [["y"]]]) == pytest.approx([10 * 3 / 4, 0])
 
 
-def test_the_same_as_the_reference_is_best_and_nothing_alike_is_nought():
+def test_an_exact_match_scores_best_and_no_overlap_zero():
     texts = [["a dog runs on the grass"], ["two children play with a ball"], ["a woman sits in the red snow"]]
     best = caption_scores([one for (one,) in texts], texts)
     assert best.bleu == pytest.approx((1, 1, 1, 1)) and best.rouge_l == pytest.approx(1)
@@ -94,8 +94,8 @@ def test_the_same_as_the_reference_is_best_and_nothing_alike_is_nought():
     assert max(*worst.bleu, worst.rouge_l, worst.cider_d) < 1e-3
 
 
-def test_words_are_those_that_stanford_s_tokenizer_gave():
-    """Each line was cut by PTBTokenizer 3.4.1 -lowerCase, and the official list of marks left out."""
+def test_words_equal_those_of_stanfords_tokenizer():
+    """Expected words: PTBTokenizer 3.4.1 -lowerCase, without the official list of punctuation."""
     for text, words in [
         ("A dog doesn't run; it can't, won't and isn't.", "a dog does n't run it ca n't wo n't and is n't"),
         ("The man's dog (a big one) sits.", "the man 's dog -lrb- a big one -rrb- sits"),
@@ -109,7 +109,7 @@ def test_words_are_those_that_stanford_s_tokenizer_gave():
     assert caption_words(" . ") == []
 
 
-def test_what_cannot_be_scored():
+def test_captions_without_references_raise_an_error():
     for candidates, references in ([], []), (["a"], [[]]), (["a", "b"], [["a"]]):
         with pytest.raises(ValueError, match="references"):
             caption_scores(candidates, references)

@@ -56,12 +56,12 @@ def test_chance_by_hand():
     assert blind.text_to_image == {1: 0.5, 2: 1.0, 9: 1.0}
 
 
-def test_a_model_that_says_the_same_of_everything_scores_nothing():
+def test_constant_scores_give_zero_recall():
     result = recall(torch.zeros(20, 20), torch.arange(20))
     assert set(result.image_to_text.values()) == set(result.text_to_image.values()) == {0.0}
 
 
-def test_chance_is_what_random_scores_reach():
+def test_chance_equals_the_recall_of_random_scores():
     owner = torch.arange(20).repeat_interleave(3)
     results = [recall(torch.rand(20, 60, generator=torch.Generator().manual_seed(s)), owner) for s in range(200)]
     for k in (1, 5, 10):
@@ -73,10 +73,10 @@ def test_chance_is_what_random_scores_reach():
     ("scores", "owner", "message"),
     [
         (torch.full((1, 1), float("nan")), [0], "NaN"),
-        (torch.zeros(2, 1), [0], "image 1 owns no text"),
-        (torch.zeros(2, 2), [0, 2], "owner must name"),
+        (torch.zeros(2, 1), [0], "image 1 has no text"),
+        (torch.zeros(2, 2), [0, 2], "owner must give the index"),
     ],
 )
-def test_refusals(scores, owner, message):
+def test_invalid_scores_raise_an_error(scores, owner, message):
     with pytest.raises(ValueError, match=message):
         recall(scores, torch.tensor(owner))

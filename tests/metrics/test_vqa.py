@@ -14,7 +14,7 @@ from diptych.metrics.vqa import AnswerList, best_accuracy, normalise_answer, vqa
         ("none", "0"),
         ("a man and an umbrella", "man and umbrella"),
         ("black-and-white", "black and white"),  # a mark inside a word becomes a space
-        ("black - white", "black white"),  # a loose one goes
+        ("black - white", "black white"),  # a mark next to a space is dropped
         ("1,000", "1000"),
         ("1,000-2,000", "10002000"),  # a comma between digits drops every mark
         ("3.5", "3.5"),
@@ -26,20 +26,20 @@ from diptych.metrics.vqa import AnswerList, best_accuracy, normalise_answer, vqa
         ("couldn'tve", "couldn't've"),
         ("don't", "don't"),
         ("well", "well"),
-        ("somebody'd", "somebodyd"),  # as the official table has it
+        ("somebody'd", "somebodyd"),  # as in the official table
         ("  red\n", "red"),
         ("it's\tred", "it's red"),
-        ("x -y-z", "x yz"),  # loose once, a mark is dropped everywhere
-        ("x\xa0-y-z", "x y z"),  # only a plain space, a tab or a new line makes it loose
-        ("." * 33, "."),  # the official script drops 32 points at most
+        ("x -y-z", "x yz"),  # next to a space once, a mark is dropped everywhere
+        ("x\xa0-y-z", "x y z"),  # only a space, a tab or a new line counts
+        ("." * 33, "."),  # the official script drops at most 32 periods
         ("howd", "how'd"),
         ("whove", "who've"),
-        ("Im", "im"),  # the official table has it in capitals, which no answer still has by then
+        ("Im", "im"),  # the official table has it capitalised, which never matches lower-cased answers
         ("twas", "'twas"),
         ("10 a.m.", "10 am"),
         (".5", ".5"),
         ("$5", "$5"),
-        ("a", "a"),  # where nothing would be left, articles stay
+        ("a", "a"),  # an answer of articles only keeps them
         ("A", "a"),
         ("A.", "a"),
         ("(A)", "a"),
@@ -67,17 +67,17 @@ def test_a_single_answer_is_plain_equality():
     assert vqa_accuracy("table", ["chair"]) == 0.0
 
 
-def test_both_sides_are_normalised_where_people_differ():
+def test_both_sides_are_normalised_where_annotators_differ():
     assert vqa_accuracy("Two.", ["two"] * 9 + ["2"]) == 1.0
     assert vqa_accuracy("the cat", ["cat.", "a cat"] * 5) == 1.0
 
 
-def test_what_all_wrote_alike_is_compared_as_written():
+def test_unanimous_answers_are_compared_as_written():
     assert vqa_accuracy("2", ["two"] * 10) == 0.0
     assert vqa_accuracy(" two\n", ["two", "two "] * 5) == 1.0
 
 
-def test_withheld_answers_cannot_be_scored():
+def test_withheld_answers_raise_an_error():
     for score in (lambda: vqa_accuracy("yes", []), lambda: best_accuracy([])):
         with pytest.raises(ValueError, match="withheld"):
             score()
@@ -90,7 +90,7 @@ def test_normalising_gives_single_spaced_words_without_articles(answer):
     assert all(words) or not answer.split()
 
 
-def test_letters_of_choices_stay_four_answers():
+def test_choice_letters_stay_distinct_answers():
     for letter in "ABCD":
         assert [vqa_accuracy(letter, [other]) for other in "ABCD"] == [float(letter == other) for other in "ABCD"]
         assert vqa_accuracy(letter.lower(), [letter]) == 1.0
@@ -101,11 +101,11 @@ def test_letters_of_choices_stay_four_answers():
     ("people", "any_text", "of_list"),
     [
         (["yes"] * 10, 1.0, 1.0),
-        (["Yes"] * 10, 1.0, 0.0),  # all wrote the same, so capitals count, and a normalised list has none
+        (["Yes"] * 10, 1.0, 0.0),  # unanimous, so capitals count, and a normalised list has none
         (["two"] * 10, 1.0, 0.0),  # the list has "2"
         (["two"] * 9 + ["2"], 1.0, 1.0),
         (["Yes"], 1.0, 1.0),  # one answer is compared normalised
-        (["yes", "yes"], 1 / 3, 1 / 3),  # without one of two, one matches
+        (["yes", "yes"], 1 / 3, 1 / 3),  # leaving one of two out, one matches
         (["yes", "no"], 1 / 6, 1 / 6),
         (["yes"] * 3, 2 / 3, 2 / 3),
         (["yes"] * 4, 1.0, 1.0),
@@ -146,5 +146,5 @@ def test_more_votes_never_score_less(people):
     ranked = sorted({"yes", "no", "maybe"}, key=people.count)
     scores = [vqa_accuracy(a, people) for a in ranked]
     assert scores == pytest.approx(sorted(scores))
-    targets = soft_scores(people, normalise_answer)  # what training aims at is what scoring measures
+    targets = soft_scores(people, normalise_answer)  # training targets equal the metric
     assert scores == pytest.approx([targets.get(answer, 0.0) for answer in ranked])

@@ -1,4 +1,4 @@
-"""Checkpoints of other sizes than the published goldens', which the tests read back: of single encoders and of one stream."""
+"""Examples of checkpoints with unusual sizes: systems of one encoder or one stream."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Arguments = dict[str, Any]
 
 
 @dataclass
-class Made:
-    """A checkpoint to be read back: `heads` are sizes that the task's heads have by the weights' names."""
+class Example:
+    """A checkpoint to generate and import. `heads`: shapes of the task's heads by our weight names."""
 
     system: str
     task: str
@@ -20,7 +20,7 @@ class Made:
 
 
 def none(*names: str) -> dict[str, tuple[int, ...]]:
-    """Heads whose sizes are the model's."""
+    """Heads whose sizes follow from the model's."""
     return {f"heads.{name}.": (1,) for name in names}
 
 
@@ -31,39 +31,39 @@ VIT: list[tuple[Arguments, Arguments]] = [
 ]  # fmt: skip
 
 
-def vits() -> list[Made]:
+def vits() -> list[Example]:
     (first, one), (second, two) = VIT
     decoder = {"decoder_dim": 20, "decoder_depth": 1, "decoder_num_heads": 5, "decoder_mlp_dim": 20}
     other = {"decoder_dim": 12, "decoder_depth": 3, "decoder_num_heads": 1, "decoder_mlp_dim": 9}
     return [
-        Made("vit", "classification", first | {"num_classes": 7, "representation": 0, "pooling": "cls"}, one),
-        Made("vit", "classification", second | {"num_classes": 2, "representation": 11, "pooling": "average"}, two),
-        Made("vit", "encoder", second | {"num_classes": 0, "representation": 0, "pooling": "cls"}, two),
-        Made("mae", "pretraining", first | decoder, one | {"decoder_num_heads": 5}),
-        Made("mae", "pretraining", second | {"dim": 36} | other, two | {"decoder_num_heads": 1}),
+        Example("vit", "classification", first | {"num_classes": 7, "representation": 0, "pooling": "cls"}, one),
+        Example("vit", "classification", second | {"num_classes": 2, "representation": 11, "pooling": "average"}, two),
+        Example("vit", "encoder", second | {"num_classes": 0, "representation": 0, "pooling": "cls"}, two),
+        Example("mae", "pretraining", first | decoder, one | {"decoder_num_heads": 5}),
+        Example("mae", "pretraining", second | {"dim": 36} | other, two | {"decoder_num_heads": 1}),
     ]
 
 
-def vilts() -> list[Made]:
-    made = []
+def vilts() -> list[Example]:
+    examples = []
     for (shape, config), words in zip(
         VIT, ({"vocab_size": 61, "text_length": 5}, {"vocab_size": 35, "text_length": 23}), strict=True
     ):
-        told = {"num_attention_heads": shape["num_heads"], "patch_size": shape["patch_size"]}
-        told |= {"image_size_of_pos_embed": config["img_size"]} if "img_size" in config else {}
+        official = {"num_attention_heads": shape["num_heads"], "patch_size": shape["patch_size"]}
+        official |= {"image_size_of_pos_embed": config["img_size"]} if "img_size" in config else {}
         model, pair = shape | words | {"num_images": 1}, shape | words | {"num_images": 2}
-        made += [
-            Made("vilt", "pretraining", model, told, none("match", "words")),
-            Made("vilt", "pretraining", model, told, none("match")),
-            Made("vilt", "vqa", model, told, {"head.answers.weight": (13, 2 * shape["dim"])}),
-            Made("vilt", "nlvr2", pair, told),
-            Made("vilt", "retrieval", model, told),
-            Made("vilt", "encoder", model, told),
+        examples += [
+            Example("vilt", "pretraining", model, official, none("match", "words")),
+            Example("vilt", "pretraining", model, official, none("match")),
+            Example("vilt", "vqa", model, official, {"head.answers.weight": (13, 2 * shape["dim"])}),
+            Example("vilt", "nlvr2", pair, official),
+            Example("vilt", "retrieval", model, official),
+            Example("vilt", "encoder", model, official),
         ]
-    return made
+    return examples
 
 
-def vlmos() -> list[Made]:
+def vlmos() -> list[Example]:
     first: Arguments = {
         "dim": 24,
         "depth": 3,
@@ -101,29 +101,29 @@ def vlmos() -> list[Made]:
     }
     two = {"heads": 6, "max_text_len_of_initckpt": 21, "image_size": [15, 3], "patch_size": 3}
     square = first | {"grid": (4, 4)}
-    told = one | {"image_size": 16}
+    square_config = one | {"image_size": 16}
     heads = none("match", "words", "contrast", "contrast_together")
-    made = [Made("vlmo", "pretraining", square | {"vl_start_layer": 3}, told, none("words"))]
-    pairs: list[tuple[Arguments, Arguments]] = [(first, one), (second, two), (square, told)]
+    examples = [Example("vlmo", "pretraining", square | {"vl_start_layer": 3}, square_config, none("words"))]
+    pairs: list[tuple[Arguments, Arguments]] = [(first, one), (second, two), (square, square_config)]
     for model, config in pairs:
-        made += [
-            Made("vlmo", "pretraining", model, config, heads),
-            Made("vlmo", "vqa", model, config, {"head.answers.weight": (5, 2 * model["dim"])}),
-            Made("vlmo", "nlvr2", model | {"num_images": 2}, config),
-            Made("vlmo", "retrieval", model | {"num_itc_branches": 1}, config),
+        examples += [
+            Example("vlmo", "pretraining", model, config, heads),
+            Example("vlmo", "vqa", model, config, {"head.answers.weight": (5, 2 * model["dim"])}),
+            Example("vlmo", "nlvr2", model | {"num_images": 2}, config),
+            Example("vlmo", "retrieval", model | {"num_itc_branches": 1}, config),
         ]
-    return made
+    return examples
 
 
-def recurrent() -> list[Made]:
+def recurrent() -> list[Example]:
     first = {"feature_dim": 14, "dim": 10, "vocab_size": 21, "word_dim": 6, "depth": 1}
     second = {"feature_dim": 9, "dim": 22, "vocab_size": 17, "word_dim": 3, "depth": 3}
-    return [Made("vsepp", "pretraining", sizes, {"margin": 0.2}) for sizes in (first, second)] + [
-        Made("scan", "pretraining", sizes | {"bidirectional": True}, {}) for sizes in (first, second)
+    return [Example("vsepp", "pretraining", sizes, {"margin": 0.2}) for sizes in (first, second)] + [
+        Example("scan", "pretraining", sizes | {"bidirectional": True}, {}) for sizes in (first, second)
     ]
 
 
-def crossvits() -> list[Made]:
+def crossvits() -> list[Example]:
     first = {
         "image_sizes": (20, 18), "patch_sizes": (5, 9), "dims": (18, 20), "num_heads": (3, 1), "mlp_dims": (19, 60),
         "stages": ((2, 1, 3), (1, 3, 0)), "stem": False, "num_classes": 5,
@@ -133,23 +133,27 @@ def crossvits() -> list[Made]:
         "stages": ((1, 1, 0),), "stem": True, "num_classes": 2,
     }  # fmt: skip
     return [
-        Made("crossvit", "classification", x, {"num_heads": list(x["num_heads"]), "patch_size": list(x["patch_sizes"])})
+        Example(
+            "crossvit", "classification", x, {"num_heads": list(x["num_heads"]), "patch_size": list(x["patch_sizes"])}
+        )
         for x in (first, second)
     ]
 
 
-def beits() -> list[Made]:
-    made = []
+def beits() -> list[Example]:
+    examples = []
     for (shape, config), depth in zip(VIT, (3, 5), strict=True):
-        told = {"encoder_attention_heads": shape["num_heads"], "special_ids": {"mask": 27}}
-        told |= {name: config[name] for name in ("img_size", "patch_size") if name in config}
+        official = {"encoder_attention_heads": shape["num_heads"], "special_ids": {"mask": 27}}
+        official |= {name: config[name] for name in ("img_size", "patch_size") if name in config}
         model = shape | {"depth": depth, "vocab_size": 28, "text_length": 6, "pooling": "both", "mask_token_id": 27}
         model |= {"final_norm": depth == 3, "num_classes": 0, "with_decoder": False}
-        made += [
-            Made("beit3", "vqa", model | {"pooling": "image"}, told, {"head.answers.weight": (9, 2 * shape["dim"])}),
-            Made("beit3", "nlvr2", model, told),
-            Made("beit3", "classification", model | {"num_classes": 3, "final_norm": False}, told),
-            Made("beit3", "captioning", model | {"with_decoder": True}, told),
-            Made("beit3", "retrieval", model, told),
+        examples += [
+            Example(
+                "beit3", "vqa", model | {"pooling": "image"}, official, {"head.answers.weight": (9, 2 * shape["dim"])}
+            ),
+            Example("beit3", "nlvr2", model, official),
+            Example("beit3", "classification", model | {"num_classes": 3, "final_norm": False}, official),
+            Example("beit3", "captioning", model | {"with_decoder": True}, official),
+            Example("beit3", "retrieval", model, official),
         ]
-    return made
+    return examples

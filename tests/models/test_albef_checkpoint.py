@@ -1,4 +1,4 @@
-"""ALBEF at full size: the names, shapes and counts of the official models, and what is refused."""
+"""ALBEF at full size: names, shapes and parameter counts of the official models, and errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.albef.checkpoint import SYSTEM
-from diptych.models.importing import identify_system, map_official, resized
+from diptych.models.importing import identify_system, map_official, resize_grid
 
 WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30522, 512, 256
 Shapes = dict[str, tuple[int, ...]]
@@ -41,7 +41,7 @@ def attention(name: str) -> Shapes:
 
 
 def bert(layers: int, alone: int) -> Shapes:
-    """The first `alone` layers attend to no image."""
+    """The shapes of BERT; the first `alone` layers have no cross-attention."""
     shapes: Shapes = {"embeddings.position_ids": (1, TEXTS), **layer("embeddings.LayerNorm", WIDTH)}
     for name, rows in (("word", WORDS), ("position", TEXTS), ("token_type", 2)):
         shapes[f"embeddings.{name}_embeddings.weight"] = (rows, WIDTH)
@@ -58,9 +58,9 @@ def words() -> Shapes:
 
 
 def twice(*parts: Shapes) -> Shapes:
-    """Of the student and of its momentum model."""
-    whole = {name: shape for part in parts for name, shape in part.items()}
-    return whole | {name.replace(".", "_m.", 1): shape for name, shape in whole.items()}
+    """The shapes of the student and of its momentum model."""
+    student = {name: shape for part in parts for name, shape in part.items()}
+    return student | {name.replace(".", "_m.", 1): shape for name, shape in student.items()}
 
 
 PROJECTIONS = layer("vision_proj", JOINT, WIDTH) | layer("text_proj", JOINT, WIDTH)
@@ -69,14 +69,18 @@ PIXELS = under("visual_encoder", image(196))
 TWO_IMAGES = under("text_encoder", bert(18, 6))
 
 
-def judge(answers: int) -> Shapes:
+def classifier(answers: int) -> Shapes:
     return layer("cls_head.0", WIDTH, WIDTH) | layer("cls_head.2", answers, WIDTH)
 
 
 # By task: shapes, and millions of parameters, all and trained, where they are published.
 PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
     "pretraining": (
-        twice(under("visual_encoder", image(256)), under("text_encoder", under("bert", bert(12, 6)) | words()), PROJECTIONS)
+        twice(
+            under("visual_encoder", image(256)),
+            under("text_encoder", under("bert", bert(12, 6)) | words()),
+            PROJECTIONS,
+        )
         | QUEUES | layer("itm_head", 2, WIDTH),
         419.9, 209.9,
     ),
@@ -89,8 +93,8 @@ PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
         twice(PIXELS, under("text_encoder", bert(12, 6)), under("text_decoder", under("bert", bert(6, 0)) | words())),
         580.1, 290.0,
     ),
-    "entailment": (twice(PIXELS, under("text_encoder", bert(12, 6)), judge(3)), None, None),
-    "nlvr2": (twice(PIXELS, TWO_IMAGES, judge(2)), None, 259.1),
+    "entailment": (twice(PIXELS, under("text_encoder", bert(12, 6)), classifier(3)), None, None),
+    "nlvr2": (twice(PIXELS, TWO_IMAGES, classifier(2)), None, 259.1),
     "assignment": (
         PIXELS | TWO_IMAGES | PROJECTIONS | {"temp": ()} | layer("ta_head", 3, WIDTH), None, None
     ),
@@ -98,9 +102,9 @@ PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
 
 
 def meta(shapes: Shapes) -> dict[str, Tensor]:
-    whole = {"queue_ptr", "idx_queue"}
+    integers = {"queue_ptr", "idx_queue"}
     return {
-        name: torch.empty(shape, device="meta", dtype=torch.long if name in whole else None)
+        name: torch.empty(shape, device="meta", dtype=torch.long if name in integers else None)
         for name, shape in shapes.items()
     }
 
@@ -111,40 +115,40 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     shapes, millions, trained = PUBLISHED[task]
     state = meta(shapes)
     assert identify_system(state) == "albef" and SYSTEM.task(state) == task
-    found = map_official("albef", state, {})
-    back = found.names.to_official(found.state) | found.ignored_tensors
+    imported = map_official("albef", state, {})
+    back = imported.names.to_official(imported.state) | imported.ignored_tensors
     assert {name: tuple(tensor.shape) for name, tensor in back.items()} == shapes
     with torch.device("meta"):
-        step = SYSTEM.build(found.arguments, task, found.state)
+        step = SYSTEM.build(imported.arguments, task, imported.state)
     parameters = list(step.parameters())
     if millions is not None:
         assert sum(p.numel() for p in parameters) / 1e6 == pytest.approx(millions, abs=0.06)
     if trained is not None:
         assert sum(p.numel() for p in parameters if p.requires_grad) / 1e6 == pytest.approx(trained, abs=0.06)
-    asked = (found.arguments["text_depth"], found.arguments["fusion_depth"], found.arguments["decoder_depth"])
-    assert asked == (6, 6, 6 if task == "vqa" else 0)
+    depths = (imported.arguments["text_depth"], imported.arguments["fusion_depth"], imported.arguments["decoder_depth"])
+    assert depths == (6, 6, 6 if task == "vqa" else 0)
 
 
-def test_both_images_are_read_through_the_same_keys_and_values():
+def test_both_images_share_keys_and_values():
     shapes, *_ = PUBLISHED["assignment"]
-    twins = map_official("albef", meta(shapes), {}).names.tied
+    tied = map_official("albef", meta(shapes), {}).names.tied
     layers = "text_encoder.encoder.layer"
     for i in range(6, 18, 2):
         for part in ("key", "value"):
             name = f"crossattention.self.{part}.weight"
-            assert twins[f"{layers}.{i + 1}.{name}"] == f"{layers}.{i}.{name}"
-    assert len(twins) == 6 * 4
+            assert tied[f"{layers}.{i + 1}.{name}"] == f"{layers}.{i}.{name}"
+    assert len(tied) == 6 * 4
 
 
 @pytest.mark.slow
 def test_both_position_grids_of_a_momentum_model_are_resized():
-    found = map_official("albef", meta(PUBLISHED["retrieval"][0]), {})
-    grown = resized(found, (24, 24))
-    fitted = [name for name, tensor in grown.state.items() if tensor.shape == (1, 1 + 24 * 24, WIDTH)]
-    assert sorted(fitted) == [f"{who}.model.image.patches.position" for who in ("student", "teacher")]
+    imported = map_official("albef", meta(PUBLISHED["retrieval"][0]), {})
+    larger = resize_grid(imported, (24, 24))
+    resized = [name for name, tensor in larger.state.items() if tensor.shape == (1, 1 + 24 * 24, WIDTH)]
+    assert sorted(resized) == [f"{who}.model.image.patches.position" for who in ("student", "teacher")]
 
 
-def test_what_is_no_albef_or_of_no_known_task_is_refused():
+def test_an_incomplete_checkpoint_or_an_unknown_task_is_refused():
     with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
         map_official("albef", meta(PIXELS | under("text_encoder", bert(12, 6))), {})
     shapes, *_ = PUBLISHED["entailment"]

@@ -1,4 +1,4 @@
-"""One battery for every system: systems/ has a file with its entries, and each test below runs on each of them."""
+"""One battery for all systems: each test below runs on every entry of the files in systems/."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TrainStep
 from diptych.runs.run_folder import load_run
 from diptych.training.checkpoint import save_weights
-from diptych.training.distributed import blocks, checkpoint_activations, shard, whole
+from diptych.training.distributed import blocks, checkpoint_activations, full_tensor, shard
 from tests.models.systems.common import VOCABULARY, Job, System, batch_of, draw, padded, rows
 
 SYSTEMS: dict[str, System] = {
@@ -32,7 +32,7 @@ FIRST = list({re.split("[ ,]", name)[0]: name for name in reversed(SYSTEMS)}.val
 
 
 def cases(parts: Callable[[System], Mapping], n: int) -> list:
-    """(name, part) of every system; the `n`-th part of each paper's first is quick, all others are slow."""
+    """(name, part) of every system; all are slow but the `n`-th part of each paper's first entry."""
     return [
         pytest.param(name, part, marks=() if name in FIRST and part == list(parts(system))[n] else pytest.mark.slow)
         for name, system in SYSTEMS.items()
@@ -41,12 +41,12 @@ def cases(parts: Callable[[System], Mapping], n: int) -> list:
 
 
 JOBS = cases(lambda system: system.jobs, 0)
-VERBS = cases(lambda system: system.verbs, -1)  # what comes last in a forward pass
+METHODS = cases(lambda system: system.methods, -1)  # quick: the last one, the end of a forward pass
 
 
 def small(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return lively(SYSTEMS[name].small()).eval()
+    return amplified(SYSTEMS[name].small()).eval()
 
 
 def step_of(name: str, job: str, seed: int = 0) -> tuple[nn.Module, Job]:
@@ -56,16 +56,16 @@ def step_of(name: str, job: str, seed: int = 0) -> tuple[nn.Module, Job]:
 
 
 @torch.no_grad()
-def lively(module: nn.Module) -> nn.Module:
-    """Weights far enough from nought that attention has its likes: what is left out or mixed up is seen."""
+def amplified(module: nn.Module) -> nn.Module:
+    """Weights far enough from zero that attention is not uniform, so that an omission or a mix-up changes outputs."""
     for weight in module.parameters():
         weight.mul_(5) if weight.dim() > 1 else weight.add_(0.1 * torch.randn(weight.shape, generator=draw(0)))
     return module
 
 
 def losses_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    asked: TrainStep = step  # type: ignore[assignment]
-    return asked(batch, asked.num_terms(batch))
+    train_step: TrainStep = step  # type: ignore[assignment]
+    return train_step(batch, train_step.num_terms(batch))
 
 
 def total_of(step: nn.Module, losses: Mapping[str, Tensor]) -> Tensor:
@@ -75,15 +75,15 @@ def total_of(step: nn.Module, losses: Mapping[str, Tensor]) -> Tensor:
 
 def gradients(step: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     named = dict(step.named_parameters())
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named.items(), found, strict=True)}
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named.items(), grads, strict=True)}
 
 
-def outputs(name: str, verb: str, model: nn.Module, batch: Batch, packed: bool = False) -> list[list[Tensor]]:
-    """What a verb gives, sample by sample: real tokens only."""
+def outputs(name: str, method: str, model: nn.Module, batch: Batch, packed: bool = False) -> list[list[Tensor]]:
+    """The outputs of a method, sample by sample, without padding."""
     with packing(packed), torch.no_grad():
-        given = SYSTEMS[name].verbs[verb](model, batch)
-    return [list(x.pack().values.split(x.layout.lengths)) if isinstance(x, Tokens) else list(x) for x in given]
+        results = SYSTEMS[name].methods[method](model, batch)
+    return [list(x.pack().values.split(x.layout.lengths)) if isinstance(x, Tokens) else list(x) for x in results]
 
 
 def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
@@ -94,7 +94,9 @@ def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
 
 @pytest.fixture
 def doubles(name: str) -> Iterator[None]:
-    """Float64 throughout: how float32 rounds differs from CPU to CPU. A tokenizer compares its codes in float32."""
+    """Float64 throughout, for float32 rounding differs between CPUs; the visual tokenizer compares its codes in
+    float32.
+    """
     torch.set_default_dtype(torch.float32 if name == "tokenizer" else torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -106,23 +108,25 @@ def doubles(name: str) -> Iterator[None]:
 @pytest.mark.parametrize(("name", "job"), JOBS)
 @torch.no_grad()
 def test_loss_at_initialisation_is_chance(name: str, job: str):
-    """Within 4 %, in the mean of eight draws of weights: those of 0.02 give logits near nought, and the rest is their spread."""
-    found, chance = [], SYSTEMS[name].jobs[job].chance
+    """Within 4 %, in the mean of eight initialisations: an std of 0.02 gives logits near zero; the rest is their
+    spread.
+    """
+    per_seed, chance = [], SYSTEMS[name].jobs[job].chance
     for seed in range(8):
         step, _ = step_of(name, job, seed)
-        found.append(losses_of(step.eval(), batch_of(32)))
-    assert found[0].keys() >= chance.keys()
+        per_seed.append(losses_of(step.eval(), batch_of(32)))
+    assert per_seed[0].keys() >= chance.keys()
     for loss, expected in chance.items():
-        mean = sum(losses[loss].item() for losses in found) / len(found)
+        mean = sum(losses[loss].item() for losses in per_seed) / len(per_seed)
         assert mean == pytest.approx(expected, rel=0.04), f"{loss} starts at {mean:.4f}"
 
 
-@pytest.mark.parametrize(("name", "verb"), VERBS)
+@pytest.mark.parametrize(("name", "method"), METHODS)
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_padding_changes_nothing(name: str, verb: str, packed: bool, doubles: None):
-    """Neither its amount nor, where it is computed at all, what stands in it."""
+def test_padding_changes_nothing(name: str, method: str, packed: bool, doubles: None):
+    """Neither the amount of padding nor the values in it change the outputs."""
     model, batch = small(name), batch_of(6)
-    before = outputs(name, verb, model, batch, packed)
+    before = outputs(name, method, model, batch, packed)
     more = padded(batch)
     assert more.image is not None and more.text is not None
     inside = (more.image.pixels == 0).all(1, keepdim=True)
@@ -131,27 +135,40 @@ def test_padding_changes_nothing(name: str, verb: str, packed: bool, doubles: No
         image=Image(torch.where(inside, 5.0, more.image.pixels), more.image.sizes),
         text=replace(more.text, ids=torch.where(more.text.mask, more.text.ids, VOCABULARY - 1)),
     )
-    assert_same(outputs(name, verb, model, more, packed), before)
-    assert_same(outputs(name, verb, model, dirty, packed), before)
+    assert_same(outputs(name, method, model, more, packed), before)
+    assert_same(outputs(name, method, model, dirty, packed), before)
 
 
-@pytest.mark.parametrize(("name", "verb"), VERBS)
-def test_packed_outputs_are_the_padded_ones(name: str, verb: str, doubles: None):
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("packed", [False, True])
+@torch.no_grad()
+def test_forward_is_the_composition_of_the_methods(name: str, packed: bool):
+    model, batch, forward = small(name), batch_of(4), SYSTEMS[name].forward
+    with packing(packed):
+        called, composed = forward.call(model, batch), forward.composed(model, batch)
+    assert len(called) == len(composed) > 0
+    for a, b in zip(called, composed, strict=True):
+        a, b = (x.pack().values if isinstance(x, Tokens) else x for x in (a, b))
+        assert torch.equal(a, b) and a.isfinite().all() and a.numel() > 0
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_packed_outputs_are_the_padded_ones(name: str, method: str, doubles: None):
     model, batch = small(name), batch_of(6)
-    assert_same(outputs(name, verb, model, batch, packed=True), outputs(name, verb, model, batch))
+    assert_same(outputs(name, method, model, batch, packed=True), outputs(name, method, model, batch))
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_packed_losses_and_gradients_are_the_padded_ones(name: str, job: str):
-    step = lively(step_of(name, job)[0]).eval()
-    found = []
+    step = amplified(step_of(name, job)[0]).eval()
+    results = []
     for packed in (False, True):
         if isinstance(step, Pretraining):
             step.pack = packed
         with packing(packed):
             losses = losses_of(step, batch_of(6))
-        found.append((losses, gradients(step, total_of(step, losses))))
-    for a, b in zip(*found, strict=True):
+        results.append((losses, gradients(step, total_of(step, losses))))
+    for a, b in zip(*results, strict=True):
         assert a.keys() == b.keys()
         largest = max(x.abs().max().item() for x in a.values())
         for key in a:
@@ -160,61 +177,67 @@ def test_packed_losses_and_gradients_are_the_padded_ones(name: str, job: str):
             )
 
 
-@pytest.mark.parametrize(("name", "verb"), VERBS)
+@pytest.mark.parametrize(("name", "method"), METHODS)
 @pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_permuting_the_batch_permutes_the_outputs(name: str, verb: str, packed: bool, doubles: None):
+def test_permuting_the_batch_permutes_the_outputs(name: str, method: str, packed: bool, doubles: None):
     model, batch = small(name), batch_of(6)
     order = torch.tensor([4, 2, 0, 5, 1, 3])
-    before = outputs(name, verb, model, batch, packed)
-    assert_same(outputs(name, verb, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
+    before = outputs(name, method, model, batch, packed)
+    assert_same(outputs(name, method, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
 
 
 @pytest.mark.parametrize(
     ("name", "job"), [case for case in JOBS if SYSTEMS[str(case.values[0])].jobs[str(case.values[1])].apart]
 )
-def test_a_batch_is_its_parts(name: str, job: str):
-    """Ranks and micro-batches: parts of 2 and 4 samples, given the whole's counts, add up to its losses and gradients."""
-    step = lively(step_of(name, job)[0]).eval()
-    asked: TrainStep = step  # type: ignore[assignment]
+def test_losses_and_gradients_of_a_batch_are_the_sums_of_its_parts(name: str, job: str):
+    """Ranks and micro-batches: losses and gradients of parts, with the counts of the whole batch, sum to those of the
+    batch.
+    """
+    step = amplified(step_of(name, job)[0]).eval()
+    train_step: TrainStep = step  # type: ignore[assignment]
     batch = batch_of(6)
-    counts = asked.num_terms(batch)
-    whole = asked(batch, counts)
+    counts = train_step.num_terms(batch)
+    whole = train_step(batch, counts)
     parts = [rows(batch, torch.arange(0, 2)), rows(batch, torch.arange(2, 6))]
-    pieces = [asked(part, counts) for part in parts]
+    part_losses = [train_step(part, counts) for part in parts]
     for key, count in counts.items():
-        torch.testing.assert_close(sum(asked.num_terms(part)[key] for part in parts), count)
+        torch.testing.assert_close(sum(train_step.num_terms(part)[key] for part in parts), count)
     for key, loss in whole.items():
-        torch.testing.assert_close(pieces[0][key] + pieces[1][key], loss, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(part_losses[0][key] + part_losses[1][key], loss, rtol=1e-4, atol=1e-6)
     wanted = gradients(step, total_of(step, whole))
-    got = gradients(step, total_of(step, pieces[0]) + total_of(step, pieces[1]))
+    got = gradients(step, total_of(step, part_losses[0]) + total_of(step, part_losses[1]))
     largest = max(g.abs().max().item() for g in wanted.values())
     for key in wanted:
         torch.testing.assert_close(got[key], wanted[key], rtol=1e-4, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
-def test_every_parameter_learns_or_is_exempt(name: str, job: str):
+def test_every_parameter_gets_a_gradient_or_is_exempt(name: str, job: str):
     step, made = step_of(name, job)
-    lively(step)
-    found = by_row(step, gradients(step, total_of(step, losses_of(step, batch_of()))))
-    largest = max(found.values())
-    still = {key for key, gradient in found.items() if gradient <= 1e-5 * largest}
-    excused = {key for key in still for pattern in made.exempt if re.search(pattern, key)}
-    assert still == excused, "these get no gradient"
+    amplified(step)
+    largest_of = by_row(step, gradients(step, total_of(step, losses_of(step, batch_of()))))
+    largest = max(largest_of.values())
+    without_gradient = {key for key, gradient in largest_of.items() if gradient <= 1e-5 * largest}
+    excused = {key for key in without_gradient for pattern in made.exempt if re.search(pattern, key)}
+    assert without_gradient == excused, "parameters without a gradient"
     for pattern in made.exempt:
-        assert any(re.search(pattern, key) for key in still), f"{pattern} learns now: strike it from the exempt"
+        assert any(re.search(pattern, key) for key in without_gradient), (
+            f"{pattern} gets a gradient now: remove it from `exempt`"
+        )
 
 
-def by_row(step: nn.Module, found: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest gradient of each parameter; of a table, of each row."""
+def by_row(step: nn.Module, grads: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest gradient of each parameter, and of each row of an embedding table."""
     tables = {f"{name}.weight" for name, part in step.named_modules() if isinstance(part, nn.Embedding)}
-    whole = {name: g.abs().max().item() for name, g in found.items() if name not in tables}
-    return whole | {f"{name}[{row}]": g.abs().max().item() for name in tables for row, g in enumerate(found[name])}
+    whole = {name: g.abs().max().item() for name, g in grads.items() if name not in tables}
+    return whole | {f"{name}[{row}]": g.abs().max().item() for name in tables for row, g in enumerate(grads[name])}
 
 
-def kept(step: nn.Module, change: Callable[[nn.Module], None]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
-    """Bytes that the way back needs, losses and gradients of a lively step after a `change` to it."""
-    change(lively(step).eval())
+def memory_and_results(
+    step: nn.Module, change: Callable[[nn.Module], None]
+) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
+    """Bytes saved for the backward pass, losses and gradients of a step after a `change` to it."""
+    change(amplified(step).eval())
     held: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
@@ -225,11 +248,11 @@ def kept(step: nn.Module, change: Callable[[nn.Module], None]) -> tuple[int, dic
         losses = losses_of(step, batch_of(6))
         total = total_of(step, losses)
     total.backward()
-    found = {name: torch.zeros(()) if p.grad is None else whole(p.grad) for name, p in step.named_parameters()}
-    return sum(held.values()), losses, found
+    grads = {name: torch.zeros(()) if p.grad is None else full_tensor(p.grad) for name, p in step.named_parameters()}
+    return sum(held.values()), losses, grads
 
 
-def assert_same_kept(got: tuple, wanted: tuple) -> None:
+def assert_same_results(got: tuple, wanted: tuple) -> None:
     for a, b in zip(got[1:], wanted[1:], strict=True):
         assert a.keys() == b.keys()
         largest = max(x.abs().max().item() for x in b.values())
@@ -241,9 +264,11 @@ def assert_same_kept(got: tuple, wanted: tuple) -> None:
 
 @pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
-def test_activations_made_again_change_nothing_but_memory(name: str, job: str):
-    before, after = (kept(step_of(name, job)[0], change) for change in (lambda _: None, checkpoint_activations))
-    assert_same_kept(after, before)
+def test_activation_checkpointing_changes_nothing_but_memory(name: str, job: str):
+    before, after = (
+        memory_and_results(step_of(name, job)[0], change) for change in (lambda _: None, checkpoint_activations)
+    )
+    assert_same_results(after, before)
     if any(True for _ in blocks(step_of(name, job)[0])):
         assert after[0] < 0.9 * before[0]
 
@@ -258,10 +283,12 @@ def group_of_one():
 
 @pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
-def test_divided_over_ranks_it_computes_the_same(name: str, job: str, group_of_one: None):
-    """One rank: that every block is met in the way in which its weights are gathered. Two: tests/train."""
-    before = kept(step_of(name, job)[0], lambda _: None)
-    assert_same_kept(kept(step_of(name, job)[0], lambda step: shard(step, torch.device("cpu"))), before)
+def test_sharding_changes_no_losses_or_gradients(name: str, job: str, group_of_one: None):
+    """FSDP2 on one rank: the weights of every block are gathered when it runs. Two ranks: tests/training."""
+    before = memory_and_results(step_of(name, job)[0], lambda _: None)
+    assert_same_results(
+        memory_and_results(step_of(name, job)[0], lambda step: shard(step, torch.device("cpu"))), before
+    )
 
 
 @pytest.mark.slow
@@ -280,16 +307,16 @@ def test_overfits_eight_samples(name: str, job: str):
         assert losses[loss].item() < 0.3 * prior, f"{loss} is {losses[loss].item():.3f} after {made.steps} steps"
 
 
-@pytest.mark.parametrize(("name", "verb"), VERBS)
-def test_saved_and_loaded_it_says_the_same(name: str, verb: str, tmp_path: Path):
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_saved_and_loaded_weights_give_the_same_outputs(name: str, method: str, tmp_path: Path):
     model, batch = small(name), batch_of(4)
     save_weights(tmp_path, model)
     torch.manual_seed(1)
     other = SYSTEMS[name].small().eval()
     with pytest.raises(AssertionError):
-        assert_same(outputs(name, verb, other, batch), outputs(name, verb, model, batch))
+        assert_same(outputs(name, method, other, batch), outputs(name, method, model, batch))
     load_run(other, tmp_path)
-    for a, b in zip(outputs(name, verb, other, batch), outputs(name, verb, model, batch), strict=True):
+    for a, b in zip(outputs(name, method, other, batch), outputs(name, method, model, batch), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -301,7 +328,7 @@ def test_full_size_is_built_without_memory(name: str):
     assert sum(p.numel() for p in model.parameters()) > SYSTEMS[name].least
     assert {p.device.type for p in model.parameters()} == {"meta"}
     small, full = ({re.sub(r"\.\d+\.", ".N.", key) for key in m.state_dict()} for m in (SYSTEMS[name].small(), model))
-    assert small <= full, "the small one has other parts"
+    assert small <= full, "the small model has parts that the full one lacks"
 
 
 @pytest.mark.quick("vilt-*", "vlmo-*", "albef-*")

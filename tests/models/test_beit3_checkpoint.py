@@ -1,4 +1,4 @@
-"""BEiT-3 at full size: the names, shapes and counts of the official models."""
+"""BEiT-3 at full size: names, shapes and parameter counts of the official models."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ PUBLISHED: dict[str, tuple[Shapes, float]] = {
         | layer("head.dense2", 2, 1536), 225.72,
     ),
     "retrieval": (
-        body(196) | NORM | {"vision_head.weight": (WIDTH, WIDTH), "language_head.weight": (WIDTH, WIDTH), "logit_scale": ()},
+        body(196) | NORM
+        | {"vision_head.weight": (WIDTH, WIDTH), "language_head.weight": (WIDTH, WIDTH), "logit_scale": ()},
         222.17,
     ),
     "captioning": (body(196) | NORM | layer("mlm_head", 64010, WIDTH), 270.21),
@@ -72,7 +73,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     assert round(sum(p.numel() for p in ours.values()) / 1e6, 2) == pytest.approx(millions, abs=0.011)
 
 
-def test_a_missing_half_is_named():
+def test_a_missing_part_of_a_fused_weight_is_named():
     official, _ = PUBLISHED["retrieval"]
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
     del state["beit3.encoder.layers.3.self_attn.k_proj.B.weight"]

@@ -1,4 +1,4 @@
-"""BLIP at full size: the names, shapes and counts of the official models, and what its files tell of sizes."""
+"""BLIP at full size: names, shapes and parameter counts of the official models, and sizes inferred from its files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.checkpoint import SYSTEM
 from diptych.models.importing import identify_system, map_official
-from tests.parity.answers.blip_tasks import GREEDY, Search, searched
 from tests.parity.golden_case import Case
+from tests.parity.recompute.blip_tasks import GREEDY, Search, search_from_readme
 
 WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30524, 512, 256
 Shapes = dict[str, tuple[int, ...]]
@@ -40,8 +40,8 @@ def attention(name: str, context: int = WIDTH) -> Shapes:
     return shapes | layer(f"{name}.key", WIDTH, context) | layer(f"{name}.value", WIDTH, context)
 
 
-def twins(i: int) -> Shapes:
-    """What a layer has for two images; the last six merge what they say."""
+def two_images(i: int) -> Shapes:
+    """Cross-attention to two images; the last six layers merge their outputs by a linear layer."""
     shapes = layer("crossattention.output.LayerNorm", WIDTH)
     for k in "01":
         shapes |= attention(f"crossattention.self{k}") | layer(f"crossattention.output.dense{k}", WIDTH, WIDTH)
@@ -56,7 +56,7 @@ def text(context: int = WIDTH, two: bool = False) -> Shapes:
     cross |= layer("crossattention.output.LayerNorm", WIDTH)
     for i in range(12):
         block = attention("attention.self") | layer("attention.output.dense", WIDTH, WIDTH)
-        block |= layer("attention.output.LayerNorm", WIDTH) | (twins(i) if two else cross)
+        block |= layer("attention.output.LayerNorm", WIDTH) | (two_images(i) if two else cross)
         block |= layer("intermediate.dense", HIDDEN, WIDTH) | layer("output.dense", WIDTH, HIDDEN)
         shapes |= under(f"encoder.layer.{i}", block | layer("output.LayerNorm", WIDTH))
     return shapes
@@ -69,7 +69,7 @@ def decoder(context: int = WIDTH) -> Shapes:
 
 
 def queued(dim: int = WIDTH, depth: int = 12) -> Shapes:
-    """Two encoders and their momentum models; 64 places in the queue."""
+    """Two encoders, their momentum models, and a queue of 64."""
     shapes: Shapes = {"temp": (), "image_queue": (JOINT, 64), "text_queue": (JOINT, 64), **layer("itm_head", 2, WIDTH)}
     for mark in ("", "_m"):
         shapes |= under(f"visual_encoder{mark}", image(196, dim, depth)) | under(f"text_encoder{mark}", text(dim))
@@ -77,11 +77,11 @@ def queued(dim: int = WIDTH, depth: int = 12) -> Shapes:
     return shapes
 
 
-READER = under("visual_encoder", image(196)) | under("text_encoder", text())
+ENCODERS = under("visual_encoder", image(196)) | under("text_encoder", text())
 PUBLISHED: dict[str, tuple[str, Shapes, float]] = {
     "pre-training": ("pretraining", queued() | decoder() | {"queue_ptr": (1,)}, 475.9),
     "retrieval": ("retrieval", queued() | {"idx_queue": (1, 64), "ptr_queue": (1,)}, 446.9),
-    "vqa": ("vqa", READER | decoder(), 360.9),
+    "vqa": ("vqa", ENCODERS | decoder(), 360.9),
     "captions": ("caption", under("visual_encoder", image(196)) | decoder(), 223.7),
     "nlvr2": (
         "nlvr2",
@@ -93,9 +93,9 @@ PUBLISHED: dict[str, tuple[str, Shapes, float]] = {
 
 
 def meta(shapes: Shapes) -> dict[str, Tensor]:
-    whole = {"queue_ptr", "ptr_queue", "idx_queue"}
+    integers = {"queue_ptr", "ptr_queue", "idx_queue"}
     return {
-        name: torch.empty(shape, device="meta", dtype=torch.long if name in whole else None)
+        name: torch.empty(shape, device="meta", dtype=torch.long if name in integers else None)
         for name, shape in shapes.items()
     }
 
@@ -106,29 +106,29 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(name: str):
     task, shapes, millions = PUBLISHED[name]
     state = meta(shapes)
     assert identify_system(state) == "blip" and SYSTEM.task(state) == task
-    found = map_official("blip", state, {})
-    back = found.names.to_official(found.state)
-    assert {name: tuple(tensor.shape) for name, tensor in (back | found.ignored_tensors).items()} == shapes
+    imported = map_official("blip", state, {})
+    back = imported.names.to_official(imported.state)
+    assert {name: tuple(tensor.shape) for name, tensor in (back | imported.ignored_tensors).items()} == shapes
     with torch.device("meta"):
-        step = SYSTEM.build(found.arguments, task, found.state)
+        step = SYSTEM.build(imported.arguments, task, imported.state)
     assert sum(parameter.numel() for parameter in step.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
-    assert (found.arguments["bos_token_id"], found.arguments["enc_token_id"]) == (30522, 30523)
-    assert all(name.endswith("position_ids") for name in found.ignored_tensors)
+    assert (imported.arguments["bos_token_id"], imported.arguments["enc_token_id"]) == (30522, 30523)
+    assert all(name.endswith("position_ids") for name in imported.ignored_tensors)
 
 
 @pytest.mark.slow
-def test_what_is_trained_of_the_pretrained_model():
-    """252.4 million: not the momentum model."""
+def test_the_momentum_model_is_not_trained():
+    """252.4 million parameters are trained."""
     state = meta(PUBLISHED["pre-training"][1])
-    found = map_official("blip", state, {})
+    imported = map_official("blip", state, {})
     with torch.device("meta"):
-        step = SYSTEM.build(found.arguments, "pretraining", found.state)
+        step = SYSTEM.build(imported.arguments, "pretraining", imported.state)
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     assert trained / 1e6 == pytest.approx(252.4, abs=0.06)
 
 
 @pytest.mark.slow
-def test_a_large_vit_is_read_from_the_shapes():
+def test_a_large_vit_is_inferred_from_the_shapes():
     state = meta(queued(1024, 24) | decoder(1024) | {"queue_ptr": (1,)})
     arguments = map_official("blip", state, {}).arguments
     assert (arguments["image_dim"], arguments["image_depth"], arguments["image_num_heads"]) == (1024, 24, 16)
@@ -137,7 +137,7 @@ def test_a_large_vit_is_read_from_the_shapes():
 
 def test_a_checkpoint_of_no_known_task_is_refused():
     with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
-        map_official("blip", meta(READER), {})
+        map_official("blip", meta(ENCODERS), {})
 
 
 def test_tied_weights_that_differ_are_named():
@@ -149,8 +149,8 @@ def test_tied_weights_that_differ_are_named():
         names.from_official(state)
 
 
-def test_a_search_is_what_the_readme_says():
-    told = "generated ids: 4 beams, repetition_penalty 1.2, min_length 3, max_length 9; end 102"
-    case = Case(torch.nn.Module(), {}, {}, meanings={"out.beam_ids": told})
-    assert searched(case, GREEDY, "beam_ids") == Search(4, 9, 3, 1.2)
-    assert searched(case, GREEDY, "greedy_ids") == GREEDY
+def test_search_settings_are_read_from_the_readme():
+    description = "generated ids: 4 beams, repetition_penalty 1.2, min_length 3, max_length 9; end 102"
+    case = Case(torch.nn.Module(), {}, {}, meanings={"out.beam_ids": description})
+    assert search_from_readme(case, GREEDY, "beam_ids") == Search(4, 9, 3, 1.2)
+    assert search_from_readme(case, GREEDY, "greedy_ids") == GREEDY

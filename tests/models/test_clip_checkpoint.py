@@ -1,4 +1,4 @@
-"""CLIP's weights: full-size names, shapes and counts, both ways, and what no shape tells."""
+"""CLIP with a ViT: full-size names, shapes and parameter counts in both directions, and settings from configs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import checkpoint as clip
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.importing import Imported, identify_system, load_official, map_official
 from tests.parity.goldens import GOLDEN_CASES
 
@@ -18,7 +19,7 @@ OPEN_CLIP = GOLDEN_CASES / "open_clip"
 
 
 def tower(prefix: str, dim: int, layers: int = 12) -> dict[str, tuple[int, ...]]:
-    """A transformer as OpenAI names it."""
+    """The shapes of a transformer under OpenAI's names."""
     weights = {
         "attn.in_proj_weight": (3 * dim, dim), "attn.in_proj_bias": (3 * dim,),
         "attn.out_proj.weight": (dim, dim), "attn.out_proj.bias": (dim,),
@@ -38,7 +39,7 @@ VIT_B32 = tower("visual.transformer.", 768) | TEXT | {
     "visual.conv1.weight": (768, 3, 32, 32), "visual.ln_pre.weight": (768,), "visual.ln_pre.bias": (768,),
     "visual.ln_post.weight": (768,), "visual.ln_post.bias": (768,),
 }  # fmt: skip
-"""Of OpenAI's and of open_clip's ViT-B/32 alike."""
+"""OpenAI's and open_clip's ViT-B/32."""
 
 
 def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -51,11 +52,11 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones():
     arguments = clip.infer(state, {})
     with torch.device("meta"):
         step = clip.build(arguments, "pretraining", clip.NAMES.from_official(state))
-    found = {name: tuple(tensor.shape) for name, tensor in clip.NAMES.to_official(step.state_dict()).items()}
-    assert found == VIT_B32
+    shapes = {name: tuple(tensor.shape) for name, tensor in clip.NAMES.to_official(step.state_dict()).items()}
+    assert shapes == VIT_B32
     assert sum(parameter.numel() for parameter in step.parameters()) == 151_277_313
     with torch.device("meta"):
-        assert dict(clip.CLIP(**arguments).state_dict()).keys() == dict(clip.CLIP().state_dict()).keys()
+        assert CLIPConfig(**arguments).build().state_dict().keys() == CLIPConfig().build().state_dict().keys()
     assert arguments["num_heads"] == 12 and arguments["text_num_heads"] == 8
 
 
@@ -63,26 +64,26 @@ def official() -> dict[str, Tensor]:
     return dict(torch.load(OPEN_CLIP / "checkpoint.pth", weights_only=True))
 
 
-TOLD = {"vision_cfg": {"head_width": 12}, "text_cfg": {"heads": 5}}
+CONFIG = {"vision_cfg": {"head_width": 12}, "text_cfg": {"heads": 5}}
 
 
-def test_names_go_both_ways_bit_for_bit():
+def test_names_are_translated_both_ways_bit_for_bit():
     state = official()
-    found = map_official("clip", state, TOLD)
-    back = found.names.to_official(found.state)
+    imported = map_official("clip", state, CONFIG)
+    back = imported.names.to_official(imported.state)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_the_archive_s_numbers_are_left_and_half_precision_becomes_float():
+def test_sizes_in_the_archive_are_ignored_and_half_precision_becomes_float32():
     state = {name: tensor.half() for name, tensor in official().items()}
     state |= {"input_resolution": torch.tensor(32), "context_length": torch.tensor(13), "vocab_size": torch.tensor(190)}
-    found = map_official("clip", state, TOLD)
-    assert found.ignored.keys() == {"input_resolution", "context_length", "vocab_size"}
-    assert {tensor.dtype for tensor in found.state.values()} == {torch.float32}
+    imported = map_official("clip", state, CONFIG)
+    assert imported.ignored.keys() == {"input_resolution", "context_length", "vocab_size"}
+    assert {tensor.dtype for tensor in imported.state.values()} == {torch.float32}
     assert identify_system(state, {"vision_width": 48}) == "clip"
     assert identify_system(state, {"quick_gelu": True}) == identify_system(state, {"vision_cfg": {}}) == "open_clip"
-    with pytest.raises(WeightsError, match="clip and open_clip call alike"):
+    with pytest.raises(WeightsError, match="names of both clip and open_clip"):
         identify_system(state)
 
 
@@ -92,12 +93,12 @@ def load(system: str, tmp_path: Path) -> Imported:
 
 
 @pytest.mark.parametrize(("system", "activation"), [("clip", "quick_gelu"), ("open_clip", "gelu")])
-def test_the_system_asked_for_says_which_activation_it_is(system: str, activation: str, tmp_path: Path):
+def test_the_default_activation_depends_on_the_system(system: str, activation: str, tmp_path: Path):
     assert load(system, tmp_path).arguments["activation"] == activation
 
 
 @pytest.mark.parametrize(
-    ("told", "activation"),
+    ("config", "activation"),
     [
         ({}, "quick_gelu"),
         ({"quick_gelu": False}, "gelu"),
@@ -106,11 +107,11 @@ def test_the_system_asked_for_says_which_activation_it_is(system: str, activatio
         ({"activation": "QuickGELU x*sigmoid(1.702x)"}, "quick_gelu"),
     ],
 )
-def test_a_config_tells_the_activation(told: dict, activation: str):
-    assert clip.infer(official(), TOLD | told)["activation"] == activation
+def test_the_activation_is_read_from_the_config(config: dict, activation: str):
+    assert clip.infer(official(), CONFIG | config)["activation"] == activation
 
 
-def test_weights_that_hold_several_of_ours_are_taken_apart_and_put_together():
+def test_fused_weights_are_split_and_concatenated():
     names = KeyMapping({"a[0]": "x", "a[1]": "y", "b": "z"}, split={"a": ("a[0]", "a[1]")})
     state = {"a": torch.arange(6.0), "b": torch.zeros(())}
     ours = names.from_official(state)

@@ -1,4 +1,4 @@
-"""CoCa's weights: full-size names, shapes and count, both ways."""
+"""CoCa: full-size names, shapes and parameter count in both directions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from diptych.batch import Text
 from diptych.models.coca import checkpoint as coca
+from diptych.models.coca.config import CoCaConfig
 from diptych.models.importing import identify_system, map_official
 from tests.parity.goldens import GOLDEN_CASES
 
@@ -36,8 +37,9 @@ def norm(name: str, dim: int) -> dict[str, tuple[int, ...]]:
 
 
 VIT_B32 = {
-    "logit_scale": (), "text.cls_emb": (512,), "text.positional_embedding": (77, 512), "text.text_projection": (512, 512),
-    "text.token_embedding.weight": (49408, 512), "visual.class_embedding": (768,), "visual.proj": (512, 512),
+    "logit_scale": (), "text.cls_emb": (512,), "text.positional_embedding": (77, 512),
+    "text.text_projection": (512, 512), "text.token_embedding.weight": (49408, 512),
+    "visual.class_embedding": (768,), "visual.proj": (512, 512),
     "visual.positional_embedding": (50, 768), "visual.conv1.weight": (768, 3, 32, 32),
     "visual.attn_pool.query": (256, 512), "visual.attn_pool.attn.q_proj_weight": (512, 512),
     "visual.attn_pool.attn.k_proj_weight": (512, 768), "visual.attn_pool.attn.v_proj_weight": (512, 768),
@@ -57,42 +59,44 @@ def test_full_size_names_shapes_and_count_are_the_published_ones():
     names = coca.names(arguments, "pretraining")
     with torch.device("meta"):
         step = coca.build(arguments, "pretraining", names.from_official(state))
-        assert coca.CoCa(**arguments).state_dict().keys() == coca.CoCa().state_dict().keys()
-    found = {name: tuple(tensor.shape) for name, tensor in names.to_official(step.state_dict()).items()}
-    assert found == VIT_B32
+        assert CoCaConfig(**arguments).build().state_dict().keys() == CoCaConfig().build().state_dict().keys()
+    shapes = {name: tuple(tensor.shape) for name, tensor in names.to_official(step.state_dict()).items()}
+    assert shapes == VIT_B32
     count = sum(parameter.numel() for parameter in step.parameters())
     assert f"{count / 1e6:.2f}" == "253.56"
     assert (arguments["text_length"], arguments["num_queries"], arguments["pool_num_heads"]) == (76, 256, 8)
 
 
-def test_names_go_both_ways_bit_for_bit():
+def test_names_are_translated_both_ways_bit_for_bit():
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
     assert identify_system(state) == "coca"
-    found = map_official("coca", state, {"num_heads": 4})
-    back = found.names.to_official(found.state)
+    imported = map_official("coca", state, {"num_heads": 4})
+    back = imported.names.to_official(imported.state)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
-    assert found.arguments["activation"] == "gelu" and found.arguments["decoder_depth"] == 3
+    assert imported.arguments["activation"] == "gelu" and imported.arguments["decoder_depth"] == 3
 
 
-def test_the_padding_s_id_is_told_by_either_config():
+def test_the_id_of_padding_is_read_from_either_config():
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
-    told: tuple[dict[str, Any], ...] = ({}, {"pad_id": 7}, {"text_cfg": {"pad_id": 7}})
-    assert [coca.infer(state, {"num_heads": 4, **x})["pad_token_id"] for x in told] == [0, 7, 7]
+    configs: tuple[dict[str, Any], ...] = ({}, {"pad_id": 7}, {"text_cfg": {"pad_id": 7}})
+    assert [coca.infer(state, {"num_heads": 4, **x})["pad_token_id"] for x in configs] == [0, 7, 7]
 
 
 @torch.no_grad()
-def test_another_padding_is_but_another_name():
-    """A model whose padding is 7 reads texts in which 0 and 7 have changed places as one whose padding is 0 reads them."""
+def test_another_id_of_padding_permutes_the_vocabulary():
+    """With padding 7 and ids 0 and 7 swapped, the text features equal those with padding 0."""
     state = torch.load(CASE / "checkpoint.pth", weights_only=True)
     arguments = coca.infer(state, {"num_heads": 4})
-    other = coca.CoCa(**{**arguments, "pad_token_id": 7})
-    first = coca.CoCa(**arguments)
+    other = CoCaConfig(**{**arguments, "pad_token_id": 7}).build()
+    first = CoCaConfig(**arguments).build()
     other.load_state_dict(first.state_dict())
     other.text.word.weight[[0, 7]] = first.text.word.weight[[7, 0]]
     ids = torch.tensor([[3, 9, 0, 5, 7], [8, 4, 6, 2, 2]])
-    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     swapped = torch.where(ids == 0, 7, torch.where(ids == 7, 0, ids))
-    read, again = (model.encode_text(Text(x, real)).to_padded() for model, x in ((first, ids), (other, swapped)))
-    assert torch.equal(read, again)
-    assert not torch.equal(read, first.encode_text(Text(swapped, real)).to_padded())
+    features, swapped_features = (
+        model.encode_text(Text(x, mask)).to_padded() for model, x in ((first, ids), (other, swapped))
+    )
+    assert torch.equal(features, swapped_features)
+    assert not torch.equal(features, first.encode_text(Text(swapped, mask)).to_padded())

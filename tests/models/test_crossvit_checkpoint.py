@@ -1,4 +1,4 @@
-"""CrossViT's names, shapes and counts at every published size, its schedules of exchange, and timm's layout."""
+"""CrossViT: names, shapes and parameter counts at every published size, its fusion schedules, and timm's layout."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.crossvit.checkpoint import SYSTEM
+from diptych.models.crossvit.config import CrossViTConfig
 from diptych.models.crossvit.model import CrossViT
 from diptych.models.importing import identify_system, load_official, map_official
 from tests.parity.goldens import GOLDEN_CASES
@@ -24,7 +25,7 @@ def layer(name: str, *shape: int) -> Shapes:
 
 
 def official(dims: tuple[int, int], depth: int, ratio: int, stem: bool, cells: tuple[int, int]) -> Shapes:
-    """The published models' weights: three stages, one block in the first branch, one bare cross-attention."""
+    """The shapes of the published models: three stages, one block in the first branch, one cross-attention."""
     shapes: Shapes = {}
     for i, (width, patch) in enumerate(zip(dims, (12, 16), strict=True)):
         shapes |= {f"pos_embed.{i}": (1, 1 + cells[i], width), f"cls_token.{i}": (1, 1, width)}
@@ -64,17 +65,17 @@ PUBLISHED: dict[str, tuple[tuple[Any, ...], float]] = {  # and millions of param
 @pytest.mark.quick("9")
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_full_size_names_shapes_and_counts_are_the_published_ones(size: str):
-    how, millions = PUBLISHED[size]
-    widths, depth, ratio, stem = how
+    sizes, millions = PUBLISHED[size]
+    widths, depth, ratio, stem = sizes
     shapes = official(widths, depth, ratio, stem, (400, 196))
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert identify_system(state) == "crossvit"
-    found = map_official("crossvit", state, {})
-    assert found.arguments["image_sizes"] == (240, 224) and found.arguments["patch_sizes"] == (12, 16)
-    assert found.arguments["num_heads"] == (widths[0] // 32, widths[0] // 32)
+    imported = map_official("crossvit", state, {})
+    assert imported.arguments["image_sizes"] == (240, 224) and imported.arguments["patch_sizes"] == (12, 16)
+    assert imported.arguments["num_heads"] == (widths[0] // 32, widths[0] // 32)
     with torch.device("meta"):
-        step = SYSTEM.build(found.arguments, found.task, found.state)
-    assert {n: tuple(t.shape) for n, t in found.names.to_official(step.state_dict()).items()} == shapes
+        step = SYSTEM.build(imported.arguments, imported.task, imported.state)
+    assert {n: tuple(t.shape) for n, t in imported.names.to_official(step.state_dict()).items()} == shapes
     assert sum(p.numel() for p in step.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
@@ -91,20 +92,20 @@ SMALL: dict[str, Any] = dict(
 
 def official_state(**arguments: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    model = CrossViT(**arguments)
+    model = CrossViT(CrossViTConfig(**arguments))
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     return SYSTEM.names(arguments, "classification").to_official(state)
 
 
 @pytest.mark.parametrize("stages", [((1, 2, 0),), ((1, 1, 1), (2, 3, 1)), ((1, 2, 0), (2, 1, 3))])
 @pytest.mark.parametrize("stem", [False, True])
-def test_every_schedule_is_read_from_the_names(stages: Any, stem: bool):
+def test_every_schedule_is_inferred_from_the_names(stages: Any, stem: bool):
     arguments = {**SMALL, "stages": stages, "stem": stem}
     state = official_state(**arguments)
     assert ("blocks.0.fusion.0.norm1.weight" in state) == (stages[0][2] == 0)
-    found = map_official("crossvit", state, {"num_heads": [2, 4]})
-    assert {**found.arguments, "dropout": 0.0} == arguments
-    back = found.names.to_official(found.state)
+    imported = map_official("crossvit", state, {"num_heads": [2, 4]})
+    assert {**imported.arguments, "dropout": 0.0} == arguments
+    back = imported.names.to_official(imported.state)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in back)
 
 
@@ -125,10 +126,10 @@ def test_timm_s_layout_is_the_same_model(tmp_path: Path):
     assert all(torch.equal(ours.state[name], theirs.state[name]) for name in ours.state)
 
 
-def test_what_cannot_be_is_refused():
+def test_inconsistent_sizes_and_unknown_weights_are_refused():
     state = official_state(**SMALL, stages=((1, 1, 0),), stem=False)
     with pytest.raises(
-        WeightsError, match=r"the number of heads is \[2\]: one number for both branches, or one for each"
+        WeightsError, match=r"the number of heads is \[2\]; expected one number for both branches, or one for each"
     ):
         map_official("crossvit", state, {"num_heads": [2]})
     with pytest.raises(WeightsError, match="width 8 of branch 0 does not divide into 3 heads"):

@@ -1,4 +1,4 @@
-"""Every system's own fine-tuning recipe builds at full size, and takes its first step at toy size."""
+"""Every system's own fine-tuning recipes: built at full size, and the first step at toy size."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from diptych.batch import Batch, Text
 from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.serialization import from_json
-from diptych.models.common_recipes import sized
+from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
 from diptych.runs.finetune import build
-from tests.models.test_first_step import PIECES, B, batch, toy
+from tests.models.test_first_step import VOCABULARY, B, batch, toy
 
 FACTS: dict[str, Any] = {"answers": ["yes", "no", "two"], "prior": [0.5, 0.3, 0.1], "classes": ["cat", "dog"]}
 OWN = [name for name in recipes("Finetune") if not name.startswith("demo.")]
 
 
 def small(run: Finetune) -> tuple[Finetune, Batch]:
-    """The same with everything small, and what it learns from."""
+    """The same run at toy size, and a batch for it."""
     if isinstance(run.model, CrossViTConfig):
         model = replace(
             run.model,
@@ -40,14 +40,14 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
         like = toy(Pretrain(run.model, Objectives(itm=1.0), run.images, run.training, embedders=run.embedders))
         run = replace(run, model=like.model, embedders=like.embedders, negative_texts=2)
     draw = torch.Generator().manual_seed(1)
-    false = torch.randint(10, PIECES, (2 * B, 6), generator=draw)
+    false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)
     labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
     held = replace(batch(like), negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
     return run, held
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_it_takes_its_first_step(name: str):
+def test_the_first_step_has_a_loss_and_gradients(name: str):
     run, held = small(recipe(name, "Finetune"))
     module = build(run, FACTS).train()
     losses = module(held, module.num_terms(held))
@@ -59,15 +59,15 @@ def test_it_takes_its_first_step(name: str):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_it_builds_at_full_size_and_comes_back_from_json(name: str):
+def test_every_recipe_builds_at_full_size_and_survives_json(name: str):
     run = recipe(name, "Finetune")
     assert run.recipe == name and from_json(Finetune, json.loads(json.dumps(asdict(run)))) == run
-    assert sized(run) == run or run.embed.image != "own"
+    assert with_image_grid(run) == run or run.embedders.image != "own"
     with torch.device("meta"):
         assert build(run, {**FACTS, "prior": None}).weights == {run.task: 1.0}
 
 
-def test_every_system_that_fuses_has_its_own():
+def test_every_fusion_model_has_recipes_for_vqa_and_retrieval():
     systems = ("albef", "beit3", "blip", "vilbert", "vilt", "visualbert", "vlmo")
     assert {f"{system}.vqa" for system in systems} <= set(OWN)
     ranking, contrasting = {"vilbert", "vilt"}, {"albef", "beit3", "blip", "vlmo"}

@@ -1,4 +1,4 @@
-"""Every recipe takes its first step: its objectives, its teacher and its heads, at toy size."""
+"""The first training step of every recipe, with its objectives, teacher and heads, at toy size."""
 
 from __future__ import annotations
 
@@ -31,42 +31,71 @@ from diptych.runs.pretrain import reads_images, reads_text
 from diptych.runs.run_folder import RunError, write_run
 from diptych.training.checkpoint import save_weights
 
-PIECES, FEATURES, DETECTED = 114, 8, 5  # the built-in world's vocabulary; what a region has
+VOCABULARY, FEATURE_DIM, REGION_CLASSES = (
+    114,
+    8,
+    5,
+)  # the vocabulary of the built-in scenes; features and classes of a region
 CODES = 7
 TOY: dict[str, Any] = {
-    "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32, "image_dim": 24, "image_depth": 1, "image_num_heads": 2,
-    "image_mlp_dim": 32, "text_dim": 16, "text_depth": 1, "text_num_heads": 2, "text_mlp_dim": 32, "fusion_depth": 1,
-    "decoder_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2, "decoder_mlp_dim": 32, "coattention_dim": 16,
-    "coattention_num_heads": 2, "schedule": ((1, 0),), "embed_dim": 8, "num_queries": 3, "pool_num_heads": 2, "patch_size": 16, "grid": (2, 2),
-    "text_length": 24, "word_dim": 8, "feature_dim": FEATURES, "num_region_targets": DETECTED, "vocab_size": PIECES,
-}  # fmt: skip
+    "dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 32,
+    "image_dim": 24,
+    "image_depth": 1,
+    "image_num_heads": 2,
+    "image_mlp_dim": 32,
+    "text_dim": 16,
+    "text_depth": 1,
+    "text_num_heads": 2,
+    "text_mlp_dim": 32,
+    "fusion_depth": 1,
+    "decoder_dim": 16,
+    "decoder_depth": 1,
+    "decoder_num_heads": 2,
+    "decoder_mlp_dim": 32,
+    "coattention_dim": 16,
+    "coattention_num_heads": 2,
+    "schedule": ((1, 0),),
+    "embed_dim": 8,
+    "num_queries": 3,
+    "pool_num_heads": 2,
+    "patch_size": 16,
+    "grid": (2, 2),
+    "text_length": 24,
+    "word_dim": 8,
+    "feature_dim": FEATURE_DIM,
+    "num_region_targets": REGION_CLASSES,
+    "vocab_size": VOCABULARY,
+}
 B = 4
 
 
 def toy(run: Pretrain) -> Pretrain:
-    """The same run with everything small; frozen features are given, so that no frozen network is needed."""
+    """The same run at toy size; frozen features are in the batch, so that no frozen network is needed."""
     model = run.model
     size = {field.name: TOY[field.name] for field in fields(model) if field.name in TOY}
     if isinstance(model, BLIPConfig):
-        size |= {"vocab_size": PIECES + 2, "bos_token_id": PIECES, "enc_token_id": PIECES + 1}
+        size |= {"vocab_size": VOCABULARY + 2, "bos_token_id": VOCABULARY, "enc_token_id": VOCABULARY + 1}
     if isinstance(model, BEiT3Config):
         size |= {"mask_token_id": 4}
     if isinstance(model, VisualTokenizerConfig):
         size |= {"num_codes": CODES, "code_dim": 4, "feature_dim": CNN_CELL}
-    if not getattr(model, "decoder_depth", 1):  # an ALBEF that writes no answers
+    if not getattr(model, "decoder_depth", 1):  # an ALBEF without an answer decoder
         size["decoder_depth"] = 0
     if hasattr(model, "vl_start_layer"):
         size["vl_start_layer"] = 2 if model.vl_start_layer >= model.depth else 1  # type: ignore[union-attr]
-    embed = Embedders("own" if run.embedders.image == "own" else "there", feature_dim=FEATURES)
+    embed = Embedders("own" if run.embedders.image == "own" else "there", feature_dim=FEATURE_DIM)
     teacher = replace(run.teacher, queue_size=min(run.teacher.queue_size, 8))
-    asked = replace(run.objectives, codebook_size=CODES)
-    return replace(run, model=replace(model, **size), embedders=embed, teacher=teacher, objectives=asked)
+    objectives = replace(run.objectives, codebook_size=CODES)
+    return replace(run, model=replace(model, **size), embedders=embed, teacher=teacher, objectives=objectives)
 
 
 def batch(run: Pretrain) -> Batch:
     draw = torch.Generator().manual_seed(0)
     ids = torch.cat(
-        [torch.full((B, 1), 2), torch.randint(10, PIECES, (B, 6), generator=draw), torch.full((B, 1), 3)], 1
+        [torch.full((B, 1), 2), torch.randint(10, VOCABULARY, (B, 6), generator=draw), torch.full((B, 1), 3)], 1
     )
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     image = Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
@@ -78,8 +107,8 @@ def batch(run: Pretrain) -> Batch:
     if not reads_regions(run):
         return replace(held, image=image, matching=Matching(image, matched))
     boxes, real = torch.rand(B, 3, 5, generator=draw), torch.ones(B, 3, dtype=torch.bool)
-    classes = torch.full((B, 3, DETECTED), 1 / DETECTED)
-    regions = Regions(torch.randn(B, 3, FEATURES, generator=draw), boxes, real, classes)
+    classes = torch.full((B, 3, REGION_CLASSES), 1 / REGION_CLASSES)
+    regions = Regions(torch.randn(B, 3, FEATURE_DIM, generator=draw), boxes, real, classes)
     regions = (
         regions if isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig) else regions.with_whole_image()
     )
@@ -87,7 +116,7 @@ def batch(run: Pretrain) -> Batch:
 
 
 class Guide(FrozenCNN):
-    """Stands for the CNN, which is an extra."""
+    """In the place of the CNN, which is an extra."""
 
     stride = 16
 
@@ -104,7 +133,7 @@ class Guide(FrozenCNN):
 
 @pytest.fixture
 def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The folder of a visual tokenizer, all of whose codes are in use."""
+    """The run folder of a visual tokenizer, all of whose codes are in use."""
     monkeypatch.setattr(building, "frozen_cnn", Guide)
     run = toy(recipe("beit3.small_tokenizer"))
     module = building.build(run)
@@ -129,13 +158,13 @@ def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
     assert all(p.grad is None for p in module.parameters() if not p.requires_grad)
 
 
-def test_the_tokenizer_is_shown_what_it_learned_from(tokenizer: str):
+def test_the_visual_tokenizer_gets_pixels_normalised_as_in_its_training(tokenizer: str):
     run = replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer)
     frozen = building.frozen_tokenizer(replace(run, images=replace(run.images, mean=CLIP_MEAN, std=CLIP_STD)))
-    assert (frozen.given, frozen.wanted) == ((CLIP_MEAN, CLIP_STD), (HALF, HALF))
+    assert (frozen.input_norm, frozen.trained_norm) == ((CLIP_MEAN, CLIP_STD), (HALF, HALF))
 
 
-def test_codes_are_those_of_the_tokenizer_that_is_named(tokenizer: str):
+def test_a_run_on_codes_names_a_visual_tokenizer_with_that_many_codes(tokenizer: str):
     run = replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer)
     with pytest.raises(RunError, match="name the run that trained one"):
         building.build(replace(run, tokenizer=""))
@@ -143,7 +172,7 @@ def test_codes_are_those_of_the_tokenizer_that_is_named(tokenizer: str):
         building.build(replace(run, objectives=replace(run.objectives, codebook_size=9)))
 
 
-def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
+def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
     module = building.build(toy(recipe("beit3.small_tokenizer")))
     idle = module.get_buffer("model.codebook.idle").zero_()
     idle[1:] = 10
@@ -153,12 +182,12 @@ def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "told"),
+    ("name", "objectives", "message"),
     [
         ("clip.small", Objectives(itm=1.0), "a CLIP cannot learn itm: it has no fuse"),
         ("vilt.tiny", Objectives(itc=1.0), "a ViLT cannot learn itc: it has no pooled_features"),
         ("visualbert.small", Objectives(masked_regions=1.0), "no head 'regions'"),
-        ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives are what contrast finds alike"),
+        ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives of itm are sampled by itc similarity"),
         ("scan.small", Objectives(lm=1.0), "it has no decode"),
         (
             "vilt.tiny",
@@ -168,72 +197,72 @@ def test_a_tokenizer_that_has_collapsed_is_refused(tokenizer: str):
         (
             "vlmo.base",
             Objectives(masked_codes_image_only=1.0),
-            "this VLMo has no mask token to hide patches with: set model.with_mask_token True",
+            "this VLMo has no mask token for masked patches: set model.with_mask_token True",
         ),
         ("vlmo.tiny", Objectives(masked_codes=1.0), "this VLMo has no mask token"),
         (
             "beit3.small",
             Objectives(masked_codes_image_only=1.0),
-            'what this BEiT3 reads of images is frozen: set embedders.image to "own"',
+            'this BEiT3 has frozen image features: set embedders.image to "own"',
         ),
     ],
 )
-def test_what_a_model_cannot_learn_is_refused_in_one_line(name: str, asked: Objectives, told: str):
-    with pytest.raises(RunError, match=told) as refused:
-        building.build(replace(toy(recipe(name)), objectives=asked))
+def test_objectives_that_a_model_lacks_are_refused_in_one_line(name: str, objectives: Objectives, message: str):
+    with pytest.raises(RunError, match=message) as refused:
+        building.build(replace(toy(recipe(name)), objectives=objectives))
     assert "\n" not in str(refused.value)
 
 
 def test_regions_are_not_blended():
-    with pytest.raises(RunError, match="mixgen blends pictures, and this CLIP is shown regions; set mixgen to 0"):
+    with pytest.raises(RunError, match="mixgen blends pixels, and this CLIP reads region features; set mixgen to 0"):
         building.build(replace(toy(recipe("clip.small")), mixgen=0.25))
 
 
-def forms() -> list[Any]:
-    """Every recipe, and BLIP's in each of its forms, and an ALBEF that reads two images and writes answers."""
-    found = [pytest.param(name, {}, id=name) for name in recipes()]
-    found += [
-        pytest.param("blip.pretrain_14m", {"variant": form}, id=f"blip {form}")
-        for form in ("retrieval", "caption", "vqa", "nlvr2")
+def variants() -> list[Any]:
+    """Every recipe, BLIP's in each of its variants, and an ALBEF with two images and an answer decoder."""
+    params = [pytest.param(name, {}, id=name) for name in recipes()]
+    params += [
+        pytest.param("blip.pretrain_14m", {"variant": variant}, id=f"blip {variant}")
+        for variant in ("retrieval", "caption", "vqa", "nlvr2")
     ]
-    return [*found, pytest.param("albef.pretrain_4m", {"num_images": 2, "decoder_depth": 1}, id="albef two images")]
+    return [*params, pytest.param("albef.pretrain_4m", {"num_images": 2, "decoder_depth": 1}, id="albef two images")]
 
 
 @pytest.mark.quick("vilt.tiny", "blip *")
-@pytest.mark.parametrize(("name", "others"), forms())
+@pytest.mark.parametrize(("name", "others"), variants())
 def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, others: dict, tokenizer: str):
     run = toy(recipe(name))
     run = replace(run, model=replace(run.model, **others), tokenizer=tokenizer, heads=("*",), teacher=Teacher())
     losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
     for loss in losses:
-        asked = replace(
+        one_loss = replace(
             run, objectives=replace(Objectives(codebook_size=CODES), **dict.fromkeys(losses, 0.0) | {loss: 1.0})
         )
         try:
-            module = building.build(asked).train()
+            module = building.build(one_loss).train()
         except RunError as refused:
             assert f"set objectives.{loss} to 0" in str(refused) or 'set embedders.image to "own"' in str(refused)
             continue
-        module(batch(asked))[loss].backward()
+        module(batch(one_loss))[loss].backward()
         taken += 1
     assert taken
 
 
-@pytest.mark.parametrize("form", ["retrieval", "nlvr2"])
-def test_a_model_without_a_decoder_is_told_what_would_write_captions(form: str):
+@pytest.mark.parametrize("variant", ["retrieval", "nlvr2"])
+def test_captioning_without_a_decoder_names_the_variant_to_set(variant: str):
     run = toy(recipe("blip.pretrain_14m"))
-    told = (
-        f"without a decoder .form '{form}'.: set model.variant to 'pretraining' or 'caption', or set objectives.lm to 0"
-    )
-    with pytest.raises(RunError, match=told):
+    setting = "set model.variant to 'pretraining' or 'caption', or set objectives.lm to 0"
+    message = f"no text decoder .variant '{variant}'.: {setting}"
+    with pytest.raises(RunError, match=message):
         building.build(
-            replace(run, model=replace(run.model, variant=form), objectives=Objectives(itm=0, mlm=0, lm=1.0))
+            replace(run, model=replace(run.model, variant=variant), objectives=Objectives(itm=0, mlm=0, lm=1.0))
         )
 
 
-def test_what_is_frozen_does_not_learn():
+def test_frozen_parameters_require_no_gradient():
     run = replace(toy(recipe("vlmo.small_words")), freeze=("transformer.blocks.*.norm",))
-    still = {name for name, p in building.build(run).model.named_parameters() if not p.requires_grad}  # type: ignore[attr-defined]
-    assert still == {f"transformer.blocks.{i}.norm.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    model = building.build(run).get_submodule("model")
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {f"transformer.blocks.{i}.norm.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
     with pytest.raises(RunError, match="no part of the VLMo is called 'nothing'"):
         building.build(replace(run, freeze=("nothing",)))

@@ -1,3 +1,5 @@
+"""Import of official ViT and ViLT checkpoints: sizes, names in both directions, and errors that name the weights."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,60 +21,60 @@ def vilt_state(folder: Path) -> dict[str, Tensor]:
     return dict(torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"])
 
 
-def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **how: Any) -> Imported:
+def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> Imported:
     torch.save({"state_dict": state}, folder / "x.ckpt")
-    asked: dict[str, Any] = {"num_heads": 4} | how
-    return load_official(system, folder / "x.ckpt", **asked)
+    arguments: dict[str, Any] = {"num_heads": 4} | options
+    return load_official(system, folder / "x.ckpt", **arguments)
 
 
-def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **how: Any) -> str:
+def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> str:
     with pytest.raises(WeightsError) as error:
-        load(state, folder, system, **how)
+        load(state, folder, system, **options)
     message = str(error.value)
     assert message.startswith(str(folder / "x.ckpt")) and "\n" not in message
     return message
 
 
-def test_an_official_vilt_is_understood(vilt_folder: Path):
-    found = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
-    assert found.task == "pretraining"
-    assert found.heads == ["heads.match", "heads.words"]
-    assert found.arguments == {
+def test_an_official_vilt_is_imported(vilt_folder: Path):
+    imported = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
+    assert imported.task == "pretraining"
+    assert imported.heads == ["heads.match", "heads.words"]
+    assert imported.arguments == {
         "dim": 40, "depth": 4, "num_heads": 4, "mlp_dim": 160, "patch_size": 8, "grid": (4, 4), "vocab_size": 220,
         "text_length": 12, "num_images": 1,
     }  # fmt: skip
-    assert list(found.ignored) == ["text_embeddings.position_ids"]
-    assert set(found.build().state_dict()) == set(found.state)
+    assert list(imported.ignored) == ["text_embeddings.position_ids"]
+    assert set(imported.build().state_dict()) == set(imported.state)
 
 
-def test_what_heads_there_are_decides_the_task(vilt_folder: Path, tmp_path: Path):
+def test_the_task_follows_from_the_heads(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     matching = {name: tensor for name, tensor in state.items() if not name.startswith("mlm_score.")}
-    found = load(matching, tmp_path)
-    assert (found.task, found.heads) == ("pretraining", ["heads.match"])
-    assert {o.name for o in found.build().objectives} == {"itm", "wpa"}  # type: ignore[union-attr]
+    imported = load(matching, tmp_path)
+    assert (imported.task, imported.heads) == ("pretraining", ["heads.match"])
+    assert {o.name for o in imported.build().objectives} == {"itm", "wpa"}  # type: ignore[union-attr]
     encoder = {name: tensor for name, tensor in matching.items() if not name.startswith("itm_score.")}
     assert load(encoder, tmp_path).task == "encoder"
     ranked = matching | {"rank_output.weight": torch.ones(1, 40), "rank_output.bias": torch.ones(1)}
-    found = load(ranked, tmp_path)
-    assert (found.task, found.heads) == ("retrieval", ["rank"])
-    assert {"itm_score.fc.weight", "itm_score.fc.bias"} < found.ignored.keys()
+    imported = load(ranked, tmp_path)
+    assert (imported.task, imported.heads) == ("retrieval", ["rank"])
+    assert {"itm_score.fc.weight", "itm_score.fc.bias"} < imported.ignored.keys()
 
 
 @pytest.mark.parametrize("system", ["vit", "vilt"])
-def test_names_go_both_ways(system: str, vit_folder: Path, vilt_folder: Path):
+def test_names_are_translated_both_ways(system: str, vit_folder: Path, vilt_folder: Path):
     folder = vit_folder if system == "vit" else vilt_folder
     official = torch.load(folder / "checkpoint.pth", weights_only=True)
     official = official.get("state_dict", official)
-    found = load_official(system, folder / "checkpoint.pth", num_heads=4)
-    back = found.names.to_official(found.state)
-    assert back.keys() == official.keys() - found.ignored.keys()
+    imported = load_official(system, folder / "checkpoint.pth", num_heads=4)
+    back = imported.names.to_official(imported.state)
+    assert back.keys() == official.keys() - imported.ignored.keys()
     assert all(torch.equal(back[name], official[name]) for name in back)
     with pytest.raises(WeightsError, match=r"without an official name: model\.invented"):
-        found.names.to_official({"model.invented": torch.ones(1)})
+        imported.names.to_official({"model.invented": torch.ones(1)})
 
 
-def test_what_does_not_fit_is_named(vilt_folder: Path, tmp_path: Path):
+def test_weights_that_do_not_fit_are_named(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     assert "unexpected weights: invented.weight" in refused(state | {"invented.weight": torch.ones(1)}, tmp_path)
     short = {name: tensor for name, tensor in state.items() if name != "transformer.blocks.2.attn.proj.bias"}
@@ -81,8 +83,8 @@ def test_what_does_not_fit_is_named(vilt_folder: Path, tmp_path: Path):
     assert "pooler.dense.weight is (40, 41), the model has (40, 40)" in refused(odd, tmp_path)
     flat = state | {"transformer.cls_token": torch.ones(40)}
     assert "transformer.cls_token is (40,)" in refused(flat, tmp_path)
-    whole = state | {"pooler.dense.bias": torch.ones(40, dtype=torch.long)}
-    assert "model.transformer.pooler.dense.bias is (40,) of integers" in refused(whole, tmp_path)
+    integers = state | {"pooler.dense.bias": torch.ones(40, dtype=torch.long)}
+    assert "model.transformer.pooler.dense.bias is (40,) of integers" in refused(integers, tmp_path)
     gap = {name.replace("blocks.3.", "blocks.7."): tensor for name, tensor in state.items()}
     assert "blocks.3." in refused(gap, tmp_path)
 
@@ -96,7 +98,7 @@ def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Pa
         load_official("flamingo", vit_folder / "checkpoint.pth")
 
 
-def test_heads_are_asked_for_where_no_shape_tells_them(vilt_folder: Path, tmp_path: Path):
+def test_the_number_of_heads_is_required_if_it_cannot_be_inferred(vilt_folder: Path, tmp_path: Path):
     assert "give --heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
     assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=7)
 
@@ -114,13 +116,15 @@ def test_a_square_position_grid_is_resized_by_the_system_s_own_rule(system, resi
     assert after.build() is not None
 
 
-def test_positions_that_are_no_square_lie_as_the_grid_given(vilt_folder: Path, tmp_path: Path):
+def test_positions_of_a_grid_that_is_not_square_need_the_grid(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     state["transformer.pos_embed"] = torch.randn(1, 1 + 15, 40)
-    assert "has 15 cells, but that is no square; give --grid ROWSxCOLUMNS of 15 cells" in refused(state, tmp_path)
-    found = load(state, tmp_path, grid=(5, 3))
-    assert found.arguments["grid"] == (5, 3)
-    assert torch.equal(found.state["model.patches.position"], state["transformer.pos_embed"])
+    assert "has 15 cells, but that is not a square number; give --grid ROWSxCOLUMNS of 15 cells" in refused(
+        state, tmp_path
+    )
+    imported = load(state, tmp_path, grid=(5, 3))
+    assert imported.arguments["grid"] == (5, 3)
+    assert torch.equal(imported.state["model.patches.position"], state["transformer.pos_embed"])
     assert "has 15 cells, but 4 x 4 is 16" in refused(state, tmp_path, grid=(4, 4))
 
 
@@ -130,8 +134,8 @@ def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path
 
 
 def test_nothing_is_loaded_where_one_weight_does_not_fit(vilt_folder: Path):
-    found = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
-    step = found.build()
+    imported = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
+    step = imported.build()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
     wrong = {name: tensor + 1 for name, tensor in before.items()} | {"rank.linear.bias": torch.ones(1)}
     with pytest.raises(WeightsError, match=r"the file does not fit: unexpected: rank\.linear\.bias"):
@@ -140,7 +144,7 @@ def test_nothing_is_loaded_where_one_weight_does_not_fit(vilt_folder: Path):
 
 
 def block(dim: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """A pre-norm block of timm's, as every official key list has it."""
+    """The shapes of a pre-norm block under timm's names."""
     weights = {"norm1": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim), "norm2": (dim,)}
     weights |= {"mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}
     return {f"{prefix}{n}.{k}": s if k == "weight" else s[:1] for n, s in weights.items() for k in ("weight", "bias")}
@@ -149,9 +153,13 @@ def block(dim: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
 def encoder(cells: int, patch_size: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
     blocks = [block(768, f"{prefix}blocks.{i}.") for i in range(12)]
     outside = {
-        "cls_token": (1, 1, 768), "pos_embed": (1, 1 + cells, 768), "patch_embed.proj.weight": (768, 3, patch_size, patch_size),
-        "patch_embed.proj.bias": (768,), "norm.weight": (768,), "norm.bias": (768,),
-    }  # fmt: skip
+        "cls_token": (1, 1, 768),
+        "pos_embed": (1, 1 + cells, 768),
+        "patch_embed.proj.weight": (768, 3, patch_size, patch_size),
+        "patch_embed.proj.bias": (768,),
+        "norm.weight": (768,),
+        "norm.bias": (768,),
+    }
     return {f"{prefix}{name}": s for name, s in outside.items()} | {n: s for b in blocks for n, s in b.items()}
 
 
@@ -163,10 +171,13 @@ VILT_B32 = encoder(144, 32, "transformer.") | {
 }  # fmt: skip
 ITM = {"itm_score.fc.weight": (2, 768), "itm_score.fc.bias": (2,)}
 MLM = {
-    "mlm_score.bias": (30522,), "mlm_score.transform.dense.weight": (768, 768), "mlm_score.transform.dense.bias": (768,),
-    "mlm_score.transform.LayerNorm.weight": (768,), "mlm_score.transform.LayerNorm.bias": (768,),
+    "mlm_score.bias": (30522,),
+    "mlm_score.transform.dense.weight": (768, 768),
+    "mlm_score.transform.dense.bias": (768,),
+    "mlm_score.transform.LayerNorm.weight": (768,),
+    "mlm_score.transform.LayerNorm.bias": (768,),
     "mlm_score.decoder.weight": (30522, 768),
-}  # fmt: skip
+}
 
 
 def classifier(name: str, inputs: int, num_answers: int) -> dict[str, tuple[int, ...]]:
@@ -181,9 +192,10 @@ PUBLISHED = {
     "vilt pretraining": (vilt, VILT_B32 | MLM | ITM, {}, 135_660_092),
     "vilt vqa": (vilt, VILT_B32 | classifier("vqa_classifier", 768, 3129), {}, 117_588_537),
     "vilt nlvr2": (
-        vilt, VILT_B32 | {"token_type_embeddings.weight": (3, 768)} | classifier("nlvr2_classifier", 1536, 2), {}, 113_962_754,
+        vilt, VILT_B32 | {"token_type_embeddings.weight": (3, 768)} | classifier("nlvr2_classifier", 1536, 2), {},
+        113_962_754,
     ),
-    # The official model keeps the frozen itm_score beside rank_output: its 1,538 numbers count, but nothing reads them.
+    # The official model keeps the frozen and unused itm_score: its 1,538 parameters are in the published count.
     "vilt retrieval": (vilt, VILT_B32 | {"rank_output.weight": (1, 768), "rank_output.bias": (1,)}, ITM, 111_597_315),
 }  # fmt: skip
 
@@ -199,5 +211,5 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(system: str):
         step = module.build(arguments, task, ours)
     load = {name: tuple(tensor.shape) for name, tensor in names.to_official(step.state_dict()).items()}
     assert load == official
-    dead = sum(state[name].numel() for name in frozen)
-    assert sum(parameter.numel() for parameter in step.parameters()) + dead == published
+    unused = sum(state[name].numel() for name in frozen)
+    assert sum(parameter.numel() for parameter in step.parameters()) + unused == published

@@ -1,3 +1,5 @@
+"""Initialisation of ViLT from a ViT."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,8 +9,10 @@ import torch
 
 from diptych.batch import Image
 from diptych.checkpoints.read import WeightsError
-from diptych.models.initialize import start_vilt_from_vit
+from diptych.models.initialize import initialize_vilt_from_vit
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.position import resize_bilinear
 
@@ -16,24 +20,24 @@ SIZE: dict[str, Any] = {"dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "p
 
 
 def vilt(**change: Any) -> ViLT:
-    return ViLT(**SIZE | {"grid": (3, 3), "vocab_size": 30, "text_length": 6} | change)
+    return ViLT(ViLTConfig(**SIZE | {"grid": (3, 3), "vocab_size": 30, "text_length": 6} | change))
 
 
 def vit(**change: Any) -> ViT:
-    model = ViT(**SIZE | {"grid": (3, 3), "num_classes": 5} | change)
+    model = ViT(ViTConfig(**SIZE | {"grid": (3, 3), "num_classes": 5} | change))
     for parameter in model.parameters():
         parameter.data.normal_()
     return model
 
 
-def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_left():
+def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_unchanged():
     a, b = vit(), vilt()
     before = {name: tensor.clone() for name, tensor in b.state_dict().items()}
-    loaded = start_vilt_from_vit(b, a.state_dict())
+    loaded = initialize_vilt_from_vit(b, a.state_dict())
     assert set(loaded) == {n for n in before if n.startswith(("patches.", "transformer.blocks.", "transformer.norm."))}
-    left = before.keys() - set(loaded)
-    assert {"words.word.weight", "modality.weight", "transformer.pooler.dense.weight"} < left
-    assert all(torch.equal(b.state_dict()[name], before[name]) for name in left)
+    unchanged = before.keys() - set(loaded)
+    assert {"words.word.weight", "modality.weight", "transformer.pooler.dense.weight"} < unchanged
+    assert all(torch.equal(b.state_dict()[name], before[name]) for name in unchanged)
     picture = Image.from_full(torch.randn(2, 3, 12, 12))
     ours = b.eval().transformer.encode_unimodal(b.encode_image(picture)).to_padded()
     torch.testing.assert_close(ours, a.eval().encode_image(picture).to_padded())
@@ -41,12 +45,12 @@ def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_left():
 
 def test_positions_of_another_size_are_resized():
     a, b = vit(grid=(4, 4)), vilt(grid=(2, 3))
-    start_vilt_from_vit(b, a.state_dict())
+    initialize_vilt_from_vit(b, a.state_dict())
     expected = resize_bilinear(a.patches.position[0, 1:].view(4, 4, 16), 2, 3).flatten(0, 1)
     assert torch.equal(b.patches.position[0, 1:], expected)
     assert torch.equal(b.patches.position[0, 0], a.patches.position[0, 0])
-    with pytest.raises(WeightsError, match="8 positions, which are no square"):
-        start_vilt_from_vit(b, vit(grid=(2, 4)).state_dict())
+    with pytest.raises(WeightsError, match="8 positions, which is not a square number"):
+        initialize_vilt_from_vit(b, vit(grid=(2, 4)).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -62,5 +66,5 @@ def test_another_shape_is_refused_by_name_and_nothing_is_loaded(change: dict[str
     b = vilt()
     before = {name: tensor.clone() for name, tensor in b.state_dict().items()}
     with pytest.raises(WeightsError, match=named):
-        start_vilt_from_vit(b, vit(**change).state_dict())
+        initialize_vilt_from_vit(b, vit(**change).state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in b.state_dict().items())

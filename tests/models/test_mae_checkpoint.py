@@ -1,4 +1,4 @@
-"""MAE's names, shapes and counts at full size, both ways."""
+"""MAE: names, shapes and parameter counts at full size, in both directions."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def blocks(prefix: str, depth: int, dim: int) -> Shapes:
 
 
 def official(dim: int, depth: int, patch_size: int, cells: int) -> Shapes:
-    """With the decoder that all sizes share: 8 blocks of 512."""
+    """The shapes of a model; the decoder, 8 blocks of width 512, is the same for all sizes."""
     return {
         "cls_token": (1, 1, dim), "pos_embed": (1, 1 + cells, dim), "mask_token": (1, 1, 512),
         "decoder_pos_embed": (1, 1 + cells, 512), **layer("patch_embed.proj", dim, 3, patch_size, patch_size),
         **layer("norm", dim), **layer("decoder_embed", 512, dim), **layer("decoder_norm", 512),
-        **layer("decoder_pred", 3 * patch_size * patch_size, 512), **blocks("", depth, dim), **blocks("decoder_", 8, 512),
+        **layer("decoder_pred", 3 * patch_size * patch_size, 512),
+        **blocks("", depth, dim), **blocks("decoder_", 8, 512),
     }  # fmt: skip
 
 
@@ -45,25 +46,25 @@ def test_full_size_names_and_shapes_are_the_published_ones(dim: int, depth: int,
     shapes = official(dim, depth, patch_size, cells)
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert identify_system(state) == "mae"
-    found = map_official("mae", state, {})
-    heads = {768: 12, 1024: 16, 1280: 16}[dim]  # models_mae.py: the huge one has 16 as well
-    assert (found.arguments["num_heads"], found.arguments["decoder_num_heads"]) == (heads, 16)
+    imported = map_official("mae", state, {})
+    heads = {768: 12, 1024: 16, 1280: 16}[dim]  # models_mae.py: ViT-H has 16 too
+    assert (imported.arguments["num_heads"], imported.arguments["decoder_num_heads"]) == (heads, 16)
     with torch.device("meta"):
-        step = SYSTEM.build(found.arguments, found.task, found.state)
+        step = SYSTEM.build(imported.arguments, imported.task, imported.state)
     load = step.state_dict()
-    assert {name: tuple(t.shape) for name, t in found.names.to_official(load).items()} == shapes
+    assert {name: tuple(t.shape) for name, t in imported.names.to_official(load).items()} == shapes
     fixed = (1 + cells) * (dim + 512)
     assert sum(p.numel() for p in step.parameters()) + fixed == sum(tensor.numel() for tensor in state.values())
 
 
-def test_base_has_as_many_numbers_as_its_official_file():
+def test_the_base_model_has_as_many_parameters_as_its_official_file():
     assert sum(torch.Size(shape).numel() for shape in official(768, 12, 16, 196).values()) == 111_907_840
 
 
-def test_names_go_both_ways():
+def test_names_are_translated_both_ways():
     state = torch.load(FOLDER / "checkpoint.pth", weights_only=True)["model"]
     with pytest.raises(WeightsError, match="width 32 does not divide into 5 heads"):
         map_official("mae", state, {"num_heads": 4, "decoder_num_heads": 5})
-    found = load_official("mae", FOLDER / "checkpoint.pth", num_heads=4)
-    back = found.names.to_official(found.state)
+    imported = load_official("mae", FOLDER / "checkpoint.pth", num_heads=4)
+    back = imported.names.to_official(imported.state)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in back)

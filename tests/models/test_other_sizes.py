@@ -1,7 +1,7 @@
-"""Sizes are read from the files: golden folders of every system and task, of other sizes in every respect.
+"""Sizes are inferred from files: generated golden folders of every system and task, with unusual sizes.
 
 Odd depths, one head and several, a schedule that is not the last layers, images that are not square. A folder's config
-holds only what stands in no shape, in the form of the published goldens'.
+has only what cannot be inferred from shapes, in the format of the published goldens.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.checkpoints.reader import as_two_sides
+from diptych.checkpoints.reader import split_by_modality
 from diptych.models.importing import SYSTEMS
 from diptych.utils.state_dict import tied_weights
-from tests.models.other_sizes import VIT, Arguments, Made, beits, crossvits, none, recurrent, vilts, vits, vlmos
+from tests.models.other_sizes import VIT, Arguments, Example, beits, crossvits, none, recurrent, vilts, vits, vlmos
 from tests.parity.golden_case import read_golden
 
 
-def vilberts() -> list[Made]:
+def vilberts() -> list[Example]:
     first = {
         "dim": 18, "depth": 7, "num_heads": 3, "mlp_dim": 25, "image_dim": 20, "image_depth": 3, "image_num_heads": 1,
         "image_mlp_dim": 31, "coattention_dim": 12, "coattention_num_heads": 2, "schedule": ((1, 0), (3, 1), (5, 2)),
@@ -31,22 +31,23 @@ def vilberts() -> list[Made]:
         "dim": 22, "depth": 1, "num_heads": 1, "image_depth": 5, "image_num_heads": 5, "coattention_num_heads": 6,
         "schedule": ((0, 4),), "feature_dim": 9, "num_region_targets": 9,
     }  # fmt: skip
-    made, kept = [], ("words", "regions", "match")
+    examples, pretraining = [], ("words", "regions", "match")
     for model in (first, second):
         config = {
             "num_attention_heads": model["num_heads"], "v_num_attention_heads": model["image_num_heads"],
-            "bi_num_attention_heads": model["coattention_num_heads"], "t_biattention_id": [t for t, _ in model["schedule"]],
+            "bi_num_attention_heads": model["coattention_num_heads"],
+            "t_biattention_id": [t for t, _ in model["schedule"]],
             "v_biattention_id": [v for _, v in model["schedule"]],
         }  # fmt: skip
         answers = {"vqa": 14, "gqa": 6, "nlvr2": 2}
         heads = {f"heads.{name}.answers.weight": (n, 1) for name, n in answers.items()}
-        heads |= {"heads.entailment.weight": (3, 1)} | none("choice", "grounding", "word", *kept)
-        made += [
-            Made("vilbert", "pretraining", model, config, none(*kept)),
-            Made("vilbert", "tasks", model, config, heads),
-            Made("vilbert", "tasks", model | {"tasks": 4}, config, heads),
+        heads |= {"heads.entailment.weight": (3, 1)} | none("choice", "grounding", "word", *pretraining)
+        examples += [
+            Example("vilbert", "pretraining", model, config, none(*pretraining)),
+            Example("vilbert", "tasks", model, config, heads),
+            Example("vilbert", "tasks", model | {"tasks": 4}, config, heads),
         ]
-    return made
+    return examples
 
 
 IMAGES = [
@@ -57,7 +58,7 @@ IMAGES = [
 ]  # fmt: skip
 
 
-def albefs() -> list[Made]:
+def albefs() -> list[Example]:
     texts = (
         {
             "dim": 16,
@@ -78,23 +79,23 @@ def albefs() -> list[Made]:
             "text_length": 31,
         },
     )
-    made = []
+    examples = []
     for (image, vision), text, classes in zip(IMAGES, texts, (2, 5), strict=True):
         model = image | text | {"num_images": 1, "decoder_depth": 0}
         config = {"vision": vision, "text": {"num_attention_heads": text["num_heads"]}}
         queue: dict[str, tuple[int, ...]] = {"queue.image": (6 + classes, 11)}
-        made += [
-            Made("albef", "pretraining", model | {"embed_dim": 11}, config, queue),
-            Made("albef", "retrieval", model | {"embed_dim": 11}, config, queue),
-            Made("albef", "entailment", model, config, {"student.head.2.weight": (classes, text["dim"])}),
-            Made("albef", "vqa", model | {"decoder_depth": 3}, config),
-            Made("albef", "nlvr2", model | {"images": 2}, config),
-            Made("albef", "assignment", model | {"num_images": 2, "embed_dim": 7}, config),
+        examples += [
+            Example("albef", "pretraining", model | {"embed_dim": 11}, config, queue),
+            Example("albef", "retrieval", model | {"embed_dim": 11}, config, queue),
+            Example("albef", "entailment", model, config, {"student.head.2.weight": (classes, text["dim"])}),
+            Example("albef", "vqa", model | {"decoder_depth": 3}, config),
+            Example("albef", "nlvr2", model | {"num_images": 2}, config),
+            Example("albef", "assignment", model | {"num_images": 2, "embed_dim": 7}, config),
         ]
-    return made
+    return examples
 
 
-def blips() -> list[Made]:
+def blips() -> list[Example]:
     texts = (
         {
             "dim": 16,
@@ -117,18 +118,20 @@ def blips() -> list[Made]:
             "enc_token_id": 19,
         },
     )
-    made = []
+    examples = []
     for (image, vision), text in zip(IMAGES, texts, strict=True):
         ids = {"bos_DEC": text["bos_token_id"], "ENC": text["enc_token_id"]}
         config = {"vision": vision, "text": {"num_attention_heads": text["num_heads"]}, "special_ids": ids}
-        for form in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
-            more: Arguments = {"averaged": min(3, text["depth"])} if form == "nlvr2" else {}
-            more |= {"embed_dim": 11} if form in ("pretraining", "retrieval") else {}
-            made.append(Made("blip", form, image | text | {"variant": form} | more, config, {"queue.image": (7, 11)}))
-    return made
+        for task in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
+            more: Arguments = {"averaged": min(3, text["depth"])} if task == "nlvr2" else {}
+            more |= {"embed_dim": 11} if task in ("pretraining", "retrieval") else {}
+            examples.append(
+                Example("blip", task, image | text | {"variant": task} | more, config, {"queue.image": (7, 11)})
+            )
+    return examples
 
 
-def clips() -> list[Made]:
+def clips() -> list[Example]:
     text = {
         "text_dim": 21,
         "text_depth": 3,
@@ -139,7 +142,7 @@ def clips() -> list[Made]:
     }
     image = VIT[0][0] | {"dim": 128, "num_heads": 2}
     wide = image | {"dim": 96, "num_heads": 1, "grid": (2, 2)}
-    told: Arguments = {"transformer_heads": 7, "vision_heads": "vision_width // 64"}
+    config: Arguments = {"transformer_heads": 7, "vision_heads": "vision_width // 64"}
     nested: Arguments = {
         "quick_gelu": False, "vision_cfg": {"head_width": 5, "image_size": [6, 9], "patch_size": 3},
         "text_cfg": {"heads": 7}, "multimodal_cfg": {"heads": 3},
@@ -147,7 +150,8 @@ def clips() -> list[Made]:
     other = VIT[1][0] | {"grid": (2, 3)}
     resnet = {"dim": 8, "depths": (1, 3, 2, 1), "num_heads": 4, "grid": (3, 3)}
     coca = other | text | {
-        "num_queries": 4, "pool_num_heads": 7, "decoder_depth": 3, "decoder_num_heads": 3, "decoder_mlp_dim": 15, "embed_dim": 21,
+        "num_queries": 4, "pool_num_heads": 7, "decoder_depth": 3, "decoder_num_heads": 3, "decoder_mlp_dim": 15,
+        "embed_dim": 21,
     }  # fmt: skip
     pooled = nested | {"vision_cfg": nested["vision_cfg"] | {"attn_pooler_heads": 7}}
     square: Arguments = {
@@ -156,26 +160,26 @@ def clips() -> list[Made]:
     }
     square |= {"multimodal_cfg": {"heads": 7}}
     quick = {"embed_dim": 13, "activation": "quick_gelu"}
+    one_head = {"grid": (2, 2), "pool_num_heads": 1, "text_num_heads": 1, "decoder_num_heads": 7}
     return [
-        Made("clip", "pretraining", image | {"grid": (3, 3)} | text | quick, told),
-        Made("clip", "pretraining", wide | text | {"text_num_heads": 1} | quick, told | {"transformer_heads": 1}),
-        Made("open_clip", "pretraining", other | text | {"embed_dim": 9, "activation": "gelu"}, nested),
-        Made("clip_resnet", "pretraining", resnet | text | quick, told | {"vision_heads": 4}),
-        Made("coca", "pretraining", coca | {"activation": "gelu", "pad_token_id": 3}, pooled | {"pad_id": 3}),
-        Made("coca", "pretraining", coca | {"grid": (2, 2), "pool_num_heads": 1, "text_num_heads": 1, "decoder_num_heads": 7, "activation": "gelu", "pad_token_id": 0},
-             square),
-    ]  # fmt: skip
+        Example("clip", "pretraining", image | {"grid": (3, 3)} | text | quick, config),
+        Example("clip", "pretraining", wide | text | {"text_num_heads": 1} | quick, config | {"transformer_heads": 1}),
+        Example("open_clip", "pretraining", other | text | {"embed_dim": 9, "activation": "gelu"}, nested),
+        Example("clip_resnet", "pretraining", resnet | text | quick, config | {"vision_heads": 4}),
+        Example("coca", "pretraining", coca | {"activation": "gelu", "pad_token_id": 3}, pooled | {"pad_id": 3}),
+        Example("coca", "pretraining", coca | one_head | {"activation": "gelu", "pad_token_id": 0}, square),
+    ]
 
 
-MADE = [
+EXAMPLES = [
     *vits(), *vilts(), *vlmos(), *recurrent(), *vilberts(), *crossvits(), *beits(), *albefs(), *blips(), *clips(),
 ]  # fmt: skip
 
 
-def drawn(made: Made) -> dict[str, Tensor]:
+def random_state(example: Example) -> dict[str, Tensor]:
     """Random weights of a step of these sizes, in our names."""
-    heads = {name: torch.empty(shape) for name, shape in made.heads.items()}
-    step = SYSTEMS[made.system].build(made.arguments, made.task, heads)
+    heads = {name: torch.empty(shape) for name, shape in example.heads.items()}
+    step = SYSTEMS[example.system].build(example.arguments, example.task, heads)
     again = tied_weights(step)
     state = {name: tensor for name, tensor in step.state_dict().items() if name not in again}
     generator = torch.Generator().manual_seed(len(state))
@@ -186,26 +190,26 @@ def drawn(made: Made) -> dict[str, Tensor]:
 
 
 @pytest.mark.quick("*-encoder*", "vit-*", "mae-*", "vsepp*", "clip-*")
-@pytest.mark.parametrize("made", MADE, ids=lambda made: f"{made.system}-{made.task}")
-def test_sizes_and_weights_are_read_from_the_files(made: Made, tmp_path: Path):
-    state = drawn(made)
-    official = SYSTEMS[made.system].names(made.arguments, made.task).to_official(state)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.system}-{example.task}")
+def test_sizes_and_weights_are_inferred_from_the_files(example: Example, tmp_path: Path):
+    state = random_state(example)
+    official = SYSTEMS[example.system].names(example.arguments, example.task).to_official(state)
     torch.save(
-        {"model": as_two_sides({name: tensor.contiguous() for name, tensor in official.items()})},
+        {"model": split_by_modality({name: tensor.contiguous() for name, tensor in official.items()})},
         tmp_path / "checkpoint.pth",
     )
     save_file({"out.x": torch.zeros(1)}, tmp_path / "case.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(made.config))
-    found = read_golden(tmp_path).imported
-    assert (found.system, found.task) == (made.system, made.task)
-    assert found.arguments == made.arguments
-    assert found.state.keys() == state.keys()
-    assert all(torch.equal(found.state[name], tensor) for name, tensor in state.items())
-    back = found.names.to_official(found.state)
+    (tmp_path / "config.json").write_text(json.dumps(example.config))
+    imported = read_golden(tmp_path).imported
+    assert (imported.system, imported.task) == (example.system, example.task)
+    assert imported.arguments == example.arguments
+    assert imported.state.keys() == state.keys()
+    assert all(torch.equal(imported.state[name], tensor) for name, tensor in state.items())
+    back = imported.names.to_official(imported.state)
     assert back.keys() == official.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in official.items())
-    assert found.build() is not None
+    assert imported.build() is not None
 
 
-def test_every_system_is_here():
-    assert {made.system for made in MADE} == set(SYSTEMS)
+def test_every_system_has_an_example():
+    assert {example.system for example in EXAMPLES} == set(SYSTEMS)

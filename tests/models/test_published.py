@@ -1,4 +1,4 @@
-"""The parameters that are told of published models are those of the steps that their checkpoints are read into."""
+"""Published parameter counts equal those of the steps that the official checkpoints are loaded into."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
         ("classification", {"pooling": "both", "final_norm": False, "num_classes": 1000}, {}, False),
     ],
 }
-"""In the order of the published figures: the task, what differs from the model's defaults, and the sizes of heads; whether
-the figure is of the student alone."""
+"""In the order of the published counts: the task, the settings that differ from the defaults, the shapes of head
+weights, and whether the count is of the student alone.
+"""
 
 
 def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> tuple[int, int]:
-    """Parameters of the whole step, and of the part that learns."""
+    """Parameters of the whole step, and of the trained part."""
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in heads.items()}
         step = SYSTEMS[system].build(arguments, task, state)
@@ -53,7 +54,7 @@ def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", JOBS)
-def test_published_parameters_are_the_built_ones(system: str):
+def test_published_parameter_counts_are_those_of_the_built_models(system: str):
     figures = PUBLISHED[system].parameters
     assert len(figures) == len(JOBS[system])
     for (what, figure), (task, arguments, heads, alone) in zip(figures.items(), JOBS[system], strict=True):

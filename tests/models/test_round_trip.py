@@ -1,4 +1,4 @@
-"""Every official checkpoint goes through our names and comes back bit for bit."""
+"""Translation of every official checkpoint to our names and back gives the same bits."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def test_official_names_come_back_bit_for_bit(golden_folder: Path):
     for name, tensor in official.items():
         assert torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype, name
     assert set(imported.ignored_tensors) <= set(imported.names.ignored)
-    assert imported.ignored_tensors.keys() <= imported.ignored.keys()  # each is named, with its reason
+    assert imported.ignored_tensors.keys() <= imported.ignored.keys()  # each with its reason

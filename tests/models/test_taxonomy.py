@@ -1,4 +1,4 @@
-"""ViLT's four kinds of models (docs/taxonomy.md): each is built and answers, and image embedders take each other's place."""
+"""ViLT's taxonomy of four kinds of models (docs/taxonomy.md), and the exchange of image embedders."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.encoders.efficientnet import FrozenCNN
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.clip.resnet import ResNet
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
 from diptych.modules.tokens import packing
@@ -23,7 +25,7 @@ REGIONS = Regions(torch.randn(2, 3, 10), torch.rand(2, 3, 5), torch.tensor([[Tru
 
 def vilt() -> ViLT:
     torch.manual_seed(0)
-    return ViLT(16, 2, 2, 32, 32, (2, 3), vocab_size=20, text_length=5, dropout=0.0).eval()
+    return ViLT(ViLTConfig(16, 2, 2, 32, 32, (2, 3), vocab_size=20, text_length=5, dropout=0.0)).eval()
 
 
 def size(*parts: nn.Module) -> int:
@@ -35,53 +37,53 @@ def embedders() -> dict[str, tuple[nn.Module, Image | Regions]]:
     network = ResNet(16, (1, 1, 1, 1)).eval()
     return {
         "patches": (vilt().patches, IMAGE),
-        "grid": (GridEmbedding(network, network.width, 16, (2, 3)), IMAGE),
+        "grid": (GridEmbedding(network, network.out_channels, 16, (2, 3)), IMAGE),
         "regions": (RegionEmbedding(10, 16).eval(), REGIONS),
     }
 
 
 @pytest.mark.parametrize("name", ["patches", "grid", "regions"])
-def test_one_embedder_takes_another_s_place(name: str):
-    """The sides meet as before: each image changes what its own text becomes, and no other's, in both layouts."""
+def test_every_image_embedder_can_replace_the_patches(name: str):
+    """Fusion works as before, in both layouts: swapping the images changes the pooled features."""
     model, (embedder, image) = vilt(), embedders()[name]
     assert isinstance(embedder, ImageEmbedder) and isinstance(model, FusionEncoder)
     model.patches = embedder  # type: ignore[assignment]
     swapped = image[torch.tensor([1, 0])]
 
-    def pooled(given: Image | Regions, packed: bool) -> Tensor:
+    def pooled(visual: Image | Regions, packed: bool) -> Tensor:
         with packing(packed), torch.no_grad():
-            return model.fuse(model.encode_text(TEXT), model.encode_image(given)).pooled  # type: ignore[arg-type]
+            return model.fuse(model.encode_text(TEXT), model.encode_image(visual)).pooled  # type: ignore[arg-type]
 
     own, other = pooled(image, False), pooled(swapped, False)
     torch.testing.assert_close(pooled(image, True), own, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(own, other, atol=1e-4)
 
 
-def test_a_frozen_cnn_of_the_package_index_is_an_embedder():
+def test_a_frozen_pretrained_cnn_can_be_the_image_embedder():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     model = vilt()
     model.patches = GridEmbedding(FrozenCNN().feature_maps, 1280, 16, (2, 3))  # type: ignore[assignment]
     tokens = model.encode_image(IMAGE)
     assert tokens.layout.spans[0].grid == (2, 3) and tokens.layout.lengths == [6, 2]
-    assert not any("network" in name for name in model.state_dict()), "a frozen network is saved with no model"
+    assert not any("network" in name for name in model.state_dict()), "the frozen network is not part of the state_dict"
     model.fuse(model.encode_text(TEXT), tokens).pooled.sum().backward()
     assert model.patches.project.weight.grad is not None
 
 
-def test_kind_b_has_two_towers_alike_and_an_interaction_without_weights():
-    model = CLIP(16, 2, 2, 32, 32, (2, 3), 16, 2, 2, 32, 20, 5, 8)
+def test_kind_b_has_two_equal_towers_and_an_interaction_without_weights():
+    model = CLIP(CLIPConfig(16, 2, 2, 32, 32, (2, 3), 16, 2, 2, 32, 20, 5, 8))
     assert isinstance(model, DualEncoder) and not isinstance(model, FusionEncoder)
     visual, textual = size(model.image.blocks), size(model.text.blocks)
     assert visual == textual
     assert {name for name, _ in model.pretraining_heads()["contrast"].scale.named_parameters()} == {"log"}  # type: ignore[union-attr]
 
 
-def test_kinds_c_and_d_differ_in_the_embedder_alone():
-    """At the published width: ViLT's patches weigh as much as its words' embedding does, a ResNet more than they do."""
+def test_kinds_c_and_d_differ_in_the_image_embedder():
+    """Parameters at the published width: ViLT's patch and text embeddings are light, a ResNet is heavy."""
     with torch.device("meta"):
-        model = ViLT()
+        model = ViLT(ViLTConfig())
         network = ResNet(64, (3, 4, 6, 3))
-        grid = GridEmbedding(network, network.width, model.dim, (7, 7))
+        grid = GridEmbedding(network, network.out_channels, model.dim, (7, 7))
     interaction, patches, words = (
         size(model.transformer),
         size(model.patches),

@@ -1,4 +1,4 @@
-"""ViLBERT's official names at full size, both ways, and what stands in no shape."""
+"""ViLBERT: official names at full size in both directions, and settings that cannot be inferred from shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diptych.tasks.multitask import MultiTask
 from tests.parity.goldens import GOLDEN_CASES
 
 FOLDER = GOLDEN_CASES / "vilbert_pretrain"
-TOLD = {
+CONFIG = {
     "num_attention_heads": 4, "v_num_attention_heads": 4, "bi_num_attention_heads": 4,
     "t_biattention_id": [2, 4], "v_biattention_id": [0, 2],
 }  # fmt: skip
@@ -40,19 +40,19 @@ def layer(name: str, dim: int, mlp_dim: int) -> Shapes:
     return parts[0] | parts[1] | parts[2] | own | network(f"{name}.intermediate", f"{name}.output", dim, mlp_dim)
 
 
-def meeting(name: str) -> Shapes:
-    found = network(f"{name}.v_intermediate", f"{name}.v_output", 1024, 1024)
-    found |= network(f"{name}.t_intermediate", f"{name}.t_output", 768, 3072)
+def coattention(name: str) -> Shapes:
+    shapes = network(f"{name}.v_intermediate", f"{name}.v_output", 1024, 1024)
+    shapes |= network(f"{name}.t_intermediate", f"{name}.t_output", 768, 3072)
     for stream, width in ((1, 1024), (2, 768)):
         for part in ("query", "key", "value"):
-            found |= linear(f"{name}.biattention.{part}{stream}", 1024, width)
-        found |= linear(f"{name}.biOutput.dense{stream}", width, 1024) | norm(
+            shapes |= linear(f"{name}.biattention.{part}{stream}", 1024, width)
+        shapes |= linear(f"{name}.biOutput.dense{stream}", width, 1024) | norm(
             f"{name}.biOutput.LayerNorm{stream}", width
         )
-    return found
+    return shapes
 
 
-def unread(name: str) -> Shapes:
+def unused(name: str) -> Shapes:
     return linear(f"{name}.biOutput.q_dense1", 1024, 1024) | linear(f"{name}.biOutput.q_dense2", 768, 1024)
 
 
@@ -70,8 +70,8 @@ ENCODER = {
 for i in range(12):
     ENCODER |= layer(f"bert.encoder.layer.{i}", 768, 3072)
 for i in range(6):
-    ENCODER |= layer(f"bert.encoder.v_layer.{i}", 1024, 1024) | meeting(f"bert.encoder.c_layer.{i}")
-DEAD = {name: shape for i in range(6) for name, shape in unread(f"bert.encoder.c_layer.{i}").items()}
+    ENCODER |= layer(f"bert.encoder.v_layer.{i}", 1024, 1024) | coattention(f"bert.encoder.c_layer.{i}")
+UNUSED = {name: shape for i in range(6) for name, shape in unused(f"bert.encoder.c_layer.{i}").items()}
 
 
 def classifier(name: str, inputs: int, num_answers: int) -> Shapes:
@@ -95,7 +95,7 @@ TASKS = {
 def test_full_size_names_shapes_and_counts_are_the_published_ones(
     official: Shapes, task: str, names: int, published: int
 ):
-    state = {name: torch.empty(shape, device="meta") for name, shape in (official | DEAD).items()}
+    state = {name: torch.empty(shape, device="meta") for name, shape in (official | UNUSED).items()}
     assert len(state) == names
     arguments = vilbert.infer(state, {})
     assert vilbert.task(state) == task
@@ -106,8 +106,8 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(
         step = vilbert.build(arguments, task, table.from_official(state))
     load = {name: tuple(tensor.shape) for name, tensor in table.to_official(dict(step.named_parameters())).items()}
     assert load == official
-    dead = sum(state[name].numel() for name in DEAD)
-    assert sum(parameter.numel() for parameter in step.parameters()) + dead == published
+    num_unused = sum(state[name].numel() for name in UNUSED)
+    assert sum(parameter.numel() for parameter in step.parameters()) + num_unused == published
 
 
 @pytest.fixture
@@ -115,23 +115,23 @@ def official() -> dict[str, Tensor]:
     return read_checkpoint(FOLDER / "checkpoint.pth")
 
 
-def test_names_go_both_ways(official: dict[str, Tensor]):
-    found = map_official("vilbert", official, TOLD)
-    back = found.names.to_official(found.state)
-    assert all("q_dense" in name for name in found.names.ignored)
-    assert back.keys() == official.keys() - found.names.ignored.keys()
+def test_names_are_translated_both_ways(official: dict[str, Tensor]):
+    imported = map_official("vilbert", official, CONFIG)
+    back = imported.names.to_official(imported.state)
+    assert all("q_dense" in name for name in imported.names.ignored)
+    assert back.keys() == official.keys() - imported.names.ignored.keys()
     assert all(torch.equal(back[name], official[name]) for name in back)
 
 
-def test_the_first_logit_of_alignment_is_our_second(official: dict[str, Tensor]):
-    ours = map_official("vilbert", official, TOLD).state
+def test_the_two_logits_of_alignment_are_swapped(official: dict[str, Tensor]):
+    ours = map_official("vilbert", official, CONFIG).state
     assert torch.equal(ours["heads.match.linear.weight"], official["cls.bi_seq_relationship.weight"].flip(0))
     assert torch.equal(ours["heads.match.linear.bias"], official["cls.bi_seq_relationship.bias"].flip(0))
 
 
-def test_the_targets_of_regions_are_read_off_the_head_s_width(official: dict[str, Tensor]):
+def test_the_region_targets_follow_from_the_head_s_width(official: dict[str, Tensor]):
     def target() -> object:
-        step = map_official("vilbert", official, TOLD).build()
+        step = map_official("vilbert", official, CONFIG).build()
         return next(o.target for o in step.objectives if isinstance(o, MaskedRegions))  # type: ignore[union-attr]
 
     assert target() is class_target
@@ -140,15 +140,15 @@ def test_the_targets_of_regions_are_read_off_the_head_s_width(official: dict[str
     assert target() is feature_target
 
 
-def test_what_does_not_fit_is_named(official: dict[str, Tensor]):
-    def refused(state: dict[str, Tensor], **told: object) -> str:
+def test_weights_and_settings_that_do_not_fit_are_named(official: dict[str, Tensor]):
+    def refused(state: dict[str, Tensor], **config: object) -> str:
         with pytest.raises(WeightsError) as error:
-            map_official("vilbert", state, TOLD | told)
+            map_official("vilbert", state, CONFIG | config)
         return str(error.value)
 
     for odd in ([4, 2], [2], [2, 6], [-1, 4], "24", [True, 4]):
-        assert "2 meetings cannot stand" in refused(official, t_biattention_id=odd)
-    assert "cannot stand" in refused(official, v_biattention_id=[0, 4])
+        assert "2 co-attention blocks cannot be placed" in refused(official, t_biattention_id=odd)
+    assert "cannot be placed" in refused(official, v_biattention_id=[0, 4])
     gate = {"bert.encoder.v_layer.0.attention.self.dyLinear_q.weight": torch.ones(48, 32)}
     assert "unexpected weights: bert.encoder.v_layer.0" in refused(official | gate)
     untied = official | {"cls.predictions.decoder.weight": torch.ones(210, 32)}
@@ -158,13 +158,13 @@ def test_what_does_not_fit_is_named(official: dict[str, Tensor]):
     assert "does not divide into 7 heads" in refused(official, bi_num_attention_heads=7)
 
 
-def test_a_downstream_checkpoint_keeps_the_heads_it_has(official: dict[str, Tensor]):
-    """vilbert_beta's lacks some of 12-in-1's."""
+def test_a_downstream_checkpoint_has_the_heads_of_its_file(official: dict[str, Tensor]):
+    """vilbert_beta lacks some heads of 12-in-1."""
     some = linear_of("vil_tri_prediction", 2, 40)
-    found = map_official("vilbert", official | some | linear_of("vision_logit", 1, 48), TOLD)
-    step = found.build()
+    imported = map_official("vilbert", official | some | linear_of("vision_logit", 1, 48), CONFIG)
+    step = imported.build()
     assert isinstance(step, MultiTask)
-    assert found.task == "tasks" and set(step.tasks) == {"entailment", "grounding"}
+    assert imported.task == "tasks" and set(step.tasks) == {"entailment", "grounding"}
     assert set(step.heads) == {"match", "words", "regions", "entailment", "grounding"}
 
 
@@ -172,6 +172,6 @@ def linear_of(name: str, out: int, inputs: int) -> dict[str, Tensor]:
     return {name: torch.randn(shape) for name, shape in linear(name, out, inputs).items()}
 
 
-def test_a_file_alone_is_asked_for_heads():
+def test_the_number_of_heads_is_required_without_a_config():
     with pytest.raises(WeightsError, match="give --heads"):
         load_official("vilbert", FOLDER / "checkpoint.pth")

@@ -1,4 +1,4 @@
-"""The single-stream region baseline says what transformers' VisualBERT says."""
+"""VisualBERT equals transformers' VisualBertModel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Regions, Text
+from diptych.models.visualbert.config import VisualBERTConfig
 from diptych.models.visualbert.model import VisualBERT
 from diptych.modules.embeddings import RegionEmbedding
 from diptych.modules.tokens import FusedTokens, packing
@@ -44,10 +45,10 @@ def ours_of(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
 def inputs() -> tuple[Text, Regions]:
     generator = torch.Generator().manual_seed(0)
     lengths, counts = torch.tensor([7, 4, 6]), torch.tensor([3, 5, 1])
-    real, seen = torch.arange(7) < lengths[:, None], torch.arange(5) < counts[:, None]
+    real, detected = torch.arange(7) < lengths[:, None], torch.arange(5) < counts[:, None]
     ids = torch.randint(3, 50, (3, 7), generator=generator) * real
     features = torch.randn(3, 5, 20, generator=generator)
-    return Text(ids, real), Regions(features, torch.rand(3, 5, 5, generator=generator), seen)
+    return Text(ids, real), Regions(features, torch.rand(3, 5, 5, generator=generator), detected)
 
 
 def pair_of(model: VisualBERT, packed: bool) -> FusedTokens:
@@ -57,7 +58,7 @@ def pair_of(model: VisualBERT, packed: bool) -> FusedTokens:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_it_is_transformers_visualbert(packed: bool):
+def test_outputs_equal_transformers_visualbert(packed: bool):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.VisualBertConfig(
@@ -67,30 +68,30 @@ def test_it_is_transformers_visualbert(packed: bool):
     theirs = transformers.VisualBertModel(config).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    model = VisualBERT(32, 3, 4, 48, feature_dim=20, vocab_size=50, text_length=9).eval()
+    model = VisualBERT(VisualBERTConfig(32, 3, 4, 48, feature_dim=20, vocab_size=50, text_length=9)).eval()
     model.load_state_dict(ours_of(theirs.state_dict(), 3))
     text, regions = inputs()
     with torch.no_grad():
-        said = theirs(
+        output = theirs(
             text.ids, attention_mask=text.mask.float(), visual_embeds=regions.features,
             visual_attention_mask=regions.mask.float(),
         )  # fmt: skip
     pair = pair_of(model, packed)
-    wanted = said.last_hidden_state
-    torch.testing.assert_close(pair.text.gather(text.mask), wanted[:, :7][text.mask], rtol=1e-5, atol=2e-6)
-    torch.testing.assert_close(pair.image.gather(regions.mask), wanted[:, 7:][regions.mask], rtol=1e-5, atol=2e-6)
-    torch.testing.assert_close(pair.pooled, said.pooler_output, rtol=1e-5, atol=2e-6)
+    expected = output.last_hidden_state
+    torch.testing.assert_close(pair.text.gather(text.mask), expected[:, :7][text.mask], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(pair.image.gather(regions.mask), expected[:, 7:][regions.mask], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(pair.pooled, output.pooler_output, rtol=1e-5, atol=2e-6)
 
 
-def test_with_boxes_it_is_uniter_s_form():
+def test_boxes_matter_with_uniter_s_region_embedding():
     torch.manual_seed(0)
-    model = VisualBERT(32, 2, 4, 48, feature_dim=20, vocab_size=50, text_length=9).eval()
+    model = VisualBERT(VisualBERTConfig(32, 2, 4, 48, feature_dim=20, vocab_size=50, text_length=9)).eval()
     text, regions = inputs()
     moved = Regions(regions.features, regions.boxes.flip(1), regions.mask)
 
-    def said(regions: Regions) -> Tensor:
+    def pooled(regions: Regions) -> Tensor:
         return model.fuse(model.encode_text(text), model.encode_image(regions)).pooled
 
-    assert torch.equal(said(regions), said(moved)), "where regions lie is not read"
+    assert torch.equal(pooled(regions), pooled(moved)), "VisualBERT does not embed boxes"
     model.regions = RegionEmbedding(20, 32)
-    assert not torch.allclose(said(regions), said(moved))
+    assert not torch.allclose(pooled(regions), pooled(moved))

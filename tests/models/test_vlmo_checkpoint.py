@@ -1,4 +1,4 @@
-"""VLMo at full size: the names, shapes and counts of the official models, and what its files tell of sizes."""
+"""VLMo at full size: names, shapes and parameter counts of the official models, and sizes inferred from its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.importing import identify_system, map_official, resized
+from diptych.models.importing import identify_system, map_official, resize_grid
 from diptych.models.vlmo.checkpoint import SYSTEM
 from diptych.modules.position import resize_table
 from tests.parity.goldens import GOLDEN_CASES
@@ -29,15 +29,15 @@ def expert(name: str, dim: int) -> Shapes:
     return layer(f"norm2_{name}", dim) | layer(f"mlp_{name}.fc1", hidden, dim) | layer(f"mlp_{name}.fc2", dim, hidden)
 
 
-def block(dim: int, together: bool, scaled: bool) -> Shapes:
+def block(dim: int, fused: bool, scaled: bool) -> Shapes:
     shapes = layer("norm1", dim) | layer("attn.proj", dim, dim) | expert("text", dim) | expert("imag", dim)
     shapes |= {"attn.qkv.weight": (3 * dim, dim), "attn.q_bias": (dim,), "attn.v_bias": (dim,)}
     shapes |= {"gamma_1": (dim,), "gamma_2": (dim,)} if scaled else {}
-    return shapes | expert("vl", dim) if together else shapes
+    return shapes | expert("vl", dim) if fused else shapes
 
 
 def body(dim: int, depth: int, first: int, side: int, num_heads: int = 0, num_images: int = 1) -> Shapes:
-    """`heads`: of a model whose positions stand in attention; 0: they are added to the embeddings."""
+    """The shapes of a model; `num_heads`: for relative positions, 0 for absolute ones."""
     shapes: Shapes = {
         "transformer.cls_token": (1, 1, dim),
         **layer("transformer.patch_embed.proj", dim, 3, 16, 16),
@@ -90,7 +90,7 @@ PUBLISHED: dict[str, tuple[str, Shapes]] = {
     "base plus": ("pretraining", body(544, 24, 21, 14) | pretrained(544)),
     "large": ("pretraining", body(1024, 24, 21, 14, 16) | pretrained(1024)),
 }
-UNREAD = 40 * 768  # text positions, which the official model keeps beside the table that is read
+UNUSED = 40 * 768  # absolute text positions, which the official model has besides the relative ones
 MILLIONS = {"base": 202.4, "base, vqa at 224": 182.0}  # of the official model, counted
 README = {"base": 175, "base plus": 167, "large": 562}  # millions of the model without its heads
 
@@ -99,8 +99,8 @@ README = {"base": 175, "base plus": 167, "large": 562}  # millions of the model 
 def test_full_size_names_shapes_and_counts_are_the_published_ones(model: str):
     task, official = PUBLISHED[model]
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
-    told: dict[str, Any] = {"num_heads": 16} if model == "base plus" else {}
-    arguments = SYSTEM.infer(state, told)
+    config: dict[str, Any] = {"num_heads": 16} if model == "base plus" else {}
+    arguments = SYSTEM.infer(state, config)
     assert identify_system(state) == "vlmo" and SYSTEM.task(state) == task
     names = SYSTEM.names(arguments, task)
     with torch.device("meta"):
@@ -108,7 +108,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(model: str):
     ours = dict(step.named_parameters())
     assert {name: tuple(t.shape) for name, t in names.to_official(ours).items()} == official
     if model in MILLIONS:
-        assert round((sum(p.numel() for p in ours.values()) + UNREAD) / 1e6, 1) == MILLIONS[model]
+        assert round((sum(p.numel() for p in ours.values()) + UNUSED) / 1e6, 1) == MILLIONS[model]
     if model in README:
         assert sum(p.numel() for n, p in ours.items() if n.startswith("model.")) / 1e6 == pytest.approx(
             README[model], abs=1
@@ -120,52 +120,52 @@ def golden() -> dict[str, Tensor]:
     return dict(torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"])
 
 
-TOLD = {"num_heads": 4, "max_text_len_of_initckpt": 16}
+CONFIG = {"num_heads": 4, "max_text_len_of_initckpt": 16}
 
 
-def test_what_a_file_holds_decides_the_step():
+def test_the_training_step_follows_from_the_heads():
     state = golden()
-    found = map_official("vlmo", state, TOLD)
-    assert found.task == "pretraining"
-    assert [o.name for o in found.build().objectives] == ["itc", "itm", "mlm"]  # type: ignore[union-attr]
-    assert found.build().weights == {"itc": 1.0, "itm": 1.0, "mlm": 0.25}
+    imported = map_official("vlmo", state, CONFIG)
+    assert imported.task == "pretraining"
+    assert [o.name for o in imported.build().objectives] == ["itc", "itm", "mlm"]  # type: ignore[union-attr]
+    assert imported.build().weights == {"itc": 1.0, "itm": 1.0, "mlm": 0.25}
     own = {n: t for n, t in state.items() if not n.startswith(("mlm_", "itm_", "itc_vl_", "logit_vl_"))}
-    retrieval = map_official("vlmo", own, TOLD)
+    retrieval = map_official("vlmo", own, CONFIG)
     assert (retrieval.task, retrieval.arguments["num_itc_branches"]) == ("retrieval", 1)
     bare = {n: t for n, t in own.items() if not n.startswith(("itc_", "logit_"))}
-    assert map_official("vlmo", bare, TOLD).task == "encoder"
+    assert map_official("vlmo", bare, CONFIG).task == "encoder"
     before = {n: t for n, t in state.items() if "_vl" not in n and not n.startswith(("itm_", "itc_", "logit_"))}
-    step: Any = map_official("vlmo", before, TOLD).build()
+    step: Any = map_official("vlmo", before, CONFIG).build()
     assert [(o.name, o.text_only, o.weight) for o in step.objectives] == [("mlm", True, 1.0)]
 
 
-def test_old_files_carry_indices_which_are_left_behind():
+def test_position_indices_of_old_files_are_ignored():
     index = torch.zeros(17, 17, dtype=torch.long)
-    found = map_official("vlmo", golden() | {"relative_position_index": index}, TOLD)
-    assert {"relative_position_index", "text_embeddings.position_embeddings.weight"} < found.ignored.keys()
+    imported = map_official("vlmo", golden() | {"relative_position_index": index}, CONFIG)
+    assert {"relative_position_index", "text_embeddings.position_embeddings.weight"} < imported.ignored.keys()
 
 
-def test_sizes_that_do_not_go_together_are_named():
-    with pytest.raises(WeightsError, match="86 rows, which are of no square image beside texts of 196 tokens"):
+def test_inconsistent_sizes_are_named():
+    with pytest.raises(WeightsError, match="86 rows, which do not fit a square image with texts of 196 tokens"):
         map_official("vlmo", golden(), {"num_heads": 4})
     with pytest.raises(WeightsError, match=r"positions\.table is \(86, 20\), the model has \(86, 10\)"):
-        map_official("vlmo", golden(), TOLD | {"num_heads": 2})
+        map_official("vlmo", golden(), CONFIG | {"num_heads": 2})
     assert map_official("vlmo", golden(), {"max_text_len_of_initckpt": 16}).arguments["num_heads"] == 4
 
 
-def test_another_grid_resizes_the_table_and_leaves_texts_as_they_are():
-    found = map_official("vlmo", golden(), TOLD)
-    wider = resized(found, (6, 6))
+def test_another_grid_resizes_the_table_except_for_text():
+    imported = map_official("vlmo", golden(), CONFIG)
+    wider = resize_grid(imported, (6, 6))
     name = "model.transformer.positions.table"
-    old, new = (x.build().state_dict()[name] for x in (found, wider))
+    old, new = (x.build().state_dict()[name] for x in (imported, wider))
     assert len(new) - len(old) == 11**2 - 7**2 and torch.equal(new[11**2 :], old[7**2 :])
     assert torch.equal(new, resize_table(old, (4, 4), (6, 6)))
-    narrow = replace(found, arguments=found.arguments | {"grid": (2, 2)})
-    with pytest.raises(WeightsError, match="positions cannot be resized: a cubic spline"):
-        resized(narrow, (6, 6))
+    narrow = replace(imported, arguments=imported.arguments | {"grid": (2, 2)})
+    with pytest.raises(WeightsError, match="positions cannot be resized: cubic spline interpolation"):
+        resize_grid(narrow, (6, 6))
 
 
-def test_positions_that_are_added_are_resized_too():
+def test_absolute_positions_are_resized_too():
     state = {name: torch.empty(shape, device="meta") for name, shape in PUBLISHED["base plus"][1].items()}
-    found = resized(map_official("vlmo", state, {"num_heads": 16}), (5, 3))
-    assert found.state["model.patches.position"].shape == (1, 16, found.arguments["dim"])
+    imported = resize_grid(map_official("vlmo", state, {"num_heads": 16}), (5, 3))
+    assert imported.state["model.patches.position"].shape == (1, 16, imported.arguments["dim"])

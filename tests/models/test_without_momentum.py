@@ -1,4 +1,4 @@
-"""ALBEF's and BLIP's files without the momentum half: a student that stands alone, or a line that names what is missing."""
+"""ALBEF's and BLIP's files without the momentum model: the student is imported alone; a part of it is an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.parity.goldens import GOLDEN_CASES
 CASES = ("albef_pretrain", "albef_retrieval", "albef_ve", "albef_vqa", "albef_nlvr2", "blip_pretrain", "blip_retrieval")
 
 
-def whole(name: str) -> dict[str, Tensor]:
+def state_of(name: str) -> dict[str, Tensor]:
     folder = (
         GOLDEN_CASES / name if (GOLDEN_CASES / name).is_dir() else Path(os.environ.get("DIPTYCH_GOLDENS", "")) / name
     )
@@ -27,29 +27,29 @@ def whole(name: str) -> dict[str, Tensor]:
     return read_checkpoint(folder / "checkpoint.pth")
 
 
-def told(name: str) -> dict[str, dict[str, int]]:
-    """Of ALBEF's goldens, the two whose encoders differ in their heads."""
+def config_of(name: str) -> dict[str, dict[str, int]]:
+    """The numbers of heads of a golden; in two of ALBEF's, those of the encoders differ."""
     image, text = {"albef_vqa": (5, 5), "albef_nlvr2": (4, 5)}.get(name, (4, 4))
     return {"vision": {"heads": image}, "text": {"num_attention_heads": text}}
 
 
-def is_beside(name: str) -> bool:
+def is_momentum(name: str) -> bool:
     return name.partition(".")[0].endswith(("_m", "queue", "queue_ptr"))
 
 
 @pytest.mark.quick("albef_pretrain", "blip_pretrain")
 @pytest.mark.parametrize("name", CASES)
-def test_a_student_may_stand_alone(name: str):
-    state = whole(name)
-    stripped = {n: t for n, t in state.items() if not is_beside(n)}
+def test_a_student_without_its_momentum_model_is_imported(name: str):
+    state = state_of(name)
+    stripped = {n: t for n, t in state.items() if not is_momentum(n)}
     assert identify_system(stripped) == name.partition("_")[0] and len(stripped) < 0.7 * len(state)
-    found, full = (map_official(identify_system(state), x, told(name)) for x in (stripped, state))
-    assert (found.task, found.arguments) == (full.task, full.arguments)
-    step, student = found.build(), student_of(full.build())
+    imported, full = (map_official(identify_system(state), x, config_of(name)) for x in (stripped, state))
+    assert (imported.task, imported.arguments) == (full.task, full.arguments)
+    step, student = imported.build(), student_of(full.build())
     assert type(step) is type(student) and not hasattr(step, "student")
     mine, theirs = step.state_dict(), student.state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
-    back = found.names.to_official(found.state) | found.ignored_tensors
+    back = imported.names.to_official(imported.state) | imported.ignored_tensors
     assert same(back, stripped)
 
 
@@ -58,13 +58,13 @@ def same(a: State, b: State) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("kept", "message"),
+    ("remaining", "message"),
     [
         (("visual_encoder_m.norm.weight",), r"missing weights: queue\.image"),
         (("image_queue", "text_queue", "queue_ptr"), r"does not fit: missing: teacher\.model\.image"),
     ],
 )
-def test_a_part_of_the_momentum_half_is_refused(kept: tuple[str, ...], message: str):
-    stripped = {n: t for n, t in whole("albef_pretrain").items() if n in kept or not is_beside(n)}
+def test_a_part_of_the_momentum_model_is_refused(remaining: tuple[str, ...], message: str):
+    stripped = {n: t for n, t in state_of("albef_pretrain").items() if n in remaining or not is_momentum(n)}
     with pytest.raises(WeightsError, match=message):
-        map_official("albef", stripped, told("albef_pretrain"))
+        map_official("albef", stripped, config_of("albef_pretrain"))

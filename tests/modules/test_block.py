@@ -1,4 +1,4 @@
-"""The block and what it is made of: the formulas, and how weights are drawn."""
+"""The formulas of the transformer block and its parts, and weight initialisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diptych.modules.pool import Pooler
 from diptych.modules.tokens import Span, Tokens
 
 
-def test_a_block_is_two_residual_branches_on_normalised_tokens():
+def test_a_prenorm_block_is_two_residual_branches_on_normalised_tokens():
     torch.manual_seed(0)
     block = PreNormBlock(8, 2, 16).double()
     values = torch.randn(2, 3, 8, dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_dropout_acts_on_both_branches_in_training_only(packed: bool):
     assert torch.equal(block(tokens).values, block(tokens).values)
 
 
-def test_pooler_is_bounded_and_linear_inside():
+def test_pooler_is_tanh_of_a_linear_layer():
     pooler, first = Pooler(4), 100 * torch.randn(3, 4)
     torch.testing.assert_close(pooler(first), torch.tanh(first @ pooler.dense.weight.T + pooler.dense.bias))
 

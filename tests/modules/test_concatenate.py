@@ -1,4 +1,4 @@
-"""Single-stream fusion: one transformer over both, read at the text's first token."""
+"""Single-stream fusion: one transformer over text and image tokens, pooled at the first text token."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fusion() -> ConcatFusion:
 
 def tokens(modality: str, lengths: list[int], seed: int) -> Tokens:
     values = torch.randn(len(lengths), 5, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    real = torch.arange(5) < torch.tensor(lengths)[:, None]
-    return Tokens.from_padded(values, real, Span(modality, "cls", 1), Span(modality, "words", 4))
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    return Tokens.from_padded(values, mask, Span(modality, "cls", 1), Span(modality, "words", 4))
 
 
 def both(packed: bool, lengths: tuple[list[int], list[int]] = ([3, 5], [4, 1])) -> tuple[Tokens, Tokens]:
@@ -35,8 +35,8 @@ def flat(pair: FusedTokens) -> list[Tensor]:
     return [pair.text.pack().values, pair.image.pack().values, pair.pooled]
 
 
-def test_it_is_one_sequence_per_sample():
-    """Text, then image, of sample 0 alone, with nothing joined or packed."""
+def test_fusion_equals_one_transformer_over_the_concatenated_sequence():
+    """The reference computes sample 0 unimodal, without padding or packing."""
     module = fusion()
     text, image = both(packed=False)
     x = torch.cat([text.values[:1, :3], image.values[:1, :4]], 1)
@@ -53,7 +53,7 @@ def test_it_is_one_sequence_per_sample():
     torch.testing.assert_close(pair.pooled[:1], module.pooler(x[:, 0]))
 
 
-def test_each_side_keeps_its_layout_and_both_layouts_agree():
+def test_outputs_keep_their_layout_and_packed_equals_padded():
     module = fusion()
     padded, packed = (module(*both(p)) for p in (False, True))
     assert packed.text.packed and not padded.text.packed
@@ -63,7 +63,7 @@ def test_each_side_keeps_its_layout_and_both_layouts_agree():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_each_side_reads_the_other(packed: bool):
+def test_each_modality_depends_on_the_other(packed: bool):
     module = fusion()
     text, image = both(packed)
     before = module(text, image)
@@ -76,12 +76,12 @@ def test_each_side_reads_the_other(packed: bool):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_alone_is_the_same_blocks_without_the_other(packed: bool):
+def test_unimodal_encoding_runs_the_same_blocks_on_one_modality(packed: bool):
     module = fusion()
     text, _ = both(packed)
-    alone = module.encode_unimodal(text)
-    assert alone.layout is text.layout
-    by_hand = text
+    unimodal = module.encode_unimodal(text)
+    assert unimodal.layout is text.layout
+    expected = text
     for block in module.blocks:
-        by_hand = block(by_hand)
-    torch.testing.assert_close(alone.values, module.norm(by_hand.values))
+        expected = block(expected)
+    torch.testing.assert_close(unimodal.values, module.norm(expected.values))

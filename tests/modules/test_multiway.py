@@ -1,4 +1,4 @@
-"""Modality experts: who reads which token, against a loop over samples."""
+"""Modality experts: which expert processes which token, against a loop over samples."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from diptych.modules.tokens import Span, Tokens, packing
 WIDTH, HEADS, GRID, LENGTH = 8, 2, (2, 2), 6
 
 
-def made(text_length: int = 4) -> tuple[Tokens, Tokens]:
-    draw = torch.Generator().manual_seed(0)
-    real = torch.arange(text_length) < torch.tensor([4, 2])[:, None]
-    text = Tokens.from_padded(
-        torch.randn(2, text_length, WIDTH, generator=draw, dtype=torch.float64), real,
-        Span("text", "cls", 1), Span("text", "words", text_length - 1),
-    )  # fmt: skip
-    image = Tokens.from_padded(
-        torch.randn(2, 5, WIDTH, generator=draw, dtype=torch.float64), torch.ones(2, 5, dtype=torch.bool),
-        Span("image", "cls", 1), Span("image", "patches", 4, grid=GRID),
-    )  # fmt: skip
+def text_and_image(text_length: int = 4) -> tuple[Tokens, Tokens]:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(text_length) < torch.tensor([4, 2])[:, None]
+    words = torch.randn(2, text_length, WIDTH, generator=generator, dtype=torch.float64)
+    text = Tokens.from_padded(words, mask, Span("text", "cls", 1), Span("text", "words", text_length - 1))
+    patches = torch.randn(2, 5, WIDTH, generator=generator, dtype=torch.float64)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    image = Tokens.from_padded(patches, mask, Span("image", "cls", 1), Span("image", "patches", 4, grid=GRID))
     return text, image
 
 
@@ -39,7 +36,7 @@ def transformer(vl_start_layer: int = 2, depth: int = 3, relative: bool = True) 
 
 
 def block_by_loop(block: MoMEBlock, x: Tensor, experts: list[nn.Module], bias: Tensor | None) -> Tensor:
-    """One sample without pads: (n, d). `experts`: of each token."""
+    """The block for one unpadded sample (n, d), given the expert of each token."""
     attention = block.attention
     first, second = block.add_attended.scale, block.add_fed.scale
     assert attention.query_bias is not None and attention.value_bias is not None
@@ -59,10 +56,10 @@ def block_by_loop(block: MoMEBlock, x: Tensor, experts: list[nn.Module], bias: T
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.filterwarnings("ignore:attention with a mask or bias")
-def test_pairs_go_to_their_own_experts_and_then_to_those_of_both(packed: bool, relative: bool):
+def test_fusion_uses_modality_experts_first_and_vision_language_experts_last(packed: bool, relative: bool):
     model = transformer(relative=relative)
     with packing(packed):
-        text, image = made()
+        text, image = text_and_image()
     pair = model(text, image)
     both = Tokens.concat(text, image)
     biases = [None] * 3 if model.positions is None else model.positions(both.layout)
@@ -70,9 +67,10 @@ def test_pairs_go_to_their_own_experts_and_then_to_those_of_both(packed: bool, r
         x, columns = torch.cat([words, patches]), both.mask[i].nonzero().squeeze(1)
         for block, bias in zip(model.blocks, biases, strict=True):
             assert isinstance(block, MoMEBlock)
-            own = [block.apart.text] * len(words) + [block.apart.image] * len(patches)
-            part = None if bias is None else bias[:, columns][:, :, columns]
-            x = block_by_loop(block, x, own if block.together is None else [block.together] * len(x), part)
+            experts: list[nn.Module] = [block.apart.text] * len(words) + [block.apart.image] * len(patches)
+            if block.together is not None:
+                experts = [block.together] * len(x)
+            x = block_by_loop(block, x, experts, None if bias is None else bias[:, columns][:, :, columns])
         x = model.norm(x)
         torch.testing.assert_close(samples(pair.text)[i], x[: len(words)])
         torch.testing.assert_close(samples(pair.image)[i], x[len(words) :])
@@ -81,30 +79,30 @@ def test_pairs_go_to_their_own_experts_and_then_to_those_of_both(packed: bool, r
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.filterwarnings("ignore:attention with a mask or bias")
-def test_one_modality_is_read_both_ways_from_the_first_block_that_can(packed: bool):
+def test_one_modality_runs_through_both_kinds_of_experts_from_the_first_block_with_both(packed: bool):
     model = transformer(vl_start_layer=1)
     with packing(packed):
-        sides = made()
+        sides = text_and_image()
     for tokens in sides:
-        own, shared = model.forward_unimodal_and_fused(tokens)
-        assert torch.equal(own.values, model.encode_unimodal(tokens).values)
+        unimodal, fused = model.forward_unimodal_and_fused(tokens)
+        assert torch.equal(unimodal.values, model.encode_unimodal(tokens).values)
         assert model.positions is not None
         biases = model.positions(tokens.layout)
         x = model.blocks[0](tokens, biases[0])
         for block, bias in zip(list(model.blocks)[1:], biases[1:], strict=True):
-            x = block(x, bias, together=True)
-        torch.testing.assert_close(shared.values, model.norm(x.values))
-        assert not torch.allclose(shared.values, own.values)
+            x = block(x, bias, fused=True)
+        torch.testing.assert_close(fused.values, model.norm(x.values))
+        assert not torch.allclose(fused.values, unimodal.values)
 
 
-def test_without_an_expert_for_both_the_two_readings_are_one():
-    text, _ = made()
-    own, shared = transformer(vl_start_layer=3).forward_unimodal_and_fused(text)
-    assert torch.equal(own.values, shared.values)
+def test_without_vision_language_experts_both_outputs_are_equal():
+    text, _ = text_and_image()
+    unimodal, fused = transformer(vl_start_layer=3).forward_unimodal_and_fused(text)
+    assert torch.equal(unimodal.values, fused.values)
 
 
-def test_an_expert_sees_its_modality_alone():
-    text, image = made()
+def test_an_expert_processes_its_modality_only():
+    text, image = text_and_image()
     experts = ModalityFFN(nn.Linear(WIDTH, 3).double(), nn.Linear(WIDTH, 3).double())
     both = experts(Tokens.concat(text, image))
     torch.testing.assert_close(both.select("text").values, experts.text(text.values))

@@ -1,4 +1,4 @@
-"""The mean of all that was seen."""
+"""The running mean over batches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from diptych.modules.pool import RunningMean
 
 
-def test_what_is_usual_is_the_mean_of_all_that_was_seen():
+def test_the_running_mean_equals_the_mean_of_all_rows():
     torch.manual_seed(0)
-    usual, seen = RunningMean(3), torch.randn(40, 3) + 2
-    for part in seen.split([1, 30, 9]):
-        usual.update(part.sum(0), torch.tensor(float(len(part))))
-    torch.testing.assert_close(usual.mean, seen.mean(0))
-    before = usual.mean.clone()
-    usual.update(torch.zeros(3), torch.tensor(0.0))
-    assert torch.equal(usual.mean, before)
+    running, rows = RunningMean(3), torch.randn(40, 3) + 2
+    for batch in rows.split([1, 30, 9]):
+        running.update(batch.sum(0), torch.tensor(float(len(batch))))
+    torch.testing.assert_close(running.mean, rows.mean(0))
+    before = running.mean.clone()
+    running.update(torch.zeros(3), torch.tensor(0.0))
+    assert torch.equal(running.mean, before)

@@ -1,3 +1,5 @@
+"""The recurrent text encoder."""
+
 from __future__ import annotations
 
 import pytest
@@ -15,21 +17,21 @@ def texts(lengths: list[int]) -> Text:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_each_text_is_read_as_if_alone_in_any_order(bidirectional: bool, packed: bool):
+def test_a_texts_states_do_not_depend_on_the_batch(bidirectional: bool, packed: bool):
     torch.manual_seed(0)
-    tower = RecurrentText(20, 6, 5, depth=2, bidirectional=bidirectional)
-    together = texts([2, 5, 1, 4])
+    encoder = RecurrentText(20, 6, 5, depth=2, bidirectional=bidirectional)
+    batch = texts([2, 5, 1, 4])
     with packing(packed):
-        found = tower(together)
-        readout = tower.readout(found)
+        states = encoder(batch)
+        readout = encoder.readout(states)
     for i, n in enumerate([2, 5, 1, 4]):
-        states, _ = tower.gru(tower.word(together.ids[i : i + 1, :n]))
+        expected, _ = encoder.gru(encoder.word(batch.ids[i : i + 1, :n]))
         if bidirectional:
-            states = (states[..., :6] + states[..., 6:]) / 2
-        torch.testing.assert_close(found.to_padded()[i, :n], states[0])
-        torch.testing.assert_close(readout[i], states[0, -1])
+            expected = (expected[..., :6] + expected[..., 6:]) / 2
+        torch.testing.assert_close(states.to_padded()[i, :n], expected[0])
+        torch.testing.assert_close(readout[i], expected[0, -1])
 
 
-def test_words_begin_small():
+def test_word_embeddings_are_initialised_uniformly():
     weight = RecurrentText(2000, 4).word.weight
     assert 0.099 < weight.abs().max() <= 0.1

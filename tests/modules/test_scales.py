@@ -1,3 +1,5 @@
+"""CrossViT's input: resized images and the convolutional stem."""
+
 from __future__ import annotations
 
 import pytest
@@ -17,12 +19,12 @@ def test_each_image_is_resized_from_its_own_size():
 
 
 @pytest.mark.parametrize("patch_size", [12, 16])
-def test_a_stem_makes_one_cell_a_patch(patch_size: int):
+def test_a_stem_gives_one_cell_per_patch(patch_size: int):
     assert conv_stem(patch_size, 8)(torch.zeros(1, 3, 3 * patch_size, 2 * patch_size)).shape == (1, 8, 3, 2)
 
 
-def test_what_no_stem_or_grid_can_make_is_refused():
-    with pytest.raises(ValueError, match="not 14"):
+def test_unsupported_patch_sizes_raise_an_error():
+    with pytest.raises(ValueError, match="got patch_size 14"):
         conv_stem(14, 8)
-    with pytest.raises(ValueError, match="50 pixels do not divide into patches of 16"):
+    with pytest.raises(ValueError, match="image size 50 is not divisible by patch_size 16"):
         MultiScalePatchEmbedding(50, 16, 8)

@@ -1,4 +1,4 @@
-"""Stacked cross attention against its definition, one pair at a time."""
+"""Stacked cross attention against its definition, one pair at a time; cosine and order similarity."""
 
 from __future__ import annotations
 
@@ -20,65 +20,65 @@ def side(lengths: list[int], modality: str, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def tokens(lengths: list[int], modality: str, seed: int, pads: float = 0.0) -> Tokens:
-    values, real = side(lengths, modality, seed)
-    values = torch.where(real[:, :, None], values, pads)
-    return Tokens.from_padded(values, real, Span(modality, "any", values.shape[1]))
+    values, mask = side(lengths, modality, seed)
+    values = torch.where(mask[:, :, None], values, pads)
+    return Tokens.from_padded(values, mask, Span(modality, "any", values.shape[1]))
 
 
-def score(asking: Tensor, asked: Tensor, how: StackedAttention) -> Tensor:
-    """Of one pair, (q, d) and (s, d), as the paper writes it."""
-    raw = asked @ asking.T  # (s, q)
-    if how.norm == "softmax":
-        raw = raw.softmax(1)
-    if how.norm.startswith("clipped"):
-        raw = F.leaky_relu(raw, 0.1)
-    if how.norm.endswith("l2"):
-        raw = raw / (raw.norm(dim=1, keepdim=True) + 1e-8)
-    gathered = (how.lambda_softmax * raw).softmax(0).T @ asked  # (q, d)
-    relevance = F.cosine_similarity(asking, gathered, dim=1)
-    if how.aggregate == "logsumexp":
-        return (how.lambda_lse * relevance).exp().sum().log() / how.lambda_lse
-    return {"mean": relevance.mean(), "max": relevance.max(), "sum": relevance.sum()}[how.aggregate]
+def score(query: Tensor, key: Tensor, attention: StackedAttention) -> Tensor:
+    """The score of one pair, queries (q, d) and keys (k, d), as in the paper."""
+    weights = key @ query.T  # (k, q)
+    if attention.norm == "softmax":
+        weights = weights.softmax(1)
+    if attention.norm.startswith("clipped"):
+        weights = F.leaky_relu(weights, 0.1)
+    if attention.norm.endswith("l2"):
+        weights = weights / (weights.norm(dim=1, keepdim=True) + 1e-8)
+    attended = (attention.lambda_softmax * weights).softmax(0).T @ key  # (q, d)
+    relevance = F.cosine_similarity(query, attended, dim=1)
+    if attention.aggregate == "logsumexp":
+        return (attention.lambda_lse * relevance).exp().sum().log() / attention.lambda_lse
+    return {"mean": relevance.mean(), "max": relevance.max(), "sum": relevance.sum()}[attention.aggregate]
 
 
 @pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("asking", ["text", "image"])
+@pytest.mark.parametrize("direction", ["text", "image"])
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_pair_by_its_definition(asking: str, norm: str, aggregate: str, packed: bool):
-    how = StackedAttention(asking, norm, aggregate, lambda_softmax=4.0, lambda_lse=5.0)
+def test_every_pair_equals_the_definition(direction: str, norm: str, aggregate: str, packed: bool):
+    attention = StackedAttention(direction, norm, aggregate, lambda_softmax=4.0, lambda_lse=5.0)
     with packing(packed):
-        found = how(tokens(WORDS, "text", 1, pads=7.0), tokens(REGIONS, "image", 2, pads=-9.0))
+        scores = attention(tokens(REGIONS, "image", 2, pads=-9.0), tokens(WORDS, "text", 1, pads=7.0))
     words, regions = side(WORDS, "text", 1)[0], side(REGIONS, "image", 2)[0]
     for i, n in enumerate(REGIONS):
         for t, m in enumerate(WORDS):
             image, text = regions[i, :n], words[t, :m]
-            expected = score(text, image, how) if asking == "text" else score(image, text, how)
-            torch.testing.assert_close(found[i, t], expected, rtol=1e-5, atol=1e-5)
+            expected = score(text, image, attention) if direction == "text" else score(image, text, attention)
+            torch.testing.assert_close(scores[i, t], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_token_that_gathers_nothing_has_no_likeness_and_finite_gradients():
+def test_zero_vectors_have_zero_similarity_and_finite_gradients():
     text, image = tokens([2], "text", 1), tokens([3], "image", 2)
     image = image.map(lambda x: (0 * x).requires_grad_())
-    found = StackedAttention()(text, image)
-    found.sum().backward()
+    scores = StackedAttention()(image, text)
+    scores.sum().backward()
     assert image.values.grad is not None and image.values.grad.isfinite().all()
-    torch.testing.assert_close(found, torch.tensor([[2.0]]).log() / 6)
+    torch.testing.assert_close(scores, torch.tensor([[2.0]]).log() / 6)
 
 
 @pytest.mark.parametrize("wrong", [{"direction": "both"}, {"norm": "l1"}, {"aggregate": "median"}])
-def test_what_is_not_known_is_named(wrong: dict[str, str]):
-    with pytest.raises(ValueError, match=f"is one of .*, not '{next(iter(wrong.values()))}'"):
+def test_an_unknown_option_raises_an_error_with_the_choices(wrong: dict[str, str]):
+    with pytest.raises(ValueError, match=f"must be one of .*, got '{next(iter(wrong.values()))}'"):
         StackedAttention(**wrong)  # type: ignore[arg-type]
 
 
-def test_order_counts_only_what_the_text_has_more_of():
+def test_order_similarity_counts_only_violations():
     image, text = torch.tensor([[1.0, -2.0]]), torch.tensor([[-1.0, 1.0], [4.0, 6.0]])
     assert order_similarity(image, text).tolist() == [[0.0, -5.0]]
     assert cosine(image, text).tolist() == [[-3.0, -8.0]]
 
 
-def test_nought_stays_nought_and_its_gradients_are_finite():
+def test_zero_vectors_stay_zero_with_finite_gradients():
     x = torch.zeros(2, 3, requires_grad=True)
     (unit(x).sum() + order_similarity(x, x).sum()).backward()
     assert x.grad is not None and x.grad.isfinite().all() and not unit(x).any()

@@ -1,4 +1,4 @@
-"""The learned factor of cosines."""
+"""The learned scale of cosine similarities."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from diptych.modules.heads import LogScale, Temperature
 
 
-@pytest.mark.parametrize("scale", [LogScale(200.0, most=100), Temperature(0.0001)], ids=["log", "temperature"])
-def test_a_scale_out_of_its_bounds_is_held_there_and_can_come_back(scale: LogScale | Temperature) -> None:
+@pytest.mark.parametrize("scale", [LogScale(200.0, maximum=100), Temperature(0.0001)], ids=["log", "temperature"])
+def test_a_scale_out_of_bounds_is_clamped_and_stays_trainable(scale: LogScale | Temperature) -> None:
     (parameter,) = scale.parameters()
     bound = 100.0 if isinstance(scale, LogScale) else 1000.0
-    first, second = scale(), scale()  # as two objectives of one step read it
+    first, second = scale(), scale()  # as in a step with two objectives
     assert first.item() == second.item() == pytest.approx(bound, rel=1e-5)
     (first + second).backward()
     assert parameter.grad is not None and parameter.grad.item() != 0
@@ -22,7 +22,7 @@ def test_a_scale_out_of_its_bounds_is_held_there_and_can_come_back(scale: LogSca
     assert scale().item() < bound
 
 
-def test_what_was_learned_stays_as_it_is_when_only_read() -> None:
-    scale = LogScale(200.0, most=100).eval()
+def test_evaluation_does_not_change_the_parameter() -> None:
+    scale = LogScale(200.0, maximum=100).eval()
     assert scale().item() == pytest.approx(100.0, rel=1e-5)
     assert scale.log.item() == pytest.approx(math.log(200.0))

@@ -1,4 +1,4 @@
-"""A vocabulary's losses, some rows at a time: those of all scores at once, and their gradients."""
+"""The chunked cross entropy over a vocabulary equals the plain one, with gradients."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def gradients(module: nn.Module, rows: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["linear", "own", "tied"])
-def test_they_are_cross_entropies_and_learn_as_those_do(kind: str, smoothing: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(words, "AT_ONCE", 3)  # the last rows are fewer
+def test_losses_and_gradients_equal_the_unchunked_cross_entropy(
+    kind: str, smoothing: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(words, "CHUNK_SIZE", 3)  # the last rows are fewer
     module, draws = head(kind).double(), torch.Generator().manual_seed(0)
     rows = torch.randn(ROWS, WIDTH, generator=draws, dtype=torch.double).requires_grad_()
     asked = torch.randint(WORDS, (ROWS,), generator=draws)
@@ -52,7 +54,7 @@ def test_they_are_cross_entropies_and_learn_as_those_do(kind: str, smoothing: fl
 
 
 def products(learn: tuple[bool, bool], grad: bool = True) -> int:
-    """Of rows and vocabulary that learn, or do not."""
+    """A head, rows and target words; parts of them may be frozen."""
     module, rows = nn.Linear(WIDTH, WORDS), torch.randn(ROWS, WIDTH, requires_grad=learn[0])
     module.weight.requires_grad_(learn[1])
     with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counted:
@@ -60,7 +62,7 @@ def products(learn: tuple[bool, bool], grad: bool = True) -> int:
     return counted.get_total_flops()
 
 
-def test_only_gradients_that_are_asked_for_are_made():
+def test_only_required_gradients_are_computed():
     once = 2 * ROWS * WIDTH * WORDS
     assert products((True, True)) == 3 * once
     assert products((True, False)) == products((False, True)) == 2 * once
@@ -68,14 +70,14 @@ def test_only_gradients_that_are_asked_for_are_made():
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
-def test_a_frozen_part_of_the_head_stays_without_gradient(frozen: str):
+def test_a_frozen_part_of_the_head_gets_no_gradient(frozen: str):
     module, rows = nn.Linear(WIDTH, WORDS), torch.randn(ROWS, WIDTH, requires_grad=True)
     getattr(module, frozen).requires_grad_(False)
     chunked_cross_entropy(module, rows, torch.arange(ROWS))[0].backward()
     assert {name for name, p in module.named_parameters() if p.grad is None} == {frozen}
 
 
-def test_no_rows_cost_nothing_and_teach_nothing():
+def test_without_rows_loss_and_gradients_are_zero():
     module, rows = head("linear"), torch.zeros(0, WIDTH, requires_grad=True)
     loss, right = chunked_cross_entropy(module, rows, torch.zeros(0, dtype=torch.long))
     loss.backward()
@@ -83,7 +85,7 @@ def test_no_rows_cost_nothing_and_teach_nothing():
     assert all(p.grad is not None and (p.grad == 0).all() for p in module.parameters())
 
 
-def test_in_half_precision_products_are_half_and_what_is_added_to_them_is_exact():
+def test_under_autocast_products_are_in_half_precision_and_sums_in_float32():
     module, rows, asked = head("own"), torch.randn(ROWS, WIDTH, requires_grad=True), torch.arange(ROWS)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = chunked_cross_entropy(module, rows, asked)
@@ -95,7 +97,7 @@ def test_in_half_precision_products_are_half_and_what_is_added_to_them_is_exact(
     whole.backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(whole.item(), rel=1e-6)
     exact = chunked_cross_entropy(module, rows, asked)[0].item()
-    assert loss.item() != pytest.approx(exact, rel=1e-6)  # products are rounded, or nothing was tested
+    assert loss.item() != pytest.approx(exact, rel=1e-6)  # otherwise low precision had no effect and nothing was tested
     for a, b in zip(mine, gradients(module, rows), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)

@@ -1,4 +1,4 @@
-"""A contrast batch in chunks is the whole batch: its losses, its gradients, and not its memory."""
+"""Gradient caching: losses and gradients of the whole batch at the memory of a chunk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.models.albef.model import ALBEF
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.modules.tokens import packing
 from diptych.objectives import views
@@ -39,7 +40,7 @@ def with_teacher(chunk: int | None) -> MomentumDistillation:
 
 
 def trained(make: Callable[[int | None], Any], chunk: int | None, pack: bool, **how: Any) -> dict[str, Tensor]:
-    """Loss and gradients, of weights and random numbers that are always the same."""
+    """Loss and gradients, with fixed weights and random numbers."""
     torch.manual_seed(0)
     step = make(chunk).train()
     getattr(step, "student", step).pack = pack
@@ -52,7 +53,7 @@ def trained(make: Callable[[int | None], Any], chunk: int | None, pack: bool, **
 @pytest.mark.quick("18-*", "64-*-clip_step")
 @pytest.mark.parametrize("make", [clip_step, two_readouts, with_teacher])
 @pytest.mark.parametrize(("chunk", "pack"), [(1, False), (5, True), (18, False), (64, True)])
-def test_losses_and_gradients_are_those_of_the_whole_batch(make: Callable[[int | None], Any], chunk: int, pack: bool):
+def test_losses_and_gradients_equal_those_without_chunks(make: Callable[[int | None], Any], chunk: int, pack: bool):
     whole, parts = trained(make, None, pack), trained(make, chunk, pack)
     assert whole.keys() == parts.keys() and len(whole) > 10
     largest = max(float(x.abs().max()) for x in whole.values())
@@ -68,13 +69,13 @@ def dropping(chunk: int | None) -> Pretraining:
 
 
 def kept(encode: Callable[[slice], tuple[Tensor, ...]], samples: int, size: int) -> tuple[Tensor, ...]:
-    """As `in_chunks`, with nothing made again."""
+    """As `in_chunks`, without recomputation."""
     parts = [encode(slice(i, i + size)) for i in range(0, samples, size)]
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
-def test_what_dropout_left_out_is_left_out_again(monkeypatch: pytest.MonkeyPatch):
-    """The gradients are of the very losses that were given: those of the same chunks, kept."""
+def test_recomputation_repeats_the_dropout_mask(monkeypatch: pytest.MonkeyPatch):
+    """Gradients equal those of the same chunks with stored activations."""
     again = trained(dropping, 5, True)
     monkeypatch.setattr(views, "in_chunks", kept)
     once = trained(dropping, 5, True)
@@ -85,10 +86,10 @@ def test_what_dropout_left_out_is_left_out_again(monkeypatch: pytest.MonkeyPatch
     assert trained(dropping, None, True)[""] != once[""], "dropout was on"
 
 
-def test_what_is_kept_does_not_grow_with_the_towers():
+def test_saved_activations_do_not_grow_with_encoder_depth():
     def bytes_kept(chunk: int | None, samples: int) -> int:
         sizes: dict[str, Any] = clip.SIZES | {"embed_dim": 8}
-        model: Any = CLIP(**sizes)
+        model: Any = CLIP(CLIPConfig(**sizes))
         step, kept = Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk), 0
 
         def count(x: Tensor) -> Tensor:

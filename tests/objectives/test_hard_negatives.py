@@ -1,4 +1,4 @@
-"""Hard negatives: never one's own, the likelier the more alike, and the same wherever they are drawn."""
+"""Hard negatives: never a positive, sampled by similarity, the same on every rank."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from diptych.batch import Batch
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.objectives.contrast import within_modality_logits
@@ -22,7 +23,7 @@ def keyed(b: int, seed: int = 0) -> KeyedChoices:
     return KeyedChoices(Batch(seed, 1, torch.arange(b)))
 
 
-def test_negatives_are_drawn_in_proportion_to_their_likeness():
+def test_negatives_are_sampled_in_proportion_to_their_weight():
     likeness = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
     drawn = keyed(4000).sample_negatives("image", likeness)
     share = drawn.bincount(minlength=4) / 4000
@@ -33,34 +34,34 @@ def test_negatives_are_drawn_in_proportion_to_their_likeness():
     assert not torch.equal(drawn, keyed(4000, seed=1).sample_negatives("image", likeness))
 
 
-def test_no_likeness_is_too_small_and_none_at_all_is_an_error():
+def test_tiny_weights_can_be_sampled_and_no_candidate_is_an_error():
     likeness = torch.full((2, 3), -900.0)
     likeness[:, 0] = -torch.inf
     assert (keyed(2).sample_negatives("text", likeness) > 0).all()
-    with pytest.raises(ValueError, match="no text that is not its own"):
+    with pytest.raises(ValueError, match="has no negative text, only positives"):
         keyed(2).sample_negatives("text", torch.full((2, 2), -torch.inf))
-    with pytest.raises(ValueError, match="negative images were asked for"):
+    with pytest.raises(ValueError, match="FixedChoices has no negative_images"):
         FixedChoices().sample_negatives("image", likeness)
 
 
 @pytest.mark.parametrize("even", [0.0, 1e-4])
-def test_likeness_is_the_softmax_with_an_even_share_but_for_what_belongs_together(even: float):
+def test_weights_are_the_softmax_plus_a_uniform_share_without_positives(even: float):
     logits = torch.tensor([[50.0, 1.0, 2.0], [0.0, 40.0, 0.0], [1.0, 3.0, -2.0]])
-    found = HardNegativeITM(uniform_mix=even).likeness(logits, torch.eye(3, dtype=torch.bool)).exp()
+    found = HardNegativeITM(uniform_mix=even).log_weights(logits, torch.eye(3, dtype=torch.bool)).exp()
     expected = (logits.softmax(1) + even).fill_diagonal_(0)
     torch.testing.assert_close(found, expected)
 
 
-def test_its_floor_is_the_entropy_of_one_in_three():
+def test_chance_loss_is_the_entropy_of_one_match_in_three():
     assert HardNegativeITM().chance_loss({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
 
 
-def test_where_it_is_told_to_it_compares_the_batch_with_itself_whatever_a_teacher_sees():
-    """Two of three pairs share an image; the teacher's features, and its queue, are others."""
+def test_within_modality_logits_ignore_the_teacher():
+    """Two of three pairs share an image; the teacher's features and queue differ from the student's."""
     image, text = (F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)), dim=1) for i in range(2))
     heads = nn.ModuleDict({"contrast": ITCHead(4, 4, 4, LogScale(2.0))})
     batch = Batch(0, 1, torch.arange(3), labels={"image": torch.tensor([7, 8, 7])})
-    draws, model = KeyedChoices(batch), ViT(8, 1, 2, 8, 4, (1, 1), 0)
+    draws, model = KeyedChoices(batch), ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0))
     theirs = Views(model, heads, batch, draws)
     theirs.cached(("features", "contrast", 0), lambda: Features(text, image))
     views = Views(model, heads, batch, draws, teacher_output=TeacherOutput(theirs, 0.5, Features(image, text)))

@@ -1,4 +1,4 @@
-"""Contrast within the batch: by hand, averaged over readouts, and over ranks."""
+"""ITC against a hand computation, averaged over heads, and over ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diptych.objectives.views import Views
 
 
 class TwoReadouts(nn.Module):
-    """Sides whose readouts are what they were given: pixels and word ids, and their negatives."""
+    """A model whose pooled features are its inputs (pixels and word ids), and their negatives."""
 
     def encode_image(self, image: Image) -> Tokens:
         values = image.pixels[:, None, 0, 0]
@@ -53,7 +53,7 @@ def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
     return total / 2
 
 
-def test_it_is_the_mean_of_both_directions_and_of_all_readouts():
+def test_itc_is_the_mean_over_directions_and_heads():
     views = views_of()
     found = {}
     for readout, (name, sign) in enumerate((("contrast", 1), ("other", -1))):
@@ -69,7 +69,7 @@ def test_it_is_the_mean_of_both_directions_and_of_all_readouts():
     assert both == pytest.approx((found["contrast"] + found["other"]) / 2, rel=1e-5)
 
 
-def test_its_floor_is_the_number_of_candidates():
+def test_chance_loss_is_ln_of_the_number_of_candidates():
     floor = ITC().chance_loss({"candidates": 64})
     assert floor is not None and floor.value == pytest.approx(math.log(64))
     assert ITC().chance_loss({}) is None
@@ -87,8 +87,8 @@ def _on_rank(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_rows_of_two_ranks_are_one_batch_with_its_gradients(tmp_path: Path):
-    """Uneven parts: two rows and one. Each row's gradient is summed over the ranks that read it."""
+def test_gathered_rows_of_two_ranks_equal_one_batch_with_gradients(tmp_path: Path):
+    """Unequal parts, two rows and one. Each row's gradient is summed over the ranks that use it."""
     mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     for rank, (first, weights) in enumerate(((0, [1.0, 2.0]), (2, [3.0]))):
         everyone, at, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -1,4 +1,4 @@
-"""Next pieces: which are asked for, and what they cost."""
+"""The LM loss: which tokens are predicted, and its chance level."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ IDS = torch.tensor([[1, 5, 6, 7, 2], [1, 5, 2, 0, 0]])
 TEXT = Text(IDS, IDS > 0)
 
 
-def test_what_is_given_or_padding_is_not_asked_for():
+def test_the_prompt_and_padding_are_not_predicted():
     assert without_prompt(TEXT).tolist() == [[True, True, True, True], [True, True, False, False]]
     assert without_prompt(TEXT, given=3).tolist() == [[False, False, True, True], [False, False, False, False]]
 
 
-def test_its_floor_is_the_unigram_entropy_of_unsmoothed_targets():
+def test_chance_loss_is_the_unigram_entropy_without_smoothing():
     floor = LM().chance_loss({"unigram_entropy": math.pi})
     assert floor is not None and floor.value == math.pi
     assert LM(label_smoothing=0.1).chance_loss({"unigram_entropy": math.pi}) is None

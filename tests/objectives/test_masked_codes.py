@@ -1,4 +1,4 @@
-"""Visual tokens: how patches are hidden, how they are learned, and what is guessed."""
+"""Visual tokens: block masking, training of the visual tokenizer, prediction of codes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from diptych.config.training import Optimizer
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.modules.normalization import CENTRED, renormalize
 from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masked_views import masked_patches, visual_codes
@@ -28,14 +29,15 @@ from tests.models.systems import beit3
 from tests.models.systems.common import Colours, batch_of
 
 torch.manual_seed(0)
-SMALL = VisualTokenizer(
-    dim=32, depth=1, num_heads=4, mlp_dim=64, patch_size=8, grid=(3, 4), num_codes=24, code_dim=8, decoder_depth=1, feature_dim=1280,
+SMALL = VisualTokenizer(VisualTokenizerConfig(
+    dim=32, depth=1, num_heads=4, mlp_dim=64, patch_size=8, grid=(3, 4), num_codes=24, code_dim=8, decoder_depth=1,
+    feature_dim=1280,
     patience=3,
-)  # fmt: skip
+))  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "columns", "least"), [(14, 14, 16), (7, 7, 4), (3, 4, 16), (1, 1, 16), (1, 9, 2)])
-def test_a_fixed_share_of_patches_is_hidden_in_blocks(rows: int, columns: int, least: int):
+def test_a_fixed_fraction_of_patches_is_masked_in_blocks(rows: int, columns: int, least: int):
     wanted = max(1, round(0.4 * rows * columns))
     seen = np.zeros((rows, columns))
     alike = []
@@ -45,11 +47,11 @@ def test_a_fixed_share_of_patches_is_hidden_in_blocks(rows: int, columns: int, l
         seen += hidden
         alike.append((hidden[:, 1:] == hidden[:, :-1]).mean() if columns > 1 else 1.0)
     assert (seen > 0).all(), "every patch can be hidden"
-    if rows * columns == 196:  # drawn one by one, neighbours would be alike in 0.4² + 0.6² = 52 % of the cases
+    if rows * columns == 196:  # independent masking would make neighbours equal in 0.4² + 0.6² = 52 % of the cases
         assert np.mean(alike) > 0.75
 
 
-def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
+def test_block_masks_depend_on_the_sample_only_and_not_on_padding():
     batch = batch_of(8)
     assert batch.image is not None
     extents = batch.image.extents(8)
@@ -65,7 +67,7 @@ def test_what_is_hidden_belongs_to_the_sample_and_to_its_own_patches():
 
 def tokenizer_step(seed: int = 0) -> Pretraining:
     torch.manual_seed(seed)
-    model = VisualTokenizer(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3)
+    model = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3))
     return Pretraining(model, nn.ModuleDict(), [VQKD(), UnusedCodes()], teacher_network=Colours())
 
 
@@ -82,10 +84,10 @@ def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_it_learns_uses_its_codebook_and_is_watched(seed: int):
+def test_the_visual_tokenizer_trains_and_uses_its_codebook(seed: int):
     step = tokenizer_step(seed)
     found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
-    assert found[-1]["features/apart"] < 0.7 * found[0]["features/apart"]
+    assert found[-1]["vqkd/apart"] < 0.7 * found[0]["vqkd/apart"]
     assert found[-1]["unused"] < 0.5 * step.chance_losses["unused"].value
     assert step.chance_losses["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
     before = {name: value.clone() for name, value in step.state_dict().items()}
@@ -93,7 +95,7 @@ def test_it_learns_uses_its_codebook_and_is_watched(seed: int):
     assert all(torch.equal(before[name], value) for name, value in step.state_dict().items()), "scoring changes nothing"
 
 
-def test_it_learns_the_same_codes_in_half_precision():
+def test_the_visual_tokenizer_learns_the_same_codes_in_half_precision():
     whole, half = tokenizer_step().train(), tokenizer_step().train()
     batch = batch_of(16)
     exact = whole(batch)
@@ -108,8 +110,8 @@ def test_it_learns_the_same_codes_in_half_precision():
     assert torch.equal(found, half.model.codebook.nearest(x))  # type: ignore[union-attr]
 
 
-def test_what_is_told_is_how_a_patch_differs_from_the_mean():
-    """By hand, on unit vectors."""
+def test_the_target_is_the_feature_less_its_mean():
+    """Compared with a hand computation on unit vectors."""
     step, batch = tokenizer_step(), batch_of(8)
     step.train()(batch)
     model, image = step.eval().model, batch.image
@@ -123,7 +125,7 @@ def test_what_is_told_is_how_a_patch_differs_from_the_mean():
     assert step.chance_losses["vqkd"].value == 1.0
 
 
-def test_the_doctor_names_a_collapse():
+def test_diagnostics_report_a_collapsed_codebook():
     doctor = Diagnostics(tokenizer_step().chance_losses, patience=5)
     (finding,) = doctor.watch({"step": 5, "unused": 0.9})
     assert finding.verdict == "stuck" and "the codebook has collapsed" in finding.message
@@ -131,7 +133,7 @@ def test_the_doctor_names_a_collapse():
     assert finding.verdict == "learning"
 
 
-def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):
+def test_resume_gives_the_same_codebook(tmp_path: Path):
     settings = Optimizer(learning_rate=3e-3)
     whole, first, second = tokenizer_step(), tokenizer_step(), tokenizer_step()
     losses = trained(whole, range(6), adamw(whole, settings))
@@ -145,17 +147,17 @@ def test_stopped_and_resumed_its_codebook_goes_on(tmp_path: Path):
         assert torch.equal(second.state_dict()[name], value), name
 
 
-def test_a_tokenizer_sees_pictures_as_it_learned_to():
+def test_the_tokenizer_gets_pixels_in_its_own_normalisation():
     image = batch_of(5).image
     assert image is not None
     other = ((0.4, 0.5, 0.6), (0.3, 0.3, 0.2))
-    seen = FrozenTokenizer(SMALL, given=other)(replace(image, pixels=renormalize(image.pixels, CENTRED, other)))
-    assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # rounded otherwise, some may change sides
+    seen = FrozenTokenizer(SMALL, input_norm=other)(replace(image, pixels=renormalize(image.pixels, CENTRED, other)))
+    assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # different rounding may change some codes
     there = seen >= 0
-    assert (FrozenTokenizer(SMALL, given=other)(image) != seen)[there].float().mean() > 0.1
+    assert (FrozenTokenizer(SMALL, input_norm=other)(image) != seen)[there].float().mean() > 0.1
 
 
-def test_a_tokenizer_of_larger_patches_is_shown_larger_pictures():
+def test_a_tokenizer_with_larger_patches_gets_larger_images():
     image = batch_of(5).image
     assert image is not None
     small = replace(image, pixels=F.avg_pool2d(image.pixels, 2), sizes=image.sizes // 2)
@@ -167,8 +169,8 @@ def test_a_tokenizer_of_larger_patches_is_shown_larger_pictures():
     assert torch.equal(larger(ragged) < 0, larger(small) < 0), "a patch is there where its picture reaches into it"
 
 
-def test_hidden_patches_codes_are_what_is_asked_for():
-    """By hand: cross entropy at the hidden patches, of the codes that the tokenizer gives to the whole picture."""
+def test_codes_of_masked_patches_are_predicted():
+    """By hand: cross entropy at the masked patches, of the tokenizer's codes of the unmasked image."""
     torch.manual_seed(0)
     model, frozen = beit3.model(), FrozenTokenizer(SMALL)
     step = Pretraining(
@@ -190,5 +192,5 @@ def test_hidden_patches_codes_are_what_is_asked_for():
     assert step.chance_losses["masked_codes"].value == pytest.approx(math.log(24))
     floor = MaskedImageCodes().chance_loss({"codes": 24.0, "code_entropy": 2.0})
     assert floor is not None and floor.value == 2.0
-    with pytest.raises(ValueError, match="no visual tokenizer"):
+    with pytest.raises(ValueError, match="need a visual tokenizer, but this run has none"):
         Pretraining(model, step.heads, [MaskedImageCodes()])(batch)

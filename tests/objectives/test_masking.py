@@ -1,4 +1,4 @@
-"""Which regions are hidden, and what they are told from."""
+"""Masking of detected regions, and sampling of negative regions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draws(b: int = 40) -> KeyedChoices:
     return KeyedChoices(Batch(1, 2, torch.arange(b)))
 
 
-def test_some_seen_regions_are_hidden_of_each_image_and_never_the_whole():
+def test_detected_regions_of_each_image_are_masked_but_never_the_whole_image():
     given = regions()
     found = draws().mask_regions(given, RegionMasking(0.3, 0.25))
     assert found.masked.any(1).all() and not (found.masked & ~given.detected).any()
@@ -35,14 +35,14 @@ def test_some_seen_regions_are_hidden_of_each_image_and_never_the_whole():
         torch.testing.assert_close(found.regions.features[row, 0], mean)
 
 
-def test_what_is_hidden_is_keyed_by_the_sample():
+def test_masked_regions_depend_on_the_sample_only():
     given, order = regions(), torch.arange(40).flip(0)
     found = draws().mask_regions(given, RegionMasking())
     turned = KeyedChoices(Batch(1, 2, order)).mask_regions(given[order], RegionMasking())
     assert torch.equal(turned.masked, found.masked[order])
 
 
-def test_others_are_seen_regions_of_this_image_and_of_others():
+def test_negatives_are_detected_regions_of_this_and_other_images():
     given = regions()
     found = draws().mask_regions(given, RegionMasking())
     places = draws().sample_regions(found, given, torch.arange(len(given)), 0, 10)
@@ -56,7 +56,7 @@ def test_others_are_seen_regions_of_this_image_and_of_others():
         draws(1).sample_regions(draws(1).mask_regions(given[:1], RegionMasking()), given[:1], torch.arange(1), 0, 10)
 
 
-def test_the_one_region_of_an_image_is_told_from_those_of_others():
+def test_an_images_only_region_gets_negatives_from_other_images():
     given = regions()
     single = replace(given, mask=given.mask & (torch.arange(given.mask.shape[1]) < 1 + given.has_whole_image))
     found = draws().mask_regions(single, RegionMasking())
@@ -65,7 +65,7 @@ def test_the_one_region_of_an_image_is_told_from_those_of_others():
     assert places.shape == (len(single), 10) and (places // given.mask.shape[1] != image[:, None]).all()
 
 
-def test_regions_of_the_same_image_under_another_caption_are_no_others():
+def test_regions_of_the_same_image_with_another_caption_are_not_negatives():
     given, whose = regions(), torch.arange(40) % 4
     found = draws().mask_regions(given, RegionMasking())
     places = draws().sample_regions(found, given, whose, 0, 10)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from diptych.batch import Batch, Image
+from diptych.models.mae.config import MAEConfig
 from diptych.models.mae.model import MAE
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.tokens import packing
 from diptych.objectives.masking import first_patches, patch_order
@@ -25,7 +27,9 @@ def ragged() -> Image:
 
 def step(objective: MIM) -> Pretraining:
     torch.manual_seed(0)
-    model = MAE(16, 1, 2, 16, 4, (2, 3), decoder_dim=16, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=16)
+    model = MAE(
+        MAEConfig(16, 1, 2, 16, 4, (2, 3), decoder_dim=16, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=16)
+    )
     return Pretraining(model, nn.ModuleDict(), [objective]).eval()
 
 
@@ -33,7 +37,7 @@ def batch() -> Batch:
     return Batch(0, 0, torch.arange(3), image=ragged())
 
 
-def test_patches_are_ordered_by_the_noise_of_their_place_in_their_image():
+def test_patches_are_ordered_by_the_noise_at_their_raster_index():
     tokens = step(MIM()).model.embed_image(ragged())  # type: ignore[union-attr]
     noise = torch.tensor([[0.5, 0.1, 0.9, 0.2, 0.4, 0.3], [0.7, 0.6, 0, 0, 0, 0], [0.1, 0.2, 0, 0, 0, 0]])
     order = patch_order(tokens, noise)
@@ -46,7 +50,7 @@ def test_patches_are_ordered_by_the_noise_of_their_place_in_their_image():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_only_hidden_patches_count_and_hidden_pixels_are_not_seen(packed: bool):
+def test_only_masked_patches_count_and_do_not_reach_the_encoder(packed: bool):
     objective = MIM(ratio=0.5, normalise=False)
     made = step(objective)
     draws = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
@@ -54,18 +58,18 @@ def test_only_hidden_patches_count_and_hidden_pixels_are_not_seen(packed: bool):
         views = made.views(batch(), draws)
         found = objective.reconstruction(views)
         loss = objective.loss_sums(views)["mim"]
-    assert found.hidden.sum(1).tolist() == [3, 1, 1] and objective.num_terms(views)["mim"] == 5
+    assert found.masked.sum(1).tolist() == [3, 1, 1] and objective.num_terms(views)["mim"] == 5
     predicted = found.predicted.to_padded()
     target = patch_pixels(ragged(), 4)
-    torch.testing.assert_close(loss, (predicted - target)[found.hidden].square().mean(1).sum())
+    torch.testing.assert_close(loss, (predicted - target)[found.masked].square().mean(1).sum())
     image = ragged()
-    image.pixels[0, :, 4:] += 3  # the three hidden patches of the first image
+    image.pixels[0, :, 4:] += 3  # the three masked patches of the first image
     with packing(packed):
         again = objective.reconstruction(made.views(Batch(0, 0, torch.arange(3), image=image), draws))
     torch.testing.assert_close(again.predicted.to_padded(), predicted)
 
 
-def test_a_patch_s_brightness_and_contrast_do_not_matter_where_pixels_are_normalised():
+def test_normalised_targets_ignore_a_patchs_brightness_and_contrast():
     made, bright = step(MIM()), ragged()
     noise = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
     bright.pixels[0, :, 4:, 8:] *= 3
@@ -74,21 +78,21 @@ def test_a_patch_s_brightness_and_contrast_do_not_matter_where_pixels_are_normal
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
 
-def test_pixels_lie_by_row_column_and_channel():
+def test_patch_pixels_are_ordered_by_row_column_and_channel():
     pixels = torch.arange(3 * 4 * 8.0).view(1, 3, 4, 8)
     found = patch_pixels(Image.from_full(pixels), 4)
     assert found.shape == (1, 2, 48)
     assert found[0, 1].view(4, 4, 3)[2, 1].tolist() == pixels[0, :, 2, 5].tolist()
 
 
-def test_what_nobody_can_guess_is_refused():
-    made = Pretraining(ViT(8, 1, 2, 8, 4, (2, 3), 0), nn.ModuleDict(), [MIM()])
-    with pytest.raises(ValueError, match="ViT reconstructs no patches"):
+def test_mim_without_an_autoencoder_or_an_order_raises_an_error():
+    made = Pretraining(ViT(ViTConfig(8, 1, 2, 8, 4, (2, 3), 0)), nn.ModuleDict(), [MIM()])
+    with pytest.raises(ValueError, match="ViT is not a masked autoencoder"):
         made(batch())
-    with pytest.raises(ValueError, match="an order of patches was asked for"):
+    with pytest.raises(ValueError, match="FixedChoices has no patch_noise"):
         step(MIM())(batch(), draws=FixedChoices())
 
 
 @pytest.mark.parametrize(("ratio", "patches", "kept"), [(0.75, 196, 49), (0.75, 6, 1), (0.6, 10, 4), (0.8, 10, 1)])
-def test_so_many_stay_as_the_official_code_s_rounding_leaves(ratio: float, patches: int, kept: int):
-    assert MIM(ratio=ratio).kept(torch.tensor(patches)).item() == kept == int(patches * (1 - ratio))
+def test_the_number_of_visible_patches_rounds_as_the_official_code(ratio: float, patches: int, kept: int):
+    assert MIM(ratio=ratio).num_visible(torch.tensor(patches)).item() == kept == int(patches * (1 - ratio))

@@ -1,4 +1,4 @@
-"""The teacher follows once an optimizer step, the queue forgets the oldest, and both survive a stop."""
+"""Momentum distillation: teacher updates, the queue, and exact resume of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH = 6
 
 
 class Towers(nn.Module):
-    """A linear layer a side; a pair is their sum."""
+    """A linear layer per modality; the fused vector is their sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def batch_of(b: int = 3, step: int = 0, **labels: Tensor) -> Batch:
 
 
 def train(module: MomentumDistillation, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Where the queue remembers images, the photo of the first pair of a step comes again in the next."""
+    """Where the queue stores image ids, the image of a step's first pair occurs again in the next step."""
     losses = []
     for step in steps:
         batch = batch_of(step=step)
@@ -91,7 +91,7 @@ def test_the_teacher_is_a_tied_copy_without_gradients_or_the_parts_it_lacks():
     torch.testing.assert_close(twin.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
 
 
-def test_it_follows_once_an_optimizer_step_and_only_in_training():
+def test_the_teacher_is_updated_once_per_optimizer_step_in_training_only():
     module = momentum()
     before = module.teacher.get_parameter("model.image.weight").clone()
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_it_follows_once_an_optimizer_step_and_only_in_training():
     assert int(module.queue.place) == 9 % 8
 
 
-def test_the_queue_forgets_the_oldest():
+def test_the_queue_overwrites_its_oldest_entries():
     queue = Queue(4, 1, identified=True)
     for first in (0.0, 3.0):
         rows = (first + torch.arange(3.0))[:, None]
@@ -115,11 +115,11 @@ def test_the_queue_forgets_the_oldest():
     many = torch.arange(10.0, 16.0)[:, None]
     queue.push(Features(many, many), many[:, 0].long())
     assert sorted(queue.image[:, 0].tolist()) == [12, 13, 14, 15]
-    with pytest.raises(ValueError, match="must tell them"):
+    with pytest.raises(ValueError, match="stores image ids, but the batch has none"):
         queue.push(Features(many, many))
 
 
-def test_contrast_is_told_from_the_teacher_s_batch_and_the_queue():
+def test_candidates_are_the_teachers_batch_and_the_queue():
     module = momentum()
     batch = batch_of()
     views = module.views(batch)
@@ -128,7 +128,7 @@ def test_contrast_is_told_from_the_teacher_s_batch_and_the_queue():
     scale = 1 / 0.07
     candidates = torch.cat([views.teacher.features("contrast").text, module.queue.text])
     torch.testing.assert_close(found.to_text, scale * views.features("contrast").image @ candidates.T)
-    assert found.own.tolist() == [0, 1, 2] and found.others.tolist() == [0, 1, 2] + [-1] * 8
+    assert found.ids.tolist() == [0, 1, 2] and found.candidate_ids.tolist() == [0, 1, 2] + [-1] * 8
     assert lesson.to_text.requires_grad is False and found.to_text.requires_grad
     hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.num_terms(batch))] for a in (0.0, 1.0))
     by_hand = [
@@ -143,14 +143,14 @@ def test_contrast_is_told_from_the_teacher_s_batch_and_the_queue():
         torch.testing.assert_close(made[0]["itc"], (a + b) / 2)
 
 
-def test_pairs_of_one_image_belong_together_and_are_no_negatives():
+def test_pairs_of_one_image_are_positives():
     module = momentum(identified=True)
     assert module.queue is not None
     module.queue.identity[2] = 7
     batch = batch_of(image=torch.tensor([7, 5, 7]))
     views = module.views(batch)
     found = contrast_logits(views, "contrast")
-    assert (found.own[:, None] == found.others).sum(1).tolist() == [3, 1, 3]
+    assert (found.ids[:, None] == found.candidate_ids).sum(1).tolist() == [3, 1, 3]
     negatives = HardNegativeITM().negatives(views)
     assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
 
@@ -161,8 +161,8 @@ def test_alpha_grows_over_the_warm_up():
     assert MomentumSchedule(alpha=0.4).alpha(0) == 0.4
 
 
-def test_what_was_queued_of_an_image_is_right_for_its_next_caption():
-    """By hand, over two steps: the truth is shared with what the first left in the queue, and no share goes to random rows."""
+def test_queued_features_of_an_image_are_positives_of_its_next_caption():
+    """By hand, over two steps: targets are shared with the first step's queued features, but not with random rows."""
     module, unaware = momentum(identified=True), momentum()
     for one in (module, unaware):
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
@@ -179,7 +179,7 @@ def test_what_was_queued_of_an_image_is_right_for_its_next_caption():
     assert losses["itc"] != others["itc"], "a queue that does not remember calls them false"
 
 
-def test_a_checkpoint_from_before_queues_were_identified_is_gone_on_from(tmp_path: Path):
+def test_a_checkpoint_without_queued_image_ids_can_be_resumed(tmp_path: Path):
     before, now = momentum(), momentum(identified=True)
     settings = Optimizer(learning_rate=0.1)
     optimizer = adamw(before, settings)
@@ -195,7 +195,7 @@ def test_a_checkpoint_from_before_queues_were_identified_is_gone_on_from(tmp_pat
 
 
 @pytest.mark.parametrize("identified", [False, True])
-def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, identified: bool):
+def test_resume_gives_bitwise_the_same_state(tmp_path: Path, identified: bool):
     settings = Optimizer(learning_rate=0.1)
     whole = momentum(identified=identified)
     train(whole, range(6), adamw(whole, settings))
@@ -215,7 +215,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, identified
         assert torch.equal(state[name], tensor), name
 
 
-def test_gradients_reach_the_student_alone():
+def test_only_the_student_gets_gradients():
     module = momentum()
     batch = batch_of()
     losses = module.train()(batch)
@@ -227,8 +227,8 @@ def test_gradients_reach_the_student_alone():
 @pytest.mark.quick("*-0")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [128, 1024])
-def test_untrained_it_stands_at_ln_of_the_batch_and_the_queue(seed: int, size: int):
-    """Within 5 %, in a wide space: in one of 256 dimensions cosines of chance, times 14, spread by 0.9, and their sum is more."""
+def test_untrained_the_loss_is_ln_of_batch_plus_queue(seed: int, size: int):
+    """Within 5 %, in a wide space: with 256 dimensions, random cosines times 14 have a std of 0.9, which adds loss."""
     torch.manual_seed(seed)
     heads = nn.ModuleDict({"contrast": ITCHead(WIDTH, WIDTH, 8192, Temperature())})
     student = Pretraining(Towers(), heads, [ITC()], {"candidates": 32 + size})

@@ -1,4 +1,4 @@
-"""Each objective on tokens made by hand: what it averages, what it leaves out, and where its floor lies."""
+"""Each objective on hand-made tokens: what it averages over, what it excludes, and its chance level."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MASKING = WordMasking(VOCABULARY, mask_id=4)
 
 
 class Plain(nn.Module):
-    """A model with no transformer: words are looked up, patches are their mean colours, and fusing adds a summary."""
+    """A model without a transformer: word embeddings, mean colours of patches, and a sum as fusion."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class Plain(nn.Module):
 
 
 class StandIn(FrozenCNN):
-    """The guide's memory with another sight: colours instead of ImageNet features. Counts how often it looks."""
+    """The frozen CNN's cache with colours in place of ImageNet features; counts its computations."""
 
     def __init__(self) -> None:
-        self.name, self._remembered, self.looks = b"", MemoryCache(), 0
+        self.name, self._cache, self.looks = b"", MemoryCache(), 0
 
-    def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.looks += 1
         colours = F.avg_pool2d(pixels[None], 32)[0].permute(1, 2, 0)
         features = F.pad(colours, (0, 1280 - 3))
@@ -129,14 +129,14 @@ def test_the_mean_of_a_batch_is_the_weighted_mean_of_its_parts(pack: bool, most_
         torch.testing.assert_close(torch.stack(shares).sum(), counts[name])
 
 
-def test_each_encoding_is_made_once_and_shared():
+def test_each_encoding_is_computed_once_and_shared():
     step, batch = step_of(), batch_of()
     step(batch)
     passes = step.model.passes  # type: ignore[union-attr]
     assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], "own and shown, plain and masked"
 
 
-def test_what_is_not_asked_for_is_not_computed():
+def test_encodings_that_no_objective_uses_are_not_computed():
     step = step_of(ClassDistillation())
     step(batch_of())
     assert step.model.passes == ["image"]  # type: ignore[union-attr]
@@ -145,7 +145,7 @@ def test_what_is_not_asked_for_is_not_computed():
 
 
 @pytest.mark.parametrize("prior", [0.5, 1 / 3])
-def test_matching_floor_is_the_entropy_of_its_prior(prior: float):
+def test_chance_loss_of_itm_is_the_entropy_of_its_prior(prior: float):
     floor = ITM(prior=prior).chance_loss({})
     logits = torch.tensor([math.log(1 - prior), math.log(prior)]).expand(1000, 2)
     labels = torch.arange(1000) < round(1000 * prior)
@@ -154,7 +154,7 @@ def test_matching_floor_is_the_entropy_of_its_prior(prior: float):
         assert floor.value == pytest.approx(math.log(2))
 
 
-def test_floors_are_told_where_they_are_known():
+def test_chance_losses_are_given_where_they_are_known():
     step = step_of()
     assert set(step.chance_losses) == {"itm", "mlm", "class_distillation"}
     assert step.chance_losses["mlm"].value == 3.0
@@ -163,7 +163,7 @@ def test_floors_are_told_where_they_are_known():
     assert step.weights == {"itm": 1.0, "mlm": 1.0, "wpa": 0.1, "grid_distillation": 1.0, "class_distillation": 0.5}
 
 
-def test_masked_words_score_hidden_pieces_only():
+def test_mlm_counts_masked_tokens_only():
     step, batch = step_of(MLM(MASKING)), batch_of()
     assert batch.text is not None
     views = step.views(batch)
@@ -177,7 +177,7 @@ def test_masked_words_score_hidden_pieces_only():
     assert step.num_terms(batch)["mlm"] == masked.masked.sum()
 
 
-def test_nothing_hidden_is_a_loss_of_nought_and_no_nan():
+def test_without_masked_tokens_the_loss_is_zero_and_not_nan():
     step, batch = step_of(MLM(MASKING)), batch_of()
     assert batch.text is not None
     none = MaskedText(batch.text, torch.zeros_like(batch.text.mask), batch.text.ids)
@@ -188,7 +188,7 @@ def test_nothing_hidden_is_a_loss_of_nought_and_no_nan():
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_alignment_is_matched_minus_mismatched_distances_of_words_and_patches(pack: bool):
+def test_wpa_is_matched_minus_mismatched_transport_distance(pack: bool):
     step, batch = step_of(WPA(iterations=1000), pack=pack), batch_of()
     assert batch.text and batch.matching and batch.image
     losses, model = step(batch), step.model
@@ -219,11 +219,11 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
         assert massive == list(range(length - 2)), "words alone carry mass"
 
 
-# -- imitation --------------------------------------------------------------------------------------------------------
+# -- CNN distillation --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_imitation_compares_a_patch_with_the_guide_at_its_place(pack: bool):
+def test_grid_distillation_compares_each_patch_with_the_cnn_at_its_cell(pack: bool):
     step, batch = step_of(GridDistillation(), ClassDistillation(temperature=2.0), pack=pack), batch_of()
     assert batch.image
     distances, divergences = [], []
@@ -239,8 +239,8 @@ def test_imitation_compares_a_patch_with_the_guide_at_its_place(pack: bool):
     assert losses["class_distillation"].item() == pytest.approx(sum(divergences) / 4, rel=1e-3)
 
 
-def test_the_guide_remembers_pictures_and_not_names():
-    """Two splits number their samples alike, and five captions share one picture."""
+def test_the_cnn_caches_by_pixels_without_image_keys():
+    """Two splits have the same sample ids, and five captions share one image."""
     guide, batch = StandIn(), batch_of()
     assert batch.image
     first = guide(batch.image)
@@ -254,16 +254,16 @@ def test_the_guide_remembers_pictures_and_not_names():
     assert guide.looks == 8
 
 
-def test_a_full_memory_looks_anew():
+def test_a_full_cache_recomputes():
     guide, batch = StandIn(), batch_of()
-    guide._remembered = MemoryCache(max_bytes=0)
+    guide._cache = MemoryCache(max_bytes=0)
     assert batch.image
     assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
     assert guide.looks == 8
 
 
-def test_the_guide_finds_known_pictures_by_name_and_mirror_images_too():
-    """The same numbers whether it looks or remembers; of a mirror image it looks at what it is the mirror image of."""
+def test_the_cnn_caches_by_image_key_and_flips_cached_features():
+    """Equal values computed or cached; for a flipped image the features of the original are computed and flipped."""
     guide, batch = StandIn(), batch_of()
     assert batch.image
     pixels, sizes = batch.image.pixels.clone(), batch.image.sizes
@@ -279,23 +279,23 @@ def test_the_guide_finds_known_pictures_by_name_and_mirror_images_too():
     again, upright = guide(Image(pixels, sizes), known), guide(batch.image, ImageKeys.from_digests(names, [False] * 4))
     assert guide.looks == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
     forgetful = StandIn()
-    forgetful._remembered = MemoryCache(max_bytes=0)
+    forgetful._cache = MemoryCache(max_bytes=0)
     assert torch.equal(forgetful(Image(pixels, sizes), known).grid, turned.grid)
 
 
-def test_patches_of_another_size_than_the_guides_are_refused():
+def test_a_patch_size_other_than_the_cnns_stride_raises_an_error():
     class Coarse(StandIn):
         stride = 64
 
-        def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        def _compute(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             return torch.zeros(1, 1, 1280), torch.zeros(1000)
 
     step = Pretraining(Plain(), heads(), [GridDistillation()], teacher_network=Coarse())
-    with pytest.raises(ValueError, match="another size than the guide's 64 pixels"):
+    with pytest.raises(ValueError, match="expected patches of 64 pixels"):
         step(batch_of())
 
 
-def test_the_real_guide_sees_a_picture_alike_in_any_batch():
+def test_the_real_cnns_features_do_not_depend_on_the_batch():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, 64, 96, generator=generator) * 2 - 1
@@ -314,31 +314,31 @@ def test_the_real_guide_sees_a_picture_alike_in_any_batch():
     assert remembered.grid.shape == (1, 2, 3, 1280)
     assert not remembered.grid.requires_grad and remembered.classes.std() > 0.1
 
-    other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of a run that is shown the same picture otherwise
+    other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of a run with another normalisation of the same image
     reading = guide.with_normalization(other)
     seen = reading(Image.from_full(renormalize(picture, CENTRED, other)))
     torch.testing.assert_close(seen.classes, remembered.classes, atol=2e-2, rtol=1e-2)
     assert (reading(Image.from_full(picture)).classes - remembered.classes).abs().max() > 0.1
 
 
-# -- what is missing is named -----------------------------------------------------------------------------------------
+# -- errors for missing inputs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("objective", "change", "message"),
     [
-        (ITM(), {"matching": None}, "nothing to match"),
+        (ITM(), {"matching": None}, "no images for ITM"),
         (MLM(MASKING), {"text": None}, "no text"),
         (ClassDistillation(), {"image": None}, "no image"),
     ],
 )
-def test_a_batch_without_what_is_asked_for_is_refused(objective: Objective, change: dict, message: str):
+def test_a_batch_without_required_inputs_raises_an_error(objective: Objective, change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         step_of(objective)(replace(batch_of(), **change))
 
 
-def test_a_run_without_a_guide_or_a_model_without_text_is_refused():
-    with pytest.raises(ValueError, match="no guide to imitate"):
+def test_a_missing_teacher_network_or_text_encoder_raises_an_error():
+    with pytest.raises(ValueError, match="needs a teacher network, but this run has none"):
         Pretraining(Plain(), heads(), [ClassDistillation()])(batch_of())
 
     class Blind(nn.Module):
@@ -349,7 +349,7 @@ def test_a_run_without_a_guide_or_a_model_without_text_is_refused():
         Pretraining(Blind(), heads(), [MLM(MASKING)])(batch_of())
 
 
-def test_kept_patches_are_what_every_view_sees():
+def test_every_view_has_the_same_kept_patches():
     batch = batch_of([(2, 2), (1, 2)])
     for packed in (False, True):
         with packing(packed):

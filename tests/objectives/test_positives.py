@@ -1,6 +1,4 @@
-"""An image's captions are all right for it and no negatives of it: in contrast, among hard negatives, in hinge, and in the
-batch that is read from files.
-"""
+"""All captions of an image are its positives: in ITC, hard negatives, triplet loss, and batches read from files."""
 
 from __future__ import annotations
 
@@ -24,7 +22,9 @@ from diptych.data.regions.arrays import fixed_boxes
 from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
+from diptych.models.vsepp.config import VSEppConfig
 from diptych.models.vsepp.model import VSEpp
 from diptych.modules.heads import ITCHead, ITMHead, LogScale
 from diptych.modules.tokens import FusedTokens, Span, Tokens
@@ -53,7 +53,7 @@ def views_of(labels: Mapping[str, Tensor], given: Features | None = None) -> Vie
     given = given or features()
     batch = Batch(0, 1, torch.arange(len(given.image)), labels=dict(labels))
     heads = nn.ModuleDict({"contrast": ITCHead(6, 6, 6, LogScale(4.0))})
-    views = Views(ViT(8, 1, 2, 8, 4, (1, 1), 0), heads, batch, KeyedChoices(batch))
+    views = Views(ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0)), heads, batch, KeyedChoices(batch))
     views.cached(("features", "contrast", 0), lambda: given)
     return views
 
@@ -72,7 +72,7 @@ def by_hand(form: str, given: Features, images: list[int]) -> float:
 
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
-def test_contrast_shares_the_truth_among_an_image_s_captions(form: Any):
+def test_itc_targets_are_shared_among_an_images_captions(form: Any):
     objective = ITC(form=form)
     found = objective.loss_sums(views_of(LABELS))["itc"].item()
     assert found == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
@@ -81,22 +81,22 @@ def test_contrast_shares_the_truth_among_an_image_s_captions(form: Any):
     assert objective.loss_sums(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == apart
 
 
-def test_to_find_another_caption_of_the_image_is_right():
-    """Image 0 is most like text 2, and the other way round."""
+def test_retrieving_another_caption_of_the_image_counts_as_correct():
+    """Image 0 is most similar to text 2, and text 2 to image 0."""
     image = torch.eye(6)[[0, 1, 2, 3]]
     given = Features(image, image[[2, 1, 0, 3]])
     right = ITC().loss_sums(views_of(LABELS, given))["itc/accuracy"]
     assert (right, ITC().loss_sums(views_of({}, given))["itc/accuracy"]) == (4, 2)
 
 
-def test_every_candidate_alike_still_costs_ln_of_their_number():
+def test_equal_logits_still_give_ln_of_the_number_of_candidates():
     alike = Features(torch.ones(4, 6), torch.ones(4, 6))
     loss = ITC().loss_sums(views_of(LABELS, alike))["itc"] / 4
     assert loss.item() == pytest.approx(math.log(4))
 
 
-def test_hard_negatives_are_of_other_images_however_alike_the_others_are():
-    image = torch.eye(6)[[0, 1, 0, 3]]  # the photo is in the batch twice: what is most like it is itself
+def test_hard_negatives_are_always_of_other_images():
+    image = torch.eye(6)[[0, 1, 0, 3]]  # the image is in the batch twice, and most similar to itself
     drawn = HardNegativeITM().negatives(views_of(LABELS, Features(10 * image, image)))
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
@@ -105,7 +105,7 @@ def test_hard_negatives_are_of_other_images_however_alike_the_others_are():
 
 
 class Sums(nn.Module):
-    """A pair is the sum of its sides, which are what was given."""
+    """A model whose tokens are its inputs; the fused vector is their sum."""
 
     def encode_image(self, image: Image) -> Tokens:
         return self._tokens("image", image.pixels[:, None, 0, 0])
@@ -134,8 +134,8 @@ def matched(images: list[int], in_rank: bool = False) -> tuple[Pretraining, Batc
 
 
 @pytest.mark.parametrize("in_rank", [False, True])
-def test_where_all_is_of_one_image_a_sample_is_judged_by_its_own_pair(in_rank: bool):
-    """A small held-out split may hold one photo: no run ends of that, and nothing of it is called false."""
+def test_with_a_single_image_only_true_pairs_count_in_itm(in_rank: bool):
+    """A small validation split may have a single image: that raises no error, and gives no negatives."""
     step, batch = matched([4, 4, 4], in_rank)
     counts, losses = step.num_terms(batch), step(batch)
     assert counts["itm"] == 3
@@ -146,13 +146,13 @@ def test_where_all_is_of_one_image_a_sample_is_judged_by_its_own_pair(in_rank: b
     assert full.num_terms(mixed)["itm"] == 9
 
 
-def test_one_sample_by_itself_is_still_refused():
+def test_a_single_sample_raises_an_error():
     step, batch = matched([4])
-    with pytest.raises(ValueError, match="no image that is not its own"):
+    with pytest.raises(ValueError, match="has no negative image, only positives"):
         step(batch)
 
 
-def test_the_mean_is_over_what_was_asked():
+def test_the_itm_mean_is_over_counted_pairs():
     step, batch = matched([4, 4, 5])
     drawn = FixedChoices(negative_images=torch.tensor([2, 2, 0]), negative_texts=torch.tensor([2, 2, 1]))
     text, image = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2, 1]), torch.tensor([0, 1, 2, 2, 2, 0, 0, 1, 2])
@@ -164,18 +164,18 @@ def test_the_mean_is_over_what_was_asked():
 
 
 @pytest.mark.parametrize("hardest", [True, False])
-def test_no_other_caption_of_the_image_is_wrong_for_hinge(hardest: bool):
-    """The other caption is even more alike than the own; only what is of another image costs."""
+def test_other_captions_of_the_image_are_not_negatives_of_the_triplet_loss(hardest: bool):
+    """The image's other caption is even more similar than its own; only captions of other images cost."""
     similarity = torch.tensor([[0.5, 0.2, 0.9], [0.4, 0.6, 0.3], [0.8, 0.45, 0.7]])
     own = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
-    found = triplet_loss(similarity, similarity.T, 0.3, hardest, belong=own)
+    found = triplet_loss(similarity, similarity.T, 0.3, hardest, positives=own)
     costs = [[0.3 + 0.2 - 0.5], [0.3 + 0.4 - 0.6, 0.3 + 0.3 - 0.6], [0.3 + 0.45 - 0.7]]
     back = [[0.3 + 0.4 - 0.5], [0.3 + 0.2 - 0.6, 0.3 + 0.45 - 0.6], [0.3 + 0.3 - 0.7]]
     each = [[max(0.0, cost) for cost in row] for row in costs + back]
     assert found.item() == pytest.approx(sum(max(row) if hardest else sum(row) for row in each), abs=1e-6)
 
 
-def test_hinge_reads_whose_captions_they_are():
+def test_the_triplet_loss_uses_image_ids():
     smaller = []
     for k in range(8):
         regions = Regions(
@@ -183,10 +183,10 @@ def test_hinge_reads_whose_captions_they_are():
         )
         text = Text(torch.randint(1, 9, (4, 4), generator=draw(k + 1)), torch.ones(4, 4, dtype=torch.bool))
         batch = Batch(0, 0, torch.arange(4), regions=regions, text=text, labels=LABELS)
-        step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [TripletLoss(margin=0.4)])
+        step = Pretraining(VSEpp(VSEppConfig(6, 8, 9, 4)), nn.ModuleDict(), [TripletLoss(margin=0.4)])
         views = step.views(batch)
-        similarity = views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
-        expected = triplet_loss(similarity, similarity.T, 0.4, True, belong=positive_pairs(views).mask()) / 4
+        similarity = views.model.similarity(views.image, views.text)  # type: ignore[union-attr]
+        expected = triplet_loss(similarity, similarity.T, 0.4, True, positives=positive_pairs(views).mask()) / 4
         torch.testing.assert_close(step(batch)["triplet"], expected)
         blind = step(replace(batch, labels={}))["triplet"]
         assert expected <= blind + 1e-6  # fewer negatives, so the hardest is no harder
@@ -197,7 +197,7 @@ def test_hinge_reads_whose_captions_they_are():
 
 
 def karpathy(folder: Path) -> Path:
-    """Three photos with five captions each."""
+    """Three images with five captions each."""
     from PIL import Image as Pillow
 
     images = []
@@ -210,8 +210,8 @@ def karpathy(folder: Path) -> Path:
     return path
 
 
-def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Path):
-    """Karpathy's JSON, what a network sees in fixed boxes, contrast, hard negatives and hinge."""
+def test_five_captions_per_image_with_frozen_regions_from_files_to_losses(tmp_path: Path):
+    """Karpathy's JSON, frozen features of fixed boxes, ITC, hard-negative ITM and triplet loss."""
 
     def look(pixels: Tensor) -> dict[str, Tensor]:
         return {"grid": F.adaptive_avg_pool2d(pixels[None], 4)[0].permute(1, 2, 0).half()}
@@ -219,11 +219,11 @@ def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Pa
     seen = ExtractedFeatures(look, b"means", ImageSettings(shorter_side=32, patch_size=16), MemoryCache())
     shows = BoxLoader(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), MemoryCache())
     examples = PairExamples(open_captions(str(karpathy(tmp_path)), "train"), Tokenizer(16), shows, matching=0.0)
-    ids = [0, 5, 1, 2, 10, 11]  # photos 0, 1, 0, 0, 2, 2
+    ids = [0, 5, 1, 2, 10, 11]  # images 0, 1, 0, 0, 2, 2
     batch = examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)
     owners = np.array([0, 1, 0, 0, 2, 2])
     same = torch.from_numpy(owners[:, None] == owners)
-    step = Pretraining(VSEpp(3, 8, vocabulary().size, 4), nn.ModuleDict(), [TripletLoss()])
+    step = Pretraining(VSEpp(VSEppConfig(3, 8, vocabulary().size, 4)), nn.ModuleDict(), [TripletLoss()])
     assert torch.equal(positive_pairs(step.views(batch)).mask(), same)
     views = views_of(batch.labels, features(6))
     assert ITC().loss_sums(views)["itc"].item() == pytest.approx(
@@ -231,10 +231,10 @@ def test_five_captions_a_photo_on_frozen_boxes_from_files_to_losses(tmp_path: Pa
     )
     for chosen in HardNegativeITM().negatives(views):
         assert all(owners[j] != owners[i] for i, j in enumerate(chosen.tolist()))
-    everyone = triplet_loss(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, belong=same)
+    everyone = triplet_loss(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, positives=same)
     torch.testing.assert_close(step(batch)["triplet"], everyone / 6)
 
 
 def step_similarity(step: Pretraining, batch: Batch) -> Tensor:
     views = step.views(batch)
-    return views.model.similarity(views.text, views.image)  # type: ignore[union-attr]
+    return views.model.similarity(views.image, views.text)  # type: ignore[union-attr]

@@ -1,6 +1,6 @@
-"""One batch is one batch: two ranks give the losses, gradients, teachers and queues that one gives, by every objective.
+"""Two ranks give the losses, gradients, teachers and queues of one process on the same batch, for every objective.
 
-The ranks hold uneven parts on canvases of their own sizes, and take two steps, so that what is remembered is read too.
+The ranks hold unequal parts with different padding, and take two steps, so that queued features are used too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Matching, Regions, Text
+from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.heads import ITCHead
 from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
@@ -65,9 +66,11 @@ def guided() -> Pretraining:
 
 
 class OnMoreRegions(Pretraining):
-    """The step, given regions: each patch of the images to be matched twice, so that no image has but one."""
+    """The step with regions: each patch of the ITM images twice, so that no image has a single region."""
 
-    def views(self, batch: Batch, draws: RandomChoices | None = None, lesson: TeacherOutput | None = None) -> Views:
+    def views(
+        self, batch: Batch, draws: RandomChoices | None = None, teacher_output: TeacherOutput | None = None
+    ) -> Views:
         batch = vilbert.regional(batch)
         shown = cast(Matching, batch.matching).visual
         assert isinstance(shown, Regions) and shown.classes is not None
@@ -76,11 +79,11 @@ class OnMoreRegions(Pretraining):
         more = Matching(
             Regions(features, boxes, real, classes, shown.has_whole_image), cast(Matching, batch.matching).matched
         )
-        return super().views(replace(batch, matching=more), draws, lesson)
+        return super().views(replace(batch, matching=more), draws, teacher_output)
 
 
 def of_regions(target: Target, **sizes: Any) -> Pretraining:
-    model = ViLBERT(**vilbert.SIZES | sizes)
+    model = ViLBERT(ViLBERTConfig(**vilbert.SIZES | sizes))
     return OnMoreRegions(model, model.pretraining_heads(), [MaskedRegions(vilbert.HIDING, target)])
 
 
@@ -96,7 +99,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
         vlmo.small(), ITC(head_names=vlmo.CONTRASTS), HardNegativeITM()
     ),
     "momentum and queue": remembering,
-    "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), most_patches=5),
+    "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), max_patches=5),
     "words alone": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
     "imitation": guided,
     "regions by class": lambda: of_regions(class_target),
@@ -107,7 +110,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "next words": lambda: on_model(small(clip, "coca"), LM()),
     "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
     "codes alone, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
-    "codebook": lambda: tokenizer.quantising(tokenizer.small()),
+    "codebook": lambda: tokenizer.vqkd(tokenizer.small()),
     "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MIM()]),
 }
 COMPARING = (
@@ -117,11 +120,11 @@ COMPARING = (
 SEVERAL = {f"{name}, several captions": CASES[name] for name in COMPARING}
 SEVERAL["momentum and queue, several captions"] = lambda: remembering(identified=True)
 CASES |= SEVERAL
-IMAGES = torch.tensor([7, 5, 7, 9, 5, 7, 7, 7])  # one of them on both ranks, and the only one on the second
+IMAGES = torch.tensor([7, 5, 7, 9, 5, 7, 7, 7])  # image 7 is on both ranks, and the only one on the second
 
 
 def part_of(batch: Batch, chosen: slice) -> Batch:
-    """A rank's rows, on canvases no larger than they need."""
+    """A rank's rows, with no more padding than they need."""
     part = rows(batch, torch.arange(len(batch))[chosen])
     assert part.image and part.text and part.matching
 
@@ -136,7 +139,7 @@ def part_of(batch: Batch, chosen: slice) -> Batch:
 
 
 def summed(value: Tensor) -> Tensor:
-    """Over the ranks."""
+    """The sum over ranks."""
     value = value.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(value)
@@ -155,7 +158,7 @@ def doubles(name: str) -> Iterator[None]:
 
 
 def trained(name: str, part: slice) -> dict[str, Tensor]:
-    """Losses and gradients of two steps of gradient descent on a rank's part of each batch, and what is left behind."""
+    """Losses and gradients of two gradient descent steps on a rank's part of each batch, and the final state."""
     with doubles(name):
         return _trained(name, part)
 
@@ -196,12 +199,12 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_as_one(name: str, two_ranks: list[dict[str, dict[str, Tensor]]]):
+def test_two_ranks_train_as_one_process(name: str, two_ranks: list[dict[str, dict[str, Tensor]]]):
     first, second = (found[name] for found in two_ranks)
     alone = trained(name, slice(None))
     assert first.keys() == second.keys() == alone.keys()
     for what, value in alone.items():
         if "accuracy" in what:
-            continue  # of untrained cosines, which are nearly alike, another order of sums may make another the largest
+            continue  # untrained cosines nearly tie, so that the order of summation may change the largest
         assert torch.equal(first[what], second[what]), what
         torch.testing.assert_close(first[what], value, rtol=1e-4, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")

@@ -1,4 +1,4 @@
-"""What is drawn for an objective: BERT's masking and ViLT's choice of patches, keyed by sample."""
+"""Random choices of objectives, keyed by sample: BERT's masking and ViLT's sampling of patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIECES = WordMasking(vocab_size=5000, mask_id=4, whole_words=False)
 
 
 def text_of(words: list[list[int]], dim: int | None = None) -> Text:
-    """Texts from the lengths of their words, in pieces: [CLS] 1, [SEP] 2, pads 0, every other piece its own id."""
+    """Texts from their words' lengths in tokens: [CLS] 1, [SEP] 2, padding 0, every other token its own id."""
     n = max(2 + sum(w) for w in words) if dim is None else dim
     ids, begins = torch.zeros(len(words), n, dtype=torch.long), torch.zeros(len(words), n, dtype=torch.bool)
     for row, lengths in enumerate(words):
@@ -40,7 +40,7 @@ caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(words=st.lists(caption, min_size=1, max_size=4), whole=st.booleans(), step=st.integers(0, 5))
-def test_hidden_pieces_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
+def test_masked_tokens_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
     text = text_of(words)
     masked = drawn(text, MASKING if whole else PIECES, step)
     assert (text.ids[masked.masked] >= 1000).all(), "[CLS], [SEP] or a pad was hidden"
@@ -57,13 +57,13 @@ def test_hidden_pieces_are_few_never_special_and_at_least_one(words: list[list[i
 
 
 def many(n: int = 4000) -> Text:
-    """Captions of 18 pieces, of which 3 (15 % of 20) may be hidden."""
+    """Captions of 18 tokens, of which 3 (15 % of 20) are masked."""
     return text_of([[1] * 18] * n)
 
 
 @pytest.mark.quick("masking0")
 @pytest.mark.parametrize("masking", [MASKING, PIECES])
-def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: WordMasking):
+def test_a_fifth_of_chosen_tokens_is_not_replaced_by_mask(masking: WordMasking):
     masked = drawn(many(), masking)
     hidden, shown = masked.masked, masked.text.ids
     assert hidden.sum(1).tolist() == [3] * len(hidden)
@@ -81,7 +81,7 @@ def test_a_fifth_of_what_is_hidden_is_not_a_mask(masking: WordMasking):
 
 @pytest.mark.quick("True")
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_end_hides_as_often_as_a_word_where_it_is_asked_for(whole: bool):
+def test_with_ends_the_end_token_is_masked_as_often_as_a_word(whole: bool):
     hidden = drawn(many(), WordMasking(5000, 4, whole_words=whole, ends=True)).masked
     assert hidden.sum(1).tolist() == [3] * len(hidden) and not hidden[:, 0].any()
     assert (hidden.float().mean(0)[1:20] - 3 / 19).abs().max() < 0.025
@@ -96,7 +96,7 @@ def test_masks_change_with_the_step_and_the_sample():
 
 @settings(max_examples=30, deadline=None)
 @given(words=st.lists(caption, min_size=2, max_size=5), more=st.integers(0, 5), whole=st.booleans())
-def test_a_mask_does_not_depend_on_the_company(words: list[list[int]], more: int, whole: bool):
+def test_a_mask_does_not_depend_on_the_batch(words: list[list[int]], more: int, whole: bool):
     masking = MASKING if whole else PIECES
     together = drawn(text_of(words), masking, ids=torch.arange(10, 10 + len(words)))
     last = len(words) - 1
@@ -106,11 +106,11 @@ def test_a_mask_does_not_depend_on_the_company(words: list[list[int]], more: int
     assert torch.equal(alone.text.ids[0, :n], together.text.ids[last, :n])
 
 
-def test_a_text_without_words_hides_nothing():
+def test_a_text_without_words_gets_no_mask():
     assert not drawn(text_of([[], [1, 1]]), MASKING).masked[0].any()
 
 
-def test_without_known_words_pieces_are_hidden_one_by_one():
+def test_without_word_starts_tokens_are_masked_independently():
     text = text_of([[2] * 9] * 50)
     unknown = Text(text.ids, text.mask)
     hidden = drawn(unknown, MASKING).masked
@@ -122,7 +122,7 @@ def test_without_known_words_pieces_are_hidden_one_by_one():
 
 
 def patches(extents: list[tuple[int, int]], canvas: tuple[int, int]) -> Tokens:
-    """A class token and patches; each patch's value is its place in its own image, in raster order."""
+    """A class token and patches; each patch's value is its raster index in its own image."""
     rows, columns = canvas
     r, c = torch.arange(rows)[:, None], torch.arange(columns)
     real = torch.stack([(r < h) & (c < w) for h, w in extents]).flatten(1)
@@ -138,13 +138,13 @@ def kept(tokens: Tokens, most: int, ids: list[int], step: int = 0) -> list[list[
     return [row[k].flatten().int().tolist() for row, k in zip(tokens.values, keep, strict=True)]
 
 
-def test_so_many_patches_are_kept_and_always_the_class_token():
+def test_the_given_number_of_patches_and_the_class_token_are_kept():
     found = kept(patches([(3, 4), (2, 2), (1, 4)], (3, 4)), 5, [0, 1, 2])
     assert [len(x) for x in found] == [1 + 5, 1 + 4, 1 + 4]
     assert all(x[0] == -1 for x in found)
 
 
-def test_kept_patches_do_not_depend_on_the_canvas_or_the_company():
+def test_kept_patches_do_not_depend_on_padding_or_the_batch():
     alone = kept(patches([(2, 3)], (2, 3)), 3, [7])[0]
     assert kept(patches([(5, 4), (2, 3)], (5, 4)), 3, [3, 7])[1] == alone
     assert kept(patches([(2, 3), (1, 9)], (2, 9)), 3, [7, 2])[0] == alone
@@ -158,15 +158,15 @@ def test_every_patch_is_as_likely_to_be_kept():
     assert kept(patches([(3, 4)], (3, 4)), most, [0], step=1) != found[:1]
 
 
-# -- given ------------------------------------------------------------------------------------------------------------
+# -- fixed choices --------------------------------------------------------------------------------------------------
 
 
-def test_choices_made_elsewhere_are_taken_as_they_are():
+def test_fixed_choices_are_used_unchanged():
     text, tokens = text_of([[1, 1]]), patches([(1, 2)], (1, 2))
     masked, keep = drawn(text, MASKING), torch.tensor([[True, False, True]])
     assert FixedChoices(masked).mask_text(text, MASKING) is masked
     assert FixedChoices(kept_patches=keep).keep_patches(tokens, 1) is keep
-    with pytest.raises(ValueError, match="masked words were asked for, but none were given"):
+    with pytest.raises(ValueError, match="FixedChoices has no masked_text"):
         FixedChoices().mask_text(text, MASKING)
-    with pytest.raises(ValueError, match="kept patches were asked for, but none were given"):
+    with pytest.raises(ValueError, match="FixedChoices has no kept_patches"):
         FixedChoices().keep_patches(tokens, 1)

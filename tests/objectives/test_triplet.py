@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from diptych.batch import Batch, Regions, Text
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
+from diptych.models.vsepp.config import VSEppConfig
 from diptych.models.vsepp.model import VSEpp
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.triplet import TripletLoss, compared, triplet_loss
@@ -25,13 +27,13 @@ def by_hand(margin: float, hardest: bool) -> float:
 
 @pytest.mark.parametrize("hardest", [True, False])
 @pytest.mark.parametrize("margin", [0.05, 0.2, 0.5])
-def test_it_is_the_sum_over_wrong_pairs_of_both_sides(margin: float, hardest: bool):
+def test_the_triplet_loss_sums_over_negatives_in_both_directions(margin: float, hardest: bool):
     assert triplet_loss(SIMILARITY, SIMILARITY.T, margin, hardest).item() == pytest.approx(
         by_hand(margin, hardest), abs=1e-6
     )
 
 
-def test_where_all_pairs_are_alike_the_hardest_cost_twice_the_margin_each():
+def test_equal_similarities_give_twice_the_margin_with_hardest_negatives():
     alike = torch.zeros(4, 4)
     assert triplet_loss(alike, alike.T, 0.2, True).item() == pytest.approx(4 * 0.4)
     floor = TripletLoss().chance_loss({})
@@ -39,7 +41,7 @@ def test_where_all_pairs_are_alike_the_hardest_cost_twice_the_margin_each():
     assert TripletLoss(hardest_only=False).chance_loss({}) is None
 
 
-def test_pairs_far_enough_apart_cost_nothing_and_teach_nothing():
+def test_pairs_beyond_the_margin_give_zero_loss_and_gradient():
     similarity = (torch.eye(3) * 2).requires_grad_()
     loss = triplet_loss(similarity, similarity.T, 0.2, True)
     loss.backward()
@@ -54,8 +56,8 @@ def batch(n: int) -> Batch:
     return Batch(0, 0, torch.arange(n), regions=regions, text=text)
 
 
-def test_the_step_gives_the_mean_over_pairs():
-    step = Pretraining(VSEpp(6, 8, 9, 4), nn.ModuleDict(), [TripletLoss(margin=0.3)])
+def test_the_step_averages_over_pairs():
+    step = Pretraining(VSEpp(VSEppConfig(6, 8, 9, 4)), nn.ModuleDict(), [TripletLoss(margin=0.3)])
     losses = step(batch(5))
     similarity = compared(step.views(batch(5)))
     torch.testing.assert_close(losses["triplet"], triplet_loss(similarity, similarity.T, 0.3, True) / 5)
@@ -63,7 +65,7 @@ def test_the_step_gives_the_mean_over_pairs():
     torch.testing.assert_close(losses["triplet/accuracy"], right)
 
 
-def test_a_model_without_a_similarity_is_refused():
-    step = Pretraining(ViT(8, 1, 2, 8, 4, (1, 1), 0), nn.ModuleDict(), [TripletLoss()])
-    with pytest.raises(ValueError, match="ViT has no similarity of its own"):
+def test_a_model_without_a_similarity_raises_an_error():
+    step = Pretraining(ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0)), nn.ModuleDict(), [TripletLoss()])
+    with pytest.raises(ValueError, match="ViT defines no similarity"):
         step(batch(2))

@@ -1,4 +1,4 @@
-"""Word-patch transport: IPOT against exact optimal transport, and what must carry no mass."""
+"""Word-patch alignment: IPOT against exact optimal transport, and padding without mass."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_cost() -> Tensor:
 
 @cache
 def exact() -> list[float]:
-    """What the cheapest plan between uniform masses costs, by linear programming."""
+    """The cost of the optimal plan between uniform masses, by linear programming."""
     costs = [cost[:n, :m].double().numpy() for cost, (n, m) in zip(random_cost(), LENGTHS, strict=True)]
     return [float((ot.emd(ot.unif(len(c)), ot.unif(c.shape[1]), c) * c).sum()) for c in costs]
 
@@ -43,7 +43,7 @@ def distances(iterations: int) -> tuple[Tensor, Tensor]:
 
 
 def test_fifty_iterations_come_close_to_the_exact_distance():
-    """Its masses are only nearly uniform, so it may fall a little short as well."""
+    """IPOT's masses are only nearly uniform, so the distance may be slightly smaller too."""
     for got, wanted in zip(distances(50)[0].tolist(), exact(), strict=True):
         assert got == pytest.approx(wanted, rel=0.005)
 
@@ -57,7 +57,7 @@ def test_more_iterations_tend_to_the_exact_distance():
     assert errors[-1] < 1e-4
 
 
-def test_masses_are_uniform_over_what_is_real():
+def test_masses_are_uniform_over_real_tokens():
     _, plan = distances(50)
     for cells, (n, m) in zip(plan, LENGTHS, strict=True):
         assert cells.min() >= 0
@@ -94,7 +94,7 @@ def test_the_plan_is_constant_in_the_gradient():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_what_is_not_real_neither_counts_nor_learns():
+def test_padding_neither_counts_nor_gets_gradients():
     words, patches = words_and_patches()
     rows, columns = real_cells()
     before = optimal_transport(words, patches, rows, columns)
@@ -109,7 +109,7 @@ def test_what_is_not_real_neither_counts_nor_learns():
     torch.testing.assert_close(wider.distance, before.distance)
 
 
-def test_it_is_computed_in_float32_whatever_surrounds_it():
+def test_transport_is_computed_in_float32_under_autocast():
     words, patches = (x.detach().bfloat16() for x in words_and_patches())
     plain = optimal_transport(words.float(), patches.float(), *real_cells())
     with torch.autocast("cpu", torch.bfloat16):
@@ -118,7 +118,7 @@ def test_it_is_computed_in_float32_whatever_surrounds_it():
     assert torch.equal(inside.distance, plain.distance)
 
 
-def test_a_text_without_words_costs_nothing_and_breaks_nothing():
+def test_a_text_without_words_has_zero_distance():
     words, patches = words_and_patches()
     rows, columns = real_cells()
     rows = rows & (torch.arange(len(rows)) != 1)[:, None]
@@ -128,7 +128,7 @@ def test_a_text_without_words_costs_nothing_and_breaks_nothing():
     assert words.grad is not None and torch.isfinite(words.grad).all()
 
 
-def test_a_vector_of_nought_has_no_direction_and_no_nan():
+def test_zero_vectors_give_no_nan():
     words, patches = words_and_patches()
     blank = words.detach().clone()
     blank[0, 0] = 0

@@ -1,9 +1,9 @@
-"""Our numbers beside the official code's: recomputes golden folders and prints every tensor's error and tolerance.
+"""Recomputes golden folders and prints the error and tolerance of every tensor, compared with the official code.
 
     python -m tests.parity DIR... [--json FILE]
 
-One line for each `out.*` tensor in each layout. Exit status 0 where all are within tolerance, 1 where one is not, or a folder
-cannot be read.
+One line for each `out.*` tensor in each layout. Exit status 0 if all are within tolerance; 1 if one is not, or if a
+folder cannot be read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from diptych.utils.terminal import echo
 from tests.parity.compare import RULE, Report, Row, parity
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    """Runs the command with these arguments; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a golden folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports to FILE")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     reports: dict[str, Report | str] = {}
     for folder in arguments.folders:
         try:
@@ -56,7 +57,7 @@ def as_json(report: Report | str) -> dict:
 
 
 def print_report(name: str, report: Report) -> None:
-    """Every tensor's whole name on a line of its own, whatever the width of the terminal; never cut, never wrapped by us."""
+    """Prints one line for each tensor, with its full name whatever the width of the terminal."""
     echo(f"{name}: {report.system} {report.task}, {report.source}")
     width = max((len(row.tensor) for row in report.rows), default=0) + len("out.")
     for row in report.rows:
@@ -67,11 +68,11 @@ def print_report(name: str, report: Report) -> None:
     echo(f"{name}: {tensors} tensors in two layouts: {verdict}\n")
 
 
-def line(row: Row, dim: int) -> str:
+def line(row: Row, width: int) -> str:
     error = "-" if row.error is None else f"{row.error:.2e}"
     tolerance = "-" if row.tolerance is None else f"{row.tolerance:.2e}"
     verdict = f"equal {row.note}".rstrip() if row.ok else f"DIFFERS {row.note}"
-    return f"  {'out.' + row.tensor:<{dim}}  {row.layout:<6}  error {error:>8}  tolerance {tolerance:>8}  {verdict}"
+    return f"  {'out.' + row.tensor:<{width}}  {row.layout:<6}  error {error:>8}  tolerance {tolerance:>8}  {verdict}"
 
 
 if __name__ == "__main__":

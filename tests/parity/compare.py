@@ -1,7 +1,8 @@
-"""Parity: are our numbers the official code's? A golden folder recomputed, tensor by tensor, in both layouts.
+"""Parity with the official code: a golden folder is recomputed and compared tensor by tensor, in both layouts.
 
-The rule: |a − b| ≤ 1e-5 · max|b| + 1e-6 for every element, 1e-4 for gradients; values ≤ −100 are fills, equal exactly and
-left out of max|b|; integers equal. Padded: every element, pads included. Packed: real positions only.
+The rule: |a − b| ≤ 1e-5 · max|b| + 1e-6 for every element, 1e-4 for gradients; values ≤ −100 are fill values, which
+must be equal exactly and are excluded from max|b|; integers must be equal. In the padded layout every element is
+compared, padding included; in the packed layout, real positions only.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from diptych.models.importing import Imported
 from diptych.modules.tokens import packing
-from tests.parity.answers import ANSWERS
-from tests.parity.golden_case import Answer, Answers, Case, Golden, Table, read_golden
+from tests.parity.golden_case import Case, Golden, Recomputation, Recomputed, Table, read_golden
+from tests.parity.recompute import RECOMPUTATIONS
 
 LAYOUTS = ("padded", "packed")
 RELATIVE, RELATIVE_GRADIENT, ABSOLUTE = 1e-5, 1e-4, 1e-6
@@ -27,7 +28,7 @@ RULE = {"relative": RELATIVE, "gradients": RELATIVE_GRADIENT, "absolute": ABSOLU
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor in one layout. `error` is its largest |a − b|, None where there was nothing to compare."""
+    """The comparison of one tensor in one layout. `error`: the largest |a − b|, None if nothing could be compared."""
 
     tensor: str
     layout: str
@@ -39,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """A golden folder recomputed: what it is of, and a row for every tensor in each layout."""
+    """The comparison of a golden folder: a row for every tensor in each layout."""
 
     system: str
     task: str
@@ -53,78 +54,78 @@ class Report:
 
 
 def parity(folder: Path) -> Report:
-    """Recomputes every out.* tensor of a golden folder. Raises WeightsError where the folder cannot be read."""
+    """Recomputes and compares every out.* tensor of a golden folder. Raises WeightsError if it cannot be read."""
     golden = read_golden(folder)
     rows = [
-        compare(name, layout, expected, answers[name])
+        compare(name, layout, expected, recomputed[name])
         for layout in LAYOUTS
-        for answers in [recompute(golden, layout)]
+        for recomputed in [recompute(golden, layout)]
         for name, expected in golden.expected.items()
     ]
     imported = golden.imported
     return Report(imported.system, imported.task, str(golden.config.get("source", "unknown")), golden.hashes, rows)
 
 
-def recompute(golden: Golden, layout: str) -> dict[str, Answer | str]:
-    """Each expected tensor as our code makes it, or why it could not be made."""
+def recompute(golden: Golden, layout: str) -> dict[str, Recomputed | str]:
+    """Every expected tensor as our code computes it, or the reason why it cannot."""
     step = golden.step().eval()
     shapes = {name: tuple(tensor.shape) for name, tensor in golden.expected.items()}
     with packing(layout == "packed"):
         try:
-            answers: Answers = ANSWERS[golden.imported.system](
+            recomputation: Recomputation = RECOMPUTATIONS[golden.imported.system](
                 Case(step, golden.config, golden.inputs, shapes, golden.meanings)
             )
         except LookupError as error:
             return dict.fromkeys(golden.expected, f"cannot be recomputed: {error}")
-        source = _Source(golden.imported, step, answers)
-        return {name: source.make(name) for name in golden.expected}
+        source = _Source(golden.imported, step, recomputation)
+        return {name: source.compute(name) for name in golden.expected}
 
 
 @dataclass
 class _Source:
-    """Where recomputed tensors come from: the paper's answers, or the gradients of the loss that it trains."""
+    """Recomputed tensors: from the system's table, or gradients of its training loss."""
 
     imported: Imported
     step: nn.Module
-    answers: Answers
+    recomputation: Recomputation
 
-    def make(self, name: str) -> Answer | str:
+    def compute(self, name: str) -> Recomputed | str:
         try:
             if not name.startswith(GRADIENT):
                 if name not in self.table:
-                    raise LookupError("no one knows how")
+                    raise LookupError("it is not in the system's table")
                 return self.table[name]()
             if (weight := name.removeprefix(GRADIENT)) not in self.gradients:
-                return f"cannot be recomputed: {weight} is no weight that this loss reaches"
-            return Answer(self.gradients[weight])
-        except Exception as error:  # the folder is a stranger's: what does not fit together is a row that fails
+                return f"cannot be recomputed: the loss has no gradient with respect to {weight}"
+            return Recomputed(self.gradients[weight])
+        except Exception as error:  # the folder is untrusted: inconsistent content is a failed row
             return f"cannot be recomputed: {type(error).__name__}: {error}".split("\n")[0]
 
     @cached_property
     def table(self) -> Table:
-        return self.answers.table()
+        return self.recomputation.table()
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
-        """By official name."""
-        self.answers.total().backward()
+        """Gradients of the training loss by official name."""
+        self.recomputation.total().backward()
         ours = {name: p.grad for name, p in self.step.named_parameters() if p.grad is not None}
         return self.imported.names.to_official(ours)
 
 
-def compare(name: str, layout: str, expected: Tensor, answer: Answer | str) -> Row:
-    """One row by the rule above."""
+def compare(name: str, layout: str, expected: Tensor, recomputed: Recomputed | str) -> Row:
+    """The comparison of one tensor by the rule above; a string is the reason why it could not be recomputed."""
 
     def failed(note: str) -> Row:
         return Row(name, layout, None, None, False, note)
 
-    if isinstance(answer, str):
-        return failed(answer)
-    ours = answer.value.detach()
+    if isinstance(recomputed, str):
+        return failed(recomputed)
+    ours = recomputed.value.detach()
     if ours.shape != expected.shape or ours.dtype != expected.dtype:
         return failed(f"{_kind(ours)} was recomputed, {_kind(expected)} expected")
-    if layout == "packed" and answer.real is not None:
-        ours, expected = ours[answer.real], expected[answer.real]
+    if layout == "packed" and recomputed.mask is not None:
+        ours, expected = ours[recomputed.mask], expected[recomputed.mask]
     if not expected.is_floating_point():
         wrong = int((ours != expected).sum())
         return Row(name, layout, float(wrong), 0.0, wrong == 0, f"{wrong} integers differ" if wrong else "")

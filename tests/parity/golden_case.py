@@ -1,4 +1,4 @@
-"""A golden folder: weights, settings, inputs and the numbers that the official code made of them."""
+"""A golden folder: weights, config, inputs, and the outputs that the official code computed from them."""
 
 from __future__ import annotations
 
@@ -20,84 +20,87 @@ from diptych.checkpoints.wrappers import unwrap
 from diptych.models.importing import Imported, identify_system, map_official
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
-SAID = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
-"""A line of the README's table: a tensor and its meaning, the shape and the type between them."""
+README_ROW = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
+"""A row of the README's table: tensor, shape, dtype, meaning."""
 WEIGHTLESS = {"mixgen": "texts_mixgen"}
-"""What has no weights, and so no checkpoint, by the setting that it alone has."""
+"""Systems without weights, and so without a checkpoint → the config key that identifies them."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """`inputs` and `expected`: its in.* and out.* tensors, without these prefixes."""
+    """The content of a golden folder. `inputs` and `expected`: its in.* and out.* tensors, without these prefixes."""
 
     imported: Imported
     config: dict[str, Any]
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     hashes: dict[str, str]  # SHA-256 of each file
-    meanings: dict[str, str] = field(default_factory=dict)  # what its README, where there is one, says of each tensor
+    meanings: dict[str, str] = field(default_factory=dict)  # of tensors, from the README if there is one
 
     def step(self) -> nn.Module:
-        """What training runs, with its weights."""
+        """The training step with its weights."""
         return nn.Module() if self.imported.system in WEIGHTLESS else self.imported.build()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A golden as it is recomputed in one layout: the step that training runs, and what it is given."""
+    """What a recomputation needs of a golden folder: the training step, the config and the inputs."""
 
     step: nn.Module
     config: Mapping[str, Any]
     inputs: Mapping[str, Tensor]
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of out.*: how long generated texts may be
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of out.*, for the lengths of generated texts
     meanings: Mapping[str, str] = field(default_factory=dict)
 
     def input(self, name: str) -> Tensor:
-        """Raises LookupError where the golden does not have it."""
+        """The tensor in.NAME. Raises LookupError if the folder lacks it."""
         if name not in self.inputs:
-            raise LookupError(f"there is no in.{name}")
+            raise LookupError(f"case.safetensors has no in.{name}")
         return self.inputs[name]
 
-    def said(self, name: str, pattern: str, published: str) -> str:
-        """What the README says of out.NAME, or of in.*, for the few settings that stand in no other file; `pattern` has
-        one group.
+    def from_readme(self, name: str, pattern: str, published: str) -> str:
+        """A setting from the README's description of out.NAME (or in.*), for the few that no other file has.
+
+        Args:
+            pattern: a regular expression with one group.
+            published: the default.
         """
-        found = re.search(pattern, self.meanings.get(name if name.startswith("in.") else f"out.{name}", ""))
-        return found[1] if found else published
+        match = re.search(pattern, self.meanings.get(name if name.startswith("in.") else f"out.{name}", ""))
+        return match[1] if match else published
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A recomputed tensor; `real` says which of its cells hold something (its leading dimensions; None: all)."""
+class Recomputed:
+    """A recomputed tensor. `mask`: which positions, in its leading dimensions, are not padding (None: all)."""
 
     value: Tensor
-    real: Bool[Tensor, "*cells"] | None = None
+    mask: Bool[Tensor, "*cells"] | None = None
 
 
-Table = dict[str, Callable[[], Answer]]
+Table = dict[str, Callable[[], Recomputed]]
 """How to recompute each tensor, by its name without "out."."""
 
 
-def answered(tensors: Mapping[str, Callable[[], Tensor]]) -> Table:
-    """A table of tensors whose every cell holds something."""
-    return {name: lambda make=make: Answer(make()) for name, make in tensors.items()}
+def unmasked(tensors: Mapping[str, Callable[[], Tensor]]) -> Table:
+    """A table of tensors without padding."""
+    return {name: lambda make=make: Recomputed(make()) for name, make in tensors.items()}
 
 
 @runtime_checkable
-class Answers(Protocol):
-    """What a paper can recompute of a case."""
+class Recomputation(Protocol):
+    """The tensors of a case that a system can recompute."""
 
     def table(self) -> Table:
-        """All that the step can be asked for; what is not in it, nobody knows how to recompute."""
+        """A function for every tensor; a name that is not in the table cannot be recomputed and fails."""
         ...
 
     def total(self) -> Tensor:
-        """The loss that training minimises, whose gradients the golden holds."""
+        """The training loss, whose gradients are compared."""
         ...
 
 
 def read_golden(folder: Path) -> Golden:
-    """Raises WeightsError where a file is missing, broken, or of a system that is not here."""
+    """Reads a golden folder. Raises WeightsError if a file is missing or damaged, or the system is unknown."""
     for name in FILES[1:]:
         if not (folder / name).is_file():
             raise WeightsError(f"{folder}: no {name} there; a golden folder holds {', '.join(FILES)}")
@@ -106,31 +109,32 @@ def read_golden(folder: Path) -> Golden:
     except ValueError as error:
         raise WeightsError(f"{folder / 'config.json'}: not readable as JSON ({error})") from None
     if not isinstance(config, dict):
-        raise WeightsError(f"{folder / 'config.json'}: holds a {type(config).__name__}, not names and values")
+        raise WeightsError(f"{folder / 'config.json'}: holds a {type(config).__name__}; expected an object")
     imported = _imported(folder, config)
     tensors = read_checkpoint(folder / "case.safetensors")
     kinds: dict[str, dict[str, Tensor]] = {"in.": {}, "out.": {}}
     for name, tensor in tensors.items():
         prefix = next((p for p in kinds if name.startswith(p)), None)
         if prefix is None:
-            raise WeightsError(f"{folder / 'case.safetensors'}: {name} is neither in.* nor out.*")
+            raise WeightsError(f"{folder / 'case.safetensors'}: unexpected tensor {name}; expected in.* or out.*")
         kinds[prefix][name.removeprefix(prefix)] = tensor
     if not kinds["out."]:
-        raise WeightsError(f"{folder / 'case.safetensors'}: holds no out.*, so nothing could be compared")
-    there = [name for name in FILES if (folder / name).is_file()]
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in there}
+        raise WeightsError(f"{folder / 'case.safetensors'}: holds no out.*, so nothing can be compared")
+    files = [name for name in FILES if (folder / name).is_file()]
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     readme = folder / "README.md"
-    said = dict(SAID.findall(readme.read_text(encoding="utf-8", errors="replace"))) if readme.is_file() else {}
-    return Golden(imported, config, kinds["in."], kinds["out."], hashes, said)
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    return Golden(imported, config, kinds["in."], kinds["out."], hashes, dict(README_ROW.findall(text)))
 
 
 def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
-    """The checkpoint, or what has none. Raises WeightsError."""
+    """The imported checkpoint, or an empty one for a system without weights. Raises WeightsError."""
     path = folder / "checkpoint.pth"
     if path.is_file():
-        held = read_states(path)
-        return unwrap(path, held, lambda x: map_official(identify_system(x, config), x, with_grid(config)))[0]
-    for system, mark in WEIGHTLESS.items():
-        if mark in config:
+        return unwrap(
+            path, read_states(path), lambda x: map_official(identify_system(x, config), x, with_grid(config))
+        )[0]
+    for system, key in WEIGHTLESS.items():
+        if key in config:
             return Imported(system, "augmentation", {}, {}, {}, KeyMapping({}))
     raise WeightsError(f"{folder}: no {path.name} there; a golden folder holds {', '.join(FILES)}")

@@ -1,4 +1,4 @@
-"""Golden folders: a small one of each system in the repository, the rest where DIPTYCH_GOLDENS says."""
+"""Golden folders: a small one for each system in the repository, all others in the folder DIPTYCH_GOLDENS."""
 
 from __future__ import annotations
 
@@ -39,20 +39,22 @@ OUTSIDE = (
     "blip_pretrain", "blip_retrieval", "blip_caption", "blip_vqa", "blip_nlvr2",
     "vlmo_pretrain", "vlmo_plus_pretrain", "vlmo_textmlm", "vlmo_retrieval", "vlmo_vqa", "vlmo_nlvr2",
 )  # fmt: skip
-"""Every case that is recomputed; a line for each system."""
+"""Every golden case; a line for each system."""
 
 
 def outside() -> Path | None:
-    where = os.environ.get("DIPTYCH_GOLDENS")
-    return Path(where) if where else None
+    """The folder DIPTYCH_GOLDENS, if it is set."""
+    folder = os.environ.get("DIPTYCH_GOLDENS")
+    return Path(folder) if folder else None
 
 
 @pytest.fixture(
     params=[*INSIDE, *(pytest.param(f"DIPTYCH_GOLDENS/{name}", marks=pytest.mark.slow) for name in OUTSIDE)]
 )
 def golden_folder(request: pytest.FixtureRequest) -> Path:
-    place, _, name = request.param.rpartition("/")
-    if not place:
+    """Every golden folder in turn; those in DIPTYCH_GOLDENS are skipped if it is not set."""
+    parent, _, name = request.param.rpartition("/")
+    if not parent:
         return GOLDEN_CASES / name
     root = outside()
     if root is None or not (root / name).is_dir():
@@ -72,5 +74,5 @@ def vilt_folder() -> Path:
 
 @pytest.fixture(params=["vit", "vilt_pretrain"])
 def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A golden folder that a test may spoil."""
+    """A copy of a golden folder, which a test may change."""
     return Path(shutil.copytree(GOLDEN_CASES / request.param, tmp_path / request.param))

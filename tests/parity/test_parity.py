@@ -1,4 +1,4 @@
-"""Equality with the official code's numbers, and that nothing less passes."""
+"""Parity with the official code, and that any difference fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diptych.models.importing import SYSTEMS, Imported
 from diptych.models.vilt.checkpoint import NAMES
 from tests.parity.__main__ import main
 from tests.parity.compare import LAYOUTS, compare, parity, recompute
-from tests.parity.golden_case import FILES, Answer, Case, Golden, read_golden
+from tests.parity.golden_case import FILES, Case, Golden, Recomputed, read_golden
 from tests.parity.goldens import GOLDEN_CASES
 
 
@@ -42,13 +42,13 @@ CASES = sorted(folder.name for folder in GOLDEN_CASES.iterdir())
 
 
 def invented(golden: Golden) -> dict[str, Tensor]:
-    """Tensors that no golden has, the last by a name that begins as one that it has."""
+    """Names that no golden has; the last one begins like an existing name."""
     return dict.fromkeys(("invented", "grad.invented.weight", f"{min(golden.expected)}_invented"), torch.zeros(3))
 
 
 @cache
-def shared(name: str, layout: str) -> tuple[Golden, dict[str, Answer | str]]:
-    """One forward pass for all the tests below, which is asked for invented tensors too."""
+def shared(name: str, layout: str) -> tuple[Golden, dict[str, Recomputed | str]]:
+    """A golden and its recomputed tensors, invented names included, shared by the tests below."""
     golden = read_golden(GOLDEN_CASES / name)
     return golden, recompute(replace(golden, expected=golden.expected | invented(golden)), layout)
 
@@ -57,65 +57,66 @@ def shared(name: str, layout: str) -> tuple[Golden, dict[str, Answer | str]]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_one_altered_element_fails(name: str, layout: str):
-    golden, answers = shared(name, layout)
+    golden, recomputed = shared(name, layout)
     for tensor, expected in golden.expected.items():
-        answer = answers[tensor]
-        assert isinstance(answer, Answer), (tensor, answer)
-        row = compare(tensor, layout, expected, answer)
+        ours = recomputed[tensor]
+        assert isinstance(ours, Recomputed), (tensor, ours)
+        row = compare(tensor, layout, expected, ours)
         assert row.ok and row.tolerance is not None, row
-        places = _places(expected, answer, layout)
-        for place in places[torch.randperm(len(places), generator=torch.Generator().manual_seed(7))][:3].tolist():
+        indices = _compared_indices(expected, ours, layout)
+        for index in indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(7))][:3].tolist():
             for sign in (-1, 1):
                 altered = expected.clone().flatten()
-                altered[place] += sign * (3 * row.tolerance if altered.is_floating_point() else 1)
-                assert not compare(tensor, layout, altered.view_as(expected), answer).ok, tensor
+                altered[index] += sign * (3 * row.tolerance if altered.is_floating_point() else 1)
+                assert not compare(tensor, layout, altered.view_as(expected), ours).ok, tensor
 
 
 @pytest.mark.quick("vit-*", "mae-*")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
-def test_what_no_one_knows_fails(name: str, layout: str):
-    golden, answers = shared(name, layout)
+def test_an_unknown_name_fails(name: str, layout: str):
+    golden, recomputed = shared(name, layout)
     for tensor, expected in invented(golden).items():
-        row = compare(tensor, layout, expected, answers[tensor])
+        row = compare(tensor, layout, expected, recomputed[tensor])
         assert not row.ok and "cannot be recomputed" in row.note
 
 
-def _places(expected: Tensor, answer: Answer, layout: str) -> Tensor:
-    """Flat indices of the elements that a layout answers for: all of them, or the real ones."""
-    if layout == "padded" or answer.real is None:
+def _compared_indices(expected: Tensor, ours: Recomputed, layout: str) -> Tensor:
+    """Flat indices of the elements that are compared in a layout: all of them, or those that are not padding."""
+    if layout == "padded" or ours.mask is None:
         return torch.arange(expected.numel())
-    real = answer.real.reshape(*answer.real.shape, *[1] * (expected.dim() - answer.real.dim())).expand_as(expected)
-    return real.flatten().nonzero().squeeze(1)
+    mask = ours.mask.reshape(*ours.mask.shape, *[1] * (expected.dim() - ours.mask.dim())).expand_as(expected)
+    return mask.flatten().nonzero().squeeze(1)
 
 
 @pytest.mark.quick("vit")
 @pytest.mark.parametrize("name", CASES)
-def test_another_shape_or_type_or_a_nan_fails(name: str):
-    golden, answers = shared(name, "padded")
+def test_another_shape_or_dtype_or_a_nonfinite_value_fails(name: str):
+    golden, recomputed = shared(name, "padded")
     for tensor, expected in golden.expected.items():
-        answer = answers[tensor]
-        assert isinstance(answer, Answer), (tensor, answer)
-        assert "expected" in compare(tensor, "padded", expected[None], answer).note
-        assert "expected" in compare(tensor, "padded", expected.half(), answer).note
-        for poison in (torch.nan, torch.inf, -torch.inf) if expected.is_floating_point() else ():
-            spoiled = expected.clone().flatten()
-            spoiled[len(spoiled) // 2] = poison
-            assert not compare(tensor, "padded", spoiled.view_as(expected), answer).ok, tensor
-            ours = replace(answer, value=spoiled.view_as(expected))
-            assert not compare(tensor, "padded", expected, ours).ok, tensor
+        ours = recomputed[tensor]
+        assert isinstance(ours, Recomputed), (tensor, ours)
+        assert "expected" in compare(tensor, "padded", expected[None], ours).note
+        assert "expected" in compare(tensor, "padded", expected.half(), ours).note
+        for value in (torch.nan, torch.inf, -torch.inf) if expected.is_floating_point() else ():
+            changed = expected.clone().flatten()
+            changed[len(changed) // 2] = value
+            assert not compare(tensor, "padded", changed.view_as(expected), ours).ok, tensor
+            nonfinite = replace(ours, value=changed.view_as(expected))
+            assert not compare(tensor, "padded", expected, nonfinite).ok, tensor
 
 
-def test_fill_values_are_equal_exactly_and_do_not_widen_the_tolerance():
+def test_fill_values_must_be_equal_exactly_and_do_not_widen_the_tolerance():
     expected = torch.tensor([-10000.0, -100.0, 1.0, 0.5])
-    assert compare("x", "padded", expected, Answer(expected + torch.tensor([0, 0, 1e-5, 0]))).ok
-    assert not compare("x", "padded", expected, Answer(expected + torch.tensor([0, 0, 2e-5, 0]))).ok
-    assert not compare("x", "padded", expected, Answer(expected + torch.tensor([1e-2, 0, 0, 0]))).ok
-    assert not compare("x", "padded", expected, Answer(torch.tensor([-10000.0, -100.0, -100.0, 0.5]))).ok
-    assert compare("grad.x", "padded", expected, Answer(expected + torch.tensor([0.5, 0, 0, 0]))).ok
+    assert compare("x", "padded", expected, Recomputed(expected + torch.tensor([0, 0, 1e-5, 0]))).ok
+    assert not compare("x", "padded", expected, Recomputed(expected + torch.tensor([0, 0, 2e-5, 0]))).ok
+    assert not compare("x", "padded", expected, Recomputed(expected + torch.tensor([1e-2, 0, 0, 0]))).ok
+    assert not compare("x", "padded", expected, Recomputed(torch.tensor([-10000.0, -100.0, -100.0, 0.5]))).ok
+    assert compare("grad.x", "padded", expected, Recomputed(expected + torch.tensor([0.5, 0, 0, 0]))).ok
 
 
-def spoil(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+def change_case(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+    """Rewrites case.safetensors of a folder with its tensors changed."""
     tensors = load_file(folder / "case.safetensors")
     change(tensors)
     (folder / "case.safetensors").unlink()
@@ -124,45 +125,47 @@ def spoil(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
 
 
 def without(folder: Path, prefix: str) -> Path:
+    """Removes the tensors with a prefix from case.safetensors of a folder."""
+
     def change(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if name.startswith(prefix)]:
             del tensors[name]
 
-    return spoil(folder, change)
+    return change_case(folder, change)
 
 
 @pytest.mark.quick("vit")
-def test_a_spoiled_file_fails_by_the_tensor_s_name(copied: Path):
+def test_a_changed_tensor_fails_by_its_name(copied: Path):
     def change(tensors: dict[str, Tensor]) -> None:
         for name in ("out.loss", "out.text_feats"):
             if name in tensors:
-                tensors[name].view(-1)[-1] += 1e-3  # of text_feats a pad of the last text's, or its last real token
+                tensors[name].view(-1)[-1] += 1e-3  # in text_feats, the last position of the last text
 
-    assert failures(spoil(copied, change)) == {"loss" if copied.name == "vit" else "text_feats"}
+    assert failures(change_case(copied, change)) == {"loss" if copied.name == "vit" else "text_feats"}
 
 
 @pytest.mark.quick("vit")
-def test_what_cannot_be_recomputed_fails(copied: Path):
+def test_a_tensor_that_cannot_be_recomputed_fails(copied: Path):
     def change(tensors: dict[str, Tensor]) -> None:
         tensors["out.invented"] = torch.zeros(3)
         tensors["out.grad.invented.weight"] = torch.zeros(3)
 
-    rows = {row.tensor: row for row in parity(spoil(copied, change)).rows if not row.ok}
+    rows = {row.tensor: row for row in parity(change_case(copied, change)).rows if not row.ok}
     assert rows.keys() == {"invented", "grad.invented.weight"}
     assert all("cannot be recomputed" in row.note for row in rows.values())
 
 
 @pytest.mark.quick("vit")
-def test_without_its_input_a_tensor_fails(copied: Path):
-    wanted = "labels" if copied.name == "vit" else "mlm_ids"
-    without(copied, f"in.{wanted}")
+def test_a_tensor_whose_input_is_missing_fails(copied: Path):
+    needed = "labels" if copied.name == "vit" else "mlm_ids"
+    without(copied, f"in.{needed}")
     rows = [row for row in parity(copied).rows if not row.ok]
     assert {row.tensor for row in rows} > {"loss" if copied.name == "vit" else "mlm_loss"}
     assert any(row.tensor.startswith("grad.") for row in rows)
 
 
 @pytest.mark.slow
-def test_another_input_weight_or_number_of_heads_fails(copied: Path):
+def test_another_weight_or_number_of_heads_fails(copied: Path):
     config = json.loads((copied / "config.json").read_text())
     heads = "num_heads" if "num_heads" in config else "num_attention_heads"
     (copied / "config.json").write_text(json.dumps(config | {heads: 2}))
@@ -178,7 +181,7 @@ def test_another_input_weight_or_number_of_heads_fails(copied: Path):
 
 
 @pytest.mark.quick("vit")
-def test_every_name_is_printed_whole_and_the_json_says_what_was_compared(
+def test_every_name_is_printed_in_full_and_the_json_lists_what_was_compared(
     copied: Path, tmp_path: Path, capsys, monkeypatch
 ):
     monkeypatch.setenv("COLUMNS", "20")
@@ -193,9 +196,7 @@ def test_every_name_is_printed_whole_and_the_json_says_what_was_compared(
     assert "@" in report["source"] or "timm" in report["source"]
 
 
-def test_exit_status_is_one_where_an_element_differs_or_a_folder_cannot_be_read(
-    vit_folder: Path, tmp_path: Path, capsys
-):
+def test_exit_status_is_one_if_an_element_differs_or_a_folder_cannot_be_read(vit_folder: Path, tmp_path: Path, capsys):
     shutil.copytree(vit_folder, folder := tmp_path / "vit")
     tensors = load_file(folder / "case.safetensors")
     name = sorted(n for n in tensors if n.startswith("out.") and tensors[n].is_floating_point())[0]
@@ -209,13 +210,13 @@ def test_exit_status_is_one_where_an_element_differs_or_a_folder_cannot_be_read(
     assert not json.loads((tmp_path / "report.json").read_text())["folders"][str(tmp_path / "nowhere")]["passed"]
 
 
-def test_what_the_readme_alone_says_is_read(vit_folder: Path):
+def test_settings_are_read_from_the_readme(vit_folder: Path):
     meanings, tensors = read_golden(vit_folder).meanings, load_file(vit_folder / "case.safetensors")
     assert meanings.keys() == tensors.keys()
     case = Case(torch.nn.Module(), {}, {}, meanings={"out.x": "CE over 5 samples, target 3, labels [0, 12]"})
-    assert case.said("x", r"target (\d+)", "2") == "3"
-    assert case.said("x", r"labels \[([\d, ]+)\]", "1") == "0, 12"
-    assert case.said("y", r"target (\d+)", "2") == "2"
+    assert case.from_readme("x", r"target (\d+)", "2") == "3"
+    assert case.from_readme("x", r"labels \[([\d, ]+)\]", "1") == "0, 12"
+    assert case.from_readme("y", r"target (\d+)", "2") == "2"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -247,8 +248,9 @@ SIZES = {
 
 @pytest.mark.slow
 def test_other_sizes_are_read_from_the_files(tmp_path: Path):
-    """A case of another shape in every respect, its numbers made by our padded layout: packed must agree, and the files
-    alone must tell every size."""
+    """A case of other sizes, whose expected values come from our padded layout: the packed layout must agree, and every
+    size must be inferred from the files alone.
+    """
     torch.manual_seed(0)
     module, (b, n) = SYSTEMS["vilt"], (5, 7)
     heads = {"heads.match.": torch.ones(1), "heads.words.": torch.ones(1)}
@@ -277,14 +279,14 @@ def test_other_sizes_are_read_from_the_files(tmp_path: Path):
         "max_image_len_cap_case": 6,
     }
     imported = Imported("vilt", "pretraining", SIZES, state, {}, names)
-    asked = dict.fromkeys(read_golden(GOLDEN_CASES / "vilt_pretrain").expected, torch.zeros(()))
-    made = recompute(Golden(imported, config, inputs, asked, {}), "padded")
-    assert all(isinstance(answer, Answer) for answer in made.values()), made
-    outs = {f"out.{name}": a.value.detach() for name, a in made.items() if isinstance(a, Answer)}
+    expected = dict.fromkeys(read_golden(GOLDEN_CASES / "vilt_pretrain").expected, torch.zeros(()))
+    recomputed = recompute(Golden(imported, config, inputs, expected, {}), "padded")
+    assert all(isinstance(ours, Recomputed) for ours in recomputed.values()), recomputed
+    outs = {f"out.{name}": r.value.detach() for name, r in recomputed.items() if isinstance(r, Recomputed)}
     tensors = {f"in.{name}": tensor for name, tensor in inputs.items()} | outs
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, tmp_path / "case.safetensors")
     torch.save({"state_dict": names.to_official(state)}, tmp_path / "checkpoint.pth")
     (tmp_path / "config.json").write_text(json.dumps(config))
     report = parity(tmp_path)
     assert [row for row in report.rows if not row.ok] == []
-    assert len(report.rows) == 2 * len(asked)
+    assert len(report.rows) == 2 * len(expected)

@@ -1,4 +1,4 @@
-"""A golden of what has no weights: no checkpoint, and texts that must be equal too."""
+"""A golden folder of a system without weights (MixGen): no checkpoint, and texts that must be equal too."""
 
 from __future__ import annotations
 

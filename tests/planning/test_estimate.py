@@ -1,4 +1,4 @@
-"""A plan counts what training does: it scales with the batch, and each setting moves what it should."""
+"""Estimates count what training does: they scale with the batch, and each setting changes what it should."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from diptych.cli import main
 from diptych.config.run import Objectives, Pretrain, Teacher
 from diptych.data.loader import training_loader
 from diptych.models.vilt import recipes as vilt
-from diptych.planning import estimate as plans
-from diptych.planning.accelerators import ACCELERATORS, Accelerator, chosen
+from diptych.planning import estimate as estimates
+from diptych.planning.accelerators import ACCELERATORS, Accelerator, parse_gpus
 from diptych.planning.profile import Cost, Profile, _cost, profile
 from diptych.runs.build import build
 from diptych.runs.pretrain import examples
@@ -27,90 +27,94 @@ def tiny(**training) -> Pretrain:
 
 
 @pytest.fixture(scope="module")
-def found() -> Profile:
+def small() -> Profile:
     return profile(tiny())
 
 
 @pytest.mark.slow
-def test_a_larger_batch_costs_what_was_foretold(found: Profile):
+def test_the_profile_predicts_the_cost_of_a_larger_batch(small: Profile):
     run = tiny()
     step = next(training_loader(examples(run, "train", True), batch_size=24, seed=0, start=0, steps=1, workers=0))
     cost = _cost(build(run).train(), step[0].batch)
-    assert cost.products == pytest.approx(found.fixed.products + 24 * found.each.products, rel=0.15)
-    assert cost.activations == pytest.approx(found.fixed.activations + 24 * found.each.activations, rel=0.15)
-    assert cost.moved == pytest.approx(
-        found.fixed.moved + 24 * found.each.moved, rel=0.3
-    )  # some is padded, to the longest
+    assert cost.matmul_flops == pytest.approx(small.fixed.matmul_flops + 24 * small.per_sample.matmul_flops, rel=0.15)
+    expected = small.fixed.activation_bytes + 24 * small.per_sample.activation_bytes
+    assert cost.activation_bytes == pytest.approx(expected, rel=0.15)
+    expected = small.fixed.bytes_moved + 24 * small.per_sample.bytes_moved
+    assert cost.bytes_moved == pytest.approx(expected, rel=0.3)  # some tokens are padding
 
 
-def test_products_are_those_of_the_formula():
-    """Masked words alone: a step is three times the way forth; for patches twice, since pixels need no gradient."""
+def test_matmul_flops_equal_the_formula():
+    """With MLM alone a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
     run = replace(tiny(), objectives=Objectives(mlm=1.0, mask_rate=0.5))
     found = profile(run)
-    d, n, hidden = SMALL["dim"], round(found.words + found.patches), SMALL["mlp_dim"]
+    d, n, hidden = SMALL["dim"], round(found.text_tokens + found.image_tokens), SMALL["mlp_dim"]
     weights = SMALL["depth"] * (4 * d * d + 2 * d * hidden)
     scores = SMALL["depth"] * 2 * n * d
-    forth = 2 * n * (weights + scores)
-    embedded = 2 * found.patches * 3 * run.model.patch_size**2 * d  # type: ignore[union-attr]
-    assert found.each.products == pytest.approx(3 * forth + 2 * embedded, rel=0.1)
+    forward = 2 * n * (weights + scores)
+    embedded = 2 * found.image_tokens * 3 * run.model.patch_size**2 * d  # type: ignore[union-attr]
+    assert found.per_sample.matmul_flops == pytest.approx(3 * forward + 2 * embedded, rel=0.1)
 
 
 @pytest.mark.slow
-def test_activations_made_again_are_not_kept_and_cost_a_third_more(found: Profile):
-    again = profile(tiny(recompute=True))
-    assert again.each.activations < 0.6 * found.each.activations
-    assert 1.1 < again.each.products / found.each.products < 1.4
+def test_activation_checkpointing_saves_memory_and_costs_a_third_more(small: Profile):
+    again = profile(tiny(activation_checkpointing=True))
+    assert again.per_sample.activation_bytes < 0.6 * small.per_sample.activation_bytes
+    assert 1.1 < again.per_sample.matmul_flops / small.per_sample.matmul_flops < 1.4
 
 
-def test_a_teacher_is_held_but_not_trained():
+def test_a_momentum_teacher_has_parameters_that_are_not_trained():
     run = replace(tiny(), objectives=Objectives(mlm=1.0), teacher=Teacher(momentum=0.99))
     found = profile(run)
     assert found.parameters > 1.8 * found.trained
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, gpus: str, **training) -> plans.Estimate:
+def estimated(monkeypatch: pytest.MonkeyPatch, gpus: str, **training) -> estimates.Estimate:
     known = Profile(10**9, 10**9, 0, 20, 200, Cost(0, 1e9, 0), Cost(1e12, 1e9, 5e9), 1e6)
-    monkeypatch.setattr(plans, "profile", lambda run: known)
+    monkeypatch.setattr(estimates, "profile", lambda run: known)
     run = tiny()
-    return plans.estimate(replace(run, training=replace(run.training, **{"batch_size": 128, **training})), gpus, 0.5)
+    return estimates.estimate(
+        replace(run, training=replace(run.training, **{"batch_size": 128, **training})), gpus, 0.5
+    )
 
 
-def test_memory_and_hours_follow_ranks_and_ways_of_dividing(monkeypatch: pytest.MonkeyPatch):
-    eight, one = planned(monkeypatch, "8xA100"), planned(monkeypatch, "A100", grad_accum=8)
-    assert eight.memory == one.memory and eight.memory["weights"] == 4e9 and eight.memory["AdamW's means"] == 8e9
+def test_memory_and_hours_follow_ranks_and_sharding(monkeypatch: pytest.MonkeyPatch):
+    eight, one = estimated(monkeypatch, "8xA100"), estimated(monkeypatch, "A100", grad_accum=8)
+    assert eight.memory == one.memory and eight.memory["weights"] == 4e9 and eight.memory["AdamW's moments"] == 8e9
     assert one.seconds["products"] == pytest.approx(8 * eight.seconds["products"])
-    divided = planned(monkeypatch, "8xA100", parallel="fsdp")
+    divided = estimated(monkeypatch, "8xA100", parallel="fsdp")
     assert divided.memory["weights"] == 4e9 / 8 and divided.seconds["exchange"] > eight.seconds["exchange"]
-    assert eight.fits and eight.bound == "products" and not planned(monkeypatch, "A100").fits
-    assert planned(monkeypatch, "A100", grad_accum=8).fits
-    assert eight.seconds["products"] == pytest.approx(16 * 1e12 / (0.5 * ACCELERATORS["A100"].half))
+    assert eight.fits and eight.bound == "products" and not estimated(monkeypatch, "A100").fits
+    assert estimated(monkeypatch, "A100", grad_accum=8).fits
+    assert eight.seconds["products"] == pytest.approx(16 * 1e12 / (0.5 * ACCELERATORS["A100"].bf16_flops))
     assert eight.hours == pytest.approx(eight.step * 1500 / 3600)
 
 
-def test_what_is_no_accelerator_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]):
-    assert chosen("8xa100") == (8, "A100") and chosen("H200") == (1, "H200") and chosen("cpu:2") == (2, "cpu")
-    for words, told in (
-        (["--gpus", "8xTPU"], "write 8xA100 or cpu:2; there are A100"),
+def test_invalid_gpus_are_one_line_errors(capsys: pytest.CaptureFixture[str]):
+    assert (
+        parse_gpus("8xa100") == (8, "A100") and parse_gpus("H200") == (1, "H200") and parse_gpus("cpu:2") == (2, "cpu")
+    )
+    for words, message in (
+        (["--gpus", "8xTPU"], "write 8xA100 or cpu:2; known are A100"),
         (["--gpus", "0xA100"], "write 8xA100"),
         (["--gpus", "cpu:none"], "write cpu:2"),
         ([], "--gpus is missing"),
-        (["--gpus", "A100", "--utilisation", "half"], "share of the peak, not 'half'"),
-        (["--gpus", "A100", "--utilisation", "2"], "above 0 and at most 1"),
-        (["--gpus", "7xA100"], "64 does not divide into 7 ranks"),
+        (["--gpus", "A100", "--utilisation", "half"], "--utilisation must be a number in (0, 1]: got 'half'"),
+        (["--gpus", "A100", "--utilisation", "2"], "in (0, 1]: got 2.0"),
+        (["--gpus", "7xA100"], "batch_size 64 is not a multiple of 7 ranks"),
     ):
         assert main(["estimate", "vilt.tiny", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert told in line
+        assert message in line
 
 
 @pytest.mark.slow
-def test_the_command_tells_all_of_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    told = Accelerator("cpu, 2 threads", 1e11, 1e11, 8e9, 1e10, 1e10, "told")
-    monkeypatch.setattr(plans, "measured", lambda cores: told)
+def test_the_command_prints_all_estimates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    cpu = Accelerator("cpu, 2 threads", 1e11, 1e11, 8e9, 1e10, 1e10, "measured")
+    monkeypatch.setattr(estimates, "measure_cpu", lambda cores: cpu)
     sizes = [word for name, value in SMALL.items() for word in (f"--model.{name}", str(value))]
     threads = torch.get_num_threads()
     assert main(["estimate", "vilt.tiny", "--gpus", "cpu:2", "--data", "scenes:40", *sizes]) == 0
     assert torch.get_num_threads() == threads
-    said = capsys.readouterr().out
-    for part in ("tokens of a sample", "FLOP", "AdamW's means", "activations", "hours", "bound by"):
-        assert part in said
+    output = capsys.readouterr().out
+    for part in ("tokens of a sample", "FLOP", "AdamW's moments", "activations", "hours", "bottleneck"):
+        assert part in output

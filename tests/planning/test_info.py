@@ -1,4 +1,4 @@
-"""What is told of every system: the parts add up, and each verb costs something."""
+"""`diptych info`: the parts add up to the published parameters, and methods have the FLOPs of the formula."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ def test_parts_and_heads_have_the_published_parameters(name: str, job: str):
     assert sum(parts.values()) + sum(heads.values()) == PUBLISHED[name].parameters[job]
 
 
-def test_what_is_shared_is_counted_once():
-    """BLIP's decoder has but its self-attention to itself; in ALBEF masked words are told by the words' own embeddings."""
+def test_shared_parameters_count_once():
+    """BLIP's decoder shares all but its self-attention; ALBEF's MLM head is tied to the word embeddings."""
     (blip, _), (_, albef) = parameters(PUBLISHED["blip"]), parameters(PUBLISHED["albef"])
     attention = 4 * (768 * 768 + 768) + 2 * 768
     assert blip["decoder"] == 12 * attention + 768 * 768 + 768 + 2 * 768 + 30524
     assert albef["words"] == 768 * 768 + 768 + 2 * 768 + 30522
 
 
-def test_a_part_that_the_model_was_built_without_is_not_told():
+def test_a_part_that_the_model_was_built_without_is_left_out():
     parts, _ = parameters(PUBLISHED["albef"])
     assert "fusion" in parts and "decoder" not in parts and all(parts.values())
 
 
 @pytest.mark.quick("mae-*")
 @pytest.mark.parametrize(
-    ("name", "verbs"),
+    ("name", "methods"),
     [
         ("vit", ["encode_image", "classify"]),
         ("mae", ["encode_image", "reconstruct"]),
-        ("blip", ["encode_image", "encode_text", "unimodal, text", "fuse", "decode"]),
+        ("blip", ["encode_image", "encode_text", "pooled_features, text", "fuse", "next_token_logits"]),
         ("albef", ["encode_image", "encode_text", "fuse"]),
         ("vilbert", ["encode_image", "encode_text", "fuse"]),
     ],
 )
-def test_every_verb_that_the_model_was_built_with_is_told(name: str, verbs: list[str]):
+def test_every_method_of_the_model_is_listed(name: str, methods: list[str]):
     sides = ("", "image_") if name in ("blip", "albef", "vilbert") else ("",)
     small = {f"{side}{size}": 64 for side in sides for size in ("dim", "mlp_dim")}
-    found = info(replace(PUBLISHED[name], arguments=small | {f"{side}num_heads": 2 for side in sides})).verbs
-    assert [verb.name for verb in found] == verbs
+    found = info(replace(PUBLISHED[name], arguments=small | {f"{side}num_heads": 2 for side in sides})).methods
+    assert [method.name for method in found] == methods
     assert found[-1].flops > 1e6
 
 
-def test_only_a_verb_that_the_model_was_built_without_is_left_out(monkeypatch: pytest.MonkeyPatch):
+def test_only_a_method_that_the_model_was_built_without_is_left_out(monkeypatch: pytest.MonkeyPatch):
     small = replace(PUBLISHED["vit"], arguments={"dim": 64, "num_heads": 2, "mlp_dim": 64, "num_classes": 0})
-    assert [verb.name for verb in info(small).verbs] == ["encode_image"]
+    assert [method.name for method in info(small).methods] == ["encode_image"]
 
     def broken(*_: object) -> None:
         raise ValueError("of another reason")
@@ -72,11 +72,11 @@ def test_only_a_verb_that_the_model_was_built_without_is_left_out(monkeypatch: p
         info(small)
 
 
-def test_flops_are_those_of_the_formula():
+def test_flops_equal_the_formula():
     """A ViLT of one block: patches, qkv, scores, context, out, feed-forward, pooler."""
     run = vilt.tiny()
     run = replace(run, model=replace(run.model, depth=1))
-    found = {verb.name: verb for verb in info(run).verbs}
+    found = {method.name: method for method in info(run).methods}
     model: Any = run.model
     d, n, patch, hidden = model.dim, 36 + 15, model.patch_size, model.mlp_dim
     assert found["encode_image"].flops == 2 * 35 * 3 * patch * patch * d

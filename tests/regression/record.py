@@ -1,10 +1,11 @@
-"""Numbers of every recipe at toy size, recorded once and compared after each change that must not alter them.
+"""Regression record: losses, metrics and generated ids of every recipe at toy size, compared after each change.
 
     python -m tests.regression.record --write FILE        records
-    python -m tests.regression.record --compare FILE      compares: 1e-6 on the machine that recorded; exit status 1 where one differs
+    python -m tests.regression.record --compare FILE      compares (1e-6 on one machine); exit status 1 on a difference
 
-Of each recipe: the losses of three optimizer steps and a digest of the weights after them, held-out means, the metrics of one
-evaluation on the built-in scenes, and the token ids that a captioner generates. fp32, one thread, fixed seed.
+For each recipe: the losses of three optimizer steps and the sum of the weights' magnitudes after them, held-out means,
+the metrics of one evaluation on synthetic scenes, and the token ids that a captioner generates. fp32, one thread, fixed
+seed.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ WORDS = 6  # tokens that a captioner generates
 
 
 def names() -> list[str]:
-    """Every recipe of both kinds; those of the demo are other recipes at another length."""
+    """Every recipe of both kinds but those of the demo, which are other recipes with fewer steps."""
     return [name for kind in ("Pretrain", "Finetune") for name in recipes(kind) if not name.startswith("demo.")]
 
 
 def numbers(name: str) -> dict[str, Any]:
-    """All numbers of one recipe, as JSON holds them."""
+    """All numbers of one recipe, as JSON values."""
     torch.manual_seed(0)
-    guide = patch.object(building, "frozen_cnn", test_first_step.Guide)  # the CNN is an extra
-    with tempfile.TemporaryDirectory() as folder, one_thread(), guide:
+    cnn = patch.object(building, "frozen_cnn", test_first_step.Guide)  # the CNN is an optional dependency
+    with tempfile.TemporaryDirectory() as folder, one_thread(), cnn:
         if name in recipes("Finetune"):
             return _finetuning(name, Path(folder))
         return _pretraining(name, Path(folder))
@@ -97,7 +98,7 @@ def _finetuning(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path) -> str:
-    """The folder of a visual tokenizer, all of whose codes are in use."""
+    """The run folder of a visual tokenizer whose codes are all in use."""
     run = test_first_step.toy(recipe("beit3.small_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
@@ -113,15 +114,15 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
     losses = []
     for step in range(STEPS):
         torch.manual_seed(step)  # dropout
-        now = replace(batch, step=step)
-        begin = getattr(module, "begin", None)  # a momentum teacher moves once per optimizer step
+        step_batch = replace(batch, step=step)
+        begin = getattr(module, "begin", None)  # a momentum teacher updates once per optimizer step
         if begin is not None:
             begin(step)
-        found = module(now, module.num_terms(now))
-        torch.stack([weight * found[loss] for loss, weight in module.weights.items()]).sum().backward()
+        values = module(step_batch, module.num_terms(step_batch))
+        torch.stack([weight * values[loss] for loss, weight in module.weights.items()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append({loss: value.item() for loss, value in found.items()})
+        losses.append({loss: value.item() for loss, value in values.items()})
     student: Any = student_of(module).eval()
     with torch.no_grad():
         held = replace(batch, seed=1)
@@ -139,13 +140,13 @@ def _generated(model: Any, batch: Batch) -> list[list[int]]:
 
 
 def _evaluated(run: Pretrain | Finetune, module: Any, facts: dict[str, Any], folder: Path, tasks: list[str]) -> dict:
-    """Metrics of evaluations on the built-in scenes, read from a run folder as a user's are."""
+    """Metrics of evaluations on synthetic scenes, from a run folder as a user has it."""
     images = replace(run.images, shorter_side=32, patch_size=16, square=True, augment=False)
     write_run(folder, replace(run, images=images, data="scenes:8"), facts)
     save_weights(folder, module)
-    asked = Evaluation(split="train", gallery=6, captions=2, device="cpu", precision="fp32", workers=0)
-    found = {task: evaluate(folder, replace(asked, task=task)) for task in tasks}
-    return {"evaluation": found} if found else {}
+    evaluation = Evaluation(split="train", gallery=6, captions=2, device="cpu", precision="fp32", workers=0)
+    metrics = {task: evaluate(folder, replace(evaluation, task=task)) for task in tasks}
+    return {"evaluation": metrics} if metrics else {}
 
 
 def differences(recorded: Any, now: Any, tolerance: float, where: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Random small models of transformers' classes, saved as it saves them, and the runs that `diptych import` makes of them."""
+"""Random small models of transformers' classes saved by transformers, and the runs that `diptych import` makes of them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _tower(draw: random.Random, dim: int | None = None) -> dict[str, Any]:
     }
 
 
-def _pictures(draw: random.Random) -> dict[str, Any]:
+def _image_sizes(draw: random.Random) -> dict[str, Any]:
     patch = draw.choice((4, 8))
     return {"patch_size": patch, "image_size": patch * draw.choice((2, 3))}
 
 
-def _words(draw: random.Random) -> dict[str, Any]:
+def _text_sizes(draw: random.Random) -> dict[str, Any]:
     return {"vocab_size": draw.choice((40, 61)), "max_position_embeddings": TEXT_LENGTH}
 
 
@@ -60,33 +60,33 @@ def _labels(draw: random.Random, count: int) -> dict[str, Any]:
 
 
 def config_of(kind: str, draw: random.Random) -> dict[str, Any]:
-    """Keyword arguments of the class's config."""
+    """Random keyword arguments of the class's config."""
     if kind.startswith("ViT"):
-        return _tower(draw) | _pictures(draw) | _labels(draw, draw.choice((2, 3, 5)))
+        return _tower(draw) | _image_sizes(draw) | _labels(draw, draw.choice((2, 3, 5)))
     if kind.startswith("Vilt"):
-        drawn = _tower(draw) | _pictures(draw) | _words(draw)
+        config = _tower(draw) | _image_sizes(draw) | _text_sizes(draw)
         if kind == "ViltForImagesAndTextClassification":
-            return drawn | {"modality_type_vocab_size": 3, "num_images": 2, "id2label": {0: "False", 1: "True"}}
-        return drawn | _labels(draw, draw.choice((2, 4)))
-    joint = draw.choice((4, 10))
+            return config | {"modality_type_vocab_size": 3, "num_images": 2, "id2label": {0: "False", 1: "True"}}
+        return config | _labels(draw, draw.choice((2, 4)))
+    embed_dim = draw.choice((4, 10))
     if kind == "CLIPModel":
         return {
-            "vision_config": _tower(draw) | _pictures(draw),
-            "text_config": _tower(draw) | _words(draw) | {"eos_token_id": 2, "bos_token_id": 0},
-            "projection_dim": joint,
+            "vision_config": _tower(draw) | _image_sizes(draw),
+            "text_config": _tower(draw) | _text_sizes(draw) | {"eos_token_id": 2, "bos_token_id": 0},
+            "projection_dim": embed_dim,
         }
-    image = _tower(draw) | _pictures(draw)
-    text = _tower(draw, image["hidden_size"] if "Question" in kind else None) | _words(draw) | {"bos_token_id": 38}
-    return {"vision_config": image, "text_config": text, "image_text_hidden_size": joint}
+    image = _tower(draw) | _image_sizes(draw)
+    text = _tower(draw, image["hidden_size"] if "Question" in kind else None) | _text_sizes(draw) | {"bos_token_id": 38}
+    return {"vision_config": image, "text_config": text, "image_text_hidden_size": embed_dim}
 
 
 def saved(kind: str, config: dict[str, Any], folder: Path, seed: int = 0, **saving: Any) -> Any:
-    """A model of the class with random weights that matter, and its folder."""
+    """A model of the class with random weights of visible effect, saved to `folder`."""
     import transformers
 
-    made = getattr(transformers, kind)
+    model_class = getattr(transformers, kind)
     torch.manual_seed(seed)
-    model = made(made.config_class(**config)).eval()
+    model = model_class(model_class.config_class(**config)).eval()
     for name, parameter in model.named_parameters():
         if name != "logit_scale":
             nn.init.normal_(parameter, std=0.3)
@@ -95,13 +95,13 @@ def saved(kind: str, config: dict[str, Any], folder: Path, seed: int = 0, **savi
 
 
 def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any, dict[str, Any]]:
-    """The run that the command line makes of a folder, its module with its weights, and its facts."""
+    """The run of a folder imported at the command line, its module with weights, and its facts."""
     assert main(["import", system, str(source), "--out", str(out), *more]) == 0
     run, facts = read_any(out)
     if isinstance(run, ImportedCheckpoint):
         arguments = run.arguments | {"grid": tuple(run.arguments["grid"])}
         module: nn.Module = SYSTEMS[run.system].build(arguments, run.task, {})
-    elif facts["task"] == "nlvr2":  # which can be exported and started from, not scored
+    elif facts["task"] == "nlvr2":  # for export and init_from, not for evaluation
         module = SYSTEMS["vilt"].build(vars(run.model), "nlvr2", {})
     else:
         module = rebuilt(run, facts)
@@ -115,7 +115,7 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 
 @torch.no_grad()
 def equal(kind: str, theirs: Any, step: Any) -> bool:
-    """Whether both compute the same numbers from random inputs."""
+    """Whether both models compute the same outputs from random inputs."""
     vision = getattr(theirs.config, "vision_config", theirs.config)
     words = getattr(theirs.config, "text_config", theirs.config)
     side, model = vision.image_size, step.model
@@ -127,43 +127,46 @@ def equal(kind: str, theirs: Any, step: Any) -> bool:
     if kind == "ViTModel":
         return close(model.encode_image(image).to_padded(), theirs(pixels[:, 0]).last_hidden_state)
     text = _text(words.vocab_size, ends_in_largest=kind == "CLIPModel", whole="Question" in kind and "Blip" in kind)
-    given = {"input_ids": text.ids, "attention_mask": text.mask.long()}
+    inputs = {"input_ids": text.ids, "attention_mask": text.mask.long()}
     if kind == "CLIPModel":
-        return _clip_equal(theirs(**given, pixel_values=pixels[:, 0]), step, image, text)
+        return _clip_equal(theirs(**inputs, pixel_values=pixels[:, 0]), step, image, text)
     if kind.startswith("Blip"):
         return _blip_equal(kind, theirs, step, image, pixels[:, 0], text)
-    given["pixel_values"] = pixels if two else pixels[:, 0]
+    inputs["pixel_values"] = pixels if two else pixels[:, 0]
     return _vilt_equal(
-        kind, theirs(**given), step, text, [Image.from_full(pixels[:, i]) for i in range(pixels.shape[1])]
+        kind, theirs(**inputs), step, text, [Image.from_full(pixels[:, i]) for i in range(pixels.shape[1])]
     )
 
 
 def _text(words: int, ends_in_largest: bool, whole: bool) -> Text:
     lengths = torch.tensor([[TEXT_LENGTH], [4], [6]])
-    real = torch.arange(TEXT_LENGTH) < (torch.full_like(lengths, TEXT_LENGTH) if whole else lengths)
-    ids = torch.randint(3, words - 3, real.shape)
+    mask = torch.arange(TEXT_LENGTH) < (torch.full_like(lengths, TEXT_LENGTH) if whole else lengths)
+    ids = torch.randint(3, words - 3, mask.shape)
     if ends_in_largest:
         ids.scatter_(1, lengths - 1, words - 1)
-    return Text(ids * real, real)
+    return Text(ids * mask, mask)
 
 
 def _clip_equal(out: Any, step: Any, image: Image, text: Text) -> bool:
     head, model = step.heads["contrast"], step.model
-    (seen,), (read,) = model.pooled_features(model.encode_image(image)), model.pooled_features(model.encode_text(text))
-    pair = head.project_image(seen), head.project_text(read)
-    return close(pair[0], out.image_embeds) and close(pair[1], out.text_embeds)
+    (image_features,) = model.pooled_features(model.encode_image(image))
+    (text_features,) = model.pooled_features(model.encode_text(text))
+    image_embeds, text_embeds = head.project_image(image_features), head.project_text(text_features)
+    return close(image_embeds, out.image_embeds) and close(text_embeds, out.text_embeds)
 
 
 def _vilt_equal(kind: str, out: Any, step: Any, text: Text, images: list[Image]) -> bool:
     model = step.model
     tokens = model.encode_text(text)
     pairs = [model.fuse(tokens, model.encode_image(image).with_image_index(slot)) for slot, image in enumerate(images)]
-    pooled, read = pairs[0].pooled, pairs[0].text.to_padded()[text.mask]
+    pooled, hidden_states = pairs[0].pooled, pairs[0].text.to_padded()[text.mask]
     match kind:
         case "ViltModel":
-            return close(read, out.last_hidden_state[:, :TEXT_LENGTH][text.mask]) and close(pooled, out.pooler_output)
+            return close(hidden_states, out.last_hidden_state[:, :TEXT_LENGTH][text.mask]) and close(
+                pooled, out.pooler_output
+            )
         case "ViltForMaskedLM":
-            return close(step.heads["words"](read), out.logits[text.mask])
+            return close(step.heads["words"](hidden_states), out.logits[text.mask])
         case "ViltForQuestionAnswering":
             return close(step.head(pooled), out.logits)
         case "ViltForImageAndTextRetrieval":
@@ -172,24 +175,26 @@ def _vilt_equal(kind: str, out: Any, step: Any, text: Text, images: list[Image])
 
 
 def _blip_equal(kind: str, theirs: Any, step: Any, image: Image, pixels: Tensor, text: Text) -> bool:
-    model, real = step.model, text.mask
-    seen = model.encode_image(image)
-    given = {"input_ids": text.ids, "attention_mask": real.long()}
+    model, mask = step.model, text.mask
+    image_tokens = model.encode_image(image)
+    inputs = {"input_ids": text.ids, "attention_mask": mask.long()}
     if kind == "BlipForConditionalGeneration":
         text.ids[:, 0] = model.decoder.bos_token_id
-        return close(model.next_token_logits(text, seen)[real], theirs(**given, pixel_values=pixels).logits[real])
+        return close(
+            model.next_token_logits(text, image_tokens)[mask], theirs(**inputs, pixel_values=pixels).logits[mask]
+        )
     text.ids[:, 0] = model.encoder.enc_token_id
-    read = model.fuse(model.encode_text(text), seen).text
+    fused = model.fuse(model.encode_text(text), image_tokens).text
     if kind == "BlipForImageTextRetrieval":
-        out = theirs(**given, pixel_values=pixels)
+        out = theirs(**inputs, pixel_values=pixels)
         head = step.heads["contrast"]
-        (a,), (b,) = model.pooled_features(seen), model.pooled_features(model.encode_text(text))
-        cosines = theirs(**given, pixel_values=pixels, use_itm_head=False).itm_score
-        return close(step.heads["match"](read.first()), out.itm_score) and close(
+        (a,), (b,) = model.pooled_features(image_tokens), model.pooled_features(model.encode_text(text))
+        cosines = theirs(**inputs, pixel_values=pixels, use_itm_head=False).itm_score
+        return close(step.heads["match"](fused.first()), out.itm_score) and close(
             head.project_image(a) @ head.project_text(b).T, cosines
         )
-    asked = theirs.text_encoder(**given, encoder_hidden_states=theirs.vision_model(pixels).last_hidden_state)[0]
-    answer = Text(text.ids.clone(), real)
+    question = theirs.text_encoder(**inputs, encoder_hidden_states=theirs.vision_model(pixels).last_hidden_state)[0]
+    answer = Text(text.ids.clone(), mask)
     answer.ids[:, 0] = model.decoder.bos_token_id
-    said = theirs.text_decoder(answer.ids, real.long(), encoder_hidden_states=asked).logits
-    return close(read.to_padded(), asked) and close(model.next_token_logits(answer, read), said)
+    logits = theirs.text_decoder(answer.ids, mask.long(), encoder_hidden_states=question).logits
+    return close(fused.to_padded(), question) and close(model.next_token_logits(answer, fused), logits)

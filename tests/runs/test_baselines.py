@@ -1,4 +1,4 @@
-"""What guessing reaches, as the command tells it; nothing is looked at and nothing written unasked."""
+"""Baselines by guessing: scores by hand, and the command, which decodes no image and writes only to --out."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ QUESTIONS = [  # image, question, answer, split
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
-    """Questions about two pictures that cannot be opened."""
-    (folder := tmp_path / "asked").mkdir()
+def question_folder(tmp_path: Path) -> Path:
+    """Questions about two images that cannot be decoded."""
+    (folder := tmp_path / "photos").mkdir()
     for name in ("0.jpg", "1.jpg"):
         (folder / name).write_bytes(b"no picture")
     for split in ("train", "val"):
@@ -36,32 +36,36 @@ def asked(tmp_path: Path) -> Path:
     return folder
 
 
-def test_vqa_by_hand(asked: Path):
-    found = baselines(Evaluation(task="vqa", data=str(asked)))
-    assert found.keys() == {"most common answer", "question only", BEST_OF_ANY}
+def test_vqa_baselines_equal_scores_by_hand(question_folder: Path):
+    scores = baselines(Evaluation(task="vqa", data=str(question_folder)))
+    assert scores.keys() == {"most common answer", "question only", BEST_OF_ANY}
     one_of_three = 2 / 9  # without either dog, min(1, 1 / 3); without the cat, 0
-    assert found["most common answer"] == {"accuracy": pytest.approx((one_of_three + 0 + 1) / 3)}
-    assert found["question only"] == {"accuracy": pytest.approx((one_of_three + 1 + 1) / 3)}
+    assert scores["most common answer"] == {"accuracy": pytest.approx((one_of_three + 0 + 1) / 3)}
+    assert scores["question only"] == {"accuracy": pytest.approx((one_of_three + 1 + 1) / 3)}
     two_of_three = (1 / 3 + 1 / 3 + 2 / 3) / 3
-    assert found[BEST_OF_ANY] == {"accuracy": pytest.approx((two_of_three + 1 + 1) / 3)}
+    assert scores[BEST_OF_ANY] == {"accuracy": pytest.approx((two_of_three + 1 + 1) / 3)}
 
 
-def test_withheld_answers_are_refused_and_the_division_is_printed(asked: Path, capsys: pytest.CaptureFixture[str]):
-    baselines(Evaluation(task="vqa", data=str(asked)))
-    assert "questions_val.jsonl: named for val, in files: train 0, val 2, test 0" in capsys.readouterr().out
+def test_withheld_answers_are_refused_and_the_division_is_printed(
+    question_folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    baselines(Evaluation(task="vqa", data=str(question_folder)))
+    assert "questions_val.jsonl: named for val, counted in files: train 0, val 2, test 0" in capsys.readouterr().out
     rows = [{"image": "0.jpg", "question": "Why?", "answer": []}]
-    (asked / "questions_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(["baselines", "--task", "vqa", "--data", str(asked), "--split", "test"]) == 2
-    assert "asked (test): its questions have no answers" in capsys.readouterr().err
+    (question_folder / "questions_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["baselines", "--task", "vqa", "--data", str(question_folder), "--split", "test"]) == 2
+    assert "photos (test): its questions have no answers" in capsys.readouterr().err
 
 
-def test_scores_are_told_by_kind():
-    found = baselines(Evaluation(task="vqa", data="scenes:20", split="train"))
-    assert found["most common answer"]["accuracy"] < found["by kind"]["accuracy"] < found["question only"]["accuracy"]
-    assert {"accuracy, count", "accuracy, color"} < found["by kind"].keys()
+def test_scores_are_given_for_each_kind_of_question():
+    scores = baselines(Evaluation(task="vqa", data="scenes:20", split="train"))
+    assert (
+        scores["most common answer"]["accuracy"] < scores["by kind"]["accuracy"] < scores["question only"]["accuracy"]
+    )
+    assert {"accuracy, count", "accuracy, color"} < scores["by kind"].keys()
 
 
-def test_retrieval_s_chance_is_the_evaluation_s(pretrained: Path, tmp_path: Path):
+def test_chance_of_retrieval_equals_that_of_the_evaluation(pretrained: Path, tmp_path: Path):
     gallery = Evaluation(
         task="retrieval",
         data="scenes:50",
@@ -83,34 +87,36 @@ def test_retrieval_s_chance_is_the_evaluation_s(pretrained: Path, tmp_path: Path
             assert chance[f"{way} R@{k}"] == scores[f"{way} R@{k}, chance"]
 
 
-def test_matching_s_chance_is_the_floor_of_training(pretrained: Path):
+def test_chance_of_matching_equals_the_chance_losses_of_training(pretrained: Path):
     (chance,) = baselines(Evaluation(task="matching", data="scenes:50", split="train")).values()
-    floors = json.loads((pretrained / "doctor.json").read_text())["floors"]
-    assert chance == {name: floors[name]["value"] for name in ("itm", "mlm")} | {"itm/accuracy": 0.5}
+    chance_losses = json.loads((pretrained / "doctor.json").read_text())["floors"]
+    assert chance == {name: chance_losses[name]["value"] for name in ("itm", "mlm")} | {"itm/accuracy": 0.5}
 
 
-def test_the_command_prints_a_table_and_writes_only_what_is_asked(
-    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_a_table_and_writes_only_to_out(
+    question_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     (empty := tmp_path / "empty").mkdir()
     monkeypatch.chdir(empty)
-    command = ["baselines", "--task", "vqa", "--data", str(asked), "--split", "val"]
+    command = ["baselines", "--task", "vqa", "--data", str(question_folder), "--split", "val"]
     assert main(command) == 0
-    told = capsys.readouterr().out
-    assert "question only" in told and "0.7407" in told and "0.4074" in told
+    output = capsys.readouterr().out
+    assert "question only" in output and "0.7407" in output and "0.4074" in output
     assert not list(empty.iterdir())
     assert main([*command, "--out", "guessed.json"]) == 0
-    kept = json.loads((empty / "guessed.json").read_text())
-    assert kept["baselines"]["question only"]["accuracy"] == pytest.approx(0.7407, abs=1e-4)
-    assert kept["asked"]["data"] == str(asked)
+    written = json.loads((empty / "guessed.json").read_text())
+    assert written["baselines"]["question only"]["accuracy"] == pytest.approx(0.7407, abs=1e-4)
+    assert written["asked"]["data"] == str(question_folder)
 
 
-def test_a_folder_without_questions_is_told_what_was_sought(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_questions_is_refused_with_what_was_expected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "captions.jsonl").write_text('{"image": "0.jpg", "caption": "a cat"}')
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert f"{tmp_path}: no file holds questions of train; it takes *questions*.json" in told
+    error = capsys.readouterr().err
+    assert f"{tmp_path}: no file with questions of train; expected *questions*.json" in error
     assert (
-        "columns image, question, answer; captions.jsonl has neither question nor answer; give --data a folder that has them"
-        in told
+        "columns image, question, answer; captions.jsonl has neither question nor answer; give --data a folder that "
+        "has them" in error
     )

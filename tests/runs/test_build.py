@@ -1,4 +1,4 @@
-"""How a run's model is built."""
+"""Initial weights of a run's model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from diptych.models.albef import recipes as albef
 from diptych.runs.build import build
 
 
-def test_first_weights_may_be_wider_each_once():
-    narrow, wide = (build(replace(albef.small(), embedders=Embedders(), init_scale=widen)) for widen in (1.0, 3.5))
-    of_layer = "model.text.0.attention.qkv.weight"
-    before, after = dict(narrow.named_parameters()), dict(wide.named_parameters())
-    assert torch.equal(after[of_layer], 3.5 * before[of_layer])
+def test_init_scale_multiplies_each_weight_once():
+    unscaled, scaled = (build(replace(albef.small(), embedders=Embedders(), init_scale=scale)) for scale in (1.0, 3.5))
+    layer = "model.text.0.attention.qkv.weight"
+    before, after = dict(unscaled.named_parameters()), dict(scaled.named_parameters())
+    assert torch.equal(after[layer], 3.5 * before[layer])
     assert torch.equal(after["heads.match.linear.weight"], 3.5 * before["heads.match.linear.weight"])
-    tied = "model.words.word.weight"  # to the head that guesses words
+    tied = "model.words.word.weight"  # shared with the MLM head, and scaled once all the same
     assert torch.equal(after[tied], 3.5 * before[tied])
-    places = "model.words.position.weight"
-    assert torch.equal(after[places], before[places])
+    positions = "model.words.position.weight"
+    assert torch.equal(after[positions], before[positions])

@@ -1,4 +1,4 @@
-"""A classifier learns from CIFAR-100's files, is scored, and another begins with its weights; the systems' own recipes."""
+"""Classification on files in CIFAR-100's layout, initialisation from a classifier, and the systems' own recipes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from diptych.cli.arguments import recipe
 from diptych.config.data import HALF
 from diptych.data.sources.labelled import Labelled
 from diptych.models.configs import ALBEFConfig
-from diptych.runs.finetune import build, inherited, start
+from diptych.runs.finetune import build, inherited, init_from_pretrained
 from diptych.runs.run_folder import RunError, read_run, read_weights, write_run
 from diptych.training.checkpoint import save_weights
 
-TINY = "--model.image_sizes 8 12 --model.patch_sizes 4 6 --model.dims 16 16 --model.num_heads 2 2 --model.mlp_dim 32 32 --images.augment False"
+TINY = (
+    "--model.image_sizes 8 12 --model.patch_sizes 4 6 --model.dims 16 16 --model.num_heads 2 2 --model.mlp_dims 32 32 "
+    "--images.augment False"
+)
 EXACT = "--workers 0 --device cpu --precision fp32"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of grey, from dark to light."""
+    """Images of three classes of grey, from dark to light, in CIFAR-100's layout."""
     folder, draw = tmp_path_factory.mktemp("grey"), np.random.default_rng(0)
     (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"dark", b"grey", b"light"]}, protocol=2))
     for name, n in (("train", 90), ("test", 30)):
@@ -38,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
+def test_crossvit_is_fine_tuned_and_evaluated_and_initialises_another_classifier(
+    folder: Path, tmp_path: Path, seed: int
+):
     out = tmp_path / "run"
     words = (
         f"finetune crossvit.small --data {folder} --out {out} {TINY} --steps 60 --batch_size 16 {EXACT} --seed {seed}"
@@ -56,7 +61,7 @@ def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
 
     other = inherited(out, replace(recipe("crossvit.small", "Finetune"), recipe=""))
     module = build(other, {"classes": ["cat", "dog"]})
-    start(module, out)
+    init_from_pretrained(module, out)
     state, known = module.state_dict(), read_weights(out)
     assert state["model.head.0.weight"].shape[0] == 2 and known["model.head.0.weight"].shape[0] == 3
     assert all(torch.equal(state[name], tensor) for name, tensor in known.items() if ".head." not in name)
@@ -64,7 +69,7 @@ def test_crossvit_learns_and_is_scored(folder: Path, tmp_path: Path, seed: int):
         inherited(out, replace(other, task="vqa"))
 
 
-def test_a_system_s_own_recipe_shows_larger_pictures_to_a_run_s_model(tmp_path: Path):
+def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Path):
     own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
     model = ALBEFConfig(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
     before = replace(before, model=model, images=replace(before.images, shorter_side=32, mean=HALF, std=HALF))
@@ -73,12 +78,12 @@ def test_a_system_s_own_recipe_shows_larger_pictures_to_a_run_s_model(tmp_path: 
     save_weights(tmp_path, module)
     run = inherited(tmp_path, replace(own, images=replace(own.images, shorter_side=48)), own=True)
     assert run.model == replace(model, grid=(3, 3)) and run.images.shorter_side == 48 and run.recipe == "albef.vqa"
-    assert run.images.mean_std == (HALF, HALF), "as the run learned to see them, not as the recipe says"
+    assert run.images.mean_std == (HALF, HALF), "the normalization of the pre-training run, not of the recipe"
     larger = build(run, {"answers": ["yes"]})
-    start(larger, tmp_path)
-    learned = read_weights(tmp_path)
+    init_from_pretrained(larger, tmp_path)
+    trained = read_weights(tmp_path)
     assert all(
-        torch.equal(p, learned[name])
+        torch.equal(p, trained[name])
         for name, p in larger.named_parameters()
         if name.startswith("model.") and name != "model.image.patches.position"
     )

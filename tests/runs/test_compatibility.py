@@ -1,4 +1,4 @@
-"""Losses that compare samples are refused before a run is written, where a micro-batch gives them nothing to compare."""
+"""Losses that compare samples are refused before a run is written if a micro-batch has only one sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from diptych.cli import main
-from diptych.cli.arguments import overridden, recipe
+from diptych.cli.arguments import apply_overrides, recipe
 from diptych.config.data import ImageSettings
 from diptych.config.training import Training
 from diptych.data.examples import PairExamples
@@ -26,9 +26,9 @@ from diptych.objectives.triplet import TripletLoss
 from diptych.protocols import ComparisonPool
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.compatibility import check_samples, compares
+from diptych.runs.compatibility import check_samples, compares_samples
 from diptych.runs.run_folder import RunError
-from diptych.runs.train import opened
+from diptych.runs.train import open_validation
 from diptych.tasks.retrieval import Retrieval
 
 SMALL = [
@@ -55,21 +55,21 @@ SMALL = [
 ]
 
 
-def test_each_objective_says_what_it_compares_a_sample_with():
-    among = ComparisonPool(local=1, all_ranks=3, queue=5)
-    hiding = PairMasking(WordMasking(114, 4, 0.15, True), RegionMasking())
-    assert ITC().samples_compared(among) == 8
-    assert TripletLoss().samples_compared(among) == 3
+def test_each_objective_reports_how_many_samples_it_compares():
+    pool = ComparisonPool(local=1, all_ranks=3, queue=5)
+    masking = PairMasking(WordMasking(114, 4, 0.15, True), RegionMasking())
+    assert ITC().samples_compared(pool) == 8
+    assert TripletLoss().samples_compared(pool) == 3
     assert (
-        HardNegativeITM().samples_compared(among) == 3
-        and HardNegativeITM(local_negatives=True).samples_compared(among) == 1
+        HardNegativeITM().samples_compared(pool) == 3
+        and HardNegativeITM(local_negatives=True).samples_compared(pool) == 1
     )
-    assert MaskedRegions(hiding, ContrastTarget()).samples_compared(among) == 3
-    assert MaskedRegions(hiding, class_target).samples_compared(among) is None
+    assert MaskedRegions(masking, ContrastTarget()).samples_compared(pool) == 3
+    assert MaskedRegions(masking, class_target).samples_compared(pool) is None
 
 
 def step_of(*objectives: object) -> Pretraining:
-    model = overridden(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
+    model = apply_overrides(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
     return Pretraining(model, nn.ModuleDict(), objectives)  # type: ignore[arg-type]
 
 
@@ -87,15 +87,15 @@ def step_of(*objectives: object) -> Pretraining:
 def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
     batch: int, accumulate: int, ranks: int, queued: int, refused: bool
 ):
-    asked = Training(batch_size=batch, grad_accum=accumulate)
+    settings = Training(batch_size=batch, grad_accum=accumulate)
     if not refused:
-        return check_samples(step_of(ITC()), asked, ranks, queued)
+        return check_samples(step_of(ITC()), settings, ranks, queued)
     with pytest.raises(RunError, match="itc compares each sample with others, but a micro-batch has 1") as error:
-        check_samples(step_of(ITC()), asked, ranks, queued)
+        check_samples(step_of(ITC()), settings, ranks, queued)
     assert f"give --batch_size {2 * accumulate * ranks} or more" in str(error.value)
 
 
-def test_a_queue_holds_no_candidates_for_a_hinge_nor_other_ranks_for_negatives_of_one():
+def test_triplet_and_itm_do_not_compare_with_the_queue_nor_local_negatives_with_other_ranks():
     training = Training(batch_size=2)
     for objective in (TripletLoss(), HardNegativeITM()):
         with pytest.raises(RunError, match=f"{objective.name} compares"):
@@ -105,18 +105,18 @@ def test_a_queue_holds_no_candidates_for_a_hinge_nor_other_ranks_for_negatives_o
         check_samples(step_of(HardNegativeITM(local_negatives=True)), training, ranks=2)
 
 
-def test_what_compares_nothing_takes_one_sample():
-    run = overridden(recipe("vilt.tiny"), ["--model.dim", "16", "--model.num_heads", "2"], "pretrain")
+def test_losses_that_compare_no_samples_accept_one_sample():
+    run = apply_overrides(recipe("vilt.tiny"), ["--model.dim", "16", "--model.num_heads", "2"], "pretrain")
     module = build(run)
-    assert not compares(module)
+    assert not compares_samples(module)
     check_samples(module, Training(batch_size=1), ranks=1)
-    assert compares(build(overridden(recipe("vlmo.tiny"), SMALL, "pretrain")))
+    assert compares_samples(build(apply_overrides(recipe("vlmo.tiny"), SMALL, "pretrain")))
 
 
-def test_retrieval_by_false_texts_compares_no_samples():
-    model = overridden(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
+def test_retrieval_with_negative_texts_compares_no_samples():
+    model = apply_overrides(recipe("vlmo.tiny"), SMALL, "pretrain").model.build()
     module = Retrieval(model, 16)
-    assert not compares(module)
+    assert not compares_samples(module)
     check_samples(module, Training(batch_size=1), ranks=1)
 
 
@@ -129,19 +129,22 @@ def test_the_command_line_refuses_before_anything_is_written(name: str, batch: l
     assert "itc compares each sample with others, but a micro-batch has 1" in line and not out.exists()
 
 
-def test_a_val_split_of_one_example_is_not_scored_by_what_compares(capsys):
+def test_a_val_split_too_small_for_losses_that_compare_is_not_used(capsys):
     one = PairExamples(Scenes("val", 1), Tokenizer(), ImageSettings(shorter_side=32, patch_size=16), 0.0)
     five = len(one)
-    assert opened(lambda: one, True, fewest=five) is one and opened(lambda: one, False, fewest=five + 1) is None
+    assert (
+        open_validation(lambda: one, True, fewest=five) is one
+        and open_validation(lambda: one, False, fewest=five + 1) is None
+    )
     assert f"the val split has {five} examples, and losses compare at least {five + 1}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["vqa", "retrieval"])
-def test_a_task_that_compares_no_samples_is_learned_of_one_at_a_time(
+def test_tasks_that_compare_no_samples_train_with_batch_size_1(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "HELD_OUT", 4)
+    monkeypatch.setattr(training, "VALIDATION_EXAMPLES", 4)
     small = [*SMALL[: SMALL.index("--model.vl_start_layer")], *SMALL[SMALL.index("--data") :]]
     out = ["--out", str(tmp_path / "run")]
     words = ["finetune", task, "--recipe", "vilt.tiny", *small, "--batch_size", "1", *out]

@@ -1,4 +1,4 @@
-"""Every system's checkpoint goes through the command line: imported as a run, exported again bit for bit."""
+"""Every system's checkpoint is imported as a run and exported bit for bit, both at the command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESNET: dict[str, Any] = dict(
 
 
 def files(system: str, tmp_path: Path) -> tuple[Path, Path]:
-    """A checkpoint, and the settings that stand in no shape."""
+    """A checkpoint, and the settings that cannot be inferred from weight shapes."""
     if system == "clip_resnet":
         step = SYSTEMS[system].build(RESNET, "pretraining", {})
         official = SYSTEMS[system].names(RESNET, "pretraining").to_official(dict(step.state_dict()))
@@ -56,7 +56,7 @@ def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path
     checkpoint, config = files(system, tmp_path)
     run, back = tmp_path / "run", tmp_path / "back.pth"
     assert main(["import", system, str(checkpoint), "--out", str(run), "--config", str(config)]) == 0
-    assert "every weight in its place" in capsys.readouterr().out
+    assert "every weight loaded" in capsys.readouterr().out
     assert main(["export", str(run), "--to", "official", "--out", str(back)]) == 0
     assert "left out" not in capsys.readouterr().out
     before, after = read_checkpoint(checkpoint), read_checkpoint(back)
@@ -65,14 +65,14 @@ def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path
         assert torch.equal(tensor, after[name]) and tensor.dtype == after[name].dtype, name
     if system == "clip_resnet":
         assert isinstance(read_any(run)[0], ImportedCheckpoint)
-    else:  # a run like any other: what it says is built takes every weight
+    else:  # a run like any other: the model of its config takes every weight
         assert load_run(rebuilt(*read_run(run)), run) is not None
 
 
-def test_a_config_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_invalid_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     checkpoint, _ = files("mae", tmp_path)
     (tmp_path / "list.json").write_text("[1]")
-    for config, told in (("list.json", "holds a list"), ("none.json", "cannot be read")):
+    for config, message in (("list.json", "holds a list"), ("none.json", "cannot be read")):
         command = ["import", "mae", str(checkpoint), "--out", str(tmp_path / "run"), "--config", str(tmp_path / config)]
         assert main(command) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err

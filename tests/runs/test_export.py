@@ -1,4 +1,4 @@
-"""What was imported goes out again bit for bit, and Hugging Face's classes compute the same with what they are given."""
+"""Export of imported checkpoints: bit for bit in the official layout, and equal outputs of Hugging Face's classes."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_hugging_face_s_vit_gives_the_same_logits(tmp_path: Path):
     theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path / "hf").eval()
     ours = official_step("vit", "vit").model
     rows, columns = ours.patches.grid
-    pixels = torch.randn(2, 3, rows * ours.patches.patch, columns * ours.patches.patch)
+    pixels = torch.randn(2, 3, rows * ours.patches.patch_size, columns * ours.patches.patch_size)
     torch.testing.assert_close(ours.classify(Image.from_full(pixels)), theirs(pixels).logits, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
-def test_hugging_face_s_vilt_gives_the_same_words(tmp_path: Path):
-    """But for the text embedding's eps, of which their config has none of its own."""
+def test_hugging_face_s_vilt_gives_the_same_mlm_logits(tmp_path: Path):
+    """The LayerNorm eps of the text embeddings is set by hand: their config has none for it."""
     transformers = pytest.importorskip("transformers")
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "run", 4, None, None)
     export(tmp_path / "run", "hf", tmp_path / "hf")
@@ -82,10 +82,10 @@ def official_step(system: str, case: str) -> Any:
 
 
 def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
-    """Import, load as the run that was written, export, import: the same weights."""
+    """The weights are the same after import, export and another import."""
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     run, _ = read_run(tmp_path / "a")
-    (tmp_path / "a" / "dead.safetensors").unlink()  # as one that was never official
+    (tmp_path / "a" / "dead.safetensors").unlink()  # as in a run that was trained here
     told = json.loads((tmp_path / "a" / "run.json").read_text())
     del told["digest"], told["facts"]["imported"]
     (tmp_path / "a" / "run.json").write_text(json.dumps(told))
@@ -97,27 +97,29 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
         assert torch.equal(a, b)
 
 
-def test_hugging_face_s_folder_comes_back_with_what_stands_in_no_shape(
+def test_an_exported_hugging_face_folder_keeps_what_weight_shapes_do_not_show(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     assert main(["export", str(tmp_path / "a"), "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
     assert main(["import", "vilt", str(tmp_path / "hf"), "--out", str(tmp_path / "b")]) == 0
-    assert "attention heads: num_heads 4 (weight shapes do not show them" in capsys.readouterr().out
+    assert "attention heads: num_heads 4 (not in the weight shapes" in capsys.readouterr().out
     assert read_run(tmp_path / "b")[0].model.num_heads == 4  # type: ignore[union-attr]
     (tmp_path / "hf" / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"a folder without a model\.safetensors"):
         import_checkpoint("vilt", tmp_path / "hf", tmp_path / "c")
 
 
-def test_a_run_is_not_written_over_and_its_heads_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_is_not_overwritten_and_its_number_of_heads_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     own = tmp_path / "a" / "model.safetensors"
     before = own.read_bytes()
     assert main(["export", str(tmp_path / "a"), "--to", "safetensors", "--out", str(own)]) == 2
     assert "a part of the run itself" in capsys.readouterr().err and own.read_bytes() == before
     assert main(["export", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "x.pth")]) == 0
-    assert "attention heads: num_heads 4 (weight shapes do not show them" in capsys.readouterr().out
+    assert "attention heads: num_heads 4 (not in the weight shapes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_run_is_not_written_over_and_its_heads_are_told(tmp_path: Path, capsys
         ("hf", "x.pth", "is a file; --to hf writes a folder"),
     ],
 )
-def test_a_name_that_ends_as_another_format_is_refused(to: Any, name: str, expected: str, tmp_path: Path):
+def test_a_file_name_of_another_format_is_refused(to: Any, name: str, expected: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(b"kept")
     with pytest.raises(RunError, match=expected):
         export(tmp_path / "no run", to, tmp_path / name)
@@ -142,6 +144,6 @@ def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFix
         assert f"is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --init_from {tmp_path / 'a'}" in capsys.readouterr().err  # fmt: skip
 
 
-def test_what_has_no_layout_is_refused(tmp_path: Path):
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(RunError, match=r"no run\.json"):
         export(tmp_path, "official", tmp_path / "x.pth")

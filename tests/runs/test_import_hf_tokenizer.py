@@ -1,4 +1,4 @@
-"""The tokenizer files beside a Hugging Face checkpoint: equal to the bundled vocabulary, used, or refused; never ignored."""
+"""Tokenizer files of a Hugging Face folder are equal to the bundled vocabulary, or used, or refused; never ignored."""
 
 from __future__ import annotations
 
@@ -34,71 +34,71 @@ def clip(folder: Path) -> Path:
 def line(capsys: pytest.CaptureFixture[str], system: str, folder: Path, out: Path) -> str:
     capsys.readouterr()
     assert main(["import", system, str(folder), "--out", str(out)]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    return said
+    (message,) = capsys.readouterr().err.splitlines()
+    return message
 
 
-def wordpiece(pieces: list[str], lowercase: bool = True) -> str:
-    model = {"type": "WordPiece", "vocab": {piece: i for i, piece in enumerate(pieces)}}
+def wordpiece(tokens: list[str], lowercase: bool = True) -> str:
+    model = {"type": "WordPiece", "vocab": {piece: i for i, piece in enumerate(tokens)}}
     return json.dumps(
         {"model": model, "normalizer": {"type": "BertNormalizer", "lowercase": lowercase}, "added_tokens": []}
     )
 
 
 @pytest.mark.slow
-def test_the_bundled_pieces_are_used_as_they_are(tmp_path: Path):
-    folder, pieces = vilt(tmp_path / "one", 30522), list(vocabulary(BERT).pieces)
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+def test_the_bundled_vocabulary_is_used_if_it_is_the_same(tmp_path: Path):
+    folder, tokens = vilt(tmp_path / "one", 30522), list(vocabulary(BERT).pieces)
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     assert imported("vilt", folder, tmp_path / "a")[0].vocabulary == ""
     (folder / "vocab.txt").unlink()
-    (folder / "tokenizer.json").write_text(wordpiece([*pieces, "[DEC]", "[ENC]"]))
+    (folder / "tokenizer.json").write_text(wordpiece([*tokens, "[DEC]", "[ENC]"]))
     assert imported("vilt", folder, tmp_path / "b")[0].vocabulary == ""
 
 
-def test_another_list_is_the_run_s_vocabulary(tmp_path: Path):
-    folder, pieces = vilt(tmp_path / "one", 8), [*SPECIAL, "red", "square", "##s"]
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+def test_another_vocabulary_becomes_the_run_s(tmp_path: Path):
+    folder, tokens = vilt(tmp_path / "one", 8), [*SPECIAL, "red", "square", "##s"]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
     run = imported("vilt", folder, tmp_path / "run")[0]
     assert Path(run.vocabulary).parent == tmp_path / "run"
     assert tokenizer_of(run).encode(["Red squares"]).ids.tolist()[0][:5] == [2, 5, 6, 7, 3]
 
 
 @pytest.mark.parametrize(
-    ("file", "held", "said"),
+    ("file", "held", "message"),
     [
-        ("vocab.txt", "\n".join([*SPECIAL, *"abcd"]), "has 9 pieces, but the model 8"),
-        ("tokenizer.json", wordpiece([*SPECIAL, "a", "b", "c"]), "its pieces are not those of bert-base-uncased"),
+        ("vocab.txt", "\n".join([*SPECIAL, *"abcd"]), "has 9 tokens, but model.vocab_size is 8"),
+        ("tokenizer.json", wordpiece([*SPECIAL, "a", "b", "c"]), "its tokens are not those of bert-base-uncased"),
         ("tokenizer.json", wordpiece(SPECIAL, lowercase=False), "normalizer.lowercase is False; expected True"),
         ("tokenizer.json", '{"model": {"type": "Unigram"}}', "model is 'Unigram'; expected WordPiece or BPE"),
-        ("tokenizer.json", "[1]", "holds a list, not names and values"),
+        ("tokenizer.json", "[1]", "holds a list; expected an object of keys and values"),
         ("tokenizer_config.json", '{"do_lower_case": false}', "do_lower_case is False; expected True"),
         ("tokenizer_config.json", '{"strip_accents": false}', "strip_accents is False; expected None"),
     ],
 )
-def test_a_tokenizer_that_does_something_else_is_refused(file: str, held: str, said: str, tmp_path: Path, capsys):
+def test_an_unsupported_tokenizer_is_refused(file: str, held: str, message: str, tmp_path: Path, capsys):
     folder = vilt(tmp_path / "one", 8)
     (folder / file).write_text(held)
-    assert said in line(capsys, "vilt", folder, tmp_path / "run") and not (tmp_path / "run").exists()
+    assert message in line(capsys, "vilt", folder, tmp_path / "run") and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_clip_s_byte_pairs_must_be_its_own(tmp_path: Path, capsys):
+def test_clip_s_vocabulary_must_be_the_bundled_one(tmp_path: Path, capsys):
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    pieces = {names.get(piece, piece): i for i, piece in enumerate(vocabulary(CLIP).pieces)}
+    tokens = {names.get(piece, piece): i for i, piece in enumerate(vocabulary(CLIP).pieces)}
     folder = clip(tmp_path / "one")
-    (folder / "vocab.json").write_text(json.dumps(pieces))
+    (folder / "vocab.json").write_text(json.dumps(tokens))
     assert imported("clip", folder, tmp_path / "a")[0].vocabulary == ""
-    first, second = list(pieces)[300:302]
-    (folder / "vocab.json").write_text(json.dumps(pieces | {first: pieces[second], second: pieces[first]}))
-    said = line(capsys, "clip", folder, tmp_path / "b")
-    assert f"has {first!r} at 301, CLIP's vocabulary at 300" in said
+    first, second = list(tokens)[300:302]
+    (folder / "vocab.json").write_text(json.dumps(tokens | {first: tokens[second], second: tokens[first]}))
+    message = line(capsys, "clip", folder, tmp_path / "b")
+    assert f"has {first!r} at 301, CLIP's vocabulary at 300" in message
     (folder / "vocab.json").unlink()
-    held = {"model": {"type": "BPE", "vocab": pieces | {"more and": 49408}}, "added_tokens": []}
+    held = {"model": {"type": "BPE", "vocab": tokens | {"more and": 49408}}, "added_tokens": []}
     (folder / "tokenizer.json").write_text(json.dumps(held))
     assert "has 'more and' at 49408, CLIP's vocabulary at None" in line(capsys, "clip", folder, tmp_path / "c")
 
 
-def test_a_text_must_end_where_the_bundled_vocabulary_ends_it(tmp_path: Path, capsys):
+def test_the_end_token_must_be_that_of_the_bundled_vocabulary(tmp_path: Path, capsys):
     folder = clip(tmp_path / "one")
     file = folder / "config.json"
     held = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""A published checkpoint, the command line and nothing else: imported, scored, and its numbers those of whoever published it."""
+"""Published checkpoints imported and evaluated at the command line: the ranking equals that of the publisher's code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diptych.batch import Batch, Image, Regions, Text
 from diptych.cli import main
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.data.images.transforms import stack, transform
-from diptych.data.tokenizers.tokenizer import CLIP as CLIPS_PIECES
+from diptych.data.tokenizers.tokenizer import CLIP as CLIP_VOCABULARY
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.models.coca import checkpoint as coca
 from diptych.runs.evaluate import rebuilt
@@ -29,8 +29,8 @@ EXACT = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
 
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of four pictures of two shapes, each with a caption."""
-    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    """A folder of four images of two shapes, each with a caption."""
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # slow, and not needed here
     folder, draw = tmp_path / "photographs", np.random.default_rng(0)
     folder.mkdir()
     rows = []
@@ -48,8 +48,8 @@ def predictions(run: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found.read_text().splitlines()]
 
 
-def first_found(run: Path) -> list[list[int]]:
-    """The number of each picture, by what it is called, in the order in which each caption finds them."""
+def retrieved(run: Path) -> list[list[int]]:
+    """For each caption the indices of the images, by file name, in the order retrieved."""
     return [[int(where.rpartition("(")[2][0]) for where in row["retrieved"]] for row in predictions(run, "retrieval")]
 
 
@@ -60,7 +60,7 @@ def pixels_of(folder: Path, side: int) -> torch.Tensor:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_hugging_face_s_clip_finds_what_their_class_finds(photographs: Path, tmp_path: Path):
+def test_hugging_face_s_clip_ranks_as_their_class_does(photographs: Path, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     both = {"hidden_act": "quick_gelu", "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 64}
     words = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0}
@@ -79,16 +79,16 @@ def test_hugging_face_s_clip_finds_what_their_class_finds(photographs: Path, tmp
     run = tmp_path / "run"
     assert main(["import", "clip", str(tmp_path / "published" / "model.safetensors"), "--out", str(run)]) == 0
     assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
-    ids = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS)).ids
+    ids = Tokenizer(16, vocabulary(CLIP_VOCABULARY)).encode(list(CAPTIONS)).ids
     wanted = theirs(input_ids=ids, pixel_values=pixels_of(photographs, 32)).logits_per_text
     order = wanted.argsort(1, descending=True).tolist()
-    assert first_found(run) == order and len({tuple(row) for row in order}) > 1
+    assert retrieved(run) == order and len({tuple(row) for row in order}) > 1
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_hugging_face_folder_is_scored_with_its_own_heads_activations_and_pictures(photographs: Path, tmp_path: Path):
-    """Two heads of 32, a plain GELU, pictures cut from the centre: evaluate ranks as their processor and class do."""
+def test_a_hugging_face_folder_keeps_its_heads_activation_and_preprocessing(photographs: Path, tmp_path: Path):
+    """Two heads of dim 32, plain GELU, centre crops: the ranking equals that of their processor and class."""
     transformers = pytest.importorskip("transformers")
     both = {
         "hidden_act": "gelu",
@@ -117,18 +117,16 @@ def test_a_hugging_face_folder_is_scored_with_its_own_heads_activations_and_pict
     run = tmp_path / "run"
     assert main(["import", "clip", str(tmp_path / "published"), "--out", str(run)]) == 0
     assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
-    ids = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS)).ids
+    ids = Tokenizer(16, vocabulary(CLIP_VOCABULARY)).encode(list(CAPTIONS)).ids
     pictures = [Pillow.open(photographs / f"{i}.png") for i in range(len(CAPTIONS))]
     pixels = processor(pictures, return_tensors="pt")["pixel_values"].float()
     order = theirs(input_ids=ids, pixel_values=pixels).logits_per_text.argsort(1, descending=True).tolist()
-    assert first_found(run) == order and len({tuple(row) for row in order}) > 1
+    assert retrieved(run) == order and len({tuple(row) for row in order}) > 1
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_open_clip_s_coca_finds_pictures_and_writes(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_open_clip_s_coca_retrieves_and_captions(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sizes: dict[str, Any] = {
         "dim": 64, "depth": 1, "num_heads": 1, "mlp_dim": 64, "patch_size": 16, "grid": (2, 2), "num_queries": 3, "pool_num_heads": 1,
         "text_dim": 64, "text_depth": 1, "text_num_heads": 1, "text_mlp_dim": 64, "vocab_size": 49408, "text_length": 16,
@@ -152,19 +150,19 @@ def test_open_clip_s_coca_finds_pictures_and_writes(
     said = capsys.readouterr().out
     assert "image to text R@1" in said and "CIDEr-D" in said
 
-    text = Tokenizer(16, vocabulary(CLIPS_PIECES)).encode(list(CAPTIONS))
+    text = Tokenizer(16, vocabulary(CLIP_VOCABULARY)).encode(list(CAPTIONS))
     image = Image.from_full(pixels_of(photographs, 32))
     views = step.views(Batch(0, 0, torch.arange(4), image=image, text=text))  # type: ignore[operator]
     seen = views.features("contrast")
     order = (seen.text @ seen.image.T).argsort(1, descending=True).tolist()
-    assert first_found(run) == order and len({tuple(row) for row in order}) > 1
+    assert retrieved(run) == order and len({tuple(row) for row in order}) > 1
     assert all(row["caption"] for row in predictions(run, "captioning"))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("system", ["scan", "vsepp"])
-def test_models_of_words_find_by_their_own_list(system: str, photographs: Path, tmp_path: Path):
-    """What the official code keeps: two states side by side, and beside them the list of words, as JSON or as a pickle."""
+def test_word_vocabulary_models_rank_with_their_own_vocabulary(system: str, photographs: Path, tmp_path: Path):
+    """The official files: the state dicts of both encoders, and the word vocabulary as JSON or as a pickle."""
     listed = [
         "<pad>",
         "<start>",
@@ -210,5 +208,5 @@ def test_models_of_words_find_by_their_own_list(system: str, photographs: Path, 
     for ids in by_hand:  # one by one: no padding
         states = model.encode_text(Text(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)))
         shown = Regions(torch.from_numpy(seen), torch.zeros(4, 3, 5), torch.ones(4, 3, dtype=torch.bool))
-        found.append(model.similarity(states, model.encode_image(shown))[:, 0].argsort(descending=True).tolist())
-    assert first_found(run) == found and len({tuple(row) for row in found}) > 1
+        found.append(model.similarity(model.encode_image(shown), states)[:, 0].argsort(descending=True).tolist())
+    assert retrieved(run) == found and len({tuple(row) for row in found}) > 1

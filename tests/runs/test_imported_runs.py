@@ -1,5 +1,7 @@
-"""What was exported and is imported again is a run like any other: it scores as the run that it came from, is started from, and
-writes and judges captions. Of systems that official files hold no recipe's run of, the refusal says why.
+"""A run exported and imported again is a run like any other.
+
+It has the scores of the original run, initialises other runs, and writes and filters captions. A checkpoint that no
+recipe expresses is refused with the reason.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.capfilt.models import Captioner, Filter, subject
+from diptych.capfilt.models import Captioner, Filter, load_model
 from diptych.checkpoints.read import read_checkpoint
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt
@@ -94,7 +96,7 @@ V_CROSSVIT = CrossViTConfig(
 
 @dataclass(frozen=True)
 class Case:
-    """A run of toy size, the system whose files it is written as, the tasks it is scored by, and what files do not tell."""
+    """A toy run, the system of its official file, the tasks to evaluate, and the settings that the file lacks."""
 
     run: Pretrain | Finetune
     system: str
@@ -117,7 +119,7 @@ def toy(run: Pretrain, model: Any, **changes: Any) -> Pretrain:
     return replace(made, **changes)
 
 
-def asked_of(run: Pretrain, task: str) -> Finetune:
+def finetune_run(run: Pretrain, task: str) -> Finetune:
     return replace(getattr(tasks, task)(run), embedders=run.embedders, data=run.data)
 
 
@@ -133,7 +135,7 @@ CASES = {
         replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("contrast", "match")), "albef", normalisation=CLIPS
     ),
     "albef, vqa": Case(
-        asked_of(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, embed_dim=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
+        finetune_run(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, embed_dim=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
     ),
     "blip": Case(BLIPS, "blip", ("matching", "retrieval", "captioning"), normalisation=CLIPS),
     "blip, retrieval": Case(
@@ -144,7 +146,7 @@ CASES = {
         ("matching", "captioning"), normalisation=CLIPS,
     ),
     "blip, vqa": Case(
-        asked_of(replace(BLIPS, model=replace(V_BLIP, variant="vqa", embed_dim=256)), "vqa"), "blip", ("vqa",), normalisation=CLIPS
+        finetune_run(replace(BLIPS, model=replace(V_BLIP, variant="vqa", embed_dim=256)), "vqa"), "blip", ("vqa",), normalisation=CLIPS
     ),
     "clip": Case(toy(clip.base(), CLIPConfig(**VIT, **TEXT, **OWN_TEXT)), "clip", normalisation=CLIPS),
     "open_clip": Case(
@@ -159,16 +161,16 @@ CASES = {
     ),
     "beit3, retrieval": Case(replace(BEITS, objectives=replace(NO_LOSS, itc=1.0)), "beit3", config=MASKED),
     "beit3, vqa": Case(
-        asked_of(replace(BEITS, model=replace(V_BEIT3, pooling="image")), "vqa"), "beit3", ("vqa",), MASKED
+        finetune_run(replace(BEITS, model=replace(V_BEIT3, pooling="image")), "vqa"), "beit3", ("vqa",), MASKED
     ),
     "beit3, classification": Case(
-        asked_of(replace(BEITS, model=replace(V_BEIT3, num_classes=3), images=replace(BEITS.images, mean=IMAGENET_MEAN, std=IMAGENET_STD)), "classification"),
+        finetune_run(replace(BEITS, model=replace(V_BEIT3, num_classes=3), images=replace(BEITS.images, mean=IMAGENET_MEAN, std=IMAGENET_STD)), "classification"),
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
     "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("words",)), "vilt", ("matching",)),
-    "vilt, vqa": Case(asked_of(VILTS, "vqa"), "vilt", ("vqa",)),
-    "vilt, retrieval": Case(asked_of(VILTS, "retrieval"), "vilt", ("retrieval",)),
+    "vilt, vqa": Case(finetune_run(VILTS, "vqa"), "vilt", ("vqa",)),
+    "vilt, retrieval": Case(finetune_run(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
     "vlmo, before images": Case(
         replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("words",)), "vlmo", ("matching",)
@@ -177,7 +179,7 @@ CASES = {
     "vlmo, retrieval": Case(
         replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1), objectives=vlmo.retrieval().objectives, heads=("contrast",)), "vlmo"
     ),
-    "vlmo, vqa": Case(asked_of(VLMOS, "vqa"), "vlmo", ("vqa",)),
+    "vlmo, vqa": Case(finetune_run(VLMOS, "vqa"), "vlmo", ("vqa",)),
     "vilbert": Case(toy(vilbert.pretrain(), V_VILBERT), "vilbert"),
     "vsepp": Case(toy(vsepp.flickr30k(), VSEppConfig(FEATURES, 16, PIECES, 8)), "vsepp"),
     "scan": Case(toy(scan.flickr30k(), SCANConfig(FEATURES, 16, PIECES, 8)), "scan"),
@@ -185,7 +187,7 @@ CASES = {
         toy(mae.base(), MAEConfig(**VIT, decoder_dim=64, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)), "mae", (),
         {"decoder_num_heads": 1}, IMAGENETS,
     ),
-    "vit": Case(asked_of(toy(vit.base(), ViTConfig(**VIT, num_classes=3)), "classification"), "vit", ("classification",)),
+    "vit": Case(finetune_run(toy(vit.base(), ViTConfig(**VIT, num_classes=3)), "classification"), "vit", ("classification",)),
     "crossvit": Case(
         replace(crossvit.small(), model=V_CROSSVIT, images=replace(crossvit.small().images, shorter_side=8, mean=IMAGENET_MEAN, std=IMAGENET_STD)),
         "crossvit", ("classification",), normalisation=IMAGENETS,
@@ -195,15 +197,15 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with what a detector saw in each scene, three classes of grey, and the lists of answers."""
+    """A working folder with region features of each scene, grey images of three classes, and lists of answers and classes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
     draw = np.random.default_rng(0)
     (tmp_path / "regions").mkdir()
     for i in range(GALLERY):
-        features, told = draw.normal(size=(3, FEATURES)), draw.dirichlet(np.ones(DETECTED), 3)
+        features, probabilities = draw.normal(size=(3, FEATURES)), draw.dirichlet(np.ones(DETECTED), 3)
         corners = np.array([[0, 0, 1, 1, 1, 1], [0, 0, 0.5, 1, 0.5, 1], [0.2, 0.1, 0.7, 0.8, 0.5, 0.7]])
-        np.savez(tmp_path / "regions" / f"{i}.npz", norm_bb=corners, features=features, soft_labels=told)
+        np.savez(tmp_path / "regions" / f"{i}.npz", norm_bb=corners, features=features, soft_labels=probabilities)
     (tmp_path / "grey").mkdir()
     (tmp_path / "grey" / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"a", b"b", b"c"]}, protocol=2))
     for name, n in (("train", 12), ("test", 9)):
@@ -214,7 +216,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(case: Case, folder: Path) -> Path:
-    """The run's folder, its weights drawn and not learned."""
+    """The run's folder with random weights."""
     facts = {"answers": ANSWERS, "classes": ["a", "b", "c"]}
     torch.manual_seed(0)
     module = rebuilt(case.run, facts)
@@ -228,7 +230,7 @@ def written(case: Case, folder: Path) -> Path:
 
 
 def imported(case: Case, before: Path, folder: Path) -> Path:
-    """Exported as the official code keeps it, and imported again, as the command line does both."""
+    """The run exported to the official layout and imported again, both at the command line."""
     assert main(["export", str(before), "--to", "official", "--out", "official.pth"]) == 0
     Path("config.json").write_text(json.dumps(case.config))
     words = [
@@ -258,7 +260,7 @@ def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
 
 @pytest.mark.quick("vit", "mae")
 @pytest.mark.parametrize("name", CASES)
-def test_it_scores_as_the_run_that_it_came_from(name: str, capsys: pytest.CaptureFixture[str]):
+def test_an_imported_run_scores_as_the_exported_one(name: str, capsys: pytest.CaptureFixture[str]):
     case = CASES[name]
     before = written(case, Path("before"))
     after = imported(case, before, Path("after"))
@@ -276,24 +278,24 @@ def test_it_scores_as_the_run_that_it_came_from(name: str, capsys: pytest.Captur
     assert first.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
-def test_pictures_come_as_settings_tell_where_files_of_one_form_saw_them_differently(
+def test_mean_and_std_of_images_come_from_the_config(
     capsys: pytest.CaptureFixture[str],
 ):
     before = written(CASES["vit"], Path("before"))
-    for told, expected in (
-        ({"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, IMAGENETS),  # timm's, of a DeiT
-        ({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD)}, CLIPS),  # Hugging Face's
-        ({"preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}}, CLIPS),  # open_clip's
+    for config, expected in (
+        ({"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, IMAGENETS),  # timm: a DeiT
+        ({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD)}, CLIPS),  # Hugging Face
+        ({"preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}}, CLIPS),  # open_clip
     ):
-        run, _ = read_run(imported(replace(CASES["vit"], config=told), before, Path("after")))
+        run, _ = read_run(imported(replace(CASES["vit"], config=config), before, Path("after")))
         assert run.images.mean_std == expected
-    for told, said in (({"std": [0.2, 0.2, 0]}, "above 0"), ({"mean": 0.5}, "three numbers")):
-        Path("config.json").write_text(json.dumps(told))
+    for config, message in (({"std": [0.2, 0.2, 0]}, "above 0"), ({"mean": 0.5}, "three numbers")):
+        Path("config.json").write_text(json.dumps(config))
         assert main(["import", "vit", "official.pth", "--out", "x", "--config", "config.json"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_other_runs_begin_with_it():
+def test_other_runs_are_initialised_from_an_imported_run():
     after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
     known = named_weights(load_run(rebuilt(*read_run(after)), after))
     module = building.build(replace(ALBEFS, init_from=str(after)))
@@ -303,18 +305,18 @@ def test_other_runs_begin_with_it():
     run = finetune.inherited(after, tasks.vqa(vilt.base()))
     assert run.model == V_ALBEF and run.images.mean_std == CLIPS
     task = finetune.build(run, {"answers": ANSWERS})
-    finetune.start(task, after)
+    finetune.init_from_pretrained(task, after)
     assert all(torch.equal(t, known[name]) for name, t in named_weights(task).items() if name.startswith("model."))
 
 
-def test_it_writes_and_judges_captions():
+def test_an_imported_run_can_be_captioner_and_filter():
     after = imported(CASES["blip"], written(CASES["blip"], Path("before")), Path("after"))
     asked = CapFilt(device="cpu", precision="fp32", workers=0)
-    role = subject(after, asked, torch.device("cpu"))
-    assert Captioner(role, asked) and Filter(role, asked).match is not None
+    role = load_model(after, asked, torch.device("cpu"))
+    assert Captioner(role, asked) and Filter(role, asked).itm_head is not None
 
 
-def test_answers_of_a_decoder_must_be_given(capsys: pytest.CaptureFixture[str]):
+def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[str]):
     case = CASES["albef, vqa"]
     before = written(case, Path("before"))
     assert main(["export", str(before), "--to", "official", "--out", "official.pth"]) == 0
@@ -322,11 +324,11 @@ def test_answers_of_a_decoder_must_be_given(capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     assert main(["evaluate", "after", "--data", f"scenes:{GALLERY}", "--split", "train", "--workers", "0"]) == 2
     assert "import it again with --answers" in capsys.readouterr().err
-    with pytest.raises(RunError, match="scored here, not taught"):
+    with pytest.raises(RunError, match="can be evaluated for vqa, but not fine-tuned"):
         finetune.finetune(replace(case.run, init_from=""), Path("learned"))  # type: ignore[arg-type]
 
 
-def test_what_no_recipe_expresses_is_kept_and_refused_with_the_reason():
+def test_a_checkpoint_without_a_recipe_is_kept_and_its_evaluation_refused():
     from diptych.models.importing import SYSTEMS
     from diptych.runs.imports import import_checkpoint
 

@@ -1,4 +1,4 @@
-"""An official checkpoint, imported, is a run like any other: a task begins with its weights."""
+"""An imported official checkpoint is a run like any other: fine-tuning is initialised from its weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOLDEN = GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth"
 
 @pytest.fixture
 def official(tmp_path: Path) -> Path:
-    """The golden ViLT with as many words as our texts have: rows added to its word tables, which a golden keeps small."""
+    """The golden ViLT with our vocabulary's size: rows are added to its word embeddings, which goldens keep small."""
     state = torch.load(GOLDEN, weights_only=True)["state_dict"]
     more = vocabulary().size - len(state["mlm_score.bias"])
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def official(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr("diptych.runs.train.HELD_OUT", 8)
+    monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
     imported, out = tmp_path / "imported", tmp_path / "vqa"
     assert main(["import", "vilt", str(official), "--out", str(imported), "--heads", "4"]) == 0
     assert "pretraining with heads.match, heads.words, " in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert max(apart.values()) < most and sum(x > 0 for x in apart.values()) > 0.9 * len(apart)
 
 
-def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_model_of_another_vocabulary_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--heads", "4"]) == 0
     capsys.readouterr()
     command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
@@ -67,9 +67,9 @@ def test_a_model_of_other_words_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_a_vocabulary_of_its_own_is_imported_with_it_and_travels(tmp_path: Path, capsys, monkeypatch):
-    """220 words, of which a list tells some: it is scored, and fine-tuned from, where neither file lies any more."""
-    monkeypatch.setattr("diptych.runs.train.HELD_OUT", 8)
+def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path, capsys, monkeypatch):
+    """It is evaluated and fine-tuned after the checkpoint and vocabulary files are gone. The model has 220 word embeddings."""
+    monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
     monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
     words, checkpoint = tmp_path / "words.txt", tmp_path / "official.pth"
     assert main(["train-tokenizer", "scenes:60", "--size", "90", "--out", str(words)]) == 0
@@ -103,7 +103,10 @@ def test_a_vocabulary_of_its_own_is_imported_with_it_and_travels(tmp_path: Path,
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = tmp_path / "words.txt"
     words.write_text("\n".join([*SPECIAL, *(f"word{i}" for i in range(300))]))
-    for given, said in ((words, "has 305 pieces, but the model 220"), (tmp_path / "none.txt", "cannot be read")):
+    for given, said in (
+        (words, "has 305 tokens, but model.vocab_size is 220"),
+        (tmp_path / "none.txt", "cannot be read"),
+    ):
         command = ["import", "vilt", str(GOLDEN), "--heads", "4", "--vocabulary", str(given)]
         assert main([*command, "--out", str(tmp_path / "out")]) == 2
         (line,) = capsys.readouterr().err.splitlines()

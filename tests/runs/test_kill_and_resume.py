@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or spread over processes is the run that was never touched."""
+"""A run that is killed, stopped or spread over ranks ends in the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from tests.runs.tiny_runs import ENVIRONMENT, STEPS, finished, pretrain, rows, s
 def killed_after(
     arguments: list[str], out: Path, written: int, signal_: signal.Signals, workers: bool = False
 ) -> subprocess.Popen[str]:
-    """A run that gets `signal_` at a random moment after so many rows of metrics.jsonl were written; its `workers` too, or
-    where the machine goes down.
+    """Starts a run and sends it a signal at a random moment after metrics.jsonl has `written` rows.
+
+    Args:
+        workers: the data workers get the signal too; with SIGKILL they always do, as when a machine goes down.
     """
     process = started(arguments)
     metrics, deadline = out / "metrics.jsonl", time.monotonic() + 240
@@ -47,47 +49,47 @@ def same_tensors(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_twice_and_started_again_it_ends_in_the_same_bits(pretrained: Path, tmp_path: Path):
+def test_a_run_killed_twice_resumes_to_the_same_weights_bit_for_bit(pretrained: Path, tmp_path: Path):
     out = tmp_path / "killed"
     for written in (random.randint(2, 4), random.randint(7, 9)):
         process = killed_after(pretrain(out, "--workers", "1"), out, written, signal.SIGKILL)
         process.communicate(timeout=240)
         assert process.returncode == -signal.SIGKILL
         assert not (out / "report.html").exists()
-    assert "goes on at step" in finished(pretrain(out, "--workers", "1"))
+    assert "resumes at step" in finished(pretrain(out, "--workers", "1"))
 
     for file in ("model.safetensors", "checkpoint.safetensors"):
         assert same_tensors(out / file, pretrained / file), file
     assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
     assert any(name.startswith("exp_avg_sq/") for name in load_file(out / "checkpoint.safetensors"))
     assert rows(out) == rows(pretrained)
-    assert [row["step"] for row in rows(out)] == [*range(1, STEPS + 1), STEPS]  # the last is the held-out one
+    assert [row["step"] for row in rows(out)] == [*range(1, STEPS + 1), STEPS]  # the last row is the validation
     assert {"val/itm", "val/mlm", "val/wpa"} <= rows(out)[-1].keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal_", "workers"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
-def test_told_to_stop_it_saves_and_says_how_to_go_on(
+def test_a_signal_to_stop_saves_a_checkpoint_and_prints_how_to_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], signal_: signal.Signals, workers: bool
 ):
     out, steps = tmp_path / "stopped", 60
     command = pretrain(out, "--workers", "2", steps=steps)
     process = killed_after(command, out, 3, signal_, workers)
-    said, complaint = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 130
-    assert "Traceback" not in complaint
-    assert f"saved in {out}: the same command goes on from here" in said.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert f"saved in {out}: the same command goes on from here" in output.splitlines()[-1]
     stopped = rows(out)[-1]["step"]
     assert 3 <= stopped < steps
-    if not workers:  # nothing else of it differs
+    if not workers:  # resuming is tested once, with workers
         return
     assert main(command) == 0
-    assert f"goes on at step {stopped} of {steps}" in capsys.readouterr().out
+    assert f"resumes at step {stopped} of {steps}" in capsys.readouterr().out
     assert [row["step"] for row in rows(out)] == [*range(1, steps + 1), steps]
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_and_are_two_micro_batches(tmp_path: Path):
+def test_two_ranks_equal_one_process_and_two_micro_batches(tmp_path: Path):
     base, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
     for out, more in ((base, []), (parts, ["--grad_accum", "2"])):
         assert main(pretrain(out, "--workers", "0", *more, dropout=0.0, steps=5)) == 0
@@ -97,7 +99,7 @@ def test_two_processes_are_one_and_are_two_micro_batches(tmp_path: Path):
         [*torchrun, "-m", "diptych", *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("parameters;") == 1  # one process speaks
+    assert done.stdout.count("parameters;") == 1  # one rank prints
     expected = rows(base)
     assert {"itm", "mlm", "wpa", "itm/accuracy", "mlm/accuracy", "grad_norm"} <= expected[0].keys()
     for out in (two, parts):
@@ -106,12 +108,12 @@ def test_two_processes_are_one_and_are_two_micro_batches(tmp_path: Path):
             assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
-def test_a_finished_run_started_again_is_left_as_it_is(pretrained: Path, capsys: pytest.CaptureFixture[str]):
-    kept = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json")
-    before = [(pretrained / name).read_bytes() for name in kept]
+def test_a_finished_run_started_again_is_unchanged(pretrained: Path, capsys: pytest.CaptureFixture[str]):
+    files = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json")
+    before = [(pretrained / name).read_bytes() for name in files]
     assert main(pretrain(pretrained, "--workers", "1")) == 0
-    assert f"is finished already, {STEPS} steps" in capsys.readouterr().out
-    assert [(pretrained / name).read_bytes() for name in kept] == before
+    assert f"has already finished its {STEPS} steps" in capsys.readouterr().out
+    assert [(pretrained / name).read_bytes() for name in files] == before
 
 
 @pytest.mark.parametrize(
@@ -122,10 +124,10 @@ def test_a_finished_run_started_again_is_left_as_it_is(pretrained: Path, capsys:
         (["--optimizer.learning_rate", "1"], "optimizer.learning_rate = 0.001, not 1.0"),
         (["--data", "scenes:60"], "data = scenes:50, not scenes:60"),
         (["--split", "val"], "split = train, not val"),
-        (["--max_patches", "3"], "most_patches = 0, not 3"),
+        (["--max_patches", "3"], "max_patches = 0, not 3"),
     ],
 )
-def test_other_settings_are_refused_and_change_nothing(
+def test_resuming_with_other_settings_is_refused_and_changes_nothing(
     pretrained: Path, capsys: pytest.CaptureFixture[str], more: list[str], what: str
 ):
     before = (pretrained / "run.json").read_bytes()

@@ -1,4 +1,4 @@
-"""At the command line: nothing that was trained, logged or written is lost without a word."""
+"""The command line never loses work silently: locks, damaged files, full disks, signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True)
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command is refused with."""
+    """The one line on stderr of a command that is refused."""
     capsys.readouterr()
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -52,7 +52,11 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("pretrain vilt.tiny --data scenes:50 --steps 2 --device cpu --out {out}", "{out}", ""),
         ("finetune vqa --recipe vilt.tiny --data scenes:50 --steps 2 --device cpu --out {out}", "{out}", ""),
-        ("evaluate {run} --task matching --data scenes:8 --device cpu --workers 0", "{run}/evaluate-matching-scenes_8-val", ""),
+        (
+            "evaluate {run} --task matching --data scenes:8 --device cpu --workers 0",
+            "{run}/evaluate-matching-scenes_8-val",
+            "",
+        ),
         ("export {run} --to official --out {out}/x.pth", "{out}", "x.pth"),
         ("capfilt scenes:8 --filter {run} --device cpu --out {out}", "{out}", ""),
         ("corrupt-captions scenes:8 --out {out}", "{out}", ""),
@@ -63,33 +67,36 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: value.split()[0] if " " in value else "",
 )  # fmt: skip
-def test_no_command_writes_where_another_process_does(
+def test_no_command_writes_where_another_process_writes(
     imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, folder: str, file: str
 ):
-    places = {"out": tmp_path / "out", "run": imported}
-    place = Path(folder.format(**places))
+    folders = {"out": tmp_path / "out", "run": imported}
+    locked_folder = Path(folder.format(**folders))
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(place), file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDS, str(locked_folder), file],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        before = contents(imported) | contents(place.parent)
-        line = refused(words.format(**places).split(), capsys)
-        assert f"is being written by another process (pid {holder.pid} on " in line and str(place) in line
-        assert contents(imported) | contents(place.parent) == before
+        before = contents(imported) | contents(locked_folder.parent)
+        line = refused(words.format(**folders).split(), capsys)
+        assert f"is being written by another process (pid {holder.pid} on " in line and str(locked_folder) in line
+        assert contents(imported) | contents(locked_folder.parent) == before
     finally:
         holder.communicate("\n", timeout=60)
 
 
 def without_a_checkpoint(pretrained: Path, out: Path) -> Path:
-    """A run as a kill before its first checkpoint leaves it."""
+    """A run folder as it is after a kill before the first checkpoint."""
     shutil.copytree(pretrained, out)
     for name in (CHECKPOINT, PREVIOUS, "model.safetensors", "report.html"):
         (out / name).unlink()
     return out
 
 
-def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_again(pretrained: Path, tmp_path: Path, capsys):
+def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(pretrained: Path, tmp_path: Path, capsys):
     out = without_a_checkpoint(pretrained, tmp_path / "run")
     before = contents(out)
     line = refused([*pretrain(out), "--seed", "5"], capsys)
@@ -101,21 +108,21 @@ def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_again(pret
     assert rows(out) == rows(pretrained)
 
 
-def test_a_damaged_checkpoint_of_a_finished_run_costs_its_last_steps_alone(pretrained: Path, tmp_path: Path, capsys):
+def test_a_damaged_checkpoint_of_a_finished_run_costs_only_its_last_steps(pretrained: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(pretrained, out)
     data = bytearray((out / CHECKPOINT).read_bytes())
     data[-7] ^= 4
     (out / CHECKPOINT).write_bytes(data)
     assert main(pretrain(out, "--workers", "0")) == 0
-    said = capsys.readouterr().out
-    assert "is damaged: its tensors are not what was written" in said and "of step 21" in said
-    assert "goes on at step 21" in said
+    output = capsys.readouterr().out
+    assert "is damaged: its tensors are not what was written" in output and "of step 21" in output
+    assert "resumes at step 21" in output
     assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
     assert rows(out) == rows(pretrained)
 
 
-def test_damaged_weights_are_refused_by_every_reader(pretrained: Path, tmp_path: Path, capsys):
+def test_damaged_weights_are_refused_by_every_command_that_reads_them(pretrained: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(pretrained, out)
     data = bytearray((out / "model.safetensors").read_bytes())
@@ -136,7 +143,7 @@ def test_damaged_weights_are_refused_by_every_reader(pretrained: Path, tmp_path:
 DAMAGES = (b"", b"\xff\xfe\x00", b"{", b"[]", b"{}", b"null", b"[" * 4000)
 
 
-def test_a_damaged_run_json_is_one_line_that_names_it(imported: Path, tmp_path: Path, capsys):
+def test_a_damaged_run_json_is_refused_in_one_line_that_names_it(imported: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)
     whole = json.loads((out / "run.json").read_text())
@@ -144,9 +151,9 @@ def test_a_damaged_run_json_is_one_line_that_names_it(imported: Path, tmp_path: 
         json.dumps(whole | change).encode() for change in ({"run": 3}, {"facts": []}, {"kind": {}}, {"machine": None})
     ]
     wrong += [
-        json.dumps({name: value for name, value in whole.items() if name != left}).encode()
-        for left in whole
-        if left != "digest"
+        json.dumps({name: value for name, value in whole.items() if name != removed}).encode()
+        for removed in whole
+        if removed != "digest"
     ]
     for data in (*DAMAGES, *wrong):
         (out / "run.json").write_bytes(data)
@@ -158,7 +165,7 @@ def test_a_damaged_run_json_is_one_line_that_names_it(imported: Path, tmp_path: 
     ("written", "flipped"),
     [('"seed": 0', '"seed": 1'), ('"command": "', '"command": "p'), ('"digest"', '"digesu"'), ('"crc32:', '"crc33:')],
 )
-def test_a_change_that_run_json_could_also_say_is_noticed(
+def test_a_changed_but_well_formed_run_json_is_noticed(
     imported: Path, tmp_path: Path, capsys, written: str, flipped: str
 ):
     out = tmp_path / "run"
@@ -171,7 +178,7 @@ def test_a_change_that_run_json_could_also_say_is_noticed(
     assert f"{out / 'run.json'}: its content does not match its digest: restore the file, or" in line
 
 
-def test_a_run_json_that_was_changed_on_purpose_is_read_without_its_digest(imported: Path, tmp_path: Path):
+def test_a_run_json_edited_on_purpose_is_read_if_its_digest_is_removed(imported: Path, tmp_path: Path):
     shutil.copytree(imported, out := tmp_path / "run")
     record = json.loads((out / "run.json").read_text())
     del record["digest"]
@@ -181,7 +188,7 @@ def test_a_run_json_that_was_changed_on_purpose_is_read_without_its_digest(impor
 
 
 @pytest.mark.parametrize("name", ["skipped.json", "doctor.json", "evaluate-x/metrics.json", "evaluate-x/shown.json"])
-def test_a_damaged_json_file_of_a_report_is_one_line_that_names_it(imported: Path, tmp_path: Path, name: str, capsys):
+def test_a_damaged_json_file_of_a_report_is_named_in_one_line(imported: Path, tmp_path: Path, name: str, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)
     path, wrong = (
@@ -189,22 +196,22 @@ def test_a_damaged_json_file_of_a_report_is_one_line_that_names_it(imported: Pat
         (b'[{"kind": "answer"}]', b'[{"id": 1}]', b'{"findings": [{}]}', b'{"metrics": {"a": "b"}}'),
     )
     path.parent.mkdir(exist_ok=True)
-    readers = {"metrics.json": report.evaluation_tables, "shown.json": report.kept_examples}
+    readers = {"metrics.json": report.evaluation_tables, "shown.json": report.example_sections}
     for data in (*DAMAGES, *wrong):
         if data == b"[]" and path.name in ("skipped.json", "shown.json"):
-            continue  # as it is where there is nothing to list
+            continue  # the valid content of an empty list
         path.write_bytes(data)
         if path.name in readers:
             assert readers[path.name](out) == []
-            said = capsys.readouterr().err
-            assert f"DamagedFile: {path}: "[:250] in said and said.count("\n") == 1
+            error = capsys.readouterr().err
+            assert f"DamagedFile: {path}: "[:250] in error and error.count("\n") == 1
             continue
-        with pytest.raises(DamagedFile) as told:
+        with pytest.raises(DamagedFile) as raised:
             report.findings(out)
-        assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
+        assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
 
 
-def test_a_damaged_line_of_the_log_is_told_and_kept(pretrained: Path, tmp_path: Path, capsys):
+def test_a_damaged_line_of_metrics_jsonl_is_reported_and_the_file_kept(pretrained: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(pretrained, out)
     lines = (out / "metrics.jsonl").read_bytes().split(b"\n")
@@ -216,7 +223,7 @@ def test_a_damaged_line_of_the_log_is_told_and_kept(pretrained: Path, tmp_path: 
     assert rows(out) == [row for i, row in enumerate(rows(pretrained)) if i != 4]
 
 
-def test_noise_does_not_write_among_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_corrupt_captions_does_not_write_into_a_folder_of_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["corrupt-captions", "scenes:8", "--out", str(tmp_path / "out"), "--shard_size", "4"]
     assert main(words) == 0
     before = contents(tmp_path)
@@ -224,7 +231,7 @@ def test_noise_does_not_write_among_what_is_there(tmp_path: Path, capsys: pytest
     assert contents(tmp_path) == before
 
 
-def test_an_import_does_not_take_the_place_of_another_run(imported: Path, tmp_path: Path, capsys):
+def test_an_import_does_not_replace_another_run(imported: Path, tmp_path: Path, capsys):
     (tmp_path / "x.pth").touch()
     before = contents(imported)
     line = refused(["import", "vit", str(tmp_path / "x.pth"), "--out", str(imported)], capsys)
@@ -233,19 +240,19 @@ def test_an_import_does_not_take_the_place_of_another_run(imported: Path, tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_write_permission_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     tmp_path.chmod(0o500)
-    assert "Permission denied: see to its permissions" in refused(pretrain(tmp_path / "run"), capsys)
+    assert "Permission denied: check its permissions" in refused(pretrain(tmp_path / "run"), capsys)
     tmp_path.chmod(0o700)
 
 
 @posix
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["size", "gone"])
-def test_a_run_that_can_write_no_more_says_so_and_leaves_its_checkpoint(tmp_path: Path, what: str):
+@pytest.mark.parametrize("cause", ["size", "gone"])
+def test_a_run_that_cannot_write_says_so_and_keeps_its_checkpoint(tmp_path: Path, cause: str):
     out = tmp_path / "run"
     words = pretrain(out, "--workers", "0", steps=100_000)
-    limit = ["prlimit", "--fsize=150000"] if what == "size" else []
+    limit = ["prlimit", "--fsize=150000"] if cause == "size" else []
     if limit and shutil.which("prlimit") is None:
         pytest.skip("no prlimit here")
     process = subprocess.Popen(
@@ -253,15 +260,15 @@ def test_a_run_that_can_write_no_more_says_so_and_leaves_its_checkpoint(tmp_path
         env=ENVIRONMENT,
     )  # fmt: skip
     deadline = time.monotonic() + 240
-    while what == "gone" and not (out / CHECKPOINT).exists() and time.monotonic() < deadline:
+    while cause == "gone" and not (out / CHECKPOINT).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    if what == "gone":
+    if cause == "gone":
         out.rename(tmp_path / "elsewhere")
-    _, complaint = process.communicate(timeout=240)
-    assert process.returncode == 2, complaint
-    (line,) = complaint.splitlines()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 2, errors
+    (line,) = errors.splitlines()
     assert " cannot be written (" in line and str(out) in line and "then give the same command again" in line
-    assert what == "gone" or not list(out.rglob("*.partial"))
+    assert cause == "gone" or not list(out.rglob("*.partial"))
 
 
 @posix
@@ -279,13 +286,13 @@ def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: P
     os.killpg(process.pid, signal.SIGTERM)  # its data workers too
     if twice:
         process.send_signal(signal.SIGTERM)
-    _, complaint = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if not twice else process.returncode) != 0
-    assert time.monotonic() - at < 20  # it takes one; but machines differ
-    lines = complaint.splitlines()
-    assert "Traceback" not in complaint
+    assert time.monotonic() - at < 20  # about one second on a free machine
+    lines = errors.splitlines()
+    assert "Traceback" not in errors
     assert lines[0].startswith("diptych: SIGTERM: stopping; a second one ends it at once")
-    assert twice or lines[-1] == "diptych: interrupted; what was written before stands"
+    assert twice or lines[-1] == "diptych: interrupted; files that are already complete stay"
     assert not list(run.glob("evaluate-*/metrics.json"))
     with locked(run):
         pass
@@ -293,23 +300,23 @@ def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: P
 
 @posix
 @pytest.mark.slow
-def test_an_evaluation_during_training_that_is_interrupted_is_made_up_for(pretrained: Path, tmp_path: Path):
-    """Here by hand, between the last step and its checkpoint: the same rows come out."""
+def test_a_validation_interrupted_by_a_signal_is_repeated_on_resume(pretrained: Path, tmp_path: Path):
+    """Interrupted between the last step and its checkpoint: the resumed run logs the same rows."""
     from diptych.runs import train as training
 
-    out, kept = tmp_path / "run", training.held_out_means
+    out, original = tmp_path / "run", training.validation_means
 
     def interrupting(*_: object) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
         return {}
 
-    training.held_out_means = interrupting
+    training.validation_means = interrupting
     try:
         with pytest.raises(SystemExit) as ended:
             main(pretrain(out, "--workers", "0"))
     finally:
-        training.held_out_means = kept
+        training.validation_means = original
     assert ended.value.code == 130 and "val/itm" not in rows(out)[-1]
     assert main(pretrain(out, "--workers", "0")) == 0
     assert rows(out) == rows(pretrained)
@@ -317,11 +324,12 @@ def test_an_evaluation_during_training_that_is_interrupted_is_made_up_for(pretra
 
 
 @pytest.mark.slow
-def test_bootstraps_damaged_parts_are_named(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_damaged_parts_of_capfilt_are_named(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     words = ["capfilt", "scenes:8", "--filter", str(imported), "--device", "cpu", "--workers", "0", "--out", str(out)]
     assert main(words) == 0
-    (rows_, features), settings = (next(out.glob(f"parts/train-00000{end}")) for end in (".jsonl", ".npy")), out / "bootstrap.json"  # fmt: skip
+    rows_, features = (next(out.glob(f"parts/train-00000{suffix}")) for suffix in (".jsonl", ".npy"))
+    settings = out / "bootstrap.json"
     whole = {path: path.read_bytes() for path in (rows_, features, settings)}
     for path, data in whole.items():
         head = data[: data.index(b"\n") + 1] if path is rows_ else b""
@@ -348,7 +356,9 @@ def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: 
 
     assert main(words(first)) == 0
     before = contents(tmp_path / "run")
-    assert "holds other weights than this file's; give another --out" in refused(words(tmp_path / first.name), capsys)
+    assert "holds other weights than this checkpoint's; give another --out" in refused(
+        words(tmp_path / first.name), capsys
+    )
     assert contents(tmp_path / "run") == before
     (tmp_path / "run" / "model.safetensors").write_bytes(before["model.safetensors"][:-9])
     assert main(words(first)) == 0

@@ -1,10 +1,11 @@
-"""Facts of the captions, and vocabularies that do not fit them."""
+"""Caption statistics, vocabularies that do not fit the captions, and a run with a momentum teacher."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ WORLD = Tokenizer(40, vocabulary(SCENES))
 
 
 class Photographs(Scenes):
-    """Pictures spoken of in words that the built-in world lacks."""
+    """Captions with words that the vocabulary of the synthetic scenes lacks."""
 
     name = "photographs"
 
@@ -31,7 +32,7 @@ class Photographs(Scenes):
         return ("a snowboarder jumps over a fence",)
 
 
-def test_the_entropy_of_equally_common_words():
+def test_entropy_of_two_equally_common_words_is_ln_2():
     class Two(Scenes):
         def captions(self, index: int) -> tuple[str, ...]:
             return ("red blue",)
@@ -39,38 +40,38 @@ def test_the_entropy_of_equally_common_words():
     assert statistics(Two("val", 3), WORLD) == {"captions_counted": 3, "unigram_entropy": pytest.approx(math.log(2))}
 
 
-def test_words_that_the_vocabulary_does_not_know_are_refused():
+def test_captions_with_too_many_unknown_tokens_are_refused():
     with pytest.raises(
-        RunError, match=r"scenes does not know 67% of the words of photographs; .*--model.vocab_size 30522"
+        RunError,
+        match=r"photographs: 67% of the caption tokens are unknown to the vocabulary scenes .*--model.vocab_size 30522",
     ):
         statistics(Photographs("val", 3), WORLD)
     assert statistics(Photographs("val", 3), Tokenizer(40))["unigram_entropy"] > 0
 
 
-def test_a_model_reads_the_vocabulary_of_its_size():
+def test_the_bundled_vocabulary_is_chosen_by_size():
     assert bundled(vilt.tiny().model.vocab_size) == vocabulary(SCENES)  # type: ignore[union-attr]
     assert bundled(vilt.small().model.vocab_size) == vocabulary()  # type: ignore[union-attr]
     assert bundled(99) is None
 
 
 @pytest.mark.slow
-def test_a_run_with_a_teacher_keeps_its_student_and_is_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_with_a_teacher_saves_its_student_and_initialises_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     published = albef.pretrain_4m()
-    model = replace(
-        published.model, image_dim=16, image_depth=1, image_num_heads=2, image_mlp_dim=32, grid=(5, 5), dim=16, text_depth=1,
-        fusion_depth=1, num_heads=2, mlp_dim=32, vocab_size=114, text_length=40, embed_dim=8,
-    )  # fmt: skip
+    image: Any = dict(image_dim=16, image_depth=1, image_num_heads=2, image_mlp_dim=32, grid=(5, 5))
+    text: Any = dict(dim=16, text_depth=1, fusion_depth=1, num_heads=2, mlp_dim=32, vocab_size=114, text_length=40)
+    model = replace(published.model, **image, **text, embed_dim=8)
     training = replace(published.training, steps=2, batch_size=8, workers=0, device="cpu", precision="fp32")
-    run = replace(
-        published, model=model, training=training, data="scenes:20", images=replace(published.images, shorter_side=80),
-        teacher=replace(published.teacher, queue_size=16),
-    )  # fmt: skip
+    images, teacher = replace(published.images, shorter_side=80), replace(published.teacher, queue_size=16)
+    run = replace(published, model=model, training=training, data="scenes:20", images=images, teacher=teacher)
     pretrain(run, tmp_path / "first")
-    kept, facts = read_run(tmp_path / "first")
-    assert kept == run and facts["candidates"] == 8 + 16
+    recorded, facts = read_run(tmp_path / "first")
+    assert recorded == run and facts["candidates"] == 8 + 16
     assert {name.split(".")[0] for name in read_weights(tmp_path / "first")} == {"model", "heads"}
     queued = load_file(tmp_path / "first" / "checkpoint.safetensors")["weight/queue.identity"]
-    assert (queued >= 0).all(), "two batches of eight fill the queue with what is known to be of some image"
+    assert (queued >= 0).all(), "two batches of eight fill the queue, and every entry has an image identity"
     before = load_run(build(run, facts), tmp_path / "first")
 
     after = build(replace(run, training=replace(training, seed=1)), facts)

@@ -1,5 +1,6 @@
-"""Forms in which the field passes weights on that the official code of today no longer writes, imported at the command line:
-ImageNet-21k ViTs with a representation layer, CoCas of one width, ViLBERT's first release with weight-normed answers.
+"""Import of published checkpoints in layouts that today's official code no longer writes.
+
+ImageNet-21k ViTs with a representation layer, CoCas with equal dims, ViLBERT's first release with weight-normed answers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def exported(run: Path) -> dict[str, Tensor]:
 
 
 def in21k(dim: int = 48, representation: int = 20, num_classes: int = 9) -> dict[str, Tensor]:
-    """The golden ViT's encoder with a hidden layer of another width and a classifier upon it."""
+    """The golden ViT's encoder with a representation layer of another dim and a classifier."""
     state = torch.load(GOLDEN_CASES / "vit" / "checkpoint.pth", weights_only=True)
     generator = torch.Generator().manual_seed(3)
     shapes = {"pre_logits.fc.weight": (representation, dim), "pre_logits.fc.bias": (representation,)}
@@ -57,30 +58,30 @@ def test_a_vit_of_imagenet_21k_classifies_through_its_representation_layer(tmp_p
     assert isinstance(bare, ViT)
     rows, columns = bare.patches.grid
     patch = json.loads(config.read_text())["patch_size"]
-    shown = pictures(rows * patch, columns * patch)
-    first = bare.encode_image(shown).first()  # the class token behind the last norm
+    image = random_image(rows * patch, columns * patch)
+    first = bare.encode_image(image).first()  # the class token behind the last norm
     hidden = torch.tanh(first @ state["pre_logits.fc.weight"].T + state["pre_logits.fc.bias"])
     expected = hidden @ state["head.weight"].T + state["head.bias"]
-    torch.testing.assert_close(step.model.classify(shown), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step.model.classify(image), expected, rtol=1e-5, atol=1e-5)
     back = exported(tmp_path / "run")
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 
-def pictures(height: int, dim: int) -> Any:
+def random_image(height: int, dim: int) -> Any:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(2, 3, height, dim, generator=generator)
     return Image(pixels, torch.tensor([[height, dim]] * 2))
 
 
-def test_jax_s_file_of_it_and_one_without_a_classifier_are_read(tmp_path: Path):
+def test_jax_names_and_a_file_without_a_classifier_are_read(tmp_path: Path):
     state = in21k()
     alone = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     assert command("vit", alone, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
     assert read_run(tmp_path / "encoder")[0].model.representation == 20  # type: ignore[union-attr]
     named = {"pre_logits/kernel": state["pre_logits.fc.weight"].T, "pre_logits/bias": state["pre_logits.fc.bias"]}
-    from diptych.models.huggingface.layouts import unified
+    from diptych.models.huggingface.layouts import to_official_names
 
-    found, _ = unified("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
+    found, _ = to_official_names("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
     assert torch.equal(found["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
 
 
@@ -99,8 +100,8 @@ WIDE: dict[str, Any] = dict(
 
 
 @torch.no_grad()
-def test_a_coca_whose_two_widths_are_one_equals_torch_s_attention(tmp_path: Path):
-    """torch keeps one in_proj_weight there, and three weights elsewhere."""
+def test_a_coca_of_equal_dims_equals_torch_s_attention(tmp_path: Path):
+    """torch has one in_proj_weight for equal dims, and three weights otherwise."""
     torch.manual_seed(5)
     pool = nn.MultiheadAttention(16, 2, kdim=16, vdim=16, batch_first=True)
     assert pool.in_proj_weight is not None
@@ -111,7 +112,7 @@ def test_a_coca_whose_two_widths_are_one_equals_torch_s_attention(tmp_path: Path
     (tmp_path / "config.json").write_text(json.dumps({"vision_cfg": {"attn_pooler_heads": 2}, "num_heads": 2}))
     assert command("coca", state | theirs, tmp_path / "run", tmp_path / "config.json") == 0
     ours: Any = load_run(rebuilt(*read_run(tmp_path / "run")), tmp_path / "run").eval()
-    tokens = ours.model.image(pictures(16, 16))
+    tokens = ours.model.image(random_image(16, 16))
     queries, context = ours.model.pool.query.expand(2, -1, -1), tokens.to_padded()
     norm, context_norm = ours.model.pool.norm, ours.model.pool.context_norm
     expected, _ = pool(norm(queries), context_norm(context), context_norm(context), need_weights=False)
@@ -121,7 +122,7 @@ def test_a_coca_whose_two_widths_are_one_equals_torch_s_attention(tmp_path: Path
 
 
 class OfficialClassifier(nn.Module):
-    """vilbert_beta's answers: two layers with one norm for each whole matrix, ReLU and dropout between them."""
+    """vilbert_beta's answer head: two linear layers with weight norm over the whole matrix, ReLU and dropout between."""
 
     def __init__(self, inputs: int, mlp_dim: int, num_answers: int):
         super().__init__()
@@ -135,7 +136,7 @@ class OfficialClassifier(nn.Module):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_vilbert_s_weight_normed_head_equals_the_official_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     torch.manual_seed(2)
     head = OfficialClassifier(40, 80, 7).eval()
     for layer in (0, 3):
@@ -144,9 +145,9 @@ def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Pat
     state |= {f"vil_prediction.{name}": tensor.clone() for name, tensor in head.state_dict().items()}
     config = GOLDEN_CASES / "vilbert_pretrain" / "config.json"
     assert command("vilbert", state, tmp_path / "run", config) == 0
-    told = capsys.readouterr().out
-    assert "heads.vqa" in told
-    assert all(f"vil_prediction.main.{layer}.weight: computed from its weight norm" in told for layer in (0, 3))
+    output = capsys.readouterr().out
+    assert "heads.vqa" in output
+    assert all(f"vil_prediction.main.{layer}.weight: computed from its weight norm" in output for layer in (0, 3))
     settings = json.loads(config.read_text())
     step = load_official("vilbert", tmp_path / "run.pth", settings=settings).build().eval()
     ours, pooled = step.get_submodule("heads.vqa"), torch.randn(5, 40)
@@ -163,16 +164,19 @@ def test_vilbert_s_weight_normed_answers_are_the_official_module_s(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight_g": None}, "missing weights: vil_prediction.main.0.weight_g, beside vil_prediction.main.0.weight_v"),
+        (
+            {"weight_g": None},
+            "missing weights: vil_prediction.main.0.weight_g, which belongs to vil_prediction.main.0.weight_v",
+        ),
         (
             {"weight_g": torch.ones(80, 1)},
-            "vil_prediction.main.0.weight_g is (80, 1), where the official code has one number",
+            "vil_prediction.main.0.weight_g is (80, 1); expected one element",
         ),
         ({"weight_v": torch.zeros(80, 40)}, "vil_prediction.main.0.weight_v is 0 everywhere"),
         ({"weight_v": torch.full((80, 40), np.nan)}, "NaN or infinite weights: vil_prediction.main.0.weight_v"),
     ],
 )
-def test_weight_norms_that_are_none_are_refused(change: dict[str, Any], message: str, tmp_path: Path, capsys):
+def test_invalid_weight_norms_are_refused(change: dict[str, Any], message: str, tmp_path: Path, capsys):
     state = read_checkpoint(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
     head = {f"vil_prediction.{name}": tensor for name, tensor in OfficialClassifier(40, 80, 7).state_dict().items()}
     head |= {f"vil_prediction.main.0.{name}": tensor for name, tensor in change.items()}

@@ -1,4 +1,4 @@
-"""A report never ends the work that it is about: what cannot be drawn is one printed line, and --debug raises it."""
+"""Reports never end the work that they are about: a failed section is one printed line, and --debug raises it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.runs.tiny_runs import MODEL, TRAINING
 
 TINY: Any = dict(vocab_size=114, text_length=24, patch_size=16, grid=(2, 2))
 SIDE: Any = dict(image_dim=16, image_depth=1, image_num_heads=1, image_mlp_dim=16)
-ASKED = [
+SETTINGS = [
     "--split",
     "train",
     "--gallery",
@@ -55,8 +55,10 @@ def on_scenes(run: Pretrain, model: Any) -> Pretrain:
 
 
 def captioner() -> Pretrain:
-    """A BLIP without its text encoder, as the official captioner is."""
-    model = BLIPConfig(**{**TINY, "vocab_size": 116}, **SIDE, dim=16, depth=1, num_heads=1, mlp_dim=16, bos_token_id=114, enc_token_id=115, embed_dim=8, variant="caption")  # fmt: skip
+    """A BLIP without text encoder, like the official captioner."""
+    tokens: Any = dict(bos_token_id=114, enc_token_id=115)
+    size: Any = dict(dim=16, depth=1, num_heads=1, mlp_dim=16, embed_dim=8)
+    model = BLIPConfig(**{**TINY, "vocab_size": 116}, **SIDE, **size, **tokens, variant="caption")
     return replace(on_scenes(blip.pretrain_14m(), model), objectives=Objectives(lm=1.0), heads=())
 
 
@@ -65,14 +67,14 @@ def matcher() -> Pretrain:
 
 
 def written(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any] | None = None) -> Path:
-    """The folder of a run that has learned nothing."""
+    """The folder of a run with initial weights."""
     write_run(folder, run, facts or {})
     save_weights(folder, rebuilt(run, facts or {}))
     return folder
 
 
 def evaluated(folder: Path, task: str, *more: str) -> tuple[int, dict[str, float]]:
-    status = main(["evaluate", str(folder), "--task", task, *ASKED, *more])
+    status = main(["evaluate", str(folder), "--task", task, *SETTINGS, *more])
     (path,) = folder.glob(f"evaluate-{task}-*/metrics.json")
     return status, json.loads(path.read_text())["metrics"]
 
@@ -85,24 +87,26 @@ def test_a_captioner_without_a_text_encoder_is_evaluated_with_its_report(
     assert status == 0 and metrics["images"] == 4
     page = (folder / "report.html").read_text()
     assert page.count('<article class="answer') == 4 and 'article class="heat' not in page
-    said = capsys.readouterr()
-    assert "could not be made" not in said.err and said.out.splitlines()[-1] == f"{folder}/report.html"
+    output = capsys.readouterr()
+    assert "could not be made" not in output.err and output.out.splitlines()[-1] == f"{folder}/report.html"
 
 
-def test_heat_maps_are_of_models_that_can_be_asked_for_them():
+def test_only_models_that_fuse_words_and_patches_have_heat_maps():
     assert heat_maps(captioner(), build(captioner())) == []
     assert len(heat_maps(matcher(), build(matcher()))) == 6
-    wide = replace(captioner(), model=replace(captioner().model, variant="pretraining", image_dim=32))  # type: ignore[type-var]
-    assert heat_maps(wide, build(wide)) == [], "its words have 16 numbers, its patches 32"
-    several = replace(captioner(), model=replace(captioner().model, variant="nlvr2"), objectives=Objectives())  # type: ignore[type-var]
-    assert heat_maps(several, build(several)) == []
+    model = captioner().model
+    assert isinstance(model, BLIPConfig)
+    wide = replace(captioner(), model=replace(model, variant="pretraining", image_dim=32))
+    assert heat_maps(wide, build(wide)) == [], "text dim 16 != image dim 32"
+    two_images = replace(captioner(), model=replace(model, variant="nlvr2"), objectives=Objectives())
+    assert heat_maps(two_images, build(two_images)) == []
 
 
 @pytest.mark.quick("heat_maps", "write_report")
 @pytest.mark.parametrize(
-    "part", ["heat_maps", "facts_section", "kept_examples", "training_sections", "evaluation_tables", "write_report"]
+    "part", ["heat_maps", "facts_section", "example_sections", "training_sections", "evaluation_tables", "write_report"]
 )
-def test_a_part_that_fails_is_one_line_and_the_rest_is_there(
+def test_a_section_that_fails_is_one_line_and_the_rest_is_written(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fails(*_: object) -> None:
@@ -111,16 +115,16 @@ def test_a_part_that_fails_is_one_line_and_the_rest_is_there(
     folder = written(tmp_path / "run", matcher())
     monkeypatch.setattr(report, part, fails)
     status, metrics = evaluated(folder, "matching")
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert status == 0 and metrics["images"] == 4
-    (line,) = [line for line in said.err.splitlines() if line.startswith("diptych:")]
-    assert "could not be made (KeyError: " in line and "--debug" in line and "\x1b" not in said.err
+    (line,) = [line for line in output.err.splitlines() if line.startswith("diptych:")]
+    assert "could not be made (KeyError: " in line and "--debug" in line and "\x1b" not in output.err
     assert (folder / "report.html").is_file() == (part != "write_report")
-    assert f"{metrics['itm']:.4g}" in said.out
+    assert f"{metrics['itm']:.4g}" in output.out
     with pytest.raises(KeyError):
-        main(["evaluate", str(folder), "--task", "matching", *ASKED, "--debug"])
+        main(["evaluate", str(folder), "--task", "matching", *SETTINGS, "--debug"])
     assert not report.debugging.get()
-    assert main(["evaluate", str(folder), "--task", "matching", *ASKED]) == 0
+    assert main(["evaluate", str(folder), "--task", "matching", *SETTINGS]) == 0
 
 
 def test_a_full_disk_under_the_report_costs_no_metric(
@@ -133,14 +137,14 @@ def test_a_full_disk_under_the_report_costs_no_metric(
 
     monkeypatch.setattr("diptych.runs.report.write_report", full)
     assert evaluated(folder, "matching")[0] == 0
-    said = capsys.readouterr()
-    assert "report.html could not be made (OSError: [Errno 28] No space left on device" in said.err
-    assert "report.html" not in said.out
+    output = capsys.readouterr()
+    assert "report.html could not be made (OSError: [Errno 28] No space left on device" in output.err
+    assert "report.html" not in output.out
 
 
 @pytest.mark.quick("metrics.json")
 @pytest.mark.parametrize("broken", ["shown.json", "metrics.json"])
-def test_what_an_earlier_evaluation_left_broken_is_left_out(
+def test_damaged_files_of_an_earlier_evaluation_are_left_out(
     broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder = written(tmp_path / "run", matcher())
@@ -153,7 +157,7 @@ def test_what_an_earlier_evaluation_left_broken_is_left_out(
     assert "evaluate-retrieval-" in page and page.count('<article class="retrieval"') == 4
 
 
-def test_pictures_that_nobody_can_decode_cost_no_metric_of_a_model_of_regions(
+def test_undecodable_images_cost_no_metric_of_a_model_of_region_features(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (data := tmp_path / "data").mkdir()
@@ -175,19 +179,19 @@ def test_pictures_that_nobody_can_decode_cost_no_metric_of_a_model_of_regions(
     status, metrics = evaluated(folder, "retrieval")
     assert status == 0 and metrics["images"] == 4
     assert "diptych:" not in capsys.readouterr().err
-    for i in (0, 2, 3):  # and where nothing can be drawn at all
+    for i in (0, 2, 3):  # and with no image left that can be decoded
         (data / f"{i}.png").write_bytes(f"no picture either, {i}".encode())
     assert evaluated(folder, "retrieval") == (0, metrics)
     assert '<article class="retrieval"' not in (folder / "report.html").read_text()
 
 
-def test_vqa_says_what_can_be_reached_beside_its_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_vqa_reports_the_best_possible_accuracy_beside_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (data := tmp_path / "data").mkdir()
     Pillow.new("RGB", (32, 32)).save(data / "a.png")
-    given = [["A"], ["B"], ["Two"] * 10, ["no"] * 10, ["red", "red"]]  # of the run's answers: 1, 1, 0, 1, 0
+    answers_of = [["A"], ["B"], ["Two"] * 10, ["no"] * 10, ["red", "red"]]  # of the run's answers: 1, 1, 0, 1, 0
     rows = [
         json.dumps({"image": "a.png", "question": f"question {i}?", "answer": answers})
-        for i, answers in enumerate(given)
+        for i, answers in enumerate(answers_of)
     ]
     (data / "train.jsonl").write_text("\n".join(rows))
     run = replace(common_recipes.vqa(matcher()), data=str(data))
@@ -215,35 +219,35 @@ def test_a_finished_run_whose_report_fails_has_succeeded(
     words = ["pretrain", "vilt.tiny"] if task == "pretrain" else ["finetune", task, "--recipe", "vilt.tiny"]
     words += [*MODEL, *TRAINING, "--steps", "2", "--workers", "0", "--out", str(out := tmp_path / "run")]
     assert main(words) == 0
-    said = capsys.readouterr()
-    assert "report.html could not be made (RuntimeError: nothing can be drawn)" in said.err
+    output = capsys.readouterr()
+    assert "report.html could not be made (RuntimeError: nothing can be drawn)" in output.err
     assert (
-        said.out.splitlines()[-1] == f"weights: {out / 'model.safetensors'}" and (out / "model.safetensors").is_file()
+        output.out.splitlines()[-1] == f"weights: {out / 'model.safetensors'}" and (out / "model.safetensors").is_file()
     )
     with pytest.raises(RuntimeError, match="nothing can be drawn"):
-        main([*words, "--debug"])  # it is finished, and only its report is made again
+        main([*words, "--debug"])  # it has finished, and only its report is written again
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("captions", "status", "said"),
+    ("captions", "status", "error"),
     [
         ([["a red circle"]], 2, "at least two images with different captions"),
         ([["a red circle"]] * 6, 2, "at least two images with different captions"),
-        ([["a red circle", "a blue square"], ["a  Red circle"]] * 2, 2, "no false text"),
+        ([["a red circle", "a blue square"], ["a  Red circle"]] * 2, 2, "no negative text"),
         ([["a red circle"], ["a blue square"]] * 3, 0, ""),
         ([["a red circle"], *[["a blue square"]] * 20], 0, ""),
     ],
 )
-def test_retrieval_is_learned_where_there_are_false_texts_and_refused_in_a_line_where_not(
-    captions: list[list[str]], status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_retrieval_is_fine_tuned_if_there_are_negative_texts_and_else_refused_in_one_line(
+    captions: list[list[str]], status: int, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (data := tmp_path / "data").mkdir()
     for i in range(len(captions)):
         Pillow.new("RGB", (32, 32), (10 * i,) * 3).save(data / f"{i}.png")
     rows = [{"image": f"{i}.png", "caption": text} for i, texts in enumerate(captions) for text in texts]
     (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (data / "val.jsonl").write_text(json.dumps(rows[0]))  # one picture: nothing can be held out
+    (data / "val.jsonl").write_text(json.dumps(rows[0]))  # one image: no negative texts, and so no validation
     words = [
         "finetune",
         "retrieval",
@@ -258,16 +262,16 @@ def test_retrieval_is_learned_where_there_are_false_texts_and_refused_in_a_line_
     ]
     words += ["--steps", "2", "--negative_texts", "3", "--workers", "0", "--out", str(tmp_path / "run")]
     assert main(words) == status
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     if status:
-        assert len(told.err.splitlines()) == 1 and said in told.err
+        assert len(output.err.splitlines()) == 1 and error in output.err
     else:
-        assert "nothing is held out: data (val): no false text" in told.out
+        assert "no validation during training: data (val): no negative text" in output.out
         (row, *_) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
         assert row["retrieval"] == pytest.approx(np.log(4), abs=0.1)
 
 
-def test_a_report_that_has_no_place_costs_no_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_report_that_cannot_be_written_costs_no_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = written(tmp_path / "run", matcher())
     (folder / "report.html").mkdir()
     assert evaluated(folder, "matching")[0] == 0

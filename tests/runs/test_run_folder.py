@@ -1,7 +1,8 @@
-"""A run's folder gives its module back: every weight, tied ones tied, or an error that names what does not fit."""
+"""Run folders: run.json and weights are read back as they were written, or refused with an error that says why."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import diptych
 from diptych.checkpoints.read import WeightsError
+from diptych.cli import main
 from diptych.config.run import Pretrain
-from diptych.models.coca import recipes as coca
 from diptych.models.vilt import recipes as vilt
 from diptych.modules.heads import MLMHead
 from diptych.objectives.pretraining import Pretraining
@@ -23,7 +25,7 @@ from diptych.utils.state_dict import named_weights
 
 
 class Tied(nn.Module):
-    """A head that writes with the vectors that the model reads with."""
+    """A model with an MLM head that shares its word embeddings."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -37,7 +39,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
-def test_a_tied_weight_is_saved_once_under_its_first_name_and_loaded_tied(tmp_path: Path):
+def test_tied_weights_are_saved_once_and_loaded_tied(tmp_path: Path):
     module, other = Tied(), Tied(seed=1)
     assert not same(module, other)
     save_weights(tmp_path, module)
@@ -50,7 +52,7 @@ def test_a_tied_weight_is_saved_once_under_its_first_name_and_loaded_tied(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["model.words.weight", "model.out.bias", "heads.words.bias"])
-def test_what_is_missing_or_too_much_is_named(tmp_path: Path, name: str):
+def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path: Path, name: str):
     save_weights(tmp_path, Tied())
     saved = load_file(tmp_path / MODEL)
     module = Tied(seed=1)
@@ -63,10 +65,10 @@ def test_what_is_missing_or_too_much_is_named(tmp_path: Path, name: str):
     save_file(saved | {name: torch.ones(9)}, tmp_path / MODEL)
     with pytest.raises(WeightsError, match=r"of another shape"):
         load_run(module, tmp_path)
-    assert same(module, Tied(seed=1)), "nothing is loaded where one weight does not fit"
+    assert same(module, Tied(seed=1)), "nothing is loaded if one weight does not fit"
 
 
-def test_a_folder_without_weights_or_with_broken_ones_is_refused(tmp_path: Path):
+def test_a_folder_without_weights_or_with_a_damaged_file_is_refused(tmp_path: Path):
     with pytest.raises(RunError, match=r"no model\.safetensors there yet"):
         load_run(Tied(), tmp_path)
     (tmp_path / MODEL).write_bytes(b"\x80\x04pickle")
@@ -85,7 +87,7 @@ def small(tie: bool, seed: int) -> tuple[Pretrain, Pretraining]:
 
 
 @pytest.mark.parametrize("tie", [False, True])
-def test_a_run_starts_with_the_model_and_the_heads_of_another(tmp_path: Path, tie: bool):
+def test_init_from_copies_model_and_heads(tmp_path: Path, tie: bool):
     run, module = small(tie, seed=0)
     write_run(tmp_path, run, {})
     save_weights(tmp_path, module)
@@ -94,7 +96,7 @@ def test_a_run_starts_with_the_model_and_the_heads_of_another(tmp_path: Path, ti
     assert same(module, other)
 
 
-def test_with_other_heads_it_starts_with_the_model_alone(tmp_path: Path):
+def test_init_from_a_run_with_other_heads_copies_the_model_alone(tmp_path: Path):
     run, module = small(False, seed=0)
     del module.heads["match"]
     write_run(tmp_path, run, {})
@@ -106,19 +108,59 @@ def test_with_other_heads_it_starts_with_the_model_alone(tmp_path: Path):
     assert all(torch.equal(t, before[name]) for name, t in named_weights(other.heads).items())
 
 
-def test_a_run_tells_what_it_started_from(tmp_path: Path):
+def test_ancestors_lists_the_chain_of_initial_runs(tmp_path: Path):
     first, second = tmp_path / "words", tmp_path / "pairs"
     write_run(first, replace(vilt.small_words(), init_from="gone"), {})
     write_run(second, replace(vilt.small(), init_from=str(first)), {})
-    told = ancestors(replace(vilt.tiny(), init_from=str(second)))
-    words = f"{first} (vilt.small_words), which began from gone (not there)"
-    assert told == f"{second} (vilt.small), which began from {words}"
+    chain = ancestors(replace(vilt.tiny(), init_from=str(second)))
+    words = f"{first} (vilt.small_words), initialised from gone (not found)"
+    assert chain == f"{second} (vilt.small), initialised from {words}"
     assert ancestors(vilt.tiny()) == ""
-    write_run(first, replace(vilt.small_words(), init_from=str(second)), {})  # in a circle
-    assert ancestors(replace(vilt.tiny(), init_from=str(second)), most=4).count("which began from") == 3
+    write_run(first, replace(vilt.small_words(), init_from=str(second)), {})  # a circle
+    assert ancestors(replace(vilt.tiny(), init_from=str(second)), most=4).count("initialised from") == 3
 
 
-def test_a_coca_of_before_reads_single_words_by_their_name(tmp_path: Path):
-    run = coca.small()
-    write_run(tmp_path, replace(run, embedders=replace(run.embedders, text="minilm")), {})
-    assert read_run(tmp_path)[0] == replace(run, embedders=replace(run.embedders, text="minilm_words"))
+def set_version(folder: Path, version: str) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    del record["digest"]  # run.json may be edited on purpose
+    (folder / "run.json").write_text(json.dumps(record | {"versions": record["versions"] | {"diptych": version}}))
+
+
+COMMANDS = (
+    "evaluate {run}",
+    "evaluate {run} --data scenes:8",
+    "finetune vqa --from {run} --data scenes:8 --out {run}/out",
+    "pretrain vilt.tiny --init_from {run} --out {run}/out",
+    "pretrain albef.small --init_image_from {run} --out {run}/out",
+    "pretrain beit3.small --tokenizer {run} --out {run}/out",
+    "pretrain vilt.tiny --data scenes:8 --out {run}",
+    "finetune vqa --recipe vilt.tiny --data scenes:8 --out {run}",
+    "export {run} --to official --out {run}/x.pth",
+    "capfilt scenes:8 --filter {run} --out {run}/out",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("version", ["0.1.0", "0.1.9"])
+def test_every_command_refuses_run_folders_of_version_0_1_in_one_line(
+    command: str, version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "run"
+    write_run(folder, vilt.tiny(), {})
+    set_version(folder, version)
+    before = sorted(folder.iterdir())
+    assert main(command.format(run=folder).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"diptych: {folder}: run folder of Diptych {version}, which {diptych.__version__} does not read"
+    )
+    assert "train again with" in line and "diptych export" in line and "diptych import" in line
+    assert sorted(folder.iterdir()) == before
+
+
+def test_run_folders_of_this_version_and_of_0_10_are_not_taken_for_0_1(tmp_path: Path):
+    write_run(tmp_path, vilt.tiny(), {})
+    assert read_run(tmp_path)[0] == vilt.tiny()
+    set_version(tmp_path, "0.10.0")
+    with pytest.raises(RunError, match=r"written by Diptych 0\.10\.0"):
+        read_run(tmp_path)

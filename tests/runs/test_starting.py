@@ -1,4 +1,4 @@
-"""A tower begins with weights of its own heads and activation, or says that they are of others."""
+"""Initial weights must come from a model with the same number of attention heads and the same activation."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from pathlib import Path
 import pytest
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.albef.model import ALBEF
-from diptych.models.configs import CLIPConfig, ViTConfig
-from diptych.models.vilbert.model import ViLBERT
-from diptych.models.vit.model import ViT as Model
+from diptych.models.configs import ALBEFConfig, CLIPConfig, ViLBERTConfig, ViTConfig
+from diptych.models.vit.model import ViT
 from diptych.runs.starting import check_image_start, check_text_start
 from diptych.runs.validate import RunError
 
 
-def test_a_vit_s_heads_and_activation_must_be_the_tower_s():
-    block = Model(dim=16, depth=1, num_heads=4, mlp_dim=8, patch_size=4, grid=(2, 2), activation="relu").blocks[0]
+def test_a_vit_s_heads_and_activation_must_be_the_encoder_s():
+    block = ViT(
+        ViTConfig(dim=16, depth=1, num_heads=4, mlp_dim=8, patch_size=4, grid=(2, 2), activation="relu")
+    ).blocks[0]
     check_image_start(ViTConfig(num_heads=4, activation="relu"), block, "vit")
-    check_image_start(CLIPConfig(num_heads=8), block, "vit")  # no ViT: refused elsewhere
-    with pytest.raises(RunError, match="vit has 2 attention heads, but the model that starts from it 4"):
+    check_image_start(CLIPConfig(num_heads=8), block, "vit")  # not a ViT: refused elsewhere
+    with pytest.raises(RunError, match="vit has 2 attention heads, but the model that it initialises has 4"):
         check_image_start(ViTConfig(num_heads=2, activation="relu"), block, "vit")
     for name in ("gelu", "gelu_tanh", "quick_gelu", "silu"):
         with pytest.raises(RunError, match=f"vit has the activation {name}, but .* ReLU"):
             check_image_start(ViTConfig(num_heads=4, activation=name), block, "vit")
 
 
-@pytest.mark.parametrize("kind", [ALBEF, ViLBERT])
-def test_a_bert_s_config_must_be_the_tower_s(kind: type, tmp_path: Path):
+@pytest.mark.parametrize("kind", [ALBEFConfig, ViLBERTConfig])
+def test_a_bert_s_heads_and_activation_must_be_the_encoder_s(kind: type, tmp_path: Path):
     image = {"image_dim": 16, "image_num_heads": 2, "image_mlp_dim": 8}
     sizes = {
-        ALBEF: {"text_depth": 1, "fusion_depth": 1, "image_depth": 1},
-        ViLBERT: {"coattention_dim": 16, "coattention_num_heads": 2},
+        ALBEFConfig: {"text_depth": 1, "fusion_depth": 1, "image_depth": 1},
+        ViLBERTConfig: {"coattention_dim": 16, "coattention_num_heads": 2},
     }[kind] | image
-    model = kind(**sizes, dim=24, mlp_dim=8, num_heads=2)
+    model = kind(**sizes, dim=24, mlp_dim=8, num_heads=2).build()
     file, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     check_text_start(weights, model)  # no config: nothing to compare
     config = {
@@ -45,19 +45,19 @@ def test_a_bert_s_config_must_be_the_tower_s(kind: type, tmp_path: Path):
     }
     file.write_text(json.dumps(config))
     check_text_start(weights, model)
-    for change, said in (
-        ({"num_attention_heads": 4}, "has 4 attention heads, but the model that starts from it 2"),
+    for change, message in (
+        ({"num_attention_heads": 4}, "has 4 attention heads, but the model that it initialises has 2"),
         ({"hidden_act": "relu"}, "has the activation relu"),
     ):
         file.write_text(json.dumps(config | change))
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(RunError, match=message):
             check_text_start(weights, model)
     oldest = {"num_attention_heads": 4, "hidden_act": "gelu", "type_vocab_size": 2, "vocab_size": 30522}
     file.write_text(json.dumps(oldest))  # states no model_type
     with pytest.raises(RunError, match="has 4 attention heads"):
         check_text_start(weights, model)
     file.write_text(json.dumps({"model_type": "clip", "num_attention_heads": 4}))
-    check_text_start(weights, model)  # of another model in the same folder
+    check_text_start(weights, model)  # the config of another model in the same folder
     file.write_text(json.dumps(config | {"position_embedding_type": "relative_key"}))
     with pytest.raises(WeightsError, match="position_embedding_type is 'relative_key'; expected 'absolute'"):
         check_text_start(weights, model)

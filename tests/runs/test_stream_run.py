@@ -1,4 +1,4 @@
-"""A run that reads tars in lanes: killed and continued it is the one never touched; so are two ranks with divided weights."""
+"""Runs on a stream of tars: killed and resumed, or on two ranks with FSDP, they equal an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from diptych.cli import main
 from diptych.data.sources.captions import open_captions
-from diptych.training.checkpoint import rest
+from diptych.training.checkpoint import read_training_state
 from tests.runs.tiny_runs import ENVIRONMENT, MODEL, kill_all, rows, started
 
 STEPS = 20
@@ -26,7 +26,7 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Fifty scenes in four tars to learn from, of which one is damaged in the middle, and one that is held out."""
+    """Fifty scenes in four training tars, one of which is damaged in the middle, and one val tar."""
     folder, scenes = tmp_path_factory.mktemp("tars"), open_captions("scenes:50", "train")
     for shard, name in enumerate(("train-0", "train-1", "train-2", "train-3", "val-0")):
         with tarfile.open(folder / f"{name}.tar", "w") as tar:
@@ -69,13 +69,13 @@ def whole(tars: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_damage_is_listed(whole: Path):
+def test_the_damaged_tar_is_listed(whole: Path):
     (row,) = json.loads((whole / "skipped.json").read_text())
-    assert "train-2.tar, byte" in str(row) and "what lies behind is lost" in str(row)
+    assert "train-2.tar, byte" in str(row) and "the rest is lost" in str(row)
 
 
 @pytest.mark.slow
-def test_killed_and_continued_it_ends_in_the_same_bits(tars: str, whole: Path, tmp_path: Path):
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tars: str, whole: Path, tmp_path: Path):
     process = started(command(tars, tmp_path / "killed"))
     metrics = tmp_path / "killed" / "metrics.jsonl"
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 4):
@@ -89,12 +89,12 @@ def test_killed_and_continued_it_ends_in_the_same_bits(tars: str, whole: Path, t
 
 
 @pytest.mark.slow
-def test_two_ranks_with_divided_weights_are_one_process(tars: str, whole: Path, tmp_path: Path):
-    """The report too, for which one rank computes alone; and one process goes on where they stood."""
+def test_two_ranks_with_fsdp_equal_one_process(tars: str, whole: Path, tmp_path: Path):
+    """The report is there too, which one rank computes alone; and one process resumes their finished run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych"]
     more = ["--parallel", "fsdp", "--activation_checkpointing", "True"]
-    asked = [*torchrun, *command(tars, tmp_path / "two", *more)]
-    done = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    arguments = [*torchrun, *command(tars, tmp_path / "two", *more)]
+    done = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "4 tars of" in done.stdout and "in 2 lanes" in done.stdout and (tmp_path / "two" / "report.html").exists()
     shutil.copytree(tmp_path / "two", tmp_path / "finished")
@@ -106,24 +106,24 @@ def test_two_ranks_with_divided_weights_are_one_process(tars: str, whole: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_killed_it_is_gone_on_with_by_another_number_of_ranks(
+def test_a_killed_run_resumes_on_another_number_of_ranks(
     tars: str, whole: Path, tmp_path: Path, before: int, after: int
 ):
     def ranks(n: int) -> subprocess.Popen[str]:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-        asked = [sys.executable, *(torchrun if n > 1 else []), "-m", "diptych", *command(tars, tmp_path)]
-        return subprocess.Popen(asked, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, start_new_session=True)
+        arguments = [sys.executable, *(torchrun if n > 1 else []), "-m", "diptych", *command(tars, tmp_path)]
+        return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, start_new_session=True)
 
     process, metrics = ranks(before), tmp_path / "metrics.jsonl"
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 4):
         time.sleep(0.001)
     assert process.poll() is None
     kill_all(process)
-    stood = rest(tmp_path)
-    assert stood and set(stood["cursor"]) == {"0", "1"} and 0 < stood["step"] < STEPS
+    state = read_training_state(tmp_path)
+    assert state and set(state["cursor"]) == {"0", "1"} and 0 < state["step"] < STEPS
     process = ranks(after)
-    said, complaint = process.communicate(timeout=280)
-    assert process.returncode == 0 and f"goes on at step {stood['step']}" in said, complaint[-3000:]
+    output, errors = process.communicate(timeout=280)
+    assert process.returncode == 0 and f"resumes at step {state['step']}" in output, errors[-3000:]
     for row, other in zip(rows(tmp_path), rows(whole), strict=True):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
     assert (tmp_path / "skipped.json").read_text() == (whole / "skipped.json").read_text()

@@ -1,4 +1,4 @@
-"""Which pieces a run's texts come in, and that they travel with it."""
+"""The text tokenizer of a run: which vocabulary it has, and that the vocabulary file is stored with the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diptych.objectives.mlm import MLM
 from diptych.runs import finetune
 from diptych.runs.build import objectives
 from diptych.runs.run_folder import RunError, read_run, write_run
-from diptych.runs.tokenizer import check_pieces, tokenizer_of
+from diptych.runs.tokenizer import check_same_vocabulary, tokenizer_of
 from diptych.runs.train import identity
 
 
@@ -36,14 +36,14 @@ def reading(vocabulary: str, size: int = 114) -> Pretrain:
     return replace(run, model=replace(run.model, vocab_size=size), vocabulary=vocabulary)  # type: ignore[type-var]
 
 
-def test_clips_models_read_clips_pieces():
+def test_models_of_clips_vocabulary_size_have_clips_tokenizer():
     run = coca.open_clip()
     assert isinstance(run.model, CoCaConfig)
     tokenizer = tokenizer_of(replace(run, model=replace(run.model, vocab_size=49408)))
     assert tokenizer.vocabulary is vocabulary(CLIP) and tokenizer.max_length == run.model.text_length
 
 
-def test_a_file_of_pieces_is_read_where_a_run_names_one(tmp_path: Path):
+def test_a_vocabulary_file_is_read_if_the_run_names_one(tmp_path: Path):
     run = reading(listed(tmp_path / "v.txt", "dog", "##s"), 9)
     ids = tokenizer_of(run).encode(["dogs [MASK]"]).ids[0].tolist()
     assert ids == [4, 0, 1, *[3] * 3, 5] and tokenizer_of(run).vocabulary.mask == 6
@@ -51,59 +51,61 @@ def test_a_file_of_pieces_is_read_where_a_run_names_one(tmp_path: Path):
     assert (words.masking.mask_id, words.masking.vocab_size) == (6, 7)
 
 
-def test_what_does_not_fit_the_model_is_refused(tmp_path: Path):
+def test_a_vocabulary_that_does_not_fit_the_model_is_refused(tmp_path: Path):
     file = listed(tmp_path / "v.txt", "dog")
-    with pytest.raises(RunError, match=r"has 6 pieces, but the model 5: give --model\.vocab_size 6"):
+    with pytest.raises(RunError, match=r"has 6 tokens, but model\.vocab_size is 5: give --model\.vocab_size 6"):
         tokenizer_of(reading(file, 5))
-    with pytest.raises(RunError, match=r"mask at 5, the model at 103: set model\.mask"):
+    with pytest.raises(RunError, match=r"mask token is 5, but model\.mask_token_id is 103: set model\.mask"):
         tokenizer_of(replace(beit3.base(), vocabulary=file))
     with pytest.raises(RunError, match="give --vocabulary FILE"):
         tokenizer_of(reading("", 99))
 
 
-def test_a_vocabulary_travels_with_its_run_and_is_told_from_others(tmp_path: Path, monkeypatch):
+def test_a_vocabulary_is_stored_with_its_run_and_compared_by_content(tmp_path: Path, monkeypatch):
     file, out = listed(tmp_path / "v.txt", "dog"), tmp_path / "run"
     write_run(out, reading(file), {})
     Path(file).unlink()
     out = out.rename(tmp_path / "moved")
     run, _ = read_run(out)
     assert Path(run.vocabulary).parent == out and tokenizer_of(run).vocabulary.pieces == ("dog", *SPECIAL)
-    monkeypatch.setattr(finetune, "check_model", lambda *_: None)  # there are no weights to be compared
+    monkeypatch.setattr(finetune, "check_model", lambda *_: None)  # the folder has no weights to compare
     assert finetune.inherited(out, tasks.vqa(vilt.base())).vocabulary == run.vocabulary
     assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))
     assert identity(run) != identity(reading(listed(tmp_path / "other.txt", "cat")))
 
-    begun = replace(reading(str(tmp_path / "again.txt")), init_from=str(out))
-    check_pieces(begun)
+    started = replace(reading(str(tmp_path / "again.txt")), init_from=str(out))
+    check_same_vocabulary(started)
     for other in (str(tmp_path / "other.txt"), ""):
         with pytest.raises(RunError, match=r"learned with the vocabulary vocabulary-.*give --vocabulary"):
-            check_pieces(replace(begun, vocabulary=other))
+            check_same_vocabulary(replace(started, vocabulary=other))
 
     listed(Path(run.vocabulary), "cat")
-    with pytest.raises(DataError, match="another vocabulary than the one that its run learned with"):
+    with pytest.raises(DataError, match="it is not the vocabulary that its run was trained with"):
         tokenizer_of(run)
 
 
-def test_a_run_names_no_vocabulary_outside_its_folder(tmp_path: Path):
+def test_a_run_reads_no_vocabulary_outside_its_folder(tmp_path: Path):
     out = tmp_path / "run"
     write_run(out, reading(listed(tmp_path / "v.txt", "dog")), {})
-    told = json.loads((out / "run.json").read_text())
-    told["run"]["vocabulary"] = "../v.txt"
-    del told["digest"]
-    (out / "run.json").write_text(json.dumps(told))
+    record = json.loads((out / "run.json").read_text())
+    record["run"]["vocabulary"] = "../v.txt"
+    del record["digest"]
+    (out / "run.json").write_text(json.dumps(record))
     assert read_run(out)[0].vocabulary == str(out / "v.txt")
 
 
-def test_pieces_are_learned_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_train_tokenizer_writes_a_vocabulary_and_never_overwrites_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     file = tmp_path / "learned.txt"
     assert main(["train-tokenizer", "scenes:20", "--size", "70", "--out", str(file)]) == 0
-    assert "70 pieces" in capsys.readouterr().out and read_vocabulary(file).size == 70
-    held, other = file.read_bytes(), str(tmp_path / "other.txt")
-    for words, told in (
-        (["--size", "9", "--out", other], "--size more"),
+    assert "70 " in capsys.readouterr().out and read_vocabulary(file).size == 70
+    content, other = file.read_bytes(), str(tmp_path / "other.txt")
+    for words, error in (
+        (["--size", "9", "--out", other], "raise --size"),
         (["--out", "x.json"], "FILE.txt"),
         (["--size", "60", "--out", str(file)], "is there already"),
     ):
         assert main(["train-tokenizer", "scenes:20", *words]) == 2
-        assert told in capsys.readouterr().err
-    assert file.read_bytes() == held
+        assert error in capsys.readouterr().err
+    assert file.read_bytes() == content

@@ -1,4 +1,4 @@
-"""What is held out: missing it may be, not broken; and its losses are the same on any number of ranks."""
+"""Validation during training, precision and settings of a resumed run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.objectives.itc import ITC
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TrainStep
-from diptych.runs.train import held_out_means, opened
+from diptych.runs.train import open_validation, validation_means
 from diptych.training.distributed import Group
 from diptych.training.step import OptimizerStep
 from tests.models.systems import clip
@@ -32,22 +32,22 @@ def val_of(folder: Path) -> PairExamples:
     return PairExamples(open_captions(str(folder), "val"), Tokenizer(), ImageSettings(), 0.0)
 
 
-def test_only_a_split_that_is_missing_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_val_split_is_allowed_and_a_broken_one_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "0.jpg").write_bytes(b"")
     (tmp_path / "captions_train.csv").write_text("image,caption\n0.jpg,a dog\n")
-    assert opened(partial(val_of, tmp_path), quiet=False) is None
-    assert "nothing is held out" in capsys.readouterr().out
+    assert open_validation(partial(val_of, tmp_path), quiet=False) is None
+    assert "no validation during training" in capsys.readouterr().out
     (tmp_path / "captions_val.csv").write_text("image,caption\n1.jpg,a dog\n")
     with pytest.raises(DataError, match=r"captions_val.csv, line 2: image '1.jpg' is missing"):
-        opened(partial(val_of, tmp_path), quiet=False)
+        open_validation(partial(val_of, tmp_path), quiet=False)
 
 
 def means(group: Group) -> dict[str, float]:
-    """Of three batches of other sizes, by a model that contrasts."""
+    """Validation means of ITC over three batches of different sizes."""
     torch.manual_seed(0)
     model: Any = clip.SYSTEMS["clip"].small()
     step = Pretraining(model, model.pretraining_heads(), [ITC()]).eval()
-    return held_out_means(cast(TrainStep, step), [batch_of(b, seed=b) for b in (4, 6, 3)], group, "fp32")
+    return validation_means(cast(TrainStep, step), [batch_of(b, seed=b) for b in (4, 6, 3)], group, "fp32")
 
 
 def _on_rank(rank: int, folder: str) -> None:
@@ -58,7 +58,7 @@ def _on_rank(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_held_out_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
+def test_validation_means_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
     mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     one = means(Group(torch.device("cpu")))
     assert "itc" in one
@@ -67,10 +67,10 @@ def test_held_out_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+def test_a_resumed_run_keeps_the_precision_it_was_started_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Begun where `auto` means bf16, stopped after three of four steps, and continued where it means fp32."""
+    """Started where `auto` is bf16, interrupted in the last of four steps, and resumed where it is fp32."""
     computed, update = list[tuple[int, bool]](), OptimizerStep.__call__
 
     def advance(self: OptimizerStep, step: int, *rest: Any) -> Any:
@@ -87,12 +87,14 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     capsys.readouterr()
     monkeypatch.setenv("DIPTYCH_BF16", "off")
     assert main(words) == 0
-    assert f"{tmp_path / 'run'} was begun in bf16 and goes on in it" in capsys.readouterr().out
+    assert f"{tmp_path / 'run'} was started in bf16 and resumes in it" in capsys.readouterr().out
     assert computed[-1] == (3, True) and all(bf16 for _, bf16 in computed)
 
 
 @pytest.mark.slow
-def test_a_run_json_of_another_run_is_refused_beside_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_json_that_does_not_belong_to_the_checkpoint_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     assert main(pretrain(tmp_path / "a", steps=2)) == 0
     assert main(pretrain(tmp_path / "b", "--seed", "5", steps=2)) == 0
     (tmp_path / "a" / "run.json").write_bytes((tmp_path / "b" / "run.json").read_bytes())

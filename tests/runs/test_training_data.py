@@ -1,4 +1,4 @@
-"""At the command line: which split is read, and what is said of how the data was divided."""
+"""The command line and the data: which split is read, and what is printed on how the data was divided."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ from diptych.cli import main
 from diptych.data.sources.captions import open_captions
 from diptych.runs.run_folder import read_run
 
-SMALL = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24"]  # fmt: skip
+SMALL = [
+    "--model.dim",
+    "16",
+    "--model.depth",
+    "1",
+    "--model.num_heads",
+    "2",
+    "--model.mlp_dim",
+    "32",
+    "--model.text_length",
+    "24",
+]
 HOW = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
 
 
 def write_photos(folder: Path, tables: dict[str, range]) -> None:
-    """Scenes as files, with tables of two captions each."""
+    """Writes synthetic scenes as image files, and tables with two captions for each image."""
     scenes = open_captions("scenes:60", "train")
     (folder / "images").mkdir(parents=True)
     for name, pictures in tables.items():
@@ -31,7 +42,7 @@ def pretrain(data: Path, out: Path, *more: str) -> int:
     return main(["pretrain", "vilt.tiny", *SMALL, *short, *HOW, *more])
 
 
-def test_a_run_is_not_written_into_the_folder_of_its_data(tmp_path: Path, capsys):
+def test_out_may_not_be_the_data_folder(tmp_path: Path, capsys):
     write_photos(tmp_path / "photos", {"photos.jsonl": range(4)})
     before = sorted(tmp_path.rglob("*"))
     assert pretrain(tmp_path / "photos", tmp_path / "photos" / "." / "images" / "..") == 2
@@ -42,24 +53,24 @@ def test_a_run_is_not_written_into_the_folder_of_its_data(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
-def test_a_division_is_said_once_by_each_command_and_words_for_splits_are_understood(tmp_path: Path, capsys):
+def test_each_command_prints_the_division_once_and_understands_other_words_for_splits(tmp_path: Path, capsys):
     write_photos(tmp_path / "photos", {"photos.jsonl": range(60)})
     assert pretrain(tmp_path / "photos", tmp_path / "run", "--split", "Training") == 0
-    said = capsys.readouterr().out.splitlines()
-    told = "photos.jsonl: divided by picture, seed 0: train 51, val 3, test 6"
-    assert said.count(told) == 1 and sum("divided" in line for line in said) == 1
+    lines = capsys.readouterr().out.splitlines()
+    division = "photos.jsonl: divided by image, seed 0: train 51, val 3, test 6"
+    assert lines.count(division) == 1 and sum("divided" in line for line in lines) == 1
     assert read_run(tmp_path / "run")[0].split == "train"
 
     assert main(["evaluate", str(tmp_path / "run"), "--task", "retrieval", "--split", "VALIDATION ", *HOW]) == 0
-    assert capsys.readouterr().out.splitlines().count(told) == 1
+    assert capsys.readouterr().out.splitlines().count(division) == 1
     (written,) = (tmp_path / "run").glob("evaluate-*")
-    found = json.loads((written / "metrics.json").read_text())
-    assert found["asked"]["split"] == "val" and found["metrics"]["images"] == 3 and found["metrics"]["texts"] == 6
+    scores = json.loads((written / "metrics.json").read_text())
+    assert scores["asked"]["split"] == "val" and scores["metrics"]["images"] == 3 and scores["metrics"]["texts"] == 6
 
     for word, why in (
         ("trainval", "more than one split"),
         ("holdout", "none of train"),
-        ("test-dev", "single datasets"),
+        ("test-dev", "does not exist in this format"),
     ):
         assert main(["evaluate", str(tmp_path / "run"), "--task", "retrieval", "--split", word, *HOW]) == 2
         assert pretrain(tmp_path / "photos", tmp_path / "other", "--split", word) == 2
@@ -69,24 +80,24 @@ def test_a_division_is_said_once_by_each_command_and_words_for_splits_are_unders
 
 
 @pytest.mark.slow
-def test_files_that_are_named_for_splits_are_each_said_and_a_lone_one_holds_nothing_out(tmp_path: Path, capsys):
+def test_files_named_after_splits_are_listed_and_a_single_one_leaves_no_validation_data(tmp_path: Path, capsys):
     write_photos(tmp_path / "photos", {"training.jsonl": range(9), "dev.jsonl": range(9, 12)})
     assert pretrain(tmp_path / "photos", tmp_path / "run") == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said.count("training.jsonl: named for train, in files: train 9, val 0, test 0") == 1
-    assert said.count("dev.jsonl: named for val, in files: train 0, val 3, test 0") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("training.jsonl: named for train, counted in files: train 9, val 0, test 0") == 1
+    assert lines.count("dev.jsonl: named for val, counted in files: train 0, val 3, test 0") == 1
 
     assert pretrain(tmp_path / "photos", tmp_path / "of-val", "--split", "valid", "--batch_size", "2") == 0
-    assert "nothing is held out: the run learns from val itself" in capsys.readouterr().out
+    assert "no validation during training: the run trains on the val split itself" in capsys.readouterr().out
 
-    lone = tmp_path / "photos" / "training.jsonl"
-    assert pretrain(lone, tmp_path / "lone") == 0
-    assert "nothing is held out: " in capsys.readouterr().out
-    assert main(["evaluate", str(tmp_path / "lone"), "--task", "retrieval", *HOW]) == 2
-    assert "nothing in split 'val' (named for train" in capsys.readouterr().err
+    single = tmp_path / "photos" / "training.jsonl"
+    assert pretrain(single, tmp_path / "single") == 0
+    assert "no validation during training: " in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "single"), "--task", "retrieval", *HOW]) == 2
+    assert "no rows in split 'val' (named for train" in capsys.readouterr().err
 
 
-def test_a_row_of_an_unknown_split_stops_a_run_before_it_begins(tmp_path: Path, capsys):
+def test_a_row_with_an_unknown_split_stops_a_run_before_it_starts(tmp_path: Path, capsys):
     write_photos(tmp_path / "photos", {"photos.jsonl": range(3)})
     path = tmp_path / "photos" / "photos.jsonl"
     rows = [json.loads(line) | {"split": "train"} for line in path.read_text().splitlines()]

@@ -1,5 +1,6 @@
-"""Every system's checkpoint, wrapped at random as training leaves it, is imported at the command line with the same weights; one
-with a key too many or too few is refused by that key's name.
+"""Import of checkpoints nested and prefixed as training loops save them: the same weights for every system.
+
+A checkpoint with a key too many or too few is refused by the key's name.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ RESNET: dict[str, Any] = dict(
 
 
 def official(system: str, folder: Path) -> tuple[dict[str, Tensor], Path]:
-    """A small checkpoint under official names, and the settings that stand in no shape."""
+    """A small checkpoint under official names, and the settings that cannot be inferred from weight shapes."""
     config = folder / "config.json"
     if system == "clip_resnet":
         config.write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
@@ -52,7 +53,7 @@ def official(system: str, folder: Path) -> tuple[dict[str, Tensor], Path]:
 
 
 def wrapped(state: dict[str, Tensor], prefix: str, nest: tuple[str, ...]) -> dict[str, Any]:
-    """As a training loop saves a model, with what it keeps beside."""
+    """The state nested and prefixed as a training loop saves it, with epoch and optimizer state."""
     held: dict[str, Any] = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     for key in reversed(nest):
         held = {"epoch": 3, key: held, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
@@ -74,7 +75,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_wrapped_weights_are_imported_as_they_are_and_one_key_more_or_less_is_named(
+def test_wrapped_weights_are_imported_unchanged_and_an_extra_or_missing_key_is_named(
     system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     state, config = official(system, tmp_path)
@@ -87,7 +88,7 @@ def test_wrapped_weights_are_imported_as_they_are_and_one_key_more_or_less_is_na
         capsys.readouterr()
         assert run_import(system, wrapped(state, prefix, nest), config, out) == 0, (prefix, nest)
         told = capsys.readouterr().out
-        assert f'from "{".".join(nest)}"' in told and "beside the weights, not read: epoch, optimizer" in told
+        assert f'from "{".".join(nest)}"' in told and "other keys of the file, not read: epoch, optimizer" in told
         assert same(imported(out), imported(tmp_path / "plain"))
     prefix, nest = draw.choice(PREFIXES), draw.choice(NESTS)
     extra = draw.choice(("stray.weight", "blocks.extra", "head2.bias"))
@@ -116,7 +117,7 @@ def test_trained_weights_go_before_their_average_and_that_is_said(average: str, 
     both = [("student", state), (average, shifted(state))]
     assert run_import("vit", dict(both if first else both[::-1]), config, tmp_path / "run") == 0
     told = capsys.readouterr().out
-    assert 'weights read from "student"' in told and f"not taken, though it fits too: {average}" in told
+    assert 'weights read from "student"' in told and f"not used, though it fits too: {average}" in told
     assert torch.equal(imported(tmp_path / "run")["model.patches.cls"], state["cls_token"])
     assert run_import("vit", {average: shifted(state), "step": 3}, config, tmp_path / "alone") == 0
     assert torch.equal(imported(tmp_path / "alone")["model.patches.cls"], state["cls_token"] + 1)

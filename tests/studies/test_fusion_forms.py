@@ -1,4 +1,4 @@
-"""The survey's forms: each is a fusion like the others, in both layouts, and can be assigned to a model."""
+"""The survey's fusion forms: in both layouts, and as a replacement in a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Image, Text
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.modules.block import PreNormBlock
 from diptych.modules.fusion import ConcatFusion
@@ -56,7 +57,7 @@ def flat(pair: FusedTokens) -> list[Tensor]:
 
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
-def test_both_layouts_agree_and_each_side_keeps_its_own(form: str):
+def test_packed_equals_padded_and_modalities_keep_their_layouts(form: str):
     torch.manual_seed(0)
     fusion = FORMS[form]().eval()
     pairs = []
@@ -75,7 +76,7 @@ def test_both_layouts_agree_and_each_side_keeps_its_own(form: str):
 
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
-def test_the_summary_hears_both_sides(form: str):
+def test_the_pooled_vector_depends_on_both_modalities(form: str):
     torch.manual_seed(0)
     fusion = FORMS[form]().eval()
     text, image = tokens("text", [3, 5], 5, 1), tokens("image", [6, 2], 6, 2)
@@ -86,7 +87,7 @@ def test_the_summary_hears_both_sides(form: str):
 
 
 @torch.no_grad()
-def test_streams_alone_do_not_meet():
+def test_streams_do_not_interact():
     torch.manual_seed(0)
     fusion = streams().eval()
     text = tokens("text", [3, 5], 5, 1)
@@ -94,7 +95,7 @@ def test_streams_alone_do_not_meet():
     torch.testing.assert_close(first.pooled, second.pooled)
 
 
-def test_sums_are_place_by_place():
+def test_early_summation_adds_tokens_by_position():
     fusion = EarlySum(nn.ModuleList(), nn.Identity(), nn.Identity())
     fusion.shares.data = torch.tensor([2.0, 3.0])
     text, image = tokens("text", [2, 3], 3, 1), tokens("image", [4, 1], 4, 2)
@@ -105,9 +106,9 @@ def test_sums_are_place_by_place():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_fusion_is_exchanged_by_assignment(form: str):
+def test_a_models_fusion_can_be_replaced_by_assignment(form: str):
     torch.manual_seed(0)
-    model = ViLT(WIDTH, 1, 2, 16, patch_size=4, grid=(2, 2), vocab_size=20, text_length=5, dropout=0.0)
+    model = ViLT(ViLTConfig(WIDTH, 1, 2, 16, patch_size=4, grid=(2, 2), vocab_size=20, text_length=5, dropout=0.0))
     model.transformer = FORMS[form]()
     text = Text(torch.randint(1, 20, (2, 5)), torch.ones(2, 5, dtype=torch.bool))
     pair = model.fuse(model.encode_text(text), model.encode_image(Image.from_full(torch.randn(2, 3, 8, 8))))

@@ -1,4 +1,4 @@
-"""The downstream steps on logits known beforehand: their losses, metrics, floors and what they refuse."""
+"""The downstream steps: their losses and metrics on fixed logits, chance levels, and errors for incomplete batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITMHead, PairClassifier, RankingHead
 from diptych.modules.tokens import packing
@@ -21,17 +23,17 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 
-WIDTH, ANSWERS, FALSE, VOCABULARY = 16, 6, 3, 30
+DIM, ANSWERS, NEGATIVES, VOCABULARY = 16, 6, 3, 30
 
 
 def vilt(num_images: int = 1) -> ViLT:
     torch.manual_seed(0)
-    return ViLT(WIDTH, 1, 2, 32, 8, (2, 2), VOCABULARY, 8, num_images, 0.0)
+    return ViLT(ViLTConfig(DIM, 1, 2, 32, 8, (2, 2), VOCABULARY, 8, num_images, 0.0))
 
 
 def vit(num_classes: int) -> ViT:
     torch.manual_seed(0)
-    return ViT(WIDTH, 1, 2, 32, 8, (2, 2), num_classes)
+    return ViT(ViTConfig(DIM, 1, 2, 32, 8, (2, 2), num_classes))
 
 
 def image_of(b: int, seed: int) -> Image:
@@ -39,9 +41,9 @@ def image_of(b: int, seed: int) -> Image:
 
 
 def text_of(b: int, seed: int) -> Text:
-    real = torch.arange(6) < torch.tensor([6, 4, 5])[torch.arange(b) % 3][:, None]
-    ids = torch.randint(5, VOCABULARY, (b, 6), generator=torch.Generator().manual_seed(seed)) * real
-    return Text(ids, real)
+    mask = torch.arange(6) < torch.tensor([6, 4, 5])[torch.arange(b) % 3][:, None]
+    ids = torch.randint(5, VOCABULARY, (b, 6), generator=torch.Generator().manual_seed(seed)) * mask
+    return Text(ids, mask)
 
 
 def batch_of(b: int = 3) -> Batch:
@@ -52,7 +54,7 @@ def batch_of(b: int = 3) -> Batch:
         image=image_of(b, 1),
         text=text_of(b, 2),
         image2=image_of(b, 3),
-        negative_texts=text_of(b * FALSE, 4),
+        negative_texts=text_of(b * NEGATIVES, 4),
         labels={
             "class": torch.arange(b),
             "true": torch.arange(b) % 2,
@@ -61,45 +63,45 @@ def batch_of(b: int = 3) -> Batch:
     )
 
 
-def make_lively(module: nn.Module) -> None:
-    """Larger weights, so that scores differ."""
+def enlarge_weights(module: nn.Module) -> None:
+    """Multiplies the weights by 8, so that scores differ."""
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(8 if p.dim() > 1 else 1)
 
 
 def counts_of(step: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    asked: TrainStep = step  # type: ignore[assignment]
-    return asked.num_terms(batch)
+    assert isinstance(step, TrainStep)
+    return step.num_terms(batch)
 
 
 def test_vqa_sums_over_answers_and_averages_over_questions():
-    step, batch = ClosedVQA(vilt(), WIDTH, ANSWERS), batch_of()
+    step, batch = ClosedVQA(vilt(), DIM, ANSWERS), batch_of()
     logits, targets = torch.randn(3, ANSWERS), batch.labels["targets"]
     losses = step.losses(logits, targets, counts_of(step, batch))
-    wanted = F.binary_cross_entropy_with_logits(logits, targets) * ANSWERS  # the mean over all, times the answers
-    torch.testing.assert_close(losses["vqa"], wanted)
+    expected = F.binary_cross_entropy_with_logits(logits, targets) * ANSWERS  # the mean over all, times the answers
+    torch.testing.assert_close(losses["vqa"], expected)
     score = torch.stack([t[row.argmax()] for row, t in zip(logits, targets, strict=True)]).mean()
     torch.testing.assert_close(losses["vqa/score"], score)
 
 
-def test_a_head_that_cannot_say_a_prior_is_refused_one():
+def test_a_prior_is_refused_for_a_head_without_init_prior():
     prior = [0.1] * ANSWERS
-    assert ClosedVQA(vilt(), WIDTH, ANSWERS, prior=prior).chance_losses["vqa"].value > 0
-    with pytest.raises(ValueError, match="a Linear cannot begin with a prior"):
-        ClosedVQA(vilt(), WIDTH, ANSWERS, nn.Linear(WIDTH, ANSWERS), prior=prior)
+    assert ClosedVQA(vilt(), DIM, ANSWERS, prior=prior).chance_losses["vqa"].value > 0
+    with pytest.raises(ValueError, match="a Linear cannot be initialised to a prior"):
+        ClosedVQA(vilt(), DIM, ANSWERS, nn.Linear(DIM, ANSWERS), prior=prior)
 
 
-def test_nlvr2_reads_both_images_left_first():
-    step, batch = NLVR2(vilt(num_images=2), WIDTH), batch_of()
-    make_lively(step)
+def test_nlvr2_concatenates_the_left_pair_before_the_right_pair():
+    step, batch = NLVR2(vilt(num_images=2), DIM), batch_of()
+    enlarge_weights(step)
     left, right = step.pairs(batch)
     torch.testing.assert_close(step.logits((left, right)), step.head(torch.cat([left.pooled, right.pooled], 1)))
     swapped = replace(batch, image=batch.image2, image2=batch.image)
     assert not torch.allclose(step.logits(step.pairs(swapped)), step.logits((left, right)))
     losses = step(batch, counts_of(step, batch))
-    wanted = F.cross_entropy(step.logits((left, right)), batch.labels["true"])
-    torch.testing.assert_close(losses["nlvr2"], wanted)
+    expected = F.cross_entropy(step.logits((left, right)), batch.labels["true"])
+    torch.testing.assert_close(losses["nlvr2"], expected)
 
 
 def test_classification_is_cross_entropy():
@@ -110,16 +112,19 @@ def test_classification_is_cross_entropy():
     assert losses["classification/accuracy"].item() == pytest.approx(2 / 3)
 
 
-def test_retrieval_sets_the_true_text_before_its_false_ones():
-    step, batch = Retrieval(vilt(), WIDTH, FALSE), batch_of()
-    make_lively(step)
+def test_retrieval_scores_the_true_text_before_its_negatives():
+    step, batch = Retrieval(vilt(), DIM, NEGATIVES), batch_of()
+    enlarge_weights(step)
     scores = step.candidates(batch)
-    assert scores.shape == (3, 1 + FALSE)
+    assert scores.shape == (3, 1 + NEGATIVES)
     assert batch.image and batch.text and batch.negative_texts
     for i in range(3):
-        texts = [batch.text[i : i + 1], *(batch.negative_texts[k : k + 1] for k in range(i * FALSE, (i + 1) * FALSE))]
+        texts = [
+            batch.text[i : i + 1],
+            *(batch.negative_texts[k : k + 1] for k in range(i * NEGATIVES, (i + 1) * NEGATIVES)),
+        ]
         image = step.model.encode_image(batch.image[i : i + 1])
-        one_by_one = torch.cat([step.score(step.model.encode_text(text), image) for text in texts])
+        one_by_one = torch.cat([step.score(image, step.model.encode_text(text)) for text in texts])
         torch.testing.assert_close(scores[i], one_by_one, rtol=1e-4, atol=1e-5)
     losses = step(batch, counts_of(step, batch))
     torch.testing.assert_close(losses["retrieval"], -scores.log_softmax(1)[:, 0].mean())
@@ -130,68 +135,68 @@ def test_retrieval_sets_the_true_text_before_its_false_ones():
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("pairs", [1, 4, 100])
 def test_matrix_scores_every_image_with_every_text(packed: bool, pairs: int):
-    step = Retrieval(vilt(), WIDTH, FALSE).eval()
-    make_lively(step)
+    step = Retrieval(vilt(), DIM, NEGATIVES).eval()
+    enlarge_weights(step)
     texts, images = text_of(4, 6), image_of(3, 7)
     with packing(packed):
-        matrix = step.score_matrix(texts, images, pairs)
+        matrix = step.score_matrix(images, texts, pairs)
     assert matrix.shape == (3, 4) and not matrix.requires_grad
     assert matrix.std() > 1e-3
     for i in range(3):
         for j in range(4):
             text, image = step.model.encode_text(texts[j : j + 1]), step.model.encode_image(images[i : i + 1])
-            torch.testing.assert_close(matrix[i, j], step.score(text, image)[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(matrix[i, j], step.score(image, text)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_retrieval_starts_as_the_logit_of_a_match():
+def test_retrieval_is_initialised_to_the_logit_of_a_match():
     torch.manual_seed(0)
-    step, match, pooled = Retrieval(vilt(), WIDTH), ITMHead(WIDTH), torch.randn(5, WIDTH)
+    step, match, pooled = Retrieval(vilt(), DIM), ITMHead(DIM), torch.randn(5, DIM)
     nn.init.normal_(match.linear.bias)
     step.init_from(match)
     torch.testing.assert_close(step.rank(pooled), match(pooled)[:, 1])
     with torch.no_grad():
         match.linear.weight.zero_()
-    assert step.rank.linear.weight.abs().sum() > 0, "the memory is shared with the matching head"
+    assert step.rank.linear.weight.abs().sum() > 0, "the weight is shared with the ITM head"
 
 
 STEPS = [
-    (lambda: ClosedVQA(vilt(), WIDTH, ANSWERS), "vqa", None),
-    (lambda: NLVR2(vilt(num_images=2), WIDTH), "nlvr2", math.log(2)),
-    (lambda: Retrieval(vilt(), WIDTH, FALSE), "retrieval", math.log(1 + FALSE)),
+    (lambda: ClosedVQA(vilt(), DIM, ANSWERS), "vqa", None),
+    (lambda: NLVR2(vilt(num_images=2), DIM), "nlvr2", math.log(2)),
+    (lambda: Retrieval(vilt(), DIM, NEGATIVES), "retrieval", math.log(1 + NEGATIVES)),
     (lambda: Classification(vit(5), 5), "classification", math.log(5)),
 ]
 
 
-@pytest.mark.parametrize(("make", "name", "floor"), STEPS, ids=[name for _, name, _ in STEPS])
-def test_steps_say_their_weights_counts_and_floors(make, name: str, floor: float | None):
+@pytest.mark.parametrize(("make", "name", "chance"), STEPS, ids=[name for _, name, _ in STEPS])
+def test_steps_have_weights_counts_and_chance_losses(make, name: str, chance: float | None):
     step = make()
     assert step.weights == {name: 1.0}
     counts = counts_of(step, batch_of())
     assert name in counts and all(key.split("/")[0] == name for key in counts)
     assert {count.item() for count in counts.values()} == {3.0}
-    told = step.chance_losses.get(name)
-    assert (told.value if told else None) == (pytest.approx(floor) if floor else None)
+    loss = step.chance_losses.get(name)
+    assert (loss.value if loss else None) == (pytest.approx(chance) if chance else None)
 
 
 @pytest.mark.parametrize(
-    ("make", "lacks", "message"),
+    ("make", "missing", "message"),
     [
         (STEPS[0][0], "text", "this batch has no question"),
         (STEPS[0][0], "image", "this batch has no image"),
         (STEPS[1][0], "image2", "this batch has no second image"),
-        (STEPS[2][0], "negative_texts", "this batch has no false texts"),
+        (STEPS[2][0], "negative_texts", "this batch has no negative texts"),
     ],
 )
-def test_what_a_batch_lacks_is_named(make, lacks: str, message: str):
+def test_a_missing_part_of_a_batch_is_named(make, missing: str, message: str):
     step = make()
-    batch = replace(batch_of(), **{lacks: None})
+    batch = replace(batch_of(), **{missing: None})
     with pytest.raises(ValueError, match=message):
         step(batch, counts_of(step, batch))
 
 
 def test_heads_have_the_official_shape():
-    head = PairClassifier(2 * WIDTH, 2 * WIDTH, 2)
-    x = torch.randn(3, 2 * WIDTH)
-    hidden = F.gelu(F.layer_norm(head.dense(x), (2 * WIDTH,), head.norm.weight, head.norm.bias, 1e-5))
+    head = PairClassifier(2 * DIM, 2 * DIM, 2)
+    x = torch.randn(3, 2 * DIM)
+    hidden = F.gelu(F.layer_norm(head.dense(x), (2 * DIM,), head.norm.weight, head.norm.bias, 1e-5))
     torch.testing.assert_close(head(x), head.answers(hidden))
-    assert RankingHead(WIDTH)(x[:, :WIDTH]).shape == (3,)
+    assert RankingHead(DIM)(x[:, :DIM]).shape == (3,)

@@ -12,6 +12,7 @@ import torch
 from diptych.batch import Batch, Image, Text
 from diptych.config.training import Training
 from diptych.data.loader import Loaded
+from diptych.models.albef.config import ALBEFConfig
 from diptych.models.albef.model import ALBEF
 from diptych.objectives.itc import ITC
 from diptych.objectives.mlm import MLM
@@ -28,10 +29,10 @@ WORDS, LENGTH, STEPS, STOP = 40, 7, 5, 2
 
 def module() -> MomentumDistillation:
     torch.manual_seed(0)
-    model = ALBEF(
+    model = ALBEF(ALBEFConfig(
         image_dim=16, image_depth=2, image_num_heads=2, image_mlp_dim=16, patch_size=4, grid=(2, 2), dim=16, text_depth=1,
         fusion_depth=1, num_heads=2, mlp_dim=16, vocab_size=WORDS, text_length=9, embed_dim=8, dropout=0.0,
-    )  # fmt: skip
+    ))  # fmt: skip
     losses = [ITC(), MLM(WordMasking(WORDS, 4, whole_words=False))]
     return MomentumDistillation(Pretraining(model, model.pretraining_heads(), losses), Queue(24, 8), momentum=0.9)
 

@@ -23,12 +23,12 @@ def trained(steps: int = 1) -> tuple[nn.Sequential, torch.optim.Optimizer]:
     return module, optimizer
 
 
-def test_a_checkpoint_gives_back_weights_buffers_and_optimizer(tmp_path):
+def test_a_checkpoint_restores_weights_buffers_and_optimizer(tmp_path):
     module, optimizer = trained(3)
     checkpoint.save(tmp_path, module, optimizer, {"step": 3, "sum": 0.1 + 0.2})
     other, its_optimizer = trained(0)
     checkpoint.load(tmp_path, other, its_optimizer)
-    assert checkpoint.rest(tmp_path) == {"step": 3, "sum": 0.1 + 0.2}
+    assert checkpoint.read_training_state(tmp_path) == {"step": 3, "sum": 0.1 + 0.2}
     for name, t in module.state_dict().items():
         assert torch.equal(t, other.state_dict()[name]), name
     for p, q in zip(module.parameters(), other.parameters(), strict=True):
@@ -56,7 +56,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, 
     with pytest.raises(OSError):
         checkpoint.save(tmp_path, *trained(2), {"step": 2})
     assert (tmp_path / CHECKPOINT).read_bytes() == before and not list(tmp_path.glob("*.partial"))
-    assert checkpoint.rest(tmp_path) == {"step": 1}
+    assert checkpoint.read_training_state(tmp_path) == {"step": 1}
 
 
 def test_loading_a_checkpoint_is_strict(tmp_path):
@@ -78,21 +78,21 @@ def test_loading_a_checkpoint_is_strict(tmp_path):
         checkpoint.load(tmp_path, module, optimizer)
 
 
-def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
-    assert checkpoint.rest(tmp_path) is None
+def test_a_file_that_is_not_a_checkpoint_is_a_one_line_error(tmp_path):
+    assert checkpoint.read_training_state(tmp_path) is None
     (tmp_path / CHECKPOINT).write_bytes(b"\x80\x04pickle")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.rest(tmp_path)
+        checkpoint.read_training_state(tmp_path)
     save_file({"a": torch.ones(1)}, tmp_path / CHECKPOINT)
-    with pytest.raises(CheckpointError, match="no training checkpoint"):
-        checkpoint.rest(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a training checkpoint"):
+        checkpoint.read_training_state(tmp_path)
 
 
-def test_one_number_that_is_several_now_was_each_of_them(tmp_path):
+def test_a_number_equals_a_list_of_it(tmp_path):
     held, asked = {"images": {"mean": 0.5}}, {"images": {"mean": (0.5, 0.5, 0.5)}}
-    checkpoint.refuse_other_settings(tmp_path, held, asked)
+    checkpoint.check_same_settings(tmp_path, held, asked)
     with pytest.raises(CheckpointError, match=r"images\.mean"):
-        checkpoint.refuse_other_settings(tmp_path, held, {"images": {"mean": (0.5, 0.4, 0.5)}})
+        checkpoint.check_same_settings(tmp_path, held, {"images": {"mean": (0.5, 0.4, 0.5)}})
 
 
 def test_model_file_holds_a_tied_weight_once(tmp_path):
@@ -101,7 +101,7 @@ def test_model_file_holds_a_tied_weight_once(tmp_path):
     assert "2.weight" not in load_file(tmp_path / MODEL) and "0.weight" in load_file(tmp_path / MODEL)
 
 
-def test_rows_beyond_the_step_and_a_cut_line_are_dropped(tmp_path):
+def test_rows_after_the_step_and_an_incomplete_line_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
     assert _cut_back(path, 2) == [{"step": 1}, {"step": 2}]
@@ -115,7 +115,7 @@ def test_a_metric_without_a_value_does_not_end_the_run(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_weights_can_be_read_by_whom_other_files_can_be(tmp_path: Path):
+def test_weights_have_the_file_mode_of_other_files(tmp_path: Path):
     (tmp_path / "usual").touch()
     (tmp_path / f"{MODEL}.partial").touch(0o600)  # of a run that was killed
     checkpoint.save_weights(tmp_path, nn.Linear(2, 2))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diptych.cli import main
-from diptych.training.distributed import takes_bf16
+from diptych.training.distributed import uses_bf16
 from tests.training.toy import Toy, run, settings
 
 CPU = torch.device("cpu")
@@ -27,11 +27,11 @@ def auto(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], **environment: 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    return takes_bf16(CPU, "auto")
+    return uses_bf16(CPU, "auto")
 
 
 @pytest.mark.parametrize("able", [{}, {"avx512_f": True}, AMX], ids=["an old one", "without bf16", "with bf16"])
-def test_the_variable_decides_on_every_cpu(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool]):
+def test_the_environment_variable_decides_on_every_cpu(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool]):
     for isa in ("", "AVX2", "DEFAULT"):
         assert auto(monkeypatch, able, DIPTYCH_BF16="on", ONEDNN_MAX_CPU_ISA=isa)
         assert not auto(monkeypatch, able, DIPTYCH_BF16="off", ONEDNN_MAX_CPU_ISA=isa)
@@ -39,19 +39,19 @@ def test_the_variable_decides_on_every_cpu(monkeypatch: pytest.MonkeyPatch, able
 
 @pytest.mark.parametrize("value", ["on", "off"])
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_the_variable_decides_on_every_device(monkeypatch: pytest.MonkeyPatch, device: str, value: str):
+def test_the_environment_variable_decides_on_every_device(monkeypatch: pytest.MonkeyPatch, device: str, value: str):
     monkeypatch.setenv("DIPTYCH_BF16", value)
-    assert takes_bf16(torch.device(device), "auto") == (value == "on")
+    assert uses_bf16(torch.device(device), "auto") == (value == "on")
 
 
 @pytest.mark.parametrize("value", ["on", "off", "", "maybe"])
-def test_a_stated_precision_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, value: str):
+def test_an_explicit_precision_is_used(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("DIPTYCH_BF16", value)
-    assert takes_bf16(CPU, "bf16") and not takes_bf16(CPU, "fp32")
+    assert uses_bf16(CPU, "bf16") and not uses_bf16(CPU, "fp32")
 
 
 @pytest.mark.parametrize("value", ["On", "1", "true", "yes", "bf16", " on"])
-def test_other_values_are_refused(monkeypatch: pytest.MonkeyPatch, value: str):
+def test_other_values_are_errors(monkeypatch: pytest.MonkeyPatch, value: str):
     with pytest.raises(ValueError, match=r"DIPTYCH_BF16 is .*; set it to 'on' or 'off'"):
         auto(monkeypatch, AMX, DIPTYCH_BF16=value)
 
@@ -66,7 +66,7 @@ def test_other_values_are_refused(monkeypatch: pytest.MonkeyPatch, value: str):
         (AMX, True),
     ],
 )
-def test_without_it_the_cpu_s_instructions_decide(
+def test_without_the_variable_the_cpu_s_instructions_decide(
     monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], expected: bool
 ):
     assert auto(monkeypatch, able) is auto(monkeypatch, able, DIPTYCH_BF16="") is expected
@@ -74,17 +74,17 @@ def test_without_it_the_cpu_s_instructions_decide(
 
 @pytest.mark.parametrize("name", [ISA, "DNNL_MAX_CPU_ISA"])
 @pytest.mark.parametrize("isa", ["SSE41", "AVX2", "avx2", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"])
-def test_onednn_held_below_bf16_is_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, name: str, isa: str):
+def test_onednn_limited_below_bf16_means_no_bf16(monkeypatch: pytest.MonkeyPatch, name: str, isa: str):
     assert not auto(monkeypatch, AMX, **{name: isa})
 
 
 @pytest.mark.parametrize("isa", ["", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "AVX10_1_512", "a misspelt one"])
-def test_onednn_held_above_changes_nothing(monkeypatch: pytest.MonkeyPatch, isa: str):
+def test_a_higher_limit_of_onednn_changes_nothing(monkeypatch: pytest.MonkeyPatch, isa: str):
     assert auto(monkeypatch, AMX, ONEDNN_MAX_CPU_ISA=isa)
     assert not auto(monkeypatch, {}, ONEDNN_MAX_CPU_ISA=isa)
 
 
-def test_of_two_names_onednn_s_newer_one_counts(monkeypatch: pytest.MonkeyPatch):
+def test_the_newer_name_of_onednn_s_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch):
     assert auto(monkeypatch, AMX, ONEDNN_MAX_CPU_ISA="DEFAULT", DNNL_MAX_CPU_ISA="AVX2")
     assert not auto(monkeypatch, AMX, ONEDNN_MAX_CPU_ISA="", DNNL_MAX_CPU_ISA="AVX2")
 
@@ -103,7 +103,7 @@ def test_without_onednn_auto_is_fp32(monkeypatch: pytest.MonkeyPatch):
         ("off", "bf16", torch.bfloat16),
     ],
 )
-def test_training_computes_in_it(
+def test_training_computes_in_the_chosen_precision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forced: str, precision: str, expected: torch.dtype
 ):
     monkeypatch.setenv("DIPTYCH_BF16", forced)
@@ -119,14 +119,14 @@ def test_training_computes_in_it(
     ("environment", "expected"),
     [({ISA: "AVX2"}, "False"), ({"DIPTYCH_BF16": "on", ISA: "AVX2"}, "True"), ({"DIPTYCH_BF16": "off"}, "False")],
 )
-def test_in_a_process_of_its_own(environment: dict[str, str], expected: str):
-    code = "import torch; from diptych.training.distributed import *; print(takes_bf16(torch.device('cpu'), 'auto'))"
+def test_precision_in_a_new_process(environment: dict[str, str], expected: str):
+    code = "import torch; from diptych.training.distributed import *; print(uses_bf16(torch.device('cpu'), 'auto'))"
     inherited = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     told = subprocess.check_output([sys.executable, "-c", code], env=inherited | environment, text=True, timeout=240)
     assert told.strip() == expected
 
 
-def test_a_run_in_neither_is_refused_before_anything_is_written(
+def test_an_invalid_variable_is_an_error_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("DIPTYCH_BF16", "yes")

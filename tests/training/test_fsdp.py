@@ -54,9 +54,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_two_ranks_are_one_process(two: Path, tmp_path: Path):
+def test_two_ranks_equal_one_process(two: Path, tmp_path: Path):
     """Teacher, queue, a 0-d temperature, clipping and AdamW's state among them."""
-    train(tmp_path, training(recompute=False))
+    train(tmp_path, training(activation_checkpointing=False))
     assert_close(two / "whole", tmp_path)
     saved, wanted = load_file(two / "whole" / MODEL), load_file(tmp_path / MODEL)
     assert {name: t.shape for name, t in saved.items()} == {name: t.shape for name, t in wanted.items()}
@@ -67,7 +67,7 @@ def test_two_ranks_are_one_process(two: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_stopped_and_continued_it_ends_in_the_same_bits(two: Path):
+def test_an_interrupted_run_ends_with_the_same_bits(two: Path):
     for file in (CHECKPOINT, MODEL):
         ended, wanted = load_file(two / "went-on" / file), load_file(two / "whole" / file)
         assert ended.keys() == wanted.keys()
@@ -76,7 +76,7 @@ def test_stopped_and_continued_it_ends_in_the_same_bits(two: Path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_ranks_stopped(two: Path, tmp_path: Path):
+def test_one_process_resumes_a_run_of_two_ranks(two: Path, tmp_path: Path):
     shutil.copytree(two / "stopped", tmp_path / "one")
     assert len(rows(tmp_path / "one")) == STOP
     train(tmp_path / "one", training())

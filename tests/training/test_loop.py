@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from diptych.checkpoints.digests import CheckpointError
 from diptych.data.sources.base import DataError, WorkerDied
-from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest
+from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, read_training_state
 from diptych.training.diagnostics import Diverged
 from diptych.training.log import TIME_FIELDS
 from diptych.training.loop import fit
@@ -63,7 +63,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two
-def test_killed_and_continued_ends_in_the_same_bits(tmp_path, whole, one_thread, kill_at):
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, whole, one_thread, kill_at):
     assert toy_process(tmp_path, kill_at=kill_at).returncode == -signal.SIGKILL
     assert not (tmp_path / CHECKPOINT).exists() or rows(tmp_path) != rows(whole)
     run(tmp_path, Toy(dropout=0.2), settings())
@@ -75,7 +75,7 @@ def test_killed_and_continued_ends_in_the_same_bits(tmp_path, whole, one_thread,
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, one_thread):
+def test_ctrl_c_finishes_the_step_saves_and_prints_how_to_resume(tmp_path, whole, one_thread):
     stopped = toy_process(tmp_path, interrupt_at=9)
     assert stopped.returncode == 130
     assert "stopped at step 10" in stopped.stdout and "same command" in stopped.stdout
@@ -85,7 +85,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, whole, o
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_in_either_precision_an_interrupted_run_ends_in_the_same_bits(tmp_path, one_thread, precision):
+def test_in_either_precision_an_interrupted_run_ends_with_the_same_bits(tmp_path, one_thread, precision):
     asked = settings(precision=precision)
     run(tmp_path / "whole", Toy(dropout=0.2), asked)
     with pytest.raises(SystemExit):
@@ -97,7 +97,7 @@ def test_in_either_precision_an_interrupted_run_ends_in_the_same_bits(tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
-def test_where_the_workers_died_of_the_signal_too_the_run_is_saved(tmp_path, whole, one_thread, capfd, told):
+def test_a_run_whose_workers_got_the_signal_too_is_saved(tmp_path, whole, one_thread, capfd, told):
     def dying(start: int):
         yield from islice(stream(settings())(start), 9)
         if told:
@@ -111,7 +111,7 @@ def test_where_the_workers_died_of_the_signal_too_the_run_is_saved(tmp_path, who
     assert checkpoint_step(tmp_path) == (9 if told else 8)
 
 
-def test_told_to_stop_before_the_first_step_it_makes_none(tmp_path, capfd):
+def test_a_signal_before_the_first_step_prevents_it(tmp_path, capfd):
     def telling(start: int):
         os.kill(os.getpid(), signal.SIGTERM)
         return stream(settings())(start)
@@ -123,12 +123,12 @@ def test_told_to_stop_before_the_first_step_it_makes_none(tmp_path, capfd):
 
 
 def checkpoint_step(out: Path) -> int:
-    held = rest(out)
+    held = read_training_state(out)
     assert held is not None
     return held["step"]
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path):
+def test_a_finished_run_is_not_changed(tmp_path):
     names = (CHECKPOINT, MODEL, "metrics.jsonl", "doctor.json")
     run(tmp_path, Toy(unused=True), settings())
     before = [(tmp_path / name).read_bytes() for name in names]
@@ -138,7 +138,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     assert subjects == {"itm", "2 parameters (spare.weight, spare.bias)"}
 
 
-def test_weights_of_a_run_that_goes_on_are_written_anew_where_they_are_not_whole(tmp_path):
+def test_damaged_weights_of_an_unfinished_run_are_written_again(tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path, Toy(), settings(), interrupt_at=9)
     saved = (tmp_path / MODEL).read_bytes()
@@ -149,7 +149,7 @@ def test_weights_of_a_run_that_goes_on_are_written_anew_where_they_are_not_whole
         assert (tmp_path / MODEL).read_bytes() == saved
 
 
-def test_weights_of_a_finished_run_are_never_replaced_and_written_only_where_they_are_missing(tmp_path):
+def test_weights_of_a_finished_run_are_written_only_where_they_are_missing(tmp_path):
     run(tmp_path, Toy(), settings())
     saved = (tmp_path / MODEL).read_bytes()
     save_file({name: torch.zeros_like(t) for name, t in load_file(tmp_path / MODEL).items()}, tmp_path / MODEL)
@@ -174,7 +174,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_in_the_same_bits(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_ends_with_the_same_bits(
     tmp_path, whole_here, capsys, finished
 ):
     with nullcontext() if finished else pytest.raises(SystemExit):
@@ -200,7 +200,7 @@ def whole_here(tmp_path_factory) -> Path:
     return out
 
 
-def test_a_kill_between_the_renames_leaves_the_checkpoint_before(tmp_path, whole_here, capsys):
+def test_a_kill_between_the_renames_leaves_the_previous_checkpoint(tmp_path, whole_here, capsys):
     run(tmp_path, Toy(), settings())
     (tmp_path / CHECKPOINT).unlink()
     run(tmp_path, Toy(), settings())
@@ -208,7 +208,7 @@ def test_a_kill_between_the_renames_leaves_the_checkpoint_before(tmp_path, whole
     same_tensors(tmp_path / CHECKPOINT, whole_here / CHECKPOINT)
 
 
-def test_two_damaged_checkpoints_or_one_without_another_before_it_are_refused(tmp_path):
+def test_two_damaged_checkpoints_or_one_without_a_previous_one_are_errors(tmp_path):
     run(tmp_path, Toy(), settings())
     for name in (CHECKPOINT, PREVIOUS):
         data = (tmp_path / name).read_bytes()
@@ -225,7 +225,7 @@ def test_two_damaged_checkpoints_or_one_without_another_before_it_are_refused(tm
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_an_interrupted_run_keeps_what_the_doctor_found(tmp_path):
+def test_an_interrupted_run_keeps_its_findings(tmp_path):
     run(tmp_path / "whole", Toy(unused=True), settings())
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", Toy(unused=True), settings(), interrupt_at=9)
@@ -244,7 +244,7 @@ def close(a: Path, b: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_are_one_and_so_are_two_micro_batches(tmp_path):
+def test_two_ranks_or_two_micro_batches_equal_one(tmp_path):
     run(tmp_path / "one", Toy(), settings())
     run(tmp_path / "cut", Toy(), settings(grad_accum=2))
     close(tmp_path / "one", tmp_path / "cut")
@@ -257,20 +257,20 @@ def test_two_ranks_are_one_and_so_are_two_micro_batches(tmp_path):
     close(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_nan_stops_the_run_and_keeps_the_checkpoint_before_it(tmp_path):
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(Diverged, match=r"step 11: itm: is nan"):
         run(tmp_path, Toy(nan_at=10), settings())
     assert all(t.isfinite().all() for t in load_file(tmp_path / MODEL).values())
     assert json.loads((tmp_path / "doctor.json").read_text())["findings"][-1]["verdict"] == "not finite"
 
 
-def test_an_unused_parameter_is_named(tmp_path):
+def test_an_unused_parameter_is_reported(tmp_path):
     run(tmp_path, Toy(unused=True), settings(steps=2))
     findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
     assert [f["subject"] for f in findings if f["verdict"] == "unused"] == ["2 parameters (spare.weight, spare.bias)"]
 
 
-def test_another_seed_or_model_is_refused_by_name(tmp_path):
+def test_a_run_with_another_seed_or_model_is_an_error_that_names_the_field(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
     with pytest.raises(CheckpointError, match=r"seed = 0, not 1"):
         run(tmp_path, Toy(), settings(steps=4, seed=1), fingerprint={"model": {"dim": 16}})
@@ -282,7 +282,7 @@ def test_another_seed_or_model_is_refused_by_name(tmp_path):
         run(tmp_path, Toy(), settings(steps=4, grad_accum=2), fingerprint={"model": {"dim": 16}})
 
 
-def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):
+def test_a_run_from_before_a_field_existed_has_its_default(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
     usual = {"model": {"dim": 8, "gated": False}}
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=usual)
@@ -296,14 +296,14 @@ def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):
             run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=usual)
 
 
-def test_settings_that_have_come_to_mean_something_else_are_refused(tmp_path, monkeypatch):
+def test_another_version_of_the_settings_is_an_error(tmp_path, monkeypatch):
     run(tmp_path, Toy(), settings(steps=4))
     monkeypatch.setattr("diptych.config.training.VERSION", 2)
     with pytest.raises(CheckpointError, match=r"version = 1, not 2"):
         run(tmp_path, Toy(), settings(steps=4))
 
 
-def test_checkpoints_without_version_and_findings_are_continued(tmp_path):
+def test_checkpoints_without_version_and_findings_are_resumed(tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path, Toy(), settings(), interrupt_at=9)
     with safe_open(tmp_path / CHECKPOINT, "pt") as file:
@@ -338,15 +338,15 @@ def test_a_checkpoint_is_also_due_by_the_clock(tmp_path, minutes, kept):
 
     with pytest.raises(DataError):
         fit(Toy(), ending, slow, tmp_path)
-    assert (rest(tmp_path) or {"step": 0})["step"] == kept
+    assert (read_training_state(tmp_path) or {"step": 0})["step"] == kept
 
 
-def test_minutes_between_checkpoints_must_be_some():
+def test_checkpoint_minutes_must_be_positive():
     with pytest.raises(ValueError, match=r"checkpoint_minutes must be in \(0, "):
         settings(checkpoint_minutes=0)
 
 
-def test_a_damaged_state_is_refused_in_one_line(tmp_path):
+def test_a_damaged_training_state_is_a_one_line_error(tmp_path):
     run(tmp_path, Toy(), settings())
     tensors = load_file(tmp_path / CHECKPOINT)
     (tmp_path / PREVIOUS).unlink()

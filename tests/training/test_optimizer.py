@@ -24,11 +24,11 @@ def test_biases_norms_and_scalars_are_not_decayed_and_tokens_are():
     assert {name for name, decay in rule.items() if decay} == {"cls", "body.weight", "heads.match.weight"}
 
 
-def test_relative_positions_are_biases():
+def test_relative_positions_count_as_biases():
     assert decayed(RelativePositions(1, 2, (2, 2), 4)) == {"table": False}
 
 
-def test_heads_learn_at_their_multiple():
+def test_heads_have_their_learning_rate_multiplier():
     module = Tower()
     optimizer = adamw(module, Optimizer(head_lr_multiplier=10.0))
     set_learning_rate(optimizer, 0.5)
@@ -52,8 +52,8 @@ def test_warmup_is_steps_or_a_share():
 
 
 @pytest.mark.slow
-def test_settings_are_read_without_torch_and_refuse_nonsense():
-    code = "import sys, diptych.train.settings; sys.exit('torch' in sys.modules)"
+def test_settings_need_no_torch_and_check_their_ranges():
+    code = "import sys, diptych.config.training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(ValueError, match=r"steps must be in \[1, "):
         Training(steps=0)

@@ -1,4 +1,4 @@
-"""Cached features equal those that were computed; broken, foreign and removed ones are absent."""
+"""Cached features equal those that were computed; damaged, foreign and removed entries are absent."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def numbered(i: int) -> Arrays:
     return {"x": torch.full((i % 7 + 1, 5), float(i))}
 
 
-def equal(found: Arrays | None, expected: Arrays) -> bool:
+def equal(arrays: Arrays | None, expected: Arrays) -> bool:
     return (
-        found is not None
-        and found.keys() == expected.keys()
-        and all(found[k].dtype == x.dtype and torch.equal(found[k], x) for k, x in expected.items())
+        arrays is not None
+        and arrays.keys() == expected.keys()
+        and all(arrays[k].dtype == x.dtype and torch.equal(arrays[k], x) for k, x in expected.items())
     )
 
 
@@ -56,10 +56,10 @@ def filled(folder: Path, entries: int) -> DiskCache:
 
 
 def present(cache: DiskCache, entries: int) -> list[int]:
-    """The numbers whose entries are there, each compared with the right one."""
-    found = {i: arrays for i in range(entries) if (arrays := cache.get(digest(str(i)))) is not None}
-    assert all(equal(arrays, numbered(i)) for i, arrays in found.items())
-    return list(found)
+    """The numbers of the entries that are present, each with the right content."""
+    stored = {i: arrays for i in range(entries) if (arrays := cache.get(digest(str(i)))) is not None}
+    assert all(equal(arrays, numbered(i)) for i, arrays in stored.items())
+    return list(stored)
 
 
 def size(folder: Path) -> int:
@@ -99,7 +99,7 @@ def test_another_cache_of_the_same_folder_finds_an_entry_at_once(tmp_path: Path)
     assert equal(pickle.loads(pickle.dumps(early)).get(digest("a")), HALF)
 
 
-def test_a_missing_key_is_looked_for_again_after_a_while(tmp_path: Path):
+def test_a_missing_key_is_looked_up_again_after_a_while(tmp_path: Path):
     reader, deadline = DiskCache(tmp_path), time.monotonic() + 30
     assert reader.get(digest("0")) is None
     filled(tmp_path, 1)
@@ -226,7 +226,7 @@ def test_a_folder_in_place_of_a_file_is_absent(tmp_path: Path, suffix: str):
     assert present(DiskCache(tmp_path), 2) == [0]
 
 
-def test_the_oldest_shards_make_room_and_no_other_file_is_touched(tmp_path: Path):
+def test_the_oldest_shards_are_removed_first_and_no_other_file_is_changed(tmp_path: Path):
     (tmp_path / "ab").mkdir()
     (tmp_path / "ab" / "notes.txt").write_text("mine" * 1000)
     (tmp_path / "mine.data").write_text("mine")
@@ -248,7 +248,7 @@ def test_an_entry_that_can_never_fit_is_not_written(tmp_path: Path):
     assert not (tmp_path / "tiny").exists()
 
 
-def test_files_of_the_first_version_are_not_read_and_go_first(tmp_path: Path):
+def test_files_of_version_0_1_are_not_read_and_are_removed_first(tmp_path: Path):
     old = [tmp_path / key[:2] / f"{key}.seen" for key in (digest(str(i)).hex() for i in range(20))]
     for file in old:
         file.parent.mkdir(exist_ok=True)
@@ -275,7 +275,7 @@ def test_a_shard_can_be_read_while_it_is_open_and_is_absent_later(tmp_path: Path
     assert present(DiskCache(tmp_path), 4) == [3], "its writer has begun another"
 
 
-def test_a_shard_that_goes_unnoticed_is_absent(tmp_path: Path):
+def test_entries_of_a_removed_shard_are_absent(tmp_path: Path):
     filled(tmp_path, 3).close()
     reader = DiskCache(tmp_path)
     reader.refresh()
@@ -294,7 +294,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+def test_a_folder_that_cannot_be_written_gives_one_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder):
     (tmp_path / "file").write_text("in the way")
     cache = MemoryCache(max_bytes=0, disk=DiskCache(tmp_path / "file"))
     for key in ("a", "a", "b"):
@@ -314,7 +314,7 @@ def read_without_permission(folder: Path) -> None:
     assert len(warned) == 1 and present(cache, 5) == [0, 1, 2]
 
 
-def test_a_read_only_folder_is_read_and_said_once():
+def test_a_read_only_folder_is_read_with_one_warning():
     with tempfile.TemporaryDirectory() as folder:
         filled(Path(folder), 3).close()
         Path(folder).chmod(0o555)
@@ -331,7 +331,7 @@ def write_to_a_full_disk(folder: Path) -> None:
     assert len(warned) == 1 and 0 < len(written) < 20
 
 
-def test_a_disk_that_is_full_is_said_once_and_keeps_what_was_written(tmp_path: Path):
+def test_a_full_disk_gives_one_warning_and_keeps_earlier_entries(tmp_path: Path):
     in_processes(lambda: write_to_a_full_disk(tmp_path))
     left = present(DiskCache(tmp_path), 20)
     assert left and left == list(range(len(left)))
@@ -341,9 +341,9 @@ def read_and_write(folder: Path, seed: int, max_bytes: float = 8e9) -> None:
     cache, draw = DiskCache(folder, max_bytes), random.Random(seed)
     for _ in range(300):
         i = draw.randrange(100)
-        found = cache.get(digest(str(i)))
-        assert found is None or equal(found, numbered(i))
-        if found is None:
+        cached = cache.get(digest(str(i)))
+        assert cached is None or equal(cached, numbered(i))
+        if cached is None:
             cache.put(digest(str(i)), numbered(i))
             assert equal(cache.get(digest(str(i))), numbered(i)) or max_bytes < 8e9
 
@@ -381,7 +381,7 @@ def test_a_forked_process_leaves_its_parents_shard_alone(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_process_that_is_ended_loses_at_most_the_entry_that_it_was_writing(tmp_path: Path, how: signal.Signals):
-    """After each entry, the process says through a pipe that it is written."""
+    """The process sends the number of each entry through a pipe once it is written."""
     for trial in range(5):
         folder = tmp_path / str(trial)
         receiver, sender = get_context("fork").Pipe(duplex=False)
@@ -395,26 +395,26 @@ def test_a_process_that_is_ended_loses_at_most_the_entry_that_it_was_writing(tmp
         worker = get_context("fork").Process(target=write)
         worker.start()
         sender.close()
-        said = [receiver.recv() for _ in range(20 + 37 * trial)]
+        written = [receiver.recv() for _ in range(20 + 37 * trial)]
         os.kill(worker.pid or 0, how)
         try:
             while True:
-                said.append(receiver.recv())
+                written.append(receiver.recv())
         except EOFError:
             worker.join(60)
-        left = present(DiskCache(folder), len(said) + 2)
-        assert worker.exitcode and len(left) - len(said) in (0, 1) and left == list(range(len(left)))
+        left = present(DiskCache(folder), len(written) + 2)
+        assert worker.exitcode and len(left) - len(written) in (0, 1) and left == list(range(len(left)))
 
 
-def test_the_least_recently_used_go_first_and_what_can_never_fit_is_not_kept():
-    cache, whole = MemoryCache(max_bytes=48), {"x": torch.zeros(13)}  # three of 16 bytes; 52
+def test_the_least_recently_used_are_evicted_first_and_too_large_entries_are_not_stored():
+    cache, large = MemoryCache(max_bytes=48), {"x": torch.zeros(13)}  # three of 16 bytes; 52
     for name in ("a", "b", "c", "a"):
         cache.get_or_compute(digest(name), lambda: HALF)
     cache.put(digest("c"), HALF)  # again: it takes no more room
-    cache.put(digest("whole"), whole)
+    cache.put(digest("large"), large)
     cache.put(digest("d"), HALF)
     assert [name for name in "abcd" if cache.get(digest(name))] == ["a", "c", "d"]
-    assert cache.get(digest("whole")) is None
+    assert cache.get(digest("large")) is None
 
 
 def computing(computed: list[str], name: str) -> Arrays:
@@ -422,7 +422,7 @@ def computing(computed: list[str], name: str) -> Arrays:
     return HALF
 
 
-def test_what_memory_no_longer_holds_is_read_from_disk_or_computed_again(tmp_path: Path):
+def test_entries_evicted_from_memory_are_read_from_disk_or_computed_again(tmp_path: Path):
     for disk, expected in ((None, ["a", "b", "a"]), (DiskCache(tmp_path), ["a", "b"])):
         computed, cache = [], MemoryCache(max_bytes=16, disk=disk)  # HALF is 16 bytes
         for name in ("a", "a", "b", "b", "a"):
@@ -440,13 +440,13 @@ def test_the_default_bound_is_a_share_of_the_memory_of_the_process(tmp_path: Pat
     assert [name for name in "abc" if cache.get(digest(name))] == ["b", "c"], "32 bytes: two"
 
 
-def test_a_system_of_unknown_memory_is_taken_for_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_default_for_a_system_of_unknown_memory_is_8_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cache_module, "_CGROUP_LIMIT", tmp_path / "memory.max")
     monkeypatch.delattr(cache_module.os, "sysconf", raising=False)  # as on Windows
     assert cache_module.available_memory() == 8e9
 
 
-def test_the_folder_is_the_environments_or_the_users(monkeypatch: pytest.MonkeyPatch):
+def test_the_default_folder_is_that_of_the_environment_or_the_user(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DIPTYCH_CACHE", "here")
     assert default_folder() == Path("here")
     monkeypatch.delenv("DIPTYCH_CACHE")

@@ -1,4 +1,4 @@
-"""One writer at a time: what another process holds is refused, what it dies with is released and cleared."""
+"""Locks on output folders: refused while another process has them, released and cleaned up when it dies."""
 
 import errno
 import os
@@ -17,14 +17,13 @@ HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True)
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    """Another process that holds ``run`` (or a file in it) until it is told to end."""
+    """Starts processes that lock a folder, or a file in it, until they receive a line."""
     started: list[subprocess.Popen[str]] = []
 
     def hold(folder: Path, file: str = "") -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDS, str(folder), file], stdin=pipe, stdout=pipe, text=True
-        )  # fmt: skip
+        command = [sys.executable, "-c", HOLDS, str(folder), file]
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         started.append(process)
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         return process
@@ -37,11 +36,11 @@ def holder(tmp_path: Path):
 
 @posix
 @pytest.mark.parametrize("file", ["", "words.txt"])
-def test_what_another_process_writes_is_refused_until_it_ends_however_it_ends(tmp_path: Path, holder, file: str):
+def test_a_folder_that_another_process_writes_is_refused_until_it_ends_or_is_killed(tmp_path: Path, holder, file: str):
     for end in (lambda process: process.communicate("\n", timeout=60), lambda process: process.kill()):
         process = holder(tmp_path / "run", file)
-        told = rf"another process \(pid {process.pid} on .*\): let it end, or give another --out"
-        with pytest.raises(InUse, match=told), locked(tmp_path / "run", file):
+        message = rf"another process \(pid {process.pid} on .*\): let it end, or give another --out"
+        with pytest.raises(InUse, match=message), locked(tmp_path / "run", file):
             pass
         end(process)
         process.wait(60)
@@ -50,11 +49,11 @@ def test_what_another_process_writes_is_refused_until_it_ends_however_it_ends(tm
     assert not list((tmp_path / "run").iterdir())
     with locked(tmp_path / "other" / "run", file):
         pass
-    assert not (tmp_path / "other").exists(), "nothing was written, so nothing stays"
+    assert not (tmp_path / "other").exists(), "nothing was written, so no folder is left"
 
 
 @posix
-def test_a_forked_worker_neither_inherits_a_lock_nor_keeps_it(tmp_path: Path):
+def test_a_forked_worker_neither_inherits_a_lock_nor_releases_it(tmp_path: Path):
     with locked(tmp_path):
         child = os.fork()
         if child == 0:
@@ -67,7 +66,7 @@ def test_a_forked_worker_neither_inherits_a_lock_nor_keeps_it(tmp_path: Path):
         assert "InUse" in probe.stderr and "held" not in probe.stdout
 
 
-def test_a_full_disk_keeps_no_folder_from_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_can_be_locked_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -77,14 +76,14 @@ def test_a_full_disk_keeps_no_folder_from_being_held(tmp_path: Path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-def test_the_same_thread_enters_again_and_the_lock_file_goes_at_the_end(tmp_path: Path):
+def test_the_lock_is_reentrant_and_its_file_is_removed_at_the_end(tmp_path: Path):
     with locked(tmp_path) as first, locked(tmp_path) as again:
         assert first and not again and (tmp_path / LOCK).exists()
     assert not (tmp_path / LOCK).exists()
 
 
 @posix
-def test_what_dead_writers_left_half_written_is_cleared_and_what_live_ones_write_is_not(tmp_path: Path):
+def test_partial_files_of_dead_writers_are_removed_and_those_of_live_ones_are_not(tmp_path: Path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait(60)
     (tmp_path / "parts").mkdir()
@@ -98,14 +97,14 @@ def test_what_dead_writers_left_half_written_is_cleared_and_what_live_ones_write
 
 
 @posix
-def test_of_a_file_only_its_own_halves_are_cleared(tmp_path: Path):
+def test_locking_a_file_removes_only_its_own_partial_files(tmp_path: Path):
     (tmp_path / "x.pth.partial").touch()
     (tmp_path / "others.partial").touch()
     with locked(tmp_path, "x.pth"):
         assert {path.name for path in tmp_path.glob("*.partial")} == {"others.partial"}
 
 
-def test_a_function_holds_the_folder_it_writes_into(tmp_path: Path):
+def test_single_writer_locks_the_output_folder(tmp_path: Path):
     @single_writer
     def write(what: str, out: Path) -> bool:
         return (out / LOCK).exists()
@@ -113,5 +112,5 @@ def test_a_function_holds_the_folder_it_writes_into(tmp_path: Path):
     assert write("a", tmp_path / "one") and write("a", out=tmp_path / "two")
 
 
-def test_two_processes_never_write_the_same_half(tmp_path: Path):
+def test_the_partial_file_of_a_process_has_its_id_in_the_name(tmp_path: Path):
     assert str(os.getpid()) in partial_of(tmp_path / "a").name

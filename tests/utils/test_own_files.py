@@ -1,4 +1,4 @@
-"""Own JSON files: what is damaged is one line that names the file, whatever the damage."""
+"""Reading of Diptych's own JSON files: any damage is an error of one line that names the file."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.utils.io import NUMBER, DamagedFile, parse_json, read_json, read_json_lines, shape_error
+from diptych.utils.io import NUMBER, DamagedFile, parse_json, read_json, read_json_lines, schema_error
 
 ROW = {"step": int, "name?": str, str: (*NUMBER, type(None))}
 
@@ -24,7 +24,7 @@ ROW = {"step": int, "name?": str, str: (*NUMBER, type(None))}
         (b"[" * 500 + b"]" * 500, "nested too deeply"),
         (b'{"step": ' + b"9" * 5000 + b"}", "not the JSON"),
         (b'{"step": ' + b"9" * 30 + b"}", "step is a number of more than 64 bits"),
-        (b"[]", "the whole is a list, not an object"),
+        (b"[]", "the value is a list, not an object"),
         (b"{}", "the object lacks 'step'"),
         (b'{"step": 1.5}', "step is a number, not an integer"),
         (b'{"step": true}', "step is true or false, not an integer"),
@@ -33,12 +33,12 @@ ROW = {"step": int, "name?": str, str: (*NUMBER, type(None))}
         (b'{"step": 1, "loss": [0]}', "loss is a list, not"),
     ],
 )
-def test_damage_is_one_line_that_names_the_file(tmp_path: Path, data: bytes, why: str):
+def test_damage_is_reported_in_one_line_that_names_the_file(tmp_path: Path, data: bytes, why: str):
     path = tmp_path / "x.json"
     path.write_bytes(data)
-    with pytest.raises(DamagedFile) as told:
+    with pytest.raises(DamagedFile) as error:
         read_json(path, ROW)
-    assert str(told.value).startswith(f"{path}: ") and why in str(told.value) and "\n" not in str(told.value)
+    assert str(error.value).startswith(f"{path}: ") and why in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_line_is_named_by_its_number(tmp_path: Path):
@@ -52,10 +52,10 @@ def test_a_line_is_named_by_its_number(tmp_path: Path):
         next(read_json_lines(tmp_path / "none.jsonl"))
 
 
-def test_a_tuple_is_one_of_several_shapes():
-    shape = {"a": ([int], {"b": str}, type(None))}
-    assert not any(shape_error({"a": value}, shape) for value in ([1], {"b": ""}, None))
-    assert shape_error({"a": ["x"]}, shape) == "a[0] is a string, not an integer"
+def test_a_tuple_is_one_of_several_schemas():
+    schema = {"a": ([int], {"b": str}, type(None))}
+    assert not any(schema_error({"a": value}, schema) for value in ([1], {"b": ""}, None))
+    assert schema_error({"a": ["x"]}, schema) == "a[0] is a string, not an integer"
 
 
 values = st.recursive(
@@ -69,19 +69,19 @@ values = st.recursive(
 )
 
 
-def shape_of(value: Any) -> Any:
+def schema_of(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: shape_of(part) for key, part in value.items()}
+        return {key: schema_of(part) for key, part in value.items()}
     return [object] if isinstance(value, list) else type(value)
 
 
 @settings(max_examples=40)
 @given(values, values)
-def test_a_value_has_its_own_shape_and_another_is_refused_or_fits(value: Any, other: Any):
+def test_a_value_matches_its_own_schema_and_others_are_refused_or_match(value: Any, other: Any):
     text = json.dumps(value)
     if not (isinstance(value, dict) and any(key.endswith("?") for key in value)):
-        assert parse_json(text, shape_of(value), "x") == value
+        assert parse_json(text, schema_of(value), "x") == value
     try:
-        assert parse_json(text, shape_of(other), "x") == value
+        assert parse_json(text, schema_of(other), "x") == value
     except DamagedFile as error:
         assert str(error).startswith("x: ")

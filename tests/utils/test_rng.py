@@ -1,4 +1,4 @@
-"""Randomness is a pure function of its key, and good enough to draw from."""
+"""Random numbers are a pure function of their key, uniform and uncorrelated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ any_int = st.integers(-(2**63), 2**63 - 1)
 
 
 def mix(x: int) -> int:
-    """SplitMix64's finaliser, in Python's own integers."""
+    """SplitMix64's finaliser in Python integers."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
     return x ^ (x >> 31)
@@ -32,18 +32,18 @@ def word(seed: int, step: int, sample: int, stream: str, place: int) -> int:
 
 @settings(max_examples=50, deadline=None)
 @given(any_int, any_int, st.lists(any_int, max_size=3), st.text(max_size=5), st.integers(0, 4))
-def test_words_are_what_their_definition_says(seed: int, step: int, ids: list[int], stream: str, n: int):
-    wanted = [[word(seed, step, sample, stream, place) for place in range(n)] for sample in ids]
-    assert random_words(seed, step, ids, stream, n).tolist() == wanted
+def test_random_words_equal_their_definition(seed: int, step: int, ids: list[int], stream: str, n: int):
+    expected = [[word(seed, step, sample, stream, place) for place in range(n)] for sample in ids]
+    assert random_words(seed, step, ids, stream, n).tolist() == expected
 
 
 def test_words_never_change_between_versions():
-    """A run that is resumed years later draws what it would have drawn."""
+    """A run that is resumed by a later version draws the same numbers."""
     assert random_words(0, 0, [0], "order", 2).tolist() == [[4943558698934468709, 17752700400811906267]]
     assert uniform(3, 14, [159], "masking: order", 1)[0, 0] == pytest.approx(0.74572164, abs=1e-8)
 
 
-def test_a_draw_depends_on_its_sample_and_not_on_the_company():
+def test_a_draw_depends_on_its_sample_and_not_on_the_other_samples():
     alone = uniform(1, 2, [40], "stream", 3)
     among = uniform(1, 2, [7, 40, 3], "stream", 10)
     assert (among[1, :3] == alone[0]).all()

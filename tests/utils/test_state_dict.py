@@ -1,4 +1,4 @@
-"""Weights by name: tied ones are one, and what does not fit is told."""
+"""Weights by name: tied weights are one, and messages name the weights that do not fit."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from diptych.utils.state_dict import load_state, mismatch, named_weights, tied_w
 
 def module(seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    made = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
-    made[2].weight = made[0].weight
-    return made
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    return model
 
 
-def test_a_tied_weight_is_one_under_its_first_name():
-    made = module()
-    held = named_weights(made)
-    assert tied_weights(made) == {"2.weight": "0.weight"}
-    assert "0.weight" in held and "2.weight" not in held and "1.running_mean" in held
-    held["0.bias"].zero_()
-    assert not made[0].bias.any(), "they share memory"
+def test_a_tied_weight_is_listed_once_under_its_first_name():
+    model = module()
+    weights = named_weights(model)
+    assert tied_weights(model) == {"2.weight": "0.weight"}
+    assert "0.weight" in weights and "2.weight" not in weights and "1.running_mean" in weights
+    weights["0.bias"].zero_()
+    assert not model[0].bias.any(), "the tensors share memory with the module"
 
 
 @pytest.mark.parametrize("name", ["0.weight", "2.weight"])
-def test_it_may_stand_under_either_name_or_both(name: str):
+def test_a_tied_weight_is_loaded_from_either_name_or_both(name: str):
     first, other = module(), module(seed=1)
     state = named_weights(first)
     state = {name if n == "0.weight" else n: t for n, t in state.items()}
@@ -43,11 +43,11 @@ def test_two_differing_copies_of_a_tied_weight_are_refused():
     assert mismatch(module(), state) == "tied here, but different: 2.weight and 0.weight"
 
 
-def test_what_is_missing_too_much_or_of_another_shape_is_told():
+def test_missing_and_unexpected_weights_and_other_shapes_are_named():
     state = named_weights(module())
     assert mismatch(module(), {n: t for n, t in state.items() if n != "0.bias"}) == "missing: 0.bias"
     assert mismatch(module(), state | {"more": torch.ones(1)}) == "unexpected: more"
-    told = mismatch(module(), state | {"0.bias": torch.ones(2)})
-    assert told == "of another shape: 0.bias is (2,), the model has (3,)"
-    whole = mismatch(module(), state | {"0.bias": torch.ones(3, dtype=torch.long)})
-    assert whole == "of another shape: 0.bias is (3,) of integers, the model has (3,)"
+    message = mismatch(module(), state | {"0.bias": torch.ones(2)})
+    assert message == "of another shape: 0.bias is (2,), the model has (3,)"
+    message = mismatch(module(), state | {"0.bias": torch.ones(3, dtype=torch.long)})
+    assert message == "of another shape: 0.bias is (3,) of integers, the model has (3,)"

@@ -1,4 +1,4 @@
-"""Nothing from a file moves a terminal's cursor, recolours it or turns its text round, whichever way it gets there."""
+"""Control characters from files never reach the terminal, in messages, tables or tracebacks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HARM = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.\u2066\r\x00\u2028"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("a dog\n\tand a cat", "a dog\n\tand a cat"),
         ("\x1b[31mred", r"\x1b[31mred"),
@@ -36,22 +36,22 @@ HARM = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.\u2066\r\x00\u2028"
         ("Größe 北京 می\u200cخواهم 👩\u200d🚀 – “é”", "Größe 北京 می\u200cخواهم 👩\u200d🚀 – “é”"),
     ],
 )
-def test_what_controls_a_terminal_is_escaped(text: str, shown: str):
-    assert printable(text) == shown
+def test_control_characters_are_escaped(text: str, escaped: str):
+    assert printable(text) == escaped
 
 
 @given(st.text(st.characters(codec=None)))
 def test_no_text_keeps_a_control_character(text: str):
-    shown = printable(text)
-    shown.encode()
-    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in "\n\t" for c in shown)
+    escaped = printable(text)
+    escaped.encode()
+    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in "\n\t" for c in escaped)
     assert not any(
-        unicodedata.bidirectional(c) in ("RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI") for c in shown
+        unicodedata.bidirectional(c) in ("RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI") for c in escaped
     )
-    assert printable(shown) == shown
+    assert printable(escaped) == escaped
 
 
-def test_what_is_too_long_is_cut_in_the_middle():
+def test_long_text_is_cut_in_the_middle():
     assert printable("a" * 60 + "b" * 60, 100) == f"{'a' * 50} ... (120 characters) ... {'b' * 50}"
 
 
@@ -74,14 +74,14 @@ def controls(text: str) -> set[str]:
 
 
 def tar(path: Path, key: str) -> str:
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as made:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo(f"{key}.jpg")
         info.size = 3
-        made.addfile(info, io.BytesIO(b"abc"))
+        archive.addfile(info, io.BytesIO(b"abc"))
     return str(path)
 
 
-def test_a_command_that_meets_such_names_shows_them_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_commands_print_names_from_files_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     name = "\x1b]0;owned\x07\u202eevil"
     (tmp_path / "a.csv").write_text(f'image,caption\n"{name}.jpg","a dog"\n', encoding="utf-8")
     (tmp_path / "a.json").write_text(json.dumps({"images": [{"filename": "x", name: 1}]}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What cannot be written is one line with the path, the system's reason and what to do; what stood there before stands."""
+"""A failed write gives one line with the path, the system's reason and what to do; the previous file is unchanged."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full h
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO])
-def test_the_systems_refusal_is_told_with_path_and_advice(tmp_path: Path, monkeypatch, code: int):
+def test_an_error_of_the_system_is_reported_with_path_and_advice(tmp_path: Path, monkeypatch, code: int):
     path = tmp_path / "x.json"
     path.write_text("before")
 
@@ -23,16 +23,16 @@ def test_the_systems_refusal_is_told_with_path_and_advice(tmp_path: Path, monkey
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(WriteError) as told, atomic_write(path) as partial:
+    with pytest.raises(WriteError) as error, atomic_write(path) as partial:
         partial.write_text("after")
-    said = str(told.value)
-    assert str(path) in said and os.strerror(code) in said and "then give the same command again" in said
+    message = str(error.value)
+    assert str(path) in message and os.strerror(code) in message and "then give the same command again" in message
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits are POSIX's")
 @pytest.mark.parametrize("kind", ["text", "safetensors", "torch"])
-def test_a_limit_on_the_size_of_files_is_told_whoever_writes(tmp_path: Path, kind: str):
+def test_a_limit_on_the_size_of_files_is_reported_for_every_writer(tmp_path: Path, kind: str):
     import resource
 
     tensors = {"a": torch.zeros(50_000)}
@@ -51,7 +51,7 @@ def test_a_limit_on_the_size_of_files_is_told_whoever_writes(tmp_path: Path, kin
     assert not list(tmp_path.iterdir())
 
 
-def test_what_goes_wrong_with_another_file_meanwhile_is_not_taken_for_it(tmp_path: Path):
+def test_errors_of_other_files_are_not_reported_as_write_errors(tmp_path: Path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "x"):
         (tmp_path / "data" / "picture.jpg").read_bytes()
     with pytest.raises(RuntimeError, match="out of memory"), atomic_write(tmp_path / "x"):
@@ -59,7 +59,7 @@ def test_what_goes_wrong_with_another_file_meanwhile_is_not_taken_for_it(tmp_pat
 
 
 @full
-def test_a_row_that_finds_no_room_is_told_with_its_file(tmp_path: Path):
+def test_a_log_row_that_cannot_be_written_is_reported_with_its_file(tmp_path: Path):
     with Log(tmp_path, 0, 2) as log:
         log.file.close()
         log.file = open("/dev/full", "a")  # noqa: SIM115
@@ -73,22 +73,32 @@ LINES = [b'{"step": %d, "itm": 0.5, "mlm": null}' % n for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("cut", range(len(LINES[-1]) + 1))
-def test_a_torn_last_line_is_dropped_without_a_word(tmp_path: Path, cut: int):
-    path, said = tmp_path / "metrics.jsonl", []
+def test_an_incomplete_last_line_is_dropped_silently(tmp_path: Path, cut: int):
+    path, messages = tmp_path / "metrics.jsonl", []
     path.write_bytes(b"\n".join(LINES[:-1]) + b"\n" + LINES[-1][:cut])
-    assert _cut_back(path, 9, said.append) == (ROWS if cut == len(LINES[-1]) else ROWS[:-1])
-    assert not said and list(tmp_path.iterdir()) == [path]
+    assert _cut_back(path, 9, messages.append) == (ROWS if cut == len(LINES[-1]) else ROWS[:-1])
+    assert not messages and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"step": 3, "itm": 0.', b"\xff\xfe", b"{}", b"[]", b'{"step": "3"}', b'{"step": 3, "itm": "x"}', b"\0" * 9, b"[" * 5000]
-)  # fmt: skip
-def test_any_other_damaged_line_is_left_out_and_the_file_kept_as_it_was(tmp_path: Path, line: bytes):
-    path, said = tmp_path / "metrics.jsonl", []
-    for n in (1, 2):  # a second one takes no other's name
+    "line",
+    [
+        b'{"step": 3, "itm": 0.',
+        b"\xff\xfe",
+        b"{}",
+        b"[]",
+        b'{"step": "3"}',
+        b'{"step": 3, "itm": "x"}',
+        b"\0" * 9,
+        b"[" * 5000,
+    ],
+)
+def test_any_other_damaged_line_is_dropped_and_the_original_file_is_kept(tmp_path: Path, line: bytes):
+    path, messages = tmp_path / "metrics.jsonl", []
+    for n in (1, 2):  # a second damaged file has a name of its own
         path.write_bytes(data := b"\n".join([*LINES[:2], line, *LINES[3:]]) + b"\n")
-        assert _cut_back(path, 4, said.append) == [ROWS[0], ROWS[1], ROWS[3]]
+        assert _cut_back(path, 4, messages.append) == [ROWS[0], ROWS[1], ROWS[3]]
         assert (tmp_path / f"metrics.damaged-{n}.jsonl").read_bytes() == data
-        assert said[-1].startswith(f"{path}, line 3: ") and f"kept as metrics.damaged-{n}.jsonl" in said[-1]
-    assert len(said) == 2
-    assert _cut_back(path, 9, said.append) == [ROWS[0], ROWS[1], ROWS[3]] and len(said) == 2
+        assert messages[-1].startswith(f"{path}, line 3: ") and f"kept as metrics.damaged-{n}.jsonl" in messages[-1]
+    assert len(messages) == 2
+    assert _cut_back(path, 9, messages.append) == [ROWS[0], ROWS[1], ROWS[3]] and len(messages) == 2

@@ -1,4 +1,4 @@
-"""What a run has learned, read from its folder alone: its losses beside their floors, its scores, and what it took."""
+"""Cells of the benchmark table, read from run folders alone: losses beside chance levels, metrics, training time."""
 
 from __future__ import annotations
 
@@ -21,108 +21,108 @@ from diptych.training import checkpoint
 from diptych.training.log import ROW
 from diptych.utils.io import read_json, read_json_lines
 
-LAST = 0.05  # of the steps: what a loss at the end is the mean of
+LAST_SHARE = 0.05  # the share of the steps over which the final loss is averaged
 
 
 @dataclass(frozen=True)
 class Loss:
-    """An objective's loss while training: the mean of the first steps that were logged, and of the last of all steps."""
+    """A training loss: its first logged mean, its mean over the last steps, and its chance level, where it has one."""
 
     start: float
     end: float
-    floor: float | None
+    chance: float | None
 
 
 @dataclass(frozen=True)
-class TrainedStage:
-    """A run that is finished and scored. `minutes` of training; `scores` by task, as evaluations give them."""
+class StageResult:
+    """A trained and evaluated run. `minutes` of training; `scores`: the metrics of each task's evaluation."""
 
     recipe: str
     steps: int
     minutes: float
-    parameters: int  # of those that learn
+    parameters: int  # trainable ones
     losses: dict[str, Loss]
     scores: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A row with one seed: what its stages have learned, or why there is nothing to tell ("" where it was not run)."""
+    """The results of a row with one seed. Without stages: why it failed, or ``""`` where it was not run."""
 
     row: str
     seed: int
-    stages: tuple[TrainedStage, ...] = ()
+    stages: tuple[StageResult, ...] = ()
     failed: str = ""
 
 
-def tasks(run: Pretrain) -> tuple[str, ...]:
-    """What a run can be scored on, by what it learns."""
-    asked = run.objectives
-    possible = {
-        "retrieval": asked.itc or asked.triplet,
-        "matching": asked.itm,
-        "captioning": asked.lm or asked.masked_captions,
+def scorable_tasks(run: Pretrain) -> tuple[str, ...]:
+    """The tasks that a pre-trained run can be evaluated on, by its objectives."""
+    weights = run.objectives
+    tasks = {
+        "retrieval": weights.itc or weights.triplet,
+        "matching": weights.itm,
+        "captioning": weights.lm or weights.masked_captions,
     }
-    return tuple(task for task, learns in possible.items() if learns)
+    return tuple(task for task, weight in tasks.items() if weight)
 
 
 def same_run(folder: Path, run: Pretrain) -> bool:
-    """Whether what stands in a folder is this run, on these features, but for its name and where and how fast it ran."""
+    """Whether a folder holds this run, on the same features. The name, device and speed settings may differ."""
     if not (folder / "run.json").is_file():
         return False
-    there, facts = read_run(folder)
-    return _compared(there) == _compared(run) and not changed(there, facts)
+    existing, facts = read_run(folder)
+    return _identity(existing) == _identity(run) and not changed(existing, facts)
 
 
-def _compared(run: Pretrain | Finetune) -> dict[str, Any]:
-    """Folders may have been moved: of the run that it starts from only the name counts."""
-    return training.identity(run) | {"start": Path(run.init_from).name, "training": settings.identity(run.training)}
+def _identity(run: Pretrain | Finetune) -> dict[str, Any]:
+    """What equal runs share. Folders may have been moved, so only the name of `init_from` counts."""
+    return training.identity(run) | {"init_from": Path(run.init_from).name, "training": settings.identity(run.training)}
 
 
 def is_trained(folder: Path, run: Pretrain) -> bool:
     """Whether a folder holds all steps of a run."""
     try:
-        held = checkpoint.rest(folder)
-    except CheckpointError:  # what trains there says what is wrong, and goes on from the one before
+        state = checkpoint.read_training_state(folder)
+    except CheckpointError:  # training reports the damage and resumes from the checkpoint before
         return False
-    return held is not None and held["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
+    return state is not None and state["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
 
 
-def is_scored(folder: Path, run: Pretrain, asked: Evaluation) -> dict[str, float] | None:
-    """What an evaluation found, asked just so; None where it was not, or not to its end."""
-    asked = complete(asked, run)
-    for name in (name_of(asked, run.data), short_name(asked)):
+def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[str, float] | None:
+    """The metrics of a finished evaluation with exactly these settings; None where there is none."""
+    evaluation = complete(evaluation, run)
+    for name in (name_of(evaluation, run.data), short_name(evaluation)):
         if (path := folder / name / "metrics.json").is_file():
-            told = read_json(path, report.SCORES)
-            if told["asked"] == json.loads(json.dumps(asdict(asked))):
-                return told["metrics"]
+            stored = read_json(path, report.SCORES)
+            if stored["asked"] == json.loads(json.dumps(asdict(evaluation))):
+                return stored["metrics"]
     return None
 
 
-def stage_result(folder: Path, run: Pretrain, asked: Mapping[str, Evaluation]) -> TrainedStage | None:
-    """What a folder tells of a run that is finished and scored on all that was `asked`, by task; else None."""
+def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:
+    """The result of a run that is trained and evaluated on all tasks of `evaluations`; None where it is not."""
     if not same_run(folder, run) or not is_trained(folder, run):
         return None
-    scores = {task: is_scored(folder, run, evaluation) for task, evaluation in asked.items()}
+    scores = {task: stored_metrics(folder, run, evaluation) for task, evaluation in evaluations.items()}
     if None in scores.values():
         return None
     _, facts = read_run(folder)
     module = build(run, facts, guided=False)
-    floors = {name: floor.value for name, floor in module.chance_losses.items()}
-    held = checkpoint.rest(folder) or {}
-    return TrainedStage(
+    chance = {name: loss.value for name, loss in module.chance_losses.items()}
+    state = checkpoint.read_training_state(folder) or {}
+    return StageResult(
         recipe=run.recipe,
         steps=run.training.steps,
-        minutes=held["seconds"] / 60,
+        minutes=state["seconds"] / 60,
         parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
-        losses=losses(folder, tuple(module.weights), floors),
-        scores={task: found for task, found in scores.items() if found is not None},
+        losses=losses(folder, tuple(module.weights), chance),
+        scores={task: metrics for task, metrics in scores.items() if metrics is not None},
     )
 
 
-def losses(folder: Path, names: tuple[str, ...], floors: Mapping[str, float]) -> dict[str, Loss]:
-    """Each loss at the start and at the end of metrics.jsonl."""
+def losses(folder: Path, names: tuple[str, ...], chance: Mapping[str, float]) -> dict[str, Loss]:
+    """The first and last values of each loss in metrics.jsonl, with its chance level."""
     rows = [row for _, row in read_json_lines(folder / "metrics.jsonl", ROW)]
-    rows = [row for row in rows if all(name in row for name in names)]  # those of training
-    late = [row for row in rows if row["step"] > (1 - LAST) * rows[-1]["step"]]
-    return {name: Loss(rows[0][name], sum(row[name] for row in late) / len(late), floors.get(name)) for name in names}
+    rows = [row for row in rows if all(name in row for name in names)]  # not those of evaluations
+    last = [row for row in rows if row["step"] > (1 - LAST_SHARE) * rows[-1]["step"]]
+    return {name: Loss(rows[0][name], sum(row[name] for row in last) / len(last), chance.get(name)) for name in names}

@@ -1,4 +1,4 @@
-"""Writing a noised set of pairs, and the truth about it."""
+"""Corrupted captions: tar shards in which a share of the captions is swapped between images, and the ground truth."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ TRUTH = "truth.jsonl"
 
 
 @single_writer
-def corrupt_captions(asked: CorruptCaptions, out: Path) -> tuple[int, int]:
-    """Writes ``out/SPLIT-00000.tar`` … and truth.jsonl; how many captions were dealt to others, and how many there are.
+def corrupt_captions(config: CorruptCaptions, out: Path) -> tuple[int, int]:
+    """Writes ``out/SPLIT-00000.tar`` … and truth.jsonl; returns the numbers of swapped and of all captions.
 
     Raises DataError, BadSample.
     """
-    plain = open_captions(asked.data, asked.split)
-    images = range(len(plain))[asked.first : asked.last or None]
+    clean = open_captions(config.data, config.split)
+    images = range(len(clean))[config.first : config.last or None]
     if not images:
-        raise DataError(f"no image from {asked.first} to {asked.last} of the {len(plain)}; give other --first, --last")
-    if there := next((path.name for path in (*out.glob(f"{asked.split}-*.tar"), out / TRUTH) if path.exists()), ""):
-        raise DataError(f"{out} holds {there} already; give another --out, or remove what was written there")
-    source = CorruptedCaptions(plain, asked.share, asked.seed, images)
+        raise DataError(
+            f"no image from {config.first} to {config.last} of the {len(clean)}; give other --first, --last"
+        )
+    if existing := next((path.name for path in (*out.glob(f"{config.split}-*.tar"), out / TRUTH) if path.exists()), ""):
+        raise DataError(f"{out} holds {existing} already; give another --out, or remove what was written there")
+    source = CorruptedCaptions(clean, config.share, config.seed, images)
     out.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, Any]] = []
-    for number, first in enumerate(track(images[:: asked.shard_size], description="writing shards")):
+    for number, first in enumerate(track(images[:: config.shard_size], description="writing shards")):
         samples = []
-        for index in range(first, min(first + asked.shard_size, images.stop)):
+        for index in range(first, min(first + config.shard_size, images.stop)):
             rows = _truth(source, index)
-            told = sample_texts(source.captions(index), {"noise": rows}, source.where(index))
-            samples.append(Sample(f"{index:08d}", *picture_file(source.source, index), told))
+            texts = sample_texts(source.captions(index), {"noise": rows}, source.where(index))
+            samples.append(Sample(f"{index:08d}", *picture_file(source.source, index), texts))
             truth += rows
-        with atomic_write(out / f"{asked.split}-{number:05d}.tar") as path:
+        with atomic_write(out / f"{config.split}-{number:05d}.tar") as path:
             write_shard(path, samples)
     with atomic_write(out / TRUTH) as path:
         path.write_text("".join(json.dumps(row) + "\n" for row in truth))
@@ -49,7 +51,7 @@ def corrupt_captions(asked: CorruptCaptions, out: Path) -> tuple[int, int]:
 
 
 def _truth(source: CorruptedCaptions, index: int) -> list[dict[str, Any]]:
-    """Of each caption of an image, whose it truly is."""
+    """For each caption of an image: whether it is the image's own, and the image and caption that it came from."""
     return [
         {"key": f"{index:08d}", "caption": place, "own": owner == index, "of": f"{owner:08d}", "its": its}
         for place, (owner, its) in enumerate(source.owners(index))

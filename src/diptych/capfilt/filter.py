@@ -1,7 +1,4 @@
-"""From what was said of a sample to what becomes of it: pure functions of plain values.
-
-The second pass: every image beside all before it and beside the test set, its verdict, and the shard that it stays in.
-"""
+"""The second pass of CapFilt: decides on each caption by its scores, finds near duplicates, writes output shards."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from typing import Any
 
 import torch
 
-from diptych.capfilt.near_duplicates import USUAL, FeatureIndex, Neighbour
-from diptych.capfilt.score import Part, line
-from diptych.capfilt.shards import Opened, Unit
+from diptych.capfilt.near_duplicates import DEFAULT_COSINE, FeatureIndex, Neighbour
+from diptych.capfilt.score import ScoredShard, json_line
+from diptych.capfilt.shards import InputShard, OpenShard
 from diptych.config.capfilt import CapFilt
 from diptych.data.sources.base import BadSample
 from diptych.data.webdataset.writer import Sample, picture_file, sample_texts, write_shard
@@ -25,50 +22,55 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The texts that stay with an image, and a row for each pair that it came in: kept, re-captioned, dropped, or skipped."""
+    """The texts that an image keeps, and a row for each of its pairs: kept, re-captioned, dropped or skipped."""
 
     texts: list[str]
     pairs: list[Row]
 
 
-def passes_filter(text: Row, asked: CapFilt) -> tuple[bool, str]:
-    """Whether a text stays, and why: its scores must be over their thresholds (BLIP, section 3.3: it is dropped where the
-    matching head calls it unmatched)."""
+def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
+    """Whether a text passes the filter, and the reason: each score must be over its threshold.
+
+    Source: BLIP, section 3.3: a text is dropped where the ITM head predicts that it does not match.
+    """
     if "bad" in text:
         return False, text["bad"]
     if not text.keys() & {"match", "cosine"}:
-        return True, "not judged"
+        return True, "not scored"
     reasons = []
-    for name, over in (("match", asked.min_itm), ("cosine", asked.min_cosine)):
-        if name in text and not text[name] > over:
-            return False, f"{name} {text[name]:g} is not over {over:g}"
-        if name in text and (name == "match" or over > -1):
-            reasons.append(f"{name} {text[name]:g} is over {over:g}")
+    for name, threshold in (("match", config.min_itm), ("cosine", config.min_cosine)):
+        if name in text and not text[name] > threshold:
+            return False, f"{name} {text[name]:g} is not over {threshold:g}"
+        if name in text and (name == "match" or threshold > -1):
+            reasons.append(f"{name} {text[name]:g} is over {threshold:g}")
     return True, ", ".join(reasons)
 
 
-def decide(row: Row, asked: CapFilt, alike: Row | None = None) -> Verdict:
-    """`row`: an image of the first pass. `alike`: the image that it repeats, where that is a reason to drop it."""
-    told = {name: row[name] for name in ("key", "index", "where")}
+def decide(row: Row, config: CapFilt, duplicate: Row | None = None) -> Verdict:
+    """The verdict on an image of the first pass.
+
+    `duplicate`: the image that it is a near duplicate of, where that is a reason to drop it.
+    """
+    image = {name: row[name] for name in ("key", "index", "where")}
     if "bad" in row:
-        return Verdict([], [told | {"decision": "skipped", "reason": row["bad"]}])
-    if alike is not None:
-        reason = f"the image is like {alike['of']} (cosine {alike['cosine']:g})"
+        return Verdict([], [image | {"decision": "skipped", "reason": row["bad"]}])
+    if duplicate is not None:
+        reason = f"the image is like {duplicate['of']} (cosine {duplicate['cosine']:g})"
         pairs = [
-            told | {"caption": i, **text, "decision": "dropped", "reason": reason}
+            image | {"caption": i, **text, "decision": "dropped", "reason": reason}
             for i, text in enumerate(row["texts"])
         ]
         return Verdict([], pairs)
     synthetic: Row | None = row["synthetic"]
-    fits = synthetic is not None and passes_filter(synthetic, asked)[0]
+    synthetic_passes = synthetic is not None and passes_filter(synthetic, config)[0]
     texts, pairs = [], []
     for place, text in enumerate(row["texts"]):
-        stays, reason = passes_filter(text, asked)
-        decision = "kept" if stays else "re-captioned" if fits else "dropped"
-        pairs.append(told | {"caption": place, **text, "decision": decision, "reason": reason})
-        if stays:
+        passes, reason = passes_filter(text, config)
+        decision = "kept" if passes else "re-captioned" if synthetic_passes else "dropped"
+        pairs.append(image | {"caption": place, **text, "decision": decision, "reason": reason})
+        if passes:
             texts.append(text["text"])
-    added = fits and (asked.synthetic == "beside" or len(texts) < len(pairs))
+    added = synthetic_passes and (config.synthetic == "beside" or len(texts) < len(pairs))
     if synthetic is not None:
         pairs = [pair | {"synthetic": synthetic} for pair in pairs]
         if added and synthetic["text"] not in texts:
@@ -77,54 +79,52 @@ def decide(row: Row, asked: CapFilt, alike: Row | None = None) -> Verdict:
 
 
 @dataclass(frozen=True)
-class DecidedUnit:
-    """A unit's rows with their verdicts, and those of its images that are like others."""
+class FilteredShard:
+    """The rows of a shard with their verdicts, and its near-duplicate images."""
 
-    unit: Unit
+    shard: InputShard
     rows: list[Row]
     verdicts: list[Verdict]
     similar: list[Row]
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What comes out of a unit. The tar is written last: where it stands, all of it does."""
+class OutputShard:
+    """The output files of an input shard. The tar is written last, so that where it exists all files are complete."""
 
     tar: Path
     decisions: Path
     similar: Path
 
     @classmethod
-    def of(cls, out: Path, unit: Unit) -> Shard:
-        parts = out / "parts"
-        return cls(
-            out / f"{unit.name}.tar", parts / f"{unit.name}.decisions.jsonl", parts / f"{unit.name}.similar.jsonl"
-        )
+    def of(cls, out: Path, shard: InputShard) -> OutputShard:
+        parts = out / "parts" / shard.name
+        return cls(out / f"{shard.name}.tar", Path(f"{parts}.decisions.jsonl"), Path(f"{parts}.similar.jsonl"))
 
     @property
     def done(self) -> bool:
         return self.tar.is_file()
 
-    def write(self, kept: DecidedUnit, opened: Opened) -> None:
-        """Raises BadSample where a picture has become unreadable since the first pass."""
-        told = [tell(row, verdict) for row, verdict in zip(kept.rows, kept.verdicts, strict=True)]
-        pairs = [pair for verdict, _ in told for pair in verdict.pairs]
-        for place, rows in ((self.decisions, pairs), (self.similar, kept.similar)):
-            with atomic_write(place) as path:
-                path.write_text("".join(map(line, rows)), encoding="utf-8")
+    def write(self, filtered: FilteredShard, opened: OpenShard) -> None:
+        """Writes all files. Raises BadSample where an image has become unreadable since the first pass."""
+        encoded = [encode_texts(row, verdict) for row, verdict in zip(filtered.rows, filtered.verdicts, strict=True)]
+        pairs = [pair for verdict, _ in encoded for pair in verdict.pairs]
+        for file, rows in ((self.decisions, pairs), (self.similar, filtered.similar)):
+            with atomic_write(file) as path:
+                path.write_text("".join(map(json_line, rows)), encoding="utf-8")
         with atomic_write(self.tar) as path:
             write_shard(
                 path,
                 (
                     Sample(row["key"], *picture_file(opened.source, row["index"]), data)
-                    for row, (_, data) in zip(kept.rows, told, strict=True)
+                    for row, (_, data) in zip(filtered.rows, encoded, strict=True)
                     if data
                 ),
             )
 
 
-def tell(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
-    """A verdict and what the shard tells of it: nothing where no text stays, or where that would be too long to be read."""
+def encode_texts(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
+    """A verdict and its JSON in the tar; empty where no text is left, or where the JSON would be too long to read."""
     if not verdict.texts:
         return verdict, b""
     try:
@@ -133,52 +133,58 @@ def tell(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
         return Verdict([], [pair | {"decision": "skipped", "reason": bad.why} for pair in verdict.pairs]), b""
 
 
-class Decider:
-    """Goes through all units in their order, since what is a duplicate hangs on what came before."""
+class ShardFilter:
+    """Filters shards in their order, which matters because duplicates depend on the images before.
 
-    def __init__(self, asked: CapFilt, scored: Path, against: Sequence[Unit], device: torch.device):
-        """`scored`: where the first pass left its parts."""
-        self.asked, self.scored = asked, scored
-        over = asked.duplicate_cosine or USUAL[asked.similarity]
-        self.seen, self.tests = FeatureIndex(over, device), FeatureIndex(over, device)
-        self.known: list[Row] = []
-        self.known_tests: list[Row] = []
-        for unit in against:
-            part = Part.of(scored, unit)
+    `scored`: the folder of the first pass. `against`: the shards of the test set.
+    """
+
+    def __init__(self, config: CapFilt, scored: Path, against: Sequence[InputShard], device: torch.device):
+        self.config, self.scored = config, scored
+        threshold = config.duplicate_cosine or DEFAULT_COSINE[config.similarity]
+        self.train_index, self.test_index = FeatureIndex(threshold, device), FeatureIndex(threshold, device)
+        self.train_images: list[Row] = []
+        self.test_images: list[Row] = []
+        for shard in against:
+            part = ScoredShard.of(scored, shard)
             readable = [row for row in part.read() if "bad" not in row]
-            places = range(len(self.known_tests), len(self.known_tests) + len(readable))
-            self.tests.add(part.read_features(), list(places))
-            self.known_tests += [known_as(row["where"], unit, row) for row in readable]
+            places = range(len(self.test_images), len(self.test_images) + len(readable))
+            self.test_index.add(part.read_features(), list(places))
+            self.test_images += [image_reference(row["where"], shard, row) for row in readable]
 
-    def sort(self, unit: Unit) -> DecidedUnit:
-        part = Part.of(self.scored, unit)
+    def filter(self, shard: InputShard) -> FilteredShard:
+        """The verdicts on the images of the next shard."""
+        part = ScoredShard.of(self.scored, shard)
         rows, vectors = part.read(texts=True), part.read_features()
         readable = [i for i, row in enumerate(rows) if "bad" not in row]
-        verdicts = [decide(row, self.asked) for row in rows]
-        leaks = self._told(
-            "leak", self.tests.nearest(vectors) if self.tests.places else [None] * len(readable), self.known_tests
-        )
+        verdicts = [decide(row, self.config) for row in rows]
+        in_test = self.test_index.nearest(vectors) if self.test_index.places else [None] * len(readable)
+        leaks = _similar_rows("leak", in_test, self.test_images)
         stay = [bool(verdicts[i].texts) for i in readable]
-        if self.asked.leaks == "drop":
-            stay = [here and leak is None for here, leak in zip(stay, leaks, strict=True)]
-        places = list(range(len(self.known), len(self.known) + len(readable)))
-        self.known += [known_as(f"{unit.name}/{rows[i]['key']}", unit, rows[i]) for i in readable]
-        twins = self._told("duplicate", self.seen.among(vectors, places, stay), self.known)
+        if self.config.leaks == "drop":
+            stay = [stays and leak is None for stays, leak in zip(stay, leaks, strict=True)]
+        places = list(range(len(self.train_images), len(self.train_images) + len(readable)))
+        self.train_images += [image_reference(f"{shard.name}/{rows[i]['key']}", shard, rows[i]) for i in readable]
+        earlier = self.train_index.find_and_add(vectors, places, stay)
+        duplicates = _similar_rows("duplicate", earlier, self.train_images)
         similar = []
-        for i, leak, twin in zip(readable, leaks, twins, strict=True):
-            found = [(one, drop) for one, drop in ((leak, self.asked.leaks), (twin, self.asked.duplicates)) if one]
-            dropped = [one for one, drop in found if drop == "drop"]
+        for i, leak, duplicate in zip(readable, leaks, duplicates, strict=True):
+            pairs = ((leak, self.config.leaks), (duplicate, self.config.duplicates))
+            matches = [(match, action) for match, action in pairs if match]
+            dropped = [match for match, action in matches if action == "drop"]
             if dropped:
-                verdicts[i] = decide(rows[i], self.asked, dropped[0])
-            own: Row = {"shard": unit.name, **{name: rows[i][name] for name in ("index", "key", "where")}}
-            similar += [own | one | {"dropped": one in dropped} for one, _ in found]
-        named = [replace(v, pairs=[{"shard": unit.name, **pair} for pair in v.pairs]) for v in verdicts]
-        return DecidedUnit(unit, rows, named, similar)
-
-    def _told(self, kind: str, twins: Sequence[Neighbour | None], known: list[Row]) -> list[Row | None]:
-        return [None if t is None else {"kind": kind, **known[t.of], "cosine": t.cosine} for t in twins]
+                verdicts[i] = decide(rows[i], self.config, dropped[0])
+            image: Row = {"shard": shard.name, **{name: rows[i][name] for name in ("index", "key", "where")}}
+            similar += [image | match | {"dropped": match in dropped} for match, _ in matches]
+        named = [replace(v, pairs=[{"shard": shard.name, **pair} for pair in v.pairs]) for v in verdicts]
+        return FilteredShard(shard, rows, named, similar)
 
 
-def known_as(name: str, unit: Unit, row: Row) -> Row:
-    """What is told of the image that another is like: its name, and where its picture is found."""
-    return {"of": name, "of_shard": unit.name, "of_index": row["index"]}
+def _similar_rows(kind: str, neighbours: Sequence[Neighbour | None], images: list[Row]) -> list[Row | None]:
+    """A row of similar.jsonl for each neighbour, which indexes `images`."""
+    return [None if n is None else {"kind": kind, **images[n.of], "cosine": n.cosine} for n in neighbours]
+
+
+def image_reference(name: str, shard: InputShard, row: Row) -> Row:
+    """The name, shard and index of an image that others may be near duplicates of."""
+    return {"of": name, "of_shard": shard.name, "of_index": row["index"]}

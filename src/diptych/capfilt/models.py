@@ -1,4 +1,4 @@
-"""Runs in their parts: one that writes captions, one that judges them, and what tells whether two images are one."""
+"""The models of CapFilt: the captioner, the filter, and image embeddings for near-duplicate search."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.batch import Batch
-from diptych.capfilt.shards import Opened
+from diptych.capfilt.shards import OpenShard
 from diptych.config.capfilt import CapFilt
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation
-from diptych.data.images.loading import ImageLoader, image_loader, shown_in
+from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.loader import evaluation_loader
 from diptych.data.regions.frozen_features import ExtractedFeatures, GridLoader
 from diptych.data.sources.base import BadSample, Captioned
@@ -29,24 +29,25 @@ from diptych.runs.evaluate import restored
 from diptych.runs.feature_extractors import frozen_cnn, memory_cache
 from diptych.runs.run_folder import RunError, read_run
 from diptych.runs.scoring.base import EvaluatedModel
-from diptych.runs.scoring.retrieval import comparison
+from diptych.runs.scoring.retrieval import dual_encoder_scorer
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.retrieval import score_pairs
 from diptych.utils.rng import uniform
 
-SPEAK = {"lm", "masked_captions", "caption"}  # losses that teach to write
-CNN_PICTURES = ImageSettings(shorter_side=224, square=True)
+CAPTION_LOSSES = {"lm", "masked_captions", "caption"}  # losses that train a caption generator
+CNN_IMAGES = ImageSettings(shorter_side=224, square=True)
 
 
 @dataclass(frozen=True)
-class Readable:
-    """Some pictures of a source as a run is shown them, those that cannot be read left out of their batch; `ids` are
-    indices into the source.
+class ReadableImages:
+    """A dataset of images, preprocessed as a run needs them. Unreadable ones are left out of their batch.
+
+    The `ids` of a batch are indices into the source.
     """
 
     source: Captioned
     indices: Sequence[int]
-    shows: ImageLoader
+    loader: ImageLoader
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -56,134 +57,139 @@ class Readable:
 
     def load(self, index: int, seed: int, step: int) -> tuple[int, Any] | None:
         try:
-            return self.indices[index], self.shows.load(self.source, self.indices[index], None)
+            return self.indices[index], self.loader.load(self.source, self.indices[index], None)
         except BadSample:
             return None
 
     def collate(self, loaded: list[tuple[int, Any] | None], ids: Sequence[int], seed: int, step: int) -> Batch:
-        kept = [one for one in loaded if one is not None]
-        batch = Batch(seed, step, torch.tensor([index for index, _ in kept], dtype=torch.long))
-        return shown_in(batch, self.shows.stack([picture for _, picture in kept])) if kept else batch
+        readable = [sample for sample in loaded if sample is not None]
+        batch = Batch(seed, step, torch.tensor([index for index, _ in readable], dtype=torch.long))
+        return with_images(batch, self.loader.stack([image for _, image in readable])) if readable else batch
 
 
-def read(
-    opened: Opened,
-    shows: ImageSettings | ImageLoader,
-    asked: CapFilt,
+def read_batches(
+    opened: OpenShard,
+    images: ImageSettings | ImageLoader,
+    config: CapFilt,
     device: torch.device,
     tick: Callable[[int], None],
 ) -> Iterator[tuple[list[int], Batch]]:
-    """The pictures that can be read, some at a time, with their indices; `tick` is told of all."""
-    food = Readable(opened.source, opened.images, image_loader(shows))
-    for at, loaded in enumerate(evaluation_loader(food, asked.batch_size, workers=asked.workers)):
+    """Batches of the readable images, with their indices; `tick` is called with the number of images processed."""
+    dataset = ReadableImages(opened.source, opened.images, image_loader(images))
+    for number, loaded in enumerate(evaluation_loader(dataset, config.batch_size, workers=config.workers)):
         batch = loaded.batch.to(device)
         if len(batch):
             yield batch.ids.tolist(), batch
-        tick(min(asked.batch_size, len(food) - at * asked.batch_size))
+        tick(min(config.batch_size, len(dataset) - number * config.batch_size))
 
 
-def subject(folder: Path, asked: CapFilt, device: torch.device) -> EvaluatedModel:
-    """The run in a folder, which must read pictures and texts. Raises RunError."""
+def load_model(folder: Path, config: CapFilt, device: torch.device) -> EvaluatedModel:
+    """The trained model in a run folder, which must have a text tokenizer. Raises RunError."""
     run, facts = read_run(folder)
     tokenizer_of(run)
     module = restored(folder, run, facts).to(device).eval()
-    return EvaluatedModel(run, facts, module, Evaluation(device=asked.device, precision=asked.precision), device)
+    return EvaluatedModel(run, facts, module, Evaluation(device=config.device, precision=config.precision), device)
 
 
 class Captioner:
-    """A run that writes a caption of each picture. Raises RunError for one that never learned to."""
+    """Generates captions of images with a trained run. Raises RunError where it was not trained to."""
 
-    def __init__(self, role: EvaluatedModel, asked: CapFilt):
-        learned: Any = role.module
-        if not isinstance(role.model, TextDecoder) or not SPEAK & set(learned.weights):
+    def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
+        module: Any = evaluated.module
+        if not isinstance(evaluated.model, TextDecoder) or not CAPTION_LOSSES & set(module.weights):
             raise RunError(
-                f"the captioner is a {type(role.model).__name__} that never learned to write (it learned "
-                f"{', '.join(learned.weights)}); give a run with the objective lm or captions"
+                f"the captioner is a {type(evaluated.model).__name__} that was not trained to generate captions (its "
+                f"objectives: {', '.join(module.weights)}); give a run with the objective lm or masked_captions"
             )
-        self.role, self.asked, self.tokenizer = role, asked, tokenizer_of(role.run)
-        known = self.tokenizer.vocabulary
-        self.prompt = self.tokenizer.encode([asked.prompt]).ids[:, :-1].to(role.device)  # without the end
-        longest = min(asked.max_length, self.tokenizer.max_length)
-        if not self.prompt.shape[1] < longest:
+        self.evaluated, self.config, self.tokenizer = evaluated, config, tokenizer_of(evaluated.run)
+        vocabulary = self.tokenizer.vocabulary
+        self.prompt = self.tokenizer.encode([config.prompt]).ids[:, :-1].to(evaluated.device)  # without [SEP]
+        max_length = min(config.max_length, self.tokenizer.max_length)
+        if not self.prompt.shape[1] < max_length:
             raise RunError(
-                f"a prompt of {self.prompt.shape[1]} pieces leaves nothing of {longest}; give --max_length more"
+                f"the prompt of {self.prompt.shape[1]} tokens fills max_length {max_length}; give a larger --max_length"
             )
-        repetition = asked.repetition_penalty if asked.sampling == "nucleus" else 1.0
-        self.rules = GenerationConfig(known.sep, known.pad, longest, asked.min_length, repetition)
+        repetition = config.repetition_penalty if config.sampling == "nucleus" else 1.0
+        self.generation = GenerationConfig(vocabulary.sep, vocabulary.pad, max_length, config.min_length, repetition)
 
-    def write(self, image: Tokens, unit: str, indices: Sequence[int]) -> list[str]:
-        """A caption of each. What is drawn is keyed by (seed, unit, index), so that it is drawn again the same."""
-        asked, model, rules = self.asked, self.role.model, self.rules
+    def write(self, image: Tokens, shard: str, indices: Sequence[int]) -> list[str]:
+        """A caption of each image. Random draws are keyed by (seed, shard name, index), so they are reproducible."""
+        config, model, generation = self.config, self.evaluated.model, self.generation
         prompt = self.prompt.expand(len(image), -1)
-        if asked.sampling == "nucleus":
-            drawn = uniform(asked.seed, 0, indices, f"caption of {unit}", rules.max_length)
-            draws = torch.from_numpy(drawn).float().to(self.role.device)
-            ids = sample(model, image, prompt, rules, draws, asked.top_p)
-        elif asked.sampling == "beams":
-            ids = beam_search(model, image, prompt, rules, BeamConfig(asked.num_beams)).ids
+        if config.sampling == "nucleus":
+            drawn = uniform(config.seed, 0, indices, f"caption of {shard}", generation.max_length)
+            draws = torch.from_numpy(drawn).float().to(self.evaluated.device)
+            ids = sample(model, image, prompt, generation, draws, config.top_p)
+        elif config.sampling == "beams":
+            ids = beam_search(model, image, prompt, generation, BeamConfig(config.num_beams)).ids
         else:
-            ids = greedy(model, image, prompt, rules)
+            ids = greedy(model, image, prompt, generation)
         return [self.tokenizer.decode(row).strip() for row in ids[:, self.prompt.shape[1] :].tolist()]
 
 
 class Filter:
-    """A run that judges texts beside pictures: by its matching head, by its contrast, by both where it learned both.
+    """Scores image-text pairs with a trained run: by its ITM head, by cosine similarity (ITC), or by both.
 
-    Raises RunError for one that learned neither, or has contrast alone where no cosine was asked for.
+    Raises RunError where it was trained for neither, or only for ITC while `min_cosine` is not set.
     """
 
-    def __init__(self, role: EvaluatedModel, asked: CapFilt):
-        learned: Any = role.module
-        self.role, self.tokenizer = role, tokenizer_of(role.run)
-        self.match = (
-            learned.heads["match"] if isinstance(role.model, FusionEncoder) and "itm" in learned.weights else None
-        )
-        self.compare = comparison(role)
-        if self.match is None and self.compare is None:
+    def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
+        module: Any = evaluated.module
+        self.evaluated, self.tokenizer = evaluated, tokenizer_of(evaluated.run)
+        has_itm = isinstance(evaluated.model, FusionEncoder) and "itm" in module.weights
+        self.itm_head = module.heads["match"] if has_itm else None
+        self.similarity = dual_encoder_scorer(evaluated)
+        if self.itm_head is None and self.similarity is None:
             raise RunError(
-                f"the filter is a {type(role.model).__name__} that never learned what belongs together (it learned "
-                f"{', '.join(learned.weights)}); give a run with the objective itm or itc"
+                f"the filter is a {type(evaluated.model).__name__} that was not trained to match images and texts (its "
+                f"objectives: {', '.join(module.weights)}); give a run with the objective itm or itc"
             )
-        if self.match is None and asked.min_cosine <= -1:
-            raise RunError("the filter has no matching head, only contrast; give --min_cosine, the cosine to be passed")
+        if self.itm_head is None and config.min_cosine <= -1:
+            raise RunError("the filter has no ITM head, only ITC; give --min_cosine, the smallest cosine that passes")
 
-    def judge(self, image: Tokens, texts: list[str], owner: Tensor) -> list[dict[str, float]]:
-        """The probability of a match and the cosine of each text beside the picture `owner` of the batch."""
+    def score(self, image: Tokens, texts: list[str], owner: Tensor) -> list[dict[str, float]]:
+        """The ITM probability ("match") and the cosine of each text with the image `owner` of the batch.
+
+        `owner`: for each text, the index of its image in the batch.
+        """
         if not texts:
             return []
-        text = self.role.model.encode_text(self.tokenizer.encode(texts).to(self.role.device))
-        which, owner = torch.arange(len(texts), device=self.role.device), owner.to(self.role.device)
+        text = self.evaluated.model.encode_text(self.tokenizer.encode(texts).to(self.evaluated.device))
+        index, owner = torch.arange(len(texts), device=self.evaluated.device), owner.to(self.evaluated.device)
         scores: dict[str, list[float]] = {}
-        if self.match is not None:
-            match = self.match
+        if self.itm_head is not None:
+            head = self.itm_head
             scores["match"] = score_pairs(
-                self.role.model, lambda pooled: match(pooled).float().softmax(1)[:, 1], text, image, which, owner
+                self.evaluated.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], image, text, owner, index
             ).tolist()
-        if self.compare is not None:
-            cosines = self.compare.meet(self.compare.image(image), self.compare.text(text))
-            scores["cosine"] = cosines.float()[owner, which].tolist()
+        if self.similarity is not None:
+            cosines = self.similarity.similarity(
+                self.similarity.image_features(image), self.similarity.text_features(text)
+            )
+            scores["cosine"] = cosines.float()[owner, index].tolist()
         return [{name: values[i] for name, values in scores.items()} for i in range(len(texts))]
 
 
-def readout(role: EvaluatedModel, image: Tokens) -> Float[Tensor, "b e"]:
-    """A unit vector of each picture: its contrast's where that was learned, else the model's own readout, else the mean token."""
-    model, learned = role.model, role.module
+def image_embedding(evaluated: EvaluatedModel, image: Tokens) -> Float[Tensor, "b e"]:
+    """Unit-norm image embeddings: projected as for ITC where trained, else the pooled features, else the mean token."""
+    model, module = evaluated.model, evaluated.module
     if not isinstance(model, DualEncoder):
         return F.normalize(image.mean().float(), dim=-1)
-    found = model.pooled_features(image)[0]
-    head = learned.heads["contrast"] if hasattr(learned, "heads") and "contrast" in learned.heads else None  # type: ignore[operator,index]
-    trained = "itc" in learned.weights or "retrieval" in learned.weights  # type: ignore[operator]
-    if isinstance(head, ITCHead) and trained:
-        return head.project_image(found).float()
-    return F.normalize(found.float(), dim=-1)
+    pooled = model.pooled_features(image)[0]
+    heads: Any = getattr(module, "heads", {})
+    weights: Any = module.weights
+    head = next((part for name, part in heads.items() if name == "contrast"), None)
+    if isinstance(head, ITCHead) and ("itc" in weights or "retrieval" in weights):
+        return head.project_image(pooled).float()
+    return F.normalize(pooled.float(), dim=-1)
 
 
-def cnn_pictures() -> ImageLoader:
-    """Pictures as a frozen CNN sees them. Raises ImportError without the extra `cnn`."""
-    return GridLoader(ExtractedFeatures(frozen_cnn().extract, frozen_cnn().name, CNN_PICTURES, memory_cache()))
+def cnn_loader() -> ImageLoader:
+    """Loads feature maps of the frozen CNN. Raises ImportError without the extra `cnn`."""
+    return GridLoader(ExtractedFeatures(frozen_cnn().extract, frozen_cnn().name, CNN_IMAGES, memory_cache()))
 
 
-def cnn_readout(batch: Batch) -> Float[Tensor, "b e"]:
-    """A unit vector of each picture: the mean of what the CNN sees in its cells."""
+def cnn_embedding(batch: Batch) -> Float[Tensor, "b e"]:
+    """Unit-norm image embeddings: the CNN's feature map averaged over its cells."""
     assert batch.image is not None
     return F.normalize(batch.image.pixels.float().mean((2, 3)), dim=-1)

@@ -1,4 +1,4 @@
-"""Bootstrapping a set of pairs: from shards to shards, by as many processes as there are, going on where they stopped."""
+"""CapFilt: filters and re-captions the shards of a dataset, with any number of processes, resumably."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,146 +14,148 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from diptych.capfilt.filter import Decider, Shard
-from diptych.capfilt.models import Captioner, Filter, subject
-from diptych.capfilt.score import Part, Scorer
-from diptych.capfilt.shards import Unit, Workers, outside, units
-from diptych.capfilt.summary import finish
+from diptych.capfilt.filter import OutputShard, ShardFilter
+from diptych.capfilt.models import Captioner, Filter, load_model
+from diptych.capfilt.score import ScoredShard, Scorer
+from diptych.capfilt.shards import InputShard, Workers, check_output, input_shards
+from diptych.capfilt.summary import write_summary
 from diptych.config.capfilt import CapFilt
 from diptych.modules.tokens import packing
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import EvaluatedModel
-from diptych.training.checkpoint import MODEL, refuse_other_settings
-from diptych.training.distributed import pick_device, takes_bf16
+from diptych.training.checkpoint import MODEL, check_same_settings
+from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.io import DamagedFile, atomic_write, read_json
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo
 
 SETTINGS = "bootstrap.json"
-CHANGEABLE = ("device", "workers")  # between a run that was stopped and the one that goes on
-DECIDES = (
-    "match_over",
-    "cosine_over",
-    "synthetic",
-    "alike_over",
-    "duplicates",
-    "leaks",
-    "scored",
-)  # after the first pass
+CHANGEABLE = ("device", "workers")  # settings that may change when a run is resumed
+FILTER_SETTINGS = ("min_itm", "min_cosine", "synthetic", "duplicate_cosine", "duplicates", "leaks", "scored")
+"""Settings of the second pass alone: with --scored they may differ from those of the first pass."""
 Counts = dict[str, int]
 Settings = dict[str, Any]
 
 
-def capfilt(asked: CapFilt, out: Path) -> Counts:
-    """Writes ``out/NAME.tar`` for each unit of the data, decisions.jsonl, similar.jsonl, skipped.jsonl and report.html.
+def capfilt(config: CapFilt, out: Path) -> Counts:
+    """Writes ``out/NAME.tar`` for each shard, decisions.jsonl, similar.jsonl, skipped.jsonl and report.html.
 
-    Several processes (torchrun's) share the units and need not speak with each other: each waits for the others' files.
+    Returns the counts of `summary.write_summary`, on processes other than the main one an empty dict. torchrun's
+    processes share the shards without communication: each waits for the files of the others.
+
     Raises DataError, RunError, CheckpointError, BadSample, DamagedFile, InUse, NotWritten.
     """
-    if not asked.captioner and not asked.filter:
+    if not config.captioner and not config.filter:
         raise RunError("nothing to do: give --captioner RUN, --filter RUN, or both")
-    workers, found = Workers.here(), units(asked.data, asked.split, asked.shard_size)
-    outside(found, out)
-    against = [Unit(f"against-{i:05d}", u.data, u.split, u.first, u.last, u.tar) for i, u in enumerate(_tests(asked))]
-    if {unit.name for unit in found} & {unit.name for unit in against}:
-        raise RunError(f"{asked.data}: a shard's name begins with against-, as those of --against do; rename it")
+    workers, shards = Workers.here(), input_shards(config.data, config.split, config.shard_size)
+    check_output(shards, out)
+    against = [replace(shard, name=f"against-{i:05d}") for i, shard in enumerate(_test_shards(config))]
+    if {shard.name for shard in shards} & {shard.name for shard in against}:
+        raise RunError(f"{config.data}: a shard's name begins with against-, as those of --against do; rename it")
     with locked(out) if workers.main else nullcontext():
-        return _bootstrap(asked, out, found, against, workers)
+        return _run(config, out, shards, against, workers)
 
 
-def _bootstrap(asked: CapFilt, out: Path, found: Sequence[Unit], against: Sequence[Unit], workers: Workers) -> Counts:
-    told, scored = settled(asked, found, against, out), Path(asked.scored) if asked.scored else out
-    device = pick_device(asked.device)
+def _run(
+    config: CapFilt, out: Path, shards: Sequence[InputShard], against: Sequence[InputShard], workers: Workers
+) -> Counts:
+    settings = check_settings(config, shards, against, out)
+    scored = Path(config.scored) if config.scored else out
+    device = pick_device(config.device)
     if device.type == "cuda" and workers.world > 1:
         device = torch.device("cuda", workers.rank % torch.cuda.device_count())
-    bf16 = takes_bf16(device, asked.precision)
+    bf16 = uses_bf16(device, config.precision)
     with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        _judge(asked, out, told, found, against, workers, device)
-    await_all([Part.of(scored, unit) for unit in (*found, *against)], workers)
-    own = {unit.name for unit in workers.share(found) if not Shard.of(out, unit).done}
-    with _bar("writing shards", len(found), workers) as tick:
-        sorter = Decider(asked, scored, against, device)
-        for unit in found if own else ():
-            kept = sorter.sort(unit)
-            if unit.name in own:
-                Shard.of(out, unit).write(kept, unit.open())
-                own.remove(unit.name)
+        _score(config, out, settings, shards, against, workers, device)
+    wait_for([ScoredShard.of(scored, shard) for shard in (*shards, *against)], workers)
+    own = {shard.name for shard in workers.share(shards) if not OutputShard.of(out, shard).done}
+    with _bar("writing shards", len(shards), workers) as tick:
+        shard_filter = ShardFilter(config, scored, against, device)
+        for shard in shards if own else ():
+            filtered = shard_filter.filter(shard)
+            if shard.name in own:
+                OutputShard.of(out, shard).write(filtered, shard.open())
+                own.remove(shard.name)
             tick(1)
             if not own:
                 break
     if not workers.main:
         return {}
-    await_all([Shard.of(out, unit) for unit in found], workers)
-    return finish(asked, out, found, against)
+    wait_for([OutputShard.of(out, shard) for shard in shards], workers)
+    return write_summary(config, out, shards, against)
 
 
-def _tests(asked: CapFilt) -> list[Unit]:
-    return units(asked.against, asked.against_split, asked.shard_size) if asked.against else []
+def _test_shards(config: CapFilt) -> list[InputShard]:
+    return input_shards(config.against, config.against_split, config.shard_size) if config.against else []
 
 
-def _judge(
-    asked: CapFilt, out: Path, told: Settings, found: Sequence[Unit], against: Sequence[Unit], workers: Workers,
+def _score(
+    config: CapFilt,
+    out: Path,
+    settings: Settings,
+    shards: Sequence[InputShard],
+    against: Sequence[InputShard],
+    workers: Workers,
     device: torch.device,
-) -> None:  # fmt: skip
-    """The first pass over this process's share, as far as it is not there yet. Runs are loaded only where there is any, and
-    nothing is written before they are known to fit.
+) -> None:
+    """Runs the first pass on those of this process's shards that are not scored yet.
+
+    Models are loaded only where such a shard exists, and nothing is written before they are known to be suitable.
     """
-    own = workers.share([*((unit, False) for unit in found), *((unit, True) for unit in against)])
-    left = [(unit, test) for unit, test in own if not asked.scored and not Part.of(out, unit).done]
-    judge = _roles(asked, device) if left else None
+    own = workers.share([*((shard, False) for shard in shards), *((shard, True) for shard in against)])
+    left = [(shard, test) for shard, test in own if not config.scored and not ScoredShard.of(out, shard).done]
+    scorer = _load_scorer(config, device) if left else None
     (out / "parts").mkdir(parents=True, exist_ok=True)
     if workers.main and not (out / SETTINGS).is_file():
         with atomic_write(out / SETTINGS) as partial:
-            partial.write_text(json.dumps(told, indent=1))
-    while not (out / SETTINGS).is_file():  # so that no part ever lies in a folder that does not say what it is of
+            partial.write_text(json.dumps(settings, indent=1))
+    while not (out / SETTINGS).is_file():  # no part may exist in a folder without the settings that it was made with
         time.sleep(0.05)
-    if judge is None:
+    if scorer is None:
         return
-    with _bar("captioning and judging", len(left), workers) as tick:
-        for unit, test in left:
-            (judge.images if test else judge.pairs)(unit, Part.of(out, unit), tick)
+    with _bar("captioning and scoring", len(left), workers) as tick:
+        for shard, test in left:
+            (scorer.embed_images if test else scorer.score_pairs)(shard, ScoredShard.of(out, shard), tick)
 
 
-def _roles(asked: CapFilt, device: torch.device) -> Scorer:
-    """The runs, loaded; one that is both but once. Raises RunError."""
-    opened: dict[str, EvaluatedModel] = {}
-
-    def role(folder: str) -> EvaluatedModel:
-        if folder not in opened:
-            opened[folder] = subject(Path(folder), asked, device)
-        return opened[folder]
-
-    captioner = Captioner(role(asked.captioner), asked) if asked.captioner else None
-    return Scorer(asked, captioner, Filter(role(asked.filter), asked) if asked.filter else None, device)
+def _load_scorer(config: CapFilt, device: torch.device) -> Scorer:
+    """The captioner and the filter, loaded; a run that is both is loaded once. Raises RunError."""
+    folders = dict.fromkeys(filter(None, (config.captioner, config.filter)))
+    models = {folder: load_model(Path(folder), config, device) for folder in folders}
+    captioner = Captioner(models[config.captioner], config) if config.captioner else None
+    return Scorer(config, captioner, Filter(models[config.filter], config) if config.filter else None, device)
 
 
-def settled(asked: CapFilt, found: Sequence[Unit], against: Sequence[Unit], out: Path) -> Settings:
-    """What a run that goes on must share with the one that began. Raises CheckpointError, RunError where it does not."""
-    told: Settings = {k: v for k, v in asdict(asked).items() if k not in CHANGEABLE}
-    told["weights"] = {name: fingerprint(Path(folder)) for name in ("captioner", "filter") if (folder := told[name])}
-    told["shards"] = {unit.name: Path(unit.data).stat().st_size if unit.tar else unit.last for unit in found}
-    if asked.scored:
-        _refuse_other_scores(Path(asked.scored), told, [*found, *against])
+def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Sequence[InputShard], out: Path) -> Settings:
+    """The settings, weights and shards that define a run.
+
+    Raises CheckpointError, RunError where `out` (or the folder `config.scored`) holds a run with others.
+    """
+    settings: Settings = {k: v for k, v in asdict(config).items() if k not in CHANGEABLE}
+    runs = {name: settings[name] for name in ("captioner", "filter") if settings[name]}
+    settings["weights"] = {name: fingerprint(Path(folder)) for name, folder in runs.items()}
+    settings["shards"] = {shard.name: Path(shard.data).stat().st_size if shard.tar else shard.last for shard in shards}
+    if config.scored:
+        _check_scored(Path(config.scored), settings, [*shards, *against])
     if (out / SETTINGS).is_file():
-        refuse_other_settings(out, _held(out), told, {"scored": ""})
-    elif any(Shard.of(out, unit).done for unit in found):
-        raise RunError(f"{out} holds shards that no bootstrap wrote; give another --out")
-    return told
+        check_same_settings(out, _saved_settings(out), settings, {"scored": ""})
+    elif any(OutputShard.of(out, shard).done for shard in shards):
+        raise RunError(f"{out} holds shards that capfilt did not write; give another --out")
+    return settings
 
 
-def _refuse_other_scores(scored: Path, told: Settings, units: Sequence[Unit]) -> None:
-    """Raises CheckpointError, RunError where what was scored there is not what is asked for, or not all of it yet."""
-    refuse_other_settings(scored, _first(_held(scored)), _first(told))
-    if left := sum(not Part.of(scored, unit).done for unit in units):
-        raise RunError(f"{scored}: {left} of {len(units)} shards are not scored yet; let that run end first")
+def _check_scored(scored: Path, settings: Settings, shards: Sequence[InputShard]) -> None:
+    """Raises CheckpointError, RunError where the scores in `scored` have other settings or are incomplete."""
+    check_same_settings(scored, _first_pass(_saved_settings(scored)), _first_pass(settings))
+    if left := sum(not ScoredShard.of(scored, shard).done for shard in shards):
+        raise RunError(f"{scored}: {left} of {len(shards)} shards are not scored yet; let that run end first")
 
 
-def _first(told: Settings) -> Settings:
-    """The settings that the first pass hangs on."""
-    return {name: value for name, value in told.items() if name not in DECIDES}
+def _first_pass(settings: Settings) -> Settings:
+    """The settings that the first pass depends on."""
+    return {name: value for name, value in settings.items() if name not in FILTER_SETTINGS}
 
 
-def _held(out: Path) -> Settings:
+def _saved_settings(out: Path) -> Settings:
     try:
         return read_json(
             out / SETTINGS, {"data": str, "weights": {}, "shards": {}}, "give another folder, or remove this one"
@@ -163,7 +165,7 @@ def _held(out: Path) -> Settings:
 
 
 def fingerprint(folder: Path) -> str:
-    """A digest of a run's weights: an output folder is of one captioner and one filter, not of two by the same name."""
+    """A digest of a run's weights, which identifies the run wherever its folder is. Raises RunError."""
     path = folder / MODEL
     if not path.is_file():
         raise RunError(f"{folder}: no {MODEL} there; give the folder of a finished run")
@@ -174,11 +176,11 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def await_all(files: Sequence[Part] | Sequence[Shard], workers: Workers) -> None:
-    """Until every process has written its own. Where one stops with an error torchrun stops the others."""
+def wait_for(files: Sequence[ScoredShard] | Sequence[OutputShard], workers: Workers) -> None:
+    """Waits until all files exist. Where a process fails, torchrun stops the others."""
     left = [file for file in files if not file.done]
     if left and workers.main:
-        echo(f"waiting for {len(left)} parts of other processes")
+        echo(f"waiting for {len(left)} shards of other processes")
     while left:
         time.sleep(0.2)
         left = [file for file in left if not file.done]
@@ -186,7 +188,7 @@ def await_all(files: Sequence[Part] | Sequence[Shard], workers: Workers) -> None
 
 @contextmanager
 def _bar(what: str, total: int, workers: Workers) -> Iterator[Callable[[float], None]]:
-    """A progress bar over units, with the time left; of the first process alone."""
+    """A progress bar over shards with the time left, shown by the main process."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not workers.main) as progress:
         task = progress.add_task(what, total=total)

@@ -1,4 +1,4 @@
-"""The parts that the work is dealt out in: each becomes one shard, whoever does it."""
+"""Input shards: the units of work that processes share. Each becomes one output shard, whoever processes it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """All the processes at work, seen from one of them; what torchrun sets in their environment."""
+    """This process's rank and the number of processes, as torchrun sets them in the environment."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def here(cls) -> Workers:
+        """Read from the environment; without torchrun one process."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
     def main(self) -> bool:
-        """Whether this process tells how it goes, and puts the parts together."""
+        """Whether this process prints progress and writes the summary."""
         return self.rank == 0
 
     def share(self, work: Sequence[T]) -> Sequence[T]:
+        """This process's part of the work."""
         return work[self.rank :: self.world]
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Images `first` to `last` of a source, and the name of the shard that they become. `tar`: of all that shard."""
+class InputShard:
+    """Images `first` to `last` of a dataset, and their output shard's name. `tar`: all images of the tar `data`."""
 
     name: str
     data: str
@@ -51,46 +53,46 @@ class Unit:
     last: int | None = None
     tar: bool = False
 
-    def open(self, least: int | None = None) -> Opened:
-        """Raises DataError."""
+    def open(self, least: int | None = None) -> OpenShard:
+        """Opens the images, decoded to a shorter side of at least `least` pixels. Raises DataError."""
         bad: list[Skipped] = []
         if self.tar:
             source: Captioned = CaptionedShards(self.data, self.split, least=least, bad=bad)
         else:
             source = _opened(self.data, self.split, least)
-        return Opened(self, source, range(len(source))[self.first : self.last], bad)
+        return OpenShard(self, source, range(len(source))[self.first : self.last], bad)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A unit's images, by index into their source, and the samples that lack a part."""
+class OpenShard:
+    """The images of a shard, as indices into their source, and the samples that are incomplete."""
 
-    unit: Unit
+    shard: InputShard
     source: Captioned
     images: range
     bad: list[Skipped]
 
     def key(self, index: int) -> str:
-        """What the sample is called: its key in a tar, elsewhere its number."""
+        """The sample's key in the tar; for other data, its index."""
         return safe_key(self.source.members[index].key) if isinstance(self.source, CaptionedShards) else f"{index:08d}"
 
 
-def units(data: str, split: str, images: int) -> list[Unit]:
-    """A unit for each tar, under its own name; of other data one for so many `images`. Raises DataError."""
+def input_shards(data: str, split: str, images: int) -> list[InputShard]:
+    """A shard for each tar, with the tar's name; for other data, one for every `images` images. Raises DataError."""
     split = asked_split(split, data) if split else ""
     if data.endswith(".tar"):
         paths = tars_of(data, split)
         name, times = Counter(path.stem for path in paths).most_common(1)[0] if paths else ("", 0)
         if times != 1:
-            told = f"{times} of the shards are called {name}.tar" if paths else f"no shard is of split {split!r}"
-            raise DataError(f"{data}: {told}; name others")
-        return [Unit(path.stem, str(path), split, tar=True) for path in paths]
+            problem = f"{times} of the shards are called {name}.tar" if paths else f"no shard is of split {split!r}"
+            raise DataError(f"{data}: {problem}; give other shards")
+        return [InputShard(path.stem, str(path), split, tar=True) for path in paths]
     if images < 1:
         raise DataError(f"a shard of {images} images cannot be written; give --shard_size 1 or more")
     split = split or "train"
     source = _opened(data, split, None)
     starts = range(0, len(source), images)
-    return [Unit(f"{split}-{i:05d}", data, split, at, at + images) for i, at in enumerate(starts)]
+    return [InputShard(f"{split}-{i:05d}", data, split, at, at + images) for i, at in enumerate(starts)]
 
 
 @lru_cache(4)
@@ -98,8 +100,8 @@ def _opened(data: str, split: str, least: int | None) -> Captioned:
     return open_captions(data, split, least=least)
 
 
-def outside(found: Sequence[Unit], out: Path) -> None:
-    """Raises DataError where what is written would take the place of what is read."""
-    for unit in found:
-        if unit.tar and Path(unit.data).resolve() == (out / f"{unit.name}.tar").resolve():
-            raise DataError(f"{unit.data} would be written over; give another --out")
+def check_output(shards: Sequence[InputShard], out: Path) -> None:
+    """Raises DataError where an output tar would overwrite an input tar."""
+    for shard in shards:
+        if shard.tar and Path(shard.data).resolve() == (out / f"{shard.name}.tar").resolve():
+            raise DataError(f"{shard.data} would be overwritten; give another --out")

@@ -1,4 +1,4 @@
-"""What became of all pairs, put together: the lists, the counts and the page."""
+"""The summary of CapFilt: joined lists of decisions, counts, and the HTML report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.capfilt.filter import Row, Shard, passes_filter
-from diptych.capfilt.score import TEXT, line
-from diptych.capfilt.shards import Unit
+from diptych.capfilt.filter import OutputShard, Row, passes_filter
+from diptych.capfilt.score import TEXT, json_line
+from diptych.capfilt.shards import InputShard
 from diptych.config.capfilt import CapFilt
 from diptych.data.sources.base import BadSample, DataError
 from diptych.report import (
@@ -34,13 +34,13 @@ from diptych.utils.io import atomic_write, read_json_lines
 DECISIONS = ("kept", "re-captioned", "dropped", "skipped")
 DECISION = {"shard": str, "index": int, "where": str, "decision": str, "reason": str, "synthetic?": TEXT}
 SIMILAR = {"shard": str, "index": int, "where": str, "kind": str, "of": str, "cosine": (int, float), "dropped": bool}
-SHOWN = 8  # examples of each decision
+NUM_EXAMPLES = 8  # of each decision, in the report
 BINS = 40
 EDGES = {"match": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 
 
-class Count:
-    """What is counted of the decisions as they go by, and the examples that are shown."""
+class DecisionCounts:
+    """Counts of decisions, histograms of scores, and examples for the report, updated image by image."""
 
     def __init__(self) -> None:
         self.pairs: Counter[str] = Counter()
@@ -48,8 +48,8 @@ class Count:
         self.scores: dict[str, dict[str, list[int]]] = {}
         self.examples: dict[str, list[list[Row]]] = {decision: [] for decision in DECISIONS}
 
-    def image(self, pairs: list[Row], asked: CapFilt) -> None:
-        """All pairs that one image came in."""
+    def image(self, pairs: list[Row], config: CapFilt) -> None:
+        """Counts the pairs of one image."""
         decisions = {pair["decision"] for pair in pairs}
         self.pairs.update(pair["decision"] for pair in pairs)
         self.images["in"] += 1
@@ -57,9 +57,9 @@ class Count:
         synthetic = next((pair["synthetic"] for pair in pairs if "synthetic" in pair), None)
         if synthetic is not None:
             self._score("synthetic captions", synthetic)
-            self.images["synthetic that pass"] += passes_filter(synthetic, asked)[0]
+            self.images["synthetic that pass"] += passes_filter(synthetic, config)[0]
         for pair in pairs:
-            self._score("captions as they came", pair)
+            self._score("original captions", pair)
         for decision in decisions:
             self._example(self.examples[decision], pairs)
 
@@ -70,135 +70,145 @@ class Count:
                 counts[min(max(int((text[name] - low) / (high - low) * BINS), 0), BINS - 1)] += 1
 
     @staticmethod
-    def _example(kept: list[list[Row]], pairs: list[Row]) -> None:
-        """Examples from all over the data in bounded room: where there are too many, every other one is let go."""
-        kept.append(pairs)
-        if len(kept) > 64 * SHOWN:
-            del kept[1::2]
+    def _example(examples: list[list[Row]], pairs: list[Row]) -> None:
+        """Adds an example; of too many, every other one is removed, which keeps them spread over the data."""
+        examples.append(pairs)
+        if len(examples) > 64 * NUM_EXAMPLES:
+            del examples[1::2]
 
 
-def finish(asked: CapFilt, out: Path, units: Sequence[Unit], against: Sequence[Unit]) -> dict[str, int]:
-    """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; the counts. `against`: the units of the
-    test set. Raises DataError.
+def write_summary(
+    config: CapFilt, out: Path, shards: Sequence[InputShard], against: Sequence[InputShard]
+) -> dict[str, int]:
+    """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; returns the counts.
+
+    `against`: the shards of the test set. Raises DataError where no sample can be used.
     """
-    count, shards = Count(), [Shard.of(out, unit) for unit in units]
-    _join(out / "decisions.jsonl", [shard.decisions for shard in shards])
-    _join(out / "similar.jsonl", [shard.similar for shard in shards])
+    count, outputs = DecisionCounts(), [OutputShard.of(out, shard) for shard in shards]
+    _join(out / "decisions.jsonl", [output.decisions for output in outputs])
+    _join(out / "similar.jsonl", [output.similar for output in outputs])
     with atomic_write(out / "skipped.jsonl") as path, path.open("w", encoding="utf-8") as skipped:
         for pairs in images(out / "decisions.jsonl"):
-            count.image(pairs, asked)
-            skipped.writelines(line(pair) for pair in pairs if pair["decision"] == "skipped")
+            count.image(pairs, config)
+            skipped.writelines(json_line(pair) for pair in pairs if pair["decision"] == "skipped")
     similar = [row for _, row in read_json_lines(out / "similar.jsonl", SIMILAR)]
     if count.pairs.total() == count.pairs["skipped"]:
         raise DataError(
-            f"{asked.data}: no sample of {count.pairs.total()} can be used; {out / 'skipped.jsonl'} says why"
+            f"{config.data}: none of {count.pairs.total()} samples can be used; {out / 'skipped.jsonl'} has the reasons"
         )
-    told = {decision: count.pairs[decision] for decision in DECISIONS}
-    told |= {f"images {name}": count.images[name] for name in ("in", "out", "synthetic that pass")}
-    told |= {f"{kind}s": sum(row["kind"] == kind for row in similar) for kind in ("duplicate", "leak")}
+    counts = {decision: count.pairs[decision] for decision in DECISIONS}
+    counts |= {f"images {name}": count.images[name] for name in ("in", "out", "synthetic that pass")}
+    counts |= {f"{kind}s": sum(row["kind"] == kind for row in similar) for kind in ("duplicate", "leak")}
     with atomic_write(out / "summary.json") as path:
-        path.write_text(json.dumps(told, indent=1))
-    where = {unit.name: unit for unit in (*units, *against)}
+        path.write_text(json.dumps(counts, indent=1))
+    by_name = {shard.name: shard for shard in (*shards, *against)}
 
-    def page() -> Path:
-        sections = list(_sections(asked, out, where, count, told, similar))
-        return write_report(out / "report.html", f"Captions of {asked.data}", sections)
+    def report() -> Path:
+        sections = list(_sections(config, out, by_name, count, counts, similar))
+        return write_report(out / "report.html", f"Captions of {config.data}", sections)
 
-    report_errors("report.html", page, None)
-    return told
+    report_errors("report.html", report, None)
+    return counts
 
 
 def images(decisions: Path) -> Iterator[list[Row]]:
-    """The pairs of one image after the other."""
-    held: list[Row] = []
+    """The pairs of each image of a decisions.jsonl, image by image."""
+    pairs: list[Row] = []
     for _, row in read_json_lines(decisions, DECISION):
-        if held and (row["index"] < 0 or (row["shard"], row["index"]) != (held[0]["shard"], held[0]["index"])):
-            yield held
-            held = []
-        held.append(row)
-    if held:
-        yield held
+        if pairs and (row["index"] < 0 or (row["shard"], row["index"]) != (pairs[0]["shard"], pairs[0]["index"])):
+            yield pairs
+            pairs = []
+        pairs.append(row)
+    if pairs:
+        yield pairs
 
 
 def _join(into: Path, parts: Sequence[Path]) -> None:
-    with atomic_write(into) as path, path.open("wb") as whole:
+    """Concatenates files."""
+    with atomic_write(into) as path, path.open("wb") as joined:
         for part in parts:
             with part.open("rb") as file:
-                shutil.copyfileobj(file, whole)
+                shutil.copyfileobj(file, joined)
 
 
 def _sections(
-    asked: CapFilt, out: Path, where: dict[str, Unit], count: Count, told: dict[str, int], similar: list[Row]
+    config: CapFilt,
+    out: Path,
+    shards: dict[str, InputShard],
+    count: DecisionCounts,
+    counts: dict[str, int],
+    similar: list[Row],
 ) -> Iterator[Section]:
-    rows = [[name, f"{n:,}", f"{n / max(count.pairs.total(), 1):.1%}"] for name, n in told.items() if name in DECISIONS]
+    total = max(count.pairs.total(), 1)
+    rows = [[name, f"{counts[name]:,}", f"{counts[name] / total:.1%}"] for name in DECISIONS]
     yield Table("Pairs", ("decision", "pairs", "share"), rows)
-    yield Table(
-        "Images", ("what", "images"), [[n.removeprefix("images "), f"{told[n]:,}"] for n in list(told)[len(rows) :]]
-    )
+    image_rows = [[name.removeprefix("images "), f"{n:,}"] for name, n in counts.items() if name not in DECISIONS]
+    yield Table("Images", ("kind", "images"), image_rows)
     for name, series in count.scores.items():
         low, high = EDGES[name]
         edges = [low + (high - low) * i / BINS for i in range(BINS + 1)]
-        over = asked.min_itm if name == "match" else asked.min_cosine if asked.min_cosine > -1 else None
-        title = "Probability of a match" if name == "match" else "Cosine of the contrast"
-        yield Histogram(title, edges, series, over)
+        if name == "match":
+            yield Histogram("ITM probability", edges, series, config.min_itm)
+        else:
+            yield Histogram("Cosine similarity", edges, series, config.min_cosine if config.min_cosine > -1 else None)
     for decision in ("re-captioned", "dropped", "kept"):
-        yield from _examples(where, decision, evenly_spaced(count.examples[decision], SHOWN), asked)
+        yield from _examples(shards, decision, evenly_spaced(count.examples[decision], NUM_EXAMPLES), config)
     for kind in ("leak", "duplicate"):
-        yield from _alike(
-            where, evenly_spaced([row for row in similar if row["kind"] == kind and "of_shard" in row], SHOWN)
-        )
+        located = [row for row in similar if row["kind"] == kind and "of_shard" in row]
+        yield from _near_duplicates(shards, evenly_spaced(located, NUM_EXAMPLES))
     yield Findings(list(_findings(out, count, similar)))
-    yield Facts({"command": " ".join(sys.argv), **asdict(asked)})
+    yield Facts({"command": " ".join(sys.argv), **asdict(config)})
 
 
 def _examples(
-    units: dict[str, Unit], decision: str, chosen: Sequence[list[Row]], asked: CapFilt
+    shards: dict[str, InputShard], decision: str, examples: Sequence[list[Row]], config: CapFilt
 ) -> Iterator[FilteringExample]:
-    for pairs in chosen:
-        picture = _picture(units[pairs[0]["shard"]], pairs[0]["index"])
-        if picture is not None:
+    for pairs in examples:
+        image = _image(shards[pairs[0]["shard"]], pairs[0]["index"])
+        if image is not None:
             texts = [
-                (pair["text"], f"as it came: {pair['decision']}; {pair['reason']}", pair["decision"] == "kept")
+                (pair["text"], f"original: {pair['decision']}; {pair['reason']}", pair["decision"] == "kept")
                 for pair in pairs
             ]
             synthetic = next((pair["synthetic"] for pair in pairs if "synthetic" in pair), None)
             if synthetic is not None:
-                stays, reason = passes_filter(synthetic, asked)
-                texts.append((synthetic["text"], f"synthetic: {reason}", stays))
-            yield FilteringExample(picture, decision, texts)
+                passes, reason = passes_filter(synthetic, config)
+                texts.append((synthetic["text"], f"synthetic: {reason}", passes))
+            yield FilteringExample(image, decision, texts)
 
 
-def _alike(units: dict[str, Unit], chosen: Sequence[Row]) -> Iterator[NearDuplicateExample]:
-    for row in chosen:
+def _near_duplicates(shards: dict[str, InputShard], rows: Sequence[Row]) -> Iterator[NearDuplicateExample]:
+    for row in rows:
         ends = ((row["shard"], row["index"], row["where"]), (row["of_shard"], row["of_index"], row["of"]))
-        found = [(_picture(units[shard], index), called) for shard, index, called in ends]
-        pictures = [(picture, called) for picture, called in found if picture is not None]
-        what = "the right one is of the test set" if row["kind"] == "leak" else "the right one came before"
-        told = f"{what}: cosine {row['cosine']:g}{', dropped' if row['dropped'] else ''}"
-        if len(pictures) == len(ends):
-            yield NearDuplicateExample(pictures, told)
+        loaded = [(_image(shards[shard], index), name) for shard, index, name in ends]
+        images = [(image, name) for image, name in loaded if image is not None]
+        right = "the right image is of the test set" if row["kind"] == "leak" else "the right image came before"
+        caption = f"{right}: cosine {row['cosine']:g}{', dropped' if row['dropped'] else ''}"
+        if len(images) == len(ends):
+            yield NearDuplicateExample(images, caption)
 
 
-def _picture(unit: Unit, index: int) -> Pillow.Image | None:
+def _image(shard: InputShard, index: int) -> Pillow.Image | None:
+    """An image of a shard; None where it cannot be read."""
     try:
-        return unit.open().source.image(index)
+        return shard.open().source.image(index)
     except BadSample:
         return None
 
 
-def _findings(out: Path, count: Count, similar: list[Row]) -> Iterator[tuple[str, str]]:
+def _findings(out: Path, count: DecisionCounts, similar: list[Row]) -> Iterator[tuple[str, str]]:
     if skipped := count.pairs["skipped"]:
         examples = [pair for pairs in count.examples["skipped"][:5] for pair in pairs]
         head = "; ".join(f"{pair['where']}: {pair['reason']}" for pair in examples[:5])
         yield "warning", f"{skipped} samples were skipped (skipped.jsonl lists them): {head}"
-    for kind, what in (("duplicate", "an earlier one"), ("leak", "one of the test set")):
-        found = [row for row in similar if row["kind"] == kind]
-        if found:
-            dropped = sum(row["dropped"] for row in found)
-            head = "; ".join(f"{row['where']} like {row['of']} ({row['cosine']:g})" for row in found[:5])
+    for kind, other in (("duplicate", "an earlier one"), ("leak", "one of the test set")):
+        rows = [row for row in similar if row["kind"] == kind]
+        if rows:
+            dropped = sum(row["dropped"] for row in rows)
+            head = "; ".join(f"{row['where']} like {row['of']} ({row['cosine']:g})" for row in rows[:5])
             yield (
                 "warning",
-                f"{len(found)} images are like {what}, {dropped} dropped for it (similar.jsonl lists them): {head}",
+                f"{len(rows)} images are like {other}, {dropped} dropped for it (similar.jsonl lists them): {head}",
             )
     if not count.images["out"]:
-        yield "error", "nothing stays: no caption passed"
+        yield "error", "no image is left: no caption passed the filter"

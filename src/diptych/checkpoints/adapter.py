@@ -1,11 +1,11 @@
-"""What is to be known of a paper's official checkpoints: one `System` each, in that paper's file."""
+"""The adapter between a system's official checkpoints and its model here, and helpers to infer sizes from shapes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,124 +15,163 @@ from diptych.checkpoints.read import WeightsError
 
 State = Mapping[str, Tensor]
 OfficialConfig = Mapping[str, Any]
-"""What stands in no shape: a golden's config.json, or what the user gave (num_heads, grid)."""
+"""Settings that cannot be inferred from shapes (num_heads, grid): from the official config, or from the user."""
 Arguments = Mapping[str, Any]
-"""A model's, as plain values."""
+"""Constructor arguments of a model, as plain values."""
 Exported = tuple[dict[str, Any], dict[str, Tensor], list[str]]
-"""For Hugging Face: a config, the weights under their names, and what has no place there, a sentence each."""
+"""For Hugging Face: config.json, the weights under their names there, and one note for each part that was left out."""
 
-SIZES = ("img_size", "image_size_of_pos_embed", "image_size")
-"""What configs call the size of the images that a position grid is made for."""
+IMAGE_SIZE_KEYS = ("img_size", "image_size_of_pos_embed", "image_size")
+"""Keys under which configs store the image size that the position grid belongs to."""
 
 
 @dataclass(frozen=True)
 class CheckpointAdapter:
-    """`known`, `task` and `infer` read an officially named state; each raises WeightsError where it does not understand it.
-    `names` and `build` follow from what they found, so that a run that was trained here can be exported too.
+    """How the official checkpoints of one system are recognised, translated and built.
+
+    `matches`, `task` and `infer` take a state under official names; `task` and `infer` raise WeightsError for a state
+    that they cannot interpret. `names` and `build` depend on their results alone, so that a run that was trained here
+    can be exported too.
     """
 
     name: str
-    matches: Callable[[State], bool]  # whether it is this system's
-    task: Callable[[State], str]  # what it was trained for: pretraining, vqa, retrieval …; encoder where it has no head
-    infer: Callable[[State, OfficialConfig], dict[str, Any]]  # the arguments of models.NAME
-    names: Callable[
-        [Arguments, str], KeyMapping
-    ]  # (arguments, task): official names and ours, of more heads than a state has
-    build: Callable[[Arguments, str, State], nn.Module]  # (arguments, task, state in our names): the step
-    matches_config: Callable[[OfficialConfig], bool] = lambda told: (
-        True
-    )  # of systems of the same names: whether what is told speaks of it
-    positions: tuple[Positions, ...] = ()  # of which a checkpoint has one
-    model_prefix: str = ""  # the key under which the official file keeps its weights
+    # Whether a state is a checkpoint of this system.
+    matches: Callable[[State], bool]
+    # The task that it was trained for: pretraining, vqa, retrieval …; "encoder" if it has no head.
+    task: Callable[[State], str]
+    # The constructor arguments of the model.
+    infer: Callable[[State, OfficialConfig], dict[str, Any]]
+    # (arguments, task): official names to ours; it may include heads that a given state lacks.
+    names: Callable[[Arguments, str], KeyMapping]
+    # (arguments, task, state under our names): the training step, or the model under "model" if it has no head.
+    build: Callable[[Arguments, str, State], nn.Module]
+    # Whether a config is this system's: tells apart systems whose weights have the same names.
+    matches_config: Callable[[OfficialConfig], bool] = lambda config: True
+    # Position embeddings that may occur; a checkpoint has one of them.
+    positions: tuple[Positions, ...] = ()
+    # The key under which the official file stores its weights; "" for the top level.
+    model_prefix: str = ""
 
 
 def split_teacher(state: State) -> tuple[State, bool]:
-    """What a state (our names) holds of a student, and whether it stands beside its teacher."""
-    beside = not any(name.startswith("model.") for name in state)
-    return (within(state, "student."), True) if beside else (state, False)
+    """The student's weights of a state under our names, and whether the state has a momentum teacher as well."""
+    has_teacher = not any(name.startswith("model.") for name in state)
+    return (within(state, "student."), True) if has_teacher else (state, False)
 
 
-def shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
-    """A weight's shape. Raises WeightsError where it is missing or has another number of dimensions."""
+def shape_of(state: State, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a weight. Raises WeightsError if it is missing or has another number of dimensions."""
     if name not in state:
         raise WeightsError(f"missing weights: {name}; is this another model's checkpoint?")
     if state[name].dim() != dimensions or not state[name].numel():
-        raise WeightsError(f"{name} is {tuple(state[name].shape)}, where {dimensions} dimensions are needed")
+        raise WeightsError(f"{name} is {tuple(state[name].shape)}; expected {dimensions} dimensions, none of them 0")
     return tuple(state[name].shape)
 
 
-def has(state: State, part: str) -> bool:
-    """Whether any weight's name begins with `part`, so that a part of the model which lacks one weight is still there."""
-    return any(name.startswith(part) for name in state)
+def has_prefix(state: State, prefix: str) -> bool:
+    """Whether any name begins with `prefix`: true for a module that lacks some of its weights, too."""
+    return any(name.startswith(prefix) for name in state)
 
 
-def count(state: State, stem: str, mark: str) -> int:
-    """The number of layers "stem.N" that have the part of "stem.N.mark": all but its last word, so that a layer which lacks
-    one weight counts, and that weight is named as missing.
+def count_layers(state: State, stem: str, weight: str) -> int:
+    """The number of layers "{stem}.N" that have any weight of the module to which `weight` ("attn.qkv.weight") belongs.
+
+    A layer that lacks `weight` but has the module's bias counts, so that loading reports the weight as missing.
     """
-    part = mark.rpartition(".")[0] + "."
+    module = weight.rpartition(".")[0] + "."
     inside = (name[len(stem) + 1 :].partition(".") for name in state if name.startswith(f"{stem}."))
-    return len({number for number, _, rest in inside if rest.startswith(part)})
+    return len({number for number, _, rest in inside if rest.startswith(module)})
 
 
-def first_marker(state: State, marks: Mapping[str, str]) -> str:
-    """The task of the first mark that some weight's name begins with; "encoder" where there is none."""
-    return next((task for mark, task in marks.items() if any(name.startswith(mark) for name in state)), "encoder")
+def task_by_prefix(state: State, tasks: Mapping[str, str]) -> str:
+    """The task of the first prefix in `tasks` (prefix → task) that occurs in the state; "encoder" if none does."""
+    return next((task for prefix, task in tasks.items() if has_prefix(state, prefix)), "encoder")
 
 
-def heads_of(dim: int, told: object) -> int:
-    """A number of attention heads: as told, else one per 64 of width. Raises WeightsError."""
-    if told is None and dim % 64:
-        raise WeightsError(f"width {dim} is no multiple of 64, so the number of heads is unknown; give --heads")
-    heads = dim // 64 if told is None else told
+def infer_num_heads(dim: int, num_heads: object) -> int:
+    """The number of attention heads: `num_heads`, or one for every 64 features if it is None. Raises WeightsError."""
+    if num_heads is None and dim % 64:
+        raise WeightsError(
+            f"the number of attention heads cannot be inferred: width {dim} is not a multiple of 64; give --heads"
+        )
+    heads = dim // 64 if num_heads is None else num_heads
     if not isinstance(heads, int) or isinstance(heads, bool):
-        raise WeightsError(f"the number of heads is {heads!r}, which is no whole number")
+        raise WeightsError(f"the number of attention heads is {heads!r}; expected an integer")
     if heads < 1 or dim % heads:
         raise WeightsError(f"width {dim} does not divide into {heads} heads; give another --heads")
     return heads
 
 
-WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
-"""Heads of the published image encoders in which a head is wider than 64: ViT-H, -g, -G and -e."""
+WIDE_HEAD_COUNTS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
+"""Width to number of heads of the published image encoders whose heads are wider than 64: ViT-H, -g, -G and -e."""
 
 
-def image_heads(dim: int, told: object) -> int:
-    """The same of an image encoder. Raises WeightsError."""
-    return heads_of(dim, WIDE_HEADS.get(dim) if told is None else told)
+def infer_image_num_heads(dim: int, num_heads: object) -> int:
+    """The number of attention heads of an image encoder: `num_heads`, or the published number. Raises WeightsError."""
+    return infer_num_heads(dim, WIDE_HEAD_COUNTS.get(dim) if num_heads is None else num_heads)
 
 
-def grid_of(cells: int, told: tuple[int, int] | None, name: str) -> tuple[int, int]:
-    """Rows and columns of a position grid: as told, else a square. Raises WeightsError."""
+def infer_grid(cells: int, grid: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """Rows and columns of a grid of `cells` positions: `grid`, or a square if it is None. Raises WeightsError.
+
+    Args:
+        name: the weight, for the message.
+    """
     side = math.isqrt(cells)
-    grid = told or (side, side)
-    if grid[0] * grid[1] != cells:
-        shape = f"{grid[0]} x {grid[1]} is {grid[0] * grid[1]}" if told else "that is no square"
-        raise WeightsError(f"{name} has {cells} cells, but {shape}; give --grid ROWSxCOLUMNS of {cells} cells")
-    return grid
+    rows, columns = grid or (side, side)
+    if rows * columns != cells:
+        reason = f"{rows} x {columns} is {rows * columns}" if grid else "that is not a square number"
+        raise WeightsError(f"{name} has {cells} cells, but {reason}; give --grid ROWSxCOLUMNS of {cells} cells")
+    return rows, columns
 
 
-def vision_grid(vision: OfficialConfig, told: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Rows and columns of the grid of images that are not square, which ALBEF's and BLIP's settings of vision may tell."""
+def vision_grid(vision: OfficialConfig, grid: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The position grid (rows, columns) of ALBEF's or BLIP's `vision` config, or `grid` if its images are square."""
     size, patch = vision.get("image_size"), vision.get("patch_size")
-    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else told
+    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else grid
 
 
 def with_grid(config: OfficialConfig) -> dict[str, Any]:
-    """Settings, with the position grid where the images that they are for are not square. Raises WeightsError."""
-    size = next((config[name] for name in SIZES if name in config), None)
+    """The config with "grid" (rows, columns) added if its images are not square. Raises WeightsError."""
+    size = next((config[name] for name in IMAGE_SIZE_KEYS if name in config), None)
     patch = config.get("patch_size")
     if not isinstance(size, list) or isinstance(patch, list):
         return dict(config)
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
-        raise WeightsError(f"the settings' image size {size} and patch size {patch!r} make no grid")
+        raise WeightsError(
+            f"config: image size {size} and patch size {patch!r} do not define a position grid; "
+            "expected [height, width] and one integer"
+        )
     return {**config, "grid": (size[0] // patch, size[1] // patch)}
 
 
-def square(grid: Sequence[int], name: str) -> int:
-    """The side of a position grid where only squares have a place. Raises WeightsError."""
+def square_side(grid: Sequence[int], name: str) -> int:
+    """The side of a square position grid. Raises WeightsError if it is not square.
+
+    Args:
+        name: the Hugging Face model, which supports square images only.
+    """
     rows, columns = grid
     if rows != columns:
         raise WeightsError(
-            f"Hugging Face's {name} has square pictures: one of {rows} × {columns} patches has no place there"
+            f"Hugging Face's {name} supports square images only; this model has {rows} × {columns} patches"
         )
     return rows
+
+
+Config = TypeVar("Config")
+
+
+def config_of(config_class: type[Config], arguments: Arguments) -> Config:
+    """The model config with the settings that a checkpoint was made with; lists, as JSON has them, become tuples.
+
+    Raises WeightsError that names the setting where one is unknown, of another type or out of its range.
+    """
+    try:
+        return config_class(**{name: _with_tuples(value) for name, value in arguments.items()})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"this checkpoint's settings make no {config_class.__name__}: {error}") from None
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -1,9 +1,10 @@
-"""Safetensors files that carry a digest of their own content, so that damage is noticed when they are read.
+"""Safetensors files with a digest of their own content, which detects damage when they are read.
 
-The file's metadata holds ``{"digest": "diptych1:STATE:TENSORS"}``: CRC-32 of the other metadata, and of every tensor's
-name, type, shape and bytes. It guards against accidents, not forgers: CRC-32 finds every flipped bit and every burst of up
-to 32, at twice the speed of blake2b. The digest is known both by its key and by the mark that its value begins with, so no
-single flipped bit can make a file look as if it had none. Files without it were written by others and are read as they are.
+The file's metadata has ``{"digest": "diptych1:STATE:TENSORS"}``: CRC-32 of the other metadata, and of every tensor's
+name, dtype, shape and bytes. It protects against accidents, not against forgery: CRC-32 detects every flipped bit and
+every burst of up to 32, at twice the speed of blake2b. The digest is recognised both by its key and by the prefix of
+its value, so that no single flipped bit can make a file look as if it had none. Files without a digest come from
+other programs and are read unchecked.
 """
 
 from __future__ import annotations
@@ -23,43 +24,43 @@ _KEY, _MARK = "digest", "diptych1"
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message names the file, the place and what to do."""
+    """A checkpoint cannot be used; the message names the file, the location in it, and what to do."""
 
 
 class Damaged(CheckpointError):
-    """A file of tensors is damaged; the message names it and why, and the caller adds what to do."""
+    """A file of tensors is damaged; the message names the file and the reason, and the caller adds what to do."""
 
 
 def with_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The metadata to save `tensors` with: `metadata` and the digest of both."""
-    held = dict(metadata or {})
-    return held | {_KEY: _digest(_state(held), _tensors((name, tensors[name]) for name in sorted(tensors)))}
+    """The metadata to save `tensors` with: `metadata`, and the digest of both."""
+    rest = dict(metadata or {})
+    return rest | {_KEY: _digest(_state(rest), _tensors((name, tensors[name]) for name in sorted(tensors)))}
 
 
 def has_digest(path: Path) -> bool:
-    """Whether a file carries a digest. Raises Damaged where its header cannot be read."""
-    with _opened(path) as file:
+    """Whether a file has a digest. Raises Damaged if its header cannot be read."""
+    with _open(path) as file:
         return _digest_of(path, file.metadata() or {}) is not None
 
 
 def header(path: Path) -> dict[str, str]:
-    """A file's metadata but the digest, checked. Raises Damaged."""
-    with _opened(path) as file:
+    """The metadata of a file without the digest, checked. Raises Damaged."""
+    with _open(path) as file:
         return _header(path, file.metadata() or {})[0]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file and its metadata but the digest, both checked. Raises Damaged."""
-    with _opened(path) as file:
+    """All tensors of a file, and its metadata without the digest, both checked. Raises Damaged."""
+    with _open(path) as file:
         metadata, expected = _header(path, file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _compare(path, expected, ((name, tensors[name]) for name in sorted(tensors)))
     return tensors, metadata
 
 
-def save_with_digest(path: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file was written with these tensors, by its digest where it carries one. Raises Damaged."""
-    with _opened(path) as file:
+def holds_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds exactly these tensors, compared by their digest. Raises Damaged."""
+    with _open(path) as file:
         _, written = _header(path, file.metadata() or {})
         if written is None:
             written = _tensors((name, file.get_tensor(name)) for name in sorted(file.keys()))
@@ -67,14 +68,14 @@ def save_with_digest(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def check(path: Path) -> None:
-    """Reads all of a file, one tensor at a time, and compares it with its digest. Raises Damaged."""
-    with _opened(path) as file:
+    """Reads a file, one tensor at a time, and compares it with its digest. Raises Damaged."""
+    with _open(path) as file:
         _, expected = _header(path, file.metadata() or {})
         _compare(path, expected, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -86,7 +87,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[dict[str, str], str | None]:
-    """The metadata but the digest, checked, and what the tensors' digest must be."""
+    """The metadata without the digest, checked, and the expected digest of the tensors."""
     expected = _digest_of(path, metadata)
     rest = {key: value for key, value in metadata.items() if key != _KEY}
     if expected is None:
@@ -98,19 +99,15 @@ def _header(path: Path, metadata: dict[str, str]) -> tuple[dict[str, str], str |
 
 
 def _digest_of(path: Path, metadata: Mapping[str, str]) -> tuple[str, str] | None:
-    """The digests of state and tensors that a header carries; None where it carries none."""
-    said = {key: value for key, value in metadata.items() if key == _KEY or _near(value)}
-    if not said:
+    """The digests of metadata and of tensors in a header; None if it has no digest."""
+    digests = {key: value for key, value in metadata.items() if key == _KEY or value.startswith(f"{_MARK}:")}
+    if not digests:
         return None
-    mark, _, both = said.get(_KEY, "").partition(":")
+    mark, _, both = digests.get(_KEY, "").partition(":")
     state, _, tensors = both.partition(":")
-    if len(said) != 1 or mark != _MARK or not tensors:
+    if len(digests) != 1 or mark != _MARK or not tensors:
         raise Damaged(f"{path} is damaged: its digest cannot be read")
     return state, tensors
-
-
-def _near(value: str) -> bool:
-    return value.startswith(f"{_MARK}:")
 
 
 def _digest(state: str, tensors: str) -> str:
@@ -122,7 +119,7 @@ def _state(metadata: Mapping[str, str]) -> str:
 
 
 def _tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """CRC-32 of names, types, shapes and bytes, in the order given."""
+    """CRC-32 of names, dtypes, shapes and bytes, in the order of the iterable."""
     crc = 0
     for name, t in tensors:
         crc = zlib.crc32(f"{name} {t.dtype} {tuple(t.shape)} ".encode(errors="surrogatepass"), crc)

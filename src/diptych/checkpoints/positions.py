@@ -1,7 +1,4 @@
-"""Positions that other image sizes resize when a checkpoint is loaded: a grid that is added, or a table of relative ones.
-
-A run's own weights in a model for pictures of another size: what it learned of positions is resized.
-"""
+"""Resizing of position embeddings to another image size, when an official checkpoint or a run's weights are loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ Grid = tuple[int, int]
 
 @runtime_checkable
 class Positions(Protocol):
-    """Positions by their official name and ours."""
+    """The position embedding of a system, by its official name and ours, and how it is resized."""
 
     @property
     def official(self) -> str: ...
@@ -30,17 +27,21 @@ class Positions(Protocol):
     def ours(self) -> str: ...
 
     def is_square(self, position: Tensor) -> bool:
-        """Whether the official weight is of a square grid, so that its shape tells the grid."""
+        """Whether the official weight fits a square grid, so that the grid follows from its shape."""
         ...
 
     def fit(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
-        """Our weight, of another grid, as the official code fits it. Raises ValueError where it cannot be."""
+        """Our weight, resized from grid `old` to grid `new` (rows, columns) as the official code does it.
+
+        Raises:
+            ValueError: it cannot be resized.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Absolute:
-    """A position for each cell of a grid, after `leading` ones of class tokens."""
+class AbsolutePositions:
+    """One embedding for each cell of a grid, added to the patch; `leading` embeddings of class tokens come first."""
 
     official: str
     ours: str
@@ -56,8 +57,10 @@ class Absolute:
 
 
 @dataclass(frozen=True)
-class Relative:
-    """A bias for each way in which two tokens can stand to each other: patches', then `others`, which stay."""
+class RelativeBias:
+    """A table of attention biases by relative position: one row for each offset of two patches, then `others` rows for
+    other pairs of tokens, which are not resized.
+    """
 
     official: str
     ours: str
@@ -72,19 +75,20 @@ class Relative:
 
 
 def resize_positions(position: Tensor, old: Grid, new: Grid, resize: Resize, leading: int = 1) -> Tensor:
-    """(1, leading + old cells, d) to (1, leading + new cells, d); class tokens' positions stay."""
+    """Positions (1, leading + old cells, d) resized to (1, leading + new cells, d); `leading` rows are unchanged."""
     cells = resize(position[0, leading:].unflatten(0, old), *new).flatten(0, 1)
     return torch.cat([position[:, :leading], cells[None]], 1)
 
 
-def refit(module: nn.Module, state: Mapping[str, Tensor], grid: Grid | None) -> dict[str, Tensor]:
-    """`state`, of a model whose pictures had `grid` patches, in the shapes that `module` has for its own grid. Each table of
-    positions is resized as its paper's code does where it fine-tunes on larger pictures.
+def resize_state(module: nn.Module, state: Mapping[str, Tensor], grid: Grid | None) -> dict[str, Tensor]:
+    """The state of a model with position grid `grid` (rows, columns), resized to the grid of `module`.
+
+    Each table of positions is resized as the paper's code does it for fine-tuning on larger images.
     """
-    fitted = dict(state)
+    resized = dict(state)
     for name, part in module.named_modules():
         if isinstance(part, PatchEmbedding) and (at := f"{name}.position") in state and grid and grid != part.grid:
-            fitted[at] = resize_positions(state[at], grid, part.grid, part.resize, part.unread + 1)
+            resized[at] = resize_positions(state[at], grid, part.grid, part.resize, part.num_unused_positions + 1)
         if isinstance(part, RelativePositions) and (at := f"{name}.table") in state and grid and grid != part.grid:
-            fitted[at] = resize_table(state[at], grid, part.grid)
-    return fitted
+            resized[at] = resize_table(state[at], grid, part.grid)
+    return resized

@@ -1,4 +1,4 @@
-"""The sets of named tensors that a checkpoint file nests: which keys lead to each, and which hold trained weights."""
+"""The nested sets of named tensors in a checkpoint file: the keys that lead to each, and which are trained weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.checkpoints.torch_file import Broken
-from diptych.checkpoints.torch_pickle import OTHER_TENSORS, Claim, UnsupportedValue
+from diptych.checkpoints.torch_file import CorruptFile
+from diptych.checkpoints.torch_pickle import OTHER_TENSORS, TensorRef, UnsupportedValue
 
-SIDES = ("img_enc.", "txt_enc.")  # VSE++ and SCAN keep a list of two states, image's and text's, without these prefixes
-DEEPEST = 4  # nests within nests
-MOST_STATES = 64
-NO_WEIGHTS = (
+MODALITY_PREFIXES = (
+    "img_enc.",
+    "txt_enc.",
+)  # VSE++ and SCAN save a list of two states, image and text, without these prefixes
+MAX_DEPTH = 4  # of nested dicts
+MAX_STATES = 64
+NOT_WEIGHTS = (
     "optim",
     "sched",
     "scaler",
@@ -23,77 +26,87 @@ NO_WEIGHTS = (
     "config",
     "args",
     "metadata",
-)  # of training state, not of models
+)
+"""Parts of keys under which training loops save their own state; nothing below them is searched for weights."""
 
 
 @dataclass(frozen=True)
 class StateInFile:
-    """One set of named tensors in a file. `place`: the keys that lead to it, with dots between; "" at the top.
+    """One set of named tensors in a file.
 
-    `beside`: keys that stand beside it or beside its nests and hold something else, each with its kind.
+    `key_path`: the keys that lead to it, joined by dots; "" at the top level. `other_keys`: keys at its level and at
+    the levels above whose values are not tensors.
     """
 
-    place: str
+    key_path: str
     state: dict[str, Tensor]
-    beside: list[str] = field(default_factory=list)
+    other_keys: list[str] = field(default_factory=list)
 
 
 AVERAGE_WORDS = ("ema", "swa", "teacher", "average", "averaged", "avg", "shadow", "polyak", "momentum")
 
 
-def is_average(place: str) -> bool:
-    """Whether a nest's keys name a moving average of weights ("model_ema", "teacher"), not the weights that were trained."""
-    words = place.lower().replace(".", "_").replace("-", "_").split("_")
+def is_average(key_path: str) -> bool:
+    """Whether the keys name a moving average of weights ("model_ema", "teacher") in key_path of the trained weights."""
+    words = key_path.lower().replace(".", "_").replace("-", "_").split("_")
     return any(word in AVERAGE_WORDS or word.startswith("ema") or word.endswith("ema") for word in words)
 
 
 def preferred(states: Iterable[StateInFile]) -> list[StateInFile]:
-    """Trained weights before averages of them, otherwise those of the more numbers first."""
-    return sorted(states, key=lambda held: (is_average(held.place), -sum(x.numel() for x in held.state.values())))
+    """Sets of weights, trained ones before moving averages, and then by decreasing number of elements."""
+    return sorted(states, key=lambda found: (is_average(found.key_path), -sum(x.numel() for x in found.state.values())))
 
 
 def find_states(content: object) -> list[tuple[str, dict[str, Any], list[str]]]:
-    """(place, names to claims on tensors, what stands beside) of each mapping that holds tensors, each mapping once."""
-    found: list[tuple[str, dict[str, Any], list[str]]] = []
+    """(key path, names to tensor references, other keys) of each mapping that contains tensors; each mapping once."""
+    states: list[tuple[str, dict[str, Any], list[str]]] = []
     seen: set[int] = set()
 
-    def visit(value: object, place: str, depth: int, beside: list[str]) -> None:
+    def visit(value: object, key_path: str, depth: int, other_keys: list[str]) -> None:
         named = _named(value)
-        if named is None or id(value) in seen or depth > DEEPEST:
+        if named is None or id(value) in seen or depth > MAX_DEPTH:
             return
         seen.add(id(value))
         tensors = {name: x for name, x in named.items() if isinstance(name, str) and _is_tensor(x)}
         others = {name: x for name, x in named.items() if name not in tensors}
-        beside = beside + [f"{place}{'.' if place else ''}{_shown(name)}" for name in others]
+        other_keys = other_keys + [f"{key_path}{'.' if key_path else ''}{_key_text(name)}" for name in others]
         if tensors:
-            found.append((place, tensors, beside))
-        if len(found) > MOST_STATES:
-            raise Broken(f"more than {MOST_STATES} sets of weights; save the one to import alone")
+            states.append((key_path, tensors, other_keys))
+        if len(states) > MAX_STATES:
+            raise CorruptFile(f"more than {MAX_STATES} sets of weights; save the one to import alone")
         for name, inner in others.items():
-            if isinstance(name, str) and not any(word in name.lower() for word in NO_WEIGHTS):
-                visit(inner, f"{place}.{name}" if place else name, depth + 1, beside)
+            if isinstance(name, str) and not any(word in name.lower() for word in NOT_WEIGHTS):
+                visit(inner, f"{key_path}.{name}" if key_path else name, depth + 1, other_keys)
 
     visit(content, "", 0, [])
-    return found
+    return states
 
 
-def _shown(key: object) -> str:
+def _key_text(key: object) -> str:
     return key[:60] if isinstance(key, str) else f"{type(key).__name__} key"
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, Claim) or (isinstance(value, UnsupportedValue) and value.name in OTHER_TENSORS)
+    return isinstance(value, TensorRef) or (isinstance(value, UnsupportedValue) and value.name in OTHER_TENSORS)
 
 
 def _named(nested: object) -> Mapping | None:
-    """A state, or the two that stand side by side as one; None where it is neither."""
-    if isinstance(nested, list) and len(nested) == len(SIDES) and all(isinstance(side, Mapping) for side in nested):
-        return {f"{prefix}{name}": x for prefix, side in zip(SIDES, nested, strict=True) for name, x in side.items()}
+    """A mapping as it is, and a list of two states (image, text) as one mapping; None for anything else."""
+    if (
+        isinstance(nested, list)
+        and len(nested) == len(MODALITY_PREFIXES)
+        and all(isinstance(side, Mapping) for side in nested)
+    ):
+        return {
+            f"{prefix}{name}": x
+            for prefix, side in zip(MODALITY_PREFIXES, nested, strict=True)
+            for name, x in side.items()
+        }
     return nested if isinstance(nested, Mapping) else None
 
 
-def as_two_sides(state: dict[str, Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-    """What `_named` undoes: the two states, where all names are of one of the sides; else the state as it is."""
-    if not all(name.startswith(SIDES) for name in state):
+def split_by_modality(state: dict[str, Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    """The inverse of `_named`: a list of two states if all names are of one of the two modalities; else the state."""
+    if not all(name.startswith(MODALITY_PREFIXES) for name in state):
         return state
-    return [{name.removeprefix(p): x for name, x in state.items() if name.startswith(p)} for p in SIDES]
+    return [{name.removeprefix(p): x for name, x in state.items() if name.startswith(p)} for p in MODALITY_PREFIXES]

@@ -1,4 +1,4 @@
-"""PyTorch's files, as archives and in the older form: each tensor is compared with what the file holds before it is read."""
+"""PyTorch's files, as zip archives and in the older format; each tensor is checked before its storage is read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.checkpoints.torch_pickle import Claim, Storage, UnsafePickle, unpickled
+from diptych.checkpoints.torch_pickle import Storage, TensorRef, UnsafePickle, load_pickle
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-MOST_DIMENSIONS = 16
-PIECE = 2**24  # bytes that are read at once
+MAX_DIMENSIONS = 16
+CHUNK_BYTES = 2**24  # read at once
 
 
-class Broken(ValueError):
-    """A file that does not hold what it announces; the message names the difference."""
+class CorruptFile(ValueError):
+    """A file declares more than it holds, or is inconsistent; the message names the difference."""
 
 
 @dataclass
 class TorchFile:
-    """What a file holds: `content`, with tensors as claims, and a way to read a storage's bytes by its key."""
+    """A file: `content`, with a TensorRef for each tensor, and `read`, a function from a storage's key to its bytes."""
 
     content: Any
     sizes: dict[str, int]  # bytes of each storage
@@ -36,105 +36,113 @@ class TorchFile:
     def __post_init__(self) -> None:
         self._bytes: dict[str, bytearray] = {}
 
-    def tensor(self, claim: Claim) -> Tensor:
-        """The tensor of a claim. Raises Broken where it reaches beyond its storage, which is then not read."""
-        storage, width = claim.storage, claim.dtype.itemsize
-        held = self.sizes.get(storage.key)
-        if held is None:
-            raise Broken("its storage is not in the file")
-        announced = storage.numel * _width(storage)
-        if not 0 <= announced <= held:
-            raise Broken(f"its storage announces {announced} bytes where the file holds {held}")
-        start = claim.offset + storage.start
-        _check_bounds(claim, start, held // width)
+    def tensor(self, ref: TensorRef) -> Tensor:
+        """The tensor of a reference. Raises CorruptFile, before it reads, if the tensor exceeds its storage."""
+        storage, width = ref.storage, ref.dtype.itemsize
+        size = self.sizes.get(storage.key)
+        if size is None:
+            raise CorruptFile("its storage is not in the file")
+        declared = storage.numel * _item_bytes(storage)
+        if not 0 <= declared <= size:
+            raise CorruptFile(f"its storage declares {declared} bytes, but the file holds {size}")
+        start = ref.offset + storage.start
+        _check_bounds(ref, start, size // width)
         if storage.key not in self._bytes:
             self._bytes[storage.key] = self.read(storage.key)
         data = self._bytes[storage.key]
-        if not held // width:
-            return torch.empty(claim.size, dtype=claim.dtype)
-        flat = torch.frombuffer(data, dtype=claim.dtype, count=held // width)
-        return flat.as_strided(claim.size, claim.stride, start)
+        if not size // width:
+            return torch.empty(ref.size, dtype=ref.dtype)
+        flat = torch.frombuffer(data, dtype=ref.dtype, count=size // width)
+        return flat.as_strided(ref.size, ref.stride, start)
 
-    def forget(self) -> None:
-        """Gives back the bytes that were read, but for those that tensors still use."""
+    def release(self) -> None:
+        """Drops the references to the bytes that were read; tensors keep those that they use."""
         self._bytes.clear()
 
 
-def _width(storage: Storage) -> int:
-    """Bytes of one of its numbers."""
+def _item_bytes(storage: Storage) -> int:
+    """The size of one element of a storage in bytes."""
     return storage.dtype.itemsize if storage.dtype else 1
 
 
-def _check_bounds(claim: Claim, start: int, room: int) -> None:
-    size, stride = claim.size, claim.stride
+def _check_bounds(ref: TensorRef, start: int, capacity: int) -> None:
+    """Raises CorruptFile unless a tensor lies within the `capacity` elements of its storage."""
+    size, stride = ref.size, ref.stride
     if any(type(n) is not int or n < 0 for n in (*size, *stride, start)) or len(size) != len(stride):
-        raise Broken("its shape is none")
-    if len(size) > MOST_DIMENSIONS:
-        raise Broken(f"it has {len(size)} dimensions")
+        raise CorruptFile("its shape is invalid; expected sizes, strides and an offset of at least 0")
+    if len(size) > MAX_DIMENSIONS:
+        raise CorruptFile(f"it has {len(size)} dimensions; expected at most {MAX_DIMENSIONS}")
     last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if math.prod(size) else -1
-    if math.prod(size) > room or last >= room:
-        raise Broken(f"it claims {size}, more than is stored for it")
+    if math.prod(size) > capacity or last >= capacity:
+        raise CorruptFile(f"it has shape {size}, larger than its storage")
 
 
-def opened(path: Path) -> TorchFile:
-    """A .pth, .pt, .ckpt or .bin. Raises UnsafePickle, Broken, and what zipfile and pickletools raise on broken files."""
-    return _archive(path) if zipfile.is_zipfile(path) else _older(path)
+def open_torch_file(path: Path) -> TorchFile:
+    """The content of a .pth, .pt, .ckpt or .bin file.
+
+    Raises:
+        UnsafePickle: the pickle names code, or is not a saved state_dict.
+        CorruptFile: the file does not hold what it declares.
+        Exception: whatever zipfile and pickletools raise for damaged files.
+    """
+    return _open_archive(path) if zipfile.is_zipfile(path) else _open_legacy(path)
 
 
-def _archive(path: Path) -> TorchFile:
+def _open_archive(path: Path) -> TorchFile:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise Broken(f"an archive with {len(pickles)} files data.pkl, where PyTorch's has one")
+            raise CorruptFile(f"an archive with {len(pickles)} files data.pkl; expected one")
         folder = pickles[0].removesuffix("data.pkl")
         order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
         if order != b"little":
-            raise Broken("its numbers have the other order of bytes")
-        content = unpickled(io.BytesIO(archive.read(pickles[0])))
+            raise CorruptFile("its byte order is big-endian; expected little-endian")
+        content = load_pickle(io.BytesIO(archive.read(pickles[0])))
     stem = f"{folder}data/"
     sizes = {name.removeprefix(stem): e.file_size for name, e in entries.items() if name.startswith(stem)}
 
     def read(key: str) -> bytearray:
         data = bytearray(sizes[key])
         with zipfile.ZipFile(path) as archive, archive.open(f"{stem}{key}") as file:
-            at = 0
-            while part := file.read(PIECE):
-                data[at : at + len(part)] = part
-                at += len(part)
-        if at < len(data):
-            raise Broken(f"storage {key} ends early")
+            position = 0
+            while chunk := file.read(CHUNK_BYTES):
+                data[position : position + len(chunk)] = chunk
+                position += len(chunk)
+        if position < len(data):
+            raise CorruptFile(f"storage {key} ends early")
         return data
 
     return TorchFile(content, sizes, read)
 
 
-def _older(path: Path) -> TorchFile:
-    """The form before PyTorch 1.6: pickles one behind the other, then each storage as its length and its bytes."""
+def _open_legacy(path: Path) -> TorchFile:
+    """The format before PyTorch 1.6: a sequence of pickles, then each storage as its length and its bytes."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if unpickled(data) != MAGIC or unpickled(data) != PROTOCOL:
-            raise UnsafePickle("a pickle that is no saved state_dict")
-        system = unpickled(data)
+        if load_pickle(data) != MAGIC or load_pickle(data) != PROTOCOL:
+            raise UnsafePickle("a pickle that is not a saved state_dict")
+        system = load_pickle(data)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise Broken("its numbers have the other order of bytes")
+            raise CorruptFile("its byte order is big-endian; expected little-endian")
         storages: dict[str, Storage] = {}
-        content, keys = unpickled(data, storages), unpickled(data)
+        content, keys = load_pickle(data, storages), load_pickle(data)
         spans: dict[str, tuple[int, int]] = {}
         for key in keys if isinstance(keys, list) else []:
             numel = int.from_bytes(data.read(8), "little")
-            begin, end = data.tell(), data.tell() + numel * _width(storages[str(key)])
+            begin, end = data.tell(), data.tell() + numel * _item_bytes(storages[str(key)])
             if end > len(data):
-                raise Broken(f"storage {key} announces {end - begin} bytes where the file has {len(data) - begin} left")
+                left = len(data) - begin
+                raise CorruptFile(f"storage {key} declares {end - begin} bytes, but the file has {left} left")
             spans[str(key)] = (begin, end)
             data.seek(end)
 
     def read(key: str) -> bytearray:
         begin, end = spans[key]
-        held = bytearray(end - begin)
+        data = bytearray(end - begin)
         with path.open("rb") as file:
             file.seek(begin)
-            if file.readinto(held) < len(held):
-                raise Broken(f"storage {key} ends early")
-        return held
+            if file.readinto(data) < len(data):
+                raise CorruptFile(f"storage {key} ends early")
+        return data
 
     return TorchFile(content, {key: end - begin for key, (begin, end) in spans.items()}, read)

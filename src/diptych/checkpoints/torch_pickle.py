@@ -1,12 +1,10 @@
-"""What the pickles of PyTorch's files are made of: storages, claims on them, and the calls that saved states name.
+"""The pickle inside PyTorch's files, read without running its code and without allocating the sizes that it declares.
 
-A tensor is a `Claim` on a storage, which torch_file.py compares with what the file holds before it reads anything.
-A call that makes no tensor (``bytearray(4 << 30)``) is never computed: its name is kept, as `Uncomputed`.
+A pickle is a program that may call any function. Here its opcodes are interpreted on plain values, and calls go to
+`evaluate_call`, which supports the few names that saved states need; any other name is an error.
 
-The pickle inside PyTorch's files, read without running any of it and without allocating what it announces.
-
-A pickle is a program that may call any function. Here its opcodes are carried out on plain values, and calls go to
-`called`, which knows the few names that saved states need; any other name ends the reading.
+A tensor becomes a `TensorRef` to a storage, which torch_file.py checks against the file before it reads anything.
+A call that makes no tensor (``bytearray(4 << 30)``) is never computed: it becomes an `UnsupportedValue` with its name.
 """
 
 from __future__ import annotations
@@ -21,30 +19,30 @@ import torch
 
 from diptych.data.safe_pickle import PickleStack, opcodes
 
-LARGEST_KEY = 2**60  # integer keys beyond it can be made to collide, which takes quadratic time
+LARGEST_KEY = 2**60  # larger integer keys can be chosen to collide, which takes quadratic time
 
 
 class UnsafePickle(ValueError):
-    """A pickle that names code, or does what no saved state_dict does."""
+    """A pickle names code, or does something that no saved state_dict does."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """A class or a function by its full name; never the thing itself."""
+class GlobalName:
+    """A class or a function by its qualified name; the object itself is never imported."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class UnsupportedValue:
-    """What a call of `name` would give; it is not computed."""
+    """A placeholder for the result of a call of `name`, which is not computed."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """`numel` numbers of a type under a key of the file, from number `start` on. `dtype` None: bytes of no type."""
+    """`numel` elements under a key of the file, from element `start` on; `dtype` None: untyped bytes."""
 
     key: str
     dtype: torch.dtype | None
@@ -53,8 +51,8 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A tensor as its pickle announces it. Nothing of it is checked yet."""
+class TensorRef:
+    """A tensor as the pickle declares it, not checked against the file yet."""
 
     storage: Storage
     dtype: torch.dtype
@@ -64,17 +62,26 @@ class Claim:
 
 
 _STORAGES: dict[str, torch.dtype | None] = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
-    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": None,
-}  # fmt: skip
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": None,
+}
 STORAGES = {
     f"{module}.{name}": dtype
     for module in ("torch", "torch.cuda", "torch.storage")
     for name, dtype in _STORAGES.items()
 }
-"""The classes of storages by their full names, and their types of numbers."""
+"""Qualified names of the storage classes, and their dtypes."""
 
 DTYPES = {f"torch.{name}": dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
 OTHER_TENSORS = {
@@ -84,7 +91,7 @@ OTHER_TENSORS = {
         "wrapper_subclass": "wrapped", "device_tensor_from_numpy": "numpy", "device_tensor_from_cpu_tensor": "device",
     }.items()
 }  # fmt: skip
-"""Calls that make tensors which are no dense numbers in a storage, and what those are."""
+"""Calls that make tensors which are not dense, and their kinds."""
 
 _MAPPINGS = {"collections.OrderedDict", "collections.Counter", "collections.defaultdict"}
 _BUILTINS = ("set", "frozenset", "complex", "bytearray", "bytes", "list", "dict", "int", "float")
@@ -95,7 +102,7 @@ UNCOMPUTED = {
     "torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode", "numpy.dtype", "numpy.ndarray",
     "argparse.Namespace",
 }  # fmt: skip
-"""What training keeps beside weights: names that may stand in a file, and whose calls are never computed."""
+"""Names that training loops save next to weights: allowed in a file, but their calls are never computed."""
 
 _TENSORS = {f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3")}
 _PARAMETERS = {f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state")}
@@ -103,52 +110,52 @@ _TYPED = "torch._tensor._rebuild_from_type_v2"
 _CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
 KNOWN = {*STORAGES, *DTYPES, *OTHER_TENSORS, *_MAPPINGS, *UNCOMPUTED, *_TENSORS, *_PARAMETERS, *_CLASSES, _TYPED}
 PACKAGES = (
-    "pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "yacs", "easydict", "sacred", "apex", "pathlib", "datetime",
-    "typing",
+    "pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "yacs", "easydict", "sacred", "apex", "pathlib",
+    "datetime", "typing",
 )  # fmt: skip
-"""Packages whose objects training loops keep beside weights (callbacks, settings, paths)."""
+"""Packages whose objects training loops save next to weights (callbacks, settings, paths)."""
 
 
 def is_known(module: str, name: str) -> bool:
-    """Whether a name may stand in a file: what a saved state needs, or a class of what training keeps beside it, whose objects
-    are never made.
-    """
+    """Whether a name is allowed in a file: saved states need it, or it is a class of PACKAGES (never called)."""
     if f"{module}.{name}" in KNOWN:
         return True
     return "." not in name and (module.partition(".")[0] in PACKAGES or module.startswith("torch.optim."))
 
 
 def expect(value: Any, kind: type) -> Any:
+    """`value`. Raises UnsafePickle unless it is an instance of `kind`."""
     if not isinstance(value, kind):
-        raise UnsafePickle(f"a {type(value).__name__} where a {kind.__name__} belongs")
+        raise UnsafePickle(f"expected a {kind.__name__}, got a {type(value).__name__}")
     return value
 
 
 def set_items(into: dict[Any, Any], items: list[Any]) -> None:
+    """Sets the items of a dict from [key, value, key, value …]. Raises UnsafePickle."""
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str | int | float | bytes | None):
-            continue  # no name of a weight; tuples within tuples may take forever to hash
+            continue  # not the name of a weight; nested tuples can take very long to hash
         if isinstance(key, int) and abs(key) > LARGEST_KEY:
             raise UnsafePickle("an integer key beyond 2**60")
         into[key] = value
 
 
-def called(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What the call gives, if it makes a dict or a tensor; of all others the name alone."""
+def evaluate_call(name: str, arguments: tuple[Any, ...]) -> Any:
+    """The result of a call that makes a dict or a tensor; for any other, an UnsupportedValue with its name."""
     if name in _MAPPINGS:
         return {} if name.endswith("defaultdict") else _mapping(arguments[0] if arguments else {})
     if name in _TENSORS:
         storage, offset, size, stride, *rest = arguments
         last = rest[2] if name.endswith("v3") else None
-        dtype = DTYPES[expect(last, Named).name] if last is not None else expect(storage, Storage).dtype
+        dtype = DTYPES[expect(last, GlobalName).name] if last is not None else expect(storage, Storage).dtype
         if dtype is None:
-            raise UnsafePickle("a tensor of numbers of no type")
-        return Claim(expect(storage, Storage), dtype, offset, tuple(_plain(size)), tuple(stride))
+            raise UnsafePickle("a tensor without a dtype")
+        return TensorRef(expect(storage, Storage), dtype, offset, tuple(_plain(size)), tuple(stride))
     if name in _PARAMETERS:
         return arguments[0]
     if name == _TYPED:
         function, _, inner, _ = arguments
-        return called(expect(function, Named).name, expect(inner, tuple))
+        return evaluate_call(expect(function, GlobalName).name, expect(inner, tuple))
     return UnsupportedValue(name)
 
 
@@ -156,29 +163,34 @@ def _plain(size: Any) -> Any:
     return size if isinstance(size, tuple) else ()
 
 
-def _mapping(given: Any) -> dict[Any, Any]:
-    """An OrderedDict or a Counter of a dict, or of pairs."""
-    pairs: Iterable[Any] = given.items() if isinstance(given, dict) else expect(given, list)
+def _mapping(items: Any) -> dict[Any, Any]:
+    """An OrderedDict or a Counter, made from a dict or from a list of pairs."""
+    pairs: Iterable[Any] = items.items() if isinstance(items, dict) else expect(items, list)
     into: dict[Any, Any] = {}
     set_items(into, [x for pair in pairs for x in (pair if len(pair) == 2 else ())])
     return into
 
 
-def storage(saved: tuple[Any, ...]) -> Storage:
-    """The storage of a persistent id: ("storage", class, key, device, numel), in old files with a view behind."""
+def parse_persistent_id(saved: tuple[Any, ...]) -> Storage:
+    """The storage of a persistent id: ("storage", class, key, device, numel), in old files followed by a view."""
     kind, named, key, _, numel, *view = saved
-    if kind != "storage" or not isinstance(named, Named) or named.name not in STORAGES or type(numel) is not int:
-        raise UnsafePickle("a reference to something else than a storage")
+    if kind != "storage" or not isinstance(named, GlobalName) or named.name not in STORAGES or type(numel) is not int:
+        raise UnsafePickle("a persistent id that is not a storage")
     start = 0
     if view and view[0] is not None:
         _, start, numel = view[0]
     return Storage(str(key), STORAGES[named.name], numel, start)
 
 
-def unpickled(file: io.BytesIO | mmap.mmap, storages: dict[str, Storage] | None = None) -> Any:
-    """The value of the next pickle of a file: plain values, dicts, `Claim`, `Named`, `Uncomputed`. Raises UnsafePickle.
+def load_pickle(file: io.BytesIO | mmap.mmap, storages: dict[str, Storage] | None = None) -> Any:
+    """The value of the next pickle of a file: plain values, dicts, TensorRef, GlobalName, UnsupportedValue.
 
-    `file` may not be a buffered file: that allocates what it is to read. `storages` receives every storage that the pickle refers to, by its key.
+    Args:
+        file: not a buffered file, which would allocate the sizes that the pickle declares.
+        storages: receives every storage that the pickle refers to, by its key.
+
+    Raises:
+        UnsafePickle: the pickle names code, or does something that no saved state_dict does.
     """
     machine = _Machine({} if storages is None else storages)
     for name, argument in opcodes(file, UnsafePickle):
@@ -187,14 +199,14 @@ def unpickled(file: io.BytesIO | mmap.mmap, storages: dict[str, Storage] | None 
 
 
 class _Machine:
-    """Carries out opcodes. `storages` receives what the pickle refers to."""
+    """An interpreter of opcodes. `storages` receives the storages that the pickle refers to."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
         self.storages = storages
         self.stack = PickleStack(UnsafePickle)
 
     def do(self, name: str, argument: Any) -> None:
-        """One opcode. Raises UnsafePickle."""
+        """Executes one opcode. Raises UnsafePickle."""
         if self.stack.do(name, argument):
             return
         values = self.stack.values
@@ -204,7 +216,7 @@ class _Machine:
             del values[-1 if name == "POP" else self.stack.mark() :]
         elif name in ("APPEND", "APPENDS"):
             items = self.stack.items(name)
-            if not isinstance(values[-1], UnsupportedValue):  # of a class of its own that is a list
+            if not isinstance(values[-1], UnsupportedValue):  # an object of a subclass of list
                 expect(values[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = self.stack.items(name)
@@ -219,20 +231,20 @@ class _Machine:
             module, named = self.stack.global_name(argument)
             if not is_known(expect(module, str), expect(named, str)):
                 raise UnsafePickle(f"it names {f'{module}.{named}'[:80]!r}")
-            values.append(Named(f"{module}.{named}"))
+            values.append(GlobalName(f"{module}.{named}"))
         elif name == "REDUCE":
             arguments = values.pop()
-            values.append(called(expect(values.pop(), Named).name, expect(arguments, tuple)))
+            values.append(evaluate_call(expect(values.pop(), GlobalName).name, expect(arguments, tuple)))
         elif name == "NEWOBJ":
             values.pop()
-            values.append(UnsupportedValue(expect(values.pop(), Named).name))
+            values.append(UnsupportedValue(expect(values.pop(), GlobalName).name))
         elif name == "BINPERSID":
-            made = storage(expect(values.pop(), tuple))
+            made = parse_persistent_id(expect(values.pop(), tuple))
             self.storages.setdefault(made.key, made)
             values.append(made)
         elif name == "BUILD":  # a state_dict's `_metadata`, an OrderedDict's attributes
             values.pop()
-            if not isinstance(values[-1], dict | Claim | UnsupportedValue):
-                raise UnsafePickle("it fills something else than a dict or a tensor")
+            if not isinstance(values[-1], dict | TensorRef | UnsupportedValue):
+                raise UnsafePickle("it sets attributes of something other than a dict or a tensor")
         else:
             raise UnsafePickle(f"it uses the opcode {name}")

@@ -1,10 +1,10 @@
-"""What training wraps around a model's weights, taken off where the rest fits: one rule for every import.
+"""Removal of the keys and name prefixes that training adds around a model's weights: one rule for every import.
 
-A file may nest several sets of weights ("model", "state_dict", "ema" …), and each name may carry prefixes: of data-parallel
-and compiled modules ("module.", "_orig_mod.", also inside a name), or of the class that held the model ("model.", "net.").
-Every set is tried as it stands, then without what PyTorch's own wrappers insert, then without each prefix that all names
-share. The set that fits exactly is taken. Where several fit, trained weights go before averages of them (`states.is_average`);
-of two different sets of trained weights none is taken.
+A file may nest several sets of weights ("model", "state_dict", "ema" …), and names may have prefixes: of data-parallel
+and compiled modules ("module.", "_orig_mod.", also inside a name), or of the class that contains the model ("model.",
+"net."). Every set is tried as it is, then without the parts that PyTorch's wrappers insert, then without each prefix
+that all names share. The set that fits exactly is used. If several fit, trained weights are preferred to averages of
+them (`reader.is_average`); two different sets of trained weights are an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diptych.checkpoints.reader import StateInFile, is_average, preferred
 from diptych.utils.state_dict import listed
 
 INSERTED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-"""Parts of names that PyTorch's wrappers insert wherever they stand; no official name has them."""
+"""Parts of names that PyTorch's wrappers insert at any depth; no official name contains them."""
 
 WRAPPERS = (
     *INSERTED,
@@ -38,133 +38,144 @@ WRAPPERS = (
     "teacher",
     "online",
 )
-"""Prefixes by which classes that hold a model are known, for messages; any prefix that all names share is tried."""
+"""Usual attribute names of a wrapped model, used to choose the error to report; any shared prefix is tried."""
 
-COUNTER = "n_averaged"  # torch.optim.swa_utils.AveragedModel's, beside "module."
-MOST_PREFIXES = 6
+COUNTER = "n_averaged"  # a buffer of torch.optim.swa_utils.AveragedModel, whose other names begin with "module."
+MAX_PREFIXES = 6
 State = dict[str, Tensor]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Unwrapping:
-    """One reading of a set of weights. `removed`: the parts that were taken out of names; `outside`: the names that lack a
-    prefix which most have.
+    """A set of weights with some prefixes removed.
+
+    `removed`: the parts that were removed from names. `unprefixed`: the names that lack a prefix of most other names.
     """
 
-    held: StateInFile
+    source: StateInFile
     state: State
     removed: tuple[str, ...] = ()
-    outside: tuple[str, ...] = ()
+    unprefixed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        place = f'from "{self.held.place}"' if self.held.place else ""
+        source = f'from "{self.source.key_path}"' if self.source.key_path else ""
         removed = f'with names without "{".".join(self.removed)}."' if self.removed else ""
-        return ", ".join(filter(None, (place, removed)))
+        return ", ".join(filter(None, (source, removed)))
 
 
 def unwrap(
-    file: Path, held: list[StateInFile], fit: Callable[[State], T], known: Callable[[State], bool] = lambda state: False
+    file: Path,
+    states: list[StateInFile],
+    fit: Callable[[State], T],
+    known: Callable[[State], bool] = lambda state: False,
 ) -> tuple[T, list[str]]:
-    """What `fit` makes of the one set of weights in a file that it accepts, and what was left out on the way, a sentence
-    each.
+    """The result of `fit` for the set of weights in a file that it accepts.
 
     Args:
         file: named in errors.
-        held: all sets of weights in it (`read_states`).
+        states: all sets of weights in the file (`read_states`).
         fit: raises WeightsError for a set that does not fit.
         known: whether a set is of the right kind, though it may not fit; its error is then the one that is reported.
 
-    Raises WeightsError.
+    Returns:
+        The result, and one note for each thing that was removed or not read.
+
+    Raises:
+        WeightsError: no set fits, or several differing sets fit.
     """
     try:
-        return _fitting(held, fit, known)
+        return _fit_first(states, fit, known)
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from None
 
 
-def _fitting(held: list[StateInFile], fit: Callable[[State], T], known: Callable[[State], bool]) -> tuple[T, list[str]]:
+def _fit_first(
+    states: list[StateInFile], fit: Callable[[State], T], known: Callable[[State], bool]
+) -> tuple[T, list[str]]:
     fits: list[Unwrapping] = []
     failed: list[tuple[Unwrapping, WeightsError]] = []
     results: list[T] = []
-    for one in preferred(held):
-        for way in unwrappings(one):
+    for source in preferred(states):
+        for candidate in unwrappings(source):
             try:
-                if way.outside:
+                if candidate.unprefixed:
                     raise WeightsError(
-                        f'{listed(way.outside)}: without the prefix "{way.removed[-1]}." that the other names have'
+                        f"{listed(candidate.unprefixed)}: without the prefix "
+                        f'"{candidate.removed[-1]}." that the other names have'
                     )
-                result = fit(way.state)
+                result = fit(candidate.state)
             except NonFinite as error:
                 if not fits:
-                    raise WeightsError(_told(error, way)) from None
+                    raise WeightsError(_with_reading(error, candidate)) from None
                 break
             except WeightsError as error:
-                failed.append((way, error))
+                failed.append((candidate, error))
                 continue
-            fits.append(way)
+            fits.append(candidate)
             results = results or [result]
             break
     if not fits:
-        way, error = max(failed, key=lambda pair: _likeness(pair[0], known))
-        raise WeightsError(_told(error, way))
-    _refuse_two(fits)
-    return results[0], _sentences(fits)
+        candidate, error = max(failed, key=lambda pair: _likeness(pair[0], known))
+        raise WeightsError(_with_reading(error, candidate))
+    _check_unambiguous(fits)
+    return results[0], _notes(fits)
 
 
-def unwrappings(held: StateInFile) -> Iterator[Unwrapping]:
-    """A set of weights as it stands, and without what wraps its names, one wrapper after the other."""
-    yield Unwrapping(held, held.state)
-    state, inserted = _without_inserted(held.state)
+def unwrappings(source: StateInFile) -> Iterator[Unwrapping]:
+    """A set of weights as it is, and then with one prefix after the other removed."""
+    yield Unwrapping(source, source.state)
+    state, inserted = _without_inserted(source.state)
     removed = tuple(inserted)
     if removed:
-        yield Unwrapping(held, state, removed)
-    while len(removed) < MOST_PREFIXES and state:
+        yield Unwrapping(source, state, removed)
+    while len(removed) < MAX_PREFIXES and state:
         (prefix, count), *_ = Counter(name.partition(".")[0] for name in state).most_common(1)
-        outside = tuple(name for name in state if not name.startswith(f"{prefix}."))
-        if outside and (prefix not in WRAPPERS or 2 * count <= len(state)):
+        unprefixed = tuple(name for name in state if not name.startswith(f"{prefix}."))
+        if unprefixed and (prefix not in WRAPPERS or 2 * count <= len(state)):
             return
-        state = {name.partition(".")[2]: x for name, x in state.items() if name not in outside}
+        state = {name.partition(".")[2]: x for name, x in state.items() if name not in unprefixed}
         removed = (*removed, prefix)
-        yield Unwrapping(held, state, removed, outside)
-        if outside:
+        yield Unwrapping(source, state, removed, unprefixed)
+        if unprefixed:
             return
 
 
 def _without_inserted(state: State) -> tuple[State, list[str]]:
-    """The state without the parts of names that PyTorch's wrappers insert, and which those were.
+    """The state without the parts of names that PyTorch's wrappers insert, and the parts that were removed.
 
-    Where two names would become one, it is left as it is.
+    The state is unchanged if two names would become equal.
     """
     names = {name: ".".join(part for part in name.split(".") if part not in INSERTED) for name in state}
-    found = [part for part in INSERTED if any(part in name.split(".") for name in state)]
+    inserted = [part for part in INSERTED if any(part in name.split(".") for name in state)]
     averaged = COUNTER in state and all(name == COUNTER or name.startswith("module.") for name in state)
     inner = {new: state[name] for name, new in names.items() if new and not (averaged and name == COUNTER)}
     if len(inner) + averaged < len(state):
         return state, []
-    return inner, found
+    return inner, inserted
 
 
-def _likeness(way: Unwrapping, known: Callable[[State], bool]) -> tuple[bool, int, bool]:
-    """How much a reading looks like the weights that are wanted, for choosing whose error to tell."""
-    wrappers = len(way.removed) if set(way.removed) <= set(WRAPPERS) else -1
-    return known(way.state), wrappers, not way.outside
+def _likeness(candidate: Unwrapping, known: Callable[[State], bool]) -> tuple[bool, int, bool]:
+    """A sort key: how much a candidate looks like the wanted weights, to choose the error that is reported."""
+    wrappers = len(candidate.removed) if set(candidate.removed) <= set(WRAPPERS) else -1
+    return known(candidate.state), wrappers, not candidate.unprefixed
 
 
-def _told(error: WeightsError, way: Unwrapping) -> str:
-    return f"{error} (read {way})" if str(way) else str(error)
+def _with_reading(error: WeightsError, candidate: Unwrapping) -> str:
+    return f"{error} (read {candidate})" if str(candidate) else str(error)
 
 
-def _refuse_two(fits: list[Unwrapping]) -> None:
-    """Raises WeightsError where the first set that fits is not the only one of its kind and the others differ from it."""
+def _check_unambiguous(fits: list[Unwrapping]) -> None:
+    """Raises WeightsError if another set of the same kind (trained, or averaged) fits too, with other values."""
     first = fits[0]
-    rivals = [
-        way.held.place or "the file's top"
-        for way in fits[1:]
-        if is_average(way.held.place) == is_average(first.held.place) and not _same(way.state, first.state)
+    others = [
+        other.source.key_path or "the file's top"
+        for other in fits[1:]
+        if is_average(other.source.key_path) == is_average(first.source.key_path)
+        and not _same(other.state, first.state)
     ]
-    if rivals:
-        both = listed([first.held.place or "the file's top", *rivals])
+    if others:
+        both = listed([first.source.key_path or "the file's top", *others])
         raise WeightsError(
             f"several sets of weights fit, and differ: {both}; save the one to import as a file of its own"
         )
@@ -174,17 +185,19 @@ def _same(a: State, b: State) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def _sentences(fits: list[Unwrapping]) -> list[str]:
-    """What was taken off, what else the file holds, and what else would have fitted."""
-    way = fits[0]
-    average = " (an average of the trained weights, by its name)" if is_average(way.held.place) else ""
-    told = [f"weights read {way}{average}"] if str(way) else []
-    beside = [*way.held.beside, *([COUNTER] if way.removed and COUNTER in way.held.state else [])]
-    others = [other.held.place for other in fits[1:] if not _same(other.state, way.state)]
+def _notes(fits: list[Unwrapping]) -> list[str]:
+    """Notes on the prefixes that were removed, on other sets that fit, and on keys that were not read."""
+    first = fits[0]
+    path = first.source.key_path
+    average = " (an average of the trained weights, by its name)" if is_average(path) else ""
+    notes = [f"weights read {first}{average}"] if str(first) else []
+    keys = [*first.source.other_keys, *([COUNTER] if first.removed and COUNTER in first.source.state else [])]
+    others = [other.source.key_path for other in fits[1:] if not _same(other.state, first.state)]
     if others:
-        told.append(
-            f"not taken, though it fits too: {listed(others)} (averages; to import one, save it as a file of its own)"
+        notes.append(
+            f"not used, though it fits too: {listed(others)} (averages; to import one, save it as a file of its own)"
         )
-    unread = [place for place in beside if not any(o == place or o.startswith(f"{place}.") for o in others)]
-    unread = [place for place in unread if place != way.held.place and not way.held.place.startswith(f"{place}.")]
-    return [*told, f"beside the weights, not read: {listed(unread)}"] if unread else told
+    unread = [
+        key for key in keys if not any(within == key or within.startswith(f"{key}.") for within in [*others, path])
+    ]
+    return [*notes, f"other keys of the file, not read: {listed(unread)}"] if unread else notes

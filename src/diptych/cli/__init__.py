@@ -1,4 +1,4 @@
-"""The command line. Help is answered before torch, or anything slow, is imported."""
+"""The command line. Help is printed before torch, or anything else that is slow, is imported."""
 
 from __future__ import annotations
 
@@ -8,28 +8,47 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from diptych import __version__
-from diptych.utils.terminal import MOST_REFUSAL, echo, echo_exception, printable
+from diptych.utils.terminal import MAX_ERROR_CHARS, echo, echo_exception, printable
 
 COMMANDS = {
-    "pretrain": "pre-train a recipe: diptych pretrain vilt.small --data DATA --out DIR",
-    "finetune": "fine-tune on a task: diptych finetune vqa --from DIR --data DATA --out DIR2",
-    "evaluate": "score a run: diptych evaluate DIR --task retrieval --data DATA --split val",
-    "capfilt": "clean captions and write new ones: diptych capfilt SHARDS --captioner RUN --filter RUN --out DIR",
-    "corrupt-captions": "deal a share of the captions to other images: diptych corrupt-captions DATA --share 0.5 --out DIR",
-    "train-tokenizer": "learn the pieces that texts are cut into: diptych train-tokenizer DATA --size 8000 --out FILE.txt",
-    "baselines": "what guessing reaches without looking: diptych baselines --task vqa --data DATA --split val",
-    "benchmark": "what every system learns from the same data: diptych benchmark --data DATA --out DIR",
-    "import": "official weights to a run folder: diptych import vilt CKPT --out DIR",
-    "export": "a run's weights in official or Hugging Face layout: diptych export DIR --to official --out FILE",
-    "info": "parameters, FLOPs, tokens and published figures: diptych info vilt",
-    "estimate": "memory, hours and what bounds them, before a run: diptych estimate vilt.base --gpus 8xA100",
-    "demo": "pre-train, fine-tune and score a tiny VLMo on the built-in world",
+    "demo": "pre-train, fine-tune and evaluate a tiny VLMo on synthetic data, in minutes",
+    "pretrain": "pre-train a model from a recipe",
+    "finetune": "fine-tune a pre-trained run on a task",
+    "evaluate": "evaluate a run on a task",
+    "baselines": "scores of guessing without looking at the images, which a model must beat",
+    "benchmark": "train and evaluate every system on the same data: one table",
+    "train-tokenizer": "train a WordPiece vocabulary on the captions of a dataset",
+    "capfilt": "filter captions and generate new ones (CapFilt, BLIP)",
+    "corrupt-captions": "swap a share of the captions between images, to measure caption filters",
+    "import": "turn official or Hugging Face weights into a run",
+    "export": "write a run's weights in the official or Hugging Face layout",
+    "info": "parameters, FLOPs, tokens and published results of a system or recipe",
+    "estimate": "memory, training time and bottleneck of a run, before it starts",
 }
-MODULES = {"import": "weights", "export": "weights"}
+MODULES = {"import": "weights", "export": "weights"}  # commands whose module has another name
+
+USAGE = """\
+diptych {version}: pre-train, fine-tune and evaluate vision-language models
+
+Examples:
+  diptych demo
+  diptych pretrain vilt.small --data flickr8k/ --out runs/vilt
+  diptych evaluate runs/vilt --task retrieval --data flickr8k/ --split val
+  diptych finetune vqa --from runs/vilt --data vqa/ --out runs/vqa
+  diptych import blip model_base.pth --out runs/blip
+
+Commands:
+{commands}
+
+diptych COMMAND --help shows a command's examples and options.
+diptych --version prints the version; --debug, after any command, shows the traceback of an error."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; the exit status. Refusals are one line and status 2, unless --debug asks for the traceback."""
+    """Runs one command and returns its exit status.
+
+    An error that is the user's to fix prints one line and returns 2; with ``--debug`` it is raised.
+    """
     sys.excepthook = echo_exception
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -38,33 +57,30 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         echo(f"diptych {__version__}")
         return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        from difflib import get_close_matches
+    name, *words = arguments
+    from diptych.cli.errors import error_message, is_user_error, suggest_name
 
-        near = get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return refuse(f"there is no command {name!r}{hint} (diptych --help lists them)")
+    if name not in COMMANDS:
+        return fail(f"there is no command {name!r}{suggest_name(name, COMMANDS)} (diptych --help lists them)")
     module = name.replace("-", "_")
-    debug = "--debug" in rest
-    rest = [word for word in rest if word != "--debug"]
-    from diptych.cli.refusal import expected, sentence
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
     from diptych.training.signals import terminated_as_interrupted
 
     try:
-        with terminated_as_interrupted(), _failing_reports_raise(debug):
-            return getattr(import_module(f"diptych.cli.{MODULES.get(name, module)}"), f"{module}_command")(rest) or 0
+        with terminated_as_interrupted(), _report_errors_raised(debug):
+            return getattr(import_module(f"diptych.cli.{MODULES.get(name, module)}"), f"{module}_command")(words) or 0
     except KeyboardInterrupt:
-        return refuse("interrupted; what was written before stands", 130)
+        return fail("interrupted; files that are already complete stay", 130)
     except Exception as error:
-        if debug or not expected(error):
+        if debug or not is_user_error(error):
             raise
-        return refuse(sentence(error))
+        return fail(error_message(error))
 
 
 @contextmanager
-def _failing_reports_raise(debug: bool) -> Iterator[None]:
-    """With --debug an error in making a report is raised, where it is otherwise one printed line."""
+def _report_errors_raised(debug: bool) -> Iterator[None]:
+    """With ``--debug``, an error while writing a report is raised; without it, it prints as one line."""
     if not debug:
         yield
         return
@@ -77,11 +93,14 @@ def _failing_reports_raise(debug: bool) -> Iterator[None]:
         debugging.reset(before)
 
 
-def refuse(sentence: str, status: int = 2) -> int:
-    echo(printable(f"diptych: {' '.join(sentence.split())}", MOST_REFUSAL), error=True)
+def fail(message: str, status: int = 2) -> int:
+    """Prints an error on one line of standard error; returns the exit status."""
+    echo(printable(f"diptych: {' '.join(message.split())}", MAX_ERROR_CHARS), error=True)
     return status
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items())
-    return f"diptych {__version__}, a vision-language workbench\n\n{lines}\n\ndiptych COMMAND --help says more."
+    """The text of ``diptych --help``."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
+    return USAGE.format(version=__version__, commands=commands)

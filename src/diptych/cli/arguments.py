@@ -1,4 +1,4 @@
-"""From words on the command line to a run: any field by its dotted name, typed, the common ones at top level."""
+"""Command-line arguments to a config: each field has a typed flag by its dotted name; `training` needs no prefix."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from importlib.util import find_spec
 from inspect import isfunction, signature
 from pathlib import Path
 from pkgutil import iter_modules
+from textwrap import TextWrapper
 from typing import Any, TypeVar
 
 import tyro
 
 import diptych.models
-from diptych.cli.refusal import UsageError
-from diptych.cli.suggestions import meant, misspelt, nearest
+from diptych.cli.errors import UsageError, find_misspelt, suggest_flag, suggest_name
 from diptych.config.training import Training
 from diptych.config.validation import SHOWN, check
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
-TOP = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
-RENAMED = {"--from": "--init_from"}
+TOP_LEVEL = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
+ALIASES = {"--from": "--init_from"}
 
 
-def take(words: list[str], flag: str, default: str | None = None) -> str:
-    """The value of `flag`, removed from `words`. Raises UsageError where it is missing and has no default, or is empty, as an
-    unset variable of a shell is: as a path that would be the current folder.
+def pop_option(words: list[str], flag: str, default: str | None = None) -> str:
+    """The value of `flag`, which is removed from `words`.
+
+    Raises:
+        UsageError: The flag is missing and has no default, or its value is empty. (An unset shell variable gives an
+            empty value; as a path it would mean the current folder.)
     """
     for i, word in enumerate(words):
         name, joined, value = word.partition("=")
@@ -44,23 +47,31 @@ def take(words: list[str], flag: str, default: str | None = None) -> str:
         del words[i]
         return value
     if default is None:
-        near = misspelt(flag, words)
+        near = find_misspelt(flag, words)
         raise UsageError(f"{flag} is missing{f'; did you mean it by {near}?' if near else ''}")
     return default
 
 
-def positional(words: list[str], what: str) -> str:
-    """The first word, which must not be a flag."""
+def pop_positional(words: list[str], name: str) -> str:
+    """The first word, which is removed from `words`. Raises UsageError, with `name`, where it is missing or a flag."""
     if not words or words[0].startswith("-"):
-        raise UsageError(f"{what} is missing")
+        raise UsageError(f"{name} is missing")
     return words.pop(0)
 
 
-def whole(text: str, flag: str, kind: Any) -> int:
-    """A whole number of a kind that has a range (ranges.Seed). Raises UsageError."""
+def pop_folder(words: list[str], flag: str = "--out") -> Path:
+    """The folder that `flag` names, which need not exist. Raises UsageError where it is a file."""
+    path = Path(pop_option(words, flag))
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{flag} {path} is a file; give a folder")
+    return path
+
+
+def parse_int(text: str, flag: str, kind: Any) -> int:
+    """An integer within the range of `kind` (such as `config.validation.Seed`). Raises UsageError."""
     digits = text.strip().removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4000:
-        raise UsageError(f"{flag} must be a whole number: got {text[:SHOWN]!r}")
+        raise UsageError(f"{flag} must be an integer: got {text[:SHOWN]!r}")
     try:
         check(kind, int(text), flag)
     except ValueError as error:
@@ -68,133 +79,163 @@ def whole(text: str, flag: str, kind: Any) -> int:
     return int(text)
 
 
-def folder(words: list[str], flag: str = "--out") -> Path:
-    path = Path(take(words, flag))
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{flag} {path} is a file; give a folder")
-    return path
-
-
-def asks_help(words: Sequence[str]) -> bool:
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether ``-h`` or ``--help`` is among `words`."""
     return bool({"-h", "--help"} & set(words))
 
 
-def overridden(run: T, words: Sequence[str], command: str, top: frozenset[str] = TOP, placed: Sequence[str] = ()) -> T:
-    """The run with the fields that `words` name replaced, but for those that are `placed`, told by where they stand.
+def apply_overrides(
+    config: T,
+    words: Sequence[str],
+    command: str,
+    top_level: frozenset[str] = TOP_LEVEL,
+    positionals: Sequence[str] = (),
+) -> T:
+    """`config` with the fields that `words` set.
 
-    Raises UsageError, which names the nearest field.
+    Args:
+        config: A run, or another dataclass of settings.
+        words: ``--field VALUE`` or ``--field=VALUE``.
+        command: Named in error messages.
+        top_level: Fields of `training` whose flags need no prefix.
+        positionals: Fields that the command takes by position, which therefore have no flag.
+
+    Raises:
+        UsageError: A flag is unknown (the message suggests the nearest) or a value does not fit its field.
     """
-    words, said = [_dotted(word, top) for word in words], io.StringIO()
-    known = [flag for flag in flags(run) if flag.removeprefix("--") not in placed]
+    words = [_tyro_flag(word, top_level) for word in words]
+    known = [flag for flag in flags(config) if flag.removeprefix("--") not in positionals]
     for word in words:
         if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
-            short = [name.replace("--training.", "--") for name in known]
-            flag = flag.replace("--training.", "--")
-            raise UsageError(f"there is no {flag}{meant(flag, short)} (diptych {command} --help lists all)")
+            typed = _typed_flag(flag)
+            suggestion = suggest_flag(typed, [_typed_flag(name) for name in known])
+            raise UsageError(f"there is no {typed}{suggestion} (diptych {command} --help lists all)")
+    output = io.StringIO()
     try:
-        with redirect_stderr(said), redirect_stdout(said):
-            return _parsed(run, words, command)
+        with redirect_stderr(output), redirect_stdout(output):
+            return _parse(config, words, command)
     except SystemExit:
-        message = _one_line(said.getvalue())
-        if extra := re.fullmatch(r"(?:Unrecognized options )?Unrecognized options: (.*)", message):
-            raise UsageError(_not_a_value(words, extra[1].split(" ")[0])) from None
-        raise UsageError(message) from None
+        message = _one_line(output.getvalue())
+    if extra := re.fullmatch(r"(?:Unrecognized options )?Unrecognized options: (.*)", message):
+        message = _stray_word(words, extra[1].split(" ")[0])
+    raise UsageError(message)
 
 
-def _not_a_value(words: Sequence[str], extra: str) -> str:
-    """What is said of a word that is neither a flag nor the value of one."""
-    at = words.index(extra) if extra in words else 0
-    before = next((word for word in reversed(words[:at]) if word.startswith("--")), "")
-    behind = f" behind {before.replace('--training.', '--')}, which takes one value" if before else ""
-    return f"Unrecognized options: {extra:.{SHOWN}}{behind}; quote a value that has blanks"
+def _stray_word(words: Sequence[str], stray: str) -> str:
+    """The error message for a word that is neither a flag nor the value of one."""
+    before = words[: words.index(stray)] if stray in words else []
+    flag = next((word for word in reversed(before) if word.startswith("--")), "")
+    place = f" behind {_typed_flag(flag)}, which takes one value" if flag else ""
+    return f"Unrecognized options: {stray:.{SHOWN}}{place}; quote a value that has blanks"
 
 
-def show_help(run: Any, command: str, purpose: str | None, placed: Sequence[str] = ()) -> None:
-    """Prints what a command is for, then every field that it takes, but for those `placed`: see `overridden`."""
-    said = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(said):
-        _parsed(run, ["--help"], command)
-    # the fields of `training` stand at top level; what the flag loses its column gains
-    text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", said.getvalue())
-    for name in placed:  # with the lines that its help goes on in
+def show_help(config: Any, command: str, description: str | None, positionals: Sequence[str] = ()) -> None:
+    """Prints a command's description, then the flag, type, meaning and default of every field of `config`.
+
+    `positionals` are left out, as in `apply_overrides`.
+    """
+    output = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(output):
+        _parse(config, ["--help"], command)
+    # the prefix of `training` is not typed; blanks in its place keep the columns aligned
+    text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", output.getvalue())
+    for name in positionals:  # the flag's line, and the lines on which its help continues
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
-    start = re.search(r"^\W*options\W*$", text, re.MULTILINE)
-    lines = text[start.start() if start else 0 :].splitlines()
-    echo("\n".join([(purpose or "").strip(), "", *(line.rstrip() for line in lines)]))
+    title = re.search(r"^\W*options\W*$", text, re.MULTILINE)
+    options = text[title.start() if title else 0 :].splitlines()
+    echo("\n".join([(description or "").strip(), "", *(line.rstrip() for line in options)]))
 
 
-def flags(run: Any, prefix: str = "--") -> list[str]:
-    """Every flag that replaces a field of `run`, by its dotted name."""
-    found = []
-    for field in fields(run):
-        value = getattr(run, field.name)
-        found += flags(value, f"{prefix}{field.name}.") if is_dataclass(value) else [prefix + field.name]
-    return found
+def flags(config: Any, prefix: str = "--") -> list[str]:
+    """The flag of every field of `config`, by its dotted name."""
+    names = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        names += flags(value, f"{prefix}{field.name}.") if is_dataclass(value) else [prefix + field.name]
+    return names
 
 
-def _parsed(run: T, words: Sequence[str], command: str) -> T:
+def _parse(config: T, words: Sequence[str], command: str) -> T:
     return tyro.cli(
-        type(run), default=run, args=words, prog=f"diptych {command}", use_underscores=True,
+        type(config),
+        default=config,
+        args=words,
+        prog=f"diptych {command}",
+        use_underscores=True,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )  # fmt: skip
+    )
 
 
-def _dotted(word: str, top: frozenset[str]) -> str:
-    """A flag of the command line as tyro knows it."""
+def _tyro_flag(word: str, top_level: frozenset[str]) -> str:
+    """A flag as tyro expects it: with underscores, aliases resolved, and the prefix of `training`."""
     if not word.startswith("--"):
         return word
-    flag, by, value = word.partition("=")
-    name = RENAMED.get(flag, flag).removeprefix("--").replace("-", "_")
-    return ("--training." if name.split(".")[0] in top else "--") + name + by + value
+    flag, equals, value = word.partition("=")
+    name = ALIASES.get(flag, flag).removeprefix("--").replace("-", "_")
+    return ("--training." if name.split(".")[0] in top_level else "--") + name + equals + value
+
+
+def _typed_flag(text: str) -> str:
+    """tyro's flags as they are typed: without the prefix of `training`."""
+    return text.replace("--training.", "--")
 
 
 def _one_line(panel: str) -> str:
-    """tyro's boxed message, without box, colours and headings."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{3,}", " ", panel).replace("--training.", "--")
+    """tyro's boxed error message as one line, without box, colours and headings."""
+    text = _typed_flag(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{3,}", " ", panel))
     text = " ".join(text.split())
-    for noise in (
+    for heading in (
         r"(Argument helptext|For full helptext|To see full helptext).*$",
         r"^[A-Z][a-z ]+ (?=[Ee]rror|invalid|Missing value)",
         r"^Error parsing \S+: (?=\S+ must )",
     ):
-        text = re.sub(noise, "", text).strip()
-    for pythons, plain in (
-        (r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is no whole number"),
-        (r"could not convert string to float: ('.*')", r"\1 is no number"),
+        text = re.sub(heading, "", text).strip()
+    for python, plain in (
+        (r"invalid literal for int\(\) with base 10: ('.*')", r"expected an integer, got \1"),
+        (r"could not convert string to float: ('.*')", r"expected a number, got \1"),
     ):
-        text = re.sub(pythons, plain, text)
-    return text or "arguments not understood"
+        text = re.sub(python, plain, text)
+    return text or "the arguments could not be parsed"
 
 
 def recipe(name: str, kind: str = "Pretrain") -> Any:
-    """The run that a recipe makes, by its name ``system.function``. Raises UsageError naming the nearest."""
+    """The run that the recipe ``SYSTEM.FUNCTION`` returns. Raises UsageError, which suggests the nearest names."""
     known = recipes(kind)
     if name not in known:
-        raise UsageError(
-            f"there is no recipe {name!r}{nearest(name, known, 3)} (diptych {kind.lower()} --help lists all {len(known)})"
-        )
+        suggestion = suggest_name(name, known, 3)
+        listing = f"diptych {kind.lower()} --help lists all {len(known)}"
+        raise UsageError(f"there is no recipe {name!r}{suggestion} ({listing})")
     system, function = name.split(".")
     return getattr(import_module(recipe_modules()[system]), function)()
 
 
 def recipes(kind: str = "Pretrain") -> list[str]:
-    """The names of all recipes of a kind: public functions that return a Pretrain, or a Finetune, and need no argument."""
-    found = []
-    for system, module in recipe_modules().items():
-        for name, value in vars(import_module(module)).items():
-            if isfunction(value) and not name.startswith("_") and value.__module__ == module:
-                made = signature(value)
-                needs = any(p.default is p.empty for p in made.parameters.values())
-                found += [f"{system}.{name}"] * (made.return_annotation == kind and not needs)
-    return found
+    """The names of all recipes of a kind: public functions that return it and have no required parameter."""
+    return [
+        f"{system}.{name}"
+        for system, module in recipe_modules().items()
+        for name, value in vars(import_module(module)).items()
+        if isfunction(value)
+        and not name.startswith("_")
+        and value.__module__ == module
+        and signature(value).return_annotation == kind
+        and not any(p.default is p.empty for p in signature(value).parameters.values())
+    ]
+
+
+def list_recipes(kind: str = "Pretrain") -> str:
+    """The names of all recipes of a kind for a help text: a paragraph for each system."""
+    names: dict[str, list[str]] = {}
+    for name in recipes(kind):
+        names.setdefault(name.split(".")[0], []).append(name)
+    wrap = TextWrapper(100, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(wrap.fill(" ".join(group)) for group in names.values())
 
 
 @cache
 def recipe_modules() -> dict[str, str]:
-    """The module that holds each system's recipes, and the demo's."""
-    systems = [info.name for info in iter_modules(diptych.models.__path__) if info.ispkg]
+    """The module with the recipes of each system, and of the demo, by system."""
+    systems = [module.name for module in iter_modules(diptych.models.__path__) if module.ispkg]
     modules = {system: f"diptych.models.{system}.recipes" for system in systems}
-    found = {system: module for system, module in modules.items() if find_spec(module)} | {
-        "demo": "diptych.runs.demo_recipes"
-    }
-    return dict(sorted(found.items()))
+    existing = {system: module for system, module in modules.items() if find_spec(module)}
+    return dict(sorted((existing | {"demo": "diptych.runs.demo_recipes"}).items()))

@@ -1,11 +1,18 @@
-"""diptych benchmark [--rows ROW,ROW] [--seeds S,S] [--data DATA] [--out DIR] [--minutes M] [--any_evaluation_field VALUE]
+"""diptych benchmark --data DATA [--out DIR] [--rows ROW,ROW] [--seeds S,S] [--minutes M] [--FIELD VALUE ...]
 
-One table: what every system's small recipe learns from the same data, with every seed: its losses beside their floors,
-matching, retrieval both ways, captions. Writes results.md, results.json and report.html into DIR, and a run's folder for
-each row and seed. Started again it reads what is finished and goes on with what is not; what is not finished is told as
-"not run". --rows: systems ("albef" is albef.small), recipes, or stages "vlmo.small_words+vlmo.small", each starting from
-the one before; behind an @ a setting that is to be another: "albef,albef@objectives.mlm=0" tells what masked words are
-worth. --minutes M: nothing is begun any more after so many (0: only the table).
+Trains and evaluates the small recipe of every system on the same data, with every seed, and writes one table: losses
+beside their chance levels, matching, retrieval in both directions, captioning. The same command, given again, reads
+what is finished and continues with the rest.
+
+Examples:
+  diptych benchmark --data flickr8k/ --out benchmark
+  diptych benchmark --data flickr8k/ --rows clip,albef,vlmo.small_words+vlmo.small --seeds 0 --minutes 60
+  diptych benchmark --data flickr8k/ --rows albef,albef@objectives.mlm=0    (the contribution of MLM)
+
+  --rows ROW,ROW   a system (albef: albef.small), a recipe, or stages joined by +, each initialised from the one before;
+                   after an @ a setting to change
+  --out DIR        gets results.md, results.json, report.html, and a run folder for each row and seed
+  --minutes M      start no further run after M minutes; 0: only write the table. Unfinished rows read "not run"
 """
 
 from __future__ import annotations
@@ -15,8 +22,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from diptych.benchmark.rows import ROWS
-from diptych.cli.arguments import asks_help, overridden, recipe, show_help, whole
-from diptych.cli.refusal import UsageError
+from diptych.cli.arguments import apply_overrides, parse_int, recipe, show_help, wants_help
+from diptych.cli.errors import UsageError
 from diptych.config.run import Evaluation, Pretrain
 from diptych.config.validation import CountOrNone, NumBeams, Range, Seed, Text, Workers, settings
 from diptych.runs.validate import check_data
@@ -25,46 +32,51 @@ from diptych.utils.terminal import echo
 
 @settings()
 class Benchmark:
-    """Which rows, with which seeds, on what, and how they are scored."""
+    """The rows and seeds to train, the data, and how to evaluate."""
 
     rows: str = ",".join(ROWS)
     seeds: str = "0,1"
-    data: str = ""  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
+    data: str = ""  # a folder, a file, tar shards, or synthetic data: scenes, scenes:2000
     out: Text = "benchmark"
     minutes: Annotated[float, Range(0, float("inf"))] = float("inf")
     device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    gallery: CountOrNone = 0  # scoring: the first so many images; 0: all
-    rerank: CountOrNone = Evaluation.rerank  # retrieval: how many of those that contrast finds best are matched
+    gallery: CountOrNone = 0  # evaluation: only the first N images; 0: all
+    rerank: CountOrNone = Evaluation.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
     rerank_by: Literal["match", "cosine", "product"] = Evaluation.rerank_by  # as for evaluate
     num_beams: NumBeams = Evaluation.num_beams
     workers: Workers = 2
 
 
 def benchmark_command(words: list[str]) -> None:
-    if asks_help(words):
+    if wants_help(words):
         return show_help(Benchmark(), "benchmark", __doc__)
-    asked = overridden(Benchmark(), words, "benchmark", top=frozenset())
-    if not asked.data:
+    config = apply_overrides(Benchmark(), words, "benchmark", top_level=frozenset())
+    if not config.data:
         raise UsageError("--data is missing: a folder of images with captions (the table is made for Flickr8k)")
-    seeds = [whole(seed, "--seeds", Seed) for seed in asked.seeds.split(",")]
-    rows = {name: tuple(_placed(stage, asked) for stage in name.split("+")) for name in asked.rows.split(",")}
-    scoring = Evaluation(
-        gallery=asked.gallery, rerank=asked.rerank, rerank_by=asked.rerank_by, num_beams=asked.num_beams, device=asked.device,
-        precision=asked.precision, workers=asked.workers,
-    )  # fmt: skip
-    check_data(asked.data)
+    seeds = [parse_int(seed, "--seeds", Seed) for seed in config.seeds.split(",")]
+    rows = {name: tuple(_stage(stage, config) for stage in name.split("+")) for name in config.rows.split(",")}
+    evaluation = Evaluation(
+        gallery=config.gallery,
+        rerank=config.rerank,
+        rerank_by=config.rerank_by,
+        num_beams=config.num_beams,
+        device=config.device,
+        precision=config.precision,
+        workers=config.workers,
+    )
+    check_data(config.data)
     from diptych.benchmark.run import benchmark
 
-    out = Path(asked.out)
-    echo(benchmark(rows, seeds, asked.data, out, asked.minutes, scoring))
+    out = Path(config.out)
+    echo(benchmark(rows, seeds, config.data, out, config.minutes, evaluation))
     echo(out / "report.html")
 
 
-def _placed(stage: str, asked: Benchmark) -> Pretrain:
-    """The recipe of a stage with its settings, on the device that was asked for."""
-    name, *settings = stage.split("@")
+def _stage(text: str, config: Benchmark) -> Pretrain:
+    """The run of ``RECIPE@FIELD=VALUE@…`` with the benchmark's device, precision and workers."""
+    name, *overrides = text.split("@")
     run: Pretrain = recipe(name if "." in name else f"{name}.small")
-    run = overridden(run, [f"--{setting}" for setting in settings], f"pretrain {run.recipe}")
-    training = replace(run.training, device=asked.device, precision=asked.precision, workers=asked.workers)
+    run = apply_overrides(run, [f"--{override}" for override in overrides], f"pretrain {run.recipe}")
+    training = replace(run.training, device=config.device, precision=config.precision, workers=config.workers)
     return replace(run, training=training)

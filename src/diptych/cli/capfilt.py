@@ -1,15 +1,27 @@
-"""diptych capfilt SHARDS --captioner RUN --filter RUN --out DIR [--against DATA] [--any.field VALUE]
+"""diptych capfilt DATA --captioner RUN --filter RUN --out DIR [--against DATA] [--FIELD VALUE ...]
 
-Captions cleaned and written anew (CapFilt: BLIP, section 3.3). SHARDS: tars "shards-{000..003}.tar", or other data
-as pretrain takes it; DIR gets a tar for each (of other data one for --shard_size images), decisions.jsonl with every pair (kept,
-re-captioned, dropped or skipped, its scores, the reason), similar.jsonl, skipped.jsonl and report.html.
---captioner RUN: a run that learned to write (objective lm or captions). --filter RUN: one that learned to match (itm), to
-contrast (itc), or both. Either may be left out; they may be the same.
---against DATA: images that must not be among those to be learned from, such as a test set's; --leaks drop drops them.
---scored DIR: captions and scores are those of an earlier run on the same data; only what is decided about them may differ
-(--min_itm, --min_cosine, --synthetic, --duplicate_cosine, --duplicates, --leaks), in another --out and in seconds.
-The same command started again goes on where DIR stands. torchrun --nproc-per-node N -m diptych capfilt ... deals the
-shards out to N processes; the shards are the same however many there are.
+Filters the captions of a dataset and generates new ones (CapFilt; BLIP, section 3.3). The same command, given again,
+continues an interrupted run.
+
+Examples:
+  diptych capfilt 'shards-{000..009}.tar' --captioner runs/blip --filter runs/blip --out clean
+  diptych capfilt coco/ --filter runs/clip --min_cosine 0.25 --out clean
+  diptych capfilt 'shards-{000..009}.tar' --filter runs/blip --against flickr8k/ --leaks drop --out clean
+  diptych capfilt 'shards-{000..009}.tar' --captioner runs/blip --filter runs/blip --scored clean \\
+                  --min_itm 0.7 --out strict
+  torchrun --nproc-per-node 4 -m diptych capfilt 'shards-{000..009}.tar' --filter runs/blip --out clean
+
+  DATA             tar shards, or other data as for pretrain
+  --captioner RUN  a run trained with the objective lm or masked_captions; without it no caption is generated
+  --filter RUN     a run trained with itm, itc or both; without it no caption is dropped. May be the same run
+  --out DIR        gets a tar for each shard (for other data, one for --shard_size images), decisions.jsonl with every
+                   pair (kept, re-captioned, dropped or skipped, with scores and reason), similar.jsonl, skipped.jsonl
+                   and report.html
+  --against DATA   images that must not be in the training data, such as a test set; --leaks drop removes them
+  --scored DIR     take captions and scores from an earlier run on the same data. Only the decisions may then differ
+                   (--min_itm, --min_cosine, --synthetic, --duplicate_cosine, --duplicates, --leaks); takes seconds
+
+Under torchrun the processes share the shards; the output does not depend on their number.
 """
 
 from __future__ import annotations
@@ -17,29 +29,29 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
+from diptych.cli.arguments import apply_overrides, pop_folder, pop_positional, show_help, wants_help
 from diptych.config.capfilt import CapFilt
 from diptych.runs.validate import check_data, check_run_folder
 from diptych.utils.terminal import echo
 
 
 def capfilt_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
-        return show_help(CapFilt(), "bootstrap SHARDS --out DIR", __doc__, placed=("data",))
-    data, out = positional(words, "the shards, or other data"), folder(words)
-    asked = overridden(replace(CapFilt(), data=data), words, "capfilt", top=frozenset(), placed=("data",))
-    for spec in filter(None, (asked.data, asked.against)):
+    if wants_help(words) or not words:
+        return show_help(CapFilt(), "capfilt DATA --out DIR", __doc__, positionals=("data",))
+    data, out = pop_positional(words, "the data (tar shards, a folder or a file)"), pop_folder(words)
+    config = replace(CapFilt(), data=data)
+    config = apply_overrides(config, words, "capfilt", top_level=frozenset(), positionals=("data",))
+    for spec in filter(None, (config.data, config.against)):
         check_data(spec)
-    for run in filter(None, (asked.captioner, asked.filter)):
+    for run in filter(None, (config.captioner, config.filter)):
         check_run_folder(Path(run))
     from diptych.capfilt.run import capfilt
 
-    told = capfilt(asked, out)
-    for name, n in told.items():
-        echo(f"{name:28} {n:,}")
-    if told and not told["images out"]:
-        echo(
-            "nothing stays: no caption is over its threshold; see the scores in the report, then give others with --scored"
-        )
-    if told:
-        echo(out / "report.html")
+    counts = capfilt(config, out)
+    if not counts:  # not the main process
+        return
+    for name, count in counts.items():
+        echo(f"{name:28} {count:,}")
+    if not counts["images out"]:
+        echo("no image is left: no caption is over its threshold; see the report's scores, and lower it with --scored")
+    echo(out / "report.html")

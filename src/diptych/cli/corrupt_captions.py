@@ -1,27 +1,31 @@
-"""diptych corrupt-captions DATA --out DIR [--share 0.5] [--seed S] [--split train]
+"""diptych corrupt-captions DATA --out DIR [--share 0.5] [--seed S] [--split train] [--FIELD VALUE ...]
 
-Shards in which a share of the captions is dealt to other images: what a filter of captions is measured on. DIR gets the
-tars and truth.jsonl, which says of every caption whether it is of its image, and whose it truly is. --first I, --last J:
-the images from I up to J alone.
+Writes tar shards in which a share of the captions is swapped between images: data to measure a caption filter on.
+
+Examples:
+  diptych corrupt-captions flickr8k/ --share 0.5 --out noisy
+  diptych corrupt-captions flickr8k/ --share 0.2 --first 0 --last 1000 --out noisy-1k
+
+  --out DIR             gets the tars and truth.jsonl: for every caption, whether it is its image's own, and whose it is
+  --first I, --last J   only images I to J - 1
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.cli.arguments import asks_help, folder, overridden, positional, show_help
+from diptych.cli.arguments import apply_overrides, pop_folder, pop_positional, show_help, wants_help
 from diptych.config.capfilt import CorruptCaptions
 from diptych.utils.terminal import echo
 
 
 def corrupt_captions_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
-        return show_help(CorruptCaptions(), "noise DATA --out DIR", __doc__, placed=("data",))
-    data, out = positional(words, "the data"), folder(words)
-    asked = overridden(
-        replace(CorruptCaptions(), data=data), words, "corrupt-captions", top=frozenset(), placed=("data",)
-    )
+    if wants_help(words) or not words:
+        return show_help(CorruptCaptions(), "corrupt-captions DATA --out DIR", __doc__, positionals=("data",))
+    data, out = pop_positional(words, "the data"), pop_folder(words)
+    config = replace(CorruptCaptions(), data=data)
+    config = apply_overrides(config, words, "corrupt-captions", top_level=frozenset(), positionals=("data",))
     from diptych.capfilt.corrupt_captions import corrupt_captions
 
-    dealt, captions = corrupt_captions(asked, out)
-    echo(f"{dealt:,} of {captions:,} captions dealt to other images: {out / 'truth.jsonl'}")
+    swapped, captions = corrupt_captions(config, out)
+    echo(f"{swapped:,} of {captions:,} captions swapped between images: {out / 'truth.jsonl'}")

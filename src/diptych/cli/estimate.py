@@ -1,71 +1,92 @@
-"""diptych estimate RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch_size N] [--any.field VALUE]
+"""diptych estimate RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch_size N] [--FIELD VALUE ...]
 
-What a run will take: tokens, floating-point operations, memory on each rank, hours, and what bounds them. One step is made
-here on a few samples and everything in it is counted, so give the data that will be learned from, where you have it.
+Estimates a run before it starts: tokens, FLOPs, memory on each rank, hours, and the bottleneck. One training step is
+made here on a few samples and everything in it is counted, so give the data of the run where you have it.
 
---gpus 8xA100, L4, …: how many of which. cpu:2: this machine's processor with two threads, whose speed is measured.
---utilisation 0.6: the share of their peak that devices reach in matrix products.
+Examples:
+  diptych estimate albef.pretrain_4m --gpus 8xA100
+  diptych estimate vilt.base --gpus H100 --batch_size 1024 --grad_accum 4
+  diptych estimate vilt.small --gpus cpu:2 --data flickr8k/
+
+  --gpus GPUS        number and model, as 8xA100 or L4; cpu:2 is this machine's CPU with two threads, measured here
+  --utilisation U    share of their peak that the GPUs reach in matrix products
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import asks_help, overridden, positional, recipe, recipes, take
-from diptych.cli.refusal import UsageError
-from diptych.planning.accelerators import ACCELERATORS, chosen
+from diptych.cli.arguments import (
+    apply_overrides,
+    list_recipes,
+    pop_option,
+    pop_positional,
+    recipe,
+    wants_help,
+)
+from diptych.cli.errors import UsageError
+from diptych.planning.accelerators import ACCELERATORS, parse_gpus
 from diptych.utils.terminal import echo
+
+if TYPE_CHECKING:
+    from diptych.config.run import Pretrain
+    from diptych.planning.estimate import Estimate
 
 
 def estimate_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
-        echo(f"{__doc__}\naccelerators: {', '.join(ACCELERATORS)}, cpu\nrecipes: {', '.join(recipes())}")
+    if wants_help(words) or not words:
+        echo(f"{__doc__}\nGPUs: {', '.join(ACCELERATORS)}, cpu\n\nRecipes:\n{list_recipes()}")
         return
-    name = positional(words, "the recipe (diptych estimate --help lists them)")
-    gpus, said = take(words, "--gpus"), take(words, "--utilisation", "0.6")
-    chosen(gpus)
+    name = pop_positional(words, "the recipe (diptych estimate --help lists them)")
+    gpus, share = pop_option(words, "--gpus"), pop_option(words, "--utilisation", "0.6")
+    parse_gpus(gpus)
     try:
-        utilisation = float(said)
+        utilisation = float(share)
     except ValueError:
-        raise UsageError(f"--utilisation is a share of the peak, not {said!r}") from None
-    run = overridden(recipe(name), words, f"plan {name}")
+        raise UsageError(f"--utilisation must be a number in (0, 1]: got {share!r}") from None
+    run: Pretrain = apply_overrides(recipe(name), words, f"estimate {name}")
 
     from diptych.planning.estimate import estimate
 
     console = Console(soft_wrap=True)
-    console.print(f"{name}: one step is made here and counted ...", highlight=False)
-    found = estimate(run, gpus, utilisation)
-    counts = found.counted
-    device, steps, batch = found.device, run.training.steps, run.training.batch
-    tokens = counts.words + counts.patches
-    console.print(f"{name} on {found.ranks} x {device.name} ({device.source})", highlight=False)
-    table = Table(show_header=False)
-    table.add_column("what")
-    table.add_column("how much", justify="right")
-    table.add_row("parameters, trained and all", f"{counts.trained / 1e6:,.1f} M, {counts.parameters / 1e6:,.1f} M")
-    table.add_row("tokens of a sample, text + image", f"{counts.words:.0f} + {counts.patches:.0f}")
-    table.add_row(f"tokens of the run, {steps:,} steps of {batch:,}", f"{tokens * steps * batch:.3g}")
-    table.add_row(
-        "operations of a step, and of the run", f"{found.operations:.3g}, {found.operations * steps:.3g} FLOP"
-    )
-    for what, amount in found.memory.items():
-        table.add_row(f"memory of a rank: {what}", f"{amount / 1e9:,.2f} GB")
-    table.add_row(
-        f"memory of a rank, micro-batch {found.micro}",
-        f"{sum(found.memory.values()) / 1e9:,.2f} of {device.memory / 1e9:,.0f} GB",
-    )
-    for what, seconds in found.seconds.items():
-        table.add_row(f"a step: {what}", f"{seconds * 1e3:,.1f} ms")
-    overall = found.operations / found.ranks / found.step / (device.half if found.half else device.single)
-    table.add_row(f"a step, at {utilisation:.0%} of the peak in products", f"{found.step * 1e3:,.1f} ms")
-    table.add_row("share of the peak overall", f"{overall:.0%}")
-    table.add_row("hours", f"{found.hours:,.2f}")
-    table.add_row("bound by", found.bound if found.fits else "memory: it does not fit")
-    console.print(table)
-    if not found.fits:
-        told = f"a micro-batch of {found.most} would" if found.most else "no micro-batch does"
-        console.print(
-            f"{told} fit: raise --grad_accum (contrast then sees fewer at once), or give --parallel fsdp or --activation_checkpointing True",
-            highlight=False,
-        )
+    console.print(f"{name}: making one step here and counting ...", highlight=False)
+    result = estimate(run, gpus, utilisation)
+    console.print(f"{name} on {result.ranks} x {result.device.name} ({result.device.source})", highlight=False)
+    console.print(_table(run, result, utilisation))
+    if not result.fits:
+        most = result.max_micro_batch
+        fitting = f"a micro-batch of {most} fits" if most else "not even a micro-batch of 1 fits"
+        advice = "raise --grad_accum (contrastive losses then compare fewer samples), or give --parallel fsdp"
+        console.print(f"{fitting}: {advice} or --activation_checkpointing True", highlight=False)
+
+
+def _table(run: Pretrain, result: Estimate, utilisation: float) -> Table:
+    profile, device = result.profile, result.device
+    steps, batch = run.training.steps, run.training.batch_size
+    tokens = profile.text_tokens + profile.image_tokens
+    peak = device.bf16_flops if result.bf16 else device.fp32_flops
+    memory = sum(result.memory.values())
+    rows = {
+        "parameters, trained and all": f"{profile.trained / 1e6:,.1f} M, {profile.parameters / 1e6:,.1f} M",
+        "tokens of a sample, text + image": f"{profile.text_tokens:.0f} + {profile.image_tokens:.0f}",
+        f"tokens of the run, {steps:,} steps of {batch:,}": f"{tokens * steps * batch:.3g}",
+        "FLOPs of a step, and of the run": f"{result.flops:.3g}, {result.flops * steps:.3g}",
+    }
+    rows |= {f"memory of a rank: {name}": f"{size / 1e9:,.2f} GB" for name, size in result.memory.items()}
+    total = f"memory of a rank, micro-batch {result.micro_batch}"
+    rows[total] = f"{memory / 1e9:,.2f} of {device.memory / 1e9:,.0f} GB"
+    rows |= {f"a step: {name}": f"{seconds * 1e3:,.1f} ms" for name, seconds in result.seconds.items()}
+    rows |= {
+        f"a step, at {utilisation:.0%} of the peak in products": f"{result.step * 1e3:,.1f} ms",
+        "share of the peak overall": f"{result.flops / result.ranks / result.step / peak:.0%}",
+        "hours": f"{result.hours:,.2f}",
+        "bottleneck": result.bound if result.fits else "memory: it does not fit",
+    }
+    table = Table("quantity", "estimate", show_header=False)
+    table.columns[1].justify = "right"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,33 +1,45 @@
-"""diptych evaluate DIR [--task retrieval|captioning|vqa|matching] [--data DATA] [--split SPLIT] [--gallery N] [--shuffle_captions True]
+"""diptych evaluate DIR [--task TASK] [--data DATA] [--split SPLIT] [--FIELD VALUE ...]
 
-Writes metrics.json, predictions.jsonl and skipped.json into a folder of its own in DIR, and DIR's report anew.
---task and --data: the run's own where they are not given. --split: val, unless another is given.
---gallery N: the first N images only; the gallery's size stands beside every recall. --captions N: of each image.
---rerank K: retrieval by contrast matches the best K again, where the run can (0: none), and ranks them by what
---rerank_by says: match, match + cosine, or the product with contrast's probability. --num_beams N: captioning.
---shuffle_captions True: captions are dealt to other images, and every score must fall to chance.
+Evaluates a run and prints its metrics.
+
+Examples:
+  diptych evaluate runs/clip --task retrieval --data flickr8k/ --split val
+  diptych evaluate runs/blip --task captioning --data flickr8k/ --split val --num_beams 3
+  diptych evaluate runs/vqa
+  diptych evaluate runs/clip --task retrieval --data flickr8k/ --shuffle_captions True
+
+  DIR              the run folder. The results go to a folder in it (metrics.json, predictions.jsonl, skipped.json),
+                   and its report.html is written again
+  --task, --data   default: the task and data that the run was trained on
+  --split SPLIT    default: val
+  --gallery N      only the first N images; recall depends on the gallery's size, which is printed beside it
+  --captions N     only the first N captions of each image
+  --rerank K       retrieval: re-rank the top K of contrastive retrieval by ITM, where the model has an ITM head; 0: off
+  --rerank_by HOW  the score to re-rank by: match (ITM), cosine (ITM + cosine) or product (ITM x contrastive
+                   probability)
+  --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, overridden, positional, show_help
+from diptych.cli.arguments import apply_overrides, pop_positional, show_help, wants_help
 from diptych.config.run import Evaluation
 from diptych.runs.validate import check_data, check_run_folder, data_of
 from diptych.utils.terminal import echo
 
 
 def evaluate_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
+    if wants_help(words) or not words:
         return show_help(Evaluation(), "evaluate DIR", __doc__)
-    folder = Path(positional(words, "the run's folder"))
-    asked = overridden(Evaluation(), words, "evaluate DIR", top=frozenset())
+    folder = Path(pop_positional(words, "the run's folder"))
+    evaluation = apply_overrides(Evaluation(), words, "evaluate DIR", top_level=frozenset())
     check_run_folder(folder)
-    check_data(asked.data or data_of(folder))
+    check_data(evaluation.data or data_of(folder))
     from diptych.runs.evaluate import evaluate
 
-    metrics = evaluate(folder, asked)
+    metrics = evaluate(folder, evaluation)
     width = max([32, *map(len, metrics)])
     for name, value in metrics.items():
         echo(f"{name:{width}} {value:.4g}")

@@ -1,10 +1,20 @@
-"""diptych finetune TASK (--from DIR | --recipe RECIPE) --data DATA --out DIR2 [--steps N] [--any.field VALUE]
+"""diptych finetune TASK (--from DIR | --recipe RECIPE) --data DATA --out DIR2 [--FIELD VALUE ...]
 
-TASK is vqa, retrieval or classification (of --data with CIFAR-100's files), at a size that fits a small machine; or a
-system's own recipe, with the settings of its paper, on a model of that system: diptych finetune --help lists them.
-With --recipe, or with a system's own recipe alone, the model begins untrained: the baseline that pre-training must beat.
-With --ablate image or --ablate text (vqa) a part of every question is hidden: the baselines that seeing must beat.
-The same command started again continues where DIR2 stands. diptych finetune TASK --help lists every field.
+Fine-tunes a run on a task. The same command, given again, continues an interrupted run.
+
+Examples:
+  diptych finetune vqa --from runs/vilt --data daquar/ --out runs/vqa
+  diptych finetune classification --from runs/vit --data cifar100/ --steps 500 --out runs/cifar
+  diptych finetune albef.vqa --from runs/albef --data vqa/ --out runs/albef-vqa
+  diptych finetune vqa --from runs/vilt --data daquar/ --ablate image --out runs/vqa-text-only
+
+  TASK             vqa, retrieval or classification (CIFAR-100's files), with settings for a small machine; or a
+                   system's own recipe, with the settings of its paper, for models of that system
+  --from DIR       the pre-trained run
+  --recipe RECIPE  an untrained model in its place: the baseline that pre-training must beat. A system's own recipe
+                   without --from starts untrained as well
+  --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
+  --out DIR2       the run folder
 """
 
 from __future__ import annotations
@@ -12,47 +22,58 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help, take
-from diptych.cli.refusal import UsageError
-from diptych.cli.suggestions import nearest
+from diptych.cli.arguments import (
+    apply_overrides,
+    list_recipes,
+    pop_folder,
+    pop_option,
+    pop_positional,
+    recipe,
+    recipes,
+    show_help,
+    wants_help,
+)
+from diptych.cli.errors import UsageError, suggest_name
 from diptych.config.run import Finetune
 from diptych.runs.validate import check_data, check_run_folder
 from diptych.utils.terminal import echo
 
 EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
-"""The tasks of any model, each with a recipe that can learn it."""
+"""The tasks that any system can be fine-tuned on, each with a recipe whose model supports it."""
 
 
 def finetune_command(words: list[str]) -> None:
-    if asks_help(words[:1]) or not words:
-        echo(f"{__doc__}\nsystems' own: {', '.join(recipes('Finetune'))}")
+    if wants_help(words[:1]) or not words:
+        own_recipes = f"Systems' own recipes:\n{list_recipes('Finetune')}"
+        echo(f"{__doc__}\n{own_recipes}\n\ndiptych finetune TASK --help lists every option.")
         return
-    name = positional(words, f"the task ({', '.join(EXAMPLES)})")
-    own = name in (of_systems := recipes("Finetune"))
+    name = pop_positional(words, f"the task ({', '.join(EXAMPLES)})")
+    system_recipes = recipes("Finetune")
+    own = name in system_recipes
     if not own and name not in EXAMPLES:
-        known = [*EXAMPLES, *of_systems]
-        raise UsageError(f"there is no task {name!r}{nearest(name, known, 3)} (diptych finetune --help lists all)")
-    if asks_help(words):
+        suggestion = suggest_name(name, [*EXAMPLES, *system_recipes], 3)
+        raise UsageError(f"there is no task {name!r}{suggestion} (diptych finetune --help lists all)")
+    if wants_help(words):
         return show_help(_run(name, ""), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__)
-    before, from_recipe = take(words, "--from", ""), take(words, "--recipe", "")
-    if own and from_recipe:
+    init_from, untrained = pop_option(words, "--from", ""), pop_option(words, "--recipe", "")
+    if own and untrained:
         raise UsageError(f"{name} has a model of its own: give --from DIR, a pre-trained run, or neither")
-    if not own and bool(before) == bool(from_recipe):
+    if not own and bool(init_from) == bool(untrained):
         raise UsageError("give either --from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
-    out = folder(words)
-    run = _run(name, from_recipe)
-    check_data(take([*words], "--data", run.data))
-    if before:
-        check_run_folder(Path(before))
+    out = pop_folder(words)
+    run = _run(name, untrained)
+    check_data(pop_option([*words], "--data", run.data))
+    if init_from:
+        check_run_folder(Path(init_from))
     from diptych.runs.finetune import finetune, inherited
 
-    if before:
-        run = inherited(Path(before), run, own)
-    finetune(overridden(run, words, f"finetune {name}"), out)
+    if init_from:
+        run = inherited(Path(init_from), run, own)
+    finetune(apply_overrides(run, words, f"finetune {name}"), out)
 
 
 def _run(name: str, untrained: str) -> Finetune:
-    """The task on the model of a recipe; a system's own on its own model."""
+    """A system's own recipe, or a task on the model of the recipe `untrained` (by default the one in EXAMPLES)."""
     if name not in EXAMPLES:
         return recipe(name, "Finetune")
     from diptych.models import common_recipes as tasks

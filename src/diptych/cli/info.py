@@ -1,63 +1,85 @@
-"""diptych info SYSTEM|RECIPE: parameters by part, FLOPs, tokens, and the published figures it should equal."""
+"""diptych info SYSTEM|RECIPE
+
+Prints a model's parameters by part, tokens and FLOPs of each method, and the published results that it should equal.
+
+Examples:
+  diptych info vilt
+  diptych info albef.small
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import asks_help, positional, recipe, recipes
-from diptych.cli.refusal import UsageError
-from diptych.cli.suggestions import nearest
+from diptych.cli.arguments import pop_positional, recipe, recipes, wants_help
+from diptych.cli.errors import UsageError, suggest_name
+from diptych.config.published import Published
 from diptych.models.configs import PUBLISHED
 from diptych.utils.terminal import echo, plain
+
+if TYPE_CHECKING:
+    from diptych.planning.info import Info
 
 SHARED = "shared with the above"
 
 
 def info_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
-        echo(f"{__doc__}\n\nsystems: {', '.join(PUBLISHED)}")
+    if wants_help(words) or not words:
+        echo(f"{__doc__}\nSystems: {', '.join(PUBLISHED)}\n\ndiptych pretrain --help lists the recipes.")
         return
-    name = positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
+    name = pop_positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
     if words:
-        raise UsageError(f"describe takes one system or recipe, not {' '.join(words)} besides")
+        raise UsageError(f"info takes one system or recipe, not {' '.join(words)} besides")
     if name not in (names := [*PUBLISHED, *recipes()]):
-        raise UsageError(
-            f"there is no system or recipe {name!r}{nearest(name, names)}; systems: {', '.join(PUBLISHED)}"
-        )
-    known = PUBLISHED.get(name)
-    asked = known or recipe(name)
-    from diptych.planning.info import WORDS, info
+        suggestion = suggest_name(name, names)
+        raise UsageError(f"there is no system or recipe {name!r}{suggestion}; systems: {', '.join(PUBLISHED)}")
+    published = PUBLISHED.get(name)
+    from diptych.planning.info import TEXT_TOKENS, info
 
-    found, console = info(asked), Console(soft_wrap=True)
-    table = Table(title=known.title if known else plain(name), title_justify="left")
-    table.add_column("part")
+    result, console = info(published or recipe(name)), Console(soft_wrap=True)
+    console.print(_parameters(result, published.title if published else name))
+    console.print(_methods(result, TEXT_TOKENS))
+    if published:
+        _print_published(console, name, published)
+
+
+def _parameters(result: Info, title: str) -> Table:
+    table = Table("part", title=plain(title), title_justify="left")
     table.add_column("parameters", justify="right")
-    for part, count in found.parameters.items():
+    for part, count in result.parameters.items():
         table.add_row(f"model.{part}", f"{count:,}" if count else SHARED)
-    for part, count in found.heads.items():
+    for part, count in result.heads.items():
         table.add_row(f"heads.{part}", f"{count:,}" if count else SHARED)
-    model, heads = sum(found.parameters.values()), sum(found.heads.values())
+    model, heads = sum(result.parameters.values()), sum(result.heads.values())
     table.add_row("model", f"{model:,}", style="bold")
     if heads:
         table.add_row("model and heads", f"{model + heads:,}", style="bold")
-    console.print(table)
-    table = Table(title=f"one image, one text of {WORDS} tokens (a multiply-add is two)", title_justify="left")
-    for column in ("verb", "tokens out", "GFLOP"):
-        table.add_column(column, justify="left" if column == "verb" else "right")
-    for verb in found.verbs:
-        table.add_row(verb.name, str(verb.tokens or "-"), f"{verb.flops / 1e9:.2f}")
-    console.print(table)
-    if known:
-        console.print(f"code: {known.code}")
-        for what, count in known.parameters.items():
-            console.print(f"published code, {what}: {count:,} parameters")
-        for what, result in known.results.items():
-            console.print(f"published, {what}: {result}")
-        for file in known.weights:
-            console.print(f"weights, {file.what}: {file.file} from {file.where}")
-            if file.sha256:
-                console.print(f"  SHA-256 {file.sha256}")
-            if file.note:
-                console.print(f"  {file.note}")
-            console.print(f"  diptych import {known.system or name} {file.file} --out DIR")
+    return table
+
+
+def _methods(result: Info, text_tokens: int) -> Table:
+    title = f"one image, one text of {text_tokens} tokens (a multiply-add is two FLOPs)"
+    table = Table("method", title=title, title_justify="left")
+    for column in ("tokens out", "GFLOPs"):
+        table.add_column(column, justify="right")
+    for method in result.methods:
+        table.add_row(method.name, str(method.tokens or "-"), f"{method.flops / 1e9:.2f}")
+    return table
+
+
+def _print_published(console: Console, name: str, published: Published) -> None:
+    console.print(f"code: {published.code}")
+    for model, count in published.parameters.items():
+        console.print(f"published code, {model}: {count:,} parameters")
+    for benchmark, result in published.results.items():
+        console.print(f"published, {benchmark}: {result}")
+    for file in published.weights:
+        console.print(f"weights, {file.what}: {file.file} from {file.where}")
+        if file.sha256:
+            console.print(f"  SHA-256 {file.sha256}")
+        if file.note:
+            console.print(f"  {file.note}")
+        console.print(f"  diptych import {published.system or name} {file.file} --out DIR")

@@ -1,27 +1,46 @@
-"""diptych pretrain RECIPE --data DATA --out DIR [--steps N] [--seed S] [--device D] [--precision P] [--any.field VALUE]
+"""diptych pretrain RECIPE --data DATA --out DIR [--FIELD VALUE ...]
 
---out DIR: the run's folder. The same command started again continues where it stands.
---data DATA: a folder of images with captions (Karpathy or COCO JSON, CSV, TSV, JSONL), tars "shards-{000..003}.tar", or scenes.
---init_from DIR: begin with the weights of another run.
+Pre-trains a model. The same command, given again, continues an interrupted run.
+
+Examples:
+  diptych pretrain vilt.tiny --data scenes:500 --steps 20 --out runs/first
+  diptych pretrain vilt.small --data flickr8k/ --out runs/vilt
+  diptych pretrain clip.small --data 'shards-{000..003}.tar' --batch_size 64 --optimizer.learning_rate 3e-4 \\
+                   --out runs/clip
+  diptych pretrain vilt.small --data flickr8k/ --init_from runs/words --out runs/pairs
+
+  RECIPE           a system and a configuration, as vilt.small; listed by diptych pretrain --help
+  --data DATA      a folder of images with captions (Karpathy or COCO JSON, CSV, TSV, JSONL), tar shards,
+                   or scenes: images and captions that are generated
+  --out DIR        the run folder: weights, checkpoint, metrics and report
+  --init_from DIR  initialise the weights from another run
 """
 
 from __future__ import annotations
 
-from diptych.cli.arguments import asks_help, folder, overridden, positional, recipe, recipes, show_help
+from diptych.cli.arguments import (
+    apply_overrides,
+    list_recipes,
+    pop_folder,
+    pop_positional,
+    recipe,
+    show_help,
+    wants_help,
+)
 from diptych.runs.validate import check_inputs
 from diptych.utils.terminal import echo
 
 
 def pretrain_command(words: list[str]) -> None:
-    if asks_help(words[:1]) or not words:
-        echo(f"{__doc__}\n\nrecipes: {', '.join(recipes())}\n\ndiptych pretrain RECIPE --help lists every field.")
+    if wants_help(words[:1]) or not words:
+        echo(f"{__doc__}\nRecipes:\n{list_recipes()}\n\ndiptych pretrain RECIPE --help lists every option.")
         return
-    name = positional(words, "the recipe (diptych pretrain --help lists them)")
+    name = pop_positional(words, "the recipe (diptych pretrain --help lists them)")
     run = recipe(name)
-    if asks_help(words):
+    if wants_help(words):
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
-    out = folder(words)
-    run = overridden(run, words, f"pretrain {name}")
+    out = pop_folder(words)
+    run = apply_overrides(run, words, f"pretrain {name}")
     check_inputs(run)
 
     from diptych.runs.pretrain import pretrain

@@ -1,24 +1,42 @@
-"""diptych import SYSTEM CKPT|FOLDER --out DIR [--heads N] [--grid ROWSxCOLUMNS] [--config FILE] [--answers FILE] [--regions PATH]
-               [--vocabulary FILE]
+"""diptych import SYSTEM CHECKPOINT --out DIR [--config FILE] [--heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
+               [--regions PATH] [--vocabulary FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
 
-import reads an official or Hugging Face checkpoint (and ViT's JAX .npz) strictly: every weight has its place, or it is
-named. FOLDER: as Hugging Face keeps a model (one file or shards, .safetensors or .bin), with its config.json, image processor
-and tokenizer, which are read, also where CKPT is the model.safetensors or pytorch_model.bin in it; a key that cannot be followed is refused by name. What comes of it is a run like any other: to be evaluated,
-started from, fine-tuned, used to bootstrap. --config is the official code's settings as JSON, where they are not the published
-ones: ViLBERT's schedule, open_clip's config, mean and std of pictures (a DeiT's: ImageNet's). --answers: the answers or classes
-of a task, a JSON list. --regions: where the regions lie that ViLBERT, SCAN and VSE++ read. --vocabulary: the file of the pieces
-that it reads, where they are neither BERT's nor CLIP's:
-BEiT-3's sentencepiece model, SCAN's words (.json) or VSE++'s (.pkl, of which nothing is run). export writes a run's weights under
-the paper's official names (a .pth as the official code nests it, or .safetensors), or a folder that Hugging Face's class loads,
-where transformers has one that is equal. parity recomputes an official golden folder, every out.* tensor, and exits with 1 where
-one differs.
+import turns official or Hugging Face weights into a run, to evaluate, fine-tune or initialise from. export writes the
+weights of a run under the official names, or as a folder that Hugging Face's class loads.
 
-Wrapped weights: a file may nest them ("model", "state_dict", "ema" …) and prefix their names ("module.", "_orig_mod.", "model." …).
-Wrappers come off where the rest then fits exactly, and what came off is printed. Where several nests fit, trained weights
-are taken and not their averages (ema, teacher, swa); of two different sets of trained weights none is. NaN and infinite weights
-are refused. Weight-normed weights (ViLBERT's answers) are imported as the plain ones that they stand for, and exported as
-weight_g (their norm) and weight_v, from which the official code computes the same.
+Examples:
+  diptych import vilt vilt_200k_mlm_itm.ckpt --out runs/vilt
+  diptych import clip clip-vit-base-patch32/ --out runs/clip
+  diptych import beit3 beit3_base.pth --vocabulary beit3.spm --out runs/beit3
+  diptych export runs/vilt --to official --out vilt.pth
+  diptych export runs/clip --to hf --out clip-hf/
+
+Options of import:
+  CHECKPOINT         a checkpoint of the official code, ViT's JAX .npz, or a Hugging Face folder (one file or shards,
+                     .safetensors or .bin). A folder's config.json, image processor and tokenizer are read too, also
+                     where CHECKPOINT is its model.safetensors or pytorch_model.bin; a key of config.json that is not
+                     supported is an error
+  --config FILE      the official code's settings as JSON, where they are not the published ones: ViLBERT's config,
+                     open_clip's config, mean and std of the images (for a DeiT: ImageNet's)
+  --heads N          the number of attention heads, which cannot be inferred from weight shapes
+  --grid RxC         resize the position embeddings to this grid of patches
+  --answers FILE     the answers or classes of a task, as a JSON list
+  --regions PATH     the region features that ViLBERT, SCAN and VSE++ read
+  --vocabulary FILE  the text tokenizer's vocabulary, where it is neither BERT's nor CLIP's: BEiT-3's SentencePiece
+                     model, SCAN's words (.json) or VSE++'s (.pkl, of which no code is run)
+
+Options of export:
+  --to official      the paper's official names; FILE.pth is nested as by the official code, or FILE.safetensors
+  --to safetensors   the run's own names
+  --to hf            a folder for Hugging Face's class, where transformers has an equal one
+
+Loading is strict: missing, unexpected, NaN and infinite weights are errors. A checkpoint may nest its weights ("model",
+"state_dict", "ema" ...) and prefix their names ("module.", "_orig_mod.", "model." ...): wrappers are removed where the
+rest then fits exactly, and printed. Where several sets of weights fit, trained weights are taken rather than averages
+(ema, teacher, swa); two different sets of trained weights are an error. Weight-normalised layers (ViLBERT's answers)
+are imported as plain weights, and exported as weight_g (the norm) and weight_v, from which the official code computes
+the same.
 """
 
 from __future__ import annotations
@@ -26,83 +44,82 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diptych.cli.arguments import asks_help, positional, take, whole
-from diptych.cli.refusal import UsageError
+from diptych.cli.arguments import parse_int, pop_option, pop_positional, wants_help
+from diptych.cli.errors import UsageError
 from diptych.config.validation import Cells, NumHeads
 from diptych.utils.terminal import echo
 
+LAYOUTS = ("official", "safetensors", "hf")
+
 
 def import_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
+    if wants_help(words) or not words:
         echo(__doc__)
         return
-    system, checkpoint = (
-        positional(words, "the system (vit, vilt, albef …)"),
-        Path(positional(words, "the checkpoint file")),
-    )
-    out = Path(take(words, "--out"))
-    heads, grid, answers = take(words, "--heads", ""), take(words, "--grid", ""), take(words, "--answers", "")
-    config, regions = take(words, "--config", ""), take(words, "--regions", "")
-    vocabulary = take(words, "--vocabulary", "")
+    system = pop_positional(words, "the system (vit, vilt, albef …)")
+    checkpoint = Path(pop_positional(words, "the checkpoint file"))
+    out = Path(pop_option(words, "--out"))
+    names = ("--heads", "--grid", "--answers", "--config", "--regions", "--vocabulary")
+    heads, grid, answers, config, regions, vocabulary = (pop_option(words, name, "") for name in names)
     if words:
-        raise UsageError(f"import does not know {' '.join(words)}")
+        raise UsageError(f"import takes SYSTEM, CHECKPOINT, --out, {', '.join(names)}, not {' '.join(words)}")
     from diptych.runs.imports import import_checkpoint
     from diptych.runs.run_folder import read_any
 
-    found = import_checkpoint(
+    imported = import_checkpoint(
         system,
         checkpoint,
         out,
-        whole(heads, "--heads", NumHeads) if heads else None,
-        _grid(grid) if grid else None,
-        Path(answers) if answers else None,
-        Path(config) if config else None,
-        regions,
-        Path(vocabulary) if vocabulary else None,
+        num_heads=parse_int(heads, "--heads", NumHeads) if heads else None,
+        grid=_parse_grid(grid) if grid else None,
+        answers=Path(answers) if answers else None,
+        config=Path(config) if config else None,
+        regions=regions,
+        vocabulary=Path(vocabulary) if vocabulary else None,
     )
-    size = sum(tensor.numel() for tensor in found.state.values())
-    heads_found = f" with {', '.join(found.heads)}" if found.heads else ""
-    echo(f"{out}: {system}, {found.task}{heads_found}, {size:,} parameters, every weight in its place")
-    if heads := _heads(found.arguments):
-        echo(f"{heads} (weight shapes do not show them: from --heads, --config or config.json, else as published)")
-    for note in found.notes:
+    size = sum(tensor.numel() for tensor in imported.state.values())
+    output_heads = f" with {', '.join(imported.heads)}" if imported.heads else ""
+    echo(f"{out}: {system}, {imported.task}{output_heads}, {size:,} parameters, every weight loaded")
+    if attention := _attention_heads(imported.arguments):
+        echo(f"{attention} (not in the weight shapes: from --heads, --config or config.json, else as published)")
+    for note in imported.notes:
         echo(note)
-    for name, reason in found.ignored.items():
+    for name, reason in imported.ignored.items():
         echo(f"left out: {name} ({reason})")
     for note in read_any(out)[1]["notes"]:
         echo(note)
 
 
-def _heads(arguments: dict[str, Any]) -> str:
-    """The numbers of attention heads of a model, by the names of its settings (CrossViT: one number for each branch)."""
-    counts = ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
-    return counts and f"attention heads: {counts}"
-
-
-def _grid(text: str) -> tuple[int, int]:
-    rows, by, columns = text.partition("x")
-    if not by:
-        raise UsageError(f"--grid is ROWSxCOLUMNS, as 12x20, not {text!r}")
-    return whole(rows, "--grid", Cells), whole(columns, "--grid", Cells)
-
-
 def export_command(words: list[str]) -> None:
-    if asks_help(words) or not words:
+    if wants_help(words) or not words:
         echo(__doc__)
         return
-    folder = Path(positional(words, "the run's folder"))
-    to, out = take(words, "--to"), Path(take(words, "--out"))
-    if to not in ("official", "safetensors", "hf"):
-        raise UsageError(f"--to is official, safetensors or hf, not {to!r}")
+    folder = Path(pop_positional(words, "the run's folder"))
+    layout, out = pop_option(words, "--to"), Path(pop_option(words, "--out"))
+    if layout not in LAYOUTS:
+        raise UsageError(f"--to must be official, safetensors or hf: got {layout!r}")
     if words:
-        raise UsageError(f"export does not know {' '.join(words)}")
+        raise UsageError(f"export takes RUN, --to and --out, not {' '.join(words)}")
     from diptych.runs.export import arguments_of, export
 
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
-    lost = export(folder, to, out)
-    echo(f"{out}: written, {to} layout")
-    if to != "hf" and (heads := _heads(arguments_of(folder))):
-        echo(f"{heads} (weight shapes do not show them: give them to `diptych import` by --heads or --config)")
-    for sentence in lost:
-        echo(f"left out: {sentence}")
+    left_out = export(folder, layout, out)
+    echo(f"{out}: written, {layout} layout")
+    if layout != "hf" and (attention := _attention_heads(arguments_of(folder))):
+        echo(f"{attention} (not in the weight shapes: give them to `diptych import` by --heads or --config)")
+    for part in left_out:
+        echo(f"left out: {part}")
+
+
+def _attention_heads(arguments: dict[str, Any]) -> str:
+    """A model's numbers of attention heads, by the names of its settings (CrossViT has one for each branch)."""
+    counts = ", ".join(f"{name} {n}" for name, n in arguments.items() if name.endswith("heads"))
+    return counts and f"attention heads: {counts}"
+
+
+def _parse_grid(text: str) -> tuple[int, int]:
+    rows, by, columns = text.partition("x")
+    if not by:
+        raise UsageError(f"--grid must be ROWSxCOLUMNS, as 12x20: got {text!r}")
+    return parse_int(rows, "--grid", Cells), parse_int(columns, "--grid", Cells)

@@ -1,4 +1,4 @@
-"""How captions are cleaned and written anew: CapFilt (BLIP, section 3.3), and the noise that it is measured on."""
+"""Settings of CapFilt, caption filtering and re-captioning (BLIP, section 3.3), and of the noise that measures it."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ from diptych.config.validation import (
 
 @settings()
 class CapFilt:
-    """A captioner's and a filter's work on a set of pairs. Without a captioner nothing is written anew, without a filter
-    nothing is dropped (BLIP, table 1 has each alone). The defaults are the paper's where it tells them.
+    """Captions images with one model and filters image-text pairs with another (BLIP, section 3.3).
+
+    Without a captioner no captions are generated; without a filter none are dropped (BLIP, table 1, ablates each
+    alone). The defaults are the paper's where it states them.
     """
 
-    data: str = ""  # tar shards, or whatever else --data names
-    captioner: str = ""  # the run that writes; empty: none
-    filter: str = ""  # the run that judges; empty: none
-    split: str = ""  # empty: all samples of tars, the train split of other data
-    min_itm: Share = 0.5  # a text stays where the filter's matching head gives it more than this probability
-    min_cosine: Annotated[float, Range(-1, 1)] = -1.0  # and its contrast more than this cosine; -1: whatever that says
-    synthetic: Literal["beside", "instead"] = (
-        "beside"  # a synthetic text that stays: beside human ones, or only for dropped ones
-    )
-    sampling: Literal["nucleus", "beams", "greedy"] = "nucleus"
-    top_p: ShareAboveZero = 0.9  # share of the probability that is drawn from
-    num_beams: NumBeams = 3
-    repetition_penalty: Factor = 1.1  # nucleus: what a piece that was said is worth less (official code)
-    min_length: CountOrNone = 5  # pieces of a synthetic text, the first and the prompt's among them
-    max_length: MaxLength = 20
-    prompt: str = ""  # what the captioner learned to begin with: "a picture of" (BLIP's fine-tuned one)
-    similarity: Literal["readout", "cnn"] = (
-        "readout"  # images compared by the filter's readout, or a frozen CNN's (extra cnn)
-    )
-    duplicate_cosine: Share = (
-        0.0  # cosine over which two images are one; 0: 0.97 of readouts, 0.85 of the CNN, as measured
-    )
-    duplicates: Literal["list", "drop"] = "list"  # images like an earlier one that stays
-    against: str = ""  # data that must not leak, such as a test set
-    against_split: str = "test"
-    leaks: Literal["list", "drop"] = "list"  # images like one of `against`
-    scored: str = ""  # an earlier bootstrap's folder: its captions and scores are taken, to be decided about anew
-    shard_size: Count = 1000  # images a shard, where the data comes in none
-    batch_size: Samples = 64  # images looked at together
-    seed: Seed = 0
-    device: Text = "auto"
+    data: str = ""  # tar shards, or any other data set that --data accepts
+    captioner: str = ""  # run folder of the model that generates captions; empty: none
+    filter: str = ""  # run folder of the model that scores captions; empty: none
+    split: str = ""  # empty: all samples of tar shards, the train split of other data
+    min_itm: Share = 0.5  # keep a caption if the filter's image-text matching probability is above this
+    min_cosine: Annotated[float, Range(-1, 1)] = -1.0  # and its image-text cosine is above this; -1: any cosine
+    # synthetic captions that pass the filter: added beside human ones, or used only instead of dropped ones
+    synthetic: Literal["beside", "instead"] = "beside"
+    sampling: Literal["nucleus", "beams", "greedy"] = "nucleus"  # decoding strategy of the captioner
+    top_p: ShareAboveZero = 0.9  # nucleus sampling: probability mass to sample from
+    num_beams: NumBeams = 3  # beam search: beam size
+    repetition_penalty: Factor = 1.1  # nucleus sampling: penalty on tokens already generated (official code)
+    min_length: CountOrNone = 5  # minimum tokens of a synthetic caption, start token and prompt included
+    max_length: MaxLength = 20  # maximum tokens of a synthetic caption, start token and prompt included
+    prompt: str = ""  # prompt that the captioner was trained with: "a picture of" for BLIP's fine-tuned captioner
+    # features for near-duplicate detection: the filter's image embedding, or a frozen CNN's (extra cnn)
+    similarity: Literal["readout", "cnn"] = "readout"
+    # cosine above which two images count as duplicates; 0: 0.97 for the filter's embeddings, 0.85 for the CNN's, as
+    # measured
+    duplicate_cosine: Share = 0.0
+    duplicates: Literal["list", "drop"] = "list"  # images that duplicate an earlier one: only list them, or drop them
+    against: str = ""  # evaluation data that must not leak into training, such as a test set
+    against_split: str = "test"  # split of `against`
+    leaks: Literal["list", "drop"] = "list"  # images that duplicate one in `against`: only list them, or drop them
+    scored: str = ""  # output folder of an earlier run: reuse its captions and scores, and filter again
+    shard_size: Count = 1000  # images per shard, where the data is not already in shards
+    batch_size: Samples = 64  # images per forward pass
+    seed: Seed = 0  # random seed
+    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
-    workers: Workers = 2  # processes per rank that load pictures
+    workers: Workers = 2  # image-loading processes per rank
 
 
 @settings()
 class CorruptCaptions:
-    """A set of pairs of which a share is mismatched, the truth beside it."""
+    """Mismatches a share of the image-caption pairs of a data set and records the true pairing."""
 
-    data: str = ""
-    split: Text = "train"
-    share: Share = 0.5  # of the captions that are dealt to other images
-    first: CountOrNone = 0  # images before this one are left out
-    last: CountOrNone = 0  # and those from this one on; 0: none
-    shard_size: Count = 1000  # images a shard
-    seed: Seed = 0
+    data: str = ""  # a folder, a file, tar shards, or the built-in scenes
+    split: Text = "train"  # split of the data
+    share: Share = 0.5  # share of captions that are moved to other images
+    first: CountOrNone = 0  # index of the first image to use
+    last: CountOrNone = 0  # index after the last image to use; 0: to the end
+    shard_size: Count = 1000  # images per shard
+    seed: Seed = 0  # random seed

@@ -1,4 +1,4 @@
-"""How much the field's corpora hold, as the papers count them: what their epochs are made of."""
+"""Sizes of the field's data sets as the papers count them, from which epochs are converted to steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PAIRS = {
     "WIT": 400_000_000,
     "Flickr30k": 145_000,
 }
-"""Pairs of image and text (ALBEF, table 7, for the first five; BLIP, section 4.1; CLIP, section 2.2; five captions each for
-29,000 photographs). Web corpora shrink: what can be downloaded today is less.
+"""Image-text pairs. Source: ALBEF, table 7 (the first five); BLIP, section 4.1; CLIP, section 2.2; Flickr30k: 29,000
+images with five captions each. Web data sets shrink: fewer pairs can be downloaded today.
 """
 
 IMAGENET = 1_281_167
-"""Pictures of ImageNet-1k's train split."""
+"""Images of ImageNet-1k's train split."""
 
 IMAGENET_22K = 14_197_122
-"""Pictures of all of ImageNet."""
+"""Images of all of ImageNet (22k classes)."""
 
 VQA_V2 = 443_757
 """Questions of VQA v2's train split."""
@@ -30,5 +30,5 @@ FOURTEEN_MILLION = (*FOUR_MILLION, "CC12M")
 
 
 def steps(corpora: tuple[str, ...], batch: int, epochs: float) -> int:
-    """Optimizer steps in so many epochs."""
+    """Number of optimizer steps in `epochs` epochs over `corpora` at batch size `batch`."""
     return round(sum(PAIRS[name] for name in corpora) * epochs / batch)

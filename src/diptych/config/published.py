@@ -1,4 +1,4 @@
-"""What is told of a system: its paper, its model at the published size, its numbers, and where its weights lie."""
+"""Published facts of a system: paper, model size, reported results, and where its weights can be downloaded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Weights:
-    """One published file. Nothing is ever fetched: `diptych import` reads it from where the user has put it.
+    """One published checkpoint file. Nothing is downloaded: `diptych import` reads it from a local path.
 
-    `sha256` is empty where its publishers state none. `note`: what must be done to it first.
+    `what` says what it is, `where` its address; `sha256` is empty where none is published; `note`: steps needed before
+    the import.
     """
 
     file: str
@@ -23,19 +24,27 @@ class Weights:
 
 @dataclass(frozen=True)
 class Published:
-    """One system. `model`: module and class under diptych.models, `arguments` those of the published size where they differ
-    from its defaults. `pixels`: the image size that `describe` counts with, rows and columns; `regions`: how many it has
-    instead. `system`: as `diptych import` calls it, where that is another name.
+    """One system as published.
+
+    Args:
+        model: module and class under diptych.models.
+        parameters: parameter count of the official model, per task.
+        results: reported results, per task.
+        arguments: fields of the config at the published size that differ from its defaults.
+        image_size: (height, width) in pixels that `diptych info` counts with.
+        regions: number of image regions, for models that take regions instead of pixels.
+        whole: whether a region that covers the whole image precedes them.
+        system: the name in `diptych import`, where it differs.
     """
 
     title: str
     code: str
     model: tuple[str, str]
-    parameters: Mapping[str, int]  # of the official model, per job
+    parameters: Mapping[str, int]
     results: Mapping[str, str]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     image_size: tuple[int, int] = (224, 224)
     regions: int = 0
-    whole: bool = False  # whether a region for the whole image stands in front of them
+    whole: bool = False
     weights: tuple[Weights, ...] = ()
     system: str = ""

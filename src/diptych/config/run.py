@@ -1,4 +1,4 @@
-"""A run: everything that makes one, as frozen dataclasses of plain values. A variant is a `replace`."""
+"""Settings of runs, as frozen dataclasses of plain values. A variant of a run is a `dataclasses.replace`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from diptych.config.data import ImageSettings, Streaming
 from diptych.config.training import Training
-from diptych.config.validation import (  # fmt: skip
+from diptych.config.validation import (
     Count,
     CountOrNone,
     Dim,
@@ -33,176 +33,186 @@ from diptych.models.configs import Model
 
 @settings("objectives")
 class Objectives:
-    """The weight of each pre-training loss; at 0 it is not computed. Below them, what several papers set differently."""
+    """Weights of the pre-training losses (0: not computed), then their options."""
 
-    itm: Weight = 0.0  # image-text matching
-    mlm: Weight = 0.0  # masked words
-    itc: Weight = 0.0  # image-text contrast
-    wpa: Weight = 0.0  # word-patch alignment by optimal transport
-    grid_distillation: Weight = 0.0  # imitation of a CNN, patch by patch
-    class_distillation: Weight = 0.0  # imitation of a CNN's class distribution
-    lm: Weight = 0.0  # next words: captioning
-    masked_captions: Weight = 0.0  # masked words of a caption that sees only what came before (BEiT-3)
-    masked_regions: Weight = 0.0  # masked regions
-    mim: Weight = 0.0  # masked images: the pixels of hidden patches
-    masked_codes: Weight = 0.0  # masked images: the visual tokens of hidden patches, beside a text with hidden words
-    masked_codes_image_only: Weight = 0.0  # the same, of images without their texts
-    mlm_text_only: Weight = 0.0  # masked words of texts without their images, beside the other objectives
-    vqkd: Weight = 0.0  # a visual tokenizer: what the CNN sees in each patch, told by its code
-    triplet: Weight = 0.0  # the margin between a true pair and its hardest negative
-    whole_words: bool = True  # masked words: all pieces of a word or none
-    mask_rate: ShareAboveZero = 0.15  # masked words: share of pieces hidden
-    text_only: bool = False  # masked words: of the text without its image
-    hard_negatives: bool = False  # matching: with what contrast finds alike, in place of images drawn at random
-    uniform_mix: Share = 0.0  # hard negatives: a share added to every candidate's probability (BLIP: 1e-4)
-    itc_form: Literal["softmax", "sigmoid"] = "softmax"  # contrast: among the batch, or pair by pair
-    label_smoothing: ShareBelowOne = 0.0  # next words, captions: the targets' share spread over the vocabulary
-    mask_regions: bool = False  # matching and masked words read the pair with regions hidden, once for all (ViLBERT)
-    region_target: Literal["classes", "features", "contrast"] = "classes"  # masked regions: what is to be told
-    min_block: Annotated[int, Range(1, 4096)] = 16  # codes: patches of the smallest block
-    local_negatives: bool = False  # hard negatives: of each process's own part of the batch
-    mim_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # masked images: share of patches hidden
-    mlm_text_only_rate: ShareAboveZero = 0.15  # masked words of texts beside other objectives: share of pieces hidden
-    codebook_size: Annotated[int, Range(2, 2**16)] = 8192  # codes: how many visual tokens there are
-    margin: Annotated[float, Range(0, 100)] = 0.2  # hinge
-    hardest_only: bool = True  # hinge: only the hardest negative counts, not all
+    itm: Weight = 0.0  # image-text matching (ITM)
+    mlm: Weight = 0.0  # masked language modelling (MLM)
+    itc: Weight = 0.0  # image-text contrastive loss (ITC)
+    wpa: Weight = 0.0  # word-patch alignment by optimal transport (ViLT)
+    grid_distillation: Weight = 0.0  # distillation of a frozen CNN's feature map, per patch
+    class_distillation: Weight = 0.0  # distillation of a frozen CNN's class distribution
+    lm: Weight = 0.0  # autoregressive language modelling: captioning
+    masked_captions: Weight = 0.0  # masked tokens of a caption under a causal mask (BEiT-3)
+    masked_regions: Weight = 0.0  # masked region modelling
+    mim: Weight = 0.0  # masked image modelling: pixels of masked patches (MAE)
+    masked_codes: Weight = 0.0  # masked vision-language modelling: visual tokens of masked patches, with masked text
+    masked_codes_image_only: Weight = 0.0  # masked image modelling: visual tokens of masked patches, without text
+    mlm_text_only: Weight = 0.0  # masked language modelling of texts without images, beside the other losses
+    vqkd: Weight = 0.0  # visual tokenizer: vector-quantised distillation of the CNN's features per patch (VQ-KD)
+    triplet: Weight = 0.0  # triplet loss with a margin over negatives (VSE++, SCAN)
+    whole_words: bool = True  # mlm: mask whole words rather than single tokens
+    mask_rate: ShareAboveZero = 0.15  # mlm: share of tokens that are masked
+    text_only: bool = False  # mlm: encode the text without its image
+    hard_negatives: bool = False  # itm: sample negatives by contrastive similarity, not uniformly
+    uniform_mix: Share = 0.0  # hard negatives: probability added to every candidate (BLIP: 1e-4)
+    itc_form: Literal["softmax", "sigmoid"] = "softmax"  # itc: softmax over the batch, or sigmoid per pair
+    label_smoothing: ShareBelowOne = 0.0  # lm, masked_captions: label smoothing over the vocabulary
+    mask_regions: bool = False  # itm, mlm: share one encoding with masked regions (ViLBERT)
+    region_target: Literal["classes", "features", "contrast"] = "classes"  # masked_regions: prediction target
+    min_block: Annotated[int, Range(1, 4096)] = 16  # masked_codes*: minimum patches of a masked block
+    local_negatives: bool = False  # hard negatives: only from the process's own part of the batch
+    mim_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # mim: share of patches that are masked
+    mlm_text_only_rate: ShareAboveZero = 0.15  # mlm_text_only: share of tokens that are masked
+    codebook_size: Annotated[int, Range(2, 2**16)] = 8192  # vqkd, masked_codes*: number of visual tokens
+    margin: Annotated[float, Range(0, 100)] = 0.2  # triplet: margin
+    hardest_only: bool = True  # triplet: only the hardest negative counts, not the sum over all
 
 
 LOSSES = (
-    "itm", "mlm", "itc", "wpa", "grid_distillation", "class_distillation", "lm", "masked_captions", "masked_regions", "mim",
-    "masked_codes", "masked_codes_image_only", "mlm_text_only", "vqkd", "triplet",
-)  # fmt: skip
-"""The objectives that are losses, of each its weight; the others tell how some of these are asked."""
+    "itm",
+    "mlm",
+    "itc",
+    "wpa",
+    "grid_distillation",
+    "class_distillation",
+    "lm",
+    "masked_captions",
+    "masked_regions",
+    "mim",
+    "masked_codes",
+    "masked_codes_image_only",
+    "mlm_text_only",
+    "vqkd",
+    "triplet",
+)
+"""The fields of `Objectives` that are weights of losses; all others are options."""
 
 
 @settings("teacher")
 class Teacher:
-    """A momentum model beside the one that is trained, and its queue (ALBEF, section 3.2); momentum 0: none."""
+    """A momentum (EMA) teacher and its feature queue (ALBEF, section 3.2)."""
 
-    momentum: Share = 0.0
-    alpha: Share = 0.4  # share of the targets that the teacher gives
-    warmup: Steps = 0.0  # steps over which that share grows from 0; below 1: a share of the run
-    queue_size: Annotated[int, Range(0, 2**24)] = 0  # pairs of features remembered
+    momentum: Share = 0.0  # EMA momentum of the teacher's weights; 0: no teacher
+    alpha: Share = 0.4  # weight of the teacher's soft targets
+    warmup: Steps = 0.0  # steps over which alpha grows from 0; below 1: a share of the run
+    queue_size: Annotated[int, Range(0, 2**24)] = 0  # image-text feature pairs in the queue
 
     def __post_init__(self) -> None:
         if self.queue_size and not self.momentum:
             raise ValueError(
-                f"teacher.queue_size is {self.queue_size}, but there is no teacher: set teacher.momentum, or queue to 0"
+                f"teacher.queue_size must be 0 where teacher.momentum is 0 (no teacher): got {self.queue_size}; "
+                "set teacher.momentum, or teacher.queue_size to 0"
             )
 
 
 BOXES = ("boxes", "hypercolumns")
-"""What a frozen CNN sees in the same boxes of every picture: its last map, or those of all stages."""
+"""Values of `Embedders.image` for features of a frozen CNN in fixed boxes: of its last map, or of all stages."""
 
 
 WordStates = Literal["own", "minilm", "minilm_onward", "minilm_words"]
-"""What a text is read as:
+"""Which text features a model's first block receives:
 
-- ``own``: the model's own words;
-- ``minilm``: a frozen MiniLM's states of them, each of which has seen the whole text;
-- ``minilm_onward``: what three of its stages say where no word has seen a later one, for models that foretell words;
-- ``minilm_words``: its vector of each word by itself.
+- ``own``: its own word embeddings;
+- ``minilm``: contextual states of a frozen MiniLM (bidirectional);
+- ``minilm_onward``: states of three of its layers under a causal mask, for models with a text decoder;
+- ``minilm_words``: its context-free vector of each word.
 """
 
 
 @settings("embedders")
 class Embedders:
-    """What stands before a model's first block, exchanged by assignment after it is built."""
+    """What feeds a model's first block: its own embeddings, or features of frozen networks."""
 
-    # or "grid": a frozen CNN's cells; "boxes": those pooled in boxes; "hypercolumns": with what earlier stages saw there;
-    # PATH: what a detector saw
+    # own: patch embeddings; grid: a frozen CNN's feature map; boxes: that map pooled in fixed boxes; hypercolumns: the
+    # maps of all its stages pooled in them; PATH: detector features (.tsv, LMDB, or a folder of .npz)
     image: Text = "own"
-    # of boxes: width and height as shares of the picture's, and places along each side; empty: 36 boxes (data/boxes.py)
+    # boxes, hypercolumns: width and height as shares of the image's, and positions along each side; empty: 36 boxes
     scales: Annotated[tuple[tuple[ShareAboveZero, ShareAboveZero, Places], ...], Longest(64)] = ()
-    feature_dim: Dim = 1280  # numbers per region, where those come from PATH
-    text: WordStates = "own"
-    dropout: ShareBelowOne = (
-        0.0  # of the features of regions and the word states that are given, before they are projected
-    )
+    feature_dim: Dim = 1280  # dimension of the region features read from PATH
+    text: WordStates = "own"  # own: word embeddings; others: features of a frozen MiniLM
+    dropout: ShareBelowOne = 0.0  # dropout on frozen image and text features, before their projection
 
 
 @settings()
 class Pretrain:
-    """A pre-training run. `start`: a run folder whose weights it begins with; empty: from random weights."""
+    """A pre-training run."""
 
     model: Model
     objectives: Objectives
     images: ImageSettings
     training: Training
     data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    split: Text = "train"  # what is learned from
-    init_from: str = ""  # the run whose weights it begins with
-    recipe: str = ""  # what the run is called
-    max_patches: CountOrNone = 0  # images keep at most so many patches while training (ViLT: 200); 0: all
+    split: Text = "train"  # training split
+    init_from: str = ""  # run folder to initialise the weights from; empty: random weights
+    recipe: str = ""  # name of the run
+    max_patches: CountOrNone = 0  # maximum patches per image in training, sampled at random (ViLT: 200); 0: all
     teacher: Teacher = Teacher()
     embedders: Embedders = Embedders()
-    # factor of linear layers' first weights: 0.02, which BERT draws them with, suits 768 channels; narrow models need more
+    # factor on the initial weights of linear layers: BERT's std 0.02 suits 768 channels; narrow models need more
     init_scale: Factor = 1.0
-    heads: tuple[str, ...] = ("*",)  # of the model's, those that it has: imported ones may lack some; * stands for any
-    freeze: tuple[str, ...] = ()  # parts of the model that do not learn; * stands for any part of a name
-    init_image_from: str = (
-        ""  # a ViT's run that the image side begins with (diptych import vit makes one of a checkpoint)
-    )
-    init_text_from: str = ""  # a BERT checkpoint that the text side begins with
-    tokenizer: str = ""  # codes: the run that trained the visual tokenizer
-    mixgen: Share = 0.0  # share of pairs that are mixed with another while training (MixGen: 0.25)
-    grad_cache_size: CountOrNone = 0  # contrast: samples encoded at once (gradient caching); 0: all
+    heads: tuple[str, ...] = ("*",)  # pre-training heads to keep, as patterns (* matches any text)
+    freeze: tuple[str, ...] = ()  # parameters to freeze, as patterns of their names (* matches any text)
+    init_image_from: str = ""  # ViT run folder to initialise the image encoder from (see diptych import vit)
+    init_text_from: str = ""  # BERT checkpoint to initialise the text encoder from
+    tokenizer: str = ""  # masked_codes*: run folder of the visual tokenizer
+    mixgen: Share = 0.0  # share of training pairs mixed with another pair (MixGen: 0.25)
+    grad_cache_size: CountOrNone = 0  # itc: samples per encoder pass with gradient caching; 0: the whole batch
     streaming: Streaming = field(default_factory=Streaming)
-    corpus: str = ""  # what the paper learned from, in the field's terms
-    vocabulary: str = ""  # the file of the pieces that texts are cut into; empty: the bundled ones of the model's size
+    corpus: str = ""  # the paper's training data, for the record
+    vocabulary: str = ""  # vocabulary file of the text tokenizer; empty: the bundled one of the model's size
 
 
 @settings()
 class Finetune:
-    """A downstream run: a task's head on a pre-trained model, or on a fresh one where `start` is empty."""
+    """A fine-tuning run: a task head on a pre-trained model, or on random weights where `init_from` is empty."""
 
     task: Text
     model: Model
     images: ImageSettings
     training: Training
     data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    split: Text = "train"  # what is learned from
-    init_from: str = ""  # the run whose weights it begins with
-    recipe: str = ""  # what the run is called
+    split: Text = "train"  # training split
+    init_from: str = ""  # run folder to initialise the weights from; empty: random weights
+    recipe: str = ""  # name of the run
     embedders: Embedders = Embedders()
-    init_scale: Factor = 1.0  # as in pre-training
-    min_answer_count: Count = 1  # VQA: how often an answer must be given in training to be one of the classes
-    max_answers: NumClasses = 3129  # VQA: how many classes at most
-    negative_texts: Annotated[int, Range(1, 1024)] = 15  # retrieval: texts that a true one is told from
-    ablate: Literal["", "image", "text"] = ""  # VQA: what is hidden, in training and in scoring: the baselines to beat
-    vocabulary: str = ""  # as in pre-training
+    init_scale: Factor = 1.0  # factor on the initial weights of linear layers
+    min_answer_count: Count = 1  # VQA: minimum questions with an answer in training for it to become a class
+    max_answers: NumClasses = 3129  # VQA: maximum number of answer classes
+    negative_texts: Annotated[int, Range(1, 1024)] = 15  # retrieval: negative texts per pair
+    ablate: Literal["", "image", "text"] = ""  # VQA: hide the image or the text in training and evaluation (baseline)
+    vocabulary: str = ""  # vocabulary file of the text tokenizer; empty: the bundled one of the model's size
 
 
 @settings()
 class ImportedCheckpoint:
-    """An official checkpoint that no recipe expresses: kept to be exported."""
+    """An official checkpoint that no recipe expresses: it can be exported, not trained."""
 
     system: str
     task: str
-    arguments: dict[str, Any]  # the model's, as weights.official infers them
-    checkpoint: str  # the file's name
-    why: str = ""  # what no recipe expresses
+    arguments: dict[str, Any]  # the model's arguments, inferred from the checkpoint
+    checkpoint: str  # file name
+    why: str = ""  # the part that no recipe expresses
 
 
 @settings()
 class Evaluation:
-    """How to score a run. `control`: captions are dealt to other pictures, which must bring every score to chance."""
+    """An evaluation of a run."""
 
-    task: Literal["", "retrieval", "captioning", "vqa", "matching", "classification"] = (
-        ""  # empty: the run's own; of pre-training matching
-    )
-    data: str = ""  # empty: what the run learned from
+    # empty: the run's own task, matching for pre-training runs
+    task: Literal["", "retrieval", "captioning", "vqa", "matching", "classification"] = ""
+    data: str = ""  # empty: the run's training data
     split: Text = "val"
-    gallery: CountOrNone = 0  # the first so many images; 0: all (not vqa)
-    captions: CountOrNone = 0  # the first so many of each image; 0: all (not vqa)
-    rerank: CountOrNone = 32  # retrieval: how many of those that contrast finds best are fused and matched; 0: none
-    rerank_by: Literal["match", "cosine", "product"] = "product"  # match (ALBEF), + cosine (BLIP), x contrast
-    num_beams: NumBeams = 3  # captioning: texts followed at once
-    max_length: MaxLength = 30  # captioning: tokens, the first and the end among them
-    shuffle_captions: bool = False
-    ablate: Literal["", "image", "text"] = ""  # vqa: what is hidden
-    seed: Seed = 0
-    device: Text = "auto"
+    gallery: CountOrNone = 0  # use only the first N images; 0: all (not for vqa)
+    captions: CountOrNone = 0  # use only the first N captions of each image; 0: all (not for vqa)
+    rerank: CountOrNone = 32  # retrieval: re-rank the dual encoder's top N by ITM; 0: no re-ranking
+    # re-rank by: match: ITM probability (ALBEF); cosine: ITM logit + cosine (BLIP); product: ITM x ITC probability
+    rerank_by: Literal["match", "cosine", "product"] = "product"
+    num_beams: NumBeams = 3  # captioning: beam size
+    max_length: MaxLength = 30  # captioning: maximum tokens, start and end tokens included
+    shuffle_captions: bool = False  # control: captions of other images, which must bring every score to chance
+    ablate: Literal["", "image", "text"] = ""  # vqa: hide the image or the text
+    seed: Seed = 0  # random seed
+    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
-    workers: Workers = 2  # processes that load data
-    max_skipped: Share = 0.01  # share of bad samples at which scoring stops
+    workers: Workers = 2  # data-loading processes
+    max_skipped: Share = 0.01  # share of unusable samples above which evaluation stops

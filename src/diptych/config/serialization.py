@@ -1,4 +1,7 @@
-"""A run as JSON keeps it, and back. What stands there is a stranger's: it names classes, and none but those that are expected."""
+"""Conversion of runs to and from the plain values of run.json.
+
+A run.json is untrusted: a class that it names must be one of those that the field's type allows.
+"""
 
 from __future__ import annotations
 
@@ -10,49 +13,51 @@ from diptych.config.data import Channels
 
 KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
-"""What run.json holds, by name."""
-WORDS = {str: "text", dict: "names and values"}
-TEXTS = ("answers", "classes")
-COUNTED = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_entropy": 0, "candidates": 1}
-"""Facts that are numbers, and the least that each can be."""
+"""Keys of run.json and their types."""
+TYPE_NAMES = {str: "text", dict: "a JSON object"}
+LISTS_OF_TEXT = ("answers", "classes")
+MINIMUM = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_entropy": 0, "candidates": 1}
+"""Numeric facts and the least value of each."""
 
 
 def to_json(run: Any) -> dict[str, Any]:
-    """A dataclass as plain values, with those within it. One that stands where several kinds may says which: {"kind": its
-    class's name}.
+    """Plain values of a dataclass and of those within it.
+
+    Where a field's type is a union of dataclasses, its value says which one: ``{"kind": class name}``.
     """
-    told, hints = {}, get_type_hints(type(run))
+    values, hints = {}, get_type_hints(type(run))
     for field in fields(run):
         value = getattr(run, field.name)
         if is_dataclass(value):
-            told[field.name] = ({KIND: type(value).__name__} if _union(hints[field.name]) else {}) | to_json(value)
+            kind = {KIND: type(value).__name__} if _is_union(hints[field.name]) else {}
+            values[field.name] = kind | to_json(value)
         else:
-            told[field.name] = value
-    return told
+            values[field.name] = value
+    return values
 
 
 def from_json(kind: Any, value: Any, where: str = "run") -> Any:
-    """A dataclass again, from the plain values that JSON kept. Raises ValueError naming the field that does not fit."""
-    if _union(kind):
+    """Dataclass of type `kind` from plain values. Raises ValueError that names the field that does not fit."""
+    if _is_union(kind):
         kind, value = _member(kind, value, where)
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: {value!r:.60} has no fields")
+            raise ValueError(f"{where}: expected an object with fields, got {_preview(value)}")
         hints = get_type_hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
-            raise ValueError(f"{where}.{min(unknown)}: no such field")
+            raise ValueError(f"{where}.{min(unknown)}: no such field; remove it")
         parts = {name: from_json(hints[name], part, f"{where}.{name}") for name, part in value.items()}
         missing = [field.name for field in fields(kind) if _required(field) and field.name not in value]
         if missing:
-            raise ValueError(f"{where}.{missing[0]}: is missing")
+            raise ValueError(f"{where}.{missing[0]}: required field is missing")
         return kind(**parts)
     if get_origin(kind) is tuple:
         inner = get_args(kind)
-        if kind == Channels and isinstance(value, float):  # what each channel has now, all three had
+        if kind == Channels and isinstance(value, float):  # older runs: one value for all three channels
             value = [value] * len(inner)
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}: expected a list, got {value!r:.60}")
+            raise ValueError(f"{where}: expected a list, got {_preview(value)}")
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) != len(value):
             raise ValueError(f"{where}: expected {len(kinds)} values, got {len(value)}")
@@ -65,79 +70,81 @@ def _required(field: Field) -> bool:
 
 
 def check_record(record: Any, version: str) -> None:
-    """Raises ValueError unless what stands around the run in a run.json has the types that `write_run` gives it, and was not
-    written by a later version than `version`, this one's.
+    """Checks the types of a run.json's keys, its version and its facts.
+
+    Raises ValueError where one does not fit, or where it was written by a later version than `version`, this package's.
     """
     for name, kind in RECORD.items():
-        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-            raise ValueError(
-                f"{name}: expected {WORDS[kind]}, got {_shown(record.get(name) if isinstance(record, dict) else record)}"
-            )
+        value = record.get(name) if isinstance(record, dict) else record
+        if not isinstance(record, dict) or not isinstance(value, kind):
+            raise ValueError(f"{name}: expected {TYPE_NAMES[kind]}, got {_preview(value)}")
     written = record["versions"].get("diptych")
     if not isinstance(written, str) or not re.fullmatch(r"\d{1,9}(\.\d{1,9})*\S{0,40}", written):
-        raise ValueError(f"versions.diptych: expected a version such as {version}, got {_shown(written)}")
-    if _numbers(written) > _numbers(version):
-        raise ValueError(f"it was written by Diptych {written}, this is {version}: install that one")
+        raise ValueError(f"versions.diptych: expected a version such as {version}, got {_preview(written)}")
+    if _release(written) > _release(version):
+        raise ValueError(f"written by Diptych {written}, and this is {version}: install the later version")
     check_facts(record["facts"])
 
 
 def check_facts(facts: dict[str, Any]) -> None:
-    """Raises ValueError where a fact that was counted in the data has another type than it is counted in."""
+    """Raises ValueError where a fact measured from the training data has the wrong type or range."""
     for name, value in facts.items():
-        if name in TEXTS and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
-            raise ValueError(f"facts.{name}: expected a list of texts, got {_shown(value)}")
+        if name in LISTS_OF_TEXT and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+            raise ValueError(f"facts.{name}: expected a list of texts, got {_preview(value)}")
         if name in ("system", "task") and not isinstance(value, str):
-            raise ValueError(f"facts.{name}: expected text, got {_shown(value)}")
+            raise ValueError(f"facts.{name}: expected text, got {_preview(value)}")
         if name == "precision" and value not in ("fp32", "bf16"):
-            raise ValueError(f"facts.precision: expected fp32 or bf16, got {_shown(value)}")
+            raise ValueError(f"facts.precision: expected fp32 or bf16, got {_preview(value)}")
         if name == "given" and not (isinstance(value, dict) and all(isinstance(text, str) for text in value.values())):
-            raise ValueError(f"facts.given: expected names and texts, got {_shown(value)}")
-    for name, least in COUNTED.items():
-        if name in facts and not (_number(facts[name]) and facts[name] >= least):
-            raise ValueError(f"facts.{name}: expected a number of at least {least}, got {_shown(facts[name])}")
+            raise ValueError(f"facts.given: expected names and texts, got {_preview(value)}")
+    for name, minimum in MINIMUM.items():
+        if name in facts and not (_is_number(facts[name]) and facts[name] >= minimum):
+            raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {_preview(facts[name])}")
     prior = facts.get("prior")
-    if prior is not None and not (isinstance(prior, list) and all(_number(p) and 0 <= p <= 1 for p in prior)):
-        raise ValueError(f"facts.prior: expected a list of shares, got {_shown(prior)}")
-    if prior is not None and len(prior) != len(facts.get("answers", [])):
-        raise ValueError(
-            f"facts.prior: expected one for each of {len(facts.get('answers', []))} answers, got {len(prior)}"
-        )
+    if prior is not None and not (isinstance(prior, list) and all(_is_number(p) and 0 <= p <= 1 for p in prior)):
+        raise ValueError(f"facts.prior: expected a list of numbers in [0, 1], got {_preview(prior)}")
+    num_answers = len(facts.get("answers", []))
+    if prior is not None and len(prior) != num_answers:
+        raise ValueError(f"facts.prior: expected one value for each of {num_answers} answers, got {len(prior)}")
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The first three numbers of a version, by which versions are ordered."""
+def _release(version: str) -> tuple[int, ...]:
+    """First three numbers of a version, for comparison."""
     return tuple(map(int, re.findall(r"\d+", f"{version}.0.0")[:3]))
 
 
-def _shown(value: Any) -> str:
+def _preview(value: Any) -> str:
     return f"{value!r:.60}"
 
 
-def _union(kind: Any) -> bool:
+def _is_union(kind: Any) -> bool:
     return get_origin(kind) is Union or type(kind).__name__ == "UnionType"
 
 
 def _member(union: Any, value: Any, where: str) -> tuple[Any, Any]:
-    """Which of a union's dataclasses `value` is, and its fields. Runs from before the kind was kept are known by those: the one
-    kind that has them all, and lacks the fewest (a field may be newer than what was kept). Raises ValueError.
+    """The member of a union of dataclasses that `value` is of, and its fields. Raises ValueError.
+
+    Runs written before the kind was stored are matched by their fields: the one member that has all of them and lacks
+    the fewest (a field may be newer than the run).
     """
     members = {kind.__name__: kind for kind in get_args(union) if isinstance(kind, type) and is_dataclass(kind)}
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: fits none of {', '.join(members)}: it is {value!r:.60}")
+        raise ValueError(f"{where}: expected one of {', '.join(members)}, got {_preview(value)}")
     if KIND in value:
         if value[KIND] not in list(members):
-            raise ValueError(f"{where}: {value[KIND]!r:.60} is none of {', '.join(members)}")
+            raise ValueError(f"{where}: expected one of {', '.join(members)}, got {_preview(value[KIND])}")
         return members[value[KIND]], {name: part for name, part in value.items() if name != KIND}
     names = {kind: {f.name for f in fields(kind)} for kind in members.values()}
     missing = {
         kind: len(own - set(value)) for kind, own in names.items() if own >= set(value) and len(own) <= 2 * len(value)
     }
     fewest = min(missing.values(), default=0)
-    fitting = [kind for kind in missing if missing[kind] == fewest]
-    if len(fitting) != 1:
-        raise ValueError(f"{where}: fits {'several' if fitting else 'none'} of {union}")
-    return fitting[0], value
+    matches = [kind for kind in missing if missing[kind] == fewest]
+    if len(matches) != 1:
+        many = "several" if matches else "none"
+        raise ValueError(f"{where}: its fields match {many} of {', '.join(members)}; add {KIND!r}")
+    return matches[0], value

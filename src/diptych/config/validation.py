@@ -1,7 +1,7 @@
-"""Settings with rules: frozen dataclasses whose every field has a type and, where it is a number, a range.
+"""Frozen dataclasses of settings whose fields are checked against their types and ranges.
 
-A rule stands once, at the field (``rate: Annotated[float, Range(0, 1)]``, or one of the names below), and is checked whenever
-a value is made: from the command line, a recipe, a run.json or Python. Plain Python: recipes read this file without torch.
+A rule is written once, at the field (``rate: Annotated[float, Range(0, 1)]``, or one of the type aliases below), and is
+checked whenever an instance is made: from the command line, a recipe, a run.json or Python. Torch-free.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_ar
 
 T = TypeVar("T")
 SHOWN = 60
-"""Characters of a refused value that a message repeats."""
+"""Maximum number of characters of a rejected value that an error message repeats."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; an end that is `open` does not belong to it. NaN is in no range."""
+    """Interval from `low` to `high`; `open` names the ends that do not belong to it. NaN is in no range."""
 
     low: float
     high: float
@@ -35,12 +35,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Nonempty:
-    """A text that may not be empty."""
+    """Marks a text that must not be empty."""
 
 
 @dataclass(frozen=True)
 class Longest:
-    """A tuple of at most so many values."""
+    """Marks a tuple of at most `most` items."""
 
     most: int
 
@@ -49,7 +49,7 @@ Text = Annotated[str, Nonempty()]
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Count = Annotated[int, Range(1, 2**31 - 1)]
-CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0: none, or all
+CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0: none, or all (see the field)
 Samples = Annotated[int, Range(1, 2**20)]
 Workers = Annotated[int, Range(0, 256)]
 
@@ -59,18 +59,18 @@ Depth = Annotated[int, Range(1, 512)]
 DepthOrNone = Annotated[int, Range(0, 512)]
 NumHeads = Annotated[int, Range(1, 1024)]
 PatchSize = Annotated[int, Range(1, 512)]
-Cells = Annotated[int, Range(1, 512)]  # patches along a side
-Places = Annotated[int, Range(1, 64)]  # of boxes along a side of a picture
-Pixels = Annotated[int, Range(1, 4096)]  # along a side
+Cells = Annotated[int, Range(1, 512)]  # patches along one side of an image
+Places = Annotated[int, Range(1, 64)]  # positions of boxes along one side of an image
+Pixels = Annotated[int, Range(1, 4096)]  # along one side of an image
 PixelsOrNone = Annotated[int, Range(0, 4096)]
 VocabSize = Annotated[int, Range(1, 2**21)]
-Place = Annotated[int, Range(0, 2**21)]  # of a piece in a vocabulary
-Length = Annotated[int, Range(1, 2**16)]  # of a text, in pieces
+Place = Annotated[int, Range(0, 2**21)]  # token id
+Length = Annotated[int, Range(1, 2**16)]  # text length in tokens
 NumClasses = Annotated[int, Range(1, 2**20)]
 NumClassesOrNone = Annotated[int, Range(0, 2**20)]
-NumImages = Annotated[int, Range(1, 8)]  # of a sample
+NumImages = Annotated[int, Range(1, 8)]  # per sample
 NumBeams = Annotated[int, Range(1, 1024)]
-MaxLength = Annotated[int, Range(2, 2**16)]  # pieces of a text that is generated, its first and its end among them
+MaxLength = Annotated[int, Range(2, 2**16)]  # tokens of a generated text, start and end tokens included
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "relu", "silu"]
 Epsilon = Annotated[float, Range(0, 1, "both")]  # of layer normalisation
@@ -80,17 +80,19 @@ ShareAboveZero = Annotated[float, Range(0, 1, "low")]
 ShareBelowOne = Annotated[float, Range(0, 1, "high")]
 Weight = Annotated[float, Range(0, 1e6)]
 Factor = Annotated[float, Range(0, 1e4, "low")]
-Steps = Annotated[float, Range(0, 2**31 - 1)]  # of a run; below 1 a share of it
+Steps = Annotated[float, Range(0, 2**31 - 1)]  # optimizer steps; below 1: a share of the run
 
 
 @dataclass_transform(frozen_default=True)
 def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
-    """A frozen dataclass that checks the types and ranges of its fields, then its own ``__post_init__``.
+    """Class decorator: a frozen dataclass that checks its fields' types and ranges, then runs its ``__post_init__``.
 
     Args:
-        prefix: where it stands in a run ("model", "objectives"): messages name a field as the command line does.
+        prefix: path of the settings in a run ("model", "objectives"), so that messages name a field as the command line
+            does.
 
-    Raises (when a value is made): ValueError in one line that names the field, what it must be and what it is.
+    Raises:
+        ValueError: when an instance is made; one line with the field, what it must be and what it is.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -110,7 +112,7 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
 
 
 def check(hint: Any, value: Any, name: str) -> None:
-    """Raises ValueError unless `value` is of the type `hint`, within its ranges; a bool is no number, a list no tuple."""
+    """Raises ValueError unless `value` has type `hint` and lies in its ranges; a bool is no number, a list no tuple."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         check(inner[0], value, name)
@@ -126,32 +128,33 @@ def check(hint: Any, value: Any, name: str) -> None:
             _refuse(name, f"one of {', '.join(map(repr, inner))}", value)
     elif origin is tuple:
         _check_tuple(inner, value, name)
-    elif wanted := _kind(hint):
-        what, kinds = wanted
-        if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
-            _refuse(name, what, value)
+    elif expected := _expected_type(hint):
+        description, types = expected
+        if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
+            _refuse(name, description, value)
         if isinstance(value, str) and "\0" in value:
             _refuse(name, "text without a zero byte", value)
 
 
-def require_multiple(made: Any, prefix: str, *pairs: tuple[str, str]) -> None:
-    """Raises ValueError unless the first field of each pair is a multiple of the second; of tuples, each number."""
+def require_multiple(config: Any, prefix: str, *pairs: tuple[str, str]) -> None:
+    """Raises ValueError unless the first field of each pair is a multiple of the second; tuples item by item."""
     for field, divisor in pairs:
-        value, by = getattr(made, field), getattr(made, divisor)
-        parts = zip(value, by, strict=True) if isinstance(value, tuple) else [(value, by)]
-        if any(one % other for one, other in parts):
+        value, by = getattr(config, field), getattr(config, divisor)
+        items = zip(value, by, strict=True) if isinstance(value, tuple) else [(value, by)]
+        if any(number % factor for number, factor in items):
             raise ValueError(
                 f"{_dotted(prefix, field)} must be a multiple of {_dotted(prefix, divisor)}, {by}: got {value}"
             )
 
 
-def require_at_most(made: Any, prefix: str, *pairs: tuple[str, str], below: bool = False) -> None:
+def require_at_most(config: Any, prefix: str, *pairs: tuple[str, str], below: bool = False) -> None:
     """Raises ValueError unless the first field of each pair is at most the second, or with `below` less than it."""
     for field, bound in pairs:
-        value, most = getattr(made, field), getattr(made, bound)
-        if value > most or (below and value == most):
-            what = "below" if below else "at most"
-            raise ValueError(f"{_dotted(prefix, field)} must be {what} {_dotted(prefix, bound)}, {most}: got {value}")
+        value, limit = getattr(config, field), getattr(config, bound)
+        if value > limit or (below and value == limit):
+            relation = "below" if below else "at most"
+            limit_name = _dotted(prefix, bound)
+            raise ValueError(f"{_dotted(prefix, field)} must be {relation} {limit_name}, {limit}: got {value}")
 
 
 def _check_tuple(inner: tuple[Any, ...], value: Any, name: str) -> None:
@@ -164,13 +167,13 @@ def _check_tuple(inner: tuple[Any, ...], value: Any, name: str) -> None:
         check(kind, part, name)
 
 
-def _kind(hint: Any) -> tuple[str, Any] | None:
-    """What a value of the type is called, and the Python types that it may have."""
-    plain = {
-        int: ("a whole number", int),
+def _expected_type(hint: Any) -> tuple[str, tuple[type, ...]] | None:
+    """Description of a type for messages, and the Python types that its values may have."""
+    plain: dict[Any, tuple[str, tuple[type, ...]]] = {
+        int: ("an integer", (int,)),
         float: ("a number", (int, float)),
-        bool: ("True or False", bool),
-        str: ("text", str),
+        bool: ("True or False", (bool,)),
+        str: ("text", (str,)),
     }
     if hint in plain:
         return plain[hint]
@@ -178,9 +181,10 @@ def _kind(hint: Any) -> tuple[str, Any] | None:
     return (" or ".join(kind.__name__ for kind in kinds), tuple(kinds)) if kinds else None
 
 
-def _refuse(name: str, what: str, value: Any) -> None:
-    shown = repr(value)
-    raise ValueError(f"{name} must be {what}: got {shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'}")
+def _refuse(name: str, expected: str, value: Any) -> None:
+    """Raises ValueError."""
+    text = repr(value)
+    raise ValueError(f"{name} must be {expected}: got {text if len(text) <= SHOWN else text[:SHOWN] + '...'}")
 
 
 def _dotted(prefix: str, field: str) -> str:

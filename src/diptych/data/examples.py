@@ -1,8 +1,6 @@
-"""Examples: what a job learns from, one at a time (`load`), and how they become a batch (`collate`).
+"""Training examples: loads them one at a time (`load`) and makes batches of them (`collate`).
 
-Texts alone: what a model learns to read on before it meets any image.
-
-Pictures alone: what an image encoder is taught on before it meets any text.
+Of image-caption pairs, of questions about images, of texts alone and of images alone.
 """
 
 from __future__ import annotations
@@ -17,65 +15,70 @@ import torch
 
 from diptych.batch import Batch, ImageKeys, Matching
 from diptych.config.data import ImageSettings
-from diptych.data.images.loading import ImageLoader, identity_of, image_loader, shown_in
+from diptych.data.images.loading import ImageLoader, identity_of, image_loader, with_images
 from diptych.data.regions.frozen_features import FeatureKeys
 from diptych.data.sources.answers import soft_scores
 from diptych.data.sources.base import BadSample, Captioned, Question, Questioned
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.utils.rng import generator, uniform
 
-TRIES = 8  # other images drawn before a pair is given up as a bad sample
-LONGEST_TEXT = 4000  # characters; more can never reach a model and would only cost time
+TRIES = 8  # other images drawn for a mismatched pair before it is a bad sample
+LONGEST_TEXT = 4000  # characters; tokenizers truncate long before this, so more would only cost time
 
 
 @runtime_checkable
 class Examples(Protocol):
-    """Random access to the examples of a job. Everything drawn is keyed by (seed, step, id)."""
+    """Random access to the examples of a task. All random draws are keyed by (seed, step, id)."""
 
     def __len__(self) -> int: ...
 
     def length(self, index: int) -> int:
-        """Text tokens, roughly: what length-aware batching sorts by."""
+        """Approximate number of text tokens, by which batches group examples of similar length."""
         ...
 
     def load(self, index: int, seed: int, step: int) -> Any:
-        """One example, ready to be collated. Raises BadSample."""
+        """One example, ready for `collate`. Raises BadSample."""
         ...
 
-    def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch: ...
+    def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch:
+        """The batch of several loaded examples; `ids` are their indices."""
+        ...
 
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """An image, as it is shown, and its caption; `shown` is the image of another sample where matching replaces it.
-    `identity`: of the image (shown.identity_of).
+    """A loaded image and its caption.
+
+    `matching_image` is the image of another sample for a mismatched ITM pair, None for a matched one; `identity` is the
+    image's (see images.loading.identity_of).
     """
 
     image: Any
     caption: str
-    shown: Any = None
+    matching_image: Any = None
     identity: int = 0
 
 
 class PairExamples:
-    """One example per (image, caption): the food of pre-training and of retrieval.
+    """One example per (image, caption), for pre-training and retrieval.
 
-    With `matching` > 0 a batch carries a `Matching`: with that probability the image shown beside the caption is that
-    of another sample, drawn uniformly. `images` without augmentation and `matching` 0 gives plain pairs. Where `images`
-    shows regions, they stand in `Batch.regions` (ViLBERT, VisualBERT, VSE++, SCAN).
+    With `matching` > 0 a batch has a `Matching`: with that probability the caption is paired with the image of another
+    sample, drawn uniformly. Where `images` loads regions, they are in `Batch.regions` (ViLBERT, VisualBERT, VSE++,
+    SCAN).
 
-    Labels: ``image`` int64 ``(b,)``, the identity of each pair's image: captions of one are no negatives of each other.
+    Labels: ``image`` int64 ``(b,)``, the identity of each pair's image: captions of the same image are not negatives of
+    each other.
     """
 
     def __init__(
         self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, matching: float = 0.5
     ):
-        self.source, self.tokenizer, self.shows, self.matching = source, tokenizer, image_loader(images), matching
+        self.source, self.tokenizer, self.loader, self.matching = source, tokenizer, image_loader(images), matching
         captions = [source.captions(i) for i in range(len(source))]
-        self.owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])  # the image of each example
+        self.owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])  # index of each example's image
         self._first = np.cumsum([0] + [len(c) for c in captions])
         self._lengths = np.array([len(text.split()) + 2 for c in captions for text in c])
-        self._identities = np.full(len(captions), -1)  # as far as they were asked for
+        self._identities = np.full(len(captions), -1)  # computed on first use
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -84,26 +87,29 @@ class PairExamples:
         return int(self._lengths[index])
 
     def caption(self, index: int) -> str:
-        """The caption of example `index`, as far as a model could read it."""
+        """The caption of example `index`, truncated to LONGEST_TEXT characters."""
         image = int(self.owner[index])
         return self.source.captions(image)[index - self._first[image]][:LONGEST_TEXT]
 
     def load(self, index: int, seed: int, step: int) -> LoadedPair:
-        image, caption = int(self.owner[index]), self.caption(index)
-        check_text(caption, self.source.where(image))
-        picture = self._picture(image, index, seed, step)
-        return LoadedPair(picture, caption, self._replacement(image, index, seed, step), self._identity(image))
+        i, caption = int(self.owner[index]), self.caption(index)
+        check_text(caption, self.source.where(i))
+        image = self._image(i, index, seed, step)
+        return LoadedPair(image, caption, self._replacement(i, index, seed, step), self._identity(i))
 
     def _identity(self, image: int) -> int:
         if self._identities[image] < 0:
-            self._identities[image] = identity_of(self.shows, self.source, image)
+            self._identities[image] = identity_of(self.loader, self.source, image)
         return int(self._identities[image])
 
-    def _picture(self, image: int, index: int, seed: int, step: int) -> Any:
-        return self.shows.load(self.source, image, partial(generator, seed, step, index, f"augment {image}"))
+    def _image(self, image: int, index: int, seed: int, step: int) -> Any:
+        return self.loader.load(self.source, image, partial(generator, seed, step, index, f"augment {image}"))
 
     def _replacement(self, image: int, index: int, seed: int, step: int) -> Any:
-        """The picture of another sample, or None where the pair stays together: so it does where all are the same photo."""
+        """The image of another sample for a mismatched pair;
+
+        None for a matched one, or where all images are the same.
+        """
         if not self.matching or len(self.source) < 2:
             return None
         draws = uniform(seed, step, [index], "matching", 1 + TRIES)[0]
@@ -115,29 +121,30 @@ class PairExamples:
             other += other >= image
             try:
                 if self._identity(other) != self._identity(image):
-                    return self._picture(other, index, seed, step)
-            except BadSample:  # it is reported when it is drawn as a sample of its own
+                    return self._image(other, index, seed, step)
+            except BadSample:  # reported when it is drawn as a sample itself
                 broken = True
         if broken:
-            raise BadSample(self.source.where(image), "no readable image was drawn to replace it")
+            raise BadSample(self.source.where(image), "no readable image was drawn for a mismatched pair")
         return None
 
     def collate(self, loaded: list[LoadedPair], ids: Sequence[int], seed: int, step: int) -> Batch:
         matching = None
         if self.matching > 0:
-            shown = self.shows.stack([x.image if x.shown is None else x.shown for x in loaded])
-            matching = Matching(shown, torch.tensor([x.shown is None for x in loaded]))
+            images = [x.image if x.matching_image is None else x.matching_image for x in loaded]
+            matched = torch.tensor([x.matching_image is None for x in loaded])
+            matching = Matching(self.loader.stack(images), matched)
         text = self.tokenizer.encode([x.caption for x in loaded])
         labels = {"image": torch.tensor([x.identity for x in loaded])}
         batch = Batch(seed, step, torch.tensor(ids), text=text, matching=matching, labels=labels)
-        return shown_in(batch, self.shows.stack([x.image for x in loaded]))
+        return with_images(batch, self.loader.stack([x.image for x in loaded]))
 
 
 class QuestionExamples:
-    """One example per question, answered by choosing among `answers` (VQA as classification).
+    """One example per question: VQA as classification over `answers`, which were normalised with `normalise`.
 
-    Labels: ``targets`` float ``(b, len(answers))``, soft scores in [0, 1]; ``question`` int64 ``(b,)``, the question's id.
-    `normalise` is what `answers` were normalised with.
+    Labels: ``targets`` float ``(b, len(answers))``, soft scores in [0, 1]; ``question`` int64 ``(b,)``, the question
+    ids.
     """
 
     def __init__(
@@ -148,26 +155,28 @@ class QuestionExamples:
         answers: Sequence[str],
         normalise: Callable[[str], str],
     ):
-        self.source, self.tokenizer, self.shows, self.normalise = source, tokenizer, image_loader(images), normalise
-        self.place = {answer: i for i, answer in enumerate(answers)}
+        self.source, self.tokenizer, self.loader, self.normalise = source, tokenizer, image_loader(images), normalise
+        self.class_of = {answer: i for i, answer in enumerate(answers)}
 
     def __len__(self) -> int:
         return len(self.source)
 
     def length(self, index: int) -> int:
-        return 1  # a question's length tells its kind, and a batch of one kind teaches the answers of that kind alone
+        return (
+            1  # batches are not grouped by length, which would put questions of one kind, and their answers, together
+        )
 
     def load(self, index: int, seed: int, step: int) -> tuple[Any, Question]:
         question = self.source.question(index)
         check_text(question.text, self.source.where(index))
-        return self.shows.load(self.source, question.image, partial(generator, seed, step, index, "augment")), question
+        return self.loader.load(self.source, question.image, partial(generator, seed, step, index, "augment")), question
 
     def collate(self, loaded: list[tuple[Any, Question]], ids: Sequence[int], seed: int, step: int) -> Batch:
-        targets = torch.zeros(len(loaded), len(self.place))
+        targets = torch.zeros(len(loaded), len(self.class_of))
         for row, (_, question) in zip(targets, loaded, strict=True):
             for answer, score in soft_scores(question.answers, self.normalise).items():
-                if answer in self.place:
-                    row[self.place[answer]] = score
+                if answer in self.class_of:
+                    row[self.class_of[answer]] = score
         batch = Batch(
             seed,
             step,
@@ -175,11 +184,11 @@ class QuestionExamples:
             text=self.tokenizer.encode([q.text[:LONGEST_TEXT] for _, q in loaded]),
             labels={"targets": targets, "question": torch.tensor([q.id for _, q in loaded])},
         )
-        return shown_in(batch, self.shows.stack([shown for shown, _ in loaded]))
+        return with_images(batch, self.loader.stack([image for image, _ in loaded]))
 
 
 def check_text(text: str, where: str) -> None:
-    """Raises BadSample for a text that no model can read."""
+    """Raises BadSample for a text that is empty or not valid Unicode."""
     if not text.strip():
         raise BadSample(where, "empty caption or question")
     try:
@@ -189,7 +198,7 @@ def check_text(text: str, where: str) -> None:
 
 
 def readable(text: str) -> bool:
-    """Whether `check_text` lets it pass."""
+    """Whether `check_text` accepts the text."""
     try:
         check_text(text, "")
     except BadSample:
@@ -198,38 +207,42 @@ def readable(text: str) -> bool:
 
 
 class TextExamples:
-    """Every caption of a source, without its picture."""
+    """One example per caption, without its image."""
 
     def __init__(self, source: Captioned, tokenizer: Tokenizer):
         self.source, self.tokenizer = source, tokenizer
-        self._places = [(i, k) for i in range(len(source)) for k in range(len(source.captions(i)))]
+        self._captions = [(i, k) for i in range(len(source)) for k in range(len(source.captions(i)))]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._captions)
 
     def length(self, index: int) -> int:
         return len(self._text(index).split()) + 2
 
     def load(self, index: int, seed: int, step: int) -> str:
         text = self._text(index)
-        check_text(text, self.source.where(self._places[index][0]))
+        check_text(text, self.source.where(self._captions[index][0]))
         return text
 
     def collate(self, loaded: list[str], ids: Sequence[int], seed: int, step: int) -> Batch:
         return Batch(seed, step, torch.tensor(ids), text=self.tokenizer.encode(loaded))
 
     def _text(self, index: int) -> str:
-        image, which = self._places[index]
-        return self.source.captions(image)[which][:LONGEST_TEXT]
+        image, number = self._captions[index]
+        return self.source.captions(image)[number][:LONGEST_TEXT]
 
 
 class ImageExamples:
-    """Every picture of a source, and its mirror image: examples 2i and 2i + 1. `images` shows pixels or a CNN's grid.
-    `names`: what pictures are known by, where what a frozen network sees in them is kept; they may not be augmented.
+    """Every image of a source and its horizontal flip: examples 2i and 2i + 1.
+
+    Args:
+        source: the images.
+        images: loader of pixels or of a CNN's feature map.
+        names: keys of cached features, for `Batch.image_keys`; images may not be augmented then.
     """
 
     def __init__(self, source: Captioned, images: ImageSettings | ImageLoader, names: FeatureKeys | None = None):
-        self.source, self.shows, self.names = source, image_loader(images), names
+        self.source, self.loader, self.names = source, image_loader(images), names
 
     def __len__(self) -> int:
         return 2 * len(self.source)
@@ -238,11 +251,11 @@ class ImageExamples:
         return 1
 
     def load(self, index: int, seed: int, step: int) -> tuple[np.ndarray, bytes]:
-        picture = self.shows.load(self.source, index // 2, partial(generator, seed, step, index, "augment"))
+        image = self.loader.load(self.source, index // 2, partial(generator, seed, step, index, "augment"))
         name = b"" if self.names is None else self.names.of(self.source, index // 2)
-        return np.ascontiguousarray(picture[:, ::-1]) if index % 2 else picture, name
+        return np.ascontiguousarray(image[:, ::-1]) if index % 2 else image, name
 
     def collate(self, loaded: list[tuple[np.ndarray, bytes]], ids: Sequence[int], seed: int, step: int) -> Batch:
-        pictures, names = zip(*loaded, strict=True)
-        known = None if self.names is None else ImageKeys.from_digests(names, [index % 2 == 1 for index in ids])
-        return shown_in(Batch(seed, step, torch.tensor(ids), image_keys=known), self.shows.stack(pictures))
+        images, names = zip(*loaded, strict=True)
+        keys = None if self.names is None else ImageKeys.from_digests(names, [index % 2 == 1 for index in ids])
+        return with_images(Batch(seed, step, torch.tensor(ids), image_keys=keys), self.loader.stack(images))

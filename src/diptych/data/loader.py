@@ -1,10 +1,8 @@
-"""What was skipped on the way to a batch, and the share of bad samples at which a run stops.
+"""Data loaders for training and evaluation: batches made in worker processes, the same for any number of workers or
+ranks.
 
-The order in which examples are visited: in training deterministic, length-aware, and known at any point without history.
-
-Processes that make a loader's batches, and how they end.
-
-The pipeline of every job: examples to batches in worker processes, the same batches however many workers or ranks.
+The order of training examples is deterministic and length-aware, and can be computed for any step without replaying
+earlier ones. Bad samples are skipped, counted and reported; above a limit the run stops.
 """
 
 from __future__ import annotations
@@ -33,30 +31,33 @@ from diptych.utils.rng import permutation, random_words
 
 @dataclass(frozen=True)
 class Loaded:
-    """A batch, and what was skipped on the way to it."""
+    """A batch and the samples that were skipped while making it."""
 
     batch: Batch
     skipped: tuple[Skipped, ...] = ()
-    cursor: Mapping[str, list[int]] = field(default_factory=dict)  # where a stream stands behind it, lane by lane
+    cursor: Mapping[str, list[int]] = field(default_factory=dict)  # position of each lane of a stream after it
 
 
 class SkipCounter:
-    """Counts bad samples, and stops the run where they are more than `limit` of all."""
+    """Counts bad samples; raises DataError where their share exceeds `limit`."""
 
     def __init__(self, limit: float = 0.01):
         self.limit = limit
         self.seen = self.bad = 0
-        self.listed: dict[int, Skipped] = {}  # each bad sample once, however many epochs meet it
+        self.listed: dict[int, Skipped] = {}  # each bad sample once, over all epochs
 
     def add(self, samples: int, skipped: Sequence[Skipped]) -> None:
-        """Counts good samples and bad ones, and checks, leniently while fewer than 1,000 were seen. Raises DataError."""
+        """Counts `samples` good and the skipped samples, then checks as if there were at least 1,000.
+
+        Raises DataError.
+        """
         self.listed |= {s.id: s for s in skipped}
         self.bad += len(skipped)
         self.seen += samples + len(skipped)
         self.check(least=1000)
 
     def check(self, least: int = 1) -> None:
-        """Raises DataError, with the head of the list, where the share of bad samples is over the limit."""
+        """Raises DataError, which lists the first bad samples, where their share is over the limit."""
         if self.bad > self.limit * max(self.seen, least):
             head = "; ".join(f"{s.where}: {s.why}" for s in list(self.listed.values())[:5])
             raise DataError(
@@ -66,11 +67,11 @@ class SkipCounter:
 
 
 class BatchSampler:
-    """Which examples each global batch holds.
+    """Examples of each global batch.
 
-    Every epoch is a permutation keyed by (seed, epoch); within pools of `pool` batches examples are sorted by length
-    and the batches then shuffled, so that a batch holds texts of like length. What does not fill a batch waits for
-    another epoch. Nothing depends on the number of ranks or workers, nor on what was asked before.
+    Every epoch is a permutation keyed by (seed, epoch). Within pools of `pool` batches examples are sorted by length,
+    and the batches are then shuffled, so that a batch holds texts of similar length. Examples that do not fill a batch
+    are left out of the epoch. The order does not depend on the number of ranks or workers, nor on earlier calls.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, seed: int, batch_size: int, pool: int = 50):
@@ -78,12 +79,12 @@ class BatchSampler:
         self.per_epoch = len(self.lengths) // batch_size
         if not self.per_epoch:
             raise DataError(
-                f"a batch of {batch_size} is more than all {len(self.lengths)} examples; lower the batch size"
+                f"the batch size, {batch_size}, exceeds the {len(self.lengths)} examples; lower --batch_size"
             )
         self._epoch = lru_cache(2)(self._plan)
 
     def ids_of(self, k: int) -> np.ndarray:
-        """The `batch` examples of global batch k = 0, 1, …"""
+        """Indices of the examples of global batch k = 0, 1, …"""
         epoch, place = divmod(k, self.per_epoch)
         return self._epoch(epoch)[place]
 
@@ -103,9 +104,10 @@ class BatchSampler:
 
 
 class Shuffled:
-    """Examples in an order drawn by `seed`, each drawn for by its own id as before.
+    """Examples in an order shuffled by `seed`; each keeps its id, which keys its random draws.
 
-    In the order of the data a batch holds all captions of each picture, which losses that compare samples take for others'.
+    In the data's order a batch would hold all captions of each image, which contrastive losses would treat as
+    negatives.
     """
 
     def __init__(self, examples: Examples, seed: int):
@@ -125,17 +127,20 @@ class Shuffled:
 
 
 def run(dataset: Dataset, keys: Iterable[Any], workers: int) -> Iterator[Any]:
-    """``dataset[key]`` of every key, in order, made in worker processes (0: in this one). Raises DataError, WorkerDied."""
-    made: Iterable[Any] = DataLoader(
+    """``dataset[key]`` for every key, in order, computed in worker processes (0: in this one).
+
+    Raises DataError, WorkerDied.
+    """
+    loader: Iterable[Any] = DataLoader(
         dataset,
         batch_size=None,
         sampler=keys,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=workers,
-        worker_init_fn=_calm_worker,
-        generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the model's
+        worker_init_fn=_set_up_worker,
+        generator=torch.Generator(),  # its own, so that the global generator is not advanced
     )
-    items = _begun(made)
+    items = _iterator(loader)
     while True:
         try:
             item = next(items)
@@ -145,75 +150,84 @@ def run(dataset: Dataset, keys: Iterable[Any], workers: int) -> Iterator[Any]:
             if "exited unexpectedly" not in str(error):
                 raise
             raise WorkerDied(
-                "a process that loads data was ended from outside, as the system does where memory runs out; give a lower "
-                "--workers, and the same command goes on from the last checkpoint"
+                "a data-loading process was killed, as the system does when memory runs out; lower --workers and run "
+                "the same command again: it resumes from the last checkpoint"
             ) from None
         if isinstance(item, DataError):
             raise item
         yield item
 
 
-_TOLD = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POSIX = os.name == "posix"
 
 
-def _begun(made: Iterable[Any]) -> Iterator[Any]:
-    """The loader's iterator, its workers begun. torch would have the death of a worker raised wherever this process is, be
-    it in the midst of a checkpoint: that is given up, and it is found, within seconds, where the next batch is asked for.
+def _iterator(loader: Iterable[Any]) -> Iterator[Any]:
+    """The loader's iterator, with its workers started.
+
+    torch installs a SIGCHLD handler that raises a worker's death wherever this process is, even inside a checkpoint. It
+    is removed: the death is detected within seconds, when the next batch is fetched.
     """
-    if not _POSIX or threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        return iter(made)
+    if not _POSIX or threading.current_thread() is not threading.main_thread():  # signals are handled there only
+        return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)  # until a worker knows what to do with them
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # until workers have set their handlers
     try:
-        return iter(made)
+        return iter(loader)
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
-@atexit.register  # behind multiprocessing's own, and so run before it
+@atexit.register  # registered after multiprocessing's handler, and so run before it
 def _end_workers() -> None:
-    """An error that nobody caught leaves a loader open. multiprocessing would tell its workers once to end, which they take for a
-    scheduler's word (_calm_worker), and wait for them for ever.
+    """Kills the workers of loaders that an uncaught error left open.
+
+    multiprocessing would send them one SIGTERM, which they ignore (see _set_up_worker), and wait for them for ever.
     """
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 
-def _calm_worker(_: int) -> None:
-    """Ctrl-C is the main process's to handle, and so is a first SIGTERM, which schedulers send to all: the step that it
-    ends with needs its data. At a second one the worker ends. One thread each, since workers are the parallelism.
-    """
-    told: list[int] = []
+def _set_up_worker(_: int) -> None:
+    """Signal handlers and thread count of a worker.
 
-    def tell(number: int, _: object) -> None:
-        if told:
+    Workers ignore Ctrl-C, which the main process handles, and a first SIGTERM, which schedulers send to all processes:
+    the main process still needs data to finish its step. A second SIGTERM ends the worker. One thread per worker,
+    because the workers are the parallelism.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if received:
             os._exit(128 + number)
-        told.append(number)
+        received.append(number)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, tell)
+    signal.signal(signal.SIGTERM, handle)
     if _POSIX:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     torch.set_num_threads(1)
-    Queue._on_queue_feeder_error = staticmethod(_not_handed_over)  # type: ignore[method-assign]
+    Queue._on_queue_feeder_error = staticmethod(_end_after_queue_error)  # type: ignore[method-assign]
 
 
-def _not_handed_over(error: Exception, _: Any) -> None:
-    """Ends a worker that cannot hand a batch over, which its parent would otherwise wait for without end."""
+def _end_after_queue_error(error: Exception, _: Any) -> None:
+    """Ends a worker that cannot send a batch to the main process, which would otherwise wait for it for ever."""
     why = " ".join(str(error).split())
-    told = f"diptych: shared memory took no batch of a data worker ({why}): give it more room (--shm-size, ulimit -f), or --workers 0"
-    os.write(2, f"{told}\n".encode())
+    message = (
+        f"diptych: a data worker could not put a batch into shared memory ({why}): give it more room "
+        "(--shm-size, ulimit -f), or set --workers 0"
+    )
+    os.write(2, f"{message}\n".encode())
     os._exit(1)
 
 
-TRIES = 16  # replacements drawn for a bad sample before giving up
+TRIES = 16  # replacements drawn for a bad sample before the run stops
 
 
 def training_loader(
@@ -228,14 +242,14 @@ def training_loader(
     grad_accum: int = 1,
     workers: int = 2,
 ) -> Iterator[list[Loaded]]:
-    """For each optimizer step in ``start … steps − 1``, the micro-batches of this rank (`accumulate` of them).
+    """Micro-batches of this rank (`grad_accum` of them) for each optimizer step in ``start … steps - 1``.
 
-    `batch` is the global batch: a rank takes a contiguous part of it. A bad sample is replaced by another, keyed by its
-    id. Raises DataError.
+    `batch_size` is that of the global batch, of which each rank takes a contiguous part. A bad sample is replaced by
+    another, drawn by its id. Raises DataError.
     """
     if batch_size % (world * grad_accum):
         raise DataError(
-            f"a batch of {batch_size} does not divide into {world} ranks x {grad_accum} micro-batches; change one"
+            f"batch size {batch_size} must be a multiple of {world} ranks x {grad_accum} micro-batches; change one"
         )
     lengths = [examples.length(i) for i in range(len(examples))]
     dataset = _Steps(examples, BatchSampler(lengths, seed, batch_size), rank, world, grad_accum)
@@ -245,30 +259,31 @@ def training_loader(
 def evaluation_loader(
     examples: Examples, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 2
 ) -> Iterator[Loaded]:
-    """Every example once, in order, for evaluation; rank r takes every `world`-th batch. Bad samples are left out.
+    """Batches of every example once, in order, for evaluation; rank r takes every `world`-th batch.
 
-    A last example by itself goes with the batch before: what compares samples needs another. A batch with nothing readable in
-    it is not given; what it skipped is reported with the next one, or the last.
+    Bad samples are left out. A single last example joins the batch before it, because contrastive losses need at least
+    two. A batch without any usable sample is left out; its skipped samples are reported with the next batch, or the
+    last.
     """
-    held: Loaded | None = None
+    previous: Loaded | None = None
     waiting: tuple[Skipped, ...] = ()
     starts = range(0, len(examples) - (len(examples) > batch_size > 1), batch_size)
     parts = [range(at, len(examples) if at == starts[-1] else at + batch_size) for at in starts]
-    for made, skipped in run(_Chunks(examples, seed), parts[rank::world], workers):
+    for batch, skipped in run(_Chunks(examples, seed), parts[rank::world], workers):
         waiting += skipped
-        if made is None:
+        if batch is None:
             continue
-        if held is not None:
-            yield held
-        held, waiting = Loaded(made, waiting), ()
-    if held is not None:
-        yield replace(held, skipped=held.skipped + waiting)
+        if previous is not None:
+            yield previous
+        previous, waiting = Loaded(batch, waiting), ()
+    if previous is not None:
+        yield replace(previous, skipped=previous.skipped + waiting)
     elif waiting:
-        raise DataError(f"no example of {len(waiting)} can be used (first: {waiting[0].where}: {waiting[0].why})")
+        raise DataError(f"none of {len(waiting)} examples can be used (first: {waiting[0].where}: {waiting[0].why})")
 
 
 def rate(examples: Examples, *, workers: int, seed: int = 0, samples: int = 64) -> str:
-    """How fast examples are made: what the run's log says about its data."""
+    """Loading speed as a line for the log."""
     each = samples_per_second(examples, seed, samples)
     return f"{max(1, workers)} x {each:.0f} samples/s ({workers} workers)"
 
@@ -276,36 +291,36 @@ def rate(examples: Examples, *, workers: int, seed: int = 0, samples: int = 64) 
 def samples_per_second(
     examples: Examples, seed: int = 0, samples: int = 64, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """How fast examples are made, measured in this process."""
+    """Loading speed in samples per second, measured in this process on `samples` examples."""
     ids = permutation(seed, 0, len(examples), "rate")[:samples].tolist()
-    began = clock()
+    start = clock()
     for first in range(0, len(ids), 16):
         _chunk(examples, ids[first : first + 16], seed)
-    return len(ids) / (clock() - began)
+    return len(ids) / (clock() - start)
 
 
 class _Steps(Dataset):
-    """Step → micro-batches."""
+    """Micro-batches of a step."""
 
-    def __init__(self, examples: Examples, order: BatchSampler, rank: int, world: int, accumulate: int):
+    def __init__(self, examples: Examples, order: BatchSampler, rank: int, world: int, grad_accum: int):
         self.examples, self.order = examples, order
-        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.rank, self.world, self.grad_accum = rank, world, grad_accum
 
     def __getitem__(self, step: int) -> list[Loaded] | DataError:
-        ids = self.order.ids_of(step).reshape(self.world, self.accumulate, -1)[self.rank]
+        ids = self.order.ids_of(step).reshape(self.world, self.grad_accum, -1)[self.rank]
         try:
             return [self._micro(part.tolist(), step) for part in ids]
-        except DataError as error:  # given as a value: torch would wrap its message in a worker's traceback
+        except DataError as error:  # returned as a value: torch would wrap it in the worker's traceback
             return error
 
     def _micro(self, ids: list[int], step: int) -> Loaded:
         seed = self.order.seed
-        kept, used, skipped = [], [], []
+        loaded, used, skipped = [], [], []
         for first in ids:
             others = random_words(seed, step, [first], "replacement", TRIES)[0] % len(self.examples)
             for index in (first, *others.tolist()):
                 try:
-                    kept.append(self.examples.load(index, seed, step))
+                    loaded.append(self.examples.load(index, seed, step))
                     used.append(index)
                     break
                 except BadSample as bad:
@@ -315,11 +330,11 @@ class _Steps(Dataset):
                     f"{TRIES + 1} samples in a row could not be used (last: {skipped[-1].where}: "
                     f"{skipped[-1].why}); repair the data"
                 )
-        return Loaded(self.examples.collate(kept, used, seed, step), tuple(skipped))
+        return Loaded(self.examples.collate(loaded, used, seed, step), tuple(skipped))
 
 
 class _Chunks(Dataset):
-    """Ids → their batch, without its bad samples."""
+    """Batch of a range of ids, without its bad samples."""
 
     def __init__(self, examples: Examples, seed: int):
         self.examples, self.seed = examples, seed
@@ -332,12 +347,12 @@ class _Chunks(Dataset):
 
 
 def _chunk(examples: Examples, ids: Sequence[int], seed: int) -> tuple[Batch | None, tuple[Skipped, ...]]:
-    """The readable ones of `ids` as a batch (None where there are none), and the others."""
-    kept, used, skipped = [], [], []
+    """Batch of the usable samples among `ids` (None if there are none), and the skipped ones."""
+    loaded, used, skipped = [], [], []
     for index in ids:
         try:
-            kept.append(examples.load(index, seed, 0))
+            loaded.append(examples.load(index, seed, 0))
             used.append(index)
         except BadSample as bad:
             skipped.append(Skipped(index, bad.where, bad.why))
-    return examples.collate(kept, used, seed, 0) if kept else None, tuple(skipped)
+    return examples.collate(loaded, used, seed, 0) if loaded else None, tuple(skipped)

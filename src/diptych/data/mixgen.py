@@ -1,6 +1,4 @@
-"""MixGen: A New Multi-Modal Data Augmentation (Hao et al., WACV 2023), figure 2: two pairs become one, their images blended
-and their texts joined.
-"""
+"""MixGen augmentation (Hao et al., WACV 2023, figure 2): blends the images of two pairs and joins their texts."""
 
 from __future__ import annotations
 
@@ -21,11 +19,13 @@ from diptych.utils.rng import uniform
 def mixed(
     images: Float[Tensor, "b c h w"], texts: Sequence[str], number: int, share: float = 0.5
 ) -> tuple[Float[Tensor, "b c h w"], list[str]]:
-    """The first `number` samples, each mixed with the one `number` behind it: `share` of its own image (the paper's λ),
-    the rest of the other's; both texts with a space between. Raises ValueError where the batch has no room for that.
+    """The first `number` samples, each mixed with the sample `number` places later.
+
+    Images are blended with weight `share` (the paper's λ) on the first; texts are joined by a space. Raises ValueError
+    where 2 x `number` exceeds the batch.
     """
     if not 0 <= 2 * number <= len(texts):
-        raise ValueError(f"{number} of {len(texts)} samples cannot be mixed: each needs another of its own")
+        raise ValueError(f"cannot mix {number} of {len(texts)} samples: each needs a partner of its own")
     first, second, rest = images.split([number, number, len(images) - 2 * number])
     joined = [f"{a} {b}" for a, b in zip(texts[:number], texts[number : 2 * number], strict=True)]
     return torch.cat([share * first + (1 - share) * second, second, rest]), joined + list(texts[number:])
@@ -34,8 +34,9 @@ def mixed(
 def mixed_in_turn(
     images: Float[Tensor, "b c h w"], texts: Sequence[str], partners: Sequence[int], share: float = 0.5
 ) -> tuple[Float[Tensor, "b c h w"], list[str]]:
-    """Every sample, one after the other, mixed with its partner (a place in the batch), who may be mixed by then: the
-    official code's `mixgen_batch`, which the paper does not describe.
+    """Every sample in order mixed with its partner (an index in the batch), which may itself be mixed already.
+
+    Source: `mixgen_batch` of the official code, which the paper does not describe.
     """
     blended, joined = list(images), list(texts)
     for i, partner in enumerate(partners):
@@ -45,11 +46,12 @@ def mixed_in_turn(
 
 
 class MixedPairs:
-    """`pairs`, each mixed with another with probability `chance` (the paper: a quarter of each batch), keyed by its own id.
+    """Pairs of `pairs`, each mixed with another with probability `chance` (the paper: a quarter of each batch).
 
-    Differs: the other pair is drawn from all the data, not from the batch, so that a sample is the same in whatever batch,
-    rank or worker it comes. It stays a pair of its own image (LoadedPair.identity), whose other captions are no negatives
-    of it; the other's are, as in the paper. Raises BadSample for pictures of two sizes: they are to be square.
+    Differs: the partner is drawn from all data, not from the batch, keyed by the sample's id, so that a sample is the
+    same in any batch, rank or worker. The result keeps its own image's identity (LoadedPair.identity), whose other
+    captions are not its negatives; the partner's are, as in the paper. Raises BadSample for images of different sizes:
+    resize them to squares.
     """
 
     def __init__(self, pairs: PairExamples, chance: float = 0.25, share: float = 0.5):
@@ -72,7 +74,8 @@ class MixedPairs:
         pictures = [_channels_first(x.image) for x in (own, partner)]
         if pictures[0].shape != pictures[1].shape:
             where = self.pairs.source.where(int(self.pairs.owner[other]))
-            raise BadSample(where, "pictures of two sizes cannot be mixed: make them square")
+            sizes = " and ".join(f"{tuple(picture.shape[1:])}" for picture in pictures)
+            raise BadSample(where, f"images of different sizes, {sizes}, cannot be mixed: set images.square")
         images, texts = mixed(torch.stack(pictures), [own.caption, partner.caption], 1, self.share)
         return replace(own, image=np.ascontiguousarray(images[0].permute(1, 2, 0).numpy()), caption=texts[0])
 

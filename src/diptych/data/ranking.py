@@ -1,4 +1,4 @@
-"""Examples for learning to rank: an image, its caption, and captions of other images."""
+"""Training examples for ranking losses: an image, its caption, and captions of other images as negatives."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from diptych.data.sources.copies import pictures_of
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.utils.rng import uniform
 
-TRIES = 4  # draws per false text: one may fall on the image itself
+TRIES = 4  # draws per negative text, because one may fall on the image itself
 
 
 class RankedExamples:
-    """Pairs with `false` texts of other pictures each, drawn uniformly and keyed by (seed, step, id) (ViLT, 4.2).
+    """Pairs with `false` negative texts each, drawn uniformly and keyed by (seed, step, id) (ViLT, section 4.2).
 
-    A false text is a caption of another picture that is no caption of this one too, but for capitals and blanks. Images whose
-    bytes are equal are one picture (data/copies.py). Where fewer are drawn than there should be, those drawn come again; where
-    none is drawn, the first behind the first draw is taken. A sample for which the data holds none is a bad sample. Raises
-    NoSplit where that is so of all samples.
+    A negative text is a caption of another image that differs, ignoring case and white space, from all captions of this
+    one. Images with equal bytes count as one (data/sources/copies.py). If too few are drawn, those drawn are repeated;
+    if none is, the first valid caption after the first draw is used. A sample without any valid negative is a bad
+    sample.
+
+    Raises:
+        NoSplit: no sample has a valid negative.
     """
 
     def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, false: int = 15):
         if false < 1:
-            raise DataError(f"false_texts is {false}: ranking needs at least one false text for each caption")
-        self.picture = np.array(pictures_of(source, len(source)))  # of each image
+            raise DataError(f"negative_texts must be at least 1: got {false}")
+        self.picture = np.array(pictures_of(source, len(source)))  # distinct image of each image index
         self.source = source
         pictures = dict.fromkeys(self.picture.tolist())
         if all(self._own_texts(picture) == self._own_texts(0) for picture in pictures):
             raise NoSplit(
-                f"{source.name} ({source.split}): no false text for any image: ranking needs at least two images with different captions"
+                f"{source.name} ({source.split}): no negative text for any image: ranking needs at least two "
+                "images with different captions"
             )
         self.pairs = PairExamples(source, tokenizer, images, matching=0.0)
         self.false = false
@@ -49,31 +53,31 @@ class RankedExamples:
         return self.pairs.length(index)
 
     def load(self, index: int, seed: int, step: int) -> tuple[LoadedPair, list[str]]:
-        return self.pairs.load(index, seed, step), self._false_texts(index, seed, step)
+        return self.pairs.load(index, seed, step), self._negative_texts(index, seed, step)
 
-    def _false_texts(self, index: int, seed: int, step: int) -> list[str]:
-        """As many as there should be. Raises BadSample where the data holds none."""
-        picture = self.picture[self.pairs.owner]  # of each example
+    def _negative_texts(self, index: int, seed: int, step: int) -> list[str]:
+        """`false` negative texts. Raises BadSample where the data has none."""
+        picture = self.picture[self.pairs.owner]  # distinct image of each example
         own = self._own_texts(int(picture[index]))
 
-        def false(places: Iterable[int]) -> Iterator[str]:
-            others = (self.pairs.caption(int(i)) for i in places if picture[i] != picture[index])
-            return (text for text in others if readable(text) and _same(text) not in own)
+        def negatives(examples: Iterable[int]) -> Iterator[str]:
+            others = (self.pairs.caption(int(i)) for i in examples if picture[i] != picture[index])
+            return (text for text in others if readable(text) and _comparable(text) not in own)
 
         drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(picture)).astype(np.int64)
-        texts = list(islice(false(drawn.tolist()), self.false))
+        texts = list(islice(negatives(drawn.tolist()), self.false))
         if not texts:
-            behind = ((int(drawn[0]) + i) % len(picture) for i in range(len(picture)))
-            texts = list(islice(false(behind), 1))
+            following = ((int(drawn[0]) + i) % len(picture) for i in range(len(picture)))
+            texts = list(islice(negatives(following), 1))
         if not texts:
             where = self.source.where(int(self.pairs.owner[index]))
-            raise BadSample(where, "no false text: every caption of the data is one of its own")
+            raise BadSample(where, "no negative text: every caption of the data is one of its own")
         return list(islice(cycle(texts), self.false))
 
     def _own_texts(self, picture: int) -> set[str]:
-        """The captions of a picture under all its names, as they are compared."""
+        """Captions of a distinct image under all its file names, normalised for comparison."""
         images = np.flatnonzero(self.picture == picture).tolist()
-        return {_same(text) for image in images for text in self.source.captions(image) if readable(text)}
+        return {_comparable(text) for image in images for text in self.source.captions(image) if readable(text)}
 
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:
         batch = self.pairs.collate([pair for pair, _ in loaded], ids, seed, step)
@@ -81,6 +85,6 @@ class RankedExamples:
         return replace(batch, negative_texts=self.pairs.tokenizer.encode(texts))
 
 
-def _same(text: str) -> str:
-    """A text without capitals and further blanks, in which captions that say the same are often written."""
+def _comparable(text: str) -> str:
+    """The text in lower case with single spaces, so that trivially different captions compare equal."""
     return " ".join(text[:LONGEST_TEXT].lower().split())

@@ -1,17 +1,11 @@
-"""Arrays of numbers from .npz; and what pickles are carried out with (see plain_pickle): numpy's arrays, recognised by the names of what would make them, and
-made here; and objects of which the fields alone are read.
+"""Safe reading of pickles of plain values and of .npz files, without running any code from them.
 
-What a pickle holds is put into no message unless its type is known: tuples of the same tuple, forty deep, fit in a hundred bytes,
-and fill the memory as text.
+A pickle is a program that may name any function and call it. Here its opcodes are interpreted by hand: those that move
+plain values are executed, numpy's arrays are recognised by the names of the functions that would construct them, and of
+allowed classes only the fields are read. Nothing is imported or called.
 
-The opcodes of a pickle that only move plain values, carried out for readers that judge all others themselves.
-
-A pickle is a program that may name any function and call it. Nothing is imported or called here.
-
-Pickles of plain values and numbers, read without running any of them.
-
-A pickle is a program: it may name any function of the machine and call it. Here its opcodes are carried out by hand, and the few
-functions that numpy's own arrays name are recognised by their names and done here; nothing is ever imported or called.
+Error messages never contain values of unknown type: nested tuples of the same tuple, forty deep, fit in a hundred bytes
+and would fill the memory as text.
 """
 
 from __future__ import annotations
@@ -39,16 +33,19 @@ _ARRAYS = {
 }
 KNOWN = _ARRAYS | {"numpy.ndarray": "ndarray", "numpy.dtype": "dtype", "_codecs.encode": "encode"}
 KNOWN |= {f"{module}.bytes": "bytes" for module in ("builtins", "__builtin__")}
-"""What a pickle may name, and what that is here."""
+"""Global names that a pickle may contain, and the kind of each."""
 
 
 class NotPlain(ValueError):
-    """A pickle that holds anything else than plain values and arrays of numbers."""
+    """A file that contains anything other than plain values and arrays of numbers."""
 
 
 @dataclass
 class Made:
-    """An array, a type of numbers or an object, on its way: `value` is what it will be, of an object its fields."""
+    """An array, a dtype or an object under construction;
+
+    `value` is the result, for an object the dict of its fields.
+    """
 
     kind: str
     value: Any = None
@@ -56,13 +53,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Named:
-    """A function or a class that a pickle names; never the thing itself."""
+    """Stands for a function or class that a pickle names; never the thing itself."""
 
     kind: str
 
 
-def called(named: Any, arguments: Any) -> Any:
-    """What one of the known functions gives. Raises NotPlain."""
+def call(named: Any, arguments: Any) -> Any:
+    """Result of calling one of the known functions. Raises NotPlain."""
     kind = named.kind if isinstance(named, Named) else ""
     if kind == "array" and arguments[0] == Named("ndarray"):
         return Made("array")
@@ -77,21 +74,21 @@ def called(named: Any, arguments: Any) -> Any:
         return arguments[0].encode("latin1")
     if kind == "bytes" and arguments == ():
         return b""
-    raise NotPlain("it calls something else than numpy's arrays do")
+    raise NotPlain("it calls a function other than those of numpy's arrays")
 
 
-def begun(named: Any, arguments: Any) -> Made:
-    """An object without its fields. Raises NotPlain."""
+def new_object(named: Any, arguments: Any) -> Made:
+    """An object of an allowed class, without its fields yet. Raises NotPlain."""
     if named != Named("object") or arguments != ():
-        raise NotPlain("it makes something else than an object without arguments")
+        raise NotPlain("it constructs something other than an object without arguments")
     return Made("object")
 
 
 def build(made: Any, state: Any) -> None:
-    """Fills what was begun, with the `state` that a pickle gives it. Raises NotPlain."""
+    """Sets the `state` of an array, dtype or object under construction. Raises NotPlain."""
     if isinstance(made, Made) and made.kind == "dtype":
         if state[1] not in ("<", ">", "=", "|"):
-            raise NotPlain("numbers of an unknown order of bytes")
+            raise NotPlain("a dtype of unknown byte order")
         made.value = np.dtype(f"{state[1]}{made.value.str[1:]}")
     elif isinstance(made, Made) and made.kind == "array" and made.value is None:
         _, shape, dtype, fortran, data = state
@@ -99,26 +96,30 @@ def build(made: Any, state: Any) -> None:
     elif isinstance(made, Made) and made.kind == "object" and made.value is None and type(state) is dict:
         made.value = state
     else:
-        raise NotPlain("it builds something else than an array or an object")
+        raise NotPlain("it builds something other than an array or an object")
 
 
-def finished(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """Arrays and objects' fields in the place of what they were made by, as deep as published files go: in dicts. `done`: the dicts
-    that were finished, by their ids, since a pickle may name one a thousand times.
+def resolve(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """The value with constructed arrays and fields in place of `Made`, also within dicts, as deep as published files
+    go.
+
+    `done`: finished dicts by id, because a pickle may refer to one a thousand times. Raises NotPlain.
     """
     done = {} if done is None else done
     if isinstance(value, dict):
         if id(value) not in done:
-            done[id(value)] = {key: finished(x, done) for key, x in value.items()}
+            done[id(value)] = {key: resolve(x, done) for key, x in value.items()}
         return done[id(value)]
     if isinstance(value, Named) or (isinstance(value, Made) and value.kind == "dtype"):
-        raise NotPlain("it holds a function or a type")
-    return finished(value.value, done) if isinstance(value, Made) else value
+        raise NotPlain("it contains a function or a type")
+    return resolve(value.value, done) if isinstance(value, Made) else value
 
 
 def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of plain values in an .npz that unpacks to no more than `most` bytes, but for those to `leave_out`; members that are no
-    arrays are passed over. Each array's header is compared with its member's size before memory is set aside. Raises NotPlain.
+    """Arrays of plain values in an .npz of at most `most` bytes unpacked, except those named in `leave_out`.
+
+    Members that are not arrays are skipped. Each array's header is checked against its member's size before memory is
+    allocated. Raises NotPlain.
     """
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -134,27 +135,25 @@ def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str
                     arrays[name] = array
     except NotPlain:
         raise
-    except (
-        Exception
-    ) as error:  # zipfile, zlib and numpy's parser of headers raise anything; some say nothing, hence the kind
+    except Exception as error:  # zipfile, zlib and numpy's header parser raise any type, some without a message
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise NotPlain(f"not an .npz of plain numbers ({why})") from None
     return arrays
 
 
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray | None:
-    """One array of an .npz; None for a member that is none. Raises ValueError, and what zipfile raises."""
+    """One array of an .npz; None for a member that is not an array. Raises ValueError, and what zipfile raises."""
     form, whole = np.lib.format, entry.file_size
     with archive.open(entry) as member:
-        start = member.read(8)  # numpy's magic, and the two numbers of the format's version
+        start = member.read(8)  # numpy's magic string and the format's major and minor version
         if start[:6] != b"\x93NUMPY":
             return None
         read = {1: form.read_array_header_1_0, 2: form.read_array_header_2_0}.get(start[6])
         if read is None:
-            raise ValueError(f"{entry.filename}: version {start[6]} of numpy's format, where 1 and 2 are read")
+            raise ValueError(f"{entry.filename}: expected version 1 or 2 of numpy's format, got {start[6]}")
         shape, fortran, dtype = read(member)
         if dtype.hasobject:
-            raise ValueError(f"{entry.filename} holds Python objects, which can run code")
+            raise ValueError(f"{entry.filename} contains Python objects, which can run code")
         size = math.prod(shape) * dtype.itemsize
         if size > whole or any(side < 0 for side in shape):
             raise ValueError(f"{entry.filename} announces {str(shape)[:80]} of {dtype}, more than its {whole} bytes")
@@ -168,9 +167,9 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray | 
 
 def _array(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, Made) or dtype.kind != "dtype" or not isinstance(data, bytes | bytearray):
-        raise NotPlain("an array of something else than numbers")
+        raise NotPlain("an array of something other than numbers")
     if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) * dtype.value.itemsize != len(data):
-        raise NotPlain(f"an array of {len(data)} bytes that do not fill its shape")
+        raise NotPlain(f"an array whose {len(data)} bytes do not match its shape")
     return np.frombuffer(data, dtype.value).reshape(shape, order="F" if fortran else "C")
 
 
@@ -185,15 +184,18 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _VALUES = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-    "BYTEARRAY8",
-}  # fmt: skip
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
 _MARK = Named("mark")
 
 
 def opcodes(pickle: bytes | io.BytesIO | mmap.mmap, error: type[ValueError]) -> Iterator[tuple[str, Any]]:
-    """The name and the argument of each opcode before STOP. Raises `error` past MOST_OPCODES, ValueError for a broken pickle."""
+    """Name and argument of each opcode before STOP.
+
+    Raises `error` after MOST_OPCODES, ValueError for a broken pickle.
+    """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("bytes | IO[bytes]", pickle))):
         if count > MOST_OPCODES:
             raise error(f"a pickle of more than {MOST_OPCODES} opcodes")
@@ -203,7 +205,7 @@ def opcodes(pickle: bytes | io.BytesIO | mmap.mmap, error: type[ValueError]) -> 
 
 
 class PickleStack:
-    """The stack and the memo on which a pickle's opcodes work. `error` is raised for places of the memo beyond all use."""
+    """The stack and memo of a pickle machine. Raises `error` for memo indices beyond MOST_OPCODES."""
 
     def __init__(self, error: type[ValueError]) -> None:
         self.error = error
@@ -211,7 +213,7 @@ class PickleStack:
         self.memo: dict[int, Any] = {}
 
     def do(self, name: str, argument: Any) -> bool:
-        """Carries out an opcode that pushes a value, makes a tuple or a list, or uses the memo; False for any other."""
+        """Executes an opcode that pushes a value, makes a tuple or list, or uses the memo; returns False for any other."""
         values = self.values
         if name in _VALUES:
             values.append(argument)
@@ -226,10 +228,10 @@ class PickleStack:
         elif name in ("TUPLE", "LIST"):
             values.append((tuple if name == "TUPLE" else list)(self.since_mark()))
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            place = len(self.memo) if argument is None else int(argument)
-            if not 0 <= place < MOST_OPCODES:  # places of one hash would take quadratic time
-                raise self.error(f"it keeps something at a place beyond {MOST_OPCODES}")
-            self.memo[place] = values[-1]
+            index = len(self.memo) if argument is None else int(argument)
+            if not 0 <= index < MOST_OPCODES:  # colliding hashes would take quadratic time
+                raise self.error(f"it uses a memo index beyond {MOST_OPCODES}")
+            self.memo[index] = values[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             values.append(self.memo[int(argument)])
         else:
@@ -237,24 +239,24 @@ class PickleStack:
         return True
 
     def mark(self) -> int:
-        """The place of the last mark."""
+        """Index of the last mark."""
         return next(i for i in reversed(range(len(self.values))) if self.values[i] is _MARK)
 
     def since_mark(self) -> list[Any]:
-        """The values above the last mark, taken off the stack with it."""
+        """Pops the last mark and the values above it; returns the values."""
         at = self.mark()
         items = self.values[at + 1 :]
         del self.values[at:]
         return items
 
     def items(self, name: str) -> list[Any]:
-        """What APPEND(S) or SETITEM(S) puts into the list or dict that is on top of the stack then, taken off the stack."""
+        """Pops the operands of APPEND(S) or SETITEM(S), which go into the list or dict then on top of the stack."""
         if name.endswith("S"):
             return self.since_mark()
         return [self.values.pop() for _ in range(1 if name == "APPEND" else 2)][::-1]
 
     def global_name(self, argument: str | None) -> tuple[Any, Any]:
-        """The module and the name in it that GLOBAL or STACK_GLOBAL names; of the latter whatever stands on the stack."""
+        """Module and name of GLOBAL or STACK_GLOBAL; for the latter they are popped and may be of any type."""
         if argument:
             module, _, name = argument.partition(" ")
             return module, name
@@ -267,16 +269,18 @@ _KEYS = (str, bytes, int, bool, type(None))
 
 
 def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
-    """What a pickle holds: None, numbers, strings, bytes, lists, tuples, dicts (see _pairs for their keys) and arrays of numbers;
-    of `objects`, classes by their full names ("vocab.Vocabulary"), the fields as a dict. It takes memory in proportion to the
-    pickle, however often that names one thing. Raises NotPlain.
+    """Contents of a pickle: None, numbers, strings, bytes, lists, tuples, dicts (see _pairs for keys), arrays of
+    numbers.
+
+    Objects of the classes `objects`, given by full names ("vocab.Vocabulary"), become dicts of their fields. Memory is
+    proportional to the pickle's size, however often it refers to one value. Raises NotPlain.
     """
     machine = _Machine(dict.fromkeys(objects, "object") | KNOWN, len(data))
     try:
         for name, argument in opcodes(data, NotPlain):
             machine.do(name, argument)
         (result,) = machine.stack.values
-        return finished(result)
+        return resolve(result)
     except NotPlain:
         raise
     except Exception as error:
@@ -284,14 +288,14 @@ def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
 
 
 class _Machine:
-    """Carries out opcodes. `known`: what a pickle may name; `room`: bytes that its calls may make."""
+    """Executes opcodes. `known`: names that a pickle may contain; `room`: bytes that its calls may create."""
 
     def __init__(self, known: dict[str, str], room: int) -> None:
         self.known, self.room = known, room
         self.stack = PickleStack(NotPlain)
 
     def do(self, name: str, argument: Any) -> None:
-        """One opcode. Raises NotPlain."""
+        """Executes one opcode. Raises NotPlain."""
         if self.stack.do(name, argument):
             return
         values = self.stack.values
@@ -305,14 +309,14 @@ class _Machine:
             values.append(Named(self.known[full]))
         elif name == "REDUCE":
             arguments = values.pop()
-            values.append(called(values.pop(), arguments))
-            if isinstance(values[-1], bytes):  # of one text a thousand times the same
+            values.append(call(values.pop(), arguments))
+            if isinstance(values[-1], bytes):  # calls may encode one text a thousand times
                 self.room -= len(values[-1])
                 if self.room < 0:
-                    raise NotPlain("it makes more bytes than it has")
+                    raise NotPlain("its calls create more bytes than it contains")
         elif name == "NEWOBJ":
             arguments = values.pop()
-            values.append(begun(values.pop(), arguments))
+            values.append(new_object(values.pop(), arguments))
         elif name == "BUILD":
             state = values.pop()
             build(values[-1], state)
@@ -326,16 +330,18 @@ class _Machine:
         elif name.startswith("SETITEM") and type(into) is dict:
             into.update(_pairs(items))
         else:
-            raise NotPlain("it fills something else than a list or a dict")
+            raise NotPlain("it adds items to something other than a list or a dict")
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
-    """A dict of keys and values in turn. Keys are strings, bytes, None, and integers below MOST_KEY: from there on, integers,
-    and any floating-point number, may have one hash in their thousands, and a tuple of tuples takes for ever to hash.
+    """Dict from alternating keys and values, with keys of safe types only. Raises NotPlain.
+
+    Keys may be strings, bytes, None and integers below MOST_KEY: thousands of larger integers or floats could share one
+    hash, and a nested tuple can take for ever to hash.
     """
     for key in items[::2]:
         if type(key) not in _KEYS:
-            raise NotPlain(f"it has a {type(key).__name__ if type(key) in (float, tuple) else 'value'} for a key")
+            raise NotPlain(f"it has a {type(key).__name__ if type(key) in (float, tuple) else 'value'} as a key")
         if type(key) is int and abs(key) >= MOST_KEY:
-            raise NotPlain(f"it has an integer for a key that is not below 2**{MOST_KEY.bit_length() - 1}; number anew")
+            raise NotPlain(f"it has an integer key that is not below 2**{MOST_KEY.bit_length() - 1}; renumber")
     return dict(zip(items[::2], items[1::2], strict=True))

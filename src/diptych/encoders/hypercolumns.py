@@ -1,7 +1,7 @@
-"""Hypercolumns (Hariharan et al., CVPR 2015): all that a frozen CNN sees at a place, from its early stages to its last.
+"""Hypercolumns (Hariharan et al., CVPR 2015): a frozen CNN's features of several stages, concatenated per cell.
 
-The last map knows what kind of thing there is, as far as ImageNet's classes tell it, and has forgotten colours and textures,
-which captions speak of; earlier ones have not.
+The last feature map encodes ImageNet's object classes but hardly colours and textures, which captions mention; earlier
+maps do.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from diptych.encoders.efficientnet import FrozenCNN
 from diptych.utils.cache import Arrays, digest
 
 STAGES = (4, 7, 10, 14, 15)
-"""Blocks of EfficientNet-lite0 that end a stage: 40 and 80 channels, 112, 192 and 320. Two before them see little yet."""
+"""Blocks of EfficientNet-lite0 that end a stage, of 40, 80, 112, 192 and 320 channels; two earlier ones add little."""
 
 
 class Hypercolumns:
-    """A frozen CNN's last map, and beside each cell of it the means of what its earlier stages saw there: 2,024 channels.
+    """A frozen CNN's last feature map with the mean-pooled maps of earlier stages: 2,024 channels per cell.
 
-    A picture and its mirror image are both looked at, and what is kept of a place is the mean of the two (docs/decisions/0011).
-    Cells of the two show the same place where the picture's width is a multiple of 32, as all recipes have it.
+    Features are averaged with those of the horizontal flip (docs/decisions/0011). Cells of the two correspond where the
+    image width is a multiple of 32, as in all recipes.
 
-    Each is told from its mean, in units of its deviation (`standard`, measured by `python -m bench.hypercolumns`), so that
-    those of large values do not drown the others.
+    `standard`: mean and standard deviation per channel (measured by `python -m bench.hypercolumns`), by which channels
+    are standardised, so that those with large values do not dominate.
     """
 
     width = FrozenCNN.width + 40 + 80 + 112 + 192 + 320
@@ -42,12 +42,12 @@ class Hypercolumns:
         self.name = digest("hypercolumns, mirrored too", cnn.name, self.mean, self.deviation)
 
     def extract(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:
-        """What is seen in one picture that is normalised to [-1, 1], in half precision: ``grid`` (rows, columns, 2024)."""
-        seen, mirrored = self._columns(pixels), self._columns(pixels.flip(-1))
-        return {"grid": ((seen + mirrored.flip(-1)) / 2).permute(1, 2, 0).half().cpu().contiguous()}
+        """Features of one image with pixels in [-1, 1], in half precision: ``grid`` (rows, columns, 2024)."""
+        features, flipped = self._columns(pixels), self._columns(pixels.flip(-1))
+        return {"grid": ((features + flipped.flip(-1)) / 2).permute(1, 2, 0).half().cpu().contiguous()}
 
     def project(self, pooled: Float[Tensor, "*n 2024"]) -> tuple[Float[Tensor, "*n 2024"], Float[Tensor, "*n 1000"]]:
-        """Standardised features of some parts of a picture, and ImageNet's classes of each."""
+        """Standardised features of image regions, and ImageNet class probabilities of each."""
         return (pooled - self.mean) / self.deviation, self.cnn.classify(pooled[..., : FrozenCNN.width])
 
     def _columns(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "2024 rows columns"]:

@@ -1,10 +1,10 @@
 """BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers (Peng et al. 2022), figure 2.
 
-A ViT gives each patch a short unit vector, the nearest of a codebook takes its place, and a small ViT tells from those what a
-teacher sees there: so the codes come to mean something. What BEiT-3 guesses of hidden patches are these codes.
+A ViT encodes each patch as a low-dimensional unit vector, which is replaced by the nearest code of a codebook; a small
+ViT decodes the codes to a teacher's features. BEiT-3 predicts these codes at masked patches.
 
-Differs: the teacher is any network that sees a grid of features (here a CNN, in the paper CLIP's ViT), told from what it
-usually sees; the decoder has no class token; dead codes begin anew.
+Differs: the teacher is any network with a grid of features (here a CNN, in the paper CLIP's ViT), less their mean; the
+decoder has no class token; dead codes are reset.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from diptych.batch import Image
+from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.modules.block import PreNormBlock
 from diptych.modules.codebook import Codebook
 from diptych.modules.embeddings import PatchEmbedding
@@ -28,32 +29,33 @@ from diptych.modules.tokens import Tokens
 
 
 class VisualTokenizer(nn.Module):
-    """The defaults are the paper's base size, with its decoder of three blocks. `features`: the teacher's width."""
+    """Encoder, codebook and decoder of teacher features (figure 2, left)."""
 
-    def __init__(
-        self,
-        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
-        grid: tuple[int, int] = (14, 14), num_codes: int = 8192, code_dim: int = 32, decoder_depth: int = 3,
-        feature_dim: int = 512, decay: float = 0.99, patience: int = 10,
-    ):  # fmt: skip
+    def __init__(self, config: VisualTokenizerConfig):
         super().__init__()
-        self.dim, self.patch_size, self.grid = dim, patch_size, grid
-        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
-        self.encoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(depth))
+        dim, num_heads, mlp_dim = config.dim, config.num_heads, config.mlp_dim
+        self.dim, self.patch_size, self.grid = dim, config.patch_size, config.grid
+        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize_bicubic)
+        self.encoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, 1e-6)
-        self.to_code = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, code_dim))
-        self.codebook = Codebook(num_codes, code_dim, decay, patience)
-        self.feature_mean = RunningMean(feature_dim)
-        self.from_code = nn.Linear(code_dim, dim)
-        self.position = nn.Parameter(torch.zeros(*grid, dim))
-        self.decoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(decoder_depth))
+        self.to_code = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.code_dim))
+        self.codebook = Codebook(config.num_codes, config.code_dim, config.decay, config.patience)
+        self.feature_mean = RunningMean(config.feature_dim)
+        self.from_code = nn.Linear(config.code_dim, dim)
+        self.position = nn.Parameter(torch.zeros(*config.grid, dim))
+        self.decoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(config.decoder_depth))
         self.decoder_norm = nn.LayerNorm(dim, 1e-6)
-        self.to_feature = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, feature_dim))
+        self.to_feature = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.feature_dim))
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.position, std=0.02)
 
+    def forward(self, image: Image) -> tuple[Tokens, Int[Tensor, " t"]]:
+        """Predicted teacher features of each patch, relative to their mean; and the code of each real patch."""
+        quantized, codes = self.quantize(self.encode_image(image))
+        return self.decode_codes(quantized), codes
+
     def encode_image(self, image: Image) -> Tokens:
-        """A unit vector for each patch, before the nearest code takes its place."""
+        """A unit vector for each patch, before quantization."""
         tokens = self.patches(image)
         for block in self.encoder:
             tokens = block(tokens)
@@ -61,16 +63,14 @@ class VisualTokenizer(nn.Module):
         return short.map(lambda x: F.normalize(x.float(), dim=-1))
 
     def quantize(self, tokens: Tokens) -> tuple[Tokens, Int[Tensor, " t"]]:
-        """The nearest code in the place of each real vector, and which it is, sample after sample. Gradients pass straight
-        through to what stood there.
-        """
+        """Each vector replaced by its nearest code (straight-through gradient), and the indices of the codes."""
         real = tokens.pack()
         codes = self.codebook.nearest(real.values)
         nearest = Tokens(real.values + (self.codebook.vectors[codes] - real.values).detach(), real.layout)
         return nearest if tokens.packed else Tokens(nearest.to_padded(), tokens.layout), codes
 
     def decode_codes(self, codes: Tokens) -> Tokens:
-        """What the teacher sees in each patch, from what it usually sees."""
+        """The teacher's feature of each patch, less its mean, decoded from the codes."""
         (span,) = codes.layout.spans
         assert span.grid is not None
         inside = codes.mask.unflatten(1, span.grid)
@@ -81,7 +81,7 @@ class VisualTokenizer(nn.Module):
 
 
 def resized(image: Image, old: int, new: int) -> Image:
-    """Pictures in which patches of `new` pixels lie where those of `old` pixels lay; the same where these are equal."""
+    """The images resized by new / old, so that patches of `old` pixels become patches of `new` pixels."""
     if old == new:
         return image
     size = [side // old * new for side in image.pixels.shape[-2:]]
@@ -90,29 +90,31 @@ def resized(image: Image, old: int, new: int) -> Image:
 
 
 class FrozenTokenizer:
-    """A tokenizer that has learned: it is saved with no model, hence not a Module. `size`: how many codes it has. `given`, `wanted`:
-    how the pixels that it is shown are normalised, and how those were that it learned from. `patch`: that of the model which is asked
-    for its codes (0: its own); where they differ it is shown each picture larger or smaller, so that there is a code for each of the
-    model's patches (BEiT too shows its tokenizer pictures of another size).
+    """A trained visual tokenizer. Not a Module, so that it is not saved with a model. `size`: its number of codes.
+
+    Args:
+        input_norm, trained_norm: normalisation of the pixels passed in, and of those that the tokenizer was trained on.
+        patch_size: patch size of the model that predicts the codes (0: the tokenizer's own). If they differ, images are
+            resized, so that there is one code per patch of the model (BEiT too resizes images for its tokenizer).
     """
 
     def __init__(
         self,
         tokenizer: VisualTokenizer,
-        given: MeanStd = CENTRED,
-        wanted: MeanStd = CENTRED,
+        input_norm: MeanStd = CENTRED,
+        trained_norm: MeanStd = CENTRED,
         patch_size: int = 0,
     ):
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.patch, self.size = patch_size or tokenizer.patch_size, len(tokenizer.codebook.vectors)
-        self.given, self.wanted = given, wanted
+        self.input_norm, self.trained_norm = input_norm, trained_norm
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Int[Tensor, "b cells"]:
-        """The code of each patch, -1 where there is none."""
-        if image.pixels.shape[1] == 3:  # colours, no CNN's map
+        """The code of each patch, -1 at padding."""
+        if image.pixels.shape[1] == 3:  # colours, not feature maps of a CNN
             image = resized(image, self.patch, self.tokenizer.patch_size)
-            image = replace(image, pixels=renormalize(image.pixels, self.given, self.wanted))
+            image = replace(image, pixels=renormalize(image.pixels, self.input_norm, self.trained_norm))
         tokens = self.tokenizer.to(image.pixels.device).encode_image(image)
         codes = torch.full_like(tokens.mask, -1, dtype=torch.long)
         codes[tokens.mask] = self.tokenizer.quantize(tokens)[1]

@@ -1,8 +1,8 @@
-"""From a decoder to texts: greedy, nucleus sampling and beam search over the verb `decode`.
+"""Text generation with a decoder: greedy search, nucleus sampling, beam search.
 
-Each takes a model that speaks, the context that it speaks of (an image's tokens, or a question's that has met one), and a
-prompt ``(b, n)`` of real tokens, the same number for every sample: the first tokens of the texts. Texts are ids ``(b, m)``,
-the prompt included, padded behind their end. No gradients.
+Each function takes a model with a text decoder, the context (tokens of an image, or of a question fused with one), and
+a prompt ``(b, n)`` of real tokens, the same number for every sample, with which the texts begin. Returns ids ``(b, m)``
+that include the prompt and are padded behind the end token. No gradients.
 """
 
 from diptych.generation.beam_search import BeamConfig, GenerationOutput, beam_search

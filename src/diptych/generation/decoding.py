@@ -1,4 +1,4 @@
-"""What every way of generating shares: its rules, and a model that reads what has been written so far."""
+"""Generation options, and incremental decoding with a key-value cache, shared by all generation methods."""
 
 from __future__ import annotations
 
@@ -19,56 +19,61 @@ from diptych.protocols import TextDecoder
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What every text keeps to. Lengths count the prompt's tokens too.
+    """Constraints on generated texts; names as in Hugging Face's `generate`. Lengths include the prompt.
 
-    `repetition`: the score of a token that the text holds already is divided by it where positive, multiplied where
-    negative (Keskar et al. 2019, section 4.1); 1 changes nothing.
+    `repetition_penalty`: the score of a token that the text already contains is divided by it if positive and
+    multiplied if negative (Keskar et al. 2019, section 4.1); 1 changes nothing.
     """
 
     eos_token_id: int
     pad_token_id: int
     max_length: int
-    min_length: int = 0  # no end while the text has fewer tokens
+    min_length: int = 0  # no end token before this length
     repetition_penalty: float = 1.0
 
     def allowed(self, ids: Int[Tensor, "b n"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-        """The scores of the next token of each text, as these rules leave them."""
+        """The next-token scores of each text after the repetition penalty and the minimum length."""
         if self.repetition_penalty != 1.0:
-            seen = scores.gather(1, ids)
-            worse = torch.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
-            scores = scores.scatter(1, ids, worse)
+            repeated = scores.gather(1, ids)
+            penalty = self.repetition_penalty
+            scores = scores.scatter(1, ids, torch.where(repeated < 0, repeated * penalty, repeated / penalty))
         if ids.shape[1] < self.min_length:
             scores = scores.index_fill(1, torch.tensor(self.eos_token_id, device=scores.device), -math.inf)
         return scores
 
 
 class IncrementalDecoder:
-    """A model that reads texts as they grow. With `remember` each token is computed once, in a cache; without it the
-    whole text is read again at every step, for a `decode` that takes no cache. Where words are given by another encoder, it
-    is told of what stands before the newest.
+    """Next-token logits of growing texts.
+
+    With `use_cache` keys and values of earlier tokens come from a cache; without it the whole text is encoded again at
+    every step, for a model whose `next_token_logits` takes no cache. Frozen text embeddings get the prefix of the
+    newest tokens.
     """
 
-    def __init__(self, model: TextDecoder, context: Tokens, remember: bool = True):
-        self.model, self.context = model, Tokens(context.to_padded(), context.layout)  # padded, as a cache needs it
-        parts = model.modules() if isinstance(model, nn.Module) else ()
-        self.given = [part for part in parts if isinstance(part, FrozenTextEmbedding)]
-        self.cache = KVCache() if remember else None
+    def __init__(self, model: TextDecoder, context: Tokens, use_cache: bool = True):
+        self.model, self.context = model, Tokens(context.to_padded(), context.layout)  # the cache needs padding
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        self.frozen_embeddings = [module for module in modules if isinstance(module, FrozenTextEmbedding)]
+        self.cache = KVCache() if use_cache else None
 
     def next_token_logits(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b v"]:
         """Logits of the token that follows each text."""
-        before, newest = ids.tensor_split([0 if self.cache is None else self.cache.length], 1)
-        with packing(False), ExitStack() as told:
-            for part in self.given:
-                told.enter_context(part.with_prefix(before))
+        prefix, newest = ids.tensor_split([0 if self.cache is None else self.cache.length], 1)
+        with packing(False), ExitStack() as stack:
+            for embedding in self.frozen_embeddings:
+                stack.enter_context(embedding.with_prefix(prefix))
             text = Text(newest, torch.ones_like(newest, dtype=torch.bool))
             return self.model.next_token_logits(text, self.context, self.cache)[:, -1].float()
 
     def repeat_samples(self, copies: int) -> None:
-        """Goes on with so many copies of each sample, side by side."""
+        """Repeats each sample's context `copies` times, copies next to each other (as beams)."""
         samples = torch.arange(len(self.context), device=self.context.mask.device)
         self.context = self.context.index_samples(samples.repeat_interleave(copies))
 
     def reorder(self, texts: Int[Tensor, " b"]) -> None:
-        """Goes on with these texts. Each must be of the sample whose place it takes: contexts stay where they are."""
+        """Selects the texts to continue.
+
+        Each must be of the same sample as the one it replaces: contexts do not move.
+        """
         if self.cache is not None:
             self.cache.index_samples(texts)

@@ -1,6 +1,6 @@
-"""VQA accuracy and the normalisation of answers it is defined over (Antol et al., ICCV 2015; VQA v2's evaluation).
+"""VQA accuracy, and the answer normalisation that it is defined on (Antol et al., ICCV 2015; VQA v2's evaluation).
 
-Equal to the official script, its slips included, since published scores went through them.
+Equal to the official script, its errors included, since published scores were computed with it.
 """
 
 from __future__ import annotations
@@ -26,55 +26,56 @@ _CONTRACTED = """
 """
 
 
-def _lacking_one_apostrophe(word: str) -> list[str]:
+def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
 
 
-# Only what people misspell: "y'alld've" is put right, "well" and "shed" are words of their own. One entry of the
-# official table runs the other way, and scores depend on it.
-_CONTRACTIONS = {wrong: word for word in _CONTRACTED.split() for wrong in _lacking_one_apostrophe(word)}
+# From misspellings to contractions: "y'alld've" is corrected, "well" and "shed" are words of their own. One entry of
+# the official table is reversed, and scores depend on it.
+_CONTRACTIONS = {wrong: word for word in _CONTRACTED.split() for wrong in _without_one_apostrophe(word)}
 _CONTRACTIONS |= {"somebody'd": "somebodyd"}
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _POINT = re.compile(r"\.(?!\d)")
-BEST_OF_ANY = "best possible accuracy, any text"  # the names of `best_accuracy`'s means
+BEST_OF_ANY = "best possible accuracy, any text"  # names of the means of `best_accuracy`
 BEST_OF_LIST = "best possible accuracy, the run's answers"
 
-_MOST_POINTS = 32  # the official script hands a flag of this value on as the count
+_MOST_POINTS = 32  # the official script passes a regex flag of this value as the count
 
 
 def normalise_answer(answer: str) -> str:
-    """An answer as VQA compares it: lower case, without articles and most punctuation, numbers up to ten as digits.
+    """The normalised answer: lower case, without articles and most punctuation, numbers up to ten as digits.
 
-    A mark that touches a space is dropped, one inside a word becomes a space ("black-and-white"), and where digits
-    hold a comma ("1,000") every mark is dropped. Points stay in decimals; apostrophes and colons stay. Differs: where
-    nothing would be left, articles stay ("A" as the letter of a choice, "The"), and where there is nothing else, marks ("?");
-    the official script makes all such answers equal.
+    A punctuation mark next to a space is dropped, one inside a word becomes a space ("black-and-white"), and in an
+    answer with a comma between digits ("1,000") every mark is dropped. Periods stay in decimals; apostrophes and colons
+    stay.
+    Differs: an answer of articles only keeps them ("A" as the letter of a choice, "The"), and one of punctuation only
+    keeps it ("?"); the official script makes all such answers empty, hence equal.
     """
     answer = _as_written(answer)
     text, thousands = answer, _DIGIT_COMMA_DIGIT.search(answer) is not None
     for mark in _PUNCTUATION:
-        loose = thousands or f"{mark} " in answer or f" {mark}" in answer
-        text = text.replace(mark, "" if loose else " ")
+        drop = thousands or f"{mark} " in answer or f" {mark}" in answer
+        text = text.replace(mark, "" if drop else " ")
     words = [_NUMBERS.get(word, word) for word in _POINT.sub("", text, count=_MOST_POINTS).lower().split()]
-    kept = [_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES]
-    return " ".join(kept or words or answer.lower().split())
+    without_articles = [_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES]
+    return " ".join(without_articles or words or answer.lower().split())
 
 
-def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
-    """min(1, matches / 3) averaged over the ways to leave one annotator out, in [0, 1].
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """min(1, matches / 3), averaged over the ways to leave one annotator out, in [0, 1].
 
-    Answers are normalised on both sides, but where all annotators wrote the same to the letter they are compared as
-    written. Where `given` is one answer (which the official script does not know): plain equality, normalised. Raises
-    ValueError where nothing was given.
+    `references`: the annotators' answers. Answers are normalised on both sides, except where all annotators wrote
+    exactly the same: then they are compared as written. With a single annotator (a case that the official script
+    lacks): equality, normalised. Raises ValueError without answers.
     """
-    form = _compared_form(given)
-    return _share(sum(form(other) == form(answer) for other in given), len(given))
+    form = _compared_form(references)
+    return _accuracy(sum(form(other) == form(answer) for other in references), len(references))
 
 
 class AnswerList(NamedTuple):
-    """The answers that a model can give, in the two forms in which accuracy compares them."""
+    """The answers that a model can predict, in the two forms in which accuracy compares them."""
 
     written: frozenset[str]
     normalised: frozenset[str]
@@ -85,37 +86,39 @@ class AnswerList(NamedTuple):
         return cls(frozenset(map(_as_written, answers)), frozenset(map(normalise_answer, answers)))
 
 
-def best_accuracy(given: Sequence[str], answers: AnswerList | None = None) -> float:
-    """The highest VQA accuracy that any text, or any of `answers`, reaches on a question, in [0, 1].
+def best_accuracy(references: Sequence[str], answers: AnswerList | None = None) -> float:
+    """The highest VQA accuracy on a question of any text, or of any of `answers`, in [0, 1].
 
     Below 1 where fewer than four annotators agree. With normalised `answers` also where all annotators wrote the same
-    with a capital or a number word, and where no annotator's answer is in the list. Raises ValueError where nothing
-    was given.
+    with a capital or a number word, and where no annotator's answer is in the list. Raises ValueError without
+    annotators' answers.
     """
-    form = _compared_form(given)
-    counts = Counter(map(form, given))
+    form = _compared_form(references)
+    counts = Counter(map(form, references))
     if answers is not None:
-        known = answers.written if form is _as_written else answers.normalised
-        counts = {answer: count for answer, count in counts.items() if answer in known}
-    return max((_share(count, len(given)) for count in counts.values()), default=0.0)
+        candidates = answers.written if form is _as_written else answers.normalised
+        counts = {answer: count for answer, count in counts.items() if answer in candidates}
+    return max((_accuracy(count, len(references)) for count in counts.values()), default=0.0)
 
 
-def _compared_form(given: Sequence[str]) -> Callable[[str], str]:
-    """What is done to answers before they are compared. Raises ValueError where nothing was given."""
-    if not given:
-        raise ValueError("no answers were given: this split's answers are withheld, and it cannot be scored here")
-    agreed = len(given) > 1 and len(set(map(_as_written, given))) == 1
+def _compared_form(references: Sequence[str]) -> Callable[[str], str]:
+    """The normalisation of answers before they are compared. Raises ValueError without answers."""
+    if not references:
+        raise ValueError(
+            "expected annotators' answers, got none: this split's answers are withheld, and it cannot be scored here"
+        )
+    agreed = len(references) > 1 and len(set(map(_as_written, references))) == 1
     return _as_written if agreed else normalise_answer
 
 
-def _share(matches: int, people: int) -> float:
-    """The accuracy of an answer that so many of all people gave."""
-    if people == 1:
+def _accuracy(matches: int, annotators: int) -> float:
+    """The accuracy of an answer that `matches` of all annotators gave."""
+    if annotators == 1:
         return float(matches)
-    left_out = matches * min(1.0, (matches - 1) / 3) + (people - matches) * min(1.0, matches / 3)
-    return left_out / people
+    total = matches * min(1.0, (matches - 1) / 3) + (annotators - matches) * min(1.0, matches / 3)
+    return total / annotators
 
 
 def _as_written(answer: str) -> str:
-    """On one line, without spaces around it."""
+    """The answer on one line, without surrounding spaces."""
     return answer.replace("\n", " ").replace("\t", " ").strip()

@@ -1,14 +1,16 @@
-"""Downstream runs: on any pre-trained run at a batch that fits a small machine, as the ViLT paper makes them (section 4.1);
-and what the systems' own recipes (`albef.vqa`, `vilt.retrieval` and others) share.
+"""What recipes of several systems share: fine-tuning of any pre-trained run, and pre-training on frozen features.
 
-What the `small` recipes share: every system learns from the same frozen features, so that what differs is the system.
+Fine-tuning follows the ViLT paper (section 4.1) at a batch size that fits a small machine; the systems' own recipes are
+`albef.vqa`, `vilt.retrieval` and others.
 
-Matching is taught by images drawn at random, not by hard negatives, also where the paper has these: what was drawn made no difference
-to retrieval here (LOG.md, "seven ways"), and hard ones fuse three pairs a sample, where random ones fuse one.
+The `small` recipes all train on the same frozen features, so that what differs between them is the system. Images are
+features of all stages of an ImageNet CNN, pooled in fixed boxes (extra ``cnn``); texts are word states of MiniLM (extra
+``minilm``), with a causal mask where a model learns to generate from them (CoCa, BEiT-3). Both are computed once for
+each image and caption, except captions with masked words, which are encoded anew. On Flickr8k a run takes 4 to 22
+minutes of a busy core (docs/results/retrieval.md): much longer, and the model overfits the 6,000 images.
 
-Images are what all stages of an ImageNet CNN see, pooled in fixed boxes (extra ``cnn``), texts MiniLM's word states (extra
-``minilm``), which is read onward where a model learns to write with them (CoCa, BEiT-3). Both are computed once for each picture and caption, but for captions
-with hidden words, which are read anew. On Flickr8k a run takes 4 to 22 minutes of a busy core (docs/results.md): much longer, and the 6,000 photographs are learned by heart.
+ITM uses images drawn at random, not hard negatives, also where the paper has these: which of the two made no difference
+to retrieval here (docs/decisions/0014), and hard negatives fuse three pairs a sample, where random ones fuse one.
 """
 
 from __future__ import annotations
@@ -23,17 +25,19 @@ from diptych.models.configs import Model
 
 
 def vqa(run: Pretrain) -> Finetune:
-    """Closed VQA on the model and pictures of a pre-training recipe; the new head learns ten times faster, as in the paper."""
+    """Closed-vocabulary VQA with the model and images of a pre-training recipe; the new head has ten times the learning
+    rate, as in the ViLT paper.
+    """
     return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0))
 
 
 def retrieval(run: Pretrain) -> Finetune:
-    """Retrieval by ranking one true text among false ones."""
+    """Retrieval: ranking the true text of an image above negative texts."""
     return _task("retrieval", run, Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1))
 
 
 def classification(run: Pretrain) -> Finetune:
-    """One of the data's classes per picture, by a model of images alone."""
+    """Image classification with one of the data's classes for each image, for image-only models."""
     return _task("classification", run, Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"))
 
 
@@ -58,11 +62,11 @@ def vqa_v2(
         embedders=run.embedders,
         min_answer_count=9,
     )
-    return sized(task) if run.embedders.image == "own" else task
+    return with_image_grid(task) if run.embedders.image == "own" else task
 
 
-def sized(run: Finetune) -> Finetune:
-    """The run with a position for each patch of its pictures, where they are all of one size."""
+def with_image_grid(run: Finetune) -> Finetune:
+    """The run with one position for each patch of its images, where these all have one size."""
     size = run.images.size
     if size is None or not hasattr(run.model, "grid"):
         return run
@@ -70,32 +74,39 @@ def sized(run: Finetune) -> Finetune:
     return replace(run, model=replace(run.model, grid=(rows, columns)))  # type: ignore[call-arg]
 
 
-SCALES = ((1.0, 1.0, 1), (0.6, 0.6, 2), (0.4, 0.4, 3))
-"""14 boxes: the whole picture, its quarters, its ninths, each somewhat larger."""
+BOX_SCALES = ((1.0, 1.0, 1), (0.6, 0.6, 2), (0.4, 0.4, 3))
+"""14 boxes: the whole image, its quarters and its ninths, the latter two with overlap."""
 
-WIDER, WIDEST = 2.0, 3.5
-"""BERT draws weights with 0.02, which for these models' 192 channels is little: matching leaves its floor later, and contrast
-generalises better (docs/results.md, LOG.md). 0.07, 1 / √192 as in CLIP's rule, is for systems that do not contrast; 0.04 for
-those that do, and what they start from."""
+CONTRASTIVE_INIT_SCALE, INIT_SCALE = 2.0, 3.5
+"""Factors on BERT's initial std of 0.02, which is small for the 192 channels of these models: with a larger one the ITM
+loss leaves chance sooner, and ITC generalises better (docs/decisions/0014). 0.07, 1 / √192 as in CLIP's rule, for
+systems without ITC; 0.04 for those with it, and for what they are initialised from.
+"""
 
 IMAGES = ImageSettings(shorter_side=448, patch_size=32, square=True)
 
-FEATURES, DETECTED = 2024, 1000
-"""Numbers per box, and classes that the CNN tells of each."""
+CNN_FEATURE_DIM, NUM_CNN_CLASSES = 2024, 1000
+"""Width of the CNN's features of a box, and the number of classes that it predicts for each."""
 
 
-def frozen(
-    recipe: str, model: Model, objectives: Objectives, steps: int = 240, batch: int = 128, learning_rate: float = 1e-3,
-    text: WordStates = "minilm", widen: float = 1.0,
-) -> Pretrain:  # fmt: skip
-    """A run on frozen features."""
+def on_frozen_features(
+    recipe: str,
+    model: Model,
+    objectives: Objectives,
+    steps: int = 240,
+    batch: int = 128,
+    learning_rate: float = 1e-3,
+    text: WordStates = "minilm",
+    init_scale: float = 1.0,
+) -> Pretrain:
+    """A pre-training run on frozen features."""
     return Pretrain(
         recipe=recipe,
         model=model,
         objectives=objectives,
-        init_scale=widen,
+        init_scale=init_scale,
         images=IMAGES,
-        embedders=Embedders(image="hypercolumns", scales=SCALES, text=text, dropout=0.1),
+        embedders=Embedders(image="hypercolumns", scales=BOX_SCALES, text=text, dropout=0.1),
         training=Training(
             steps=steps,
             batch_size=batch,

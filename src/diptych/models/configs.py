@@ -1,14 +1,16 @@
-"""The settings of all systems: one dataclass each, its fields the model's arguments, in the system's own folder. `build` imports torch,
-and not before.
+"""The configs of all systems: one torch-free dataclass each, in the system's own folder, which its model is built from.
+
+`config.build()` imports torch and returns the model.
 """
 
 from __future__ import annotations
 
 from diptych.config.published import Published
+from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.albef import config as albef
 from diptych.models.albef.config import ALBEFConfig
 from diptych.models.beit3 import config as beit3
-from diptych.models.beit3.config import BEiT3Config, VisualTokenizerConfig
+from diptych.models.beit3.config import BEiT3Config
 from diptych.models.blip import config as blip
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.clip import config as clip
@@ -50,13 +52,13 @@ PUBLISHED: dict[str, Published] = {
     "coca": coca.PUBLISHED,
     "beit3": beit3.PUBLISHED,
 }
-"""What was published of each system."""
+"""The published facts of each system."""
 
 ImageOnlyModel = ViTConfig | MAEConfig | CrossViTConfig | VisualTokenizerConfig
-"""Models that read no text."""
+"""Models without a text encoder."""
 
 ClassifierModel = ViTConfig | CrossViTConfig | BEiT3Config
-"""Models that have, or can have, a classifier of images."""
+"""Models that have, or can have, an image classifier."""
 
 ImageTextModel = (
     ALBEFConfig
@@ -71,10 +73,10 @@ ImageTextModel = (
     | VLMoConfig
     | VSEppConfig
 )
-"""Models that read image and text."""
+"""Models of images and texts."""
 
 RegionModel = SCANConfig | ViLBERTConfig | VisualBERTConfig | VSEppConfig
-"""Models that read what a detector saw."""
+"""Models whose images are regions of a detector."""
 
 Model = ImageOnlyModel | ImageTextModel
 
@@ -109,34 +111,34 @@ __all__ = [
 
 
 def model_name(config: Model) -> str:
-    """The model's name, as its paper has it: "ViLT" of a ViLTConfig."""
+    """The model's name in its paper: "ViLT" for a ViLTConfig."""
     return type(config).__name__.removesuffix("Config")
 
 
 def has_answer_decoder(model: Model) -> bool:
-    """Whether it has a decoder that answers questions (ALBEF, BLIP): others choose among given answers."""
+    """Whether the model has a decoder that generates answers (ALBEF, BLIP); others classify among given answers."""
     return (isinstance(model, ALBEFConfig) and model.decoder_depth > 0) or (
         isinstance(model, BLIPConfig) and model.variant == "vqa"
     )
 
 
 def tokenizer_size(model: Model) -> int:
-    """How many pieces of text a model knows, not counting those that it begins texts with itself; 0: it reads none."""
+    """Size of the text tokenizer's vocabulary, without the tokens that the model itself puts first; 0: no text."""
     if isinstance(model, ImageOnlyModel):
         return 0
-    if isinstance(model, BLIPConfig):  # [DEC] and [ENC] stand behind BERT's pieces, or in the place of unused ones
-        behind = [i for i in (model.bos_token_id, model.enc_token_id) if i >= model.vocab_size - 2]
-        return model.vocab_size - len(behind)
+    if isinstance(model, BLIPConfig):  # [DEC] and [ENC] follow BERT's vocabulary, or take the place of unused tokens
+        appended = [i for i in (model.bos_token_id, model.enc_token_id) if i >= model.vocab_size - 2]
+        return model.vocab_size - len(appended)
     return model.vocab_size
 
 
 def max_text_length(model: ImageTextModel) -> int:
-    """How many pieces of a text a model reads at most; recurrent ones have no such bound, and get SCAN's usual 50."""
+    """Maximum number of tokens of a text; recurrent models have no such limit, and get SCAN's usual 50."""
     return 50 if isinstance(model, SCANConfig | VSEppConfig) else model.text_length
 
 
 def pooled_dim(model: ImageTextModel) -> int:
-    """The width of the summary of a pair, which heads of tasks read."""
+    """Width of the pooled features of a pair, which the heads of tasks read."""
     match model:
         case ViLBERTConfig():
             return model.coattention_dim

@@ -1,4 +1,4 @@
-"""Importing an official checkpoint: its file, in any of its layouts, to our names and a model's arguments."""
+"""Import of official checkpoints: a file, in any supported layout, to our weight names and constructor arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diptych.models.clip import checkpoint as clip
 from diptych.models.clip import resnet_checkpoint
 from diptych.models.coca import checkpoint as coca
 from diptych.models.crossvit import checkpoint as crossvit
-from diptych.models.huggingface.layouts import unified
+from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.mae import checkpoint as mae
 from diptych.models.scan import checkpoint as scan
 from diptych.models.vilbert import checkpoint as vilbert
@@ -40,16 +40,16 @@ SYSTEMS = {
         beit3.SYSTEM, albef.SYSTEM, blip.SYSTEM, clip.SYSTEM, clip.OPEN_CLIP, resnet_checkpoint.SYSTEM, coca.SYSTEM,
     )
 }  # fmt: skip
-"""The papers whose official checkpoints are understood."""
+"""The adapters of the systems whose official checkpoints can be imported, by name."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """An official checkpoint in our terms.
+    """An official checkpoint under our names.
 
-    `task`: what it was trained for: pretraining, vqa, retrieval, nlvr2, classification, or encoder where it has no
-    head. `arguments`: the model's. `state`: every weight of the step `build` makes, in our names. `dead`: what was
-    left behind, and why.
+    `task`: what it was trained for: pretraining, vqa, retrieval, nlvr2, classification, or encoder if it has no head.
+    `arguments`: the constructor arguments of the model. `state`: every weight of the training step that `build` makes.
+    `ignored`: official names that were not loaded → the reason. `names`: the table of official names and ours.
     """
 
     system: str
@@ -58,18 +58,18 @@ class Imported:
     state: dict[str, Tensor]
     ignored: dict[str, str]
     names: KeyMapping
-    ignored_tensors: dict[str, Tensor] = field(default_factory=dict)  # the dead ones themselves, for export
-    notes: list[str] = field(default_factory=list)  # what was wrapped around them, and what else the file holds
+    ignored_tensors: dict[str, Tensor] = field(default_factory=dict)  # the ignored weights, for export
+    notes: list[str] = field(default_factory=list)  # prefixes that were removed, and keys that were not read
 
     @property
     def heads(self) -> list[str]:
-        """The heads it holds: "heads.match", "head", "model.head" …"""
-        parts = {".".join(name.split(".")[: 2 if name.startswith("heads.") else 1]) for name in self.state}
-        inside = {"model.head"} if "model.head.weight" in self.state else set()
-        return sorted(parts - {"model"} | inside)
+        """The heads of the checkpoint: "heads.match", "head", "model.head" …"""
+        modules = {".".join(name.split(".")[: 2 if name.startswith("heads.") else 1]) for name in self.state}
+        classifier = {"model.head"} if "model.head.weight" in self.state else set()
+        return sorted(modules - {"model"} | classifier)
 
     def build(self) -> nn.Module:
-        """The step it was trained in, with its weights, ready to train or evaluate."""
+        """The training step of the checkpoint, with its weights loaded."""
         step = SYSTEMS[self.system].build(self.arguments, self.task, self.state)
         load_strict(step, self.state, f"this {self.system} checkpoint")
         return step
@@ -82,79 +82,88 @@ def load_official(
     grid: tuple[int, int] | None = None,
     settings: OfficialConfig | None = None,
 ) -> Imported:
-    """Reads an official checkpoint: ViLT's own or Hugging Face's; for ViT timm's, Hugging Face's or JAX's.
+    """Reads a checkpoint in the official layout of a system, or in Hugging Face's, timm's or JAX's where it has one.
 
-    `heads` are attention heads, for widths that are no multiple of 64. `grid`: rows and columns of the position grid.
-    A square number of positions is taken for a square grid, which is resized to `grid` by the system's own rule; any
-    other number is taken to lie as `grid`. `settings`: what stands in no shape, by the official code's names (ViLBERT's
-    schedule, open_clip's config), or the model's own "arguments". Raises WeightsError, one line that names the file and
-    the weights.
+    Args:
+        num_heads: attention heads, for widths that are not a multiple of 64.
+        grid: rows and columns of the position grid. A square number of positions is read as a square grid and resized
+            to `grid` by the system's own rule; any other number must have the shape of `grid`.
+        settings: what cannot be inferred from shapes, under the keys of the official code (ViLBERT's schedule,
+            open_clip's config), or constructor arguments under "arguments".
+
+    Raises:
+        WeightsError: one line that names the file and the weights.
     """
     if system not in SYSTEMS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
-    found, notes = unwrap(
+    imported, notes = unwrap(
         path,
         read_weights(path),
-        lambda state: _fitted(system, state, num_heads, grid, settings or {}),
+        lambda state: _import_state(system, state, num_heads, grid, settings or {}),
         lambda state: _is_known(system, state),
     )
-    return replace(found, notes=notes + found.notes)
+    return replace(imported, notes=notes + imported.notes)
 
 
-def _fitted(
+def _import_state(
     system: str, state: State, num_heads: int | None, grid: tuple[int, int] | None, settings: OfficialConfig
 ) -> Imported:
-    """One set of weights in any layout of a system. Raises WeightsError."""
+    """Imports one set of weights, in any layout of a system. Raises WeightsError."""
     try:
-        official, heads_of_layout = unified(system, state)
-        held = [p for p in SYSTEMS[system].positions if p.official in official]
-        lies = grid if any(not positions.is_square(official[positions.official]) for positions in held) else None
-        told = with_grid(settings) | {
-            name: x for name, x in (("num_heads", num_heads or heads_of_layout), ("grid", lies)) if x is not None
-        }
-        return resized(map_official(system, official, told), grid)
-    except NonFinite as error:  # by the file's own names, where its layout has others
+        official, heads_of_layout = to_official_names(system, state)
+        positions = [p for p in SYSTEMS[system].positions if p.official in official]
+        own_grid = grid if any(not p.is_square(official[p.official]) for p in positions) else None
+        options = {"num_heads": num_heads or heads_of_layout, "grid": own_grid}
+        config = with_grid(settings) | {key: value for key, value in options.items() if value is not None}
+        return resize_grid(map_official(system, official, config), grid)
+    except NonFinite as error:  # named as in the file, whose layout may have other names
         raise NonFinite(
             f"NaN or infinite weights: {listed(names)}" if (names := nonfinite(state)) else str(error)
         ) from None
-    except (RuntimeError, IndexError) as error:  # torch's own words on tensors of an unforeseen shape
+    except (RuntimeError, IndexError) as error:  # torch's errors about tensors of unexpected shapes
         raise WeightsError(f"its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
 
 
 def _is_known(system: str, state: State) -> bool:
-    """Whether weights are a system's, whole or not."""
+    """Whether weights belong to a system, even if some are missing."""
     try:
-        return SYSTEMS[system].matches(unified(system, state)[0])
+        return SYSTEMS[system].matches(to_official_names(system, state)[0])
     except (WeightsError, RuntimeError, IndexError):
         return False
 
 
-def identify_system(official: Mapping[str, Tensor], told: OfficialConfig | None = None) -> str:
-    """The system an officially named checkpoint belongs to; where two have the same names, what is told says which.
-    Raises WeightsError.
+def identify_system(official: Mapping[str, Tensor], config: OfficialConfig | None = None) -> str:
+    """The system of a checkpoint under official names; `config` decides between systems with the same names.
+
+    Raises:
+        WeightsError: no system matches, or several do.
     """
-    found = [system for system in SYSTEMS.values() if system.matches(official)]
-    if told:
-        found = [system for system in found if system.matches_config(told)]
-    if not found:
+    matches = [system for system in SYSTEMS.values() if system.matches(official)]
+    if config:
+        matches = [system for system in matches if system.matches_config(config)]
+    if not matches:
         raise WeightsError(f"a checkpoint of no known system; there are {', '.join(SYSTEMS)}")
-    if len(found) > 1:
-        names = " and ".join(system.name for system in found)
-        raise WeightsError(
-            f"a checkpoint whose weights {names} call alike; only the settings it was made with tell which"
-        )
-    return found[0].name
+    if len(matches) > 1:
+        names = " and ".join(system.name for system in matches)
+        raise WeightsError(f"a checkpoint with weight names of both {names}; give the config that it was trained with")
+    return matches[0].name
 
 
-def map_official(name: str, official: Mapping[str, Tensor], told: OfficialConfig) -> Imported:
-    """An officially named state in our terms; `told`: what stands in no shape.
+def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConfig) -> Imported:
+    """A state under official names, translated to ours.
 
-    Names and shapes are checked before anything of the model's size is made. A student may stand without its teacher and
-    queue, as a file does that was stripped for use, or was trained without one (ALBEF's `distill: False`), but not beside a
-    part of them. Raises WeightsError.
+    Names and shapes are checked before tensors of the model's size are allocated. The momentum teacher and the queue
+    may be absent, as in a file that was stripped or trained without them (ALBEF's `distill: False`), but only both
+    together.
+
+    Args:
+        config: settings that cannot be inferred from shapes.
+
+    Raises:
+        WeightsError: the weights do not fit the system; the message names them.
     """
     system = SYSTEMS[name]
-    arguments, task = {**system.infer(official, told), **told.get("arguments", {})}, system.task(official)
+    arguments, task = {**system.infer(official, config), **config.get("arguments", {})}, system.task(official)
     names = system.names(arguments, task)
     if names.teacher_names and not any(name in official for name in names.teacher_names):
         names = names.without_teacher
@@ -165,32 +174,34 @@ def map_official(name: str, official: Mapping[str, Tensor], told: OfficialConfig
     try:
         check_fit(step, state, f"this {name} checkpoint")
     except WeightsError as error:
-        absent = {n: tensor for n, tensor in named_weights(step).items() if n not in state}
-        theirs = f"; in the official names: {listed(names.to_official(absent))}" if absent else ""
+        missing = {n: tensor for n, tensor in named_weights(step).items() if n not in state}
+        theirs = f"; in the official names: {listed(names.to_official(missing))}" if missing else ""
         raise WeightsError(f"{error}{theirs}") from None
-    twice = {name: f"the same weight as {twin}" for name, twin in names.tied.items()}
-    dead = {name: why for name, why in (*names.ignored.items(), *twice.items()) if name in official}
-    left = {name: tensor for name, tensor in official.items() if name in names.ignored}
+    tied = {name: f"the same weight as {other}" for name, other in names.tied.items()}
+    ignored = {name: reason for name, reason in (*names.ignored.items(), *tied.items()) if name in official}
+    ignored_tensors = {name: tensor for name, tensor in official.items() if name in names.ignored}
     notes = [
-        f"{n}: computed from its weight norm" for n in names.normed if n not in official and names.ours[n] in state
+        f"{n}: computed from its weight norm"
+        for n in names.weight_normed
+        if n not in official and names.ours[n] in state
     ]
-    return Imported(name, task, arguments, state, dead, names, left, notes)
+    return Imported(name, task, arguments, state, ignored, names, ignored_tensors, notes)
 
 
-def resized(imported: Imported, grid: tuple[int, int] | None) -> Imported:
-    """The same checkpoint with its position grid fitted to other image sizes; None leaves it. Raises WeightsError."""
+def resize_grid(imported: Imported, grid: tuple[int, int] | None) -> Imported:
+    """The checkpoint with its positions resized to `grid` (rows, columns); None: unchanged. Raises WeightsError."""
     if grid is None or grid == imported.arguments.get("grid"):
         return imported
     positions = [
         (name, positions)
         for positions in SYSTEMS[imported.system].positions
         for name in imported.state
-        if name.endswith(positions.ours)  # a momentum model has positions of its own
+        if name.endswith(positions.ours)  # of the student and of the momentum teacher
     ]
     if not positions:
         raise WeightsError(f"{imported.system} has no position grid to resize; leave --grid out")
     try:
-        fitted = {name: p.fit(imported.state[name], imported.arguments["grid"], grid) for name, p in positions}
+        refitted = {name: p.fit(imported.state[name], imported.arguments["grid"], grid) for name, p in positions}
     except ValueError as error:
         raise WeightsError(f"positions cannot be resized: {error}") from None
-    return replace(imported, arguments=imported.arguments | {"grid": grid}, state=imported.state | fitted)
+    return replace(imported, arguments=imported.arguments | {"grid": grid}, state=imported.state | refitted)

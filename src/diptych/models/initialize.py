@@ -1,7 +1,4 @@
-"""Beginning one paper's model with another's weights.
-
-Beginning the towers of a model with weights that know one modality: a BERT's layers, a ViT.
-"""
+"""Initialisation of a vision-language model from unimodal weights: text layers from a BERT, image layers from a ViT."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from diptych.checkpoints.bert import LAYER, WORDS
+from diptych.checkpoints.bert import LAYER, TEXT_EMBEDDING
 from diptych.checkpoints.mapping import KeyMapping, prefixed
 from diptych.checkpoints.positions import resize_positions
 from diptych.checkpoints.read import WeightsError, read_states
@@ -27,39 +24,59 @@ from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.position import Resize, resize_bilinear
 from diptych.utils.state_dict import named_weights
 
-CLASSIFIER = ("head.", "representation.")  # of a ViT, with the hidden layer before it
+CLASSIFIER = ("head.", "representation.")  # a ViT's classifier and the hidden layer before it, which are not loaded
+BERT_EMBEDDING = "embeddings.word_embeddings.weight"  # identifies a BERT
+SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
 
 
-def start_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]:
-    """ViLT's patches, blocks and final norm from a ViT's (our names), as the paper starts from ImageNet's (section 4.1).
+def initialize_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]:
+    """Initialises ViLT's patch embedding, blocks and final norm from a ViT (our names), as in section 4.1 of the paper.
 
-    Text embeddings, modality types and pooler stay as they are; a classifier is left behind; a square position grid of
-    another size is resized. Gives the names that were loaded. Raises WeightsError naming what does not fit.
+    Text embeddings, modality types and pooler are unchanged; a square position grid of another size is resized.
+
+    Returns:
+        The names that were loaded.
+
+    Raises:
+        WeightsError: weights that do not fit; the message names them.
     """
     loaded = {
         name if name.startswith("patches.") else f"transformer.{name}": tensor
         for name, tensor in vit.items()
         if not name.startswith(CLASSIFIER)
     }
-    wanted = [n for n in vilt.state_dict() if n.startswith(("patches.", "transformer.blocks.", "transformer.norm."))]
-    missing = [name.removeprefix("transformer.") for name in wanted if name not in loaded]
-    if missing:
-        raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
-    loaded["patches.position"] = fitted(loaded["patches.position"], vilt.patches.grid, resize_bilinear)
-    load_strict(vilt, vilt.state_dict() | loaded, "the ViT to start from")
+    needed = [n for n in vilt.state_dict() if n.startswith(("patches.", "transformer.blocks.", "transformer.norm."))]
+    _check_complete(loaded, needed, "transformer.")
+    loaded["patches.position"] = resize_to_grid(loaded["patches.position"], vilt.patches.grid, resize_bilinear)
+    load_strict(vilt, vilt.state_dict() | loaded, "the ViT to initialise from")
     return list(loaded)
 
 
-def start_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
-    """VLMo's patches, attention, experts of images and final norm from a ViT's (our names): its stage on images alone.
+def _check_complete(loaded: Mapping[str, Tensor], needed: list[str], prefix: str = "") -> None:
+    """Raises WeightsError, by the name without `prefix`, unless all needed weights are there."""
+    missing = [name.removeprefix(prefix) for name in needed if name not in loaded]
+    if missing:
+        raise WeightsError(f"the ViT to initialise from lacks {missing[0]}; is it another model's?")
 
-    Everything else stays as it is. Exact but for the modality's vector: keys' bias, which VLMo has not, adds the same to all
-    scores of a query. Differs: the paper starts from BEiT, whose relative positions and LayerScale a ViT lacks, so this
-    is for models with positions that are added (base-plus). Gives our names of what was loaded. Raises WeightsError.
+
+def initialize_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
+    """Initialises VLMo's patch embedding, attention, vision experts and final norm from a ViT's (our names).
+
+    This is VLMo's stage of training on images alone; everything else is unchanged. Except for the modality embedding,
+    the result computes the same as the ViT: the bias of keys, which VLMo lacks, adds the same to all scores of a query.
+
+    Differs: the paper initialises from BEiT, whose relative positions and LayerScale a ViT lacks, so this is for models
+    with absolute positions (base-plus).
+
+    Returns:
+        The names that were loaded.
+
+    Raises:
+        WeightsError: the model has relative positions, or weights do not fit.
     """
     if not isinstance(vlmo.patches, PatchEmbedding):
         raise WeightsError(
-            "a VLMo with relative positions cannot start from a ViT, which adds positions to its patches"
+            "a VLMo with relative positions cannot be initialised from a ViT, which has absolute positions"
         )
     loaded: dict[str, Tensor] = {}
     for name, tensor in vit.items():
@@ -73,118 +90,129 @@ def start_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
             loaded[f"{part}query_bias"], _, loaded[f"{part}value_bias"] = tensor.chunk(3)
         else:
             loaded[ours] = tensor
-    apart = ("words.", "modality.", "transformer.pooler.")
-    missing = [
+    unchanged = ("words.", "modality.", "transformer.pooler.")
+    needed = [
         name
         for name in named_weights(vlmo)
-        if name not in loaded
-        and not name.startswith(apart)
-        and not any(part in name for part in (".apart.text.", ".together.", ".scale"))
+        if not name.startswith(unchanged) and not any(part in name for part in (".apart.text.", ".together.", ".scale"))
     ]
-    if missing:
-        raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
-    loaded["patches.position"] = fitted(loaded["patches.position"], vlmo.patches.grid, vlmo.patches.resize)
-    load_strict(vlmo, named_weights(vlmo) | loaded, "the ViT to start from")
+    _check_complete(loaded, needed)
+    loaded["patches.position"] = resize_to_grid(loaded["patches.position"], vlmo.patches.grid, vlmo.patches.resize)
+    load_strict(vlmo, named_weights(vlmo) | loaded, "the ViT to initialise from")
     return list(loaded)
 
 
-def fitted(position: Tensor, grid: tuple[int, int], resize: Resize) -> Tensor:
-    """A ViT's positions for another grid. Raises WeightsError where its own is not square."""
+def resize_to_grid(position: Tensor, grid: tuple[int, int], resize: Resize) -> Tensor:
+    """The positions of a ViT, (1, 1 + cells, d), resized to a grid. Raises WeightsError if their own is not square."""
     cells = position.shape[1] - 1
     if cells == grid[0] * grid[1]:
         return position
     side = math.isqrt(cells)
     if side * side != cells:
-        raise WeightsError(f"the ViT to start from has {cells} positions, which are no square grid to resize")
+        raise WeightsError(
+            f"the ViT to initialise from has {cells} positions, which is not a square number, so they cannot be resized"
+        )
     return resize_positions(position, (side, side), grid, resize)
 
 
-MARK = "embeddings.word_embeddings.weight"  # by which a BERT is known
-SEGMENT = {"token_type_embeddings.weight": "segment.weight"}
+def initialize_text_encoder(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
+    """Initialises the text embedding and text layers of a model from a BERT under its official names.
 
+    The pooler, the MLM head and layers that the model lacks are not loaded. In ALBEF the first layers initialise the
+    text encoder and the others the multimodal encoder; in BLIP each initialises both encoder and decoder.
 
-def start_text(model: nn.Module, bert: Mapping[str, Tensor]) -> list[str]:
-    """A BERT's embeddings and layers, as its own code names them, in the places of the model's. What it has besides stays
-    behind: pooler, word head, and layers that the model lacks. Gives our names of what was loaded.
+    Returns:
+        The names that were loaded.
 
-    ALBEF: the first layers read, the others fuse. BLIP: encoder and decoder. Raises WeightsError.
+    Raises:
+        WeightsError: the model has no BERT, or weights do not fit.
     """
-    loaded = _places_of(model, bert)
-    load_strict(model, named_weights(model) | loaded, "the BERT to start from")
+    loaded = _mapped(model, bert)
+    load_strict(model, named_weights(model) | loaded, "the BERT to initialise from")
     return list(loaded)
 
 
-def start_text_from(model: nn.Module, file: Path) -> tuple[list[str], list[str]]:
-    """`start_text` with the BERT in a file. Gives our names of what was loaded, and what was left out on the way to it, a
-    sentence each (`wrappers.fitting`). Raises WeightsError.
+def initialize_text_encoder_from_file(model: nn.Module, file: Path) -> tuple[list[str], list[str]]:
+    """Initialises the text encoder from the BERT in a file. Raises WeightsError.
+
+    Returns:
+        The names that were loaded, and notes on what was removed or not read (`wrappers.unwrap`).
     """
 
     def fit(bert: dict[str, Tensor]) -> dict[str, Tensor]:
-        check_fit(model, named_weights(model) | _places_of(model, bert), "the BERT to start from")
+        check_fit(model, named_weights(model) | _mapped(model, bert), "the BERT to initialise from")
         return bert
 
-    bert, notes = unwrap(file, read_states(file), fit, lambda bert: any(name.endswith(MARK) for name in bert))
-    return start_text(model, bert), notes
+    def is_bert(state: dict[str, Tensor]) -> bool:
+        return any(name.endswith(BERT_EMBEDDING) for name in state)
+
+    bert, notes = unwrap(file, read_states(file), fit, is_bert)
+    return initialize_text_encoder(model, bert), notes
 
 
-def _places_of(model: nn.Module, bert: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A BERT's weights under our names, in every place of the model that they are for. Raises WeightsError."""
-    bert = {_modern(name): tensor for name, tensor in bert.items()}
-    words, layers = _places(model)
-    words_table = prefixed(
-        "embeddings.", words, WORDS | (SEGMENT if hasattr(model.get_submodule(words[:-1]), "segment") else {})
-    )
-    loaded = _taken(bert, {name: our for name, our in words_table.items() if our in model.state_dict()})
-    for number, places in enumerate(layers):
-        for place in places:
-            loaded |= _taken(bert, prefixed(f"encoder.layer.{number}.", place, LAYER))
+def _mapped(model: nn.Module, bert: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a BERT under the names of every module of the model that they initialise. Raises WeightsError."""
+    bert = {_current_name(name): tensor for name, tensor in bert.items()}
+    embedding, layers = _bert_prefixes(model)
+    segment = SEGMENT if hasattr(model.get_submodule(embedding[:-1]), "segment") else {}
+    table = prefixed("embeddings.", embedding, TEXT_EMBEDDING | segment)
+    loaded = _renamed(bert, {name: our for name, our in table.items() if our in model.state_dict()})
+    for number, prefixes in enumerate(layers):
+        for prefix in prefixes:
+            loaded |= _renamed(bert, prefixed(f"encoder.layer.{number}.", prefix, LAYER))
     return loaded
 
 
-def start_image(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
-    """A ViT (our names) in the place of the image tower of an ALBEF or a BLIP, or of a VLMo's part for images; its classifier stays behind, a square position
-    grid of another size is resized. Gives our names of what was loaded. Raises WeightsError.
+def initialize_image_encoder(model: nn.Module, vit: Mapping[str, Tensor]) -> list[str]:
+    """Initialises the image encoder of ALBEF or BLIP, or the vision experts of VLMo, from a ViT (our names).
+
+    The classifier is not loaded; a square position grid of another size is resized.
+
+    Returns:
+        The names that were loaded.
+
+    Raises:
+        WeightsError: the model has no ViT, or weights do not fit.
     """
     if isinstance(model, VLMo):
-        return start_vlmo_from_vit(model, vit)
+        return initialize_vlmo_from_vit(model, vit)
     if not isinstance(model, ALBEF | BLIP):
-        raise WeightsError(f"a {type(model).__name__} has no ViT for its images to begin with")
+        raise WeightsError(f"{type(model).__name__} has no ViT as image encoder; expected ALBEF, BLIP or VLMo")
     loaded = {f"image.{name}": tensor for name, tensor in vit.items() if not name.startswith(CLASSIFIER)}
-    patches, at = model.image.patches, "image.patches.position"
-    loaded[at] = fitted(loaded[at], patches.grid, patches.resize)
-    missing = [name for name in named_weights(model) if name.startswith("image.") and name not in loaded]
-    if missing:
-        raise WeightsError(f"the ViT to start from lacks {missing[0]}; is it another model's?")
-    load_strict(model, named_weights(model) | loaded, "the ViT to start from")
+    patches, position = model.image.patches, "image.patches.position"
+    loaded[position] = resize_to_grid(loaded[position], patches.grid, patches.resize)
+    _check_complete(loaded, [name for name in named_weights(model) if name.startswith("image.")])
+    load_strict(model, named_weights(model) | loaded, "the ViT to initialise from")
     return list(loaded)
 
 
 def first_text_block(model: nn.Module) -> nn.Module:
-    """The layer that BERT's first becomes. Raises WeightsError."""
-    return model.get_submodule(_places(model)[1][0][0].removesuffix("."))
+    """The layer that BERT's first layer initialises. Raises WeightsError."""
+    return model.get_submodule(_bert_prefixes(model)[1][0][0].removesuffix("."))
 
 
-def _places(model: nn.Module) -> tuple[str, list[list[str]]]:
-    """Where a model keeps BERT's embeddings, and each of its layers."""
+def _bert_prefixes(model: nn.Module) -> tuple[str, list[list[str]]]:
+    """The prefix of the text embedding, and for each layer of BERT the prefixes of the layers that it initialises."""
     match model:
         case ALBEF():
-            read = [[f"text.{i}."] for i in range(len(model.text))]
-            return "words.", read + [
-                [f"fusion.{i}.{k}." for k in range(model.num_images)] for i in range(len(model.fusion))
-            ]
+            text = [[f"text.{i}."] for i in range(len(model.text))]
+            fusion = [[f"fusion.{i}.{k}." for k in range(model.num_images)] for i in range(len(model.fusion))]
+            return "words.", text + fusion
         case BLIP():
-            roles = [role for role in ("encoder", "decoder") if getattr(model, role) is not None]
-            depth = len(getattr(model, roles[0]).blocks)
-            return f"{roles[0]}.words.", [[f"{role}.blocks.{i}." for role in roles] for i in range(depth)]
+            parts = [part for part in ("encoder", "decoder") if getattr(model, part) is not None]
+            depth = len(getattr(model, parts[0]).blocks)
+            return f"{parts[0]}.words.", [[f"{part}.blocks.{i}." for part in parts] for i in range(depth)]
         case ViLBERT():
             return "words.", [[f"streams.text.{i}."] for i in range(len(model.streams.text))]
         case VisualBERT():
             return "words.", [[f"transformer.blocks.{i}."] for i in range(len(model.transformer.blocks))]
-    raise WeightsError(f"a {type(model).__name__} has no BERT for its texts to begin with")
+    raise WeightsError(
+        f"{type(model).__name__} has no BERT as text encoder; expected ALBEF, BLIP, ViLBERT or VisualBERT"
+    )
 
 
-def _modern(name: str) -> str:
-    """As BERT's names are today: without the model's prefix, norms with weight and bias."""
+def _current_name(name: str) -> str:
+    """The current name of a weight of BERT: without the prefix "bert.", norms with weight and bias."""
     return (
         name.removeprefix("bert.")
         .replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -192,8 +220,11 @@ def _modern(name: str) -> str:
     )
 
 
-def _taken(bert: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
+def _renamed(bert: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights in `table` under our names. Raises WeightsError if one is missing."""
     missing = [name for name in table if name not in bert]
     if missing:
-        raise WeightsError(f"the BERT to start from lacks {missing[0]}; is it another model's, or has it fewer layers?")
+        raise WeightsError(
+            f"the BERT to initialise from lacks {missing[0]}; is it another model's, or has it fewer layers?"
+        )
     return KeyMapping(table).from_official({name: bert[name] for name in table})

@@ -1,11 +1,4 @@
-"""The position-wise network of a transformer block.
-
-What a block does with a branch before it adds it back.
-
-The transformer block, in the two orders in which papers normalise.
-
-A block that looks at another sequence.
-"""
+"""Transformer blocks, pre-norm and post-norm, with their feed-forward network and residual addition."""
 
 from __future__ import annotations
 
@@ -21,7 +14,7 @@ from diptych.modules.tokens import Tokens
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, linear (Vaswani et al. 2017, section 3.3); exact GELU unless told, as in BERT and ViT."""
+    """Linear, activation, linear (Vaswani et al. 2017, section 3.3); default activation: exact GELU (BERT, ViT)."""
 
     def __init__(self, dim: int, mlp_dim: int, dropout: float = 0.0, activation: nn.Module | None = None):
         super().__init__()
@@ -42,9 +35,9 @@ class QuickGELU(nn.Module):
 
 
 def activation_named(name: str) -> nn.Module:
-    """The activation of that name (`ACTIVATIONS`). Raises ValueError."""
+    """A new activation module by its name in `ACTIVATIONS`. Raises ValueError for an unknown name."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"no activation {name!r}; there are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"unknown activation {name!r}: expected one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
@@ -58,11 +51,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Residual(nn.Module):
-    """A branch of a block, added back to the tokens that it read.
+    """The residual addition of a block's branch, with LayerScale and stochastic depth.
 
-    `scale`: each channel of the branch has a learned factor, which begins there (LayerScale: Touvron et al., ICCV 2021,
-    section 2); None: no factor. `drop`: while training, the share of samples that go without the branch; it is scaled up
-    in the others (stochastic depth: Huang et al., ECCV 2016).
+    Args:
+        scale: initial value of a learned factor per channel of the branch (LayerScale: Touvron et al., ICCV 2021,
+            section 2); None: no factor.
+        drop_path: in training, the probability that a sample skips the branch, which is scaled up in the other samples
+            (stochastic depth: Huang et al., ECCV 2016).
     """
 
     def __init__(self, dim: int, scale: float | None = None, drop_path: float = 0.0):
@@ -80,7 +75,7 @@ class Residual(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """Self-attention and a feed-forward network, each on normalised tokens and added back (ViT, figure 1)."""
+    """Pre-norm transformer block: self-attention and feed-forward network, each after a LayerNorm (ViT, figure 1)."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_dim: int, eps: float = 1e-6, dropout: float = 0.0,
@@ -104,9 +99,10 @@ class PreNormBlock(nn.Module):
 
 
 class PostNormBlock(nn.Module):
-    """BERT's block: each part is added to what it read, and the sum normalised (Vaswani et al. 2017, figure 1).
+    """BERT's post-norm block: LayerNorm after each residual addition (Vaswani et al. 2017, figure 1).
 
-    With `context_width` it is a decoder's or a fusion encoder's: between the two it attends to a context of that width.
+    With `context_dim` it is the block of a decoder or fusion encoder: between self-attention and the feed-forward
+    network it cross-attends to a context of that width.
     """
 
     def __init__(
@@ -126,18 +122,24 @@ class PostNormBlock(nn.Module):
         self, tokens: Tokens, context: Tokens | None = None,
         allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
-        """Without a `context`, attention to one is left out (BLIP's text encoder reads text alone so)."""
+        """Without a `context`, cross-attention is skipped (as in BLIP's unimodal text encoder).
+
+        Raises ValueError for a context where the block has no cross-attention.
+        """
         tokens = (tokens + self.attention(tokens, allowed, None, cache).map(self.dropout)).map(self.norm1)
         if context is not None:
             if self.cross is None or self.cross_norm is None:
-                raise ValueError("this block was built without attention to a context (context_width)")
+                raise ValueError(
+                    "this block has no cross-attention: build it with context_dim, or call it without context"
+                )
             tokens = (tokens + self.cross(tokens, context).map(self.dropout)).map(self.cross_norm)
         return (tokens + tokens.map(self.feedforward).map(self.dropout)).map(self.norm2)
 
 
 class PreNormContextBlock(nn.Module):
-    """Attention to a context and a feed-forward network, each on normalised tokens and added back; the context, which has
-    the tokens' width, is normalised too (CoCa's multimodal decoder, as open_clip builds it).
+    """Pre-norm block of cross-attention and a feed-forward network, without self-attention.
+
+    The context has the tokens' width and is normalised too. Source: CoCa's multimodal decoder in open_clip.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, eps: float, activation: nn.Module | None = None):

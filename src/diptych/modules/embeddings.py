@@ -1,11 +1,4 @@
-"""From words and pixels to vectors.
-
-From a convolutional network's last map to tokens, one a cell.
-
-From what a detector saw to vectors.
-
-One picture at a size of one's own: resized, cut into patches by convolution, given positions.
-"""
+"""Input embeddings: of text, image patches (at any, or at one fixed image size), CNN feature maps, detected regions."""
 
 from __future__ import annotations
 
@@ -23,10 +16,10 @@ from diptych.modules.tokens import Span, Tokens
 
 
 class TextEmbedding(nn.Module):
-    """BERT's input: word, position and segment embeddings, normalised (Devlin et al. 2019, figure 2).
+    """BERT's input: the normalised sum of word, position and segment embeddings (Devlin et al. 2019, figure 2).
 
-    There is one sentence, so the segment is always 0; the table keeps BERT's second row, which then never learns.
-    `segments` 0: no such table (BLIP). `length` 0: no positions, which then stand in attention (VLMo).
+    The segment is always 0; the table keeps BERT's second row, which gets no gradient. `segments` 0: no segment table
+    (BLIP). `length` 0: no position table, for models with a relative position bias in attention (VLMo).
     """
 
     def __init__(
@@ -40,12 +33,15 @@ class TextEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, text: Text, start: int = 0) -> Tokens:
-        """`start`: how many tokens of the text came before these (see layers.cache)."""
+        """Embeds tokens; `start`: how many tokens of the text precede these (see modules.attention.KVCache).
+
+        Raises ValueError for a text longer than the position table.
+        """
         n = text.ids.shape[1]
         values = self.word(text.ids)
         if self.position is not None:
-            if start + n > (most := self.position.num_embeddings):
-                raise ValueError(f"text of {start + n} tokens, but the model has positions for {most}")
+            if start + n > (limit := self.position.num_embeddings):
+                raise ValueError(f"text of {start + n} tokens, but the model has positions for only {limit}")
             values = values + self.position.weight[start : start + n]
         if self.segment is not None:
             values = values + self.segment.weight[0]
@@ -55,46 +51,60 @@ class TextEmbedding(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Square patches, each projected linearly and given a position, after a class token (ViT, section 3.1).
+    """A class token, then linearly projected square patches with learned positions (ViT, section 3.1).
 
-    A ragged batch gives ragged tokens: a patch is real where its top-left pixel lies inside its image, and `resize`
-    fits the learned position grid to each image's own rows and columns. `unread`: rows at the head of the position table
-    that nothing reads (fairseq's habit).
+    Images of different sizes give different numbers of tokens: a patch is real where its top-left pixel lies inside its
+    image, and `resize` interpolates the learned position grid to each image's own rows and columns.
+    `num_unused_positions`: leading rows of the position table that are not used (a fairseq convention).
     """
 
     def __init__(
-        self, dim: int, patch_size: int, grid: tuple[int, int], resize: Resize, channels: int = 3, dropout: float = 0.0,
-        unread: int = 0,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        patch_size: int,
+        grid: tuple[int, int],
+        resize: Resize,
+        channels: int = 3,
+        dropout: float = 0.0,
+        num_unused_positions: int = 0,
+    ):
         super().__init__()
         self.patch_size, self.grid, self.resize = patch_size, grid, resize
         self.project = nn.Linear(channels * patch_size * patch_size, dim)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
-        self.position = nn.Parameter(torch.zeros(1, unread + 1 + grid[0] * grid[1], dim))
-        self.unread = unread
+        self.position = nn.Parameter(torch.zeros(1, num_unused_positions + 1 + grid[0] * grid[1], dim))
+        self.num_unused_positions = num_unused_positions
         self.dropout = nn.Dropout(dropout)
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(
-        self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
+        self,
+        image: Image,
+        masked: Bool[Tensor, "b cells"] | None = None,
+        mask_token: Float[Tensor, "1 1 d"] | None = None,
     ) -> Tokens:
-        """Where a cell of the patch canvas is `hidden`, `blank` stands in the place of its projected patch."""
-        cls = class_tokens(self.cls + self.position[:, self.unread : self.unread + 1], image)
+        """Embeds patches; where `masked` is True, `mask_token` replaces the projected patch."""
+        cls = class_tokens(
+            self.cls + self.position[:, self.num_unused_positions : self.num_unused_positions + 1], image
+        )
         extents, patches = _patches(image, self.patch_size)
         ((rows, columns),) = (span.grid for span in patches.layout.spans if span.grid)
         positions = self.positions(extents, rows, columns)
-        patches = with_mask_tokens(patches.map(self.project), hidden, blank)
+        patches = with_mask_tokens(patches.map(self.project), masked, mask_token)
         return Tokens.concat(cls, patches.add(positions)).map(self.dropout)
 
     def positions(self, extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Float[Tensor, "b cells d"]:
-        """The position of every cell of each image's canvas."""
-        grid = self.position[0, self.unread + 1 :].unflatten(0, self.grid)
+        """The position embedding of every cell of each image's patch grid."""
+        grid = self.position[0, self.num_unused_positions + 1 :].unflatten(0, self.grid)
         return resize_grid_per_sample(grid, extents, rows, columns, self.resize)
 
 
 class PatchEmbeddingWithoutPosition(nn.Module):
-    """Square patches, each projected linearly, after a class token: where they lie is told to attention (BEiT, VLMo)."""
+    """A class token, then linearly projected square patches without positions.
+
+    For models with a relative position bias in attention (BEiT, VLMo).
+    """
 
     def __init__(self, dim: int, patch_size: int, channels: int = 3):
         super().__init__()
@@ -104,41 +114,44 @@ class PatchEmbeddingWithoutPosition(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
 
     def forward(
-        self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
+        self,
+        image: Image,
+        masked: Bool[Tensor, "b cells"] | None = None,
+        mask_token: Float[Tensor, "1 1 d"] | None = None,
     ) -> Tokens:
-        """Where a cell of the patch canvas is `hidden`, `blank` stands in the place of its projected patch."""
+        """Embeds patches; where `masked` is True, `mask_token` replaces the projected patch."""
         patches = _patches(image, self.patch_size)[1].map(self.project)
-        return Tokens.concat(class_tokens(self.cls, image), with_mask_tokens(patches, hidden, blank))
+        return Tokens.concat(class_tokens(self.cls, image), with_mask_tokens(patches, masked, mask_token))
 
 
 def with_mask_tokens(
-    patches: Tokens, hidden: Bool[Tensor, "b cells"] | None, blank: Float[Tensor, "1 1 d"] | None
+    patches: Tokens, masked: Bool[Tensor, "b cells"] | None, mask_token: Float[Tensor, "1 1 d"] | None
 ) -> Tokens:
-    """The patches, with `blank` in the place of those that are `hidden`; the same where either is None."""
-    if hidden is None or blank is None:
+    """The patches, with `mask_token` in place of those that are `masked`; unchanged where either is None."""
+    if masked is None or mask_token is None:
         return patches
     return Tokens.from_padded(
-        torch.where(hidden[:, :, None], blank, patches.to_padded()), patches.mask, *patches.layout.spans
+        torch.where(masked[:, :, None], mask_token, patches.to_padded()), patches.mask, *patches.layout.spans
     )
 
 
 def class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:
-    """One for each image."""
-    real = torch.ones(len(image), 1, dtype=torch.bool, device=cls.device)
-    return Tokens.from_padded(cls.expand(len(image), -1, -1), real, Span("image", "cls", 1))
+    """The class token of each image."""
+    mask = torch.ones(len(image), 1, dtype=torch.bool, device=cls.device)
+    return Tokens.from_padded(cls.expand(len(image), -1, -1), mask, Span("image", "cls", 1))
 
 
 def _patches(image: Image, patch_size: int) -> tuple[Int[Tensor, "b 2"], Tokens]:
-    """How many patches high and wide each image is, and their pixels."""
+    """Each image's number of patch rows and columns, and the pixels of its patches."""
     rows, columns = (side // patch_size for side in image.pixels.shape[-2:])
     extents = (image.sizes + patch_size - 1) // patch_size
     pixels = rearrange(image.pixels, "b c (i p) (j q) -> b (i j) (c p q)", p=patch_size, q=patch_size)
-    real = _inside(extents, rows, columns).flatten(1)
-    return extents, Tokens.from_padded(pixels, real, Span("image", "patches", rows * columns, grid=(rows, columns)))
+    mask = _inside(extents, rows, columns).flatten(1)
+    return extents, Tokens.from_padded(pixels, mask, Span("image", "patches", rows * columns, grid=(rows, columns)))
 
 
 def _inside(extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Bool[Tensor, "b rows columns"]:
-    """Which cells of the patch canvas hold a part of the picture."""
+    """The mask of cells inside each image, on a grid of rows × columns."""
     height, width = extents[:, :, None].unbind(1)
     row = torch.arange(rows, device=extents.device) < height
     column = torch.arange(columns, device=extents.device) < width
@@ -146,68 +159,74 @@ def _inside(extents: Int[Tensor, "b 2"], rows: int, columns: int) -> Bool[Tensor
 
 
 Network = Callable[[Tensor], Tensor]
-"""Pictures of one size (b, 3, h, w) to their maps (b, features, rows, columns)."""
+"""A CNN, from images of one size (b, 3, h, w) to feature maps (b, features, rows, columns)."""
 
 
 def grid_features(network: Network, image: Image) -> Tokens:
-    """A token for each cell of each image's last map, in raster order.
+    """The feature map of each image as tokens, one per cell, in raster order.
 
-    A convolution would see where a canvas ends, so images of one size are read together and cut out of it: what a
-    picture gives does not depend on its canvas. (Batch norms in training see each size by itself.)
+    Convolutions would mix padding into the features, so images are cropped to their size, and those of one size share a
+    call: an image's features do not depend on its padding. (Batch norm in training uses the statistics of each size.)
     """
-    sizes, which = torch.unique(image.sizes, dim=0, return_inverse=True)
-    maps = [network(image.pixels[which == i, :, :h, :w]) for i, (h, w) in enumerate(sizes.tolist())]
-    extents = torch.tensor([x.shape[2:] for x in maps], device=which.device)[which]
+    sizes, size_index = torch.unique(image.sizes, dim=0, return_inverse=True)
+    maps = [network(image.pixels[size_index == i, :, :h, :w]) for i, (h, w) in enumerate(sizes.tolist())]
+    extents = torch.tensor([x.shape[2:] for x in maps], device=size_index.device)[size_index]
     rows, columns = extents.amax(0).tolist()
-    canvases = [F.pad(x, (0, columns - x.shape[3], 0, rows - x.shape[2])) for x in maps]
-    back = torch.cat([(which == i).nonzero().squeeze(1) for i in range(len(sizes))]).argsort()
-    values = torch.cat(canvases).index_select(0, back).flatten(2).mT
-    inside = torch.arange(rows, device=which.device)[:, None] < extents[:, :1, None]
-    inside = inside & (torch.arange(columns, device=which.device) < extents[:, 1:, None])
+    padded = [F.pad(x, (0, columns - x.shape[3], 0, rows - x.shape[2])) for x in maps]
+    inverse = torch.cat([(size_index == i).nonzero().squeeze(1) for i in range(len(sizes))]).argsort()
+    values = torch.cat(padded).index_select(0, inverse).flatten(2).mT
+    inside = _inside(extents, rows, columns)
     return Tokens.from_padded(values, inside.flatten(1), Span("image", "patches", rows * columns, grid=(rows, columns)))
 
 
 class GridEmbedding(nn.Module):
-    """The last map of any CNN as image tokens: each cell projected to `width`, with a learned position (Pixel-BERT: Huang et
-    al. 2020, section 3.2, whose positions are the CNN's alone). `network` that is no Module is frozen and not saved.
+    """Image tokens from a CNN's last feature map: each cell projected to `dim`, plus a learned position.
 
-    `grid`: rows and columns of the learned positions, resized to each image's own. `first`: a class token with a position of
-    its own stands in front, as a ViT's (layers.embed.PatchEmbedding), for models that read the image there.
+    Args:
+        network: the CNN. If it is not a Module, it is frozen and not saved.
+        feature_dim: channels of its feature map.
+        grid: rows and columns of the learned positions, interpolated to each image's own.
+        class_token: put a learned class token in front, as PatchEmbedding does, for models that pool there.
+
+    Source: Pixel-BERT (Huang et al. 2020), section 3.2. Differs: it has no learned positions beside the CNN.
     """
 
-    def __init__(self, network: Network, feature_dim: int, dim: int, grid: tuple[int, int], first: bool = False):
+    def __init__(self, network: Network, feature_dim: int, dim: int, grid: tuple[int, int], class_token: bool = False):
         super().__init__()
         self.network, self.grid = network, grid
         self.project = nn.Linear(feature_dim, dim)
         self.position = nn.Parameter(torch.zeros(*grid, dim))
-        self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if first else None
-        for grown in (self.position, self.cls):
-            if grown is not None:
-                nn.init.trunc_normal_(grown, std=0.02)
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        for parameter in (self.position, self.cls):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(
-        self, image: Image, hidden: Bool[Tensor, "b cells"] | None = None, blank: Float[Tensor, "1 1 d"] | None = None
+        self,
+        image: Image,
+        masked: Bool[Tensor, "b cells"] | None = None,
+        mask_token: Float[Tensor, "1 1 d"] | None = None,
     ) -> Tokens:
-        """Where a cell is `hidden`, `blank` stands in the place of what the network saw there."""
-        seen = grid_features(self.network, image)
-        (span,) = seen.layout.spans
+        """Embeds cells; where `masked` is True, `mask_token` replaces the projected feature."""
+        features = grid_features(self.network, image)
+        (span,) = features.layout.spans
         assert span.grid is not None
-        tokens = seen.map(self.project)
-        if hidden is not None and blank is not None:
-            shown = torch.where(hidden[:, :, None], blank, tokens.to_padded())
-            tokens = Tokens.from_padded(shown, tokens.mask, span)
+        tokens = features.map(self.project)
+        if masked is not None and mask_token is not None:
+            values = torch.where(masked[:, :, None], mask_token, tokens.to_padded())
+            tokens = Tokens.from_padded(values, tokens.mask, span)
         tokens = tokens.add(self.positions(tokens.mask.unflatten(1, span.grid)))
         return tokens if self.cls is None else Tokens.concat(class_tokens(self.cls, image), tokens)
 
     def positions(self, inside: Bool[Tensor, "b rows columns"]) -> Float[Tensor, "b cells d"]:
-        """Of every cell of each image's map; `inside` says which hold one."""
+        """The position embedding of every cell of each image's map, whose extent is the mask `inside`."""
         return resize_grid_inside(self.position, inside, resize_bicubic)
 
 
 class RegionEmbedding(nn.Module):
-    """What a detector saw: each region's feature and its box, projected linearly, summed and normalised (ViLBERT, 3.2).
+    """Detected regions as tokens: the sum of projected feature and projected box, normalised (ViLBERT, section 3.2).
 
-    `features`: the width of the detector's features.
+    `feature_dim`: the width of the detector's features.
     """
 
     def __init__(self, feature_dim: int, dim: int, eps: float = 1e-12, dropout: float = 0.0):
@@ -223,9 +242,9 @@ class RegionEmbedding(nn.Module):
 
 
 class RegionEmbeddingWithoutPosition(nn.Module):
-    """What a detector saw, but not where: projected linearly, told from words by one vector, and normalised (VisualBERT).
+    """Detected regions as tokens without their boxes: projected feature plus an image segment embedding, normalised.
 
-    `norm`: the words' own, which serves both.
+    `norm`: the LayerNorm of the text embedding, shared by both. Source: VisualBERT (Li et al. 2019).
     """
 
     def __init__(self, feature_dim: int, dim: int, norm: nn.LayerNorm, dropout: float = 0.0):
@@ -241,23 +260,23 @@ class RegionEmbeddingWithoutPosition(nn.Module):
 
 
 def region_spans(regions: Regions) -> tuple[Span, ...]:
-    """The meaning of a batch of regions' columns: the whole image in front stands where others have a class token."""
+    """The spans of a batch of regions: a leading whole-image region takes the place of a class token."""
     n = regions.mask.shape[1]
     whole = (Span("image", "cls", 1), Span("image", "regions", n - 1))
     return whole if regions.has_whole_image else (Span("image", "regions", n),)
 
 
 class MultiScalePatchEmbedding(nn.Module):
-    """Every image resized to a square of `size` pixels, whatever its own, then patches of it behind a class token
-    (CrossViT, section 3.2).
+    """One branch of CrossViT's input: every image resized to a square of `size` pixels, then class token and patches.
 
-    `stem`: three convolutions make the patches (the paper's †); else one, of a patch's size.
+    `stem`: three convolutions embed the patches (the paper's †); else one with the patch size as kernel and stride.
+    Source: CrossViT, section 3.2.
     """
 
     def __init__(self, size: int, patch_size: int, dim: int, stem: bool = False):
         super().__init__()
         if size % patch_size:
-            raise ValueError(f"{size} pixels do not divide into patches of {patch_size}")
+            raise ValueError(f"image size {size} is not divisible by patch_size {patch_size}")
         self.size, self.grid = size, (size // patch_size, size // patch_size)
         self.project = conv_stem(patch_size, dim) if stem else nn.Conv2d(3, dim, patch_size, patch_size)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
@@ -268,21 +287,25 @@ class MultiScalePatchEmbedding(nn.Module):
     def forward(self, image: Image) -> Tokens:
         patches = self.project(resized_to(image, self.size)).flatten(2).mT
         values = torch.cat([self.cls.expand(len(image), -1, -1), patches], 1) + self.position
-        real = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         return Tokens.from_padded(
-            values, real, Span("image", "cls", 1), Span("image", "patches", patches.shape[1], grid=self.grid)
+            values, mask, Span("image", "cls", 1), Span("image", "patches", patches.shape[1], grid=self.grid)
         )
 
 
 STRIDES = {12: ((4, 3), (3, 0), (1, 1)), 16: ((4, 3), (2, 1), (2, 1))}
-"""By patch: stride and padding of each convolution of a stem."""
+"""By patch size: stride and padding of each convolution of a stem."""
 
 
 def conv_stem(patch_size: int, dim: int) -> nn.Sequential:
-    """Three convolutions of growing width in place of one; the first sees 7 pixels, the others 3 cells. Raises ValueError."""
+    """A patch embedding of three convolutions with increasing width; kernel sizes 7, 3 and 3.
+
+    Raises ValueError for a patch size without known strides, or a width not divisible by 4.
+    """
     if patch_size not in STRIDES or dim % 4:
         raise ValueError(
-            f"a stem makes patches of {' or '.join(map(str, STRIDES))} of a width divisible by 4, not {patch_size}"
+            f"a convolutional stem needs patch_size {' or '.join(map(str, STRIDES))} and a dim divisible by 4, "
+            f"got patch_size {patch_size} and dim {dim}"
         )
     (s1, p1), (s2, p2), (s3, p3) = STRIDES[patch_size]
     return nn.Sequential(
@@ -295,14 +318,15 @@ def conv_stem(patch_size: int, dim: int) -> nn.Sequential:
 
 
 def resized_to(image: Image, side: int) -> Float[Tensor, "b c side side"]:
-    """Each image, without its padding, as a square: bicubic, corners not aligned, no antialiasing (as torch's
-    interpolate). Images of one size share one resize.
+    """Each image, without its padding, resized to a square: bicubic, corners not aligned, no antialiasing.
+
+    Images of one size share one resize.
     """
-    shapes, which = torch.unique(image.sizes, dim=0, return_inverse=True)
+    sizes, size_index = torch.unique(image.sizes, dim=0, return_inverse=True)
     square = image.pixels.new_empty(*image.pixels.shape[:2], side, side)
-    for i, (height, width) in enumerate(shapes.tolist()):
-        part = image.pixels[which == i, :, :height, :width]
+    for i, (height, width) in enumerate(sizes.tolist()):
+        pixels = image.pixels[size_index == i, :, :height, :width]
         if (height, width) != (side, side):
-            part = F.interpolate(part, (side, side), mode="bicubic", align_corners=False)
-        square[which == i] = part
+            pixels = F.interpolate(pixels, (side, side), mode="bicubic", align_corners=False)
+        square[size_index == i] = pixels
     return square

@@ -1,7 +1,4 @@
-"""From what frozen networks say to one's own width.
-
-From another encoder's word states to vectors of one's own width, in the place of a table of word vectors.
-"""
+"""Frozen text features as model input: hidden states of a frozen text encoder, projected to the model's width."""
 
 from __future__ import annotations
 
@@ -20,16 +17,18 @@ from diptych.modules.tokens import Span, Tokens
 
 @runtime_checkable
 class HiddenStates(Protocol):
-    """A batch of texts (b, n) to a state for each piece (b, n, features)."""
+    """A frozen text encoder: from texts (b, n) to one hidden state per subword token (b, n, features)."""
 
-    def __call__(self, text: Text, once: bool = False, /) -> Tensor:
-        """`once`: whether these texts do not come again, and need not be remembered."""
+    def __call__(self, text: Text, transient: bool = False, /) -> Tensor:
+        """Hidden states; `transient`: these texts will not recur (partial captions), so their states are not cached."""
         ...
 
 
 class InputDropout(nn.Linear):
-    """A linear layer that reads what is given, and of it, while training, drops a share: what does not learn is soon learned by
-    heart, and dropping it holds that back better than dropping what is made of it (LOG.md, "what a block of attention costs").
+    """A linear layer with input dropout, for frozen features.
+
+    A small model soon overfits features that do not change; dropout before the projection prevents that better than
+    dropout after it (docs/decisions/0014-settings-of-the-small-recipes.md).
     """
 
     def __init__(self, feature_dim: int, dim: int, dropout: float):
@@ -37,12 +36,12 @@ class InputDropout(nn.Linear):
         self.dropout = dropout
 
     @classmethod
-    def like(cls, old: nn.Linear, dropout: float) -> InputDropout:
-        """With another layer's weights."""
+    def like(cls, linear: nn.Linear, dropout: float) -> InputDropout:
+        """A layer that shares the weights of `linear`."""
         with torch.device("meta"):
-            made = cls(old.in_features, old.out_features, dropout)
-        made.weight, made.bias = old.weight, old.bias
-        return made
+            layer = cls(linear.in_features, linear.out_features, dropout)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer
 
     def forward(self, input: Float[Tensor, "*n f"]) -> Float[Tensor, "*n d"]:
         return super().forward(drop(input, self.dropout, self.training))
@@ -52,12 +51,17 @@ class InputDropout(nn.Linear):
 
 
 class FrozenTextEncoder(nn.Module):
-    """What another encoder says of each piece, projected linearly and normalised: it can stand where a model embeds its
-    words (layers.embed.TextEmbedding), as a CNN's grid can where it embeds patches (layers.grid.GridEmbedding).
+    """Text tokens from a frozen encoder: its hidden states, projected and normalised.
 
-    `source` that is no Module is frozen and not saved; its states are `features` wide and know their places. `dropout`: the
-    share of them that is dropped while training. A model that guesses the next word (`decode`) must be given a source that
-    does not read ahead.
+    Takes the place of a model's text embedding (modules.embeddings.TextEmbedding), as GridEmbedding takes that of its
+    patch embedding.
+
+    Args:
+        source: the frozen encoder; its states contain positions. If it is not a Module, it is not saved.
+        feature_dim: width of its states.
+        dropout: input dropout on them in training.
+
+    A model that decodes autoregressively needs a causal source: bidirectional features would leak future tokens.
     """
 
     def __init__(
@@ -75,34 +79,41 @@ class FrozenTextEncoder(nn.Module):
 
 
 class FrozenTextEmbedding(nn.Module):
-    """What another encoder says of each piece, projected linearly: it can stand where a model looks up its words
-    (``model.text.word = GivenWords(512, source)``) and adds what else it knows of them, as GivenText can where it embeds.
+    """Word vectors from a frozen encoder: its hidden states, projected. Takes the place of a model's `nn.Embedding`.
 
-    `source` that is no Module is frozen and not saved; its states are `features` wide. `dropout`: the share of them that is
-    dropped while training. `pad`: the id of padding, which is not read. A model that guesses the next word must be given a
-    source that does not read ahead. One that reads what stands before a piece must be told of it where a model with a cache
-    is given the newest pieces alone: `behind`.
+    The model still adds position and segment embeddings (``model.text.word = FrozenTextEmbedding(512, source)``), where
+    FrozenTextEncoder replaces the whole text embedding.
+
+    Args:
+        source: the frozen encoder. If it is not a Module, it is not saved.
+        feature_dim: width of its states.
+        pad: the id of padding tokens, which are masked.
+        dropout: input dropout on the states in training.
+
+    A model that decodes autoregressively needs a causal source: bidirectional features would leak future tokens. With a
+    key-value cache, a model is called with the newest tokens only, while a contextual source needs those before them
+    too: see `with_prefix`.
     """
 
     def __init__(self, dim: int, source: HiddenStates, feature_dim: int = 384, pad: int = 0, dropout: float = 0.0):
         super().__init__()
         self.source, self.pad = source, pad
         self.project = InputDropout(feature_dim, dim, dropout)
-        self._before: Tensor | None = None
+        self._prefix: Tensor | None = None
 
     @contextmanager
-    def with_prefix(self, before: Int[Tensor, "b m"]) -> Iterator[None]:
-        """Within it, what is read stands behind these pieces, in a text that is still being written."""
-        self._before = before
+    def with_prefix(self, prefix: Int[Tensor, "b m"]) -> Iterator[None]:
+        """Context in which `forward` takes its ids as the continuation of `prefix`, in a text being generated."""
+        self._prefix = prefix
         try:
             yield
         finally:
-            self._before = None
+            self._prefix = None
 
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        if self._before is None:
+        if self._prefix is None:
             states = self.source(Text(ids, ids != self.pad))
         else:
-            whole = torch.cat([self._before, ids], 1)
-            states = self.source(Text(whole, whole != self.pad), True)[:, self._before.shape[1] :]
+            whole = torch.cat([self._prefix, ids], 1)
+            states = self.source(Text(whole, whole != self.pad), True)[:, self._prefix.shape[1] :]
         return self.project(states.to(self.project.weight))

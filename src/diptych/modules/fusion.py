@@ -1,10 +1,9 @@
-"""Two streams that look at each other (Lu et al., ViLBERT, NeurIPS 2019, figure 2b).
+"""Fusion of two token sequences.
 
-A text that meets two images at once: attention to each, and the two answers as one.
-
-Fusion by messengers: of one sequence only the class token goes to meet the other.
-
-Single-stream fusion: one sequence of both modalities through one transformer.
+- Co-attention (two-stream): each modality cross-attends to the other (ViLBERT: Lu et al., NeurIPS 2019, figure 2b).
+- Dual image: a text cross-attends to two images, and the two results are merged (NLVR2).
+- CrossViT: the class token of one sequence attends to the patches of the other.
+- Single-stream: one transformer over the concatenated sequences (ViLT, figure 3).
 """
 
 from __future__ import annotations
@@ -21,14 +20,21 @@ from diptych.modules.tokens import FusedTokens, Tokens
 
 
 class CrossBlock(nn.Module):
-    """One half of a co-attention: attention to the other stream, then a feed-forward network, each added and normalised.
+    """One half of a co-attention layer: cross-attention to the other stream, then a feed-forward network; post-norm.
 
-    `inner`: the width that all attention heads have together.
+    `attention_dim`: the width of all attention heads together.
     """
 
     def __init__(
-        self, dim: int, context_dim: int, num_heads: int, attention_dim: int, mlp_dim: int, eps: float = 1e-12, dropout: float = 0.0
-    ):  # fmt: skip
+        self,
+        dim: int,
+        context_dim: int,
+        num_heads: int,
+        attention_dim: int,
+        mlp_dim: int,
+        eps: float = 1e-12,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.attention = CrossAttention(dim, num_heads, context_dim, attention_dim)
         self.norm1 = nn.LayerNorm(dim, eps)
@@ -42,7 +48,7 @@ class CrossBlock(nn.Module):
 
 
 class CoAttentionLayer(nn.Module):
-    """A co-attentional layer: each stream attends to what the other was before it (figure 2b)."""
+    """Co-attentional transformer layer: each stream cross-attends to the other stream's input (ViLBERT, figure 2b)."""
 
     def __init__(self, text: CrossBlock, image: CrossBlock):
         super().__init__()
@@ -53,10 +59,10 @@ class CoAttentionLayer(nn.Module):
 
 
 class CoAttentionFusion(nn.Module):
-    """A stream of blocks for each modality, which meet on the way; the pooler reads both first tokens.
+    """Two-stream fusion: a stack of blocks per modality with co-attention layers between, pooled at both first tokens.
 
-    `schedule`: for each meeting, how many text blocks and how many image blocks come before it. What is left of either
-    stream runs behind the last one. Raises ValueError where the schedule runs backwards or past the streams' ends.
+    `schedule`: for each co-attention layer, how many text blocks and image blocks run before it. The remaining blocks
+    run after the last layer. Raises ValueError for a schedule that decreases or exceeds the number of blocks.
     """
 
     def __init__(
@@ -71,38 +77,41 @@ class CoAttentionFusion(nn.Module):
         stops = [(0, 0), *schedule, (len(text), len(image))]
         if len(meetings) != len(schedule) or any(a[0] > b[0] or a[1] > b[1] for a, b in pairwise(stops)):
             raise ValueError(
-                f"{len(meetings)} meetings of {len(text)} and {len(image)} blocks cannot run as {schedule}"
+                f"schedule {schedule} does not fit {len(meetings)} co-attention layers, {len(text)} text blocks and "
+                f"{len(image)} image blocks: it must have an entry per layer, not decrease, and stay within the blocks"
             )
         self.text, self.image, self.meetings, self.pooler = text, image, meetings, pooler
         self.schedule = tuple(schedule)
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """One modality through its own blocks, without meeting the other."""
+        """One modality through its own blocks, without co-attention."""
         blocks = self.text if tokens.layout.spans[0].modality == "text" else self.image
         for block in blocks:
             tokens = block(tokens)
         return tokens
 
     def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
-        texts, images = iter(self.text), iter(self.image)
-        before = (0, 0)
-        for meeting, stop in zip(self.meetings, self.schedule, strict=True):
-            for _ in range(stop[0] - before[0]):
-                text = next(texts)(text)
-            for _ in range(stop[1] - before[1]):
-                image = next(images)(image)
-            text, image = meeting(text, image)
-            before = stop
-        for block in texts:
+        text_blocks, image_blocks = iter(self.text), iter(self.image)
+        done = (0, 0)
+        for coattention, stop in zip(self.meetings, self.schedule, strict=True):
+            for _ in range(stop[0] - done[0]):
+                text = next(text_blocks)(text)
+            for _ in range(stop[1] - done[1]):
+                image = next(image_blocks)(image)
+            text, image = coattention(text, image)
+            done = stop
+        for block in text_blocks:
             text = block(text)
-        for block in images:
+        for block in image_blocks:
             image = block(image)
         return FusedTokens(text, image, self.pooler(text.first(), image.first()))
 
 
 class DualImageCrossAttention(nn.Module):
-    """Attention to two contexts, with weights of its own for each; the mean of both, or with `merge` a linear of the two
-    side by side (BLIP's form for NLVR2: section 5.4, figure 5 b).
+    """Cross-attention to two contexts, each with its own weights; the two results are averaged.
+
+    With `merge` a linear layer of the concatenated results takes the place of the mean (BLIP's form for NLVR2: section
+    5.4, figure 5 b).
     """
 
     def __init__(self, dim: int, num_heads: int, context_dim: int, merge: bool = False):
@@ -112,19 +121,26 @@ class DualImageCrossAttention(nn.Module):
 
     def forward(self, tokens: Tokens, contexts: tuple[Tokens, ...]) -> Tokens:
         first, second = contexts
-        a, b = self.first(tokens, first), self.second(tokens, second)
+        attended1, attended2 = self.first(tokens, first), self.second(tokens, second)
         if self.merge is None:
-            return (a + b).map(lambda x: x / 2)
-        return Tokens(self.merge(torch.cat([a.values, b.values], -1)), tokens.layout)
+            return (attended1 + attended2).map(lambda x: x / 2)
+        return Tokens(self.merge(torch.cat([attended1.values, attended2.values], -1)), tokens.layout)
 
 
 class DualImageBlock(nn.Module):
-    """BERT's block (layers.block.PostNormBlock) with two contexts in the place of one."""
+    """BERT's block (modules.block.PostNormBlock) with cross-attention to two contexts."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_dim: int, context_dim: int, merge: bool = False, dropout: float = 0.0,
-        eps: float = 1e-12, activation: nn.Module | None = None,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        context_dim: int,
+        merge: bool = False,
+        dropout: float = 0.0,
+        eps: float = 1e-12,
+        activation: nn.Module | None = None,
+    ):
         super().__init__()
         self.attention = SelfAttention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim, eps)
@@ -141,7 +157,10 @@ class DualImageBlock(nn.Module):
 
 
 class ClassTokenCrossAttention(nn.Module):
-    """The class token alone asks; it and all others answer (CrossViT, section 3.3, equations 3 to 5). No feed-forward."""
+    """Attention of the class token (query) to all tokens (keys and values), without a feed-forward network.
+
+    Source: CrossViT (Chen et al. 2021), section 3.3, equations 3 to 5.
+    """
 
     def __init__(self, dim: int, num_heads: int, eps: float = 1e-6):
         super().__init__()
@@ -149,16 +168,16 @@ class ClassTokenCrossAttention(nn.Module):
         self.attention = CrossAttention(dim, num_heads)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """The class tokens alone."""
+        """The updated class tokens."""
         cls = tokens.select(name="cls")
         return cls + self.attention(cls.map(self.norm), tokens.map(self.norm))
 
 
 class CrossScaleFusion(nn.Module):
-    """A class token is taken to the other sequence's width, reads its patches, and comes back among its own (figure 4).
+    """CrossViT's fusion: the class token, projected to the other branch's width, attends to its patches (figure 4).
 
-    It keeps nothing of what it was but through that way: there is no shortcut around it. From the second of `depth`
-    blocks on there is nobody left to read but itself, as in the official code.
+    It is then projected back and put before its own branch's patches; there is no residual connection around this path.
+    From the second of `depth` layers on, the class token attends to itself only, as in the official code.
     """
 
     def __init__(self, dim: int, other: int, num_heads: int, depth: int = 1, eps: float = 1e-6):
@@ -167,23 +186,26 @@ class CrossScaleFusion(nn.Module):
         self.layers = nn.ModuleList(ClassTokenCrossAttention(other, num_heads, eps) for _ in range(depth))
         self.back = nn.Sequential(nn.LayerNorm(other, eps), nn.GELU(), nn.Linear(other, dim))
 
-    def forward(self, own: Tokens, other: Tokens) -> Tokens:
-        """`own`, its class token back from `other`."""
-        messenger = Tokens.concat(own.select(name="cls").map(self.out), other.select(name="patches"))
+    def forward(self, tokens: Tokens, other: Tokens) -> Tokens:
+        """`tokens` with the class token fused with the patches of `other`."""
+        cls = Tokens.concat(tokens.select(name="cls").map(self.out), other.select(name="patches"))
         for layer in self.layers:
-            messenger = layer(messenger)
-        return Tokens.concat(messenger.map(self.back), own.select(name="patches"))
+            cls = layer(cls)
+        return Tokens.concat(cls.map(self.back), tokens.select(name="patches"))
 
 
 class ConcatFusion(nn.Module):
-    """Text tokens, then image tokens, through the same blocks and a final norm; read at the first text token (ViLT, figure 3)."""
+    """Single-stream fusion: text, then image tokens, through one transformer; pooled at the first text token.
+
+    Source: ViLT, figure 3.
+    """
 
     def __init__(self, blocks: nn.ModuleList, norm: nn.Module, pooler: nn.Module):
         super().__init__()
         self.blocks, self.norm, self.pooler = blocks, norm, pooler
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """One modality through the same blocks."""
+        """One modality through the same blocks and final norm."""
         for block in self.blocks:
             tokens = block(tokens)
         return tokens.map(self.norm)

@@ -1,7 +1,4 @@
-"""The learned factor of cosines, without which a softmax of them could hardly tell candidates apart.
-
-One small network per question asked of tokens.
-"""
+"""Prediction heads, one per pre-training or downstream task, and the learned temperature of cosine similarities."""
 
 from __future__ import annotations
 
@@ -14,24 +11,28 @@ from torch import Tensor, nn
 
 
 class LogScale(nn.Module):
-    """A learned factor for cosines, kept as its logarithm (CLIP, 2.5: begins at 1 / 0.07). `most` holds it as Temperature's bounds."""
+    """A learned scale of cosines, parametrised by its logarithm (CLIP, section 2.5: initialised to 1 / 0.07).
 
-    def __init__(self, start: float = 1 / 0.07, most: float = math.inf):
+    `maximum`: upper bound of the scale. In training the parameter itself is clamped, as in Temperature.
+    """
+
+    def __init__(self, start: float = 1 / 0.07, maximum: float = math.inf):
         super().__init__()
         self.log = nn.Parameter(torch.tensor(math.log(start)))
-        self.most = most
+        self.maximum = maximum
 
     def forward(self) -> Float[Tensor, ""]:
-        if not self.training:  # only read, the parameter stays as it was imported
-            return self.log.exp().clamp(max=self.most)
-        self.log.detach().clamp_(max=math.log(self.most))
+        if not self.training:  # evaluation must not change an imported parameter
+            return self.log.exp().clamp(max=self.maximum)
+        self.log.detach().clamp_(max=math.log(self.maximum))
         return self.log.exp()
 
 
 class Temperature(nn.Module):
-    """A learned divisor of cosines, kept as itself (ALBEF begins at 0.07): gives the factor 1 / temperature.
+    """A learned temperature of cosines (ALBEF: initialised to 0.07); `forward` gives the scale 1 / temperature.
 
-    `bounds` hold it, as the official codes do, by moving the parameter itself: out of them it stays trainable.
+    `bounds`: the parameter itself is clamped to them, as in the official codes, so that its gradient does not vanish at
+    a bound.
     """
 
     def __init__(self, start: float = 0.07, bounds: tuple[float, float] | None = (0.001, 0.5)):
@@ -47,7 +48,7 @@ class Temperature(nn.Module):
 
 
 class ITMHead(nn.Module):
-    """Do this text and this image belong together? Two logits: mismatched, matched."""
+    """Image-text matching (ITM) head: two logits per pair, mismatched and matched."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -58,7 +59,7 @@ class ITMHead(nn.Module):
 
 
 class MLMTransform(nn.Module):
-    """What BERT's heads share: linear to a hidden width, GELU (or another `activation`), norm. What asks stands behind it."""
+    """The transform that BERT's heads share: linear, `activation` (GELU), norm; subclasses add the output layer."""
 
     def __init__(self, dim: int, mlp_dim: int, eps: float, activation: nn.Module | None = None):
         super().__init__()
@@ -66,20 +67,25 @@ class MLMTransform(nn.Module):
         self.activation = activation or nn.GELU()
         self.norm = nn.LayerNorm(mlp_dim, eps)
 
-    def last(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n h"]:
-        """What the head's own vectors are multiplied with."""
+    def transform(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n h"]:
+        """The input of the output layer."""
         return self.norm(self.activation(self.dense(x)))
 
 
 class MLMHead(MLMTransform):
-    """Which word stands here? BERT's masked-word head: linear, GELU, norm, then a logit per word of the vocabulary, whose vectors
-    are the head's own (ViLT), or, with `tied`, the word embeddings themselves (BERT).
+    """BERT's masked language modeling head: linear, GELU, norm, then vocabulary logits.
+
+    The output vectors are the head's own (ViLT) or, with `tied`, the word embeddings (BERT).
     """
 
     def __init__(
-        self, dim: int, vocab_size: int, eps: float = 1e-12, tied: nn.Embedding | None = None,
+        self,
+        dim: int,
+        vocab_size: int,
+        eps: float = 1e-12,
+        tied: nn.Embedding | None = None,
         activation: nn.Module | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__(dim, dim, eps, activation)
         self.words = nn.Linear(dim, vocab_size, bias=False)
         if tied is not None:
@@ -87,12 +93,13 @@ class MLMHead(MLMTransform):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
-        return self.words(self.last(x)) + self.bias
+        return self.words(self.transform(x)) + self.bias
 
 
 class RegionHead(MLMTransform):
-    """What is in this region? BERT's head on image tokens: linear, GELU, norm, linear (ViLBERT, section 3.2).
-    `targets`: a logit per class of the detector (1,601), or the detector's feature itself.
+    """Masked region head, BERT's head on image tokens: linear, GELU, norm, linear (ViLBERT, section 3.2).
+
+    `targets`: output width, the number of detector classes (1,601) or the width of the detector's features.
     """
 
     def __init__(self, dim: int, targets: int, eps: float = 1e-12):
@@ -100,13 +107,13 @@ class RegionHead(MLMTransform):
         self.targets = nn.Linear(dim, targets)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n t"]:
-        return self.targets(self.last(x))
+        return self.targets(self.transform(x))
 
 
 class SimpleClassifier(MLMTransform):
-    """Which of these answers? Linear to a hidden width, GELU, norm, linear (ViLBERT's downstream head).
+    """Answer logits: linear to a hidden width, GELU, norm, linear (ViLBERT's downstream head).
 
-    Reads one summary per image: `inputs` is the width of all of them side by side.
+    `inputs`: the width of the concatenated pooled vectors, one per image of a sample.
     """
 
     def __init__(self, inputs: int, mlp_dim: int, num_answers: int, eps: float = 1e-12):
@@ -114,13 +121,13 @@ class SimpleClassifier(MLMTransform):
         self.answers = nn.Linear(mlp_dim, num_answers)
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
-        return self.answers(self.last(pooled))
+        return self.answers(self.transform(pooled))
 
 
 class ReLUClassifier(nn.Module):
-    """Logits of answers: linear, ReLU, dropout, linear (the downstream head of ViLBERT's first release).
+    """Answer logits: linear, ReLU, dropout, linear (the downstream head of ViLBERT's first release).
 
-    There both layers are weight-normed; a checkpoint's are computed once and stand here as plain weights.
+    Differs: there both layers are weight-normed; loading a checkpoint folds the norm into plain weights.
     """
 
     def __init__(self, inputs: int, mlp_dim: int, num_answers: int, dropout: float = 0.5):
@@ -131,7 +138,7 @@ class ReLUClassifier(nn.Module):
 
     @property
     def answers(self) -> nn.Module:
-        """The last layer."""
+        """The output layer."""
         return self.main[3]
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b a"]:
@@ -139,9 +146,9 @@ class ReLUClassifier(nn.Module):
 
 
 class PairClassifier(nn.Module):
-    """Which of these answers? Linear to a hidden width, norm, GELU, linear (ViLT's downstream head).
+    """Answer logits: linear to a hidden width, norm, GELU, linear (ViLT's downstream head).
 
-    Reads one summary per image: `inputs` is the width of all of them side by side.
+    `inputs`: the width of the concatenated pooled vectors, one per image of a sample.
     """
 
     def __init__(self, inputs: int, mlp_dim: int, num_answers: int, eps: float = 1e-5):
@@ -156,12 +163,12 @@ class PairClassifier(nn.Module):
 
     @torch.no_grad()
     def init_prior(self, prior: Float[Tensor, " a"]) -> None:
-        """Begins with each answer's probability before anything is read (Lin et al. 2017, RetinaNet, 4.1)."""
+        """Sets the output bias to the logits of the answers' prior probabilities (RetinaNet: Lin et al. 2017, 4.1)."""
         self.answers.bias.copy_(prior.logit())
 
 
 class MLPClassifier(nn.Module):
-    """Which of these answers? Norm, linear, norm, GELU, linear (BEiT-3's head for NLVR2)."""
+    """Answer logits: norm, linear, norm, GELU, linear (BEiT-3's head for NLVR2)."""
 
     def __init__(self, inputs: int, mlp_dim: int, num_answers: int, eps: float = 1e-5):
         super().__init__()
@@ -176,9 +183,9 @@ class MLPClassifier(nn.Module):
 
 
 class ITCHead(nn.Module):
-    """Both sides' readouts as unit vectors of one width, whose cosines are scaled by a learned factor (CLIP, figure 3).
+    """Image-text contrastive (ITC) head: projections to unit vectors of one width, a learned scale (CLIP, figure 3).
 
-    `offset`: a learned number added to what was scaled, where each pair is judged by itself (SigLIP); None: none.
+    `offset`: learned bias of the logits in the sigmoid loss (SigLIP); None with the softmax loss.
     """
 
     offset: nn.Parameter | None
@@ -191,7 +198,10 @@ class ITCHead(nn.Module):
         self.register_parameter("offset", None)
 
     def use_sigmoid(self, factor: float = 10.0, offset: float = -10.0) -> ITCHead:
-        """The same head, beginning as SigLIP's (Zhai et al. 2023, section 3.2): most pairs do not belong together."""
+        """Turns this head into SigLIP's, with its initial scale and bias: most pairs of a batch are mismatched.
+
+        Source: Zhai et al. 2023, section 3.2.
+        """
         self.scale, self.offset = LogScale(factor), nn.Parameter(torch.tensor(offset))
         return self
 
@@ -202,12 +212,12 @@ class ITCHead(nn.Module):
         return F.normalize(self.text(readout), dim=-1)
 
     def logits(self, cosines: Float[Tensor, "b m"], scale: Float[Tensor, ""]) -> Float[Tensor, "b m"]:
-        """Logits: softmax over candidates tells which belongs; with an `offset`, the sigmoid whether this one does."""
+        """Logits for a softmax over candidates or, with an `offset`, for a sigmoid of each pair."""
         return scale * cosines if self.offset is None else scale * cosines + self.offset
 
 
 class GroundingHead(nn.Module):
-    """Is it this token? One score for each (ViLBERT's referring expressions, section 4.2)."""
+    """Grounding head: one logit per token (ViLBERT's referring expressions, section 4.2)."""
 
     def __init__(self, dim: int, dropout: float = 0.0):
         super().__init__()
@@ -219,7 +229,7 @@ class GroundingHead(nn.Module):
 
 
 class RankingHead(nn.Module):
-    """How well does this text fit this image? One score, to be compared between candidates (ViLT's retrieval)."""
+    """Ranking head: one score per image-text pair, compared between candidates (ViLT's retrieval)."""
 
     def __init__(self, dim: int):
         super().__init__()

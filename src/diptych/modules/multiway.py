@@ -1,6 +1,7 @@
-"""Mixture of modality experts: attention is shared by all tokens, what follows it belongs to each modality.
+"""Transformers with modality experts.
 
-The multiway transformer: every layer belongs to one modality, only attention's softmax is shared (BEiT-3, figure 2).
+- Mixture of modality experts (VLMo, figure 1): self-attention is shared, feed-forward networks are per modality.
+- Multiway transformer (BEiT-3, figure 2): every layer is per modality, only the softmax of attention is shared.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from diptych.modules.tokens import FusedTokens, Layout, Tokens
 
 
 class ModalityFFN(nn.Module):
-    """Two networks of one kind: each token goes through its modality's own."""
+    """One network per modality: text tokens go through `text`, image tokens through `image`."""
 
     def __init__(self, text: nn.Module, image: nn.Module):
         super().__init__()
@@ -30,7 +31,7 @@ class ModalityFFN(nn.Module):
 
 
 class PreNormFeedForward(nn.Module):
-    """A norm, and the feed-forward network that reads it."""
+    """LayerNorm, then a feed-forward network."""
 
     def __init__(self, dim: int, mlp_dim: int, eps: float = 1e-6):
         super().__init__()
@@ -44,32 +45,39 @@ class PreNormFeedForward(nn.Module):
 class MoMEBlock(nn.Module):
     """A pre-norm block whose feed-forward networks are experts (VLMo, figure 1).
 
-    There is one for text, one for images and, with `together`, one for the tokens of both after they have met. Attention
-    has no bias for keys, as in BEiT. `scale` and `drop`: see Residual.
+    There is one for text, one for images and, with `vl_expert`, one for the fused tokens of both modalities. Attention
+    has no key bias, as in BEiT. `scale` and `drop_path`: see Residual.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_dim: int, together: bool, scale: float | None = None, drop_path: float = 0.0,
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        vl_expert: bool,
+        scale: float | None = None,
+        drop_path: float = 0.0,
         eps: float = 1e-6,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps)
         self.attention = SelfAttention(dim, num_heads, key_bias=False)
         self.add_attended = Residual(dim, scale, drop_path)
         self.apart = ModalityFFN(PreNormFeedForward(dim, mlp_dim, eps), PreNormFeedForward(dim, mlp_dim, eps))
-        self.together = PreNormFeedForward(dim, mlp_dim, eps) if together else None
+        self.together = PreNormFeedForward(dim, mlp_dim, eps) if vl_expert else None
         self.add_fed = Residual(dim, scale, drop_path)
 
-    def forward(self, tokens: Tokens, bias: Float[Tensor, "h n m"] | None = None, together: bool = False) -> Tokens:
-        """`together`: the tokens go to the expert of both modalities, where this block has one."""
+    def forward(self, tokens: Tokens, bias: Float[Tensor, "h n m"] | None = None, fused: bool = False) -> Tokens:
+        """`fused`: the tokens go to the vision-language expert, where this block has one."""
         tokens = self.add_attended(tokens, self.attention(tokens.map(self.norm), None, bias))
-        both = self.together if together else None
-        return self.add_fed(tokens, self.apart(tokens) if both is None else tokens.map(both))
+        vl_expert = self.together if fused else None
+        return self.add_fed(tokens, self.apart(tokens) if vl_expert is None else tokens.map(vl_expert))
 
 
 class MoMEFusion(nn.Module):
-    """Text tokens, then image tokens, through the same expert blocks and a final norm; read at the first text token
-    (VLMo, figure 1).
+    """Fusion of concatenated text and image tokens by MoME blocks and a final norm, pooled at the first text token.
+
+    Source: VLMo, figure 1.
     """
 
     def __init__(
@@ -81,33 +89,35 @@ class MoMEFusion(nn.Module):
     def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
         both = Tokens.concat(text, image)
         for block, bias in zip(self.blocks, self._biases(both.layout), strict=True):
-            both = block(both, bias, together=True)
+            both = block(both, bias, fused=True)
         text, image = both.map(self.norm).split(text.layout, image.layout)
         return FusedTokens(text, image, self.pooler(text.first()))
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """One modality through its own experts."""
+        """One modality through its own expert in every block."""
         for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
             tokens = block(tokens, bias)
         return tokens.map(self.norm)
 
     def forward_unimodal_and_fused(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
-        """One modality through its own experts; and, from the first block that has one, through those of both modalities."""
-        own, shared = tokens, None
+        """One modality through its own experts; and through the fused ones, from the first block that has one."""
+        unimodal, fused = tokens, None
         for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
             if block.together is not None:
-                shared = block(own if shared is None else shared, bias, together=True)
-            own = block(own, bias)
-        return own.map(self.norm), (own if shared is None else shared).map(self.norm)
+                fused = block(unimodal if fused is None else fused, bias, fused=True)
+            unimodal = block(unimodal, bias)
+        return unimodal.map(self.norm), (unimodal if fused is None else fused).map(self.norm)
 
     def _biases(self, layout: Layout) -> Sequence[Float[Tensor, "h n n"] | None]:
-        """What each block adds to its attention scores."""
+        """The relative position bias of each block's attention scores."""
         return [None] * len(self.blocks) if self.positions is None else self.positions(layout)
 
 
 class MultiwayBlock(nn.Module):
-    """A pre-norm block with a norm more in each branch, before its last projection (Magneto's sub-LayerNorm, Wang et al.
-    2022, figure 2), all of it once per modality. `drop`: see Residual.
+    """Pre-norm block with sub-LayerNorm, all of whose layers exist once per modality.
+
+    Sub-LayerNorm (Magneto: Wang et al. 2022, figure 2): a further norm in each branch, before its last projection.
+    `drop_path`: see Residual.
     """
 
     def __init__(
@@ -115,7 +125,7 @@ class MultiwayBlock(nn.Module):
     ):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"width {dim} does not divide into {num_heads} heads")
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
         self.norm1 = norms(dim, eps)
         self.qkv = ModalityFFN(nn.Linear(dim, 3 * dim), nn.Linear(dim, 3 * dim))
@@ -130,11 +140,11 @@ class MultiwayBlock(nn.Module):
         self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: KVCache | None = None
     ) -> Tokens:
         query, key, value = self.qkv(self.norm1(tokens)).values.chunk(3, -1)
-        asked = tokens.layout
+        key_layout = tokens.layout
         if cache is not None:
-            key, value, asked = cache.extended(self, key, value, asked)
+            key, value, key_layout = cache.extended(self, key, value, key_layout)
         context = Tokens(
-            scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, asked, allowed),
+            scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, key_layout, allowed),
             tokens.layout,
         )
         tokens = self.add(tokens, self.out(self.inner_norm(context)).map(self.dropout))
@@ -142,7 +152,7 @@ class MultiwayBlock(nn.Module):
 
 
 def norms(dim: int, eps: float) -> ModalityFFN:
-    """A norm for each modality."""
+    """A LayerNorm per modality."""
     return ModalityFFN(nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps))
 
 
@@ -158,8 +168,9 @@ def _feedforward(dim: int, mlp_dim: int, eps: float) -> nn.Sequential:
 
 
 class MultiwayFusion(nn.Module):
-    """Image tokens, then text tokens, through the same multiway blocks; `pooler` reads both sides. `norm` None: no final
-    norm.
+    """Fusion of concatenated image and text tokens by multiway blocks; `pooler` takes both modalities' tokens.
+
+    `norm` None: no final norm.
     """
 
     def __init__(self, blocks: nn.ModuleList, norm: ModalityFFN | None, pooler: nn.Module):
@@ -167,21 +178,23 @@ class MultiwayFusion(nn.Module):
         self.blocks, self.norm, self.pooler = blocks, norm, pooler
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """One modality through its own half."""
-        return self.read(tokens)
+        """One modality through its own layers."""
+        return self.encode(tokens)
 
     def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
-        return self._meet(text, image, None)
+        return self._fuse(text, image, None)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """As `forward`, but no text token sees a later one, and the image sees no text."""
-        return self._meet(text, image, causal_mask(text.layout, image.layout))
+        """As `forward`, but text tokens attend to earlier text and the image only, and image tokens to no text."""
+        return self._fuse(text, image, causal_mask(text.layout, image.layout))
 
-    def _meet(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> FusedTokens:
-        image, text = self.read(Tokens.concat(image, text), allowed).split(image.layout, text.layout)
+    def _fuse(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> FusedTokens:
+        image, text = self.encode(Tokens.concat(image, text), allowed).split(image.layout, text.layout)
         return FusedTokens(text, image, self.pooler(text, image))
 
-    def read(self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: KVCache | None = None) -> Tokens:
+    def encode(
+        self, tokens: Tokens, allowed: Bool[Tensor, "n m"] | None = None, cache: KVCache | None = None
+    ) -> Tokens:
         """Tokens of any modalities through the blocks and the final norm."""
         for block in self.blocks:
             tokens = block(tokens, allowed, cache)
@@ -189,7 +202,7 @@ class MultiwayFusion(nn.Module):
 
 
 def causal_mask(text: Layout, image: Layout) -> Bool[Tensor, "n n"]:
-    """Which column of image, then text, sees which: the image itself, each word the image and what came before it."""
+    """The attention mask of image, then text columns: image to image; each text token to the image and earlier text."""
     n, m = image.mask.shape[1], text.mask.shape[1]
     allowed = torch.ones(n + m, n + m, dtype=torch.bool, device=text.mask.device).tril()
     allowed[:n, :n] = True

@@ -1,7 +1,4 @@
-"""The mean of all that was seen.
-
-From a sequence to one vector.
-"""
+"""Pooling: from a token sequence to one vector; and a running mean over batches."""
 
 from __future__ import annotations
 
@@ -15,8 +12,9 @@ from diptych.modules.tokens import Span, Tokens
 
 
 class RunningMean(nn.Module):
-    """Of the rows that it was shown, batch after batch: state that checkpoints, and is the same on every rank where all are
-    shown the batch of all.
+    """The mean of all rows of all batches so far.
+
+    Its state is checkpointed, and equal on every rank if each rank updates it with the global batch.
     """
 
     mean: Float[Tensor, " width"]
@@ -29,7 +27,7 @@ class RunningMean(nn.Module):
 
     @torch.no_grad()
     def update(self, total: Float[Tensor, " width"], rows: Float[Tensor, ""]) -> None:
-        """The sum of a batch's rows, and how many they are."""
+        """Adds a batch: `total` is the sum of its rows, `rows` their number."""
         self.rows.add_(rows)
         self.mean.add_((total - rows * self.mean) / self.rows.clamp(min=1))
 
@@ -46,13 +44,13 @@ class Pooler(nn.Module):
 
 
 def last_token(tokens: Tokens) -> Float[Tensor, "b d"]:
-    """The last token of each sample, whose real ones stand in front."""
+    """The last real token of each right-padded sample."""
     following = F.pad(tokens.mask[:, 1:], (0, 1))
     return tokens.gather(tokens.mask & ~following)
 
 
 class ProductPooler(nn.Module):
-    """Two streams' first tokens, each through linear and ReLU, multiplied (ViLBERT, section 3.2)."""
+    """The product of both streams' first tokens, each after linear and ReLU (ViLBERT, section 3.2)."""
 
     def __init__(self, text_dim: int, image_dim: int, dim: int, dropout: float = 0.0):
         super().__init__()
@@ -71,8 +69,9 @@ class ProductPooler(nn.Module):
 
 
 class QueryPool(nn.Module):
-    """Learned queries, each of which gathers what it asks for from a sequence of any length (CoCa, figure 2: attentional
-    pooling). Queries and sequence are normalised; nothing is added back. The first query's answer is a class token.
+    """Attentional pooling: learned queries cross-attend to a sequence of any length (CoCa, figure 2).
+
+    Queries and sequence are normalised; there is no residual connection. The first query's output is a class token.
     """
 
     def __init__(self, num_queries: int, dim: int, num_heads: int, context_dim: int, eps: float):
@@ -84,7 +83,7 @@ class QueryPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         n, modality = len(self.query), tokens.layout.spans[0].modality
-        real = torch.ones(len(tokens), n, dtype=torch.bool, device=self.query.device)
-        asking = self.norm(self.query).expand(len(tokens), -1, -1)
-        queries = Tokens.from_padded(asking, real, Span(modality, "cls", 1), Span(modality, "queries", n - 1))
+        mask = torch.ones(len(tokens), n, dtype=torch.bool, device=self.query.device)
+        values = self.norm(self.query).expand(len(tokens), -1, -1)
+        queries = Tokens.from_padded(values, mask, Span(modality, "cls", 1), Span(modality, "queries", n - 1))
         return self.attention(queries, tokens.map(self.context_norm))

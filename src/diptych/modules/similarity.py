@@ -1,7 +1,4 @@
-"""How alike two sides are: every image of a batch with every text.
-
-Stacked cross attention: a similarity of two sets of tokens, in which each token of one side attends to the other's.
-"""
+"""Similarity of every image of a batch with every text: cosine, order similarity, stacked cross attention (SCAN)."""
 
 from __future__ import annotations
 
@@ -17,19 +14,20 @@ from diptych.modules.tokens import Tokens
 
 
 def unit(x: Float[Tensor, "*n d"], dim: int = -1, eps: float = 1e-8) -> Float[Tensor, "*n d"]:
-    """`x` over its length plus `eps` along `dim`, which leaves zero where it is; its gradient there is zero too."""
+    """`x` divided by its norm plus `eps` along `dim`. Zero vectors stay zero, with zero gradient."""
     return x / (torch.linalg.vector_norm(x, dim=dim, keepdim=True) + eps)
 
 
 def cosine(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Tensor, "i t"]:
-    """Dot products, of unit vectors."""
+    """Cosine similarity of unit vectors: their dot products."""
     return image @ text.T
 
 
 def order_similarity(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Tensor, "i t"]:
-    """How far the text is from being more general than the image in every coordinate: -‖max(0, |text| - |image|)‖
-    (Vendrov et al. 2016, equation 2). Its gradient where nothing is violated is zero. Differs: the norm is not squared, as in
-    VSE++'s official code.
+    """Negative order violation, -‖max(0, |text| - |image|)‖: zero where the text is more general in every coordinate.
+
+    The gradient is zero where there is no violation.
+    Source: Vendrov et al. 2016, equation 2. Differs: the norm is not squared, as in VSE++'s official code.
     """
     excess = (text.abs()[None] - image.abs()[:, None]).clamp(min=0)
     return -torch.linalg.vector_norm(excess, dim=2)
@@ -39,40 +37,47 @@ Normalise = Callable[[Tensor, Tensor], Tensor]
 Aggregate = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def _clipped(raw: Tensor, real: Tensor) -> Tensor:
-    return F.leaky_relu(raw, 0.1)
+def _clipped(scores: Tensor, mask: Tensor) -> Tensor:
+    return F.leaky_relu(scores, 0.1)
 
 
-def _blank(raw: Tensor, real: Tensor) -> Tensor:
-    return raw.masked_fill(~real, 0)
+def _zero_padding(x: Tensor, mask: Tensor) -> Tensor:
+    return x.masked_fill(~mask, 0)
 
 
 NORMS: dict[str, Normalise] = {
-    "clipped_l2": lambda raw, real: unit(_clipped(_blank(raw, real), real), 2),
-    "l2": lambda raw, real: unit(_blank(raw, real), 2),
-    "softmax": lambda raw, real: raw.masked_fill(~real, -torch.inf).softmax(2),
+    "clipped_l2": lambda scores, mask: unit(_clipped(_zero_padding(scores, mask), mask), 2),
+    "l2": lambda scores, mask: unit(_zero_padding(scores, mask), 2),
+    "softmax": lambda scores, mask: scores.masked_fill(~mask, -torch.inf).softmax(2),
     "clipped": _clipped,
-    "none": lambda raw, real: raw,
+    "none": lambda scores, mask: scores,
 }
-"""How raw likenesses (a, b, asking, asked) are made comparable over the asking tokens, dimension 2."""
+"""Normalisations of dot products (a, b, query, key) over the query tokens, dimension 2."""
 
 AGGREGATES: dict[str, Aggregate] = {
-    "logsumexp": lambda x, real, scale: (scale * x).masked_fill(~real, -torch.inf).logsumexp(2) / scale,
-    "mean": lambda x, real, scale: _blank(x, real).sum(2) / real.sum(2),
-    "max": lambda x, real, scale: x.masked_fill(~real, -torch.inf).amax(2),
-    "sum": lambda x, real, scale: _blank(x, real).sum(2),
+    "logsumexp": lambda x, mask, scale: (scale * x).masked_fill(~mask, -torch.inf).logsumexp(2) / scale,
+    "mean": lambda x, mask, scale: _zero_padding(x, mask).sum(2) / mask.sum(2),
+    "max": lambda x, mask, scale: x.masked_fill(~mask, -torch.inf).amax(2),
+    "sum": lambda x, mask, scale: _zero_padding(x, mask).sum(2),
 }
-"""From the relevance of each asking token (a, b, asking) to one score."""
+"""Aggregations of the relevance of each query token (a, b, query) into one score (a, b)."""
 
 
 @dataclass(frozen=True)
 class StackedAttention:
-    """Each asking token gathers what it likes of the other side, and is compared with that by cosine; the cosines are
-    aggregated to one score (Lee et al. 2018, section 3.1, equations 1 to 10).
+    """Stacked cross attention (SCAN: Lee et al. 2018, section 3.1, equations 1 to 10).
 
-    `asking`: "text" (the paper's t-i: words attend to regions) or "image" (i-t). `sharpness` is the paper's λ1 (of the
-    softmax), `peak` its λ2 (of LogSumExp). Its own cosine needs no gathered vector of every pair, only its length:
-    that is had from the asked tokens' dot products with one another.
+    Each query token attends to the other modality's tokens; its relevance is its cosine with the attended vector, and
+    the relevances are aggregated into one score per image and text.
+
+    Args:
+        direction: the modality of the queries, "text" (the paper's t-i: words attend to regions) or "image" (i-t).
+        norm, aggregate: names in `NORMS` and `AGGREGATES`.
+        lambda_softmax: the paper's λ1, the inverse temperature of the attention.
+        lambda_lse: the paper's λ2, of LogSumExp.
+
+    The cosine needs only the length of each pair's attended vector, not the vector: the length follows from the dot
+    products of the key tokens with one another.
     """
 
     direction: str = "text"
@@ -82,31 +87,34 @@ class StackedAttention:
     lambda_lse: float = 6.0
 
     def __post_init__(self) -> None:
-        for what, value, known in (
-            ("asking", self.direction, ("text", "image")),
+        for option, value, choices in (
+            ("direction", self.direction, ("text", "image")),
             ("norm", self.norm, tuple(NORMS)),
             ("aggregate", self.aggregate, tuple(AGGREGATES)),
         ):
-            if value not in known:
-                raise ValueError(f"{what} is one of {', '.join(known)}, not {value!r}")
+            if value not in choices:
+                raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
 
-    def __call__(self, text: Tokens, image: Tokens) -> Float[Tensor, "images texts"]:
-        """Every image with every text."""
+    def __call__(self, image: Tokens, text: Tokens) -> Float[Tensor, "images texts"]:
+        """The score of every image with every text."""
         sides = (text.to_padded().float(), text.mask, image.to_padded().float(), image.mask)
-        with torch.autocast(text.values.device.type, enabled=False):  # λ1 multiplies the rounding of likenesses
+        with torch.autocast(text.values.device.type, enabled=False):  # λ1 would multiply rounding errors
             if self.direction == "text":
                 return self._scores(*sides).T
             return self._scores(*sides[2:], *sides[:2])
 
     def _scores(
-        self, asking: Float[Tensor, "a q d"], asking_real: Bool[Tensor, "a q"],
-        asked: Float[Tensor, "b s d"], asked_real: Bool[Tensor, "b s"],
-    ) -> Float[Tensor, "a b"]:  # fmt: skip
-        raw = torch.einsum("aqd,bsd->abqs", asking, asked)
-        likeness = NORMS[self.norm](raw, asking_real[:, None, :, None])
-        likeness = (self.lambda_softmax * likeness).masked_fill(~asked_real[:, None, :], -torch.inf)
-        share = likeness.softmax(3)
-        gathered = ((share @ (asked @ asked.mT)) * share).sum(3).clamp(min=1e-16).sqrt()
-        lengths = torch.linalg.vector_norm(asking, dim=2)[:, None] * gathered
-        relevance = (share * raw).sum(3) / lengths.clamp(min=1e-8)
-        return AGGREGATES[self.aggregate](relevance, asking_real[:, None], self.lambda_lse)
+        self,
+        query: Float[Tensor, "a q d"],
+        query_mask: Bool[Tensor, "a q"],
+        key: Float[Tensor, "b k d"],
+        key_mask: Bool[Tensor, "b k"],
+    ) -> Float[Tensor, "a b"]:
+        products = torch.einsum("aqd,bkd->abqk", query, key)
+        scores = NORMS[self.norm](products, query_mask[:, None, :, None])
+        scores = (self.lambda_softmax * scores).masked_fill(~key_mask[:, None, :], -torch.inf)
+        attention = scores.softmax(3)
+        attended_norm = ((attention @ (key @ key.mT)) * attention).sum(3).clamp(min=1e-16).sqrt()
+        norms = torch.linalg.vector_norm(query, dim=2)[:, None] * attended_norm
+        relevance = (attention * products).sum(3) / norms.clamp(min=1e-8)
+        return AGGREGATES[self.aggregate](relevance, query_mask[:, None], self.lambda_lse)

@@ -1,7 +1,4 @@
-"""Text through BERT, to be read in one vector.
-
-Text through a recurrent network, as before transformers.
-"""
+"""Text encoders of the visual-semantic embedding models (VSE++, SCAN): BERT, and recurrent networks."""
 
 from __future__ import annotations
 
@@ -19,15 +16,23 @@ from diptych.modules.tokens import Span, Tokens
 
 
 class BertText(nn.Module):
-    """BERT (Devlin et al. 2019), whose [CLS] is mapped to `width`: a text tower to stand where RecurrentText does.
+    """BERT (Devlin et al. 2019) with a projection of [CLS] to `dim`: a text encoder in place of RecurrentText.
 
-    ``model.text = BertText(1024)`` gives VSE++ one. The defaults are BERT-base's. Differs: attention has no dropout of its own.
+    ``model.text = BertText(1024)`` gives it to VSE++. The defaults are BERT-base's. Differs: no dropout on attention
+    weights.
     """
 
     def __init__(
-        self, dim: int, vocab_size: int = 30522, length: int = 512, attention_dim: int = 768, depth: int = 12,
-        num_heads: int = 12, mlp_dim: int = 3072, dropout: float = 0.1,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        vocab_size: int = 30522,
+        length: int = 512,
+        attention_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_dim: int = 3072,
+        dropout: float = 0.1,
+    ):
         super().__init__()
         self.words = TextEmbedding(vocab_size, length, attention_dim, dropout=dropout)
         self.blocks = nn.ModuleList(
@@ -47,9 +52,9 @@ class BertText(nn.Module):
 
 
 class RecurrentText(nn.Module):
-    """Word embeddings, then gated recurrent units; with `bidirectional` the mean of both directions (SCAN, section 3.2).
+    """Word embeddings, then a GRU; with `bidirectional` the mean of both directions (SCAN, section 3.2).
 
-    Pads are never read. Words begin uniform in ±0.1, as VSE++'s and SCAN's official code has them.
+    Padding is skipped. Word embeddings are initialised uniformly in ±0.1, as in VSE++'s and SCAN's official code.
     """
 
     def __init__(self, vocab_size: int, dim: int, word_dim: int = 300, depth: int = 1, bidirectional: bool = False):
@@ -59,7 +64,7 @@ class RecurrentText(nn.Module):
         nn.init.uniform_(self.word.weight, -0.1, 0.1)
 
     def forward(self, text: Text) -> Tokens:
-        """One state per word."""
+        """One hidden state per word."""
         n = text.ids.shape[1]
         packed = pack_padded_sequence(
             self.word(text.ids), text.mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
@@ -70,5 +75,5 @@ class RecurrentText(nn.Module):
         return Tokens.from_padded(states, text.mask, Span("text", "words", n))
 
     def readout(self, tokens: Tokens) -> Float[Tensor, "b d"]:
-        """The state at the last word."""
+        """The hidden state at the last word."""
         return last_token(tokens)

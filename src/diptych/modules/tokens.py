@@ -1,14 +1,14 @@
-"""Where tokens lie: which cells of a canvas are real and what its columns mean, in either of the two layouts of tokens.py.
+"""Tokens: a batch of token sequences, the data type in which every model of Diptych is written.
 
-Tokens: the one algebra in which every model of Diptych is written.
+`Tokens` has two memory layouts behind the same methods, so that models do not depend on the layout:
 
-A model never sees how tokens lie in memory. `Tokens` has two layouts behind the same methods:
+- **padded** (the reference): ``values`` is ``(b, n, d)``, and ``mask`` is False at padding;
+- **packed**: ``values`` is ``(t, d)``, the real tokens only, sample after sample: padding is never computed.
 
-- **padded** (the reference): ``values`` is ``(b, n, d)``, and ``real`` says which cells hold something;
-- **packed**: ``values`` is ``(t, d)``, the real rows only, sample after sample: no pad is ever computed.
+Both carry the same `Layout`, in padded geometry, so that conversion is one indexing step. Only this file and
+``modules/attention.py`` depend on the layout in use; a test holds packed equal to padded.
 
-Both carry the same `Layout`, in padded geometry, so that turning one into the other is one indexing step. Only this
-file and ``layers/attention.py`` know which layout is in use; a test holds packed equal to padded.
+Terms: the *canvas* is the padded ``b × n`` grid, a *cell* one position on it, a *row* one vector of packed values.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _packing: ContextVar[bool | None] = ContextVar("packing", default=False)
 
 @contextmanager
 def packing(on: bool | None = None) -> Iterator[None]:
-    """Within it, new Tokens are packed: models compute no pads. They give the same values at real tokens either way.
+    """Context in which new Tokens are packed, so that models compute no padding. Values at real tokens are the same.
 
-    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are compiled anew for
-    each number of rows that comes by, which costs more time (and memory) than the pads do.
+    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are recompiled for
+    each new number of rows, which costs more time (and memory) than padding.
     """
     before = _packing.set(on)
     try:
@@ -43,41 +43,44 @@ def packing(on: bool | None = None) -> Iterator[None]:
 
 
 def packs(values: Tensor) -> bool:
-    """Whether new Tokens of these values are packed."""
-    asked = _packing.get()
-    return asked if asked is not None else values.is_cuda or not torch.is_autocast_enabled("cpu")
+    """Whether new Tokens of these values are packed, by the enclosing `packing`."""
+    setting = _packing.get()
+    return setting if setting is not None else values.is_cuda or not torch.is_autocast_enabled("cpu")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A run of columns with one meaning. `slot` tells several images of one sample apart."""
+    """A run of columns of one kind of token. `image_index`: which of a sample's images they are of."""
 
     modality: str  # "text" or "image"
     name: str  # "cls", "words", "patches", "regions"
     length: int
-    grid: tuple[int, int] | None = None  # rows and columns of the patch canvas, raster order
+    grid: tuple[int, int] | None = None  # rows and columns of the patch grid, raster order
     image_index: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Which cells of a ``b × n`` canvas are real, and what its columns mean. Shared by all tokens of one shape."""
+    """The padding mask of a ``b × n`` canvas (True: real token), and the spans of its columns.
+
+    Shared between Tokens.
+    """
 
     mask: Bool[Tensor, "b n"]
     spans: tuple[Span, ...]
 
     def __post_init__(self) -> None:
         if sum(s.length for s in self.spans) != self.mask.shape[1]:
-            raise ValueError(f"spans {self.spans} do not cover {self.mask.shape[1]} columns")
+            raise ValueError(f"spans {self.spans} must cover the mask's {self.mask.shape[1]} columns")
 
     @cached_property
     def flat(self) -> Int[Tensor, " t"]:
-        """Indices of the real cells in the flattened canvas: row by row, so sample after sample."""
+        """Indices of the real cells in the flattened canvas, sample after sample."""
         return self.mask.flatten().nonzero().squeeze(1)
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Real tokens of each sample."""
+        """Number of real tokens of each sample."""
         return self.mask.sum(1).tolist()
 
     @cached_property
@@ -87,25 +90,25 @@ class Layout:
 
     @cached_property
     def offsets(self) -> Int[Tensor, " ends"]:
-        """Packed row at which each sample begins, and one past the last row."""
+        """First packed row of each sample, and one past the last row (cumulative lengths)."""
         return F.pad(self.mask.sum(1).cumsum(0), (1, 0))
 
     @cached_property
     def owner(self) -> Int[Tensor, " t"]:
-        """The sample of each packed row."""
+        """Sample index of each packed row."""
         counts = self.mask.sum(1)
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
     def rows_by_modality(self, packed: bool) -> dict[str, Int[Tensor, " k"]]:
-        """Rows of each modality: of the packed values, or of the canvas, flattened."""
+        """Indices of each modality's rows: of the packed values, or of the flattened canvas."""
         return self._packed_rows if packed else self._padded_rows
 
     @cached_property
     def _padded_rows(self) -> dict[str, Tensor]:
         rows = {}
         for name in dict.fromkeys(span.modality for span in self.spans):
-            mine = torch.cat([torch.full((span.length,), span.modality == name) for span in self.spans])
-            rows[name] = mine.to(self.mask.device).expand_as(self.mask).flatten().nonzero().squeeze(1)
+            columns = torch.cat([torch.full((span.length,), span.modality == name) for span in self.spans])
+            rows[name] = columns.to(self.mask.device).expand_as(self.mask).flatten().nonzero().squeeze(1)
         return rows
 
     @cached_property
@@ -116,8 +119,10 @@ class Layout:
         return {name: row[cells[real[cells]]] for name, cells in self._padded_rows.items()}
 
     def groups(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        """Packed rows of this layout and of `other`, reordered so that samples of equal lengths in both are neighbours;
-        and for each run of them (samples, length here, length there).
+        """Groups of samples with equal lengths in both layouts.
+
+        Returns: packed rows of this layout and of `other`, reordered so that the samples of a group are adjacent; and
+        per group (number of samples, length in this layout, length in `other`).
         """
         if other is not self:
             return self._grouped(other)
@@ -133,17 +138,17 @@ class Layout:
         return self.rows_of(samples), other.rows_of(samples), groups
 
     def rows_of(self, samples: Int[Tensor, " k"]) -> Int[Tensor, " t"]:
-        """Packed rows of whole samples, in the order of `samples`."""
+        """Packed rows of the given samples, in the order of `samples`."""
         counts = self.mask.sum(1)[samples]
         shift = self.offsets[:-1][samples] - (counts.cumsum(0) - counts)
         return torch.repeat_interleave(shift, counts) + torch.arange(int(counts.sum()), device=shift.device)
 
     def columns(self, modality: str | None, name: str | None) -> list[int]:
-        """Indices of the spans that answer to `modality` and `name` (None: any)."""
+        """Indices of the spans of this `modality` and `name` (None: any)."""
         return [i for i, s in enumerate(self.spans) if modality in (None, s.modality) and name in (None, s.name)]
 
     def bounds(self, span: int) -> tuple[int, int]:
-        """First column of a span, and one past its last."""
+        """First column of span number `span`, and one past its last."""
         start = sum(s.length for s in self.spans[:span])
         return start, start + self.spans[span].length
 
@@ -153,40 +158,40 @@ __all__ = ["FusedTokens", "Tokens", "packing"]
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A batch of token sequences, in either layout. Immutable: every method gives new Tokens."""
+    """A batch of token sequences, in either layout. Immutable: every method returns new Tokens."""
 
     values: Float[Tensor, "b n d"] | Float[Tensor, "t d"]
     layout: Layout
 
-    # -- making and unmaking ------------------------------------------------------------------------------------------
+    # -- construction and conversion ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_padded(cls, values: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
-        """Tokens from a canvas, in the layout that `packing` asks for: padded outside it."""
-        tokens = cls(values, Layout(real, spans))
+    def from_padded(cls, values: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
+        """Tokens from padded values, in the layout set by `packing` (outside of it: padded)."""
+        tokens = cls(values, Layout(mask, spans))
         return tokens.pack() if packs(values) else tokens
 
     @property
     def packed(self) -> bool:
-        """Whether `values` holds the real rows alone."""
+        """Whether `values` is packed."""
         return self.values.dim() == 2
 
     @property
     def mask(self) -> Bool[Tensor, "b n"]:
-        """Which cells of the canvas hold a token, in either layout."""
+        """The padding mask, True at real tokens, in either layout."""
         return self.layout.mask
 
     def __len__(self) -> int:
         return len(self.layout.mask)
 
     def pack(self) -> Tokens:
-        """The same tokens without pads."""
+        """The same tokens, packed."""
         if self.packed:
             return self
         return Tokens(self.values.flatten(0, 1).index_select(0, self.layout.flat), self.layout)
 
     def to_padded(self) -> Float[Tensor, "b n d"]:
-        """Values on the padded canvas. Padded tokens keep whatever stands at their pads; packed ones give zeros there."""
+        """Padded values. Packed tokens give zeros at padding; padded tokens keep their values there."""
         if not self.packed:
             return self.values
         b, n = self.layout.mask.shape
@@ -195,46 +200,46 @@ class Tokens:
 
     @property
     def image_index(self) -> int:
-        """Which of a sample's images these tokens are of. Raises ValueError where they are of several."""
-        slots = {span.image_index for span in self.layout.spans}
-        if len(slots) != 1:
-            raise ValueError(f"tokens of several slots: {sorted(slots)}")
-        return slots.pop()
+        """Which of a sample's images these tokens are of. Raises ValueError for tokens of several images."""
+        indices = {span.image_index for span in self.layout.spans}
+        if len(indices) != 1:
+            raise ValueError(f"expected tokens of one image, got tokens of images {sorted(indices)}")
+        return indices.pop()
 
-    def with_image_index(self, slot: int) -> Tokens:
-        """The same tokens as those of the sample's image number `slot`."""
-        spans = tuple(replace(span, image_index=slot) for span in self.layout.spans)
+    def with_image_index(self, image_index: int) -> Tokens:
+        """The same tokens, marked as those of the sample's image number `image_index`."""
+        spans = tuple(replace(span, image_index=image_index) for span in self.layout.spans)
         return Tokens(self.values, Layout(self.layout.mask, spans))
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tokens:
-        """`function` applied to every token; it must treat the last dimension only."""
+        """`function` applied to every token; it must act on the last dimension only."""
         return Tokens(function(self.values), self.layout)
 
     def map_each(self, functions: Mapping[str, Callable[[Tensor], Tensor]]) -> Tokens:
-        """Each modality's tokens by the function of its name, as `map`."""
+        """As `map`, with one function per modality, by its name."""
         modalities = {span.modality for span in self.layout.spans}
         if len(modalities) == 1:
             return self.map(functions[modalities.pop()])
         rows = self.layout.rows_by_modality(self.packed)
         flat = self.values.flatten(0, -2)
-        parts = [functions[name](flat.index_select(0, where)) for name, where in rows.items()]
-        back = torch.cat(list(rows.values())).argsort()
-        return Tokens(torch.cat(parts).index_select(0, back).view(*self.values.shape[:-1], -1), self.layout)
+        parts = [functions[name](flat.index_select(0, indices)) for name, indices in rows.items()]
+        inverse = torch.cat(list(rows.values())).argsort()
+        return Tokens(torch.cat(parts).index_select(0, inverse).view(*self.values.shape[:-1], -1), self.layout)
 
     def scale(self, factors: Float[Tensor, " b"]) -> Tokens:
-        """Each sample's tokens times its own factor."""
-        each = factors[self.layout.owner][:, None] if self.packed else factors[:, None, None]
-        return Tokens(self.values * each, self.layout)
+        """Tokens times one factor per sample."""
+        per_token = factors[self.layout.owner][:, None] if self.packed else factors[:, None, None]
+        return Tokens(self.values * per_token, self.layout)
 
     def __add__(self, other: Tokens) -> Tokens:
         if other.layout is not self.layout:
-            raise ValueError("tokens of two layouts cannot be added")
+            raise ValueError("tokens can only be added to tokens with the same Layout object")
         return Tokens(self.values + other.values, self.layout)
 
     def add(self, canvas: Float[Tensor, "*b n d"] | Float[Tensor, " d"]) -> Tokens:
-        """Adds one vector to all, or what a canvas of ``(n, d)`` or ``(b, n, d)`` holds to each."""
+        """Tokens plus one vector ``(d,)``, or plus padded values ``(n, d)`` or ``(b, n, d)``."""
         if canvas.dim() == 1 or not self.packed:
             return Tokens(self.values + canvas, self.layout)
         b, n = self.mask.shape
@@ -245,9 +250,12 @@ class Tokens:
 
     @staticmethod
     def concat(*parts: Tokens) -> Tokens:
-        """One sequence per sample, the parts in the order given. Raises ValueError where some are packed and some not."""
+        """Concatenation along the sequence, in the order of `parts`.
+
+        Raises ValueError for packed next to padded parts.
+        """
         if len({p.packed for p in parts}) > 1:
-            raise ValueError("packed and padded tokens cannot be joined: make them under one `packing`")
+            raise ValueError("cannot concatenate packed and padded tokens: create both within the same `packing`")
         layout = Layout(torch.cat([p.layout.mask for p in parts], 1), tuple(s for p in parts for s in p.layout.spans))
         if not parts[0].packed:
             return Tokens(torch.cat([p.values for p in parts], 1), layout)
@@ -261,7 +269,7 @@ class Tokens:
         return Tokens(torch.cat([p.values for p in parts]).index_select(0, order), layout)
 
     def split(self, *layouts: Layout) -> tuple[Tokens, ...]:
-        """Undoes `join`: the layouts of the parts, in the order in which they were joined."""
+        """Inverse of `concat`; `layouts` are those of the parts, in the same order."""
         sizes = [x.mask.shape[1] for x in layouts]
         if not self.packed:
             return tuple(Tokens(v, x) for v, x in zip(self.values.split(sizes, 1), layouts, strict=True))
@@ -272,17 +280,17 @@ class Tokens:
         )
 
     def select(self, modality: str | None = None, name: str | None = None) -> Tokens:
-        """The tokens of the spans that answer to `modality` and `name`."""
-        kept = self.layout.columns(modality, name)
-        if not kept:
-            raise KeyError(f"no span ({modality}, {name}) among {self.layout.spans}")
-        columns = torch.cat([torch.arange(*self.layout.bounds(i)) for i in kept]).to(self.mask.device)
-        layout = Layout(self.mask[:, columns], tuple(self.layout.spans[i] for i in kept))
+        """The tokens of the spans of this `modality` and `name` (None: any). Raises KeyError where there are none."""
+        spans = self.layout.columns(modality, name)
+        if not spans:
+            raise KeyError(f"no span with modality {modality!r} and name {name!r} among {self.layout.spans}")
+        columns = torch.cat([torch.arange(*self.layout.bounds(i)) for i in spans]).to(self.mask.device)
+        layout = Layout(self.mask[:, columns], tuple(self.layout.spans[i] for i in spans))
         if not self.packed:
             return Tokens(self.values.index_select(1, columns), layout)
-        wanted = torch.zeros(self.mask.shape[1], dtype=torch.bool, device=self.mask.device)
-        wanted[columns] = True
-        rows = wanted.expand_as(self.mask).flatten()[self.layout.flat].nonzero().squeeze(1)
+        selected = torch.zeros(self.mask.shape[1], dtype=torch.bool, device=self.mask.device)
+        selected[columns] = True
+        rows = selected.expand_as(self.mask).flatten()[self.layout.flat].nonzero().squeeze(1)
         return Tokens(self.values.index_select(0, rows), layout)
 
     def first(self) -> Float[Tensor, "b d"]:
@@ -290,12 +298,12 @@ class Tokens:
         return self.values.index_select(0, self.layout.offsets[:-1]) if self.packed else self.values[:, 0]
 
     def mean(self) -> Float[Tensor, "b d"]:
-        """The mean over each sample's real tokens."""
+        """The mean of each sample's real tokens."""
         canvas = self.to_padded() * self.mask[:, :, None]
         return canvas.sum(1) / self.mask.sum(1, keepdim=True)
 
     def apply_mask(self, keep: Bool[Tensor, "b n"]) -> Tokens:
-        """Only the tokens where `keep`; the rest become padding."""
+        """The tokens where `keep` is True; the others become padding."""
         layout = Layout(self.mask & keep, self.layout.spans)
         if not self.packed:
             return Tokens(self.values, layout)
@@ -303,20 +311,20 @@ class Tokens:
         return Tokens(self.values.index_select(0, rows), layout)
 
     def index_samples(self, samples: Int[Tensor, " k"]) -> Tokens:
-        """Whole samples, in the order of `samples`; one may be taken several times."""
+        """Samples by index, in the order of `samples`; an index may occur several times."""
         layout = Layout(self.mask[samples], self.layout.spans)
         if not self.packed:
             return Tokens(self.values[samples], layout)
         return Tokens(self.values.index_select(0, self.layout.rows_of(samples)), layout)
 
     def gather(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, "k d"]:
-        """The values at the True cells of `where` (a subset of the real ones), sample after sample."""
+        """The values where `where` is True (a subset of the mask), sample after sample."""
         return self.apply_mask(where).pack().values if self.packed else self.values[where]
 
 
 @dataclass(frozen=True)
 class FusedTokens:
-    """What fusion gives: both sides' tokens after they have met, and the summary that heads of the pair read."""
+    """The output of fusion: the tokens of both modalities, and the pooled vector that pair-level heads take."""
 
     text: Tokens
     image: Tokens

@@ -1,4 +1,4 @@
-"""Imitation: an image encoder learns to see what a trained CNN sees, patch by patch and as a whole."""
+"""Distillation of a frozen CNN into an image encoder: its feature map and its class distribution."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ from diptych.protocols import ChanceLoss
 
 @dataclass(frozen=True)
 class GridDistillation:
-    """1 − cosine between each patch's token, read by head `grid`, and the guide's feature at the same place."""
+    """1 − cosine between each patch's token, projected by head "grid", and the CNN's feature of the same cell."""
 
     name: str = "grid_distillation"
     weight: float = 1.0
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
         cells = views.image_input.extents(views.teacher_network.stride).prod(1)
-        kept = cells if views.max_patches is None else cells.clamp(max=views.max_patches)
-        return {self.name: kept.sum().float()}
+        if views.max_patches is not None:
+            cells = cells.clamp(max=views.max_patches)
+        return {self.name: cells.sum().float()}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
         patches, grid = views.image.select(name="patches"), views.teacher_features.grid
         if patches.layout.spans[0].grid != grid.shape[1:3]:
             raise ValueError(
-                f"patches of another size than the guide's {views.teacher_network.stride} pixels cannot imitate its grid"
+                f"expected patches of {views.teacher_network.stride} pixels, the stride of the CNN, in a grid of "
+                f"{tuple(grid.shape[1:3])}, got {patches.layout.spans[0].grid}: change the model's patch_size"
             )
-        seen = grid.flatten(1, 2)[patches.mask]
-        guess = views.head("grid", patches.pack().values)
-        return {self.name: (1 - F.cosine_similarity(guess.float(), seen, dim=1)).sum()}
+        target = grid.flatten(1, 2)[patches.mask]
+        predicted = views.head("grid", patches.pack().values)
+        return {self.name: (1 - F.cosine_similarity(predicted.float(), target, dim=1)).sum()}
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """None: the cosine to the mean feature is a fact of the guide and the pictures, not known beforehand."""
+        """None: the cosine to the mean feature depends on the CNN and the images, and is not known in advance."""
         return None
 
 
 @dataclass(frozen=True)
 class ClassDistillation:
-    """Cross entropy between the class token, read by head `classes`, and the guide's class distribution (Hinton et al. 2015)."""
+    """Cross entropy between the class token's logits (head "classes") and the CNN's class distribution.
+
+    Source: Hinton et al. 2015.
+    """
 
     name: str = "class_distillation"
     weight: float = 0.5
@@ -54,13 +59,13 @@ class ClassDistillation:
         return {self.name: n, f"{self.name}/agreement": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        seen = views.teacher_features.classes
-        guess = views.head("classes", views.image.first()).float()
-        soft = (seen / self.temperature).softmax(1)
+        teacher_logits = views.teacher_features.classes
+        logits = views.head("classes", views.image.first()).float()
+        targets = (teacher_logits / self.temperature).softmax(1)
         return {
-            self.name: F.cross_entropy(guess / self.temperature, soft, reduction="sum"),
-            f"{self.name}/agreement": (guess.argmax(1) == seen.argmax(1)).sum().float().detach(),
+            self.name: F.cross_entropy(logits / self.temperature, targets, reduction="sum"),
+            f"{self.name}/agreement": (logits.argmax(1) == teacher_logits.argmax(1)).sum().float().detach(),
         }
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
-        return ChanceLoss(math.log(1000), "uniform over the guide's classes", "the class token has learned nothing yet")
+        return ChanceLoss(math.log(1000), "uniform over the CNN's classes", "the class token has learned nothing yet")

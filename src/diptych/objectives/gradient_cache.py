@@ -1,4 +1,4 @@
-"""A batch encoded a chunk at a time: what a contrast needs of a large batch is small, what encoding it needs is not."""
+"""Gradient caching (GradCache): contrastive training on a large batch, encoded in chunks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from torch.utils.checkpoint import checkpoint
 def in_chunks(
     encode: Callable[[slice], tuple[Tensor, ...]], samples: int, size: int
 ) -> tuple[Float[Tensor, "b d"], ...]:
-    """What `encode` makes of `samples` rows, `size` at a time, of which nothing else is kept: on the way back each chunk is
-    encoded again, by the same random numbers, and given the gradient of its rows (GradCache: Gao et al. 2021, section 3).
+    """The outputs of `encode` for `samples` rows, computed `size` rows at a time.
 
-    So the losses and gradients are those of the whole batch at once, at the memory of a chunk and the time of a second
-    forward pass. (Norms over the batch, as of a CNN that is trained, see a chunk.)
+    Activations of a chunk are not kept: the backward pass encodes it again, with the same random numbers. So losses and
+    gradients are those of the whole batch, at the memory of a chunk and the time of a second forward pass. (Batch norm
+    in training uses the statistics of a chunk.)
+
+    Args:
+        encode: from a slice of rows to one or more tensors (rows, d).
+
+    Source: GradCache (Gao et al. 2021), section 3.
     """
     parts = []
     for first in range(0, samples, size):
-        context = copy_context()  # the second time is outside `packing`, and may be in another thread
+        context = copy_context()  # the recomputation runs outside `packing`, and possibly in another thread
         rows = slice(first, min(first + size, samples))
         parts.append(checkpoint(context.run, encode, rows, use_reentrant=False))
-    return tuple(torch.cat(readout) for readout in zip(*parts, strict=True))
+    return tuple(torch.cat(chunks) for chunks in zip(*parts, strict=True))

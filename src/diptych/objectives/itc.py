@@ -1,4 +1,4 @@
-"""Image-text contrast: which text belongs to this image, and which image to this text?"""
+"""Image-text contrastive loss (ITC)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from diptych.protocols import ChanceLoss, ComparisonPool
 
 @dataclass(frozen=True)
 class ITC:
-    """Told from all candidates, image to text and text to image, and the mean of both.
+    """The mean of the image-to-text and text-to-image losses over all candidates.
 
-    `form` "softmax": cross entropy over scaled cosines (CLIP, figure 3). "sigmoid": whether each pair belongs together, by
-    itself, summed over a sample's candidates (SigLIP: Zhai et al. 2023, equation 1); its heads want an offset
-    (heads.Contrast.judging_pairs).
+    Args:
+        form: "softmax": cross entropy over scaled cosines (CLIP, figure 3). "sigmoid": binary cross entropy of each
+            pair, summed over a sample's candidates (SigLIP: Zhai et al. 2023, equation 1); its heads need an offset
+            (`modules.heads.ITCHead.use_sigmoid`).
+        head_names: the ITC head of each of the model's `pooled_features`, in their order; losses are averaged (VLMo has
+            two).
 
-    `heads`: the Contrast head of each readout that `unimodal` gives, in its order; their losses are averaged (VLMo has
-    two). The rest of the batch, on all ranks, is what a sample is told from; micro-batches do not see each other. Where
-    several pairs share an image, each of them is right (objectives.identity).
+    Negatives are the other samples of the batch, on all ranks, but not of other micro-batches. Pairs that share an
+    image are positives of each other (see objectives.contrast).
 
-    With a momentum model (ALBEF, section 3.2) a sample is told from that model's view of the batch and from the queue, and
-    the targets are (1 - alpha) the truth + alpha what the momentum model finds (section 3.3; of the sigmoid form no paper
-    says so).
+    With a momentum model (ALBEF, section 3.2) the candidates are its features of the batch and the queue, and the
+    targets are (1 - alpha) · labels + alpha · the momentum model's distribution (section 3.3; for the sigmoid form no
+    paper does this).
     """
 
     name: str = "itc"
@@ -41,7 +43,7 @@ class ITC:
     form: Literal["softmax", "sigmoid"] = "softmax"
 
     def samples_compared(self, among: ComparisonPool) -> int:
-        """Samples that each one is compared with: the batch of all ranks and the queue."""
+        """The number of candidates of each sample: the batch of all ranks and the queue."""
         return among.all_ranks + among.queue
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
@@ -49,44 +51,52 @@ class ITC:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        losses, right = [], []
+        losses, correct = [], []
         for readout, head in enumerate(self.head_names):
-            found, lesson = contrast_logits(views, head, readout), teacher_logits(views, head, readout)
-            true = found.own[:, None] == found.others
+            logits, teacher = contrast_logits(views, head, readout), teacher_logits(views, head, readout)
+            positives = logits.ids[:, None] == logits.candidate_ids
             alpha = 0.0 if views.teacher_output is None else views.teacher_output.alpha
-            to_text = self._losses(found.to_text, true, None if lesson is None else lesson.to_text, alpha)
-            to_image = self._losses(found.to_image, true, None if lesson is None else lesson.to_image, alpha)
+            to_text = self._losses(logits.to_text, positives, None if teacher is None else teacher.to_text, alpha)
+            to_image = self._losses(logits.to_image, positives, None if teacher is None else teacher.to_image, alpha)
             losses.append((to_text + to_image).sum() / 2)
-            right.append(true.gather(1, found.to_text.argmax(1, keepdim=True)).sum().float())
+            correct.append(positives.gather(1, logits.to_text.argmax(1, keepdim=True)).sum().float())
         return {
             self.name: torch.stack(losses).mean(),
-            f"{self.name}/accuracy": torch.stack(right).mean().detach(),
+            f"{self.name}/accuracy": torch.stack(correct).mean().detach(),
         }
 
     def _losses(
-        self, logits: Float[Tensor, "b m"], true: Bool[Tensor, "b m"], lesson: Float[Tensor, "b m"] | None, alpha: float
+        self,
+        logits: Float[Tensor, "b m"],
+        positives: Bool[Tensor, "b m"],
+        teacher: Float[Tensor, "b m"] | None,
+        alpha: float,
     ) -> Float[Tensor, " b"]:
         if self.form == "sigmoid":
-            targets = _mixed(true.float(), None if lesson is None else lesson.float().sigmoid(), alpha)
+            targets = _mixed(positives.float(), None if teacher is None else teacher.float().sigmoid(), alpha)
             return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").sum(1)
-        truth = true / true.sum(1, keepdim=True)
-        return soft_cross_entropy(logits, _mixed(truth, None if lesson is None else lesson.float().softmax(1), alpha))
+        labels = positives / positives.sum(1, keepdim=True)
+        return soft_cross_entropy(
+            logits, _mixed(labels, None if teacher is None else teacher.float().softmax(1), alpha)
+        )
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """Of `statistics["candidates"]`, the global batch and the queue, where it is told: ln of their number; of the
-        sigmoid form, what it costs to know of each pair only that one candidate in so many belongs.
+        """The loss of equal logits: ln of the number of candidates (`statistics["candidates"]`: batch and queue).
+
+        Of the sigmoid form: the entropy of every pair's label, a match with probability 1 / candidates. None without
+        the statistic.
         """
         if "candidates" not in statistics:
             return None
         n = statistics["candidates"]
-        apart = (n - 1) * math.log(n / (n - 1)) if self.form == "sigmoid" and n > 1 else 0.0
+        mismatched = (n - 1) * math.log(n / (n - 1)) if self.form == "sigmoid" and n > 1 else 0.0
         return ChanceLoss(
-            math.log(n) + apart,
-            "loss of every candidate alike",
-            "images and texts are not yet told apart: check the temperature, the learning rate and that pairs are true",
+            math.log(n) + mismatched,
+            "loss of equal logits for every candidate",
+            "images and texts are not yet distinguished: check the temperature, the learning rate and that pairs match",
         )
 
 
-def _mixed(truth: Float[Tensor, "b m"], lesson: Float[Tensor, "b m"] | None, alpha: float) -> Float[Tensor, "b m"]:
-    """What the data say, to the share `alpha` what the teacher does."""
-    return truth if lesson is None else alpha * lesson + (1 - alpha) * truth
+def _mixed(labels: Float[Tensor, "b m"], teacher: Float[Tensor, "b m"] | None, alpha: float) -> Float[Tensor, "b m"]:
+    """(1 − alpha) · labels + alpha · the teacher's distribution; the labels without a teacher."""
+    return labels if teacher is None else alpha * teacher + (1 - alpha) * labels

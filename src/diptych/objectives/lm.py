@@ -1,4 +1,4 @@
-"""Language modelling: each next piece of a text, given what it speaks of and the pieces before it."""
+"""Language modeling (LM): next-token prediction of a text, given its image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from diptych.protocols import CausalDecoder, ChanceLoss
 
 @dataclass(frozen=True)
 class LM:
-    """Cross entropy of each next piece of a text that speaks of its image (BLIP, section 3.2; CoCa, section 3.2).
+    """Cross entropy of each next token of a text, given its image (BLIP, section 3.2; CoCa, section 3.2).
 
-    The first `given` pieces of every text are no targets: at least the one that it begins with, and a prompt. `smoothing`:
-    the targets' share that is spread over the whole vocabulary (the official BLIP: 0.1; not in the paper).
+    `given`: number of leading tokens that are not predicted: the start token, and a prompt. `label_smoothing`: the
+    share of each target that is spread over the whole vocabulary (the official BLIP: 0.1; not in the paper).
     """
 
     name: str = "lm"
@@ -35,25 +35,26 @@ class LM:
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
         model, text = views.model, views.text_input
         if not isinstance(model, CausalDecoder):
-            raise ValueError(f"{type(model).__name__} cannot foretell a text")
-        which = without_prompt(text, self.given)
-        rows = model.decode_hidden_states(text, views.image).gather(F.pad(which, (0, 1)))
-        loss, right = chunked_cross_entropy(model.lm_head(), rows, text.ids[:, 1:][which], self.label_smoothing)
-        return {self.name: loss, f"{self.name}/accuracy": right.float()}
+            raise ValueError(f"{type(model).__name__} has no text decoder: the LM loss needs an autoregressive model")
+        targets = without_prompt(text, self.given)
+        rows = model.decode_hidden_states(text, views.image).gather(F.pad(targets, (0, 1)))
+        loss, correct = chunked_cross_entropy(model.lm_head(), rows, text.ids[:, 1:][targets], self.label_smoothing)
+        return {self.name: loss, f"{self.name}/accuracy": correct.float()}
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """The unigram entropy of the corpus, where `statistics` counts it ("unigram_entropy", nats per piece)."""
+        """The corpus's unigram entropy (`statistics["unigram_entropy"]`, nats per token); None without it."""
         if self.label_smoothing or "unigram_entropy" not in statistics:
             return None
         return ChanceLoss(
             statistics["unigram_entropy"],
             "unigram entropy of the captions",
-            "only word frequencies are learned: neither image nor earlier words are read; check the learning rate and warm-up",
+            "only word frequencies are learned, neither the image nor earlier words are used: check the learning rate "
+            "and warm-up",
         )
 
 
 def without_prompt(text: Text, given: int = 1) -> Bool[Tensor, "b after"]:
-    """Which of the tokens behind the first are to be foretold: the real ones that are not given."""
-    which = text.mask[:, 1:].clone()
-    which[:, : given - 1] = False
-    return which
+    """The mask of tokens to predict, from the second token on: real ones, without a text's first `given` tokens."""
+    targets = text.mask[:, 1:].clone()
+    targets[:, : given - 1] = False
+    return targets

@@ -1,4 +1,4 @@
-"""Masked captioning: hidden words of a caption, given the image and the words before them."""
+"""Masked captioning: masked words of a caption, predicted from the image and earlier words (BEiT-3)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from diptych.protocols import CausalFusionEncoder, ChanceLoss
 
 @dataclass(frozen=True)
 class MaskedCaptioning:
-    """Divergence from smoothed labels at the hidden pieces (BEiT-3, section 3.1: most of a caption is hidden).
+    """Kullback-Leibler divergence from smoothed labels at the masked tokens (BEiT-3, section 3.1: 70 % are masked).
 
-    The true word's label is 1 - `smoothing`, the others share the rest evenly, as in the official code.
+    The true word's label is 1 - `label_smoothing`, the other words share the rest evenly, as in the official code.
     """
 
     masking: WordMasking = field(default_factory=lambda: WordMasking(rate=0.7, ends=True))
@@ -35,18 +35,18 @@ class MaskedCaptioning:
         masked, head = views.masked(self.masking), output_layer(views.heads["captions"])
         words = masked.original[masked.masked]
         n = vocab_size_of(head)
-        # spread over all words, the true one too, this much gives the others their share
-        others = self.label_smoothing * n / (n - 1)
-        loss, right = chunked_cross_entropy(head, self.text(views).gather(masked.masked), words, others)
+        # chunked_cross_entropy spreads smoothing over all words; this much gives the other words `label_smoothing`
+        smoothing = self.label_smoothing * n / (n - 1)
+        loss, correct = chunked_cross_entropy(head, self.text(views).gather(masked.masked), words, smoothing)
         return {
             self.name: loss - len(words) * smoothed_entropy(self.label_smoothing, n),
-            f"{self.name}/accuracy": right.float(),
+            f"{self.name}/accuracy": correct.float(),
         }
 
     def text(self, views: Views) -> Tokens:
-        """Each masked caption's tokens, beside its image."""
+        """The tokens of each masked caption, fused causally with its image."""
         if not isinstance(views.model, CausalFusionEncoder):
-            raise ValueError(f"{type(views.model).__name__} cannot read a caption as it grows")
+            raise ValueError(f"{type(views.model).__name__} has no causal fusion (fuse_causal), which captioning needs")
         text = views.model.encode_text(views.masked(self.masking).text)
         return views.model.fuse_causal(text, views.image).text
 
@@ -55,6 +55,6 @@ class MaskedCaptioning:
 
 
 def smoothed_entropy(smoothing: float, vocab_size: int) -> float:
-    """Of labels of 1 - `smoothing` at the true word and the rest spread over the others, in nats."""
-    sure, share = 1 - smoothing, smoothing / (vocab_size - 1)
-    return -sure * math.log(sure) - (smoothing * math.log(share) if smoothing else 0.0)
+    """Entropy in nats of a label of 1 - `smoothing` at the true word, the rest spread evenly over the other words."""
+    true, other = 1 - smoothing, smoothing / (vocab_size - 1)
+    return -true * math.log(true) - (smoothing * math.log(other) if smoothing else 0.0)

@@ -1,4 +1,4 @@
-"""Masked images: which visual tokens stand for the patches that are hidden, given those that are not?"""
+"""Masked image modeling on visual tokens: the codes of masked patches, predicted from the visible ones (BEiT)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from diptych.protocols import ChanceLoss
 
 @dataclass(frozen=True)
 class MaskedImageCodes:
-    """Cross entropy of hidden patches' codes, as a tokenizer that has learned gives them (BEiT, section 2.3; BEiT-3, section
-    2.2). `beside`: the words hidden in the text that the image is read with; None: it is read alone.
+    """Cross entropy of the codes that a trained visual tokenizer gives to masked patches.
 
-    Differs: whether BEiT-3 hides both sides of a pair at once is not said in its paper; its predecessor does (VL-BEiT,
-    section 2.3), and so do we.
+    `beside`: masking of the text that the image is fused with; None: the image is encoded without a text.
+    Source: BEiT, section 2.3; BEiT-3, section 2.2. Differs: BEiT-3's paper does not say whether both modalities of a
+    pair are masked at once; here they are, as in its predecessor (VL-BEiT, section 2.3).
     """
 
     blocks: BlockMasking = field(default_factory=BlockMasking)
@@ -37,32 +37,30 @@ class MaskedImageCodes:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        logits, there = self.guesses(views), visual_codes(views)[masked_patches(views, self.blocks)]
+        logits, codes = self.logits(views), visual_codes(views)[masked_patches(views, self.blocks)]
         return {
-            self.name: F.cross_entropy(logits, there, reduction="sum"),
-            f"{self.name}/accuracy": (logits.argmax(1) == there).sum().float().detach(),
+            self.name: F.cross_entropy(logits, codes, reduction="sum"),
+            f"{self.name}/accuracy": (logits.argmax(1) == codes).sum().float().detach(),
         }
 
-    def guesses(self, views: Views) -> Float[Tensor, "hidden codes"]:
-        """Logits of the hidden patches, sample after sample."""
+    def logits(self, views: Views) -> Float[Tensor, "masked codes"]:
+        """Code logits of the masked patches, sample after sample."""
         patches = self.image(views).select(name="patches")
         return views.head("codes", patches.gather(masked_patches(views, self.blocks))).float()
 
     def image(self, views: Views) -> Tokens:
-        """What the codes are guessed from."""
+        """The image tokens that the codes are predicted from."""
         if self.beside is not None:
             return masked_pair(views, PairMasking(self.beside, self.blocks)).image
         return masked_image_unimodal(views, self.blocks)
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """The entropy of the codes' frequencies, where `statistics` knows it ("code_entropy"), else ln of their number
-        ("codes").
-        """
+        """The entropy of the code frequencies (`statistics["code_entropy"]`), else ln of their number ("codes")."""
         if "code_entropy" not in statistics and "codes" not in statistics:
             return None
         return ChanceLoss(
             statistics.get("code_entropy", math.log(statistics.get("codes", 1.0))),
             "entropy of the visual tokens",
-            "only how frequent each code is has been learned: the visible patches are not read; check the learning rate and "
-            "warm-up, and that the tokenizer uses its codebook",
+            "only code frequencies are learned, the visible patches are not used: check the learning rate and warm-up, "
+            "and that the visual tokenizer uses its whole codebook",
         )

@@ -1,4 +1,4 @@
-"""Masked regions: what was hidden, given the other regions and the text? (Lu et al., ViLBERT, section 3.2)"""
+"""Masked region modeling: masked regions, predicted from the other regions and the text (ViLBERT, section 3.2)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool
 
 Target = Callable[[Tensor, MaskedRegionBatch, Views], Tensor]
-"""(what a head says of each hidden region, the regions, the views) → each hidden region's loss."""
+"""(the head's prediction for each masked region, the masked batch, the views) → the loss of each masked region."""
 
 
 @dataclass(frozen=True)
 class MaskedRegions:
-    """The mean over hidden regions of their distance to a `target`: `by_class` in the paper, or another from this file.
+    """The mean loss of masked regions, by `target`: `class_target` (the paper's) or another of this file.
 
-    Differs: the official code divides by the number of hidden regions even where there is none, which gives no number.
+    Differs: the official code divides by the number of masked regions even where it is zero, which gives NaN.
     """
 
     hiding: PairMasking
@@ -36,58 +36,60 @@ class MaskedRegions:
     weight: float = 1.0
 
     def samples_compared(self, among: ComparisonPool) -> int | None:
-        """Samples whose regions a hidden one is told from, where the target is such a contrast; else None."""
+        """The number of samples that negative regions are drawn from, with `ContrastTarget`; else None."""
         return among.all_ranks if isinstance(self.target, ContrastTarget) else None
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
         return {self.name: masked_regions(views, self.hiding.image).masked.sum().float()}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        hidden = masked_regions(views, self.hiding.image)
-        said = views.head("regions", masked_pair(views, self.hiding).image.gather(hidden.masked)).float()
-        return {self.name: self.target(said, hidden, views).sum()}
+        masked = masked_regions(views, self.hiding.image)
+        predicted = views.head("regions", masked_pair(views, self.hiding).image.gather(masked.masked)).float()
+        return {self.name: self.target(predicted, masked, views).sum()}
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        return None  # the detector's class frequencies are a fact of the data that nobody has counted
+        return None  # would need the detector's class frequencies in the data
 
 
-def class_target(said: Float[Tensor, "k c"], hidden: MaskedRegionBatch, views: Views) -> Float[Tensor, " k"]:
-    """Kullback-Leibler divergence of the detector's class probabilities from what is said (visual_target 0)."""
-    if hidden.original.classes is None:
-        raise ValueError("these regions have no class probabilities: take regions by their features, or read them too")
-    return F.kl_div(said.log_softmax(1), hidden.original.classes[hidden.masked], reduction="none").sum(1)
+def class_target(predicted: Float[Tensor, "k c"], masked: MaskedRegionBatch, views: Views) -> Float[Tensor, " k"]:
+    """Kullback-Leibler divergence from the predicted to the detector's class distribution (visual_target 0)."""
+    if masked.original.classes is None:
+        raise ValueError(
+            "expected regions with class probabilities, got none: use another region target, or read data with classes"
+        )
+    return F.kl_div(predicted.log_softmax(1), masked.original.classes[masked.masked], reduction="none").sum(1)
 
 
-def feature_target(said: Float[Tensor, "k f"], hidden: MaskedRegionBatch, views: Views) -> Float[Tensor, " k"]:
-    """Mean squared distance to the detector's feature (visual_target 1)."""
-    return (said - hidden.original.features[hidden.masked]).square().mean(1)
+def feature_target(predicted: Float[Tensor, "k f"], masked: MaskedRegionBatch, views: Views) -> Float[Tensor, " k"]:
+    """Mean squared error of the detector's feature (visual_target 1)."""
+    return (predicted - masked.original.features[masked.masked]).square().mean(1)
 
 
 @dataclass(frozen=True)
 class ContrastTarget:
-    """Cross entropy of the region's own feature among it and `others` of this and other images, of all ranks, by dot
-    product: noise contrastive estimation (visual_target 2).
+    """Cross entropy of the region's own feature among it and `others` negatives, by dot product (visual_target 2).
+
+    Noise contrastive estimation; negatives come from this and other images, on all ranks.
     """
 
     others: int = 255
 
-    def __call__(self, said: Float[Tensor, "k f"], hidden: MaskedRegionBatch, views: Views) -> Float[Tensor, " k"]:
-        everyone, first = gathered_regions(hidden.original)
-        drawn = views.draws.sample_regions(hidden, everyone, positive_pairs(views).everyone, first, self.others)
-        others = everyone.features.flatten(0, 1)[drawn]
-        candidates = torch.cat([hidden.original.features[hidden.masked][:, None], others], 1)
-        scores = (candidates @ said[:, :, None]).squeeze(2)
+    def __call__(self, predicted: Float[Tensor, "k f"], masked: MaskedRegionBatch, views: Views) -> Float[Tensor, " k"]:
+        regions, first = gathered_regions(masked.original)
+        indices = views.draws.sample_regions(masked, regions, positive_pairs(views).all_ids, first, self.others)
+        negatives = regions.features.flatten(0, 1)[indices]
+        candidates = torch.cat([masked.original.features[masked.masked][:, None], negatives], 1)
+        scores = (candidates @ predicted[:, :, None]).squeeze(2)
         return F.cross_entropy(scores, scores.new_zeros(len(scores)).long(), reduction="none")
 
 
 def gathered_regions(regions: Regions) -> tuple[Regions, int]:
-    """Every rank's images, padded to the most regions of any; and where this rank's own begin."""
+    """The regions of all ranks, padded to the largest number, and the index of this rank's first image."""
     if single_process():
         return regions, 0
-    most = int(all_gather(torch.tensor([regions.mask.shape[1]], device=regions.mask.device))[0].amax())
-    more = most - regions.mask.shape[1]
-    features, first = all_gather(F.pad(regions.features, (0, 0, 0, more)))
-    boxes, real = all_gather(F.pad(regions.boxes, (0, 0, 0, more)))[0], F.pad(regions.mask, (0, more))
-    return Regions(
-        features, boxes, all_gather(real.to(torch.uint8))[0].bool(), has_whole_image=regions.has_whole_image
-    ), first
+    longest = int(all_gather(torch.tensor([regions.mask.shape[1]], device=regions.mask.device))[0].amax())
+    padding = longest - regions.mask.shape[1]
+    features, first = all_gather(F.pad(regions.features, (0, 0, 0, padding)))
+    boxes, mask = all_gather(F.pad(regions.boxes, (0, 0, 0, padding)))[0], F.pad(regions.mask, (0, padding))
+    mask = all_gather(mask.to(torch.uint8))[0].bool()
+    return Regions(features, boxes, mask, has_whole_image=regions.has_whole_image), first

@@ -1,10 +1,6 @@
-"""How patches of an image are hidden in blocks.
+"""Masking of patches (in blocks), detected regions and words, and random subsets of patches.
 
-How regions are hidden, and what else they might have been; `draws` says with which chances.
-
-How words are hidden; `draws` says with which chances.
-
-Which patches stay where only some may: an order drawn for each image, of which the first are kept.
+The functions here take their random numbers as arguments; objectives/sampling.py draws them.
 """
 
 from __future__ import annotations
@@ -25,8 +21,10 @@ from diptych.modules.tokens import Tokens
 
 @dataclass(frozen=True)
 class BlockMasking:
-    """BEiT's masking (Bao et al. 2022, section 2.3, algorithm 1; BEiT-3: 40 %): rectangles of at least `least` patches and of
-    aspect `aspect` to its inverse, until `rate` of an image's patches is hidden.
+    """BEiT's blockwise masking: random rectangles, until a fraction `rate` of an image's patches is masked.
+
+    Rectangles have at least `least` patches and an aspect ratio from `aspect` to its inverse.
+    Source: Bao et al. 2022, section 2.3, algorithm 1; BEiT-3 masks 40 %.
     """
 
     rate: float = 0.4
@@ -34,50 +32,50 @@ class BlockMasking:
     aspect: float = 0.3
 
 
-TRIES = 10  # rectangles drawn before what is left is hidden patch by patch
+TRIES = 10  # rectangles that may fail in a row before the rest is masked patch by patch
 
 
 def block_mask(rows: int, columns: int, masking: BlockMasking, random: np.random.Generator) -> np.ndarray:
-    """Which of ``rows × columns`` patches are hidden: exactly `rate` of them, rounded, at least one.
+    """The mask (rows, columns) of masked patches: exactly `rate` of them, rounded, at least one.
 
-    Differs: the official code stops short where no rectangle fits any more, so that the number varies; the last few are
-    drawn one by one here. `least` is bounded by what is yet to be hidden, so that small images have blocks too.
+    Differs: the official code stops when no further rectangle fits, so that the number varies; here the last few
+    patches are drawn one by one. `least` is bounded by the number yet to mask, so that small images get blocks too.
     """
-    hidden = np.zeros((rows, columns), dtype=bool)
-    wanted = max(1, round(masking.rate * rows * columns))
+    masked = np.zeros((rows, columns), dtype=bool)
+    target = max(1, round(masking.rate * rows * columns))
     tries = 0
-    while (left := wanted - int(hidden.sum())) > 0 and tries < TRIES:
+    while (left := target - int(masked.sum())) > 0 and tries < TRIES:
         area = random.uniform(min(masking.least, left), left)
         aspect = math.exp(random.uniform(math.log(masking.aspect), -math.log(masking.aspect)))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         tries += 1
         if not (0 < height <= rows and 0 < width <= columns):
             continue
-        top, side = random.integers(rows - height + 1), random.integers(columns - width + 1)
-        more = hidden.copy()
-        more[top : top + height, side : side + width] = True
-        if 0 < more.sum() - hidden.sum() <= left:
-            hidden, tries = more, 0
-    shown = np.flatnonzero(~hidden)
-    hidden.flat[random.permutation(shown)[: max(left, 0)]] = True
-    return hidden
+        y, x = random.integers(rows - height + 1), random.integers(columns - width + 1)
+        with_block = masked.copy()
+        with_block[y : y + height, x : x + width] = True
+        if 0 < with_block.sum() - masked.sum() <= left:
+            masked, tries = with_block, 0
+    visible = np.flatnonzero(~masked)
+    masked.flat[random.permutation(visible)[: max(left, 0)]] = True
+    return masked
 
 
 Uniform = Callable[[str, int], np.ndarray]
-"""(what for, how many of each sample) → (b, n) in [0, 1)."""
+"""(stream name, n) → random numbers (b, n) in [0, 1)."""
 
 
 @dataclass(frozen=True)
 class RegionMasking:
-    """ViLBERT's masking (section 3.2): of the chosen regions 90 % lose their feature, the rest are `shown` all the same."""
+    """ViLBERT's masking (section 3.2): 15 % of regions are chosen, of which 90 % get a zero feature."""
 
     rate: float = 0.15
-    shown: float = 0.1
+    keep_rate: float = 0.1  # of chosen regions, which keep their feature
 
 
 @dataclass(frozen=True)
 class MaskedRegionBatch:
-    """What a model sees of regions of which some are hidden, and what there was."""
+    """Regions with masked features, the mask of chosen regions, and the original regions."""
 
     regions: Regions
     masked: Bool[Tensor, "b n"]
@@ -85,59 +83,69 @@ class MaskedRegionBatch:
 
 
 def mask_regions(regions: Regions, masking: RegionMasking, uniform: Uniform) -> MaskedRegionBatch:
-    """Hides each region a detector saw with probability `rate`, at least one of each image; never the whole image, whose
-    feature becomes the mean of what is left.
+    """Masks each detected region with probability `rate`, at least one per image.
 
-    Differs: the official code hides none in some images, and divides that mean by a count that takes in pads. 12-in-1
-    says that what overlaps a hidden region is hidden too; its code does not, nor do we.
+    The whole-image region is never masked; its feature becomes the mean of the unmasked regions.
+
+    Differs: the official code masks no region in some images, and divides that mean by a count that includes padding.
+    12-in-1's paper masks regions that overlap a masked one too; its code does not, and neither does this.
     """
-    seen, n = regions.detected, regions.mask.shape[1]
-    order = torch.from_numpy(uniform("regions: order", n)).to(seen.device).masked_fill(~seen, 2.0)
-    least = F.one_hot(order.argmin(1), n).bool()
-    hidden = seen & ((order < masking.rate) | least)
-    fate = torch.from_numpy(uniform("regions: fate", n)).to(seen.device)
-    blank = hidden & (fate >= masking.shown)
-    features = regions.features.masked_fill(blank[:, :, None], 0.0)
+    detected, n = regions.detected, regions.mask.shape[1]
+    order = torch.from_numpy(uniform("regions: order", n)).to(detected.device).masked_fill(~detected, 2.0)
+    at_least_one = F.one_hot(order.argmin(1), n).bool()
+    masked = detected & ((order < masking.rate) | at_least_one)
+    fate = torch.from_numpy(uniform("regions: fate", n)).to(detected.device)
+    zeroed = masked & (fate >= masking.keep_rate)
+    features = regions.features.masked_fill(zeroed[:, :, None], 0.0)
     if regions.has_whole_image:
-        features = torch.cat([masked_mean(features, seen & ~blank)[:, None], features[:, 1:]], 1)
-    return MaskedRegionBatch(replace(regions, features=features), hidden, regions)
+        features = torch.cat([masked_mean(features, detected & ~zeroed)[:, None], features[:, 1:]], 1)
+    return MaskedRegionBatch(replace(regions, features=features), masked, regions)
 
 
 def negative_regions(
-    hidden: MaskedRegionBatch, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int, uniform: Uniform
+    masked: MaskedRegionBatch, regions: Regions, ids: Int[Tensor, " all"], first: int, number: int, uniform: Uniform
 ) -> Int[Tensor, "k number"]:
-    """For each hidden region, others to be told from: seven tenths in other images of the batch, the rest in its own.
+    """For each masked region, negative regions: 70 % from other images of the batch, 30 % from its own image.
 
-    `everyone`: what all ranks show, of which the hidden are those from `first`; `whose` image each is (objectives.identity).
-    Gives places among the regions of `everyone`, flattened. Source: the official code, visual_target 2. Differs: pads are
-    never drawn, nor regions of the same image where another caption shows it again; where the batch shows no other image,
-    all are of its own, and where an image has one region, of others. Raises ValueError where there is neither.
+    Args:
+        masked: this rank's masked regions.
+        regions, ids: the regions and image ids of all ranks; this rank's begin at index `first`.
+        number: of negatives per masked region.
+
+    Returns: indices into the flattened `regions`. Raises ValueError where there is no candidate.
+
+    Source: the official code, visual_target 2. Differs: never draws padding, nor regions of the same image where it
+    occurs again with another caption. Without other images all negatives are of the same image, and without other
+    regions of the same image all are of other images.
     """
-    seen, n = everyone.detected.cpu().numpy(), everyone.mask.shape[1]
-    places, owners = [np.flatnonzero(row) for row in seen], whose.cpu().numpy()
-    b, own_n = hidden.masked.shape
-    chances = uniform("regions: others", own_n * 2 * number).reshape(b, own_n, 2, number)
-    drawn = []
-    for row, region in np.argwhere(hidden.masked.cpu().numpy()):
+    detected, n = regions.detected.cpu().numpy(), regions.mask.shape[1]
+    columns, image_ids = [np.flatnonzero(row) for row in detected], ids.cpu().numpy()
+    b, local_n = masked.masked.shape
+    chances = uniform("regions: others", local_n * 2 * number).reshape(b, local_n, 2, number)
+    negatives = []
+    for row, region in np.argwhere(masked.masked.cpu().numpy()):
         image = first + row
-        own, strange = places[image][places[image] != region], np.flatnonzero(owners != owners[image])
-        across = int((0.7 if len(own) else 1) * number) if len(strange) else 0
-        if len(places) < 2 or not len(own) + len(strange):
-            raise ValueError("a region is told from others in its image and in other images, but there are none")
-        for at, (which, where) in enumerate(chances[row, region].T):
-            if at >= across:
-                drawn.append(image * n + own[int(where * len(own))])
+        same = columns[image][columns[image] != region]
+        others = np.flatnonzero(image_ids != image_ids[image])
+        num_across = int((0.7 if len(same) else 1) * number) if len(others) else 0
+        if len(columns) < 2 or not len(same) + len(others):
+            raise ValueError(
+                "contrasting regions needs other regions in the image, or other images in the batch, but there are none"
+            )
+        for i, (image_chance, region_chance) in enumerate(chances[row, region].T):
+            if i >= num_across:
+                negatives.append(image * n + same[int(region_chance * len(same))])
                 continue
-            other = strange[int(which * len(strange))]
-            drawn.append(other * n + places[other][int(where * len(places[other]))])
-    return torch.tensor(np.array(drawn, dtype=np.int64), device=hidden.masked.device).view(-1, number)
+            other = others[int(image_chance * len(others))]
+            negatives.append(other * n + columns[other][int(region_chance * len(columns[other]))])
+    return torch.tensor(np.array(negatives, dtype=np.int64), device=masked.masked.device).view(-1, number)
 
 
 @dataclass(frozen=True)
 class WordMasking:
-    """BERT's masking: of the chosen pieces 80 % become [MASK], 10 % a random piece, 10 % stay (Devlin et al. 2019, 3.1).
+    """BERT's masking: 80 % of chosen tokens become [MASK], 10 % a random token, 10 % stay (Devlin et al. 2019, 3.1).
 
-    `ends`: the token that ends a text may hide too, so that who learns to write learns to stop (BEiT-3, official code).
+    `ends`: the end token may be masked too, so that a captioner learns to end its captions (BEiT-3, official code).
     """
 
     vocab_size: int = 30522
@@ -149,7 +157,7 @@ class WordMasking:
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A text with some pieces hidden, and what stood there."""
+    """A text with masked tokens, the mask of chosen tokens, and the original ids."""
 
     text: Text
     masked: Bool[Tensor, "b n"]
@@ -157,58 +165,62 @@ class MaskedText:
 
 
 def mask_words(text: Text, masking: WordMasking, uniform: Uniform) -> MaskedText:
-    """Hides about `rate` of each text's real pieces, at least one; with `whole_words` all pieces of a word or none.
+    """Masks about `rate` of each text's tokens, at least one; with `whole_words` all tokens of a word or none.
 
-    The budget counts real pieces only (the official ViLT collator also counts pads); [CLS] never hides, [SEP] only with `ends`.
+    [CLS] is never masked, [SEP] only with `ends`. Differs: the rate is of real tokens (the official ViLT collator also
+    counts padding).
     """
     n = text.ids.shape[1]
-    hidden = _chosen(text, masking, uniform)
+    masked = _choose(text, masking, uniform)
     fate = torch.from_numpy(uniform("masking: fate", n))
     word = torch.from_numpy(uniform("masking: word", n))
     replaced = torch.where(fate < 0.8, masking.mask_id, (word * masking.vocab_size).long()).to(text.ids.device)
-    ids = torch.where(hidden & (fate < 0.9).to(text.ids.device), replaced, text.ids)
-    return MaskedText(replace(text, ids=ids), hidden, text.ids)
+    ids = torch.where(masked & (fate < 0.9).to(text.ids.device), replaced, text.ids)
+    return MaskedText(replace(text, ids=ids), masked, text.ids)
 
 
-def _chosen(text: Text, masking: WordMasking, uniform: Uniform) -> Bool[Tensor, "b n"]:
-    real = text.mask.cpu().numpy()
-    order = uniform("masking: order", real.shape[1])
-    places, last = np.arange(real.shape[1]), real.sum(1, keepdims=True) - 1
-    inner = real & (places > 0) & (places < last + masking.ends)
-    begins = inner if text.word_start is None or not masking.whole_words else text.word_start.cpu().numpy() & inner
-    begins = begins | (inner & (places == last))
-    hidden = np.zeros_like(real)
-    for row in range(len(real)):
-        budget = max(1, round(masking.rate * int(real[row].sum())))
-        starts = np.flatnonzero(begins[row])
-        ends = np.append(starts[1:], inner[row].sum() + 1)
+def _choose(text: Text, masking: WordMasking, uniform: Uniform) -> Bool[Tensor, "b n"]:
+    """The mask of tokens chosen for masking: words in random order, as long as they fit the budget."""
+    mask = text.mask.cpu().numpy()
+    order = uniform("masking: order", mask.shape[1])
+    columns, last = np.arange(mask.shape[1]), mask.sum(1, keepdims=True) - 1
+    candidates = mask & (columns > 0) & (columns < last + masking.ends)
+    word_start = candidates
+    if text.word_start is not None and masking.whole_words:
+        word_start = text.word_start.cpu().numpy() & candidates
+    word_start = word_start | (candidates & (columns == last))
+    masked = np.zeros_like(mask)
+    for row in range(len(mask)):
+        budget = max(1, round(masking.rate * int(mask[row].sum())))
+        starts = np.flatnonzero(word_start[row])
+        ends = np.append(starts[1:], candidates[row].sum() + 1)
         words = np.argsort(order[row, starts], kind="stable")
-        if len(words):  # a text of long words alone still hides one
+        if len(words):  # where all words are longer than the budget, mask the shortest
             budget = max(budget, min(ends - starts))
         for word in words:
             length = ends[word] - starts[word]
             if length <= budget:
-                hidden[row, starts[word] : ends[word]] = True
+                masked[row, starts[word] : ends[word]] = True
                 budget -= length
-    return torch.from_numpy(hidden).to(text.ids.device)
+    return torch.from_numpy(masked).to(text.ids.device)
 
 
-def num_patches(image: Tokens) -> Bool[Tensor, "b n"]:
-    """Which tokens are real patches."""
-    patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in image.layout.spans])
-    return image.mask & patch.to(image.mask.device)
+def patch_mask(image: Tokens) -> Bool[Tensor, "b n"]:
+    """The mask of real patches, without class tokens."""
+    is_patch = torch.cat([torch.full((s.length,), s.name == "patches") for s in image.layout.spans])
+    return image.mask & is_patch.to(image.mask.device)
 
 
 def patch_order(image: Tokens, noise: Float[Tensor, "b m"]) -> Int[Tensor, "b n"]:
-    """The place of each patch when its image's are sorted by `noise`; what is no patch stands behind.
+    """The rank of each patch when its image's patches are sorted by `noise`; other tokens rank last.
 
-    A patch has the noise of its place in its own image, in raster order, whatever canvas the image lies on.
+    A patch's noise is that of its raster index within its own image, so that it does not depend on padding.
     """
-    candidate = num_patches(image)
-    place = (candidate.cumsum(1) - 1).clamp(min=0)
-    return noise.gather(1, place).masked_fill(~candidate, torch.inf).argsort(1).argsort(1)
+    is_patch = patch_mask(image)
+    index = (is_patch.cumsum(1) - 1).clamp(min=0)
+    return noise.gather(1, index).masked_fill(~is_patch, torch.inf).argsort(1).argsort(1)
 
 
 def first_patches(image: Tokens, order: Int[Tensor, "b n"], most: int | Int[Tensor, "b 1"]) -> Bool[Tensor, "b n"]:
-    """All that is no patch, and the first `most` patches of each image."""
-    return image.mask & (~num_patches(image) | (order < most))
+    """The mask of the first `most` patches of each image by `order`, and of all tokens that are not patches."""
+    return image.mask & (~patch_mask(image) | (order < most))

@@ -1,4 +1,4 @@
-"""Masked image modelling: what do the patches that are hidden look like, given those that are not?"""
+"""Masked image modeling (MIM) on pixels: masked patches, reconstructed from the visible ones (MAE)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 
 from diptych.batch import Image
 from diptych.modules.tokens import Tokens
-from diptych.objectives.masking import first_patches, num_patches
+from diptych.objectives.masking import first_patches, patch_mask
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, MaskedAutoencoder
 
 
 class Reconstruction(NamedTuple):
-    """What was made of the hidden patches. `order`: that in which patches were drawn, the first of them to be kept."""
+    """A reconstruction. `order`: the random rank of each patch, of which the first stay visible."""
 
     order: Int[Tensor, "b n"]
     visible: Tokens
-    predicted: Tokens  # of the patches
-    hidden: Bool[Tensor, "b cells"]
+    predicted: Tokens  # pixels of all patches
+    masked: Bool[Tensor, "b cells"]
 
 
 @dataclass(frozen=True)
 class MIM:
-    """Mean squared error of pixels at the hidden patches alone (MAE, sections 3 and 4.1).
+    """Mean squared error of pixels at the masked patches (MAE, sections 3 and 4.1).
 
-    `ratio`: share of each image's patches that are hidden. `normalise`: a patch's pixels less their mean, over their
-    deviation, are what is predicted.
+    `ratio`: the fraction of each image's patches that is masked. `normalise`: the targets are each patch's pixels,
+    normalised by their mean and standard deviation.
     """
 
     name: str = "mim"
@@ -40,30 +40,30 @@ class MIM:
     normalise: bool = True
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
-        cells = (
-            (views.image_input.sizes + reconstructor(views).patch_size - 1) // reconstructor(views).patch_size
-        ).prod(1)
-        return {self.name: (cells - self.kept(cells)).sum().float()}
+        patch_size = reconstructor(views).patch_size
+        patches = ((views.image_input.sizes + patch_size - 1) // patch_size).prod(1)
+        return {self.name: (patches - self.num_visible(patches)).sum().float()}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        made = self.reconstruction(views)
-        target = patch_pixels(views.image_input, reconstructor(views).patch_size)[made.hidden].float()
+        output = self.reconstruction(views)
+        target = patch_pixels(views.image_input, reconstructor(views).patch_size)[output.masked].float()
         if self.normalise:
             target = (target - target.mean(1, keepdim=True)) / (target.var(1, keepdim=True) + 1e-6).sqrt()
-        return {self.name: (made.predicted.gather(made.hidden).float() - target).square().mean(1).sum()}
+        return {self.name: (output.predicted.gather(output.masked).float() - target).square().mean(1).sum()}
 
     def reconstruction(self, views: Views) -> Reconstruction:
+        """The model's reconstruction of the batch, with a random part of the patches masked."""
         model = reconstructor(views)
         patches = model.embed_image(views.image_input)
         order = views.draws.order_patches(patches)
-        kept = first_patches(patches, order, self.kept(num_patches(patches).sum(1, keepdim=True)))
-        visible = model.encode_visible(patches.apply_mask(kept))
+        keep = first_patches(patches, order, self.num_visible(patch_mask(patches).sum(1, keepdim=True)))
+        visible = model.encode_visible(patches.apply_mask(keep))
         predicted = model.reconstruct(visible, patches.layout)
-        shown = visible.select(name="patches").mask
-        return Reconstruction(order, visible, predicted, predicted.mask & ~shown)
+        visible_mask = visible.select(name="patches").mask
+        return Reconstruction(order, visible, predicted, predicted.mask & ~visible_mask)
 
-    def kept(self, patches: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
-        """How many of so many patches stay, rounded down. Float64: 1 - 0.75 is exact, 1 - 0.6 nearly."""
+    def num_visible(self, patches: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
+        """How many of `patches` patches stay visible, rounded down. Float64: 1 - 0.75 is exact, 1 - 0.6 nearly."""
         return (patches.double() * (1 - self.ratio)).long()
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
@@ -71,7 +71,7 @@ class MIM:
         if not self.normalise:
             return None
         return ChanceLoss(
-            1.0, "loss of every hidden patch grey", "the visible patches are not yet read: check positions and warm-up"
+            1.0, "loss of predicting grey", "the visible patches are not used yet: check positions and warm-up"
         )
 
 
@@ -81,7 +81,7 @@ def patch_pixels(image: Image, patch_size: int) -> Float[Tensor, "b cells v"]:
 
 
 def reconstructor(views: Views) -> MaskedAutoencoder:
-    """The model, which must know how to guess hidden patches. Raises ValueError."""
+    """The model, checked to be a masked autoencoder. Raises ValueError."""
     if not isinstance(views.model, MaskedAutoencoder):
-        raise ValueError(f"{type(views.model).__name__} reconstructs no patches")
+        raise ValueError(f"{type(views.model).__name__} is not a masked autoencoder, which the MIM loss needs")
     return views.model

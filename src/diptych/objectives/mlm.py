@@ -1,4 +1,4 @@
-"""Masked language modelling: which words were hidden, given the rest of the text and the image?"""
+"""Masked language modeling (MLM): masked words, predicted from the rest of the text and the image."""
 
 from __future__ import annotations
 
@@ -20,60 +20,63 @@ from diptych.protocols import ChanceLoss, UnimodalTextEncoder
 
 @dataclass(frozen=True)
 class MLM:
-    """Cross entropy at the hidden pieces only; the vocabulary is scored nowhere else (BERT; ViLT, 3.2).
+    """Cross entropy at the masked tokens; vocabulary logits are computed at these only (BERT; ViLT, 3.2).
 
-    A momentum model, where there is one, softens the targets by its own guesses at the same text (ALBEF, eq. 7).
+    With a momentum model, its predictions for the same text are mixed into the targets (ALBEF, equation 7).
     """
 
     masking: WordMasking = field(default_factory=WordMasking)
     name: str = "mlm"
     weight: float = 1.0
-    beside: RegionMasking | BlockMasking | None = None  # hidden at the same time, in the image that is shown
-    text_only: bool = False  # text without its image (VLMo's stage before images; BEiT-3's unpaired text)
+    beside: RegionMasking | BlockMasking | None = None  # masking of the image at the same time
+    text_only: bool = False  # text without an image (VLMo's text-only stage; BEiT-3's unpaired text)
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
         n = views.masked(self.masking).masked.sum().float()
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        masked, lesson = views.masked(self.masking), views.teacher_output
+        masked, teacher = views.masked(self.masking), views.teacher_output
         words = masked.original[masked.masked]
-        if lesson is None:
-            loss, right = chunked_cross_entropy(
+        if teacher is None:
+            loss, correct = chunked_cross_entropy(
                 output_layer(views.heads["words"]), self.text(views).gather(masked.masked), words
             )
-        else:  # the teacher's opinion of every word is asked for
-            logits, soft = self.guesses(views), SoftTargets(self.guesses(lesson.views), lesson.alpha)
+        else:  # distillation needs the whole vocabulary's distribution
+            logits, soft = self.logits(views), SoftTargets(self.logits(teacher.views), teacher.alpha)
             loss = distilled_loss(F.cross_entropy(logits, words, reduction="sum"), logits, soft)
-            right = (logits.argmax(1) == words).sum()
-        return {self.name: loss, f"{self.name}/accuracy": right.float()}
+            correct = (logits.argmax(1) == words).sum()
+        return {self.name: loss, f"{self.name}/accuracy": correct.float()}
 
-    def guesses(self, views: Views) -> Float[Tensor, "hidden vocabulary"]:
-        """Logits of the hidden pieces, sample after sample."""
+    def logits(self, views: Views) -> Float[Tensor, "masked vocabulary"]:
+        """Vocabulary logits of the masked tokens, sample after sample."""
         return views.head("words", self.text(views).gather(views.masked(self.masking).masked)).float()
 
     def text(self, views: Views) -> Tokens:
-        """What the words are guessed from."""
+        """The text tokens that words are predicted from."""
         if not self.text_only:
             return self.pair(views).text
         model = views.model
         if not isinstance(model, UnimodalTextEncoder):
-            raise ValueError(f"{type(model).__name__} cannot read text alone")
+            raise ValueError(
+                f"{type(model).__name__} cannot encode text alone (encode_unimodal): set text_only to False"
+            )
         masked = views.masked(self.masking).text
         return views.cached(("masked alone", self.masking), lambda: model.encode_unimodal(model.encode_text(masked)))
 
     def pair(self, views: Views) -> FusedTokens:
-        """The text and the image that it is guessed with."""
+        """The masked text fused with its image."""
         if self.beside is None:
             return views.masked_pair(self.masking)
         return masked_pair(views, PairMasking(self.masking, self.beside))
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """The unigram entropy of the corpus, where `statistics` counts it ("unigram_entropy", nats per piece)."""
+        """The corpus's unigram entropy (`statistics["unigram_entropy"]`, nats per token); None without it."""
         if "unigram_entropy" not in statistics:
             return None
         return ChanceLoss(
             statistics["unigram_entropy"],
             "unigram entropy of the captions",
-            "only word frequencies are learned: the context is not read; check the learning rate, warm-up and that texts vary",
+            "only word frequencies are learned, the context is not used: check the learning rate, warm-up and that "
+            "texts vary",
         )

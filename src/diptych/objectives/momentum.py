@@ -1,7 +1,7 @@
-"""The momentum model: a teacher that follows its student slowly, and what it remembers (ALBEF, sections 3.2 and 3.3).
+"""Momentum distillation: a teacher that is a moving average of its student, and its feature queue (ALBEF, 3.2 and 3.3).
 
-The only objectives with a state. It is all in `state_dict`: the teacher's weights and the queue go on exactly after a kill,
-and are the same on every rank, because what is put in comes from all ranks.
+The only objectives with state. It is all in `state_dict`: the teacher's weights and the queue resume exactly, and are
+the same on every rank, because features are gathered from all ranks.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ TeacherModel = TypeVar("TeacherModel", bound=nn.Module)
 
 
 def teacher_of(student: TeacherModel, without: Iterable[str] = ()) -> TeacherModel:
-    """A copy that no gradient reaches, tied weights tied again; the parts named in `without` are left out of it."""
-    twin = copy.deepcopy(student).requires_grad_(False)
+    """A copy of `student` without gradients, tied weights still tied, without the submodules named in `without`."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
     for path in without:
         parent, _, name = path.rpartition(".")
-        delattr(twin.get_submodule(parent), name)
-    return twin
+        delattr(teacher.get_submodule(parent), name)
+    return teacher
 
 
 @torch.no_grad()
 def momentum_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Each of the teacher's parameters: momentum · itself + (1 − momentum) · the student's. Buffers stay."""
-    theirs = dict(student.named_parameters(remove_duplicate=False))
+    """Updates the teacher's parameters: momentum · teacher + (1 − momentum) · student. Buffers do not change."""
+    student_parameters = dict(student.named_parameters(remove_duplicate=False))
     for name, parameter in teacher.named_parameters():
-        parameter.mul_(momentum).add_(theirs[name] * (1 - momentum))
+        parameter.mul_(momentum).add_(student_parameters[name] * (1 - momentum))
 
 
 class MomentumSchedule(nn.Module):
-    """How fast a teacher follows, and how much it is believed: a share `alpha` of the targets, which grows from 0 over
-    the first `warmup` steps (ALBEF: 0.4, over the first epoch).
+    """The teacher's momentum, and its weight `alpha` in the targets.
 
-    The teacher takes one step at the start of each optimizer step, however many micro-batches that has.
+    `alpha` grows linearly from 0 over the first `warmup` optimizer steps (ALBEF: to 0.4, over the first epoch). The
+    teacher is updated once at the start of each optimizer step, whatever its number of micro-batches.
     """
 
     def __init__(self, momentum: float = 0.995, alpha: float = 0.4, warmup: int = 0):
         super().__init__()
-        self.momentum, self.most, self.warmup = momentum, alpha, warmup
-        self._step: int | None = None  # no state: the first micro-batch after a resume begins an optimizer step
+        self.momentum, self.max_alpha, self.warmup = momentum, alpha, warmup
+        self._step: int | None = None  # not saved: the first micro-batch after a resume starts an optimizer step
 
     def alpha(self, step: int) -> float:
-        return self.most * min(1.0, step / self.warmup) if self.warmup else self.most
+        """The teacher's weight in the targets at optimizer step `step`."""
+        return self.max_alpha * min(1.0, step / self.warmup) if self.warmup else self.max_alpha
 
     def begins(self, step: int) -> bool:
         """Whether this is the first micro-batch of an optimizer step."""
@@ -64,11 +65,11 @@ class MomentumSchedule(nn.Module):
 
 
 class Queue(nn.Module):
-    """The newest `size` pairs of features that the teacher made; the oldest are overwritten.
+    """A ring buffer of the teacher's features of the newest `size` pairs.
 
-    `identified`: it remembers which image each pair was of (labels["image"]), so that its other captions are no
-    negatives of it, as in the official code's retrieval; its pre-training does not. Begins with random unit vectors, as the
-    official code, which are of no image.
+    Initialised with random unit vectors, as in the official code, with an image id that no image has. `identified`:
+    also stores each pair's image id (labels["image"]), so that other captions of an image are not negatives of it, as
+    in the official code's retrieval; the official pre-training does not.
     """
 
     image: Float[Tensor, "size width"]
@@ -81,33 +82,39 @@ class Queue(nn.Module):
         self.register_buffer("image", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("text", F.normalize(torch.randn(size, dim), dim=1))
         if identified:
-            self.register_buffer("identity", torch.full((size,), -100))  # below all that images have
+            self.register_buffer("identity", torch.full((size,), -100))  # no image id is negative
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
         self.identified = identified
 
     def missing_defaults(self) -> dict[str, Tensor]:
-        """What checkpoints lack from before every run's queue was identified (`step.Grown`): what they queued is of no image."""
+        """Image ids for checkpoints that predate them (see `protocols.HasMissingDefaults`): an id that no image has."""
         return {"identity": torch.full_like(self.identity, -100)} if self.identified else {}
 
     @torch.no_grad()
     def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:
-        """Puts in the features of all ranks, rank by rank; of more than fit, the last."""
+        """Adds the features of all ranks, rank by rank; of more than `size`, the last.
+
+        Raises ValueError where the queue stores image ids and `identity` is None.
+        """
         size = len(self.image)
         image, text = (all_gather(x.detach().to(self.image.dtype))[0] for x in features)
-        places = (self.place + torch.arange(len(image), device=image.device))[-size:] % size
-        self.image[places], self.text[places] = image[-size:], text[-size:]
+        slots = (self.place + torch.arange(len(image), device=image.device))[-size:] % size
+        self.image[slots], self.text[slots] = image[-size:], text[-size:]
         if self.identified:
             if identity is None:
-                raise ValueError('this queue remembers identities: the batch must tell them (labels["image"])')
-            self.identity[places] = all_gather(identity)[0][-size:]
+                raise ValueError(
+                    'this queue stores image ids, but the batch has none: add labels["image"] to the batch'
+                )
+            self.identity[slots] = all_gather(identity)[0][-size:]
         self.place.add_(len(image)).remainder_(size)
 
 
 class MomentumDistillation(nn.Module):
-    """Pretraining beside its momentum model, as one step: objectives read the teacher in `views.teacher`.
+    """Pre-training with a momentum model, as one step; objectives find the teacher in `views.teacher`.
 
-    `without`: parts of the student that the teacher does not have ("heads.match", "heads.contrast.scale": it has no
-    opinion on matching, and cosines are scaled as the student's). `head`: whose features are queued.
+    `without`: submodules of the student that the teacher lacks (by default the ITM head, whose loss is not distilled,
+    and the scale of the ITC head, since cosines are scaled by the student's). `head`: the ITC head whose features are
+    queued.
     """
 
     def __init__(
@@ -126,34 +133,37 @@ class MomentumDistillation(nn.Module):
         self.weights, self.chance_losses = student.weights, student.chance_losses
 
     def views(self, batch: Batch, draws: RandomChoices | None = None, alpha: float | None = None) -> Views:
-        """The student's views of a batch, the teacher's among them. `alpha`: instead of the pace's."""
-        theirs = self.teacher.views(batch, draws)
-        believed = self.pace.alpha(batch.step) if alpha is None else alpha
+        """The student's views of a batch, with the teacher's. `alpha`: in place of the schedule's."""
+        teacher_views = self.teacher.views(batch, draws)
+        alpha = self.pace.alpha(batch.step) if alpha is None else alpha
         queued = None if self.queue is None else Features(self.queue.image.clone(), self.queue.text.clone())
-        known = self.queue.identity.clone() if self.queue is not None and self.queue.identified else None
-        return self.student.views(batch, draws, TeacherOutput(theirs, believed, queued, known))
+        image_ids = self.queue.identity.clone() if self.queue is not None and self.queue.identified else None
+        return self.student.views(batch, draws, TeacherOutput(teacher_views, alpha, queued, image_ids))
 
     def num_terms(self, batch: Batch, draws: RandomChoices | None = None) -> dict[str, Tensor]:
         return self.student.num_terms(batch, draws)
 
     def begin(self, step: int) -> None:
-        """The teacher's step, once per optimizer step (`step.Begins`): before any pass, while FSDP has both divided alike."""
+        """Updates the teacher, once per optimizer step (`protocols.StepObserver`).
+
+        Before any forward pass, while FSDP shards student and teacher alike.
+        """
         if self.pace.begins(step):
             self.follow()
 
     def follow(self) -> None:
-        """The teacher's step."""
+        """Updates the teacher."""
         momentum_update(self.teacher, self.student, self.pace.momentum)
 
     def remember(self, views: Views) -> None:
-        """Queues what the teacher made of a batch."""
+        """Adds the teacher's features of a batch to the queue."""
         if self.queue is not None and views.teacher is not None:
             self.queue.push(views.teacher.features(self.head), views.batch.labels.get("image"))
 
     def forward(
         self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: RandomChoices | None = None
     ) -> dict[str, Tensor]:
-        """As Pretraining. In training the teacher follows first, and remembers the batch afterwards."""
+        """As Pretraining. In training, updates the teacher first, and the queue afterwards."""
         if self.training:
             self.begin(batch.step)
         with packing(self.student.pack):

@@ -1,4 +1,4 @@
-"""Pretraining: a model, its heads and its objectives as one module from a batch to named losses."""
+"""Pre-training step: a model, its heads and its objectives as one module, from a batch to named losses."""
 
 from __future__ import annotations
 
@@ -19,46 +19,48 @@ from diptych.protocols import ChanceLoss, ComparisonPool, ImageEncoder, RegionEn
 
 @runtime_checkable
 class Objective(Protocol):
-    """A function of the views of a batch; it owns no weights.
+    """A pre-training loss, as a function of the views of a batch; it has no weights.
 
-    It gives *totals*, and says beforehand how many terms they sum over: means are taken over the global batch.
+    It returns *sums*, and their numbers of terms separately and in advance: means are taken over the global batch.
     """
 
     @property
     def name(self) -> str:
-        """What its loss is called in weights, floors and logs."""
+        """The name of its loss in weights, chance losses and logs."""
         ...
 
     @property
     def weight(self) -> float:
-        """Its factor in the loss that is trained."""
+        """Its weight in the total loss."""
         ...
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
-        """Terms of the loss, under `name`, and of each metric, under "name/metric"."""
+        """Numbers of terms of the loss (key `name`) and of each metric (key "name/metric")."""
         ...
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        """Sums over those terms."""
+        """Sums of the loss and of each metric over these terms."""
         ...
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """What the loss is for a model that knows only the prior; `statistics` are facts counted in the data."""
+        """The loss of a model that knows only the label prior; `statistics` are counted in the training data."""
         ...
 
 
 @runtime_checkable
 class ContrastiveObjective(Protocol):
-    """An objective that compares samples with one another."""
+    """An objective that contrasts samples of a batch."""
 
     def samples_compared(self, among: ComparisonPool) -> int | None:
-        """How many samples each one is compared with, itself among them; None where it compares none."""
+        """How many candidates each sample is contrasted with, itself included; None where it is not contrasted."""
         ...
 
 
 class Pretraining(nn.Module):
-    """What DDP wraps. `pack`: compute no padding (None: where that is faster); both layouts give the same values. `chunk`: see
-    Views.
+    """The module that DDP wraps: model, heads and objectives.
+
+    `pack`: compute without padding (None: where that is faster); the losses are the same. `statistics`: see
+    `Objective.chance_loss`. Other arguments: see `Views`.
     """
 
     def __init__(
@@ -75,44 +77,47 @@ class Pretraining(nn.Module):
     ):
         super().__init__()
         self.model, self.heads, self.guide, self.tokenizer = model, heads, teacher_network, tokenizer
-        self.objectives, self.max_patches, self.pack, self.grad_cache_size = (
-            tuple(objectives),
-            max_patches,
-            pack,
-            grad_cache_size,
-        )
+        self.objectives, self.max_patches = tuple(objectives), max_patches
+        self.pack, self.grad_cache_size = pack, grad_cache_size
         self.weights = {o.name: o.weight for o in objectives}
-        floors = {o.name: o.chance_loss(statistics or {}) for o in objectives}
-        self.chance_losses = {name: floor for name, floor in floors.items() if floor is not None}
+        chance_losses = {o.name: o.chance_loss(statistics or {}) for o in objectives}
+        self.chance_losses = {name: loss for name, loss in chance_losses.items() if loss is not None}
 
     def views(
         self, batch: Batch, draws: RandomChoices | None = None, teacher_output: TeacherOutput | None = None
     ) -> Views:
-        """What the model makes of a batch, nothing of it computed yet; `lesson`: what a momentum model says of it."""
+        """The views of a batch, not yet computed; `teacher_output`: a momentum model's views of it."""
         return Views(
-            self.model, self.heads, batch, draws or KeyedChoices(batch), self.max_patches, self.guide, teacher_output, self.tokenizer,
+            self.model,
+            self.heads,
+            batch,
+            draws or KeyedChoices(batch),
+            self.max_patches,
+            self.guide,
+            teacher_output,
+            self.tokenizer,
             self.grad_cache_size,
-        )  # fmt: skip
+        )
 
     def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """By loss that compares samples: how many each one is compared with; see `step.ComparesSamples`."""
-        found = {o.name: o.samples_compared(among) for o in self.objectives if isinstance(o, ContrastiveObjective)}
-        return {name: n for name, n in found.items() if n is not None}
+        """By contrastive loss: the number of candidates of each sample; see `protocols.ContrastiveStep`."""
+        numbers = {o.name: o.samples_compared(among) for o in self.objectives if isinstance(o, ContrastiveObjective)}
+        return {name: n for name, n in numbers.items() if n is not None}
 
     def num_terms(self, batch: Batch, draws: RandomChoices | None = None) -> dict[str, Tensor]:
-        """Terms of every loss and metric on this batch; see `step.Step`."""
+        """The number of terms of every loss and metric on this batch; see `protocols.TrainStep`."""
         views = self.views(batch, draws)
         return {name: count for o in self.objectives for name, count in o.num_terms(views).items()}
 
     def forward(
         self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: RandomChoices | None = None
     ) -> dict[str, Tensor]:
-        """The objectives' means over `counts` terms; over this batch's own where none are given."""
+        """Losses and metrics: sums over this batch divided by `counts` (default: this batch's numbers of terms)."""
         views = self.views(batch, draws)
         with packing(self.pack):
             return self.losses(views, self.num_terms(batch, draws) if counts is None else counts)
 
     def losses(self, views: Views, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The objectives' means over `counts` terms."""
-        totals = {name: total for o in self.objectives for name, total in o.loss_sums(views).items()}
-        return {name: total / counts[name].clamp(min=torch.finfo(torch.float32).tiny) for name, total in totals.items()}
+        """Losses and metrics: sums over this batch divided by `counts`."""
+        sums = {name: total for o in self.objectives for name, total in o.loss_sums(views).items()}
+        return {name: total / counts[name].clamp(min=torch.finfo(torch.float32).tiny) for name, total in sums.items()}

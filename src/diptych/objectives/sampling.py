@@ -1,7 +1,7 @@
-"""The one place where objectives draw at random: which words and regions are hidden, which patches are kept, what
-does not belong together.
+"""All random choices of the objectives: masked words, regions and patches, kept patches, negatives.
 
-Everything is keyed by (seed, step, sample id), or given from outside (`Given`), which golden tests do.
+They are drawn from numbers keyed by (seed, step, sample id) (`KeyedChoices`), or fixed by the caller (`FixedChoices`),
+as in comparisons with official code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from diptych.utils import rng
 
 @dataclass(frozen=True)
 class PairMasking:
-    """What is hidden of a pair that is read once for all objectives: regions (ViLBERT) or patches (BEiT-3), and words."""
+    """Masking of both modalities of a pair: of its words, and of its regions (ViLBERT) or patches (BEiT-3)."""
 
     words: WordMasking
     image: RegionMasking | BlockMasking
@@ -42,51 +42,52 @@ class PairMasking:
 
 @runtime_checkable
 class RandomChoices(Protocol):
-    """Where an objective's random choices come from."""
+    """The source of an objective's random choices."""
 
     def mask_text(self, text: Text, masking: WordMasking) -> MaskedText:
-        """The text with some of its words hidden."""
+        """The text with some of its words masked."""
         ...
 
     def order_patches(self, image: Tokens) -> Int[Tensor, "b n"]:
-        """The place of each patch in a random order of its image's; what is no patch stands behind."""
+        """The rank of each patch in a random order of its image's patches; other tokens rank last."""
         ...
 
     def keep_patches(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
-        """Which image tokens stay, where at most `most` patches may."""
+        """The mask of image tokens to keep, with at most `most` patches per image."""
         ...
 
     def mask_patches(
         self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
     ) -> Bool[Tensor, "b cells"]:
-        """Which patches of each image are hidden, on their canvas."""
+        """The mask of masked patches, on the batch's patch grid."""
         ...
 
-    def sample_negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
-        """For each sample a candidate that does not belong to it, of the other `side` ("image" or "text"), in proportion to
-        exp(`likeness`); −∞ where it would belong.
+    def sample_negatives(self, side: str, log_weights: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+        """For each sample the index of a negative of modality `side` ("image" or "text").
+
+        Sampled in proportion to exp(`log_weights`), which are −∞ at positives.
         """
         ...
 
     def mask_regions(self, regions: Regions, masking: RegionMasking) -> MaskedRegionBatch:
-        """The regions with some of them hidden."""
+        """The regions with some of them masked."""
         ...
 
     def sample_regions(
-        self, hidden: MaskedRegionBatch, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int
+        self, masked: MaskedRegionBatch, regions: Regions, ids: Int[Tensor, " all"], first: int, number: int
     ) -> Int[Tensor, "k number"]:
-        """For each hidden region, in order, others to be told from (see hiding.others)."""
+        """Negative regions for each masked region (see `masking.negative_regions`)."""
         ...
 
 
 @dataclass(frozen=True)
 class KeyedChoices:
-    """Choices drawn for the samples of a batch, the same whenever and wherever they are drawn."""
+    """Choices drawn for the samples of a batch, the same in every process and at every call."""
 
     batch: Batch
 
     def uniform(self, stream: str, n: int) -> np.ndarray:
-        """``(b, n)`` in [0, 1); `stream` names the use."""
+        """Random numbers ``(b, n)`` in [0, 1); `stream` names their use."""
         return rng.uniform(self.batch.seed, self.batch.step, self.batch.ids.cpu().numpy(), stream, n)
 
     def mask_text(self, text: Text, masking: WordMasking) -> MaskedText:
@@ -97,43 +98,43 @@ class KeyedChoices:
         return patch_order(image, noise.to(image.mask.device))
 
     def keep_patches(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
-        """At most `most` patches of each image, drawn without replacement; class tokens are always kept."""
+        """The mask of at most `most` patches of each image, drawn without replacement, and of all class tokens."""
         return first_patches(image, self.order_patches(image), most)
 
     def mask_regions(self, regions: Regions, masking: RegionMasking) -> MaskedRegionBatch:
         return mask_regions(regions, masking, self.uniform)
 
     def sample_regions(
-        self, hidden: MaskedRegionBatch, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int
+        self, masked: MaskedRegionBatch, regions: Regions, ids: Int[Tensor, " all"], first: int, number: int
     ) -> Int[Tensor, "k number"]:
-        return negative_regions(hidden, everyone, whose, first, number, self.uniform)
+        return negative_regions(masked, regions, ids, first, number, self.uniform)
 
     def mask_patches(
         self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
     ) -> Bool[Tensor, "b cells"]:
-        hidden = torch.zeros(len(extents), *grid, dtype=torch.bool)
-        for canvas, sample, (rows, columns) in zip(hidden, self.batch.ids.tolist(), extents.tolist(), strict=True):
+        masked = torch.zeros(len(extents), *grid, dtype=torch.bool)
+        for mask, sample, (rows, columns) in zip(masked, self.batch.ids.tolist(), extents.tolist(), strict=True):
             random = rng.generator(self.batch.seed, self.batch.step, sample, "hidden patches")
-            canvas[:rows, :columns] = torch.from_numpy(block_mask(rows, columns, masking, random))
-        return hidden.flatten(1).to(extents.device)
+            mask[:rows, :columns] = torch.from_numpy(block_mask(rows, columns, masking, random))
+        return masked.flatten(1).to(extents.device)
 
-    def sample_negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
-        """By the Gumbel trick, which no likeness is too small for. Raises ValueError where nothing may be drawn."""
-        if not (likeness > -torch.inf).any(1).all():
+    def sample_negatives(self, side: str, log_weights: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+        """Sampled by the Gumbel-max trick, which underflows for no weight. Raises ValueError without a negative."""
+        if not (log_weights > -torch.inf).any(1).all():
             raise ValueError(
-                f"a sample of the batch has no {side} that is not its own: give it more, or other, samples"
+                f"a sample of the batch has no negative {side}, only positives: use a larger batch, or more varied data"
             )
-        drawn = torch.from_numpy(self.uniform(f"negative {side}", likeness.shape[1])).clamp(min=1e-300)
-        return (likeness.double() - drawn.log().neg().log().to(likeness.device)).argmax(1)
+        uniform = torch.from_numpy(self.uniform(f"negative {side}", log_weights.shape[1])).clamp(min=1e-300)
+        return (log_weights.double() - uniform.log().neg().log().to(log_weights.device)).argmax(1)
 
 
 @dataclass(frozen=True)
 class FixedChoices:
-    """Choices made elsewhere."""
+    """Choices fixed by the caller. A method raises ValueError where its field is None."""
 
     masked_text: MaskedText | None = None
     kept_patches: Bool[Tensor, "b n"] | None = None
-    patch_noise: Float[Tensor, "b m"] | None = None  # of each image's patches, in raster order
+    patch_noise: Float[Tensor, "b m"] | None = None  # per patch of each image, in raster order
     negative_images: Int[Tensor, " b"] | None = None
     negative_texts: Int[Tensor, " b"] | None = None
     masked_regions: MaskedRegionBatch | None = None
@@ -142,40 +143,40 @@ class FixedChoices:
 
     def mask_text(self, text: Text, masking: WordMasking) -> MaskedText:
         if self.masked_text is None:
-            raise ValueError("masked words were asked for, but none were given")
+            raise ValueError("FixedChoices has no masked_text, which the objective needs")
         return self.masked_text
 
     def order_patches(self, image: Tokens) -> Int[Tensor, "b n"]:
         if self.patch_noise is None:
-            raise ValueError("an order of patches was asked for, but none was given")
+            raise ValueError("FixedChoices has no patch_noise, which the objective needs")
         return patch_order(image, self.patch_noise)
 
     def keep_patches(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
         if self.kept_patches is None:
-            raise ValueError("kept patches were asked for, but none were given")
+            raise ValueError("FixedChoices has no kept_patches, which the objective needs")
         return self.kept_patches
 
     def mask_regions(self, regions: Regions, masking: RegionMasking) -> MaskedRegionBatch:
         if self.masked_regions is None:
-            raise ValueError("hidden regions were asked for, but none were given")
+            raise ValueError("FixedChoices has no masked_regions, which the objective needs")
         return self.masked_regions
 
     def sample_regions(
-        self, hidden: MaskedRegionBatch, everyone: Regions, whose: Int[Tensor, " all"], first: int, number: int
+        self, masked: MaskedRegionBatch, regions: Regions, ids: Int[Tensor, " all"], first: int, number: int
     ) -> Int[Tensor, "k number"]:
         if self.others is None:
-            raise ValueError("other regions were asked for, but none were given")
+            raise ValueError("FixedChoices has no others (negative regions), which the objective needs")
         return self.others
 
     def mask_patches(
         self, extents: Int[Tensor, "b 2"], grid: tuple[int, int], masking: BlockMasking
     ) -> Bool[Tensor, "b cells"]:
         if self.masked_patches is None:
-            raise ValueError("hidden patches were asked for, but none were given")
+            raise ValueError("FixedChoices has no masked_patches, which the objective needs")
         return self.masked_patches
 
-    def sample_negatives(self, side: str, likeness: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
-        given = {"image": self.negative_images, "text": self.negative_texts}[side]
-        if given is None:
-            raise ValueError(f"negative {side}s were asked for, but none were given")
-        return given
+    def sample_negatives(self, side: str, log_weights: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+        negatives = {"image": self.negative_images, "text": self.negative_texts}[side]
+        if negatives is None:
+            raise ValueError(f"FixedChoices has no negative_{side}s, which the objective needs")
+        return negatives

@@ -1,4 +1,4 @@
-"""The hinge of retrieval: a pair is to be more alike than either of its sides with another, by a margin."""
+"""Triplet ranking loss for retrieval, with all or the hardest negatives (VSE++)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from diptych.protocols import ChanceLoss, ComparisonPool, SimilarityModel
 
 @dataclass(frozen=True)
 class TripletLoss:
-    """Triplet loss in both directions over the similarities of the batch (VSE++, section 3.2, equations 5, 6), each sample
-    with the candidates of all ranks.
+    """Triplet loss with margin in both directions, over the similarities of each sample with the batch of all ranks.
 
-    `hardest`: only the most similar wrong text and image count; else all of them, summed.
-    Differs: the mean over pairs; the official code sums (a `weight` of the batch size gives its gradients). An image's other
-    captions are not wrong, where the batch tells whose they are (objectives.identity).
+    `hardest_only`: only the most similar negative text and image count; else all of them, summed.
+    Source: VSE++, section 3.2, equations 5 and 6. Differs: the mean over pairs; the official code sums (a `weight` of
+    the batch size gives its gradients). An image's other captions are not negatives, where the batch has image ids.
     """
 
     name: str = "triplet"
@@ -31,7 +30,7 @@ class TripletLoss:
     hardest_only: bool = True
 
     def samples_compared(self, among: ComparisonPool) -> int:
-        """Samples that each one is compared with: the batch of all ranks."""
+        """The number of candidates of each sample: the batch of all ranks."""
         return among.all_ranks
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
@@ -39,52 +38,60 @@ class TripletLoss:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        rule = comparing(views).similarity
+        similarity = similarity_model(views).similarity
         (text, first), (image, _) = all_gather_tokens(views.text), all_gather_tokens(views.image)
-        belong = positive_pairs(views).mask()
-        of_images = rule(text, views.image).float()
-        of_texts = (of_images if single_process() else rule(views.text, image).float()).T
-        right = belong.gather(1, of_images.argmax(1, keepdim=True))
+        positives = positive_pairs(views).mask()
+        of_images = similarity(views.image, text).float()
+        of_texts = (of_images if single_process() else similarity(image, views.text).float()).T
+        correct = positives.gather(1, of_images.argmax(1, keepdim=True))
         return {
-            self.name: triplet_loss(of_images, of_texts, self.margin, self.hardest_only, first, belong),
-            f"{self.name}/accuracy": right.sum().float().detach(),
+            self.name: triplet_loss(of_images, of_texts, self.margin, self.hardest_only, first, positives),
+            f"{self.name}/accuracy": correct.sum().float().detach(),
         }
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """Twice the margin where only the hardest count; else it grows with the batch."""
+        """Twice the margin with hardest negatives; None with all negatives, where it grows with the batch size."""
         if not self.hardest_only:
             return None
         return ChanceLoss(
             2 * self.margin,
-            "loss of every pair equally alike",
-            "all embeddings have fallen together, as hardest negatives do early: train with all negatives first, "
+            "loss of equal similarities",
+            "embeddings collapsed, as hardest negatives cause early in training: train with all negatives first, "
             "use a larger batch, or lower the learning rate",
         )
 
 
-def comparing(views: Views) -> SimilarityModel:
-    """The model, which must have a similarity of its own. Raises ValueError."""
+def similarity_model(views: Views) -> SimilarityModel:
+    """The model, checked to define a similarity. Raises ValueError."""
     if not isinstance(views.model, SimilarityModel):
-        raise ValueError(f"{type(views.model).__name__} has no similarity of its own")
+        raise ValueError(f"{type(views.model).__name__} defines no similarity, which the triplet loss needs")
     return views.model
 
 
 def compared(views: Views) -> Float[Tensor, "b b"]:
-    """Every image of this process's batch with every text, by the model's own rule."""
-    return comparing(views).similarity(views.text, views.image)
+    """The model's similarity of every image of this process's batch with every text."""
+    return similarity_model(views).similarity(views.image, views.text)
 
 
 def triplet_loss(
-    of_images: Float[Tensor, "b m"], of_texts: Float[Tensor, "b m"], margin: float, hardest_only: bool, first: int = 0,
-    belong: Bool[Tensor, "b m"] | None = None,
-) -> Float[Tensor, ""]:  # fmt: skip
-    """Summed over images with every text and texts with every image; a sample's own is the candidate `first` behind its
-    row, and no candidate of those that `belong` to it is wrong.
+    of_images: Float[Tensor, "b m"],
+    of_texts: Float[Tensor, "b m"],
+    margin: float,
+    hardest_only: bool,
+    first: int = 0,
+    positives: Bool[Tensor, "b m"] | None = None,
+) -> Float[Tensor, ""]:
+    """The triplet loss, summed over images and texts.
+
+    Args:
+        of_images, of_texts: similarities of each image with all texts, and of each text with all images; the matching
+            candidate of row i is in column `first` + i.
+        positives: candidates that are not negatives (default: the matching candidate only).
     """
     own = torch.eye(*of_images.shape, dtype=torch.bool, device=of_images.device).roll(first, 1)
-    right = own if belong is None else belong
+    positives = own if positives is None else positives
     total = of_images.new_zeros(())
     for similarity in (of_images, of_texts):
-        costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(right, 0)
+        costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(positives, 0)
         total = total + (costs.max(1).values if hardest_only else costs.sum(1)).sum()
     return total

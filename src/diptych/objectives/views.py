@@ -1,4 +1,4 @@
-"""The views of a batch: each encoding computed when first asked for, once, and shared by all objectives."""
+"""Views of a batch: its encodings, each computed lazily and once, shared by all objectives."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from diptych.objectives.gradient_cache import in_chunks
 from diptych.objectives.sampling import MaskedText, RandomChoices, WordMasking
 from diptych.protocols import DualEncoder, FusionEncoder, ImageEncoder, RegionEncoder, TextEncoder
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 class Features(NamedTuple):
-    """Images and texts as unit vectors of one space."""
+    """Image and text embeddings as unit vectors of a joint space."""
 
     image: Float[Tensor, "b e"]
     text: Float[Tensor, "b e"]
@@ -30,8 +30,9 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a momentum model (objectives.momentum) says of the same batch: its views, and the share `alpha` that they have
-    in the targets. `queued`: features it made of earlier batches, with the identities of their images (−1: unknown).
+    """The views of the same batch by a momentum model (objectives.momentum), and their weight `alpha` in the targets.
+
+    `queued`: its features of earlier batches, with their image ids in `identities` (−1: unknown).
     """
 
     views: Views
@@ -41,68 +42,76 @@ class TeacherOutput:
 
 
 class Views:
-    """What a model makes of a batch. `heads` are the model's own, `draws` the random choices made for this batch.
+    """A model's encodings of a batch.
 
-    `most_patches`: images keep at most so many patches (ViLT's max_image_len); None keeps all. `guide` is a frozen
-    network whose view of the images may be imitated, `tokenizer` one whose codes of them may be guessed, `lesson` what a
-    momentum model says of the batch. `chunk`: how many samples are encoded at once for contrast; None: all.
+    Args:
+        heads: the model's pre-training heads.
+        draws: the random choices for this batch.
+        max_patches: at most so many patches per image, sampled at random (ViLT's max_image_len); None: all.
+        teacher_network: a frozen CNN to distill.
+        teacher_output: a momentum model's views of the batch.
+        tokenizer: a frozen visual tokenizer, whose codes are targets.
+        grad_cache_size: how many samples are encoded at once for contrastive losses (objectives.gradient_cache); None:
+            all.
     """
 
     def __init__(
-        self, model: ImageEncoder | RegionEncoder, heads: nn.ModuleDict, batch: Batch, draws: RandomChoices,
-        max_patches: int | None = None, teacher_network: FrozenCNN | None = None, teacher_output: TeacherOutput | None = None,
-        tokenizer: FrozenTokenizer | None = None, grad_cache_size: int | None = None,
-    ):  # fmt: skip
+        self,
+        model: ImageEncoder | RegionEncoder,
+        heads: nn.ModuleDict,
+        batch: Batch,
+        draws: RandomChoices,
+        max_patches: int | None = None,
+        teacher_network: FrozenCNN | None = None,
+        teacher_output: TeacherOutput | None = None,
+        tokenizer: FrozenTokenizer | None = None,
+        grad_cache_size: int | None = None,
+    ):
         self.model, self.heads, self.batch, self.draws = model, heads, batch, draws
-        self.max_patches, self._guide, self.teacher_output, self._tokenizer = (
-            max_patches,
-            teacher_network,
-            teacher_output,
-            tokenizer,
-        )
-        self.grad_cache_size = grad_cache_size
-        self._made: dict[tuple[Hashable, ...], Any] = {}
+        self.max_patches, self.teacher_output, self.grad_cache_size = max_patches, teacher_output, grad_cache_size
+        self._teacher_network, self._tokenizer = teacher_network, tokenizer
+        self._cache: dict[tuple[Hashable, ...], Any] = {}
 
     def head(self, name: str, x: Tensor) -> Tensor:
-        """What a head of the model says of `x`."""
+        """The output of head `name` for `x`."""
         return self.heads[name](x)
 
     @property
-    def reading(self) -> TextEncoder:
-        """The model, which must know text too."""
+    def text_encoder(self) -> TextEncoder:
+        """The model, checked to encode text. Raises ValueError."""
         if not isinstance(self.model, TextEncoder):
-            raise ValueError(f"{type(self.model).__name__} reads no text")
+            raise ValueError(f"{type(self.model).__name__} has no text encoder")
         return self.model
 
     @property
-    def fusing(self) -> FusionEncoder:
-        """The model, in which both sides must meet."""
+    def fusion_encoder(self) -> FusionEncoder:
+        """The model, checked to fuse text and image. Raises ValueError."""
         if not isinstance(self.model, FusionEncoder):
             raise ValueError(f"{type(self.model).__name__} cannot fuse text and image")
         return self.model
 
     @property
     def text_input(self) -> Text:
-        return _given(self.batch.text, "this batch has no text")
+        return _required(self.batch.text, "this batch has no text")
 
     @property
     def image_input(self) -> Image:
-        return _given(self.batch.image, "this batch has no image")
+        return _required(self.batch.image, "this batch has no image")
 
     @property
     def matching(self) -> Matching:
-        why = "this batch has nothing to match: ask the data for replaced images (matching > 0)"
-        return _given(self.batch.matching, why)
+        error = "this batch has no images for ITM: let the data replace some images (matching > 0)"
+        return _required(self.batch.matching, error)
 
     @property
-    def aligning(self) -> DualEncoder:
-        """The model, whose sides must be comparable without fusing them."""
+    def dual_encoder(self) -> DualEncoder:
+        """The model, checked to be a dual encoder. Raises ValueError."""
         if not isinstance(self.model, DualEncoder):
-            raise ValueError(f"{type(self.model).__name__} has no readouts to contrast")
+            raise ValueError(f"{type(self.model).__name__} has no pooled_features, which contrastive losses need")
         return self.model
 
     def encode(self, image: Image | Regions) -> Tokens:
-        """Image tokens, of at most `most_patches` patches."""
+        """Image tokens, with at most `max_patches` patches."""
         tokens = self.model.encode_image(image)  # type: ignore[arg-type]
         if self.max_patches is None:
             return tokens
@@ -110,76 +119,78 @@ class Views:
 
     @property
     def teacher_network(self) -> FrozenCNN:
-        return _given(self._guide, "this run has no guide to imitate")
+        return _required(self._teacher_network, "distillation needs a teacher network, but this run has none")
 
     @property
     def tokenizer(self) -> FrozenTokenizer:
-        return _given(self._tokenizer, "this run has no visual tokenizer")
+        return _required(self._tokenizer, "masked codes need a visual tokenizer, but this run has none")
 
     @cached_property
     def teacher_features(self) -> TeacherFeatures:
-        """What the guide sees in the images."""
+        """The teacher network's features of the images."""
         return self.teacher_network(self.image_input, self.batch.image_keys)
 
     @cached_property
     def image(self) -> Tokens:
-        """Each image's tokens, before they meet a text."""
-        return self.encode(self._shown)
+        """The tokens of each image, before fusion."""
+        return self.encode(self._visual)
 
     @property
-    def _shown(self) -> Image | Regions:
-        """What is read as image."""
+    def _visual(self) -> Image | Regions:
+        """The model's visual input: images, or else detected regions."""
         regions = self.batch.regions
         return self.image_input if regions is None or self.batch.image is not None else regions
 
     @cached_property
     def text(self) -> Tokens:
-        """Each text's tokens, before they meet an image."""
-        return self.reading.encode_text(self.text_input)
+        """The tokens of each text, before fusion."""
+        return self.text_encoder.encode_text(self.text_input)
 
     @cached_property
     def image_readouts(self) -> tuple[Tensor, ...]:
-        """What a contrast reads of each image, before its head projects it."""
-        return self._readouts(lambda: self.image, self._shown, self.encode)
+        """The pooled image features, before projection by ITC heads."""
+        return self._readouts(lambda: self.image, self._visual, self.encode)
 
     @cached_property
     def text_readouts(self) -> tuple[Tensor, ...]:
-        """What a contrast reads of each text."""
-        return self._readouts(lambda: self.text, self.text_input, self.reading.encode_text)
+        """The pooled text features, before projection by ITC heads."""
+        return self._readouts(lambda: self.text, self.text_input, self.text_encoder.encode_text)
 
-    def _readouts(self, whole: Callable[[], Tokens], given: Any, encode: Callable[[Any], Tokens]) -> tuple[Tensor, ...]:
-        """Of tokens that others share, or in chunks, of which nothing is kept."""
-        read = self.aligning.pooled_features
+    def _readouts(
+        self, tokens: Callable[[], Tokens], inputs: Any, encode: Callable[[Any], Tokens]
+    ) -> tuple[Tensor, ...]:
+        """Pooled features of the shared `tokens`, or with gradient caching of `inputs`, encoded in chunks."""
+        pool = self.dual_encoder.pooled_features
         if self.grad_cache_size is None:
-            return read(whole())
+            return pool(tokens())
         if self.max_patches is not None:
-            raise ValueError("a batch in chunks keeps all patches: set most_patches to 0")
-        return in_chunks(lambda rows: read(encode(given[rows])), len(self.batch), self.grad_cache_size)
+            raise ValueError("gradient caching cannot sample patches: set max_patches to 0, or grad_cache_size to 0")
+        return in_chunks(lambda rows: pool(encode(inputs[rows])), len(self.batch), self.grad_cache_size)
 
     def features(self, head: str, readout: int = 0) -> Features:
-        """What a Contrast head makes of a readout of each side."""
+        """Both modalities' pooled features number `readout`, projected by an ITC head."""
 
-        def make() -> Features:
+        def project() -> Features:
             image, text, contrast = self.image_readouts[readout], self.text_readouts[readout], self.heads[head]
             return Features(contrast.project_image(image), contrast.project_text(text))  # type: ignore[operator]
 
-        return self.cached(("features", head, readout), make)
+        return self.cached(("features", head, readout), project)
 
-    def cached(self, what: tuple[Hashable, ...], make: Callable[[], Made]) -> Made:
-        """What others make of these views, made when first asked for."""
-        if what not in self._made:
-            self._made[what] = make()
-        return self._made[what]
+    def cached(self, key: tuple[Hashable, ...], compute: Callable[[], Value]) -> Value:
+        """The value of `compute`, computed at the first call with this `key`."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
 
     @cached_property
     def pair(self) -> FusedTokens:
-        """Each text with its own image."""
-        return self.fusing.fuse(self.text, self.image)
+        """Each text fused with its own image."""
+        return self.fusion_encoder.fuse(self.text, self.image)
 
     @cached_property
     def matching_pair(self) -> FusedTokens:
-        """Each text with the image it is asked about, its own or another's."""
-        return self.fusing.fuse(self.text, self.encode(self.matching.visual))
+        """Each text fused with its image of the ITM task, its own or another's."""
+        return self.fusion_encoder.fuse(self.text, self.encode(self.matching.visual))
 
     @property
     def teacher(self) -> Views | None:
@@ -187,17 +198,17 @@ class Views:
         return None if self.teacher_output is None else self.teacher_output.views
 
     def masked(self, masking: WordMasking) -> MaskedText:
-        """The texts with words hidden."""
+        """The masked texts."""
         return self.cached(("masked", masking), lambda: self.draws.mask_text(self.text_input, masking))
 
     def masked_pair(self, masking: WordMasking) -> FusedTokens:
-        """Each masked text with its own image."""
-        encode, fuse = self.fusing.encode_text, self.fusing.fuse
+        """Each masked text fused with its own image."""
+        encode, fuse = self.fusion_encoder.encode_text, self.fusion_encoder.fuse
         return self.cached(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
 
 
-def _given(thing: Made | None, why: str) -> Made:
-    """What must have been given. Raises ValueError."""
-    if thing is None:
-        raise ValueError(why)
-    return thing
+def _required(value: Value | None, error: str) -> Value:
+    """`value`, if it is not None. Raises ValueError with the message `error`."""
+    if value is None:
+        raise ValueError(error)
+    return value

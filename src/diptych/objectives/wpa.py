@@ -1,7 +1,4 @@
-"""Optimal transport between the words of a text and the patches of an image, by IPOT.
-
-Word-patch alignment: a matched text should be cheap to carry onto its image, a mismatched one dear.
-"""
+"""Word-patch alignment (WPA): optimal transport between words and patches, by IPOT (UNITER, ViLT)."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from diptych.protocols import ChanceLoss
 
 @dataclass(frozen=True)
 class TransportPlan:
-    """What it costs to carry a text's mass onto an image's, and the plan that does. Zero where `real` is not."""
+    """Cost, transport plan and distance between words and patches. Zero at padding."""
 
     cost: Float[Tensor, "b n m"]
     plan: Float[Tensor, "b n m"]
@@ -27,25 +24,28 @@ class TransportPlan:
 
 
 def optimal_transport(
-    words: Float[Tensor, "b n d"], patches: Float[Tensor, "b m d"],
-    real_words: Bool[Tensor, "b n"], real_patches: Bool[Tensor, "b m"],
-    beta: float = 0.5, iterations: int = 50,
-) -> TransportPlan:  # fmt: skip
-    """Cosine cost, IPOT plan (held constant in the gradient), and distance ⟨cost, plan⟩; float32, outside autocast.
+    words: Float[Tensor, "b n d"],
+    patches: Float[Tensor, "b m d"],
+    word_mask: Bool[Tensor, "b n"],
+    patch_mask: Bool[Tensor, "b m"],
+    beta: float = 0.5,
+    iterations: int = 50,
+) -> TransportPlan:
+    """Cosine cost, IPOT plan (detached), and distance ⟨cost, plan⟩; in float32, outside autocast.
 
     Source: UNITER (Chen et al. 2020), 3.2 and ViLT, 3.2; official code for the constants.
     """
     with torch.autocast(words.device.type, enabled=False):
-        real = real_words[:, :, None] & real_patches[:, None, :]
-        cost = torch.where(real, 1 - cosines(words.float(), patches.float()), 0.0)
-        plan = ipot(cost.detach(), real_words, real_patches, beta, iterations)
+        mask = word_mask[:, :, None] & patch_mask[:, None, :]
+        cost = torch.where(mask, 1 - cosines(words.float(), patches.float()), 0.0)
+        plan = ipot(cost.detach(), word_mask, patch_mask, beta, iterations)
         return TransportPlan(cost, plan, (cost * plan).sum((1, 2)))
 
 
 def cosines(
     words: Float[Tensor, "b n d"], patches: Float[Tensor, "b m d"], eps: float = 1e-5
 ) -> Float[Tensor, "b n m"]:
-    """Cosine similarity. The products are divided by the lengths, not the products of what was divided: half the time, gradient included."""
+    """Cosine similarity. Divides dot products by norms, not vectors: half the time, with gradients."""
     lengths = words.norm(dim=2).clamp(min=eps)[:, :, None] * patches.norm(dim=2).clamp(min=eps)[:, None, :]
     return words @ patches.mT / lengths
 
@@ -58,27 +58,27 @@ def ipot(
 
     One Sinkhorn step per proximal step. No early stop: the paper's gradient is that of 50 iterations, converged or not.
     """
-    real = rows[:, :, None] & columns[:, None, :]
-    kernel = torch.where(real, (-cost / beta).exp(), 0.0)
+    mask = rows[:, :, None] & columns[:, None, :]
+    kernel = torch.where(mask, (-cost / beta).exp(), 0.0)
     n, m = rows.sum(1).float()[:, None, None], columns.sum(1).float()[:, None, None]
     no_row, no_column = 1e4 * ~rows[:, :, None], 1e4 * ~columns[:, None, :]
-    plan = real.float()
+    plan = mask.float()
     sigma = rows[:, :, None] / n  # scales the rows
     delta = torch.empty_like(plan[:, :1])  # scales the columns
-    for _ in range(iterations):  # in place throughout, which takes a third off its time
+    for _ in range(iterations):  # in place, which saves a third of the time
         plan.mul_(kernel)
         torch.bmm(sigma.mT, plan, out=delta).mul_(m).add_(no_column).reciprocal_()
         torch.bmm(plan, delta.mT, out=sigma).mul_(n).add_(no_row).reciprocal_()
         plan.mul_(sigma).mul_(delta)
-    return plan.masked_fill_(~real, 0.0)  # also where a sample has no word or no patch at all: 0 / 0 above
+    return plan.masked_fill_(~mask, 0.0)  # also where a sample has no word or no patch at all: 0 / 0 above
 
 
 @dataclass(frozen=True)
 class WPA:
-    """Transport distance of matched pairs minus that of mismatched ones, per pair (ViLT, 3.2).
+    """The transport distance of matched pairs minus that of mismatched ones, averaged over pairs (ViLT, 3.2).
 
-    Class tokens and [SEP] carry no mass. Differs from the paper's text, as the official code: mismatched pairs are
-    pushed apart. Shares the matching objective's forward pass.
+    Class tokens and [SEP] have no mass. Shares the forward pass of ITM. Differs: as in the official code, and unlike in
+    the paper's text, the distance of mismatched pairs is maximised.
     """
 
     name: str = "wpa"
@@ -97,11 +97,11 @@ class WPA:
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
         distance = self.transport(views.matching_pair).distance
         matched = views.matching.matched
-        near, far = distance[matched].sum(), distance[~matched].sum()
+        matched_sum, mismatched_sum = distance[matched].sum(), distance[~matched].sum()
         return {
-            self.name: near - far,
-            f"{self.name}/matched": near.detach(),
-            f"{self.name}/mismatched": far.detach(),
+            self.name: matched_sum - mismatched_sum,
+            f"{self.name}/matched": matched_sum.detach(),
+            f"{self.name}/mismatched": mismatched_sum.detach(),
         }
 
     def transport(self, pair: FusedTokens) -> TransportPlan:
@@ -110,12 +110,12 @@ class WPA:
         Rows are the text's columns after [CLS], columns the image's after its class token.
         """
         words, patches = pair.text.select(name="words"), pair.image.select(name="patches")
-        inner = words.mask & words.mask.roll(-1, 1)  # the last real word is [SEP]; so is a full row's, below
+        inner = words.mask & words.mask.roll(-1, 1)  # the last mask word is [SEP]; so is a full row's, below
         inner[:, -1] = False
         return optimal_transport(
             words.to_padded(), patches.to_padded(), inner, patches.mask, self.beta, self.iterations
         )
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """None: a difference of distances has no trivial value but zero, which is where it starts."""
+        """None: the only trivial value of a difference of distances is zero, where it starts."""
         return None

@@ -1,4 +1,4 @@
-"""What accelerators can do, as their makers state it: dense rates, without sparsity. Plain values: help reads this file."""
+"""Accelerators by their datasheets: dense peak FLOP/s (without sparsity), memory and bandwidth. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ T, G = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Accelerator:
-    """`half`: peak of bf16 matrix products (fp16 where there is no bf16), FLOP/s; `single`: of fp32, without TF32;
-    `memory`: bytes; `bandwidth`: of that memory, bytes/s; `link`: to its neighbours, bytes/s each way.
+    """Peak rates of one device.
+
+    Attributes:
+        bf16_flops: Matrix products in bf16 (fp16 where there is no bf16), FLOP/s.
+        fp32_flops: Matrix products in fp32, without TF32, FLOP/s.
+        memory: Bytes.
+        bandwidth: Of the memory, bytes/s.
+        link: To other devices, bytes/s in each direction.
     """
 
     name: str
-    half: float
-    single: float
+    bf16_flops: float
+    fp32_flops: float
     memory: float
     bandwidth: float
     link: float
@@ -49,26 +55,26 @@ ACCELERATORS = {
 }
 
 
-MOST_CORES, MOST_GPUS = 1024, 1_000_000
+MAX_CORES, MAX_GPUS = 1024, 1_000_000
 
 
-def _counted(text: str, most: int) -> bool:
-    """Whether a text is a whole number from 1 to `most`."""
-    return text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most
+def _is_count(text: str, maximum: int) -> bool:
+    """Whether a text is an integer in [1, maximum]."""
+    return text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= maximum
 
 
-def chosen(words: str) -> tuple[int, str]:
-    """``8xA100`` → (8, "A100"); ``cpu:2`` → (2, "cpu"), two cores; ``cpu`` → (0, "cpu"), as many as torch would use.
+def parse_gpus(text: str) -> tuple[int, str]:
+    """The number and name of the devices: ``8xA100`` → (8, "A100"), ``cpu:2`` → (2, "cpu") for two cores.
 
-    Raises ValueError, which names what there is.
+    ``cpu`` → (0, "cpu"): as many cores as torch would use. Raises ValueError, which lists the known names.
     """
-    if words.partition(":")[0] == "cpu":
-        _, _, cores = words.partition(":")
-        if cores and not _counted(cores, MOST_CORES):
-            raise ValueError(f"--gpus {words}: write cpu:2 for two cores, at most {MOST_CORES}")
+    if text.partition(":")[0] == "cpu":
+        _, _, cores = text.partition(":")
+        if cores and not _is_count(cores, MAX_CORES):
+            raise ValueError(f"--gpus {text}: write cpu:2 for two cores, at most {MAX_CORES}")
         return int(cores or 0), "cpu"
-    count, _, name = words.rpartition("x")
+    count, _, name = text.rpartition("x")
     known = {known.lower(): known for known in ACCELERATORS}
-    if (count and not _counted(count, MOST_GPUS)) or name.lower() not in known:
-        raise ValueError(f"--gpus {words}: write 8xA100 or cpu:2; there are {', '.join(ACCELERATORS)}")
+    if (count and not _is_count(count, MAX_GPUS)) or name.lower() not in known:
+        raise ValueError(f"--gpus {text}: write 8xA100 or cpu:2; known are {', '.join(ACCELERATORS)}")
     return int(count or 1), known[name.lower()]

@@ -1,4 +1,4 @@
-"""What a run will take before it is begun: memory on each rank, hours, and what bounds them."""
+"""Estimates of a run before it starts: memory on each rank, hours, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -9,73 +9,91 @@ from dataclasses import dataclass
 import torch
 
 from diptych.config.run import Pretrain
-from diptych.planning.accelerators import ACCELERATORS, Accelerator, chosen
+from diptych.planning.accelerators import ACCELERATORS, Accelerator, parse_gpus
 from diptych.planning.profile import Profile, profile
 from diptych.utils import cache
 
-FULL = 0.92  # of an accelerator's memory can be used
-FP32, ADAM = 4, 8  # bytes of a number, and of AdamW's two means of a parameter
+USABLE_MEMORY = 0.92  # the share of a device's memory that a run can use
+FP32, ADAM = 4, 8  # bytes per number, and of AdamW's two moments per parameter
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`memory`: bytes on each rank, by what they hold. `seconds`: of a step, by what they are spent on; products and the
-    rest of computing come one after the other, `bound` is the longest of all.
+    """The estimated cost of a run.
+
+    `memory`: bytes on each rank, by content. `seconds`: of a step, by activity. Matrix products and other operations
+    run one after the other; communication and data loading overlap them, except on a CPU.
     """
 
-    counted: Profile
+    profile: Profile
     device: Accelerator
     ranks: int
-    micro: int  # samples of a micro-batch
-    half: bool  # computed in bf16
-    operations: float  # of a step, over all ranks
+    micro_batch: int  # samples
+    bf16: bool  # whether matrix products are computed in bf16
+    flops: float  # of a step, over all ranks
     memory: dict[str, float]
-    most: int  # samples that a micro-batch may have
+    max_micro_batch: int  # the largest micro-batch that fits, in samples
     seconds: dict[str, float]
     step: float  # seconds
     hours: float
 
     @property
     def bound(self) -> str:
+        """The activity that takes the longest: the bottleneck."""
         return max(self.seconds, key=lambda name: self.seconds[name])
 
     @property
     def fits(self) -> bool:
-        return self.micro <= self.most
+        """Whether the run fits into the device's memory."""
+        return self.micro_batch <= self.max_micro_batch
 
 
 def estimate(run: Pretrain, gpus: str, utilisation: float) -> Estimate:
-    """`utilisation`: the share of its peak that a device reaches in matrix products. Raises ValueError, and what `pretrain`
-    does.
+    """The cost of a run on `gpus` (see `parse_gpus`), from one profiled step.
+
+    `utilisation`: the share of their peak that devices reach in matrix products, in (0, 1]. Raises ValueError for
+    invalid arguments, and the errors of `runs.pretrain.pretrain`.
     """
     if not 0 < utilisation <= 1:
-        raise ValueError(f"--utilisation {utilisation}: a share of the peak, above 0 and at most 1")
-    count, name = chosen(gpus)
+        raise ValueError(f"--utilisation must be a share of the peak, in (0, 1]: got {utilisation}")
+    count, name = parse_gpus(gpus)
     training, ranks = run.training, 1 if name == "cpu" else count
     if training.batch_size % (ranks * training.grad_accum):
         raise ValueError(
-            f"a batch of {training.batch_size} does not divide into {ranks} ranks x {training.grad_accum} micro-batches; change one"
+            f"batch_size {training.batch_size} is not a multiple of {ranks} ranks x grad_accum {training.grad_accum}; "
+            "change one of them"
         )
-    found, device = profile(run), measured(count) if name == "cpu" else ACCELERATORS[name]
-    half = name != "cpu" and training.precision != "fp32"
-    micro = training.batch_size // (ranks * training.grad_accum)
-    memory, most = _memory(found, device, training.parallel == "fsdp", ranks, micro, half)
+    counts, device = profile(run), measure_cpu(count) if name == "cpu" else ACCELERATORS[name]
+    bf16 = name != "cpu" and training.precision != "fp32"
+    micro_batch = training.batch_size // (ranks * training.grad_accum)
+    memory, max_micro_batch = _memory(counts, device, training.parallel == "fsdp", ranks, micro_batch, bf16)
     cores = count or torch.get_num_threads()
-    makers = cores if name == "cpu" else training.workers
-    seconds = _seconds(run, found, device, ranks, half, utilisation, makers)
+    loaders = cores if name == "cpu" else training.workers
+    seconds = _seconds(run, counts, device, ranks, bf16, utilisation, loaders)
     computing = seconds["products"] + seconds["other operations"]
     waiting = max(seconds["data"], seconds["exchange"])
-    step = computing + seconds["data"] if name == "cpu" else max(computing, waiting)  # a processor makes the data too
-    passes = ranks * training.grad_accum * found.fixed.products + training.batch_size * found.each.products
+    step = computing + seconds["data"] if name == "cpu" else max(computing, waiting)  # a CPU loads the data too
+    fixed, per_sample = counts.fixed.matmul_flops, counts.per_sample.matmul_flops
+    flops = ranks * training.grad_accum * fixed + training.batch_size * per_sample
     return Estimate(
-        found, device, ranks, micro, half, passes, memory, most, seconds, step, step * training.steps / 3600
-    )  # fmt: skip
+        profile=counts,
+        device=device,
+        ranks=ranks,
+        micro_batch=micro_batch,
+        bf16=bf16,
+        flops=flops,
+        memory=memory,
+        max_micro_batch=max_micro_batch,
+        seconds=seconds,
+        step=step,
+        hours=step * training.steps / 3600,
+    )
 
 
-def measured(cores: int) -> Accelerator:
-    """This machine's processor: a product of two large matrices and a large copy, timed. `cores` 0: torch's choice.
+def measure_cpu(cores: int) -> Accelerator:
+    """This machine's CPU: peak and bandwidth from a large matrix product and a large copy.
 
-    In the process's own time, so that what else runs here does not count.
+    `cores` 0: torch's number of threads. CPU time is measured, so that other processes do not count.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(cores or before)
@@ -84,55 +102,58 @@ def measured(cores: int) -> Accelerator:
     threads = torch.get_num_threads()
     peak = 2 * len(a) ** 3 * threads / _timed(lambda: a @ a)
     bandwidth = 2 * big.nbytes * threads / _timed(lambda: copy.copy_(big))
-    told = f"cpu, {threads} threads"
+    name = f"cpu, {threads} threads"
     torch.set_num_threads(before)
     return Accelerator(
-        told, peak, peak, cache.available_memory(), bandwidth, bandwidth, "a matrix product and a copy timed here, fp32"
+        name, peak, peak, cache.available_memory(), bandwidth, bandwidth, "a matrix product and a copy timed here, fp32"
     )
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """Seconds of all threads together: the median."""
-    took = []
+    """The median CPU seconds of `work`, summed over threads."""
+    durations = []
     for _ in range(30):
         began = time.process_time()
         work()
-        took.append(time.process_time() - began)
-    return sorted(took)[len(took) // 2]
+        durations.append(time.process_time() - began)
+    return sorted(durations)[len(durations) // 2]
 
 
 def _memory(
-    found: Profile, device: Accelerator, divided: bool, ranks: int, micro: int, half: bool
+    counts: Profile, device: Accelerator, sharded: bool, ranks: int, micro_batch: int, bf16: bool
 ) -> tuple[dict[str, float], int]:
-    """By what it holds; and how many samples a micro-batch may have."""
-    share = 1 / ranks if divided else 1.0
-    width = 0.5 if half else 1.0  # products' activations are kept in bf16, as those are that make up most of them
+    """Bytes on each rank, by content; and the largest micro-batch that fits."""
+    share = 1 / ranks if sharded else 1.0
+    size = 0.5 if bf16 else 1.0  # under autocast most activations are those of matrix products, kept in bf16
     memory = {
-        "weights": FP32 * (found.parameters * share + found.buffers),
-        "gradients": FP32 * found.trained * share,
-        "AdamW's means": ADAM * found.trained * share,
-        "weights cast to bf16": 2.0 * found.trained * half,
-        "activations": (found.fixed.activations + found.each.activations * micro) * width,
+        "weights": FP32 * (counts.parameters * share + counts.buffers),
+        "gradients": FP32 * counts.trained * share,
+        "AdamW's moments": ADAM * counts.trained * share,
+        "weights cast to bf16": 2.0 * counts.trained * bf16,
+        "activations": (counts.fixed.activation_bytes + counts.per_sample.activation_bytes * micro_batch) * size,
     }
-    room = FULL * device.memory - sum(memory.values()) + found.each.activations * micro * width
-    return memory, max(0, int(room / max(1.0, found.each.activations * width)))
+    per_sample = counts.per_sample.activation_bytes * size
+    free = USABLE_MEMORY * device.memory - sum(memory.values()) + per_sample * micro_batch
+    return memory, max(0, int(free / max(1.0, per_sample)))
 
 
 def _seconds(
-    run: Pretrain, found: Profile, device: Accelerator, ranks: int, half: bool, utilisation: float, makers: int
+    run: Pretrain, counts: Profile, device: Accelerator, ranks: int, bf16: bool, utilisation: float, loaders: int
 ) -> dict[str, float]:
-    """Of a step, on each rank. `makers`: processes that make its samples ready."""
+    """Seconds of a step on each rank, by activity. `loaders`: processes that load data."""
     training = run.training
     samples = training.batch_size / ranks
-    width = 0.5 if half else 1.0
-    products = training.grad_accum * found.fixed.products + samples * found.each.products
-    moved = (training.grad_accum * found.fixed.moved + samples * found.each.moved) * width
-    moved += (3 * FP32 + 2 * ADAM) * found.trained  # AdamW: weight, gradient and means read, weight and means written
-    gathers = 3 if training.parallel == "fsdp" else 2  # of parts of what all have; an average is two
-    exchanged = gathers * FP32 * found.trained * (ranks - 1) / ranks
+    size = 0.5 if bf16 else 1.0
+    flops = training.grad_accum * counts.fixed.matmul_flops + samples * counts.per_sample.matmul_flops
+    moved = (training.grad_accum * counts.fixed.bytes_moved + samples * counts.per_sample.bytes_moved) * size
+    # AdamW reads weights, gradients and moments, and writes weights and moments
+    moved += (3 * FP32 + 2 * ADAM) * counts.trained
+    # FSDP: two all-gathers and a reduce-scatter; DDP: an all-reduce, which costs two such passes
+    passes = 3 if training.parallel == "fsdp" else 2
+    exchanged = passes * FP32 * counts.trained * (ranks - 1) / ranks
     return {
-        "products": products / (utilisation * (device.half if half else device.single)),
+        "products": flops / (utilisation * (device.bf16_flops if bf16 else device.fp32_flops)),
         "other operations": moved / device.bandwidth,
         "exchange": exchanged / device.link,
-        "data": samples / (found.fed * max(1, makers)),
+        "data": samples / (counts.samples_per_second * max(1, loaders)),
     }

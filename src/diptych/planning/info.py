@@ -1,4 +1,4 @@
-"""What a model is: parameters by part, and the tokens and floating-point operations of each thing it can be asked to do."""
+"""Parameters of a model by part, and the output tokens and FLOPs of each of its methods."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych import protocols as verbs
+from diptych import protocols
 from diptych.batch import Image, Regions, Text
 from diptych.config.published import Published
 from diptych.config.run import Pretrain
 from diptych.models.configs import CrossViTConfig, RegionModel, ViLBERTConfig
 from diptych.modules.tokens import FusedTokens, Tokens
 
-DETECTED = 36  # regions of an image, where a model reads those
-WORDS = 15  # a caption of usual length, with [CLS] and [SEP]
+NUM_REGIONS = 36  # of an image, for models of region features
+TEXT_TOKENS = 15  # a caption of typical length, with [CLS] and [SEP]
 
 
 @dataclass(frozen=True)
-class Verb:
-    """What one verb costs for one sample. `flops`: a multiply-add is two."""
+class MethodCost:
+    """The cost of one method for one sample. `flops`: a multiply-add is two."""
 
     name: str
-    tokens: int  # that come out of it; 0 where what comes out is no tokens
+    tokens: int  # of the output; 0 where the output is not tokens
     flops: int
 
 
 @dataclass(frozen=True)
 class Info:
-    """`parameters` by part of the figure, and of the heads that pre-training has; shared ones under the first that has them."""
+    """Parameters of the model by part, and of its pre-training heads; shared ones count for the first part."""
 
     parameters: dict[str, int]
     heads: dict[str, int]
-    verbs: list[Verb]
+    methods: list[MethodCost]
 
 
 def info(known: Published | Pretrain) -> Info:
-    """Of a system at its published size, or of a recipe's model. Its weights are nought: they cost no time to draw.
+    """The parameters and costs of a system at its published size, or of a recipe's model. All weights are zero.
 
-    A verb that computes nothing (a readout that is a token's state, as it stands) is left out.
+    Methods that compute nothing (pooling that takes one token's state) are left out.
     """
-    verbs = _costs(_nought(_build, known), _image(known))
-    return Info(*parameters(known), [verb for verb in verbs if verb.tokens or verb.flops])
+    methods = _costs(_build_zero(known), _image(known))
+    return Info(*parameters(known), [method for method in methods if method.tokens or method.flops])
 
 
 def parameters(known: Published | Pretrain) -> tuple[dict[str, int], dict[str, int]]:
-    """Of the model's parts, and of its heads."""
+    """Parameter counts of the model's parts and of its pre-training heads."""
     with torch.device("meta"):
         model = _build(known)
         heads = model.pretraining_heads() if hasattr(model, "pretraining_heads") else nn.ModuleDict()
-    seen: set[nn.Parameter] = set()
-    parts = _counted(model.named_children(), seen)
+    counted: set[nn.Parameter] = set()
+    parts = _count(model.named_children(), counted)
     own = sum(p.numel() for p in model.parameters(recurse=False))
-    return parts | ({"its own": own} if own else {}), _counted(heads.named_children(), seen)
+    return parts | ({"its own": own} if own else {}), _count(heads.named_children(), counted)
 
 
-def _counted(parts: Iterable[tuple[str, nn.Module]], seen: set[nn.Parameter]) -> dict[str, int]:
-    """Parameters that no part before it has, which are then `seen`; a part that has none is none of the figure's."""
+def _count(parts: Iterable[tuple[str, nn.Module]], counted: set[nn.Parameter]) -> dict[str, int]:
+    """Parameters of each part that are not in `counted`, to which they are added; parts without any are left out."""
     counts = {}
     for name, part in parts:
         if not any(True for _ in part.parameters()):
             continue
-        counts[name] = sum(p.numel() for p in part.parameters() if p not in seen)
-        seen.update(part.parameters())
+        counts[name] = sum(p.numel() for p in part.parameters() if p not in counted)
+        counted.update(part.parameters())
     return counts
 
 
@@ -77,13 +77,14 @@ def _build(known: Published | Pretrain) -> Any:
     if isinstance(known, Pretrain):
         return known.model.build()
     module, name = known.model
-    return getattr(import_module(f"diptych.models.{module}.model"), name)(**known.arguments)
+    config_class = getattr(import_module(f"diptych.models.{module}.config"), f"{name}Config")
+    return config_class(**known.arguments).build()
 
 
-def _nought(build: Callable[[Any], Any], known: Published | Pretrain) -> Any:
-    """The model with real buffers and weights of nought, which take no memory before they are written to."""
+def _build_zero(known: Published | Pretrain) -> Any:
+    """The model with all weights and buffers zero, which costs neither time nor, until written to, memory."""
     with torch.device("meta"):
-        model = build(known).eval()
+        model = _build(known).eval()
     for part in model.modules():
         for name, p in list(part.named_parameters(recurse=False)):
             setattr(part, name, nn.Parameter(torch.zeros(p.shape), requires_grad=False))
@@ -96,7 +97,7 @@ def _image(known: Published | Pretrain) -> Image | Regions:
     if isinstance(known, Pretrain):
         model = known.model
         if isinstance(model, RegionModel):
-            return _regions(DETECTED, model.feature_dim, isinstance(model, ViLBERTConfig))
+            return _regions(NUM_REGIONS, model.feature_dim, isinstance(model, ViLBERTConfig))
         if isinstance(model, CrossViTConfig):
             return Image.from_full(torch.zeros(1, 3, *model.image_sizes[:1] * 2))
         rows, columns = (side * model.patch_size for side in model.grid)
@@ -112,35 +113,35 @@ def _regions(n: int, feature_dim: int, whole: bool) -> Regions:
 
 
 @torch.no_grad()
-def _costs(model: Any, image: Image | Regions) -> Iterator[Verb]:
-    """Each verb that the model has, on what the verbs before it have made."""
-    text = Text(torch.ones(1, WORDS, dtype=torch.long), torch.ones(1, WORDS, dtype=torch.bool))
-    made: dict[str, Any] = {}
+def _costs(model: Any, image: Image | Regions) -> Iterator[MethodCost]:
+    """The cost of each method that the model has, on the outputs of the methods before it."""
+    text = Text(torch.ones(1, TEXT_TOKENS, dtype=torch.long), torch.ones(1, TEXT_TOKENS, dtype=torch.bool))
+    outputs: dict[str, Any] = {}
 
-    def asked(name: str, ask: Callable[[], Any]) -> Verb:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
-            made[name] = found = ask()
-        pair = [found.text, found.image] if isinstance(found, FusedTokens) else [found]
-        tokens = sum(x.mask.shape[1] for x in pair if isinstance(x, Tokens))
-        return Verb(name, tokens, counter.get_total_flops())
+    def cost(name: str, method: Callable[[], Any]) -> MethodCost:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels are not counted
+            outputs[name] = output = method()
+        parts = [output.text, output.image] if isinstance(output, FusedTokens) else [output]
+        tokens = sum(x.mask.shape[1] for x in parts if isinstance(x, Tokens))
+        return MethodCost(name, tokens, counter.get_total_flops())
 
-    if isinstance(model, verbs.ImageEncoder):
-        yield asked("encode_image", lambda: model.encode_image(image))  # type: ignore[arg-type]
-    if isinstance(model, verbs.TextEncoder):
-        yield asked("encode_text", lambda: model.encode_text(text))
-    if isinstance(model, verbs.DualEncoder):
-        yield asked("unimodal, image", lambda: model.pooled_features(made["encode_image"]))
-        yield asked("unimodal, text", lambda: model.pooled_features(made["encode_text"]))
-    if isinstance(model, verbs.SimilarityModel):
-        yield asked("similarity", lambda: model.similarity(made["encode_text"], made["encode_image"]))
-    if isinstance(model, verbs.FusionEncoder):
-        yield asked("fuse", lambda: model.fuse(made["encode_text"], made["encode_image"]))
-    if isinstance(model, verbs.MaskedAutoencoder):
-        patches = made["encode_image"]
-        yield asked("reconstruct", lambda: model.reconstruct(patches, patches.layout))
-    if isinstance(model, verbs.TextDecoder):
-        with suppress(verbs.UnsupportedOperation):
-            yield asked("next_token_logits", lambda: model.next_token_logits(text, made["encode_image"]))
-    if isinstance(model, verbs.ImageClassifier):
-        with suppress(verbs.UnsupportedOperation):
-            yield asked("classify", lambda: model.classify(image))  # type: ignore[arg-type]
+    if isinstance(model, protocols.ImageEncoder):
+        yield cost("encode_image", lambda: model.encode_image(image))  # type: ignore[arg-type]
+    if isinstance(model, protocols.TextEncoder):
+        yield cost("encode_text", lambda: model.encode_text(text))
+    if isinstance(model, protocols.DualEncoder):
+        yield cost("pooled_features, image", lambda: model.pooled_features(outputs["encode_image"]))
+        yield cost("pooled_features, text", lambda: model.pooled_features(outputs["encode_text"]))
+    if isinstance(model, protocols.SimilarityModel):
+        yield cost("similarity", lambda: model.similarity(outputs["encode_image"], outputs["encode_text"]))
+    if isinstance(model, protocols.FusionEncoder):
+        yield cost("fuse", lambda: model.fuse(outputs["encode_text"], outputs["encode_image"]))
+    if isinstance(model, protocols.MaskedAutoencoder):
+        patches = outputs["encode_image"]
+        yield cost("reconstruct", lambda: model.reconstruct(patches, patches.layout))
+    if isinstance(model, protocols.TextDecoder):
+        with suppress(protocols.UnsupportedOperation):
+            yield cost("next_token_logits", lambda: model.next_token_logits(text, outputs["encode_image"]))
+    if isinstance(model, protocols.ImageClassifier):
+        with suppress(protocols.UnsupportedOperation):
+            yield cost("classify", lambda: model.classify(image))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What can be reached without looking: the scores that a model must beat. No picture is opened, no model needed."""
+"""Baselines that a model must beat: scores of guessing without an image or a model."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ from diptych.runs.scoring.gallery import open_gallery, readable_texts
 from diptych.runs.training_data import division_of, say_division
 
 Scores = dict[str, float]
-ANY_SIZE = 1  # of pictures, which nobody looks at
+ANY_SIZE = 1  # shorter side in pixels; no image is decoded
 
 
-def baselines(asked: Evaluation) -> dict[str, Scores]:
-    """Each way to guess, with its scores under the names that an evaluation gives them. Raises DataError."""
-    return TASKS[asked.task](asked)
+def baselines(settings: Evaluation) -> dict[str, Scores]:
+    """Scores of each baseline, under the names that an evaluation of the task uses. Raises DataError."""
+    return TASKS[settings.task](settings)
 
 
-def vqa(asked: Evaluation) -> dict[str, Scores]:
-    """Guesses learned from the train split, by the official accuracy, over all questions and by kind; beside them the highest
-    that any answer reaches.
+def vqa(settings: Evaluation) -> dict[str, Scores]:
+    """Guesses from the answers of the train split, by official VQA accuracy: over all questions and for each kind.
+
+    Beside them the highest accuracy that any answer reaches.
     """
-    train, test = open_questions(asked.data, "train"), open_questions(asked.data, asked.split)
+    train, test = open_questions(settings.data, "train"), open_questions(settings.data, settings.split)
     if not any(test.question(i).answers for i in range(len(test))):
         raise DataError(withheld(test))
-    ways = guesses(train, normalise_answer)
+    guessers = guesses(train, normalise_answer)
     say_division(train)
     say_division(test, but=division_of(train))
-    found = {name: accuracies(guess, test) for name, guess in ways.items()}
-    return found | {BEST_OF_ANY: _means(test, lambda question: best_accuracy(question.answers))}
+    scores = {name: accuracies(guess, test) for name, guess in guessers.items()}
+    return scores | {BEST_OF_ANY: _means(test, lambda question: best_accuracy(question.answers))}
 
 
 def accuracies(guess: Guess, test: Questioned) -> Scores:
-    """The mean VQA accuracy of a guess, of all questions and of each kind. Raises ValueError where answers are withheld."""
+    """Mean VQA accuracy of a guess over all questions, and for each kind. Raises ValueError if answers are withheld."""
     return _means(test, lambda question: vqa_accuracy(guess(question), question.answers))
 
 
 def _means(test: Questioned, accuracy: Callable[[Question], float]) -> Scores:
-    """The mean over all questions, and over those of each kind."""
+    """Means over all questions ("accuracy") and over those of each kind ("accuracy, KIND")."""
     scores: dict[str, list[float]] = defaultdict(list)
     for question in map(test.question, range(len(test))):
         score = accuracy(question)
@@ -58,21 +59,20 @@ def _means(test: Questioned, accuracy: Callable[[Question], float]) -> Scores:
     return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
 
 
-def retrieval(asked: Evaluation) -> dict[str, Scores]:
-    """Recall of candidates drawn blindly from the gallery."""
-    _, owners = readable_texts(open_gallery(asked, ANY_SIZE), SkipCounter(asked.max_skipped))
-    captions = list(Counter(owners).values())
-    blind, found = chance(captions), {"images": float(len(captions)), "texts": float(len(owners))}
-    for way, recall in (("image to text", blind.image_to_text), ("text to image", blind.text_to_image)):
-        found |= {f"{way} R@{k}": value for k, value in recall.items()}
-    return {"chance": found}
+def retrieval(settings: Evaluation) -> dict[str, Scores]:
+    """Recall of a random ranking of the gallery."""
+    _, owners = readable_texts(open_gallery(settings, ANY_SIZE), SkipCounter(settings.max_skipped))
+    captions_per_image = list(Counter(owners).values())
+    recall = chance(captions_per_image)
+    scores = {"images": float(len(captions_per_image)), "texts": float(len(owners))}
+    for direction, by_k in (("image to text", recall.image_to_text), ("text to image", recall.text_to_image)):
+        scores |= {f"{direction} R@{k}": value for k, value in by_k.items()}
+    return {"chance": scores}
 
 
-def matching(asked: Evaluation) -> dict[str, Scores]:
-    """The floors of matching and of masked words (in nats): half of the pictures are another's, and pieces are guessed by
-    how often each comes in the captions.
-    """
-    facts = statistics(open_gallery(asked, ANY_SIZE), Tokenizer())
+def matching(settings: Evaluation) -> dict[str, Scores]:
+    """Chance losses in nats of ITM (half of the pairs match) and MLM (unigram entropy of the captions' tokens)."""
+    facts = statistics(open_gallery(settings, ANY_SIZE), Tokenizer())
     prior = ITM().chance_loss(facts).value
     return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
 

@@ -1,7 +1,4 @@
-"""From a run to the module that is trained, and from other runs to the weights that it begins with.
-
-From a run to the losses that it trains.
-"""
+"""Training module of a pre-training run: model, heads, objectives, teacher, and initial weights from other runs."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.checkpoints.mapping import within
-from diptych.checkpoints.positions import refit
+from diptych.checkpoints.positions import resize_state
 from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Pretrain
 from diptych.config.training import steps_of
@@ -24,7 +21,11 @@ from diptych.data.tokenizers.tokenizer import vocabulary
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
 from diptych.models import configs as settings
 from diptych.models.configs import model_name
-from diptych.models.initialize import start_image, start_text_from, start_vilt_from_vit
+from diptych.models.initialize import (
+    initialize_image_encoder,
+    initialize_text_encoder_from_file,
+    initialize_vilt_from_vit,
+)
 from diptych.models.vilt.model import ViLT
 from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITCHead, LogScale
@@ -46,9 +47,9 @@ from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.vqkd import LEAST_USED, VQKD, UnusedCodes
 from diptych.objectives.wpa import WPA
 from diptych.protocols import PatchEncoder
-from diptych.runs.compatibility import check_heads, check_verbs
+from diptych.runs.compatibility import check_heads, check_protocols
 from diptych.runs.embedders import CNN_CELL, image_loader, install_embedders
-from diptych.runs.feature_extractors import check_given, frozen_cnn
+from diptych.runs.feature_extractors import check_frozen_features, frozen_cnn
 from diptych.runs.fitting import check_model
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.starting import check_image_start, check_text_start
@@ -56,202 +57,263 @@ from diptych.runs.tokenizer import vocabulary_of
 from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
 
-CNN_CLASSES = 1000
-LEFT_BEHIND = ("hidden_patch",)
-"""Of a model, what a later stage may lack: the mask token of the stage on images alone."""
+CNN_CLASSES = 1000  # ImageNet classes of the teacher CNN
+DROPPED_WEIGHTS = ("hidden_patch",)
+"""Model weights that a later stage may lack: the mask token of pre-training on images alone."""
 
 
 def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: bool = True) -> Pretraining:
-    """The run's model with fresh weights, keyed by its seed, under its objectives; without its teacher, which only training
-    needs. `guided` False leaves out the guide and the tokenizer. Raises RunError where the model cannot learn what the run asks of it.
+    """The run's model with initial weights drawn from its seed, its heads and its objectives; without momentum model.
+
+    Args:
+        statistics: facts of the training data, for the chance losses.
+        guided: with the frozen networks that only training needs: the CNN of distillation, and the visual tokenizer.
+
+    Raises:
+        RunError: the model does not support one of the objectives, or another setting does not fit it.
     """
     torch.manual_seed(run.training.seed)
     model: Any = run.model.build()
-    check_verbs(run, model)
+    check_protocols(run, model)
     heads = heads_of(model, run)
     scale_init(nn.ModuleList([model, heads]), run.init_scale)
     install_embedders(model, run)
     check_heads(run.objectives, model, heads)
     freeze(model, run.freeze)
-    asked = run.objectives
-    guided_by_cnn = guided and (asked.grid_distillation or asked.class_distillation or asked.vqkd)
-    guide = frozen_cnn().with_normalization(image_loader(run).mean_std) if guided_by_cnn else None
-    codes = frozen_tokenizer(run) if guided and (asked.masked_codes or asked.masked_codes_image_only) else None
-    contrasts = tuple(name for name in heads if name.startswith("contrast"))
+    config = run.objectives
+    needs_cnn = guided and (config.grid_distillation or config.class_distillation or config.vqkd)
+    teacher = frozen_cnn().with_normalization(image_loader(run).mean_std) if needs_cnn else None
+    needs_codes = guided and (config.masked_codes or config.masked_codes_image_only)
+    visual_tokenizer = frozen_tokenizer(run) if needs_codes else None
+    itc_heads = tuple(name for name in heads if name.startswith("contrast"))
     return Pretraining(
-        model, heads, objectives(run, contrasts), statistics, run.max_patches or None, guide,
-        tokenizer=codes, grad_cache_size=run.grad_cache_size or None,
-    )  # fmt: skip
+        model,
+        heads,
+        objectives(run, itc_heads),
+        statistics,
+        run.max_patches or None,
+        teacher,
+        tokenizer=visual_tokenizer,
+        grad_cache_size=run.grad_cache_size or None,
+    )
 
 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
-    """The model's own, and those that its paper has not but the run's objectives ask for."""
+    """Pre-training heads: those of the model that `run.heads` selects, and those that its objectives need besides."""
     own: nn.ModuleDict = model.pretraining_heads() if hasattr(model, "pretraining_heads") else nn.ModuleDict()
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
-    asked = run.objectives
-    if asked.grid_distillation or asked.class_distillation:
-        width = getattr(model, "image_dim", model.dim)
-        heads["grid"], heads["classes"] = nn.Linear(width, CNN_CELL), nn.Linear(width, CNN_CLASSES)
-    if asked.masked_codes or asked.masked_codes_image_only:
-        heads["codes"] = nn.Linear(model.dim, asked.codebook_size).apply(init_transformer)
-    if (asked.mlm or asked.mlm_text_only) and "words" not in heads and "captions" in heads:
-        heads["words"] = heads["captions"]  # BEiT-3 has one head for all hidden words
-    if asked.itc and "contrast" not in heads and isinstance(model, PatchEncoder):
+    config = run.objectives
+    if config.grid_distillation or config.class_distillation:
+        dim = getattr(model, "image_dim", model.dim)
+        heads["grid"], heads["classes"] = nn.Linear(dim, CNN_CELL), nn.Linear(dim, CNN_CLASSES)
+    if config.masked_codes or config.masked_codes_image_only:
+        heads["codes"] = nn.Linear(model.dim, config.codebook_size).apply(init_transformer)
+    if (config.mlm or config.mlm_text_only) and "words" not in heads and "captions" in heads:
+        heads["words"] = heads["captions"]  # BEiT-3 has one head for all masked tokens
+    if config.itc and "contrast" not in heads and isinstance(model, PatchEncoder):
         heads["contrast"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
-    if asked.itc_form == "sigmoid":
+    if config.itc_form == "sigmoid":
         for head in heads.values():
             if isinstance(head, ITCHead):
                 head.use_sigmoid()
-    _check_named(run.heads, [*own, *heads], model)
+    _check_patterns(run.heads, [*own, *heads], model)
     return heads
 
 
-def _check_named(patterns: tuple[str, ...], own: list[str], model: Any) -> None:
-    """Raises RunError for a pattern of `heads` that names none of the model's heads; * alone may find none."""
+def _check_patterns(patterns: tuple[str, ...], names: list[str], model: Any) -> None:
+    """Raises RunError for a pattern of `heads` that matches no head; "*" may match none."""
     for pattern in patterns:
-        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in own):
-            there = f"its heads are {', '.join(dict.fromkeys(own))}" if own else "it has none of its own"
+        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+            heads = f"its heads are {', '.join(dict.fromkeys(names))}" if names else "it has none of its own"
             raise RunError(
-                f"heads: a {type(model).__name__} has no output head called {pattern!r}; {there} (attention heads are "
-                "--model.num_heads)"
+                f"heads: a {type(model).__name__} has no output head called {pattern!r}; {heads} (for the number of "
+                "attention heads set --model.num_heads)"
             )
 
 
 def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
-    """The visual tokenizer that the run's codes come from. Raises RunError."""
+    """The visual tokenizer (VQ-KD) whose codes the run's masked image modeling predicts.
+
+    Raises:
+        RunError: `run.tokenizer` names no usable visual tokenizer, or its codes do not fit `objectives.codebook_size`.
+    """
     if not run.tokenizer:
-        raise RunError("codes are a visual tokenizer's: name the run that trained one (tokenizer)")
-    before, _ = read_run(Path(run.tokenizer))
-    if not isinstance(before.model, settings.VisualTokenizerConfig):
-        raise RunError(f"{run.tokenizer} holds a {model_name(before.model)}, not a visual tokenizer")
-    if before.model.num_codes != run.objectives.codebook_size:
-        raise RunError(f"{run.tokenizer} has {before.model.num_codes} codes: set objectives.codebook_size to it")
-    check_model(Path(run.tokenizer), before)
-    model = before.model.build()
-    install_embedders(model, before)
-    load_strict(model, within(read_weights(Path(run.tokenizer)), "model."), run.tokenizer)
-    patch = getattr(run.model, "patch_size", before.model.patch_size)
-    frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(before).mean_std, patch)
+        raise RunError(
+            "--tokenizer is empty, and masked image codes need a visual tokenizer: name the run that trained one"
+        )
+    folder = Path(run.tokenizer)
+    trained, _ = read_run(folder)
+    if not isinstance(trained.model, settings.VisualTokenizerConfig):
+        raise RunError(f"--tokenizer {folder}: expected a visual tokenizer, but it holds a {model_name(trained.model)}")
+    if trained.model.num_codes != run.objectives.codebook_size:
+        raise RunError(
+            f"--tokenizer {folder} has {trained.model.num_codes} codes, but objectives.codebook_size is "
+            f"{run.objectives.codebook_size}: set it to {trained.model.num_codes}"
+        )
+    check_model(folder, trained)
+    model = trained.model.build()
+    install_embedders(model, trained)
+    load_strict(model, within(read_weights(folder), "model."), run.tokenizer)
+    patch_size = getattr(run.model, "patch_size", trained.model.patch_size)
+    frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(trained).mean_std, patch_size)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
         raise RunError(
-            f"{run.tokenizer}: {unused:.0%} of the tokenizer's codes stand for nothing, its codebook has collapsed; train it anew"
+            f"--tokenizer {folder}: {unused:.0%} of its codes are unused, its codebook has collapsed; train another one"
         )
     return frozen
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    """The parts that a pattern names ("transformer.blocks.*.attention") learn nothing. Raises RunError for one that names
-    none.
+    """Freezes the parameters below every module that a pattern matches, for example "transformer.blocks.*.attention".
+
+    Raises:
+        RunError: a pattern matches nothing.
     """
     for pattern in patterns:
-        named = [p for name, p in model.named_parameters() if _within(name.split("."), pattern.split("."))]
-        if not named:
+        matches = [p for name, p in model.named_parameters() if _matches(name.split("."), pattern.split("."))]
+        if not matches:
             raise RunError(f"freeze: no part of the {type(model).__name__} is called {pattern!r}")
-        for parameter in named:
+        for parameter in matches:
             parameter.requires_grad_(False)
 
 
-def _within(name: list[str], pattern: list[str]) -> bool:
-    """Whether a parameter lies in the part that a pattern names."""
-    head = name[: len(pattern)]
-    return len(head) == len(pattern) and all(map(fnmatchcase, head, pattern))
+def _matches(name: list[str], pattern: list[str]) -> bool:
+    """Whether the pattern matches the first parts of a parameter's name."""
+    first = name[: len(pattern)]
+    return len(first) == len(pattern) and all(map(fnmatchcase, first, pattern))
 
 
 def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumDistillation:
-    """The student beside its momentum model, where the run has one."""
-    teacher = run.teacher
-    if not teacher.momentum:
+    """The student with its momentum model, if the run has one (`teacher.momentum` above 0); else the student alone."""
+    config = run.teacher
+    if not config.momentum:
         return student
     queue, scales = None, []
     for name, head in student.heads.items():
         if isinstance(head, ITCHead):
             scales.append(f"heads.{name}.scale")
-            if teacher.queue_size:
-                queue = Queue(teacher.queue_size, head.image.out_features, identified=True)
-    if teacher.queue_size and len(scales) != 1:
+            if config.queue_size:
+                queue = Queue(config.queue_size, head.image.out_features, identified=True)
+    if config.queue_size and len(scales) != 1:
         raise RunError(
-            f"a queue remembers what one contrast makes, but there are {len(scales)}; set teacher.queue_size to 0"
+            f"teacher.queue_size is {config.queue_size}, and a queue needs exactly one ITC head, but this run has "
+            f"{len(scales)}; set teacher.queue_size to 0"
         )
     without = [*scales, *(["heads.match"] if "match" in student.heads else [])]
-    steps = steps_of(teacher.warmup, run.training.steps)
-    return MomentumDistillation(student, queue, without, momentum=teacher.momentum, alpha=teacher.alpha, warmup=steps)
+    warmup = steps_of(config.warmup, run.training.steps)
+    return MomentumDistillation(student, queue, without, momentum=config.momentum, alpha=config.alpha, warmup=warmup)
 
 
 def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
-    """Begins with the weights of the run that it starts from: all of a pre-training run of the same model, or a ViT's for a
-    ViLT's image side. Parts that an earlier stage did not have (VLMo's experts of both modalities) stay fresh; all that it had
-    must have its place, but for heads and LEFT_BEHIND. Before that, its towers may begin with a ViT and a BERT. Gives the names of what
-    stays behind. Raises RunError, WeightsError.
+    """Initialises weights of a pre-training module from other runs, as the run's settings say.
+
+    - `init_image_from`: the image tower from a ViT; `init_text_from`: the text tower from a BERT. These come first.
+    - `init_from`: all weights from a pre-training run of the same model, or the transformer of a ViLT from a ViT. If
+      that run has other heads, the model alone. Weights that an earlier stage did not have (VLMo's vision-language
+      experts) keep their initial values; all that it had must fit, but for heads and `DROPPED_WEIGHTS`.
+
+    Returns:
+        Names of the weights of `init_from` that were not used.
+
+    Raises:
+        RunError, WeightsError: a run cannot be used for this model, or its weights do not fit.
     """
     if run.init_image_from:
-        if isinstance(image := getattr(module.get_submodule("model"), "image", None), ViT):
-            check_image_start(read_run(Path(run.init_image_from))[0].model, image.blocks[0], run.init_image_from)
-        start_image(module.get_submodule("model"), within(read_weights(Path(run.init_image_from)), "model."))
+        _init_image_tower(module.get_submodule("model"), run.init_image_from)
     if run.init_text_from:
-        check_text_start(Path(run.init_text_from), module.get_submodule("model"))
-        _, notes = start_text_from(module.get_submodule("model"), Path(run.init_text_from))
-        for note in notes if int(os.environ.get("RANK", "0")) == 0 else ():
-            echo(f"{run.init_text_from}: {note}")
+        _init_text_tower(module.get_submodule("model"), run.init_text_from)
     if not run.init_from:
         return []
     folder = Path(run.init_from)
     before, facts = read_run(folder)
-    if before.embedders == run.embedders:  # else what reads them begins anew
-        check_given(before, facts)
+    if before.embedders == run.embedders:  # else the layers that read frozen features start at their initial weights
+        check_frozen_features(before, facts)
     state, model = read_weights(folder), module.get_submodule("model")
     if model_name(before.model) == type(model).__name__:
-        state = refit(module, state, getattr(before.model, "grid", None))
-        if state.keys() == named_weights(module).keys():
-            load_strict(module, state, str(folder))
-            return []
-        fresh = named_weights(model)  # other objectives, other heads
-        taken = {name: t for name, t in within(state, "model.").items() if name in fresh or name not in LEFT_BEHIND}
-        load_strict(model, fresh | taken, str(folder))
-        return [name for name in state if name.removeprefix("model.") not in taken]
-    elif isinstance(before.model, settings.ViTConfig) and isinstance(model, ViLT):
+        return _init_from_same_model(module, resize_state(module, state, getattr(before.model, "grid", None)), folder)
+    if isinstance(before.model, settings.ViTConfig) and isinstance(model, ViLT):
         check_image_start(before.model, model.transformer.blocks[0], str(folder))
-        start_vilt_from_vit(model, within(state, "model."))
+        initialize_vilt_from_vit(model, within(state, "model."))
         return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
-    else:
-        raise RunError(f"{folder} holds a {model_name(before.model)}, which a {type(model).__name__} cannot start from")
+    raise RunError(f"{folder} holds a {model_name(before.model)}, which a {type(model).__name__} cannot start from")
 
 
-TARGETS: dict[str, Target] = {"classes": class_target, "features": feature_target, "contrast": ContrastTarget()}
-"""What masked regions can be asked for, by its name in recipes."""
+def _init_image_tower(model: nn.Module, folder: str) -> None:
+    if isinstance(image := getattr(model, "image", None), ViT):
+        check_image_start(read_run(Path(folder))[0].model, image.blocks[0], folder)
+    initialize_image_encoder(model, within(read_weights(Path(folder)), "model."))
 
 
-def objectives(run: Pretrain, contrasts: tuple[str, ...] = ("contrast",)) -> list[Objective]:
-    """The losses whose weight is not 0. `contrasts`: the heads of contrast."""
-    chosen = run.objectives
-    # a model of another vocabulary may be built, to be compared; `tokenizer_of` refuses to train it
+def _init_text_tower(model: nn.Module, file: str) -> None:
+    check_text_start(Path(file), model)
+    _, notes = initialize_text_encoder_from_file(model, Path(file))
+    for note in notes if int(os.environ.get("RANK", "0")) == 0 else ():
+        echo(f"{file}: {note}")
+
+
+def _init_from_same_model(module: Pretraining, state: Mapping[str, Tensor], folder: Path) -> list[str]:
+    """Loads `state` into the module, or into its model alone if the heads differ. Names of the weights not used."""
+    if state.keys() == named_weights(module).keys():
+        load_strict(module, state, str(folder))
+        return []
+    model = module.get_submodule("model")
+    initial = named_weights(model)
+    loaded = {
+        name: tensor
+        for name, tensor in within(state, "model.").items()
+        if name in initial or name not in DROPPED_WEIGHTS
+    }
+    load_strict(model, initial | loaded, str(folder))
+    return [name for name in state if name.removeprefix("model.") not in loaded]
+
+
+REGION_TARGETS: dict[str, Target] = {
+    "classes": class_target,
+    "features": feature_target,
+    "contrast": ContrastTarget(),
+}
+"""Targets of masked region modeling, by their names in `objectives.region_target`."""
+
+
+def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("contrast",)) -> list[Objective]:
+    """The objectives of a run: those whose weight is not 0; with VQ-KD also the metric of unused codes.
+
+    Args:
+        itc_heads: names of the ITC heads. In-batch hard negatives are sampled by the first one.
+    """
+    config = run.objectives
+    # a model with an unknown vocabulary may be built, for comparison; `tokenizer_of` refuses to train it
     known = vocabulary_of(run) or vocabulary()
-    masking = WordMasking(known.size, known.mask, chosen.mask_rate, chosen.whole_words)
+    masking = WordMasking(known.size, known.mask, config.mask_rate, config.whole_words)
     regions = RegionMasking()
-    hiding = PairMasking(masking, regions) if chosen.mask_regions else None
-    blocks = BlockMasking(chosen.mim_rate, chosen.min_block)
-    beside = regions if chosen.mask_regions else blocks if chosen.masked_codes else None
-    hard = HardNegativeITM(
-        weight=chosen.itm,
-        head=contrasts[0] if contrasts else "",
-        uniform_mix=chosen.uniform_mix,
-        local_negatives=chosen.local_negatives,
+    pair_masking = PairMasking(masking, regions) if config.mask_regions else None
+    blocks = BlockMasking(config.mim_rate, config.min_block)
+    image_masking = regions if config.mask_regions else blocks if config.masked_codes else None
+    hard_itm = HardNegativeITM(
+        weight=config.itm,
+        head=itc_heads[0] if itc_heads else "",
+        uniform_mix=config.uniform_mix,
+        local_negatives=config.local_negatives,
     )
+    text_only_masking = replace(masking, rate=config.mlm_text_only_rate)
     possible: list[Objective] = [
-        ITC(weight=chosen.itc, head_names=contrasts, form=chosen.itc_form),
-        hard if chosen.hard_negatives else ITM(weight=chosen.itm, hiding=hiding),
-        MLM(masking, weight=chosen.mlm, text_only=chosen.text_only, beside=beside),
-        WPA(weight=chosen.wpa),
-        GridDistillation(weight=chosen.grid_distillation),
-        ClassDistillation(weight=chosen.class_distillation),
-        LM(weight=chosen.lm, label_smoothing=chosen.label_smoothing),
-        MaskedCaptioning(replace(masking, ends=True), chosen.label_smoothing, weight=chosen.masked_captions),
-        MaskedRegions(PairMasking(masking, regions), TARGETS[chosen.region_target], weight=chosen.masked_regions),
-        MIM(weight=chosen.mim, ratio=chosen.mim_rate),
-        MaskedImageCodes(blocks, weight=chosen.masked_codes, beside=masking),
-        MaskedImageCodes(blocks, "masked_codes_image_only", chosen.masked_codes_image_only),
-        MLM(replace(masking, rate=chosen.mlm_text_only_rate), "mlm_text_only", chosen.mlm_text_only, text_only=True),
-        VQKD(weight=chosen.vqkd),
-        TripletLoss(weight=chosen.triplet, margin=chosen.margin, hardest_only=chosen.hardest_only),
+        ITC(weight=config.itc, head_names=itc_heads, form=config.itc_form),
+        hard_itm if config.hard_negatives else ITM(weight=config.itm, hiding=pair_masking),
+        MLM(masking, weight=config.mlm, text_only=config.text_only, beside=image_masking),
+        WPA(weight=config.wpa),
+        GridDistillation(weight=config.grid_distillation),
+        ClassDistillation(weight=config.class_distillation),
+        LM(weight=config.lm, label_smoothing=config.label_smoothing),
+        MaskedCaptioning(replace(masking, ends=True), config.label_smoothing, weight=config.masked_captions),
+        MaskedRegions(
+            PairMasking(masking, regions), REGION_TARGETS[config.region_target], weight=config.masked_regions
+        ),
+        MIM(weight=config.mim, ratio=config.mim_rate),
+        MaskedImageCodes(blocks, weight=config.masked_codes, beside=masking),
+        MaskedImageCodes(blocks, "masked_codes_image_only", config.masked_codes_image_only),
+        MLM(text_only_masking, "mlm_text_only", config.mlm_text_only, text_only=True),
+        VQKD(weight=config.vqkd),
+        TripletLoss(weight=config.triplet, margin=config.margin, hardest_only=config.hardest_only),
     ]
-    watched = [UnusedCodes()] if chosen.vqkd else []
-    return [o for o in possible if o.weight] + watched
+    metrics = [UnusedCodes()] if config.vqkd else []
+    return [objective for objective in possible if objective.weight] + metrics

@@ -1,4 +1,4 @@
-"""Which model can be asked for which losses: what it cannot learn is refused before its first step."""
+"""Compatibility of a model with a run's objectives: what cannot be trained is refused before the first step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from diptych import protocols as verbs
+from diptych import protocols
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Training
 from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition
@@ -14,101 +14,115 @@ from diptych.protocols import ComparisonPool, ContrastiveStep, student_of
 from diptych.runs.embedders import reads_regions
 from diptych.runs.run_folder import RunError
 
-PATCHES = ("wpa", "grid_distillation", "class_distillation")
-"""The losses that read an image's patches, and would not know what to do with regions."""
+PATCH_OBJECTIVES = ("wpa", "grid_distillation", "class_distillation")
+"""Objectives that need image patches; region features have no grid."""
 
-FEWEST = 2
-"""Samples that a loss needs which compares them: one, and another."""
+MIN_COMPARED = 2
+"""Samples that a loss needs if it compares samples with one another."""
 
 NEEDS: tuple[tuple[str, type, str], ...] = (
-    ("itc", verbs.DualEncoder, "contrast"),
-    ("itm", verbs.FusionEncoder, "match"),
-    ("wpa", verbs.FusionEncoder, ""),
-    ("wpa", verbs.PatchEncoder, ""),
-    ("grid_distillation", verbs.PatchEncoder, "grid"),
-    ("class_distillation", verbs.PatchEncoder, "classes"),
-    ("lm", verbs.CausalDecoder, ""),
-    ("masked_captions", verbs.CausalFusionEncoder, "captions"),
-    ("masked_regions", verbs.FusionEncoder, "regions"),
-    ("mim", verbs.MaskedAutoencoder, ""),
-    ("triplet", verbs.SimilarityModel, ""),
-    ("masked_codes", verbs.MaskedImageEncoder, "codes"),
-    ("masked_codes_image_only", verbs.MaskedImageEncoder, "codes"),
-    ("mlm_text_only", verbs.UnimodalTextEncoder, "words"),
-    ("vqkd", verbs.VectorQuantizer, ""),
+    ("itc", protocols.DualEncoder, "contrast"),
+    ("itm", protocols.FusionEncoder, "match"),
+    ("wpa", protocols.FusionEncoder, ""),
+    ("wpa", protocols.PatchEncoder, ""),
+    ("grid_distillation", protocols.PatchEncoder, "grid"),
+    ("class_distillation", protocols.PatchEncoder, "classes"),
+    ("lm", protocols.CausalDecoder, ""),
+    ("masked_captions", protocols.CausalFusionEncoder, "captions"),
+    ("masked_regions", protocols.FusionEncoder, "regions"),
+    ("mim", protocols.MaskedAutoencoder, ""),
+    ("triplet", protocols.SimilarityModel, ""),
+    ("masked_codes", protocols.MaskedImageEncoder, "codes"),
+    ("masked_codes_image_only", protocols.MaskedImageEncoder, "codes"),
+    ("mlm_text_only", protocols.UnimodalTextEncoder, "words"),
+    ("vqkd", protocols.VectorQuantizer, ""),
 )
-"""A loss, the verbs it needs, and the head; masked words need more (`_needs`)."""
+"""(objective, protocol of the model, name of the head) that an objective needs; for MLM see `_needs`."""
 
 
-def check_verbs(run: Pretrain, model: Any) -> None:
-    """Raises RunError where the model, as it was built, lacks a verb that one of the run's losses needs."""
-    name, lacks = type(model).__name__, model.unsupported() if isinstance(model, verbs.PartlySupported) else {}
-    for loss, verb, _ in _needs(run.objectives):
-        asked = _verbs(verb)
-        if why := next((lacks[v] for v in asked if v in lacks), ""):
-            raise RunError(f"{why}, or set objectives.{loss} to 0")
-        if missing := ", ".join(sorted(v for v in asked if not hasattr(model, v))):
-            raise RunError(f"a {name} cannot learn {loss}: it has no {missing}; set objectives.{loss} to 0")
-        if loss in PATCHES and (reads_regions(run) or isinstance(model, verbs.VectorQuantizer)):
-            raise RunError(f"{loss} is learned of patches, which this {name} is not shown; set objectives.{loss} to 0")
-    words, patches = getattr(model, "dim", 0), getattr(model, "image_dim", 0)
-    if run.objectives.wpa and patches not in (0, words):
-        raise RunError(f"this {name} has words of {words} numbers and patches of {patches}; set objectives.wpa to 0")
+def check_protocols(run: Pretrain, model: Any) -> None:
+    """Raises RunError if the model, with its settings, lacks a method that one of the run's objectives needs."""
+    name = type(model).__name__
+    unsupported = model.unsupported() if isinstance(model, protocols.PartlySupported) else {}
+    for objective, protocol, _ in _needs(run.objectives):
+        methods = _methods(protocol)
+        if reason := next((unsupported[method] for method in methods if method in unsupported), ""):
+            raise RunError(f"{reason}, or set objectives.{objective} to 0")
+        if missing := ", ".join(sorted(method for method in methods if not hasattr(model, method))):
+            raise RunError(f"a {name} cannot learn {objective}: it has no {missing}; set objectives.{objective} to 0")
+        if objective in PATCH_OBJECTIVES and (reads_regions(run) or isinstance(model, protocols.VectorQuantizer)):
+            raise RunError(
+                f"{objective} needs image patches, and this {name} has none; set objectives.{objective} to 0"
+            )
+    text_dim, image_dim = getattr(model, "dim", 0), getattr(model, "image_dim", 0)
+    if run.objectives.wpa and image_dim not in (0, text_dim):
+        raise RunError(
+            f"wpa needs text and image states of one dimension, but this {name} has text dim {text_dim} != image dim "
+            f"{image_dim}; set objectives.wpa to 0"
+        )
     if run.mixgen and reads_regions(run):
-        raise RunError(f"mixgen blends pictures, and this {name} is shown regions; set mixgen to 0")
+        raise RunError(f"mixgen blends pixels, and this {name} reads region features; set mixgen to 0")
     if run.objectives.itm and run.objectives.hard_negatives and not run.objectives.itc:
         raise RunError(
-            "hard negatives are what contrast finds alike: give objectives.itc a weight, or set hard_negatives False"
+            "hard negatives of itm are sampled by itc similarity, but objectives.itc is 0: set it above 0, or "
+            "objectives.hard_negatives to False"
         )
 
 
-def check_heads(chosen: Objectives, model: Any, heads: nn.ModuleDict) -> None:
-    """Raises RunError where the model, embedding images as the run does, lacks a head that a loss needs, or patches to hide."""
+def check_heads(config: Objectives, model: Any, heads: nn.ModuleDict) -> None:
+    """Raises RunError if the model, with the run's embedders installed, lacks a head or the patches to mask."""
     name = type(model).__name__
-    for loss, _, head in _needs(chosen):
+    for objective, _, head in _needs(config):
         if head and head not in heads:
-            raise RunError(f"a {name} cannot learn {loss}: it has no head {head!r}; set objectives.{loss} to 0")
-    hides = chosen.masked_codes or chosen.masked_codes_image_only
-    if hides and not isinstance(getattr(model, "patches", None), PatchEmbedding | PatchEmbeddingWithoutPosition):
+            raise RunError(
+                f"a {name} cannot learn {objective}: it has no head {head!r}; set objectives.{objective} to 0"
+            )
+    masks_patches = config.masked_codes or config.masked_codes_image_only
+    own_patches = PatchEmbedding | PatchEmbeddingWithoutPosition
+    if masks_patches and not isinstance(getattr(model, "patches", None), own_patches):
         raise RunError(
-            f'codes are of hidden patches, but what this {name} reads of images is frozen: set embedders.image to "own"'
+            f"masked image codes mask the model's own patch embeddings, and this {name} has frozen image features: set "
+            'embedders.image to "own"'
         )
 
 
 def check_samples(module: nn.Module, training: Training, ranks: int, queued: int = 0) -> None:
-    """Raises RunError where a loss compares samples with one another, but a micro-batch gives each no other.
+    """Raises RunError if a loss compares samples with one another but a micro-batch has only one.
 
     Args:
-        module: the step that is trained.
-        queued: features of earlier samples that contrast compares with, too.
+        module: the training step.
+        ranks: number of ranks.
+        queued: features in the queue, which ITC compares with too.
     """
     own = training.batch_size // (training.grad_accum * ranks)
     step = student_of(module)
-    found = step.samples_compared(ComparisonPool(own, own * ranks, queued)) if isinstance(step, ContrastiveStep) else {}
-    for loss, candidates in found.items():
-        if candidates < FEWEST:
+    pool = ComparisonPool(own, own * ranks, queued)
+    candidates = step.samples_compared(pool) if isinstance(step, ContrastiveStep) else {}
+    for loss, number in candidates.items():
+        if number < MIN_COMPARED:
             raise RunError(
-                f"{loss} compares each sample with others, but a micro-batch has {own} (batch_size {training.batch_size}, grad_accum "
-                f"{training.grad_accum}, {ranks} rank{'s' * (ranks > 1)}): give --batch_size {FEWEST * training.grad_accum * ranks} or "
-                f"more, a smaller --grad_accum, or set the weight of {loss} to 0"
+                f"{loss} compares each sample with others, but a micro-batch has {own} (batch_size "
+                f"{training.batch_size}, grad_accum {training.grad_accum}, {ranks} rank{'s' * (ranks > 1)}): give "
+                f"--batch_size {MIN_COMPARED * training.grad_accum * ranks} or more, a smaller --grad_accum, or set "
+                f"the weight of {loss} to 0"
             )
 
 
-def compares(module: nn.Module) -> bool:
-    """Whether any loss of a step compares samples with one another."""
+def compares_samples(module: nn.Module) -> bool:
+    """Whether any loss of a training step compares samples with one another."""
     step = student_of(module)
-    return isinstance(step, ContrastiveStep) and bool(step.samples_compared(ComparisonPool(FEWEST, FEWEST)))
+    return isinstance(step, ContrastiveStep) and bool(step.samples_compared(ComparisonPool(MIN_COMPARED, MIN_COMPARED)))
 
 
-def _needs(chosen: Objectives) -> list[tuple[str, type, str]]:
-    """The rows of NEEDS whose loss has a weight."""
-    words = verbs.UnimodalTextEncoder if chosen.text_only else verbs.FusionEncoder
-    return [row for row in (*NEEDS, ("mlm", words, "words")) if getattr(chosen, row[0])]
+def _needs(config: Objectives) -> list[tuple[str, type, str]]:
+    """The rows of `NEEDS` of objectives whose weight is not 0; MLM needs text alone, or fusion."""
+    mlm = protocols.UnimodalTextEncoder if config.text_only else protocols.FusionEncoder
+    return [row for row in (*NEEDS, ("mlm", mlm, "words")) if getattr(config, row[0])]
 
 
-def _verbs(protocol: type) -> list[str]:
-    """The names that a Protocol asks for."""
-    return sorted(
-        {name for base in protocol.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))
-         if not name.startswith("_")}
-    )  # fmt: skip
+def _methods(protocol: type) -> list[str]:
+    """Names of the methods and attributes that a Protocol declares."""
+    names: set[str] = set()
+    for base in protocol.__mro__:
+        names |= {*vars(base), *vars(base).get("__annotations__", ())}
+    return sorted(name for name in names if not name.startswith("_"))

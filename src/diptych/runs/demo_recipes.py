@@ -1,4 +1,4 @@
-"""The demo's runs: what `make demo` does, sized for some minutes of two cores."""
+"""Runs of `diptych demo`, sized for a few minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, ca
 
 
 def pretraining(seed: int = 0) -> Pretrain:
+    """A tiny VLMo, 450 steps."""
     run = vlmo.tiny()
     return replace(run, data=DATA, training=replace(run.training, steps=450, workers=1, seed=seed))
 
 
 def vqa(seed: int = 0) -> Finetune:
-    """The model learns at a third of the head's rate, not a tenth as in the paper: 200 steps are few."""
+    """VQA, 200 steps. Differs: the model's learning rate is a third of the head's, not a tenth, as steps are few."""
     run = _short(common_recipes.vqa(vlmo.tiny()), 200, seed)
     optimizer = replace(run.training.optimizer, learning_rate=1e-3, head_lr_multiplier=3.0)
     return replace(run, training=replace(run.training, optimizer=optimizer))
 
 
 def retrieval(seed: int = 0) -> Finetune:
+    """Retrieval by a ranking head, 50 steps."""
     return replace(_short(common_recipes.retrieval(vlmo.tiny()), 50, seed), negative_texts=2)
 
 
 def _short(run: Finetune, steps: int, seed: int) -> Finetune:
-    return replace(
-        run, data=DATA, recipe="vlmo.tiny", training=replace(run.training, steps=steps, workers=1, seed=seed)
-    )
+    training = replace(run.training, steps=steps, workers=1, seed=seed)
+    return replace(run, data=DATA, recipe="vlmo.tiny", training=training)

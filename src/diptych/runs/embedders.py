@@ -1,4 +1,8 @@
-"""What stands before a model's first block, exchanged by assignment for what a frozen network sees or reads."""
+"""Embedders of a run: a model's own patch and word embeddings, or frozen features in their place.
+
+Images: "own" patches, the "grid" cells of a frozen CNN, "boxes" or "hypercolumns" pooled from it in fixed boxes, or
+region features from files. Texts: "own" words, or states of a frozen MiniLM.
+"""
 
 from __future__ import annotations
 
@@ -30,48 +34,53 @@ from diptych.modules.embeddings import (
 )
 from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder, InputDropout
 from diptych.modules.normalization import CENTRED
-from diptych.runs.feature_extractors import READ, cnn_maps, frozen_cnn, hypercolumns, memory_cache
+from diptych.runs.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
 from diptych.runs.run_folder import RunError
 from diptych.utils.cache import MemoryCache
 
-CNN_CELL = 1280  # numbers per cell of the CNN's grid
-CNN_GRID = (7, 7)  # of pictures of 224 pixels
-WRITES = ("decoder", "answer_words")  # parts that write texts, and may not be told what comes after
+CNN_CELL = 1280  # channels of the CNN's last feature map
+CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
+DECODER_PARTS = ("decoder", "answer_words")  # keep their own words: bidirectional features would leak future tokens
 
 
 def install_embedders(model: nn.Module, run: Pretrain | Finetune) -> None:
-    """Puts the run's embedders in the place of the model's own. Heads that are tied to its words must be made before.
+    """Replaces the embeddings of a built model by those of `run.embedders`.
 
-    Raises RunError where the model reads other features than the run's boxes have.
+    Heads that share the model's word embeddings must be built before.
+
+    Raises:
+        RunError: the model's region features have another dimension, or its decoder would read bidirectional features.
     """
-    embed = run.embedders
-    if isinstance(run.model, RegionModel) and embed.image in BOXES and run.model.feature_dim != _features(embed):
-        asked = f"{embed.image} have {_features(embed)} features each, and this {model_name(run.model)} reads"
-        raise RunError(f"{asked} {run.model.feature_dim}: set model.feature_dim to {_features(embed)}")
-    if embed.image == "grid":
-        _put(model, (PatchEmbedding, PatchEmbeddingWithoutPosition), _grid)
-    elif embed.image != "own" and not isinstance(run.model, RegionModel):
-        _put(
+    config = run.embedders
+    if isinstance(run.model, RegionModel) and config.image in BOXES and run.model.feature_dim != _feature_dim(config):
+        raise RunError(
+            f"{config.image} have {_feature_dim(config)} features each, and this {model_name(run.model)} reads "
+            f"{run.model.feature_dim}: set model.feature_dim to {_feature_dim(config)}"
+        )
+    if config.image == "grid":
+        _replace_parts(model, (PatchEmbedding, PatchEmbeddingWithoutPosition), _grid_embedding)
+    elif config.image != "own" and not isinstance(run.model, RegionModel):
+        _replace_parts(
             model,
             (PatchEmbedding, PatchEmbeddingWithoutPosition),
-            lambda old: RegionEmbedding(_features(embed), _width(old)),
+            lambda old: RegionEmbedding(_feature_dim(config), _patch_dim(old)),
         )
-    if embed.dropout and reads_regions(run):
-        for parent, name in _readers(model):
-            setattr(parent, name, InputDropout.like(getattr(parent, name), embed.dropout))
-    if embed.text == "own":
+    if config.dropout and reads_regions(run):
+        for parent, name in _region_projections(model):
+            setattr(parent, name, InputDropout.like(getattr(parent, name), config.dropout))
+    if config.text == "own":
         return
-    source, features = READ[embed.text]
-    if embed.text == "minilm":
-        given = partial(FrozenTextEncoder, source=source, feature_dim=features, dropout=embed.dropout)
-        _put(model, (TextEmbedding,), lambda old: given(_word_width(old)))
-        _refuse_foretelling(model, run)
-    words = partial(FrozenTextEmbedding, source=source, feature_dim=features, dropout=embed.dropout)
-    _put(model, (nn.Embedding,), lambda old: words(old.embedding_dim), named="word")  # type: ignore[arg-type]
+    source, features = TEXT_FEATURES[config.text]
+    if config.text == "minilm":
+        encoder = partial(FrozenTextEncoder, source=source, feature_dim=features, dropout=config.dropout)
+        _replace_parts(model, (TextEmbedding,), lambda old: encoder(_word_dim(old)))
+        _check_no_leak(model, run)
+    words = partial(FrozenTextEmbedding, source=source, feature_dim=features, dropout=config.dropout)
+    _replace_parts(model, (nn.Embedding,), lambda old: words(_embedding_dim(old)), called="word")
 
 
-def _readers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """The linear layers that read regions' features: what holds each, and its name there."""
+def _region_projections(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """The linear layers that project region features: parent module and attribute name of each."""
     for part in model.modules():
         if isinstance(part, RegionEmbedding | RegionEmbeddingWithoutPosition):
             yield part, "feature"
@@ -79,101 +88,116 @@ def _readers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
             yield part, "image"
 
 
-def _features(embed: Embedders) -> int:
-    """Numbers per region."""
-    told = {"boxes": FrozenCNN.width, "hypercolumns": Hypercolumns.width}
-    return told.get(embed.image, embed.feature_dim)
+def _feature_dim(config: Embedders) -> int:
+    """Features per region."""
+    return {"boxes": FrozenCNN.width, "hypercolumns": Hypercolumns.width}.get(config.image, config.feature_dim)
 
 
-def _refuse_foretelling(model: nn.Module, run: Pretrain | Finetune) -> None:
-    """Raises RunError where the words that a model is to foretell would be read in states that have seen them."""
-    foretells = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.masked_captions)
-    if foretells and any(name == "word" for _, name, _ in _parts(model)):
+def _check_no_leak(model: nn.Module, run: Pretrain | Finetune) -> None:
+    """Raises RunError if a causal objective would read bidirectional MiniLM features."""
+    causal = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.masked_captions)
+    if causal and any(name == "word" for _, name, _ in _parts(model)):
         raise RunError(
-            f"{model_name(run.model)} foretells words, and minilm's states have seen those to come: set embedders.text to "
-            '"minilm_onward" or "own"'
+            f"{model_name(run.model)} decodes autoregressively, and bidirectional MiniLM features would leak future "
+            'tokens: set embedders.text to "minilm_onward" (causal mask) or "own"'
         )
 
 
 def reads_regions(run: Pretrain | Finetune) -> bool:
-    """Whether images come as regions."""
+    """Whether the model's image input is region features."""
     return isinstance(run.model, RegionModel) or run.embedders.image not in ("own", "grid")
 
 
 def image_loader(run: Pretrain | Finetune) -> ImageSettings:
-    """How the run's pixels are made: those of which a CNN makes cells are normalised as it learned them."""
+    """The run's image settings. Images for the CNN's grid have the normalization that the CNN was trained with."""
     return replace(run.images, mean=HALF, std=HALF) if run.embedders.image == "grid" else run.images
 
 
 def unused_region_settings(run: Pretrain | Finetune) -> str:
-    """What a run asks of its pictures that they are not shown with; "" where all is followed."""
+    """Warning that `images.augment` has no effect on region features; "" if it has, or is off."""
     if not run.images.augment or run.embedders.image in ("own", "grid"):
         return ""
-    seen = "boxes are pooled from what a frozen CNN saw in each picture, once" if run.embedders.image in BOXES else ""
-    seen = seen or "regions are what a detector saw in each picture"
-    return f'images.augment is not followed: {seen}; set it to False, or embedders.image to "grid" or "own"'
+    reason = "regions come from a detector that read each image once"
+    if run.embedders.image in BOXES:
+        reason = "boxes are pooled from features that a frozen CNN computed once for each image"
+    return f'images.augment has no effect: {reason}; set it to False, or embedders.image to "grid" or "own"'
 
 
 def shown_images(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | ImageLoader:
-    """How the run's model is shown its pictures, which every kind of examples asks for. Raises RunError, DataError."""
-    images, asked = replace(image_loader(run), augment=augment and run.images.augment), run.embedders.image
-    if asked == "own":
+    """How examples load the model's image input: settings for pixels, or a loader of frozen features.
+
+    Args:
+        augment: training examples; images are augmented if the run's settings say so.
+
+    Raises:
+        RunError: a model of region features without any.
+        DataError: region files cannot be used.
+    """
+    images, kind = replace(image_loader(run), augment=augment and run.images.augment), run.embedders.image
+    if kind == "own":
         if isinstance(run.model, RegionModel):
             raise RunError(
-                f'a {model_name(run.model)} reads regions: set embedders.image to "boxes", or where they lie'
+                f'a {model_name(run.model)} reads region features: set embedders.image to "boxes", or to the path of '
+                "region files"
             )
         return images
-    if asked == "grid" and images.augment:
-        return images  # the CNN sees each picture anew
-    whole = not isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig)  # a class token's place
-    if asked not in ("grid", *BOXES):
-        return RegionLoader(open_regions(Path(asked)), whole)
-    network = hypercolumns() if asked == "hypercolumns" else frozen_cnn()
-    # maps of all stages are not remembered, but for what is pooled from them: they are ten times as large
-    seen = ExtractedFeatures(
-        network.extract, network.name, images, MemoryCache(0) if asked == "hypercolumns" else memory_cache()
-    )
-    if asked == "grid":
-        return GridLoader(seen)
+    if kind == "grid" and images.augment:
+        return images  # the CNN computes the features of each augmented image anew
+    has_whole_image = not isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig)  # serves as class token
+    if kind not in ("grid", *BOXES):
+        return RegionLoader(open_regions(Path(kind)), has_whole_image)
+    network = hypercolumns() if kind == "hypercolumns" else frozen_cnn()
+    # maps of all stages are ten times as large, and only what is pooled from them is kept in memory
+    map_cache = MemoryCache(0) if kind == "hypercolumns" else memory_cache()
+    features = ExtractedFeatures(network.extract, network.name, images, map_cache)
+    if kind == "grid":
+        return GridLoader(features)
     boxes = fixed_boxes(run.embedders.scales or SCALES)
-    return BoxLoader(seen, boxes, network.project, memory_cache(), whole)
+    return BoxLoader(features, boxes, network.project, memory_cache(), has_whole_image)
 
 
 def image_key_names(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
-    """What a visual tokenizer's pictures are known by: its teacher looks at them once for all runs that are shown the same.
-    None where they come otherwise than frozen networks look at them.
+    """Cache keys of a visual tokenizer's images, by which its CNN teacher reuses features that other runs computed.
+
+    None if there is no such tokenizer, or if images are augmented or normalized in another way than the CNN's.
     """
     images = image_loader(run)
-    alike = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
-    return FeatureKeys(frozen_cnn().name, images) if run.objectives.vqkd and alike else None
+    same_pixels = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
+    return FeatureKeys(frozen_cnn().name, images) if run.objectives.vqkd and same_pixels else None
 
 
-def _grid(old: nn.Module) -> nn.Module:
-    return GridEmbedding(cnn_maps, CNN_CELL, _width(old), getattr(old, "grid", CNN_GRID), first=True)
+def _grid_embedding(old: nn.Module) -> nn.Module:
+    return GridEmbedding(cnn_maps, CNN_CELL, _patch_dim(old), getattr(old, "grid", CNN_GRID), class_token=True)
 
 
-def _word_width(old: nn.Module) -> int:
+def _embedding_dim(old: nn.Module) -> int:
+    assert isinstance(old, nn.Embedding)
+    return old.embedding_dim
+
+
+def _word_dim(old: nn.Module) -> int:
     assert isinstance(old, TextEmbedding)
     return old.word.embedding_dim
 
 
-def _width(old: nn.Module) -> int:
+def _patch_dim(old: nn.Module) -> int:
     project = old.project
     assert isinstance(project, nn.Linear)
     return project.out_features
 
 
-def _put(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module], named: str = ""
+def _replace_parts(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module], called: str = ""
 ) -> None:
+    """Replaces every part of these kinds (and of that attribute name, if `called` is given) by `make(part)`."""
     for parent, name, part in list(_parts(model)):
-        if isinstance(part, kinds) and named in ("", name):
+        if isinstance(part, kinds) and called in ("", name):
             setattr(parent, name, make(part))
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every part with its parent and its name there, but for what writes; a part that two share comes under both."""
+    """(parent, attribute name, part) of every part of `model` outside decoders; a shared part once for each parent."""
     for name, part in model.named_children():
-        if name not in WRITES:
+        if name not in DECODER_PARTS:
             yield model, name, part
             yield from _parts(part)

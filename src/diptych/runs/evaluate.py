@@ -1,4 +1,4 @@
-"""Scoring a run on a task: metrics.json, per-sample predictions, and pictures of what was right and wrong."""
+"""Evaluation of a run on a task: metrics.json, predictions.jsonl, and examples for the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diptych.data.sources.vqa import OWN
 from diptych.modules.tokens import packing
 from diptych.runs import build as building
 from diptych.runs import finetune, report
-from diptych.runs.feature_extractors import check_given
+from diptych.runs.feature_extractors import check_frozen_features
 from diptych.runs.fitting import check_model, check_module
 from diptych.runs.qualitative_examples import write_shown
 from diptych.runs.run_folder import RunError, load_run, read_run
@@ -29,100 +29,123 @@ from diptych.runs.scoring.classification import classification
 from diptych.runs.scoring.matching import matching
 from diptych.runs.scoring.retrieval import retrieval
 from diptych.runs.scoring.vqa import vqa
-from diptych.training.distributed import pick_device, takes_bf16
+from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
 SCORERS: dict[str, Callable[[EvaluatedModel], Result]] = {
-    "retrieval": retrieval, "captioning": captioning, "vqa": vqa, "matching": matching,
+    "retrieval": retrieval,
+    "captioning": captioning,
+    "vqa": vqa,
+    "matching": matching,
     "classification": classification,
-}  # fmt: skip
+}
 
 
-def evaluate(folder: Path, asked: Evaluation) -> dict[str, float]:
-    """Scores the run in `folder`; writes an ``evaluate-…/`` folder in it, and then its report anew, whose failure is one printed
-    line. Raises DataError, RunError, InUse, NotWritten.
+def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
+    """Metrics of the run in `folder` on one task.
+
+    Writes a folder ``evaluate-…`` in it, then the run's report again. A report that fails is one printed line.
+
+    Raises:
+        DataError, RunError: the data or the run cannot be evaluated with these settings.
+        InUse: another process writes the same evaluation.
+        WriteError: a file cannot be written.
     """
     run, facts = read_run(folder)
-    asked = complete(asked, run)
-    device = pick_device(asked.device)
+    settings = complete(settings, run)
+    device = pick_device(settings.device)
     module = restored(folder, run, facts).to(device).eval()
-    bf16, out = takes_bf16(device, asked.precision), folder / name_of(asked, run.data)
+    bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, run.data)
     with locked(out):
         with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            scored = SCORERS[asked.task](EvaluatedModel(run, facts, module, asked, device))
-        write(out, asked, scored)
+            result = SCORERS[settings.task](EvaluatedModel(run, facts, module, settings, device))
+        write(out, settings, result)
     report.write(folder, run, module)
-    return scored.metrics
+    return result.metrics
 
 
-def complete(asked: Evaluation, run: Pretrain | Finetune) -> Evaluation:
-    """What was left open, from the run: its own task and data. Raises RunError."""
-    own = run.task if isinstance(run, Finetune) else "matching"
-    asked = replace(asked, task=asked.task or own, data=asked.data or run.data)
-    asked = replace(asked, split=asked_split(asked.split, asked.data, OWN if asked.task == "vqa" else ()))
-    if asked.task not in SCORERS:
-        raise RunError(f"there is no task {asked.task!r}; there are: {', '.join(SCORERS)}")
-    if asked.ablate and asked.task != "vqa":
-        raise RunError(f"--ablate hides a part of questions, for vqa; {asked.task} has --shuffle_captions True")
-    return asked
+def complete(settings: Evaluation, run: Pretrain | Finetune) -> Evaluation:
+    """Settings with empty fields filled in from the run: its task and its data. Raises RunError."""
+    own_task = run.task if isinstance(run, Finetune) else "matching"
+    settings = replace(settings, task=settings.task or own_task, data=settings.data or run.data)
+    split = asked_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
+    settings = replace(settings, split=split)
+    if settings.task not in SCORERS:
+        raise RunError(f"--task {settings.task}: expected one of {', '.join(SCORERS)}")
+    if settings.ablate and settings.task != "vqa":
+        raise RunError(
+            f"--ablate is for vqa, and the task is {settings.task}: its control is --shuffle_captions True instead"
+        )
+    return settings
 
 
 def restored(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
-    """The run's module with its weights, whose sizes are compared before any are allocated. Raises RunError, WeightsError."""
-    check_given(run, facts)
+    """The run's module with its trained weights. Sizes are compared before memory is allocated.
+
+    Raises:
+        RunError, WeightsError: weights and run.json do not fit each other, or the frozen features have changed.
+    """
+    check_frozen_features(run, facts)
     check_model(folder, run)
     check_module(folder, lambda: rebuilt(run, facts))
     return load_run(rebuilt(run, facts), folder)
 
 
 def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
-    """The run's module, its weights not yet loaded. Raises RunError where it is given other features than it learned from."""
-    check_given(run, facts)
+    """The run's module with initial weights. Raises RunError if its frozen features have changed since training."""
+    check_frozen_features(run, facts)
     if isinstance(run, Pretrain):
-        counted = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        return building.build(run, counted, guided=False)
+        statistics = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        return building.build(run, statistics, guided=False)
     return finetune.build(run, facts)
 
 
-def name_of(asked: Evaluation, own: str) -> str:
-    """The folder of an evaluation: one asked otherwise, but for where and how fast it is made (device, workers) and how many
-    samples it may skip, has another, and the report shows them all. `own`: the data of the run; other data is told by a
-    digest too, since its last name may be another's.
+def name_of(settings: Evaluation, run_data: str) -> str:
+    """Folder name of an evaluation, different for all settings that can change a score.
+
+    So the report shows each of them. Not part of the name: `device`, `workers` and `max_skipped`.
+
+    Args:
+        run_data: data of the run. Other data adds a digest of its path, as two folders may have the same last name.
     """
-    told = short_name(asked)
-    if asked.data.partition(":")[0] != "scenes" and (place := Path(asked.data).resolve()) != Path(own).resolve():
-        told += f"-{digest(str(place)).hex()[:8]}"
-    told += f"-seed{asked.seed}" if asked.seed != Evaluation.seed else ""
-    return told + (f"-{asked.precision}" if asked.precision != Evaluation.precision else "")
+    name = short_name(settings)
+    if settings.data.partition(":")[0] != "scenes":
+        path = Path(settings.data).resolve()
+        name += f"-{digest(str(path)).hex()[:8]}" if path != Path(run_data).resolve() else ""
+    name += f"-seed{settings.seed}" if settings.seed != Evaluation.seed else ""
+    return name + (f"-{settings.precision}" if settings.precision != Evaluation.precision else "")
 
 
-def short_name(asked: Evaluation) -> str:
-    """The folder of an evaluation, as it was called when not all was told that it may differ in."""
-    data = re.sub(r"[^\w-]+", "_", Path(asked.data).resolve().stem).strip("_")
-    parts = ["evaluate", asked.task, data, asked.split]
-    parts += [f"gallery{asked.gallery}"] * bool(asked.gallery) + [f"captions{asked.captions}"] * bool(asked.captions)
-    how = {"retrieval": ("rerank", "rerank_by"), "captioning": ("num_beams", "max_length")}.get(asked.task, ())
-    parts += [f"{name}_{getattr(asked, name)}" for name in how if getattr(asked, name) != getattr(Evaluation(), name)]
-    parts += [f"ablate_{asked.ablate}"] * bool(asked.ablate) + ["shuffle_captions"] * asked.shuffle_captions
+def short_name(settings: Evaluation) -> str:
+    """First part of the folder name: task, data, split and the task's options that differ from their defaults."""
+    data = re.sub(r"[^\w-]+", "_", Path(settings.data).resolve().stem).strip("_")
+    parts = ["evaluate", settings.task, data, settings.split]
+    parts += [f"gallery{settings.gallery}"] * bool(settings.gallery)
+    parts += [f"captions{settings.captions}"] * bool(settings.captions)
+    options = {"retrieval": ("rerank", "rerank_by"), "captioning": ("num_beams", "max_length")}.get(settings.task, ())
+    for name in options:
+        if (value := getattr(settings, name)) != getattr(Evaluation(), name):
+            parts.append(f"{name}_{value}")
+    parts += [f"ablate_{settings.ablate}"] * bool(settings.ablate)
+    parts += ["shuffle_captions"] * settings.shuffle_captions
     return "-".join(parts)
 
 
-def write(out: Path, asked: Evaluation, scored: Result) -> None:
-    """metrics.json, predictions.jsonl, skipped.json and what else the task has; then shown.json, the examples of the report."""
+def write(out: Path, settings: Evaluation, result: Result) -> None:
+    """Writes predictions.jsonl, skipped.json, files of the task and metrics.json; then shown.json for the report."""
     out.mkdir(exist_ok=True)
-    what = f"{asked.data}, split {asked.split}" + (
-        ", captions dealt to other pictures" if asked.shuffle_captions else ""
-    )
-    what += f", blind {asked.ablate}" if asked.ablate else ""
-    metrics = {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()}
-    files = {"skipped.json": [asdict(s) for s in scored.skipped], **scored.files}
-    files["metrics.json"] = {"what": what, "asked": asdict(asked), "metrics": metrics}
-    rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scored.predictions)
+    what = f"{settings.data}, split {settings.split}"
+    what += ", shuffled captions (control)" if settings.shuffle_captions else ""
+    what += f", {settings.ablate} ablated (baseline)" if settings.ablate else ""
+    metrics = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}
+    files = {"skipped.json": [asdict(sample) for sample in result.skipped], **result.files}
+    files["metrics.json"] = {"what": what, "asked": asdict(settings), "metrics": metrics}
+    rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions)
     with atomic_write(out / "predictions.jsonl") as path:
-        path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # half a character: JSON's own escape
+        path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's own escape
     for name, content in files.items():
         with atomic_write(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))
-    report.report_errors("the report's examples", lambda: write_shown(out, scored.shown()), None)
+    report.report_errors("the report's examples", lambda: write_shown(out, result.make_examples()), None)

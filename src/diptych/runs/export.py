@@ -1,4 +1,4 @@
-"""From a run's folder back to the layout in which its paper's official code, or Hugging Face's, keeps weights."""
+"""Export of a run's weights in the layout of the official code of its paper, or of Hugging Face."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.checkpoints import digests
-from diptych.checkpoints.reader import as_two_sides
+from diptych.checkpoints.reader import split_by_modality
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.models.configs import model_name
-from diptych.models.huggingface.export import HF
+from diptych.models.configs import BLIPConfig, model_name
+from diptych.models.huggingface.export import EXPORTERS
 from diptych.models.importing import SYSTEMS
-from diptych.runs.fitting import check_depth, check_model, shapes
-from diptych.runs.hf_images import FILE, OWN, exported
-from diptych.runs.imports import DEAD
+from diptych.runs.fitting import check_depth, check_model, weight_shapes
+from diptych.runs.hf_images import DEFAULT_FAMILY, IMAGE_PROCESSOR_FILE, preprocessor_config
+from diptych.runs.imports import IGNORED_WEIGHTS
 from diptych.runs.run_folder import RunError, read_any, read_weights
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
@@ -29,48 +29,58 @@ Target = Literal["official", "safetensors", "hf"]
 
 
 def export(folder: Path, to: Target, out: Path) -> list[str]:
-    """Writes `out`: a .pth as the official code nests it, the same names as .safetensors, or for Hugging Face a folder with
-    config.json and model.safetensors. Gives what was left out, a sentence each. Raises RunError, WeightsError.
+    """Writes the weights of a run to `out`.
+
+    Args:
+        to: "official" (a .pth nested as in the official code), "safetensors" (the same names), or "hf" (a folder with
+            config.json and model.safetensors).
+
+    Returns:
+        One phrase for each part that could not be exported: its name and why.
+
+    Raises:
+        RunError, WeightsError: the run has no such layout, or its weights do not fit its settings.
     """
     _check_suffix(to, out)
     run, facts = read_any(folder)
     system, task, arguments = _identity(run, facts)
     if system not in SYSTEMS:
-        raise RunError(f"{folder} holds a {system}, which has no official layout; there are: {', '.join(SYSTEMS)}")
+        raise RunError(f"{folder} holds a {system}, which has no official layout; expected one of {', '.join(SYSTEMS)}")
     if isinstance(run, ImportedCheckpoint):
-        check_depth(folder, arguments, len(shapes(folder)))
+        check_depth(folder, arguments, len(weight_shapes(folder)))
     else:
         check_model(folder, run)
     try:
         names = SYSTEMS[system].names(arguments, task)
     except (TypeError, KeyError, ValueError) as error:
-        raise RunError(f"{folder}: run.json has no arguments of a {system} for {task} ({error})") from None
-    ours = read_weights(folder)
-    beside = names.teacher_names
-    if beside:
+        raise RunError(f"{folder}: run.json does not describe a {system} for {task} ({error})") from None
+    weights = read_weights(folder)
+    teacher_names = names.teacher_names
+    if teacher_names:
         names = names.without_teacher  # a run's weights are the student's
-    official = names.to_official(ours)
-    dead = digests.read(folder / DEAD)[0] if (folder / DEAD).is_file() else {}
-    unread = {} if "imported" in facts else names.ignored  # an import kept what it found
-    lost = [f"{name} ({why})" for name, why in unread.items() if name not in dead]
-    if beside and not any(name in dead for name in beside):
-        lost.append("the momentum model and its queue (a run keeps its student)")
+    official = names.to_official(weights)
+    # weights of an imported checkpoint that the model does not read, stored beside it
+    ignored = digests.read(folder / IGNORED_WEIGHTS)[0] if (folder / IGNORED_WEIGHTS).is_file() else {}
+    unread = {} if "imported" in facts else names.ignored
+    missing = [f"{name} ({why})" for name, why in unread.items() if name not in ignored]
+    if teacher_names and not any(name in ignored for name in teacher_names):
+        missing.append("the momentum model and its queue (a run keeps its student)")
     if to == "hf":
-        held = official | {n: t for n, t in dead.items() if n not in names.ignored}
-        left = _write_hf(system, task, arguments, held, _beside(system, run, facts), out)
-        return [f"{name} ({names.ignored[name]})" for name in dead if name in names.ignored] + left
-    whole = {name: tensor.contiguous() for name, tensor in (official | dead).items()}
+        state = official | {name: tensor for name, tensor in ignored.items() if name not in names.ignored}
+        unsupported = _write_hf(system, task, arguments, state, _hf_files(system, run, facts), out)
+        return [f"{name} ({names.ignored[name]})" for name in ignored if name in names.ignored] + unsupported
+    state = {name: tensor.contiguous() for name, tensor in (official | ignored).items()}
     with locked(out.parent, out.name), atomic_write(out) as path:
         if to == "safetensors":
-            save_file({name: tensor.clone() for name, tensor in whole.items()}, path)
+            save_file({name: tensor.clone() for name, tensor in state.items()}, path)
         else:
-            nest = SYSTEMS[system].model_prefix
-            torch.save({nest: as_two_sides(whole)} if nest else whole, path)
-    return lost
+            prefix = SYSTEMS[system].model_prefix
+            torch.save({prefix: split_by_modality(state)} if prefix else state, path)
+    return missing
 
 
 def _check_suffix(to: Target, out: Path) -> None:
-    """Raises RunError where a file's name ends as that of another format: readers, ours too, go by the ending."""
+    """Raises RunError if the suffix of `out` is that of another format, as readers choose the format by the suffix."""
     if to == "safetensors" and out.suffix != ".safetensors":
         raise RunError(
             f"--out {out}: expected a name that ends in .safetensors for --to safetensors, as {out.stem}.safetensors"
@@ -82,49 +92,47 @@ def _check_suffix(to: Target, out: Path) -> None:
 
 
 def arguments_of(folder: Path) -> dict[str, Any]:
-    """What a run's model was made with."""
+    """Settings of the model of a run."""
     return _identity(*read_any(folder))[2]
 
 
 def _identity(
     run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]
 ) -> tuple[str, str, dict[str, Any]]:
-    """System, task and the model's arguments."""
+    """System, task and model settings of a run."""
     if isinstance(run, ImportedCheckpoint):
         return run.system, run.task, run.arguments
     arguments = asdict(run.model)
-    if "system" in facts:  # as it was imported
+    if "system" in facts:  # recorded by the import
         return facts["system"], facts["task"], arguments
     system = model_name(run.model).lower()
-    return system, run.task if isinstance(run, Finetune) else _pretrained_for(run, system), arguments
+    return system, run.task if isinstance(run, Finetune) else _official_task(run, system), arguments
 
 
-def _pretrained_for(run: Pretrain, system: str) -> str:
-    """The task under whose names the official code keeps the heads of a pre-training run."""
-    asked = run.objectives
+def _official_task(run: Pretrain, system: str) -> str:
+    """The task under whose names the official code stores the heads of a pre-training run."""
+    config = run.objectives
     if system == "beit3":
-        return "captioning" if asked.masked_captions else "retrieval" if asked.itc else "encoder"
+        return "captioning" if config.masked_captions else "retrieval" if config.itc else "encoder"
     if system == "albef" and not {"*", "words"} & set(run.heads):
         return "retrieval"
-    if system == "blip" and run.model.variant != "pretraining":  # type: ignore[union-attr]
-        return run.model.variant  # type: ignore[union-attr]
+    if isinstance(run.model, BLIPConfig) and run.model.variant != "pretraining":
+        return run.model.variant
     return "encoder" if system == "vit" else "pretraining"
 
 
-def _beside(
+def _hf_files(
     system: str, run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """What a Hugging Face folder holds beside sizes and weights, by file: the names of the classes for config.json, and how
-    pictures are prepared.
-    """
-    named = facts.get("classes") or facts.get("answers")
+    """Content of the JSON files of a Hugging Face folder: class names for config.json, and the image preprocessing."""
+    classes = facts.get("classes") or facts.get("answers")
     labels: dict[str, Any] = {}
-    if named and system in OWN and system != "blip":
-        labels["id2label"] = {str(i): name for i, name in enumerate(named)}
-        labels["label2id"] = {name: i for i, name in enumerate(named)}
-    if isinstance(run, ImportedCheckpoint) or system not in OWN:
+    if classes and system in DEFAULT_FAMILY and system != "blip":
+        labels["id2label"] = {str(i): name for i, name in enumerate(classes)}
+        labels["label2id"] = {name: i for i, name in enumerate(classes)}
+    if isinstance(run, ImportedCheckpoint) or system not in DEFAULT_FAMILY:
         return {"config.json": labels}
-    return {"config.json": labels, FILE: exported(system, run.images)}
+    return {"config.json": labels, IMAGE_PROCESSOR_FILE: preprocessor_config(system, run.images)}
 
 
 def _write_hf(
@@ -132,17 +140,17 @@ def _write_hf(
     task: str,
     arguments: Mapping[str, Any],
     official: Mapping[str, Tensor],
-    beside: Mapping[str, dict[str, Any]],
+    files: Mapping[str, dict[str, Any]],
     out: Path,
 ) -> list[str]:
-    """Gives what has no place there, a sentence each."""
-    if system not in HF:
-        raise RunError(f"Hugging Face has no class that {system} equals; there are: {', '.join(HF)}")
-    config, state, left = HF[system](arguments, task, official)
+    """Writes a Hugging Face folder. One phrase for each part that Hugging Face's class does not have."""
+    if system not in EXPORTERS:
+        raise RunError(f"Hugging Face has no class for {system}; expected one of {', '.join(EXPORTERS)}")
+    config, state, unsupported = EXPORTERS[system](arguments, task, official)
     with locked(out):
-        for name, values in {**beside, "config.json": config | beside["config.json"]}.items():
+        for name, values in {**files, "config.json": config | files["config.json"]}.items():
             with atomic_write(out / name) as path:
                 path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         with atomic_write(out / "model.safetensors") as path:
-            save_file({n: t.contiguous().clone() for n, t in state.items()}, path, {"format": "pt"})
-    return left
+            save_file({name: t.contiguous().clone() for name, t in state.items()}, path, {"format": "pt"})
+    return unsupported

@@ -1,4 +1,7 @@
-"""The frozen networks, made when they are first needed and once for a process; what they say is kept in one store."""
+"""Frozen feature extractors of runs: a CNN, hypercolumns and MiniLM, built at first use and once for a process.
+
+Their features are cached in memory and on disk.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from diptych.modules.frozen_text import HiddenStates
 from diptych.runs.validate import RunError
 from diptych.utils.cache import DiskCache, MemoryCache, default_folder
 
-STAGES = (0, 3, 6)  # of MiniLM: its words, what half of its layers say of them, and all
+MINILM_STAGES = (0, 3, 6)  # layers whose states "minilm_onward" concatenates: word embeddings, middle, last
 
 
 @cache
@@ -27,7 +30,7 @@ def disk_cache() -> DiskCache:
 
 @cache
 def memory_cache() -> MemoryCache:
-    """What the CNN saw."""
+    """Memory cache of CNN features, in front of the disk cache."""
     return MemoryCache(disk=disk_cache())
 
 
@@ -38,7 +41,7 @@ def frozen_cnn() -> FrozenCNN:
 
 @cache
 def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenMiniLM:
-    return FrozenMiniLM(depth, store=disk_cache(), stages=stages, onward=onward)
+    return FrozenMiniLM(depth, store=disk_cache(), stages=stages, causal=onward)
 
 
 @cache
@@ -47,62 +50,71 @@ def hypercolumns() -> Hypercolumns:
 
 
 def cnn_maps(pixels: Tensor) -> Tensor:
+    """Last feature maps of the frozen CNN."""
     return frozen_cnn().feature_maps(pixels)
 
 
 def frozen_sources(run: Pretrain | Finetune) -> dict[str, str]:
-    """Which frozen networks say what the run's model is given of images and texts: a digest of each, by which their checkpoints are told
-    apart, and hypercolumns by how they are made too. Regions that lie in files are the user's own, and are not looked into.
+    """Digest of each frozen network whose features the run's model reads ("image", "text"); run.json records it.
+
+    A digest tells networks with other weights apart, and hypercolumns also by how they are computed. Region features
+    from files are the user's own and have none.
     """
-    seen = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embedders.image)
-    read = _READERS.get(run.embedders.text)
-    made = {"image": seen, "text": read}
-    return {side: network().name.hex()[:16] for side, network in made.items() if network is not None}
+    image = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embedders.image)
+    networks = {"image": image, "text": _TEXT_ENCODERS.get(run.embedders.text)}
+    return {side: network().name.hex()[:16] for side, network in networks.items() if network is not None}
 
 
 def changed(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> list[str]:
-    """Of what ("image", "text") a run learned from other features than it would be given now. One from before that was written down
-    learned from what is given today, unless it was hypercolumns (docs/decisions/0011).
+    """Inputs ("image", "text") whose frozen features are not those that the run was trained on.
+
+    A run without recorded digests is taken to have been trained on today's features, but for hypercolumns, which were
+    computed without the horizontal flip at first (docs/decisions/0011).
     """
     now = frozen_sources(run)
-    told = facts.get("given", now | {"image": "one look"} if run.embedders.image == "hypercolumns" else now)
-    return [side for side, name in now.items() if told.get(side) != name]
+    unrecorded = now | {"image": "one look"} if run.embedders.image == "hypercolumns" else now
+    recorded = facts.get("given", unrecorded)
+    return [side for side, name in now.items() if recorded.get(side) != name]
 
 
-def check_given(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
-    """Raises RunError where a run learned from other features than it would be given now."""
-    if other := changed(run, facts):
+def check_frozen_features(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
+    """Raises RunError if the frozen features have changed since the run was trained."""
+    if sides := changed(run, facts):
         raise RunError(
-            f"what frozen networks say of {' and '.join(f'{side}s' for side in other)} has changed since this run learned from it, "
-            "and its weights would score wrong: train it again, or score it with the version that trained it"
+            f"the frozen {' and '.join(sides)} features have changed since this run was trained on them, and its "
+            "weights would score wrong: train it again, or evaluate it with the version that trained it"
         )
 
 
-def bidirectional_states(text: Text, once: bool = False) -> Tensor:
-    """MiniLM's word states, each of which has seen the whole text."""
-    return _READERS["minilm"]()(text, once)
+def bidirectional_states(text: Text, uncached: bool = False) -> Tensor:
+    """MiniLM's last hidden states with full attention: batch × tokens × dim.
+
+    Args:
+        uncached: do not store the states, as of texts that are being generated and do not recur.
+    """
+    return _TEXT_ENCODERS["minilm"]()(text, uncached)
 
 
-def causal_states(text: Text, once: bool = False) -> Tensor:
-    """The states of several stages, side by side, where no word has seen a later one."""
-    return _READERS["minilm_onward"]()(text, once)
+def causal_states(text: Text, uncached: bool = False) -> Tensor:
+    """MiniLM's hidden states of `MINILM_STAGES` with a causal mask, concatenated: batch × tokens × stages * dim."""
+    return _TEXT_ENCODERS["minilm_onward"]()(text, uncached)
 
 
-def word_states(text: Text, once: bool = False) -> Tensor:
-    """MiniLM's vector of each piece by itself."""
-    table = _READERS["minilm_words"]().words.word.weight
+def word_states(text: Text, uncached: bool = False) -> Tensor:
+    """MiniLM's word embeddings, without context: batch × tokens × dim."""
+    table = _TEXT_ENCODERS["minilm_words"]().words.word.weight
     return table.to(text.ids.device)[text.ids]
 
 
-_READERS: dict[str, Callable[[], FrozenMiniLM]] = {
+_TEXT_ENCODERS: dict[str, Callable[[], FrozenMiniLM]] = {
     "minilm": frozen_text,
-    "minilm_onward": partial(frozen_text, stages=STAGES, onward=True),
-    "minilm_words": partial(frozen_text, 0),
+    "minilm_onward": partial(frozen_text, stages=MINILM_STAGES, onward=True),
+    "minilm_words": partial(frozen_text, 0),  # no layers: the embedding table alone
 }
 
-READ: dict[str, tuple[HiddenStates, int]] = {
+TEXT_FEATURES: dict[str, tuple[HiddenStates, int]] = {
     "minilm": (bidirectional_states, WIDTH),
-    "minilm_onward": (causal_states, WIDTH * len(STAGES)),
+    "minilm_onward": (causal_states, WIDTH * len(MINILM_STAGES)),
     "minilm_words": (word_states, WIDTH),
 }
-"""What reads a text for `embedders.text`, and how many numbers it says of each piece."""
+"""Text features for `embedders.text`: the function that computes them, and their dimension."""

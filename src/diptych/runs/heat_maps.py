@@ -1,4 +1,4 @@
-"""Where a model looks: the transport plan from words to patches, as maps over the photograph."""
+"""Heat maps for the report: the WPA transport plan from the words of a caption to the image patches."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from diptych.protocols import FusionEncoder, PartlySupported
 from diptych.report import HeatMap
 from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import evenly_spaced
-from diptych.runs.scoring.gallery import Part
+from diptych.runs.scoring.gallery import CaptionSubset
 from diptych.runs.tokenizer import tokenizer_of
 
-MAPS = 6  # pictures with heat maps in a report
+MAX_HEAT_MAPS = 6  # in a report
 
 
 def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
-    """Maps of some held-out captions over their pictures, by the transport that the run was trained with (else by the
-    published one); none where the model does not fuse, or was built without its text encoder, or sees no pixels in patches, or
-    the data holds no val split of captions.
+    """Heat maps of some validation captions over their images.
+
+    The transport plan is that of the run's own WPA objective, else of WPA with the published constants.
+
+    Returns:
+        At most `MAX_HEAT_MAPS`. Empty if the model has no fusion or was built without its text encoder, if its image
+        input is not pixels in patches, or if the data has no val split of captions.
     """
     model = module.model
-    lacks = model.unsupported() if isinstance(model, PartlySupported) else {}
-    if not isinstance(model, FusionEncoder) or {"encode_text", "encode_image", "fuse"} & lacks.keys():
+    unsupported = model.unsupported() if isinstance(model, PartlySupported) else {}
+    if not isinstance(model, FusionEncoder) or {"encode_text", "encode_image", "fuse"} & unsupported.keys():
         return []
     if isinstance(run.model, RegionModel) or run.embedders.image != "own":
         return []
@@ -39,21 +43,22 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
         source, tokenizer = open_captions(run.data, "val", least=run.images.shorter_side), tokenizer_of(run)
     except (DataError, RunError):
         return []
-    some = Part(source, evenly_spaced(range(len(source)), MAPS), texts=1)
-    pairs = PairExamples(some, tokenizer, replace(run.images, augment=False), matching=0.0)
+    part = CaptionSubset(source, evenly_spaced(range(len(source)), MAX_HEAT_MAPS), texts=1)
+    pairs = PairExamples(part, tokenizer, replace(run.images, augment=False), matching=0.0)
     module.eval()
-    return word_patch_maps(model, alignment(module), pairs)
+    device = next(module.parameters()).device
+    return word_patch_maps(model, wpa_objective(module), pairs, device)
 
 
-def alignment(module: nn.Module) -> WPA:
-    """The training objective's own, with its constants."""
-    chosen = module.objectives if isinstance(module, Pretraining) else ()
-    return next((o for o in chosen if isinstance(o, WPA)), WPA())
+def wpa_objective(module: nn.Module) -> WPA:
+    """The WPA objective that the module was trained with, else one with the published constants."""
+    objectives = module.objectives if isinstance(module, Pretraining) else ()
+    return next((o for o in objectives if isinstance(o, WPA)), WPA())
 
 
 @torch.no_grad()
-def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples) -> list[HeatMap]:
-    """A heat map for each pair that can be read: its caption's words over its picture (ViLT, figure 4)."""
+def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples, device: torch.device) -> list[HeatMap]:
+    """A heat map of the caption's tokens over the image for each readable pair (ViLT, figure 4)."""
     maps = []
     for index in range(len(pairs)):
         try:
@@ -61,19 +66,19 @@ def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples) -
             picture = pairs.source.image(int(pairs.owner[index]))
         except BadSample:
             continue
-        device = next(iter(model.parameters())).device  # type: ignore[attr-defined]
         batch = batch.to(device)
         assert batch.text is not None and batch.image is not None
         image = model.encode_image(batch.image)
         grids = [span.grid for span in image.layout.spans if span.grid is not None]
-        if not grids:  # CoCa's queries lie nowhere
+        if not grids:  # CoCa's pooled queries have no position in the image
             return []
         fused = model.fuse(model.encode_text(batch.text), image)
-        if fused.text.values.shape[-1] != fused.image.values.shape[-1]:  # words and patches cannot be compared
+        if fused.text.values.shape[-1] != fused.image.values.shape[-1]:  # WPA needs one width for words and patches
             return []
-        found = objective.transport(fused)
-        known = pairs.tokenizer.vocabulary.pieces
-        pieces = [known[i] for i in batch.text.ids[0, 1 : int(batch.text.mask.sum()) - 1].tolist()]
-        plan = found.plan[0, : len(pieces)].unflatten(1, grids[0]).float().cpu().numpy()
-        maps.append(HeatMap(picture, pieces, plan, float(found.distance), pairs.source.where(int(pairs.owner[index]))))
+        transport = objective.transport(fused)
+        vocabulary = pairs.tokenizer.vocabulary.pieces
+        tokens = [vocabulary[i] for i in batch.text.ids[0, 1 : int(batch.text.mask.sum()) - 1].tolist()]
+        plan = transport.plan[0, : len(tokens)].unflatten(1, grids[0]).float().cpu().numpy()  # tokens, rows, columns
+        where = pairs.source.where(int(pairs.owner[index]))
+        maps.append(HeatMap(picture, tokens, plan, float(transport.distance), where))
     return maps

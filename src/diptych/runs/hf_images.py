@@ -1,8 +1,6 @@
-"""Image preprocessing of a Hugging Face folder (preprocessor_config.json) as a run's ImageSettings, and back.
+"""Conversion of a Hugging Face image processor (preprocessor_config.json) to a run's ImageSettings, and back.
 
-What becomes of each key of preprocessor_config.json, for each image processor: all of them are listed here.
-
-Defaults are those of transformers' classes (5.23).
+`table_of` lists every key of preprocessor_config.json with its rule. Defaults are those of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -13,81 +11,91 @@ from pathlib import Path
 from typing import Any
 
 from diptych.checkpoints.huggingface.folder import read_object
-from diptych.checkpoints.huggingface.rules import Fixed, Ignored, Read, Table, apply, pair, real, whole
+from diptych.checkpoints.huggingface.rules import Fixed, Ignored, Read, Table, apply, finite_number, pair, positive_int
 from diptych.checkpoints.read import WeightsError
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, Channels, ImageSettings
 
-FILE, ALL = "preprocessor_config.json", "processor_config.json"
-"""The image processor's own file, and transformers 5's for tokenizer and image processor together."""
+IMAGE_PROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+"""The image processor's own file, and the file of tokenizer and image processor together (transformers 5)."""
 
 
-def read_images(folder: Path) -> tuple[dict[str, Any], str] | None:
-    """The image processor's keys and values, and the file they stand in; None where there is none. Raises WeightsError."""
-    whole_file = folder / ALL
-    if whole_file.is_file():
-        held = read_object(whole_file).get("image_processor")
-        if held is not None:
-            if not isinstance(held, dict):
-                raise WeightsError(f"{whole_file}: image_processor is {held!r}; expected keys and values")
-            return held, f"{whole_file}: image_processor"
-    return (read_object(folder / FILE), str(folder / FILE)) if (folder / FILE).is_file() else None
+def read_image_processor(folder: Path) -> tuple[dict[str, Any], str] | None:
+    """The image processor's keys and values, and their file; None if there is none. Raises WeightsError."""
+    file = folder / PROCESSOR_FILE
+    if file.is_file():
+        values = read_object(file).get("image_processor")
+        if values is not None:
+            if not isinstance(values, dict):
+                raise WeightsError(f"{file}: image_processor is {values!r}; expected keys and values")
+            return values, f"{file}: image_processor"
+    return (
+        (read_object(folder / IMAGE_PROCESSOR_FILE), str(folder / IMAGE_PROCESSOR_FILE))
+        if (folder / IMAGE_PROCESSOR_FILE).is_file()
+        else None
+    )
 
 
 def image_settings(
     images: ImageSettings, values: Mapping[str, Any], where: str, system: str, side: tuple[int, int], patch: int
 ) -> ImageSettings:
-    """A run's `images` as an image processor prepares them. `side`: height and width that the model reads.
+    """A run's `images` with the preprocessing of an image processor.
 
-    Raises WeightsError naming the key that cannot be done equally.
+    Args:
+        values: the keys and values of the image processor.
+        where: names the file in errors.
+        side: height and width of the model's images, in pixels.
+        patch: side of its patches, in pixels.
+
+    Raises WeightsError, which names the key, if the preprocessing cannot be reproduced exactly.
     """
     family = family_of(values, system, where)
-    found, _ = apply(table_of(family, family.by_shorter(values)), values, f"{where}: ")
-    cut = (found["crop_size"].height, found["crop_size"].width) if found["do_center_crop"] else None
-    images = replace(images, resample=FILTERS[found["resample"]], square=False, square_width=0, crop=0)
-    images = _normalised(images, found, where)
+    settings, _ = apply(table_of(family, family.size_is_shorter_side(values)), values, f"{where}: ")
+    crop = (settings["crop_size"].height, settings["crop_size"].width) if settings["do_center_crop"] else None
+    images = replace(images, resample=FILTERS[settings["resample"]], square=False, square_width=0, crop=0)
+    images = _normalized(images, settings)
     if family.divisor:
-        return _by_vilt(images, found, where, patch)
-    size: Size = found["size"]
-    if "size" not in values and "crop_size" not in values and (cut or (size.height, size.width)) != side:
-        size, cut = _of_model(family, side)  # the class's own size is another model's
-    if cut == (0, 0):
+        return _vilt_settings(images, settings, where, patch)
+    size: Size = settings["size"]
+    if "size" not in values and "crop_size" not in values and (crop or (size.height, size.width)) != side:
+        size, crop = _model_size(family, side)  # the default size of the class may be another model's
+    if crop == (0, 0):
         raise WeightsError(
             f"{where}: crop_size is null or absent, but do_center_crop is true; give its height and width"
         )
-    if cut is not None:
-        cut_to = f"{where}: crop_size {cut[0]} x {cut[1]}"
-        if cut[0] != cut[1]:
-            raise WeightsError(f"{cut_to}: expected a square; no other part of a picture can be cut out here")
-        if cut[0] > min(n for n in (size.shortest, size.height, size.width) if n):
-            raise WeightsError(f"{cut_to} is larger than the resized picture ({values.get('size', family.size)})")
+    if crop is not None:
+        crop_to = f"{where}: crop_size {crop[0]} x {crop[1]}"
+        if crop[0] != crop[1]:
+            raise WeightsError(f"{crop_to}: expected a square; no other crop is supported")
+        if crop[0] > min(n for n in (size.shortest, size.height, size.width) if n):
+            raise WeightsError(f"{crop_to} is larger than the resized image ({values.get('size', family.size)})")
     elif size.shortest:
         raise WeightsError(
-            f"{where}: size is {values.get('size', family.size)!r} without do_center_crop; expected height and width: pictures "
-            "of different shapes do not fit this model's positions"
+            f"{where}: size is {values.get('size', family.size)!r} without do_center_crop; expected height and width: "
+            "images of different shapes do not fit this model's position embeddings"
         )
-    if (cut or (size.height, size.width)) != side:
-        shown = cut or (size.height, size.width)
+    result = crop or (size.height, size.width)
+    if result != side:
         raise WeightsError(
-            f"{where}: pictures become {shown[0]} x {shown[1]}, but the model reads {side[0]} x {side[1]}; correct size "
-            "or crop_size, or give --grid"
+            f"{where}: images become {result[0]} x {result[1]}, but the model expects {side[0]} x {side[1]}; correct "
+            "size or crop_size, or give --grid"
         )
-    crop = cut[0] if cut else 0
+    crop_side = crop[0] if crop else 0
     if size.shortest:
-        return replace(images, shorter_side=size.shortest, crop=crop)
-    wide = 0 if size.width == size.height else size.width
-    return replace(images, shorter_side=size.height, square_width=wide, square=True, crop=crop)
+        return replace(images, shorter_side=size.shortest, crop=crop_side)
+    square_width = 0 if size.width == size.height else size.width
+    return replace(images, shorter_side=size.height, square_width=square_width, square=True, crop=crop_side)
 
 
-def fitted(values: Mapping[str, Any], side: tuple[int, int]) -> dict[str, Any]:
-    """The keys and values for pictures of another size: resized to it, as `--grid` asks."""
-    without = {key: value for key, value in values.items() if key not in ("size", "crop_size", "do_center_crop")}
-    return without | {"size": {"height": side[0], "width": side[1]}, "do_center_crop": False}
+def with_size(values: Mapping[str, Any], side: tuple[int, int]) -> dict[str, Any]:
+    """The keys and values of a processor that resizes to another size, for `--grid`."""
+    rest = {key: value for key, value in values.items() if key not in ("size", "crop_size", "do_center_crop")}
+    return rest | {"size": {"height": side[0], "width": side[1]}, "do_center_crop": False}
 
 
-def exported(system: str, images: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json of a run's pictures, for the class that the weights are exported to."""
-    family = OWN[system]
-    told: dict[str, Any] = {
+def preprocessor_config(system: str, images: ImageSettings) -> dict[str, Any]:
+    """The preprocessor_config.json of a run's image settings, for the class that its weights are exported to."""
+    family = DEFAULT_FAMILY[system]
+    values: dict[str, Any] = {
         "image_processor_type": f"{family}ImageProcessor",
         "do_resize": True,
         "resample": FILTERS.index(images.resample),
@@ -99,45 +107,46 @@ def exported(system: str, images: ImageSettings) -> dict[str, Any]:
         "do_convert_rgb": True,
     }
     if FAMILIES[family].divisor:
-        return told | {
+        return values | {
             "size": {"shortest_edge": images.shorter_side},
             "size_divisor": images.patch_size,
             "do_pad": True,
         }
     size = {"height": images.shorter_side, "width": images.square_width or images.shorter_side}
-    told |= {
+    values |= {
         "size": size if images.square else {"shortest_edge": images.shorter_side},
         "do_center_crop": bool(images.crop),
     }
-    return told | ({"crop_size": {"height": images.crop, "width": images.crop}} if images.crop else {})
+    return values | ({"crop_size": {"height": images.crop, "width": images.crop}} if images.crop else {})
 
 
-def _by_vilt(images: ImageSettings, found: Mapping[str, Any], where: str, patch: int) -> ImageSettings:
-    size: Size = found["size"]
-    if not size.shortest or found["do_center_crop"]:
+def _vilt_settings(images: ImageSettings, settings: Mapping[str, Any], where: str, patch: int) -> ImageSettings:
+    """ViLT's preprocessing: a shorter side, a bound on the longer one, and both rounded down to the divisor."""
+    size, divisor = settings["size"], settings["size_divisor"]
+    if not size.shortest or settings["do_center_crop"]:
         raise WeightsError(f"{where}: ViLT's size is a shortest_edge, without do_center_crop")
-    if found["size_divisor"] % patch:
-        raise WeightsError(
-            f"{where}: size_divisor is {found['size_divisor']}; expected a multiple of the patch, {patch}"
-        )
-    if size.shortest < found["size_divisor"]:
-        raise WeightsError(f"{where}: size {size.shortest} is smaller than size_divisor {found['size_divisor']}")
-    return replace(images, shorter_side=size.shortest, longer_ratio=1333 / 800, patch_size=found["size_divisor"])
+    if divisor % patch:
+        raise WeightsError(f"{where}: size_divisor is {divisor}; expected a multiple of the patch size, {patch}")
+    if size.shortest < divisor:
+        raise WeightsError(f"{where}: size {size.shortest} is smaller than size_divisor {divisor}")
+    return replace(images, shorter_side=size.shortest, longer_ratio=1333 / 800, patch_size=divisor)
 
 
-def _of_model(family: Family, side: tuple[int, int]) -> tuple[Size, tuple[int, int] | None]:
+def _model_size(family: Family, side: tuple[int, int]) -> tuple[Size, tuple[int, int] | None]:
+    """The size and crop of a family that make images of the model's height and width."""
     if "shortest_edge" in family.size:
         return Size(shortest=min(side)), side
     return Size(*side), None
 
 
-def _normalised(images: ImageSettings, found: Mapping[str, Any], where: str) -> ImageSettings:
-    """Mean and std of pixels from 0 to 1, which are what is left of a `rescale_factor` too: (f x − m) / s of a byte x is
-    (x / 255 − m / 255 f) / (s / 255 f).
+def _normalized(images: ImageSettings, settings: Mapping[str, Any]) -> ImageSettings:
+    """The image settings with mean and std for pixels in [0, 1], which absorb the `rescale_factor` f.
+
+    For a byte x, (f x − m) / s = (x / 255 − m / 255 f) / (s / 255 f).
     """
-    mean = found["image_mean"] if found["do_normalize"] else (0.0,) * 3
-    std = found["image_std"] if found["do_normalize"] else (1.0,) * 3
-    scale = 255 * found["rescale_factor"] if found["do_rescale"] else 255.0
+    mean = settings["image_mean"] if settings["do_normalize"] else (0.0,) * 3
+    std = settings["image_std"] if settings["do_normalize"] else (1.0,) * 3
+    scale = 255 * settings["rescale_factor"] if settings["do_rescale"] else 255.0
     if abs(scale - 1) < 1e-6:
         return replace(images, mean=mean, std=std)
     return replace(images, mean=tuple(m / scale for m in mean), std=tuple(s / scale for s in std))
@@ -149,7 +158,7 @@ FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 @dataclass(frozen=True)
 class Size:
-    """Height and width; or `shortest`, the shorter side alone."""
+    """Height and width, or only `shortest`, the shorter side; in pixels, 0 where unset."""
 
     height: int = 0
     width: int = 0
@@ -167,8 +176,8 @@ class Family:
     crop: int = 0
     divisor: int = 0  # ViLT: the longer side is bounded, both are rounded down to a multiple of it
 
-    def by_shorter(self, values: Mapping[str, Any]) -> bool:
-        """What one number as `size` means: the shorter side, or both."""
+    def size_is_shorter_side(self, values: Mapping[str, Any]) -> bool:
+        """Whether a single number as `size` is the shorter side; else it is both sides."""
         return not values.get("default_to_square", "shortest_edge" not in self.size)
 
 
@@ -180,28 +189,33 @@ FAMILIES = {
     "Vilt": Family({"shortest_edge": 384}, resample=3, divisor=32),
 }
 SUFFIXES = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
-OWN = {"vit": "ViT", "vilt": "Vilt", "clip": "CLIP", "open_clip": "CLIP", "blip": "Blip"}
-"""The image processor of each system's class, where the file does not name one."""
+DEFAULT_FAMILY = {"vit": "ViT", "vilt": "Vilt", "clip": "CLIP", "open_clip": "CLIP", "blip": "Blip"}
+"""The family of each system's image processor, for files that do not name one."""
 
 
 def family_of(values: Mapping[str, Any], system: str, where: str) -> Family:
+    """The family that the file names, else the system's default. Raises WeightsError if the system cannot use it."""
     for key in ("image_processor_type", "feature_extractor_type"):
-        if (named := values.get(key)) is None:
+        if (class_name := values.get(key)) is None:
             continue
-        name = next((str(named).removesuffix(suffix) for suffix in SUFFIXES if str(named).endswith(suffix)), "")
+        name = next(
+            (str(class_name).removesuffix(suffix) for suffix in SUFFIXES if str(class_name).endswith(suffix)), ""
+        )
         if name not in FAMILIES or bool(FAMILIES[name].divisor) != (system == "vilt"):
-            fitting = [name for name, f in FAMILIES.items() if bool(f.divisor) == (system == "vilt")]
-            raise WeightsError(f"{where}: {key} is {named!r}; expected one of {', '.join(fitting)} + ImageProcessor")
+            usable = [name for name, f in FAMILIES.items() if bool(f.divisor) == (system == "vilt")]
+            raise WeightsError(
+                f"{where}: {key} is {class_name!r}; expected one of {', '.join(usable)} + ImageProcessor"
+            )
         return FAMILIES[name]
-    return FAMILIES[OWN[system]]
+    return FAMILIES[DEFAULT_FAMILY[system]]
 
 
-_EQUAL_SIZES = Ignored("all pictures have one size, so that nothing is padded")
+_EQUAL_SIZES = Ignored("all images have the same size, so that nothing is padded")
 _NOT_READ = Ignored("the class does not read it")
 
 
 def table_of(family: Family, by_shorter: bool) -> Table:
-    """The rule of each key. `by_shorter`: what one number as `size` means (`Family.by_shorter`)."""
+    """The rule of each key. `by_shorter`: see `Family.size_is_shorter_side`."""
     return {
         "do_resize": Fixed((True,)),
         "size": Read("size", family.size, lambda value: _size(value, by_shorter)),
@@ -215,11 +229,11 @@ def table_of(family: Family, by_shorter: bool) -> Table:
         "do_normalize": Read("do_normalize", True, _flag),
         "image_mean": Read("image_mean", list(family.mean), _channels),
         "image_std": Read("image_std", list(family.std), _spread),
-        "size_divisor": Read("size_divisor", family.divisor, whole) if family.divisor else _NOT_READ,
+        "size_divisor": Read("size_divisor", family.divisor, positive_int) if family.divisor else _NOT_READ,
         "do_pad": Fixed((True,)) if family.divisor else _EQUAL_SIZES,
         "pad_size": Fixed((None,)),
         "default_to_square": Read("default_to_square", False, _flag),
-        "do_convert_rgb": Ignored("every picture is read as RGB"),
+        "do_convert_rgb": Ignored("every image is loaded as RGB"),
         **dict.fromkeys(
             (
                 "data_format",
@@ -232,27 +246,27 @@ def table_of(family: Family, by_shorter: bool) -> Table:
             Ignored("the type of arrays that the processor returns"),
         ),
         **dict.fromkeys(
-            ("image_processor_type", "feature_extractor_type", "processor_class"), Ignored("checked: by family_of")
+            ("image_processor_type", "feature_extractor_type", "processor_class"), Ignored("checked by family_of")
         ),
     }
 
 
 def _size(value: Any, by_shorter: bool, pairs: bool = False) -> Size:
     if isinstance(value, dict):
-        known = {key: n for key, n in value.items() if n is not None}
-        if set(known) == {"height", "width"}:
-            return Size(whole(known["height"]), whole(known["width"]))
-        if set(known) == {"shortest_edge"} and not pairs:
-            return Size(shortest=whole(known["shortest_edge"]))
+        sides = {key: n for key, n in value.items() if n is not None}
+        if set(sides) == {"height", "width"}:
+            return Size(positive_int(sides["height"]), positive_int(sides["width"]))
+        if set(sides) == {"shortest_edge"} and not pairs:
+            return Size(shortest=positive_int(sides["shortest_edge"]))
         raise ValueError("height and width" + ("" if pairs else ", or shortest_edge alone"))
     if by_shorter and isinstance(value, int):
-        return Size(shortest=whole(value))
+        return Size(shortest=positive_int(value))
     return Size(*pair(value))
 
 
 def _filter(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(FILTERS):
-        raise ValueError(f"a number from 0 to {len(FILTERS) - 1}, a filter of Pillow's")
+        raise ValueError(f"a number from 0 to {len(FILTERS) - 1}, one of Pillow's filters")
     return value
 
 
@@ -263,17 +277,17 @@ def _flag(value: Any) -> bool:
 
 
 def _factor(value: Any) -> float:
-    if real(value) <= 0:
+    if finite_number(value) <= 0:
         raise ValueError("a number above 0")
     return float(value)
 
 
 def _channels(value: Any) -> Channels:
-    """Three numbers, or one for all channels."""
+    """Three numbers, or a single one for all channels."""
     three = value if isinstance(value, list) else [value] * 3
     if len(three) != 3:
         raise ValueError("three numbers")
-    red, green, blue = map(real, three)
+    red, green, blue = map(finite_number, three)
     return red, green, blue
 
 

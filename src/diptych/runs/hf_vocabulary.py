@@ -1,4 +1,4 @@
-"""The tokenizer files of a Hugging Face folder against the vocabulary that an imported run would use."""
+"""Checks of a Hugging Face folder's tokenizer files against the vocabulary that the imported run would use."""
 
 from __future__ import annotations
 
@@ -10,75 +10,75 @@ from diptych.checkpoints.read import WeightsError
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, vocabulary
 
 LIST, PAIRS, TOKENIZER, OPTIONS = "vocab.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json"
-ADDED = ("[DEC]", "[ENC]")  # behind BERT's pieces in BLIP's vocabulary: the model here adds them itself
+ADDED = ("[DEC]", "[ENC]")  # BLIP's tokens after those of BERT's vocabulary: the model here adds them itself
 CLIP_SPECIAL = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
 READS_CLIP, READS_BERT = ("clip", "open_clip"), ("vilt", "blip")
 
 
-def own_vocabulary(folder: Path, system: str) -> Path | None:
-    """The vocabulary file that a run must be given; None where the bundled vocabulary is the same, or there is no file.
+def custom_vocabulary(folder: Path, system: str) -> Path | None:
+    """The vocabulary file that the run must use; None if the bundled vocabulary is the same, or there is no file.
 
-    Raises WeightsError where the folder's tokenizer does something else and cannot be used.
+    Raises WeightsError if the folder's tokenizer works differently and cannot be used.
     """
     if system in READS_CLIP:
-        for name, pieces in _listed(folder, (PAIRS, TOKENIZER)):
-            named = {CLIP_SPECIAL.get(piece, piece): i for piece, i in pieces.items()}
-            _check_clip(folder / name, named)
+        for name, ids in _token_ids(folder, (PAIRS, TOKENIZER)):
+            _check_clip(folder / name, {CLIP_SPECIAL.get(token, token): i for token, i in ids.items()})
         return None
     if system not in READS_BERT:
         return None
     _check_options(folder)
     if (folder / LIST).is_file():
         lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").splitlines()
-        if _as_bundled(lines):
+        if _equals_bundled(lines):
             return None
         return folder / LIST
-    for name, pieces in _listed(folder, (TOKENIZER,)):
-        if not _as_bundled(sorted(pieces, key=lambda piece: pieces[piece])):
+    for name, ids in _token_ids(folder, (TOKENIZER,)):
+        if not _equals_bundled(sorted(ids, key=lambda token: ids[token])):
             raise WeightsError(
-                f"{folder / name}: its pieces are not those of {BERT}; write them in order, a line each, to a file and give "
-                "--vocabulary FILE"
+                f"{folder / name}: its tokens are not those of {BERT}; write them in order, one per line, to a file "
+                "and give --vocabulary FILE"
             )
     return None
 
 
-def _as_bundled(pieces: list[str]) -> bool:
-    return [piece for piece in pieces if piece not in ADDED] == list(vocabulary(BERT).pieces)
+def _equals_bundled(tokens: list[str]) -> bool:
+    return [token for token in tokens if token not in ADDED] == list(vocabulary(BERT).pieces)
 
 
-def _listed(folder: Path, names: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
-    """The pieces and ids of the first of some files that is there."""
+def _token_ids(folder: Path, names: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
+    """Name, and ids by token, of the first of some files that exists; an empty list if none does."""
     for name in names:
         path = folder / name
         if not path.is_file():
             continue
-        held: Any = read_object(path)
+        ids: Any = read_object(path)
         if name == TOKENIZER:
-            held = _model(path, held)
-        if not isinstance(held, dict) or not all(isinstance(i, int) for i in held.values()):
-            raise WeightsError(f"{path}: expected pieces and their ids")
-        return [(name, held)]
+            ids = _model_vocabulary(path, ids)
+        if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
+            raise WeightsError(f"{path}: expected tokens and their integer ids")
+        return [(name, ids)]
     return []
 
 
-def _model(path: Path, held: dict[str, Any]) -> Any:
-    """The vocabulary of a tokenizer.json, whose text must be lower-cased."""
-    model, normal = held.get("model"), held.get("normalizer")
+def _model_vocabulary(path: Path, content: dict[str, Any]) -> Any:
+    """The vocabulary of a tokenizer.json, added tokens included. Raises WeightsError unless it lower-cases text."""
+    model, normalizer = content.get("model"), content.get("normalizer")
     if not isinstance(model, dict) or model.get("type") not in ("WordPiece", "BPE"):
         raise WeightsError(
             f"{path}: model is {model.get('type') if isinstance(model, dict) else model!r}; expected WordPiece or BPE"
         )
-    if isinstance(normal, dict) and normal.get("lowercase") is False:
+    if isinstance(normalizer, dict) and normalizer.get("lowercase") is False:
         raise WeightsError(f"{path}: normalizer.lowercase is False; expected True: texts are lower-cased here")
-    pieces = model.get("vocab")
-    added = held.get("added_tokens") or []
-    if isinstance(pieces, dict) and all(isinstance(one, dict) and isinstance(one.get("content"), str) for one in added):
-        return pieces | {one["content"]: one.get("id") for one in added}
-    return pieces
+    ids, added = model.get("vocab"), content.get("added_tokens") or []
+    if isinstance(ids, dict) and all(
+        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
+    ):
+        return ids | {token["content"]: token.get("id") for token in added}
+    return ids
 
 
 def _check_options(folder: Path) -> None:
-    """BERT's options that change how a text is cut."""
+    """Raises WeightsError if an option that changes how BERT's tokenizer splits text is not the default."""
     path = folder / OPTIONS
     options = read_object(path) if path.is_file() else {}
     for key, expected in (("do_lower_case", True), ("strip_accents", None), ("tokenize_chinese_chars", True)):
@@ -86,12 +86,13 @@ def _check_options(folder: Path) -> None:
             raise WeightsError(f"{path}: {key} is {options[key]!r}; expected {expected!r}: nothing else is supported")
 
 
-def _check_clip(path: Path, named: dict[str, int]) -> None:
-    """Raises WeightsError unless the pieces are CLIP's own."""
-    known = {piece: i for i, piece in enumerate(vocabulary(CLIP).pieces)}
-    wrong = next((piece for piece in known if named.get(piece) != known[piece]), None)
-    wrong = wrong or next((piece for piece in named if piece not in known), None)
+def _check_clip(path: Path, ids: dict[str, int]) -> None:
+    """Raises WeightsError unless the tokens and their ids are those of CLIP's vocabulary."""
+    clip_ids = {token: i for i, token in enumerate(vocabulary(CLIP).pieces)}
+    wrong = next((token for token in clip_ids if ids.get(token) != clip_ids[token]), None)
+    wrong = wrong or next((token for token in ids if token not in clip_ids), None)
     if wrong is not None:
         raise WeightsError(
-            f"{path}: has {wrong!r} at {named.get(wrong)}, CLIP's vocabulary at {known.get(wrong)}: no other byte pairs are supported"
+            f"{path}: has {wrong!r} at {ids.get(wrong)}, CLIP's vocabulary at {clip_ids.get(wrong)}: no other "
+            "byte pairs are supported"
         )

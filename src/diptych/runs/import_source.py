@@ -1,4 +1,4 @@
-"""What is imported: a checkpoint file, or a folder as Hugging Face keeps a model, with all that stands beside the weights."""
+"""The source of an import: a checkpoint file, or a Hugging Face folder with config, image processor and tokenizer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.huggingface.folder import CONFIG, WEIGHTS, in_folder, read_object, weights_of
+from diptych.checkpoints.huggingface.folder import CONFIG, WEIGHTS, find_weights, is_model_folder_weights, read_object
 from diptych.checkpoints.read import WeightsError
 from diptych.config.run import ImportedCheckpoint
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
-from diptych.models.huggingface.config import CONFIGS, HFConfig, is_hf, placeholders, read_config
+from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config
 from diptych.models.importing import Imported, load_official
 from diptych.protocols import student_of
-from diptych.runs.hf_images import fitted, image_settings, read_images
-from diptych.runs.hf_vocabulary import own_vocabulary
+from diptych.runs.hf_images import image_settings, read_image_processor, with_size
+from diptych.runs.hf_vocabulary import custom_vocabulary
 from diptych.runs.run_folder import RunError
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
@@ -28,8 +28,10 @@ from diptych.training.checkpoint import MODEL
 
 @dataclass(frozen=True)
 class ImportSource:
-    """`settings`: the official code's, as JSON. `hf`: those of Hugging Face's config.json instead. `folder`: where the
-    image processor's and the tokenizer's files lie, if a folder was given.
+    """A checkpoint's weights with the settings that describe its model.
+
+    `settings`: of the official code, as JSON. `hf`: of Hugging Face's config.json instead. `folder`: the Hugging Face
+    folder with the files of the image processor and the tokenizer, if there is one.
     """
 
     system: str
@@ -44,45 +46,47 @@ class ImportSource:
 
     @property
     def vocabulary(self) -> Path | None:
-        """The folder's vocabulary, where it is another than the bundled one. Raises WeightsError."""
-        return own_vocabulary(self.folder, self.system) if self.folder else None
+        """The folder's vocabulary file, if it differs from the bundled one. Raises WeightsError."""
+        return custom_vocabulary(self.folder, self.system) if self.folder else None
 
     def load(self, num_heads: int | None, grid: tuple[int, int] | None) -> Imported:
-        """Raises WeightsError, also where the weights are not those that the config describes."""
+        """The checkpoint in our names. Raises WeightsError, also if its weights are not those of the config."""
         if self.hf is None:
             return load_official(self.system, self.weights, num_heads, grid, self.settings)
         self.hf.check_heads(num_heads)
-        found = load_official(self.system, self.weights, None, grid, self.hf.told)
-        self.hf.check(found.arguments, found.task, resized=grid is not None)
-        return found
+        imported = load_official(self.system, self.weights, None, grid, self.hf.official_config)
+        self.hf.check(imported.arguments, imported.task, resized=grid is not None)
+        return imported
 
-    def shown(self, run: Any, found: Imported, resized: bool) -> Any:
-        """The run with pictures prepared as the folder's image processor does. Raises WeightsError."""
-        read = read_images(self.folder) if self.folder and self.system in CONFIGS else None
-        if isinstance(run, ImportedCheckpoint) or read is None:
+    def with_images(self, run: Any, imported: Imported, resized: bool) -> Any:
+        """The run with the image preprocessing of the folder's image processor. Raises WeightsError."""
+        processor = read_image_processor(self.folder) if self.folder and self.system in CONFIGS else None
+        if isinstance(run, ImportedCheckpoint) or processor is None:
             return run
-        values, where = read
-        rows, columns = found.arguments["grid"]
-        patch = found.arguments["patch_size"]
+        values, where = processor
+        rows, columns = imported.arguments["grid"]
+        patch = imported.arguments["patch_size"]
         side = (rows * patch, columns * patch)
         if resized and self.system != "vilt":
-            values = fitted(values, side)
+            values = with_size(values, side)
         return replace(run, images=image_settings(run.images, values, where, self.system, side, patch))
 
 
 def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSource:
-    """`checkpoint`: a file, or a folder as Hugging Face keeps a model, which the file of its weights stands for too unless a
-    `config` is given. Raises WeightsError, RunError.
+    """The source at `checkpoint`, a file or a Hugging Face folder.
+
+    The weights file of a Hugging Face folder is read as the folder, unless a `config` is given. Raises WeightsError,
+    RunError.
     """
     folder = checkpoint if checkpoint.is_dir() else None
     _refuse_own_run(folder or checkpoint.parent)
-    if folder is None and config is None and system in CONFIGS and in_folder(checkpoint):
+    if folder is None and config is None and system in CONFIGS and is_model_folder_weights(checkpoint):
         folder, config = checkpoint.parent, checkpoint.parent / CONFIG
     elif folder is not None:
-        weights = weights_of(folder)
+        weights = find_weights(folder)
         if weights is None:
             raise RunError(
-                f"{folder} is a folder without a {WEIGHTS[0]} ({', '.join(WEIGHTS[1:])} are not there either); give the "
+                f"{folder} is a folder without a {WEIGHTS[0]} (nor any of {', '.join(WEIGHTS[1:])}); give the "
                 "checkpoint file itself"
             )
         checkpoint, config = weights, config or next(iter(folder.glob(CONFIG)), None)
@@ -95,19 +99,20 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSou
 
 
 def _refuse_own_run(folder: Path) -> None:
-    """Raises RunError where a folder is that of a run, whose weights have our names already."""
+    """Raises RunError if a folder is a run folder, whose weights have our names already."""
     if (folder / "run.json").is_file() and (folder / MODEL).is_file() and not (folder / "config.json").is_file():
         raise RunError(
-            f"{folder} is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --init_from {folder}"
+            f"{folder} is a run of Diptych, which needs no import: evaluate it as it is, or train from it with "
+            f"--init_from {folder}"
         )
 
 
 def named_classes(
-    found: Imported, step: nn.Module, file: Path | None, hf: HFConfig | None
+    imported: Imported, step: nn.Module, file: Path | None, hf: HFConfig | None
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """The answers or classes that a task chooses among, by the names of a run's facts, and notes to print.
+    """The names of a classifier's answers or classes, as the facts of run.json, and notes to print.
 
-    They are those of `file`, else of the config's id2label, else numbers. Raises RunError, WeightsError.
+    They come from `file`, else from the config's id2label, else they are numbers. Raises RunError, WeightsError.
     """
     step = student_of(step)
     if isinstance(step, OpenVQA):
@@ -115,27 +120,30 @@ def named_classes(
     if isinstance(step, NLVR2) and hf is not None:
         _check_truth(hf)
     if isinstance(step, ClosedVQA):
-        fact, one, count = "answers", "answer", len(found.state["head.answers.bias"])
+        fact, one, count = "answers", "answer", len(imported.state["head.answers.bias"])
     elif isinstance(step, Classification):
-        fact, one, count = "classes", "class", found.arguments["num_classes"]
+        fact, one, count = "classes", "class", imported.arguments["num_classes"]
     else:
         return {}, []
     if file is not None:
         return {fact: _listed(file, count)}, []
     names = hf.labels(count) if hf else [f"{one} {i}" for i in range(count)]
-    unnamed = f"its {count} {fact} have no names in the checkpoint or its config: they are numbered; give --answers FILE, a JSON list"
-    return {fact: names}, [unnamed] if hf is None or placeholders(names) else []
+    unnamed = (
+        f"its {count} {fact} have no names in the checkpoint or its config: they are numbered; give --answers FILE, a "
+        "JSON list"
+    )
+    return {fact: names}, [unnamed] if hf is None or are_placeholders(names) else []
 
 
 def _check_truth(hf: HFConfig) -> None:
-    """NLVR2's classes are false and true, in this order."""
+    """Raises WeightsError unless the classes of an NLVR2 head are false and true, in this order."""
     names = hf.labels(2)
-    if not placeholders(names) and [name.lower() for name in names] != ["false", "true"]:
+    if not are_placeholders(names) and [name.lower() for name in names] != ["false", "true"]:
         raise WeightsError(f"{hf.file}: id2label is {names}; expected False, True: NLVR2's classes in this order")
 
 
 def _listed(file: Path, count: int | None) -> list[str]:
-    """The strings of a JSON list, of which there must be `count`."""
+    """The strings of a JSON list of length `count` (None: any). Raises RunError."""
     try:
         answers = parse_json(read_text(file), file)
     except DataError as error:
@@ -145,6 +153,6 @@ def _listed(file: Path, count: int | None) -> list[str]:
         or not all(isinstance(a, str) for a in answers)
         or len(answers) != (count or len(answers))
     ):
-        many = "strings" if count is None else f"{count} answers, one for each class of the checkpoint"
-        raise RunError(f"{file}: must be a JSON list of {many}")
+        expected = "strings" if count is None else f"{count} answers, one for each class of the checkpoint"
+        raise RunError(f"{file}: must be a JSON list of {expected}")
     return answers

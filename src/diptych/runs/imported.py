@@ -1,4 +1,4 @@
-"""From an official checkpoint to the run that it is: the published settings, at the checkpoint's own sizes and with its heads."""
+"""The run of an imported checkpoint: its paper's published recipe, with the sizes and heads of the checkpoint."""
 
 from __future__ import annotations
 
@@ -32,100 +32,109 @@ from diptych.tasks.captioning import Captioning
 from diptych.tasks.retrieval import ContrastRetrieval
 
 PUBLISHED: dict[str, Callable[[], Pretrain]] = {
-    "albef": albef.pretrain_4m, "beit3": beit3.base, "blip": blip.pretrain_14m, "clip": clip.base, "open_clip": clip.base,
-    "coca": coca.open_clip, "mae": mae.base, "scan": scan.flickr30k, "vilbert": vilbert.pretrain, "vilt": vilt.base,
+    "albef": albef.pretrain_4m, "beit3": beit3.base, "blip": blip.pretrain_14m, "clip": clip.base,
+    "open_clip": clip.base, "coca": coca.open_clip, "mae": mae.base, "scan": scan.flickr30k,
+    "vilbert": vilbert.pretrain, "vilt": vilt.base,
     "vit": vit.base, "vlmo": vlmo.base, "vsepp": vsepp.flickr30k,
 }  # fmt: skip
-"""The recipe whose pictures, objectives and training an imported run has."""
+"""The recipe whose image preprocessing, objectives and training settings an imported run takes, by system."""
 
-SAID_OTHERWISE = {"caption": "lm", "retrieval": "itc"}
-"""Losses of steps that the official code has for one task alone, by their names in pre-training."""
+PRETRAINING_LOSS_NAMES = {"caption": "lm", "retrieval": "itc"}
+"""Names of single-task losses as they are called in pre-training."""
 
-OWN_TRAINING = {
+TASK_RECIPES = {
     "vqa": common_recipes.vqa,
     "retrieval": common_recipes.retrieval,
     "classification": common_recipes.classification,
 }
 
-NO_RUN = {
+NOT_EXPRESSIBLE = {
     ("clip_resnet", "pretraining"): "no recipe has CLIP's ResNet",
-    ("blip", "matching"): "its contrast has no temperature, so that it was not trained as it is",
+    ("blip", "matching"): "its contrastive head has no temperature: it was not trained in this form",
 }
-"""What no recipe expresses, and why."""
+"""Checkpoints that no recipe expresses, by (system, task), and why."""
 
 
-def run_of(found: Imported, step: nn.Module, config: Mapping[str, Any], regions: str, name: str) -> Any:
-    """The run, a Pretrain or a Finetune; an ImportedCheckpoint of what no recipe expresses.
+def run_from_checkpoint(imported: Imported, step: nn.Module, config: Mapping[str, Any], regions: str, name: str) -> Any:
+    """The run of a checkpoint: a Pretrain or a Finetune, or an ImportedCheckpoint where no recipe expresses it.
 
-    `step`: what was trained, of a student beside its teacher the student. `config`: settings that stand in no shape, the
-    pictures' mean and std among them. `regions`: where the regions lie that a model reads. `name`: the file's. Raises
-    RunError.
+    Args:
+        step: the training step that the checkpoint was saved from; of a student with a teacher, the student.
+        config: settings that cannot be inferred from weight shapes, such as the mean and std of images.
+        regions: the folder of the region features that the model takes.
+        name: of the checkpoint's file.
+
+    Raises RunError.
     """
-    if why := NO_RUN.get((found.system, found.task)):
-        return ImportedCheckpoint(found.system, found.task, found.arguments, name, why)
-    if found.system == "crossvit":
-        return _crossvit(found, config)
-    published = PUBLISHED[found.system]()
-    model = type(published.model)(**found.arguments)
+    if why := NOT_EXPRESSIBLE.get((imported.system, imported.task)):
+        return ImportedCheckpoint(imported.system, imported.task, imported.arguments, name, why)
+    if imported.system == "crossvit":
+        return _crossvit(imported, config)
+    published = PUBLISHED[imported.system]()
+    model = type(published.model)(**imported.arguments)
     images = published.images
     if isinstance(model, RegionModel):
-        embed = Embedders(image=regions or published.embedders.image, feature_dim=model.feature_dim)
-        published = replace(published, embedders=embed)
+        embedders = Embedders(image=regions or published.embedders.image, feature_dim=model.feature_dim)
+        published = replace(published, embedders=embedders)
     else:
-        images = replace(images, shorter_side=model.patch_size * min(model.grid), patch_size=model.patch_size)  # type: ignore[union-attr]
-    if (found.system, found.task) == ("beit3", "classification"):
+        sizes: Any = model
+        images = replace(images, shorter_side=sizes.patch_size * min(sizes.grid), patch_size=sizes.patch_size)
+    if (imported.system, imported.task) == ("beit3", "classification"):
         images = replace(images, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    run = replace(published, model=model, images=normalised(images, config))
+    run = replace(published, model=model, images=with_normalization(images, config))
     if isinstance(step, Pretraining | ContrastRetrieval | Captioning):
-        return _pretraining(run, step, found.arguments)
-    if found.task == "encoder":
+        return _pretraining(run, step, imported.arguments)
+    if imported.task == "encoder":
         return replace(run, objectives=Objectives(), heads=())
-    return _task(run, found.task)
+    return _task(run, imported.task)
 
 
-def normalised(images: ImageSettings, config: Mapping[str, Any]) -> ImageSettings:
-    """Pictures as settings tell of them: `mean` and `std` (timm's, also under pretrained_cfg; open_clip's under
-    preprocess_cfg), `image_mean` and `image_std` (Hugging Face's). Raises RunError.
+def with_normalization(images: ImageSettings, config: Mapping[str, Any]) -> ImageSettings:
+    """The image settings with the mean and std of a config.
+
+    They are `mean` and `std` (timm; also nested in its pretrained_cfg, and in open_clip's preprocess_cfg), or
+    `image_mean` and `image_std` (Hugging Face). Raises RunError.
     """
     nested = config.get("preprocess_cfg", config.get("pretrained_cfg"))
-    told = {**(nested if isinstance(nested, Mapping) else {}), **config}
-    mean, std = (told.get(f"image_{part}", told.get(part)) for part in ("mean", "std"))
+    settings = {**(nested if isinstance(nested, Mapping) else {}), **config}
+    mean, std = (settings.get(f"image_{key}", settings.get(key)) for key in ("mean", "std"))
     return replace(images, mean=_channels(mean, images.mean, "mean"), std=_channels(std, images.std, "std"))
 
 
-def _channels(told: Any, usual: Channels, what: str) -> Channels:
-    if told is None:
-        return usual
-    if not isinstance(told, list) or len(told) != 3 or not all(isinstance(x, int | float) for x in told):
-        raise RunError(f"--config: {what} of pictures is {told!r}; give three numbers")
-    if what == "std" and min(told) <= 0:
-        raise RunError(f"--config: std of pictures is {told!r}; give three numbers above 0")
-    red, green, blue = map(float, told)
+def _channels(value: Any, default: Channels, key: str) -> Channels:
+    """Three numbers, one for each channel; `default` if the config has none. Raises RunError."""
+    if value is None:
+        return default
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
+        raise RunError(f"--config: {key} of images is {value!r}; expected three numbers")
+    if key == "std" and min(value) <= 0:
+        raise RunError(f"--config: std of images is {value!r}; expected three numbers above 0")
+    red, green, blue = map(float, value)
     return red, green, blue
 
 
 def _pretraining(run: Pretrain, step: Any, arguments: Mapping[str, Any]) -> Pretrain:
-    """With the step's own losses, their weights, and heads."""
-    weights = {SAID_OTHERWISE.get(name, name): weight for name, weight in step.weights.items()}
-    asked = replace(run.objectives, **{name: weights.get(name, 0.0) for name in LOSSES})
-    asked = replace(asked, hard_negatives=asked.hard_negatives and bool(asked.itc))
-    if asked.mlm and "vl_start_layer" in arguments:  # VLMo: before images are met, texts are read alone
-        asked = replace(asked, text_only=arguments["vl_start_layer"] == arguments["depth"])
-    if asked.masked_regions and arguments["num_region_targets"] == arguments["feature_dim"]:
-        asked = replace(asked, region_target="features")
-    if asked.masked_captions:
-        asked = replace(asked, mask_rate=0.7)
+    """The run with the losses, loss weights and heads of the step."""
+    weights = {PRETRAINING_LOSS_NAMES.get(name, name): weight for name, weight in step.weights.items()}
+    objectives = replace(run.objectives, **{name: weights.get(name, 0.0) for name in LOSSES})
+    objectives = replace(objectives, hard_negatives=objectives.hard_negatives and bool(objectives.itc))
+    if objectives.mlm and "vl_start_layer" in arguments:  # VLMo's text-only stage: no layer fuses images
+        objectives = replace(objectives, text_only=arguments["vl_start_layer"] == arguments["depth"])
+    if objectives.masked_regions and arguments["num_region_targets"] == arguments["feature_dim"]:
+        objectives = replace(objectives, region_target="features")
+    if objectives.masked_captions:
+        objectives = replace(objectives, mask_rate=0.7)
     heads = tuple(step.heads) if hasattr(step, "heads") else ()
-    return replace(run, objectives=asked, heads=heads)
+    return replace(run, objectives=objectives, heads=heads)
 
 
 def _task(run: Pretrain, task: str) -> Finetune:
-    """The task by that name; of what `finetune` has not, one that can be exported and started from, not scored."""
-    own = OWN_TRAINING.get(task, common_recipes.vqa)(run)
+    """The fine-tuning run of a task. If `finetune` lacks the task, it serves for export and `init_from` only."""
+    own = TASK_RECIPES.get(task, common_recipes.vqa)(run)
     return replace(own, task=task, embedders=run.embedders, recipe=run.recipe)
 
 
-def _crossvit(found: Imported, config: Mapping[str, Any]) -> Finetune:
-    model = CrossViTConfig(**found.arguments)
+def _crossvit(imported: Imported, config: Mapping[str, Any]) -> Finetune:
+    model = CrossViTConfig(**imported.arguments)
     images = ImageSettings(shorter_side=model.image_sizes[0], square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return replace(crossvit.small(), model=model, images=normalised(images, config), recipe="")
+    return replace(crossvit.small(), model=model, images=with_normalization(images, config), recipe="")

@@ -1,4 +1,4 @@
-"""From an official checkpoint to a run folder that every command can start from."""
+"""Importing an official checkpoint as a run folder, which other commands can evaluate, fine-tune and export."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diptych.checkpoints.digests import Damaged, save_with_digest
+from diptych.checkpoints.digests import Damaged, holds_tensors
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.models.importing import Imported
 from diptych.protocols import student_of
 from diptych.runs.import_source import named_classes, open_source
-from diptych.runs.imported import run_of
+from diptych.runs.imported import run_from_checkpoint
 from diptych.runs.run_folder import RunError, read_any, write_run
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
 from diptych.utils.lock import single_writer
 from diptych.utils.state_dict import named_weights
 
-DEAD = "dead.safetensors"  # what the official file has and no run reads, teacher and queue too: `export` gives it back
+IGNORED_WEIGHTS = "dead.safetensors"
+"""The official weights that a run does not use (teacher, queue, ...), which `export` writes back."""
 
 
 @single_writer
@@ -36,71 +37,78 @@ def import_checkpoint(
     regions: str = "",
     vocabulary: Path | None = None,
 ) -> Imported:
-    """Writes run.json and model.safetensors. `answers`: a JSON list of the answers of a VQA checkpoint, or of the classes of
-    one that classifies, in their order, where its config does not name them. `config`: the official code's settings as
-    JSON, or Hugging Face's config.json, for what stands in no shape. `regions`: where the regions lie that a model reads. `vocabulary`: the file
-    of the pieces that it reads, where the package has them not. Raises DataError, WeightsError, RunError.
+    """Writes run.json and model.safetensors for a checkpoint; returns the imported checkpoint.
 
-    `checkpoint` may be a folder as Hugging Face keeps it, whose config.json is then the `config`, and whose
-    preprocessor_config.json and tokenizer files are read too.
+    Args:
+        checkpoint: a file, or a Hugging Face folder, whose config.json is then the `config`, and whose
+            preprocessor_config.json and tokenizer files are read too.
+        num_heads: the number of attention heads, which cannot be inferred from weight shapes.
+        grid: rows and columns of patches to resize position embeddings to.
+        answers: a JSON list of a VQA checkpoint's answers, or of a classifier's classes, in order, if its config does
+            not name them.
+        config: the official code's settings as JSON, or Hugging Face's config.json, for settings that cannot be
+            inferred from weight shapes.
+        regions: the folder of the region features that the model takes.
+        vocabulary: the model's vocabulary file, if it is not a bundled one.
+
+    Raises DataError, WeightsError, RunError.
     """
     source = open_source(system, checkpoint, config)
     name = f"{checkpoint.resolve().name}/{source.weights.name}" if checkpoint.is_dir() else checkpoint.name
-    _refuse_another(out, name)
-    found = source.load(num_heads, grid)
-    step = found.build()
+    _refuse_other_run(out, name)
+    imported = source.load(num_heads, grid)
+    step = imported.build()
     _refuse_other_weights(out, step)
-    run = run_of(found, student_of(step), source.settings, regions, source.weights.name)
-    run = source.shown(run, found, resized=grid is not None)
+    run = run_from_checkpoint(imported, student_of(step), source.settings, regions, source.weights.name)
+    run = source.with_images(run, imported, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
-        run = _reading(run, vocabulary)
-    facts = {"imported": name, "dead": found.ignored, "system": found.system, "task": found.task}
+        run = _with_vocabulary(run, vocabulary)
+    facts = {"imported": name, "dead": imported.ignored, "system": imported.system, "task": imported.task}
     notes = source.notes
     if isinstance(run, Finetune):
-        named, said = named_classes(found, step, answers, source.hf)
-        facts, notes = facts | named, notes + said
+        classes, class_notes = named_classes(imported, step, answers, source.hf)
+        facts, notes = facts | classes, notes + class_notes
     write_run(out, run, facts | {"notes": notes})
     save_weights(out, step)
-    left = found.ignored_tensors | _beside(found)
-    if left:
-        save_tensors(out / DEAD, {name: tensor.contiguous().clone() for name, tensor in left.items()})
-    return found
+    unused = imported.ignored_tensors | _teacher_and_queue(imported)
+    if unused:
+        save_tensors(out / IGNORED_WEIGHTS, {name: tensor.contiguous().clone() for name, tensor in unused.items()})
+    return imported
 
 
-def _refuse_another(out: Path, name: str) -> None:
-    """Raises RunError where `out` holds a run that was trained there, or was imported from a file or folder by another name."""
+def _refuse_other_run(out: Path, name: str) -> None:
+    """Raises RunError if `out` holds a trained run, or one imported from a file or folder of another name."""
     if (out / CHECKPOINT).exists() or (out / "metrics.jsonl").exists():
         raise RunError(f"{out} holds a training run; give another --out")
     if not (out / "run.json").is_file():
         return
-    imported = read_any(out)[1].get("imported")
-    if imported != name:
-        held = f"what was imported from {imported}" if imported else "a run that was not imported"
-        raise RunError(f"{out} holds {held}; give another --out, or remove it first")
+    source = read_any(out)[1].get("imported")
+    if source != name:
+        other = f"what was imported from {source}" if source else "a run that was not imported"
+        raise RunError(f"{out} holds {other}; give another --out, or remove it first")
 
 
 def _refuse_other_weights(out: Path, step: nn.Module) -> None:
-    """Raises RunError where `out` holds other weights than those of `step`: files of one name need not be one checkpoint. Damaged
-    ones may be written anew.
+    """Raises RunError if `out` holds other weights than those of `step`.
+
+    Checkpoints of the same file name may differ. A damaged file may be overwritten.
     """
     path = out / MODEL
     with suppress(Damaged):
-        if path.is_file() and not save_with_digest(path, named_weights(student_of(step))):
-            raise RunError(f"{out} holds other weights than this file's; give another --out, or remove it first")
+        if path.is_file() and not holds_tensors(path, named_weights(student_of(step))):
+            raise RunError(f"{out} holds other weights than this checkpoint's; give another --out, or remove it first")
 
 
-def _reading(run: Any, vocabulary: Path) -> Pretrain | Finetune:
-    """With the vocabulary of a file, which must fit."""
+def _with_vocabulary(run: Any, vocabulary: Path) -> Pretrain | Finetune:
+    """The run with the vocabulary of a file. Raises RunError if it does not fit the model."""
     if isinstance(run, ImportedCheckpoint):
-        raise RunError(
-            "what no recipe expresses is kept to be exported, and reads no vocabulary; leave --vocabulary out"
-        )
+        raise RunError("no recipe expresses this checkpoint: it is kept for export only; leave --vocabulary out")
     run = replace(run, vocabulary=str(vocabulary))
     tokenizer_of(run)
     return run
 
 
-def _beside(found: Imported) -> dict[str, Tensor]:
-    """The teacher and queue that a student stood beside, by their official names: a run's weights are the student's."""
-    beside = {name: tensor for name, tensor in found.state.items() if name.startswith(("teacher.", "queue."))}
-    return found.names.to_official(beside)
+def _teacher_and_queue(imported: Imported) -> dict[str, Tensor]:
+    """The weights of the momentum teacher and its queue, by official names; a run's weights are only the student's."""
+    weights = {name: tensor for name, tensor in imported.state.items() if name.startswith(("teacher.", "queue."))}
+    return imported.names.to_official(weights)

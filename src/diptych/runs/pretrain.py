@@ -1,4 +1,4 @@
-"""Pre-training: from a run to a folder with its weights."""
+"""Pre-training: data, model and objectives of a run, trained into a run folder."""
 
 from __future__ import annotations
 
@@ -23,75 +23,97 @@ from diptych.runs.embedders import image_key_names, shown_images
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
-from diptych.runs.training_data import Streamed, TrainingData, size_text
-from diptych.runs.validate import check_inputs, check_out_is_apart
+from diptych.runs.training_data import StreamedData, TrainingData, data_size
+from diptych.runs.validate import check_inputs, check_out
 from diptych.training.distributed import processes
-from diptych.training.recovery import claimed
+from diptych.training.recovery import locked_run_folder
 from diptych.utils.state_dict import listed
 from diptych.utils.terminal import echo
 
-MOST_UNKNOWN = 0.1  # of the captions' pieces
+MAX_UNKNOWN_SHARE = 0.1  # of the captions' tokens
 
 
 def examples(run: Pretrain, split: str, augment: bool) -> Examples:
-    """What the run learns from, or is held out from it."""
-    return examples_of(run, open_captions(run.data, split, least=run.images.shorter_side), augment)
+    """Examples of one split of the run's data, in random access."""
+    return make_examples(run, open_captions(run.data, split, least=run.images.shorter_side), augment)
 
 
 def training_data(run: Pretrain) -> TrainingData:
-    """What the run learns from: a stream, where it asks for lanes."""
+    """Training examples of the run: a stream of tars if `streaming.lanes` is set, else in random access."""
     if not run.streaming.lanes:
         return examples(run, run.split, augment=True)
     stream = Stream(run.data, run.split, run.streaming)
-    head = examples_of(run, stream.head(run.images.shorter_side), augment=True)
-    return Streamed(stream, partial(examples_of, run, augment=True), head, run.images.shorter_side)
+    head = make_examples(run, stream.head(run.images.shorter_side), augment=True)
+    return StreamedData(stream, partial(make_examples, run, augment=True), head, run.images.shorter_side)
 
 
-def held_out(run: Pretrain) -> Examples:
-    """What the run is held out from. Raises NoSplit where nothing is, DataError where that cannot be used."""
+def validation_examples(run: Pretrain) -> Examples:
+    """Examples of the val split, without augmentation.
+
+    Raises:
+        NoSplit: the data has no val split.
+        DataError: the val split cannot be used.
+    """
     if run.streaming.lanes and any(named_split(shard) is None for shard in shards(run.data)):
-        raise NoSplit("a stream learns from every tar whose name speaks of no split; name one val")
+        raise NoSplit("a stream trains on every tar whose name has no split word; give one tar a name with 'val'")
     return examples(run, "val", augment=False)
 
 
-def examples_of(run: Pretrain, source: Captioned, augment: bool) -> Examples:
-    """Captioned images as the run's objectives want them."""
-    asked = run.objectives
-    if not reads_text(asked):
+def make_examples(run: Pretrain, source: Captioned, augment: bool) -> Examples:
+    """Training examples of captioned images: image-text pairs, images alone or texts alone, as the objectives need.
+
+    Images are replaced by mismatched ones (probability 0.5) for WPA, and for ITM without in-batch hard negatives.
+    """
+    config = run.objectives
+    if not reads_text(config):
         return ImageExamples(source, shown_images(run, augment), image_key_names(run, augment))
-    if not reads_images(asked):
+    if not reads_images(config):
         return TextExamples(source, tokenizer_of(run))
-    drawn = asked.wpa or (asked.itm and not asked.hard_negatives)
-    pairs = PairExamples(source, tokenizer_of(run), shown_images(run, augment), 0.5 if drawn else 0.0)
+    samples_mismatches = config.wpa or (config.itm and not config.hard_negatives)
+    pairs = PairExamples(source, tokenizer_of(run), shown_images(run, augment), 0.5 if samples_mismatches else 0.0)
     return MixedPairs(pairs, run.mixgen) if run.mixgen and augment else pairs
 
 
-def reads_text(asked: Objectives) -> bool:
-    """Whether any objective reads texts."""
+def reads_text(config: Objectives) -> bool:
+    """Whether any objective needs text."""
     paired = (
-        asked.itm,
-        asked.mlm,
-        asked.itc,
-        asked.wpa,
-        asked.lm,
-        asked.masked_captions,
-        asked.masked_regions,
-        asked.triplet,
-        asked.masked_codes,
+        config.itm,
+        config.mlm,
+        config.itc,
+        config.wpa,
+        config.lm,
+        config.masked_captions,
+        config.masked_regions,
+        config.triplet,
+        config.masked_codes,
     )
-    return any(paired) or bool(asked.mlm_text_only)
+    return any(paired) or bool(config.mlm_text_only)
 
 
-def reads_images(asked: Objectives) -> bool:
-    """Whether any objective looks at images."""
-    seeing = (asked.grid_distillation, asked.class_distillation, asked.mim, asked.masked_codes_image_only, asked.vqkd)
-    return not asked.text_only or any(seeing) or reads_text(replace(asked, mlm=0.0, mlm_text_only=0.0))
+def reads_images(config: Objectives) -> bool:
+    """Whether any objective needs images."""
+    image_only = (
+        config.grid_distillation,
+        config.class_distillation,
+        config.mim,
+        config.masked_codes_image_only,
+        config.vqkd,
+    )
+    paired = reads_text(replace(config, mlm=0.0, mlm_text_only=0.0))
+    return not config.text_only or any(image_only) or paired
 
 
 def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> dict[str, float]:
-    """Facts of the captions that floors are made of: the entropy of the pieces that masking may hide, in nats.
+    """Caption statistics that chance losses are computed from.
 
-    Raises RunError where the vocabulary is one of another language or world.
+    Args:
+        most: captions are counted in order until there are at least so many.
+
+    Returns:
+        "captions_counted", and "unigram_entropy": entropy in nats of the tokens that MLM may mask (all but specials).
+
+    Raises:
+        RunError: more than `MAX_UNKNOWN_SHARE` of the tokens are unknown, as with captions in another language.
     """
     texts = []
     for i in range(len(source)):
@@ -99,16 +121,18 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
         if len(texts) >= most:
             break
     counts: Counter[int] = Counter()
-    for at in range(0, len(texts), 1000):
-        text = tokenizer.encode(texts[at : at + 1000])
+    for start in range(0, len(texts), 1000):
+        text = tokenizer.encode(texts[start : start + 1000])
         counts.update(text.ids[text.mask].tolist())
     for special in tokenizer.vocabulary.special:
         counts.pop(special, None)
     total = sum(counts.values())
-    if counts[tokenizer.vocabulary.unknown] > MOST_UNKNOWN * total:
+    unknown = counts[tokenizer.vocabulary.unknown]
+    if unknown > MAX_UNKNOWN_SHARE * total:
         raise RunError(
-            f"the vocabulary {tokenizer.vocabulary.name} does not know {counts[tokenizer.vocabulary.unknown] / total:.0%} of "
-            f"the words of {source.name}; give --model.vocab_size {vocabulary().size}"
+            f"{source.name}: {unknown / total:.0%} of the caption tokens are unknown to the vocabulary "
+            f"{tokenizer.vocabulary.name} (at most {MAX_UNKNOWN_SHARE:.0%} may be); give --model.vocab_size "
+            f"{vocabulary().size} for the bundled WordPiece vocabulary, or --vocabulary FILE"
         )
     return {
         "captions_counted": len(texts),
@@ -117,19 +141,26 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
 
 
 def pretrain(run: Pretrain, out: Path) -> None:
-    """Trains, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
+    """Trains a run into the folder `out`, or resumes it there.
 
-    Raises DataError, RunError, WeightsError, CheckpointError, InUse, NotWritten, Diverged.
+    Writes run.json, metrics.jsonl, checkpoints, model.safetensors and report.html.
+
+    Raises:
+        DataError, RunError, WeightsError: data, settings or initial weights cannot be used.
+        CheckpointError: `out` holds a checkpoint of other settings, or a damaged one.
+        InUse: another process writes `out`.
+        WriteError: a file cannot be written.
+        Diverged: a loss is not finite.
     """
     check_inputs(run)
-    check_out_is_apart(run.data, out)
+    check_out(run.data, out)
     run = replace(run, split=asked_split(run.split, run.data))
-    with processes(run.training.device) as group, claimed(out, group):
+    with processes(run.training.device) as group, locked_run_folder(out, group):
         if group.main:
             echo(f"reading {run.data} ({run.split})")
-        given = training_data(run)
-        facts: dict[str, Any] = {"examples": size_text(given)}
-        head = given.head if isinstance(given, Streamed) else given
+        data = training_data(run)
+        facts: dict[str, Any] = {"examples": data_size(data)}
+        head = data.head if isinstance(data, StreamedData) else data
         head = head.pairs if isinstance(head, MixedPairs) else head
         if isinstance(head, PairExamples | TextExamples):
             facts |= statistics(head.source, head.tokenizer)
@@ -138,6 +169,6 @@ def pretrain(run: Pretrain, out: Path) -> None:
         if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
-        if (left := init_from_run(module, run)) and group.main:
-            echo(f"of {run.init_from} this run does not take: {listed(left)}")
-        train(run, with_teacher(module, run), given, lambda: held_out(run), facts, out, group)
+        if (unused := init_from_run(module, run)) and group.main:
+            echo(f"weights of {run.init_from} that this run does not use: {listed(unused)}")
+        train(run, with_teacher(module, run), data, lambda: validation_examples(run), facts, out, group)

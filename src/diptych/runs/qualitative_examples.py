@@ -1,4 +1,4 @@
-"""Examples that an evaluation had to show, kept beside its scores, so that every later report shows them again."""
+"""Examples of an evaluation (shown.json), stored beside its scores so that every later report can show them."""
 
 from __future__ import annotations
 
@@ -20,48 +20,60 @@ Shown = AnswerExample | CaptionExample | RetrievalExample
 
 
 def write_shown(folder: Path, examples: Sequence[Shown]) -> None:
-    """Writes shown.json, pictures shrunk and within."""
+    """Writes shown.json, with the images as thumbnails inside it."""
     with atomic_write(folder / SHOWN_FILE) as path:
-        path.write_text(json.dumps([_row(example) for example in examples]))
+        path.write_text(json.dumps([_to_row(example) for example in examples]))
 
 
-def _row(example: Shown) -> dict[str, Any]:
+def _to_row(example: Shown) -> dict[str, Any]:
     match example:
         case AnswerExample():
-            told = {"question": example.question, "answers": list(example.answers), "truth": example.truth}
-            return {"kind": "answer", "picture": _held(example.image), **told, "score": example.score}
+            return {
+                "kind": "answer",
+                "picture": _pack(example.image),
+                "question": example.question,
+                "answers": list(example.answers),
+                "truth": example.truth,
+                "score": example.score,
+            }
         case CaptionExample():
-            told = {"caption": example.caption, "score": example.score, "references": list(example.references)}
-            return {"kind": "caption", "picture": _held(example.image), **told}
-    results = [(_held(item), score, right) for item, score, right in example.results]
-    return {"kind": "retrieval", "query": _held(example.query), "results": results}
+            return {
+                "kind": "caption",
+                "picture": _pack(example.image),
+                "caption": example.caption,
+                "score": example.score,
+                "references": list(example.references),
+            }
+    results = [(_pack(item), score, correct) for item, score, correct in example.results]
+    return {"kind": "retrieval", "query": _pack(example.query), "results": results}
 
 
 def read_shown(path: Path) -> list[Shown]:
-    """What `write_shown` wrote. Raises DamagedFile."""
+    """Examples as `write_shown` wrote them. Raises DamagedFile."""
     rows = read_json(path, [{"kind": str}])
     try:
-        return [_example(row) for row in rows]
-    except (KeyError, TypeError, ValueError, OSError) as error:  # OSError: a picture that is none
-        raise DamagedFile(f"{path}: not the examples that were written there ({error}); remove it") from None
+        return [_to_example(row) for row in rows]
+    except (KeyError, TypeError, ValueError, OSError) as error:  # OSError: an image that cannot be decoded
+        raise DamagedFile(f"{path}: expected the examples of an evaluation ({error}); remove the file") from None
 
 
-def _example(row: dict[str, Any]) -> Shown:
+def _to_example(row: dict[str, Any]) -> Shown:
     kind = row.pop("kind")
     if kind == "answer":
         answers = [(answer, value) for answer, value in row.pop("answers")]
-        return AnswerExample(_freed(row.pop("picture")), answers=answers, **row)
+        return AnswerExample(_unpack(row.pop("picture")), answers=answers, **row)
     if kind == "caption":
-        return CaptionExample(_freed(row.pop("picture")), **row)
-    results = [(_freed(item), score, right) for item, score, right in row["results"]]
-    return RetrievalExample(_freed(row["query"]), results)
+        return CaptionExample(_unpack(row.pop("picture")), **row)
+    results = [(_unpack(item), score, correct) for item, score, correct in row["results"]]
+    return RetrievalExample(_unpack(row["query"]), results)
 
 
-def _held(item: Pillow.Image | str) -> Any:
+def _pack(item: Pillow.Image | str) -> Any:
+    """JSON value of a text or an image."""
     return item if isinstance(item, str) else {"picture": data_uri(item)}
 
 
-def _freed(item: Any) -> Any:
+def _unpack(item: Any) -> Any:
     if isinstance(item, str):
         return item
     return decode(base64.b64decode(item["picture"].partition(",")[2]), SHOWN_FILE)

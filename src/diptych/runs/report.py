@@ -1,4 +1,7 @@
-"""What a run's report shows. No failure in making it ends the work that it reports on."""
+"""Report of a run: the sections of report.html, collected from the files of the run folder.
+
+A report never ends the work that it is about: a section that cannot be made is left out, with one line on stderr.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from diptych.report import Facts, Findings, Section, Table, read_curves, write_r
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import SHOWN_FILE, read_shown
 from diptych.runs.run_folder import RUN, ancestors
-from diptych.utils.io import FINDING, NUMBER, SKIPPED, read_json
+from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, read_json
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
 
 debugging = ContextVar("debugging", default=False)
-"""Whether a failure in making a report is raised (--debug), where it is otherwise one printed line."""
+"""Whether an error while a report is made is raised (`--debug`) instead of printed in one line."""
 
-SEVERITY = {
+SEVERITY_BY_VERDICT = {
     "early": "note",
     "learning": "note",
     "stuck": "warning",
@@ -33,11 +36,11 @@ SEVERITY = {
 }
 
 SCORES = {"what": str, "asked": {}, "metrics": {str: (*NUMBER, type(None))}}
-"""What an evaluation's metrics.json holds."""
+"""Shape of metrics.json of an evaluation: data and conditions in words, settings, scores (null: not finite)."""
 
 
 def report_errors(what: str, make: Callable[[], T], otherwise: T) -> T:
-    """What `make` returns. Where it fails: `otherwise`, after one line on stderr that names what is missing and why."""
+    """The result of `make()`. If that fails, `otherwise`, after one line on stderr: what could not be made, and why."""
     try:
         return make()
     except Exception as error:
@@ -48,47 +51,43 @@ def report_errors(what: str, make: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-def training_sections(out: Path, floors: Mapping[str, ChanceLoss]) -> list[Section]:
-    """Curves with their floors, and what the loss doctor found."""
-    named = {name: (floor.value, floor.name) for name, floor in floors.items()}
-    if not (out / "metrics.jsonl").is_file():  # imported weights were not trained here
+def training_sections(out: Path, chance_losses: Mapping[str, ChanceLoss]) -> list[Section]:
+    """Curves with their chance levels, and the findings of the training diagnostics. Empty for imported weights."""
+    levels = {name: (chance.value, chance.name) for name, chance in chance_losses.items()}
+    if not (out / "metrics.jsonl").is_file():
         return []
-    return [*read_curves(out / "metrics.jsonl", named), Findings(findings(out))]
+    return [*read_curves(out / "metrics.jsonl", levels), Findings(findings(out))]
 
 
 def findings(out: Path) -> list[tuple[str, str]]:
-    """The doctor's sentences, and the samples that were skipped."""
-    told: list[tuple[str, str]] = []
+    """(severity, sentence) of each finding of the training diagnostics, and of the skipped samples if there are any."""
+    rows: list[tuple[str, str]] = []
     if (out / "doctor.json").is_file():
-        for finding in read_json(out / "doctor.json", {"findings": [FINDING]})["findings"]:
-            told.append(
-                (
-                    SEVERITY.get(finding["verdict"], "note"),
-                    f"Step {finding['step']}, {finding['subject']}: {finding['message']}",
-                )
-            )
-    if said := skipped(out):
-        told.append(("warning", said))
-    return told
+        for finding in read_json(out / "doctor.json", {"findings": [FINDING_SCHEMA]})["findings"]:
+            severity = SEVERITY_BY_VERDICT.get(finding["verdict"], "note")
+            rows.append((severity, f"Step {finding['step']}, {finding['subject']}: {finding['message']}"))
+    if sentence := skipped(out):
+        rows.append(("warning", sentence))
+    return rows
 
 
 def skipped(out: Path) -> str:
-    """A sentence on the samples that were skipped; "" where none was."""
-    listed = read_json(out / "skipped.json", SKIPPED) if (out / "skipped.json").is_file() else []
-    head = "; ".join(f"{s['where']}: {s['why']}" for s in listed[:5])
-    return f"{len(listed)} samples were skipped (skipped.json lists them): {head}" if listed else ""
+    """One sentence on the skipped samples, with the first five of them; "" if there are none."""
+    samples = read_json(out / "skipped.json", SKIPPED_SCHEMA) if (out / "skipped.json").is_file() else []
+    first = "; ".join(f"{sample['where']}: {sample['why']}" for sample in samples[:5])
+    return f"{len(samples)} samples were skipped (skipped.json lists them): {first}" if samples else ""
 
 
 def facts_section(out: Path) -> Facts:
-    """run.json, flat."""
-    told = read_json(out / "run.json", RUN)
+    """Content of run.json as one flat table."""
+    record = read_json(out / "run.json", RUN)
     return Facts(
         {
-            "command": told["command"],
-            "machine": told["machine"],
-            **told["versions"],
-            **_flat(told["run"]),
-            **told["facts"],
+            "command": record["command"],
+            "machine": record["machine"],
+            **record["versions"],
+            **_flat(record["run"]),
+            **record["facts"],
         }
     )
 
@@ -101,7 +100,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def evaluation_tables(out: Path) -> list[Section]:
-    """One table for each task evaluated in this folder, the control beside the result."""
+    """One table of scores for each evaluation in the run folder; a control is a table beside the result."""
     tables: list[Section] = []
     for path in sorted(out.glob("evaluate-*/metrics.json")):
         tables += report_errors(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
@@ -109,20 +108,22 @@ def evaluation_tables(out: Path) -> list[Section]:
 
 
 def _table(path: Path) -> Table:
-    told = read_json(path, SCORES)
-    rows = [[name, value] for name, value in told["metrics"].items()]
-    return Table(path.parent.name, ("measure", "value"), rows, told["what"])
+    scores = read_json(path, SCORES)
+    rows = [[name, value] for name, value in scores["metrics"].items()]
+    return Table(path.parent.name, ("metric", "value"), rows, scores["what"])
 
 
 def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None:
-    """report.html: scores, examples, curves, findings, heat maps, facts. A part that fails is left out; None where the page itself
-    could not be made, and the former one stays.
+    """Writes report.html: scores, examples, curves, findings, heat maps, facts. A section that fails is left out.
+
+    Returns:
+        Its path; None if the page itself could not be made, in which case an earlier page stays.
     """
-    floors = getattr(module, "chance_losses", {})
+    chance_losses = getattr(module, "chance_losses", {})
     parts: dict[str, Callable[[], Iterable[Section]]] = {
         "scores": lambda: evaluation_tables(out),
-        "examples": lambda: kept_examples(out),
-        "curves and findings": lambda: training_sections(out, floors),
+        "examples": lambda: example_sections(out),
+        "curves and findings": lambda: training_sections(out, chance_losses),
         "heat maps": lambda: heat_maps(run, module),
         "facts": lambda: [facts_section(out)],
     }
@@ -131,18 +132,17 @@ def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None
 
 
 def title(run: Pretrain | Finetune) -> str:
-    """What the run is, in a line."""
-    task = run.task if isinstance(run, Finetune) else "pre-training"
-    return (
-        f"{task} on {run.data}"
-        + (f", {run.recipe}" if run.recipe else "")
-        + (f", from {ancestors(run)}" if run.init_from else "")
-    )
+    """Title of the report, for example "Fine-tuning for vqa (vilt.small) on scenes:2000, initialised from runs/pre"."""
+    task = f"Fine-tuning for {run.task}" if isinstance(run, Finetune) else "Pre-training"
+    recipe = f" ({run.recipe})" if run.recipe else ""
+    initial = f", initialised from {ancestors(run)}" if run.init_from else ""
+    return f"{task}{recipe} on {run.data}{initial}"
 
 
-def kept_examples(out: Path) -> list[Section]:
-    """What the evaluations in this folder had to show, pictures beside pictures and answers beside answers."""
-    found: list[Section] = []
+def example_sections(out: Path) -> list[Section]:
+    """Examples of all evaluations in the run folder, grouped by kind (answers, captions, retrieval)."""
+    examples: list[Section] = []
     for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")):
-        found += report_errors(f"the report's examples of {path.parent.name}", lambda path=path: read_shown(path), [])
-    return sorted(found, key=lambda section: type(section).__name__)
+        name = f"the report's examples of {path.parent.name}"
+        examples += report_errors(name, lambda path=path: read_shown(path), [])
+    return sorted(examples, key=lambda section: type(section).__name__)

@@ -1,4 +1,4 @@
-"""What a run's model can read."""
+"""Text tokenizer of a run: from its vocabulary file, or the bundled one of the model's vocabulary size."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from diptych.runs.run_folder import RunError, read_run
 
 
 def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
-    """The vocabulary that the run's texts are cut with: its file's, else the bundled one of its model's size, else None.
+    """The run's vocabulary: that of its file, else the bundled one of the model's vocabulary size, else None.
 
-    Raises DataError, and RunError where a file's does not fit the model, which may have rows to spare.
+    The model's embedding table may have more rows than the vocabulary has tokens.
+
+    Raises:
+        DataError: the file cannot be read.
+        RunError: its vocabulary does not fit the model.
     """
     size = tokenizer_size(run.model)
     if not run.vocabulary or not size:
@@ -22,40 +26,47 @@ def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
     known = read_vocabulary(Path(run.vocabulary))
     if known.size > size:
         raise RunError(
-            f"{run.vocabulary} has {known.size:,} pieces, but the model {size:,}: give --model.vocab_size {known.size}"
+            f"{run.vocabulary} has {known.size:,} tokens, but model.vocab_size is {size:,}: give --model.vocab_size "
+            f"{known.size}"
         )
     if isinstance(run.model, BEiT3Config) and run.model.mask_token_id != known.mask:
         raise RunError(
-            f"{run.vocabulary} has its mask at {known.mask}, the model at {run.model.mask_token_id}: set model.mask_token_id"
+            f"{run.vocabulary}: its mask token is {known.mask}, but model.mask_token_id is {run.model.mask_token_id}: "
+            f"set model.mask_token_id to {known.mask}"
         )
     return known
 
 
 def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
-    """From texts to the pieces that the run's model reads.
+    """The text tokenizer of the run's model.
 
-    Raises DataError, RunError where it reads none, or unknown ones.
+    Raises:
+        DataError: the vocabulary file cannot be read.
+        RunError: the model reads no text, its vocabulary is unknown, or the file does not fit it.
     """
     if isinstance(run.model, ImageOnlyModel):
         raise RunError(f"a {model_name(run.model)} reads no text; this needs a model that reads text and image")
     known = vocabulary_of(run)
     if known is None:
-        there = " or ".join(f"the {size:,} pieces of {name}" for name, size in SIZES.items())
+        bundled_sizes = " or ".join(f"{size:,} ({name})" for name, size in SIZES.items())
         raise RunError(
-            f"model.vocab_size is {run.model.vocab_size}, but texts come in {there}; give --vocabulary FILE: BEiT-3's sentencepiece "
-            "model, SCAN's or VSE++'s words, or a list of pieces (diptych train-tokenizer learns one)"
+            f"model.vocab_size is {run.model.vocab_size}, but bundled vocabularies have {bundled_sizes} tokens; give "
+            "--vocabulary FILE: BEiT-3's SentencePiece model, a word vocabulary of SCAN or VSE++, or a list of "
+            "WordPiece tokens (diptych train-tokenizer trains one)"
         )
     return Tokenizer(max_text_length(run.model), known)
 
 
-def check_pieces(run: Pretrain | Finetune) -> None:
-    """Raises RunError where a run reads other pieces than the one that it starts from, whose word vectors stand for those."""
+def check_same_vocabulary(run: Pretrain | Finetune) -> None:
+    """Raises RunError if a run's vocabulary is not that of the run it starts from, whose word embeddings it takes."""
     if not run.init_from or isinstance(run.model, ImageOnlyModel):
         return
     before, _ = read_run(Path(run.init_from))
     if isinstance(before.model, ImageOnlyModel):
         return
-    known, other = vocabulary_of(run), vocabulary_of(before)
-    if known and other and known.pieces != other.pieces:
-        told = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
-        raise RunError(f"{run.init_from} learned with the vocabulary {other.name}, this run has {known.name}: {told}")
+    known, trained = vocabulary_of(run), vocabulary_of(before)
+    if known and trained and known.pieces != trained.pieces:
+        advice = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
+        raise RunError(
+            f"{run.init_from} learned with the vocabulary {trained.name}, but this run has {known.name}: {advice}"
+        )

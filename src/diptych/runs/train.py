@@ -1,4 +1,7 @@
-"""What every training job shares: its line at the start, its batches, its held-out means, and the folder it fills."""
+"""Training of one module into a run folder: what pre-training and fine-tuning share.
+
+Start or resume, log line at the start, micro-batches, validation during training, report at the end.
+"""
 
 from __future__ import annotations
 
@@ -23,188 +26,262 @@ from diptych.modules.tokens import packing
 from diptych.objectives.gather import without_gathering
 from diptych.protocols import TrainStep, student_of
 from diptych.runs import report
-from diptych.runs.compatibility import FEWEST, check_samples, compares
+from diptych.runs.compatibility import MIN_COMPARED, check_samples, compares_samples
 from diptych.runs.embedders import unused_region_settings
-from diptych.runs.feature_extractors import check_given, frozen_sources
+from diptych.runs.feature_extractors import check_frozen_features, frozen_sources
 from diptych.runs.run_folder import RunError, ancestors, read_run, write_run
-from diptych.runs.tokenizer import check_pieces
-from diptych.runs.training_data import TrainingData, batches, describe_data, division_of, say_division, size_text
+from diptych.runs.tokenizer import check_same_vocabulary
+from diptych.runs.training_data import TrainingData, batches, data_size, describe_data, division_of, say_division
 from diptych.training import checkpoint
-from diptych.training.distributed import Group, takes_bf16
+from diptych.training.distributed import Group, uses_bf16
 from diptych.training.loop import fit
 from diptych.utils.terminal import echo
 
-HELD_OUT = 512  # examples of the val split that an evaluation during training looks at
+VALIDATION_EXAMPLES = 512  # of the val split, in each validation during training
 
 
 def train(
-    run: Pretrain | Finetune, module: nn.Module, food: TrainingData, val: Callable[[], Examples], facts: Mapping[str, Any],
-    out: Path, group: Group,
-) -> None:  # fmt: skip
-    """Trains `module` on `food`, going on where `out` stands; writes run.json, metrics.jsonl, model.safetensors, report.html.
+    run: Pretrain | Finetune,
+    module: nn.Module,
+    data: TrainingData,
+    val: Callable[[], Examples],
+    facts: Mapping[str, Any],
+    out: Path,
+    group: Group,
+) -> None:
+    """Trains `module` on `data` into the folder `out`, or resumes it there.
 
-    Raises what `train.loop.fit` does, and RunError where `out` holds weights that were not trained there.
+    Writes run.json, metrics.jsonl, checkpoints, model.safetensors and report.html.
+
+    Args:
+        val: opens the val split. Raises NoSplit if the data has none; training then runs without validation.
+        facts: what was counted in the data, for run.json.
+
+    Raises:
+        RunError: `out` holds weights without a checkpoint, another kind of run, or one of other frozen features.
+        CheckpointError: `out` holds a checkpoint of other settings.
+        Whatever `training.loop.fit` raises.
     """
-    settings, before = run.training, checkpoint.rest(out)
-    check_pieces(run)
+    settings, resumed = run.training, checkpoint.read_training_state(out)
+    check_same_vocabulary(run)
     check_samples(module, settings, group.world, run.teacher.queue_size if isinstance(run, Pretrain) else 0)
-    if before is None and (out / checkpoint.MODEL).exists():
-        raise RunError(f"{out} holds weights but no checkpoint to go on from; give another --out")
-    told: Mapping[str, Any] = {}
-    if before is not None:
-        there, told = read_run(out)
-        if type(there) is not type(run):
-            raise RunError(f"{out} holds another kind of run; give another --out")
-        check_given(there, told)
-        recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (there, run))
-        checkpoint.refuse_other_settings(out, recorded, wanted, defaults(run))  # run.json may be another run's
-    precision = "bf16" if takes_bf16(group.device, settings.precision) else "fp32"
-    if settings.precision == "auto" and before is not None and told.get("precision", precision) != precision:
-        if group.main:
-            echo(
-                f"{out} was begun in {told['precision']} and goes on in it, though auto is {precision} on this machine"
-            )
-        precision = told["precision"]
-    same = identity(run) | {
+    if resumed is None and (out / checkpoint.MODEL).exists():
+        raise RunError(f"{out} holds {checkpoint.MODEL} but no checkpoint to resume from; give another --out")
+    recorded_facts = {} if resumed is None else _check_resumable(out, run)
+    precision = _precision(out, run, recorded_facts, group)
+    fingerprint = identity(run) | {
         "precision": settings.precision,
-        "examples": size_text(food),
+        "examples": data_size(data),
         "answers": list(facts.get("answers", [])),
     }
-    if before is None and (out / "run.json").is_file() and (said := resumes(out, run, same)) and group.main:
-        echo(said)
-    if group.main and before is None:  # a run that goes on keeps its first one, also where it is refused below
+    if resumed is None and (out / "run.json").is_file():
+        message = restart_message(out, run, fingerprint)
+        if group.main:
+            echo(message)
+    if group.main and resumed is None:  # a resumed run keeps its first run.json, also if it is refused below
         write_run(out, run, dict(facts) | {"given": frozen_sources(run), "precision": precision})
 
     settings = replace(settings, precision=precision)
 
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
-            echo(opening(run, module, food, first, group, precision))
-            if said := unused_region_settings(run):
-                echo(said)
-        return batches(food, settings, group, first, (before or {}).get("cursor", {}))
+            echo(start_message(run, module, data, first, group, precision))
+            if warning := unused_region_settings(run):
+                echo(warning)
+        return batches(data, settings, group, first, (resumed or {}).get("cursor", {}))
 
     if group.main:
-        say_division(food)
-    fewest = FEWEST if compares(module) else 1
-    aside = opened(none_left if run.split == "val" else val, not group.main, fewest, division_of(food))
+        say_division(data)
+    evaluate = _validation(run, module, data, val, settings, group)
+    with packing():
+        fit(
+            module,
+            stream,
+            settings,
+            out,
+            evaluate=evaluate,
+            fingerprint=fingerprint,
+            defaults=defaults(run),
+            group=group,
+        )
+    if group.main:
+        if resumed and resumed["step"] >= settings.steps and not resumed.get("owes"):
+            echo(f"{out} has already finished its {settings.steps} steps: only the report is written again")
+        _write_report(run, module, out)
+
+
+def _check_resumable(out: Path, run: Pretrain | Finetune) -> Mapping[str, Any]:
+    """Facts of the run in `out`. Raises RunError, CheckpointError if `run` cannot resume it."""
+    recorded_run, facts = read_run(out)
+    if type(recorded_run) is not type(run):
+        kinds = type(recorded_run).__name__, type(run).__name__
+        raise RunError(f"{out} holds a {kinds[0]} run, this is a {kinds[1]} run; give another --out")
+    check_frozen_features(recorded_run, facts)
+    recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (recorded_run, run))
+    checkpoint.check_same_settings(out, recorded, wanted, defaults(run))  # run.json may be another run's
+    return facts
+
+
+def _precision(out: Path, run: Pretrain | Finetune, recorded_facts: Mapping[str, Any], group: Group) -> str:
+    """Precision of this run, "bf16" or "fp32". With `auto` a resumed run keeps the precision it was started in."""
+    chosen = "bf16" if uses_bf16(group.device, run.training.precision) else "fp32"
+    recorded = recorded_facts.get("precision", chosen)
+    if run.training.precision != "auto" or recorded == chosen:
+        return chosen
+    if group.main:
+        echo(f"{out} was started in {recorded} and resumes in it, although auto is {chosen} on this machine")
+    return recorded
+
+
+def _validation(
+    run: Pretrain | Finetune,
+    module: nn.Module,
+    data: TrainingData,
+    val: Callable[[], Examples],
+    settings: train_settings.Training,
+    group: Group,
+) -> Callable[[int], Mapping[str, float]] | None:
+    """Validation during training, step → {"val/NAME": mean}; None without validation data.
+
+    Its batches are loaded at the first call and kept.
+    """
+    fewest = MIN_COMPARED if compares_samples(module) else 1
+    open_split = no_validation_split if run.split == "val" else val
+    examples = open_validation(open_split, not group.main, fewest, division_of(data))
+    if examples is None:
+        return None
     held: list[Batch] = []
 
     def evaluate(_: int) -> Mapping[str, float]:
-        if not held and aside is not None:
+        if not held:
             if group.main:
-                echo(f"loading {min(HELD_OUT, len(aside))} held-out examples, once")
-            held.extend(held_out(aside, max(fewest, settings.batch_size), settings.seed))
-        found = held_out_means(cast(TrainStep, module), held, group, settings.precision)
-        return {f"val/{name}": value for name, value in found.items()}
+                echo(f"loading {min(VALIDATION_EXAMPLES, len(examples))} validation examples, once")
+            held.extend(validation_batches(examples, max(fewest, settings.batch_size), settings.seed))
+        means = validation_means(cast(TrainStep, module), held, group, settings.precision)
+        return {f"val/{name}": value for name, value in means.items()}
 
-    with packing():
-        evaluated = evaluate if aside is not None else None
-        fit(module, stream, settings, out, evaluate=evaluated, fingerprint=same, defaults=defaults(run), group=group)
-    if group.main:
-        if before and before["step"] >= settings.steps and not before.get("owes"):
-            echo(f"{out} is finished already, {settings.steps} steps: only its report is made again")
-        page = report.write(out, run, student_of(module))
-        if said := report.report_errors("the list of skipped samples", lambda: report.skipped(out), ""):
-            echo(said)
-        echo("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]))
+    return evaluate
 
 
-def resumes(out: Path, run: Pretrain | Finetune, same: Mapping[str, Any]) -> str:
-    """What is said of a folder with a run that was stopped before its first checkpoint. Raises CheckpointError where that one has
-    logged steps, and had other settings.
+def _write_report(run: Pretrain | Finetune, module: nn.Module, out: Path) -> None:
+    """Writes report.html and prints the skipped samples and the paths of report and weights."""
+    page = report.write(out, run, student_of(module))
+    if skipped := report.report_errors("the list of skipped samples", lambda: report.skipped(out), ""):
+        echo(skipped)
+    echo("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]))
+
+
+def restart_message(out: Path, run: Pretrain | Finetune, fingerprint: Mapping[str, Any]) -> str:
+    """Log line for a folder whose run was stopped before its first checkpoint.
+
+    Raises:
+        CheckpointError: that run logged steps with other settings, so its metrics.jsonl is not this run's.
     """
-    there, facts = read_run(out)
+    recorded_run, facts = read_run(out)
     logged = out / "metrics.jsonl"
     if logged.is_file() and logged.stat().st_size:
-        held = identity(there) | {"examples": facts.get("examples"), "answers": facts.get("answers", [])}
-        asked = dict(same) | train_settings.identity(run.training)
-        checkpoint.refuse_other_settings(out, held | train_settings.identity(there.training), asked, defaults(run))
+        recorded = identity(recorded_run) | {"examples": facts.get("examples"), "answers": facts.get("answers", [])}
+        wanted = dict(fingerprint) | train_settings.identity(run.training)
+        recorded |= train_settings.identity(recorded_run.training)
+        checkpoint.check_same_settings(out, recorded, wanted, defaults(run))
     return f"{out} holds a run that was stopped before its first checkpoint: starting again from step 0"
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:
-    """What a run that goes on must share with the one that began: all but its name; a vocabulary is one wherever it lies. The loop
-    compares `training`.
+    """Settings that a resumed run must share with the run it resumes: all but the recipe's name and `training`.
+
+    `training` has an identity of its own (`config.training.identity`). A vocabulary file counts by its content, not by
+    its path.
     """
-    told = asdict(run)
+    record = asdict(run)
     if run.vocabulary:
-        told["vocabulary"] = called(Path(run.vocabulary), held_in(Path(run.vocabulary)))
-    for name in ("recipe", "training", "corpus"):  # `corpus` is said of a recipe, and computes nothing
-        told.pop(name, None)
-    return told
+        record["vocabulary"] = called(Path(run.vocabulary), held_in(Path(run.vocabulary)))
+    for name in ("recipe", "training", "corpus"):  # `corpus` documents a recipe and changes no computation
+        record.pop(name, None)
+    return record
 
 
-def opening(
-    run: Pretrain | Finetune, module: nn.Module, food: TrainingData, done: int, group: Group, precision: str
+def start_message(
+    run: Pretrain | Finetune, module: nn.Module, data: TrainingData, done: int, group: Group, precision: str
 ) -> str:
-    """The line that a run begins with: what is trained, on what, how fast its data comes, where, and from which step."""
+    """Log line at the start: model size, data and loading speed, batch size, device, precision and steps."""
     settings = run.training
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
-    size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
-    begun = f" from {ancestors(run)}" if run.init_from else ""
-    where = f"goes on at step {done} of {settings.steps}" if done else f"{settings.steps} steps{begun}"
-    data = describe_data(food, run.data, run.split, settings.workers)
+    millions = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+    initial = f" from {ancestors(run)}" if run.init_from else ""
+    steps = f"resumes at step {done} of {settings.steps}" if done else f"{settings.steps} steps{initial}"
+    data_text = describe_data(data, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
-    how = f"{group.device.type}{ranks}, {precision}"
-    return f"{name}: {size:.1f} M parameters; {data}; batch {settings.batch_size}; {how}; {where}"
+    device = f"{group.device.type}{ranks}, {precision}"
+    return f"{name}: {millions:.1f} M parameters; {data_text}; batch {settings.batch_size}; {device}; {steps}"
 
 
-def none_left() -> Examples:
-    """Raises NoSplit: what is trained on is not held out."""
-    raise NoSplit("the run learns from val itself")
+def no_validation_split() -> Examples:
+    """Raises NoSplit: a run that trains on the val split has no validation data."""
+    raise NoSplit("the run trains on the val split itself")
 
 
-def opened(val: Callable[[], Examples], quiet: bool, fewest: int = 1, printed: str = "") -> Examples | None:
-    """The val split; None, which is printed, where the data has no such split, or fewer than `fewest` examples in it. How it was
-    divided is printed, unless that is the line that was `printed` for the training split. Raises DataError where it cannot be used.
+def open_validation(
+    val: Callable[[], Examples], quiet: bool, fewest: int = 1, already_printed: str = ""
+) -> Examples | None:
+    """The val split, or None (with a log line) if the data has none or it has fewer than `fewest` examples.
+
+    Args:
+        quiet: print nothing, as on ranks other than 0.
+        already_printed: line on the division of the training split; the same line is not printed again for val.
+
+    Raises:
+        DataError: the val split cannot be used.
     """
     try:
-        found = val()
-        if len(found) < fewest:
-            raise NoSplit(f"the val split has {len(found)} examples, and losses compare at least {fewest}")
+        examples = val()
+        if len(examples) < fewest:
+            raise NoSplit(f"the val split has {len(examples)} examples, and losses compare at least {fewest}")
         if not quiet:
-            say_division(found, but=printed)
-        return found
+            say_division(examples, but=already_printed)
+        return examples
     except NoSplit as error:
         if not quiet:
-            echo(f"nothing is held out: {error}")
+            echo(f"no validation during training: {error}")
         return None
 
 
-def held_out(val: Examples, batch: int, seed: int) -> list[Batch]:
-    """A few batches from all over the val split, the same each time."""
-    batches: list[Batch] = []
-    for loaded in evaluation_loader(Shuffled(val, seed), min(batch, 64), seed=seed + 1, workers=0):
-        batches.append(loaded.batch)
-        if sum(map(len, batches)) >= HELD_OUT:
+def validation_batches(val: Examples, batch_size: int, seed: int) -> list[Batch]:
+    """Batches of about `VALIDATION_EXAMPLES` examples drawn from the whole val split; the same for the same seed."""
+    held: list[Batch] = []
+    for loaded in evaluation_loader(Shuffled(val, seed), min(batch_size, 64), seed=seed + 1, workers=0):
+        held.append(loaded.batch)
+        if sum(map(len, held)) >= VALIDATION_EXAMPLES:
             break
-    return batches
+    return held
 
 
-def held_out_means(step: TrainStep, held: list[Batch], group: Group, precision: str) -> dict[str, float]:
-    """Every loss and metric over all of `held`, each rank doing its share of whole batches: the same on any number of ranks."""
-    mine = held[group.rank :: group.world]
+def validation_means(step: TrainStep, held: list[Batch], group: Group, precision: str) -> dict[str, float]:
+    """Mean of every loss and metric over all batches of `held`, the same on any number of ranks.
+
+    Every rank computes whole batches, so that losses that compare samples see the same candidates.
+    """
+    own = held[group.rank :: group.world]
     with without_gathering():
-        totals, counts = sums(step, mine, group.device, precision)
-        if len(mine) * group.world < len(held):  # the others have one more, for which divided weights must meet
+        totals, counts = sums(step, own, group.device, precision)
+        if len(own) * group.world < len(held):  # other ranks have one batch more, and FSDP gathers weights on all ranks
             sums(step, held[:1], group.device, precision)
-    names = step.num_terms(held[0].to(group.device))  # a rank may have no batch, and so no names of its own
-    everyone = [group.sum({name: torch.tensor(part.get(name, 0.0)) for name in names}) for part in (totals, counts)]
-    return ratios(*({name: value.item() for name, value in part.items()} for part in everyone))
+    names = step.num_terms(held[0].to(group.device))  # a rank without a batch has no names of its own
+    reduced = [group.sum({name: torch.tensor(part.get(name, 0.0)) for name in names}) for part in (totals, counts)]
+    return ratios(*({name: value.item() for name, value in part.items()} for part in reduced))
 
 
 @torch.no_grad()
 def sums(
-    step: TrainStep, batches: Iterable[Batch], device: torch.device, precision: str
+    step: TrainStep, held: Iterable[Batch], device: torch.device, precision: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Totals of every loss and metric over `batches`, and how many terms each has."""
+    """Totals of every loss and metric over the batches, and the number of terms of each."""
     totals: dict[str, float] = defaultdict(float)
     counts: dict[str, float] = defaultdict(float)
-    for batch in batches:
+    for batch in held:
         batch = batch.to(device)
         count = step.num_terms(batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=takes_bf16(device, precision)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)):
             means = step(batch, count)
         for name, mean in means.items():
             totals[name] += (mean.float() * count[name]).item()
@@ -213,4 +290,5 @@ def sums(
 
 
 def ratios(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """Means: totals divided by counts, 0 where there are no terms."""
     return {name: total / max(counts[name], 1.0) for name, total in totals.items()}

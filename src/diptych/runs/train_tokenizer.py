@@ -1,4 +1,4 @@
-"""A vocabulary learned from captions."""
+"""Training of a WordPiece vocabulary from captions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,34 @@ from diptych.utils.lock import locked
 
 
 def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
-    """Writes at most `size` pieces of a split's captions, one a line, to a new file; how many there are. Raises DataError,
-    RunError.
+    """Trains WordPiece on the captions of a split and writes the vocabulary to a new file, one token a line.
+
+    Args:
+        size: tokens at most.
+
+    Returns:
+        Number of tokens.
+
+    Raises:
+        DataError: the data cannot be read or has too few captions, or `out` has another suffix than a vocabulary file.
+        RunError: `out` exists.
     """
     if out.suffix not in LISTS:
-        raise DataError(f"{out}: a list of pieces is called {' or '.join(f'FILE{end}' for end in LISTS)}")
+        raise DataError(f"--out {out}: expected a name such as {' or '.join(f'FILE{suffix}' for suffix in LISTS)}")
     with locked(out.parent, out.name):
         if out.exists():
             raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
         try:
-            pieces = train_wordpiece(_captions(open_captions(data, split)), size)
+            tokens = train_wordpiece(_captions(open_captions(data, split)), size)
         except ValueError as error:
             raise DataError(f"{data}: {error}") from None
         with atomic_write(out) as path:
-            path.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
-    return len(pieces)
+            path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+    return len(tokens)
 
 
 def _captions(source: Captioned) -> Iterator[str]:
+    """All captions, cut to `LONGEST_TEXT` characters, without lone surrogates."""
     for i in range(len(source)):
         for text in source.captions(i):
             yield text[:LONGEST_TEXT].encode(errors="ignore").decode()

@@ -1,4 +1,4 @@
-"""What a training job learns from: examples in any order, or a stream of tars too many to index."""
+"""Training data of a run: examples in random access, or a stream of tars that is too large to index."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from diptych.utils.terminal import echo
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """A stream, how its samples become examples, and those of its first tar, in any order: what is counted and timed."""
+class StreamedData:
+    """A stream of tars.
+
+    Args:
+        stream: the tars and the lanes that read them.
+        make: makes examples of a tar's samples.
+        head: examples of the first tar, in random access: statistics and loading speed are measured on them.
+        least: JPEGs may be decoded at a reduced scale, with a shorter side of at least so many pixels; None: in full.
+    """
 
     stream: Stream
     make: Make
@@ -25,49 +32,74 @@ class Streamed:
     least: int | None = None
 
 
-TrainingData = Examples | Streamed
+TrainingData = Examples | StreamedData
 
 
 def batches(
-    food: TrainingData, settings: Training, group: Group, first: int, cursor: Mapping[str, Sequence[int]]
+    data: TrainingData, settings: Training, group: Group, first: int, cursor: Mapping[str, Sequence[int]]
 ) -> Iterator[list[Loaded]]:
-    """This rank's micro-batches from step `first` on; `cursor`: where a stream stood when the checkpoint was written."""
-    if isinstance(food, Streamed):
+    """Micro-batches of this rank, a list for each step.
+
+    Args:
+        first: step to start at.
+        cursor: position of a stream's lanes as the checkpoint recorded it.
+    """
+    if isinstance(data, StreamedData):
         return stream_loader(
-            food.stream, food.make, batch_size=settings.batch_size, seed=settings.seed, start=first, steps=settings.steps,
-            rank=group.rank, world=group.world, grad_accum=settings.grad_accum, workers=settings.workers, cursor=cursor,
-            least=food.least,
-        )  # fmt: skip
+            data.stream,
+            data.make,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            start=first,
+            steps=settings.steps,
+            rank=group.rank,
+            world=group.world,
+            grad_accum=settings.grad_accum,
+            workers=settings.workers,
+            cursor=cursor,
+            least=data.least,
+        )
     return training_loader(
-        food, batch_size=settings.batch_size, seed=settings.seed, start=first, steps=settings.steps,
-        rank=group.rank, world=group.world, grad_accum=settings.grad_accum, workers=settings.workers,
-    )  # fmt: skip
+        data,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        start=first,
+        steps=settings.steps,
+        rank=group.rank,
+        world=group.world,
+        grad_accum=settings.grad_accum,
+        workers=settings.workers,
+    )
 
 
-def size_text(food: TrainingData) -> int:
-    """How many examples there are; of a stream, how many tars."""
-    return len(food.stream.shards) if isinstance(food, Streamed) else len(food)
+def data_size(data: TrainingData) -> int:
+    """Number of examples; for a stream, number of tars."""
+    return len(data.stream.shards) if isinstance(data, StreamedData) else len(data)
 
 
-def division_of(given: Any) -> str:
-    """How the data behind a source, or behind examples of one, was divided into splits, in a line; "" where nothing was."""
-    while not hasattr(given, "division"):
-        given = getattr(given, "pairs", None) or getattr(given, "source", None)
-        if given is None:
+def division_of(source: Any) -> str:
+    """One line on how the data was divided into splits; "" if it was not divided.
+
+    Args:
+        source: a source, or examples or a wrapper of one (with an attribute `pairs` or `source`).
+    """
+    while not hasattr(source, "division"):
+        source = getattr(source, "pairs", None) or getattr(source, "source", None)
+        if source is None:
             return ""
-    return given.division
+    return source.division
 
 
-def say_division(given: Any, but: str = "") -> None:
-    """Prints `division_of`, unless it is that line."""
-    if (said := division_of(given)) and said != but:
-        echo(said)
+def say_division(source: Any, but: str = "") -> None:
+    """Prints `division_of(source)` unless it is empty or the line `but`, which was printed before."""
+    if (line := division_of(source)) and line != but:
+        echo(line)
 
 
-def describe_data(food: TrainingData, data: str, split: str, workers: int) -> str:
-    """How much there is of what, and how fast it comes."""
-    head = food.head if isinstance(food, Streamed) else food
-    fast = rate(head, workers=workers, samples=32)
-    if isinstance(food, Streamed):
-        return f"{size_text(food):,} tars of {data} ({split}) in {food.stream.settings.lanes} lanes at {fast}"
-    return f"{size_text(food):,} examples of {data} ({split}) at {fast}"
+def describe_data(data: TrainingData, name: str, split: str, workers: int) -> str:
+    """Amount of data, its name and its loading speed, for the log line at the start."""
+    head = data.head if isinstance(data, StreamedData) else data
+    speed = rate(head, workers=workers, samples=32)
+    if isinstance(data, StreamedData):
+        return f"{data_size(data):,} tars of {name} ({split}) in {data.stream.settings.lanes} lanes at {speed}"
+    return f"{data_size(data):,} examples of {name} ({split}) at {speed}"

@@ -1,62 +1,89 @@
-"""What is missing is told before anything slow is imported, built or read: nothing here reads more than names and a run.json."""
+"""Checks before a run starts: inputs exist, settings fit each other, run folders are of this version.
+
+Nothing here imports torch or reads more than file names and a run.json, so that a mistake is reported at once.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+import diptych
 from diptych.config.run import BOXES, Finetune, Pretrain
 from diptych.data.sources.base import DataError
 from diptych.data.webdataset.shards import shards
 from diptych.utils.io import DamagedFile, read_json
 
+UNREADABLE_VERSIONS = ("0.1",)
+"""Versions (major.minor) whose run folders are refused."""
+
 
 class RunError(Exception):
-    """A run folder that cannot be used as asked; the message says which, and what to do."""
+    """A run folder, or a run's settings, that cannot be used: the message says which, why and what to do."""
 
 
 def check_inputs(run: Pretrain | Finetune) -> None:
-    """The data of a run, and the runs and files that it begins with, and pictures of whole patches. Raises DataError, RunError."""
-    _whole_patches(run)
+    """Checks that data, initial runs and files of a run exist, and that images consist of whole patches.
+
+    Raises:
+        DataError: data or region features are missing.
+        RunError: another input is missing, or the image size is not a multiple of the patch size.
+    """
+    _check_patch_size(run)
     check_data(run.data)
-    begins = [run.init_from]
+    initial_runs = [run.init_from]
     if isinstance(run, Pretrain):
-        begins += [run.init_image_from, run.tokenizer]
+        initial_runs += [run.init_image_from, run.tokenizer]
         if run.init_text_from and not Path(run.init_text_from).is_file():
-            raise RunError(f"{run.init_text_from}: no such file; check --start_text")
-    for start in filter(None, begins):
-        check_run_folder(Path(start))
+            raise RunError(f"{run.init_text_from}: no such file; check --init_text_from")
+    for folder in filter(None, initial_runs):
+        check_run_folder(Path(folder))
     if run.vocabulary and not Path(run.vocabulary).is_file():
         raise RunError(f"{run.vocabulary}: no such file; check --vocabulary")
-    seen = run.embedders.image
-    if seen not in ("own", "grid", *BOXES) and not Path(seen).exists():
-        raise DataError(f"{seen}: no such file or folder; check --embedders.image")
+    image = run.embedders.image
+    if image not in ("own", "grid", *BOXES) and not Path(image).exists():
+        raise DataError(f"{image}: no such file or folder; check --embedders.image")
 
 
-def _whole_patches(run: Pretrain | Finetune) -> None:
-    """Raises RunError where pictures come in sides that the model's patches do not fill."""
+def _check_patch_size(run: Pretrain | Finetune) -> None:
+    """Raises RunError if the image size is not a multiple of the model's patch size."""
     patch, images = getattr(run.model, "patch_size", None), run.images
     side = "crop" if images.crop else "shorter_side" if images.square else "patch_size"
     if patch and run.embedders.image == "own" and getattr(images, side) % patch:
         raise RunError(
-            f"images.{side} is {getattr(images, side)}, and the model's patches are of {patch} pixels: set images.{side} to a "
-            "multiple of that"
+            f"images.{side} is {getattr(images, side)}, and the model's patches are of {patch} pixels: set "
+            f"images.{side} to a multiple of that"
         )
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raises RunError where a folder holds no run."""
+    """Raises RunError if a folder holds no run, or one of a version whose run folders this version does not read."""
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder}: no run.json there; give the folder that --out named")
+    with suppress(DamagedFile):  # reported when the whole file is read
+        old = read_json(folder / "run.json", {"versions": {"diptych": str}})["versions"]["diptych"]
+        new = diptych.__version__
+        if ".".join(old.split(".")[:2]) in UNREADABLE_VERSIONS:
+            raise RunError(
+                f"{folder}: run folder of Diptych {old:.20}, which {new} does not read: train again with {new}, or "
+                f"export its weights with {old:.20} (diptych export) and import them with {new} (diptych import)"
+            )
 
 
-def check_out_is_apart(data: str, out: Path) -> None:
-    """Raises RunError where a run's folder is that of its data: a reader would take metrics.jsonl for a table of captions."""
+def check_out(data: str, out: Path) -> None:
+    """Raises RunError if a run cannot be written to `out`, or resumed there.
+
+    It is the data folder, where metrics.jsonl would be read as a table of captions, or a run folder of a refused
+    version.
+    """
     if Path(data).is_dir() and out.resolve() == Path(data).resolve():
         raise RunError(f"--out {out} is the folder of --data; give a folder for the run, such as --out {out / 'run'}")
+    if (out / "run.json").is_file():
+        check_run_folder(out)
 
 
 def check_data(spec: str) -> None:
-    """Raises DataError where what --data names is not there."""
+    """Raises DataError if the data that `--data` names does not exist."""
     if spec.endswith(".tar"):
         shards(spec)
     elif spec.partition(":")[0] == "scenes":
@@ -68,10 +95,9 @@ def check_data(spec: str) -> None:
 
 
 def data_of(folder: Path) -> str:
-    """What the run in a folder learned from; the built-in world where that cannot be read, which is told later."""
+    """Data of the run in a folder; "scenes" if run.json is damaged, which is reported when it is read whole."""
     check_run_folder(folder)
     try:
         return read_json(folder / "run.json", {"run": {"data?": str}})["run"].get("data", "scenes")
     except DamagedFile:
-        return "scenes"
         return "scenes"

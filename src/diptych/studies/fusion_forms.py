@@ -1,12 +1,9 @@
-"""What every fusion is, so that one can be exchanged for another by assignment.
+"""The fusion interface, and fusion forms of a survey that no system here uses: early summation, separate streams.
 
-Early summation: both modalities' tokens are added place by place, and one transformer reads the sums.
-
-Two streams that do not meet, and fusions one after the other: with these, three forms of a survey are made of the others.
-
-Xu, Zhu and Clifton, Multimodal Learning with Transformers: A Survey (TPAMI 2023), section 3.3 and table 3:
-many streams to one is ``InTurn(Streams, Concatenate)``, one stream to many ``InTurn(Concatenate, Streams)``, and
-cross-attention then concatenation ``InTurn(CoAttention, Concatenate)``.
+Xu, Zhu and Clifton, Multimodal Learning with Transformers: A Survey (TPAMI 2023), section 3.3 and table 3. With the
+fusions of modules/fusion.py: multi-stream to one-stream is ``InTurn(Streams, ConcatFusion)``, one-stream to
+multi-stream ``InTurn(ConcatFusion, Streams)``, and cross-attention to concatenation ``InTurn(CoAttentionFusion,
+ConcatFusion)``.
 """
 
 from __future__ import annotations
@@ -22,22 +19,23 @@ from diptych.modules.tokens import FusedTokens, Span, Tokens
 
 @runtime_checkable
 class Fusion(Protocol):
-    """A part in which text and image tokens of one width meet."""
+    """A module that fuses text and image tokens of one width."""
 
     def __call__(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Both, after they have met, each in its own layout; and the summary that heads of the pair read."""
+        """The fused tokens, each modality in its own layout, and their pooled vector."""
         ...
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """One modality through the same parts."""
+        """One modality through the same layers."""
         ...
 
 
 class EarlySum(nn.Module):
-    """Text token i and image token i as one token, weighted by two learned factors (Xu et al., TPAMI 2023, table 3: early
-    summation); read at the first. Where one sequence has ended, the other goes on alone.
+    """Early summation: text token i plus image token i, with two learned weights, through one transformer.
 
-    Differs: the survey leaves the factors to the user; here they are learned, from 1 and 1.
+    Pooled at the first token. Where one sequence is shorter, the rest of the other is used alone.
+    Source: Xu et al., TPAMI 2023, table 3. Differs: the survey leaves the weights to the user; here they are learned,
+    initialised to 1.
     """
 
     def __init__(self, blocks: nn.ModuleList, norm: nn.Module, pooler: nn.Module):
@@ -53,33 +51,33 @@ class EarlySum(nn.Module):
 
     def forward(self, text: Tokens, image: Tokens) -> FusedTokens:
         n = max(text.mask.shape[1], image.mask.shape[1])
-        values = self.shares[0] * _laid(text, n) + self.shares[1] * _laid(image, n)
-        real = _wide(text.mask, n) | _wide(image.mask, n)
-        both = self.encode_unimodal(Tokens.from_padded(values, real, Span("both", "sums", n)))
-        canvas = both.to_padded()
-        return FusedTokens(_of(canvas, text), _of(canvas, image), self.pooler(both.first()))
+        values = self.shares[0] * _pad_values(text, n) + self.shares[1] * _pad_values(image, n)
+        mask = _pad_mask(text.mask, n) | _pad_mask(image.mask, n)
+        both = self.encode_unimodal(Tokens.from_padded(values, mask, Span("both", "sums", n)))
+        padded = both.to_padded()
+        return FusedTokens(_with_layout_of(text, padded), _with_layout_of(image, padded), self.pooler(both.first()))
 
 
-def _laid(tokens: Tokens, n: int) -> Tensor:
-    """Values on a canvas of n columns, zero where nothing is real."""
+def _pad_values(tokens: Tokens, n: int) -> Tensor:
+    """Values padded to n columns, zero at padding."""
     values = tokens.to_padded() * tokens.mask[:, :, None]
     return F.pad(values, (0, 0, 0, n - values.shape[1]))
 
 
-def _wide(real: Tensor, n: int) -> Tensor:
-    return F.pad(real, (0, n - real.shape[1]))
+def _pad_mask(mask: Tensor, n: int) -> Tensor:
+    return F.pad(mask, (0, n - mask.shape[1]))
 
 
-def _of(canvas: Tensor, like: Tokens) -> Tokens:
-    """The columns at which a modality's own tokens lay."""
-    tokens = Tokens(canvas[:, : like.mask.shape[1]], like.layout)
-    return tokens.pack() if like.packed else tokens
+def _with_layout_of(tokens: Tokens, padded: Tensor) -> Tokens:
+    """The first columns of `padded`, in the layout of `tokens`."""
+    result = Tokens(padded[:, : tokens.mask.shape[1]], tokens.layout)
+    return result.pack() if tokens.packed else result
 
 
 class Streams(nn.Module):
-    """Each modality through blocks and a norm of its own; the text's first token is read. Nothing is exchanged.
+    """Each modality through its own blocks and norm, without interaction; pooled at the first text token.
 
-    Raises KeyError where `alone` is given tokens of another modality.
+    `encode_unimodal` raises KeyError for another modality.
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class Streams(nn.Module):
 
 
 class InTurn(nn.Module):
-    """One fusion on what another has made; the summary is the second's."""
+    """Two fusions, one after the other; the pooled vector is the second's."""
 
     def __init__(self, first: Fusion, second: Fusion):
         super().__init__()

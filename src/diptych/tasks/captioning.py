@@ -1,4 +1,4 @@
-"""Captioning: what is to be seen in this picture?"""
+"""Image captioning by a causal language modelling loss (BLIP, CoCa)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from diptych.tasks.common import required
 
 
 class ImageCaptioner(ImageEncoder, CausalDecoder, Protocol):
-    """A model that reads images and writes texts."""
+    """An image encoder with a causal text decoder."""
 
 
 class Captioning(nn.Module):
-    """A step: cross entropy of each next piece of a caption, but for its first `prompt` pieces, which all begin with
-    (BLIP, section 5.2: [DEC] "a picture of", four; the loss itself is smoothed in the official code).
+    """A training step: cross entropy of each next token of the captions.
+
+    The first `prompt` tokens of every caption are a prompt and have no loss (BLIP, section 5.2: [DEC] "a picture of",
+    four tokens). `label_smoothing`: as in the official code; not in the paper.
     """
 
     def __init__(self, model: ImageCaptioner, prompt: int = 1, label_smoothing: float = 0.0):
@@ -31,10 +33,10 @@ class Captioning(nn.Module):
         self.model = model
         self.objective = LM("caption", label_smoothing=label_smoothing, given=prompt)
         self.weights = {"caption": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # the unigram entropy is a fact of the data
+        self.chance_losses: dict[str, ChanceLoss] = {}  # the unigram entropy depends on the data
 
     def views(self, batch: Batch) -> Views:
-        """What the model makes of a batch, nothing of it computed yet."""
+        """The lazily computed encodings of a batch."""
         return Views(self.model, nn.ModuleDict(), batch, KeyedChoices(batch))
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -48,9 +50,12 @@ class Captioning(nn.Module):
         return self.losses(self.views(batch), counts)
 
     @torch.no_grad()
-    def write(
-        self, image: Image, prompt: Int[Tensor, " n"], rules: GenerationConfig, beams: BeamConfig
+    def generate(
+        self, image: Image, prompt: Int[Tensor, " n"], generation: GenerationConfig, beams: BeamConfig
     ) -> GenerationOutput:
-        """A caption of each image, the prompt's tokens in front. The official BLIP has 3 beams, 5 to 20 tokens in all."""
+        """A caption of each image, which begins with the prompt's tokens.
+
+        BLIP's official code uses 3 beams and captions of 5 to 20 tokens, prompt included.
+        """
         start = prompt.expand(len(image), -1)
-        return beam_search(self.model, self.model.encode_image(image), start, rules, beams)
+        return beam_search(self.model, self.model.encode_image(image), start, generation, beams)

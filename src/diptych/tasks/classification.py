@@ -1,4 +1,4 @@
-"""Image classification: one of a set of classes per picture."""
+"""Image classification: one class per image."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diptych.tasks.common import required, sample_counts
 
 
 class Classification(nn.Module):
-    """A step: cross entropy of ``labels["class"]`` (b,)."""
+    """A training step: cross entropy of the class indices ``labels["class"]`` (b,)."""
 
     def __init__(self, model: ImageClassifier, num_classes: int):
         super().__init__()
         self.model = model
         self.weights = {"classification": 1.0}
         self.chance_losses = {
-            "classification": ChanceLoss(math.log(num_classes), "every class alike", "the picture is not yet read")
+            "classification": ChanceLoss(math.log(num_classes), "uniform over classes", "the image is not used yet")
         }
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Visual entailment: does the picture entail the sentence, contradict it, or neither? (SNLI-VE, Xie et al. 2019)"""
+"""Visual entailment: an image entails a sentence, contradicts it, or neither (SNLI-VE, Xie et al. 2019)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diptych.tasks.common import Loss, encode_images, required, sample_counts
 
 
 class Entailment(nn.Module):
-    """A step: ``labels["entailment"]`` (b,), one of three classes; `head` makes three logits of the pooled pair."""
+    """A training step: `loss` of the classes ``labels["entailment"]`` (b,); `head` maps pooled pairs to 3 logits."""
 
     def __init__(self, model: FusionEncoder, head: nn.Module, loss: Loss = F.cross_entropy):
         super().__init__()
@@ -25,33 +25,32 @@ class Entailment(nn.Module):
         self.head.apply(init_transformer)
         self.weights = {"entailment": 1.0}
         self.chance_losses = {
-            "entailment": ChanceLoss(math.log(3), "three classes alike", "text and image are not yet compared")
+            "entailment": ChanceLoss(math.log(3), "uniform over three classes", "text and image are not compared yet")
         }
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "entailment", "entailment/accuracy")
 
     def pair(self, batch: Batch) -> FusedTokens:
-        return self.model.fuse(
-            self.model.encode_text(required(batch.text, "sentence")), encode_images(self.model, batch)
-        )
+        text = self.model.encode_text(required(batch.text, "sentence"))
+        return self.model.fuse(text, encode_images(self.model, batch))
 
     def logits(self, pair: FusedTokens) -> Float[Tensor, "b 3"]:
         return self.head(pair.pooled).float()
 
-    def answer(self, batch: Batch) -> Float[Tensor, "b 3"]:
-        """The logits of a batch, which a teacher of this kind says too."""
+    def batch_logits(self, batch: Batch) -> Float[Tensor, "b 3"]:
+        """The logits of a batch; a momentum teacher computes them too (see `MomentumDistilled`)."""
         return self.logits(self.pair(batch))
 
     def losses(
         self, logits: Tensor, classes: Tensor, counts: dict[str, Tensor], soft: SoftTargets | None = None
     ) -> dict[str, Tensor]:
+        loss = distilled_loss(self.loss(logits, classes, reduction="sum"), logits, soft)
         right = (logits.argmax(1) == classes).sum().float()
         return {
-            "entailment": distilled_loss(self.loss(logits, classes, reduction="sum"), logits, soft)
-            / counts["entailment"],
+            "entailment": loss / counts["entailment"],
             "entailment/accuracy": right.detach() / counts["entailment/accuracy"],
         }
 
     def forward(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
-        return self.losses(self.answer(batch), batch.labels["entailment"], counts, soft)
+        return self.losses(self.batch_logits(batch), batch.labels["entailment"], counts, soft)

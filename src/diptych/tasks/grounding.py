@@ -1,4 +1,4 @@
-"""Referring expressions: which of the regions that a detector saw is meant? (RefCOCO+; ViLBERT, section 4.2)"""
+"""Grounding of referring expressions: the detected region that a text refers to (RefCOCO+; ViLBERT, section 4.2)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diptych.modules.tokens import FusedTokens
 from diptych.protocols import ChanceLoss, FusionEncoder
 from diptych.tasks.common import encode_images, required, sample_counts
 
-NOWHERE = -10000.0  # added to the scores of padding
+PADDING_SCORE = -10000.0  # added to the scores of padding
 
 
 class Grounding(nn.Module):
-    """A step: binary cross entropy, summed over regions, of ``labels["regions"]`` (b, n): each region's overlap with what
-    is meant where that is at least a half, else 0.
+    """A training step: binary cross entropy of ``labels["regions"]`` (b, n), summed over regions.
 
-    The metric counts texts for which the region scored highest is one that overlaps so.
+    A region's label is its IoU with the true box where that is at least 0.5, else 0. The accuracy is the share of texts
+    whose top region has an IoU of at least 0.5.
     """
 
     def __init__(self, model: FusionEncoder, head: GroundingHead):
@@ -28,27 +28,26 @@ class Grounding(nn.Module):
         self.model, self.head = model, head
         self.head.apply(init_transformer)
         self.weights = {"grounding": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # the share of regions that overlap is a fact of the data
+        self.chance_losses: dict[str, ChanceLoss] = {}  # the share of overlapping regions depends on the data
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "grounding", "grounding/accuracy")
 
     def pair(self, batch: Batch) -> FusedTokens:
-        return self.model.fuse(
-            self.model.encode_text(required(batch.text, "expression")), encode_images(self.model, batch)
-        )
+        text = self.model.encode_text(required(batch.text, "expression"))
+        return self.model.fuse(text, encode_images(self.model, batch))
 
     def scores(self, pair: FusedTokens) -> Float[Tensor, "b n"]:
-        """A score for every region; padding's lie far below."""
+        """A score for every region; at padding PADDING_SCORE is added."""
         scores = self.head(pair.image.to_padded()).float()
-        return scores + NOWHERE * (~pair.image.mask).float()
+        return scores + PADDING_SCORE * (~pair.image.mask).float()
 
     def losses(self, scores: Tensor, overlap: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = (overlap.gather(1, scores.argmax(1, keepdim=True)) >= 0.5).sum().float()
+        right = (overlap.gather(1, scores.argmax(1, keepdim=True)) >= 0.5).sum().float()
         loss = F.binary_cross_entropy_with_logits(scores, overlap, reduction="sum")
         return {
             "grounding": loss / counts["grounding"],
-            "grounding/accuracy": found.detach() / counts["grounding/accuracy"],
+            "grounding/accuracy": right.detach() / counts["grounding/accuracy"],
         }
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:

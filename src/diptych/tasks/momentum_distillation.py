@@ -1,4 +1,4 @@
-"""A downstream step whose targets a momentum model softens (ALBEF, section 4)."""
+"""Momentum distillation in downstream tasks: a momentum model's predictions soften the targets (ALBEF, section 4)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from diptych.protocols import ChanceLoss, TrainStep
 
 @runtime_checkable
 class DistillableStep(TrainStep, Protocol):
-    """A downstream step whose targets a teacher of its kind can soften."""
+    """A downstream training step that also accepts a teacher's logits as soft targets."""
 
-    def answer(self, batch: Batch) -> Tensor:
-        """Logits, before the softmax over their last dimension."""
+    def batch_logits(self, batch: Batch) -> Tensor:
+        """The logits of a batch, for a softmax over their last dimension."""
         ...
 
     def __call__(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
-        """As any step; `soft`: what a teacher answered."""
+        """The losses of a batch; `soft`: the teacher's logits, and their weight in the targets."""
         ...
 
 
 class MomentumDistilled(nn.Module):
-    """A downstream step beside its momentum model, which softens its targets"""
+    """A downstream training step with its momentum model as teacher.
+
+    `momentum`: of the teacher's moving average. `alpha`: weight of the teacher in the targets, which grows linearly
+    from 0 over the first `warmup` steps.
+    """
 
     def __init__(self, student: DistillableStep, momentum: float = 0.995, alpha: float = 0.4, warmup: int = 0):
         super().__init__()
         if not isinstance(student, nn.Module):
-            raise TypeError(f"a {type(student).__name__} is no module")
+            raise TypeError(f"student must be an nn.Module, got a {type(student).__name__}")
         self.student: Any = student
         self.teacher: Any = teacher_of(student)
         self.pace = MomentumSchedule(momentum, alpha, warmup)
@@ -43,17 +47,17 @@ class MomentumDistilled(nn.Module):
         return self.student.num_terms(batch)
 
     def follow(self) -> None:
-        """The teacher's step."""
+        """Updates the teacher to the moving average of the student's weights."""
         momentum_update(self.teacher, self.student, self.pace.momentum)
 
     def losses(self, batch: Batch, counts: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-        """The student's, the teacher being believed to the share `alpha`."""
+        """The student's losses, with the teacher's predictions weighted by `alpha` in the targets."""
         with torch.no_grad():
-            soft = SoftTargets(self.teacher.answer(batch), alpha)
+            soft = SoftTargets(self.teacher.batch_logits(batch), alpha)
         return self.student(batch, counts, soft)
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In training the teacher follows first."""
+        """The losses of a batch; in training the teacher is updated first, once per optimizer step."""
         if self.training and self.pace.begins(batch.step):
             self.follow()
         return self.losses(batch, counts, self.pace.alpha(batch.step))

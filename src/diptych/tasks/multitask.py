@@ -1,4 +1,4 @@
-"""One model under several tasks, a batch being of one of them (Lu et al., 12-in-1, CVPR 2020, section 3)."""
+"""Multi-task training of one model, each batch of one task (Lu et al., 12-in-1, CVPR 2020, section 3)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from diptych.protocols import ChanceLoss, TrainStep
 
 
 class MultiTask(nn.Module):
-    """A step: `tasks` are steps of the same `model`, each with one of the `heads`; ``Batch.task`` names the one that is run.
+    """A training step that runs one of the steps `tasks`, selected by ``Batch.task``.
 
-    The losses of the others are 0, over no terms. `heads` may hold more, which a checkpoint brings along. Differs from
-    12-in-1: which task comes when, and when one rests, is for the data to say.
+    The steps share `model`, and have one of `heads` each.
+
+    The losses of the other tasks are 0, over 0 terms. `heads` may hold heads of no task, such as a checkpoint's.
+
+    Differs: 12-in-1 schedules the tasks and pauses them (dynamic stop-and-go); here the data loader decides.
     """
 
     def __init__(self, model: nn.Module, heads: nn.ModuleDict, tasks: Mapping[str, TrainStep]):
         super().__init__()
         self.model, self.heads = model, heads
-        self.tasks = dict(tasks)  # no ModuleDict: their weights are the model's and the heads', and stand there once
+        self.tasks = dict(tasks)  # not a ModuleDict: their weights are registered once, in model and heads
         self.weights = {name: weight for task in tasks.values() for name, weight in task.weights.items()}
         self.chance_losses: dict[str, ChanceLoss] = {
-            n: f for task in tasks.values() for n, f in task.chance_losses.items()
+            name: loss for task in tasks.values() for name, loss in task.chance_losses.items()
         }
         if len(self.weights) != sum(len(task.weights) for task in tasks.values()):
-            raise ValueError(f"two of the tasks {', '.join(tasks)} have a loss of one name")
+            raise ValueError(f"losses of the tasks {', '.join(tasks)} must have distinct names")
 
     def task(self, batch: Batch) -> TrainStep:
-        """The one that `batch` is of. Raises ValueError."""
+        """The step of the batch's task. Raises ValueError if there is none."""
         if batch.task not in self.tasks:
-            raise ValueError(f"a batch of task {batch.task!r}; there are {', '.join(self.tasks)}")
+            raise ValueError(f"the batch's task is {batch.task!r}; expected one of {', '.join(self.tasks)}")
         return self.tasks[batch.task]
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:

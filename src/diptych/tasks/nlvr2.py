@@ -1,8 +1,6 @@
-"""Text assignment: to which of two images does this text belong, if to any? Prepares for NLVR2 (ALBEF, section 5).
+"""NLVR2: whether a sentence is true of two images (Suhr et al. 2019), and text assignment, ALBEF's pre-training for it.
 
-NLVR2: is this sentence true of these two photographs? (Suhr et al. 2019)
-
-NLVR2 for models whose text meets both photographs at once (BLIP, ALBEF).
+`NLVR2` fuses the text with each image separately (ViLT, VLMo, BEiT-3), `NLVR2Joint` with both at once (ALBEF, BLIP).
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from diptych.objectives.sampling import KeyedChoices
 from diptych.protocols import ChanceLoss, FusionEncoder, MultiImageFusionEncoder
 from diptych.tasks.common import Loss, encode_images, required, sample_counts
 
-TEMPERATURE = 0.07  # of the likeness by which other images are drawn (official code)
+TEMPERATURE = 0.07  # of the similarities by which negative images are sampled (official code)
 
 
 class AssignmentTargets(NamedTuple):
-    """The images put before each text, by index in the batch, and whose it is: the first's, the second's, no one's."""
+    """The two images shown with each text, by index in the batch, and the label: 0 first, 1 second, 2 neither."""
 
     first: Int[Tensor, " b"]
     second: Int[Tensor, " b"]
@@ -36,10 +34,12 @@ class AssignmentTargets(NamedTuple):
 
 
 class TextAssignment(nn.Module):
-    """A step: cross entropy of the three answers, each in one third of the cases.
+    """A training step: which of two images a text belongs to, if any; cross entropy of three equally frequent classes.
 
-    Other images are drawn from the batch, the likelier the more like the text's own they are; `project` makes the features
-    that are compared, as contrast taught it to, and learns nothing here. Raises ValueError for batches under three.
+    Negative images are sampled from the batch, in proportion to their similarity with the text's own image. `project`
+    is the contrastive head's image projection, frozen. Raises ValueError for batches of fewer than three.
+
+    Source: ALBEF, section 5.
     """
 
     def __init__(self, model: MultiImageFusionEncoder, dim: int, project: nn.Linear):
@@ -49,7 +49,7 @@ class TextAssignment(nn.Module):
         self.head.apply(init_transformer)
         self.weights = {"assignment": 1.0}
         self.chance_losses = {
-            "assignment": ChanceLoss(math.log(3), "three answers alike", "the two images are not yet compared")
+            "assignment": ChanceLoss(math.log(3), "uniform over three classes", "the two images are not compared yet")
         }
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -59,25 +59,27 @@ class TextAssignment(nn.Module):
         return self.model.encode_image(required(batch.image, "image"))
 
     @torch.no_grad()
-    def assigned(self, batch: Batch, images: Tokens) -> AssignmentTargets:
-        """Two other images for each text, one of which gives way to its own in two thirds of the cases."""
+    def sample_images(self, batch: Batch, images: Tokens) -> AssignmentTargets:
+        """Two negative images for each text; in two thirds of the cases its own image replaces one of them."""
         if len(batch) < 3:
-            raise ValueError("a text is to be told from two other images: the batch must have three at least")
+            raise ValueError(
+                f"text assignment needs two negative images: expected a batch of at least 3, got {len(batch)}"
+            )
         feature, keyed = F.normalize(self.project(images.first()), dim=1), KeyedChoices(batch)
-        likeness = (feature @ feature.T / TEMPERATURE).double().fill_diagonal_(-torch.inf)
-        drawn = torch.from_numpy(keyed.uniform("assigned images", len(batch))).clamp(min=1e-300)
-        others = (likeness - drawn.log().neg().log().to(likeness.device)).topk(2, 1).indices
+        similarity = (feature @ feature.T / TEMPERATURE).double().fill_diagonal_(-torch.inf)
+        noise = torch.from_numpy(keyed.uniform("assigned images", len(batch))).clamp(min=1e-300)
+        gumbel = -noise.log().neg().log().to(similarity.device)
+        others = (similarity + gumbel).topk(2, 1).indices  # sampling without replacement
         labels = (3 * torch.from_numpy(keyed.uniform("assigned label", 1)[:, 0])).long().to(others.device)
         own = torch.arange(len(batch), device=others.device)
         first = torch.where(labels == 0, own, others[:, 0])
         second = torch.where(labels == 1, own, torch.where(labels == 0, others[:, 0], others[:, 1]))
         return AssignmentTargets(first, second, labels)
 
-    def logits(self, batch: Batch, images: Tokens, given: AssignmentTargets) -> Float[Tensor, "b 3"]:
+    def logits(self, batch: Batch, images: Tokens, targets: AssignmentTargets) -> Float[Tensor, "b 3"]:
         text = self.model.encode_text(required(batch.text, "text"))
-        pair = self.model.fuse_images(
-            text, (images.index_samples(given.first), images.index_samples(given.second).with_image_index(1))
-        )
+        first, second = images.index_samples(targets.first), images.index_samples(targets.second)
+        pair = self.model.fuse_images(text, (first, second.with_image_index(1)))
         return self.head(pair.pooled).float()
 
     def losses(self, logits: Tensor, labels: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,14 +91,14 @@ class TextAssignment(nn.Module):
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         images = self.images(batch)
-        given = self.assigned(batch, images)
-        return self.losses(self.logits(batch, images, given), given.labels, counts)
+        targets = self.sample_images(batch, images)
+        return self.losses(self.logits(batch, images, targets), targets.labels, counts)
 
 
 class NLVR2(nn.Module):
-    """A step for models that fuse the text with each image by itself (ViLT, VLMo, BEiT-3): ``labels["true"]`` (b,).
+    """A training step for models that fuse the text with each image separately: `loss` of ``labels["true"]`` (b,).
 
-    `width`: of the two summaries that the head reads side by side; `head`: in place of ViLT's.
+    `dim`: of the pooled features of each pair, which are concatenated for the head. `head`: replaces ViLT's.
     """
 
     def __init__(self, model: FusionEncoder, dim: int, head: nn.Module | None = None, loss: Loss = F.cross_entropy):
@@ -106,7 +108,7 @@ class NLVR2(nn.Module):
         self.head.apply(init_transformer)
         self.weights = {"nlvr2": 1.0}
         self.chance_losses = {
-            "nlvr2": ChanceLoss(math.log(2), "true or false alike", "the two images are not yet compared")
+            "nlvr2": ChanceLoss(math.log(2), "uniform over true and false", "the two images are not compared yet")
         }
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -134,7 +136,10 @@ class NLVR2(nn.Module):
 
 
 class NLVR2Joint(nn.Module):
-    """A step: cross entropy of ``labels["true"]`` (b,) on the text's first token, after both images."""
+    """A training step for models that fuse the text with both images at once: cross entropy of ``labels["true"]`` (b,).
+
+    The head reads the text's first token after fusion.
+    """
 
     def __init__(self, model: MultiImageFusionEncoder, dim: int):
         super().__init__()
@@ -143,14 +148,14 @@ class NLVR2Joint(nn.Module):
         self.head.apply(init_transformer)
         self.weights = {"nlvr2": 1.0}
         self.chance_losses = {
-            "nlvr2": ChanceLoss(math.log(2), "true or false alike", "the two images are not yet compared")
+            "nlvr2": ChanceLoss(math.log(2), "uniform over true and false", "the two images are not compared yet")
         }
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "nlvr2", "nlvr2/accuracy")
 
     def pair(self, batch: Batch) -> FusedTokens:
-        """The text, after it has met the left and the right image."""
+        """The text fused with the left and the right image."""
         text = self.model.encode_text(required(batch.text, "text"))
         left = encode_images(self.model, batch)
         right = self.model.encode_image(required(batch.image2, "second image"))  # type: ignore[arg-type]
@@ -159,8 +164,8 @@ class NLVR2Joint(nn.Module):
     def logits(self, pair: FusedTokens) -> Float[Tensor, "b 2"]:
         return self.head(pair.pooled).float()
 
-    def answer(self, batch: Batch) -> Float[Tensor, "b 2"]:
-        """The logits of a batch, which a teacher of this kind says too (tasks.distilled)."""
+    def batch_logits(self, batch: Batch) -> Float[Tensor, "b 2"]:
+        """The logits of a batch; a momentum teacher computes them too (see `MomentumDistilled`)."""
         return self.logits(self.pair(batch))
 
     def losses(
@@ -173,4 +178,4 @@ class NLVR2Joint(nn.Module):
         }
 
     def forward(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
-        return self.losses(self.answer(batch), batch.labels["true"], counts, soft)
+        return self.losses(self.batch_logits(batch), batch.labels["true"], counts, soft)

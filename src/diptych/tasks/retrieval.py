@@ -1,8 +1,7 @@
-"""Image-text retrieval by towers: each side is read once by itself, and cosines are compared.
+"""Image-text retrieval: by a dual encoder, by scoring fused pairs, or in two stages.
 
-Image-text retrieval by scoring pairs: which of these texts describes this image, and the other way round.
-
-Image-text retrieval in two stages: cosines choose candidates, which are then fused and scored (ALBEF, BLIP).
+`ContrastRetrieval` compares separately encoded images and texts by their cosine; `Retrieval` scores fused pairs by a
+ranking head; `RerankedRetrieval` fuses and scores only the candidates with the largest cosines (ALBEF, BLIP).
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ from diptych.tasks.common import encode_images, required, sample_counts
 
 
 class ContrastRetrieval(nn.Module):
-    """A step: contrast of the model's first readout over the batch on all ranks (VLMo, 4.1; BEiT-3, table 10)."""
+    """A training step: ITC loss of the model's first ITC branch over the batch on all ranks.
+
+    Source: VLMo, section 4.1; BEiT-3, table 10.
+    """
 
     def __init__(self, model: DualEncoder, contrast: ITCHead):
         super().__init__()
@@ -36,14 +38,14 @@ class ContrastRetrieval(nn.Module):
         self.heads = nn.ModuleDict({"contrast": contrast})
         self.objective = ITC(name="retrieval")
         self.weights = {"retrieval": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # ln of the candidates, of which a batch may have any number
+        self.chance_losses: dict[str, ChanceLoss] = {}  # ln(number of candidates), which depends on the batch
 
     def views(self, batch: Batch) -> Views:
-        """What the model makes of a batch, nothing of it computed yet."""
+        """The lazily computed encodings of a batch."""
         return Views(self.model, self.heads, batch, KeyedChoices(batch))
 
     def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """See `step.ComparesSamples`."""
+        """See `protocols.ContrastiveStep`."""
         return {"retrieval": self.objective.samples_compared(among)}
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -56,7 +58,7 @@ class ContrastRetrieval(nn.Module):
         return self.losses(self.views(batch), counts)
 
     @torch.no_grad()
-    def score_matrix(self, texts: Text, images: Image) -> Float[Tensor, "images texts"]:
+    def score_matrix(self, images: Image, texts: Text) -> Float[Tensor, "images texts"]:
         """The cosine of every image with every text."""
         contrast: ITCHead = self.heads["contrast"]  # type: ignore[assignment]
         image = contrast.project_image(self.model.pooled_features(self.model.encode_image(images))[0])
@@ -65,12 +67,14 @@ class ContrastRetrieval(nn.Module):
 
 
 class Retrieval(nn.Module):
-    """A step: cross entropy of the true text among it and `false` false ones (ViLT, 4.2: fifteen).
+    """A training step: cross entropy of the true text among itself and `num_negatives` negative texts.
 
-    The score starts as pre-training's logit of a match: `start_from` copies that row, as the official code does.
+    The ranking head is initialised from the ITM head of pre-training by `init_from`, as in the official code.
+
+    Source: ViLT, section 4.2, with 15 negatives.
     """
 
-    def __init__(self, model: FusionEncoder, dim: int, false: int = 15):
+    def __init__(self, model: FusionEncoder, dim: int, num_negatives: int = 15):
         super().__init__()
         self.model = model
         self.rank = RankingHead(dim)
@@ -78,13 +82,13 @@ class Retrieval(nn.Module):
         self.weights = {"retrieval": 1.0}
         self.chance_losses = {
             "retrieval": ChanceLoss(
-                math.log(1 + false), "loss of every text alike", "texts and image are not yet compared"
+                math.log(1 + num_negatives), "uniform over texts", "texts and image are not compared yet"
             )
         }
 
     @torch.no_grad()
     def init_from(self, match: ITMHead) -> None:
-        """Begins the score as pre-training's logit of a match."""
+        """Copies the row of the ITM head that computes the logit of a match."""
         self.rank.linear.weight.copy_(match.linear.weight[1:])
         self.rank.linear.bias.copy_(match.linear.bias[1:])
 
@@ -92,16 +96,16 @@ class Retrieval(nn.Module):
         return sample_counts(batch, "retrieval", "retrieval/accuracy")
 
     def candidates(self, batch: Batch) -> Float[Tensor, "b candidates"]:
-        """Each image's score with its own text, then with its false ones."""
+        """Each image's score with its own text, then with its negative texts."""
         image = encode_images(self.model, batch)
-        true = self.score(self.model.encode_text(required(batch.text, "text")), image)
-        texts = self.model.encode_text(required(batch.negative_texts, "false texts"))
-        owner = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))
-        false = self.score(texts, image.index_samples(owner))
-        return torch.cat([true[:, None], false.view(len(batch), -1)], 1)
+        true = self.score(image, self.model.encode_text(required(batch.text, "text")))
+        texts = self.model.encode_text(required(batch.negative_texts, "negative texts"))
+        image_index = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))
+        negative = self.score(image.index_samples(image_index), texts)
+        return torch.cat([true[:, None], negative.view(len(batch), -1)], 1)
 
-    def score(self, text: Tokens, image: Tokens) -> Float[Tensor, " b"]:
-        """How well each text fits the image beside it."""
+    def score(self, image: Tokens, text: Tokens) -> Float[Tensor, " b"]:
+        """The score of each image with the text of the same row."""
         return self.rank(self.model.fuse(text, image).pooled).float()
 
     def losses(self, scores: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,96 +119,114 @@ class Retrieval(nn.Module):
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.losses(self.candidates(batch), counts)
 
-    def score_matrix(self, texts: Text, images: Image, pairs: int = 256) -> Float[Tensor, "images texts"]:
-        """Every image with every text."""
-        return score_matrix(self.model, self.rank, texts, images, pairs)
+    def score_matrix(self, images: Image, texts: Text, pairs: int = 256) -> Float[Tensor, "images texts"]:
+        """The score of every image with every text."""
+        return score_matrix(self.model, self.rank, images, texts, pairs)
 
 
-Summary = Callable[[Tensor], Tensor]
-"""A score of each pooled pair."""
+PairScorer = Callable[[Tensor], Tensor]
+"""A function from pooled pairs (pairs, d) to their scores (pairs,)."""
 
 
 def score_matrix(
-    model: FusionEncoder, summary: Summary, texts: Text, images: Image, pairs: int = 256
+    model: FusionEncoder, summary: PairScorer, images: Image, texts: Text, pairs: int = 256
 ) -> Float[Tensor, "images texts"]:
-    """Every image with every text. Each is embedded once; `pairs` are fused at a time."""
+    """The score of every image with every text. Each is encoded once; `pairs` pairs are fused at a time."""
     with torch.no_grad():
         text, image = model.encode_text(texts), model.encode_image(images)
     index = torch.arange(len(images) * len(texts), device=texts.ids.device)
-    scores = score_pairs(model, summary, text, image, index % len(texts), index // len(texts), pairs)
+    scores = score_pairs(model, summary, image, text, index // len(texts), index % len(texts), pairs)
     return scores.view(len(images), len(texts))
 
 
 @torch.no_grad()
 def score_pairs(
-    model: FusionEncoder, summary: Summary, text: Tokens, image: Tokens, which: Int[Tensor, " k"], shown: Int[Tensor, " k"],
+    model: FusionEncoder,
+    summary: PairScorer,
+    image: Tokens,
+    text: Tokens,
+    image_index: Int[Tensor, " k"],
+    text_index: Int[Tensor, " k"],
     pairs: int = 256,
-) -> Float[Tensor, " k"]:  # fmt: skip
-    """The scores of the texts `which` beside the images `shown`, `pairs` of them fused at a time. In full precision, whatever
-    they were fused in: rounded scores would be equal, and equals rank last.
+) -> Float[Tensor, " k"]:
+    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time.
+
+    Scores are computed in fp32 even where fusion runs in bf16: rounding would make ties, which rank last.
     """
-    parts = zip(which.split(pairs), shown.split(pairs), strict=True)
+    parts = zip(image_index.split(pairs), text_index.split(pairs), strict=True)
     return torch.cat(
-        [_exact(summary, model.fuse(text.index_samples(a), image.index_samples(b)).pooled) for a, b in parts]
+        [_exact(summary, model.fuse(text.index_samples(t), image.index_samples(i)).pooled) for i, t in parts]
     )
 
 
-def _exact(summary: Summary, pooled: Tensor) -> Float[Tensor, " pairs"]:
+def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
     with torch.autocast(pooled.device.type, enabled=False):
         return summary(pooled.float())
 
 
 FILL = -100.0
-"""The score of what was no candidate (official codes)."""
+"""The score of a pair that is no candidate (official codes)."""
 
 
 @runtime_checkable
 class DualAndFusionEncoder(DualEncoder, FusionEncoder, Protocol):
-    """A model whose sides can be compared, and then fused."""
+    """A model that encodes images and texts separately, and can fuse them afterwards."""
 
 
 class Scores(NamedTuple):
-    """Higher is better; FILL where a pair was no candidate. A pair that is one in both has one score."""
+    """Scores in both directions, FILL where a pair is no candidate. A candidate in both has the same score."""
 
-    of_texts: Float[Tensor, "images texts"]
-    of_images: Float[Tensor, "texts images"]
+    image_to_text: Float[Tensor, "images texts"]
+    text_to_image: Float[Tensor, "texts images"]
 
 
 class RerankedRetrieval(nn.Module):
-    """Each image scores the `most` texts that are most like it, each text the `most` images (ALBEF: 256 on COCO, 128 on
-    Flickr30k), by the logit of a match, to which `cosine` adds the cosine (BLIP, official code).
+    """Two-stage retrieval: the `num_candidates` texts nearest to each image, and images to each text, scored by ITM.
+
+    The score is the logit of a match, plus the cosine if `add_cosine` (BLIP's official code).
+
+    Source: ALBEF, with 256 candidates on COCO and 128 on Flickr30k.
     """
 
-    def __init__(self, model: DualAndFusionEncoder, contrast: ITCHead, match: ITMHead, most: int, cosine: bool = False):
+    def __init__(
+        self,
+        model: DualAndFusionEncoder,
+        contrast: ITCHead,
+        match: ITMHead,
+        num_candidates: int,
+        add_cosine: bool = False,
+    ):
         super().__init__()
         self.model, self.contrast, self.match = model, contrast, match
-        self.most, self.cosine = most, cosine
+        self.num_candidates, self.add_cosine = num_candidates, add_cosine
 
     @torch.no_grad()
-    def forward(self, texts: Text, images: Image, pairs: int = 256) -> Scores:
-        """Each side is read once by itself; `pairs` are fused at a time."""
+    def forward(self, images: Image, texts: Text, pairs: int = 256) -> Scores:
+        """The scores in both directions. Images and texts are encoded once; `pairs` pairs are fused at a time."""
         text, image = self.model.encode_text(texts), self.model.encode_image(images)
         of_text = self.contrast.project_text(self.model.pooled_features(text)[0])
         cosines = (self.contrast.project_image(self.model.pooled_features(image)[0]) @ of_text.T).float()
-        image_of, text_of = candidates(cosines, self.most)
+        image_of, text_of = candidates(cosines, self.num_candidates)
         of_texts = torch.full_like(cosines, FILL)
-        of_texts[image_of, text_of] = self._scores(text, image, text_of, image_of, cosines, pairs)
-        text_of, image_of = candidates(cosines.T, self.most)
+        of_texts[image_of, text_of] = self._scores(image, text, image_of, text_of, cosines, pairs)
+        text_of, image_of = candidates(cosines.T, self.num_candidates)
         of_images = torch.full_like(cosines.T, FILL)
-        of_images[text_of, image_of] = self._scores(text, image, text_of, image_of, cosines, pairs)
+        of_images[text_of, image_of] = self._scores(image, text, image_of, text_of, cosines, pairs)
         return Scores(of_texts, of_images)
 
     def _scores(
-        self, text: Tokens, image: Tokens, which: Tensor, shown: Tensor, cosines: Tensor, pairs: int
+        self, image: Tokens, text: Tokens, image_index: Tensor, text_index: Tensor, cosines: Tensor, pairs: int
     ) -> Float[Tensor, " pairs"]:
-        """Of the texts `which` beside the images `shown`."""
-        logits = score_pairs(self.model, lambda pooled: self.match(pooled)[:, 1], text, image, which, shown, pairs)
-        return logits + cosines[shown, which] if self.cosine else logits
+        """The scores of pairs of images and texts, selected by index."""
+        logits = score_pairs(
+            self.model, lambda pooled: self.match(pooled)[:, 1], image, text, image_index, text_index, pairs
+        )
+        return logits + cosines[image_index, text_index] if self.add_cosine else logits
 
 
 def candidates(
-    cosines: Float[Tensor, "asking asked"], most: int
+    similarities: Float[Tensor, "queries keys"], k: int
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Row and column of each row's `most` largest."""
-    best = cosines.topk(min(most, cosines.shape[1]), 1).indices
+    """Row and column indices of the `k` largest entries of each row."""
+    best = similarities.topk(min(k, similarities.shape[1]), 1).indices
     return torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()

@@ -1,4 +1,4 @@
-"""Multiple choice: which of a few pairs of text and image belong together? (VCR; ViLBERT's retrieval, section 4.2)"""
+"""Multiple choice: the matching pair of text and image among a few (VCR; ViLBERT's retrieval, section 4.2)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from diptych.tasks.common import encode_images, required
 
 
 class MultipleChoice(nn.Module):
-    """A step: cross entropy of the right one of `options` pairs. The rows of a batch are options, item after item, and
-    ``labels["choice"]`` (b,) is True at the right one of each.
+    """A training step: cross entropy over the `options` pairs of each item.
 
-    ViLBERT's options: a true pair, and one with another text, another image, and a hard image.
+    The rows of a batch are the options, item after item; ``labels["choice"]`` (b,) is True at the right option of each
+    item. ViLBERT's options: the true pair, and pairs with another text, another image and a hard negative image.
     """
 
     def __init__(self, model: FusionEncoder, head: RankingHead, options: int = 4):
@@ -30,7 +30,7 @@ class MultipleChoice(nn.Module):
         self.head.apply(init_transformer)
         self.weights = {"choice": 1.0}
         self.chance_losses = {
-            "choice": ChanceLoss(math.log(options), "every option alike", "texts and image are not yet compared")
+            "choice": ChanceLoss(math.log(options), "uniform over options", "texts and image are not compared yet")
         }
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -46,14 +46,16 @@ class MultipleChoice(nn.Module):
     def losses(
         self, scores: Float[Tensor, " b"], right: Bool[Tensor, " b"], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Raises ValueError where the rows are no whole items with one right option each."""
+        """Raises ValueError unless the rows are complete items with one right option each."""
         if len(scores) % self.options or not (right.view(-1, self.options).sum(1) == 1).all():
-            raise ValueError(f"the rows of a batch are {self.options} options an item, one of them right")
+            raise ValueError(
+                f"expected {self.options} rows per item, one of them right; got a batch of {len(scores)} rows"
+            )
         options, which = scores.view(-1, self.options), right.view(-1, self.options).int().argmax(1)
-        found = (options.argmax(1) == which).sum().float()
+        right_items = (options.argmax(1) == which).sum().float()
         return {
             "choice": F.cross_entropy(options, which, reduction="sum") / counts["choice"],
-            "choice/accuracy": found.detach() / counts["choice/accuracy"],
+            "choice/accuracy": right_items.detach() / counts["choice/accuracy"],
         }
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:

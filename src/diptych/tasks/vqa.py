@@ -1,6 +1,6 @@
-"""Visual question answering as classification: which of the training set's answers? (VQA v2, closed)
+"""Visual question answering (VQA v2): by classifying over the training set's answers, or by a text decoder.
 
-Visual question answering in words: a decoder writes the answer, or ranks given ones (VQA v2, open).
+`ClosedVQA` classifies over the frequent answers; `OpenVQA` generates an answer, or ranks a list of them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from diptych.tasks.common import encode_images, required, sample_counts
 
 
 class ClosedVQA(nn.Module):
-    """A step: binary cross entropy with soft scores ``labels["targets"]`` (b, answers), summed over answers (ViLT, 4.2).
+    """A training step: binary cross entropy with soft scores ``labels["targets"]`` (b, answers), summed over answers.
 
-    `head`: in place of ViLT's. `name`: what its loss is called. `prior`: each answer's mean score in training. ViLT's head
-    then begins by saying so, where it would need some hundred steps to learn it, and the loss has a floor. Raises ValueError
-    for a prior and a head of another kind, which could not say so.
-    Differs: the official code begins with a probability of a half for every answer.
+    Args:
+        head: replaces ViLT's.
+        name: of the loss.
+        prior: each answer's mean score in training. ViLT's head is initialised to predict it, which it would otherwise
+            need some hundred steps to learn, and the loss has a chance level.
+
+    Raises ValueError for a prior with a head that has no `init_prior`.
+
+    Source: ViLT, section 4.2. Differs: the official code initialises every answer's probability to a half.
     """
 
     def __init__(
@@ -49,13 +54,14 @@ class ClosedVQA(nn.Module):
         self.chance_losses: dict[str, ChanceLoss] = {}
         if prior is not None:
             if not isinstance(self.head, PairClassifier):
-                raise ValueError(f"a {type(self.head).__name__} cannot begin with a prior; leave prior or head out")
-            known = torch.tensor(prior, device="cpu").clamp(1e-6, 1 - 1e-6)
-            self.head.init_prior(known)
-            alone = F.binary_cross_entropy(known, known, reduction="sum").item()
-            self.chance_losses[name] = ChanceLoss(
-                alone, "prior of the answers", "neither question nor picture is read yet"
-            )
+                raise ValueError(
+                    f"a {type(self.head).__name__} cannot be initialised to a prior; leave head or prior out"
+                )
+            probabilities = torch.tensor(prior, device="cpu").clamp(1e-6, 1 - 1e-6)
+            self.head.init_prior(probabilities)
+            entropy = F.binary_cross_entropy(probabilities, probabilities, reduction="sum").item()
+            cause = "neither question nor image is used yet"
+            self.chance_losses[name] = ChanceLoss(entropy, "prior of the answers", cause)
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, self.name, f"{self.name}/score")
@@ -77,98 +83,107 @@ class ClosedVQA(nn.Module):
 
 @runtime_checkable
 class AnswerDecoder(FusionEncoder, TextDecoder, Protocol):
-    """A model that fuses a question with an image, and writes about what it then knows."""
+    """A fusion encoder with a text decoder that attends to the fused question."""
 
 
 class RankedAnswers(NamedTuple):
-    """The candidates that each question may mean, best first, and their probabilities among these."""
+    """The top candidates of each question, best first, and their probabilities among each other."""
 
     candidates: Int[Tensor, "questions k"]
     probabilities: Float[Tensor, "questions k"]
 
 
 class OpenVQA(nn.Module):
-    """A step: the loss of each answer is summed over its pieces, weighted, and summed over the answers of a question
-    (ALBEF, section 5; BLIP, section 5.3).
+    """A training step: the cross entropy of each answer's tokens, weighted and summed over the answers of a question.
 
-    `smoothing`: the targets' share that is spread over the vocabulary, in ranking too (the official BLIP: 0.1). `twice`:
-    in ranking the first piece counts twice, in the choice of candidates and in their order (the official ALBEF; not in
-    the paper).
+    Args:
+        label_smoothing: used in ranking too (BLIP's official code: 0.1).
+        double_first_token: count the first token's log-probability twice when candidates are ordered, as it has chosen
+            them already (ALBEF's official code; not in the paper).
+
+    Source: ALBEF, section 5; BLIP, section 5.3.
     """
 
-    def __init__(self, model: AnswerDecoder, label_smoothing: float = 0.0, twice: bool = False):
+    def __init__(self, model: AnswerDecoder, label_smoothing: float = 0.0, double_first_token: bool = False):
         super().__init__()
-        self.model, self.label_smoothing, self.twice = model, label_smoothing, twice
+        self.model, self.label_smoothing, self.double_first_token = model, label_smoothing, double_first_token
         self.weights = {"vqa": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # the answers' prior is a fact of the data
+        self.chance_losses: dict[str, ChanceLoss] = {}  # the answers' prior depends on the data
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "vqa")
 
-    def question(self, batch: Batch) -> Tokens:
-        """The questions' tokens, after they have met their images."""
+    def encode_question(self, batch: Batch) -> Tokens:
+        """The questions' tokens, fused with their images."""
         text = self.model.encode_text(required(batch.text, "question"))
         return self.model.fuse(text, self.model.encode_image(required(batch.image, "image"))).text
 
     def logits(self, question: Tokens, answers: AnswerTargets) -> Float[Tensor, "a n vocabulary"]:
-        """Of the piece that follows each piece of the answers."""
+        """Logits of the token that follows each token of the answers."""
         return self.model.next_token_logits(answers.text, question.index_samples(answers.question))
 
-    def answer(self, batch: Batch) -> Float[Tensor, "a n vocabulary"]:
-        """The logits of a batch, which a teacher of this kind says too (tasks.distilled)."""
-        return self.logits(self.question(batch), required(batch.answers, "answers"))
+    def batch_logits(self, batch: Batch) -> Float[Tensor, "a n vocabulary"]:
+        """The logits of a batch; a momentum teacher computes them too (see `MomentumDistilled`)."""
+        return self.logits(self.encode_question(batch), required(batch.answers, "answers"))
 
-    def each(
+    def answer_losses(
         self, logits: Float[Tensor, "a n vocabulary"], text: Text, soft: SoftTargets | None = None
     ) -> Float[Tensor, " a"]:
-        """The loss of each answer."""
+        """The loss of each answer, summed over its tokens and mixed with that of the soft targets, if any."""
         hard = next_losses(logits, text, self.label_smoothing).sum(1)
         if soft is None:
             return hard
-        taught = soft_cross_entropy(logits[:, :-1], soft.logits[:, :-1].float().softmax(-1))
-        return (1 - soft.alpha) * hard + soft.alpha * (taught * without_prompt(text)).sum(1)
+        distilled = soft_cross_entropy(logits[:, :-1], soft.logits[:, :-1].float().softmax(-1))
+        return (1 - soft.alpha) * hard + soft.alpha * (distilled * without_prompt(text)).sum(1)
 
     def losses(
         self, logits: Tensor, answers: AnswerTargets, counts: dict[str, Tensor], soft: SoftTargets | None = None
     ) -> dict[str, Tensor]:
-        return {"vqa": (answers.weights * self.each(logits, answers.text, soft)).sum() / counts["vqa"]}
+        return {"vqa": (answers.weights * self.answer_losses(logits, answers.text, soft)).sum() / counts["vqa"]}
 
     def forward(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
-        return self.losses(self.answer(batch), required(batch.answers, "answers"), counts, soft)
+        return self.losses(self.batch_logits(batch), required(batch.answers, "answers"), counts, soft)
 
     @torch.no_grad()
     def rank(self, question: Tokens, candidates: Text, k: int) -> RankedAnswers:
-        """The `k` candidates whose first piece is likeliest, in the order of their whole likelihood."""
+        """The `k` candidates whose first token is likeliest, ordered by the likelihood of all their tokens."""
         q = len(question)
-        begin = candidates[torch.zeros(q, dtype=torch.long)]
-        begin = Text(begin.ids[:, :1], begin.mask[:, :1])
-        first = self.model.next_token_logits(begin, question)[:, 0].float().softmax(1)[:, candidates.ids[:, 1]]
-        first, chosen = first.topk(k, 1)
-        text = candidates[chosen.flatten()]
-        several = torch.arange(q, device=chosen.device).repeat_interleave(k)
-        whole = -self.each(self.model.next_token_logits(text, question.index_samples(several)), text).view(q, k)
-        probabilities, order = (whole + first.log() if self.twice else whole).softmax(1).sort(1, descending=True)
+        start = candidates[torch.zeros(q, dtype=torch.long)]
+        start = Text(start.ids[:, :1], start.mask[:, :1])
+        first_token = self.model.next_token_logits(start, question)[:, 0].float().softmax(1)  # (q, vocabulary)
+        first, chosen = first_token[:, candidates.ids[:, 1]].topk(k, 1)  # (q, k)
+        text = candidates[chosen.flatten()]  # q · k answers
+        repeated = question.index_samples(torch.arange(q, device=chosen.device).repeat_interleave(k))
+        scores = -self.answer_losses(self.model.next_token_logits(text, repeated), text).view(q, k)
+        if self.double_first_token:
+            scores = scores + first.log()
+        probabilities, order = scores.softmax(1).sort(1, descending=True)
         return RankedAnswers(chosen.gather(1, order), probabilities)
 
     @torch.no_grad()
-    def write(self, batch: Batch, begin: int, rules: GenerationConfig, beams: BeamConfig) -> GenerationOutput:
-        """An answer to each question, `begin` in front; the official BLIP has 3 beams, 10 tokens at most.
+    def generate(
+        self, batch: Batch, start_id: int, generation: GenerationConfig, beams: BeamConfig
+    ) -> GenerationOutput:
+        """An answer to each question by beam search, beginning with `start_id`.
 
-        As there, the decoder reads the padding behind the questions too, so that a batch's longest question has a say in
-        the answers to the others.
+        Source: BLIP's official code, with 3 beams and at most 10 tokens. As there, the decoder attends to the padding
+        of the questions too, so that an answer depends on the length of the batch's longest question.
         """
         with packing(False):
-            question = self.question(batch)
-            every = Tokens.from_padded(question.to_padded(), torch.ones_like(question.mask), *question.layout.spans)
-        return beam_search(self.model, every, torch.full((len(batch), 1), begin, device=batch.ids.device), rules, beams)
+            question = self.encode_question(batch)
+            no_padding = torch.ones_like(question.mask)
+            context = Tokens.from_padded(question.to_padded(), no_padding, *question.layout.spans)
+        prompt = torch.full((len(batch), 1), start_id, device=batch.ids.device)
+        return beam_search(self.model, context, prompt, generation, beams)
 
 
 def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: float = 0.0) -> Float[Tensor, "b after"]:
-    """Cross entropy of every token behind the first, nought where none is asked for.
+    """Cross entropy of every token after the first, zero at padding.
 
-    The last column scores nothing, and stays: to cut it off is a copy of all logits, and one of their gradients.
+    The last column of the logits has no target but is passed along: slicing it off would copy all logits and their
+    gradients.
     """
-    words = F.pad(text.ids[:, 1:].masked_fill(~without_prompt(text), -100), (0, 1), value=-100)
-    rows = logits.float().flatten(0, 1)  # a word's scores side by side: twice as fast as (b, v, n)
-    losses = F.cross_entropy(rows, words.flatten(), reduction="none", label_smoothing=label_smoothing)
-    return losses.view_as(words)[:, :-1]
+    targets = F.pad(text.ids[:, 1:].masked_fill(~without_prompt(text), -100), (0, 1), value=-100)
+    rows = logits.float().flatten(0, 1)  # the vocabulary in the last dimension: twice as fast as (b, v, n)
+    losses = F.cross_entropy(rows, targets.flatten(), reduction="none", label_smoothing=label_smoothing)
+    return losses.view_as(targets)[:, :-1]

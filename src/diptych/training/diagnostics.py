@@ -1,4 +1,4 @@
-"""The loss doctor: names a loss that sits on its trivial floor, a NaN, a dead gradient, an unused parameter; and why."""
+"""Training diagnostics with likely causes: losses stuck at chance level, NaN, zero gradients, unused parameters."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import nn
 from diptych.protocols import ChanceLoss
 from diptych.utils.io import atomic_write
 
-LEFT_CHANCE = 0.01  # a loss this share below its floor has left it
-NEAR = 0.02  # a loss within this share of its floor is on it
-_WINDOW = 5  # rows averaged before judging
-_OF_PARAMETERS = ("unused", "zero gradient")  # verdicts
-_NAMED = 3  # of the parameters that one line is about
+LEFT_CHANCE = 0.01  # a loss this share below its chance level is learning
+NEAR_CHANCE = 0.02  # a loss within this share of its chance level is at chance
+_WINDOW = 5  # rows that are averaged before a verdict
+_OF_PARAMETERS = ("unused", "zero gradient")  # verdicts about parameters
+_NAMED = 3  # parameters that one message names
 
 Verdict = Literal["early", "stuck", "learning", "not finite", "unused", "zero gradient"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the doctor noticed."""
+    """A verdict on a loss or a parameter."""
 
     step: int  # optimizer steps done
-    subject: str  # a loss, a parameter
+    subject: str  # the name of the loss or parameter
     verdict: Verdict
     message: str
 
@@ -37,7 +37,7 @@ class Finding:
 
 
 class Diverged(Exception):
-    """A loss or gradient is not finite: the run stops, and its last checkpoint stays."""
+    """A loss or gradient is not finite: the run stops, and its last checkpoint is kept."""
 
     def __init__(self, finding: Finding):
         super().__init__(str(finding))
@@ -46,7 +46,11 @@ class Diverged(Exception):
 
 @dataclass
 class Diagnostics:
-    """Watches a run. `patience`: steps after which a loss on its floor is called stuck rather than early."""
+    """The findings of a run, from its logged rows and its gradients.
+
+    `chance_losses`: the chance level of each loss, by name. `patience`: steps after which a loss at chance level is
+    stuck rather than early.
+    """
 
     chance_losses: Mapping[str, ChanceLoss]
     patience: int
@@ -55,47 +59,48 @@ class Diagnostics:
     _state: dict[str, Verdict] = field(default_factory=dict)
 
     def read(self, rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
-        """All that can be said of a run from the rows of its metrics.jsonl."""
-        found = [finding for row in rows for finding in self.watch(row)]
-        self.findings.sort(key=lambda finding: finding.step)  # those restored were made before their step's row
-        return found
+        """The findings from all rows of a metrics.jsonl."""
+        new = [finding for row in rows for finding in self.watch(row)]
+        self.findings.sort(key=lambda finding: finding.step)  # restored ones precede the row of their step
+        return new
 
     def watch(self, row: Mapping[str, Any]) -> list[Finding]:
-        """What a new row adds: each loss is reported when its state changes, not at every row."""
+        """The findings from one more row: a loss is reported when its verdict changes, not at every row."""
         step, new = int(row["step"]), []
-        for name, floor in self.chance_losses.items():
+        for name, chance in self.chance_losses.items():
             if isinstance(value := row.get(name), (int, float)):
                 recent = self._recent.setdefault(name, [])
                 recent.append(value)
                 del recent[:-_WINDOW]
-                if (found := self._judge(step, name, floor, sum(recent) / len(recent))) is not None:
-                    new.append(found)
+                if (finding := self._verdict(step, name, chance, sum(recent) / len(recent))) is not None:
+                    new.append(finding)
         self.findings += new
         return new
 
-    def _judge(self, step: int, name: str, floor: ChanceLoss, value: float) -> Finding | None:
+    def _verdict(self, step: int, name: str, chance: ChanceLoss, value: float) -> Finding | None:
         before = self._state.get(name)
-        where = f"{value:.4f} against {floor.value:.4f}, the {floor.name}"
-        if value < floor.value * (1 - LEFT_CHANCE):
-            verdict, message = "learning", f"{where}: below its floor"
+        where = f"{value:.4f} against {chance.value:.4f}, the {chance.name}"
+        if value < chance.value * (1 - LEFT_CHANCE):
+            verdict, message = "learning", f"{where}: below chance level"
         elif step >= self.patience:
-            verdict, message = "stuck", f"{where}: stuck; likely cause: {floor.usual_cause}"
-        elif value <= floor.value * (1 + NEAR):
-            verdict, message = "early", f"{where}: on its floor, still early (stuck if so at step {self.patience})"
+            verdict, message = "stuck", f"{where}: stuck; likely cause: {chance.usual_cause}"
+        elif value <= chance.value * (1 + NEAR_CHANCE):
+            verdict, message = "early", f"{where}: at chance level, still early (stuck if so at step {self.patience})"
         else:
-            return None  # above its floor and falling, or about to
+            return None  # still above chance level
         if verdict == before:
             return None
         self._state[name] = verdict
         return Finding(step, name, verdict, message)
 
-    def finite(self, step: int, losses: Mapping[str, float]) -> None:
+    def check_finite(self, step: int, losses: Mapping[str, float]) -> None:
         """Raises Diverged for the first loss that is not finite at step index `step`."""
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise Diverged(self.not_finite(step, name, value))
+                raise Diverged(self.record_not_finite(step, name, value))
 
-    def not_finite(self, step: int, subject: str, value: float) -> Finding:
+    def record_not_finite(self, step: int, subject: str, value: float) -> Finding:
+        """Adds and returns the finding that a loss or gradient is NaN or infinite at step index `step`."""
         cause = (
             "likely cause: a learning rate too high or a warm-up too short; else a division by a count of zero, or bad "
             "inputs. The checkpoint before it is kept"
@@ -103,14 +108,14 @@ class Diagnostics:
         self.findings.append(Finding(step + 1, subject, "not finite", f"is {value}; {cause}"))
         return self.findings[-1]
 
-    def gradients(self, step: int, module: nn.Module) -> None:
-        """Names each trainable parameter without a gradient, or with one of exactly zero, once."""
+    def check_gradients(self, step: int, module: nn.Module) -> None:
+        """Adds a finding, once, for each trainable parameter whose gradient is missing or exactly zero."""
         known = {(f.subject, f.verdict) for f in self.findings}
         for name, p in module.named_parameters():
             if not p.requires_grad:
                 continue
             if p.grad is None:
-                verdict, message = "unused", "got no gradient; no loss reads it: freeze it or leave it out"
+                verdict, message = "unused", "got no gradient; no loss depends on it: freeze it or leave it out"
             elif not p.grad.any():
                 verdict, message = "zero gradient", "its gradient is exactly zero; likely cause: a zero weight after it"
             else:
@@ -118,32 +123,32 @@ class Diagnostics:
             if (name, verdict) not in known:
                 self.findings.append(Finding(step + 1, name, verdict, message))
 
-    def held(self) -> list[dict[str, Any]]:
-        """The findings that a checkpoint keeps: those on gradients, which no row of metrics.jsonl tells."""
+    def parameter_findings(self) -> list[dict[str, Any]]:
+        """The findings about gradients, for the checkpoint: they cannot be computed again from metrics.jsonl."""
         return [asdict(f) for f in self.findings if f.verdict in _OF_PARAMETERS]
 
-    def restore(self, held: Iterable[Mapping[str, Any]]) -> None:
-        """Takes over what `held` gave; `read` adds the rest."""
-        self.findings = [Finding(**f) for f in held]
+    def restore(self, findings: Iterable[Mapping[str, Any]]) -> None:
+        """Restores the `parameter_findings` of a checkpoint; `read` adds those about losses."""
+        self.findings = [Finding(**f) for f in findings]
 
     def save(self, out: Path) -> None:
-        """Writes ``out/doctor.json``: floors, patience and findings."""
-        floors = {name: asdict(floor) for name, floor in self.chance_losses.items()}
-        held = {"patience": self.patience, "floors": floors, "findings": [asdict(f) for f in merged(self.findings)]}
+        """Writes ``out/doctor.json``: chance levels, patience and findings."""
+        chance = {name: asdict(loss) for name, loss in self.chance_losses.items()}
+        findings = [asdict(f) for f in merge_findings(self.findings)]
         with atomic_write(out / "doctor.json") as path:
-            path.write_text(json.dumps(held, indent=1))
+            path.write_text(json.dumps({"patience": self.patience, "floors": chance, "findings": findings}, indent=1))
 
 
-def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """What is said of many parameters for one cause in one line: how many they are, and the first of them."""
-    alike: dict[tuple[int, str, str], list[Finding]] = {}
+def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings, with one for all parameters that share verdict and step: their number and the first names."""
+    groups: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in findings:
         subject = "" if finding.verdict in _OF_PARAMETERS else finding.subject
-        alike.setdefault((finding.step, finding.verdict, subject), []).append(finding)
-    return [same[0] if len(same) == 1 else replace(same[0], subject=_together(same)) for same in alike.values()]
+        groups.setdefault((finding.step, finding.verdict, subject), []).append(finding)
+    return [same[0] if len(same) == 1 else replace(same[0], subject=_names(same)) for same in groups.values()]
 
 
-def _together(findings: list[Finding]) -> str:
+def _names(findings: list[Finding]) -> str:
     names = [finding.subject for finding in findings]
     more = ", …" if len(names) > _NAMED else ""
     return f"{len(names)} parameters ({', '.join(names[:_NAMED])}{more})"

@@ -1,9 +1,4 @@
-"""The blocks of whatever is trained: the units in which activations are made again, and in which weights are divided.
-
-Weights, gradients and optimizer state divided over the ranks (FSDP2), and whole again where somebody needs them so.
-
-One process or many: what the loop needs to know of the others, from the environment that torchrun sets.
-"""
+"""Devices, processes and precision: activation checkpointing, sharding (FSDP2), torchrun's process group, bf16."""
 
 from __future__ import annotations
 
@@ -27,29 +22,36 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of a module's ModuleLists that are made of parts, outermost only: the blocks of its towers."""
-    for part in module.children():
-        computes = not isinstance(part, (nn.ModuleList, nn.ModuleDict))
-        if isinstance(module, nn.ModuleList) and computes and any(True for _ in part.children()):
-            yield part
+    """The blocks of a module's encoders: outermost members of ModuleLists that have submodules.
+
+    They are the units of activation checkpointing and of sharding.
+    """
+    for child in module.children():
+        container = isinstance(child, (nn.ModuleList, nn.ModuleDict))
+        if isinstance(module, nn.ModuleList) and not container and any(True for _ in child.children()):
+            yield child
         else:
-            yield from blocks(part)
+            yield from blocks(child)
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """From now on each block keeps but what it was given, and its activations are made again on the way back
-    (Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost). Values and gradients stay the same.
+    """Makes each block keep only its inputs and recompute its activations in the backward pass.
+
+    Values and gradients stay the same.
+
+    Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
     """
     for block in blocks(module):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Each rank keeps its part of every parameter; a block's are whole only while it computes (Zhao et al. 2023; torch's
-    `fully_shard`).
+    """Shards parameters, gradients and optimizer state over the ranks; a block is gathered only while it computes.
 
-    What blocks share with others, and what is in none, is gathered for a whole pass. Scalars stay whole on each rank:
-    their gradients are averaged by `average_scalars`. Every rank must begin with the same weights.
+    Parameters that blocks share, and those outside all blocks, are gathered for the whole pass. Scalars stay unsharded:
+    `average_scalars` averages their gradients. Every rank must start from the same weights.
+
+    Source: Zhao et al. 2023 (PyTorch FSDP); torch's `fully_shard`.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     scalars = {p for p in module.parameters() if p.dim() == 0}
@@ -57,35 +59,36 @@ def shard(module: nn.Module, device: torch.device) -> None:
     owners = Counter(p for unit in units for p in set(unit.parameters()))
     inside = {m for unit in units for m in unit.modules()}
     outside = {p for m in module.modules() if m not in inside for p in m.parameters(recurse=False)}
-    apart = [unit for unit in units if all(owners[p] == 1 and p not in outside for p in unit.parameters())]
-    for unit in [*apart, module]:  # resharded after forward, the root too: between passes parameters are always divided
-        divided = fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
-        divided.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo does not average
+    separate = [unit for unit in units if all(owners[p] == 1 and p not in outside for p in unit.parameters())]
+    # the root is resharded after forward too, so that no parameter stays gathered between passes
+    for unit in [*separate, module]:
+        sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
+        sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no averaging reduction
 
 
 def unshard(module: nn.Module) -> None:
-    """Ends `shard`: from now on every rank has all weights, and may compute without the others. It trains no more."""
+    """Gathers all weights on every rank, which may then compute without the others. Undoes `shard`, after training."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
 
 
-def whole(t: Tensor) -> Tensor:
-    """All of a tensor. Where it is divided every rank must ask."""
+def full_tensor(t: Tensor) -> Tensor:
+    """The unsharded tensor. Where it is sharded, every rank must call this."""
     return t.full_tensor() if isinstance(t, DTensor) else t
 
 
-def divided_like(example: Tensor, t: Tensor) -> Tensor:
-    """This rank's part of a tensor that every rank has, where `example`, of its shape, is divided; else the tensor."""
+def distribute_like(example: Tensor, t: Tensor) -> Tensor:
+    """`t`, sharded as `example` is where that has the same shape; every rank must hold all of `t`."""
     if not isinstance(example, DTensor) or t.shape != example.shape:
         return t
-    # no rank is the source: each has read the same file
+    # no broadcast: each rank has read the same file
     return distribute_tensor(t, example.device_mesh, example.placements, src_data_rank=None)
 
 
 def average_scalars(module: nn.Module) -> None:
-    """The mean over the ranks of what `shard` left whole."""
+    """Averages over the ranks the gradients of scalars, which `shard` leaves unsharded."""
     for p in module.parameters():
         if p.dim() == 0 and p.requires_grad:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -93,26 +96,31 @@ def average_scalars(module: nn.Module) -> None:
             p.grad /= dist.get_world_size()
 
 
-def clip(parameters: Iterable[nn.Parameter], most: float) -> float:
-    """The norm of the whole gradient, which is scaled down to `most` where it is longer."""
-    graded = [p for p in parameters if p.grad is not None]
-    kinds = [[p for p in graded if isinstance(p, DTensor) is divided] for divided in (True, False)]
-    norms = [whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds if kind]
+def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scales gradients, in place, to a total norm of at most `max_norm`; returns the norm before.
+
+    As torch's `clip_grad_norm_`, for sharded and unsharded parameters together.
+    """
+    with_grad = [p for p in parameters if p.grad is not None]
+    kinds = [[p for p in with_grad if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
+    norms = [
+        full_tensor(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds if kind
+    ]
     norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()
     for kind in kinds:
-        nn.utils.clip_grads_with_norm_(kind, most, norm)
+        nn.utils.clip_grads_with_norm_(kind, max_norm, norm)
     return norm.item()
 
 
 T = TypeVar("T")
-_TIMEOUT = timedelta(minutes=10)  # without one, a restart on stale addresses hangs far longer
+_TIMEOUT = timedelta(minutes=10)  # the default hangs far longer when a restart meets stale addresses
 # The values of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 instructions (oneDNN's "CPU dispatcher control").
 _WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together, seen from one of them."""
+    """The processes of a distributed run: this process's device and rank, and the number of ranks (`world`)."""
 
     device: torch.device
     rank: int = 0
@@ -124,14 +132,14 @@ class Group:
         return self.rank == 0
 
     def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each 0-d value summed over the ranks, in one exchange; float32. Every rank must have the same names."""
+        """Each 0-d tensor summed over the ranks, in one all-reduce; float32. Every rank must pass the same names."""
         stacked = torch.stack([v.detach().float().to(self.device) for v in values.values()])
         if self.world > 1:
             dist.all_reduce(stacked)
         return dict(zip(values, stacked.unbind(), strict=True))
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, by rank."""
+        """The values of all ranks, in rank order."""
         if self.world == 1:
             return [value]
         values: list[T] = [value] * self.world
@@ -139,15 +147,15 @@ class Group:
         return values
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Blocks until every rank has called it."""
         if self.world > 1:
             dist.barrier()
 
     def wrap(self, module: nn.Module, parallel: str = "ddp") -> nn.Module:
-        """The module whose backward averages gradients over the ranks; "fsdp": itself, its weights divided among them.
+        """The module, with gradients averaged over the ranks: wrapped in DDP, or sharded in place ("fsdp").
 
-        Under DDP unused parameters are looked for because a rank may lack what another has (no masked word in its part of the
-        batch), and because the loss doctor names a parameter that no rank used, where DDP would stop the run.
+        DDP searches for unused parameters because a rank's part of the batch may lack the inputs of a loss (no masked
+        token), and because diagnostics report a parameter that no rank used, where DDP would stop the run.
         """
         if self.world == 1:
             return module
@@ -158,7 +166,7 @@ class Group:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError where there is none such."""
+    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError where it is unavailable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -170,11 +178,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def takes_bf16(device: torch.device, precision: str) -> bool:
+def uses_bf16(device: torch.device, precision: str) -> bool:
     """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`.
 
-    "auto" is bf16 where the hardware computes in it, unless the environment variable DIPTYCH_BF16 ("on" or "off") decides.
-    Raises ValueError where that variable holds anything else.
+    "auto" is bf16 where the hardware supports it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
+    overrides that. Raises ValueError where the variable has any other value.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -189,32 +197,32 @@ def takes_bf16(device: torch.device, precision: str) -> bool:
 
 
 def _cpu_computes_bf16() -> bool:
-    """Whether oneDNN, which makes torch's matrix products on a CPU, may use bf16 instructions that this CPU has.
+    """Whether this CPU has bf16 instructions that oneDNN, torch's backend for matrix products on a CPU, may use.
 
-    Without them bf16 is emulated, four times slower than fp32. ONEDNN_MAX_CPU_ISA (formerly DNNL_MAX_CPU_ISA) limits what
-    oneDNN uses; like oneDNN, this ignores its case, and a name that oneDNN does not know limits nothing.
+    Without them bf16 is emulated, four times slower than fp32. ONEDNN_MAX_CPU_ISA (formerly DNNL_MAX_CPU_ISA) limits
+    the instructions; as in oneDNN, its case is ignored, and an unknown name limits nothing.
     """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
     if limit.upper() in _WITHOUT_BF16 or not torch.backends.mkldnn.is_available():
         return False
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Group]:
-    """This process's group: all that torchrun started, or itself alone. gloo on CPU, nccl on CUDA."""
+    """The process group that torchrun started, or this process alone. gloo on CPU, nccl on CUDA."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group(pick_device(device))
         return
     if device.partition(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # first: to try a device takes memory of it
-    place = pick_device(device)
-    if place.type == "cuda":
-        place = torch.device("cuda", torch.cuda.current_device())
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # first: `pick_device` allocates memory on the device
+    own = pick_device(device)
+    if own.type == "cuda":
+        own = torch.device("cuda", torch.cuda.current_device())
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Group(place, dist.get_rank(), dist.get_world_size())
+        yield Group(own, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

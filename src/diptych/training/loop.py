@@ -1,6 +1,7 @@
-"""Where a run stands, and how it advances step by step.
+"""The training loop: steps, logging, evaluation, checkpoints, and exact resume.
 
-The training loop. It knows a module from a batch to named losses, and nothing of models, objectives or tasks.
+It trains any `diptych.protocols.TrainStep`, a module from a batch to named losses; it does not depend on models,
+objectives or tasks.
 """
 
 from __future__ import annotations
@@ -21,157 +22,189 @@ from diptych.data.loader import Loaded, SkipCounter, Skipped
 from diptych.data.sources.base import WorkerDied
 from diptych.protocols import TrainStep
 from diptych.training import checkpoint
-from diptych.training.diagnostics import Diagnostics, Diverged, merged
+from diptych.training.diagnostics import Diagnostics, Diverged, merge_findings
 from diptych.training.distributed import Group, pick_device, unshard
 from diptych.training.log import Log
-from diptych.training.recovery import claimed, lacks_weights
-from diptych.training.signals import Stop, stop_signal
+from diptych.training.recovery import locked_run_folder, needs_weights
+from diptych.training.signals import StopRequest, stop_signal
 from diptych.training.step import OptimizerStep
 from diptych.utils.io import atomic_write
 
-Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches, step after step
+Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's micro-batches of each step
 Evaluate = Callable[[int], Mapping[str, float]]  # steps done → {"val/name": value}
 
 
 class TrainingRun:
-    """Where a run stands: all that its checkpoint's JSON holds, and the means that its next row will give."""
+    """The progress of a run: the training state of its checkpoint, and the running means for its next log row."""
 
     def __init__(
-        self, update: OptimizerStep, doctor: Diagnostics, settings: Training, out: Path, identity: dict[str, Any]
+        self,
+        optimizer_step: OptimizerStep,
+        diagnostics: Diagnostics,
+        settings: Training,
+        out: Path,
+        identity: dict[str, Any],
     ):
-        self.update, self.doctor, self.settings, self.out, self.identity = update, doctor, settings, out, identity
-        self.group, self.tally = update.group, SkipCounter(settings.max_skipped)
-        self.done, self.seconds = 0, 0.0
-        self.sums: dict[str, float] = {}  # since the last row
-        self.summed = 0
+        self.optimizer_step, self.diagnostics = optimizer_step, diagnostics
+        self.settings, self.out, self.identity = settings, out, identity
+        self.group, self.skip_counter = optimizer_step.group, SkipCounter(settings.max_skipped)
+        self.done, self.seconds = 0, 0.0  # steps, and the time they took
+        self.sums: dict[str, float] = {}  # of losses, since the last row
+        self.summed = 0  # steps in `sums`
         self.cursor: Mapping[str, list[int]] = {}
-        self.clock = self.lap = time.perf_counter()  # of the last call to `elapse`; of the last row
-        self.waited, self.fresh = 0.0, 0  # seconds waited for data, and samples, since the last row
-        self.owes = False  # the evaluation of the last step, which was interrupted
-        self.saved, self.saved_at = -1, self.clock  # the step of the last checkpoint, and when it was made
-        self.alone = self.group.world == 1  # many ranks stop together, between two steps
+        self.clock = self.row_time = time.perf_counter()  # when `seconds` was last updated; when the last row was made
+        self.wait_seconds, self.samples_since_row = 0.0, 0  # seconds waited for data, and samples, since the last row
+        self.evaluation_pending = False  # whether the evaluation of the last step was interrupted
+        self.saved_step, self.saved_at = -1, self.clock  # the step of the last checkpoint, and when it was made
+        self.single_process = self.group.world == 1  # ranks must stop together, between two steps
 
-    def restore(self, held: dict[str, Any]) -> None:
-        self.done, self.seconds, self.sums, self.summed = (held[k] for k in ("step", "seconds", "sums", "summed"))
-        self.saved = self.done
-        self.tally.seen, self.tally.bad = held["seen"], held["bad"]
-        self.tally.listed = {s["id"]: Skipped(**s) for s in held["skipped"]}
-        self.doctor.restore(held.get("findings", ()))  # checkpoints of 0.1.0 had none at first
-        self.owes = held.get("owes", False)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from the training state of a checkpoint."""
+        self.done, self.seconds, self.sums, self.summed = (state[k] for k in ("step", "seconds", "sums", "summed"))
+        self.saved_step = self.done
+        self.skip_counter.seen, self.skip_counter.bad = state["seen"], state["bad"]
+        self.skip_counter.listed = {s["id"]: Skipped(**s) for s in state["skipped"]}
+        self.diagnostics.restore(state.get("findings", ()))  # early checkpoints of 0.1.0 had none
+        self.evaluation_pending = state.get("owes", False)
 
     def save(self) -> None:
+        """Writes a checkpoint and skipped.json. Every rank must call it."""
         now = time.perf_counter()
         self.seconds, self.clock = self.seconds + now - self.clock, now
-        skipped = [asdict(s) for s in self.tally.listed.values()]
-        held = {"step": self.done, "seconds": self.seconds, "sums": self.sums, "summed": self.summed}
-        held |= {"seen": self.tally.seen, "bad": self.tally.bad, "skipped": skipped, "identity": self.identity}
-        held |= {"findings": self.doctor.held(), "owes": self.owes}
-        if self.cursor:  # of this rank's part of a stream
-            held["cursor"] = {name: at for part in self.group.gather(self.cursor) for name, at in part.items()}
-        checkpoint.save(self.out, self.update.module, self.update.optimizer, held, self.group.main)
+        skipped = [asdict(s) for s in self.skip_counter.listed.values()]
+        state = {
+            "step": self.done,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "summed": self.summed,
+            "seen": self.skip_counter.seen,
+            "bad": self.skip_counter.bad,
+            "skipped": skipped,
+            "identity": self.identity,
+            "findings": self.diagnostics.parameter_findings(),
+            "owes": self.evaluation_pending,
+        }
+        if self.cursor:  # each rank has the position in its own part of a stream
+            cursors = self.group.gather(self.cursor)
+            state["cursor"] = {name: position for cursor in cursors for name, position in cursor.items()}
+        checkpoint.save(self.out, self.optimizer_step.module, self.optimizer_step.optimizer, state, self.group.main)
         if self.group.main:
             with atomic_write(self.out / "skipped.json") as path:
                 path.write_text(json.dumps(skipped, indent=1))
-        self.saved, self.saved_at = self.done, time.perf_counter()
+        self.saved_step, self.saved_at = self.done, time.perf_counter()
         self.group.wait()
 
-    def train(self, stream: Stream, evaluate: Evaluate | None, log: Log | None, told: Stop) -> None:
+    def train(self, stream: Stream, evaluate: Evaluate | None, log: Log | None, stop_request: StopRequest) -> None:
+        """Runs the remaining steps, with logging, evaluation and checkpoints. `log` is None on ranks other than 0."""
         if log is not None:
-            self.doctor.read(log.kept)
-        heard = len(self.doctor.findings)
+            self.diagnostics.read(log.restored_rows)
+        reported = len(self.diagnostics.findings)
         try:
-            if self.owed(log) and evaluate is not None:
-                self.evaluate(evaluate, log, told)
+            if self.needs_pending_evaluation(log) and evaluate is not None:
+                self.evaluate(evaluate, log, stop_request)
                 self.save()
-            with told.at_once(self.alone):
+            with stop_request.interruptible(self.single_process):
                 batches = stream(self.done) if self.done < self.settings.steps else iter(())
-            self.clock = self.lap = time.perf_counter()
-            if any(self.group.gather(told.is_set())) and self.done < self.settings.steps:
+            self.clock = self.row_time = time.perf_counter()
+            if any(self.group.gather(stop_request.is_set())) and self.done < self.settings.steps:
                 self.stop(log, "before a step was made")
             while self.done < self.settings.steps:
-                stop, due = self.advance(batches, told)
+                stop, due = self.advance(batches, stop_request)
                 last = self.done == self.settings.steps
                 if log is not None and (last or self.done % self.settings.log_every == 0):
                     row = self.row()
                     log.row(row)
                     log.show(row, last)
-                    self.doctor.watch(row)
+                    self.diagnostics.watch(row)
                 every = self.settings.evaluate_every
                 if evaluate is not None and (last or (every and self.done % every == 0)):
-                    self.evaluate(evaluate, log, told)
+                    self.evaluate(evaluate, log, stop_request)
                 if log is not None:
-                    for finding in merged(self.doctor.findings[heard:]):
-                        log.say(finding)
-                heard = len(self.doctor.findings)
+                    for finding in merge_findings(self.diagnostics.findings[reported:]):
+                        log.print_line(finding)
+                reported = len(self.diagnostics.findings)
                 if stop or due or self.settings.saves(self.done):
                     self.save()
                 if stop and not last:
                     self.stop(log, f"at step {self.done}, saved in {self.out}")
-        except (WorkerDied, KeyboardInterrupt):  # by the signal that ends this process too? No step has been begun
-            if not told.is_set():
+        except (WorkerDied, KeyboardInterrupt):  # perhaps by the signal that stops this process; no step is half done
+            if not stop_request.is_set():
                 raise
-            if self.done == 0 or self.done == self.saved:
+            if self.done == 0 or self.done == self.saved_step:
                 self.stop(log, f"at step {self.done}, saved in {self.out}" if self.done else "before a step was made")
-            if self.alone:  # many save together: the others may wait for this one's batch
+            if self.single_process:  # ranks save together, and the others may be waiting in this step
                 self.save()
-            kept = f"saved in {self.out}" if self.alone else "not saved since a checkpoint"
-            self.stop(log, f"at step {self.done}, {kept}")
+            saved = f"saved in {self.out}" if self.single_process else "not saved since a checkpoint"
+            self.stop(log, f"at step {self.done}, {saved}")
         except Diverged as error:
             if log is not None:
-                log.say(error)
+                log.print_line(error)
             raise
         finally:
             if log is not None:
-                self.doctor.save(self.out)
+                self.diagnostics.save(self.out)
 
     def stop(self, log: Log | None, where: str) -> NoReturn:
+        """Ends the process with status 130 after a signal."""
         if log is not None:
-            log.say(f"stopped {where}: the same command goes on from here")
+            log.print_line(f"stopped {where}: the same command goes on from here")
         raise SystemExit(130)
 
-    def advance(self, batches: Iterator[list[Loaded]], told: Stop) -> tuple[bool, bool]:
-        """One optimizer step; whether any rank received a signal to stop, and whether a checkpoint is due by the clock."""
+    def advance(self, batches: Iterator[list[Loaded]], stop_request: StopRequest) -> tuple[bool, bool]:
+        """Makes one optimizer step.
+
+        Returns:
+            Whether any rank received a signal to stop; whether a checkpoint is due by the clock.
+        """
         began = time.perf_counter()
-        with told.at_once(self.alone):
+        with stop_request.interruptible(self.single_process):
             loaded = next(batches)
-        self.waited += time.perf_counter() - began
+        self.wait_seconds += time.perf_counter() - began
         self.cursor = loaded[-1].cursor
-        late = began - self.saved_at > 60 * self.settings.checkpoint_minutes
-        row, skipped, stop, due = self.update(self.done, loaded, self.doctor, told.is_set(), late)
+        due = began - self.saved_at > 60 * self.settings.checkpoint_minutes
+        row, skipped, any_stop, any_due = self.optimizer_step(
+            self.done, loaded, self.diagnostics, stop_request.is_set(), due
+        )
         samples = int(row.pop("samples"))
-        self.fresh += samples
-        self.tally.add(samples, skipped)
+        self.samples_since_row += samples
+        self.skip_counter.add(samples, skipped)
         self.done += 1
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in row.items()}
         self.summed += 1
-        return stop, due
+        return any_stop, any_due
 
     def row(self) -> dict[str, Any]:
-        """Means since the last row, and what time it took; begins the next."""
+        """The log row: means since the last row, counts, and speed. Starts the next row."""
         now = time.perf_counter()
-        means = {name: total / self.summed for name, total in self.sums.items()}
-        passed = max(now - self.lap, 1e-9)
-        row = {"step": self.done, **means, "samples": self.tally.seen - self.tally.bad, "skipped": self.tally.bad}
-        row |= {"seconds": self.seconds + now - self.clock, "samples_per_second": self.fresh / passed}
-        row["waiting"] = self.waited / passed
-        self.sums, self.summed, self.lap, self.waited, self.fresh = {}, 0, now, 0.0, 0
+        passed = max(now - self.row_time, 1e-9)
+        row = {
+            "step": self.done,
+            **{name: total / self.summed for name, total in self.sums.items()},
+            "samples": self.skip_counter.seen - self.skip_counter.bad,
+            "skipped": self.skip_counter.bad,
+            "seconds": self.seconds + now - self.clock,
+            "samples_per_second": self.samples_since_row / passed,
+            "waiting": self.wait_seconds / passed,
+        }
+        self.sums, self.summed, self.row_time, self.wait_seconds, self.samples_since_row = {}, 0, now, 0.0, 0
         return row
 
-    def evaluate(self, evaluate: Evaluate, log: Log | None, told: Stop) -> None:
-        self.owes = True
-        self.update.module.eval()
-        with told.at_once(self.alone):
+    def evaluate(self, evaluate: Evaluate, log: Log | None, stop_request: StopRequest) -> None:
+        """Evaluates in eval mode and logs the metrics; stays pending where a signal interrupts it."""
+        self.evaluation_pending = True
+        self.optimizer_step.module.eval()
+        with stop_request.interruptible(self.single_process):
             row = {"step": self.done, **evaluate(self.done)}
-        self.update.module.train()
-        self.owes = False
+        self.optimizer_step.module.train()
+        self.evaluation_pending = False
         if log is not None:
             log.row(row)
-            log.say("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            log.print_line("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
-    def owed(self, log: Log | None) -> bool:
-        """Whether the last step's evaluation was interrupted, and has not been logged since."""
-        logged = log is not None and any(row["step"] == self.done and "samples" not in row for row in log.kept)
-        return self.group.gather(self.owes and not logged)[0]
+    def needs_pending_evaluation(self, log: Log | None) -> bool:
+        """Whether the evaluation of the last step was interrupted and has not been logged since."""
+        logged = log is not None and any(row["step"] == self.done and "samples" not in row for row in log.restored_rows)
+        return self.group.gather(self.evaluation_pending and not logged)[0]
 
 
 def fit(
@@ -185,50 +218,66 @@ def fit(
     defaults: Mapping[str, Any] | None = None,
     group: Group | None = None,
 ) -> Path:
-    """Trains `step` (a `diptych.protocols.Step`) until `settings.steps`, going on where `out` stands; gives model.safetensors.
+    """Trains `step` until `settings.steps`, resuming from the checkpoint in `out`; returns the weights file.
 
-    Continued after a kill at any moment, a run on CPU ends in the same bits as one never stopped. Every random draw of
-    the data must be keyed, and `step` must start from the same weights each time. `evaluate` is called on every rank
-    with the steps done, the module in eval mode; its names carry their split ("val/itm"). `fingerprint` is whatever
-    else makes this run (model, data, objectives), as JSON: a run that differs in it is refused, and so is one that
-    differs in `settings` outside CHANGEABLE. `defaults` are what its fields are usually: a run from before a field
-    existed is taken to have had its default.
+    Resumed after a kill at any moment, a run on the CPU ends with the same bits as an uninterrupted one.
 
-    `out` receives checkpoint.safetensors, model.safetensors, metrics.jsonl, doctor.json, skipped.json, tensorboard/.
+    Args:
+        step: A `diptych.protocols.TrainStep`, with the same initial weights at every start.
+        stream: This rank's micro-batches from a first step on; all its random draws must be keyed.
+        settings: Steps, batch size, optimizer and so on.
+        out: Gets checkpoint.safetensors, model.safetensors, metrics.jsonl, doctor.json, skipped.json, tensorboard/.
+        evaluate: Called on every rank, with the steps done and the module in eval mode; its metrics are named with
+            their split ("val/itm").
+        fingerprint: Everything else that defines the run (model, data, objectives), as JSON. A run to resume must have
+            the same fingerprint, and the same settings but for those in `config.training.CHANGEABLE`.
+        defaults: Defaults of the fields of `fingerprint`: a run from before a field existed counts as having its
+            default.
+        group: By default this process alone, on `settings.device`.
 
-    Raises CheckpointError (what stands in `out` is not this run, or damaged), InUse (another process trains there),
-    NotWritten (a full disk), Diverged (a loss or gradient is not finite), DataError (too many bad samples), and
-    SystemExit(130) after Ctrl-C or SIGTERM, once the step is done and saved.
+    Raises:
+        CheckpointError: The checkpoint in `out` is of another run, or damaged.
+        InUse: Another process trains in `out`.
+        NotWritten: The disk is full.
+        Diverged: A loss or gradient is not finite.
+        DataError: Too many samples cannot be read.
+        SystemExit: Status 130, after Ctrl-C or SIGTERM, once the step is done and saved.
     """
     group = group or Group(pick_device(settings.device))
-    with claimed(out, group):
-        same = identity(settings) | dict(fingerprint or {})
-        return _fit(step, stream, settings, out, evaluate, same, defaults or {}, group)
+    with locked_run_folder(out, group):
+        run_identity = identity(settings) | dict(fingerprint or {})
+        return _fit(step, stream, settings, out, evaluate, run_identity, defaults or {}, group)
 
 
 def _fit(
-    step: nn.Module, stream: Stream, settings: Training, out: Path, evaluate: Evaluate | None, same: dict[str, Any],
-    defaults: Mapping[str, Any], group: Group,
-) -> Path:  # fmt: skip
-    held = checkpoint.rest(out, checkpoint.STATE)
-    if held is not None:
-        usual = settings_defaults(settings) | dict(defaults) | {"version": 1}
-        checkpoint.refuse_other_settings(out, held["identity"], same, usual)
+    step: nn.Module,
+    stream: Stream,
+    settings: Training,
+    out: Path,
+    evaluate: Evaluate | None,
+    run_identity: dict[str, Any],
+    defaults: Mapping[str, Any],
+    group: Group,
+) -> Path:
+    state = checkpoint.read_training_state(out, checkpoint.LOOP_STATE)
+    if state is not None:
+        all_defaults = settings_defaults(settings) | dict(defaults) | {"version": 1}
+        checkpoint.check_same_settings(out, state["identity"], run_identity, all_defaults)
 
-    update = OptimizerStep(step, settings, group)
-    doctor = Diagnostics(
+    optimizer_step = OptimizerStep(step, settings, group)
+    diagnostics = Diagnostics(
         cast(TrainStep, step).chance_losses,
         max(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup)),
     )
-    run = TrainingRun(update, doctor, settings, out, same)
-    if held is not None:
-        checkpoint.load(out, step, update.optimizer)
-        run.restore(held)
-        if group.gather(group.main and lacks_weights(out, run.done >= settings.steps))[0]:
+    run = TrainingRun(optimizer_step, diagnostics, settings, out, run_identity)
+    if state is not None:
+        checkpoint.load(out, step, optimizer_step.optimizer)
+        run.restore(state)
+        if group.gather(group.main and needs_weights(out, run.done >= settings.steps))[0]:
             checkpoint.save_weights(out, step, group.main)
-    group.wait()  # all have read what rank 0 is about to write
-    with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as told:
-        run.train(stream, evaluate, log, told)
-    if update.divided:
-        unshard(step)  # who writes the report computes alone
+    group.wait()  # until every rank has read the files that rank 0 is about to write
+    with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as stop_request:
+        run.train(stream, evaluate, log, stop_request)
+    if optimizer_step.is_sharded:
+        unshard(step)  # the report is written by one rank alone
     return out / checkpoint.MODEL

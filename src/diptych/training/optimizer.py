@@ -1,4 +1,4 @@
-"""AdamW with the parameter groups of the BERT family, and the learning rate as a pure function of the step."""
+"""AdamW with the parameter groups of the BERT family, and the learning-rate schedule as a function of the step."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from diptych.config.training import Optimizer, steps_of
 from diptych.modules.position import RelativePositions
 from diptych.protocols import student_of
 
-_HEADS = ("heads.", "head.", "rank.")  # of pre-training and of the tasks: what stands beside `model`
-_KEPT = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
+_HEADS = ("heads.", "head.", "rank.")  # parameters of pre-training and task heads, outside `model`
+_NOT_DECAYED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
 
 
 def decayed(module: nn.Module) -> dict[str, bool]:
     """Whether weight decay applies to each trainable parameter: to all but biases, norms and scalars.
 
-    As in ViLT (vilt_utils.set_schedule), class tokens, position and type embeddings are decayed; as in VLMo (vlmo_utils.set_schedule),
-    relative positions are biases.
+    As in ViLT (vilt_utils.set_schedule), class tokens, position and type embeddings are decayed; as in VLMo
+    (vlmo_utils.set_schedule), relative positions count as biases.
     """
     return {
-        f"{prefix}.{name}" if prefix else name: not (name.endswith("bias") or isinstance(m, _KEPT) or p.dim() == 0)
+        f"{prefix}.{name}" if prefix else name: not (
+            name.endswith("bias") or isinstance(m, _NOT_DECAYED) or p.dim() == 0
+        )
         for prefix, m in module.named_modules()
         for name, p in m.named_parameters(recurse=False)
         if p.requires_grad
@@ -31,17 +33,17 @@ def decayed(module: nn.Module) -> dict[str, bool]:
 
 
 def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """The optimizer of a module's trainable parameters. Each group carries its `multiplier` of the learning rate."""
-    module = student_of(module)  # a teacher learns from no gradient
+    """AdamW over the trainable parameters of a module; each group has a `multiplier` of the learning rate.
+
+    Raises ValueError where no parameter is trainable.
+    """
+    module = student_of(module)  # a momentum teacher has no gradients
     rule = decayed(module)
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for name, p in module.named_parameters():  # a tied parameter comes once, under its first name
+    for name, p in module.named_parameters():  # a tied parameter is listed once, under its first name
         if p.requires_grad:
-            kind = (
-                rule[name],
-                name.startswith(_HEADS),
-                isinstance(p, DTensor),
-            )  # no kernel takes divided ones and whole ones
+            # fused kernels take either sharded or unsharded parameters, not both
+            kind = (rule[name], name.startswith(_HEADS), isinstance(p, DTensor))
             groups.setdefault(kind, []).append(p)
     if not groups:
         raise ValueError("nothing to train: no parameter requires a gradient")
@@ -63,7 +65,7 @@ def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
-    """The learning rate of step ``0 … steps − 1``: a linear warm-up from above zero, then the schedule's decay."""
+    """The learning rate of a step in ``0 … steps - 1``: linear warm-up from above zero, then the decay."""
     warmup = steps_of(settings.warmup, steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -79,6 +81,6 @@ def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives each group `rate` times its own multiplier."""
+    """Sets the learning rate of each parameter group to `rate` times the group's multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]

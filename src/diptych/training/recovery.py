@@ -1,4 +1,4 @@
-"""The folder of a run as its next process finds it: held by that process alone, and with a whole checkpoint to go on from."""
+"""Resuming: locks a run folder for one process, and falls back to the previous checkpoint where the last is damaged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
-from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, rest, rest_of
+from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, read_training_state, read_training_state_file
 from diptych.training.distributed import Group
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo
@@ -18,49 +18,54 @@ DAMAGED = "checkpoint.damaged.safetensors"
 
 
 @contextmanager
-def claimed(out: Path, group: Group) -> Iterator[None]:
-    """Holds a run's folder against other runs, its checkpoint whole (`settle`), once every rank is here. Raises InUse,
-    CheckpointError.
+def locked_run_folder(out: Path, group: Group) -> Iterator[None]:
+    """Locks a run folder against other processes and makes its checkpoint usable (`restore_previous_checkpoint`).
+
+    Every rank must enter it. Raises InUse, CheckpointError.
     """
-    with locked(out) if group.main else nullcontext(False) as taken:
-        if taken and (said := settle(out)):
-            echo(said)
-        group.wait()  # the others read what is settled
+    with locked(out) if group.main else nullcontext(False) as acquired:
+        if acquired and (message := restore_previous_checkpoint(out)):
+            echo(message)
+        group.wait()  # other ranks read the checkpoint only now
         yield
 
 
-def settle(out: Path) -> str:
-    """Puts the previous checkpoint in the place of one that is damaged or missing; a sentence on that, "" where there was no
-    need. Raises CheckpointError where there is nothing whole to go on from.
+def restore_previous_checkpoint(out: Path) -> str:
+    """Replaces a damaged or missing checkpoint by the one before it; returns a message, ``""`` where nothing was done.
+
+    Raises CheckpointError where neither is intact.
     """
     path, before = out / CHECKPOINT, out / PREVIOUS
-    why = _wrong(path) if path.exists() else f"{path} is missing" if before.exists() else ""
-    if not why:
+    damage = _damage(path) if path.exists() else f"{path} is missing" if before.exists() else ""
+    if not damage:
         return ""
     if not before.exists():
-        raise CheckpointError(f"{why}, and none before it is there: remove it to begin anew, or give another --out")
-    if worse := _wrong(before):
-        raise CheckpointError(f"{why}; {worse} too: remove both to begin anew, or give another --out")
+        raise CheckpointError(f"{damage}, and none before it is there: remove it to begin anew, or give another --out")
+    if other := _damage(before):
+        raise CheckpointError(f"{damage}; {other} too: remove both to begin anew, or give another --out")
     if path.exists():
         os.replace(path, out / DAMAGED)
-        why += f" (kept as {DAMAGED})"
+        damage += f" (kept as {DAMAGED})"
     os.replace(before, path)
-    return f"{why}: going on from the checkpoint before it, of step {(rest(out) or {}).get('step')}"
+    step = (read_training_state(out) or {}).get("step")
+    return f"{damage}: going on from the checkpoint before it, of step {step}"
 
 
-def _wrong(path: Path) -> str:
-    """What is wrong with a checkpoint file; "" where it is what was written."""
+def _damage(path: Path) -> str:
+    """The damage of a checkpoint file; ``""`` where it is intact."""
     try:
         digests.check(path)
-        rest_of(path)
+        read_training_state_file(path)
     except Damaged as error:
         return str(error)
     return ""
 
 
-def lacks_weights(out: Path, finished: bool) -> bool:
-    """Whether ``out/model.safetensors`` is to be written from the checkpoint: it is missing, or, where the run goes on and writes
-    it anew anyway, not whole. Those of a finished run are never replaced. Raises CheckpointError where they are damaged.
+def needs_weights(out: Path, finished: bool) -> bool:
+    """Whether ``out/model.safetensors`` must be written from the checkpoint.
+
+    It must where it is missing, and in an unfinished run, which will write it again anyway, where it is damaged. The
+    weights of a finished run are never replaced. Raises CheckpointError where they are damaged.
     """
     path = out / MODEL
     if not path.exists():

@@ -35,21 +35,21 @@ _OLD_FILE = re.compile(r"[0-9a-f]{40}\.seen")
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SHARE = 1 / 16
-"""Of the memory that this process may use: the default bound of one `MemoryCache`. A run has up to three (images,
-regions, texts), and as many in each data worker.
+"""The default bound of one `MemoryCache`, as a share of the memory that this process may use. A run has up to three
+(images, regions, texts), and as many in each data worker.
 """
 
 
 def digest(*parts: bytes | str | Tensor) -> bytes:
     """A key of 20 bytes for some values; of tensors the shape and dtype count too."""
-    made = blake2b(digest_size=KEY_BYTES)
+    digest = blake2b(digest_size=KEY_BYTES)
     for part in parts:
         if isinstance(part, Tensor):
-            made.update(f"{tuple(part.shape)} {part.dtype} ".encode())
+            digest.update(f"{tuple(part.shape)} {part.dtype} ".encode())
             part = part.cpu().contiguous().numpy().tobytes()
         data = part.encode() if isinstance(part, str) else part
-        made.update(f"{len(data)} ".encode() + data)
-    return made.digest()
+        digest.update(f"{len(data)} ".encode() + data)
+    return digest.digest()
 
 
 def default_folder() -> Path:
@@ -89,8 +89,8 @@ class DiskCache:
         self.folder, self.max_bytes = folder, max_bytes
         self._places: dict[bytes, int] = {}  # key -> number of its shard << _PLACE_BITS | offset, length, CRC-32
         self._shards: dict[int, _Shard] = {}
-        self._count = 0  # of shards that were ever seen: numbers are not given twice
-        self._readers: OrderedDict[int, FileIO] = OrderedDict()  # the last used last
+        self._count = 0  # of all shards so far: numbers are not reused
+        self._readers: OrderedDict[int, FileIO] = OrderedDict()  # in order of last use
         self._writer: _ShardWriter | None = None
         self._next_refresh = 0.0
         self._process = os.getpid()
@@ -182,12 +182,12 @@ class DiskCache:
                 block = file.read(max(_MAX_RECORDS - shard.records, 0) * _RECORD.size) or b""
         except OSError:
             return
-        whole = len(block) // _RECORD.size  # the last may still be written
-        for at in range(0, whole * _RECORD.size, _RECORD.size):
-            record = block[at : at + _CHECKED]
-            if crc32(record) == int.from_bytes(block[at + _CHECKED : at + _RECORD.size], "little"):
+        complete = len(block) // _RECORD.size  # the last one may be partly written
+        for start in range(0, complete * _RECORD.size, _RECORD.size):
+            record = block[start : start + _CHECKED]
+            if crc32(record) == int.from_bytes(block[start + _CHECKED : start + _RECORD.size], "little"):
                 self._places[record[:KEY_BYTES]] = _place(number, record)
-        shard.records += whole
+        shard.records += complete
 
     def _read(self, place: int) -> Arrays | None:
         """The entry at a place; None if it, or its shard, is gone or broken."""
@@ -272,8 +272,8 @@ def _place(number: int, record: bytes) -> int:
 
 @dataclass(slots=True)
 class _Shard:
-    stem: str  # of its files' names: the time when it was begun, in nanoseconds, and the process that did
-    records: int = 0  # of its index that were read or written here
+    stem: str  # of its file names: the start time in nanoseconds, and the process id
+    records: int = 0  # number of records of its index that this process has read or written
 
 
 class _ShardWriter:
@@ -339,7 +339,7 @@ class MemoryCache:
     def __init__(self, max_bytes: float | None = None, disk: DiskCache | None = None):
         self.disk = disk
         self._max_bytes = self._free = SHARE * available_memory() if max_bytes is None else max_bytes
-        self._entries: OrderedDict[bytes, Arrays] = OrderedDict()  # the last used last
+        self._entries: OrderedDict[bytes, Arrays] = OrderedDict()  # in order of last use
 
     def get(self, key: bytes) -> Arrays | None:
         """The tensors of `key`, or None if they are absent."""

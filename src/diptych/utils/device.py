@@ -1,4 +1,4 @@
-"""Tensors that go to a device together."""
+"""A mixin to move a dataclass of tensors to a device."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class DeviceMixin:
-    """A frozen dataclass of tensors, which can be sent to a device."""
+    """Adds `to` to a frozen dataclass of tensors."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
-        """The same with every tensor in it, however deep, on `device`."""
+        """A copy with every tensor, also nested ones, on `device`."""
 
         def move(x: Any) -> Any:
             if isinstance(x, (Tensor, DeviceMixin)):

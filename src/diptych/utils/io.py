@@ -1,8 +1,6 @@
-"""Atomic writing of files, and the error of one that cannot be written.
+"""Atomic writing of files, and checked reading of Diptych's own JSON files; errors are one line that names the file.
 
-JSON files that Diptych wrote itself, read back: what is damaged is refused in one line that names the file.
-
-Torch-free, since the command line reads a run's settings before anything slow is imported.
+Does not import torch, since the command line reads a run's settings before any slow import.
 """
 
 from __future__ import annotations
@@ -23,53 +21,50 @@ from diptych.utils.lock import partial_of
 
 
 class WriteError(OSError):
-    """A file could not be written; the message names it, the cause and what to do."""
+    """A file could not be written; the message names the file, the cause and what to do."""
 
 
 @contextmanager
 def naming_write_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError while `path` is written into NotWritten, with the path and what to do."""
+    """Turns an OSError while `path` is written into a WriteError with the path and what to do."""
     try:
         yield
     except WriteError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
         code = error.errno if isinstance(error, OSError) else _code(str(error))
-        named = getattr(error, "filename", None)
-        read = named is not None and Path(os.fsdecode(named)).parent not in (
-            path.parent,
-            path,
-        )  # something else, meanwhile
-        if code is None or read:
+        filename = getattr(error, "filename", None)
+        other_file = filename is not None and Path(os.fsdecode(filename)).parent not in (path.parent, path)
+        if code is None or other_file:
             raise
         raise WriteError(
-            f"{path} cannot be written ({os.strerror(code)}): {remedy(code)}, then give the same command again; what was written "
-            "before stands"
+            f"{path} cannot be written ({os.strerror(code)}): {remedy(code)}, then give the same command again; "
+            "earlier files are unchanged"
         ) from error
 
 
 def remedy(code: int) -> str:
-    """What a user can do about one of the system's errors."""
-    return _WHAT_TO_DO.get(code, "mend that")
+    """What a user can do about an error number of the operating system."""
+    return _REMEDIES.get(code, "correct that")
 
 
-_WHAT_TO_DO = {
+_REMEDIES = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in your quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EROFS: "the file system is read-only: make it writable or give another --out",
-    errno.EACCES: "see to its permissions or give another path",
-    errno.EPERM: "see to its permissions or give another path",
-    errno.ENOENT: "it, or its folder, is not there: put it back or give another path",
+    errno.EACCES: "check its permissions or give another path",
+    errno.EPERM: "check its permissions or give another path",
+    errno.ENOENT: "it, or its folder, does not exist: restore it or give another path",
     errno.ENOTDIR: "a part of its path is a file: give another --out",
-    errno.EISDIR: "a folder has that name: give another --out",
+    errno.EISDIR: "it is a folder: give another --out",
 }
 
 
 def _code(message: str) -> int | None:
-    """The system's error number in what safetensors ("… (os error 28)") and torch.save say ("…: file write failed")."""
-    found = _IN_MESSAGE.search(message)
-    return None if found is None else int(found[1]) if found[1] else errno.ENOSPC
+    """The error number in a message of safetensors ("… (os error 28)") or torch.save ("…: file write failed")."""
+    match = _IN_MESSAGE.search(message)
+    return None if match is None else int(match[1]) if match[1] else errno.ENOSPC
 
 
 _IN_MESSAGE = re.compile(
@@ -79,16 +74,21 @@ _IN_MESSAGE = re.compile(
 
 @contextmanager
 def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once it is written and on disk; until then `path` stands. What stood
-    there is kept as `keep`, where that is given. Raises NotWritten.
+    """A temporary path to write to, which replaces `path` once it is complete and on disk.
+
+    Args:
+        keep: where the previous file at `path` is moved to; None deletes it.
+
+    Raises:
+        WriteError: the file cannot be written; `path` is unchanged.
     """
     partial = partial_of(path)
     with naming_write_errors(path):
         try:
-            usual = _mode_here(partial)
+            mode = _default_mode(partial)
             yield partial
-            partial.chmod(usual)  # safetensors' own files can be read by nobody else
-            _to_disk(partial)
+            partial.chmod(mode)  # safetensors makes files that only their owner can read
+            _sync(partial)
             if keep is not None and path.exists():
                 os.replace(path, keep)
             os.replace(partial, path)
@@ -96,11 +96,11 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
             with suppress(OSError):  # the folder may be gone; the first error is the one to raise
                 partial.unlink(missing_ok=True)
         if os.name == "posix":  # elsewhere a folder cannot be opened
-            _to_disk(path.parent)
+            _sync(path.parent)
 
 
-def _mode_here(path: Path) -> int:
-    """The mode of a new file, as the user and the folder want it; what a stopped run left at `path` may have another."""
+def _default_mode(path: Path) -> int:
+    """The mode of a new file at `path`; a file that a stopped run left there, perhaps with another mode, is removed."""
     path.unlink(missing_ok=True)
     path.touch()
     mode = path.stat().st_mode
@@ -108,7 +108,8 @@ def _mode_here(path: Path) -> int:
     return mode
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Waits until a file or folder is on disk."""
     handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -116,45 +117,47 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-Shape = Any
-"""What a JSON value must be: a type or several (`str`, `(int, float)`, `type(None)` for null); ``[shape]``, a list; ``{str: shape}``,
-any keys; ``{"key": shape, "other?": shape}``, an object with at least `key`. A tuple: one of these. `object`: anything. A bool is no
-number.
+Schema = Any
+"""The expected form of a JSON value.
+
+A type or several: `str`, `(int, float)`, `type(None)` for null; a bool is not a number. ``[schema]``: a list.
+``{str: schema}``: an object with any keys. ``{"key": schema, "other?": schema}``: an object with at least `key`. A
+tuple: one of several schemas. `object`: any value.
 """
 NUMBER = (int, float)
-FINDING = {"step": int, "subject": str, "verdict": str, "message": str}  # one of doctor.json
-SKIPPED = [{"id": int, "where": str, "why": str}]  # skipped.json, and a checkpoint's list
-_MOST_NUMBER, _MOST_LEVELS = 2**63, 64
-DIGEST, _MARK = "digest", "crc32:"
+FINDING_SCHEMA = {"step": int, "subject": str, "verdict": str, "message": str}  # an entry of doctor.json
+SKIPPED_SCHEMA = [{"id": int, "where": str, "why": str}]  # skipped.json, and the list in a checkpoint
+_MAX_NUMBER, _MAX_LEVELS = 2**63, 64
+DIGEST, _PREFIX = "digest", "crc32:"
 
 
 class DamagedFile(Exception):
-    """A file that Diptych wrote cannot be used; the message names the file, the place and what to do."""
+    """A file that Diptych wrote cannot be used; the message names the file, the location in it, and what to do."""
 
 
-def read_json(path: Path, shape: Shape = object, advice: str = "restore the file, or remove it") -> Any:
-    """The JSON value in `path`, which must have `shape`. Raises DamagedFile."""
-    return parse_json(_text(path, advice), shape, str(path), advice)
+def read_json(path: Path, schema: Schema = object, advice: str = "restore the file, or remove it") -> Any:
+    """The JSON value in a file, which must match `schema`. Raises DamagedFile, whose message ends with `advice`."""
+    return parse_json(_text(path, advice), schema, str(path), advice)
 
 
 def read_json_lines(
-    path: Path, shape: Shape = object, advice: str = "restore the file, or remove it"
+    path: Path, schema: Schema = object, advice: str = "restore the file, or remove it"
 ) -> Iterator[tuple[int, Any]]:
-    """``(line number, value)`` of each line of a JSON Lines file, one after the other. Raises DamagedFile."""
+    """Yields ``(line number, value)`` for each line of a JSON Lines file that is not blank. Raises DamagedFile."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, parse_json(line, shape, f"{path}, line {number}", advice)
+                    yield number, parse_json(line, schema, f"{path}, line {number}", advice)
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def parse_json(text: str | bytes, shape: Shape, where: str, advice: str = "restore the file, or remove it") -> Any:
-    """The JSON value in `text`, which must have `shape`. Raises DamagedFile that begins with `where`."""
+def parse_json(text: str | bytes, schema: Schema, where: str, advice: str = "restore the file, or remove it") -> Any:
+    """The JSON value in `text`, which must match `schema`. Raises DamagedFile, whose message begins with `where`."""
     try:
         value = json.loads(text.decode() if isinstance(text, bytes) else text)
-        if why := "nested too deeply" if _deep(value) else shape_error(value, shape):
+        if why := "nested too deeply" if _deep(value) else schema_error(value, schema):
             raise DamagedFile(f"{where}: {why}; {advice}")
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else "empty" if not text.strip() else f"{error}"
@@ -163,65 +166,67 @@ def parse_json(text: str | bytes, shape: Shape, where: str, advice: str = "resto
 
 
 def with_digest(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` and, as its last key, a CRC-32 of all the others, which `check_digest` compares."""
+    """`record` with a CRC-32 of all its keys and values as the last key, for `check_digest`."""
     return {**record, DIGEST: _digest(record)}
 
 
 def check_digest(path: Path, record: Mapping[str, Any]) -> None:
-    """Compares a record with its digest, known by its key and by the mark that it begins with: no single flipped bit hides it.
-    A record without one, as older versions and people write, is taken as it is. Raises DamagedFile.
+    """Raises DamagedFile unless a record matches its digest.
+
+    The digest is recognised both by its key and by the prefix of its value, so that no single flipped bit hides it. A
+    record without one, as older versions and people write them, is not checked.
     """
-    carried = [value for key, value in record.items() if key == DIGEST or str(value).startswith(_MARK)]
-    if carried and carried != [_digest({key: value for key, value in record.items() if key != DIGEST})]:
+    digests = [value for key, value in record.items() if key == DIGEST or str(value).startswith(_PREFIX)]
+    if digests and digests != [_digest({key: value for key, value in record.items() if key != DIGEST})]:
         raise DamagedFile(
-            f"{path}: its content does not match its digest: restore the file, or, if it was changed on purpose, remove "
-            f'"{DIGEST}" from it'
+            f"{path}: its content does not match its digest: restore the file, or, if it was changed on purpose, "
+            f'remove "{DIGEST}" from it'
         )
 
 
 def _digest(record: Mapping[str, Any]) -> str:
-    plain = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
-    return f"{_MARK}{zlib.crc32(plain.encode()):08x}"
+    text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
+    return f"{_PREFIX}{zlib.crc32(text.encode()):08x}"
 
 
-def shape_error(value: Any, shape: Shape, at: str = "") -> str:
-    """Why a JSON value does not have a shape, by the first key where it does not; "" where it does."""
-    here = f"{at or 'the whole'} is"
-    if isinstance(shape, list):
+def schema_error(value: Any, schema: Schema, at: str = "") -> str:
+    """Why a JSON value does not match a schema, at the first key that differs; "" if it matches."""
+    here = f"{at or 'the value'} is"
+    if isinstance(schema, list):
         if not isinstance(value, list):
             return f"{here} {_kind(value)}, not a list"
-        parts = ((f"{at}[{i}]", part, shape[0]) for i, part in enumerate(value))
-    elif isinstance(shape, dict):
+        parts = ((f"{at}[{i}]", part, schema[0]) for i, part in enumerate(value))
+    elif isinstance(schema, dict):
         if not isinstance(value, dict):
             return f"{here} {_kind(value)}, not an object"
-        every = shape.get(str, object)
-        needed = (key for key in shape if isinstance(key, str) and not key.endswith("?"))
-        if missing := [key for key in needed if key not in value]:
+        default = schema.get(str, object)
+        required = (key for key in schema if isinstance(key, str) and not key.endswith("?"))
+        if missing := [key for key in required if key not in value]:
             return f"{at or 'the object'} lacks {missing[0]!r}"
-        kinds = {key: shape.get(key, shape.get(f"{key}?", every)) for key in value}
+        kinds = {key: schema.get(key, schema.get(f"{key}?", default)) for key in value}
         parts = ((f"{at}.{key}".lstrip("."), part, kinds[key]) for key, part in value.items())
-    elif isinstance(shape, tuple) and not all(isinstance(kind, type) for kind in shape):
-        whys = [shape_error(value, kind, at) for kind in shape]
-        return "" if "" in whys else whys[0]
+    elif isinstance(schema, tuple) and not all(isinstance(kind, type) for kind in schema):
+        errors = [schema_error(value, kind, at) for kind in schema]
+        return "" if "" in errors else errors[0]
     else:
-        return _no_such(value, shape if isinstance(shape, tuple) else (shape,), here)
-    return next((why for name, part, kind in parts if (why := shape_error(part, kind, name))), "")
+        return _type_error(value, schema if isinstance(schema, tuple) else (schema,), here)
+    return next((error for name, part, kind in parts if (error := schema_error(part, kind, name))), "")
 
 
-def _no_such(value: Any, kinds: tuple[type, ...], here: str) -> str:
-    """Why a value is of none of some types; "" where it is of one."""
+def _type_error(value: Any, kinds: tuple[type, ...], here: str) -> str:
+    """Why a value is of none of some types; "" if it is of one."""
     if object in kinds:
         return ""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         return f"{here} {_kind(value)}, not {' or '.join(map(_name, kinds))}"
-    big = isinstance(value, int) and abs(value) >= _MOST_NUMBER
-    return f"{here} a number of more than 64 bits" if big else ""
+    too_large = isinstance(value, int) and abs(value) >= _MAX_NUMBER
+    return f"{here} a number of more than 64 bits" if too_large else ""
 
 
 def _deep(value: Any) -> bool:
-    """Whether there are lists and objects within each other beyond all use."""
+    """Whether lists and objects are nested more than 64 levels deep."""
     level = [value]
-    for _ in range(_MOST_LEVELS):
+    for _ in range(_MAX_LEVELS):
         level = [
             part
             for one in level

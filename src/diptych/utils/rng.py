@@ -1,8 +1,8 @@
-"""Randomness that depends on what is drawn for, never on when, where or in which process it is drawn.
+"""Counter-based random numbers, which do not depend on the order of draws or on the process.
 
-Every random choice in Diptych (masked words, replaced images, crops, the order of an epoch) is a pure function of
-``(seed, step, sample id, stream)``. That one rule gives exact resume, equality between one rank and many, and golden
-tests that can supply the choice themselves.
+Every random choice in Diptych (masked words, negative images, crops, the order of an epoch) is a pure function of
+``(seed, step, sample id, stream)``. This gives exact resume, results that do not depend on the number of ranks, and
+golden tests that can supply the choices.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The SplitMix64 finaliser: a bijection of 64-bit words whose output passes BigCrush (Steele et al., 2014)."""
+    """The SplitMix64 finaliser, a bijection of 64-bit words whose output passes BigCrush.
+
+    Source: Steele et al., OOPSLA 2014.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def random_words(seed: int, step: int, ids: Sequence[int] | np.ndarray, stream: str, n: int) -> np.ndarray:
-    """Uniform 64-bit words, shape ``(len(ids), n)``; `stream` names what they are for, so that uses never collide."""
+    """Uniform 64-bit words, shape ``(len(ids), n)``; one `stream` for each purpose, so that draws are independent."""
     with np.errstate(over="ignore"):
         key = np.full((1,), zlib.crc32(stream.encode()), dtype=np.uint64)
         for part in (seed, step):

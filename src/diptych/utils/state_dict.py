@@ -1,4 +1,4 @@
-"""A module's weights by name: what is saved of it, and what is loaded, every weight or none. Tied ones are one weight."""
+"""Saving and loading of a module's weights by name, where tied weights are saved once and loading is all or nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 
 def tied_weights(module: nn.Module) -> dict[str, str]:
-    """Names under which a weight appears again → the name under which it appears first: that of the part which was made
-    first, as in `named_parameters` (the word embedding of a model, not the head above it).
+    """Repeated names of tied weights → the first name of the weight.
+
+    The order is that of `named_parameters`: the first name is that of the module which was registered first (the word
+    embedding, not the LM head).
     """
     first: dict[int, str] = {}
     state = module.state_dict(keep_vars=True)
@@ -18,47 +20,48 @@ def tied_weights(module: nn.Module) -> dict[str, str]:
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module's state, which share memory with it. A tied one comes once, under its first name."""
-    again = tied_weights(module)
-    return {name: t for name, t in module.state_dict().items() if name not in again}
+    """The state_dict of a module, sharing its memory, with each tied weight once, under its first name."""
+    repeated = tied_weights(module)
+    return {name: t for name, t in module.state_dict().items() if name not in repeated}
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads every weight; `misfit` says beforehand whether they fit."""
+    """Loads every weight; `mismatch` tests beforehand whether they fit."""
     with torch.no_grad():
         module.load_state_dict(_with_tied(module, state))
 
 
 def mismatch(module: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """What is missing, too much, or of another shape, for a message; "" where `state` holds the module's weights, each in
-    its shape, and nothing else. A tied weight may stand under any one of its names, or under several if all are equal.
+    """A message on weights that are missing, unexpected, or of another shape; "" if `state` fits the module exactly.
+
+    A tied weight may be given under any of its names, or under several if the values are equal.
     """
-    wanted = module.state_dict()
-    apart = [
-        f"{again} and {first}"
-        for again, first in tied_weights(module).items()
-        if again in state and first in state and _differ(state[again], state[first])
+    expected = module.state_dict()
+    untied = [
+        f"{repeated} and {first}"
+        for repeated, first in tied_weights(module).items()
+        if repeated in state and first in state and _differ(state[repeated], state[first])
     ]
     state = _with_tied(module, state)
     shapes = [
-        f"{name} is {_kind(state[name])}, the model has {_kind(wanted[name])}"
-        for name in wanted
-        if name in state and _kind(state[name]) != _kind(wanted[name])
+        f"{name} is {_kind(state[name])}, the model has {_kind(expected[name])}"
+        for name in expected
+        if name in state and _kind(state[name]) != _kind(expected[name])
     ]
     problems = {
-        "missing": [name for name in wanted if name not in state],
-        "unexpected": [name for name in state if name not in wanted],
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
         "of another shape": shapes,
-        "tied here, but different": apart,
+        "tied here, but different": untied,
     }
-    return "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
+    return "; ".join(f"{problem}: {listed(names)}" for problem, names in problems.items() if names)
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """A few names for a message."""
+def listed(names: Iterable[str], max_names: int = 6) -> str:
+    """The first few names, and the number of the others, for a message."""
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more
 
 
 def _kind(tensor: Tensor) -> str:
@@ -66,15 +69,16 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
-    """On meta there are but shapes."""
+    """Whether two tensors of the same shape differ; False on the meta device, which stores no values."""
     return a.shape == b.shape and not a.is_meta and not b.is_meta and not torch.equal(a, b)
 
 
 def _with_tied(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    filled = dict(state)
-    for again, first in tied_weights(module).items():
-        if first in filled and again not in filled:
-            filled[again] = filled[first]
-        elif again in filled and first not in filled:
-            filled[first] = filled[again]
-    return filled
+    """The state with tied weights under all of their names."""
+    complete = dict(state)
+    for repeated, first in tied_weights(module).items():
+        if first in complete and repeated not in complete:
+            complete[repeated] = complete[first]
+        elif repeated in complete and first not in complete:
+            complete[first] = complete[repeated]
+    return complete

@@ -1,6 +1,7 @@
-"""Text for the terminal, in which nothing from a file can move the cursor, hide or reorder what stands there, or colour it.
+"""Output to the terminal with control characters escaped.
 
-Names in tars, keys of checkpoints and captions reach messages; a terminal obeys the control characters in them.
+Names in tars, keys of checkpoints and captions are printed in messages; without escaping, control characters in them
+could move the cursor, hide, reorder or colour text.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-MOST_SHOWN = 2**20  # characters of one message
-MOST_REFUSAL = 4000  # of one line: a key may be megabytes long
-_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surrogates, other ends of lines
-_JOINERS = "\u200c\u200d"  # within words of Persian and Hindi, and within emoji
+MAX_MESSAGE_CHARS = 2**20  # of one message
+MAX_ERROR_CHARS = 4000  # of a one-line error: a key in it may be megabytes long
+_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surrogates, line and paragraph separators
+_JOINERS = "\u200c\u200d"  # needed within words of Persian and Hindi, and within emoji
 
 
-def printable(text: str, most: int = MOST_SHOWN) -> str:
-    r"""The text with every control and direction character escaped (``\x1b``, ``\u202e``), but for line ends and tabs, and cut
-    in the middle where it is longer than `most` characters.
+def printable(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    r"""The text with control and direction characters escaped (``\x1b``, ``\u202e``), except for line ends and tabs.
+
+    If it is longer than `max_chars`, the middle is cut out.
     """
-    if len(text) > most:
-        text = f"{text[: most // 2]} ... ({len(text)} characters) ... {text[-most // 2 :]}"
+    if len(text) > max_chars:
+        text = f"{text[: max_chars // 2]} ... ({len(text)} characters) ... {text[-max_chars // 2 :]}"
     return text if text.isprintable() else "".join(_escape(c) if _is_control(c) else c for c in text)
 
 
@@ -38,19 +40,20 @@ def _escape(c: str) -> str:
 
 
 def plain(text: str) -> Text:
-    """Text of a table's cell or title in which nothing is markup."""
+    """Text for a cell or title of a rich table, with markup and control characters disabled."""
     from rich.text import Text
 
     return Text(printable(text))
 
 
 def echo(text: object = "", error: bool = False) -> None:
-    """Prints a message at once, on standard error where it is an `error`: the only way in which text reaches the terminal,
-    but for tables, of which what comes from files is `plain`.
+    """Prints a message, escaped and flushed, to standard output, or to standard error if it is an `error`.
+
+    All text is printed by this function, except for tables, whose text from files goes through `plain`.
     """
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def echo_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints a traceback, as ``sys.excepthook`` does."""
+    """Prints a traceback, escaped; a replacement for ``sys.excepthook``."""
     echo("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), error=True)

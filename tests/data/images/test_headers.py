@@ -68,17 +68,17 @@ LARGE = (10_000, 10_000)
 CRAFTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "1,600 scans": (lambda: scans(3000, 2000, 1600), "its 160. scans of 6000000 pixels"),
     "comments": (lambda: b"\xff\xd8" + b"\xff\xfe\0\x02" * 1_000_000, "more than 13906 markers"),
-    "fill bytes": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000, "20000000 bytes of nothing at byte 2"),
-    "fill bytes, then a marker": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000 + b"\xd9", "bytes of nothing at byte 2"),
+    "fill bytes": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000, "20000000 bytes of padding at byte 2"),
+    "fill bytes, then a marker": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000 + b"\xd9", "bytes of padding at byte 2"),
     "chunks": (lambda: png(before=chunk(b"abCd") * 1_000_000), "more than .* chunks"),
     "chunks behind": (lambda: png(after=chunk(b"abCd") * 1_000_000), "more than .* chunks"),
     "profiles": (lambda: png(chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**6))) * 9000), "more than 1 colour profiles"),
     "texts": (lambda: png(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**6))) * 3000), "not a readable image"),
-    "gif comments": (lambda: gif(b"\x21\xfe\x01a\0" * 2_000_000), "blocks before its first picture"),
-    "gif comment": (lambda: gif(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 50_000 + b"\0"), "blocks before its first picture"),
-    "gif nothing": (lambda: gif(b"\1" * 10_000_000), "blocks before its first picture"),
-    "strips": (lambda: tiff(*GREY, (273, 4, 10**6, STRIPS), (279, 4, 10**6, STRIPS)), "tag 273 holds 1000000 numbers"),
-    "strips, big": (lambda: tiff(*GREY, (273, 16, 10**6, STRIPS * 2), big=True), "tag 273 holds 1000000 numbers"),
+    "gif comments": (lambda: gif(b"\x21\xfe\x01a\0" * 2_000_000), "blocks before its first frame"),
+    "gif comment": (lambda: gif(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 50_000 + b"\0"), "blocks before its first frame"),
+    "gif nothing": (lambda: gif(b"\1" * 10_000_000), "blocks before its first frame"),
+    "strips": (lambda: tiff(*GREY, (273, 4, 10**6, STRIPS), (279, 4, 10**6, STRIPS)), "tag 273 has 1000000 values"),
+    "strips, big": (lambda: tiff(*GREY, (273, 16, 10**6, STRIPS * 2), big=True), "tag 273 has 1000000 values"),
     "tags": (lambda: tiff(*GREY, *((40000, 3, 1, 1),) * 20_000), "more than .* tags"),
     "tags, big": (lambda: tiff(*GREY, *((40000, 3, 1, 1),) * 20_000, big=True), "more than .* tags"),
     "one large tile": (lambda: tiff(*TILE), "bytes to decode, more than the limit of 600000000"),
@@ -93,20 +93,20 @@ CRAFTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "transparent": (lambda: png(size=LARGE, colour=6), "10000 x 10000 pixels of mode RGBA take 800000000 bytes"),
     "webp": (lambda: saved(Pillow.new("RGB", (8000, 8000)), "WEBP", method=0, quality=0), "take 1024000000 bytes"),
     "progressive": (lambda: saved(Pillow.new("RGB", LARGE), "JPEG", progressive=True, subsampling=0), "take 1000000000 bytes"),
-    "plain ppm": (lambda: b"P3 3000 3000 255\n" + b"1 " * 1_000_000, "read up to 4000000 pixels, not 9000000"),
-    "odd ppm": (lambda: b"P6 3000 3000 254\n" + bytes(9_000_000), "read up to 4000000 pixels, not 9000000"),
+    "plain ppm": (lambda: b"P3 3000 3000 255\n" + b"1 " * 1_000_000, "read up to 4000000 pixels, got 9000000"),
+    "odd ppm": (lambda: b"P6 3000 3000 254\n" + bytes(9_000_000), "read up to 4000000 pixels, got 9000000"),
     "ppm comment": (lambda: b"P6 #" + b"a" * 20_000_000, "header does not end within 4096 bytes"),
     "ppm without pixels": (lambda: b"P6 10000 10000 255\n", "not a readable image"),
     "runs in a bmp": (
         lambda: b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + struct.pack("<IiiHHIIiiII", 40, 9000, 9000, 1, 8, 1, *[0] * 5) + bytes(20000),
-        "read up to 4000000 pixels, not 81000000",
+        "read up to 4000000 pixels, got 81000000",
     ),
 }  # fmt: skip
 
 DECODE = """
 import resource, sys
-from diptych.data.decode import decode
-from diptych.data.source import BadSample
+from diptych.data.images.decode import decode
+from diptych.data.sources.base import BadSample
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 for path in sys.argv[1:]:
     resource.setrlimit(resource.RLIMIT_CPU, (int(sum(resource.getrusage(0)[:2])) + 10, 300))

@@ -207,5 +207,5 @@ def test_a_detector_s_regions_are_found_by_the_picture_s_name(karpathy: Path, tm
         shows = RegionLoader(RegionFolder(tmp_path / str(i)), whole=True)
         batch = shows.stack([shows.load(source, 0)])
         assert batch.has_whole_image and batch.features.shape == (1, 3, 2)
-        with pytest.raises(BadSample, match="no regions of this picture"):
+        with pytest.raises(BadSample, match="no regions of this image"):
             shows.load(source, 1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diptych.data.regions import files as regions
-from diptych.data.regions.arrays import DetectedImage, stack_regions, whole_number
+from diptych.data.regions.arrays import DetectedImage, positive_integer, stack_regions
 from diptych.data.regions.files import RegionTable, open_regions
 from diptych.data.safe_pickle import read_npz
 from diptych.data.sources.base import BadSample, DataError
@@ -89,8 +89,8 @@ def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(), "a\tb\tc"], "row 2: 3 columns, where there are 6"),
-        ([row("1"), row("2"), row("1")], "row 3: '1' stands in row 1 too"),
+        ([row(), "a\tb\tc"], "row 2: expected 6 columns .*, got 3"),
+        ([row("1"), row("2"), row("1")], "row 3: '1' is also in row 1"),
         ([], "no rows"),
         ([row("é")], "row 1, 'image_id': not ASCII"),
     ],
@@ -103,16 +103,16 @@ def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"num_boxes": "3"}, "'boxes': 32 bytes do not divide into 3 rows"),
-        ({"num_boxes": "0"}, "'num_boxes': is no whole number above 0"),
-        ({"num_boxes": "5000"}, "'num_boxes': 5000 regions are more than 1000"),
-        ({"image_w": "wide"}, "'image_w': is no whole number"),
-        ({"image_h": "-2"}, "'image_h': is no whole number"),
+        ({"num_boxes": "3"}, "'boxes': expected float32 values in 3 rows, got 32 bytes"),
+        ({"num_boxes": "0"}, "'num_boxes': must be an integer in"),
+        ({"num_boxes": "5000"}, "'num_boxes': expected at most 1000 regions, got 5000"),
+        ({"image_w": "wide"}, "'image_w': must be an integer in"),
+        ({"image_h": "-2"}, "'image_h': must be an integer in"),
         ({"features": "!!!!"}, "'features': not base64"),
-        ({"features": ""}, "'features': 0 bytes"),
-        ({"features": packed(FEATURES * np.nan)}, "features: not finite"),
-        ({"boxes": packed(BOXES[:, ::-1].copy())}, "boxes: not finite, or ending before they begin"),
-        ({"boxes": packed(FEATURES)}, "boxes: are \\(2, 3\\)"),
+        ({"features": ""}, "'features': expected float32 values in .* rows, got 0 bytes"),
+        ({"features": packed(FEATURES * np.nan)}, "features: has values that are not finite"),
+        ({"boxes": packed(BOXES[:, ::-1].copy())}, "boxes: expected finite x1, y1, x2, y2"),
+        ({"boxes": packed(FEATURES)}, "boxes: expected shape \\(regions, 4\\), got \\(2, 3\\)"),
     ],
 )
 def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
@@ -125,18 +125,24 @@ def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], messag
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"features": FEATURES, "boxes": BOXES, "image_w": 100}, "17.npz, 'image_h': missing beside boxes, features"),
-        (PLAIN | {"features": FEATURES[:1]}, r"features: are \(1, 3\), where there are 2 boxes"),
-        (PLAIN | {"classes": np.ones(2)}, r"classes: are \(2,\)"),
-        (PLAIN | {"image_w": 0}, "'image_w': is no whole number"),
-        (PLAIN | {"image_w": np.ones(2)}, "'image_w': is no whole number"),
-        (PLAIN | {"boxes": BOXES[:0], "features": FEATURES[:0]}, "0 regions, where there are 1 to 1000"),
-        (PLAIN | {"note": np.array("words")}, "'note': holds <U5, not numbers"),
-        (PLAIN | {"features": np.full((2, 3), 1e300)}, "features: not finite"),
-        (PLAIN | {"features": np.float32(1)}, r"features: are \(\)"),
-        (PLAIN | {"boxes": np.float32(1)}, r"boxes: are \(\)"),
-        ({"x": np.float32(1), "bbox": BOXES, "image_w": 1, "image_h": 1}, r"features: are \(\)"),
-        ({"features": FEATURES, "norm_bb": np.float32(1)}, r"boxes: are \(\)"),
+        (
+            {"features": FEATURES, "boxes": BOXES, "image_w": 100},
+            "17.npz, 'image_h': missing; the file has boxes, features",
+        ),
+        (PLAIN | {"features": FEATURES[:1]}, r"features: expected one row for each of 2 boxes, got shape \(1, 3\)"),
+        (PLAIN | {"classes": np.ones(2)}, r"classes: expected one row for each of .* boxes, got shape \(2,\)"),
+        (PLAIN | {"image_w": 0}, "'image_w': must be an integer in"),
+        (PLAIN | {"image_w": np.ones(2)}, "'image_w': must be an integer in"),
+        (PLAIN | {"boxes": BOXES[:0], "features": FEATURES[:0]}, "expected 1 to 1000 regions, got 0"),
+        (PLAIN | {"note": np.array("words")}, "'note': expected numbers, got <U5"),
+        (PLAIN | {"features": np.full((2, 3), 1e300)}, "features: has values that are not finite"),
+        (PLAIN | {"features": np.float32(1)}, r"features: expected one row for each of .* boxes, got shape \(\)"),
+        (PLAIN | {"boxes": np.float32(1)}, r"boxes: expected shape \(regions, 4\), got \(\)"),
+        (
+            {"x": np.float32(1), "bbox": BOXES, "image_w": 1, "image_h": 1},
+            r"features: expected one row for each of .* boxes, got shape \(\)",
+        ),
+        ({"features": FEATURES, "norm_bb": np.float32(1)}, r"boxes: expected shape \(regions, 4\), got \(\)"),
     ],
 )
 def test_a_bad_file_is_named(arrays: dict[str, Any], message: str, tmp_path: Path):
@@ -163,7 +169,7 @@ def test_pickles_are_never_read(tmp_path: Path):
     with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
         found.load("17")
     np.save(tmp_path / "one.npy", np.array({"bbox": Runs()}, dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="holds pickles, which can run code, and is not read; write it as"):
+    with pytest.raises(DataError, match="pickles can run code and are not read; if you trust it, convert it to"):
         open_regions(tmp_path / "one.npy")
 
 
@@ -182,9 +188,9 @@ def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"no \.npz there"):
+    with pytest.raises(DataError, match=r"no \.npz files"):
         open_regions(tmp_path)
-    with pytest.raises(DataError, match=r"neither a \.tsv nor a folder"):
+    with pytest.raises(DataError, match=r"expected a \.tsv, a folder"):
         open_regions(tmp_path / "nowhere")
     (tmp_path / "17.npz").write_bytes(b"PK\x03\x04" + bytes(40))
     with pytest.raises(BadSample, match=r"not an \.npz"):
@@ -199,7 +205,7 @@ def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
         ("<f4", (37,), "announces .* more than its 144 bytes"),
         ("<f4", (-1, -4), "announces"),
         ("|S1000000000", (3,), "announces"),
-        ("|O", (2,), "holds Python objects, which can run code"),
+        ("|O", (2,), "contains Python objects, which can run code"),
         ("<q9", (2,), ""),
         ("'", (2,), ""),
         ("<f4', 'x': (", (2,), ""),
@@ -239,9 +245,9 @@ def test_a_batch_is_padded_behind(tmp_path: Path):
     assert whole.has_whole_image and whole.features.shape == (2, 3, 3) and whole.mask[:, 0].all()
     torch.testing.assert_close(whole.features[:, 0], torch.tensor([[0.0, 1, 2], [1.5, 2.5, 3.5]]))
     assert whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and not whole.detected[:, 0].any()
-    with pytest.raises(DataError, match="use one detector's"):
+    with pytest.raises(DataError, match="use regions of one detector"):
         stack_regions([one, DetectedImage(FEATURES[:1, :2], one.boxes)])
-    with pytest.raises(DataError, match="use one detector's"):
+    with pytest.raises(DataError, match="use regions of one detector"):
         stack_regions([one, DetectedImage(one.features, one.boxes, np.ones((1, 4), dtype=np.float32))])
 
 
@@ -276,7 +282,7 @@ def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
 
 @pytest.mark.parametrize("cell", [36, 36.0, "36", b" 36", np.int64(36), np.float32(36), np.array(36), np.array([36.0])])
 def test_a_count_is_a_whole_number_in_any_form(cell: object):
-    assert whole_number(cell, "row 3") == 36
+    assert positive_integer(cell, "row 3") == 36
 
 
 @pytest.mark.parametrize(
@@ -301,5 +307,5 @@ def test_a_count_is_a_whole_number_in_any_form(cell: object):
     ],
 )
 def test_what_is_no_count_is_never_rounded_to_one(cell: object):
-    with pytest.raises(BadSample, match="row 3: is no whole number"):
-        whole_number(cell, "row 3")
+    with pytest.raises(BadSample, match="row 3: must be an integer in"):
+        positive_integer(cell, "row 3")

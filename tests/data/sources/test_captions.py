@@ -42,7 +42,7 @@ def refused(spec: Path, *parts: str, split: str = "train", columns: Columns | No
 )
 def test_a_table_with_another_separator_is_refused_with_it(name: str, mark: str, right: str, tmp_path: Path):
     path = write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}a dog\n", name)
-    refused(path, f"{path}, line 1", f"separated by {right}, this file by {mark!r}; save it with {right}")
+    refused(path, f"{path}, line 1", f"separated by {right} in {path.suffix}, got {mark!r}; save it with {right}")
 
 
 def test_karpathy_folder_and_file(karpathy):
@@ -51,8 +51,8 @@ def test_karpathy_folder_and_file(karpathy):
     assert source.captions(3)[0].startswith("picture 3") and source.image(0).size == (30, 44)
     assert source.where(2) == f"{karpathy}/dataset_tiny.json, images[2] (images/002.jpg)"
     assert len(open_captions(str(karpathy / "dataset_tiny.json"), "train")) == 12
-    refused(karpathy, "nothing in split 'val'", split="val")
-    refused(karpathy, "nothing in split 'val'", split="validation")
+    refused(karpathy, "no rows in split 'val'", split="val")
+    refused(karpathy, "no rows in split 'val'", split="validation")
     refused(karpathy, "--split", "'holdout' is none of train (training, restval), val", split="holdout")
 
 
@@ -95,7 +95,7 @@ def test_coco_keeps_its_json_in_annotations_beside_its_pictures(tmp_path):
 def test_coco_caption_of_an_unknown_image(tmp_path):
     path = tmp_path / "captions_train.json"
     path.write_text(json.dumps({"images": [], "annotations": [{"image_id": 5, "caption": "x"}]}))
-    refused(path, str(path), "image_id 5", "'images' lacks")
+    refused(path, str(path), "image_id 5", "missing from 'images'")
 
 
 @pytest.mark.parametrize("suffix,mark", [(".csv", ","), (".tsv", "\t")])
@@ -231,11 +231,11 @@ def test_broken_utf8_names_the_line(tmp_path):
 @pytest.mark.parametrize(
     "text,part",
     [
-        ("image,caption\n000.jpg,a,b\n", "3 fields under 2 columns"),
-        ("image,image\n000.jpg,a\n", "two columns have one name"),
+        ("image,caption\n000.jpg,a,b\n", "expected 2 fields, got 3"),
+        ("image,image\n000.jpg,a\n", "two columns have the same name"),
         ('image,caption\n000.jpg,"a\n', "unexpected end"),
-        ("", "nothing in split"),
-        ("image,caption\n", "nothing in split"),
+        ("", "no rows in split"),
+        ("image,caption\n", "no rows in split"),
     ],
 )
 def test_malformed_tables(tmp_path, text, part):
@@ -256,7 +256,7 @@ def test_karpathy_keys_of_the_wrong_kind(karpathy):
 
 def test_no_folder_no_captions_or_too_many(karpathy, tmp_path_factory):
     refused(karpathy / "nowhere", "no such file or folder")
-    refused(tmp_path_factory.mktemp("empty"), "no file holds captions of train")
+    refused(tmp_path_factory.mktemp("empty"), "no file with captions of train")
     refused(karpathy / "images" / "000.jpg", ".jpg is none of")
     (karpathy / "dataset_other.json").write_text("{}")
     refused(karpathy, "dataset_other.json, dataset_tiny.json")

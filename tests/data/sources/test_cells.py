@@ -73,10 +73,10 @@ def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
         (["", " "], "an empty answer"),
         ("nan", "missing value"),
         ("<NA>", "missing value"),
-        ("[yes, no]", "no JSON list"),
-        ("[laughs]", "no JSON list"),
-        (["['a', 'b']"], "a program printed"),
-        *[(cell, "no JSON list|a program printed|a list|true or false") for cell in PRINTED],
+        ("[yes, no]", "not a JSON list"),
+        ("[laughs]", "not a JSON list"),
+        (["['a', 'b']"], "printed value"),
+        *[(cell, "not a JSON list|printed value|a list|true or false") for cell in PRINTED],
         ('["a", null]', r"\[1\]: null"),
     ],
 )
@@ -292,7 +292,7 @@ def test_every_reader_gives_what_stands_in_the_file_or_names_file_and_key(
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
 @pytest.mark.parametrize("cell", ["['a', 'b']", "{'answer': 'a'}", "b'a'"])
 def test_no_reader_takes_a_printed_value_for_a_text(folder: Path, read: Callable[[Path, Any], list[str]], cell: str):
-    with pytest.raises(DataError, match=r"printed|no JSON list"):
+    with pytest.raises(DataError, match=r"printed|not a JSON list"):
         read(folder, cell)
 
 

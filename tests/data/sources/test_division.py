@@ -95,7 +95,7 @@ def test_a_file_of_one_split_counts_a_picture_once_however_its_path_is_spelled(f
     (folder / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = open_captions(str(folder / "val.jsonl"), "val")
     assert len(source) == 1 and source.captions(0) == ("x",) * 3
-    assert source.division == "val.jsonl: named for val, in files: train 0, val 1, test 0"  # type: ignore[attr-defined]
+    assert source.division == "val.jsonl: named for val, counted in files: train 0, val 1, test 0"  # type: ignore[attr-defined]
 
 
 def test_plain_names_are_drawn_as_ever(folder):
@@ -129,9 +129,7 @@ def test_a_file_whose_rows_name_two_splits_is_refused_and_copies_in_two_are_said
             ("copy", "link")
         ):  # files of their own, which a published split may well have: said, not refused
             said = read(str(path), split).division  # type: ignore[attr-defined]
-            assert (
-                "train 1, val 2, test 0; WARNING: 1 pictures are in two splits as copies ('3.jpg' of train is" in said
-            )
+            assert "train 1, val 2, test 0; WARNING: 1 images are in two splits as copies ('3.jpg' of train is" in said
             continue
         with pytest.raises(DataError) as caught:
             read(str(path), split)
@@ -165,7 +163,7 @@ def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, pi
     assert sum(len({text.split()[1] for text in said}) for said in found.values()) == len(set(pictures))
     counts = {split: len({text.split()[1] for text in found.get(split, [])}) for split in SPLITS}
     told = ", ".join(f"{split} {n}" for split, n in counts.items())
-    assert {s.division for s in sources.values()} == {f"cc-*.tar: divided by picture, seed 0: {told}"}  # type: ignore[attr-defined]
+    assert {s.division for s in sources.values()} == {f"cc-*.tar: divided by image, seed 0: {told}"}  # type: ignore[attr-defined]
     for source in sources.values():
         shown = [text.split()[1] for text in said_in(source)]
         assert list(source.pictures()) == [shown.index(n) for n in shown]  # type: ignore[attr-defined]

@@ -95,7 +95,7 @@ def test_it_is_a_digest_of_the_file_the_same_in_every_process(karpathy: Path):
     said = (
         "import sys; from diptych.data.sources.captions import open_captions; from diptych.data.images.loading import *;"
         "from diptych.config.data import ImageSettings; s = open_captions(sys.argv[1], 'train');"
-        "print([identity_of(showing(ImageSettings()), s, i) for i in range(2)])"
+        "print([identity_of(image_loader(ImageSettings()), s, i) for i in range(2)])"
     )
     command = [sys.executable, "-c", said, str(karpathy)]
     found = {subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in "12"}
@@ -196,8 +196,8 @@ def test_no_image_is_replaced_by_the_same_photo():
     for step in range(20):
         for index in range(len(examples)):
             loaded = examples.load(index, 0, step)
-            assert not np.array_equal(loaded.shown, loaded.image)
+            assert not np.array_equal(loaded.matching_image, loaded.image)
     alone = pairs(Twice(1), matching=1.0).load(0, 0, 0)
-    assert alone.shown is None, "where there is no other photo the pair stays together"
+    assert alone.matching_image is None, "where there is no other photo the pair stays together"
     with pytest.raises(BadSample, match="no readable image"):
         pairs(Twice(2, bad=frozenset({1})), matching=1.0).load(0, 0, 0)

@@ -54,7 +54,7 @@ def test_rows_that_show_one_picture_are_in_one_split(tmp_path: Path):
     assert Labelled(tmp_path, "validation").rows == [9, 15]
     kept = Labelled(tmp_path, "TRAIN")
     assert kept.rows == [i for i in range(30) if i not in (9, 15)]
-    assert kept.division == f"{tmp_path.name}: file train, every 10th picture of it as val: train 28, val 2, test 0"
+    assert kept.division == f"{tmp_path.name}: file train, every 10th image of it as val: train 28, val 2, test 0"
     with pytest.raises(DataError, match="--split: 'trainval' is more than one split"):
         Labelled(tmp_path, "trainval")
 
@@ -79,9 +79,9 @@ def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
     ("changed", "told"),
     [
         ({b"fine_labels": [3] * 30}, "label 3 is none of the 3 classes"),
-        ({b"fine_labels": [0] * 29}, "for 29 labels"),
-        ({b"data": pixels(30, 0)[:, :-1]}, r"shape \(30, 3071\)"),
-        ({b"data": [1, 2]}, "no data there; it must be CIFAR-100's"),
+        ({b"fine_labels": [0] * 29}, "expected uint8 pixels of shape"),
+        ({b"data": pixels(30, 0)[:, :-1]}, r"got uint8 \(30, 3071\)"),
+        ({b"data": [1, 2]}, "no data in it; name a folder of CIFAR-100"),
         ({b"extra": os.system}, "which could run code"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_split_without_a_picture_is_refused(tmp_path: Path):
     (tmp_path / "train").write_bytes(pickle.dumps({b"data": pixels(9, 0), b"fine_labels": [0] * 9}, protocol=2))
     assert len(Labelled(tmp_path, "train")) == 9
     with pytest.raises(
-        NoSplit, match=r"train: no picture in split 'val' \(.*: train 9, val 0, test 0\); name another split"
+        NoSplit, match=r"train: no image in split 'val' \(.*: train 9, val 0, test 0\); name another split"
     ):
         Labelled(tmp_path, "val")
 

@@ -100,10 +100,10 @@ def test_one_number_in_two_splits_goes_to_the_datas_own(tmp_path):
 
 def test_a_missing_image_annotation_or_split_is_named(tmp_path):
     path = write_vqa(tmp_path)
-    with pytest.raises(DataError, match="no file holds questions of train"):
+    with pytest.raises(DataError, match="no file with questions of train"):
         open_questions(str(tmp_path), "train")
     (tmp_path / "images" / f"NYU_{12:012d}.jpg").unlink()
-    with pytest.raises(DataError, match=r"questions\[1\]: no image numbered 12 under"):
+    with pytest.raises(DataError, match=r"questions\[1\]: no image with number 12 under"):
         open_questions(str(path), "val")
     write_vqa(tmp_path)
     notes = tmp_path / "v2_mscoco_val2014_annotations.json"
@@ -160,7 +160,7 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
     assert answer_list(source, str.lower, minimum=2) == ["desk"]
     assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
     with pytest.raises(
-        DataError, match=r"no answer is the commonest of 3 questions \(of 1 at most\); lower --min_answer_count"
+        DataError, match=r"no answer is the most common one of 3 questions \(at most of 1\); lower --min_answer_count"
     ):
         answer_list(source, str, minimum=3)
 
@@ -171,7 +171,7 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [open_questions(str(tmp_path), "test").question(i).answers for i in range(2)] == [(), ()]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, [{**rows[0], "answer": "cat"}, rows[1]])))
-    with pytest.raises(DataError, match=r"test\.jsonl, line 2: no answer, where other questions of test have one"):
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: no answer, though other questions of test have one"):
         open_questions(str(tmp_path), "test")
 
 
@@ -179,9 +179,9 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
     ("change", "said"),
     [
         ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': a list where a text"),
-        ({"answer_type": 3}, r"annotations\[1\], 'answer_type': a whole number where a text"),
+        ({"answer_type": 3}, r"annotations\[1\], 'answer_type': an integer where a text"),
         ({"answers": [{"answer": None}]}, r"annotations\[1\], 'answers', \[0\], 'answer': null"),
-        ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* a program printed"),
+        ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* printed value"),
         ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': a record where a list"),
         ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
     ],

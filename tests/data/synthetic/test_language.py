@@ -82,7 +82,7 @@ def test_guessing_without_looking_does_poorly():
 
 @pytest.mark.slow
 def test_every_word_is_one_word_piece():
-    pieces = set((files("diptych.data") / "vocab" / "bert-base-uncased.txt").read_text("utf-8").splitlines())
+    pieces = set((files("diptych.data.tokenizers") / "vocab" / "bert-base-uncased.txt").read_text("utf-8").splitlines())
     scenes = Scenes("train", 300)
     said = (
         sentence.text

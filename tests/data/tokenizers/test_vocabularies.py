@@ -82,7 +82,7 @@ def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(t
     known = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
     text = Tokenizer(200, known).encode(TEXTS)
     assert known.pieces == pieces and not (text.ids == known.unknown).any() and text.word_start is not None
-    with pytest.raises(ValueError, match="give --size more"):
+    with pytest.raises(ValueError, match="raise --size above it"):
         train_wordpiece(TEXTS, 30)
     assert [Tokenizer(200, known).decode(row) for row in text.ids.tolist()] == TEXTS
     assert text.word_start.sum(1).tolist() == [len(t.replace(",", " , ").split()) for t in TEXTS]
@@ -98,21 +98,21 @@ def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
     name = called(file, held_in(file))
     assert read_vocabulary(file).name == name
     assert read_vocabulary(written(tmp_path / name, file.read_bytes())).name == name
-    with pytest.raises(DataError, match="another vocabulary than the one that its run learned with"):
+    with pytest.raises(DataError, match="it is not the vocabulary that its run was trained with"):
         read_vocabulary(written(tmp_path / name, "\n".join([*SPECIAL, "dog"]).encode()))
 
 
 def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, content, told in (
-        ("v.bin", b"", "list of pieces"),
+        ("v.bin", b"", "list of tokens"),
         ("v.pkl", b"", "no end|broken"),
         ("v.txt", b"dog\ncat", r"\[PAD\], \[UNK\]"),
-        ("v.txt", "\n".join([*SPECIAL, "dog", "dog"]).encode(), "'dog' stands twice"),
+        ("v.txt", "\n".join([*SPECIAL, "dog", "dog"]).encode(), "'dog' occurs twice"),
         ("v.txt", b"\xff\xfe\x00", "utf-8"),
         ("v.spm", b"", "empty"),
-        ("v.spm", b"\x80 no model", "no sentencepiece model"),
-        ("v.spm", held[: len(held) // 2 + 3], "sentencepiece model|pieces"),
-        ("v.spm", trained(pad_id=0, unk_id=1, bos_id=2, eos_id=3), "not 0, 1 and 2"),
+        ("v.spm", b"\x80 no model", "not a SentencePiece model"),
+        ("v.spm", held[: len(held) // 2 + 3], "SentencePiece model|tokens"),
+        ("v.spm", trained(pad_id=0, unk_id=1, bos_id=2, eos_id=3), "as its tokens 0, 1 and 2"),
     ):
         with pytest.raises(DataError, match=told):
             read_vocabulary(written(tmp_path / name, content))
@@ -134,8 +134,8 @@ def test_a_piece_that_stands_twice_is_found_in_one_pass(tmp_path: Path):
     words = {word: i for i, word in enumerate(["<pad>", "<start>", "<end>", "<unk>", *pieces[5:]])}
     twice = f'{json.dumps(words)[:-1]}, "p49999": 7}}'
     for name, held, why in (
-        ("a.txt", "\n".join([*pieces, pieces[-1]]), "the piece 'p49999' stands twice"),
-        ("a.json", f'{{"word2idx": {twice}}}', "'p49999' stands twice"),
+        ("a.txt", "\n".join([*pieces, pieces[-1]]), "the token 'p49999' occurs twice"),
+        ("a.json", f'{{"word2idx": {twice}}}', "'p49999' occurs twice"),
     ):
         began = time.process_time()
         with pytest.raises(DataError, match=why):

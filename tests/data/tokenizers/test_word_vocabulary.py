@@ -105,11 +105,11 @@ TWINS = b"K\x01K\x01\x86" + b"q\x00h\x00\x86" * 60  # a tuple of the same tuple 
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        (b"}" + TWINS + b"K\x01s.", "a tuple for a key"),
+        (b"}" + TWINS + b"K\x01s.", "a tuple as a key"),
         (b"cnumpy\ndtype\n" + TWINS + b"\x85R.", "an array of 'tuple'"),
-        (b"cnumpy\ndtype\nU\x02f4\x85R(K\x03" + TWINS + b"NNNtb.", "order of bytes"),
+        (b"cnumpy\ndtype\nU\x02f4\x85R(K\x03" + TWINS + b"NNNtb.", "byte order"),
         (b"(" + b"c_codecs\nencode\nU\x64" + b"a" * 100 + b"q\x00U\x06latin1\x86R"
-         + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 9 + b"t.", "more bytes than it has"),
+         + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 9 + b"t.", "more bytes than it contains"),
     ],
     ids=["key", "numbers", "order", "bytes"],
 )  # fmt: skip
@@ -121,11 +121,11 @@ def test_a_small_pickle_takes_no_time_and_no_memory(program: bytes, told: str):
 def test_what_is_no_list_of_words_is_refused(tmp_path: Path):
     twice = fields() | {"word2idx": {**fields()["word2idx"], "dog": 4}}
     for held, told in (
-        (b"{", "not readable as JSON"),
-        (b"[" * 100_000, "not readable as JSON"),
+        (b"{", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
         (b"[]", "no word2idx"),
-        (b'{"word2idx": {"a": true}}', "not 0 to 0"),
-        (json.dumps(twice).encode(), "not 0 to 11, each once"),
+        (b'{"word2idx": {"a": true}}', "must be 0 to 0"),
+        (json.dumps(twice).encode(), "must be 0 to 11, each once"),
         (json.dumps(fields(WORDS[1:])).encode(), "<pad> must be among the words"),
     ):
         with pytest.raises(DataError, match=told):

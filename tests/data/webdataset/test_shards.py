@@ -83,13 +83,13 @@ def test_shards_without_a_split_are_divided_by_key(tmp_path):
     "members,part",
     [
         ({"1.jpg": b"x"}, r"1: no caption \(txt, json\) beside jpg"),
-        ({"1.txt": b"x"}, r"1: no picture"),
+        ({"1.txt": b"x"}, r"1: no image"),
         ({"1.jpg": b"x", "1.txt": b"caf\xe9"}, "not UTF-8 at byte 3"),
         ({"1.jpg": b"x", "1.json": b"{\n]"}, "line 2"),
         ({"1.jpg": b"x", "1.json": b'{"captoin": "x"}'}, "nearest: 'captoin'"),
         (
             {"1.jpg": b"x", "1.json": b'{"caption": [1]}'},
-            r"'caption', \[0\]: a whole number where a caption is expected",
+            r"'caption', \[0\]: an integer where a caption is expected",
         ),
         ({"1.jpg": b"x", "1.txt": b"x" * 1_000_001}, "1000001 bytes"),
         ({}, "no sample in split"),
@@ -133,7 +133,7 @@ def test_what_is_whole_of_a_damaged_tar_can_be_kept(tmp_path):
             read_index(path)
         bad = []
         assert read_index(path, bad=bad) == index[:left]
-        assert bad[-1].where == str(path) and "what lies behind is lost" in bad[-1].why
+        assert bad[-1].where == str(path) and "the rest is lost" in bad[-1].why
 
 
 def test_missing_shards_and_things_that_are_no_tar(tmp_path):

@@ -120,7 +120,7 @@ def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
     for n in range(1, 20):
         before = stream.lanes([0], 0, {})[0]
         head = before.take(n)
-        assert len(before._held) <= 3
+        assert len(before._buffered) <= 3
         assert head + stream.lanes([0], 0, cursor_of([before]))[0].take(9) == everything[: n + 9]
 
 
@@ -129,7 +129,9 @@ def test_a_lane_does_not_go_on_in_tars_that_were_cut_off(tmp_path: Path):
     lane = stream.lanes([0], 0, {})[0]
     lane.take(6)
     write(tmp_path / "train-00.tar", [0, 1])
-    with pytest.raises(DataError, match="given out 6 samples where its tars now have 2; put the same tars back"):
+    with pytest.raises(
+        DataError, match="read 6 samples of a buffer that now has 2: the tars have changed; restore them"
+    ):
         stream.lanes([0], 0, cursor_of([lane]))
 
 
@@ -209,18 +211,18 @@ def test_of_a_picture_and_its_mirror_image_one_is_drawn(tmp_path: Path):
 
 def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
     spec = tars(tmp_path, [2, 2], picture=b"x")
-    with pytest.raises(DataError, match="2 tars cannot be dealt to 3 lanes"):
+    with pytest.raises(DataError, match="2 tars are too few for 3 lanes"):
         Stream(spec, "train", Streaming(3))
     with pytest.raises(DataError, match="no tar of split 'val'"):
         Stream(spec, "val", Streaming(1))
     stream = Stream(spec, "train", Streaming(2))
-    with pytest.raises(DataError, match="batch of 7 does not divide into 2 lanes"):
+    with pytest.raises(DataError, match="batch size 7 must be a multiple of 2 lanes"):
         run(stream, batch_size=7)
-    with pytest.raises(DataError, match="fewer than two samples of each of 2 lanes"):
+    with pytest.raises(DataError, match="fewer than two samples for each of 2 lanes"):
         run(stream, batch_size=2)
-    with pytest.raises(DataError, match="those into 4 ranks"):
+    with pytest.raises(DataError, match="those of 4 ranks"):
         run(stream, world=4)
-    with pytest.raises(DataError, match="nothing says where step 3 begins"):
+    with pytest.raises(DataError, match="no position of step 3"):
         run(stream, start=3)
     with pytest.raises(DataError, match="none of 4 samples of one lane and step could be used"):
         run(stream)
@@ -250,7 +252,7 @@ def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
         and len(used) == 12
     )
     why = {s.why for step in steps for part in step for s in part.skipped}
-    assert sum("what lies behind is lost" in w for w in why) == 3
+    assert sum("the rest is lost" in w for w in why) == 3
     rest = run(stream, start=3, steps=8, cursor=steps[2][-1].cursor)
     assert ids(rest) == ids(steps)[3:]
 
@@ -268,11 +270,11 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
     reasons = [
         "",
         "no caption",
-        "no picture",
+        "no image",
         "its caption is not UTF-8",
         "",
         "its caption has",
-        "its picture has no bytes",
+        "its image is empty",
     ]
     for raw, why in zip(found, reasons, strict=True):
         assert (raw.bad.startswith(why) and bool(raw.bad) == bool(why)) or (
@@ -288,9 +290,9 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
 def test_empty_tars_are_named(tmp_path: Path):
     write(tmp_path / "train-0.tar", [])
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1))
-    with pytest.raises(DataError, match="no sample in this lane's tars"):
+    with pytest.raises(DataError, match="no samples in this lane's tars"):
         stream.lanes([0], 0, {})[0].take(1)
-    with pytest.raises(DataError, match="no sample in any of 1 tars"):
+    with pytest.raises(DataError, match="no samples in any of 1 tars"):
         stream.head()
     with pytest.raises(DataError, match="cannot be read"):
         list(tar_samples(tmp_path / "gone.tar"))

@@ -112,27 +112,27 @@ def test_a_sample_with_a_part_twice_is_a_bad_one(tmp_path: Path, again: tuple[st
     shard, bad = in_order(tmp_path / "x.tar", *A, again, *B), list[Skipped]()
     suffix = again[0].lower()[1:]
     told = [(raw.where, raw.bad, raw.picture) for raw, _ in tar_samples(shard)]
-    why = f"its {suffix} comes twice; give each sample a key of its own"
+    why = f"it has two {suffix} members; give each sample its own key"
     assert told == [(f"{shard}, a", why, b""), (f"{shard}, b", "", b"other")]
     assert [member.key for member in read_index(shard, bad=bad)] == ["b"]
     assert [(s.where, s.why) for s in bad] == [(f"{shard}, a", why)]
-    with pytest.raises(DataError, match=f"a: its {suffix} comes twice"):
+    with pytest.raises(DataError, match=f"a: it has two {suffix}"):
         read_index(shard)
 
 
 @pytest.mark.parametrize(
     "members,why",
     [
-        ([("a.png", b"other")], "two pictures, .jpg and .png; give each sample one"),
-        ([("c.gif", b"x")], "no picture (jpg, jpeg, png, webp) beside gif; write the shard again"),
+        ([("a.png", b"other")], "two images, .jpg and .png; give each sample one"),
+        ([("c.gif", b"x")], "no image (jpg, jpeg, png, webp) beside gif; write the shard again"),
         (
             [("2.5_mm.jpg", b"x"), ("2.5_mm.txt", b"x")],
-            "no picture (jpg, jpeg, png, webp) beside 5_mm.jpg; a key ends at the first dot of its name; write the shard again",
+            "no image (jpg, jpeg, png, webp) beside 5_mm.jpg; a key ends at the first dot of its name; write the shard again",
         ),
         ([("c.jpg", b"x"), ("c.txt", b"nan")], "'nan' stands for a missing value; write a text, or drop the row"),
         (
             [("c.jpg", b"x"), ("c.json", b'{"caption": "a", "split": "val"}')],
-            "'split': 'val' is not read in a tar; put each split into tars named for it",
+            "'split': 'val' contradicts the tar's name; put each split into tars named for it",
         ),
     ],
     ids=["two pictures", "gif", "dots", "nan", "split"],
@@ -167,10 +167,10 @@ def test_a_picture_too_large_to_be_held_is_never_read(tmp_path: Path, monkeypatc
     shard = in_order(tmp_path / "x.tar", ("a.jpg", bytes(101)), *A[1:], *B)
     monkeypatch.setattr("diptych.data.webdataset.tar.MOST_PICTURE", 100)
     (large, _), (other, _) = tar_samples(shard)
-    assert large.bad == "its picture has 101 bytes, more than 100; write the shard again" and not large.picture
+    assert large.bad == "its image has 101 bytes, more than 100; write the shard again" and not large.picture
     assert other.picture == b"other" and not other.bad
     source = CaptionedShards(str(shard), "")
-    with pytest.raises(BadSample, match="a: its picture has 101 bytes"):
+    with pytest.raises(BadSample, match="a: its image has 101 bytes"):
         source.file(0)
     assert source.file(1) == b"other"
 

@@ -73,5 +73,5 @@ def test_a_file_is_what_its_bytes_say(tmp_path, name, format, kept):
 
 
 def test_what_no_reader_would_take_is_not_written():
-    with pytest.raises(BadSample, match=r"k: what is told of it takes \d+ bytes, more than"):
+    with pytest.raises(BadSample, match=r"k: its JSON has \d+ bytes, more than"):
         sample_texts(["x" * MOST_TEXT], {}, "k")

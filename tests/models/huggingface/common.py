@@ -1,4 +1,4 @@
-"""What the tests of Hugging Face's layouts share: a golden, exported; their class, loaded; and how both compare."""
+"""Helpers of the tests of Hugging Face's layouts: export of a golden, loading by transformers, and comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diptych.runs.export import export
 from diptych.runs.run_folder import write_run
 from diptych.training.checkpoint import save_weights
 from tests.parity.compare import compare
-from tests.parity.golden_case import Answer, Golden, read_golden
+from tests.parity.golden_case import Golden, Recomputed, read_golden
 from tests.parity.goldens import GOLDEN_CASES
 
 
@@ -30,7 +30,7 @@ def golden(name: str) -> Golden:
 
 
 def exported(system: str, task: str, arguments: Mapping[str, Any], step: nn.Module, folder: Path) -> list[str]:
-    """A run's folder of these weights, and Hugging Face's beside it; gives what was left out."""
+    """Writes a run folder of these weights and its export for Hugging Face; returns notes on what was left out."""
     run = ImportedCheckpoint(system, task, dict(arguments), "checkpoint.pth")
     write_run(folder / "run", run, {"imported": "checkpoint.pth"})
     save_weights(folder / "run", step)
@@ -38,15 +38,15 @@ def exported(system: str, task: str, arguments: Mapping[str, Any], step: nn.Modu
 
 
 def loaded(kind: str, folder: Path) -> Any:
-    """Their class, every weight of which the folder must have, and no other."""
+    """The transformers model of a folder, which must have exactly its weights."""
     transformers = pytest.importorskip("transformers")
-    model, told = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
-    assert not any(told.values()), told
+    model, info = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
+    assert not any(info.values()), info
     return model.eval()
 
 
-def equal(case: Golden, found: Mapping[str, Tensor]) -> None:
-    rows = [compare(name, "padded", case.expected[name], Answer(value)) for name, value in found.items()]
+def equal(case: Golden, outputs: Mapping[str, Tensor]) -> None:
+    rows = [compare(name, "padded", case.expected[name], Recomputed(value)) for name, value in outputs.items()]
     assert rows and all(row.ok for row in rows), rows
 
 

@@ -1,4 +1,4 @@
-"""CLIP's weights in Hugging Face's layout and in open_clip's other one, by transformers' own numbers."""
+"""CLIP's weights in Hugging Face's layout, compared with transformers' outputs, and in open_clip's "custom_text"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.batch import Image, Text
 from diptych.checkpoints.read import WeightsError
-from diptych.models.huggingface.clip_layouts import openai
+from diptych.models.huggingface.clip_layouts import to_openai_names
 from diptych.models.importing import load_official
 from diptych.modules.heads import ITCHead
 from tests.parity.goldens import GOLDEN_CASES
@@ -39,28 +39,28 @@ def test_hugging_face_s_features_are_ours(system: str, activation: str, tmp_path
     ids = torch.tensor([[28, 3, 9, 29, 0, 0, 0, 0, 0], [28, 5, 4, 8, 1, 2, 7, 6, 29]])
     text, image = Text(ids, torch.arange(9) < torch.tensor([[4], [9]])), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        wanted = theirs(input_ids=ids, pixel_values=image)
-        found = contrast.project_image(model.pooled_features(model.encode_image(Image.from_full(image)))[0])  # type: ignore[operator]
-        torch.testing.assert_close(found, wanted.image_embeds, rtol=1e-4, atol=1e-5)
-        found = contrast.project_text(model.pooled_features(model.encode_text(text))[0])  # type: ignore[operator]
-        torch.testing.assert_close(found, wanted.text_embeds, rtol=1e-4, atol=1e-5)
+        expected = theirs(input_ids=ids, pixel_values=image)
+        features = contrast.project_image(model.pooled_features(model.encode_image(Image.from_full(image)))[0])  # type: ignore[operator]
+        torch.testing.assert_close(features, expected.image_embeds, rtol=1e-4, atol=1e-5)
+        features = contrast.project_text(model.pooled_features(model.encode_text(text))[0])  # type: ignore[operator]
+        torch.testing.assert_close(features, expected.text_embeds, rtol=1e-4, atol=1e-5)
 
 
 def official() -> dict[str, Tensor]:
     return dict(torch.load(GOLDEN / "checkpoint.pth", weights_only=True))
 
 
-def test_a_text_tower_apart_is_the_same_checkpoint():
+def test_a_separate_text_encoder_is_the_same_checkpoint():
     state = official()
     text = ("transformer.", "token_embedding", "positional_embedding", "ln_final", "text_projection")
-    apart = {f"text.{name}" if name.startswith(text) else name: tensor for name, tensor in state.items()}
-    assert apart.keys() != state.keys()
-    back = openai(apart)
+    separate = {f"text.{name}" if name.startswith(text) else name: tensor for name, tensor in state.items()}
+    assert separate.keys() != state.keys()
+    back = to_openai_names(separate)
     assert back.keys() == state.keys() and all(back[name] is tensor for name, tensor in state.items())
-    assert openai(state) == state
+    assert to_openai_names(state) == state
 
 
-def test_a_projection_that_lacks_a_part_is_named():
+def test_an_incomplete_projection_is_named():
     name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
     with pytest.raises(WeightsError, match=r"transformer\.resblocks\.0\.attn\.in_proj_weight lacks self_attn\.v_proj"):
-        openai({name.format("q"): torch.ones(2, 2), name.format("k"): torch.ones(2, 2)})
+        to_openai_names({name.format("q"): torch.ones(2, 2), name.format("k"): torch.ones(2, 2)})

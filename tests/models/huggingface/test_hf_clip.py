@@ -1,4 +1,4 @@
-"""Hugging Face's CLIP computes, from what is exported to it, what the official code computed; and back again."""
+"""Hugging Face's CLIP computes the official outputs from an export, and its files can be imported again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diptych.checkpoints.read import read_checkpoint
-from diptych.models.huggingface.layouts import unified
+from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
 from tests.models.huggingface.common import equal, exported, golden, loaded, same
 
@@ -17,8 +17,8 @@ from tests.models.huggingface.common import equal, exported, golden, loaded, sam
 @pytest.mark.parametrize("name", ["clip", "open_clip"])
 def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path: Path):
     case = golden(name)
-    found = case.imported
-    assert exported(name, found.task, found.arguments, found.build(), tmp_path) == []
+    imported = case.imported
+    assert exported(name, imported.task, imported.arguments, imported.build(), tmp_path) == []
     theirs = loaded("CLIPModel", tmp_path)
     ids, pixels = case.inputs["text"], case.inputs["image"]
     out = theirs(input_ids=ids, pixel_values=pixels, return_loss=True)
@@ -29,5 +29,5 @@ def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path:
         numbers |= {"image_features": theirs.get_image_features(pixels).pooler_output}
         numbers |= {"text_features": theirs.get_text_features(ids).pooler_output}
     equal(case, {name: value for name, value in numbers.items() if name in case.expected})
-    back, _ = unified(name, read_checkpoint(tmp_path / "hf" / "model.safetensors"))
-    assert same(map_official(name, back, case.config).state, found.state)
+    back, _ = to_official_names(name, read_checkpoint(tmp_path / "hf" / "model.safetensors"))
+    assert same(map_official(name, back, case.config).state, imported.state)

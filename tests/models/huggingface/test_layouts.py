@@ -1,7 +1,7 @@
-"""Hugging Face's and JAX's layouts: the same numbers come out. Both run here with the same LayerNorm eps.
+"""Import from Hugging Face's and JAX's layouts gives the same outputs.
 
-Hugging Face's ViLT has one eps for all its norms (1e-12 by default); ours has 1e-12 in the text's and 1e-6 in the
-transformer's. Hence both are set to 1e-6 for the comparison.
+Hugging Face's ViLT has one eps for all its norms (1e-12 by default); ours has 1e-12 in the text embedding and 1e-6 in
+the transformer. Both are set to 1e-6 for the comparison.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diptych.batch import Image, Text
-from diptych.checkpoints.adapter import image_heads
+from diptych.checkpoints.adapter import infer_image_num_heads
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import checkpoint as clip
 from diptych.models.importing import Imported, load_official
@@ -30,7 +30,7 @@ EPS = 1e-6
 
 
 def hugging_face(model: str) -> Any:
-    """Hugging Face's module of a model."""
+    """The transformers module with the classes of a model."""
     return pytest.importorskip(f"transformers.models.{model}.modeling_{model}")
 
 
@@ -46,9 +46,9 @@ def imported(system: str, state: dict[str, Tensor], folder: Path) -> Imported:
     return load_official(system, folder / "hf.safetensors", num_heads=3)
 
 
-def ours(found: Imported) -> Any:
-    """The step, every norm but the classifiers' with the one eps of Hugging Face."""
-    step = found.build().eval()
+def ours(imported_model: Imported) -> Any:
+    """The training step with Hugging Face's single eps in every norm except those of classifiers."""
+    step = imported_model.build().eval()
     for name, module in step.named_modules():
         if isinstance(module, nn.LayerNorm) and not name.startswith("head."):
             module.eps = EPS
@@ -73,12 +73,12 @@ def test_vit_from_hugging_face(tmp_path: Path, naming: str, head: bool):
     kind = hf.ViTForImageClassification if head else hf.ViTModel
     theirs = random(kind(hf.ViTConfig(**VIT, num_labels=7)))
     if naming == "as saved":
-        found = load_official("vit", as_saved(theirs, tmp_path), num_heads=3)
+        imported_model = load_official("vit", as_saved(theirs, tmp_path), num_heads=3)
     else:
-        found = imported("vit", theirs.state_dict(), tmp_path)
-    assert found.task == ("classification" if head else "encoder")
-    assert found.ignored.keys() == (set() if head else {"pooler.dense.weight", "pooler.dense.bias"})
-    step, pixels = ours(found), torch.randn(2, 3, 16, 16)
+        imported_model = imported("vit", theirs.state_dict(), tmp_path)
+    assert imported_model.task == ("classification" if head else "encoder")
+    assert imported_model.ignored.keys() == (set() if head else {"pooler.dense.weight", "pooler.dense.bias"})
+    step, pixels = ours(imported_model), torch.randn(2, 3, 16, 16)
     if head:
         assert close(step.model.classify(Image.from_full(pixels)), theirs(pixels).logits)
     else:
@@ -86,17 +86,17 @@ def test_vit_from_hugging_face(tmp_path: Path, naming: str, head: bool):
 
 
 def vilt_inputs(num_images: int = 1) -> tuple[Text, list[Image], dict[str, Tensor]]:
-    """Ragged texts; pictures that are no squares, so that positions are resized."""
+    """Texts of different lengths; images that are not square, so that positions are resized."""
     torch.manual_seed(1)
     lengths = torch.tensor([[8], [3], [5]])
     real = torch.arange(8) < lengths
     text = Text(torch.randint(1, 50, (3, 8)) * real, real)
     pixels = torch.randn(3, num_images, 3, 12, 24)
-    given = {"input_ids": text.ids, "attention_mask": real.long(), "pixel_values": pixels, "pixel_mask": None}
-    given["pixel_mask"] = torch.ones(3, 12, 24) if num_images == 1 else torch.ones(3, num_images, 12, 24)
+    inputs = {"input_ids": text.ids, "attention_mask": real.long(), "pixel_values": pixels, "pixel_mask": None}
+    inputs["pixel_mask"] = torch.ones(3, 12, 24) if num_images == 1 else torch.ones(3, num_images, 12, 24)
     if num_images == 1:
-        given["pixel_values"] = pixels[:, 0]
-    return text, [Image.from_full(pixels[:, i]) for i in range(num_images)], given  # type: ignore[return-value]
+        inputs["pixel_values"] = pixels[:, 0]
+    return text, [Image.from_full(pixels[:, i]) for i in range(num_images)], inputs  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("prefix", ["", "vilt."])
@@ -106,11 +106,11 @@ def test_vilt_from_hugging_face(tmp_path: Path, prefix: str):
 
     theirs = random(hf.ViltModel(hf.ViltConfig(**VILT)))
     state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
-    found = imported("vilt", state, tmp_path)
-    assert (found.task, found.heads) == ("encoder", [])
-    text, (image,), given = vilt_inputs()
-    model = ours(found).model
-    pair, expected = model.fuse(model.encode_text(text), model.encode_image(image)), theirs(**given)
+    imported_model = imported("vilt", state, tmp_path)
+    assert (imported_model.task, imported_model.heads) == ("encoder", [])
+    text, (image,), inputs = vilt_inputs()
+    model = ours(imported_model).model
+    pair, expected = model.fuse(model.encode_text(text), model.encode_image(image)), theirs(**inputs)
     assert close(pair.text.to_padded()[text.mask], expected.last_hidden_state[:, :8][text.mask])
     assert close(pair.pooled, expected.pooler_output)
 
@@ -119,42 +119,42 @@ def test_vilt_from_hugging_face(tmp_path: Path, prefix: str):
 def test_vilt_s_heads_from_hugging_face(tmp_path: Path):
     hf = hugging_face("vilt")
 
-    text, (image,), given = vilt_inputs()
+    text, (image,), inputs = vilt_inputs()
 
     def pooled(step: Any) -> Tensor:
         return step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).pooled
 
     theirs = random(hf.ViltForQuestionAnswering(hf.ViltConfig(**VILT, num_labels=9)))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "vqa"), num_heads=3)
-    step = ours(found)
-    assert (found.task, found.heads) == ("vqa", ["head"])
-    assert close(step.head(pooled(step)), theirs(**given).logits)
+    imported_model = load_official("vilt", as_saved(theirs, tmp_path / "vqa"), num_heads=3)
+    step = ours(imported_model)
+    assert (imported_model.task, imported_model.heads) == ("vqa", ["head"])
+    assert close(step.head(pooled(step)), theirs(**inputs).logits)
 
     theirs = random(hf.ViltForImageAndTextRetrieval(hf.ViltConfig(**VILT)))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "rank"), num_heads=3)
-    step = ours(found)
-    assert (found.task, found.heads) == ("retrieval", ["rank"])
-    assert close(step.rank(pooled(step)), theirs(**given).logits[:, 0])
+    imported_model = load_official("vilt", as_saved(theirs, tmp_path / "rank"), num_heads=3)
+    step = ours(imported_model)
+    assert (imported_model.task, imported_model.heads) == ("retrieval", ["rank"])
+    assert close(step.rank(pooled(step)), theirs(**inputs).logits[:, 0])
 
     theirs = random(hf.ViltForMaskedLM(hf.ViltConfig(**VILT)))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "words"), num_heads=3)
-    step = ours(found)
-    assert (found.task, found.heads) == ("pretraining", ["heads.words"])
+    imported_model = load_official("vilt", as_saved(theirs, tmp_path / "words"), num_heads=3)
+    step = ours(imported_model)
+    assert (imported_model.task, imported_model.heads) == ("pretraining", ["heads.words"])
     words = step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).text.to_padded()
-    assert close(step.heads["words"](words)[text.mask], theirs(**given).logits[text.mask])
+    assert close(step.heads["words"](words)[text.mask], theirs(**inputs).logits[text.mask])
 
     config = hf.ViltConfig(**VILT | {"modality_type_vocab_size": 3}, num_images=2, num_labels=2)
     theirs = random(hf.ViltForImagesAndTextClassification(config))
-    found = load_official("vilt", as_saved(theirs, tmp_path / "nlvr2"), num_heads=3)
-    step = ours(found)
-    assert (found.task, found.arguments["num_images"]) == ("nlvr2", 2)
-    text, images, given = vilt_inputs(2)
+    imported_model = load_official("vilt", as_saved(theirs, tmp_path / "nlvr2"), num_heads=3)
+    step = ours(imported_model)
+    assert (imported_model.task, imported_model.arguments["num_images"]) == ("nlvr2", 2)
+    text, images, inputs = vilt_inputs(2)
     tokens = step.model.encode_text(text)
     pairs = tuple(
         step.model.fuse(tokens, step.model.encode_image(image).with_image_index(slot))
         for slot, image in enumerate(images)
     )
-    assert close(step.logits(pairs), theirs(**given).logits)
+    assert close(step.logits(pairs), theirs(**inputs).logits)
 
 
 def test_a_projection_without_its_key_is_named(tmp_path: Path):
@@ -166,7 +166,7 @@ def test_a_projection_without_its_key_is_named(tmp_path: Path):
         imported("vilt", state, tmp_path)
 
 
-def test_one_weight_under_two_names_is_refused(tmp_path: Path):
+def test_two_weights_with_one_official_name_are_refused(tmp_path: Path):
     hf = hugging_face("vilt")
     state = hf.ViltModel(hf.ViltConfig(**VILT)).state_dict()
     state["vilt.layernorm.weight"] = state["layernorm.weight"]
@@ -175,7 +175,7 @@ def test_one_weight_under_two_names_is_refused(tmp_path: Path):
 
 
 def flax(state: dict[str, Tensor], num_heads: int) -> dict[str, np.ndarray]:
-    """timm's names as the JAX code saves them (vision_transformer: checkpoints as .npz)."""
+    """A state under timm's names as the JAX code (vision_transformer) saves it in .npz files."""
     width = state["cls_token"].shape[-1]
     arrays = {
         "cls": state["cls_token"],
@@ -213,18 +213,21 @@ def flax(state: dict[str, Tensor], num_heads: int) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in arrays.items()}
 
 
-def test_vit_from_jax_tells_its_heads_and_equals_timm_s(tmp_path: Path, vit_folder: Path):
+def test_vit_from_jax_has_its_number_of_heads_and_equals_timm_s(tmp_path: Path, vit_folder: Path):
     state = torch.load(vit_folder / "checkpoint.pth", weights_only=True)
     np.savez(tmp_path / "vit.npz", **flax(state, 4))  # type: ignore[arg-type]
-    found, expected = load_official("vit", tmp_path / "vit.npz"), load_official("vit", vit_folder / "checkpoint.pth", 4)
-    assert found.arguments == expected.arguments
-    assert found.state.keys() == expected.state.keys()
-    assert all(torch.equal(found.state[name], expected.state[name]) for name in expected.state)
+    imported_model, expected = (
+        load_official("vit", tmp_path / "vit.npz"),
+        load_official("vit", vit_folder / "checkpoint.pth", 4),
+    )
+    assert imported_model.arguments == expected.arguments
+    assert imported_model.state.keys() == expected.state.keys()
+    assert all(torch.equal(imported_model.state[name], expected.state[name]) for name in expected.state)
 
 
-def test_a_jax_file_with_more_in_it_is_refused(tmp_path: Path, vit_folder: Path):
+def test_a_jax_file_with_unknown_weights_or_shapes_is_refused(tmp_path: Path, vit_folder: Path):
     arrays = flax(torch.load(vit_folder / "checkpoint.pth", weights_only=True), 4)
-    np.savez(tmp_path / "vit.npz", **arrays, **{"extra/kernel": np.zeros((48, 48), np.float32)})  # type: ignore[arg-type]
+    np.savez(tmp_path / "vit.npz", **(arrays | {"extra/kernel": np.zeros((48, 48), np.float32)}))  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="unexpected weights: extra/kernel"):
         load_official("vit", tmp_path / "vit.npz")
     arrays["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"] = np.zeros(3, np.float32)
@@ -238,7 +241,9 @@ def test_a_jax_file_with_more_in_it_is_refused(tmp_path: Path, vit_folder: Path)
 )
 def test_published_widths_have_their_published_heads(dim: int, num_heads: int):
     """ViT-H, -g, -G and -e have heads wider than 64; a text tower of 1280 (CLIP bigG's) has 20."""
-    assert image_heads(dim, None) == num_heads and image_heads(dim, num_heads // 2 or 1) == (num_heads // 2 or 1)
+    assert infer_image_num_heads(dim, None) == num_heads and infer_image_num_heads(dim, num_heads // 2 or 1) == (
+        num_heads // 2 or 1
+    )
     image = {
         "visual.conv1.weight": torch.empty(dim, 3, 2, 2, device="meta"),
         "visual.positional_embedding": torch.empty(5, dim, device="meta"),

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image
+from diptych.models.albef.config import ALBEFConfig
 from diptych.models.albef.model import ALBEF
 from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.itc import ITC
@@ -16,14 +17,17 @@ from diptych.objectives.sampling import WordMasking
 from diptych.tasks.nlvr2 import NLVR2Joint
 from diptych.tasks.vqa import OpenVQA
 from tests.models.systems.common import (
+    FUSED,
     LN2,
     MASK,
     SMALL,
     TABLES,
     TEXT_LENGTH,
     VOCABULARY,
+    Forward,
     Job,
     System,
+    call_on_two_images,
     encode_image,
     encode_text,
     fuse,
@@ -36,7 +40,7 @@ def small(**others: Any) -> ALBEF:
     words = {"vocab_size": VOCABULARY, "text_length": TEXT_LENGTH, "embed_dim": 64}
     rest = {"image_dim": 24, "text_depth": 1, "fusion_depth": 2} | others
     whole: dict[str, Any] = {**sizes, **image, **words, **rest}
-    return ALBEF(**whole)
+    return ALBEF(ALBEFConfig(**whole))
 
 
 def pretraining(model: ALBEF) -> nn.Module:
@@ -44,7 +48,7 @@ def pretraining(model: ALBEF) -> nn.Module:
     return Pretraining(model, model.pretraining_heads(), [MLM(masking), ITC(), HardNegativeITM()])
 
 
-def unimodal(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
+def pooled_features(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None
     return [
         *model.pooled_features(model.encode_text(batch.text)),
@@ -52,8 +56,8 @@ def unimodal(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
     ]
 
 
-def decode(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
-    """Beside a question that has met its image: the words are the question's own."""
+def next_token_logits(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
+    """Logits of the decoder with the fused question as context; the answer's words are the question's own."""
     assert batch.text is not None and batch.image is not None
     real = batch.text.mask
     question = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image)).text
@@ -62,7 +66,7 @@ def decode(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
     ]
 
 
-def fuse_several(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
+def fuse_images(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None and isinstance(batch.image2, Image)
     images = (model.encode_image(batch.image), model.encode_image(batch.image2).with_image_index(1))
     pair = model.fuse_images(model.encode_text(batch.text), images)
@@ -77,8 +81,9 @@ WRITTEN = {r"answer_words\.position\.weight\[[3-8]\]": "answers end there"}
 SYSTEMS = {
     "albef": System(
         small=lambda: small(),
-        full=lambda: ALBEF(),
-        verbs=TOWERS | {"fuse": fuse, "unimodal": unimodal},
+        full=lambda: ALBEF(ALBEFConfig()),
+        methods=TOWERS | {"fuse": fuse, "pooled_features": pooled_features},
+        forward=FUSED,
         jobs={
             "pretraining": Job(
                 pretraining,
@@ -92,14 +97,16 @@ SYSTEMS = {
     ),
     "albef for vqa": System(
         small=lambda: small(decoder_depth=1),
-        full=lambda: ALBEF(decoder_depth=6),
-        verbs=TOWERS | {"fuse": fuse, "decode": decode},
+        full=lambda: ALBEF(ALBEFConfig(decoder_depth=6)),
+        methods=TOWERS | {"fuse": fuse, "next_token_logits": next_token_logits},
+        forward=FUSED,
         jobs={"vqa": Job(lambda m: OpenVQA(m), {"vqa": 3 * math.log(VOCABULARY)}, exempt=TABLES | KEYS | WRITTEN)},
     ),
     "albef for nlvr2": System(
-        small=lambda: small(images=2),
-        full=lambda: ALBEF(num_images=2),
-        verbs=TOWERS | {"fuse_several": fuse_several},
+        small=lambda: small(num_images=2),
+        full=lambda: ALBEF(ALBEFConfig(num_images=2)),
+        methods=TOWERS | {"fuse_images": fuse_images},
+        forward=Forward(call_on_two_images, fuse_images),
         jobs={"nlvr2": Job(lambda m: NLVR2Joint(m, 32), {"nlvr2": LN2}, exempt=TABLES | KEYS)},
     ),
 }

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
+from diptych.models.beit3.config import BEiT3Config
 from diptych.models.beit3.model import BEiT3
 from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.init import init_transformer
@@ -25,6 +27,7 @@ from diptych.tasks.vqa import ClosedVQA
 from tests.models.systems.common import (
     ANSWERS,
     CLASSES,
+    FUSED,
     GRID,
     LN2,
     MASK,
@@ -38,36 +41,48 @@ from tests.models.systems.common import (
     encode_image,
     encode_text,
     fuse,
-)  # fmt: skip
+)
 
 SMALL: dict[str, Any] = dict(
-    dim=32, depth=2, num_heads=4, mlp_dim=64, patch_size=PATCH, grid=GRID, vocab_size=VOCABULARY, text_length=TEXT_LENGTH,
-    mask_token_id=MASK, drop_path=0.0,
-)  # fmt: skip
+    dim=32,
+    depth=2,
+    num_heads=4,
+    mlp_dim=64,
+    patch_size=PATCH,
+    grid=GRID,
+    vocab_size=VOCABULARY,
+    text_length=TEXT_LENGTH,
+    mask_token_id=MASK,
+    drop_path=0.0,
+)
 
 
 def model(**how: Any) -> BEiT3:
-    return BEiT3(**(SMALL | how))
+    return BEiT3(BEiT3Config(**(SMALL | how)))
 
 
-def unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+def pooled_features(model: Any, batch: Batch) -> list[Tokens | Tensor]:
     return [
         *model.pooled_features(model.encode_image(batch.image)),
         *model.pooled_features(model.encode_text(batch.text)),
     ]
 
 
-def fuse_onward(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+def fuse_causal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
     pair = model.fuse_causal(model.encode_text(batch.text), model.encode_image(batch.image))
     return [pair.text, pair.image, pair.pooled]
 
 
-def decode(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+def next_token_logits(model: Any, batch: Batch) -> list[Tokens | Tensor]:
     """Of texts of one length, as a decoder has them."""
     assert batch.text is not None
     text = batch.text[torch.arange(len(batch))]
     ids = text.ids[:, :4]
-    return [model.decode(type(text)(ids, torch.ones_like(ids, dtype=torch.bool)), model.encode_image(batch.image))]
+    return [
+        model.next_token_logits(
+            type(text)(ids, torch.ones_like(ids, dtype=torch.bool)), model.encode_image(batch.image)
+        )
+    ]
 
 
 def contrast(model: BEiT3) -> nn.Module:
@@ -88,7 +103,7 @@ TOKENIZER: dict[str, Any] = dict(
 )
 
 
-def alone(model: Any, batch: Batch) -> list[Tokens | Tensor]:
+def encode_unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
     return [
         model.encode_unimodal(model.encode_image(batch.image)),
         model.encode_unimodal(model.encode_text(batch.text)),
@@ -107,7 +122,9 @@ def masked_data(model: BEiT3) -> Pretraining:
     heads = model.pretraining_heads()
     heads["words"] = heads["captions"]  # one head for all hidden words
     heads["codes"] = nn.Linear(model.dim, CODES).apply(init_transformer)
-    return Pretraining(model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(**TOKENIZER)))
+    return Pretraining(
+        model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(VisualTokenizerConfig(**TOKENIZER)))
+    )
 
 
 WORDS = {
@@ -120,28 +137,29 @@ PAIR = {
     r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.text": "the image alone is read at the end",
     r"model\.transformer\.norm\.text": "the image alone is read",
 }
-SPOKEN = {
+CAPTIONS_ONLY = {
     r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.image": "the text alone is read at the end",
     r"model\.transformer\.norm\.image": "the text alone is read",
-    r"model\.position\.weight\[9\]": "nothing that is asked for sees the last token of the longest text",
+    r"model\.position\.weight\[9\]": "no prediction attends to the last token of the longest text",
 }
 IMAGE = {
     r"model\.(word|position)\.": "there is no text",
     r"\.text(\.|$)": "there is no text",
     r"hidden_patch": "no patch is hidden",
 }
-VERBS = {
+METHODS = {
     "encode_image": encode_image,
     "encode_text": encode_text,
-    "unimodal": unimodal,
+    "pooled_features": pooled_features,
     "fuse": fuse,
-    "fuse_onward": fuse_onward,
+    "fuse_causal": fuse_causal,
 }
 SYSTEMS = {
     "beit3, masked data": System(
         small=lambda: model(pooling="both", with_decoder=True),
-        full=lambda: BEiT3(pooling="both", with_decoder=True),
-        verbs={"alone": alone},
+        full=lambda: BEiT3(BEiT3Config(pooling="both", with_decoder=True)),
+        methods={"encode_unimodal": encode_unimodal},
+        forward=FUSED,
         jobs={
             "masked data": Job(
                 masked_data,
@@ -157,8 +175,9 @@ SYSTEMS = {
     ),
     "beit3": System(
         small=lambda: model(),
-        full=lambda: BEiT3(),
-        verbs=VERBS,
+        full=lambda: BEiT3(BEiT3Config()),
+        methods=METHODS,
+        forward=FUSED,
         jobs={
             "vqa": Job(
                 lambda m: ClosedVQA(m, 32, ANSWERS),
@@ -171,8 +190,9 @@ SYSTEMS = {
     ),
     "beit3, both sides read": System(
         small=lambda: model(pooling="both"),
-        full=lambda: BEiT3(pooling="both"),
-        verbs=VERBS,
+        full=lambda: BEiT3(BEiT3Config(pooling="both")),
+        methods=METHODS,
+        forward=FUSED,
         jobs={
             "nlvr2": Job(lambda m: NLVR2(m, 64, MLPClassifier(128, 64, 2)), {"nlvr2": LN2}, exempt=TABLES),
             "contrast": Job(
@@ -182,16 +202,18 @@ SYSTEMS = {
     ),
     "beit3, captions": System(
         small=lambda: model(pooling="both", with_decoder=True),
-        full=lambda: BEiT3(pooling="both", with_decoder=True),
-        verbs={"decode": decode, "fuse_onward": fuse_onward},
+        full=lambda: BEiT3(BEiT3Config(pooling="both", with_decoder=True)),
+        methods={"next_token_logits": next_token_logits, "fuse_causal": fuse_causal},
+        forward=FUSED,
         jobs={
-            "captions": Job(captions, {"masked_captions": math.log(VOCABULARY)}, exempt=TABLES | SPOKEN),
+            "captions": Job(captions, {"masked_captions": math.log(VOCABULARY)}, exempt=TABLES | CAPTIONS_ONLY),
         },
     ),
     "beit3, classes": System(
-        small=lambda: model(classes=CLASSES, final_norm=False),
-        full=lambda: BEiT3(num_classes=1000, final_norm=False),
-        verbs={"classify": classify},
+        small=lambda: model(num_classes=CLASSES, final_norm=False),
+        full=lambda: BEiT3(BEiT3Config(num_classes=1000, final_norm=False)),
+        methods={"classify": classify},
+        forward=FUSED,
         jobs={
             "classification": Job(
                 lambda m: Classification(m, CLASSES),

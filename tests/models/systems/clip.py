@@ -6,13 +6,25 @@ from typing import Any
 from torch import Tensor
 
 from diptych.batch import Batch
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
+from diptych.models.coca.config import CoCaConfig
 from diptych.models.coca.model import CoCa
-from diptych.modules.tokens import Tokens
+from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.itc import ITC
 from diptych.objectives.lm import LM
 from diptych.objectives.pretraining import Pretraining
-from tests.models.systems.common import SMALL, TEXT_LENGTH, VOCABULARY, Job, System, encode_image, encode_text, fuse
+from tests.models.systems.common import (
+    SMALL,
+    TEXT_LENGTH,
+    VOCABULARY,
+    Forward,
+    Job,
+    System,
+    encode_image,
+    encode_text,
+    fuse,
+)
 
 # The joint space is wide, as the paper's: at random, vectors of few dimensions are too much alike for a scale of 14.
 SIZES: dict[str, Any] = {name: size for name, size in SMALL.items() if name != "dropout"} | dict(
@@ -31,12 +43,29 @@ WORDS = {r"text\.word\.weight\[\d+\]": "words that are not in the batch"}
 ALIKE = {r"attention\.key\.bias": "moves all scores of a query alike"}
 
 
-def unimodal(model: CLIP | CoCa, batch: Batch) -> list[Tokens | Tensor]:
+def pooled_features(model: CLIP | CoCa, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.image is not None and batch.text is not None
     return [
         *model.pooled_features(model.encode_image(batch.image)),
         *model.pooled_features(model.encode_text(batch.text)),
     ]
+
+
+def call_towers(model: CLIP, batch: Batch) -> list[Tokens | Tensor]:
+    return list(model(batch.image, batch.text))
+
+
+def call_captioner(model: CoCa, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.text is not None
+    features_and_logits, real = model(batch.image, batch.text), batch.text.mask
+    logits = Tokens.from_padded(features_and_logits.logits, real, Span("text", "words", real.shape[1]))
+    return [*features_and_logits[:2], logits]
+
+
+def compose_captioner(model: CoCa, batch: Batch) -> list[Tokens | Tensor]:
+    assert batch.image is not None and batch.text is not None
+    logits, real = model.next_token_logits(batch.text, model.encode_image(batch.image)), batch.text.mask
+    return [*pooled_features(model, batch), Tokens.from_padded(logits, real, Span("text", "words", real.shape[1]))]
 
 
 def contrast(model: CLIP) -> Pretraining:
@@ -47,20 +76,29 @@ def captions(model: CoCa) -> Pretraining:
     return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
 
 
-TOWERS = {"encode_image": encode_image, "encode_text": encode_text, "unimodal": unimodal}
+TOWERS = {"encode_image": encode_image, "encode_text": encode_text, "pooled_features": pooled_features}
+PROJECTED = Forward(call_towers, pooled_features)
 CONTRAST = {"pretraining": Job(contrast, {"itc": math.log(32)}, {"itc": math.log(8)}, WORDS, apart=False)}
 SYSTEMS = {
-    "clip": System(small=lambda: CLIP(**SIZES), full=lambda: CLIP(), verbs=TOWERS, jobs=CONTRAST),
+    "clip": System(
+        small=lambda: CLIP(CLIPConfig(**SIZES)),
+        full=lambda: CLIP(CLIPConfig()),
+        methods=TOWERS,
+        forward=PROJECTED,
+        jobs=CONTRAST,
+    ),
     "clip, as open_clip": System(
-        small=lambda: CLIP(**SIZES, activation="gelu"),
-        full=lambda: CLIP(activation="gelu"),
-        verbs=TOWERS,
+        small=lambda: CLIP(CLIPConfig(**SIZES, activation="gelu")),
+        full=lambda: CLIP(CLIPConfig(activation="gelu")),
+        methods=TOWERS,
+        forward=PROJECTED,
         jobs=CONTRAST,
     ),
     "coca": System(
-        small=lambda: CoCa(**COCA),
-        full=lambda: CoCa(),
-        verbs=TOWERS | {"fuse": fuse},
+        small=lambda: CoCa(CoCaConfig(**COCA)),
+        full=lambda: CoCa(CoCaConfig()),
+        methods=TOWERS | {"fuse": fuse},
+        forward=Forward(call_captioner, compose_captioner),
         jobs={
             "pretraining": Job(
                 captions,

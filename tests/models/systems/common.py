@@ -1,4 +1,4 @@
-"""What entries of the battery are made of: sizes, batches, what verbs give, and the shape of an entry."""
+"""Parts of the battery's entries: sizes, batches, outputs of the models' methods, and the type of an entry."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ SMALL: dict[str, Any] = dict(dim=32, depth=2, num_heads=4, mlp_dim=64, patch_siz
 
 @dataclass(frozen=True)
 class Job:
-    """A step that a model can be trained by. `chance`: its losses before it has learned anything, in nats.
+    """A training step of a model.
 
-    `prior`: what a constant answer can reach on eight samples, where that is less. `exempt`: the parameters, and the rows
-    of tables, that get no gradient, as a pattern of names, and why. `apart`: whether samples are judged one by one; contrast
-    judges them by each other, so that a batch is not its parts.
+    Args:
+        step: builds the step from the model.
+        chance: its losses at chance level, in nats.
+        prior: the loss of the best constant prediction on eight samples, where that is lower than chance.
+        exempt: patterns of names of the parameters, and rows of embedding tables, without a gradient; and the reason.
+        apart: whether each sample's loss depends on that sample alone; ITC compares samples, so that the loss of a
+            batch is not the mean of its parts.
+        steps: optimizer steps until eight samples are overfitted.
     """
 
     step: Callable[[Any], nn.Module]
@@ -35,24 +40,40 @@ class Job:
     prior: Mapping[str, float] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
     apart: bool = True
-    steps: int = 100  # until eight samples are known by heart
+    steps: int = 100
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A call of the model's `forward` on a batch, and the composition of its methods that must give the same."""
+
+    call: Callable[[Any, Batch], list[Tokens | Tensor]]
+    composed: Callable[[Any, Batch], list[Tokens | Tensor]]
 
 
 @dataclass(frozen=True)
 class System:
-    """`small` is tiny and has all parts; `full` is the published size, built on the meta device: more than `least`
-    parameters.
+    """A model of the battery.
+
+    Args:
+        small: builds it with all its parts at toy size.
+        full: builds it at the published size.
+        methods: the outputs of its methods on a batch, by name.
+        forward: a call of its `forward`, and the composition of methods that equals it.
+        jobs: its training steps, by name.
+        least: a lower bound on the parameters of `full`.
     """
 
     small: Callable[[], nn.Module]
     full: Callable[[], nn.Module]
-    verbs: Mapping[str, Callable[[Any, Batch], list[Tokens | Tensor]]]  # what each verb gives on a batch
+    methods: Mapping[str, Callable[[Any, Batch], list[Tokens | Tensor]]]
+    forward: Forward
     jobs: Mapping[str, Job]
     least: float = 80e6
 
 
 class Colours(FrozenCNN):
-    """A guide that sees the colours of patches."""
+    """A teacher whose features are the mean colours of patches."""
 
     stride = PATCH
 
@@ -60,7 +81,7 @@ class Colours(FrozenCNN):
 
     def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
         grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
-        classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # beyond an image there is nothing
+        classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # zero outside the image
         return TeacherFeatures(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
 
 
@@ -81,15 +102,32 @@ def fuse(model, batch: Batch) -> list[Tokens | Tensor]:
     return [pair.text, pair.image, pair.pooled]
 
 
+def call_on_image(model, batch: Batch) -> list[Tokens | Tensor]:
+    return [model(batch.image)]
+
+
+def call_on_pair(model, batch: Batch) -> list[Tokens | Tensor]:
+    fused = model(batch.image, batch.text)
+    return [fused.text, fused.image, fused.pooled]
+
+
+def call_on_two_images(model, batch: Batch) -> list[Tokens | Tensor]:
+    fused = model((batch.image, batch.image2), batch.text)
+    return [fused.text, fused.image, fused.pooled]
+
+
+CLASSIFIED = Forward(call_on_image, classify)
+FUSED = Forward(call_on_pair, fuse)
+
 LN2 = math.log(2)
-ONE_OF_EIGHT = 8 * (math.log(8) / 8 - 7 / 8 * math.log(7 / 8))  # eight answers, each right once: entropy of yes or no
+ONE_OF_EIGHT = 8 * (math.log(8) / 8 - 7 / 8 * math.log(7 / 8))  # eight answers, each true once: binary entropy
 TABLES = {
     r"words\.word\.weight\[\d+\]": "words that are not in the batch",
-    r"words\.position\.weight\[8\]": "no text of the batch is so long",
+    r"words\.position\.weight\[8\]": "no text of the batch is that long",
     r"words\.segment\.weight\[1\]": "there is one sentence",
 }
 ONE_IMAGE = {r"modality\.weight\[2\]": "there is one image"}
-ALL_ALIKE = {r"rank\.linear\.bias": "raises every candidate alike, which cross entropy does not see"}
+ALL_ALIKE = {r"rank\.linear\.bias": "shifts all candidates alike: cross entropy is invariant"}
 
 
 def draw(seed: int) -> torch.Generator:
@@ -97,7 +135,7 @@ def draw(seed: int) -> torch.Generator:
 
 
 def images(b: int, seed: int, patch_size: int = PATCH) -> Image:
-    """Ragged: whole patches, at least one, at most the grid; the largest extents are among them."""
+    """Images of different sizes in whole patches, at least one and at most the grid; the largest extents occur."""
     rows, columns = (torch.randint(1, n + 1, (b,), generator=draw(seed + n)) for n in GRID)
     rows[0], columns[-1] = GRID
     sizes = patch_size * torch.stack([rows, columns], 1)
@@ -108,7 +146,7 @@ def images(b: int, seed: int, patch_size: int = PATCH) -> Image:
 
 
 def texts(b: int, seed: int) -> Text:
-    """[CLS] 1, words above 5, some of several pieces, [SEP] 2, pads 0."""
+    """Texts of [CLS] 1, words above 5, some of several tokens, [SEP] 2, padding 0."""
     lengths = torch.randint(4, TEXT_LENGTH, (b,), generator=draw(seed))
     lengths[0] = TEXT_LENGTH - 1
     place = torch.arange(TEXT_LENGTH - 1)
@@ -121,7 +159,7 @@ def texts(b: int, seed: int) -> Text:
 
 
 def answers(b: int, seed: int) -> AnswerTargets:
-    """One to a question, each of three pieces behind the first: two words and [SEP]."""
+    """One answer for each question: [CLS], two words and [SEP]."""
     ids = torch.randint(6, VOCABULARY, (b, 4), generator=draw(seed))
     ids[:, 0], ids[:, 3] = 1, 2
     real = torch.ones_like(ids, dtype=torch.bool)
@@ -129,10 +167,10 @@ def answers(b: int, seed: int) -> AnswerTargets:
 
 
 def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
-    """Every second image to be matched is replaced by another."""
+    """A batch with all that any step reads; every second image of ITM is replaced by another."""
     own, other = images(b, seed, patch), images(b, seed + 2, patch)
     matched = torch.arange(b) % 2 == 0
-    shown = Image(
+    matching_image = Image(
         torch.where(matched[:, None, None, None], own.pixels, other.pixels),
         torch.where(matched[:, None], own.sizes, other.sizes),
     )
@@ -142,7 +180,7 @@ def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
         ids=torch.arange(100, 100 + b),
         image=own,
         text=texts(b, seed + 1),
-        matching=Matching(shown, matched),
+        matching=Matching(matching_image, matched),
         image2=images(b, seed + 3, patch),
         negative_texts=texts(b * FALSE, seed + 4),
         answers=answers(b, seed + 5),
@@ -155,7 +193,7 @@ def batch_of(b: int = 8, seed: int = 0, patch: int = PATCH) -> Batch:
 
 
 def padded(batch: Batch) -> Batch:
-    """The same samples on larger canvases, in longer rows."""
+    """The same samples with more padding of images and texts."""
 
     def more_image(image: Image) -> Image:
         return Image(F.pad(image.pixels, (0, 2 * PATCH, 0, PATCH)), image.sizes)
@@ -178,7 +216,7 @@ def padded(batch: Batch) -> Batch:
 
 
 def rows(batch: Batch, chosen: Tensor) -> Batch:
-    """Some samples of a batch, with all that belongs to them."""
+    """The `chosen` samples of a batch, with their labels and negative texts."""
     assert batch.image and batch.text and batch.matching and batch.image2 and batch.negative_texts and batch.answers
     falses = (chosen[:, None] * FALSE + torch.arange(FALSE)).flatten()
     return replace(

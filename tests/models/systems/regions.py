@@ -10,7 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Regions
+from diptych.models.scan.config import SCANConfig
 from diptych.models.scan.model import SCAN
+from diptych.models.vsepp.config import VSEppConfig
 from diptych.models.vsepp.model import VSEpp
 from diptych.modules.text_encoders import BertText
 from diptych.modules.tokens import Tokens
@@ -18,7 +20,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.sampling import RandomChoices
 from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.views import Views
-from tests.models.systems.common import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Job, System, encode_text
+from tests.models.systems.common import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Forward, Job, System, encode_text
 
 FEATURES = 3 * PATCH * PATCH
 
@@ -35,7 +37,7 @@ def regional(batch: Batch) -> Batch:
 
 
 class OnRegions(Pretraining):
-    """The step, given regions."""
+    """The step on a batch with regions in the place of images."""
 
     def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
@@ -48,11 +50,19 @@ def encode_regions(model, batch: Batch) -> list[Tokens | Tensor]:
 def own_similarity(model, batch: Batch) -> list[Tokens | Tensor]:
     """Of each image with its own text."""
     image, text = encode_regions(model, batch)[0], encode_text(model, batch)[0]
-    return [model.similarity(text, image).diag()]
+    return [model.similarity(image, text).diag()]
 
 
-def hinge(hardest: bool) -> Job:
-    """What it starts from depends on how the images happen to lie; all alike would cost the margin for every negative."""
+def call_on_regions(model, batch: Batch) -> list[Tokens | Tensor]:
+    """The similarity of each image with its own text."""
+    return [model(regional(batch).regions, batch.text).diag()]
+
+
+COMPARED = Forward(call_on_regions, own_similarity)
+
+
+def triplet(hardest: bool) -> Job:
+    """The triplet loss. Its initial value depends on the images; equal similarities cost the margin for every negative."""
     negatives = 1 if hardest else 7
     return Job(
         lambda m: OnRegions(m, nn.ModuleDict(), [TripletLoss(hardest_only=hardest)]),
@@ -65,52 +75,57 @@ def hinge(hardest: bool) -> Job:
 
 def with_bert() -> VSEpp:
     """Another text tower is an assignment."""
-    model = VSEpp(**SIZES)
+    model = VSEpp(VSEppConfig(**SIZES))
     model.text = BertText(32, VOCABULARY, TEXT_LENGTH, 16, 1, 2, 32, dropout=0.0)
     return model
 
 
 def full_with_bert() -> VSEpp:
-    model = VSEpp()
+    model = VSEpp(VSEppConfig())
     model.text = BertText(1024)
     return model
 
 
-VERBS = {"encode_image": encode_regions, "encode_text": encode_text, "similarity": own_similarity}
+METHODS = {"encode_image": encode_regions, "encode_text": encode_text, "similarity": own_similarity}
 SIZES: dict[str, Any] = {"feature_dim": FEATURES, "dim": 32, "vocab_size": VOCABULARY, "word_dim": 16}
 SYSTEMS = {
     "vsepp": System(
-        small=lambda: VSEpp(**SIZES),
-        full=lambda: VSEpp(),
-        verbs=VERBS,
-        jobs={"hardest": hinge(True), "all": hinge(False)},
+        small=lambda: VSEpp(VSEppConfig(**SIZES)),
+        full=lambda: VSEpp(VSEppConfig()),
+        methods=METHODS,
+        forward=COMPARED,
+        jobs={"hardest": triplet(True), "all": triplet(False)},
         least=9e6,
     ),
     "vsepp, order": System(
-        small=lambda: VSEpp(**SIZES, measure="order"),
-        full=lambda: VSEpp(measure="order"),
-        verbs=VERBS,
-        jobs={"all": hinge(False)},
+        small=lambda: VSEpp(VSEppConfig(**SIZES, measure="order")),
+        full=lambda: VSEpp(VSEppConfig(measure="order")),
+        methods=METHODS,
+        forward=COMPARED,
+        jobs={"all": triplet(False)},
         least=9e6,
     ),
     "vsepp, BERT": System(
         small=with_bert,
         full=full_with_bert,
-        verbs=VERBS,
-        jobs={"all": replace(hinge(False), exempt=TABLES)},
+        methods=METHODS,
+        forward=COMPARED,
+        jobs={"all": replace(triplet(False), exempt=TABLES)},
     ),
     "scan": System(
-        small=lambda: SCAN(**SIZES),
-        full=lambda: SCAN(),
-        verbs=VERBS,
-        jobs={"hardest": hinge(True), "all": hinge(False)},
+        small=lambda: SCAN(SCANConfig(**SIZES)),
+        full=lambda: SCAN(SCANConfig()),
+        methods=METHODS,
+        forward=COMPARED,
+        jobs={"hardest": triplet(True), "all": triplet(False)},
         least=12e6,
     ),
     "scan, regions ask": System(
-        small=lambda: SCAN(**SIZES, direction="image", aggregate="mean", lambda_softmax=4.0),
-        full=lambda: SCAN(direction="image", aggregate="mean", lambda_softmax=4.0),
-        verbs=VERBS,
-        jobs={"hardest": hinge(True)},
+        small=lambda: SCAN(SCANConfig(**SIZES, direction="image", aggregate="mean", lambda_softmax=4.0)),
+        full=lambda: SCAN(SCANConfig(direction="image", aggregate="mean", lambda_softmax=4.0)),
+        methods=METHODS,
+        forward=COMPARED,
+        jobs={"hardest": triplet(True)},
         least=12e6,
     ),
 }

@@ -13,7 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Matching, Regions
+from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
+from diptych.models.visualbert.config import VisualBERTConfig
 from diptych.models.visualbert.model import VisualBERT
 from diptych.modules.heads import GroundingHead, RankingHead, SimpleClassifier
 from diptych.modules.tokens import Tokens
@@ -40,15 +42,16 @@ from tests.models.systems.common import (
     TABLES,
     TEXT_LENGTH,
     VOCABULARY,
+    Forward,
     Job,
     System,
-)  # fmt: skip
+)
 
 FEATURES, REGION_CLASSES, TASKS, OPTIONS = 3 * PATCH * PATCH, 7, 3, 2
 HIDING = PairMasking(WordMasking(VOCABULARY, MASK), RegionMasking(rate=0.3))
 
 
-def seen(image: Image) -> Regions:
+def as_regions(image: Image) -> Regions:
     """Patches as regions of one of seven classes, as ragged as they were, behind the whole image."""
     pixels = rearrange(image.pixels, "b c (i p) (j q) -> b i j (c p q)", p=PATCH, q=PATCH)
     rows, columns = (image.sizes // PATCH)[:, :, None].unbind(1)
@@ -61,9 +64,11 @@ def seen(image: Image) -> Regions:
 
 
 def regional(batch: Batch, tasks: bool = False) -> Batch:
-    """The same with regions in place of images, labels of tasks that read them, and, with `tasks`, texts that say which."""
+    """The same with regions in place of images, labels of tasks that read them, and, with `tasks`, texts that say
+    which.
+    """
     assert batch.image and batch.text and batch.matching and isinstance(batch.image2, Image)
-    regions, n = seen(batch.image), torch.arange(len(batch))
+    regions, n = as_regions(batch.image), torch.arange(len(batch))
     meant = 1 + batch.ids % (regions.mask.sum(1) - 1)
     overlap = torch.zeros(regions.mask.shape)
     overlap[n, regions.mask.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 1.0
@@ -73,21 +78,21 @@ def regional(batch: Batch, tasks: bool = False) -> Batch:
         image=None,
         regions=regions,
         text=replace(batch.text, task=batch.ids % TASKS) if tasks else batch.text,
-        matching=Matching(seen(batch.matching.image), batch.matching.matched),
-        image2=seen(batch.image2),
+        matching=Matching(as_regions(batch.matching.image), batch.matching.matched),
+        image2=as_regions(batch.image2),
         labels=batch.labels | labels,
     )
 
 
 class OnRegions(Pretraining):
-    """The step, given regions."""
+    """The step on a batch with regions in the place of images."""
 
     def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
 
 
-class Given(nn.Module):
-    """A task, given regions."""
+class TaskOnRegions(nn.Module):
+    """A task on a batch with regions in the place of images."""
 
     def __init__(self, step: Any, tasks: bool):
         super().__init__()
@@ -102,7 +107,7 @@ class Given(nn.Module):
 
 
 def on_regions(step: Callable[[Any], nn.Module], tasks: bool = False) -> Callable[[Any], nn.Module]:
-    return lambda model: Given(step(model), tasks)
+    return lambda model: TaskOnRegions(step(model), tasks)
 
 
 def pretraining(model: ViLBERT) -> Pretraining:
@@ -119,7 +124,7 @@ def vqa(model: Any) -> nn.Module:
     return ClosedVQA(model, 32, ANSWERS, SimpleClassifier(32, 64, ANSWERS))
 
 
-def verbs(tasks: bool) -> dict[str, Callable[[Any, Batch], list[Tokens | Tensor]]]:
+def methods(tasks: bool) -> dict[str, Callable[[Any, Batch], list[Tokens | Tensor]]]:
     def text(model, batch: Batch) -> list[Tokens | Tensor]:
         return [model.encode_text(regional(batch, tasks).text)]
 
@@ -133,11 +138,32 @@ def verbs(tasks: bool) -> dict[str, Callable[[Any, Batch], list[Tokens | Tensor]
     return {"encode_text": text, "encode_image": image, "fuse": fuse}
 
 
+def fused(tasks: bool) -> Forward:
+    def call(model, batch: Batch) -> list[Tokens | Tensor]:
+        pair = model(regional(batch).regions, regional(batch, tasks).text)
+        return [pair.text, pair.image, pair.pooled]
+
+    return Forward(call, methods(tasks)["fuse"])
+
+
 SIZES: dict[str, Any] = {
-    "dim": 32, "depth": 3, "num_heads": 4, "mlp_dim": 64, "image_dim": 24, "image_depth": 2, "image_num_heads": 2,
-    "image_mlp_dim": 32, "coattention_dim": 32, "coattention_num_heads": 4, "schedule": ((1, 0), (2, 1)), "feature_dim": FEATURES,
-    "num_region_targets": REGION_CLASSES, "vocab_size": VOCABULARY, "text_length": TEXT_LENGTH, "dropout": 0.0,
-}  # fmt: skip
+    "dim": 32,
+    "depth": 3,
+    "num_heads": 4,
+    "mlp_dim": 64,
+    "image_dim": 24,
+    "image_depth": 2,
+    "image_num_heads": 2,
+    "image_mlp_dim": 32,
+    "coattention_dim": 32,
+    "coattention_num_heads": 4,
+    "schedule": ((1, 0), (2, 1)),
+    "feature_dim": FEATURES,
+    "num_region_targets": REGION_CLASSES,
+    "vocab_size": VOCABULARY,
+    "text_length": TEXT_LENGTH,
+    "dropout": 0.0,
+}
 KEYS = {r"attention\.key\.bias": "raises a query's scores alike, which softmax does not see"}
 UNREAD = TABLES | KEYS
 TIED = {
@@ -150,9 +176,10 @@ TEXT_IS_NOT_ASKED = {
 ALL_ALIKE = {r"head\.linear\.bias": "raises every option alike, which cross entropy does not see"}
 SYSTEMS = {
     "vilbert": System(
-        small=lambda: ViLBERT(**SIZES),
-        full=lambda: ViLBERT(),
-        verbs=verbs(False),
+        small=lambda: ViLBERT(ViLBERTConfig(**SIZES)),
+        full=lambda: ViLBERT(ViLBERTConfig()),
+        methods=methods(False),
+        forward=fused(False),
         jobs={
             "pretraining": Job(
                 pretraining,
@@ -185,9 +212,10 @@ SYSTEMS = {
         },
     ),
     "12-in-1": System(
-        small=lambda: ViLBERT(**SIZES, tasks=TASKS + 1),
-        full=lambda: ViLBERT(tasks=20),
-        verbs=verbs(True),
+        small=lambda: ViLBERT(ViLBERTConfig(**SIZES, tasks=TASKS + 1)),
+        full=lambda: ViLBERT(ViLBERTConfig(tasks=20)),
+        methods=methods(True),
+        forward=fused(True),
         jobs={
             "vqa": Job(
                 on_regions(vqa, tasks=True),
@@ -199,10 +227,13 @@ SYSTEMS = {
     ),
     "visualbert": System(
         small=lambda: VisualBERT(
-            32, 2, 4, 64, feature_dim=FEATURES, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, dropout=0.0
+            VisualBERTConfig(
+                32, 2, 4, 64, feature_dim=FEATURES, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, dropout=0.0
+            )
         ),
-        full=lambda: VisualBERT(),
-        verbs=verbs(False),
+        full=lambda: VisualBERT(VisualBERTConfig()),
+        methods=methods(False),
+        forward=fused(False),
         jobs={"pretraining": Job(one_stream, {"mlm": math.log(VOCABULARY), "itm": LN2}, exempt=TIED)},
     ),
 }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
@@ -15,6 +16,7 @@ from tests.models.systems.common import (
     ALL_ALIKE,
     ANSWERS,
     FALSE,
+    FUSED,
     LN2,
     MASK,
     ONE_IMAGE,
@@ -28,7 +30,7 @@ from tests.models.systems.common import (
     encode_image,
     encode_text,
     fuse,
-)  # fmt: skip
+)
 
 
 def pretraining(model: ViLT) -> Pretraining:
@@ -38,9 +40,10 @@ def pretraining(model: ViLT) -> Pretraining:
 
 SYSTEMS = {
     "vilt": System(
-        small=lambda: ViLT(**SMALL, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, num_images=2),
-        full=lambda: ViLT(num_images=2),
-        verbs={"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse},
+        small=lambda: ViLT(ViLTConfig(**SMALL, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, num_images=2)),
+        full=lambda: ViLT(ViLTConfig(num_images=2)),
+        methods={"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse},
+        forward=FUSED,
         jobs={
             "pretraining": Job(pretraining, {"itm": LN2, "mlm": math.log(VOCABULARY)}, exempt=TABLES | ONE_IMAGE),
             "vqa": Job(

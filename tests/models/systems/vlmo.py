@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
+from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
+from diptych.models.vlmo.config import VLMoConfig
 from diptych.models.vlmo.model import CONTRASTS, VLMo
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_transformer
@@ -25,6 +27,7 @@ from diptych.tasks.retrieval import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
 from tests.models.systems.common import (
     ANSWERS,
+    FUSED,
     GRID,
     LN2,
     MASK,
@@ -40,7 +43,7 @@ from tests.models.systems.common import (
     encode_image,
     encode_text,
     fuse,
-)  # fmt: skip
+)
 
 
 def small(**others: Any) -> VLMo:
@@ -49,7 +52,7 @@ def small(**others: Any) -> VLMo:
         "vl_start_layer": 2,
         "drop_path": 0.0,
     }
-    return VLMo(**sizes | others, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, num_images=2)
+    return VLMo(VLMoConfig(**sizes | others, vocab_size=VOCABULARY, text_length=TEXT_LENGTH, num_images=2))
 
 
 def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
@@ -60,7 +63,7 @@ def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
     return Pretraining(model, heads, objectives)
 
 
-def alone(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
+def encode_unimodal(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None
     return [
         model.encode_unimodal(model.encode_text(batch.text)),
@@ -68,7 +71,7 @@ def alone(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     ]
 
 
-def unimodal(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
+def pooled_features(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     assert batch.text is not None and batch.image is not None
     return [
         *model.pooled_features(model.encode_text(batch.text)),
@@ -76,7 +79,7 @@ def unimodal(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     ]
 
 
-def hiding(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
+def encode_masked(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     """The first patch of each image."""
     assert batch.image is not None
     rows, columns = (side // PATCH for side in batch.image.pixels.shape[-2:])
@@ -85,14 +88,20 @@ def hiding(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def images_alone(model: VLMo) -> Pretraining:
-    tokenizer = VisualTokenizer(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1)
+    tokenizer = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1))
     heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
     objective = MaskedImageCodes(BlockMasking(least=2), "masked_codes_image_only")
     return Pretraining(model, heads, [objective], tokenizer=FrozenTokenizer(tokenizer))
 
 
 CODES = 12
-VERBS = {"encode_image": encode_image, "encode_text": encode_text, "fuse": fuse, "alone": alone, "unimodal": unimodal}
+METHODS = {
+    "encode_image": encode_image,
+    "encode_text": encode_text,
+    "fuse": fuse,
+    "encode_unimodal": encode_unimodal,
+    "pooled_features": pooled_features,
+}
 MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
 UNPOOLED = {r"pooler\.": "reads pairs alone"}
 NO_PAIRS = UNPOOLED | {r"\.together\.": "there are no pairs"}
@@ -116,8 +125,9 @@ SYSTEMS = {
     **{
         f"vlmo on images alone, {placed}": System(
             small=lambda relative=relative: small(relative=relative, vl_start_layer=3, with_mask_token=True),
-            full=lambda relative=relative: VLMo(relative=relative, vl_start_layer=12, with_mask_token=True),
-            verbs={"encode_hidden": hiding},
+            full=lambda relative=relative: VLMo(VLMoConfig(relative=relative, vl_start_layer=12, with_mask_token=True)),
+            methods={"encode_masked": encode_masked},
+            forward=FUSED,
             jobs={
                 "masked images": Job(
                     images_alone, {"masked_codes_image_only": math.log(CODES)}, exempt=NO_TEXTS, steps=300
@@ -128,8 +138,9 @@ SYSTEMS = {
     },
     "vlmo": System(
         small=small,
-        full=lambda: VLMo(num_images=2),
-        verbs=VERBS,
+        full=lambda: VLMo(VLMoConfig(num_images=2)),
+        methods=METHODS,
+        forward=FUSED,
         jobs={
             "pretraining": Job(
                 lambda m: pretraining(m, [ITC(head_names=CONTRASTS), HardNegativeITM(), MASKED]),
@@ -161,17 +172,20 @@ SYSTEMS = {
     "vlmo, positions added to embeddings": System(
         small=lambda: small(relative=False, scale=0.0, num_itc_branches=1),
         full=lambda: VLMo(
-            dim=544,
-            depth=24,
-            num_heads=16,
-            mlp_dim=2176,
-            vl_start_layer=21,
-            text_length=40,
-            relative=False,
-            scale=0.0,
-            num_images=2,
+            VLMoConfig(
+                dim=544,
+                depth=24,
+                num_heads=16,
+                mlp_dim=2176,
+                vl_start_layer=21,
+                text_length=40,
+                relative=False,
+                scale=0.0,
+                num_images=2,
+            )
         ),
-        verbs=VERBS,
+        methods=METHODS,
+        forward=FUSED,
         jobs={
             "retrieval": Job(
                 lambda m: ContrastRetrieval(m, ITCHead(32, 32, 32, LogScale(2.0), bias=False)),

@@ -1,4 +1,4 @@
-"""Captioning: what is written is what is scored, in the form that COCO's own tools read."""
+"""Captioning: the scores are those of the generated captions, and pycocotools reads the written files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
 from diptych.runs.tokenizer import tokenizer_of
 
-ASKED = Evaluation(
+LM = Objectives(lm=1.0)
+CONFIG = Evaluation(
     "captioning", data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32"
 )
 MODEL = CoCaConfig(
@@ -36,59 +37,63 @@ MODEL = CoCaConfig(
 )  # fmt: skip
 
 
-def subject(objectives: Objectives = Objectives(lm=1.0), asked: Evaluation = ASKED) -> EvaluatedModel:  # noqa: B008
+def evaluated_model(objectives: Objectives = LM, config: Evaluation = CONFIG) -> EvaluatedModel:
     run: Pretrain = replace(vilt.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
-    return EvaluatedModel(run, {}, build(run).eval(), asked, torch.device("cpu"))
+    return EvaluatedModel(run, {}, build(run).eval(), config, torch.device("cpu"))
 
 
 @torch.no_grad()
-def test_what_is_written_is_scored_and_read_by_coco_s_tools(tmp_path: Path):
-    of = subject()
-    found = captioning(of)
-    said = [str(row["caption"]) for row in found.predictions]
-    true = open_gallery(of.asked, 80)
-    assert [row["references"] for row in found.predictions] == [list(true.captions(i)) for i in range(5)]
-    scores = caption_scores(said, [true.captions(i) for i in range(5)])
-    assert [row["CIDEr-D"] for row in found.predictions] == scores.each
-    assert found.metrics["CIDEr-D"] == scores.cider_d and found.metrics["BLEU-4"] == scores.bleu[3]
-    assert (found.metrics["images"], found.metrics["ROUGE-L"]) == (5, scores.rouge_l)
-    assert all(len(text.split()) < 9 for text in said)
+def test_generated_captions_are_scored_and_their_files_are_read_by_pycocotools(tmp_path: Path):
+    evaluated = evaluated_model()
+    result = captioning(evaluated)
+    captions = [str(row["caption"]) for row in result.predictions]
+    source = open_gallery(evaluated.config, 80)
+    assert [row["references"] for row in result.predictions] == [list(source.captions(i)) for i in range(5)]
+    scores = caption_scores(captions, [source.captions(i) for i in range(5)])
+    assert [row["CIDEr-D"] for row in result.predictions] == scores.each
+    assert result.metrics["CIDEr-D"] == scores.cider_d and result.metrics["BLEU-4"] == scores.bleu[3]
+    assert (result.metrics["images"], result.metrics["ROUGE-L"]) == (5, scores.rouge_l)
+    assert all(len(text.split()) < 9 for text in captions)
 
-    for name, content in found.files.items():
+    for name, content in result.files.items():
         (tmp_path / name).write_text(json.dumps(content))
     coco: Any = COCO(tmp_path / "captions_train_references.json")
     results = coco.loadRes(str(tmp_path / "captions_train_results.json"))
-    assert [results.imgToAnns[i][0]["caption"] for i in coco.getImgIds()] == said
-    assert [a["caption"] for a in coco.imgToAnns[3]] == list(true.captions(3))
+    assert [results.imgToAnns[i][0]["caption"] for i in coco.getImgIds()] == captions
+    assert [a["caption"] for a in coco.imgToAnns[3]] == list(source.captions(3))
 
-    write_shown(tmp_path, found.shown())
+    write_shown(tmp_path, result.make_examples())
     example = read_shown(tmp_path / "shown.json")[2]
     assert isinstance(example, CaptionExample)
     assert (example.caption, example.score, list(example.references)) == (
-        said[2],
+        captions[2],
         scores.each[2],
-        list(true.captions(2)),
+        list(source.captions(2)),
     )
 
 
-def test_a_model_that_knows_the_captions_scores_full_marks_but_not_under_the_control(monkeypatch: pytest.MonkeyPatch):
-    of = subject(asked=replace(ASKED, gallery=12, max_length=24))
-    true, pictures, tokenizer = open_gallery(of.asked, 80), iter(range(99)), tokenizer_of(of.run)
+def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypatch: pytest.MonkeyPatch):
+    evaluated = evaluated_model(config=replace(CONFIG, gallery=12, max_length=24))
+    source, images, tokenizer = open_gallery(evaluated.config, 80), iter(range(99)), tokenizer_of(evaluated.run)
 
-    def knowing(
-        model: object, context: Tokens, prompt: torch.Tensor, rules: GenerationConfig, beams: BeamConfig
+    def true_captions(
+        model: object, context: Tokens, prompt: torch.Tensor, generation: GenerationConfig, beams: BeamConfig
     ) -> GenerationOutput:
-        known = tokenizer.encode([true.captions(next(pictures))[0] for _ in range(len(context))])
-        return GenerationOutput(known.ids, torch.zeros(len(context)))
+        text = tokenizer.encode([source.captions(next(images))[0] for _ in range(len(context))])
+        return GenerationOutput(text.ids, torch.zeros(len(context)))
 
-    monkeypatch.setattr("diptych.runs.scoring.captioning.beam_search", knowing)
-    found = captioning(of)
-    assert found.metrics["BLEU-4"] == pytest.approx(1) and found.metrics["CIDEr-D"] > 2 and len(found.shown()) == 12
-    pictures = iter(range(99))
-    dealt = captioning(replace(of, asked=replace(of.asked, shuffle_captions=True)))
-    assert dealt.metrics["CIDEr-D"] < found.metrics["CIDEr-D"] / 2 and not dealt.shown()
+    monkeypatch.setattr("diptych.runs.scoring.captioning.beam_search", true_captions)
+    result = captioning(evaluated)
+    assert (
+        result.metrics["BLEU-4"] == pytest.approx(1)
+        and result.metrics["CIDEr-D"] > 2
+        and len(result.make_examples()) == 12
+    )
+    images = iter(range(99))
+    control = captioning(replace(evaluated, config=replace(evaluated.config, shuffle_captions=True)))
+    assert control.metrics["CIDEr-D"] < result.metrics["CIDEr-D"] / 2 and not control.make_examples()
 
 
-def test_a_run_that_did_not_learn_to_write_is_refused():
-    with pytest.raises(RunError, match="learned to write"):
-        captioning(subject(Objectives(itc=1.0)))
+def test_a_run_without_a_captioning_loss_is_refused():
+    with pytest.raises(RunError, match="trained to write captions"):
+        captioning(evaluated_model(Objectives(itc=1.0)))

@@ -1,4 +1,4 @@
-"""Retrieval by contrast, and what is fused and matched again: the same scores as by reading everything at once."""
+"""Retrieval scores by similarity, with re-ranking, and by fusion: equal to those of all pairs in one batch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from diptych.modules.heads import ITCHead
 from diptych.objectives.pretraining import Pretraining
 from diptych.runs.pretrain import build
 from diptych.runs.scoring.base import EvaluatedModel
-from diptych.runs.scoring.gallery import Gallery, Pictures, open_gallery, readable
-from diptych.runs.scoring.retrieval import Found, by_comparison, by_fusion, comparison, retrieval
+from diptych.runs.scoring.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
+from diptych.runs.scoring.retrieval import (
+    RetrievalScores,
+    dual_encoder_scorer,
+    retrieval,
+    score_by_fusion,
+    score_by_similarity,
+)
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.retrieval import FILL, Scores, score_pairs
 
-ASKED = Evaluation(
+CONFIG = Evaluation(
     "retrieval",
     data="scenes:50",
     split="train",
@@ -55,124 +61,124 @@ def tiny(objectives: Objectives) -> Pretrain:
     return replace(vlmo.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
 
 
-def subject(objectives: Objectives, asked: Evaluation = ASKED) -> EvaluatedModel:
-    """A model that has learned nothing, but says different things of different pairs."""
+def evaluated_model(objectives: Objectives, config: Evaluation = CONFIG) -> EvaluatedModel:
+    """An untrained model with perturbed weights, so that pairs have different scores."""
     run = tiny(objectives)
     module = build(run).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return EvaluatedModel(run, {}, module, asked, torch.device("cpu"))
+    return EvaluatedModel(run, {}, module, config, torch.device("cpu"))
 
 
-def gallery(of: EvaluatedModel) -> Gallery:
-    return readable(open_gallery(of.asked, 80), SkipCounter(0.0))
+def gallery(evaluated: EvaluatedModel) -> Gallery:
+    return readable_gallery(open_gallery(evaluated.config, 80), SkipCounter(0.0))
 
 
 @torch.no_grad()
-def at_once(of: EvaluatedModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and the log-odds of a match of all pairs, without batches."""
-    known, module = gallery(of), of.module
+def at_once(evaluated: EvaluatedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and ITM log-odds (images, texts) of all pairs in one batch."""
+    pairs, module = gallery(evaluated), evaluated.module
     assert isinstance(module, Pretraining)
-    pictures = Pictures(known.source, of.images)
-    image = pictures.collate([pictures.load(i, 0, 0) for i in range(len(pictures))], range(len(pictures)), 0, 0).image
-    text = of.model.encode_text(tokenizer_of(of.run).encode(known.texts))
-    seen = of.model.encode_image(image)
+    examples = GalleryImages(pairs.source, evaluated.image_settings)
+    n = len(examples)
+    pixels = examples.collate([examples.load(i, 0, 0) for i in range(n)], range(n), 0, 0).image
+    text = evaluated.model.encode_text(tokenizer_of(evaluated.run).encode(pairs.texts))
+    image = evaluated.model.encode_image(pixels)
     head = module.get_submodule("heads.contrast")
     assert isinstance(head, ITCHead)
-    cosines = (
-        head.project_image(of.model.pooled_features(seen)[0]) @ head.project_text(of.model.pooled_features(text)[0]).T
-    )
-    n, m = cosines.shape
+    (image_features,), (text_features,) = evaluated.model.pooled_features(image), evaluated.model.pooled_features(text)
+    cosines = head.project_image(image_features) @ head.project_text(text_features).T
+    m = cosines.shape[1]
     pair = torch.arange(n * m)
-    match = module.heads["match"](of.model.fuse(text.index_samples(pair % m), seen.index_samples(pair // m)).pooled)
+    match = module.heads["match"](
+        evaluated.model.fuse(text.index_samples(pair % m), image.index_samples(pair // m)).pooled
+    )
     return cosines, (match[:, 1] - match[:, 0]).view(n, m)
 
 
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.PICTURES", 3)
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.FUSED_IMAGES", 3)
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXTS", 5)
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.IMAGE_BATCH", 3)
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.FUSION_IMAGE_BATCH", 3)
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXT_BATCH", 5)
 
 
 @pytest.mark.parametrize("ranked_by", ["match", "cosine", "product"])
-def test_contrast_s_best_are_matched_and_the_others_stand_behind(in_parts: None, ranked_by: Any):
-    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, rerank_by=ranked_by))
-    way, (cosines, match) = comparison(of), at_once(of)
-    assert way is not None and way.scale == pytest.approx(1 / 0.07, rel=0.5)
-    match = match + {"match": 0.0, "cosine": 1.0, "product": way.scale}[ranked_by] * cosines
+def test_the_most_similar_pairs_are_reranked_and_the_others_rank_behind(in_parts: None, ranked_by: Any):
+    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by=ranked_by))
+    scorer, (cosines, match) = dual_encoder_scorer(evaluated), at_once(evaluated)
+    assert scorer is not None and scorer.scale == pytest.approx(1 / 0.07, rel=0.5)
+    match = match + {"match": 0.0, "cosine": 1.0, "product": scorer.scale}[ranked_by] * cosines
     with torch.no_grad():
-        found = by_comparison(of, way, gallery(of), SkipCounter(0.0))
-    assert found.before is not None
-    torch.testing.assert_close(found.before, cosines, rtol=1e-5, atol=1e-6)
-    for scores, alike, logits in (
-        (found.scores.of_texts, cosines, match),
-        (found.scores.of_images, cosines.T, match.T),
+        scored = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0))
+    assert scored.before_reranking is not None
+    torch.testing.assert_close(scored.before_reranking, cosines, rtol=1e-5, atol=1e-6)
+    for scores, similarities, logits in (
+        (scored.scores.image_to_text, cosines, match),
+        (scored.scores.text_to_image, cosines.T, match.T),
     ):
-        best = torch.zeros_like(alike, dtype=torch.bool).scatter(1, alike.topk(3, 1).indices, True)
+        best = torch.zeros_like(similarities, dtype=torch.bool).scatter(1, similarities.topk(3, 1).indices, True)
         assert (best.sum(1) == 3).all() and (scores[~best] == FILL).all()
         torch.testing.assert_close(scores[best], logits[best], rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_surely_no_match_still_stands_before_what_was_not_asked(in_parts: None):
-    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, rerank_by="match"))
-    module, way = of.module, comparison(of)
-    assert isinstance(module, Pretraining) and way is not None
+def test_a_reranked_candidate_of_lowest_log_odds_still_ranks_before_other_pairs(in_parts: None):
+    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by="match"))
+    module, scorer = evaluated.module, dual_encoder_scorer(evaluated)
+    assert isinstance(module, Pretraining) and scorer is not None
     with torch.no_grad():
         match = module.heads["match"].get_submodule("linear")
         assert isinstance(match, nn.Linear)
         match.bias.copy_(torch.tensor([500.0, -500.0]))
-        scores = by_comparison(of, way, gallery(of), SkipCounter(0.0)).scores.of_texts
-    asked = scores > scores.min()
-    assert (asked.sum(1) == 3).all() and scores[asked].max() < FILL
+        scores = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0)).scores.image_to_text
+    reranked = scores > scores.min()
+    assert (reranked.sum(1) == 3).all() and scores[reranked].max() < FILL
 
 
-def test_pairs_are_scored_in_full_precision_whatever_they_are_fused_in():
-    of = subject(Objectives(itm=1.0), ASKED)
-    seen: list[torch.dtype] = []
+def test_pairs_fused_in_bf16_are_scored_in_fp32():
+    evaluated = evaluated_model(Objectives(itm=1.0), CONFIG)
+    dtypes: list[torch.dtype] = []
 
-    def summary(pooled: torch.Tensor) -> torch.Tensor:
-        seen.append((pooled @ pooled.T).dtype)
+    def first_feature(pooled: torch.Tensor) -> torch.Tensor:
+        dtypes.append((pooled @ pooled.T).dtype)
         return pooled[:, 0]
 
-    text = of.model.encode_text(tokenizer_of(of.run).encode(["a red cup"]))
-    image = of.model.encode_image(Image.from_full(torch.zeros(1, 3, 80, 80)))
+    text = evaluated.model.encode_text(tokenizer_of(evaluated.run).encode(["a red cup"]))
+    image = evaluated.model.encode_image(Image.from_full(torch.zeros(1, 3, 80, 80)))
     one = torch.zeros(1, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16):
-        assert score_pairs(of.model, summary, text, image, one, one).dtype == torch.float32
-    assert seen == [torch.float32]
+        assert score_pairs(evaluated.model, first_feature, image, text, one, one).dtype == torch.float32
+    assert dtypes == [torch.float32]
 
 
-def test_all_matched_is_the_same_as_every_pair_fused(in_parts: None):
-    of = subject(Objectives(itc=1.0, itm=1.0), replace(ASKED, rerank=99, rerank_by="match"))
-    way = comparison(of)
-    assert way is not None
+def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
+    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank=99, rerank_by="match"))
+    scorer = dual_encoder_scorer(evaluated)
+    assert scorer is not None
     with torch.no_grad():
-        again, fused = (
-            by_comparison(of, way, gallery(of), SkipCounter(0.0)),
-            by_fusion(of, gallery(of), SkipCounter(0.0)),
-        )
-    torch.testing.assert_close(again.scores.of_texts, fused.scores.of_texts, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(again.scores.of_images, fused.scores.of_texts.T, rtol=1e-5, atol=1e-6)
-    assert fused.before is None and fused.gallery.owners == [i for i in range(7) for _ in range(2)]
+        reranked = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0))
+        fused = score_by_fusion(evaluated, gallery(evaluated), SkipCounter(0.0))
+    torch.testing.assert_close(reranked.scores.image_to_text, fused.scores.image_to_text, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(reranked.scores.text_to_image, fused.scores.image_to_text.T, rtol=1e-5, atol=1e-6)
+    assert fused.before_reranking is None and fused.gallery.image_of_text == [i for i in range(7) for _ in range(2)]
 
 
 @pytest.mark.parametrize(
-    ("objectives", "candidates", "matched"),
+    ("objectives", "candidates", "is_reranked"),
     [(Objectives(itc=1.0), 3, False), (Objectives(itc=1.0, itm=1.0), 0, False), (Objectives(itc=1.0, itm=1.0), 3, True)],
 )  # fmt: skip
-def test_what_was_not_learned_is_not_asked(objectives: Objectives, candidates: int, matched: bool):
-    of = subject(objectives, replace(ASKED, rerank=candidates))
+def test_only_a_run_trained_with_itm_is_reranked(objectives: Objectives, candidates: int, is_reranked: bool):
+    evaluated = evaluated_model(objectives, replace(CONFIG, rerank=candidates))
     with torch.no_grad():
-        metrics = retrieval(of).metrics
-    assert ("image to text R@1, before matching" in metrics) is matched
+        metrics = retrieval(evaluated).metrics
+    assert ("image to text R@1, before matching" in metrics) is is_reranked
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
-    assert comparison(subject(Objectives(itm=1.0))) is None
+    assert dual_encoder_scorer(evaluated_model(Objectives(itm=1.0))) is None
 
 
-class Drawn:
-    """Shows regions drawn at random, the same for the same picture."""
+class RandomRegions:
+    """An image loader of random regions, the same for the same image."""
 
     def load(self, source: ImageSource, index: int, random: Random | None) -> torch.Tensor:
         return torch.randn(3, 8, generator=torch.Generator().manual_seed(index))
@@ -183,33 +189,36 @@ class Drawn:
 
 
 @pytest.mark.parametrize("model", [SCANConfig(8, 16, 114, 8), VSEppConfig(8, 16, 114, 8)])
-def test_a_similarity_of_the_model_s_own_needs_no_head(in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any):
-    monkeypatch.setattr("diptych.runs.scoring.base.shown_images", lambda run: Drawn())
+def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
+    in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any
+):
+    monkeypatch.setattr("diptych.runs.scoring.base.shown_images", lambda run: RandomRegions())
     run = replace(tiny(Objectives(triplet=1.0)), model=model)
-    of = EvaluatedModel(run, {}, build(run).eval(), ASKED, torch.device("cpu"))
-    way, known = comparison(of), gallery(of)
-    assert way is not None
+    evaluated = EvaluatedModel(run, {}, build(run).eval(), CONFIG, torch.device("cpu"))
+    scorer, pairs = dual_encoder_scorer(evaluated), gallery(evaluated)
+    assert scorer is not None
     with torch.no_grad():
-        found = by_comparison(of, way, known, SkipCounter(0.0))
-        image = of.model.encode_image(Drawn().stack([Drawn().load(known.source, i, None) for i in range(7)]))
-        text = of.model.encode_text(tokenizer_of(run).encode(known.texts))
-        once = of.model.similarity(text, image)
-    torch.testing.assert_close(found.scores.of_texts, once, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.scores.of_images, once.T, rtol=1e-4, atol=1e-5)
-    assert found.before is None
+        scored = score_by_similarity(evaluated, scorer, pairs, SkipCounter(0.0))
+        regions = RandomRegions().stack([RandomRegions().load(pairs.source, i, None) for i in range(7)])
+        image = evaluated.model.encode_image(regions)
+        text = evaluated.model.encode_text(tokenizer_of(run).encode(pairs.texts))
+        expected = evaluated.model.similarity(image, text)
+    torch.testing.assert_close(scored.scores.image_to_text, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scored.scores.text_to_image, expected.T, rtol=1e-4, atol=1e-5)
+    assert scored.before_reranking is None
 
 
-def test_a_teacher_of_all_captions_scores_full_marks_and_chance_under_the_control(monkeypatch: pytest.MonkeyPatch):
-    """Cosines that are 1 for a picture and its own captions: the control deals the captions, and takes that away."""
-    of = subject(Objectives(itc=1.0), replace(ASKED, gallery=20, captions=1))
-    true = open_gallery(of.asked, 80)
-    owner = {text: i for i in range(len(true)) for text in true.captions(i)}
+def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(monkeypatch: pytest.MonkeyPatch):
+    """Cosines are 1 for an image and its own captions; the control shuffles the captions between images."""
+    evaluated = evaluated_model(Objectives(itc=1.0), replace(CONFIG, gallery=20, captions=1))
+    source = open_gallery(evaluated.config, 80)
+    image_of_text = {text: i for i in range(len(source)) for text in source.captions(i)}
 
-    def knowing(of: EvaluatedModel, way: object, known: Gallery, tally: SkipCounter):
-        scores = torch.eye(20)[:, [owner[text] for text in known.texts]]
-        return Found(known, Scores(scores, scores.T))
+    def true_scores(evaluated: EvaluatedModel, scorer: object, gallery: Gallery, counter: SkipCounter):
+        scores = torch.eye(20)[:, [image_of_text[text] for text in gallery.texts]]
+        return RetrievalScores(gallery, Scores(scores, scores.T))
 
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.by_comparison", knowing)
-    assert retrieval(of).metrics["image to text R@1"] == 1
-    dealt = retrieval(replace(of, asked=replace(of.asked, shuffle_captions=True))).metrics
-    assert dealt["image to text R@1"] <= 0.1 and dealt["text to image R@1"] <= 0.1
+    monkeypatch.setattr("diptych.runs.scoring.retrieval.score_by_similarity", true_scores)
+    assert retrieval(evaluated).metrics["image to text R@1"] == 1
+    control = retrieval(replace(evaluated, config=replace(evaluated.config, shuffle_captions=True))).metrics
+    assert control["image to text R@1"] <= 0.1 and control["text to image R@1"] <= 0.1

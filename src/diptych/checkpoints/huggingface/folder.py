@@ -1,4 +1,4 @@
-"""The files of a folder as Hugging Face keeps a model: weights in one file or in shards, and JSON beside them."""
+"""Reading of a Hugging Face model folder: weights in one file or in shards, and JSON files."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""The files that hold weights, in the order in which transformers looks for them."""
+"""The files of weights, in the order in which transformers looks for them."""
 CONFIG = "config.json"
 INDEX = ".index.json"
-MOST_BYTES = 64 * 2**20  # of a JSON file
+MAX_BYTES = 64 * 2**20  # of a JSON file
 
 
-def weights_of(folder: Path) -> Path | None:
-    """The file to read a folder's weights from, perhaps the index of shards."""
+def find_weights(folder: Path) -> Path | None:
+    """The file of a folder's weights, or the index of its shards; None if there is none."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
-def in_folder(file: Path) -> bool:
-    """Whether a file is the weights of a folder that has a config.json."""
+def is_model_folder_weights(file: Path) -> bool:
+    """Whether a file is the weights file of a folder that has a config.json."""
     return file.name in WEIGHTS and file.is_file() and (file.parent / CONFIG).is_file()
 
 
 def read_weights(path: Path) -> list[StateInFile]:
-    """Every set of weights that a checkpoint holds; one, of all shards, where `path` is their index. Raises WeightsError."""
+    """Every set of weights of a checkpoint; one set, of all shards, if `path` is their index. Raises WeightsError."""
     return [StateInFile("", _from_shards(path))] if path.name.endswith(INDEX) else read_states(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The keys and values of a JSON file. Raises WeightsError."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise WeightsError(f"{path}: more than {MOST_BYTES:,} bytes of JSON")
-        held = parse_json(read_text(path), path)
+        if path.stat().st_size > MAX_BYTES:
+            raise WeightsError(f"{path}: {path.stat().st_size:,} bytes of JSON; expected at most {MAX_BYTES:,}")
+        content = parse_json(read_text(path), path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except DataError as error:
         raise WeightsError(str(error)) from None
-    if not isinstance(held, dict):
-        raise WeightsError(f"{path}: holds a {type(held).__name__}, not names and values")
-    return held
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}; expected an object of keys and values")
+    return content
 
 
 def _from_shards(index: Path) -> dict[str, Tensor]:
-    """The weights that an index lists: each file holds those that the index puts there, and no others."""
-    listed = read_object(index).get("weight_map")
-    if not isinstance(listed, dict) or not listed or not all(isinstance(x, str) for x in listed.values()):
+    """The weights that an index lists. Raises WeightsError unless each file holds exactly the weights listed for it."""
+    files = read_object(index).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(x, str) for x in files.values()):
         raise WeightsError(f"{index}: weight_map must map each weight to its file")
     weights: dict[str, Tensor] = {}
-    for name in dict.fromkeys(listed.values()):
+    for name in dict.fromkeys(files.values()):
         if not name.endswith((".safetensors", ".bin")) or any(c in name for c in "/\\:\0") or name.startswith("."):
             raise WeightsError(f"{index}: weight_map names the file {name!r}; expected a file of the same folder")
         shard = read_checkpoint(index.parent / name)
-        wanted = {weight for weight, file in listed.items() if file == name}
-        if wrong := min(wanted ^ shard.keys(), default=None):
-            where = "is not in it" if wrong in wanted else "is in it, but the index does not say so"
-            raise WeightsError(f"{index.parent / name}: {wrong} {where} ({index.name})")
+        expected = {weight for weight, file in files.items() if file == name}
+        if wrong := min(expected ^ shard.keys(), default=None):
+            problem = "is not in it" if wrong in expected else "is in it, but the index does not list it there"
+            raise WeightsError(f"{index.parent / name}: {wrong} {problem} ({index.name})")
         weights |= shard
     return weights

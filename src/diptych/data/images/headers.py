@@ -1,7 +1,7 @@
-"""Limits on what an image file announces, checked on its bytes before a decoder works through them.
+"""Limits on what an image file's header announces, checked on its bytes before it is decoded.
 
-Pillow reads markers, chunks, comments and strips one by one in Python, and libjpeg goes over all pixels once for each scan:
-a file of a megabyte can keep either busy for minutes. Each walk here stops at the limit, so it costs little on any file.
+Pillow reads markers, chunks, comments and strips one by one in Python, and libjpeg visits all pixels once per scan: a
+file of a megabyte can keep either busy for minutes. Each check here stops at its limit, so it is cheap on any file.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
-MOST_SCANNED = 2_000_000_000  # scans x pixels of a progressive JPEG; a usual one has 10 scans
-FEW_BLOCKS = 10_000  # markers, chunks or sub-blocks that any file may have; one more for each KiB of it
-MOST_JUNK = 10_000  # bytes between markers in front of a JPEG's first scan
-MOST_VALUES = 200_000  # numbers in one tag of a TIFF: offsets of strips, colours of a palette
-PPM_HEADER = 4096  # bytes in which a PPM's header, with its comments, must end
+MOST_SCANNED = 2_000_000_000  # scans x pixels of a progressive JPEG; usual ones have about 10 scans
+FEW_BLOCKS = 10_000  # markers, chunks or sub-blocks allowed in any file; one more per KiB
+MOST_JUNK = 10_000  # bytes between markers before a JPEG's first scan
+MOST_VALUES = 200_000  # values of one TIFF tag: strip offsets, palette colours
+PPM_HEADER = 4096  # bytes within which a PPM's header and comments must end
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_ALONE = (0x01, 0xD8)  # JPEG markers without a length
+_NO_LENGTH = (0x01, 0xD8)  # JPEG markers without a length
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _PPM = re.compile(rb"P\w{1,5}(?:(?:\s|#[^\r\n]*[\r\n])+[-+.\w]+){2,3}\s")
-_NUMBERS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # types of TIFF's tags
+_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by TIFF type
 
 
 class Excessive(ValueError):
-    """An image file that announces more work than any picture needs."""
+    """An image file that announces more work than any real image needs."""
 
 
 def check_header(data: bytes) -> None:
-    """Raises Excessive where a file's markers, chunks, comments or tags are too many to be a picture's."""
+    """Raises Excessive where a file has more markers, chunks, comments or tags than a real image."""
     if data.startswith(b"\xff\xd8"):
         _check_number(data, _jpeg_markers(data), "markers")
     elif data.startswith(b"\x89PNG"):
         _check_number(data, _png_chunks(data), "chunks")
         _check_number(data, (kind for kind in _png_chunks(data) if kind == b"iCCP"), "colour profiles", most=1)
     elif data.startswith(b"GIF8"):
-        _check_number(data, _gif_blocks(data), "blocks before its first picture")
+        _check_number(data, _gif_blocks(data), "blocks before its first frame")
     elif data.startswith((b"II", b"MM")):
         _check_number(data, _tiff_tags(data), "tags")
     elif re.match(rb"P[0-6fy]", data) and not _PPM.match(data[:PPM_HEADER]):
@@ -44,11 +44,11 @@ def check_header(data: bytes) -> None:
 
 
 def check_scans(data: bytes, pixels: int) -> None:
-    """Raises Excessive where a JPEG goes over its pixels too often. A tiny picture counts as 64 x 64."""
+    """Raises Excessive where a JPEG has too many scans for its size. A tiny image counts as 64 x 64 pixels."""
     if data.startswith(b"\xff\xd8"):
         scans = sum(code == _START_OF_SCAN for code in _jpeg_markers(data))
         if scans * max(pixels, 4096) > MOST_SCANNED:
-            raise Excessive(f"its {scans} scans of {pixels} pixels are more than the limit of {MOST_SCANNED} in all")
+            raise Excessive(f"its {scans} scans of {pixels} pixels exceed the limit of {MOST_SCANNED} scans x pixels")
 
 
 def _check_number(data: bytes, blocks: Iterator[object], what: str, most: int | None = None) -> None:
@@ -58,23 +58,24 @@ def _check_number(data: bytes, blocks: Iterator[object], what: str, most: int | 
 
 
 def _jpeg_markers(data: bytes) -> Iterator[int]:
-    """The codes of a JPEG's markers up to its end, found as libjpeg finds them: by their lengths, and behind a scan by search."""
+    """Marker codes of a JPEG up to its end, located as libjpeg does: by their lengths, and by search after a scan."""
     at, scanning = 2, False
     while (marker := _MARKER.search(data, at)) is not None:
         if not scanning and marker.start() - at > MOST_JUNK:
-            raise Excessive(f"it has {marker.start() - at} bytes of nothing at byte {at}")
+            raise Excessive(f"it has {marker.start() - at} bytes of padding at byte {at}, more than {MOST_JUNK}")
         code, at = marker[1][0], marker.end()
         yield code
         if code == _END_OF_IMAGE:
             return
-        if code not in _ALONE:
+        if code not in _NO_LENGTH:
             at += max(2, int.from_bytes(data[at : at + 2]))
             scanning = scanning or code == _START_OF_SCAN
     if not scanning and len(data) - at > MOST_JUNK:
-        raise Excessive(f"it has {len(data) - at} bytes of nothing at byte {at}")
+        raise Excessive(f"it has {len(data) - at} bytes of padding at byte {at}, more than {MOST_JUNK}")
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:
+    """Types of a PNG's chunks."""
     at = 8
     while at + 8 <= len(data):
         yield data[at + 4 : at + 8]
@@ -82,7 +83,7 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _gif_blocks(data: bytes) -> Iterator[int]:
-    """The sub-blocks of all extensions in front of the first picture, by their lengths; 0 where an extension begins."""
+    """Sizes of the sub-blocks of all extensions before a GIF's first frame; 0 where an extension begins."""
     palette = 3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0
     at = 13 + palette
     while data[at : at + 1] not in (b"", b",", b";"):
@@ -96,7 +97,7 @@ def _gif_blocks(data: bytes) -> Iterator[int]:
 
 
 def _tiff_tags(data: bytes) -> Iterator[int]:
-    """The tags of a TIFF's first directory, of which none may hold more numbers than MOST_VALUES."""
+    """Tags of a TIFF's first directory. Raises Excessive where one has more than MOST_VALUES values."""
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     first, entry = (struct.Struct(order + "Q"), "HHQ8s") if big else (struct.Struct(order + "I"), "HHI4s")
     number, tag = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + entry)
@@ -110,6 +111,6 @@ def _tiff_tags(data: bytes) -> Iterator[int]:
     at += number.size
     for place in range(at, min(at + count * tag.size, len(data) - tag.size + 1), tag.size):
         code, kind, values, _ = tag.unpack_from(data, place)
-        if values > MOST_VALUES and kind in _NUMBERS:
-            raise Excessive(f"its tag {code} holds {values} numbers, more than {MOST_VALUES}")
+        if values > MOST_VALUES and kind in _VALUE_BYTES:
+            raise Excessive(f"its tag {code} has {values} values, more than {MOST_VALUES}")
         yield code

@@ -1,4 +1,7 @@
-"""How a picture is shown to a model: as pixels, or as what a frozen network or a detector saw in it (data/seen.py)."""
+"""Image loaders: how an image enters a batch, as pixels or as features of a frozen network or a detector.
+
+The loaders of features are in data/regions/frozen_features.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from diptych.utils.cache import digest
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Pictures by index: what sources of captions and of questions share."""
+    """Images by index: the common part of caption sources and question sources."""
 
     name: str
     split: str
@@ -27,21 +30,21 @@ class ImageSource(Protocol):
 
 @runtime_checkable
 class ImageFiles(Protocol):
-    """A source whose pictures lie as files: what was made of a picture is found again by its bytes, undecoded, and what
-    a detector saw by its name.
+    """A source whose images are files. Cached features are looked up by a file's bytes, without decoding it, and
+    detector features by its name.
     """
 
     def file(self, index: int) -> bytes:
-        """The picture's file as it lies. Raises BadSample."""
+        """Bytes of the image file. Raises BadSample."""
         ...
 
     def stem(self, index: int) -> str:
-        """The file's name without its ending."""
+        """File name without its suffix."""
         ...
 
 
 def file_of(source: ImageSource, index: int) -> bytes:
-    """What a picture is known by: the bytes of its file, or of its pixels where it lies in none. Raises BadSample."""
+    """Bytes that identify an image: its file, or size and pixels where the source has no files. Raises BadSample."""
     if isinstance(source, ImageFiles):
         return source.file(index)
     picture = source.image(index)
@@ -49,24 +52,26 @@ def file_of(source: ImageSource, index: int) -> bytes:
 
 
 def stem_of(source: ImageSource, index: int) -> str:
-    """The name of the picture's file; of what lies in none, its number."""
+    """File name of an image without its suffix; its index where the source has no files."""
     return source.stem(index) if isinstance(source, ImageFiles) else str(index)
 
 
 @runtime_checkable
 class KeyedImages(Protocol):
-    """A way to show pictures that knows them by name, and never reads their files."""
+    """An image loader that identifies images by name and never reads their files."""
 
     def known_as(self, source: ImageSource, index: int) -> str: ...
 
 
-def identity_of(shows: ImageLoader, source: ImageSource, index: int) -> int:
-    """63 bits that tell a picture from others, the same in every process and run: of its file's bytes, so that a photo which
-    is repeated under other names, or in a tar once for each caption, stays one (written anew or resized it is another); of
-    its name where files are not read. Raises BadSample.
+def identity_of(loader: ImageLoader, source: ImageSource, index: int) -> int:
+    """63-bit identity of an image, the same in every process and run.
+
+    A hash of the file's bytes, so that copies of a photo under other names, or once per caption in a tar, have one
+    identity (a re-encoded or resized copy has another); a hash of the name where the loader does not read files.
+    Raises BadSample.
     """
-    told = shows.known_as(source, index) if isinstance(shows, KeyedImages) else file_of(source, index)
-    return int.from_bytes(digest(told)[:8], "big") >> 1
+    key = loader.known_as(source, index) if isinstance(loader, KeyedImages) else file_of(source, index)
+    return int.from_bytes(digest(key)[:8], "big") >> 1
 
 
 Random = Callable[[], np.random.Generator]
@@ -74,36 +79,36 @@ Random = Callable[[], np.random.Generator]
 
 @runtime_checkable
 class ImageLoader(Protocol):
-    """What every kind of examples asks for its pictures, of any source."""
+    """Loads one image and stacks several into a batch. Every kind of examples uses one, with any source."""
 
     def load(self, source: ImageSource, index: int, random: Random | None) -> Any:
-        """One picture as it will be shown. `random`: asked where pictures are augmented. Raises BadSample."""
+        """One image, ready to be stacked. `random` returns a generator, called only to augment. Raises BadSample."""
         ...
 
     def stack(self, loaded: Sequence[Any]) -> Image | Regions:
-        """What a batch holds of those that were loaded."""
+        """The batched images or regions of several that were loaded."""
         ...
 
 
 class PixelLoader:
-    """Pixels, resized and normalised by `settings`, and augmented where they say so."""
+    """Pixels, resized and normalised by `settings`, and augmented where `settings.augment` is set."""
 
     def __init__(self, settings: ImageSettings):
         self.settings = settings
 
     def load(self, source: ImageSource, index: int, random: Random | None) -> np.ndarray:
-        drawn = random() if random is not None and self.settings.augment else None
-        return transform(source.image(index), self.settings, drawn)
+        generator = random() if random is not None and self.settings.augment else None
+        return transform(source.image(index), self.settings, generator)
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:
         return stack(loaded, self.settings)
 
 
 def image_loader(images: ImageSettings | ImageLoader) -> ImageLoader:
-    """Pixels where settings are given."""
+    """`images` itself if it is a loader, or a pixel loader with these settings."""
     return PixelLoader(images) if isinstance(images, ImageSettings) else images
 
 
-def shown_in(batch: Batch, shown: Image | Regions) -> Batch:
-    """The batch with its pictures, in the field that is theirs."""
-    return replace(batch, image=shown) if isinstance(shown, Image) else replace(batch, regions=shown)
+def with_images(batch: Batch, images: Image | Regions) -> Batch:
+    """The batch with pixels in `Batch.image` or regions in `Batch.regions`."""
+    return replace(batch, image=images) if isinstance(images, Image) else replace(batch, regions=images)

@@ -1,9 +1,8 @@
-"""RandAugment (Cubuk et al., 2020, arXiv 1909.13719): a few operations drawn at random, all of one strength.
+"""Image transforms: RandAugment, resizing, cropping and normalisation.
 
-The operations and ranges are ViLT's (vilt/transforms/randaug.py): those of EfficientNet's published code without colour
-inversion and cutout, since captions speak of colours and of small objects. Strength runs from 0 to 30; 9 is ViLT's.
-
-From a picture to the pixels a model reads: ViLT's resize rule, the plain square of ViT, and normalisation.
+RandAugment (Cubuk et al., 2020, arXiv 1909.13719) applies a few random operations of one magnitude, from 0 to 30; ViLT
+uses 9. Source: operations and ranges are ViLT's (vilt/transforms/randaug.py): those of EfficientNet's published code
+without colour inversion and cutout, because captions mention colours and small objects.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from PIL import ImageEnhance, ImageOps
 from diptych.batch import Image
 from diptych.config.data import ImageSettings
 
-STRONGEST = 30
+MAX_MAGNITUDE = 30
 
 
 def _affine(picture: Pillow.Image, *matrix: float) -> Pillow.Image:
@@ -27,13 +26,13 @@ def _affine(picture: Pillow.Image, *matrix: float) -> Pillow.Image:
 
 
 def _solarize_add(picture: Pillow.Image, amount: float) -> Pillow.Image:
-    """Adds `amount` to all values, then inverts what lies in the lighter half."""
+    """Adds `amount` to all values, then inverts those in the upper half."""
     brighter = [min(255, int(v + amount)) for v in range(256)]
     return picture.point([v if v < 128 else 255 - v for v in brighter] * 3)
 
 
-# Each takes the picture and a strength in [0, 1], whose sign may be turned where the operation has a direction. Shifts
-# are in pixels, whatever the picture's size.
+# Each takes the image and a strength in [0, 1], negated at random where the operation has a direction. Translations are
+# in pixels, whatever the image size.
 _UNDIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
     "autocontrast": lambda p, s: ImageOps.autocontrast(p),
     "equalize": lambda p, s: ImageOps.equalize(p),
@@ -56,24 +55,27 @@ OPERATIONS = (*_UNDIRECTED, *_DIRECTED)
 
 
 def apply(picture: Pillow.Image, operation: str, strength: float) -> Pillow.Image:
-    """One named operation at a strength in [0, 1]; [-1, 1] for those with a direction."""
+    """One operation, by name, at a strength in [0, 1], or [-1, 1] for operations with a direction."""
     return (_UNDIRECTED | _DIRECTED)[operation](picture, strength)
 
 
 def randaugment(
     picture: Pillow.Image, random: np.random.Generator, operations: int = 2, strength: float = 9.0
 ) -> Pillow.Image:
-    """An RGB picture of the same size after `operations` draws (with repetition) at `strength` of 30."""
+    """RGB image of the same size after `operations` random operations (with repetition) of magnitude `strength`."""
     for name in random.choice(OPERATIONS, operations):
         sign = random.choice([-1, 1]) if name in _DIRECTED else 1
-        picture = apply(picture, str(name), sign * strength / STRONGEST)
+        picture = apply(picture, str(name), sign * strength / MAX_MAGNITUDE)
     return picture
 
 
 def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
-    """Height and width after ViLT's rule (its MinMaxResize): the shorter side to S, the longer capped at
-    ``int(ratio · S)``, both floored to a multiple of the patch; never less than one patch. Where a square is cut out
-    afterwards, the shorter side to S and the longer in proportion, rounded down."""
+    """Height and width after resizing, in pixels.
+
+    ViLT's rule (its MinMaxResize): the shorter side becomes S = `shorter_side`, the longer is capped at
+    ``int(longer_ratio * S)``, both rounded down to a multiple of the patch size, and to at least one patch. Where a
+    square is cropped afterwards: the shorter side becomes S and the longer is in proportion, rounded down.
+    """
     if settings.square:
         return settings.shorter_side, settings.square_width or settings.shorter_side
     if settings.crop:
@@ -89,14 +91,14 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
 
 
 def transform(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
-    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, then resized, then cropped.
+    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, resized, then cropped.
 
-    As ViLT augments: shifts are of so many pixels of the picture as it came. Differs: a large JPEG may come smaller than
-    its file is (data/decode.py), and is then shifted by more of its side.
+    Source: like ViLT, translations are in pixels of the original image. Differs: a large JPEG may be decoded at a
+    reduced size (images/decode.py), and is then translated by a larger share of its side.
     """
     if settings.augment:
         if random is None:
-            raise ValueError("augmentation needs a generator")
+            raise ValueError("settings.augment is set, but no random generator was passed: pass `random`")
         picture = randaugment(picture, random)
     height, width = resized(picture.height, picture.width, settings)
     if picture.size != (width, height):
@@ -104,11 +106,11 @@ def transform(picture: Pillow.Image, settings: ImageSettings, random: np.random.
     if settings.crop:
         left, top = (width - settings.crop) // 2, (height - settings.crop) // 2
         picture = picture.crop((left, top, left + settings.crop, top + settings.crop))
-    return np.array(picture)  # a copy: torch wants to be able to write
+    return np.array(picture)  # a copy, because torch needs writable memory
 
 
 def stack(pictures: Sequence[np.ndarray], settings: ImageSettings) -> Image:
-    """Normalised pictures, each top-left in a zero canvas."""
+    """Normalised images, each at the top left of a zero-padded canvas."""
     sizes = torch.tensor([p.shape[:2] for p in pictures])
     height, width = sizes.amax(0).tolist()
     canvas = torch.zeros(len(pictures), 3, height, width)
@@ -119,7 +121,7 @@ def stack(pictures: Sequence[np.ndarray], settings: ImageSettings) -> Image:
 
 
 def normalise(picture: np.ndarray, settings: ImageSettings) -> torch.Tensor:
-    """uint8 ``(h, w, 3)`` to float ``(3, h, w)``: ``(x / 255 − mean) / std`` of each channel."""
+    """float ``(3, h, w)`` from uint8 ``(h, w, 3)``: ``(x / 255 - mean) / std`` per channel."""
     pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
     scale = torch.tensor([1 / (255 * std) for std in settings.std])
     shift = torch.tensor([mean / std for mean, std in zip(settings.mean, settings.std, strict=True)])

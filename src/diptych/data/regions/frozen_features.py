@@ -1,4 +1,7 @@
-"""What frozen networks see in pictures, in the place of their pixels: looked at once, then found by the picture's file."""
+"""Image loaders of frozen features: a CNN's feature map, the map pooled in fixed boxes, or a detector's regions.
+
+Extracted features are cached under a hash of the image file and of all that they depend on.
+"""
 
 from __future__ import annotations
 
@@ -19,62 +22,65 @@ from diptych.data.regions.files import DetectedRegions
 from diptych.data.sources.base import BadSample
 from diptych.utils.cache import Arrays, MemoryCache, digest
 
-Look = Callable[[Tensor], Arrays]
-"""From the pixels of one picture (3, h, w), in [-1, 1], to what is seen in it: models.cnn.FrozenCNN.look, and others."""
-Tell = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From a map's means in some boxes (n, f) to features of them, and how likely each class is there."""
+Extract = Callable[[Tensor], Arrays]
+"""From the pixels ``(3, h, w)`` of one image, in [-1, 1], to named features: encoders.efficientnet's and others'."""
+Classify = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From a feature map's means in n boxes ``(n, f)`` to region features and class probabilities."""
 
 
 class FeatureKeys:
-    """What each picture that is prepared by `images` is known by, of what a frozen network sees in it (`network`: its digest)."""
+    """Cache keys of the features that a network (`network`: its digest) extracts from images preprocessed by `images`."""
 
     def __init__(self, network: bytes, images: ImageSettings):
-        # stores know pictures by this: one mean and std, since all channels have the same
-        told = (images.shorter_side, images.longer_ratio, images.patch_size, HALF[0], HALF[0], images.square)
-        if (images.square_width, images.crop, images.resample) != (
-            0,
-            0,
-            "bicubic",
-        ):  # the names of all others stay as they were
-            told += (images.square_width, images.crop, images.resample)
-        self._name = digest(network, repr(told))
+        # part of the keys of existing caches: one mean and std, because all channels have the same
+        preprocessing = (images.shorter_side, images.longer_ratio, images.patch_size, HALF[0], HALF[0], images.square)
+        later = (images.square_width, images.crop, images.resample)
+        if later != (0, 0, "bicubic"):  # fields added later: their defaults leave older keys as they were
+            preprocessing += later
+        self._name = digest(network, repr(preprocessing))
 
     def of(self, source: ImageSource, index: int) -> bytes:
-        """A digest of all that what is seen depends on. Raises BadSample."""
+        """Key of one image: a digest of everything its features depend on. Raises BadSample."""
         return digest(self._name, file_of(source, index))
 
 
 class ExtractedFeatures:
-    """What `look` sees in pictures that are prepared by `images` (never augmented, and in [-1, 1], however the run's own
-    model is shown them). `name`: a digest of the network.
+    """Features that `extract` computes from images preprocessed by `images`, through a cache.
 
-    Each picture is looked at once, where `remembered` has room or a store, which later runs and other processes share. It
-    is known by its file's bytes, so that it need not even be decoded again; by its pixels where it lies in no file.
+    Images are never augmented, and lie in [-1, 1] whatever the run's own mean and std. Features are computed once where
+    `cache` has room, or a disk cache, which later runs and other processes share. Keys are hashes of the file's bytes,
+    so that a cached image is not even decoded again, or of the pixels where an image has no file.
+
+    Args:
+        extract: the frozen network.
+        name: its digest.
+        images: preprocessing.
+        cache: memory cache, with or without a disk cache.
     """
 
-    def __init__(self, look: Look, name: bytes, images: ImageSettings, remembered: MemoryCache):
+    def __init__(self, extract: Extract, name: bytes, images: ImageSettings, cache: MemoryCache):
         self.images = replace(images, augment=False, mean=HALF, std=HALF)
-        self.look, self.remembered, self.names = look, remembered, FeatureKeys(name, images)
+        self.extract, self.cache, self.names = extract, cache, FeatureKeys(name, images)
 
     def of(self, source: ImageSource, index: int) -> Arrays:
-        """Raises BadSample."""
-        return self.remembered.get_or_compute(self.names.of(source, index), lambda: self._look(source, index))
+        """Features of one image. Raises BadSample."""
+        return self.cache.get_or_compute(self.names.of(source, index), lambda: self._extract(source, index))
 
-    def _look(self, source: ImageSource, index: int) -> Arrays:
-        return self.look(normalise(transform(source.image(index), self.images), self.images))
+    def _extract(self, source: ImageSource, index: int) -> Arrays:
+        return self.extract(normalise(transform(source.image(index), self.images), self.images))
 
 
 class GridLoader:
-    """A CNN's last map in the place of each picture (see shown.Shows): what `layers.grid.GridEmbedding` makes tokens of.
+    """Loader of a CNN's last feature map in place of pixels (see images.loading.ImageLoader), for a grid embedding.
 
-    In a batch it is an image of as many channels as the map has features, and as many pixels as it has cells.
+    In a batch it is an image with one channel per feature and one pixel per cell of the map.
     """
 
-    def __init__(self, seen: ExtractedFeatures):
-        self.seen = seen
+    def __init__(self, features: ExtractedFeatures):
+        self.features = features
 
     def load(self, source: ImageSource, index: int, random: Random | None = None) -> np.ndarray:
-        return self.seen.of(source, index)["grid"].numpy()
+        return self.features.of(source, index)["grid"].numpy()
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:
         sizes = torch.tensor([grid.shape[:2] for grid in loaded])
@@ -86,22 +92,32 @@ class GridLoader:
 
 
 class BoxLoader:
-    """What a CNN sees in the same `boxes` of every picture (see shown.Shows), in the place of what a detector finds:
-    what `tell` makes of its map's mean in each box: features, and the classes that masked regions can be asked for.
+    """Loader of a CNN's features in fixed boxes, in place of a detector's regions (see images.loading.ImageLoader).
 
-    `boxes` are as data.boxes makes them. `whole`: with the whole image in front (ViLBERT).
+    Args:
+        features: the CNN's feature maps.
+        boxes: the same for every image, ``(n, 5)`` (see regions.arrays.fixed_boxes).
+        classify: from the map's mean in each box to region features and class probabilities, the targets of masked
+            region modelling.
+        cache: where they are kept.
+        whole: whether a region of the whole image is prepended (ViLBERT).
     """
 
     def __init__(
-        self, seen: ExtractedFeatures, boxes: np.ndarray, tell: Tell, remembered: MemoryCache, whole: bool = False
+        self,
+        features: ExtractedFeatures,
+        boxes: np.ndarray,
+        classify: Classify,
+        cache: MemoryCache,
+        whole: bool = False,
     ):
-        self.seen, self.boxes, self.tell, self.remembered, self.whole = seen, boxes, tell, remembered, whole
+        self.features, self.boxes, self.classify, self.cache, self.whole = features, boxes, classify, cache, whole
         self._name = digest("boxes", boxes.tobytes())
 
     def load(self, source: ImageSource, index: int, random: Random | None = None) -> DetectedImage:
-        name = digest(self._name, self.seen.names.of(source, index))
-        found = self.remembered.get_or_compute(name, lambda: self._pool(self.seen.of(source, index)["grid"]))
-        return DetectedImage(found["features"].float().numpy(), self.boxes, found["classes"].float().numpy())
+        name = digest(self._name, self.features.names.of(source, index))
+        arrays = self.cache.get_or_compute(name, lambda: self._pool(self.features.of(source, index)["grid"]))
+        return DetectedImage(arrays["features"].float().numpy(), self.boxes, arrays["classes"].float().numpy())
 
     def stack(self, loaded: Sequence[DetectedImage]) -> Regions:
         regions = stack_regions(loaded)
@@ -109,28 +125,31 @@ class BoxLoader:
 
     def _pool(self, grid: Tensor) -> Arrays:
         with torch.no_grad():
-            features, classes = self.tell(pooled(grid.float(), torch.from_numpy(self.boxes)))
+            features, classes = self.classify(pooled(grid.float(), torch.from_numpy(self.boxes)))
             return {"features": features.half(), "classes": classes.half()}
 
 
 def pooled(grid: Tensor, boxes: Tensor) -> Tensor:
-    """The mean of a map (rows, columns, f) within each box (n × 5, see inputs.Regions): every cell counts by the share of
-    it that the box covers.
+    """Mean ``(n, f)`` of a feature map ``(rows, columns, f)`` within boxes ``(n, 5)`` (see batch.Regions).
+
+    Each cell is weighted by the share of it that the box covers.
     """
     rows, columns, _ = grid.shape
 
-    def covered(begin: Tensor, end: Tensor, cells: int) -> Tensor:
+    def coverage(begin: Tensor, end: Tensor, cells: int) -> Tensor:
         edges = torch.arange(cells + 1) / cells
         return (torch.minimum(end[:, None], edges[1:]) - torch.maximum(begin[:, None], edges[:-1])).clamp(min=0)
 
-    tall, wide = covered(boxes[:, 1], boxes[:, 3], rows), covered(boxes[:, 0], boxes[:, 2], columns)
+    tall, wide = coverage(boxes[:, 1], boxes[:, 3], rows), coverage(boxes[:, 0], boxes[:, 2], columns)
     shares = tall[:, :, None] * wide[:, None, :]
     return torch.einsum("nrc,rcf->nf", shares / shares.sum((1, 2), keepdim=True), grid)
 
 
 class RegionLoader:
-    """What a detector saw in each picture (see shown.Shows), as it is published (data.regions): found by the name of the
-    picture's file, or by the number that ends it (COCO's and Visual Genome's ids). `whole`: with the whole image in front.
+    """Loader of a detector's published regions (regions/files.py) in place of pixels (see images.loading.ImageLoader).
+
+    Regions are looked up by the stem of the image file, or by the number at its end (COCO's and Visual Genome's ids).
+    `whole`: whether a region of the whole image is prepended.
     """
 
     def __init__(self, regions: DetectedRegions, whole: bool = False):
@@ -145,7 +164,10 @@ class RegionLoader:
         for name in (stem, number and (number[0].lstrip("0") or "0")):
             if name and name in self.regions:
                 return self.regions.load(name)
-        raise BadSample(f"{source.name} ({source.split}), {stem}", "no regions of this picture are among those given")
+        raise BadSample(
+            f"{source.name} ({source.split}), {stem}",
+            "no regions of this image; check that the region files cover this data set",
+        )
 
     def stack(self, loaded: Sequence[DetectedImage]) -> Regions:
         regions = stack_regions(loaded)

@@ -1,7 +1,4 @@
-"""Blindfolds: what can be scored without the pictures, or without the words, is what a model must beat.
-
-Captions that are not of their image, and the truth about which: what a filter of captions is measured on.
-"""
+"""Ablated and corrupted sources: baselines without image or text, shuffled captions, and noise for caption filters."""
 
 from __future__ import annotations
 
@@ -22,15 +19,15 @@ GREY = (127, 127, 127)
 
 
 class ShuffledCaptions:
-    """The control: every image with the captions of another, dealt by `seed`. Whatever is learned of images and their
-    words must then score as chance does.
-    """
+    """Control: every image with the captions of another, shuffled by `seed`. Any model must then score at chance."""
 
     def __init__(self, source: Captioned, seed: int = 0):
         self.source = source
-        self.name, self.split = f"{source.name} (captions dealt to other images)", source.split
+        self.name, self.split = f"{source.name} (shuffled captions)", source.split
         ring = permutation(seed, 0, len(source), "control").tolist()
-        self.owner = dict(zip(ring, ring[1:] + ring[:1], strict=True))  # one cycle: none keeps its own
+        self.owner = dict(
+            zip(ring, ring[1:] + ring[:1], strict=True)
+        )  # a single cycle, so no image keeps its own captions
 
     def __len__(self) -> int:
         return len(self.source)
@@ -52,13 +49,13 @@ class ShuffledCaptions:
 
 
 class AblatedQuestions:
-    """A question source whose pictures are grey (`blind` "image") or whose questions say nothing ("text")."""
+    """Questions with grey images (`ablate` "image") or with "?" as every question ("text")."""
 
     def __init__(self, source: Questioned, ablate: str):
         if ablate not in ("image", "text"):
-            raise ValueError(f"blind is 'image' or 'text', not {ablate!r}")
+            raise ValueError(f"ablate must be 'image' or 'text': got {ablate!r}")
         self.source, self.ablate = source, ablate
-        self.name, self.split = f"{source.name} (blind {ablate})", source.split
+        self.name, self.split = f"{source.name} (without {ablate})", source.split
 
     def __len__(self) -> int:
         return len(self.source)
@@ -72,15 +69,13 @@ class AblatedQuestions:
         return Pillow.new("RGB", picture.size, GREY) if self.ablate == "image" else picture
 
     def file(self, index: int) -> bytes:
-        """What the picture that is shown is known by: a grey one by its size."""
+        """Bytes that identify the image; a grey one is identified by its size."""
         return repr(self.image(index).size).encode() if self.ablate == "image" else file_of(self.source, index)
 
     def stem(self, index: int) -> str:
-        """Raises DataError where pictures are hidden: what a detector saw in them cannot be made grey."""
+        """File stem of the image. Raises DataError for hidden images: a detector's regions cannot be made grey."""
         if self.ablate == "image":
-            raise DataError(
-                "regions are found by their pictures' names, and pictures are hidden: leave --ablate image out"
-            )
+            raise DataError("--ablate image cannot hide regions, which are read from a detector's files: leave it out")
         return stem_of(self.source, index)
 
     def where(self, index: int) -> str:
@@ -91,11 +86,11 @@ Guess = Callable[[Question], str]
 
 
 def guesses(train: Questioned, normalise: Normalise) -> dict[str, Guess]:
-    """Ways to answer without looking, each learned from the answers of `train`.
+    """Baselines that answer without the image, fitted to the answers of `train`.
 
-    "most common answer" knows nothing of the question, "by kind" what kind of question it is, and "question only" reads
-    it: the commonest answer to the same words, else to the same first two. What was not asked in training gets the most
-    common answer. Raises DataError where `train` holds no answers.
+    "most common answer" ignores the question, "by kind" uses its kind, and "question only" its words: the most common
+    answer to the same words, else to the same first two. Unseen questions get the most common answer. Raises DataError
+    where `train` has no answers.
     """
     counts: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for question in map(train.question, range(len(train))):
@@ -105,17 +100,17 @@ def guesses(train: Questioned, normalise: Normalise) -> dict[str, Guess]:
                 counts[key][answer] += 1
     if not counts:
         raise DataError(withheld(train))
-    best = {key: largest(given) for key, given in counts.items()}
+    best = {key: largest(counter) for key, counter in counts.items()}
     common = best["all",]
 
-    def read(question: Question) -> str:
+    def by_words(question: Question) -> str:
         words = _words(question)
         return best.get(("words", *words), best.get(("opening", *words[:2]), common))
 
     ways: dict[str, Guess] = {"most common answer": lambda question: common}
     if any(key[0] == "kind" and key[1] for key in best):
         ways["by kind"] = lambda question: best.get(("kind", question.kind), common)
-    return ways | {"question only": read}
+    return ways | {"question only": by_words}
 
 
 def _words(question: Question) -> list[str]:
@@ -123,26 +118,25 @@ def _words(question: Question) -> list[str]:
 
 
 class CorruptedCaptions:
-    """A source of which a `share` of the captions, drawn by `seed`, are dealt to other images of it.
+    """A source with a `share` of its captions, drawn by `seed`, moved to other images.
 
-    As many texts as before are there, each once; `owners` tells the image and the place that each caption is truly of.
-    `images`: those among which captions are dealt, where not all; the others keep theirs. Raises DataError where there
-    are too few to deal.
+    The number of captions does not change and each is used once; `owners` gives the true image of each. `images`:
+    range of images whose captions may move, if not all. Raises DataError where there are too few images.
     """
 
     def __init__(self, source: Captioned, share: float, seed: int = 0, images: range | None = None):
         if not 0 <= share <= 1:
-            raise DataError(f"a share of {share} captions cannot be noised; give 0 to 1")
+            raise DataError(f"the share of corrupted captions must be in [0, 1]: got {share}")
         self.source, self.split = source, source.split
-        self.name = f"{source.name} ({share:.0%} of its captions dealt to other images)"
+        self.name = f"{source.name} ({share:.0%} of captions corrupted)"
         counts = [len(source.captions(i)) for i in range(len(source))]
         self._first = np.cumsum([0, *counts])
         image = np.repeat(np.arange(len(counts)), counts)
-        self._from = np.arange(len(image))  # of each caption the one that stands in its place
+        self._from = np.arange(len(image))  # index of the caption shown at each position
         among = range(len(counts)) if images is None else images
         first, last = (self._first[i] for i in (among.start, max(among.start, among.stop)))
-        dealt = first + permutation(seed, 0, int(last - first), "noise")[: round(share * (last - first))]
-        self._from[dealt] = _dealt(dealt, np.array(pictures_of(source, len(source)))[image])
+        moved = first + permutation(seed, 0, int(last - first), "noise")[: round(share * (last - first))]
+        self._from[moved] = _deranged(moved, np.array(pictures_of(source, len(source)))[image])
         self._image = image
 
     def __len__(self) -> int:
@@ -161,23 +155,23 @@ class CorruptedCaptions:
         return tuple(self.source.captions(image)[place] for image, place in self.owners(index))
 
     def owners(self, index: int) -> list[tuple[int, int]]:
-        """The image that each caption of image `index` is truly of, and its place among that image's captions."""
-        given = self._from[self._first[index] : self._first[index + 1]]
-        return [(int(self._image[g]), int(g - self._first[self._image[g]])) for g in given]
+        """True image of each caption shown with image `index`, and its position among that image's captions."""
+        shown = self._from[self._first[index] : self._first[index + 1]]
+        return [(int(self._image[i]), int(i - self._first[self._image[i]])) for i in shown]
 
     def where(self, index: int) -> str:
         return self.source.where(index)
 
 
-def _dealt(places: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The captions at `places` in another order, none at a picture of its own. Raises DataError where there is none such."""
-    given = np.roll(places, 1)
-    for i in np.flatnonzero(image[given] == image[places]):
-        if image[given[i]] != image[places[i]]:  # an exchange before has mended it
+def _deranged(captions: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The captions in an order in which none is at its own image. Raises DataError where no such order is found."""
+    order = np.roll(captions, 1)
+    for i in np.flatnonzero(image[order] == image[captions]):
+        if image[order[i]] != image[captions[i]]:  # fixed by an earlier swap
             continue
-        others = (image[given] != image[places[i]]) & (image[places] != image[given[i]])
+        others = (image[order] != image[captions[i]]) & (image[captions] != image[order[i]])
         if not others.any():
-            raise DataError("too few images to deal so many captions to others; give a smaller share")
+            raise DataError("too few images to move so many captions to others; lower --share")
         j = np.flatnonzero(others)[0]
-        given[i], given[j] = given[j], given[i]
-    return given
+        order[i], order[j] = order[j], order[i]
+    return order

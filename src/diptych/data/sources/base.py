@@ -1,8 +1,8 @@
-"""What a dataset is to the rest of Diptych: images, words about them, and where each came from.
+"""Interfaces of data sources (captioned images, questions about images) and their errors.
 
-A source is random access and cheap to open: it reads its index, never its pictures. Pictures are decoded one at a
-time by `image`, which raises `BadSample` for a file that cannot be used; everything wrong with the *schema* (a missing
-column, a missing file, a path outside the folder) is raised when the source is opened, as `DataError`.
+A source gives random access and is cheap to open: it reads its index, never its images. Images are decoded one at a
+time by `image`, which raises `BadSample` for a file that cannot be used. Errors of the *schema* (a missing column, a
+missing file, a path outside the folder) are raised as `DataError` when the source is opened.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from PIL import Image as Pillow
 
 
 class DataError(Exception):
-    """The dataset as a whole cannot be used; the message says file, row, key and what to do."""
+    """The data set as a whole cannot be used; the message names file, row and key, and what to do."""
 
 
 class NoSplit(DataError):
-    """The dataset has nothing of a split, or nothing there that the work can use."""
+    """The data set has no usable sample in a split."""
 
 
 class WorkerDied(DataError):
-    """A process that loads data is gone, by no fault of the data."""
+    """A data-loading process was killed; the data is not at fault."""
 
 
 class BadSample(Exception):
@@ -32,7 +32,7 @@ class BadSample(Exception):
         super().__init__(f"{where}: {why}")
         self.where, self.why = where, why
 
-    def __reduce__(self):  # exceptions with two arguments do not survive pickling between workers by themselves
+    def __reduce__(self):  # pickles an exception with two arguments, which workers send back
         return BadSample, (self.where, self.why)
 
 
@@ -47,21 +47,21 @@ class Skipped:
 
 @runtime_checkable
 class Captioned(Protocol):
-    """Images with captions, one split of them."""
+    """One split of captioned images."""
 
     name: str
     split: str
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         ...
 
     def image(self, index: int) -> Pillow.Image:
-        """The decoded picture, mode RGB, upright (EXIF applied). Raises BadSample."""
+        """The decoded image, mode RGB, upright (EXIF applied). Raises BadSample."""
         ...
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions of image `index`; never empty."""
+        """Captions of image `index`; at least one."""
         ...
 
     def where(self, index: int) -> str:
@@ -71,7 +71,7 @@ class Captioned(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image, with what people answered (ten answers in VQA v2, one in the built-in world)."""
+    """A question about an image with its annotators' answers (ten in VQA v2, one in the built-in world)."""
 
     id: int
     image: int  # index into the source's images
@@ -82,19 +82,19 @@ class Question:
 
 @runtime_checkable
 class Questioned(Protocol):
-    """Images with questions, one split of them."""
+    """One split of questions about images."""
 
     name: str
     split: str
 
     def __len__(self) -> int:
-        """How many questions."""
+        """Number of questions."""
         ...
 
     def question(self, index: int) -> Question: ...
 
     def image(self, index: int) -> Pillow.Image:
-        """The decoded picture `index` (a `Question.image`), mode RGB. Raises BadSample."""
+        """The decoded image `index` (a `Question.image`), mode RGB. Raises BadSample."""
         ...
 
     def where(self, index: int) -> str:

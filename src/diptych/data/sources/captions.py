@@ -1,4 +1,4 @@
-"""Opening captioned images: a folder with a JSON or a table of captions, tar shards, or the built-in world."""
+"""Captioned images from a folder with a JSON file or a table, from tar shards, or from the built-in world."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .js
 
 
 class CaptionedFiles:
-    """Images that lie as files in a folder (see `source.Captioned`).
+    """Captioned images in files of a folder (see `base.Captioned`).
 
-    `least` lets large JPEGs be decoded at a smaller scale: their shorter side stays at least so many pixels. `division`: how
-    the data was divided into splits, in a line.
+    `least`: large JPEGs may be decoded at a smaller scale whose shorter side is at least this many pixels. `division`:
+    one line on how the data was divided into splits.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class CaptionedFiles:
         return load(self.root / self.entries[index].file, self.least)
 
     def file(self, index: int) -> bytes:
-        """The picture's file as it lies. Raises BadSample."""
+        """Bytes of the image file. Raises BadSample."""
         return read_bytes(self.root / self.entries[index].file)
 
     def stem(self, index: int) -> str:
-        """The picture's file name without its ending: how others name what they say of it."""
+        """File name of the image without its suffix."""
         return Path(self.entries[index].file).stem
 
     def pictures(self) -> Sequence[int]:
-        """Of each image the first one with the same bytes (see `copies.TellsCopies`)."""
+        """For each image the first one with the same bytes (see `copies.TellsCopies`)."""
         return same_bytes([stored(self.root / entry.file) for entry in self.entries])
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -59,12 +59,12 @@ class CaptionedFiles:
 
 
 def load(path: Path, least: int | None = None) -> Pillow.Image:
-    """The picture in a file. Raises BadSample."""
+    """The decoded image of a file. Raises BadSample."""
     return decode(read_bytes(path), str(path), least=least)
 
 
 def read_bytes(path: Path) -> bytes:
-    """A picture's file, which must not be larger than any picture is. Raises BadSample."""
+    """Bytes of an image file within the size limit. Raises BadSample."""
     try:
         if path.stat().st_size > 4 * MAX_PIXELS:
             raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
@@ -76,14 +76,21 @@ def read_bytes(path: Path) -> bytes:
 def open_captions(
     spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
 ) -> Captioned:
-    """One split ("train", "val", "test", or another of their words: data/splits.py) of the captioned images that `spec` names.
-    Raises DataError.
+    """One split of a captioned data set.
 
-    `spec` is a folder that holds a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL),
-    in itself or in ``annotations/``; such a file itself, or a .json file that is one list of a table's rows (images are sought beside it, then in ``images/``, and beside its
-    ``annotations/``); tar shards ``shards-{000..003}.tar``; or
-    the built-in world, ``scenes`` or ``scenes:2000`` for so many training images. A file without a split column or a
-    split in its name is divided 90/5/5, by picture, keyed by `seed`. `least`: see CaptionedFiles.
+    Args:
+        spec: a folder with a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL), in
+        the
+            folder itself or in ``annotations/``; such a file itself, or a .json file with a list of a table's rows
+            (images are looked up beside it, in ``images/``, and beside its ``annotations/``); tar shards
+            ``shards-{000..003}.tar``; or the built-in world, ``scenes`` or ``scenes:2000`` for 2,000 training images.
+        split: "train", "val", "test", or a synonym (see sources/splits.py).
+        columns: column names of a table.
+        seed: a file without a split column or a split in its name is divided 90/5/5 by image, keyed by this.
+        least: see CaptionedFiles.
+
+    Raises:
+        DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
     split = asked_split(split, spec)
     if spec.partition(":")[0] == "scenes":
@@ -104,7 +111,7 @@ def open_captions(
 
 
 def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]]]:
-    """The rows of a file of any of the formats, and what gives the captions of one."""
+    """Rows of a file of any format, and the function that gives the captions of a row."""
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; check --data")
     if path.suffix not in (".json", *TABLES):
@@ -119,38 +126,43 @@ def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], 
 
 
 def _kinds(folder: Path, split: str) -> list[list[Path]]:
-    """Files that may hold captions, best kind first."""
+    """Files that may contain captions, by decreasing preference of their kind."""
     karpathy, coco = (sorted(inside(folder, pattern)) for pattern in ("dataset*.json", "captions_*.json"))
     return [karpathy, *by_name(coco, split), *by_name(tables_in(folder), split)]
 
 
 def inside(folder: Path, pattern: str) -> list[Path]:
-    """The files of a dataset's folder, and of its subfolders for such files, whose names fit a pattern."""
+    """Files that match a pattern in a data set's folder and its subfolders for annotations."""
     return [path for place in data_folders(folder) for path in sorted(place.glob(pattern))]
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The tables among them."""
+    """Tables in a data set's folder and its subfolders for annotations."""
     return [path for path in inside(folder, "*") if path.suffix in TABLES]
 
 
 def by_name(files: Sequence[Path], split: str) -> list[list[Path]]:
-    """Of some files those that are named for a split; those named for none, where no other file is named for any, so that
-    what is trained on is not divided again; and those named for several, which may have a split column.
+    """Candidate files for a split, by preference: named for it; named for none; named for several.
+
+    Files named for no split count only where no file is named for any, so that training data is not divided again.
+    Files named for several splits may have a split column.
     """
     names = {path: named_split(path) for path in files}
-    whole = set(names.values()) <= {None}
-    return [[p for p in files if names[p] == named and (named or whole)] for named in (split, None, SEVERAL)]
+    unnamed = set(names.values()) <= {None}
+    return [[p for p in files if names[p] == named and (named or unnamed)] for named in (split, None, SEVERAL)]
 
 
 def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str, known: str) -> Path:
-    """The one file in a folder that holds `what` for a split. Raises DataError where there is none, or several."""
-    for found in kinds(folder, split):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(str(p.relative_to(folder)) for p in found[:5])
+    """The one file in a folder with `what` (for messages) of a split.
+
+    Raises DataError where there are several, or none.
+    """
+    for files in kinds(folder, split):
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(str(p.relative_to(folder)) for p in files[:5])
             raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
     raise NoSplit(
-        f"{folder}: no file holds {what} of {split}; it takes {known}; such files may lie in its {' or '.join(APART)} folder"
+        f"{folder}: no file with {what} of {split}; expected {known}, in the folder or its {' or '.join(APART)} folder"
     )

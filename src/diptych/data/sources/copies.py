@@ -1,4 +1,4 @@
-"""Which pictures are one and the same: those whose bytes are equal, under whatever names they lie."""
+"""Detection of copies: images with equal bytes under different names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-BEGINNING, PIECE = 4096, 1 << 20  # bytes that are compared first; that are read at a time
-SHORTEST = 12  # bytes: shorter files are no pictures of any format, but hold the place of some
+BEGINNING, CHUNK = 4096, 1 << 20  # bytes compared first; bytes read at a time
+SHORTEST = 12  # bytes; shorter files are no images but placeholders for missing ones
 
 
 class Stored(NamedTuple):
-    """Where a picture's bytes lie: `size` of them from byte `start` of a file."""
+    """Location of an image: `size` bytes from byte `start` of a file."""
 
     path: Path
     start: int
@@ -22,20 +22,20 @@ class Stored(NamedTuple):
 
 @runtime_checkable
 class TellsCopies(Protocol):
-    """A source that can say which of its images are the same picture."""
+    """A source that detects copies among its images."""
 
     def pictures(self) -> Sequence[int]:
-        """Of each image the first one with the same bytes: itself, where there is none before."""
+        """For each image the index of the first one with the same bytes: its own, unless it is a copy."""
         ...
 
 
 def pictures_of(source: object, num_images: int) -> Sequence[int]:
-    """Of each of a source's `images` the first that is the same picture; each its own where the source cannot say."""
+    """For each image the index of the first copy; its own index for sources that do not detect copies."""
     return source.pictures() if isinstance(source, TellsCopies) else range(num_images)
 
 
 def stored(path: Path) -> Stored | None:
-    """A file's bytes; None where it cannot be read."""
+    """Location of a whole file; None where it cannot be read."""
     try:
         return Stored(path, 0, path.stat().st_size)
     except OSError:
@@ -43,16 +43,17 @@ def stored(path: Path) -> Stored | None:
 
 
 def same_bytes(places: Sequence[Stored | None]) -> list[int]:
-    """Of each place the first one that holds the same bytes; itself for one that cannot be read, or is too short to be a picture.
+    """For each location the index of the first one with the same bytes.
 
-    Sizes are compared first, then the beginnings of those of one size, then digests of those that begin alike: most files
-    are not read at all, or only their first 4 KiB. The answer is exact but for a collision of 128 bits.
+    Its own index where it cannot be read or is too short for an image. Sizes are compared first, then the beginnings of
+    files of equal size, then digests where those agree: most files are not read at all, or only their first 4 KiB.
+    Exact up to a collision of 128-bit digests.
     """
     groups: Iterable[list[int]] = [
         [i for i, place in enumerate(places) if place is not None and place.size >= SHORTEST]
     ]
-    for compared in (lambda place: place.size, _beginning, _digest):
-        groups = [part for group in groups for part in _parted(group, places, compared)]
+    for key in (lambda place: place.size, _beginning, _digest):
+        groups = [part for group in groups for part in _partition(group, places, key)]
     first = list(range(len(places)))
     for group in groups:
         for i in group:
@@ -60,17 +61,17 @@ def same_bytes(places: Sequence[Stored | None]) -> list[int]:
     return first
 
 
-def _parted(
-    group: list[int], places: Sequence[Stored | None], compared: Callable[[Stored], Hashable]
+def _partition(
+    group: list[int], places: Sequence[Stored | None], key: Callable[[Stored], Hashable]
 ) -> Iterable[list[int]]:
-    """The members of a group that agree in what is `compared`, two or more together."""
+    """Subgroups of two or more members with equal `key`."""
     parts: dict[Hashable, list[int]] = defaultdict(list)
     for i in group:
         place = places[i]
         assert place is not None
         try:
-            parts[compared(place)].append(i)
-        except OSError:  # the error is raised when the picture is decoded
+            parts[key(place)].append(i)
+        except OSError:  # raised again when the image is decoded
             continue
     return [part for part in parts.values() if len(part) > 1]
 
@@ -82,10 +83,10 @@ def _beginning(place: Stored) -> bytes:
 
 
 def _digest(place: Stored) -> bytes:
-    made, left = blake2b(digest_size=16), place.size
+    digest, left = blake2b(digest_size=16), place.size
     with place.path.open("rb") as file:
         file.seek(place.start)
-        while left > 0 and (data := file.read(min(PIECE, left))):
-            made.update(data)
+        while left > 0 and (data := file.read(min(CHUNK, left))):
+            digest.update(data)
             left -= len(data)
-    return made.digest()
+    return digest.digest()

@@ -1,4 +1,4 @@
-"""Dividing the rows of a file: by the split that each names, by the file's own name, or drawn by picture."""
+"""Division of a file's rows into splits: by a split column, by the file's name, or at random by image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from diptych.data.sources.splits import counted, drawn_splits, file_split, split
 
 
 class Row(NamedTuple):
-    """A row of a file of any format: where it stands, its picture as it is named there and the paths at which that is
-    sought, the split that it names (None: none), and its content.
+    """A row of a file of any format.
+
+    `where` locates it in messages; `name` is its image as the row names it, `places` the relative paths to look for it;
+    `split` is None where the row names none.
     """
 
     where: str
@@ -26,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Divided(NamedTuple):
-    """The rows of one split, each with its picture's file, and how the file was divided, in a line."""
+    """Rows of one split, each with its image file, and one line on how the file was divided."""
 
     rows: list[tuple[str, Row]]
     division: str
@@ -35,35 +37,40 @@ class Divided(NamedTuple):
 def divide(
     path: Path, rows: Iterable[Row], folder: Folder, split: str, seed: int = 0, own: Sequence[str] = ()
 ) -> Divided:
-    """The rows of `split`. `own`: splits of the reader's own beside train, val and test.
+    """Rows of `split`. `own`: splits that the format has besides train, val and test.
 
-    Where a row names a split every row must. Else a file that is named for a split is that split alone, and any other is
-    divided 90/5/5 by picture, keyed by `seed` and the picture's name (of several names the first in the alphabet). A
-    picture is what its bytes are: all rows of it are in one split, unless rows name two for its copies, which is said in the
-    division. Raises DataError for rows that name two splits of one file, NoSplit.
+    If one row names a split, every row must. Otherwise a file named for a split is that split alone, and any other file
+    is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images with
+    equal bytes are one image: all its rows are in one split, unless rows name two splits for its copies, about which
+    the division line warns.
+
+    Raises:
+        DataError: rows name two splits for one file, or only some name one.
+        NoSplit: no row is in `split`.
     """
     rows = list(rows)
     if any(row.split is not None for row in rows):
         pictures = _pictures(rows, folder)
-        splits, how = _declared(rows, folder, own), "by the splits of its rows, in pictures"
+        splits, how = _declared(rows, folder, own), "by its split column, counted in images"
     elif (named := file_split(path, own)) is not None:
         pictures = [folder.seek(row.places) or row.name for row in rows]
-        splits, how = [named] * len(rows), f"named for {named}, in files"
+        splits, how = [named] * len(rows), f"named for {named}, counted in files"
     else:
         pictures = _pictures(rows, folder)
         names = [os.path.normpath(row.name) for row in rows]
-        splits, how = drawn_splits(names, pictures, seed), f"divided by picture, seed {seed}"
-    held = dict.fromkeys(zip(pictures, splits, strict=True))
-    division = f"{how}: {counted(split for _, split in held)}{_copies(rows, pictures, splits)}"
+        splits, how = drawn_splits(names, pictures, seed), f"divided by image, seed {seed}"
+    distinct = dict.fromkeys(zip(pictures, splits, strict=True))
+    division = f"{how}: {counted(split for _, split in distinct)}{_copies(rows, pictures, splits)}"
     chosen = [row for row, own_split in zip(rows, splits, strict=True) if own_split == split]
     if not chosen:
-        raise NoSplit(f"{path}: nothing in split {split!r} ({division}); name another split or correct the file")
+        raise NoSplit(f"{path}: no rows in split {split!r} ({division}); name another split or correct the file")
     return Divided([(folder.find(row.places, row.where), row) for row in chosen], f"{path.name}: {division}")
 
 
 def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
-    """A key for each row's picture, the same for all copies of it: the place of the first file with its bytes, or its name
-    where the file is not there, which is refused when its split is opened.
+    """Key of each row's image, equal for all copies: index of the first file with its bytes.
+
+    The name where the file is missing, which is an error when its split is opened.
     """
     files = [folder.seek(row.places) for row in rows]
     places = {file: at for at, file in enumerate(dict.fromkeys(file for file in files if file is not None))}
@@ -75,25 +82,25 @@ def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
 
 
 def _declared(rows: Sequence[Row], folder: Folder, own: Sequence[str]) -> list[str]:
-    """The split that each row names. Raises DataError."""
+    """Split named by each row. Raises DataError."""
     splits: list[str] = []
     before: dict[str, tuple[str, Row]] = {}
     for row in rows:
         if row.split is None:
-            raise DataError(f"{row.where}: it names no split, as other rows do; add one to each row or to none")
+            raise DataError(f"{row.where}: names no split, though other rows do; add one to every row or to none")
         splits.append(split_of(row.split, row.where, own))
         file = folder.seek(row.places) or os.path.normpath(row.name)
         split, first = before.setdefault(file, (splits[-1], row))
         if split != splits[-1]:
             raise DataError(
                 f"{row.where}: {row.name!r} is in split {splits[-1]}, but in {split} as {first.name!r} "
-                f"({first.where}); put all rows of a picture in one split"
+                f"({first.where}); put all rows of an image in one split"
             )
     return splits
 
 
 def _copies(rows: Sequence[Row], pictures: Sequence[Any], splits: Sequence[str]) -> str:
-    """What a division says of pictures that lie in two splits under two names: how many, and the first; "" where none do."""
+    """Warning about images that are in two splits under two names: their number and the first; "" if there are none."""
     first: dict[Any, tuple[str, str]] = {}
     shared: dict[Any, str] = {}
     for row, picture, split in zip(rows, pictures, splits, strict=True):
@@ -101,7 +108,5 @@ def _copies(rows: Sequence[Row], pictures: Sequence[Any], splits: Sequence[str])
         if other != split:
             shared.setdefault(picture, f"{name!r} of {other} is {row.name!r} of {split}")
     return (
-        f"; WARNING: {len(shared)} pictures are in two splits as copies ({next(iter(shared.values()))})"
-        if shared
-        else ""
+        f"; WARNING: {len(shared)} images are in two splits as copies ({next(iter(shared.values()))})" if shared else ""
     )

@@ -1,7 +1,7 @@
-"""The file formats in which the field keeps captions, each read into the same rows, which `division.divide` picks from.
+"""Readers of caption file formats (Karpathy's JSON, COCO's JSON, tables) into rows for `division.divide`.
 
-Every reader gives all rows, of whatever split, and raises DataError for whatever does not fit the format; none opens a
-picture.
+Every reader gives the rows of all splits and raises DataError where a file does not fit the format; none opens an
+image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diptych.data.sources.splits import known_split, named_split
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table are called. `split` is used where the table has it."""
+    """Column names of a table. `split` is optional in the table."""
 
     image: str = "image"
     caption: str = "caption"
@@ -31,7 +31,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image: its file relative to the folder, where it is named, and what is said about it."""
+    """One image: its file relative to the folder, the row that names it, and its captions."""
 
     file: str
     where: str
@@ -39,7 +39,7 @@ class Entry:
 
 
 def karpathy(content: Any, path: Path) -> Iterator[Row]:
-    """``dataset_*.json`` of Karpathy's splits."""
+    """Rows of a ``dataset_*.json`` of Karpathy's splits."""
     for i, image in enumerate(need(content, "images", list, str(path))):
         where = f"{path}, images[{i}]"
         own = need(image, "split", str, where)
@@ -51,39 +51,40 @@ def karpathy(content: Any, path: Path) -> Iterator[Row]:
 
 
 def karpathy_captions(row: Row) -> Iterator[str]:
-    """What is said of an image of Karpathy's JSON."""
+    """Captions of an image in Karpathy's JSON."""
     for j, sentence in enumerate(need(row.content, "sentences", list, row.where)):
         yield text(sentence, "raw", f"{row.where}, sentences[{j}]")
 
 
 def coco(content: Any, path: Path) -> Iterator[Row]:
-    """``captions_*.json`` of COCO; the content of a row is its captions."""
-    said: dict[Any, list[str]] = {}
+    """Rows of a ``captions_*.json`` of COCO; the content of a row is its captions."""
+    captions: dict[Any, list[str]] = {}
     for i, note in enumerate(need(content, "annotations", list, str(path))):
         where = f"{path}, annotations[{i}]"
-        said.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
+        captions.setdefault(need(note, "image_id", (int, str), where), []).append(text(note, "caption", where))
     known: dict[int | str, str] = {}
     images = need(content, "images", list, str(path))
     check_split_columns(path, images)
     for i, image in enumerate(images):
         where = f"{path}, images[{i}]"
         number = need(image, "id", (int, str), where)
-        if number not in said and number not in known:  # COCO lists images that nobody described
+        if number not in captions and number not in known:  # COCO lists images without captions
             continue
         name, part = need(image, "file_name", str, where), path.stem.removeprefix("captions_")
         if known.setdefault(number, name) != name:
-            raise DataError(
-                f"{where}: id {number!r} is that of {known[number]!r} too; give each image an id of its own"
-            )
+            raise DataError(f"{where}: id {number!r} is also that of {known[number]!r}; give each image its own id")
         own = need(image, "split", str, where) if "split" in image else None
-        yield Row(where, name, [f"{part}/{name}", f"images/{name}", name], own, said.pop(number, []))
-    if said:
-        raise DataError(f"{path}: annotations speak of image_id {next(iter(said))!r}, which 'images' lacks; add it")
+        yield Row(where, name, [f"{part}/{name}", f"images/{name}", name], own, captions.pop(number, []))
+    if captions:
+        raise DataError(
+            f"{path}: annotations name image_id {next(iter(captions))!r}, which is missing from 'images'; add it"
+        )
 
 
 def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) -> Iterator[Row]:
-    """A CSV, TSV or JSONL file, or the `records` of a .json file that is one list (ALBEF, BLIP, VizWiz), whose rows name an
-    image and may name its split.
+    """Rows of a CSV, TSV or JSONL file, or `records` from a .json file with a list of them (ALBEF, BLIP, VizWiz).
+
+    Each names an image and may name its split.
     """
     rows = list(read_rows(path) if records is None else listed(records, path))
     check_split_columns(path, [row for _, row in rows], columns)
@@ -93,18 +94,21 @@ def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) ->
 
 
 def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
-    """What stands in the split column, however its heading is spelled (``Split``); None where the table has none."""
+    """Value of the split column, ignoring the case of its heading (``Split``); None where the table has none."""
     headings = [name for name in row if name.strip().lower() == column] or [column]
     if len(headings) > 1:
-        raise DataError(f"{where}: {' and '.join(map(repr, headings))} may both be its split; keep one of them")
+        raise DataError(f"{where}: {' and '.join(map(repr, headings))} may both be the split column; keep one of them")
     heading = headings[0]
     usual = column == Columns.split and heading not in row
     return None if usual else need(row, heading, str, where)
 
 
 def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None = None) -> None:
-    """Raises DataError where no column is the split, but another holds nothing but words for splits (``set``: train, val): the
-    rows would be divided otherwise than it says. A file that is named for the one split that it holds may have such a column.
+    """Raises DataError where there is no split column, but another column contains only split names (``set``: train,
+    val).
+
+    The rows would be divided differently from what it says. A file named for the one split that it contains may have
+    such a column.
     """
     columns = columns or Columns()
     rows = [row for row in rows if isinstance(row, dict)]
@@ -117,13 +121,13 @@ def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None
         only = all(isinstance(word, str) and known_split(word) for word in words)
         if words and only and set(map(known_split, words)) != {named_split(path)}:
             raise DataError(
-                f"{path}: {name!r} holds splits ({words[0]!r}), which are read from {columns.split!r}; rename it to that, "
-                "or drop it to have the rows divided anew"
+                f"{path}: column {name!r} contains splits ({words[0]!r}), but splits are read from {columns.split!r}; "
+                "rename it, or drop it to divide the rows at random"
             )
 
 
 def merged(rows: Iterable[tuple[str, str, Iterable[str]]]) -> list[Entry]:
-    """Entries of ``(file, where, captions)``: those of one file are one, at the place of the first."""
+    """Entries from ``(file, where, captions)``, one per file, in order of first occurrence."""
     entries: dict[str, tuple[str, list[str]]] = {}
     for file, where, captions in rows:
         entries.setdefault(file, (where, []))[1].extend(captions)

@@ -1,4 +1,4 @@
-"""Pictures with a class each: CIFAR-100 as it is published, and what a classifier learns from it."""
+"""Image classification data: a reader of CIFAR-100 and its training examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
-from diptych.data.images.loading import ImageLoader, image_loader, shown_in
+from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.splits import asked_split, counted
@@ -21,16 +21,17 @@ from diptych.utils.cache import digest
 from diptych.utils.rng import generator
 
 SIDE = 32
-HELD_OUT = 10  # every tenth picture of train is val
+HELD_OUT = 10  # every tenth image of train is val
 FILES = {"train": "train", "val": "train", "test": "test"}
 
 
 class Labelled:
-    """One split of CIFAR-100 (Krizhevsky 2009): pictures of 32 x 32 pixels, and which of `classes` each shows.
+    """One split of CIFAR-100 (Krizhevsky 2009): images of 32 x 32 pixels, each of one of `classes`.
 
-    `folder` holds ``meta``, ``train`` and ``test``, pickles of which nothing is run (data/plain_pickle.py). Differs: the
-    data set has no val split, so every tenth picture of train is held out as one, with all rows that show the same picture
-    (the first of them counts); `division` says so in a line. Raises DataError, NoSplit where a split has no picture.
+    `folder` contains ``meta``, ``train`` and ``test``, pickles that are parsed without running them
+    (data/safe_pickle.py). Differs: the data set has no val split, so every tenth image of train is held out as one,
+    together with all its copies (the first of them counts); `division` says so in one line. Raises DataError, and
+    NoSplit for an empty split.
     """
 
     def __init__(self, folder: Path, split: str):
@@ -40,16 +41,19 @@ class Labelled:
         pixels = _read(self.path, b"data", np.ndarray)
         labels = _read(self.path, b"fine_labels", list)
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIDE * SIDE):
-            raise DataError(f"{self.path}: {pixels.dtype} pixels of shape {pixels.shape} for {len(labels)} labels")
+            raise DataError(
+                f"{self.path}: expected uint8 pixels of shape ({len(labels)}, {3 * SIDE * SIDE}), got {pixels.dtype} "
+                f"{pixels.shape}"
+            )
         wrong = [x for x in labels if type(x) is not int or not 0 <= x < len(self.classes)]
         if wrong:
             raise DataError(f"{self.path}: label {wrong[0]!r:.20} is none of the {len(self.classes)} classes")
         splits = ["test"] * len(labels) if split == "test" else _held_out(pixels)
         self.rows = [row for row, own in enumerate(splits) if own == split]
-        how = "" if split == "test" else f", every {HELD_OUT}th picture of it as val"
+        how = "" if split == "test" else f", every {HELD_OUT}th image of it as val"
         self.division = f"{folder.name}: file {FILES[split]}{how}: {counted(splits)}"
         if not self.rows:
-            raise NoSplit(f"{self.path}: no picture in split {split!r} ({self.division}); name another split")
+            raise NoSplit(f"{self.path}: no image in split {split!r} ({self.division}); name another split")
         self.pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         self.labels = labels
 
@@ -67,19 +71,20 @@ class Labelled:
 
 
 def _held_out(pixels: np.ndarray) -> list[str]:
-    """The split of each row of train: val for every tenth and its copies, by the first row that shows the same picture."""
+    """Split of each row of train: val for every tenth image and its copies, by the first row with the same pixels."""
     first: dict[bytes, int] = {}
     places = [first.setdefault(digest(row.tobytes()), i) for i, row in enumerate(pixels)]
     return ["val" if place % HELD_OUT == HELD_OUT - 1 else "train" for place in places]
 
 
 class LabelledExamples:
-    """One example per picture. Labels: ``class`` int64 ``(b,)``. While training (`mirrored`) half of them, drawn by
-    (seed, step, id), are shown in the mirror.
+    """One example per image. Labels: ``class`` int64 ``(b,)``.
+
+    With `mirrored` (in training) images are flipped horizontally with probability 0.5, drawn by (seed, step, id).
     """
 
     def __init__(self, source: Labelled, images: ImageSettings | ImageLoader, mirrored: bool = False):
-        self.source, self.shows, self.mirrored = source, image_loader(images), mirrored
+        self.source, self.loader, self.mirrored = source, image_loader(images), mirrored
 
     def __len__(self) -> int:
         return len(self.source)
@@ -88,35 +93,34 @@ class LabelledExamples:
         return 1
 
     def load(self, index: int, seed: int, step: int) -> tuple[Any, int]:
-        shown = self.shows.load(self.source, index, partial(generator, seed, step, index, "augment"))
+        image = self.loader.load(self.source, index, partial(generator, seed, step, index, "augment"))
         if self.mirrored and generator(seed, step, index, "mirror").random() < 0.5:
-            shown = np.ascontiguousarray(shown[:, ::-1])
-        return shown, self.source.label(index)
+            image = np.ascontiguousarray(image[:, ::-1])
+        return image, self.source.label(index)
 
     def collate(self, loaded: list[tuple[Any, int]], ids: Sequence[int], seed: int, step: int) -> Batch:
         labels = {"class": torch.tensor([label for _, label in loaded])}
-        return shown_in(
-            Batch(seed, step, torch.tensor(ids), labels=labels), self.shows.stack([shown for shown, _ in loaded])
-        )
+        batch = Batch(seed, step, torch.tensor(ids), labels=labels)
+        return with_images(batch, self.loader.stack([image for image, _ in loaded]))
 
 
 def _read(path: Path, key: bytes, kind: type) -> Any:
     """One entry of a pickle. Raises DataError."""
     try:
-        held = read_plain(path.read_bytes())
+        record = read_plain(path.read_bytes())
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); name a folder with CIFAR-100's meta, train and test"
         ) from None
     except NotPlain as error:
         raise DataError(f"{path}: not a pickle of plain values: {error}") from None
-    found = held.get(key) if isinstance(held, dict) else None
-    if not isinstance(found, kind):
-        raise DataError(f"{path}: no {key.decode()} there; it must be CIFAR-100's")
-    return found
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: no {key.decode()} in it; name a folder of CIFAR-100")
+    return value
 
 
 def _text(name: Any, path: Path) -> str:
     if not isinstance(name, bytes | str):
-        raise DataError(f"{path}: the name of a class is a {type(name).__name__}, not a text")
+        raise DataError(f"{path}: expected class names as text, got {type(name).__name__}")
     return name.decode(errors="replace") if isinstance(name, bytes) else name

@@ -1,4 +1,4 @@
-"""Finding files that a dataset names, without ever leaving the dataset's folder, and reading text with located errors."""
+"""Look-up of files that a data set names, never outside its folder, and reading of text files with located errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 
 from diptych.data.sources.base import DataError
 
-LARGEST = 2**63  # whole numbers from here on are refused everywhere in data files
-_WANTED = {str: "a text", int: "a whole number", list: "a list", dict: "a record"}
+LARGEST = 2**63  # integers from here on are rejected everywhere in data files
+_TYPE_NAMES = {str: "a text", int: "an integer", list: "a list", dict: "a record"}
 APART = ("annotations", "questions")
-"""Subfolders, in any case, in which COCO and VQA v2 keep their JSON files, beside the folders of pictures."""
+"""Subfolders (in upper or lower case) in which COCO and VQA v2 keep their JSON files, beside the image folders."""
 
 
 class Folder:
-    """A folder whose files are named by untrusted text. Listings are read once, so that many names are cheap to check.
+    """A folder whose files are named by untrusted text. Directory listings are read once, so look-ups are cheap.
 
-    `also`: a subfolder in which each name is sought first.
+    `also`: a subfolder that is searched first.
     """
 
     def __init__(self, root: str | Path, also: str = ""):
@@ -32,23 +32,24 @@ class Folder:
 
     @classmethod
     def of(cls, file: Path) -> Folder:
-        """The folder of the pictures that a data file names: its own, or the one above where that is one of APART."""
+        """The image folder of a data file: the file's own, or its parent where that is one of APART."""
         own = Path(os.path.abspath(file.parent))
         return cls(own.parent, own.name) if own.name.lower() in APART else cls(own)
 
     def find(self, names: Iterable[str], where: str) -> str:
-        """The first of `names` (relative paths) that is a file, without detours (``./a.jpg`` is ``a.jpg``); `where` is the row
-        that names it. Raises DataError.
+        """The first of `names` (relative paths) that is a file, normalised (``./a.jpg`` becomes ``a.jpg``).
+
+        `where` is the row that names it. Raises DataError.
         """
         names = list(names)
         for name in names:
             if "\0" in name or not _printable(name):
-                raise DataError(f"{where}: {name!r} is not a file name; correct the row")
-            if _leads_out(name):
+                raise DataError(f"{where}: {name!r} is not a valid file name; correct the row")
+            if _is_outside(name):
                 raise DataError(f"{where}: {name!r} leads outside {self.root}; name images relative to the folder")
-        for name in self._sought(names):
+        for name in self._candidates(names):
             if (file := self._file(name)) is not None:
-                if not self._may_read(file):
+                if not self._is_inside(file):
                     raise DataError(
                         f"{where}: {name!r} is a link that leads outside {self.root}; copy the file instead"
                     )
@@ -57,32 +58,32 @@ class Folder:
         raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
 
     def seek(self, names: Iterable[str]) -> str | None:
-        """As `find`, but None where that raises."""
+        """Like `find`, but None where that raises."""
         names = list(names)
-        if any("\0" in name or not _printable(name) or _leads_out(name) for name in names):
+        if any("\0" in name or not _printable(name) or _is_outside(name) for name in names):
             return None
-        file = next(filter(None, map(self._file, self._sought(names))), None)
-        return file if file is not None and self._may_read(file) else None
+        file = next(filter(None, map(self._file, self._candidates(names))), None)
+        return file if file is not None and self._is_inside(file) else None
 
-    def _sought(self, names: Sequence[str]) -> list[str]:
+    def _candidates(self, names: Sequence[str]) -> list[str]:
         return [*(f"{self.also}/{name}" for name in names), *names] if self.also else list(names)
 
     def _file(self, name: str) -> str | None:
-        """The path of a file relative to the folder; None where there is none."""
+        """Normalised relative path of a file; None if it does not exist."""
         head, tail = os.path.split(os.path.normpath(name))
         return os.path.join(head, tail) if tail in self._listing(head) else None
 
-    def _may_read(self, file: str) -> bool:
-        """Whether a file is within the folder: no link out of it."""
+    def _is_inside(self, file: str) -> bool:
+        """Whether a file is in the folder rather than a link out of it."""
         head, tail = os.path.split(file)
         return not self._listing(head)[tail] or self._within(self.root / file)
 
     def files(self, subfolder: str) -> list[str]:
-        """Names of the files in a subfolder, sorted; empty where there is no such folder."""
+        """Sorted names of the files in a subfolder; empty if it does not exist."""
         return sorted(self._listing(subfolder))
 
     def _listing(self, head: str) -> dict[str, bool]:
-        """The files of a subfolder, and whether each is a link; empty where there is no such folder."""
+        """Files of a subfolder, and whether each is a link; empty if it does not exist."""
         if head not in self._listings:
             place = self.root / head
             usable = place.is_dir() and self._within(place)
@@ -95,17 +96,17 @@ class Folder:
 
 
 def data_folders(root: Path) -> list[Path]:
-    """Where a dataset's own files may lie: its folder, and the subfolders of it that are among APART."""
+    """Folders that may contain a data set's own files: its folder, and its subfolders among APART."""
     return [root, *sorted(p for p in root.iterdir() if p.name.lower() in APART and p.is_dir())]
 
 
-def _leads_out(name: str) -> bool:
-    """Whether a path is absolute or goes up."""
+def _is_outside(name: str) -> bool:
+    """Whether a path is absolute or contains '..'."""
     return os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
 
 
 def _printable(name: str) -> bool:
-    """Whether a name can be handed to the file system (no lone surrogates, not empty)."""
+    """Whether the file system can take a name (not empty, no lone surrogates)."""
     try:
         return bool(name.encode())
     except UnicodeEncodeError:
@@ -113,13 +114,13 @@ def _printable(name: str) -> bool:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """` (nearest: 'x')`, or nothing where no name is near."""
+    """A hint such as `` (nearest: 'x')``; empty if no name is similar."""
     near = difflib.get_close_matches(name, list(islice(names, 5000)), 1)
     return f" (nearest: {near[0]!r})" if near else ""
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises DataError with the line of the first broken byte."""
+    """Text of a UTF-8 file. Raises DataError with the line of the first invalid byte."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -134,7 +135,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, path: Path, line: int = 1) -> Any:
-    """JSON that starts at `line` of `path`. Raises DataError with the line where it breaks."""
+    """Value of JSON that starts at `line` of `path`. Raises DataError with the line of the first error."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -160,14 +161,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         header = next(filter(None, table), [])
         _refuse_other_separator(path, table.line_num, header)
         if len(set(header)) < len(header):
-            raise DataError(f"{path}, line 1: two columns have one name in {header}; rename one")
+            raise DataError(f"{path}, line 1: two columns have the same name in {header}; rename one")
         for row in table:
             where = f"{path}, line {table.line_num}"
             if not row:
                 continue
             if len(row) != len(header):
                 raise DataError(
-                    f"{where}: {len(row)} fields under {len(header)} columns; quote the field or repair the row"
+                    f"{where}: expected {len(header)} fields, got {len(row)}; quote the field or repair the row"
                 )
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
@@ -175,7 +176,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def listed(rows: Sequence[Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(where, row)`` of each row of a .json file that is one list of records. Raises DataError."""
+    """``(where, row)`` of each row of a .json file with a list of records. Raises DataError."""
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(f"{path}, [{i}]: {kind_of(row)} where a record is expected; repair the row")
@@ -183,25 +184,25 @@ def listed(rows: Sequence[Any], path: Path) -> Iterator[tuple[str, dict[str, Any
 
 
 def kind_of(value: Any) -> str:
-    """What JSON calls a value."""
+    """Name of a JSON value's type, for messages."""
     if type(value) is int:
-        return "a whole number" if abs(value) < LARGEST else "a number of more than 64 bits"
+        return "an integer" if abs(value) < LARGEST else "a number of more than 64 bits"
     kinds = {bool: "true or false", float: "a decimal number", list: "a list", dict: "a record", type(None): "null"}
     return kinds.get(type(value), "a text" if isinstance(value, str) else type(value).__name__)
 
 
 def _refuse_other_separator(path: Path, line: int, header: list[str]) -> None:
-    """Raises DataError for a heading that is one column, where another mark separates its words."""
+    """Raises DataError for a header of one column that contains another separator."""
     own = "\t" if path.suffix == ".tsv" else ","
     if len(header) == 1 and (mark := next((mark for mark in "\t;|," if mark != own and mark in header[0]), None)):
         raise DataError(
-            f"{path}, line {line}: {header[0]!r} is one column: {path.suffix} has fields separated by {own!r}, this file by {mark!r}; "
-            f"save it with {own!r}{', or call it .tsv' if mark == chr(9) else ''}"
+            f"{path}, line {line}: {header[0]!r} is one column: expected fields separated by {own!r} in {path.suffix}, "
+            f"got {mark!r}; save it with {own!r}{', or rename it to .tsv' if mark == chr(9) else ''}"
         )
 
 
 def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """``row[key]``, which must be a `kind`. Raises DataError that names the nearest key."""
+    """``row[key]``, which must be of type `kind`. Raises DataError, which names the most similar key."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(row, dict):
         raise DataError(f"{where}: {kind_of(row)} where a record with {key!r} is expected; correct it")
@@ -209,8 +210,8 @@ def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
         hint = nearest(key, (k for k in row if isinstance(k, str)))
         raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or key")
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
-        wanted = " or ".join(_WANTED.get(k, k.__name__) for k in kinds)
-        raise DataError(f"{where}, {key!r}: {kind_of(row[key])} where {wanted} is expected; correct it")
+        expected = " or ".join(_TYPE_NAMES.get(k, k.__name__) for k in kinds)
+        raise DataError(f"{where}, {key!r}: {kind_of(row[key])} where {expected} is expected; correct it")
     if isinstance(row[key], int) and abs(row[key]) >= LARGEST:
         raise DataError(f"{where}, {key!r}: a number of more than 64 bits; renumber")
     return row[key]

@@ -1,4 +1,4 @@
-"""Splits: the words that the field has for train, val and test, and the draw that divides data which names none."""
+"""Names of splits (train, val, test and their synonyms) and the random division of data without splits."""
 
 from __future__ import annotations
 
@@ -13,62 +13,66 @@ from diptych.utils.rng import uniform
 
 SPLITS = ("train", "val", "test")
 WORDS = {
-    "train": "train", "training": "train", "restval": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "minival": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "minival"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Synonyms of each split."""
 OWN = {
-    "testa": "testA", "testb": "testB", "test dev": "test-dev", "testdev": "test-dev",
-    "test std": "test-std", "teststd": "test-std", "test standard": "test-std",
-}  # fmt: skip
-"""Splits that single datasets have beside those: RefCOCO's test sets of people and of things, VQA's test servers."""
+    **{"testa": "testA", "testb": "testB"},
+    **dict.fromkeys(("test dev", "testdev"), "test-dev"),
+    **dict.fromkeys(("test std", "teststd", "test standard"), "test-std"),
+}
+"""Splits of single data sets: RefCOCO's test sets of people and of objects, VQA's test servers."""
 SEVERAL = "trainval"
-"""What stands for a name of more than one split, such as trainval or train2014+val2014."""
+"""Stands for names of more than one split, such as trainval or train2014+val2014."""
 _YEAR, _DIGITS = r"(?<=[a-z])(?:19|20)\d\d$|^(?:19|20)\d\d$", r"\d+$"
 _CAPITAL = r"(?<=[a-z0-9])(?=[A-Z][A-Za-z])"
 
 
-@lru_cache(1024)  # a column says the same few words in each row
+@lru_cache(1024)  # a column repeats the same few words
 def known_split(word: str) -> str | None:
-    """The split that a word means: one of SPLITS, of OWN's values, or SEVERAL; None for any other word.
+    """Split that a word means: one of SPLITS, of OWN's values, or SEVERAL; None for any other word.
 
-    Case, blanks, separators at either end and a year behind it (``val2014``) do not count.
+    Ignores case, white space, separators at either end and a year at the end (``val2014``).
     """
     parts = [re.sub(_YEAR, "", part) for part in re.split(r"[\s_.+&/,;|-]+", word.lower())]
-    meant = _meant([part for part in parts if part not in ("", "and")])
-    return None if None in meant else _one(meant)
+    splits = _splits_of_words([part for part in parts if part not in ("", "and")])
+    return None if None in splits else _one(splits)
 
 
 def named_split(path: Path) -> str | None:
-    """The split that a file's name has among its words, as `known_split` gives it; None where it has none.
+    """Split named by the words of a file's name, as in `known_split`; None if there is none.
 
-    A word ends at whatever is neither letter nor digit and before a capital, and digits or "set" behind it do not count:
-    ``v2_val2014_questions.json``, ``captionsTrain.csv``, ``testset.csv``. A single capital is the word's own: ``testA``.
+    Words end at characters that are neither letters nor digits and before capitals; digits or "set" at the end of a
+    word are ignored: ``v2_val2014_questions.json``, ``captionsTrain.csv``, ``testset.csv``. A single final capital
+    belongs to its word: ``testA``.
     """
     words = re.sub(_CAPITAL, " ", path.stem).lower()
     parts = [re.sub(_DIGITS, "", part).removesuffix("set") for part in re.split(r"[^a-z0-9]+", words)]
-    return _one([split for split in _meant(parts) if split])
+    return _one([split for split in _splits_of_words(parts) if split])
 
 
-def _meant(words: Sequence[str]) -> list[str | None]:
-    """The split that each word means, or each two where they are one ("test", "dev"); None for what means none."""
-    found, at = list[str | None](), 0
+def _splits_of_words(words: Sequence[str]) -> list[str | None]:
+    """Split of each word, or of each pair that is one name ("test", "dev"); None for words that are no split."""
+    splits, at = list[str | None](), 0
     while at < len(words):
         two = OWN.get(" ".join(words[at : at + 2]))
         one = SEVERAL if words[at] in ("trainval", "trainvaltest") else WORDS.get(words[at]) or OWN.get(words[at])
-        found.append(two or one)
+        splits.append(two or one)
         at += 2 if two and two != one else 1
-    return found
+    return splits
 
 
 def _one(splits: Sequence[str | None]) -> str | None:
-    """The split of which all are, SEVERAL where they are of more, None where there are none."""
+    """The split that all have in common; SEVERAL if they differ, None if there are none."""
     return SEVERAL if len(set(splits)) > 1 else next(iter(splits), None)
 
 
 def split_of(word: str, where: str, own: Sequence[str] = ()) -> str:
-    """The split that a word in a file or an argument means. Raises DataError, which names `where`, for any other than SPLITS
-    and those of the reader's `own`.
+    """Split that a word in a file or an argument means: one of SPLITS or of `own`, those that the format has besides.
+
+    Raises DataError, which names `where`, for any other word.
     """
     known = known_split(word)
     if known in SPLITS or known in own:
@@ -76,43 +80,40 @@ def split_of(word: str, where: str, own: Sequence[str] = ()) -> str:
     if not word.strip():
         raise DataError(f"{where}: the split is empty; write train, val or test")
     if known == SEVERAL:
-        raise DataError(f"{where}: {word!r} is more than one split; name each apart ({', '.join(SPLITS)})")
+        raise DataError(f"{where}: {word!r} is more than one split; name one of {', '.join(SPLITS)}")
     if known is not None:
-        raise DataError(
-            f"{where}: {word!r} is a split of single datasets, which is not read here; rename it to one of {_known(own)}"
-        )
+        raise DataError(f"{where}: split {word!r} does not exist in this format; rename it to one of {_known(own)}")
     raise DataError(f"{where}: split {word!r} is none of {_known(own)}; correct it")
 
 
 def asked_split(word: str, data: str, own: Sequence[str] = ()) -> str:
-    """The split that ``--split`` means for some ``--data``. Raises DataError. The built-in world has splits of its own."""
+    """Split that ``--split`` means for some ``--data``; the built-in world has further ones. Raises DataError."""
     if data.partition(":")[0] == "scenes" and known_split(word) not in SPLITS:
         return word
     return split_of(word, "--split", own)
 
 
 def file_split(path: Path, own: Sequence[str] = ()) -> str | None:
-    """The split that a file is of by its name; None where it is named for none, and is to be divided. Raises DataError for
-    a name of several splits, or of one that is not the reader's.
+    """Split that a file is named for; None if for none, so that its rows are to be divided.
+
+    Raises DataError for a name with several splits, or with one that the format does not have.
     """
     named = named_split(path)
     if named is None or named in SPLITS or named in own:
         return named
     if named == SEVERAL:
-        raise DataError(
-            f"{path}: its name has more than one split; name a file for each, or give its rows a split column"
-        )
-    raise DataError(f"{path}: {named} is a split of single datasets, which is not read here; rename the file")
+        raise DataError(f"{path}: its name contains more than one split; use one file per split, or add a split column")
+    raise DataError(f"{path}: split {named} does not exist in this format; rename the file")
 
 
 def drawn_split(name: str, seed: int) -> str:
-    """90 % train, 5 % val, 5 % test: a pure function of the name and the seed."""
+    """Random split of a name: 90 % train, 5 % val, 5 % test; a pure function of name and seed."""
     draw = uniform(seed, 0, [0], f"split of {name}", 1)[0, 0]
     return "train" if draw < 0.9 else "val" if draw < 0.95 else "test"
 
 
 def drawn_splits(names: Sequence[str], pictures: Sequence[Hashable], seed: int) -> list[str]:
-    """The split of each row, of a picture's rows the same: drawn by the first in the alphabet of the picture's names."""
+    """Random split of each row, the same for all rows of an image, drawn by the alphabetically first of its names."""
     first: dict[Hashable, str] = {}
     for name, picture in zip(names, pictures, strict=True):
         first[picture] = min(name, first.get(picture, name))
@@ -121,7 +122,7 @@ def drawn_splits(names: Sequence[str], pictures: Sequence[Hashable], seed: int) 
 
 
 def counted(splits: Iterable[str]) -> str:
-    """``train 900, val 50, test 50``: how often each of SPLITS comes, and others that do."""
+    """Counts of each split as a text, such as ``train 900, val 50, test 50``."""
     counts = Counter(splits)
     names = [*SPLITS, *sorted(set(counts) - set(SPLITS))]
     return ", ".join(f"{name} {counts[name]}" for name in names)

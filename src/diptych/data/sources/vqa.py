@@ -1,4 +1,4 @@
-"""Opening images with questions: VQA v2's JSON files, a table, or the built-in world."""
+"""Questions about images from VQA v2's JSON files, a table, or the built-in world."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from diptych.data.sources.formats import Columns, check_split_columns, table
 from diptych.data.sources.paths import Folder, need, parse_json, read_rows, read_text
 from diptych.data.sources.splits import asked_split, known_split, named_split
 
-OWN = ("test-dev", "test-std")  # splits of VQA's own, whose answers are withheld
+OWN = ("test-dev", "test-std")  # splits of VQA alone, whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 
 class QuestionedFiles:
-    """Questions about images that lie as files in a folder (see `source.Questioned`). `division`: how the data was divided into
-    splits, in a line.
+    """Questions about images in files of a folder (see `base.Questioned`).
+
+    `division`: one line on how the data was divided into splits.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class QuestionedFiles:
         return load(self.root / self.files[index], self.least)
 
     def file(self, index: int) -> bytes:
-        """The file of picture `index` as it lies. Raises BadSample."""
+        """Bytes of image file `index`. Raises BadSample."""
         return read_bytes(self.root / self.files[index])
 
     def stem(self, index: int) -> str:
-        """Its name without its ending: how others name what they say of the picture."""
+        """File name of the image without its suffix."""
         return Path(self.files[index]).stem
 
     def where(self, index: int) -> str:
@@ -66,11 +67,21 @@ class QuestionedFiles:
 def open_questions(
     spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
 ) -> Questioned:
-    """One split ("train", "val", "test", "test-dev", "test-std") of the questions that `spec` names. Raises DataError.
+    """One split of a data set of questions about images.
 
-    `spec` is a folder that holds VQA v2's ``*questions*.json`` and ``*annotations*.json`` (whose names speak of the
-    split) or a table (CSV, TSV, JSONL with image, question, answer); such a file itself, or a .json file that is one list
-    of a table's rows; or ``scenes``, as for captions. Split as captions are: `files.open_captions`. `least` is the shorter side to which large JPEGs may be decoded.
+    Args:
+        spec: a folder with VQA v2's ``*questions*.json`` and ``*annotations*.json`` (with the split in their names) or
+        a
+            table (CSV, TSV, JSONL with image, question, answer); such a file itself, or a .json file with a list of a
+            table's rows; or ``scenes``, as for captions.
+        split: "train", "val", "test", "test-dev" or "test-std". Data without splits is divided as in
+            `captions.open_captions`.
+        columns: column names of a table.
+        seed: keys the division.
+        least: shorter side in pixels to which large JPEGs may be decoded.
+
+    Raises:
+        DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
     split = asked_split(split, spec, OWN)
     if spec.partition(":")[0] == "scenes":
@@ -80,7 +91,7 @@ def open_questions(
     path = Path(spec)
     file = _chosen(path, split, columns or Columns()) if path.is_dir() else path
     if file.suffix == ".tar":
-        raise DataError(f"{spec}: questions are not read from tars; it takes {KNOWN} image, question, answer")
+        raise DataError(f"{spec}: questions are not read from tars; expected {KNOWN} image, question, answer")
     if not file.is_file():
         raise DataError(f"{file}: no such file or folder; check --data")
     folder = Folder.of(file)
@@ -94,32 +105,32 @@ def open_questions(
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
-        asked = _of_table(i, row, columns or Columns()) if tabular else _of_vqa(row, notes)
-        id, words, answers, kind = asked
+        fields = _of_table(i, row, columns or Columns()) if tabular else _of_vqa(row, notes)
+        id, words, answers, kind = fields
         questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
     _check_withheld(questions, split)
     return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least, divided.division)
 
 
 def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
-    """Raises DataError where some questions of a split have answers and others none: a split's answers are withheld as a whole."""
+    """Raises DataError where only some questions of a split have answers: a split's answers are withheld as a whole."""
     without = next((where for where, question in questions if not question.answers), None)
     if without is not None and any(question.answers for _, question in questions):
-        raise DataError(f"{without}: no answer, where other questions of {split} have one; add it or drop the row")
+        raise DataError(f"{without}: no answer, though other questions of {split} have one; add it or drop the row")
 
 
-Asked = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
+Fields = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 
 
-def _of_table(i: int, row: Row, columns: Columns) -> Asked:
-    """A row per question; what its answer may be: `cells.answers`. VizWiz has ``answers``, of people, for ``answer``."""
+def _of_table(i: int, row: Row, columns: Columns) -> Fields:
+    """Fields of a table's row, one per question (`cells.answers`). VizWiz has ``answers`` in place of ``answer``."""
     where, cells = row.where, row.content
     key = "answers" if columns.answer not in cells and "answers" in cells else columns.answer
     return i, text(cells, columns.question, where), answers_in(cells, key, where), ""
 
 
-def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
-    """A question of VQA v2's JSON, with its answers where they are public."""
+def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Fields:
+    """Fields of a question of VQA v2's JSON, with its answers where they are public."""
     id = need(row.content, "question_id", int, row.where)
     if notes and id not in notes:
         raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
@@ -127,35 +138,37 @@ def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Asked:
 
 
 def _vqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
-    """The rows of VQA v2's questions file."""
+    """Rows of VQA v2's questions file."""
     subtype = optional_text(content, "data_subtype", str(path)) if isinstance(content, dict) else ""
     images, named = _numbered(folder, subtype), named_split(path)
-    whole = known_split(subtype) if named is None else None  # "val2014" in a file that is called after no split
+    whole = known_split(subtype) if named is None else None  # "val2014" in a file that is named for no split
     rows = need(content, "questions", list, str(path))
     check_split_columns(path, rows)
     for i, row in enumerate(rows):
         where = f"{path}, questions[{i}]"
         number = need(row, "image_id", int, where)
         if number not in images:
-            raise DataError(f"{where}: no image numbered {number} under {folder.root}; add it or drop the row")
+            raise DataError(f"{where}: no image with number {number} under {folder.root}; add it or drop the row")
         own = need(row, "split", str, where) if "split" in row else whole
         yield Row(where, images[number], [images[number]], own, row)
 
 
 def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, ...], str]]:
-    """``question_id → (answers, answer_type)`` from the annotations beside a questions file, or elsewhere in the dataset's
-    `folder`; empty without them.
+    """``question_id → (answers, answer_type)`` from the annotations file of a questions file; empty without one.
+
+    It may be beside the questions or elsewhere in the data set's `folder`.
     """
     split = named_split(questions)
     named = [p for p in inside(folder.root, "*annotations*.json") if p.is_file() and named_split(p) == split]
-    found = [p for p in named if p.parent.samefile(questions.parent)] or named
-    if not found:
+    files = [p for p in named if p.parent.samefile(questions.parent)] or named
+    if not files:
         return {}
-    if len(found) > 1:
-        raise DataError(f"{questions}: both {found[0].name} and {found[1].name} may annotate it; move one away")
+    if len(files) > 1:
+        raise DataError(f"{questions}: {files[0].name} and {files[1].name} may both annotate it; move one away")
     notes: dict[int, tuple[tuple[str, ...], str]] = {}
-    for i, row in enumerate(need(parse_json(read_text(found[0]), found[0]), "annotations", list, str(found[0]))):
-        where = f"{found[0]}, annotations[{i}]"
+    file = files[0]
+    for i, row in enumerate(need(parse_json(read_text(file), file), "annotations", list, str(file))):
+        where = f"{file}, annotations[{i}]"
         need(row, "answers", list, where)
         id = need(row, "question_id", int, where)
         if id in notes:
@@ -165,9 +178,9 @@ def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, 
 
 
 def _numbered(folder: Folder, subtype: str) -> dict[int, str]:
-    """Number → file, for images named as COCO does: ``COCO_val2014_000000000042.jpg``, ``NYU_000000000003.jpg``.
+    """Image files by number, for COCO's file names: ``COCO_val2014_000000000042.jpg``, ``NYU_000000000003.jpg``.
 
-    Where several have one number, that of the data's own `subtype` ("val2014") counts.
+    Where several have the same number, the one of the data's own `subtype` ("val2014") is used.
     """
     numbered: dict[int, str] = {}
     places = ["", "images"]
@@ -188,23 +201,27 @@ def _plain(name: str) -> bool:
 
 
 def _chosen(folder: Path, split: str, columns: Columns) -> Path:
-    """The file in a folder that holds its questions. A table with neither questions nor answers, such as one of captions, is
-    passed over, which is told where nothing else is found. Raises DataError.
+    """The file in a folder with its questions. Raises DataError.
+
+    Tables with neither questions nor answers, such as captions, are skipped; the error says so where nothing else is
+    found.
     """
     tables = tables_in(folder)
-    asking = [p for p in tables if _asks(p, columns)]
-    passed = "".join(f"; {p.name} has neither question nor answer" for p in tables if p not in asking)
+    usable = [p for p in tables if _has_questions(p, columns)]
+    skipped = "".join(f"; {p.name} has neither question nor answer" for p in tables if p not in usable)
 
     def kinds(_: Path, split: str) -> list[list[Path]]:
-        """Files that may hold questions, best kind first."""
-        return [*by_name(inside(folder, "*questions*.json"), split), *by_name(asking, split)]
+        """Files that may contain questions, by decreasing preference of their kind."""
+        return [*by_name(inside(folder, "*questions*.json"), split), *by_name(usable, split)]
 
-    known = f"{KNOWN} {columns.image}, {columns.question}, {columns.answer}{passed}; give --data a folder that has them"
+    known = (
+        f"{KNOWN} {columns.image}, {columns.question}, {columns.answer}{skipped}; give --data a folder that has them"
+    )
     return choose(folder, split, kinds, "questions", known)
 
 
-def _asks(table: Path, columns: Columns) -> bool:
-    """Whether a table's first row has a question or an answer; also where that cannot be read, which is told when it is."""
+def _has_questions(table: Path, columns: Columns) -> bool:
+    """Whether a table's first row has a question or an answer; True for unreadable tables, whose error comes later."""
     try:
         return all({columns.question, columns.answer, "answers"} & set(row) for _, row in islice(read_rows(table), 1))
     except DataError:

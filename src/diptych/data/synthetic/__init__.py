@@ -1,4 +1,4 @@
-"""The built-in world: pictures, captions and questions from one graph, drawn on the fly from a seed. No torch."""
+"""The built-in world: synthetic images, captions and questions generated from scene graphs by a seed. Torch-free."""
 
 from diptych.data.synthetic.source import SceneQuestions, Scenes
 from diptych.data.synthetic.world import Phrase, Scene, Thing

@@ -1,4 +1,4 @@
-"""A contact sheet to look at: ``python -m diptych.data.synthetic --out DIR --n 16`` writes DIR/scenes.png."""
+"""Contact sheet of synthetic scenes: ``python -m diptych.data.synthetic --out DIR --n 16`` writes DIR/scenes.png."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CELL = (760, 225)
 
 
 def sheet(scenes: Scenes) -> Pillow.Image:
-    """All pictures of `scenes`, two a row, twice their size, with what is said and asked of them."""
+    """All images of `scenes`, two per row, enlarged, with their captions and questions."""
     width, height = _CELL
     page = Pillow.new("RGB", (2 * width, (len(scenes) + 1) // 2 * height), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
@@ -27,10 +27,10 @@ def sheet(scenes: Scenes) -> Pillow.Image:
         picture.thumbnail((120, 120))
         page.paste(picture.resize((picture.width * 3 // 2, picture.height * 3 // 2), Pillow.Resampling.BICUBIC), (x, y))
         scene = scenes.scene(index)
-        said = [caption.text for caption in language.captions(scene)]
-        asked = [f"{question.text}  {question.answer}" for question in language.questions(scene)]
-        for row, text in enumerate([*said, "", *asked]):
-            pen.text((x + 190, y + 19 * row), text, fill="black" if row < len(said) else (20, 70, 150), font=font)
+        captions = [caption.text for caption in language.captions(scene)]
+        questions = [f"{question.text}  {question.answer}" for question in language.questions(scene)]
+        for row, text in enumerate([*captions, "", *questions]):
+            pen.text((x + 190, y + 19 * row), text, fill="black" if row < len(captions) else (20, 70, 150), font=font)
     return page
 
 

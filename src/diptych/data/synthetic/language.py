@@ -1,8 +1,8 @@
-"""From a scene's graph to words: captions that are true of it and questions with one answer.
+"""Captions and questions generated from a scene graph: true captions, and questions with exactly one answer.
 
-Each sentence keeps the `form` it was worded from, a claim or query about the graph:
-``("count", phrase, n)``, ``("relation", phrase, relation, phrase)``, ``("ground", name)``, ``("together", phrase, ...)``
-in captions; ``("exist", phrase)``, ``("count", phrase)``, ``("relation", phrase, relation, phrase)``,
+Each sentence has its logical `form`, a claim or query about the graph:
+``("count", phrase, n)``, ``("relation", phrase, relation, phrase)``, ``("ground", name)``, ``("together", phrase,
+...)`` in captions; ``("exist", phrase)``, ``("count", phrase)``, ``("relation", phrase, relation, phrase)``,
 ``("compare", phrase, phrase)`` and ``(attribute, phrase)`` in questions.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from diptych.data.synthetic.shapes import KINDS
 from diptych.data.synthetic.world import COLORS, HELD_OUT, MATERIALS, OPPOSITE, SIZES, Phrase, Scene, Thing, pick
 
-QUESTIONS = 5  # asked of every scene
+QUESTIONS = 5  # per scene
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 _RELATED = {
     "left": ("left of", "to the left of"),
@@ -50,7 +50,7 @@ def _a(phrase: Phrase) -> str:
 
 
 def captions(scene: Scene) -> tuple[Sentence, ...]:
-    """Five captions: one object, two objects, a relation, a count and the whole."""
+    """Five captions: of one object, two objects, a relation, a count and the whole scene."""
     rng = scene.generator("captions")
     order = rng.permutation(len(scene.things)).tolist()
     return (
@@ -63,7 +63,7 @@ def captions(scene: Scene) -> tuple[Sentence, ...]:
 
 
 def _about(thing: Thing, rng: np.random.Generator, detail: float) -> Phrase:
-    """Color and kind, which are enough to tell a thing, with size and material at random."""
+    """Phrase with color and kind, which identify an object, and with size and material each at random."""
     material = thing.material if rng.random() < detail else None
     return Phrase(thing.kind, thing.color, material, thing.size if rng.random() < detail else None)
 
@@ -119,7 +119,7 @@ def _whole(scene: Scene, rng: np.random.Generator, order: list[int]) -> Sentence
 
 
 def questions(scene: Scene) -> tuple[Sentence, ...]:
-    """Five questions. Those of yes and no come in pairs with opposite answers, so that neither is the better guess."""
+    """Five questions. Yes/no questions come in pairs with opposite answers, so that neither is the better guess."""
     rng = scene.generator("questions")
     turn = scene.key[2]
     count = _count(scene, rng)
@@ -135,11 +135,11 @@ def _count(scene: Scene, rng: np.random.Generator) -> Sentence:
 
 
 def _exist(scene: Scene, rng: np.random.Generator) -> tuple[Sentence, Sentence]:
-    """Something that is there, and the same with one attribute changed so that it is not."""
+    """A question about an object in the scene, and one with an attribute changed so that no object matches."""
     thing = pick(rng, scene.things)
     if rng.random() < 0.7:
         near = [Phrase(k, thing.color) for k in KINDS] + [Phrase(thing.kind, c) for c in COLORS]
-        if scene.key[1] != "novel":  # what is never there must not be learnt as "no"
+        if scene.key[1] != "novel":  # combinations absent from training must not be learned as "no"
             near = [p for p in near if (p.color, p.kind) not in HELD_OUT]
         there = Phrase(thing.kind, thing.color)
     else:
@@ -169,8 +169,8 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[Sentence, Sentenc
 
 
 def _attributes(scene: Scene, rng: np.random.Generator, n: int) -> list[Sentence]:
-    """`n` questions about different attributes, each of a thing that its phrase tells from all others."""
-    asked: list[Sentence] = []
+    """`n` questions about different attributes, each of an object that its phrase identifies."""
+    sentences: list[Sentence] = []
     for attribute in (_ATTRIBUTES[i] for i in rng.permutation(len(_ATTRIBUTES))):
         wanted = SIZES[int(rng.integers(3))] if attribute == "size" else None  # small things are more common
         fitting = [
@@ -179,17 +179,17 @@ def _attributes(scene: Scene, rng: np.random.Generator, n: int) -> list[Sentence
             for phrase in _ways(thing, attribute)
             if scene.count(phrase) == 1 and wanted in (None, thing.size)
         ]
-        if fitting and len(asked) < n:
+        if fitting and len(sentences) < n:
             thing, phrase = pick(rng, fitting)
-            asked.append(_ask(attribute, thing, phrase, rng))
-    while len(asked) < n:  # color and kind tell every thing apart, so its material can always be asked
+            sentences.append(_ask(attribute, thing, phrase, rng))
+    while len(sentences) < n:  # color and kind identify every object, so its material can always be asked for
         thing = pick(rng, scene.things)
-        asked.append(_ask("material", thing, Phrase(thing.kind, thing.color), rng))
-    return asked
+        sentences.append(_ask("material", thing, Phrase(thing.kind, thing.color), rng))
+    return sentences
 
 
 def _ways(thing: Thing, attribute: str) -> list[Phrase]:
-    """Descriptions of a thing that do not give the attribute away."""
+    """Descriptions of an object that do not reveal the attribute."""
     if attribute == "color":
         return [Phrase(thing.kind), Phrase(thing.kind, material=thing.material)]
     if attribute == "kind":
@@ -209,12 +209,12 @@ def _ask(attribute: str, thing: Thing, phrase: Phrase, rng: np.random.Generator)
 
 
 def _compare(scene: Scene, rng: np.random.Generator, wanted: int) -> Sentence:
-    """Of two kinds or two colors, are there more, fewer or as many; which of the three is settled beforehand."""
+    """Compares the counts of two kinds or two colors; `wanted` is the answer: 0 more, 1 fewer, 2 the same."""
     names = [Phrase(kind=k) for k in KINDS] if rng.random() < 0.5 else [Phrase(color=c) for c in COLORS]
     ranked = [names[i] for i in rng.permutation(len(names))]
     ranked.sort(key=scene.count)
     counts = [scene.count(phrase) for phrase in ranked]
-    if wanted == 2:  # present ones where two are equally many, else two that are both absent
+    if wanted == 2:  # two present ones with equal counts if there are, else two absent ones
         equal = [i for i in range(len(ranked) - 1) if counts[i] == counts[i + 1]]
         a, b = ranked[equal[-1]], ranked[equal[-1] + 1]
     else:

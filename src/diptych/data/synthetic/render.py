@@ -1,4 +1,4 @@
-"""From a scene's graph to its pixels: ground, clutter, then the objects with their materials and outlines."""
+"""Renderer of scene graphs: ground and clutter, then the objects with their materials and outlines."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ from PIL import ImageDraw, ImageFilter
 from diptych.data.synthetic.shapes import silhouette
 from diptych.data.synthetic.world import Scene, Thing
 
-_FINE = 4  # silhouettes are drawn this much larger, then averaged down
+_FINE = 4  # supersampling factor of silhouettes
 _PAINT = {
-    "red": (214, 38, 38), "orange": (245, 136, 20), "yellow": (248, 220, 40), "green": (36, 160, 60),
-    "blue": (38, 84, 222), "purple": (128, 50, 176), "pink": (250, 140, 190), "brown": (122, 72, 34),
-    "white": (246, 246, 246), "black": (28, 28, 30),
-}  # fmt: skip
+    "red": (214, 38, 38),
+    "orange": (245, 136, 20),
+    "yellow": (248, 220, 40),
+    "green": (36, 160, 60),
+    "blue": (38, 84, 222),
+    "purple": (128, 50, 176),
+    "pink": (250, 140, 190),
+    "brown": (122, 72, 34),
+    "white": (246, 246, 246),
+    "black": (28, 28, 30),
+}
 _GROUND = {
-    "grass": (134, 158, 116), "sand": (196, 180, 142), "sky": (150, 180, 200), "stone": (142, 142, 146),
+    "grass": (134, 158, 116),
+    "sand": (196, 180, 142),
+    "sky": (150, 180, 200),
+    "stone": (142, 142, 146),
     "wood": (168, 142, 118),
-}  # fmt: skip
+}
 
 
 def render(scene: Scene) -> Pillow.Image:
-    """The picture, mode RGB, `scene.width` x `scene.height`."""
+    """RGB image of `scene.width` x `scene.height` pixels."""
     rng = scene.generator("pixels")
     canvas = _ground(scene, rng)
     for thing in scene.things:
@@ -32,7 +42,7 @@ def render(scene: Scene) -> Pillow.Image:
 
 
 def mask(thing: Thing) -> np.ndarray:
-    """How much of each pixel of the box, widened by one pixel on every side, the object covers: uint8 (h + 2, w + 2)."""
+    """Coverage of each pixel of the box, padded by one pixel on every side: uint8 ``(h + 2, w + 2)``."""
     return np.asarray(_mask(thing))
 
 
@@ -48,7 +58,7 @@ def _mask(thing: Thing) -> Pillow.Image:
 
 
 def _ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A muted ground with a gradient, its own texture, and strokes that mean nothing."""
+    """Muted background with a gradient, a texture of its kind, and distractor strokes."""
     w, h = scene.width, scene.height
     base = np.array(_GROUND[scene.ground], np.float32) + rng.normal(0, 8, 3)
     image = Pillow.new("RGB", (w, h), tuple(int(v) for v in base))
@@ -80,7 +90,7 @@ def _ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, thing: Thing, rng: np.random.Generator) -> None:
-    """Lay one object over the canvas, in place."""
+    """Draws one object onto the canvas, in place."""
     x1, y1, x2, y2 = thing.box
     whole = _mask(thing)
     inner = np.asarray(whole.filter(ImageFilter.MinFilter(3)), dtype=np.float32)[..., None] / 255
@@ -96,7 +106,7 @@ def _paint(canvas: np.ndarray, thing: Thing, rng: np.random.Generator) -> None:
 
 
 def _material(material: str, paint: np.ndarray, h: int, w: int, rng: np.random.Generator) -> np.ndarray:
-    """The colors of the surface, (h, w, 3): plain, or with a second tone of the same paint laid over it."""
+    """Colors of the surface ``(h, w, 3)``: plain, or with a pattern in a second tone."""
     y, x = np.mgrid[:h, :w].astype(np.float32)
     light = paint.mean() > 150
     second = paint * np.float32(0.55) if light else paint + (255 - paint) * np.float32(0.62)
@@ -110,7 +120,7 @@ def _material(material: str, paint: np.ndarray, h: int, w: int, rng: np.random.G
         row = np.floor(y / step)
         dx, dy = (x + row % 2 * step / 2) % step - step / 2, y % step - step / 2
         amount = (dx**2 + dy**2 < (0.33 * step) ** 2).astype(np.float32)
-    else:  # shiny: darker below, with a white gleam above
+    else:  # shiny: darker towards the bottom, with a white highlight near the top
         second = np.full(3, 255, np.float32)
         paint = paint * (1.1 - 0.6 * y / h)[..., None]
         amount = np.exp(-(((x - 0.38 * w) / (0.17 * w)) ** 2 + ((y - 0.36 * h) / (0.13 * h)) ** 2)).astype(np.float32)

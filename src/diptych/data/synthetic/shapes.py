@@ -1,4 +1,4 @@
-"""The silhouettes of the built-in world's objects, as polygons: what makes a star a star."""
+"""Silhouettes of the built-in world's objects, as polygons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _petals() -> list:
     return [_arc(0.6 * np.cos(a), 0.6 * np.sin(a), 0.44, 0.44) for a in turn] + [_arc(0, 0, 0.4, 0.4)]
 
 
-# A silhouette is the union of its polygons. The ring is one polygon that goes round outside, then back round inside.
+# A silhouette is the union of its polygons. The ring is one polygon along the outer, then back along the inner circle.
 _OUTLINES: dict[str, list] = {
     "circle": [_arc(0, 0, 1, 1)],
     "square": [[(-1, -1), (1, -1), (1, 1), (-1, 1)]],
@@ -46,8 +46,12 @@ _OUTLINES: dict[str, list] = {
     "moon": [_arc(0, 0, 1, 1, 50, 310) + _arc(0.56, 0, 0.77, 0.77, 275, 85)],
     "diamond": [[(0, -1), (0.68, 0), (0, 1), (-0.68, 0)]],
     "arrow": [[(-1, -0.28), (0.1, -0.28), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.28), (-1, 0.28)]],
-    "house": [[(-0.75, 1), (-0.75, 0), (-1, 0), (0, -1), (1, 0), (0.75, 0), (0.75, 1), (0.2, 1), (0.2, 0.4),
-               (-0.2, 0.4), (-0.2, 1)]],
+    "house": [
+        [
+            *((-0.75, 1), (-0.75, 0), (-1, 0), (0, -1), (1, 0), (0.75, 0), (0.75, 1)),
+            *((0.2, 1), (0.2, 0.4), (-0.2, 0.4), (-0.2, 1)),
+        ]
+    ],
     "tree": [
         [(0, -1), (0.5, -0.35), (-0.5, -0.35)],
         [(0, -0.7), (0.7, 0.45), (-0.7, 0.45)],
@@ -64,14 +68,14 @@ _OUTLINES: dict[str, list] = {
         _arc(0.45, -0.1, 0.55, 0.5, -90, 90) + _arc(0.45, -0.1, 0.27, 0.24, 90, -90),
     ],
     "flower": _petals(),
-}  # fmt: skip
+}
 
 KINDS = tuple(_OUTLINES)
 
 
 @cache
 def silhouette(kind: str, tilt: int = 0) -> tuple[Polygon, ...]:
-    """The polygons of `kind` turned by `tilt` degrees, moved to begin at (0, 0) with the longer side of length 1."""
+    """Polygons of `kind` rotated by `tilt` degrees, with bounding box at (0, 0) and longer side 1."""
     a = np.radians(tilt)
     turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
     polygons = [np.asarray(outline, dtype=np.float64) @ turn for outline in _OUTLINES[kind]]
@@ -81,6 +85,6 @@ def silhouette(kind: str, tilt: int = 0) -> tuple[Polygon, ...]:
 
 
 def proportions(kind: str, tilt: int = 0) -> tuple[float, float]:
-    """Width and height of the turned silhouette; the longer is 1."""
+    """Width and height of the rotated silhouette; the longer is 1."""
     width, height = np.concatenate(silhouette(kind, tilt)).max(axis=0)
     return float(width), float(height)

@@ -1,8 +1,8 @@
-"""The built-in world: which objects a scene holds and where. Everything else (pixels, captions, questions) follows.
+"""Scene graphs of the built-in world: objects, attributes and positions, from which images and texts are generated.
 
-A scene is a pure function of (seed, split, index). Its objects are told apart by (color, kind) alone, so every object
-can be spoken of. To keep counting honest, each scene has a *topic* (a kind or a color) and holds 0 to 5 objects of it
-with equal chance: how many there are cannot be guessed from what is asked.
+A scene is a pure function of (seed, split, index). Its objects differ in (color, kind), so a phrase can identify each.
+So that counts cannot be guessed from the question, each scene has a *topic* (a kind or a color) and 0 to 5 objects of
+it with equal probability.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from diptych.data.synthetic.shapes import KINDS, proportions
-from diptych.utils import rng as keyed
+from diptych.utils.rng import generator
 
 T = TypeVar("T")
 
@@ -29,13 +29,17 @@ SPLITS = {"train": 20_000, "val": 1_000, "test": 1_000, "novel": 1_000}
 MOST = 5  # objects in a scene
 
 _COMBINATIONS = tuple(product(COLORS, KINDS))
-# One color of every kind, and one or two kinds of every color, are seen only in the split "novel".
+# One color of every kind, and one or two kinds of every color, occur only in the split "novel".
 HELD_OUT = frozenset((c, k) for c, k in _COMBINATIONS if (COLORS.index(c) + 3 * KINDS.index(k)) % len(COLORS) == 0)
-_SEEN = tuple(pair for pair in _COMBINATIONS if pair not in HELD_OUT)
+_TRAINED = tuple(pair for pair in _COMBINATIONS if pair not in HELD_OUT)
 
-_LENGTHS = {"small": (16, 20), "medium": (26, 31), "large": (40, 46)}  # longer side, in pixels of a 96-pixel picture
-_OVERLAP = 0.08  # of the smaller box
-_APART = 0.12  # of the picture's side, between centers, before one is "left of" or "above" the other
+_LENGTHS = {
+    "small": (16, 20),
+    "medium": (26, 31),
+    "large": (40, 46),
+}  # longer side in pixels, for an image of 96 pixels
+_OVERLAP = 0.08  # largest overlap, as a share of the smaller box
+_APART = 0.12  # least distance of centers, as a share of the image's side, for "left of" or "above"
 
 
 @dataclass(frozen=True)
@@ -78,19 +82,19 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Scene:
-    """The graph behind a picture; later objects lie over earlier ones where boxes overlap."""
+    """Scene graph; later objects cover earlier ones where they overlap."""
 
     width: int
     height: int
     ground: str
     things: tuple[Thing, ...]
     topic: Phrase
-    key: tuple[int, str, int] = field(repr=False)  # (seed, split, index): further draws about this scene hang on it
+    key: tuple[int, str, int] = field(repr=False)  # (seed, split, index), which keys further draws about this scene
 
     def generator(self, use: str) -> np.random.Generator:
-        """Randomness for one use of the scene: its pixels, its captions, its questions, a later task."""
+        """Random generator for one use of the scene: pixels, captions, questions."""
         seed, split, index = self.key
-        return keyed.generator(seed, 0, index, f"scenes {split} {use}")
+        return generator(seed, 0, index, f"scenes {split} {use}")
 
     def count(self, phrase: Phrase) -> int:
         return sum(phrase.fits(thing) for thing in self.things)
@@ -102,7 +106,7 @@ class Scene:
         return {"left": x, "right": -x, "above": y, "below": -y}[relation] > _APART
 
     def relations(self) -> list[tuple[int, str, int]]:
-        """Every (object, relation, object) that holds."""
+        """All (object, relation, object) that hold."""
         n = len(self.things)
         return [
             (a, relation, b)
@@ -114,14 +118,14 @@ class Scene:
 
 
 def draw(seed: int, split: str, index: int, pixels: int) -> Scene:
-    """Scene `index` of a split; the picture's area is about `pixels` squared, its sides vary by a fifth."""
-    rng = keyed.generator(seed, 0, index, f"scenes {split} graph")
+    """Scene `index` of a split; the image's area is about `pixels` squared, its sides vary by a fifth."""
+    rng = generator(seed, 0, index, f"scenes {split} graph")
     stretch = float(np.exp(rng.uniform(-0.18, 0.18)))
     width, height = round(pixels * stretch), round(pixels / stretch)
     topic = Phrase(kind=pick(rng, KINDS)) if rng.random() < 0.6 else Phrase(color=pick(rng, COLORS))
     names = _names(rng, topic, novel=split == "novel")
     things: list[Thing] = []
-    sizes = sorted((int(rng.integers(3)) for _ in names), reverse=True)  # the large are placed while there is room
+    sizes = sorted((int(rng.integers(3)) for _ in names), reverse=True)  # large objects first, while there is room
     for (color, kind), size in zip(names, sizes, strict=True):
         tilt = int(rng.integers(-4, 5)) * 4
         size, box = _place(rng, kind, tilt, size, (width, height), pixels / 96, [thing.box for thing in things])
@@ -130,17 +134,17 @@ def draw(seed: int, split: str, index: int, pixels: int) -> Scene:
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of `options`, each as likely as another."""
+    """One of `options`, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
 def _names(rng: np.random.Generator, topic: Phrase, novel: bool) -> list[tuple[str, str]]:
-    """(color, kind) of each object: all different, as many of the topic as was drawn, one held out where novel."""
+    """(color, kind) of each object: all different, a drawn number of them of the topic, one held out where `novel`."""
     of_topic = int(rng.integers(MOST + 1))
     n = max(1, of_topic + int(rng.integers(1 + min(3, MOST - of_topic))))
     names: list[tuple[str, str]] = []
     for place in range(n):
-        pool = (tuple(sorted(HELD_OUT)) if place == 0 else _COMBINATIONS) if novel else _SEEN
+        pool = (tuple(sorted(HELD_OUT)) if place == 0 else _COMBINATIONS) if novel else _TRAINED
         inside = place < of_topic
         fitting = [(c, k) for c, k in pool if (topic.kind == k or topic.color == c) == inside and (c, k) not in names]
         names.append(pick(rng, fitting))
@@ -149,7 +153,7 @@ def _names(rng: np.random.Generator, topic: Phrase, novel: bool) -> list[tuple[s
 
 
 def _place(rng, kind: str, tilt: int, size: int, frame: tuple[int, int], scale: float, taken: list):
-    """A box that (nearly) avoids those taken; an object for which there is no room becomes smaller."""
+    """Size and box of an object that (nearly) avoids the boxes `taken`; without room the object becomes smaller."""
     wide, tall = proportions(kind, tilt)
     best = (np.inf, size, (0, 0, 1, 1))
     for attempt in range(20 * (size + 1) + 40):
@@ -166,6 +170,6 @@ def _place(rng, kind: str, tilt: int, size: int, frame: tuple[int, int], scale: 
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Shared area as a share of the smaller box."""
+    """Intersection area as a share of the smaller box."""
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0, w) * max(0, h) / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))

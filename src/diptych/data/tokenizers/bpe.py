@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Pipeline
 from diptych.data.tokenizers.vocabulary import Vocabulary
 
 MERGES = 49152 - 256 - 2
-"""How many merges are read from the published file; those after them belong to no vocabulary."""
+"""Number of merges in the published file that are used; those after them belong to no vocabulary."""
 END = "</w>"
 BEGIN_TEXT, END_TEXT = "<start_of_text>", "<end_of_text>"
 WORDS = r"'[s\u017f]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -53,19 +53,19 @@ class BytePairs:
 
 
 def cleaned(text: str) -> str:
-    """The text in lower case, wrong encodings (``cafÃ©``) mended, HTML entities decoded and white space collapsed."""
+    """The text in lower case, with mojibake (``cafÃ©``) repaired, HTML entities decoded and white space collapsed."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
 def byte_letters() -> dict[int, str]:
-    """A printable letter for every byte: its own if it has one, else one from U+0100 on."""
+    """A printable character for every byte: its own if it has one, else one from U+0100 on."""
     own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in own]
     return {byte: chr(byte) for byte in own} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def byte_pairs(name: str, lines: list[str]) -> Vocabulary:
-    """The vocabulary of a published list of merges, which has a title on its first line.
+    """Vocabulary of a published list of merges, whose first line is a title.
 
     CLIP has no [MASK]: the token that begins texts is used for it, since it occurs nowhere else in them.
     """
@@ -73,5 +73,5 @@ def byte_pairs(name: str, lines: list[str]) -> Vocabulary:
     letters = list(byte_letters().values())
     pieces = (*letters, *(letter + END for letter in letters), *map("".join, merges), BEGIN_TEXT, END_TEXT)
     begin, end = len(pieces) - 2, len(pieces) - 1
-    cutter = BytePairs(pieces, merges)
-    return Vocabulary(name, pieces, 0, end, begin, end, begin, cutter, pad_is_word=True)
+    tokenizer = BytePairs(pieces, merges)
+    return Vocabulary(name, pieces, 0, end, begin, end, begin, tokenizer, pad_is_word=True)

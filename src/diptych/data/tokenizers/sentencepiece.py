@@ -1,4 +1,4 @@
-"""A sentencepiece model (Kudo & Richardson 2018) with ids as XLM-R has them, which BEiT-3 reads texts with."""
+"""SentencePiece tokenizer (Kudo & Richardson 2018) with XLM-R's token ids, as in BEiT-3."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from diptych.data.tokenizers.vocabulary import Vocabulary
 
 BEGIN, PAD, END, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 FRONT = (BEGIN, PAD, END, UNKNOWN)
-"""What stands at the ids 0 to 3, where the model itself has <unk>, <s> and </s> at 0 to 2; its pieces follow, moved by one."""
+"""Tokens 0 to 3. The model itself has <unk>, <s> and </s> at 0 to 2; its other tokens follow, shifted by one."""
 SPACE = "▁"
 
 
 class SentencePieces:
-    """As the model cuts and joins; a piece that begins a word begins with ▁."""
+    """SentencePiece tokenizer; tokens that begin a word start with ▁."""
 
     def __init__(self, model: SentencePieceProcessor, pieces: tuple[str, ...]):
         self._model, self._pieces = model, pieces
@@ -34,17 +34,20 @@ class SentencePieces:
         return (False,) * len(pieces)
 
 
-def sentencepieces(name: str, held: bytes) -> Vocabulary:
-    """The vocabulary of a sentencepiece model's file. Raises ValueError where it is none, or its first pieces are others than XLM-R's."""
-    if not held:
+def sentencepieces(name: str, data: bytes) -> Vocabulary:
+    """Vocabulary of a SentencePiece model file.
+
+    Raises ValueError where it is not one, or its first tokens are not those of XLM-R.
+    """
+    if not data:
         raise ValueError("it is empty")
     try:
-        model = SentencePieceProcessor(model_proto=held)
+        model = SentencePieceProcessor(model_proto=data)
         own = [model.id_to_piece(i) for i in range(len(model))]
     except (RuntimeError, OSError, UnicodeDecodeError):
-        raise ValueError("it is no sentencepiece model") from None
+        raise ValueError("it is not a SentencePiece model") from None
     special = model.unk_id(), model.bos_id(), model.eos_id()
     if special != (0, 1, 2):
-        raise ValueError(f"{UNKNOWN}, {BEGIN} and {END} are its pieces {special}, not 0, 1 and 2")
+        raise ValueError(f"expected {UNKNOWN}, {BEGIN} and {END} as its tokens 0, 1 and 2, got {special}")
     pieces = (*FRONT, *own[len(FRONT) - 1 :], MASK)
     return Vocabulary(name, pieces, 1, 3, 0, 2, len(pieces) - 1, SentencePieces(model, pieces))

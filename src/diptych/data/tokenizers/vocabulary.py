@@ -1,4 +1,4 @@
-"""What texts are cut into: pieces in the order of their ids, and who cuts."""
+"""Vocabularies of subword tokens, and the interface of their tokenizers."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class SubwordTokenizer(Protocol):
-    """Cuts texts into pieces of one vocabulary, and joins them again. Special tokens are never recognised inside a text."""
+    """Tokenizes text with one vocabulary (WordPiece, BPE, SentencePiece).
+
+    Special tokens in a text are not recognised.
+    """
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text's pieces, with no special one among them."""
+        """Token ids of a text, without special tokens."""
         ...
 
     def decode(self, ids: list[int]) -> str:
-        """Readable text of some pieces."""
+        """Text of token ids."""
         ...
 
     def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        """Of each piece, whether a word begins with it."""
+        """For each token, whether it begins a word."""
         ...
 
     def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        """Of each piece, whether a word ends with it, so that the next one begins another."""
+        """For each token, whether it ends a word, so that the next one begins another."""
         ...
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Pieces in the order of their ids, where those stand that are no words, and the cutter that knows them.
+    """Tokens in the order of their ids, the ids of special tokens, and the tokenizer.
 
-    `pad_is_word`: the padding's id is a word's too (CLIP pads with "!"). `unknown`: what stands for what cannot be cut.
+    `pad_is_word`: the padding id is also that of an ordinary token (CLIP pads with "!"). `unknown`: id of the token for
+    text that cannot be tokenized.
     """
 
     name: str
@@ -52,25 +56,25 @@ class Vocabulary:
 
     @property
     def special(self) -> tuple[int, ...]:
-        """What no text says of itself."""
+        """Ids of the special tokens, which no text is tokenized to."""
         return (self.cls, self.sep, self.mask) if self.pad_is_word else (self.pad, self.cls, self.sep, self.mask)
 
     @cached_property
     def opens(self) -> tuple[bool, ...]:
-        """Of each piece, whether a word begins with it."""
+        """For each token, whether it begins a word."""
         return self.subwords.opens(self.pieces)
 
     @cached_property
     def closes(self) -> tuple[bool, ...]:
-        """Of each piece, whether a word ends with it."""
+        """For each token, whether it ends a word."""
         return self.subwords.closes(self.pieces)
 
 
 def first_repeated(pieces: Iterable[str]) -> str | None:
-    """The first piece that stood before, found in one pass; None where all differ."""
-    known: set[str] = set()
+    """The first token that occurs a second time; None if all differ."""
+    previous: set[str] = set()
     for piece in pieces:
-        if piece in known:
+        if piece in previous:
             return piece
-        known.add(piece)
+        previous.add(piece)
     return None

@@ -1,4 +1,4 @@
-"""The lists of words that VSE++ and SCAN publish with their weights: a word an id, and texts cut as NLTK cuts them."""
+"""Word-level vocabularies that VSE++ and SCAN publish with their weights, with NLTK's word tokenization."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from diptych.data.tokenizers.vocabulary import Vocabulary, first_repeated
 
 SPECIAL = PAD, START, END, UNKNOWN = ("<pad>", "<start>", "<end>", "<unk>")
 CLASSES = ("vocab.Vocabulary", "__main__.Vocabulary")
-"""Whose fields VSE++'s pickle holds: the official code makes it by a script that is also imported."""
+"""Class names in VSE++'s pickles, whose fields are read; the official script that writes them is run or imported."""
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 class WordList:
-    """Lower case of ASCII letters, words as data.tokenizers.ptb has them; a word that the list has not is <unk>."""
+    """Word tokenizer: lower-cases ASCII letters, splits words by tokenizers.ptb; words not in the list become <unk>."""
 
     def __init__(self, pieces: tuple[str, ...]):
         self._pieces, self._ids = pieces, {piece: i for i, piece in enumerate(pieces)}
@@ -38,16 +38,17 @@ class WordList:
         return (False,) * len(pieces)
 
 
-def word_list(name: str, held: bytes) -> Vocabulary:
-    """The vocabulary of SCAN's JSON, or of VSE++'s pickle where `name` ends with .pkl, of which nothing is run. There is no [MASK]: the
-    word that begins texts stands for it, since it stands nowhere else in them. Raises ValueError.
+def word_list(name: str, data: bytes) -> Vocabulary:
+    """Vocabulary of SCAN's JSON, or of VSE++'s pickle (parsed without running it) where `name` ends with .pkl.
+
+    There is no [MASK]: the start token is used for it, because it occurs nowhere else in a text. Raises ValueError.
     """
-    fields = read_plain(held, CLASSES) if name.endswith(".pkl") else _json(held)
+    fields = read_plain(data, CLASSES) if name.endswith(".pkl") else _json(data)
     ids = fields.get("word2idx") if isinstance(fields, dict) else None
     if not isinstance(ids, dict) or not all(isinstance(word, str) for word in ids):
-        raise ValueError("it holds no word2idx, of each word its number")
+        raise ValueError("it has no word2idx, the id of each word")
     if sorted(i if type(i) is int else -1 for i in ids.values()) != list(range(len(ids))):
-        raise ValueError(f"the numbers of its {len(ids):,} words are not 0 to {len(ids) - 1:,}, each once")
+        raise ValueError(f"the ids of its {len(ids):,} words must be 0 to {len(ids) - 1:,}, each once")
     if missing := [word for word in SPECIAL if word not in ids]:
         raise ValueError(f"{', '.join(missing)} must be among the words")
     pieces = tuple(sorted(ids, key=lambda word: ids[word]))
@@ -55,15 +56,15 @@ def word_list(name: str, held: bytes) -> Vocabulary:
     return Vocabulary(name, pieces, ids[PAD], ids[UNKNOWN], start, ids[END], start, WordList(pieces))
 
 
-def _json(held: bytes) -> Any:
+def _json(data: bytes) -> Any:
     try:
-        return json.loads(held, object_pairs_hook=_distinct)
+        return json.loads(data, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not readable as JSON ({str(error)[:80]})") from None
+        raise ValueError(f"it cannot be read as JSON ({str(error)[:80]})") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError where it has a key twice, of which JSON would keep the last."""
+    """A JSON object. Raises ValueError for a repeated key, of which json would keep the last."""
     if (twice := first_repeated(key for key, _ in pairs)) is not None:
-        raise ValueError(f"{twice[:40]!r} stands twice")
+        raise ValueError(f"{twice[:40]!r} occurs twice")
     return dict(pairs)

@@ -1,4 +1,4 @@
-"""BERT's uncased WordPiece: cutting with its pieces, or with those of a corpus."""
+"""BERT's uncased WordPiece tokenizer, with its own vocabulary or one trained on a corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_LETTERS = 1000
 
 
 class WordPieces:
-    """Lower case, accents stripped, split at punctuation, then greedy longest pieces; a piece within a word begins with ##."""
+    """WordPiece: lower case, accents stripped, split at punctuation, then greedy longest match; ## continues a word."""
 
     def __init__(self, pieces: tuple[str, ...]):
         ids = {piece: i for i, piece in enumerate(pieces)}
@@ -38,18 +38,20 @@ class WordPieces:
 
 
 def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
-    """The vocabulary of these pieces. Raises ValueError where a piece stands twice, or a special one is missing."""
+    """Vocabulary of these tokens. Raises ValueError where one occurs twice, or a special token is missing."""
     if (twice := first_repeated(pieces)) is not None:
-        raise ValueError(f"the piece {twice[:LONGEST_WORD]!r} stands twice")
+        raise ValueError(f"the token {twice[:LONGEST_WORD]!r} occurs twice")
     missing = [piece for piece in SPECIAL if piece not in pieces]
     if missing:
-        raise ValueError(f"{', '.join(missing)} must be among the pieces")
+        raise ValueError(f"{', '.join(missing)} must be among the tokens")
     return Vocabulary(name, pieces, *map(pieces.index, SPECIAL), subwords=WordPieces(pieces))
 
 
 def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
-    """At most `size` pieces that cut these texts into few: the special ones, the letters that are used most, and pairs that come
-    together most often, joined one after another as long as they come twice. Raises ValueError where letters alone are more.
+    """WordPiece vocabulary of at most `size` tokens, trained on texts.
+
+    Special tokens, the most frequent characters, then merges of the most frequent pairs that occur at least twice.
+    Raises ValueError where special tokens and characters alone exceed `size`.
     """
     blank = _pipeline(models.WordPiece(unk_token="[UNK]"))
     words: Counter[str] = Counter()
@@ -59,10 +61,10 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     for word, times in words.items():
         used.update({letter: times * n for letter, n in Counter(word).items()})
     letters = sorted(sorted(used, key=lambda letter: (-used[letter], letter))[:MOST_LETTERS])
-    # the trainer numbers what it meets in no fixed order, and ties go by number: so letters are numbered here
+    # the trainer assigns ids to characters in no fixed order, and breaks ties by id: so characters get their ids here
     front = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
     if len(front) > size:
-        raise ValueError(f"the texts' letters alone, and the special pieces, are {len(front)}; give --size more")
+        raise ValueError(f"special tokens and characters alone are {len(front)} tokens; raise --size above it")
     known = set(letters)
     repeated = (word for word, times in sorted(words.items()) if known.issuperset(word) for _ in range(times))
     trainer = trainers.WordPieceTrainer(
@@ -74,7 +76,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
 
 
 def _pipeline(model: models.WordPiece) -> Pipeline:
-    """BERT's way to split a text into words, before a model cuts those."""
+    """Tokenizer pipeline with BERT's normalisation and splitting into words."""
     made = Pipeline(model)
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

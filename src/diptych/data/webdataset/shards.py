@@ -1,4 +1,4 @@
-"""WebDataset tars as a random-access source: their headers are scanned once, and nothing is ever unpacked."""
+"""WebDataset tars as a random-access source: headers are scanned once, and nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from diptych.data.webdataset.tar import (
     wrong_size,
 )
 
-Parts = dict[str, tarfile.TarInfo | DataError]  # a sample's members by their suffixes, or what is wrong with one
+Parts = dict[str, tarfile.TarInfo | DataError]  # members of a sample by suffix, or the error of one
 
 
 @dataclass(frozen=True)
 class Member:
-    """One sample of a shard: where its picture's bytes lie, and what is said about it."""
+    """One sample of a shard: location of its image's bytes, and its captions."""
 
     shard: Path
     key: str
@@ -47,18 +47,33 @@ class Member:
 
 
 class CaptionedShards:
-    """Captioned images in tars (see `source.Captioned`): ``key.jpg`` (or png, webp) beside ``key.txt`` or ``key.json``.
+    """Captioned images in tars (see `base.Captioned`): ``key.jpg`` (or png, webp) and ``key.txt`` or ``key.json``.
 
-    `spec` may hold braces (``{000..003}``, ``{a,b}``) and wildcards. Where shards are named for splits each belongs to its
-    own; where none is, samples are divided 90/5/5 by picture, keyed by `seed` and the picture's key (of several keys the
-    first in the alphabet). `division`: how, in a line. Split "" has all samples. Raises DataError, unless there is a list
-    of `bad` samples to enter those in that lack a part.
+    Shards named for splits belong to their split. If none is, samples are divided 90/5/5 by image, keyed by `seed` and
+    the image's key (the alphabetically first of several); `division` says so in one line.
+
+    Args:
+        spec: path of the tars; may contain braces (``{000..003}``, ``{a,b}``) and wildcards.
+        split: "" for all samples.
+        columns: column names; `caption` is the key of captions in .json members.
+        seed: keys the division.
+        least: see captions.CaptionedFiles.
+        bad: list to which incomplete samples are appended, instead of raising.
+
+    Raises:
+        DataError: the tars cannot be used; NoSplit: they have nothing in this split.
     """
 
     def __init__(
-        self, spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None,
+        self,
+        spec: str,
+        split: str,
+        *,
+        columns: Columns | None = None,
+        seed: int = 0,
+        least: int | None = None,
         bad: list[Skipped] | None = None,
-    ):  # fmt: skip
+    ):
         split = asked_split(split, spec) if split else ""
         self.name, self.split, self.least = Path(spec).parent.resolve().name, split, least
         tars = tars_of(spec, split, alike=True)
@@ -67,7 +82,7 @@ class CaptionedShards:
         if split and tars and named_split(tars[0]) is None:
             first = same_bytes([m.stored for m in self.members])
             splits = drawn_splits([m.key for m in self.members], first, seed)
-            how = f"divided by picture, seed {seed}: {counted(dict(zip(first, splits, strict=True)).values())}"
+            how = f"divided by image, seed {seed}: {counted(dict(zip(first, splits, strict=True)).values())}"
             self.members = [m for m, own in zip(self.members, splits, strict=True) if own == split]
         self.division = f"{Path(spec).name}: {how}"
         if not self.members and bad is None:
@@ -80,7 +95,7 @@ class CaptionedShards:
         return decode(self.file(index), self.where(index), least=self.least)
 
     def file(self, index: int) -> bytes:
-        """The picture's file as it lies. Raises BadSample."""
+        """Bytes of the image file. Raises BadSample."""
         member = self.members[index]
         if why := wrong_size(member.size):
             raise BadSample(self.where(index), why)
@@ -91,15 +106,15 @@ class CaptionedShards:
         except OSError as error:
             raise BadSample(self.where(index), f"cannot be read ({error.strerror})") from None
         if len(data) < member.size:
-            raise BadSample(self.where(index), f"cut off after {len(data)} of {member.size} bytes")
+            raise BadSample(self.where(index), f"truncated after {len(data)} of {member.size} bytes")
         return data
 
     def stem(self, index: int) -> str:
-        """The sample's key, without its folder: how others name what they say of its picture."""
+        """The sample's key without its folder."""
         return self.members[index].key.rpartition("/")[2]
 
     def pictures(self) -> Sequence[int]:
-        """Of each sample the first one with the same picture (see `copies.TellsCopies`)."""
+        """For each sample the first one with the same image (see `copies.TellsCopies`)."""
         return same_bytes([member.stored for member in self.members])
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -110,30 +125,31 @@ class CaptionedShards:
 
 
 def shards(spec: str) -> list[Path]:
-    """The tars that a brace glob names, in order. Raises DataError where one is missing."""
-    found: list[Path] = []
+    """Tars matched by a path with braces and wildcards, in order. Raises DataError where one is missing."""
+    paths: list[Path] = []
     for name in braces(spec):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
         if not matches or not all(Path(m).is_file() for m in matches):
             raise DataError(f"{name}: no such shard (from {spec!r}); check the path and its braces")
-        found += map(Path, matches)
-    return found
+        paths += map(Path, matches)
+    return paths
 
 
 def tars_of(spec: str, split: str, alike: bool = False) -> list[Path]:
-    """The tars of `spec` that a split may be in: those named for it, and for none ("": all). Raises DataError for a name of
-    several splits, and where, with `alike`, some are named for a split and some for none.
+    """Tars of `spec` that may contain a split: those named for it and those named for none; for "" all.
+
+    Raises DataError for a name with several splits and, with `alike`, where only some tars are named for a split.
     """
     named = {tar: file_split(tar) if split else None for tar in shards(spec)}
     if alike and len({own is None for own in named.values()}) > 1:
         loose = next(tar for tar, own in named.items() if own is None)
         other = next(tar for tar, own in named.items() if own)
-        raise DataError(f"{loose}: named for no split, though {other.name} is; name tars of one kind, or rename it")
+        raise DataError(f"{loose}: named for no split, though {other.name} is; rename it, or pass tars of one kind")
     return [tar for tar, own in named.items() if own in (split, None)]
 
 
 def braces(pattern: str) -> Iterator[str]:
-    """``x-{08..10}-{a,b}`` → x-08-a, x-08-b, x-09-a, … Raises DataError for a range that runs backwards."""
+    """Brace expansion: ``x-{08..10}-{a,b}`` gives x-08-a, x-08-b, x-09-a, … Raises DataError for a descending range."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None:
         yield pattern
@@ -147,20 +163,21 @@ def braces(pattern: str) -> Iterator[str]:
 
 
 def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None = None) -> list[Member]:
-    """The samples of a tar, each named by its key alone, wherever in the tar its members lie; `caption` is the key of a
-    caption in a .json member. Raises DataError, also for a sample without all its parts or with one twice and for a tar that
-    is damaged, unless there is a list of `bad` ones to enter it in: what can be read of a damaged tar then stays.
+    """Samples of a tar, grouped by key, wherever in the tar their members are.
+
+    `caption` is the key of captions in .json members. Raises DataError for a damaged tar and for samples that lack a
+    part or have one twice; with a list `bad` these are appended to it instead, and the readable samples are returned.
     """
     samples: dict[str, Parts] = {}
-    found: list[Member] = []
+    members: list[Member] = []
     try:
         with shard.open("rb") as file, open_tar(file) as tar:
-            damage = _gathered(shard, tar, samples)
+            damage = _group(shard, tar, samples)
             if damage is not None and bad is None:
                 raise damage
             for place, (key, parts) in enumerate(samples.items()):
                 try:
-                    found.append(_member(shard, tar, key, parts, caption))
+                    members.append(_member(shard, tar, key, parts, caption))
                 except DataError as error:
                     if bad is None:
                         raise
@@ -172,14 +189,14 @@ def read_index(shard: Path, caption: str = "caption", bad: list[Skipped] | None 
         why = f"not a whole uncompressed tar ({error})"
         if bad is None:
             raise DataError(f"{shard}: {why}; write the shard again") from None
-        bad.append(Skipped(len(samples), str(shard), f"{why}; what lies behind is lost"))
+        bad.append(Skipped(len(samples), str(shard), f"{why}; the rest is lost"))
     except OSError as error:
-        raise DataError(f"{shard}: cannot be read ({error.strerror}); see whether its disk is there") from None
-    return found
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); check the path and its disk") from None
+    return members
 
 
-def _gathered(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> Exception | None:
-    """Enters a tar's members, sample by sample, as far as it is whole; what is wrong there."""
+def _group(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> Exception | None:
+    """Adds a tar's members to `samples` by key, up to the first damage, which is returned; None if there is none."""
     try:
         for info in headers(tar):
             if (named := name_of(info)) is not None:

@@ -1,8 +1,9 @@
-"""Tars read one after the other, without an index: a stream whose order is the same on any number of ranks.
+"""Sequential reading of tars without an index, in an order that is the same for any number of ranks.
 
-The stream is dealt to a fixed number of lanes. In each epoch tars are permuted, and lane l reads the l-th of every
-`lanes` of them; it fills a buffer, shuffles it, gives it out, and fills it again. A global batch takes as many samples
-of each lane. Ranks share the lanes, and nothing else of the order knows of them. Where a lane stands is four numbers.
+The stream is divided into a fixed number of lanes. In each epoch the tars are permuted, and lane l reads the l-th of
+every `lanes` of them: it fills a buffer, shuffles it, yields its samples, and fills it again. A global batch takes
+equally many samples from each lane. Ranks share the lanes; the order depends on nothing else. The position of a lane is
+four numbers.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from diptych.data.webdataset.shards import CaptionedShards, tars_of
 from diptych.data.webdataset.tar import TarSample, tar_samples
 from diptych.utils.rng import permutation, random_words
 
-MOST_HELD = 4 << 30  # bytes in the buffers of all lanes: where samples are large, fewer are held than were asked for
+MOST_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers hold fewer than configured
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a lane stands: the epoch, tar (by its place in the lane's order) and byte at which its buffer was begun to be
-    filled, and how many samples of that buffer were given out.
+    """Position of a lane: the epoch, tar (index in the lane's order) and byte where its current buffer begins, and the
+    number of samples already taken from that buffer (`given`).
     """
 
     epoch: int = 0
@@ -37,66 +38,76 @@ class Position:
 
 
 class Lane:
-    """One of the readers that a stream is dealt to. `buffer`: samples it holds to shuffle them, fewer where those
-    fill its share of MOST_HELD. Raises DataError where the tars cannot be those in which a lane stood `at` that place.
+    """One of the readers of a stream.
+
+    Args:
+        shards: all tars of the stream.
+        number: index of the lane.
+        lanes: number of lanes.
+        buffer: size of the shuffle buffer in samples; fewer where they would exceed the lane's share of MOST_HELD.
+        seed: keys the order.
+        at: position to resume from.
+
+    Raises:
+        DataError: `at` is not a position in these tars.
     """
 
     def __init__(
         self, shards: Sequence[Path], number: int, lanes: int, buffer: int, seed: int, at: Position = Position()
     ):
         self.shards, self.number, self.lanes, self.buffer, self.seed = shards, number, lanes, buffer, seed
-        self.begun = self._next = Position(at.epoch, at.tar, at.byte)
-        self._held: list[TarSample] = []
-        self._given = 0
+        self.start = self._next = Position(at.epoch, at.tar, at.byte)
+        self._buffered: list[TarSample] = []
+        self._taken = 0
         if at.given:
             self._fill()
-            self._given = at.given
-            if at.given > len(self._held):
+            self._taken = at.given
+            if at.given > len(self._buffered):
                 raise DataError(
-                    f"lane {number} had given out {at.given} samples where its tars now have {len(self._held)}; "
-                    "put the same tars back, or begin again with another --out"
+                    f"lane {number} had read {at.given} samples of a buffer that now has {len(self._buffered)}: the "
+                    "tars have changed; restore them, or start a new run with another --out"
                 )
 
     @property
     def place(self) -> Position:
-        """Where it stands, which another Lane may go on from."""
-        return Position(self.begun.epoch, self.begun.tar, self.begun.byte, self._given)
+        """Current position, from which another Lane can resume."""
+        return Position(self.start.epoch, self.start.tar, self.start.byte, self._taken)
 
     def take(self, n: int) -> list[TarSample]:
         """The next `n` samples. Raises DataError."""
         taken: list[TarSample] = []
         while len(taken) < n:
-            if self._given == len(self._held):
+            if self._taken == len(self._buffered):
                 self._fill()
-            more = self._held[self._given : self._given + n - len(taken)]
+            more = self._buffered[self._taken : self._taken + n - len(taken)]
             taken += more
-            self._given += len(more)
+            self._taken += len(more)
         return taken
 
     def _fill(self) -> None:
-        """The next buffer, shuffled. It ends with the epoch."""
-        self.begun, self._given, self._held = self._next, 0, []  # none is held twice while others are read
-        held, room = list[TarSample](), MOST_HELD // self.lanes
-        epoch, tar, byte = self.begun.epoch, self.begun.tar, self.begun.byte
+        """Fills and shuffles the next buffer, which ends at the latest with the epoch."""
+        self.start, self._taken, self._buffered = self._next, 0, []  # free the old buffer before filling the next
+        samples, room = list[TarSample](), MOST_HELD // self.lanes
+        epoch, tar, byte = self.start.epoch, self.start.tar, self.start.byte
         order = permutation(self.seed, epoch, len(self.shards), "shards")[self.number :: self.lanes]
-        while len(held) < self.buffer and room > 0 and tar < len(order):
-            for raw, behind in tar_samples(self.shards[order[tar]], byte):
-                held.append(raw)
-                room -= len(raw.picture) + sum(map(len, raw.captions))
-                if len(held) == self.buffer or room <= 0:
-                    byte = behind
+        while len(samples) < self.buffer and room > 0 and tar < len(order):
+            for sample, end in tar_samples(self.shards[order[tar]], byte):
+                samples.append(sample)
+                room -= len(sample.picture) + sum(map(len, sample.captions))
+                if len(samples) == self.buffer or room <= 0:
+                    byte = end
                     break
             else:
                 tar, byte = tar + 1, 0
         self._next = Position(epoch, tar, byte) if tar < len(order) else Position(epoch + 1)
-        if not held and self.begun == Position(epoch):
-            raise DataError(f"{self.shards[order[0]]}: no sample in this lane's tars; leave empty tars out")
-        mixed = permutation(self.seed, epoch, len(held), f"buffer {self.number} {self.begun.tar} {self.begun.byte}")
-        self._held = [held[i] for i in mixed]
+        if not samples and self.start == Position(epoch):
+            raise DataError(f"{self.shards[order[0]]}: no samples in this lane's tars; leave empty tars out")
+        order = permutation(self.seed, epoch, len(samples), f"buffer {self.number} {self.start.tar} {self.start.byte}")
+        self._buffered = [samples[i] for i in order]
 
 
 class Stream:
-    """The tars that a brace glob names, as a stream; see `Streaming`. Tars whose names speak of another split are left out.
+    """Stream of the tars matched by `spec` (see config.data.Streaming), without tars named for other splits.
 
     Raises DataError.
     """
@@ -108,18 +119,18 @@ class Stream:
         if not self.shards:
             raise DataError(f"{spec}: no tar of split {split!r}; name another split or other tars")
         if len(self.shards) < settings.lanes:
-            raise DataError(f"{len(self.shards)} tars cannot be dealt to {settings.lanes} lanes; lower streaming.lanes")
+            raise DataError(f"{len(self.shards)} tars are too few for {settings.lanes} lanes; lower streaming.lanes")
 
     def head(self, least: int | None = None) -> CaptionedShards:
-        """The samples of the first tar that has any, in any order. Raises DataError where none has."""
+        """Samples of the first tar that is not empty, as a random-access source. Raises DataError if all are empty."""
         for shard in self.shards:
-            found = CaptionedShards(str(shard), self.split, least=least, bad=[])
-            if len(found):
-                return found
-        raise DataError(f"{self.name}: no sample in any of {len(self.shards)} tars; write them again")
+            source = CaptionedShards(str(shard), self.split, least=least, bad=[])
+            if len(source):
+                return source
+        raise DataError(f"{self.name}: no samples in any of {len(self.shards)} tars; write them again")
 
     def lanes(self, numbers: Sequence[int], seed: int, cursor: Mapping[str, Sequence[int]]) -> list[Lane]:
-        """Some of the lanes, going on where `cursor` says that they stand; from the beginning where it says nothing."""
+        """Some of the lanes, resumed from their positions in `cursor`, or at the beginning where it has none."""
         each = max(1, self.settings.buffer // self.settings.lanes)
         return [
             Lane(self.shards, n, self.settings.lanes, each, seed, Position(*cursor.get(str(n), ()))) for n in numbers
@@ -127,38 +138,40 @@ class Stream:
 
 
 def cursor_of(lanes: Sequence[Lane]) -> dict[str, list[int]]:
-    """Where lanes stand, as plain values: {number: epoch, tar, byte, given}."""
+    """Positions of lanes as plain values: {number: [epoch, tar, byte, given]}."""
     return {str(lane.number): list(astuple(lane.place)) for lane in lanes}
 
 
 class Part:
-    """Samples of one lane and step as captioned images (`source.Captioned`), each with one of its captions, which is keyed."""
+    """Samples of one lane and step as captioned images (`base.Captioned`), each with one random caption."""
 
     def __init__(
-        self, raws: Sequence[TarSample], name: str, split: str, seed: int, step: int, least: int | None = None
+        self, samples: Sequence[TarSample], name: str, split: str, seed: int, step: int, least: int | None = None
     ):
-        self.raws, self.name, self.split, self.least = raws, name, split, least
-        drawn = random_words(seed, step, [raw.id for raw in raws], "caption", 1)[:, 0].tolist()
-        self.said = [raw.captions[draw % len(raw.captions)] for raw, draw in zip(raws, drawn, strict=True)]
+        self.samples, self.name, self.split, self.least = samples, name, split, least
+        drawn = random_words(seed, step, [sample.id for sample in samples], "caption", 1)[:, 0].tolist()
+        self.chosen = [
+            sample.captions[draw % len(sample.captions)] for sample, draw in zip(samples, drawn, strict=True)
+        ]
 
     def __len__(self) -> int:
-        return len(self.raws)
+        return len(self.samples)
 
     def image(self, index: int) -> Pillow.Image:
         return decode(self.file(index), self.where(index), least=self.least)
 
     def file(self, index: int) -> bytes:
-        """The picture's file as it lies. Raises BadSample."""
-        if why := self.raws[index].bad:
+        """Bytes of the image file. Raises BadSample."""
+        if why := self.samples[index].bad:
             raise BadSample(self.where(index), why)
-        return self.raws[index].picture
+        return self.samples[index].picture
 
     def stem(self, index: int) -> str:
-        """The sample's key, without its folder: how others name what they say of its picture."""
+        """The sample's key without its folder."""
         return self.where(index).rpartition(", ")[2].rpartition("/")[2]
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return (self.said[index],)
+        return (self.chosen[index],)
 
     def where(self, index: int) -> str:
-        return self.raws[index].where
+        return self.samples[index].where

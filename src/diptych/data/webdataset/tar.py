@@ -1,6 +1,6 @@
-"""What stands in WebDataset tars, told without unpacking them: their members, and the parts of a sample.
+"""Reading of WebDataset tars without unpacking them: members, the parts of a sample, and samples in order.
 
-Samples read from a tar one after the other, as they lie in it; what cannot be one has its reason.
+Limits keep damaged or malicious tars from taking unbounded time or memory.
 """
 
 from __future__ import annotations
@@ -22,33 +22,47 @@ T = TypeVar("T")
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
-NOT_READ = ("gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif", "jfif", "jpe", "jxl")  # pictures of other kinds
-MOST_TEXT = 1_000_000  # bytes of a caption's file
-MOST_PICTURE = 64 << 20  # bytes of a picture's file: a stream holds many of them
-EXTENDED_BYTES = 64 << 10  # of long names and pax records before one member
+NOT_READ = (
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "ppm",
+    "avif",
+    "heic",
+    "heif",
+    "jfif",
+    "jpe",
+    "jxl",
+)  # image formats that are not read
+MOST_TEXT = 1_000_000  # bytes of a caption file
+MOST_PICTURE = 64 << 20  # bytes of an image file, because a stream holds many of them
+EXTENDED_BYTES = 64 << 10  # total size of long names and pax records before one member
 EXTENDED_HEADERS = 8
-MOST_RECORDS = 1000  # in one pax header; a global one's are copied for every member
+MOST_RECORDS = 1000  # per pax header; those of a global header are copied for every member
 LONGEST_NUMBER = 100  # digits in a pax header
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-# what a tar that is not whole, or is made to do harm, may raise: `tarfile` trusts sizes, and headers that announce headers
+# what a damaged or malicious tar may raise: `tarfile` trusts sizes, and headers that announce further headers
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, MemoryError, RecursionError)
 
 
 def open_tar(file: BinaryIO) -> tarfile.TarFile:
-    """The uncompressed tar that begins where the file stands. Raises one of DAMAGE, also where its first member announces too
-    much before its contents: `tarfile` reads that at once.
+    """The uncompressed tar at the file's current position. Raises one of DAMAGE.
+
+    The headers of its first member are checked before, because `tarfile` reads them on opening.
     """
     check_announced(file, file.tell())
     return tarfile.open(fileobj=file, mode="r:", errors="backslashreplace")
 
 
 def check_announced(file: BinaryIO, at: int) -> None:
-    """What stands before a member's own header, long names and pax records, is held to EXTENDED_BYTES and EXTENDED_HEADERS, and
-    a sparse file's map too: `tarfile` reads each of them whole, and pax records by a search that takes the square of a
-    number's length. Leaves the file where it stood. Raises tarfile.ReadError.
+    """Checks the extended headers (long names, pax records, sparse maps) before the member header at byte `at`.
+
+    Limits them to EXTENDED_BYTES and EXTENDED_HEADERS: `tarfile` reads each of them whole, and parses pax records in
+    time quadratic in the length of a number. Restores the file's position. Raises tarfile.ReadError.
     """
-    stood, left = file.tell(), EXTENDED_BYTES
+    position, left = file.tell(), EXTENDED_BYTES
     try:
         for _ in range(EXTENDED_HEADERS + 1):
             file.seek(at)
@@ -61,9 +75,9 @@ def check_announced(file: BinaryIO, at: int) -> None:
             try:
                 size = tarfile.TarInfo.frombuf(block, "utf-8", "replace").size
             except tarfile.HeaderError:  # type: ignore[attr-defined]
-                return  # no header at all, which `tarfile` says by itself
+                return  # not a header, which `tarfile` reports itself
             if not 0 <= size <= left:
-                raise tarfile.ReadError(f"a header of {size} bytes at byte {at}, where {left} are the most")
+                raise tarfile.ReadError(f"an extended header of {size} bytes at byte {at}, at most {left} expected")
             records = file.read(size)
             if kind in _PAX and (why := _wrong_records(records)):
                 raise tarfile.ReadError(f"{why} in the header at byte {at}")
@@ -71,11 +85,11 @@ def check_announced(file: BinaryIO, at: int) -> None:
             at += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
         raise tarfile.ReadError(f"more than {EXTENDED_HEADERS} headers before the member at byte {at}")
     finally:
-        file.seek(stood)
+        file.seek(position)
 
 
 def _wrong_records(records: bytes) -> str:
-    """What makes a pax header one that `tarfile` would work on for long; "" for an ordinary one."""
+    """Reason why `tarfile` would parse a pax header too slowly; "" if it would not."""
     longest = max(map(len, re.findall(rb"[0-9]+", records)), default=0)
     if longest > LONGEST_NUMBER:
         return f"a number of {longest} digits"
@@ -86,7 +100,7 @@ def _wrong_records(records: bytes) -> str:
 
 
 def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
-    """Follows the map of an old sparse header, 21 parts a block, up to EXTENDED_BYTES."""
+    """Follows the map of an old GNU sparse header, 21 parts per block. Raises tarfile.ReadError over EXTENDED_BYTES."""
     more, most = block[482:483], EXTENDED_BYTES // tarfile.BLOCKSIZE
     for _ in range(most):
         if more in (b"", b"\0"):
@@ -96,13 +110,14 @@ def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
 
 
 def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """A tar's members, one after the other, none of them kept. Raises one of DAMAGE where it is not whole: `tarfile` itself
-    takes a damaged header for the end.
+    """Members of a tar in order, without keeping them in memory.
+
+    Raises one of DAMAGE where the tar is damaged; `tarfile` itself would take a damaged header for the end.
     """
     while (info := _next(tar)) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
-        if info.size < 0:  # it would lead back to what was read before, without end
-            raise tarfile.ReadError(f"a size below 0 at byte {info.offset}")
+        if info.size < 0:  # it would lead back to earlier bytes in an endless loop
+            raise tarfile.ReadError(f"a negative size at byte {info.offset}")
         yield info
     file: Any = tar.fileobj
     file.seek(tar.offset)
@@ -118,10 +133,10 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """The key of the sample that a member belongs to, and its suffix; None for what is no picture and no caption.
+    """Sample key and suffix of a member; None for members that are neither images nor captions.
 
-    WebDataset: a key ends at the first dot. A picture that is not read (``a.gif``, ``a.seg.png``, ``2.5_mm.jpg``) has a key
-    too, so that a sample that has no other is not passed over.
+    WebDataset: a key ends at the first dot. Images that are not read (``a.gif``, ``a.seg.png``, ``2.5_mm.jpg``) have a
+    key too, so that a sample with no other image is reported rather than skipped.
     """
     folder, _, name = info.name.rpartition("/")
     stem, _, suffix = name.partition(".")
@@ -133,17 +148,18 @@ def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
 
 
 def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
-    """Of a sample's members the picture, the caption and the caption's suffix. Raises DataError where one is missing, and
-    what is wrong with one.
+    """Image, caption and the caption's suffix among a sample's members.
+
+    Raises DataError where one is missing, and the error that stands in place of one.
     """
     suffix = next((s for s in TEXTS if s in parts), None)
     drawn, *others = [s for s in IMAGES if s in parts] or [None]
     if drawn is None or suffix is None:
-        lacks = "picture (" + ", ".join(IMAGES) + ")" if drawn is None else "caption (" + ", ".join(TEXTS) + ")"
+        lacks = "image (" + ", ".join(IMAGES) + ")" if drawn is None else "caption (" + ", ".join(TEXTS) + ")"
         dotted = "a key ends at the first dot of its name; " if any("." in s for s in parts) else ""
         raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts)[:5])}; {dotted}write the shard again")
     if others:
-        raise DataError(f"{where}: two pictures, .{drawn} and .{others[0]}; give each sample one")
+        raise DataError(f"{where}: two images, .{drawn} and .{others[0]}; give each sample one")
     picture, text = parts[drawn], parts[suffix]
     for part in (picture, text):
         if isinstance(part, DataError):
@@ -152,60 +168,63 @@ def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T,
 
 
 def twice(suffix: str, where: str) -> DataError:
-    """What is wrong with a sample that has two members by that suffix: nobody knows which of them is meant."""
-    return DataError(f"{where}: its .{suffix} comes twice; give each sample a key of its own")
+    """Error of a sample with two members of the same suffix."""
+    return DataError(f"{where}: it has two .{suffix} members; give each sample its own key")
 
 
 def wrong_size(size: int) -> str:
-    """Why a picture's file of so many bytes is not read; "" where it is."""
+    """Reason why an image file of this size is not read; "" if it is."""
     if size > MOST_PICTURE:
-        return f"its picture has {size} bytes, more than {MOST_PICTURE}; write the shard again"
-    return "" if size else "its picture has no bytes; write the shard again"
+        return f"its image has {size} bytes, more than {MOST_PICTURE}; write the shard again"
+    return "" if size else "its image is empty; write the shard again"
 
 
 def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
-    """A caption's file. Raises DataError."""
+    """Text of a caption file. Raises DataError."""
     if info.size > MOST_TEXT:
         raise DataError(f"{where}: its caption has {info.size} bytes, more than {MOST_TEXT}; write the shard again")
     try:
         file = tar.extractfile(info)
         return (file.read() if file else b"").decode("utf-8-sig")
     except tarfile.TarError:
-        raise DataError(f"{where}: its caption is cut off; write the shard again") from None
+        raise DataError(f"{where}: its caption is truncated; write the shard again") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: its caption is not UTF-8 at byte {error.start}; write the shard again") from None
 
 
-def captions_in(said: str, suffix: str, caption: str, shard: Path, where: str) -> tuple[str, ...]:
-    """The captions in a sample's text member: its own text, or in a .json what stands under the key `caption`. Raises DataError,
-    also for a .json that names another split than its tar is named for.
+def captions_in(content: str, suffix: str, caption: str, shard: Path, where: str) -> tuple[str, ...]:
+    """Captions in a sample's text member: the text itself, or the value of key `caption` of a .json.
+
+    Raises DataError, also for a .json that names a different split than its tar.
     """
     if suffix == "json":
-        content = parse_json(said, Path(where))
-        split = content.get("split") if isinstance(content, dict) else None
+        record = parse_json(content, Path(where))
+        split = record.get("split") if isinstance(record, dict) else None
         if isinstance(split, str) and known_split(split) not in (None, named_split(shard)):
-            raise DataError(f"{where}, 'split': {split!r} is not read in a tar; put each split into tars named for it")
-        return captions(content, caption, where) or ("",)
-    return captions_in_text(said, where) or ("",)
+            raise DataError(
+                f"{where}, 'split': {split!r} contradicts the tar's name; put each split into tars named for it"
+            )
+        return captions(record, caption, where) or ("",)
+    return captions_in_text(content, where) or ("",)
 
 
 @dataclass(frozen=True)
 class TarSample:
-    """A sample as it lies in its tar, not decoded; or what cannot be one, and why it is `bad`."""
+    """An undecoded sample of a tar; `bad` is the reason why it cannot be used, "" if it can."""
 
     where: str
-    id: int  # of its tar's name and its key
+    id: int  # hash of the tar's name and the key
     picture: bytes
     captions: tuple[str, ...]
     bad: str = ""
 
 
 def tar_samples(shard: Path, byte: int = 0) -> Iterator[tuple[TarSample, int]]:
-    """The samples of a tar from `byte` on, in their order, each with the byte behind it. A sample's members are neighbours.
+    """Samples of a tar from `byte` on, in order, each with the byte after it. A sample's members are adjacent.
 
-    One that lacks a part, has one twice or too large a one (tars.MOST_PICTURE) comes as a bad one; so does, once, all that
-    lies behind a place where the tar is damaged. A key that comes again behind other samples is another sample, as in webdataset:
-    nothing of what lies before `byte` is known. Raises DataError where the tar cannot be read at all.
+    A sample that lacks a part, has one twice or one that is too large (MOST_PICTURE) is yielded as bad; so is, once,
+    everything after the first damage. A key that recurs after other samples is another sample, as in the webdataset
+    library, because nothing before `byte` is read. Raises DataError where the tar cannot be read at all.
     """
     at = byte
     try:
@@ -229,10 +248,10 @@ def tar_samples(shard: Path, byte: int = 0) -> Iterator[tuple[TarSample, int]]:
             except DAMAGE as error:
                 if parts:
                     yield _raw(shard, key, parts), at
-                why = f"not a whole uncompressed tar ({error}); what lies behind is lost"
+                why = f"not a whole uncompressed tar ({error}); the rest is lost"
                 yield _bad(f"{shard}, byte {at}", shard, f"byte {at}", why), shard.stat().st_size
     except OSError as error:
-        raise DataError(f"{shard}: cannot be read ({error.strerror}); see whether its disk is there") from None
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); check the path and its disk") from None
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: str) -> str | bytes | DataError:
@@ -252,9 +271,9 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: st
 def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> TarSample:
     where = f"{shard}, {key}"
     try:
-        picture, said, suffix = picture_and_text(parts, where)
-        assert isinstance(said, str)
-        captions = captions_in(said, suffix, "caption", shard, where)
+        picture, text, suffix = picture_and_text(parts, where)
+        assert isinstance(text, str)
+        captions = captions_in(text, suffix, "caption", shard, where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
     return TarSample(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]

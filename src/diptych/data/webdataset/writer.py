@@ -1,4 +1,4 @@
-"""WebDataset tars, written: the same bytes for the same samples, and no name in them that leads anywhere."""
+"""Writer of WebDataset tars: the same bytes for the same samples, with safe member names only."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from diptych.data.images.loading import ImageFiles
 from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.webdataset.tar import MOST_TEXT
 
-KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats that stay as they are; others become PNG
+KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats written unchanged; others become PNG
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
-LONGEST_KEY = 80  # characters: with its suffix a plain tar header holds it
+LONGEST_KEY = 80  # characters; fits a plain tar header together with its suffix
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is written of one image: its file, and `told` (see `described`) as key.json."""
+    """One sample to write: the image file and its JSON (see `sample_texts`)."""
 
     key: str
     picture: bytes
     suffix: str
-    told: bytes
+    json: bytes
 
 
 def safe_key(key: str) -> str:
-    """The key itself where it is a plain relative name; otherwise a digest of it, which is one."""
+    """The key itself if it is a plain relative name, else a digest of it."""
     if len(key) <= LONGEST_KEY and SAFE.fullmatch(key):
         return key
     return "sample-" + hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
 def picture_file(source: Captioned, index: int) -> tuple[bytes, str]:
-    """A picture's file and its suffix: the very bytes where the format is one of KEPT, PNG otherwise. Raises BadSample."""
+    """Image file and suffix: the original bytes if the format is one of KEPT, else a PNG. Raises BadSample."""
     if isinstance(source, ImageFiles):
         data = source.file(index)
         if (kind := format_of(data, source.where(index))) in KEPT:
@@ -51,22 +51,22 @@ def picture_file(source: Captioned, index: int) -> tuple[bytes, str]:
 
 
 def sample_texts(captions: Sequence[str], more: dict[str, Any], where: str) -> bytes:
-    """An image's JSON: `captions` as "caption", which the readers know, and whatever `more` is told of it.
+    """JSON of an image: `captions` under "caption", which readers expect, and the keys of `more`.
 
-    Raises BadSample where that is longer than a reader takes.
+    Raises BadSample where it is longer than readers accept.
     """
-    told = json.dumps({"caption": list(captions), **more}, ensure_ascii=False, indent=1, allow_nan=False)
-    data = told.encode(errors="replace")
+    text = json.dumps({"caption": list(captions), **more}, ensure_ascii=False, indent=1, allow_nan=False)
+    data = text.encode(errors="replace")
     if len(data) > MOST_TEXT:
-        raise BadSample(where, f"what is told of it takes {len(data)} bytes, more than {MOST_TEXT}")
+        raise BadSample(where, f"its JSON has {len(data)} bytes, more than {MOST_TEXT}")
     return data
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> None:
-    """A tar of ``key.jpg`` (png, webp) beside ``key.json``, sample after sample; nothing in it tells when or by whom."""
+    """Writes a tar of ``key.jpg`` (png, webp) and ``key.json`` per sample, without times or owners."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
-            for suffix, data in ((sample.suffix, sample.picture), ("json", sample.told)):
+            for suffix, data in ((sample.suffix, sample.picture), ("json", sample.json)):
                 info = tarfile.TarInfo(f"{safe_key(sample.key)}.{suffix}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""Settings of ALBEF, and what was published of it."""
+"""Settings of ALBEF, and its published facts."""
 
 from __future__ import annotations
 
@@ -22,46 +22,51 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.albef import model as albef
+    from diptych.models.albef.model import ALBEF
 
 
 @settings("model")
 class ALBEFConfig:
-    """Arguments of models.albef.ALBEF; the defaults are those of pre-training at 256 pixels."""
+    """Settings of ALBEF. The defaults are those of pre-training at 256 pixels."""
 
     image_dim: Dim = 768
     image_depth: Depth = 12
     image_num_heads: NumHeads = 12
     image_mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (16, 16)
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (16, 16)  # rows and columns of the position grid, which other image sizes resize
     dim: Dim = 768
-    text_depth: Depth = 6
-    fusion_depth: Depth = 6
+    text_depth: Depth = 6  # layers of the text encoder
+    fusion_depth: Depth = 6  # layers of the multimodal encoder, which cross-attend to the image
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     vocab_size: VocabSize = 30522
-    text_length: Length = 512
-    embed_dim: Dim = 256
-    num_images: NumImages = 1
-    decoder_depth: DepthOrNone = 0
+    text_length: Length = 512  # maximum number of tokens
+    embed_dim: Dim = 256  # of the joint space of ITC
+    num_images: NumImages = 1  # that one fusion reads (NLVR2: 2)
+    decoder_depth: DepthOrNone = (
+        0  # layers of the answer decoder, which has an embedding and an LM head of its own; 0: none
+    )
     dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"), ("image_dim", "image_num_heads"))
 
-    def build(self) -> albef.ALBEF:
-        from diptych.models.albef.model import ALBEF as Model
+    def build(self) -> ALBEF:
+        from diptych.models.albef.model import ALBEF
 
-        return Model(**vars(self))
+        return ALBEF(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 ALBEF_FILES = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
 
 PUBLISHED = Published(
-    title="Align before Fuse: Vision and Language Representation Learning with Momentum Distillation (Li et al., NeurIPS 2021)",
+    title=(
+        "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation "
+        "(Li et al., NeurIPS 2021)"
+    ),
     code="github.com/salesforce/ALBEF, commit b9727e4, BSD-3-Clause",
     model=("albef", "ALBEF"),
     parameters={

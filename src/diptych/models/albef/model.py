@@ -1,9 +1,9 @@
 """ALBEF: Align before Fuse (Li et al., NeurIPS 2021), figure 1.
 
-A ViT reads the image, the first half of a BERT the text; both are aligned by contrast, and then the second half of the BERT
-fuses them: text that attends to the image in every layer. Question answering adds a decoder that reads the fused question
-(figure 4 a), NLVR2 a second image (figure 4 b): each fusion layer is there twice, the first reads one image and the second
-the other, and both share the projections of what they read to keys and values.
+A ViT encodes the image, the first half of a BERT the text; a contrastive loss aligns both, and the second half of the
+BERT fuses them: its layers cross-attend from the text to the image. Question answering adds a decoder that
+cross-attends to the fused question (figure 4 a). NLVR2 adds a second image (figure 4 b): each fusion layer has two
+blocks, the first for one image and the second for the other, which share their key and value projections.
 
 Differs: attention has no dropout of its own.
 """
@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
+from diptych.models.albef.config import ALBEFConfig
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.attention import Causal, KVCache
 from diptych.modules.block import PostNormBlock
@@ -26,74 +28,94 @@ from diptych.protocols import UnsupportedOperation
 
 
 class ALBEF(nn.Module):
-    """`text_depth` layers read text alone, then `fusion_depth` layers beside each of the `images` (NLVR2: two).
+    """Image encoder, text encoder and multimodal encoder; with `decoder_depth` also an answer decoder."""
 
-    `decoder_depth`: layers that write answers, over an embedding and a word head of their own; 0: it writes none.
-    """
-
-    def __init__(
-        self,
-        image_dim: int = 768, image_depth: int = 12, image_num_heads: int = 12, image_mlp_dim: int = 3072, patch_size: int = 16,
-        grid: tuple[int, int] = (16, 16), dim: int = 768, text_depth: int = 6, fusion_depth: int = 6, num_heads: int = 12,
-        mlp_dim: int = 3072, vocab_size: int = 30522, text_length: int = 512, embed_dim: int = 256, num_images: int = 1,
-        decoder_depth: int = 0, dropout: float = 0.1,
-    ):  # fmt: skip
+    def __init__(self, config: ALBEFConfig):
         super().__init__()
-        self.image_dim, self.dim, self.vocab_size, self.embed_dim = image_dim, dim, vocab_size, embed_dim
+        self.image_dim, self.dim, self.embed_dim = config.image_dim, config.dim, config.embed_dim
+        self.vocab_size, self.num_images = config.vocab_size, config.num_images
+        image = ViTConfig(
+            dim=config.image_dim,
+            depth=config.image_depth,
+            num_heads=config.image_num_heads,
+            mlp_dim=config.image_mlp_dim,
+            patch_size=config.patch_size,
+            grid=config.grid,
+            num_classes=0,
+        )
 
-        def layers(depth: int, context_width: int | None = None) -> nn.ModuleList:
+        def embedding() -> TextEmbedding:
+            return TextEmbedding(config.vocab_size, config.text_length, config.dim, dropout=config.dropout)
+
+        def layers(depth: int, context_dim: int | None = None) -> nn.ModuleList:
             return nn.ModuleList(
-                PostNormBlock(dim, num_heads, mlp_dim, dropout=dropout, context_dim=context_width) for _ in range(depth)
+                PostNormBlock(
+                    config.dim, config.num_heads, config.mlp_dim, dropout=config.dropout, context_dim=context_dim
+                )
+                for _ in range(depth)
             )
 
-        self.image = ViT(
-            image_dim,
-            image_depth,
-            image_num_heads,
-            image_mlp_dim,
-            patch_size,
-            grid,
-            num_classes=0,
-            resize=resize_bicubic_plain,
-        )
-        self.words = TextEmbedding(vocab_size, text_length, dim, dropout=dropout)
-        self.text = layers(text_depth)
-        self.fusion = nn.ModuleList(layers(num_images, image_dim) for _ in range(fusion_depth))
-        for first, *others in self.fusion:  # type: ignore[misc]
+        self.image = ViT(image, resize_bicubic_plain)
+        self.words = embedding()
+        self.text = layers(config.text_depth)
+        self.fusion = nn.ModuleList(layers(config.num_images, config.image_dim) for _ in range(config.fusion_depth))
+        for first, *others in self.fusion:  # type: ignore[misc]  # a ModuleList
             for other in others:
                 other.cross.key, other.cross.value = first.cross.key, first.cross.value
-        self.num_images = num_images
-        self.answer_words = TextEmbedding(vocab_size, text_length, dim, dropout=dropout) if decoder_depth else None
-        self.decoder = layers(decoder_depth, dim)
-        self.answer_head = MLMHead(dim, vocab_size, tied=self.answer_words.word) if self.answer_words else None
+        self.answer_words = embedding() if config.decoder_depth else None
+        self.decoder = layers(config.decoder_depth, config.dim)
+        self.answer_head = (
+            MLMHead(config.dim, config.vocab_size, tied=self.answer_words.word) if self.answer_words else None
+        )
         self.apply(init_transformer)
 
+    def forward(self, image: Image | Regions | tuple[Image | Regions, ...], text: Text) -> FusedTokens:
+        """The text after the multimodal encoder, pooled from its [CLS] token.
+
+        Args:
+            image: one image for each text; a tuple of `num_images` for a model of several (NLVR2).
+            text: b texts.
+        """
+        images = image if isinstance(image, tuple) else (image,)
+        encoded = tuple(self.encode_image(one).with_image_index(i) for i, one in enumerate(images))
+        return self.fuse_images(self.encode_text(text), encoded)
+
     def encode_image(self, image: Image | Regions) -> Tokens:
+        """The class token and the patches after the ViT."""
         return self.image.encode_image(image)
 
     def encode_text(self, text: Text) -> Tokens:
-        tokens = self.words(text)
+        """The tokens after the text encoder, the first half of the BERT."""
+        tokens = self.words(text)  # b n dim
         for block in self.text:
             tokens = block(tokens)
         return tokens
 
     def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        """The class token."""
         return (tokens.first(),)
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+        """The text after cross-attention to one image; see `fuse_images`."""
         return self.fuse_images(text, (image,))
 
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
+        """The text after cross-attention to each of the `num_images`. Raises ValueError where there are more or fewer."""
         if len(images) != self.num_images:
-            raise ValueError(f"this ALBEF was built for {self.num_images} images, not {len(images)}")
-        for pair in self.fusion:
-            for block, image in zip(pair, images, strict=True):  # type: ignore[call-overload]
+            raise ValueError(
+                f"this ALBEF fuses a text with {self.num_images} images, got {len(images)}: set model.num_images"
+            )
+        for blocks in self.fusion:
+            for block, image in zip(blocks, images, strict=True):  # type: ignore[call-overload]  # a ModuleList
                 text = block(text, image)
         return FusedTokens(text, images[0], text.first())
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocabulary"]:
+        """Logits of the token after each token of an answer; `context`: the fused question. Raises
+        UnsupportedOperation.
+        """
         if self.answer_words is None or self.answer_head is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         tokens = self.answer_words(text, 0 if cache is None else cache.length)
@@ -102,17 +124,20 @@ class ALBEF(nn.Module):
         return self.answer_head(tokens.to_padded())
 
     def unsupported(self) -> dict[str, str]:
-        found = {
-            "decode_hidden_states": "an ALBEF's decoder reads questions that have met images, not images: take a BLIP or a CoCa"
+        """The operations that this model lacks, each with the reason and the setting to change."""
+        reasons = {
+            "decode_hidden_states": "an ALBEF's decoder attends to fused questions, not to images: use BLIP or CoCa"
         }
         if self.answer_words is None:
-            found["next_token_logits"] = "this ALBEF was built without a decoder: set model.decoder_depth over 0"
+            reasons["next_token_logits"] = "this ALBEF was built without a decoder: set model.decoder_depth above 0"
         if self.num_images > 1:
-            found["fuse"] = f"this ALBEF was built for {self.num_images} images at once: set model.num_images to 1"
-        return found
+            reasons["fuse"] = (
+                f"this ALBEF fuses a text with {self.num_images} images at once: set model.num_images to 1"
+            )
+        return reasons
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """What pre-training asks: contrast of the towers, and after fusion whether both match, and the hidden words."""
+        """ITC on the two encoders; ITM and MLM after fusion."""
         heads = {
             "contrast": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
             "match": ITMHead(self.dim),

@@ -1,4 +1,4 @@
-"""ALBEF's runs (Li et al., NeurIPS 2021, section 3 and appendix; the official configurations)."""
+"""ALBEF's recipes (Li et al., NeurIPS 2021, section 3 and appendix; the official configurations)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from diptych.config.datasets import FOUR_MILLION, FOURTEEN_MILLION, steps
 from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.models.albef.config import ALBEFConfig
-from diptych.models.common_recipes import frozen, vqa_v2
+from diptych.models.common_recipes import on_frozen_features, vqa_v2
 
 OBJECTIVES = Objectives(itc=1.0, itm=1.0, mlm=1.0, hard_negatives=True, whole_words=False)
 BATCH, EPOCHS = 512, 30
 
 
 def pretrain_4m() -> Pretrain:
-    """Contrast, matching and masked words with momentum distillation, 30 epochs of 512 pairs. It is to start from DeiT-B/16
-    (`start_image`) and BERT-base (`start_text`: its layers 1-6 read, 7-12 fuse).
+    """ITC, ITM and MLM with momentum distillation, 30 epochs of 512 pairs. To be initialised from DeiT-B/16
+    (`init_image_from`) and BERT-base (`init_text_from`: its layers 1-6 become the text encoder, 7-12 the multimodal
+    encoder).
 
-    Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an epoch, down to
-    a tenth; pictures are squared, not cropped; an image's other captions are right too, in the batch and in the queue.
+    Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an
+    epoch, down to a tenth; images are resized to squares, not cropped; an image's other captions are positives too, in
+    the batch and in the queue.
     """
     return Pretrain(
         recipe="albef.pretrain_4m",
@@ -46,26 +48,38 @@ def pretrain_4m() -> Pretrain:
 
 
 def pretrain_14m() -> Pretrain:
-    """The same on 14 million images, with CC12M."""
+    """As `pretrain_4m`, on 14 million images, with CC12M."""
     run = pretrain_4m()
     training = replace(run.training, steps=steps(FOURTEEN_MILLION, BATCH, EPOCHS))
     return replace(run, recipe="albef.pretrain_14m", training=training, corpus=", ".join(FOURTEEN_MILLION))
 
 
 def small() -> Pretrain:
-    """On frozen features; without a teacher, whose queue is for corpora that outgrow a batch."""
+    """On frozen features; without a momentum teacher, whose queue is for corpora much larger than a batch."""
     model = ALBEFConfig(
-        image_dim=256, image_depth=1, image_num_heads=4, image_mlp_dim=384, grid=(7, 7), patch_size=32, dim=256, text_depth=1,
-        fusion_depth=2, num_heads=4, mlp_dim=384, text_length=40, dropout=0.0,
-    )  # fmt: skip
-    return frozen("albef.small", model, replace(OBJECTIVES, hard_negatives=False), batch=256)
+        image_dim=256,
+        image_depth=1,
+        image_num_heads=4,
+        image_mlp_dim=384,
+        grid=(7, 7),
+        patch_size=32,
+        dim=256,
+        text_depth=1,
+        fusion_depth=2,
+        num_heads=4,
+        mlp_dim=384,
+        text_length=40,
+        dropout=0.0,
+    )
+    return on_frozen_features("albef.small", model, replace(OBJECTIVES, hard_negatives=False), batch=256)
 
 
 def vqa() -> Finetune:
     """VQA v2 at 384 pixels, 8 epochs of 256 questions (the official configuration), from a run of `pretrain_4m`.
 
-    Differs: answers are classes and the summary of question and image is classified, where the paper writes answers with
-    a decoder (tasks/open_vqa.py) that a momentum model teaches; train alone, where the paper adds val and Visual Genome.
+    Differs: answers are classes, predicted from the pooled fused question, where the paper generates answers with a
+    decoder (tasks/vqa.py, OpenVQA) and a momentum teacher; trained on train alone, where the paper adds val and Visual
+    Genome.
     """
     optimizer = Optimizer(
         learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=400, schedule="cosine", max_grad_norm=0.0
@@ -75,8 +89,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO's captions at 384 pixels, 5 epochs of 256 pairs: contrast and matching go on, with their teacher (section 5 and the
-    official configuration). It is to start from a run of `pretrain_4m` (`start`).
+    """COCO captions at 384 pixels, 5 epochs of 256 pairs: ITC and ITM continue, with their momentum teacher (section 5
+    and the official configuration). To be initialised from a run of `pretrain_4m` (`init_from`).
     """
     run = pretrain_4m()
     optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=100)

@@ -1,4 +1,4 @@
-"""BEiT-3's weights: the official names, for each task that was released."""
+"""BEiT-3's official checkpoints: weight names, sizes inferred from shapes, and the training step of each task."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from diptych.checkpoints.adapter import (
     CheckpointAdapter,
     OfficialConfig,
     State,
-    count,
-    first_marker,
-    grid_of,
-    has,
-    heads_of,
-    shape,
+    config_of,
+    count_layers,
+    has_prefix,
+    infer_grid,
+    infer_num_heads,
+    shape_of,
+    task_by_prefix,
 )
-from diptych.checkpoints.mapping import FLAT, ONE, KeyMapping, fused, weight_and_bias
-from diptych.checkpoints.positions import Absolute
-from diptych.models.beit3.model import UNREAD, BEiT3
+from diptych.checkpoints.mapping import CONV_AS_LINEAR, UNSQUEEZED, KeyMapping, fused, weight_and_bias
+from diptych.checkpoints.positions import AbsolutePositions
+from diptych.models.beit3.config import BEiT3Config
+from diptych.models.beit3.model import UNREAD
 from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITC
@@ -32,11 +34,11 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
 
 EXPERTS = {"A": "image", "B": "text"}
-MASK = 64001  # the released vocabulary's
+MASK = 64001  # the id of the mask token in the released vocabulary
 
 
-def _two(official: str, ours: str) -> dict[str, str]:
-    """Both modalities' halves of one layer."""
+def _experts(official: str, ours: str) -> dict[str, str]:
+    """The image and the text expert of one layer."""
     return {
         k: v for a, name in EXPERTS.items() for k, v in weight_and_bias(f"{official}.{a}", f"{ours}.{name}").items()
     }
@@ -45,10 +47,10 @@ def _two(official: str, ours: str) -> dict[str, str]:
 def _block(i: int) -> dict[str, str]:
     theirs, ours = f"beit3.encoder.layers.{i}", f"model.transformer.blocks.{i}"
     table = {
-        **_two(f"{theirs}.self_attn_layer_norm", f"{ours}.norm1"),
-        **_two(f"{theirs}.self_attn.inner_attn_ln", f"{ours}.inner_norm"),
-        **_two(f"{theirs}.self_attn.out_proj", f"{ours}.out"),
-        **_two(f"{theirs}.final_layer_norm", f"{ours}.norm2"),
+        **_experts(f"{theirs}.self_attn_layer_norm", f"{ours}.norm1"),
+        **_experts(f"{theirs}.self_attn.inner_attn_ln", f"{ours}.inner_norm"),
+        **_experts(f"{theirs}.self_attn.out_proj", f"{ours}.out"),
+        **_experts(f"{theirs}.final_layer_norm", f"{ours}.norm2"),
     }
     for a, name in EXPERTS.items():
         table |= fused((f"{theirs}.self_attn.{x}_proj.{a}" for x in "qkv"), f"{ours}.qkv.{name}")
@@ -79,17 +81,23 @@ HEADS = {
     },
     "encoder": {},
 }
-MARKS = {"vision_head.": "retrieval", "mlm_head.": "captioning", "fc_norm.": "classification",
-         "pooler.dense.": "vqa", "head.dense2.": "nlvr2"}  # fmt: skip
+TASK_PREFIXES = {
+    "vision_head.": "retrieval",
+    "mlm_head.": "captioning",
+    "fc_norm.": "classification",
+    "pooler.dense.": "vqa",
+    "head.dense2.": "nlvr2",
+}
+"""The task of an official checkpoint, by the prefix of its head."""
 
 
 def task(state: State) -> str:
-    """What an officially named checkpoint was trained for, by the head it carries; "encoder" where it has none."""
-    return first_marker(state, MARKS)
+    """The task that a checkpoint under official names was trained for, by its head; "encoder" if it has none."""
+    return task_by_prefix(state, TASK_PREFIXES)
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments, trained for this task."""
     table = {
         "beit3.text_embed.weight": "model.word.weight",
         "beit3.vision_embed.mask_token": "model.hidden_patch",
@@ -97,42 +105,42 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         **weight_and_bias("beit3.vision_embed.proj", "model.patches.project"),
         "beit3.encoder.embed_positions.A.weight": "model.patches.position",
         "beit3.encoder.embed_positions.B.weight": "model.position.weight",
-        **_two("beit3.encoder.layer_norm", "model.transformer.norm"),
+        **_experts("beit3.encoder.layer_norm", "model.transformer.norm"),
         **HEADS[task],
     }
     for i in range(arguments["depth"]):
         table |= _block(i)
-    forms = {"beit3.vision_embed.proj.weight": FLAT, "beit3.encoder.embed_positions.A.weight": ONE}
-    return KeyMapping(table, forms=forms)
+    forms = {"beit3.vision_embed.proj.weight": CONV_AS_LINEAR, "beit3.encoder.embed_positions.A.weight": UNSQUEEZED}
+    return KeyMapping(table, transforms=forms)
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.beit3.BEiT3 that an officially named checkpoint was made with. Raises WeightsError."""
-    vocabulary, width = shape(state, "beit3.text_embed.weight", 2)
-    cells, _ = shape(state, "beit3.encoder.embed_positions.A.weight", 2)
-    special = told.get("special_ids", {})
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of BEiT3 for a checkpoint under official names. Raises WeightsError."""
+    vocabulary, width = shape_of(state, "beit3.text_embed.weight", 2)
+    cells, _ = shape_of(state, "beit3.encoder.embed_positions.A.weight", 2)
+    special = config.get("special_ids", {})
     return {
         "dim": width,
-        "depth": count(state, "beit3.encoder.layers", "final_layer_norm.A.weight"),
-        "num_heads": heads_of(width, told.get("num_heads", told.get("encoder_attention_heads"))),
-        "mlp_dim": shape(state, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)[0],
-        "patch_size": shape(state, "beit3.vision_embed.proj.weight", 4)[-1],
-        "grid": grid_of(cells - UNREAD - 1, told.get("grid"), "beit3.encoder.embed_positions.A.weight"),
+        "depth": count_layers(state, "beit3.encoder.layers", "final_layer_norm.A.weight"),
+        "num_heads": infer_num_heads(width, config.get("num_heads", config.get("encoder_attention_heads"))),
+        "mlp_dim": shape_of(state, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)[0],
+        "patch_size": shape_of(state, "beit3.vision_embed.proj.weight", 4)[-1],
+        "grid": infer_grid(cells - UNREAD - 1, config.get("grid"), "beit3.encoder.embed_positions.A.weight"),
         "vocab_size": vocabulary,
-        "text_length": shape(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - UNREAD,
+        "text_length": shape_of(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - UNREAD,
         "pooling": "image" if task(state) == "vqa" else "both",
-        "final_norm": has(state, "beit3.encoder.layer_norm.A."),
-        "num_classes": shape(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
+        "final_norm": has_prefix(state, "beit3.encoder.layer_norm.A."),
+        "num_classes": shape_of(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
         "with_decoder": task(state) == "captioning",
         "mask_token_id": special.get("mask", MASK),
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that an imported checkpoint was fine-tuned in; a model without heads stands under "model" alone."""
-    model = BEiT3(**arguments)
+    """The training step of a fine-tuned checkpoint, or the model under "model" if it has no head."""
+    model = config_of(BEiT3Config, arguments).build()
     if task == "vqa":
-        return ClosedVQA(model, model.dim, shape(state, "head.answers.weight", 2)[0])
+        return ClosedVQA(model, model.dim, shape_of(state, "head.answers.weight", 2)[0])
     if task == "nlvr2":
         return NLVR2(model, 2 * model.dim, MLPClassifier(4 * model.dim, 2 * model.dim, 2))
     if task == "classification":
@@ -154,7 +162,9 @@ SYSTEM = CheckpointAdapter(
     infer=infer,
     build=build,
     positions=(
-        Absolute("beit3.encoder.embed_positions.A.weight", "model.patches.position", resize_bicubic_plain, UNREAD + 1),
+        AbsolutePositions(
+            "beit3.encoder.embed_positions.A.weight", "model.patches.position", resize_bicubic_plain, UNREAD + 1
+        ),
     ),
     model_prefix="model",
 )

@@ -1,13 +1,12 @@
-"""Settings of BEiT3, and what was published of it."""
+"""Settings of BEiT-3, and its published facts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Cells,
-    Count,
     Depth,
     Dim,
     Length,
@@ -16,7 +15,6 @@ from diptych.config.validation import (
     NumHeads,
     PatchSize,
     Place,
-    Range,
     ShareBelowOne,
     VocabSize,
     require_at_most,
@@ -25,71 +23,48 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.encoders import visual_tokenizer
-    from diptych.models.beit3 import model as beit3
+    from diptych.models.beit3.model import BEiT3
 
 
 @settings("model")
 class BEiT3Config:
-    """Arguments of models.beit3.BEiT3; the defaults are the base model's. `mask`: the id of [MASK]."""
+    """Settings of BEiT-3. The defaults are the base model's."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (14, 14)
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
     vocab_size: VocabSize = 64010
-    text_length: Length = 1022
-    pooling: Literal["image", "both"] = "image"
-    final_norm: bool = True
-    num_classes: NumClassesOrNone = 0
-    with_decoder: bool = False
-    mask_token_id: Place = 64001
-    drop_path: ShareBelowOne = 0.1
+    text_length: Length = 1022  # maximum number of tokens
+    pooling: Literal["image", "both"] = (
+        "image"  # what heads read: the pooled image class token (VQA), or both first tokens
+    )
+    final_norm: bool = True  # False: the heads have a LayerNorm of their own (VQA, classification)
+    num_classes: NumClassesOrNone = 0  # 0: no image classifier
+    with_decoder: bool = False  # an LM head, for captions and masked words
+    mask_token_id: Place = 64001  # [MASK]
+    drop_path: ShareBelowOne = 0.1  # stochastic depth of the last block, growing linearly from 0
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
         require_at_most(self, "model", ("mask_token_id", "vocab_size"), below=True)
 
-    def build(self) -> beit3.BEiT3:
-        from diptych.models.beit3.model import BEiT3 as Model
+    def build(self) -> BEiT3:
+        from diptych.models.beit3.model import BEiT3
 
-        return Model(**vars(self))
-
-
-@settings("model")
-class VisualTokenizerConfig:
-    """Arguments of models.tokenizer.VisualTokenizer; the defaults are BEiT v2's base size. `features`: the teacher's width."""
-
-    dim: Dim = 768
-    depth: Depth = 12
-    num_heads: NumHeads = 12
-    mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (14, 14)
-    num_codes: Annotated[int, Range(2, 2**16)] = 8192
-    code_dim: Dim = 32
-    decoder_depth: Depth = 3
-    feature_dim: Dim = 512
-    decay: ShareBelowOne = 0.99
-    patience: Count = 10
-
-    def __post_init__(self) -> None:
-        require_multiple(self, "model", ("dim", "num_heads"))
-
-    def build(self) -> visual_tokenizer.VisualTokenizer:
-        from diptych.encoders.visual_tokenizer import VisualTokenizer as Model
-
-        return Model(**vars(self))
+        return BEiT3(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 BEIT3_FILES = "https://github.com/microsoft/unilm/tree/master/beit3#pretrained-models"
 
 PUBLISHED = Published(
-    title="Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks (Wang et al., CVPR 2023)",
+    title=(
+        "Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks (Wang et al., CVPR 2023)"
+    ),
     code="github.com/microsoft/unilm/tree/master/beit3, commit 768a3c8, MIT",
     model=("beit3", "BEiT3"),
     parameters={

@@ -1,4 +1,4 @@
-"""BEiT-3's runs (Wang et al., CVPR 2023, section 2.3 and appendix B); its pre-training code was not released."""
+"""BEiT-3's recipes (Wang et al., CVPR 2023, section 2.3 and appendix B); its pre-training code was not released."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.beit3.config import BEiT3Config, VisualTokenizerConfig
-from diptych.models.common_recipes import WIDER, WIDEST, frozen, vqa_v2
+from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
+from diptych.models.beit3.config import BEiT3Config
+from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, INIT_SCALE, on_frozen_features, vqa_v2
 
 MASKED_DATA = Objectives(
     masked_codes=1.0,
@@ -21,7 +22,7 @@ MASKED_DATA = Objectives(
     mim_rate=0.4,
     whole_words=False,
 )
-"""Images, texts and pairs: section 2.2."""
+"""Masked data modelling of images, texts and pairs (section 2.2)."""
 
 
 def tokenizer() -> Pretrain:
@@ -47,12 +48,12 @@ def tokenizer() -> Pretrain:
 
 
 def base() -> Pretrain:
-    """Masked data modelling, 1,000,000 steps: hidden patches of images, hidden words of texts, and both of pairs. `tokenizer` names
-    the run of a visual tokenizer.
+    """Masked data modelling, 1,000,000 steps: masked patches of images, masked words of texts, and both of pairs.
+    `tokenizer` names the run of a visual tokenizer.
 
-    Differs: BERT's pieces, where the paper has a sentencepiece vocabulary of 64,010 (who has its file gives
-    --vocabulary FILE --model.vocab_size 64010 --model.mask_token_id 64001); images and texts alone are those of the same
-    2,048 pairs, where the paper has 2,048 more of each.
+    Differs: BERT's vocabulary, where the paper has a SentencePiece vocabulary of 64,010 (with its file: --vocabulary
+    FILE --model.vocab_size 64010 --model.mask_token_id 64001); images and texts alone are those of the same 2,048
+    pairs, where the paper has 2,048 more of each.
     """
     return Pretrain(
         recipe="beit3.base",
@@ -72,24 +73,34 @@ def base() -> Pretrain:
 
 
 def small_tokenizer() -> Pretrain:
-    """256 codes for pictures of 224 pixels, in patches of the CNN's 32. On Flickr8k five minutes of one core where the CNN has
-    looked at the pictures before; the first time twice that.
+    """256 codes for images of 224 pixels, in the CNN's patches of 32. On Flickr8k five minutes of one core where the
+    CNN's features of the images are cached; the first time twice that.
 
-    Differs: pictures come as they lie, and mirrored, with no other augmentation: so the CNN looks at each but once.
+    Differs: images without augmentation but the horizontal flip, so that the CNN's features of each are computed once.
     """
     run = tokenizer()
     model = VisualTokenizerConfig(
-        dim=192, depth=2, num_heads=4, mlp_dim=384, patch_size=32, grid=(7, 7), num_codes=256, code_dim=16, decoder_depth=1,
+        dim=192,
+        depth=2,
+        num_heads=4,
+        mlp_dim=384,
+        patch_size=32,
+        grid=(7, 7),
+        num_codes=256,
+        code_dim=16,
+        decoder_depth=1,
         feature_dim=1280,
-    )  # fmt: skip
+    )
     optimizer = replace(run.training.optimizer, learning_rate=1e-3)
     training = replace(run.training, steps=400, batch_size=64, workers=1, checkpoint_every=200, optimizer=optimizer)
     return replace(run, recipe="beit3.small_tokenizer", model=model, training=training, corpus="")
 
 
 def small_data() -> Pretrain:
-    """Masked data on pictures of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
-    run = replace(frozen("beit3.small_data", SMALL, MASKED_DATA, widen=WIDEST), embedders=Embedders())
+    """Masked data modelling on images of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
+    run = replace(
+        on_frozen_features("beit3.small_data", SMALL, MASKED_DATA, init_scale=INIT_SCALE), embedders=Embedders()
+    )
     return replace(
         run,
         images=replace(run.images, shorter_side=224),
@@ -99,29 +110,42 @@ def small_data() -> Pretrain:
 
 
 SMALL = BEiT3Config(
-    dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), patch_size=32, vocab_size=30522, text_length=40, mask_token_id=103, with_decoder=True,
+    dim=192,
+    depth=3,
+    num_heads=4,
+    mlp_dim=384,
+    grid=(7, 7),
+    patch_size=32,
+    vocab_size=30522,
+    text_length=40,
+    mask_token_id=103,
+    with_decoder=True,
     drop_path=0.0,
-)  # fmt: skip
+)
 
 
 def small() -> Pretrain:
-    """On frozen features: contrast alone, as where the paper fine-tunes for retrieval (section 3.1)."""
+    """On frozen features: ITC alone, as where the paper fine-tunes for retrieval (section 3.1)."""
     model = replace(SMALL, with_decoder=False)
-    return frozen("beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, widen=WIDER)
+    return on_frozen_features(
+        "beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, init_scale=CONTRASTIVE_INIT_SCALE
+    )
 
 
 def small_captions() -> Pretrain:
-    """On frozen features: masked captions alone, as where the paper fine-tunes a model apart to write (section 3.1). Texts come
-    as in coca.small.
+    """On frozen features: masked captions alone, as where the paper fine-tunes a separate model for captioning (section
+    3.1). Text features as in coca.small.
     """
     objectives = Objectives(masked_captions=1.0, mask_rate=0.6, whole_words=False)
-    return frozen("beit3.small_captions", SMALL, objectives, batch=256, text="minilm_onward", widen=WIDER)
+    return on_frozen_features(
+        "beit3.small_captions", SMALL, objectives, batch=256, text="minilm_onward", init_scale=CONTRASTIVE_INIT_SCALE
+    )
 
 
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official fine-tuning code), from a run of `base`.
 
-    Differs: train alone, where the paper adds val and Visual Genome.
+    Differs: trained on train alone, where the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
         learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_lr_multiplier=20.0
@@ -131,10 +155,10 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO's captions at 384 pixels, 15 epochs of 3,072 pairs: contrast alone (the official fine-tuning code; its weight decay
-    and warm-up are told by memory). It is to start from a run of `base` (`start`), whose heads it lacks.
+    """COCO captions at 384 pixels, 15 epochs of 3,072 pairs: ITC alone (the official fine-tuning code; its weight decay
+    and warm-up are quoted from memory). To be initialised from a run of `base` (`init_from`), which has no ITC head.
 
-    Differs: all layers learn at the last one's rate, where there each learns at 0.65 of the next one's.
+    Differs: all layers have the last one's learning rate, where there each has 0.65 of the next one's.
     """
     run = base()
     optimizer = replace(run.training.optimizer, learning_rate=2e-4, eps=1e-8, weight_decay=0.05, warmup=3 / 15)

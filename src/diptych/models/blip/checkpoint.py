@@ -1,7 +1,4 @@
-"""The official names of BLIP's weights, and ours, for pre-training and each downstream task.
-
-BLIP's official checkpoints: what they tell, and the step that each was trained in.
-"""
+"""BLIP's official checkpoints: weight names, sizes inferred from shapes, and the training step of each task."""
 
 from __future__ import annotations
 
@@ -14,18 +11,19 @@ from diptych.checkpoints.adapter import (
     CheckpointAdapter,
     OfficialConfig,
     State,
-    count,
-    has,
-    heads_of,
-    shape,
+    config_of,
+    count_layers,
+    has_prefix,
+    infer_num_heads,
+    shape_of,
     split_teacher,
     vision_grid,
 )
-from diptych.checkpoints.bert import ATTENTION, CONTEXT, LAYER, PARTS, WORDS
-from diptych.checkpoints.mapping import FLAT, ROW, TURNED, KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.positions import Absolute
+from diptych.checkpoints.bert import ATTENTION, CROSS_ATTENTION, LAYER, PARTS, TEXT_EMBEDDING
+from diptych.checkpoints.mapping import CONV_AS_LINEAR, SQUEEZED, TRANSPOSED, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.positions import AbsolutePositions
 from diptych.checkpoints.read import WeightsError
-from diptych.models.blip.model import BLIP
+from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.contrast import within_modality_logits
@@ -38,23 +36,25 @@ from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2 import NLVR2Joint
 from diptych.tasks.vqa import OpenVQA
 
-READER, WRITER = "text_encoder.", "text_decoder.bert."
+ENCODER, DECODER = "text_encoder.", "text_decoder.bert."
 NO_WEIGHT = "a buffer of 0, 1, 2 …, not a weight"
 
 
 def _image(official: str, ours: str) -> KeyMapping:
     table = {**PATCHES, **BLOCK, **weight_and_bias("norm", "norm")}
-    return KeyMapping(prefixed(official, ours, table), forms={f"{official}patch_embed.proj.weight": FLAT})
+    return KeyMapping(
+        prefixed(official, ours, table), transforms={f"{official}patch_embed.proj.weight": CONV_AS_LINEAR}
+    )
 
 
 def _text(official: str, ours: str, depth: int, layer: dict[str, str]) -> KeyMapping:
     layers = {f"encoder.layer.{i}.{name}": f"blocks.{i}.{our}" for i in range(depth) for name, our in layer.items()}
-    table = prefixed("embeddings.", "words.", WORDS) | layers
+    table = prefixed("embeddings.", "words.", TEXT_EMBEDDING) | layers
     return KeyMapping(prefixed(official, ours, table), ignored={f"{official}embeddings.position_ids": NO_WEIGHT})
 
 
 def _vocabulary(ours: str, words: str) -> KeyMapping:
-    """The decoder's word head. `words`: the official embedding that it repeats."""
+    """The decoder's LM head, tied to the word embedding under the official prefix `words`."""
     head = "text_decoder.cls.predictions"
     return KeyMapping(
         weight_and_bias(f"{head}.transform.dense", f"{ours}.dense")
@@ -68,19 +68,24 @@ def _vocabulary(ours: str, words: str) -> KeyMapping:
 
 
 def _shared(names: KeyMapping, ours: str, depth: int) -> KeyMapping:
-    """A decoder that repeats the encoder but for its self-attention."""
+    """A decoder that shares all weights with the encoder except for its self-attention."""
     own = {f"encoder.layer.{i}.{name}": f"blocks.{i}.{our}" for i in range(depth) for name, our in ATTENTION.items()}
-    told = [name.removeprefix(READER) for name in (*names.ours, *names.ignored) if name.startswith(READER)]
-    ids = f"{WRITER}embeddings.position_ids"
+    shared = [name.removeprefix(ENCODER) for name in (*names.ours, *names.ignored) if name.startswith(ENCODER)]
+    ids = f"{DECODER}embeddings.position_ids"
     return KeyMapping(
-        prefixed(WRITER, ours, own),
+        prefixed(DECODER, ours, own),
         ignored={ids: NO_WEIGHT},
-        tied={f"{WRITER}{name}": f"{READER}{name}" for name in told if name not in own and f"{WRITER}{name}" != ids},
+        tied={
+            f"{DECODER}{name}": f"{ENCODER}{name}" for name in shared if name not in own and f"{DECODER}{name}" != ids
+        },
     )
 
 
-def _twin(depth: int, averaged: int) -> dict[str, str]:
-    """Attention to two images, by layer: the names within ``encoder.layer.``, and ours within ``blocks.``."""
+def _two_image_attention(depth: int, averaged: int) -> dict[str, str]:
+    """Cross-attention to two images: names within ``encoder.layer.``, and ours within ``blocks.``.
+
+    The first `averaged` layers average the outputs for the two images, the others merge them by a linear layer.
+    """
     table: dict[str, str] = {}
     for i in range(depth):
         for k, side in enumerate(("first", "second")):
@@ -93,58 +98,63 @@ def _twin(depth: int, averaged: int) -> dict[str, str]:
     return table
 
 
-def _contrast(mark: str, ours: str) -> KeyMapping:
+def _contrast(suffix: str, ours: str) -> KeyMapping:
+    """The projections of the ITC head."""
     return KeyMapping(
-        weight_and_bias(f"vision_proj{mark}", f"{ours}.image") | weight_and_bias(f"text_proj{mark}", f"{ours}.text")
+        weight_and_bias(f"vision_proj{suffix}", f"{ours}.image") | weight_and_bias(f"text_proj{suffix}", f"{ours}.text")
     )
 
 
-def _encoder(arguments: Arguments, model: str, mark: str = "") -> KeyMapping:
-    """The image and the text encoder; `mark`: what the momentum model's names carry."""
-    text = _text(f"text_encoder{mark}.", f"{model}encoder.", arguments["depth"], LAYER | CONTEXT)
-    return _image(f"visual_encoder{mark}.", f"{model}image.") | text
+def _encoders(arguments: Arguments, model: str, suffix: str = "") -> KeyMapping:
+    """The image and the text encoder; `suffix`: "_m" for the momentum model."""
+    text = _text(f"text_encoder{suffix}.", f"{model}encoder.", arguments["depth"], LAYER | CROSS_ATTENTION)
+    return _image(f"visual_encoder{suffix}.", f"{model}image.") | text
 
 
 def _with_momentum(arguments: Arguments, task: str) -> KeyMapping:
-    found = _encoder(arguments, "student.model.") | _encoder(arguments, "teacher.model.", "_m")
-    found |= _contrast("", "student.heads.contrast") | _contrast("_m", "teacher.heads.contrast")
-    place = {"pretraining": "queue_ptr", "retrieval": "ptr_queue"}[task]
-    found |= KeyMapping(
+    """The student, its momentum teacher and the queue."""
+    table = _encoders(arguments, "student.model.") | _encoders(arguments, "teacher.model.", "_m")
+    table |= _contrast("", "student.heads.contrast") | _contrast("_m", "teacher.heads.contrast")
+    pointer = {"pretraining": "queue_ptr", "retrieval": "ptr_queue"}[task]
+    table |= KeyMapping(
         weight_and_bias("itm_head", "student.heads.match.linear")
-        | {"temp": "student.heads.contrast.scale.value", place: "queue.place"}
+        | {"temp": "student.heads.contrast.scale.value", pointer: "queue.place"}
         | {"image_queue": "queue.image", "text_queue": "queue.text"},
-        forms={"image_queue": TURNED, "text_queue": TURNED},
+        transforms={"image_queue": TRANSPOSED, "text_queue": TRANSPOSED},
     )
     if task == "retrieval":
-        return found | KeyMapping({"idx_queue": "queue.identity"}, forms={"idx_queue": ROW})
+        return table | KeyMapping({"idx_queue": "queue.identity"}, transforms={"idx_queue": SQUEEZED})
     decoder = "student.model.decoder."
-    return found | _shared(found, decoder, arguments["depth"]) | _vocabulary(f"{decoder}vocabulary", READER)
+    return table | _shared(table, decoder, arguments["depth"]) | _vocabulary(f"{decoder}vocabulary", ENCODER)
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names for a model of these arguments, trained for this task."""
+    """The table of weight names of a model with these arguments, trained for this task."""
     if task in ("pretraining", "retrieval"):
         return _with_momentum(arguments, task)
     if task == "matching":
-        found = _encoder(arguments, "model.") | _contrast("", "heads.contrast")
-        return found | KeyMapping(weight_and_bias("itm_head", "heads.match.linear"))
+        table = _encoders(arguments, "model.") | _contrast("", "heads.contrast")
+        return table | KeyMapping(weight_and_bias("itm_head", "heads.match.linear"))
     if task == "nlvr2":
         depth = arguments["depth"]
-        text = _text(READER, "model.encoder.", depth, LAYER)
-        twin = prefixed(f"{READER}encoder.layer.", "model.encoder.blocks.", _twin(depth, arguments["averaged"]))
+        text = _text(ENCODER, "model.encoder.", depth, LAYER)
+        cross = prefixed(
+            f"{ENCODER}encoder.layer.", "model.encoder.blocks.", _two_image_attention(depth, arguments["averaged"])
+        )
         head = weight_and_bias("cls_head.0", "head.0") | weight_and_bias("cls_head.2", "head.2")
-        return _image("visual_encoder.", "model.image.") | text | KeyMapping(twin | head)
-    decoder = _text(WRITER, "model.decoder.", arguments["depth"], LAYER | CONTEXT)
-    decoder |= _vocabulary("model.decoder.vocabulary", WRITER)
+        return _image("visual_encoder.", "model.image.") | text | KeyMapping(cross | head)
+    decoder = _text(DECODER, "model.decoder.", arguments["depth"], LAYER | CROSS_ATTENTION)
+    decoder |= _vocabulary("model.decoder.vocabulary", DECODER)
     image = _image("visual_encoder.", "model.image.")
-    return {"caption": image | decoder, "vqa": _encoder(arguments, "model.") | decoder}[task]
+    return {"caption": image | decoder, "vqa": _encoders(arguments, "model.") | decoder}[task]
 
 
-SMOOTHING, PROMPT = 0.1, 4  # of the official losses; pieces that every caption begins with: [DEC] a picture of
+SMOOTHING = 0.1  # label smoothing of the official losses
+PROMPT = 4  # tokens that every caption begins with: [DEC] a picture of
 
 
 def task(state: State) -> str:
-    """What an officially named checkpoint was trained for. Raises WeightsError."""
+    """The task that a checkpoint under official names was trained for. Raises WeightsError."""
     parts = {name.partition(".")[0] for name in state}
     if "cls_head" in parts:
         return "nlvr2"
@@ -157,38 +167,38 @@ def task(state: State) -> str:
     raise WeightsError("a BLIP of no known task: it has neither decoder nor head nor queue")
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.blip.BLIP that an officially named checkpoint was made with. Raises WeightsError."""
-    form = "retrieval" if (job := task(state)) == "matching" else job
-    text = WRITER if form == "caption" else READER
-    vocabulary, width = shape(state, f"{text}embeddings.word_embeddings.weight", 2)
-    vision, language, ids = (told.get(part, {}) for part in ("vision", "text", "special_ids"))
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of BLIP for a checkpoint under official names. Raises WeightsError."""
+    variant = "retrieval" if (trained_for := task(state)) == "matching" else trained_for
+    text = DECODER if variant == "caption" else ENCODER
+    vocabulary, width = shape_of(state, f"{text}embeddings.word_embeddings.weight", 2)
+    vision, language, ids = (config.get(part, {}) for part in ("vision", "text", "special_ids"))
     image = encoder_shape(
-        state, "visual_encoder.", vision.get("heads", told.get("num_heads")), vision_grid(vision, told.get("grid"))
+        state, "visual_encoder.", vision.get("heads", config.get("num_heads")), vision_grid(vision, config.get("grid"))
     )
-    depth = count(state, f"{text}encoder.layer", "attention.self.query.weight")
-    merged = count(state, f"{text}encoder.layer", "crossattention.output.merge_layer.weight")
+    depth = count_layers(state, f"{text}encoder.layer", "attention.self.query.weight")
+    merged = count_layers(state, f"{text}encoder.layer", "crossattention.output.merge_layer.weight")
     return {
         **{f"image_{name}": image[name] for name in ("dim", "depth", "num_heads", "mlp_dim")},
         "patch_size": image["patch_size"],
         "grid": image["grid"],
         "dim": width,
         "depth": depth,
-        "num_heads": heads_of(width, language.get("num_attention_heads", told.get("num_heads"))),
-        "mlp_dim": shape(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "num_heads": infer_num_heads(width, language.get("num_attention_heads", config.get("num_heads"))),
+        "mlp_dim": shape_of(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
         "vocab_size": vocabulary,
-        "text_length": shape(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
+        "text_length": shape_of(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
         "bos_token_id": ids.get("bos_DEC", vocabulary - 2),
         "enc_token_id": ids.get("ENC", vocabulary - 1),
-        "variant": form,
-        **({"averaged": depth - merged} if form == "nlvr2" else {}),
-        **({"embed_dim": shape(state, "vision_proj.weight", 2)[0]} if has(state, "vision_proj.") else {}),
+        "variant": variant,
+        **({"averaged": depth - merged} if variant == "nlvr2" else {}),
+        **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that a checkpoint (`state`, our names) was trained in: beside its momentum model where it holds that."""
-    model = BLIP(**arguments)
+    """The training step of a checkpoint (`state` under our names), with a momentum teacher if it has one."""
+    model = config_of(BLIPConfig, arguments).build()
     if task == "caption":
         return Captioning(model, PROMPT, SMOOTHING)
     if task == "nlvr2":
@@ -197,7 +207,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return OpenVQA(model, SMOOTHING)
     if task == "matching":
         heads = model.pretraining_heads()
-        del heads.get_submodule("contrast").scale  # pairs are scored by their cosines as they are
+        del heads.get_submodule("contrast").scale  # pairs are scored by cosines without a temperature
         return nn.ModuleDict({"model": model, "heads": heads})
     objectives: list[Objective] = [ITC()]
     objectives += (
@@ -208,7 +218,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     student = Pretraining(model, model.pretraining_heads(), objectives)
     if not split_teacher(state)[1]:
         return student
-    queue = Queue(*shape(state, "queue.image", 2), identified=task == "retrieval")
+    queue = Queue(*shape_of(state, "queue.image", 2), identified=task == "retrieval")
     return MomentumDistillation(student, queue, ("model.decoder", "heads.match", "heads.contrast.scale"))
 
 
@@ -216,13 +226,13 @@ SYSTEM = CheckpointAdapter(
     name="blip",
     matches=lambda state: (
         "visual_encoder.cls_token" in state
-        and any(f"{text}embeddings.word_embeddings.weight" in state for text in (READER, WRITER))
+        and any(f"{text}embeddings.word_embeddings.weight" in state for text in (ENCODER, DECODER))
         and not any("token_type_embeddings" in name for name in state)
     ),
     task=task,
     names=names,
     infer=infer,
     build=build,
-    positions=(Absolute("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),),
+    positions=(AbsolutePositions("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),),
     model_prefix="model",
 )

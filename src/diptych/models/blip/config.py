@@ -1,4 +1,4 @@
-"""Settings of BLIP, and what was published of it."""
+"""Settings of BLIP, and its published facts."""
 
 from __future__ import annotations
 
@@ -25,30 +25,34 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.blip import model as blip
+    from diptych.models.blip.model import BLIP
 
 
 @settings("model")
 class BLIPConfig:
-    """Arguments of models.blip.BLIP; the defaults are those of pre-training with ViT-B. `begin`, `ground`: the ids of [DEC], [ENC]."""
+    """Settings of BLIP. The defaults are those of pre-training with ViT-B."""
 
     image_dim: Dim = 768
     image_depth: Depth = 12
     image_num_heads: NumHeads = 12
     image_mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (14, 14)
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     vocab_size: VocabSize = 30524
-    text_length: Length = 512
-    bos_token_id: Place = 30522
-    enc_token_id: Place = 30523
-    embed_dim: Dim = 256
+    text_length: Length = 512  # maximum number of tokens
+    bos_token_id: Place = 30522  # [DEC], the first token of a decoded text
+    enc_token_id: Place = 30523  # [ENC], the first token of an image-grounded text
+    embed_dim: Dim = 256  # of the joint space of ITC
+    # "pretraining": encoder and decoder, which share all but self-attention. "retrieval": no decoder. "caption": no
+    # encoder. "vqa": both, sharing nothing. "nlvr2": an encoder that cross-attends to two images.
     variant: Literal["pretraining", "retrieval", "caption", "vqa", "nlvr2"] = "pretraining"
-    averaged: DepthOrNone = 6
+    averaged: DepthOrNone = (
+        6  # NLVR2: the first layers, which average attention to both images; the others merge it linearly
+    )
     dropout: ShareBelowOne = 0.1
     image_activation: Activation = "gelu"
     image_eps: Epsilon = 1e-6
@@ -59,14 +63,14 @@ class BLIPConfig:
         require_multiple(self, "model", ("dim", "num_heads"), ("image_dim", "image_num_heads"))
         require_at_most(self, "model", ("bos_token_id", "vocab_size"), ("enc_token_id", "vocab_size"), below=True)
 
-    def build(self) -> blip.BLIP:
-        from diptych.models.blip.model import BLIP as Model
+    def build(self) -> BLIP:
+        from diptych.models.blip.model import BLIP
 
-        return Model(**vars(self))
+        return BLIP(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 BLIP_FILES = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
 
 PUBLISHED = Published(

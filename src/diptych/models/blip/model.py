@@ -1,11 +1,12 @@
 """BLIP: Bootstrapping Language-Image Pre-training (Li et al., ICML 2022), figure 2.
 
-A ViT, and a BERT in three roles: it reads a text alone, reads it beside an image (its first token being [ENC]), and
-writes one (its first token being [DEC]). Encoder and decoder share everything but self-attention. For question answering
-they share nothing, and the decoder reads the question's tokens (figure 5 a).
+A ViT, and a BERT in three roles: text encoder, image-grounded text encoder (cross-attention to the image; the first
+token is [ENC]) and image-grounded text decoder (causal; the first token is [DEC]). Encoder and decoder share everything
+but self-attention. For question answering they share nothing, and the decoder cross-attends to the encoded question
+(figure 5 a).
 
-Differs: attention has no dropout of its own, and the ViT no stochastic depth, which the official code gives it for VQA,
-NLVR2 and ViT-L. A text's embedding is dropped out once for all its roles, but for the first token.
+Differs: attention has no dropout of its own, and the ViT no stochastic depth, which the official code has for VQA,
+NLVR2 and ViT-L. One dropout mask of a text's embedding serves all its roles, but for the first token.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
+from diptych.models.blip.config import BLIPConfig
+from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.attention import Causal, KVCache
 from diptych.modules.block import PostNormBlock, activation_named
@@ -28,20 +31,22 @@ from diptych.protocols import UnsupportedOperation
 
 
 class TextEncoder(nn.Module):
-    """BERT whose every layer may attend to a context. `ground`: the id of [ENC], which such a text begins with."""
+    """BERT whose every layer can cross-attend to a context. `enc_token_id`: [ENC], the first token of a grounded text."""
 
     def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, enc_token_id: int):
         super().__init__()
         self.words, self.blocks, self.enc_token_id = words, blocks, enc_token_id
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
+        """The tokens after all layers, without cross-attention."""
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
 
-    def grounded(self, text: Tokens, context: Tokens | tuple[Tokens, ...]) -> Tokens:
+    def encode_grounded(self, text: Tokens, context: Tokens | tuple[Tokens, ...]) -> Tokens:
+        """The tokens, their first one replaced by [ENC], after all layers with cross-attention to `context`."""
         ids = torch.full((len(text), 1), self.enc_token_id, device=text.mask.device)
-        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).select(name="cls")
+        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).select(name="cls")  # b 1 dim
         tokens = Tokens.concat(first, text.select(name="words"))
         for block in self.blocks:
             tokens = block(tokens, context)
@@ -49,142 +54,194 @@ class TextEncoder(nn.Module):
 
 
 class GroundedDecoder(nn.Module):
-    """BERT that writes of a context, each word seeing those before it. `begin`: the id of [DEC], which every text begins with."""
+    """Causal BERT with cross-attention to a context. `bos_token_id`: [DEC], which every text starts with."""
 
     def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, bos_token_id: int, eps: float, activation: str):
         super().__init__()
         self.words, self.blocks, self.bos_token_id = words, blocks, bos_token_id
-        vocabulary, width = words.word.weight.shape
-        self.vocabulary = MLMHead(width, vocabulary, eps, words.word, activation_named(activation))
+        vocab_size, dim = words.word.weight.shape
+        self.vocabulary = MLMHead(dim, vocab_size, eps, words.word, activation_named(activation))
 
     def forward(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
+        """The hidden states of `text`; with a `cache` of its newest tokens only."""
         start, ids = 0 if cache is None else cache.length, text.ids
         if start == 0:
             ids = torch.cat([torch.full_like(ids[:, :1], self.bos_token_id), ids[:, 1:]], 1)
-        tokens = self.words(Text(ids, text.mask), start)
+        tokens = self.words(Text(ids, text.mask), start)  # b n dim
         for block in self.blocks:
             tokens = block(tokens, context, Causal(padding=False), cache)
         return tokens
 
 
 class BLIP(nn.Module):
-    """`form`, as the job needs it: "pretraining" encodes and decodes, sharing; "retrieval" has no decoder, "caption" no
-    encoder; "vqa" has both and shares nothing; "nlvr2" has an encoder for two images, whose attention to them is averaged
-    in the first `averaged` layers and merged by a linear layer in the others (section 5.4, figure 5 b).
-    """
+    """Image encoder, text encoder and text decoder, as far as `config.variant` has them."""
 
-    def __init__(
-        self,
-        image_dim: int = 768, image_depth: int = 12, image_num_heads: int = 12, image_mlp_dim: int = 3072, patch_size: int = 16,
-        grid: tuple[int, int] = (14, 14), dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072,
-        vocab_size: int = 30524, text_length: int = 512, bos_token_id: int = 30522, enc_token_id: int = 30523,
-        embed_dim: int = 256, variant: str = "pretraining", averaged: int = 6, dropout: float = 0.1,
-        image_activation: str = "gelu", image_eps: float = 1e-6, activation: str = "gelu", eps: float = 1e-12,
-    ):  # fmt: skip
+    def __init__(self, config: BLIPConfig):
         super().__init__()
-        if variant not in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
-            raise ValueError(f"form is 'pretraining', 'retrieval', 'caption', 'vqa' or 'nlvr2', not {variant!r}")
-        self.image_dim, self.dim, self.embed_dim, self.variant = image_dim, dim, embed_dim, variant
-
-        def words() -> TextEmbedding:
-            return TextEmbedding(vocab_size, text_length, dim, segments=0, eps=eps, dropout=dropout)
-
-        def blocks(context_width: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                PostNormBlock(dim, num_heads, mlp_dim, eps, dropout, context_width, activation_named(activation))
-                for _ in range(depth)
-            )
-
-        self.image = ViT(
-            image_dim, image_depth, image_num_heads, image_mlp_dim, patch_size, grid, num_classes=0, resize=resize_bicubic_plain,
-            activation=image_activation, eps=image_eps,
-        )  # fmt: skip
+        self.image_dim, self.dim, self.embed_dim = config.image_dim, config.dim, config.embed_dim
+        self.variant = variant = config.variant
+        image = ViTConfig(
+            dim=config.image_dim,
+            depth=config.image_depth,
+            num_heads=config.image_num_heads,
+            mlp_dim=config.image_mlp_dim,
+            patch_size=config.patch_size,
+            grid=config.grid,
+            num_classes=0,
+            activation=config.image_activation,
+            eps=config.image_eps,
+        )
+        self.image = ViT(image, resize_bicubic_plain)
         self.encoder = self.decoder = None
         if variant == "nlvr2":
-            twins = (
-                DualImageBlock(
-                    dim, num_heads, mlp_dim, image_dim, i >= averaged, dropout, eps, activation_named(activation)
-                )
-                for i in range(depth)
-            )
-            self.encoder = TextEncoder(words(), nn.ModuleList(twins), enc_token_id)
+            words = _words(config)
+            blocks = nn.ModuleList(_dual_image_block(config, i) for i in range(config.depth))
+            self.encoder = TextEncoder(words, blocks, config.enc_token_id)
         elif variant != "caption":
-            self.encoder = TextEncoder(words(), blocks(image_dim), enc_token_id)
+            self.encoder = TextEncoder(_words(config), _blocks(config, config.image_dim), config.enc_token_id)
         if variant in ("caption", "vqa"):
-            self.decoder = GroundedDecoder(
-                words(), blocks(dim if variant == "vqa" else image_dim), bos_token_id, eps, activation
-            )
+            context_dim = config.dim if variant == "vqa" else config.image_dim
+            self.decoder = _decoder(config, _words(config), _blocks(config, context_dim))
         elif variant == "pretraining" and self.encoder is not None:
-            own = blocks(image_dim)
-            for mine, shared in zip(own, self.encoder.blocks, strict=True):
-                mine.cross, mine.cross_norm = shared.cross, shared.cross_norm
-                mine.feedforward, mine.norm2 = shared.feedforward, shared.norm2
-            self.decoder = GroundedDecoder(self.encoder.words, own, bos_token_id, eps, activation)
+            blocks = _blocks(config, config.image_dim)
+            for block, shared in zip(blocks, self.encoder.blocks, strict=True):
+                block.cross, block.cross_norm = shared.cross, shared.cross_norm
+                block.feedforward, block.norm2 = shared.feedforward, shared.norm2
+            self.decoder = _decoder(config, self.encoder.words, blocks)
         self.apply(init_transformer)
 
+    def forward(
+        self, image: Image | Regions | tuple[Image | Regions, ...], text: Text
+    ) -> FusedTokens | Float[Tensor, "b n vocabulary"]:
+        """The text after the image-grounded text encoder, pooled from [ENC]; of the variant "caption", whose only text
+        model is the decoder, the logits of the token after each token.
+
+        Args:
+            image: one image for each text; a pair of them for the variant "nlvr2".
+            text: b texts.
+        """
+        if isinstance(image, tuple):
+            images = tuple(self.encode_image(one).with_image_index(i) for i, one in enumerate(image))
+            return self.fuse_images(self.encode_text(text), images)
+        if self.encoder is None:
+            return self.next_token_logits(text, self.encode_image(image))
+        return self.fuse(self.encode_text(text), self.encode_image(image))
+
     @property
-    def reading(self) -> TextEncoder:
-        """The encoder. Raises BuiltWithout."""
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder. Raises UnsupportedOperation where there is none."""
         if self.encoder is None:
             raise UnsupportedOperation(self.unsupported()["encode_text"])
         return self.encoder
 
     @property
-    def writing(self) -> GroundedDecoder:
-        """The decoder. Raises BuiltWithout."""
+    def text_decoder(self) -> GroundedDecoder:
+        """The text decoder. Raises UnsupportedOperation where there is none."""
         if self.decoder is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         return self.decoder
 
     def encode_image(self, image: Image | Regions) -> Tokens:
+        """The class token and the patches after the ViT."""
         return self.image.encode_image(image)
 
     def encode_text(self, text: Text) -> Tokens:
-        return self.reading.words(text)
+        """Word embeddings with positions, before the first layer of any role."""
+        return self.text_encoder.words(text)
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
-        """A text's tokens after they have met each other, in the role without an image."""
-        return self.reading.encode_unimodal(tokens)
+        """A text's tokens after the text encoder, without an image."""
+        return self.text_encoder.encode_unimodal(tokens)
 
     def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
+        """The class token of an image, or of a text after the text encoder."""
         return ((tokens if tokens.layout.spans[0].modality == "image" else self.encode_unimodal(tokens)).first(),)
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
-        text = self.reading.grounded(text, image)
+        """The text after the image-grounded text encoder, pooled from [ENC]."""
+        text = self.text_encoder.encode_grounded(text, image)
         return FusedTokens(text, image, text.first())
 
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
-        text = self.reading.grounded(text, images)
+        """The text after cross-attention to two images (variant "nlvr2"), pooled from [ENC]."""
+        text = self.text_encoder.encode_grounded(text, images)
         return FusedTokens(text, images[0], text.first())
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocabulary"]:
+        """Logits of the token after each token of `text`; `context`: an image, for the variant "vqa" a fused question."""
         return self.lm_head()(self.decode_hidden_states(text, context, cache).to_padded())
 
     def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
-        return self.writing(text, context, cache)
+        """The decoder's hidden states, before the LM head."""
+        return self.text_decoder(text, context, cache)
 
     def lm_head(self) -> MLMHead:
-        return self.writing.vocabulary
+        """The decoder's LM head."""
+        return self.text_decoder.vocabulary
 
     def unsupported(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        """The operations that this variant lacks, each with the reason and the setting to change."""
+        reasons: dict[str, str] = {}
         if self.encoder is None:
-            why = "this BLIP was built without an encoder (form 'caption'): set model.variant to 'pretraining' or 'retrieval'"
-            found |= dict.fromkeys(("encode_text", "encode_unimodal", "fuse", "fuse_images"), why)
+            why = "this BLIP has no text encoder (variant 'caption'): set model.variant to 'pretraining' or 'retrieval'"
+            reasons |= dict.fromkeys(("encode_text", "encode_unimodal", "fuse", "fuse_images"), why)
         if self.variant == "nlvr2":
-            why = "this BLIP reads a text beside two images at once (form 'nlvr2'): set model.variant to 'pretraining' or 'retrieval'"
-            found |= dict.fromkeys(("encode_unimodal", "pooled_features", "fuse"), why)
+            why = "this BLIP fuses a text with two images (variant 'nlvr2')"
+            other = f"{why}: set model.variant to 'pretraining' or 'retrieval'"
+            reasons |= dict.fromkeys(("encode_unimodal", "pooled_features", "fuse"), other)
         if self.decoder is None:
-            why = f"this BLIP was built without a decoder (form {self.variant!r})"
-            found["next_token_logits"] = f"{why}: set model.variant to 'pretraining' or 'caption'"
+            why = f"this BLIP has no text decoder (variant {self.variant!r})"
+            reasons["next_token_logits"] = f"{why}: set model.variant to 'pretraining' or 'caption'"
         if self.variant == "vqa":
-            why = "this BLIP's decoder reads questions that have met images, not images (form 'vqa')"
-            found["decode_hidden_states"] = f"{why}: set model.variant to 'pretraining' or 'caption'"
-        return found
+            why = "this BLIP's decoder attends to fused questions, not to images (variant 'vqa')"
+            reasons["decode_hidden_states"] = f"{why}: set model.variant to 'pretraining' or 'caption'"
+        return reasons
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """What pre-training and retrieval ask of the encoder; the decoder has its word head itself."""
+        """ITC and ITM on the encoder, for pre-training and retrieval; the decoder has its LM head itself."""
         contrast = ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature())
         return nn.ModuleDict({"contrast": contrast, "match": ITMHead(self.dim)}).apply(init_transformer)
+
+
+def _words(config: BLIPConfig) -> TextEmbedding:
+    return TextEmbedding(
+        config.vocab_size, config.text_length, config.dim, segments=0, eps=config.eps, dropout=config.dropout
+    )
+
+
+def _blocks(config: BLIPConfig, context_dim: int) -> nn.ModuleList:
+    """BERT layers with cross-attention to a context of width `context_dim`."""
+    return nn.ModuleList(
+        PostNormBlock(
+            config.dim,
+            config.num_heads,
+            config.mlp_dim,
+            config.eps,
+            config.dropout,
+            context_dim,
+            activation_named(config.activation),
+        )
+        for _ in range(config.depth)
+    )
+
+
+def _dual_image_block(config: BLIPConfig, i: int) -> DualImageBlock:
+    """Layer `i` of the encoder of two images: averages their cross-attention in the first layers, then merges it
+    linearly (section 5.4, figure 5 b).
+    """
+    return DualImageBlock(
+        config.dim,
+        config.num_heads,
+        config.mlp_dim,
+        config.image_dim,
+        i >= config.averaged,
+        config.dropout,
+        config.eps,
+        activation_named(config.activation),
+    )
+
+
+def _decoder(config: BLIPConfig, words: TextEmbedding, blocks: nn.ModuleList) -> GroundedDecoder:
+    return GroundedDecoder(words, blocks, config.bos_token_id, config.eps, config.activation)

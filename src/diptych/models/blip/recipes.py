@@ -1,4 +1,4 @@
-"""BLIP's runs (Li et al., ICML 2022, section 4.1; the official configuration)."""
+"""BLIP's recipes (Li et al., ICML 2022, section 4.1; the official configuration)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from diptych.config.datasets import FOURTEEN_MILLION, steps
 from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.models.blip.config import BLIPConfig
-from diptych.models.common_recipes import WIDER, frozen, vqa_v2
+from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, vqa_v2
 
 OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, uniform_mix=1e-4, label_smoothing=0.1)
 EPOCHS = 20
 
 
 def pretrain_14m() -> Pretrain:
-    """Contrast, matching and captioning with ViT-B, 20 epochs of 2,880 pairs. It is to start from DeiT-B/16 (`start_image`) and
-    BERT-base (`start_text`).
+    """ITC, ITM and LM with ViT-B, 20 epochs of 2,880 pairs. To be initialised from DeiT-B/16 (`init_image_from`) and
+    BERT-base (`init_text_from`).
 
-    Differs: a cosine, where the official learning rate falls by a tenth each epoch; pictures are squared, not cropped;
-    biases, norms and scalars do not decay; an image's other captions are right too, in the batch and in the queue.
+    Differs: a cosine, where the official learning rate falls by a tenth each epoch; images are resized to squares, not
+    cropped; biases, norms and scalars have no weight decay; an image's other captions are positives too, in the batch
+    and in the queue.
     """
     return Pretrain(
         recipe="blip.pretrain_14m",
@@ -46,7 +47,7 @@ def pretrain_14m() -> Pretrain:
 
 
 def pretrain_129m() -> Pretrain:
-    """The same with 115 million pairs of LAION beside (section 4.1)."""
+    """As `pretrain_14m`, with the 115 million pairs of LAION added (section 4.1)."""
     run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
     training = replace(run.training, steps=steps(corpora, run.training.batch_size, EPOCHS))
     return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
@@ -63,21 +64,41 @@ def pretrain_large() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features; the decoder reads its own words, for MiniLM's have seen what comes. [DEC] and [ENC] stand in the place
-    of two pieces that BERT does not use.
+    """On frozen features; the decoder has word embeddings of its own, for MiniLM's bidirectional states would leak the
+    tokens to be predicted. [DEC] and [ENC] take the place of two tokens that BERT does not use.
     """
     model = BLIPConfig(
-        image_dim=192, image_depth=1, image_num_heads=4, image_mlp_dim=384, grid=(7, 7), patch_size=32, dim=192, depth=2,
-        num_heads=4, mlp_dim=384, vocab_size=30522, bos_token_id=1, enc_token_id=2, text_length=40, dropout=0.0,
-    )  # fmt: skip
-    return frozen("blip.small", model, replace(OBJECTIVES, hard_negatives=False), steps=150, batch=256, widen=WIDER)
+        image_dim=192,
+        image_depth=1,
+        image_num_heads=4,
+        image_mlp_dim=384,
+        grid=(7, 7),
+        patch_size=32,
+        dim=192,
+        depth=2,
+        num_heads=4,
+        mlp_dim=384,
+        vocab_size=30522,
+        bos_token_id=1,
+        enc_token_id=2,
+        text_length=40,
+        dropout=0.0,
+    )
+    return on_frozen_features(
+        "blip.small",
+        model,
+        replace(OBJECTIVES, hard_negatives=False),
+        steps=150,
+        batch=256,
+        init_scale=CONTRASTIVE_INIT_SCALE,
+    )
 
 
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 256 questions (the official configuration), from a run of `pretrain_14m`.
 
-    Differs: answers are classes and the summary of question and image is classified, where the paper writes answers with
-    a decoder (tasks/open_vqa.py); train alone, where the paper adds val and Visual Genome.
+    Differs: answers are classes, predicted from the pooled fused question, where the paper generates answers with a
+    decoder (tasks/vqa.py, OpenVQA); trained on train alone, where the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
         learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", max_grad_norm=0.0
@@ -87,8 +108,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO's captions at 384 pixels, 6 epochs of 256 pairs: contrast and matching go on, with their teacher (the official
-    configuration). It is to start from a run of `pretrain_14m` (`start`).
+    """COCO captions at 384 pixels, 6 epochs of 256 pairs: ITC and ITM continue, with their momentum teacher (the
+    official configuration). To be initialised from a run of `pretrain_14m` (`init_from`).
     """
     run = pretrain_14m()
     optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=0.0)

@@ -1,7 +1,7 @@
-"""CLIP's weights, of the ViT form: OpenAI's names (the state_dict of its archive), which are open_clip's too.
+"""Checkpoints of CLIP with a ViT: OpenAI's weight names (the state_dict of its archive), which open_clip uses too.
 
-The activation stands in no shape: an OpenAI checkpoint has QuickGELU, an open_clip one GELU unless its config says
-`quick_gelu`. So both are systems here, of the same names: "clip" and "open_clip".
+The activation cannot be inferred from shapes: an OpenAI checkpoint has QuickGELU, an open_clip one GELU unless its
+config says `quick_gelu`. So there are two systems with the same names, "clip" and "open_clip".
 """
 
 from __future__ import annotations
@@ -17,14 +17,24 @@ from diptych.checkpoints.adapter import (
     CheckpointAdapter,
     OfficialConfig,
     State,
-    count,
-    grid_of,
-    heads_of,
-    image_heads,
-    shape,
+    config_of,
+    count_layers,
+    infer_grid,
+    infer_image_num_heads,
+    infer_num_heads,
+    shape_of,
 )
-from diptych.checkpoints.mapping import FLAT, ONE, ONES, TURNED, KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.positions import Absolute
+from diptych.checkpoints.mapping import (
+    CONV_AS_LINEAR,
+    TRANSPOSED,
+    UNSQUEEZED,
+    UNSQUEEZED_TWICE,
+    KeyMapping,
+    prefixed,
+    weight_and_bias,
+)
+from diptych.checkpoints.positions import AbsolutePositions
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.clip.resnet import CLIPResNet
 from diptych.modules.position import resize_bicubic
@@ -40,20 +50,20 @@ RESBLOCK = {
     **weight_and_bias("mlp.c_fc", "feedforward.grow"),
     **weight_and_bias("mlp.c_proj", "feedforward.shrink"),
 }
-"""OpenAI's names of a pre-norm block."""
+"""OpenAI's names of a pre-norm block, and ours."""
 
 SIZES: dict[str, str] = dict.fromkeys(
-    ("input_resolution", "context_length", "vocab_size"), "a size, kept as a number in OpenAI's archive"
+    ("input_resolution", "context_length", "vocab_size"), "a size, saved as a number in OpenAI's archive"
 )
 
 
 def blocks(official: str, ours: str) -> dict[str, str]:
-    """The blocks of one tower."""
+    """The table of the transformer blocks of one encoder."""
     return prefixed(f"{official}resblocks.{{i}}.", f"{ours}blocks.{{i}}.", RESBLOCK)
 
 
 def text_names(official: str = "") -> KeyMapping:
-    """The text tower, under a prefix, and its projection."""
+    """The text encoder and its projection, under an official prefix."""
     ours = {
         "token_embedding.weight": "model.text.word.weight",
         "positional_embedding": "model.text.position",
@@ -61,7 +71,7 @@ def text_names(official: str = "") -> KeyMapping:
         **weight_and_bias("ln_final", "model.text.norm"),
         "text_projection": "heads.contrast.text.weight",
     }
-    return KeyMapping(prefixed(official, "", ours), forms={f"{official}text_projection": TURNED})
+    return KeyMapping(prefixed(official, "", ours), transforms={f"{official}text_projection": TRANSPOSED})
 
 
 PATCHES = KeyMapping(
@@ -72,13 +82,17 @@ PATCHES = KeyMapping(
         **weight_and_bias("visual.ln_pre", "model.image.norm"),
         **blocks("visual.transformer.", "model.image."),
     },
-    forms={"visual.conv1.weight": FLAT, "visual.class_embedding": ONES, "visual.positional_embedding": ONE},
+    transforms={
+        "visual.conv1.weight": CONV_AS_LINEAR,
+        "visual.class_embedding": UNSQUEEZED_TWICE,
+        "visual.positional_embedding": UNSQUEEZED,
+    },
 )
-"""A ViT as OpenAI names it, up to its last block."""
+"""The ViT up to its last block."""
 
 PROJECTED = KeyMapping(
     {"visual.proj": "heads.contrast.image.weight", "logit_scale": "heads.contrast.scale.log"},
-    forms={"visual.proj": TURNED},
+    transforms={"visual.proj": TRANSPOSED},
 )
 NAMES = (
     text_names()
@@ -89,105 +103,111 @@ NAMES = (
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments."""
     return NAMES
 
 
 def task(state: State) -> str:
-    """Contrast is all that CLIP is trained for."""
+    """Always "pretraining": CLIP has the ITC loss alone."""
     return "pretraining"
 
 
-def part(told: OfficialConfig, name: str) -> OfficialConfig:
-    """One tower's own settings, where a config is nested as open_clip's."""
-    found = told.get(name)
-    return found if isinstance(found, Mapping) else {}
+def tower_config(config: OfficialConfig, name: str) -> OfficialConfig:
+    """The part of a nested open_clip config for one encoder; {} if there is none."""
+    part = config.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
-def heads_told(
-    dim: int, told: OfficialConfig, nested: OfficialConfig, flat: str, published: Callable[..., int] = heads_of
+def tower_num_heads(
+    dim: int, config: OfficialConfig, nested: OfficialConfig, flat: str, published: Callable[..., int] = infer_num_heads
 ) -> int:
-    """Attention heads of one tower: by name or rule, by their width, or the `published` number of this width."""
-    heads = nested.get("heads", told.get(flat, told.get("num_heads")))
-    if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's own rule, which rounds down
+    """The number of attention heads of one encoder.
+
+    Args:
+        nested: the encoder's part of the config ("heads", "head_width").
+        flat: the key of the number in a config that is not nested.
+        published: the default for a width, used if the config does not state the number.
+    """
+    heads = nested.get("heads", config.get(flat, config.get("num_heads")))
+    if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's rule, which rounds down
         heads = dim // 64
     if isinstance(head_width := nested.get("head_width"), int) and head_width > 0:
         heads = dim // head_width
     return published(dim, heads if isinstance(heads, int) else None)
 
 
-def image_shape(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """Sizes of the ViT under "visual."."""
-    width, _, _, patch = shape(state, "visual.conv1.weight", 4)
-    cells, _ = shape(state, "visual.positional_embedding", 2)
-    nested = part(told, "vision_cfg")
+def image_shape(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of the ViT under "visual."."""
+    width, _, _, patch = shape_of(state, "visual.conv1.weight", 4)
+    cells, _ = shape_of(state, "visual.positional_embedding", 2)
+    nested = tower_config(config, "vision_cfg")
     size = nested.get("image_size")
-    lies = tuple(side // patch for side in size) if isinstance(size, list) else told.get("grid")
+    grid = tuple(side // patch for side in size) if isinstance(size, list) else config.get("grid")
     return {
         "dim": width,
-        "depth": count(state, "visual.transformer.resblocks", "ln_1.weight"),
-        "num_heads": heads_told(width, told, nested, "vision_heads", image_heads),
-        "mlp_dim": shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "depth": count_layers(state, "visual.transformer.resblocks", "ln_1.weight"),
+        "num_heads": tower_num_heads(width, config, nested, "vision_heads", infer_image_num_heads),
+        "mlp_dim": shape_of(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         "patch_size": patch,
-        "grid": grid_of(cells - 1, lies, "visual.positional_embedding"),
+        "grid": infer_grid(cells - 1, grid, "visual.positional_embedding"),
     }
 
 
-def text_shape(state: State, told: OfficialConfig, prefix: str = "") -> dict[str, Any]:
-    """Sizes of the text tower under a prefix."""
-    words, width = shape(state, f"{prefix}token_embedding.weight", 2)
+def text_shape(state: State, config: OfficialConfig, prefix: str = "") -> dict[str, Any]:
+    """The constructor arguments of the text encoder under an official prefix."""
+    words, width = shape_of(state, f"{prefix}token_embedding.weight", 2)
     return {
         "text_dim": width,
-        "text_depth": count(state, f"{prefix}transformer.resblocks", "ln_1.weight"),
-        "text_num_heads": heads_told(width, told, part(told, "text_cfg"), "transformer_heads"),
-        "text_mlp_dim": shape(state, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "text_depth": count_layers(state, f"{prefix}transformer.resblocks", "ln_1.weight"),
+        "text_num_heads": tower_num_heads(width, config, tower_config(config, "text_cfg"), "transformer_heads"),
+        "text_mlp_dim": shape_of(state, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         "vocab_size": words,
-        "text_length": shape(state, f"{prefix}positional_embedding", 2)[0],
-        "embed_dim": shape(state, f"{prefix}text_projection", 2)[1],
+        "text_length": shape_of(state, f"{prefix}positional_embedding", 2)[0],
+        "embed_dim": shape_of(state, f"{prefix}text_projection", 2)[1],
     }
 
 
-def activation(told: OfficialConfig, default: str) -> str:
-    """As open_clip's `quick_gelu` tells it, or a name of the activation."""
-    if "quick_gelu" in told:
-        return "quick_gelu" if told["quick_gelu"] else "gelu"
-    named = str(told.get("activation", default)).lower().replace("_", "")
+def activation(config: OfficialConfig, default: str) -> str:
+    """The activation: by open_clip's key `quick_gelu`, or by name."""
+    if "quick_gelu" in config:
+        return "quick_gelu" if config["quick_gelu"] else "gelu"
+    named = str(config.get("activation", default)).lower().replace("_", "")
     return "quick_gelu" if named.startswith("quickgelu") else "gelu"
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.clip.CLIP. Raises WeightsError."""
-    return image_shape(state, told) | text_shape(state, told) | {"activation": activation(told, "quick_gelu")}
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of CLIP for a checkpoint under official names. Raises WeightsError."""
+    return image_shape(state, config) | text_shape(state, config) | {"activation": activation(config, "quick_gelu")}
 
 
-def contrasting(model: CLIP | CLIPResNet) -> Pretraining:
-    """The step that every form of CLIP was trained in."""
+def pretraining_step(model: CLIP | CLIPResNet) -> Pretraining:
+    """The training step of either form of CLIP: the ITC loss."""
     return Pretraining(model, model.pretraining_heads(), [ITC()])
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that a checkpoint was trained in."""
-    return contrasting(CLIP(**arguments))
+    """The training step of a checkpoint."""
+    return pretraining_step(config_of(CLIPConfig, arguments).build())
 
 
-def _of_open_clip(told: OfficialConfig) -> bool:
-    """Whether settings are open_clip's: nested, or of an activation that OpenAI's code does not let one choose."""
-    return "vision_cfg" in told or "quick_gelu" in told
+def _is_open_clip(config: OfficialConfig) -> bool:
+    """Whether a config is open_clip's: it is nested, or sets the activation, which OpenAI's code does not allow."""
+    return "vision_cfg" in config or "quick_gelu" in config
 
 
 SYSTEM = CheckpointAdapter(
     name="clip",
     matches=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
-    matches_config=lambda told: not _of_open_clip(told),
+    matches_config=lambda config: not _is_open_clip(config),
     task=task,
     infer=infer,
     names=names,
     build=build,
-    positions=(Absolute("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
+    positions=(AbsolutePositions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )
 OPEN_CLIP = replace(
     SYSTEM,
     name="open_clip",
-    matches_config=_of_open_clip,
-    infer=lambda state, told: infer(state, {"quick_gelu": False, **told}),
+    matches_config=_is_open_clip,
+    infer=lambda state, config: infer(state, {"quick_gelu": False, **config}),
 )

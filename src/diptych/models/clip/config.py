@@ -1,8 +1,8 @@
-"""Settings of CLIP, and what was published of it."""
+"""Settings of CLIP, and its published facts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
@@ -12,36 +12,39 @@ from diptych.config.validation import (
     Dim,
     Epsilon,
     Length,
+    Longest,
     MLPDim,
     NumHeads,
     PatchSize,
+    Range,
     VocabSize,
     require_multiple,
     settings,
 )
 
 if TYPE_CHECKING:
-    from diptych.models.clip import model as clip
+    from diptych.models.clip.model import CLIP
+    from diptych.models.clip.resnet import CLIPResNet
 
 
 @settings("model")
 class CLIPConfig:
-    """Arguments of models.clip.CLIP; the defaults are ViT-B/32."""
+    """Settings of CLIP with a ViT. The defaults are ViT-B/32."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 32
-    grid: tuple[Cells, Cells] = (7, 7)
+    patch_size: PatchSize = 32  # pixels
+    grid: tuple[Cells, Cells] = (7, 7)  # rows and columns of the position grid, which other image sizes resize
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8
     text_mlp_dim: MLPDim = 2048
     vocab_size: VocabSize = 49408
-    text_length: Length = 77
-    embed_dim: Dim = 512
-    activation: Activation = "quick_gelu"
+    text_length: Length = 77  # maximum number of tokens
+    embed_dim: Dim = 512  # of the joint space
+    activation: Activation = "quick_gelu"  # OpenAI's; open_clip has "gelu"
     text_activation: Literal["", Activation] = ""  # empty: the image tower's
     eps: Epsilon = 1e-5
     text_eps: Epsilon = 1e-5
@@ -49,14 +52,40 @@ class CLIPConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"), ("text_dim", "text_num_heads"))
 
-    def build(self) -> clip.CLIP:
-        from diptych.models.clip.model import CLIP as Model
+    def build(self) -> CLIP:
+        from diptych.models.clip.model import CLIP
 
-        return Model(**vars(self))
+        return CLIP(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+@settings("model")
+class CLIPResNetConfig:
+    """Settings of CLIP with a ResNet, which is imported and exported but has no recipe. The defaults are RN50."""
+
+    dim: Annotated[int, Range(2, 2**16)] = 64  # channels of the first stage
+    depths: Annotated[tuple[Depth, ...], Longest(8)] = (3, 4, 6, 3)  # blocks of each stage
+    num_heads: NumHeads = 32  # of the attention pooling
+    grid: tuple[Cells, Cells] = (7, 7)  # rows and columns of the position grid of the attention pooling
+    text_dim: Dim = 512
+    text_depth: Depth = 12
+    text_num_heads: NumHeads = 8
+    text_mlp_dim: MLPDim = 2048
+    vocab_size: VocabSize = 49408
+    text_length: Length = 77  # maximum number of tokens
+    embed_dim: Dim = 1024  # of the joint space
+    activation: Activation = "quick_gelu"  # of the text tower
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("text_dim", "text_num_heads"))
+
+    def build(self) -> CLIPResNet:
+        from diptych.models.clip.resnet import CLIPResNet
+
+        return CLIPResNet(self)
+
+
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 B32, RN50 = (
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",

@@ -1,11 +1,13 @@
-"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021), figures 1 and 3.
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021), figures 1
+and 3.
 
-A ViT and a causal text transformer, which meet only in the cosine of two vectors: the class token's, and that of the
-text's last token, [EOS]. `activation` "quick_gelu" is OpenAI's, "gelu" open_clip's.
+A ViT and a causal text transformer. Nothing fuses them: an image and a text are compared by the cosine of two vectors,
+projected from the image's class token and from the text's last token, [EOS].
 
-Differs: the official code finds [EOS] as the text's largest id, here it is its last real token, so that any tokenizer's
-texts are read. Vision blocks are drawn by the rule that the official code keeps for text (it leaves torch's there), and all
-biases begin at zero. Position grids are resized as open_clip does; the official code does not resize them.
+Differs: the official code takes [EOS] to be the largest id of the text; here it is the last real token, so that texts
+of any tokenizer can be encoded. Vision blocks are initialised by the rule that the official code has for text (it
+leaves PyTorch's defaults there), and all biases start at zero. Position grids are resized as open_clip does; the
+official code does not resize them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
+from diptych.models.clip.config import CLIPConfig
 from diptych.modules.attention import Causal
 from diptych.modules.block import PreNormBlock, activation_named
 from diptych.modules.embeddings import PatchEmbedding
@@ -28,12 +31,19 @@ EPS = 1e-5
 
 
 class PatchTower(nn.Module):
-    """A ViT whose patches are projected without bias, and whose tokens are normalised before the first block."""
+    """A ViT that projects patches without bias and normalises tokens before the first block."""
 
     def __init__(
-        self, dim: int, depth: int, num_heads: int, mlp_dim: int, patch_size: int, grid: tuple[int, int], activation: str,
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        patch_size: int,
+        grid: tuple[int, int],
+        activation: str,
         eps: float = EPS,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
         self.patches.project = nn.Linear(3 * patch_size * patch_size, dim, bias=False)
@@ -42,23 +52,30 @@ class PatchTower(nn.Module):
             PreNormBlock(dim, num_heads, mlp_dim, eps, activation=activation_named(activation)) for _ in range(depth)
         )
         init_blocks(self.blocks, dim)
-        for grown in (self.patches.cls, self.patches.position):
-            nn.init.normal_(grown, std=dim**-0.5)
+        for embedding in (self.patches.cls, self.patches.position):
+            nn.init.normal_(embedding, std=dim**-0.5)
 
     def forward(self, image: Image | Regions) -> Tokens:
-        tokens = self.patches(image).map(self.norm)
+        tokens = self.patches(image).map(self.norm)  # b (1 + patches) dim
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
 
 
 class TextTower(nn.Module):
-    """A transformer in which each word sees itself and those before it."""
+    """A transformer in which each token attends to itself and to those before it."""
 
     def __init__(
-        self, dim: int, depth: int, num_heads: int, mlp_dim: int, vocab_size: int, length: int, activation: str,
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        vocab_size: int,
+        length: int,
+        activation: str,
         eps: float = EPS,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.word = nn.Embedding(vocab_size, dim)
         self.position = nn.Parameter(torch.empty(length, dim))
@@ -71,44 +88,60 @@ class TextTower(nn.Module):
         nn.init.normal_(self.position, std=0.01)
 
     def forward(self, text: Text) -> Tokens:
+        """Normalised tokens. Raises ValueError where a text is longer than the position table."""
         n = text.ids.shape[1]
         if n > len(self.position):
             raise ValueError(f"text of {n} tokens, but the model has positions for {len(self.position)}")
         tokens = Tokens.from_padded(self.word(text.ids) + self.position[:n], text.mask, Span("text", "words", n))
         for block in self.blocks:
             tokens = block(tokens, Causal())
-        return tokens.map(self.norm)
+        return tokens.map(self.norm)  # b n dim
 
 
 class CLIP(nn.Module):
-    """`joint`: the width of the space in which both sides are compared. The defaults are ViT-B/32. `text_activation` empty:
-    the same as the image tower's `activation`.
-    """
+    """An image tower and a text tower (figure 1); the projections to the joint space are a head (`pretraining_heads`)."""
 
-    def __init__(
-        self,
-        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 32,
-        grid: tuple[int, int] = (7, 7), text_dim: int = 512, text_depth: int = 12, text_num_heads: int = 8,
-        text_mlp_dim: int = 2048, vocab_size: int = 49408, text_length: int = 77, embed_dim: int = 512,
-        activation: str = "quick_gelu", text_activation: str = "", eps: float = EPS, text_eps: float = EPS,
-    ):  # fmt: skip
+    def __init__(self, config: CLIPConfig):
         super().__init__()
-        self.dim, self.text_dim, self.embed_dim = dim, text_dim, embed_dim
-        self.image = PatchTower(dim, depth, num_heads, mlp_dim, patch_size, grid, activation, eps)
-        self.image_norm = nn.LayerNorm(dim, eps)
+        self.dim, self.text_dim, self.embed_dim = config.dim, config.text_dim, config.embed_dim
+        self.image = PatchTower(
+            config.dim,
+            config.depth,
+            config.num_heads,
+            config.mlp_dim,
+            config.patch_size,
+            config.grid,
+            config.activation,
+            config.eps,
+        )
+        self.image_norm = nn.LayerNorm(config.dim, config.eps)
         self.text = TextTower(
-            text_dim, text_depth, text_num_heads, text_mlp_dim, vocab_size, text_length, text_activation or activation,
-            text_eps,
-        )  # fmt: skip
+            config.text_dim,
+            config.text_depth,
+            config.text_num_heads,
+            config.text_mlp_dim,
+            config.vocab_size,
+            config.text_length,
+            config.text_activation or config.activation,
+            config.text_eps,
+        )
+
+    def forward(self, image: Image, text: Text) -> tuple[Float[Tensor, "images d"], Float[Tensor, "texts e"]]:
+        """Pooled features of the images and of the texts, before the projections to the joint space."""
+        (image_features,) = self.pooled_features(self.encode_image(image))  # images dim
+        (text_features,) = self.pooled_features(self.encode_text(text))  # texts text_dim
+        return image_features, text_features
 
     def encode_image(self, image: Image | Regions) -> Tokens:
+        """The class token and the patches after the image tower, normalised."""
         return self.image(image).map(self.image_norm)
 
     def encode_text(self, text: Text) -> Tokens:
+        """The tokens after the text tower, normalised."""
         return self.text(text)
 
     def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
-        """The image's class token; the text's last token."""
+        """An image's class token; a text's last token."""
         return (tokens.first() if tokens.layout.spans[0].modality == "image" else last_token(tokens),)
 
     def pretraining_heads(self) -> nn.ModuleDict:
@@ -117,8 +150,8 @@ class CLIP(nn.Module):
 
 
 def contrast_head(image_dim: int, text_dim: int, embed_dim: int) -> ITCHead:
-    """Projections without bias, drawn by the width of what they read; cosines are scaled by 100 at most."""
-    contrast = ITCHead(image_dim, text_dim, embed_dim, LogScale(most=100), bias=False)
+    """Projections to the joint space without bias, with std 1 / sqrt(input width); cosines are scaled by at most 100."""
+    contrast = ITCHead(image_dim, text_dim, embed_dim, LogScale(maximum=100), bias=False)
     for projection in (contrast.image, contrast.text):
         nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
     return contrast

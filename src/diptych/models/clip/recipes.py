@@ -1,4 +1,4 @@
-"""CLIP's runs (Radford et al., ICML 2021, section 2.5 and appendix F)."""
+"""CLIP's recipes (Radford et al., ICML 2021, section 2.5 and appendix F)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from diptych.config.datasets import steps
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.clip.config import CLIPConfig
-from diptych.models.common_recipes import frozen
+from diptych.models.common_recipes import on_frozen_features
 
 
 def base() -> Pretrain:
-    """CLIP ViT-B/32 from scratch: contrast alone, 32 epochs of 32,768 pairs.
+    """CLIP ViT-B/32 from scratch: ITC alone, 32 epochs of 32,768 pairs.
 
-    Differs: BERT's pieces in the place of CLIP's; all of a picture, squared, where the paper crops a random square.
+    Differs: BERT's vocabulary in the place of CLIP's; the whole image resized to a square, where the paper crops a
+    random square.
     """
     return Pretrain(
         recipe="clip.base",
@@ -41,7 +42,18 @@ def base() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features."""
     model = CLIPConfig(
-        dim=256, depth=1, num_heads=4, mlp_dim=512, grid=(7, 7), text_dim=256, text_depth=1, text_num_heads=4, text_mlp_dim=512,
-        vocab_size=30522, text_length=40, embed_dim=256, activation="gelu",
-    )  # fmt: skip
-    return frozen("clip.small", model, Objectives(itc=1.0), steps=300, batch=256)
+        dim=256,
+        depth=1,
+        num_heads=4,
+        mlp_dim=512,
+        grid=(7, 7),
+        text_dim=256,
+        text_depth=1,
+        text_num_heads=4,
+        text_mlp_dim=512,
+        vocab_size=30522,
+        text_length=40,
+        embed_dim=256,
+        activation="gelu",
+    )
+    return on_frozen_features("clip.small", model, Objectives(itc=1.0), steps=300, batch=256)

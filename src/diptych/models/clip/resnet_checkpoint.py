@@ -1,4 +1,4 @@
-"""CLIP's weights, of the ResNet form: OpenAI's names, which are open_clip's too (whose models of this form have QuickGELU)."""
+"""Checkpoints of CLIP with a ResNet: OpenAI's weight names, which open_clip uses too (with QuickGELU)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, grid_of, shape
-from diptych.checkpoints.mapping import ONE, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    config_of,
+    count_layers,
+    infer_grid,
+    shape_of,
+)
+from diptych.checkpoints.mapping import UNSQUEEZED, KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip.checkpoint import (
     SIZES,
     activation,
-    contrasting,
-    heads_told,
-    part,
+    pretraining_step,
     task,
     text_names,
     text_shape,
+    tower_config,
+    tower_num_heads,
 )
-from diptych.models.clip.resnet import CLIPResNet
+from diptych.models.clip.config import CLIPResNetConfig
 
 STAGES = 4
 NORM = {name: name for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
@@ -27,7 +36,7 @@ THREE = {
     **{f"conv{i}.weight": f"conv{i}.weight" for i in (1, 2, 3)},
     **{f"bn{i}.{name}": f"bn{i}.{name}" for i in (1, 2, 3) for name in NORM},
 }
-"""Three convolutions, each with its norm: the stem, and a bottleneck."""
+"""Three convolutions, each with a batch norm: the stem, or a bottleneck block."""
 
 SHORTCUT = {"downsample.0.weight": "downsample.0.weight", **prefixed("downsample.1.", "downsample.1.", NORM)}
 POOL = {
@@ -40,34 +49,39 @@ POOL = {
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments."""
     table = prefixed("visual.", "model.image.", THREE) | prefixed("visual.attnpool.", "", POOL)
     for stage, depth in enumerate(arguments["depths"]):
         for i in range(depth):
             parts = THREE | (SHORTCUT if i == 0 else {})
             table |= prefixed(f"visual.layer{stage + 1}.{i}.", f"model.image.stages.{stage}.{i}.", parts)
     table |= {"logit_scale": "heads.contrast.scale.log"}
-    return text_names() | KeyMapping(table, ignored=SIZES, forms={"visual.attnpool.positional_embedding": ONE})
+    return text_names() | KeyMapping(
+        table, ignored=SIZES, transforms={"visual.attnpool.positional_embedding": UNSQUEEZED}
+    )
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.clip_resnet.CLIPResNet. Raises WeightsError."""
-    cells, features = shape(state, "visual.attnpool.positional_embedding", 2)
-    depths = tuple(count(state, f"visual.layer{stage + 1}", "bn1.weight") for stage in range(STAGES))
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of CLIPResNet for a checkpoint under official names. Raises WeightsError."""
+    cells, features = shape_of(state, "visual.attnpool.positional_embedding", 2)
+    depths = tuple(count_layers(state, f"visual.layer{stage + 1}", "bn1.weight") for stage in range(STAGES))
     if not all(depths):
-        raise WeightsError(f"stages of {depths} blocks make no ResNet; is this another model's checkpoint?")
-    return text_shape(state, told) | {
-        "dim": shape(state, "visual.conv3.weight", 4)[0],
+        raise WeightsError(
+            f"stages of {depths} blocks; expected at least one block in each stage of the ResNet; "
+            "is this another model's checkpoint?"
+        )
+    return text_shape(state, config) | {
+        "dim": shape_of(state, "visual.conv3.weight", 4)[0],
         "depths": depths,
-        "num_heads": heads_told(features, told, part(told, "vision_cfg"), "vision_heads"),
-        "grid": grid_of(cells - 1, told.get("grid"), "visual.attnpool.positional_embedding"),
-        "activation": activation(told, "quick_gelu"),
+        "num_heads": tower_num_heads(features, config, tower_config(config, "vision_cfg"), "vision_heads"),
+        "grid": infer_grid(cells - 1, config.get("grid"), "visual.attnpool.positional_embedding"),
+        "activation": activation(config, "quick_gelu"),
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that a checkpoint was trained in."""
-    return contrasting(CLIPResNet(**arguments))
+    """The training step of a checkpoint."""
+    return pretraining_step(config_of(CLIPResNetConfig, arguments).build())
 
 
 SYSTEM = CheckpointAdapter(

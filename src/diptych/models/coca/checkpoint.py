@@ -1,4 +1,7 @@
-"""CoCa's weights: open_clip's names. Where torch's attention keeps three projections as one weight, we keep them apart."""
+"""CoCa's checkpoints: open_clip's weight names.
+
+The fused projections of torch.nn.MultiheadAttention become separate query, key and value layers in cross-attention.
+"""
 
 from __future__ import annotations
 
@@ -7,55 +10,64 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, heads_of, shape
-from diptych.checkpoints.mapping import TURNED, KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.positions import Absolute
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    config_of,
+    count_layers,
+    infer_num_heads,
+    shape_of,
+)
+from diptych.checkpoints.mapping import TRANSPOSED, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.clip.checkpoint import (
     PATCHES,
     PROJECTED,
     RESBLOCK,
     activation,
     blocks,
-    heads_told,
     image_shape,
-    part,
     text_shape,
+    tower_config,
+    tower_num_heads,
 )
-from diptych.models.coca.model import CoCa
+from diptych.models.coca.config import CoCaConfig
 from diptych.modules.position import resize_bicubic
 from diptych.objectives.itc import ITC
 from diptych.objectives.lm import LM
 from diptych.objectives.pretraining import Pretraining
 
-ASKS = ("query", "key", "value")
+QKV = ("query", "key", "value")
 
 
-def _apart(weight: str) -> tuple[str, ...]:
-    """Names for the three parts of one weight."""
-    return tuple(f"{weight}[{asks}]" for asks in ASKS)
+def _split_names(weight: str) -> tuple[str, ...]:
+    """Names for the query, key and value parts of one weight."""
+    return tuple(f"{weight}[{part}]" for part in QKV)
 
 
-def _attention(official: str, ours: str, together: tuple[str, ...]) -> KeyMapping:
-    """Attention to a context; `together`: which of its weights hold query, key and value side by side."""
+def _attention(official: str, ours: str, fused: tuple[str, ...]) -> KeyMapping:
+    """Cross-attention; `fused`: the official weights that concatenate query, key and value."""
     table = {
-        name: f"attention.{asks}.{weight.rpartition('_')[2]}"
-        for weight in together
-        for name, asks in zip(_apart(weight), ASKS, strict=True)
+        name: f"attention.{part}.{weight.rpartition('_')[2]}"
+        for weight in fused
+        for name, part in zip(_split_names(weight), QKV, strict=True)
     }
     table |= weight_and_bias("out_proj", "attention.out")
-    split = {f"{official}attn.{weight}": tuple(f"{official}attn.{x}" for x in _apart(weight)) for weight in together}
+    split = {f"{official}attn.{weight}": tuple(f"{official}attn.{x}" for x in _split_names(weight)) for weight in fused}
     return KeyMapping(prefixed(f"{official}attn.", ours, table), split=split)
 
 
 def _pool(arguments: Arguments) -> KeyMapping:
-    """The pooler: torch's attention keeps three weights, and one where the image's width is the embedding's."""
+    """The attentional pooler: torch saves one fused weight if image and embedding have the same width, else three."""
     official, ours = "visual.attn_pool.", "model.pool."
     table = {"query": "query", **weight_and_bias("ln_q", "norm"), **weight_and_bias("ln_k", "context_norm")}
     if arguments["dim"] == arguments["text_dim"]:
         return _attention(official, ours, ("in_proj_weight", "in_proj_bias")) | KeyMapping(
             prefixed(official, ours, table)
         )
-    table |= {f"attn.{asks[0]}_proj_weight": f"attention.{asks}.weight" for asks in ASKS}
+    table |= {f"attn.{part[0]}_proj_weight": f"attention.{part}.weight" for part in QKV}
     return _attention(official, ours, ("in_proj_bias",)) | KeyMapping(prefixed(official, ours, table))
 
 
@@ -70,14 +82,14 @@ TEXT = KeyMapping(
         "text_decoder.text_projection": "model.vocabulary.weight",
         **weight_and_bias("text_decoder.ln_final", "model.norm"),
     },
-    forms={"text.text_projection": TURNED, "text_decoder.text_projection": TURNED},
+    transforms={"text.text_projection": TRANSPOSED, "text_decoder.text_projection": TRANSPOSED},
 )
-LOOK = {name: ours for name, ours in RESBLOCK.items() if not name.startswith("attn.")}
-LOOK |= weight_and_bias("ln_1_kv", "context_norm")
+CROSS_BLOCK = {name: ours for name, ours in RESBLOCK.items() if not name.startswith("attn.")}
+CROSS_BLOCK |= weight_and_bias("ln_1_kv", "context_norm")
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments."""
     table = (
         PATCHES
         | PROJECTED
@@ -86,41 +98,45 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         | KeyMapping(weight_and_bias("visual.ln_post", "model.image_norm"))
     )
     for i in range(arguments["decoder_depth"]):
-        look, ours = f"text_decoder.cross_attn.{i}.", f"model.looks.{i}."
+        cross, ours = f"text_decoder.cross_attn.{i}.", f"model.looks.{i}."
         table |= KeyMapping(
-            prefixed(f"text_decoder.resblocks.{i}.", f"model.reads.{i}.", RESBLOCK) | prefixed(look, ours, LOOK)
+            prefixed(f"text_decoder.resblocks.{i}.", f"model.reads.{i}.", RESBLOCK) | prefixed(cross, ours, CROSS_BLOCK)
         )
-        table |= _attention(look, ours, ("in_proj_weight", "in_proj_bias"))
+        table |= _attention(cross, ours, ("in_proj_weight", "in_proj_bias"))
     return table
 
 
 def task(state: State) -> str:
-    """Contrast and captions are all that open_clip's CoCa is trained for."""
+    """Always "pretraining": open_clip's CoCa has the ITC and the captioning loss alone."""
     return "pretraining"
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.coca.CoCa. The padding's id stands in no shape: 0 unless told, as open_clip has it. Raises
-    WeightsError.
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of CoCa for a checkpoint under official names. Raises WeightsError.
+
+    The id of the padding token cannot be inferred from shapes: it is 0, as in open_clip, unless the config states it.
     """
-    decoder, pool = part(told, "multimodal_cfg"), part(told, "vision_cfg").get("attn_pooler_heads", 8)
-    queries, width = shape(state, "visual.attn_pool.query", 2)
-    found = image_shape(state, told) | text_shape(state, told, "text.")
-    return found | {
-        "text_length": found["text_length"] - 1,  # the last position is the [CLS]'s
+    decoder, pool = (
+        tower_config(config, "multimodal_cfg"),
+        tower_config(config, "vision_cfg").get("attn_pooler_heads", 8),
+    )
+    queries, width = shape_of(state, "visual.attn_pool.query", 2)
+    sizes = image_shape(state, config) | text_shape(state, config, "text.")
+    return sizes | {
+        "text_length": sizes["text_length"] - 1,  # the last position belongs to [CLS]
         "num_queries": queries,
-        "pool_num_heads": heads_of(width, pool),
-        "decoder_depth": count(state, "text_decoder.resblocks", "ln_1.weight"),
-        "decoder_num_heads": heads_told(width, told, decoder, "decoder_heads"),
-        "decoder_mlp_dim": shape(state, "text_decoder.resblocks.0.mlp.c_fc.weight", 2)[0],
-        "activation": activation(told, "gelu"),
-        "pad_token_id": told.get("pad_id", part(told, "text_cfg").get("pad_id", 0)),
+        "pool_num_heads": infer_num_heads(width, pool),
+        "decoder_depth": count_layers(state, "text_decoder.resblocks", "ln_1.weight"),
+        "decoder_num_heads": tower_num_heads(width, config, decoder, "decoder_heads"),
+        "decoder_mlp_dim": shape_of(state, "text_decoder.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "activation": activation(config, "gelu"),
+        "pad_token_id": config.get("pad_id", tower_config(config, "text_cfg").get("pad_id", 0)),
     }
 
 
 def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
-    """The step that a checkpoint was trained in: contrast, and captions of twice its weight."""
-    model = CoCa(**arguments)
+    """The training step of a checkpoint: ITC, and captioning with weight 2."""
+    model = config_of(CoCaConfig, arguments).build()
     return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
 
 
@@ -131,5 +147,5 @@ SYSTEM = CheckpointAdapter(
     infer=infer,
     names=names,
     build=build,
-    positions=(Absolute("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
+    positions=(AbsolutePositions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )

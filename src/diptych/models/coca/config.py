@@ -1,4 +1,4 @@
-"""Settings of CoCa, and what was published of it."""
+"""Settings of CoCa, and its published facts."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.coca import model as coca
+    from diptych.models.coca.model import CoCa
 
 
 @settings("model")
 class CoCaConfig:
-    """Arguments of models.coca.CoCa; the defaults are open_clip's ViT-B/32."""
+    """Settings of CoCa. The defaults are open_clip's ViT-B/32."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 32
-    grid: tuple[Cells, Cells] = (7, 7)
-    num_queries: Annotated[int, Range(1, 4096)] = 256
+    patch_size: PatchSize = 32  # pixels
+    grid: tuple[Cells, Cells] = (7, 7)  # rows and columns of the position grid, which other image sizes resize
+    num_queries: Annotated[int, Range(1, 4096)] = 256  # of the attentional pooler
     pool_num_heads: NumHeads = 8
     text_dim: Dim = 512
-    text_depth: Depth = 12
+    text_depth: Depth = 12  # layers of the unimodal text decoder
     text_num_heads: NumHeads = 8
     text_mlp_dim: MLPDim = 2048
     vocab_size: VocabSize = 49408
-    text_length: Length = 76
-    decoder_depth: Depth = 12
+    text_length: Length = 76  # maximum number of tokens, without the [CLS] that the model appends
+    decoder_depth: Depth = 12  # layers of the multimodal text decoder
     decoder_num_heads: NumHeads = 8
     decoder_mlp_dim: MLPDim = 2048
-    embed_dim: Dim = 512
+    embed_dim: Dim = 512  # of the joint space of ITC
     activation: Activation = "gelu"
-    pad_token_id: Place = 0
+    pad_token_id: Place = 0  # which the [CLS] does not attend to
 
     def __post_init__(self) -> None:
         require_multiple(
@@ -62,14 +62,14 @@ class CoCaConfig:
         )
         require_at_most(self, "model", ("pad_token_id", "vocab_size"), below=True)
 
-    def build(self) -> coca.CoCa:
-        from diptych.models.coca.model import CoCa as Model
+    def build(self) -> CoCa:
+        from diptych.models.coca.model import CoCa
 
-        return Model(**vars(self))
+        return CoCa(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="CoCa: Contrastive Captioners are Image-Text Foundation Models (Yu et al., TMLR 2022)",
     code="not released; equality is checked against open_clip 3.3.0, whose models are of their own training",

@@ -1,4 +1,4 @@
-"""CoCa's runs (Yu et al., TMLR 2022, section 4.1)."""
+"""CoCa's recipes (Yu et al., TMLR 2022, section 4.1)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.coca.config import CoCaConfig
-from diptych.models.common_recipes import frozen
+from diptych.models.common_recipes import on_frozen_features
 
 OBJECTIVES = Objectives(itc=1.0, lm=2.0)
 
 
 def base() -> Pretrain:
-    """CoCa-Base from scratch: contrast, and captioning with twice its weight, 500,000 steps of 65,536 pairs of 288 pixels.
+    """CoCa-Base from scratch: ITC, and LM with twice its weight, 500,000 steps of 65,536 pairs at 288 pixels.
 
-    Differs: AdamW in the place of Adafactor; BERT's pieces, where the paper's were trained on its corpus.
+    Differs: AdamW in the place of Adafactor; BERT's vocabulary, where the paper's was trained on its corpus.
     """
     return Pretrain(
         recipe="coca.base",
         model=CoCaConfig(
-            patch_size=18, grid=(16, 16), text_dim=768, text_num_heads=12, text_mlp_dim=3072, decoder_num_heads=12, decoder_mlp_dim=3072,
-            pool_num_heads=12, vocab_size=30522, text_length=64, embed_dim=768,
+            patch_size=18,
+            grid=(16, 16),
+            text_dim=768,
+            text_num_heads=12,
+            text_mlp_dim=3072,
+            decoder_num_heads=12,
+            decoder_mlp_dim=3072,
+            pool_num_heads=12,
+            vocab_size=30522,
+            text_length=64,
+            embed_dim=768,
         ),
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=288, patch_size=18, square=True),
@@ -31,13 +40,13 @@ def base() -> Pretrain:
             optimizer=Optimizer(learning_rate=8e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.02),
         ),
         corpus="JFT-3B, ALIGN (neither was released)",
-    )  # fmt: skip
+    )
 
 
 def open_clip() -> Pretrain:
-    """open_clip's coca_ViT-B-32, whose weights can be had: LAION-2B, 13 billion samples seen.
+    """open_clip's coca_ViT-B-32, whose weights are released: LAION-2B, 13 billion samples.
 
-    Differs: BERT's pieces; open_clip's have CLIP's.
+    Differs: BERT's vocabulary, where open_clip has CLIP's.
     """
     return Pretrain(
         recipe="coca.open_clip",
@@ -57,10 +66,26 @@ def open_clip() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features: MiniLM reads onward, for a captioner may not be told of words to come (docs/decisions/0009)."""
+    """On frozen features: MiniLM with a causal mask, for bidirectional states would leak the tokens that the captioner
+    predicts (docs/decisions/0009).
+    """
     model = CoCaConfig(
-        dim=192, depth=1, num_heads=4, mlp_dim=384, grid=(7, 7), num_queries=9, pool_num_heads=4, text_dim=192, text_depth=2,
-        text_num_heads=4, text_mlp_dim=384, vocab_size=30522, text_length=40, decoder_depth=2, decoder_num_heads=4,
-        decoder_mlp_dim=384, embed_dim=192,
-    )  # fmt: skip
-    return frozen("coca.small", model, OBJECTIVES, batch=256, text="minilm_onward")
+        dim=192,
+        depth=1,
+        num_heads=4,
+        mlp_dim=384,
+        grid=(7, 7),
+        num_queries=9,
+        pool_num_heads=4,
+        text_dim=192,
+        text_depth=2,
+        text_num_heads=4,
+        text_mlp_dim=384,
+        vocab_size=30522,
+        text_length=40,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        decoder_mlp_dim=384,
+        embed_dim=192,
+    )
+    return on_frozen_features("coca.small", model, OBJECTIVES, batch=256, text="minilm_onward")

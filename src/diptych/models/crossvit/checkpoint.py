@@ -1,4 +1,7 @@
-"""CrossViT's weights: the official names, of both ways in which patches are made; timm's are translated to them."""
+"""CrossViT's official checkpoints: weight names with either patch embedding, and sizes inferred from shapes.
+
+timm's names are translated to the official ones (models.huggingface.layouts).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,20 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, grid_of, has, shape
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    config_of,
+    count_layers,
+    has_prefix,
+    infer_grid,
+    shape_of,
+)
 from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
-from diptych.models.crossvit.model import CrossViT
+from diptych.models.crossvit.config import CrossViTConfig
 from diptych.tasks.classification import Classification
 
 BLOCK = {
@@ -34,7 +47,7 @@ def _stage(blocks: tuple[int, int], exchanges: int) -> dict[str, str]:
     for i in (0, 1):
         for j in range(blocks[i]):
             table |= prefixed(f"blocks.{i}.{j}.", f"blocks.{i}.{j}.", BLOCK)
-        for j in range(max(1, exchanges)):  # one alone stands in no list
+        for j in range(max(1, exchanges)):  # a single one is not in a list
             official = f"fusion.{i}.{j}." if exchanges else f"fusion.{i}."
             table |= prefixed(official, f"exchange.{i}.layers.{j}.", CLASS_ATTENTION)
         for official, ours in (("projs", "out"), ("revert_projs", "back")):
@@ -44,7 +57,7 @@ def _stage(blocks: tuple[int, int], exchanges: int) -> dict[str, str]:
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments."""
     table: dict[str, str] = {}
     for i in (0, 1):
         table |= {f"pos_embed.{i}": f"model.patches.{i}.position", f"cls_token.{i}": f"model.patches.{i}.cls"}
@@ -56,51 +69,55 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     return KeyMapping(table)
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.crossvit.CrossViT. Raises WeightsError.
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of CrossViT for a checkpoint under official names. Raises WeightsError.
 
-    Heads stand in no shape: they are as told (`num_heads`), else one per 32 of the narrow branch, as published. A stem's
-    patches neither: as told (`patch_size`), else the published 12 and 16.
+    Two sizes cannot be inferred from shapes: the number of heads is `num_heads` of the config, or one for every 32
+    features of the narrow branch, as published; the patch sizes of a convolutional stem are `patch_size` of the config,
+    or the published 12 and 16.
     """
-    widths = tuple(shape(state, f"cls_token.{i}", 3)[2] for i in (0, 1))
-    stem = has(state, "patch_embed.0.proj.0.")
+    widths = tuple(shape_of(state, f"cls_token.{i}", 3)[2] for i in (0, 1))
+    stem = has_prefix(state, "patch_embed.0.proj.0.")
     if stem:
-        patches = _two(told.get("patch_size", (12, 16)), "patch size")
+        patches = _pair(config.get("patch_size", (12, 16)), "patch size")
     else:
-        patches = tuple(shape(state, f"patch_embed.{i}.proj.weight", 4)[3] for i in (0, 1))
-    sides = (grid_of(shape(state, f"pos_embed.{i}", 3)[1] - 1, None, f"pos_embed.{i}")[0] for i in (0, 1))
-    heads = told.get("num_heads")
+        patches = tuple(shape_of(state, f"patch_embed.{i}.proj.weight", 4)[3] for i in (0, 1))
+    sides = (infer_grid(shape_of(state, f"pos_embed.{i}", 3)[1] - 1, None, f"pos_embed.{i}")[0] for i in (0, 1))
+    heads = config.get("num_heads")
     return {
         "image_sizes": tuple(side * patch for side, patch in zip(sides, patches, strict=True)),
         "patch_sizes": patches,
         "dims": widths,
-        "num_heads": _two(widths[0] // 32 if heads is None else heads, "number of heads"),
-        "mlp_dims": tuple(shape(state, f"blocks.0.blocks.{i}.0.mlp.fc1.weight", 2)[0] for i in (0, 1)),
-        "stages": tuple(_depths(state, f"blocks.{n}") for n in range(count(state, "blocks", "projs.0.0.weight"))),
+        "num_heads": _pair(widths[0] // 32 if heads is None else heads, "number of heads"),
+        "mlp_dims": tuple(shape_of(state, f"blocks.0.blocks.{i}.0.mlp.fc1.weight", 2)[0] for i in (0, 1)),
+        "stages": tuple(
+            _depths(state, f"blocks.{n}") for n in range(count_layers(state, "blocks", "projs.0.0.weight"))
+        ),
         "stem": stem,
-        "num_classes": shape(state, "head.0.weight", 2)[0],
+        "num_classes": shape_of(state, "head.0.weight", 2)[0],
     }
 
 
 def _depths(state: State, stage: str) -> tuple[int, int, int]:
-    small, large = (count(state, f"{stage}.blocks.{i}", "norm1.weight") for i in (0, 1))
-    return small, large, count(state, f"{stage}.fusion.0", "norm1.weight")
+    small, large = (count_layers(state, f"{stage}.blocks.{i}", "norm1.weight") for i in (0, 1))
+    return small, large, count_layers(state, f"{stage}.fusion.0", "norm1.weight")
 
 
-def _two(told: object, what: str) -> tuple[int, int]:
-    """One number for both branches, or one for each. Raises WeightsError."""
-    pair = [n for n in (told if isinstance(told, (list, tuple)) else (told, told)) if isinstance(n, int) and n > 0]
+def _pair(value: object, what: str) -> tuple[int, int]:
+    """`value` for each of the two branches: one number for both, or a list of two. Raises WeightsError."""
+    numbers = value if isinstance(value, (list, tuple)) else (value, value)
+    pair = [n for n in numbers if isinstance(n, int) and n > 0]
     if len(pair) != 2:
-        raise WeightsError(f"the {what} is {told!r}: one number for both branches, or one for each")
+        raise WeightsError(f"the {what} is {value!r}; expected one number for both branches, or one for each")
     return pair[0], pair[1]
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that it was trained in."""
+    """The training step of a checkpoint."""
     for i, (width, heads) in enumerate(zip(arguments["dims"], arguments["num_heads"], strict=True)):
         if width % heads:
             raise WeightsError(f"width {width} of branch {i} does not divide into {heads} heads; give another --heads")
-    return Classification(CrossViT(**arguments), arguments["num_classes"])
+    return Classification(config_of(CrossViTConfig, arguments).build(), arguments["num_classes"])
 
 
 SYSTEM = CheckpointAdapter(

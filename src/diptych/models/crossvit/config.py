@@ -1,4 +1,4 @@
-"""Settings of CrossViT, and what was published of it."""
+"""Settings of CrossViT, and its published facts."""
 
 from __future__ import annotations
 
@@ -20,38 +20,42 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.crossvit import model as crossvit
+    from diptych.models.crossvit.model import CrossViT
 
 
 @settings("model")
 class CrossViTConfig:
-    """Arguments of models.crossvit.CrossViT; the defaults are CrossViT-9."""
+    """Settings of CrossViT. The defaults are CrossViT-9; pairs hold the small-patch branch first, then the large-patch
+    branch.
+    """
 
-    image_sizes: tuple[Pixels, Pixels] = (240, 224)
+    image_sizes: tuple[Pixels, Pixels] = (240, 224)  # side of the square image that each branch reads, in pixels
     patch_sizes: tuple[PatchSize, PatchSize] = (12, 16)
     dims: tuple[Dim, Dim] = (128, 256)
     num_heads: tuple[NumHeads, NumHeads] = (4, 4)
     mlp_dims: tuple[MLPDim, MLPDim] = (384, 768)
+    # Per stage: blocks of the small branch, of the large branch, and of the cross-attention between them. 0 of the
+    # latter is one block too: the official code only names its weights otherwise.
     stages: Annotated[tuple[tuple[DepthOrNone, DepthOrNone, DepthOrNone], ...], Longest(64)] = (
         (1, 3, 0),
         (1, 3, 0),
         (1, 3, 0),
     )
-    stem: bool = False
+    stem: bool = False  # embed patches by three convolutions (the models marked with a dagger)
     num_classes: NumClassesOrNone = 1000
     dropout: ShareBelowOne = 0.0
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("image_sizes", "patch_sizes"), ("dims", "num_heads"))
 
-    def build(self) -> crossvit.CrossViT:
-        from diptych.models.crossvit.model import CrossViT as Model
+    def build(self) -> CrossViT:
+        from diptych.models.crossvit.model import CrossViT
 
-        return Model(**vars(self))
+        return CrossViT(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="CrossViT: Cross-Attention Multi-Scale Vision Transformer (Chen, Fan and Panda, ICCV 2021)",
     code="github.com/IBM/CrossViT, commit 3f7ab77, Apache-2.0",

@@ -1,20 +1,20 @@
 """CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification (Chen et al., ICCV 2021), figure 2.
 
-One picture at two sizes in patches of two sizes, a ViT for each; after every stage their class tokens change sides.
+Each image at two sizes, in patches of two sizes, with a ViT branch for each. After every stage the class token of each
+branch cross-attends to the patches of the other.
 
-Differs from the paper, as the official code: each projection of a class token to the other width is norm, GELU, linear.
-Differs from the official code: no stochastic depth, which it trains with (0.1).
+Differs from the paper, as the official code: each projection of a class token to the other branch's width is norm,
+GELU, linear. Differs from the official code: no stochastic depth, with which it trains (0.1).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Image
+from diptych.models.crossvit.config import CrossViTConfig
 from diptych.modules.block import PreNormBlock
 from diptych.modules.embeddings import MultiScalePatchEmbedding
 from diptych.modules.fusion import CrossScaleFusion
@@ -25,7 +25,7 @@ Two = tuple[int, int]
 
 
 class Stage(nn.Module):
-    """A multi-scale encoder: each branch's own blocks, then the exchange of class tokens (figure 2, middle)."""
+    """A multi-scale encoder: the blocks of each branch, then cross-attention between the branches (figure 2, middle)."""
 
     def __init__(self, dims: Two, num_heads: Two, mlp_dims: Two, depths: Two, exchanges: int, dropout: float):
         super().__init__()
@@ -38,46 +38,43 @@ class Stage(nn.Module):
         )
 
     def forward(self, small: Tokens, large: Tokens) -> tuple[Tokens, Tokens]:
+        """The tokens of the small-patch and of the large-patch branch."""
         both = [small, large]
         for i, blocks in enumerate(self.blocks):
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[union-attr]  # a ModuleList
                 both[i] = block(both[i])
         return self.exchange[0](both[0], both[1]), self.exchange[1](both[1], both[0])
 
 
 class CrossViT(nn.Module):
-    """Pairs hold the branch of small patches, then that of large ones; the defaults are CrossViT-9.
+    """Two ViT branches that exchange information through their class tokens; a linear classifier for each."""
 
-    `stages`: blocks of each branch, and of the exchange, whose 0 is a single one too (it changes but official names).
-    `stem`: patches by three convolutions (†).
-    """
-
-    def __init__(
-        self,
-        image_sizes: Two = (240, 224), patch_sizes: Two = (12, 16), dims: Two = (128, 256), num_heads: Two = (4, 4),
-        mlp_dims: Two = (384, 768), stages: Sequence[tuple[int, int, int]] = ((1, 3, 0),) * 3, stem: bool = False,
-        num_classes: int = 1000, dropout: float = 0.0,
-    ):  # fmt: skip
+    def __init__(self, config: CrossViTConfig):
         super().__init__()
         self.patches = nn.ModuleList(
-            MultiScalePatchEmbedding(image_sizes[i], patch_sizes[i], dims[i], stem) for i in (0, 1)
+            MultiScalePatchEmbedding(config.image_sizes[i], config.patch_sizes[i], config.dims[i], config.stem)
+            for i in (0, 1)
         )
         self.stages = nn.ModuleList(
-            Stage(dims, num_heads, mlp_dims, (small, large), max(1, exchanges), dropout)
-            for small, large, exchanges in stages
+            Stage(config.dims, config.num_heads, config.mlp_dims, (small, large), max(1, exchanges), config.dropout)
+            for small, large, exchanges in config.stages
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width, 1e-6) for width in dims)
-        self.head = nn.ModuleList(nn.Linear(width, num_classes) for width in dims)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, 1e-6) for dim in config.dims)
+        self.head = nn.ModuleList(nn.Linear(dim, config.num_classes) for dim in config.dims)
         self.apply(init_transformer)
 
-    def summaries(self, image: Image) -> list[Float[Tensor, "b d"]]:
-        """Each branch's class token, normalised."""
-        small, large = (patches(image) for patches in self.patches)
+    def forward(self, image: Image) -> Float[Tensor, "b classes"]:
+        """Class logits of each image; see `classify`."""
+        return self.classify(image)
+
+    def class_tokens(self, image: Image) -> list[Float[Tensor, "b d"]]:
+        """The normalised class token of each branch."""
+        small, large = (patches(image) for patches in self.patches)  # b (1 + patches) dims[0], dims[1]
         for stage in self.stages:
             small, large = stage(small, large)
         return [norm(tokens.first()) for norm, tokens in zip(self.norms, (small, large), strict=True)]
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
-        """The mean of both branches' logits."""
-        logits = [head(cls) for head, cls in zip(self.head, self.summaries(image), strict=True)]
-        return torch.stack(logits).mean(0)
+        """Class logits of each image: the mean of the branches'."""
+        logits = [head(cls) for head, cls in zip(self.head, self.class_tokens(image), strict=True)]
+        return torch.stack(logits).mean(0)  # b classes

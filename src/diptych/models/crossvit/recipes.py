@@ -1,4 +1,4 @@
-"""CrossViT's runs (Chen et al., ICCV 2021): it is trained to classify, and nothing else."""
+"""CrossViT's recipe (Chen et al., ICCV 2021): it is trained for classification, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from diptych.models.crossvit.config import CrossViTConfig
 
 
 def small() -> Finetune:
-    """CIFAR-100 (`data` names its folder) from random weights: pictures of 32 pixels, seen in patches of 4 and, at 48 pixels,
-    of 8. Mirrored, but not augmented: RandAugment shifts by more than such pictures are wide.
+    """CIFAR-100 (`data` names its folder) from random weights: images of 32 pixels in patches of 4 and, resized to 48
+    pixels, of 8. Flipped, but not augmented: RandAugment shifts by more than such images are wide.
     """
     model = CrossViTConfig(
-        image_sizes=(32, 48), patch_sizes=(4, 8), dims=(96, 192), num_heads=(3, 3), mlp_dims=(288, 576),
-        stages=((1, 2, 0), (1, 2, 0)), num_classes=100,
-    )  # fmt: skip
+        image_sizes=(32, 48),
+        patch_sizes=(4, 8),
+        dims=(96, 192),
+        num_heads=(3, 3),
+        mlp_dims=(288, 576),
+        stages=((1, 2, 0), (1, 2, 0)),
+        num_classes=100,
+    )
     optimizer = Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine")
     return Finetune(
         task="classification",

@@ -1,29 +1,27 @@
-"""BLIP and Hugging Face's classes for captions, questions and retrieval, both ways.
+"""Conversion between BLIP and Hugging Face's classes for captioning, VQA and retrieval, in both directions.
 
-They compute the same from the config written here, which sets what their defaults have otherwise: eps 1e-6 in the image
-encoder (1e-5 by default) and label smoothing 0.1 (none). The word head repeats the embedding in both.
+They compute the same with the config written here, which overrides two defaults: eps 1e-6 in the image encoder (default
+1e-5) and label smoothing 0.1 (default none). The LM head is tied to the word embedding in both.
 
-Known differences that no config removes: they take a text's first token as it is given, where the official code puts
-[DEC] or [ENC]; texts end at id 102, BERT's [SEP]; VQA's loss is a mean over pieces without the answers' weights; pictures
-are square; the answers' decoder reads the padding behind a batch's shorter questions, whatever mask it is given
-(transformers 5.23; the official code does so when it generates, not when it trains or ranks); and the decoder's keys and
-values are as wide as the picture's tokens, though a VQA decoder reads the question's, so that VQA has a place there only
-where both are of one width. Their retrieval class has no momentum model, queue or temperature: what it holds comes back
-as "matching", the official BLIP_ITM.
+Differs, whatever the config: they use the first token of a text unchanged, where the official code puts [DEC] or
+[ENC]; texts end at id 102, BERT's [SEP]; the VQA loss is a mean over tokens without the weights of the answers;
+images are square; the answer decoder attends to the padding of a batch's shorter questions, whatever the mask
+(transformers 5.23; the official code does so in generation, but not in training or ranking); and the decoder's
+cross-attention has the width of the image tokens, though a VQA decoder attends to the question, so that VQA can be
+exported only if both have the same width. Their retrieval class has no momentum model, queue or temperature: its
+weights are imported as "matching", the official BLIP_ITM.
 """
 
 from __future__ import annotations
 
-from inspect import signature
-
 from torch import Tensor
 
-from diptych.checkpoints.adapter import Arguments, Exported, State, count, square
+from diptych.checkpoints.adapter import Arguments, Exported, State, config_of, count_layers, square_side
 from diptych.checkpoints.huggingface.rules import hf_activation
 from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.checkpoint import SMOOTHING
-from diptych.models.blip.model import BLIP
+from diptych.models.blip.config import BLIPConfig
 
 CLASSES = {
     "caption": "BlipForConditionalGeneration",
@@ -50,7 +48,7 @@ SEP = 102
 
 
 def _image(depth: int) -> KeyMapping:
-    """Their names of the image encoder, and the official ones; the text's are the official ones."""
+    """Hugging Face's names of the image encoder, and the official ones; text names are the same in both."""
     blocks = {
         f"encoder.layers.{i}.{theirs}": f"blocks.{i}.{name}" for i in range(depth) for theirs, name in BLOCK.items()
     }
@@ -58,23 +56,27 @@ def _image(depth: int) -> KeyMapping:
 
 
 def official(state: State) -> dict[str, Tensor]:
-    """A state of one of their classes under official names. Raises WeightsError naming what has no place."""
-    names = _image(count(state, f"{IMAGE}encoder.layers", "layer_norm1.weight"))
+    """A state of one of Hugging Face's classes under official names. Raises WeightsError for unknown names."""
+    names = _image(count_layers(state, f"{IMAGE}encoder.layers", "layer_norm1.weight"))
     rest = {name: tensor for name, tensor in state.items() if not name.startswith(IMAGE)}
     return rest | names.from_official({name: tensor for name, tensor in state.items() if name not in rest})
 
 
 def blip(arguments: Arguments, task: str, official: State) -> Exported:
-    """For the class of the task. Raises WeightsError where there is none, or it cannot hold a model of these sizes."""
+    """The export to Hugging Face's class for the task.
+
+    Raises:
+        WeightsError: there is no class for the task, or it does not support these sizes.
+    """
     if task not in CLASSES:
         raise WeightsError(f"transformers has no class for BLIP's {task}; there are: {', '.join(CLASSES)}")
-    sizes = {name: p.default for name, p in signature(BLIP).parameters.items()} | dict(arguments)
+    sizes = vars(config_of(BLIPConfig, arguments))
     if task == "vqa" and sizes["image_dim"] != sizes["dim"]:
         raise WeightsError(
-            f"in Hugging Face's {CLASSES[task]} questions are as wide as pictures: one with pictures of "
-            f"{sizes['image_dim']} and texts of {sizes['dim']} has no place there"
+            f"Hugging Face's {CLASSES[task]} needs equal widths of image and text tokens; "
+            f"this model has image_dim {sizes['image_dim']} and dim {sizes['dim']}"
         )
-    side = square(sizes["grid"], "BLIP")
+    side = square_side(sizes["grid"], "BLIP")
     image = {
         "model_type": "blip_vision_model",
         "hidden_size": sizes["image_dim"],
@@ -114,15 +116,15 @@ def blip(arguments: Arguments, task: str, official: State) -> Exported:
         "vision_config": image,
         "text_config": text,
     }
-    pictures = {name: tensor for name, tensor in official.items() if name.startswith("visual_encoder.")}
-    named = _image(sizes["image_depth"]).to_official(pictures)
+    vision = {name: tensor for name, tensor in official.items() if name.startswith("visual_encoder.")}
+    named = _image(sizes["image_depth"]).to_official(vision)
     named |= {name: tensor for name, tensor in official.items() if name.startswith(TEXTS)}
-    left = dict.fromkeys(n.partition(".")[0] for n in official if n not in pictures and n not in named)
-    return config, named, [f"{part} ({_why(part)})" for part in left]
+    left_out = dict.fromkeys(n.partition(".")[0] for n in official if n not in vision and n not in named)
+    return config, named, [f"{part} ({_reason(part)})" for part in left_out]
 
 
-def _why(part: str) -> str:
-    """Why a part of an official checkpoint has no place in their classes."""
+def _reason(part: str) -> str:
+    """Why a part of an official checkpoint is not exported."""
     if part.endswith("_m"):
-        return "the momentum model, by which alone training goes on"
-    return "the temperature: their class gives cosines as they are" if part == "temp" else "the momentum model's queue"
+        return "the momentum model, needed only to continue training"
+    return "the temperature: their class returns plain cosines" if part == "temp" else "the momentum model's queue"

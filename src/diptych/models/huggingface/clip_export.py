@@ -1,8 +1,8 @@
-"""CLIP for Hugging Face's CLIPModel; the way back is clip_layouts.py.
+"""Export of CLIP to Hugging Face's CLIPModel; the inverse is clip_layouts.py.
 
-It computes the same: both LayerNorm eps and the activation stand in its config, and ``eos_token_id`` 2 asks it to find a
-text's end at the largest id, as the official code does. Known differences that no config removes: it does not hold the
-scale of the cosines at 100 or below while it trains, and its pictures are square.
+It computes the same: the config has both LayerNorm eps and the activation, and with ``eos_token_id`` 2 it finds the
+end of a text at the largest id, as the official code does. Differs, whatever the config: it does not clamp the logit
+scale to 100 in training, and its images are square.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.checkpoints.adapter import Arguments, Exported, State, square
+from diptych.checkpoints.adapter import Arguments, Exported, State, square_side
 from diptych.checkpoints.huggingface.rules import hf_activation
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip.model import EPS
-from diptych.models.huggingface.clip_layouts import HF_BLOCK, HF_OUTSIDE, HF_TOWERS, HF_TURNED
+from diptych.models.huggingface.clip_layouts import HF_BLOCK, HF_OUTSIDE, HF_TOWERS, HF_TRANSPOSED
 from diptych.models.huggingface.keys import LARGEST
 
 BLOCK = {official: theirs for theirs, official in HF_BLOCK.items()}
 OUTSIDE = {official: theirs for theirs, official in HF_OUTSIDE.items()}
-TURNED = {official: theirs for theirs, official in HF_TURNED.items()}
+TRANSPOSED = {official: theirs for theirs, official in HF_TRANSPOSED.items()}
 TOWERS = {official: theirs for theirs, official in HF_TOWERS.items()}
 _BLOCK = re.compile(r"(transformer|visual\.transformer)\.resblocks\.(\d+)\.(.+)[._](weight|bias)")
 
 
 def clip(arguments: Arguments, task: str, official: State) -> Exported:
-    """For CLIPModel, of OpenAI's and of open_clip's activation alike. Raises WeightsError for a grid that is no square."""
-    side = square(arguments["grid"], "CLIP")
+    """The export to CLIPModel, with OpenAI's or open_clip's activation. Raises WeightsError for images not square."""
+    side = square_side(arguments["grid"], "CLIP")
     image = _tower("", arguments) | {
         "image_size": side * arguments["patch_size"],
         "patch_size": arguments["patch_size"],
@@ -67,15 +67,15 @@ def _tower(prefix: str, arguments: Arguments) -> dict[str, Any]:
 
 
 def _named(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """One official weight under their name; query, key and value under three. Raises WeightsError."""
+    """One official weight under Hugging Face's name; a fused projection under three names. Raises WeightsError."""
     if block := _BLOCK.fullmatch(name):
-        where, part, kind = f"{TOWERS[block[1]]}.encoder.layers.{block[2]}", block[3], block[4]
+        layer, part, kind = f"{TOWERS[block[1]]}.encoder.layers.{block[2]}", block[3], block[4]
         if part == "attn.in_proj":
-            names = (f"{where}.self_attn.{letter}_proj.{kind}" for letter in "qkv")
+            names = (f"{layer}.self_attn.{letter}_proj.{kind}" for letter in "qkv")
             return dict(zip(names, tensor.chunk(3), strict=True))
-        return {f"{where}.{BLOCK[part]}.{kind}": tensor}
-    if name in TURNED:
-        return {TURNED[name]: tensor.T}
+        return {f"{layer}.{BLOCK[part]}.{kind}": tensor}
+    if name in TRANSPOSED:
+        return {TRANSPOSED[name]: tensor.T}
     if name not in OUTSIDE and name != "logit_scale":
-        raise WeightsError(f"{name} has no place in Hugging Face's CLIPModel")
+        raise WeightsError(f"{name} has no counterpart in Hugging Face's CLIPModel")
     return {OUTSIDE.get(name, name): tensor}

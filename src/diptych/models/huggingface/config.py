@@ -1,6 +1,6 @@
-"""The classes of transformers that are imported: by system, their config's tables and the task of each class.
+"""A Hugging Face config.json as the settings of an import: constructor arguments, task, and class labels.
 
-A Hugging Face config.json as what an import needs: settings of the model, its task, and the names of its classes.
+By system: the transformers classes that are supported, the task of each, and the table of rules for the config's keys.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from diptych.models.huggingface.keys import (
 
 
 @dataclass(frozen=True)
-class Config:
-    """The configs of one model_type. `architectures`: the classes that are imported, and the task of each."""
+class ClassConfigs:
+    """The configs of one model_type. `architectures`: the supported classes, and the tasks of each."""
 
     model_type: str
     table: Table
@@ -35,10 +35,12 @@ class Config:
     nested: Mapping[str, Table] = field(default_factory=dict)
 
 
-_CLIP = Config("clip", CLIP, {"CLIPModel": ("pretraining",)}, {"vision_config": CLIP_IMAGE, "text_config": CLIP_TEXT})
+_CLIP = ClassConfigs(
+    "clip", CLIP, {"CLIPModel": ("pretraining",)}, {"vision_config": CLIP_IMAGE, "text_config": CLIP_TEXT}
+)
 CONFIGS = {
-    "vit": Config("vit", VIT, {"ViTForImageClassification": ("classification",), "ViTModel": ("encoder",)}),
-    "vilt": Config(
+    "vit": ClassConfigs("vit", VIT, {"ViTForImageClassification": ("classification",), "ViTModel": ("encoder",)}),
+    "vilt": ClassConfigs(
         "vilt",
         VILT,
         {
@@ -51,7 +53,7 @@ CONFIGS = {
     ),
     "clip": _CLIP,
     "open_clip": _CLIP,
-    "blip": Config(
+    "blip": ClassConfigs(
         "blip",
         BLIP,
         {
@@ -62,50 +64,56 @@ CONFIGS = {
         {"vision_config": BLIP_IMAGE, "text_config": BLIP_TEXT},
     ),
 }
-"""By system, those that a class of transformers equals."""
+"""By system."""
 
 
-MARKS = ("model_type", "architectures", "transformers_version", "vision_config")
-"""Keys that a config of transformers has and the settings of an official code have not."""
+TRANSFORMERS_KEYS = ("model_type", "architectures", "transformers_version", "vision_config")
+"""Keys that identify a config of transformers: settings of official code lack them."""
 NOT_ARGUMENTS = ("image_size", "modalities", "bos_token_id", "end")
-"""Settings that become an argument only together with others."""
+"""Settings that are not constructor arguments by themselves."""
 
 
 @dataclass(frozen=True)
 class HFConfig:
-    """`told`: as the system's `infer` reads settings that no shape gives, with the model's "arguments" by name."""
+    """A config.json that was read for a system.
+
+    `official_config`: the settings as the system's CheckpointAdapter.infer takes them, with constructor arguments under
+    "arguments".
+    """
 
     file: str
     system: str
-    values: Mapping[str, Any]  # the file's own
+    values: Mapping[str, Any]  # the keys and values of the file
     settings: Mapping[str, Any]
-    told: Mapping[str, Any]
+    official_config: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
 
     @property
-    def side(self) -> tuple[int, int]:
-        """Height and width of the pictures that the position grid is made for."""
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the position grid belongs to."""
         return self.settings["image_size"]
 
     def check_heads(self, num_heads: int | None) -> None:
-        """Raises WeightsError where a number of heads from elsewhere is another."""
+        """Raises WeightsError if the config states another number of heads than `num_heads`."""
         for name, stated in self.settings.items():
             if name.endswith("heads") and num_heads not in (None, stated):
                 raise WeightsError(f"{self.file}: {name} is {stated}, but --heads {num_heads}; leave --heads out")
 
     def check(self, arguments: Mapping[str, Any], task: str, resized: bool = False) -> None:
-        """Raises WeightsError where the weights are of other sizes or another class than the config states. `resized`: the
-        position grid was fitted to another size on purpose.
+        """Raises WeightsError if the weights have other sizes, or another task, than the config states.
+
+        Args:
+            resized: whether the position grid was resized on purpose, so that it may differ.
         """
         config = CONFIGS[self.system]
         for part, table in _tables(config):
             check_shapes(table, self.settings, arguments, f"{self.file}: {part}")
-        height, width = self.side
+        height, width = self.image_size
         patch, grid = self.settings["patch_size"], tuple(arguments["grid"])
         if not resized and grid != (height // patch, width // patch):
             raise WeightsError(
-                f"{self.file}: image_size {height} x {width} makes a grid of {height // patch} x {width // patch} patches, but "
-                f"in the weights it is {grid[0]} x {grid[1]}"
+                f"{self.file}: image_size {height} x {width} makes a grid of {height // patch} x {width // patch} "
+                f"patches, but in the weights it is {grid[0]} x {grid[1]}"
             )
         if "modalities" in self.settings and self.settings["modalities"] != arguments["num_images"] + 1:
             raise WeightsError(
@@ -114,94 +122,107 @@ class HFConfig:
             )
         for architecture in self.values.get("architectures") or ():
             if task not in config.architectures[architecture]:
-                raise WeightsError(f"{self.file}: architectures is {architecture}, but the weights are of {task}")
+                raise WeightsError(f"{self.file}: architectures is {architecture}, but the weights are of task {task}")
 
     def labels(self, count: int) -> list[str]:
-        """The names of `count` classes in order. Raises WeightsError where id2label is of other ones."""
-        named = self.values.get("id2label")
-        if named is None:
-            many = self.values.get("num_labels")
-            if many not in (None, count):
-                raise WeightsError(f"{self.file}: num_labels is {many!r}, but the weights have {count} classes")
+        """The names of `count` classes in order. Raises WeightsError if id2label has another number of classes."""
+        id2label = self.values.get("id2label")
+        if id2label is None:
+            num_labels = self.values.get("num_labels")
+            if num_labels not in (None, count):
+                raise WeightsError(f"{self.file}: num_labels is {num_labels!r}, but the weights have {count} classes")
             return [f"LABEL_{i}" for i in range(count)]
-        ids = [str(i) for i in range(len(named))] if isinstance(named, dict) else []
-        if not isinstance(named, dict) or set(named) != set(ids) or not all(isinstance(x, str) for x in named.values()):
+        ids = [str(i) for i in range(len(id2label))] if isinstance(id2label, dict) else []
+        if (
+            not isinstance(id2label, dict)
+            or set(id2label) != set(ids)
+            or not all(isinstance(label, str) for label in id2label.values())
+        ):
             raise WeightsError(
-                f'{self.file}: id2label must map "0", "1", ... to names, each a string; correct it, or give --answers FILE'
+                f'{self.file}: id2label must map "0", "1", ... to names, each a string; '
+                "correct it, or give --answers FILE"
             )
-        if len(named) != count:
-            raise WeightsError(f"{self.file}: id2label names {len(named)} classes, but the weights have {count}")
-        labels = [named[i] for i in ids]
-        self._check_back(labels)
+        if len(id2label) != count:
+            raise WeightsError(f"{self.file}: id2label names {len(id2label)} classes, but the weights have {count}")
+        labels = [id2label[i] for i in ids]
+        self._check_label2id(labels)
         return labels
 
-    def _check_back(self, labels: list[str]) -> None:
-        """label2id must say the same: of a name that stands twice it holds one of the two. Numbers may be strings, as in
-        what the example scripts of transformers saved.
+    def _check_label2id(self, labels: list[str]) -> None:
+        """Raises WeightsError if label2id contradicts id2label.
+
+        For a label that occurs twice, either of its ids is allowed; ids may be strings, as the example scripts of
+        transformers saved them.
         """
-        back = self.values.get("label2id") or {}
-        if not isinstance(back, dict):
+        label2id = self.values.get("label2id") or {}
+        if not isinstance(label2id, dict):
             raise WeightsError(f"{self.file}: label2id must map names to numbers")
-        places: dict[str, list[int]] = {}
-        for place, label in enumerate(labels):
-            places.setdefault(label, []).append(place)
-        for name, i in back.items():
-            if name in places and str(i) not in map(str, places[name]):
-                raise WeightsError(f"{self.file}: label2id has {name!r} at {i!r}, but id2label at {places[name][0]}")
+        ids: dict[str, list[int]] = {}
+        for i, label in enumerate(labels):
+            ids.setdefault(label, []).append(i)
+        for name, i in label2id.items():
+            if name in ids and str(i) not in map(str, ids[name]):
+                raise WeightsError(f"{self.file}: label2id has {name!r} at {i!r}, but id2label at {ids[name][0]}")
 
 
-def placeholders(labels: list[str]) -> bool:
-    """Whether transformers made the names up, because nobody had given any."""
+def are_placeholders(labels: list[str]) -> bool:
+    """Whether the labels are transformers' placeholders LABEL_0, LABEL_1 … for names that were not set."""
     return labels == [f"LABEL_{i}" for i in range(len(labels))]
 
 
 def is_hf(system: str, values: Mapping[str, Any], in_folder: bool) -> bool:
-    """Whether a system's settings are a config of transformers: by its marks, or as the config.json of a folder that is not
-    timm's ("architecture").
+    """Whether a system's settings are a config of transformers.
+
+    They are if they have one of its keys, or are the config.json of a folder and not timm's (which has "architecture").
     """
-    marked = any(mark in values for mark in MARKS) or (in_folder and bool(values) and "architecture" not in values)
-    return system in CONFIGS and marked
+    has_keys = any(key in values for key in TRANSFORMERS_KEYS)
+    return system in CONFIGS and (has_keys or (in_folder and bool(values) and "architecture" not in values))
 
 
 def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:
-    """Raises WeightsError naming the file and the key that is not supported."""
+    """The config of a file. Raises WeightsError for a key or value that is not supported."""
     config = CONFIGS[system]
     _check_class(config, values, file)
     settings: dict[str, Any] = {}
     notes: list[str] = []
     for part, table in _tables(config):
-        found, said = apply(table, _part(values, part, table, file), f"{file}: {part}")
-        settings |= found
-        notes += said
+        part_settings, part_notes = apply(table, _part(values, part, table, file), f"{file}: {part}")
+        settings |= part_settings
+        notes += part_notes
     if "end" in settings:
         notes += _check_end(config, settings["end"], settings["vocab_size"], file)
     if "bos_token_id" in settings:
-        begin, words = settings.pop("bos_token_id"), settings["vocab_size"]
-        if isinstance(begin, int) and 0 <= begin < words:
+        begin, vocab_size = settings.pop("bos_token_id"), settings["vocab_size"]
+        if isinstance(begin, int) and 0 <= begin < vocab_size:
             settings["bos_token_id"] = begin
         else:
             notes.append(
-                f"{file}: text_config.bos_token_id is {begin}, outside of the {words} pieces: texts begin with piece "
-                f"{words - 2}, as in BLIP's own code"
+                f"{file}: text_config.bos_token_id is {begin}, outside of the {vocab_size} tokens: texts begin with "
+                f"token {vocab_size - 2}, as in BLIP's own code"
             )
-    return HFConfig(file, system, values, settings, _told(system, config, settings), notes)
+    return HFConfig(file, system, values, settings, _official_config(system, config, settings), notes)
 
 
-def _check_end(config: Config, end: Any, words: int, file: str) -> list[str]:
-    """A text must end where it ends here: at the piece of the bundled vocabulary that ends texts, and in CLIP's texts, where
-    the end is read, at the largest id. A note to print where a CLIP of another vocabulary states an id outside of it.
+def _check_end(config: ClassConfigs, end: Any, vocab_size: int, file: str) -> list[str]:
+    """Raises WeightsError if the config's end token differs from ours.
+
+    The end of a text is the end token of the bundled vocabulary and, in CLIP, whose text feature is taken there, the
+    largest id.
+
+    Returns:
+        A note to print if a CLIP with another vocabulary states an id outside of it.
     """
     clip = config.model_type == "clip"
     key = f"{file}: text_config.{'eos' if clip else 'sep'}_token_id is"
-    ends = ENDS.get(words, (words - 1, LARGEST) if clip else (end,))
+    ends = ENDS.get(vocab_size, (vocab_size - 1, LARGEST) if clip else (end,))
     if not isinstance(end, bool) and end in ends:
         return []
-    if words in ENDS or not isinstance(end, int) or isinstance(end, bool) or end < words:
+    if vocab_size in ENDS or not isinstance(end, int) or isinstance(end, bool) or end < vocab_size:
         raise WeightsError(f"{key} {end!r}; expected {ends[0]}, where texts end here")
-    return [f"{key} {end}, outside of the {words} pieces: texts end at their largest id"]
+    return [f"{key} {end}, outside of the {vocab_size} tokens: texts end at their largest id"]
 
 
-def _check_class(config: Config, values: Mapping[str, Any], file: str) -> None:
+def _check_class(config: ClassConfigs, values: Mapping[str, Any], file: str) -> None:
     kind, classes = values.get("model_type"), values.get("architectures")
     if kind not in (None, config.model_type):
         raise WeightsError(f"{file}: model_type is {kind!r}; expected {config.model_type!r}")
@@ -212,14 +233,16 @@ def _check_class(config: Config, values: Mapping[str, Any], file: str) -> None:
             raise WeightsError(f"{file}: architectures is {name!r}; expected one of {', '.join(config.architectures)}")
 
 
-def _tables(config: Config) -> list[tuple[str, Any]]:
-    """Every part of a config: what to call it before a key's name, and its table."""
+def _tables(config: ClassConfigs) -> list[tuple[str, Any]]:
+    """Every part of a config: the prefix of its keys in messages, and its table."""
     return [("", config.table), *((f"{part}.", table) for part, table in config.nested.items())]
 
 
 def _part(values: Mapping[str, Any], part: str, table: Mapping[str, Any], file: str) -> Mapping[str, Any]:
-    """The keys of one part. Of CLIP's `text_config_dict` transformers takes every key of the class, given or default, in
-    the place of `text_config`'s.
+    """The keys and values of one part of a config.
+
+    As in transformers, CLIP's `text_config_dict` replaces every key of `text_config` that the class has, stated or
+    default.
     """
     if not part:
         return values
@@ -234,27 +257,30 @@ def _part(values: Mapping[str, Any], part: str, table: Mapping[str, Any], file: 
     return {key: value for key, value in nested.items() if not isinstance(table.get(key), Read)} | over
 
 
-def _told(system: str, config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
-    shaped = {
+def _official_config(system: str, classes: ClassConfigs, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as the system's adapter takes them: see `HFConfig.official_config`."""
+    in_shapes = {
         rule.argument
-        for _, table in _tables(config)
+        for _, table in _tables(classes)
         for rule in table.values()
         if isinstance(rule, Read) and rule.in_shapes
     }
-    arguments = {name: x for name, x in settings.items() if name not in shaped and name not in NOT_ARGUMENTS}
+    arguments = {name: x for name, x in settings.items() if name not in in_shapes and name not in NOT_ARGUMENTS}
     if system == "vilt":
-        arguments["text_eps"] = arguments["eps"]  # transformers has one for all
-    told: dict[str, Any] = {"arguments": arguments, "num_heads": settings["num_heads"]}
+        arguments["text_eps"] = arguments["eps"]  # transformers has one eps for all norms
+    config: dict[str, Any] = {"arguments": arguments, "num_heads": settings["num_heads"]}
     if system in ("clip", "open_clip"):
-        told = {
-            "arguments": arguments, "vision_heads": settings["num_heads"], "transformer_heads": settings["text_num_heads"],
-        }  # fmt: skip
+        config = {
+            "arguments": arguments,
+            "vision_heads": settings["num_heads"],
+            "transformer_heads": settings["text_num_heads"],
+        }
     if system == "blip":
-        told = {
+        config = {
             "arguments": arguments,
             "vision": {"heads": settings["image_num_heads"]},
             "text": {"num_attention_heads": settings["num_heads"]},
             "special_ids": {"bos_DEC": settings["bos_token_id"]} if "bos_token_id" in settings else {},
         }
     (height, width), patch = settings["image_size"], settings["patch_size"]
-    return told if height == width else told | {"grid": (height // patch, width // patch)}
+    return config if height == width else config | {"grid": (height // patch, width // patch)}

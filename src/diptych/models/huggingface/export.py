@@ -1,7 +1,7 @@
-"""Official names to Hugging Face's, with a config that its classes load: the inverse of layouts.py.
+"""Export from official names to Hugging Face's, with a config that its classes load: the inverse of layouts.py.
 
-Known differences, stated because no config removes them: Hugging Face's ViLT has one LayerNorm eps where the official code
-has two (the text embedding's becomes the transformer's), and untying its word head needs ``tie_word_embeddings`` False.
+Differs, whatever the config: Hugging Face's ViLT has one LayerNorm eps where the official code has two (the text
+embedding's becomes the transformer's). Its MLM head is untied by ``tie_word_embeddings`` False.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from diptych.models.huggingface.blip import blip
 from diptych.models.huggingface.clip_export import clip
 from diptych.models.huggingface.layouts import HF_BLOCK, HF_OUTSIDE
 
-FILED = {official: theirs for theirs, official in reversed(HF_BLOCK.items())}  # as published files have it: the first
+BLOCK = {official: theirs for theirs, official in reversed(HF_BLOCK.items())}  # the first, as in published files
 OUTSIDE = {official: theirs for theirs, official in HF_OUTSIDE.items()}
 
 
 def _encoder(name: str) -> str:
-    """Hugging Face's name of a weight of timm's ViT; query, key and value stand apart already."""
+    """Hugging Face's name of a weight of timm's ViT whose query, key and value are already separate."""
     block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if block:
-        return f"encoder.layer.{block[1]}.{FILED[block[2]]}.{block[3]}"
+        return f"encoder.layer.{block[1]}.{BLOCK[block[2]]}.{block[3]}"
     stem, dot, kind = name.rpartition(".")
     if name in OUTSIDE:
         return OUTSIDE[name]
     if stem not in OUTSIDE:
-        raise WeightsError(f"{name} has no place in Hugging Face's layout")
+        raise WeightsError(f"{name} has no counterpart in Hugging Face's layout")
     return f"{OUTSIDE[stem]}{dot}{kind}"
 
 
-def _apart(state: State) -> dict[str, Tensor]:
-    """Fused projections as query, key and value."""
-    apart: dict[str, Tensor] = {}
+def _split_qkv(state: State) -> dict[str, Tensor]:
+    """The state with each fused projection as separate query, key and value."""
+    separate: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        where, qkv, kind = name.partition(".qkv.")
+        attention, qkv, kind = name.partition(".qkv.")
         if not qkv:
-            apart[name] = tensor
+            separate[name] = tensor
             continue
-        for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-            apart[f"{where}.{part}.{kind}"] = piece
-    return apart
+        for part, weight in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            separate[f"{attention}.{part}.{kind}"] = weight
+    return separate
 
 
 def _sizes(arguments: Arguments) -> dict[str, Any]:
+    """The keys of config.json that ViT and ViLT share."""
     rows, columns = arguments["grid"]
     patch = arguments["patch_size"]
     return {
@@ -68,9 +69,9 @@ def _sizes(arguments: Arguments) -> dict[str, Any]:
 
 
 def vit(arguments: Arguments, task: str, official: State) -> Exported:
-    """For ViTForImageClassification, or ViTModel where there is no classifier. Raises WeightsError for averaged patches."""
+    """The export to ViTForImageClassification, or to ViTModel without a classifier. Raises WeightsError for pooling."""
     if arguments["pooling"] != "cls":
-        raise WeightsError("Hugging Face's ViT reads the class token: one that averages patches has no place there")
+        raise WeightsError("Hugging Face's ViT pools by the class token only; this model averages the patches")
     labels = arguments["num_classes"]
     config = _sizes(arguments) | {
         "model_type": "vit",
@@ -78,16 +79,17 @@ def vit(arguments: Arguments, task: str, official: State) -> Exported:
         "num_labels": labels or 2,
     }
     named = {}
-    for name, tensor in _apart(official).items():
+    for name, tensor in _split_qkv(official).items():
         head = name.startswith("head.")
         named[name.replace("head.", "classifier.") if head else ("vit." if labels else "") + _encoder(name)] = tensor
     return config, named, []
 
 
 def vilt(arguments: Arguments, task: str, official: State) -> Exported:
-    """For ViltForMaskedLM, ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval.
+    """The export to ViltForMaskedLM, ViltForQuestionAnswering, ViltForImagesAndTextClassification,
+    ViltForImageAndTextRetrieval, or ViltModel without a head.
 
-    They have one head each: of pre-training's two the matching head is left out.
+    Each class has one head: of the two of pre-training, the ITM head is left out.
     """
     kinds = {
         "pretraining": ("ViltForMaskedLM", {"mlm_score.": "mlm_score."}),
@@ -109,8 +111,8 @@ def vilt(arguments: Arguments, task: str, official: State) -> Exported:
         "num_labels": next((t.shape[0] for n, t in official.items() if n.endswith("classifier.3.weight")), 2),
     }
     named: dict[str, Tensor] = {}
-    left: list[str] = []
-    for name, tensor in _apart(official).items():
+    left_out: list[str] = []
+    for name, tensor in _split_qkv(official).items():
         head = next((ours for theirs, ours in heads.items() if name.startswith(theirs)), None)
         if head is not None:
             named[head + name.split(".", 1)[1]] = tensor
@@ -121,21 +123,21 @@ def vilt(arguments: Arguments, task: str, official: State) -> Exported:
         elif name.startswith("pooler."):
             named[f"vilt.{name}"] = tensor
         elif name.startswith(("itm_score.", "mlm_score.")):
-            left.append(f"{name} ({architecture} has no such head)")
+            left_out.append(f"{name} ({architecture} has no such head)")
         else:
-            raise WeightsError(f"{name} has no place in Hugging Face's {architecture}")
+            raise WeightsError(f"{name} has no counterpart in Hugging Face's {architecture}")
     if task == "encoder":
         named = {name.removeprefix("vilt."): tensor for name, tensor in named.items()}
     if task == "pretraining" and "mlm_score.bias" in named:
         named["mlm_score.decoder.bias"] = named["mlm_score.bias"]
-    return config, named, left
+    return config, named, left_out
 
 
-HF: Mapping[str, Callable[[Arguments, str, State], Exported]] = {
+EXPORTERS: Mapping[str, Callable[[Arguments, str, State], Exported]] = {
     "vit": vit,
     "vilt": vilt,
     "clip": clip,
     "open_clip": clip,
     "blip": blip,
 }
-"""The systems that a class of transformers equals."""
+"""The systems that can be exported to a class of transformers."""

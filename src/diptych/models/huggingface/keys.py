@@ -1,8 +1,6 @@
-"""The keys that any config.json of transformers may carry.
+"""The rule for every key of config.json, for each class of transformers that can be imported.
 
-What becomes of each key of config.json, for each class of transformers that is imported: all of them are listed here.
-
-Defaults are those of transformers' classes (5.23), which save_pretrained may leave out.
+Defaults are those of transformers' classes (5.23), which save_pretrained may omit.
 """
 
 from __future__ import annotations
@@ -18,16 +16,16 @@ from diptych.checkpoints.huggingface.rules import (
     eps,
     pair,
     patch,
+    positive_int,
     rate,
-    whole,
 )
 
-_SAVED = Ignored("says how or by what version the weights were saved")
-_OUTPUT = Ignored("says which extra outputs the class returns")
-_FIRST = Ignored("draws the first weights, which the file replaces")
-_GENERATED = Ignored("a default of generate(), which the recipe or the command line sets here")
-_IDS = Ignored("an id of a special token, which the vocabulary gives here")
-_LABELS = Ignored("read with the weights (weights.hf_config)")
+_SAVED = Ignored("states how, or by what version, the weights were saved")
+_OUTPUT = Ignored("selects extra outputs of the class")
+_INITIALISATION = Ignored("initialises weights, which the file replaces")
+_GENERATION = Ignored("a default of generate(), which the recipe or the command line sets here")
+_IDS = Ignored("an id of a special token, which is read from the vocabulary here")
+_LABELS = Ignored("read by HFConfig.labels")
 ABSENT = Fixed((None,))
 NO_ATTENTION_DROPOUT = Reported((0, 0.0), "attention has no dropout here, which matters only for fine-tuning")
 
@@ -37,56 +35,62 @@ COMMON: dict[str, Rule] = {
          "use_bfloat16", "tf_legacy_loss", "tokenizer_class", "prefix", "task_specific_params", "finetuning_task"),
         _SAVED,
     ),
-    **dict.fromkeys(("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"), _OUTPUT),
-    **dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "chunk_size_feed_forward", "gradient_checkpointing"),
-                    Ignored("chooses how to compute the same numbers")),
-    **dict.fromkeys(("initializer_range", "initializer_factor", "logit_scale_init_value"), _FIRST),
+    **dict.fromkeys(
+        ("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"),
+        _OUTPUT,
+    ),
+    **dict.fromkeys(
+        ("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "chunk_size_feed_forward",
+         "gradient_checkpointing"),
+        Ignored("selects an implementation of the same computation"),
+    ),
+    **dict.fromkeys(("initializer_range", "initializer_factor", "logit_scale_init_value"), _INITIALISATION),
     **dict.fromkeys(
         ("bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id", "diversity_penalty", "do_sample",
          "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
          "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
          "num_beams", "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens",
          "temperature", "top_k", "top_p", "typical_p", "use_cache"),
-        _GENERATED,
+        _GENERATION,
     ),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id"), _IDS),
     **dict.fromkeys(("id2label", "label2id", "num_labels"), _LABELS),
-    **dict.fromkeys(("model_type", "architectures"), Ignored("checked with the weights (weights.hf_config)")),
+    **dict.fromkeys(("model_type", "architectures"), Ignored("checked by HFConfig.check")),
     "problem_type": Fixed((None, "single_label_classification")),
     "is_encoder_decoder": Fixed((False,)),
     "is_decoder": Fixed((False,)),
     "add_cross_attention": Fixed((False,)),
     "tie_encoder_decoder": Fixed((False,)),
-    "tie_word_embeddings": Ignored("a word head that is tied is not in the file; one that is there is read"),
+    "tie_word_embeddings": Ignored("an LM head in the file is loaded; a tied one is not in it"),
     "cross_attention_hidden_size": ABSENT,
     "quantization_config": ABSENT,
     "per_layer_config": ABSENT,
     "pruned_heads": Fixed(({}, None)),
     "position_embedding_type": Fixed(("absolute",)),
-    "dropout": Ignored("of older files: the class does not read it"),
+    "dropout": Ignored("in older files only: the class does not read it"),
 }  # fmt: skip
-"""What every config may carry."""
+"""Keys that any config may have."""
 
 
 LARGEST = 2
-"""An ``eos_token_id`` that transformers' CLIP takes for "the largest id"; any other is looked for as itself."""
+"""The ``eos_token_id`` that means "the largest id" in transformers' CLIP; any other is the id itself."""
 ENDS = {49408: (49407, LARGEST), 30524: (102,)}
-"""Where a text ends, by the size of the bundled vocabulary: its last piece's id, or what stands for it in transformers."""
+"""By size of the bundled vocabulary: the id of its end token, and values that mean the same in transformers."""
 
 
 def _sizes(
     prefix: str = "", depth: int = 12, num_heads: int = 12, dim: int = 768, mlp_dim: int = 3072
 ) -> dict[str, Rule]:
     return {
-        "hidden_size": Read(f"{prefix}dim", dim, whole, in_shapes=True),
-        "num_hidden_layers": Read(f"{prefix}depth", depth, whole, in_shapes=True),
-        "num_attention_heads": Read(f"{prefix}num_heads", num_heads, whole),
-        "intermediate_size": Read(f"{prefix}mlp_dim", mlp_dim, whole, in_shapes=True),
+        "hidden_size": Read(f"{prefix}dim", dim, positive_int, in_shapes=True),
+        "num_hidden_layers": Read(f"{prefix}depth", depth, positive_int, in_shapes=True),
+        "num_attention_heads": Read(f"{prefix}num_heads", num_heads, positive_int),
+        "intermediate_size": Read(f"{prefix}mlp_dim", mlp_dim, positive_int, in_shapes=True),
     }
 
 
-def _pictures(size: int, side: int) -> dict[str, Rule]:
-    """`image_size` becomes the position grid, with the patch (weights.hf_config)."""
+def _images(size: int, side: int) -> dict[str, Rule]:
+    """The keys of image sizes; HFConfig derives the position grid from `image_size` and `patch_size`."""
     return {
         "image_size": Read("image_size", size, pair),
         "patch_size": Read("patch_size", side, patch, in_shapes=True),
@@ -96,8 +100,8 @@ def _pictures(size: int, side: int) -> dict[str, Rule]:
 
 def _words(length: str, words: int, most: int) -> dict[str, Rule]:
     return {
-        "vocab_size": Read("vocab_size", words, whole, in_shapes=True),
-        "max_position_embeddings": Read(length, most, whole, in_shapes=True),
+        "vocab_size": Read("vocab_size", words, positive_int, in_shapes=True),
+        "max_position_embeddings": Read(length, most, positive_int, in_shapes=True),
     }
 
 
@@ -114,8 +118,8 @@ BERT: Table = (
     | _BERT
     | {
         "type_vocab_size": Fixed((2,)),
-        "layer_norm_eps": Ignored("weights that begin a training learn the model's own"),
-        "classifier_dropout": Ignored("of heads, which stay behind"),
+        "layer_norm_eps": Ignored("the model that is initialised has an eps of its own"),
+        "classifier_dropout": Ignored("of heads, which are not loaded"),
         **dict.fromkeys(
             (
                 "directionality",
@@ -125,35 +129,35 @@ BERT: Table = (
                 "pooler_size_per_head",
                 "pooler_type",
             ),
-            Ignored("of the pooler, which stays behind"),
+            Ignored("of the pooler, which is not loaded"),
         ),
     }
 )
 _VIT = COMMON | _sizes() | _BERT | {"qkv_bias": Fixed((True,))}
 VIT: Table = (
     _VIT
-    | _pictures(224, 16)
+    | _images(224, 16)
     | {
-        "encoder_stride": Ignored("of the decoder for masked images, which no imported class has"),
-        **dict.fromkeys(("pooler_output_size", "pooler_act"), Ignored("of the pooler, which is left out")),
+        "encoder_stride": Ignored("of the masked image modelling decoder, which no supported class has"),
+        **dict.fromkeys(("pooler_output_size", "pooler_act"), Ignored("of the pooler, which is not loaded")),
     }
 )
 VILT: Table = (
     _VIT
-    | _pictures(384, 32)
+    | _images(384, 32)
     | _words("text_length", 30522, 40)
     | {
         "type_vocab_size": Fixed((2,)),
-        "modality_type_vocab_size": Read("modalities", 2, whole),
+        "modality_type_vocab_size": Read("modalities", 2, positive_int),
         "max_image_length": Fixed((-1,)),
-        "num_images": Ignored("the shapes of NLVR2's head give it; the other classes read one picture"),
-        "problem_type": Ignored("of the loss: VQA's is binary cross entropy in transformers too"),
-        "classifier_dropout": Ignored("of older files: the class does not read it"),
+        "num_images": Ignored("inferred from the shapes of NLVR2's head; the other classes take one image"),
+        "problem_type": Ignored("of the loss: VQA has binary cross-entropy in transformers too"),
+        "classifier_dropout": Ignored("in older files only: the class does not read it"),
     }
 )
-_OTHER_CLASS = Ignored("of a class that stands by itself: the projection of the two towers is given outside")
+_OTHER_CLASS = Ignored("of a class of one encoder alone: CLIPModel reads projection_dim at the top level")
 CLIP: Table = COMMON | {
-    "projection_dim": Read("embed_dim", 512, whole, in_shapes=True),
+    "projection_dim": Read("embed_dim", 512, positive_int, in_shapes=True),
     **dict.fromkeys(("text_config", "vision_config", "text_config_dict", "vision_config_dict"), Ignored("nested")),
 }
 
@@ -176,11 +180,11 @@ CLIP_TEXT: Table = (
     | _words("text_length", 49408, 77)
     | {"eos_token_id": Read("end", 49407, lambda value: value)}
 )
-CLIP_IMAGE: Table = _clip_tower("", 768, 3072, 12) | _pictures(224, 32)
+CLIP_IMAGE: Table = _clip_tower("", 768, 3072, 12) | _images(224, 32)
 
-_ONLY_BLIP_MODEL = Ignored("of BlipModel, which is not imported")
+_ONLY_BLIP_MODEL = Ignored("of BlipModel, which is not supported")
 BLIP: Table = COMMON | {
-    "image_text_hidden_size": Read("embed_dim", 256, whole, in_shapes=True),
+    "image_text_hidden_size": Read("embed_dim", 256, positive_int, in_shapes=True),
     "projection_dim": _ONLY_BLIP_MODEL,
     "label_smoothing": Ignored("the class reads text_config's"),
     **dict.fromkeys(("text_config", "vision_config"), Ignored("nested")),
@@ -194,19 +198,17 @@ BLIP_TEXT: Table = (
     | {
         "bos_token_id": Read("bos_token_id", 30522, lambda value: value),
         "sep_token_id": Read("end", 102, lambda value: value),
-        "encoder_hidden_size": Ignored("the class takes vision_config's hidden_size in its place"),
+        "encoder_hidden_size": Ignored("replaced by vision_config's hidden_size in the class"),
         "projection_dim": _ONLY_BLIP_MODEL,
         "is_decoder": Fixed((True,)),
-        "label_smoothing": Reported(
-            (0.1,), "fine-tuning smooths by the recipe's 0.1 here; outputs are the same"
-        ),
-        "type_vocab_size": Ignored("of older files: the class has no segments"),
+        "label_smoothing": Reported((0.1,), "the recipe's label smoothing, 0.1, is used here; outputs are the same"),
+        "type_vocab_size": Ignored("in older files only: the class has no segment embedding"),
     }
-)  # fmt: skip
+)
 BLIP_IMAGE: Table = (
     COMMON
     | _sizes("image_")
-    | _pictures(384, 16)
+    | _images(384, 16)
     | {
         "hidden_act": Read("image_activation", "gelu", activation),
         "layer_norm_eps": Read("image_eps", 1e-5, eps),

@@ -1,9 +1,8 @@
-"""Other people's layouts of the same weights, translated to the official names: Hugging Face's, JAX's for ViT, and
-timm's for CrossViT.
+"""Other layouts of weights, translated to the official names: Hugging Face's, JAX's for ViT, timm's for CrossViT.
 
-What weights alone do not carry: Hugging Face's ViLT has one LayerNorm eps (1e-12) where the official code has two, and its
-ViT has 1e-12; JAX's ViT has the tanh form of GELU. Weights without a config run with the official eps and the exact GELU; with
-one (weights.hf_config) they run as it says.
+Weights alone do not determine everything: Hugging Face's ViLT has one LayerNorm eps (1e-12) where the official code
+has two, and its ViT has 1e-12; JAX's ViT has the tanh approximation of GELU. Without a config, the official eps and
+the exact GELU are used; with one (models.huggingface.config), its values are.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.huggingface import blip as hf_blip
-from diptych.models.huggingface.clip_layouts import openai
+from diptych.models.huggingface.clip_layouts import to_openai_names
 
 HF_BLOCK = {
     "layernorm_before": "norm1",
@@ -28,7 +27,7 @@ HF_BLOCK = {
     "intermediate.dense": "mlp.fc1", "mlp.fc1": "mlp.fc1",
     "output.dense": "mlp.fc2", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
-"""Within ``encoder.layer.N.`` as files have it, and within ``layers.N.`` as transformers 5 holds ViT in memory."""
+"""Names within ``encoder.layer.N.`` in files, and within ``layers.N.`` in the state_dict of transformers 5's ViT."""
 
 HF_OUTSIDE = {
     "embeddings.cls_token": "cls_token",
@@ -43,7 +42,7 @@ JAX_BLOCK = {
     "MultiHeadDotProductAttention_1/value": "attn.value", "MultiHeadDotProductAttention_1/out": "attn.proj",
     "MlpBlock_3/Dense_0": "mlp.fc1", "MlpBlock_3/Dense_1": "mlp.fc2",
 }  # fmt: skip
-"""Within ``Transformer/encoderblock_N/``."""
+"""Names within ``Transformer/encoderblock_N/``."""
 
 JAX_OUTSIDE = {
     "cls": "cls_token",
@@ -55,18 +54,18 @@ JAX_OUTSIDE = {
 }
 
 
-def unified(system: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
-    """The state under official names, and the number of attention heads where the layout tells it (JAX's does).
+def to_official_names(system: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
+    """The state under official names, and the number of attention heads if the layout determines it (JAX's does).
 
-    Names that belong to no known layout are left as they are. Raises WeightsError where a projection lacks its parts.
+    Names of no known layout are unchanged. Raises WeightsError if a projection is incomplete.
     """
     if system == "vit" and "embedding/kernel" in state:
         return _from_jax(state)
     if system in ("clip", "open_clip"):
-        return openai(state), None
+        return to_openai_names(state), None
     if system == "blip" and any(name.startswith(hf_blip.IMAGE) for name in state):
         return hf_blip.official(state), None
-    if system == "crossvit":  # timm's, which keeps no lists of parameters
+    if system == "crossvit":  # timm's, which has no lists of parameters
         return _renamed(state, lambda name: re.sub(r"^(pos_embed|cls_token)_(\d+)$", r"\1.\2", name)), None
     if any(name.removeprefix(f"{system}.").startswith("embeddings.") for name in state):
         return (_vilt if system == "vilt" else _vit)(state), None
@@ -74,32 +73,35 @@ def unified(system: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def _vit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    named = _merged(_renamed(state, lambda name: _encoder(name.removeprefix("vit."))))
+    named = _fuse_qkv(_renamed(state, lambda name: _encoder(name.removeprefix("vit."))))
     return _renamed(named, lambda name: re.sub(r"^classifier\.", "head.", name))
 
 
 def _vilt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As `_vit`, the encoder under "transformer."; text embeddings, pooler and heads beside it."""
+    """ViLT's official names: the encoder under "transformer."; text embeddings, pooler and heads at the top level."""
 
     def official(name: str) -> str:
         inner = name.removeprefix("vilt.")
         known = _encoder(inner)
         return f"transformer.{known}" if known != inner else inner.removeprefix("embeddings.")
 
-    named = _merged(_renamed(state, official))
+    named = _fuse_qkv(_renamed(state, official))
     if "mlm_score.transform.dense.weight" in named:
         words, bias = named.get("text_embeddings.word_embeddings.weight"), named.pop("mlm_score.decoder.bias", None)
-        tied = {"mlm_score.decoder.weight": words, "mlm_score.bias": bias}  # there, and not always saved twice
+        tied = {
+            "mlm_score.decoder.weight": words,
+            "mlm_score.bias": bias,
+        }  # tied in transformers, so not always saved twice
         named = {name: tensor for name, tensor in tied.items() if tensor is not None} | named
     head, pooler = named.get("classifier.0.weight"), named.get("pooler.dense.weight")
     if head is not None and pooler is not None:
-        task = "vqa_classifier" if head.shape[-1] == pooler.shape[-1] else "nlvr2_classifier"  # reads one image, or two
+        task = "vqa_classifier" if head.shape[-1] == pooler.shape[-1] else "nlvr2_classifier"  # one image, or two
         named = _renamed(named, lambda name: re.sub(r"^classifier\.", f"{task}.", name))
     return named
 
 
 def _encoder(name: str) -> str:
-    """timm's name of a weight of Hugging Face's encoder, with query, key and value still apart."""
+    """timm's name of a weight of Hugging Face's encoder; query, key and value are still separate."""
     block = re.fullmatch(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)", name)
     if block and block[2] in HF_BLOCK:
         return f"blocks.{block[1]}.{HF_BLOCK[block[2]]}.{block[3]}"
@@ -110,7 +112,10 @@ def _encoder(name: str) -> str:
 
 
 def _from_jax(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
-    """Flax kernels are (inputs…, outputs…); attention's have an axis of heads, the patches' are (rows, columns, 3, width)."""
+    """timm's names and layouts of a Flax state, and the number of attention heads.
+
+    Flax kernels are (inputs…, outputs…); those of attention have an axis of heads, those of patches are (p, p, 3, d).
+    """
     named, heads = {}, None
     for name, tensor in state.items():
         translated = _jax(name)
@@ -126,7 +131,7 @@ def _from_jax(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int | Non
         elif name.endswith("/kernel"):
             tensor = tensor.T
         named[translated] = tensor.contiguous()
-    return _merged(named), heads
+    return _fuse_qkv(named), heads
 
 
 def _jax(name: str) -> str:
@@ -145,20 +150,20 @@ def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[
     named: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if (new := rename(name)) in named:
-            raise WeightsError(f"{name} is there twice, under another name too")
+            raise WeightsError(f"{name} is there twice: another weight has the same official name, {new}")
         named[new] = tensor
     return named
 
 
-def _merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Query, key and value of each block as the one projection of the official code."""
+def _fuse_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with query, key and value of each block as one projection. Raises WeightsError if one is missing."""
     merged = {name: tensor for name, tensor in state.items() if not _PART.fullmatch(name)}
-    for where, kind in dict.fromkeys((m[1], m[3]) for name in state if (m := _PART.fullmatch(name))):
-        parts = [f"{where}.{part}.{kind}" for part in ("query", "key", "value")]
+    for attention, kind in dict.fromkeys((m[1], m[3]) for name in state if (m := _PART.fullmatch(name))):
+        parts = [f"{attention}.{part}.{kind}" for part in ("query", "key", "value")]
         missing = [part for part in parts if part not in state]
         if missing:
             raise WeightsError(f"missing weights: {', '.join(missing)}")
-        merged[f"{where}.qkv.{kind}"] = torch.cat([state[part] for part in parts])
+        merged[f"{attention}.qkv.{kind}"] = torch.cat([state[part] for part in parts])
     return merged
 
 

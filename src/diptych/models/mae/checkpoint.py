@@ -1,4 +1,7 @@
-"""MAE's weights: the official names of encoder and decoder. The encoder alone, as released, is a ViT's (weights.vit)."""
+"""MAE's official checkpoints: weight names of encoder and decoder, and sizes inferred from shapes.
+
+The released encoder alone has the names of a ViT (models.vit.checkpoint).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,18 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, shape
-from diptych.checkpoints.mapping import FLAT, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    config_of,
+    count_layers,
+    shape_of,
+)
+from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
-from diptych.models.mae.model import MAE
+from diptych.models.mae.config import MAEConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.objectives.mim import MIM
 from diptych.objectives.pretraining import Pretraining
@@ -26,29 +37,30 @@ NAMES = KeyMapping(
         **weight_and_bias("decoder_norm", "model.decoder.norm"),
         **weight_and_bias("decoder_pred", "model.decoder.predict"),
     },
-    forms={"patch_embed.proj.weight": FLAT},
+    transforms={"patch_embed.proj.weight": CONV_AS_LINEAR},
 )
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.mae.MAE. The decoder's heads stand in no shape: 16 unless told, as published. Raises
-    WeightsError.
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of MAE for a checkpoint under official names. Raises WeightsError.
+
+    The decoder's number of heads cannot be inferred from shapes: it is 16, as published, unless the config states it.
     """
-    width, _ = shape(state, "decoder_embed.weight", 2)
-    heads = told.get("decoder_num_heads", 16)
+    width, _ = shape_of(state, "decoder_embed.weight", 2)
+    heads = config.get("decoder_num_heads", 16)
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise WeightsError(f"the decoder's width {width} does not divide into {heads} heads")
-    return encoder_shape(state, "", told.get("num_heads"), told.get("grid")) | {
+    return encoder_shape(state, "", config.get("num_heads"), config.get("grid")) | {
         "decoder_dim": width,
-        "decoder_depth": count(state, "decoder_blocks", "norm1.weight"),
+        "decoder_depth": count_layers(state, "decoder_blocks", "norm1.weight"),
         "decoder_num_heads": heads,
-        "decoder_mlp_dim": shape(state, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
+        "decoder_mlp_dim": shape_of(state, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that it was trained in, which has no heads."""
-    return Pretraining(MAE(**arguments), nn.ModuleDict(), [MIM()])
+    """The training step of a checkpoint: masked image modelling, without heads."""
+    return Pretraining(config_of(MAEConfig, arguments).build(), nn.ModuleDict(), [MIM()])
 
 
 SYSTEM = CheckpointAdapter(

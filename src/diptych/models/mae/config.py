@@ -1,4 +1,4 @@
-"""Settings of MAE, and what was published of it."""
+"""Settings of MAE, and its published facts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.mae import model as mae
+    from diptych.models.mae.model import MAE
 
 
 @settings("model")
 class MAEConfig:
-    """Arguments of models.mae.MAE; the defaults are ViT-B/16."""
+    """Settings of MAE. The defaults are ViT-B/16 with the published decoder of 8 blocks of width 512."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (14, 14)
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
     decoder_dim: Dim = 512
     decoder_depth: Depth = 8
     decoder_num_heads: NumHeads = 16
@@ -41,14 +41,14 @@ class MAEConfig:
             if getattr(self, name) % 4:
                 raise ValueError(f"model.{name} must be a multiple of 4: got {getattr(self, name)}")
 
-    def build(self) -> mae.MAE:
-        from diptych.models.mae.model import MAE as Model
+    def build(self) -> MAE:
+        from diptych.models.mae.model import MAE
 
-        return Model(**vars(self))
+        return MAE(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022)",
     code="github.com/facebookresearch/mae, commit efb2a80, CC-BY-NC 4.0",

@@ -1,18 +1,22 @@
 """MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022), figure 1.
 
-A ViT reads the patches that are visible; a small one, given a mask token for each of the others, guesses their pixels.
+A ViT encodes the visible patches; a small decoder, with a mask token in the place of each masked patch, predicts their
+pixels.
 
-Differs: weights are drawn as the other transformers' here (truncated normal, 0.02), not by Xavier's rule. Visible patches
-stay in raster order; the shuffle of the official code only serves to cut hidden ones off. Packed tokens hold the visible
-ones alone, as published; padded ones carry the hidden as padding.
+Differs: weights are drawn as the other transformers' here (truncated normal, 0.02), not by Xavier initialisation.
+Visible patches stay in raster order; the shuffle of the official code only serves to cut masked ones off. Packed tokens
+hold the visible patches alone, as published; padded ones carry the masked patches as padding.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from diptych.batch import Image
+from diptych.models.mae.config import MAEConfig
 from diptych.modules.block import PreNormBlock
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
@@ -21,16 +25,16 @@ from diptych.modules.tokens import Layout, Tokens
 
 
 class PixelDecoder(nn.Module):
-    """From the visible patches to the pixels of all (section 3, "MAE decoder"). Positions are fixed: a buffer."""
+    """The pixels of all patches, from the visible ones (section 3, "MAE decoder"). Positions are fixed: a buffer."""
 
     position: Tensor
 
     def __init__(
-        self, inputs: int, dim: int, depth: int, num_heads: int, mlp_dim: int, patch_size: int, grid: tuple[int, int]
+        self, input_dim: int, dim: int, depth: int, num_heads: int, mlp_dim: int, patch_size: int, grid: tuple[int, int]
     ):
         super().__init__()
         self.grid = grid
-        self.embed = nn.Linear(inputs, dim)
+        self.embed = nn.Linear(input_dim, dim)
         self.mask = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("position", sincos_2d(dim, grid))
         self.blocks = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(depth))
@@ -38,55 +42,81 @@ class PixelDecoder(nn.Module):
         self.predict = nn.Linear(dim, 3 * patch_size * patch_size)
         nn.init.trunc_normal_(self.mask, std=0.02)
 
-    def forward(self, visible: Tokens, whole: Layout) -> Tokens:
-        """The patches of `whole`: by row, column and channel of their pixels."""
-        shown = visible.map(self.embed)
-        canvas = torch.where(visible.mask[:, :, None], shown.to_padded(), self.mask.to(shown.values.dtype))
-        tokens = Tokens.from_padded(canvas, whole.mask, *whole.spans).add(self._positions(whole))
+    def forward(self, visible: Tokens, layout: Layout) -> Tokens:
+        """Predicted pixels of every patch, ordered by row, column and channel.
+
+        Args:
+            visible: the encoder's tokens.
+            layout: of all tokens before masking.
+        """
+        embedded = visible.map(self.embed)  # b visible decoder_dim
+        masked = self.mask.to(embedded.values.dtype)
+        values = torch.where(visible.mask[:, :, None], embedded.to_padded(), masked)  # b (1 + patches) decoder_dim
+        tokens = Tokens.from_padded(values, layout.mask, *layout.spans).add(self._positions(layout))
         for block in self.blocks:
             tokens = block(tokens)
-        return tokens.select(name="patches").map(self.norm).map(self.predict)
+        return tokens.select(name="patches").map(self.norm).map(self.predict)  # b patches (3 patch_size²)
 
-    def _positions(self, whole: Layout) -> Tensor:
-        """The class token's, and the grid fitted to each image."""
-        (patches,) = whole.columns("image", "patches")
-        start, end = whole.bounds(patches)
-        inside = whole.mask[:, start:end].unflatten(1, whole.spans[patches].grid or self.grid)
+    def _positions(self, layout: Layout) -> Tensor:
+        """The position of the class token, and the position grid resized to each image."""
+        (patches,) = layout.columns("image", "patches")
+        start, end = layout.bounds(patches)
+        inside = layout.mask[:, start:end].unflatten(1, layout.spans[patches].grid or self.grid)
         cells = resize_grid_inside(self.position[0, 1:].unflatten(0, self.grid), inside, resize_bicubic)
         return torch.cat([self.position[:, :1].expand(len(cells), -1, -1), cells], 1)
 
 
 class MAE(nn.Module):
-    """The defaults are ViT-B/16 with the decoder of 8 blocks of width 512. `grid`: of the images trained on."""
+    """A ViT encoder of visible patches and a decoder that predicts the pixels of all patches."""
 
-    def __init__(
-        self,
-        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
-        grid: tuple[int, int] = (14, 14), decoder_dim: int = 512, decoder_depth: int = 8, decoder_num_heads: int = 16,
-        decoder_mlp_dim: int = 2048,
-    ):  # fmt: skip
+    def __init__(self, config: MAEConfig):
         super().__init__()
-        self.patch_size = patch_size
-        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
-        del self.patches.position  # which would learn
-        self.patches.register_buffer("position", sincos_2d(dim, grid))
-        self.blocks = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(depth))
+        dim = config.dim
+        self.patch_size = config.patch_size
+        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize_bicubic)
+        del self.patches.position  # positions are fixed sines and cosines, not a learned parameter
+        self.patches.register_buffer("position", sincos_2d(dim, config.grid))
+        self.blocks = nn.ModuleList(PreNormBlock(dim, config.num_heads, config.mlp_dim) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, 1e-6)
         self.decoder = PixelDecoder(
-            dim, decoder_dim, decoder_depth, decoder_num_heads, decoder_mlp_dim, patch_size, grid
+            dim,
+            config.decoder_dim,
+            config.decoder_depth,
+            config.decoder_num_heads,
+            config.decoder_mlp_dim,
+            config.patch_size,
+            config.grid,
         )
         self.apply(init_transformer)
 
+    def forward(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
+        """Predicted pixels of every patch, from those patches that are not `masked`.
+
+        Args:
+            image: b images.
+            masked: which patches the encoder does not get, by cell of the padded patch grid in raster order.
+
+        Returns:
+            b × cells tokens of 3 · patch_size² pixels, ordered by row, column and channel.
+        """
+        patches = self.embed_image(image)  # b (1 + cells) dim
+        visible = self.encode_visible(patches.apply_mask(F.pad(~masked, (1, 0), value=True)))
+        return self.reconstruct(visible, patches.layout)  # b cells (3 patch_size²)
+
     def embed_image(self, image: Image) -> Tokens:
+        """The class token and the patches with their positions, before the first block."""
         return self.patches(image)
 
     def encode_visible(self, patches: Tokens) -> Tokens:
+        """The encoder's output for the patches that masking has left."""
         for block in self.blocks:
             patches = block(patches)
         return patches.map(self.norm)
 
     def encode_image(self, image: Image) -> Tokens:
+        """The encoder's output for the whole image, nothing masked."""
         return self.encode_visible(self.embed_image(image))
 
     def reconstruct(self, visible: Tokens, whole: Layout) -> Tokens:
+        """Predicted pixels of every patch of the layout `whole`, ordered by row, column and channel."""
         return self.decoder(visible, whole)

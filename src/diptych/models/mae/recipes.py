@@ -1,4 +1,4 @@
-"""MAE's runs (He et al., CVPR 2022, section 4 and table 8)."""
+"""MAE's recipes (He et al., CVPR 2022, section 4 and table 8)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from diptych.models.mae.config import MAEConfig
 
 
 def base() -> Pretrain:
-    """ViT-B/16 on ImageNet-1k's pictures, 800 epochs of 4,096, three quarters of the patches hidden.
+    """ViT-B/16 on the images of ImageNet-1k, 800 epochs of 4,096, with three quarters of the patches masked.
 
-    Differs: pictures are squared, where the paper crops at random and mirrors.
+    Differs: images are resized to squares, where the paper takes random crops and flips.
     """
     return Pretrain(
         recipe="mae.base",
@@ -37,11 +37,18 @@ def base() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """Pictures of 96 pixels in patches of 16."""
+    """Images of 96 pixels in patches of 16."""
     model = MAEConfig(
-        dim=256, depth=4, num_heads=4, mlp_dim=512, grid=(6, 6), decoder_dim=128, decoder_depth=2, decoder_num_heads=4,
+        dim=256,
+        depth=4,
+        num_heads=4,
+        mlp_dim=512,
+        grid=(6, 6),
+        decoder_dim=128,
+        decoder_depth=2,
+        decoder_num_heads=4,
         decoder_mlp_dim=256,
-    )  # fmt: skip
+    )
     return Pretrain(
         recipe="mae.small",
         model=model,

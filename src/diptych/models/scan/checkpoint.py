@@ -1,4 +1,4 @@
-"""SCAN's weights: VSE++'s names, and the words read in both directions."""
+"""SCAN's official checkpoints: VSE++'s weight names, a bidirectional GRU, and attention settings from the config."""
 
 from __future__ import annotations
 
@@ -6,35 +6,51 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State
-from diptych.models.scan.model import SCAN
-from diptych.models.vsepp.checkpoint import MARK, SCANS, infer, names
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, config_of
+from diptych.models.scan.config import SCANConfig
+from diptych.models.vsepp.checkpoint import GRU_WEIGHT, SCANS, infer, names
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.triplet import TripletLoss
 
-ATTENDING = {"cross_attn": "direction", "raw_feature_norm": "norm", "agg_func": "aggregate", "lambda_softmax": "lambda_softmax",
-             "lambda_lse": "lambda_lse"}  # fmt: skip
-"""The official options by which regions and words attend, and our arguments."""
-VALUES = {"t2i": "text", "i2t": "image", "clipped_l2norm": "clipped_l2", "l2norm": "l2", "no_norm": "none",
-          "LogSumExp": "logsumexp", "Mean": "mean", "Max": "max", "Sum": "sum"}  # fmt: skip
-"""What the official options may be, and we call otherwise."""
+OPTIONS = {
+    "cross_attn": "direction",
+    "raw_feature_norm": "norm",
+    "agg_func": "aggregate",
+    "lambda_softmax": "lambda_softmax",
+    "lambda_lse": "lambda_lse",
+}
+"""The official options of the stacked cross-attention, and our constructor arguments."""
+VALUES = {
+    "t2i": "text",
+    "i2t": "image",
+    "clipped_l2norm": "clipped_l2",
+    "l2norm": "l2",
+    "no_norm": "none",
+    "LogSumExp": "logsumexp",
+    "Mean": "mean",
+    "Max": "max",
+    "Sum": "sum",
+}
+"""Values of the official options, and ours."""
 
 
-def arguments(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.scan.SCAN: sizes as shapes have them, how it attends as it is told. Raises WeightsError."""
-    attending = {ours: VALUES.get(told[option], told[option]) for option, ours in ATTENDING.items() if option in told}
-    return infer(state, told) | {"bidirectional": any(name.endswith("_reverse") for name in state)} | attending
+def arguments(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of SCAN: sizes from shapes, attention settings from the config. Raises WeightsError."""
+    attention = {
+        ours: VALUES.get(config[option], config[option]) for option, ours in OPTIONS.items() if option in config
+    }
+    return infer(state, config) | {"bidirectional": any(name.endswith("_reverse") for name in state)} | attention
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that it was trained in, whose hinge has no weights."""
-    return Pretraining(SCAN(**arguments), nn.ModuleDict(), [TripletLoss()])
+    """The training step of a checkpoint: the triplet loss, which has no weights."""
+    return Pretraining(config_of(SCANConfig, arguments).build(), nn.ModuleDict(), [TripletLoss()])
 
 
 SYSTEM = CheckpointAdapter(
     name="scan",
-    matches=lambda state: MARK in state,
-    matches_config=lambda told: bool(SCANS & told.keys()),
+    matches=lambda state: GRU_WEIGHT in state,
+    matches_config=lambda config: bool(SCANS & config.keys()),
     task=lambda state: "pretraining",
     names=names,
     infer=arguments,

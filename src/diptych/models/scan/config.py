@@ -1,4 +1,4 @@
-"""Settings of SCAN, and what was published of it."""
+"""Settings of SCAN, and its published facts."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.scan import model as scan
+    from diptych.models.scan.model import SCAN
 
 
 @settings("model")
 class SCANConfig:
-    """Arguments of models.scan.SCAN; the defaults are t-i LSE on Flickr30k."""
+    """Settings of SCAN. The defaults are text-to-image attention with LogSumExp pooling (t-i LSE) on Flickr30k."""
 
-    feature_dim: Dim = 2048
-    dim: Dim = 1024
+    feature_dim: Dim = 2048  # of the detector's region features
+    dim: Dim = 1024  # of the joint space
     vocab_size: VocabSize = 8481
     word_dim: Dim = 300
-    depth: Depth = 1
+    depth: Depth = 1  # layers of the GRU
     bidirectional: bool = True
-    direction: Literal["text", "image"] = "text"
-    norm: Literal["clipped_l2", "l2", "softmax", "clipped", "none"] = "clipped_l2"
-    aggregate: Literal["logsumexp", "mean", "max", "sum"] = "logsumexp"
-    lambda_softmax: Annotated[float, Range(0, 1e3, "low")] = 9.0
-    lambda_lse: Annotated[float, Range(0, 1e3, "low")] = 6.0
+    direction: Literal["text", "image"] = "text"  # the side whose tokens are queries: words (t-i) or regions (i-t)
+    norm: Literal["clipped_l2", "l2", "softmax", "clipped", "none"] = "clipped_l2"  # of the similarities before softmax
+    aggregate: Literal["logsumexp", "mean", "max", "sum"] = "logsumexp"  # of the queries' relevance to one score
+    lambda_softmax: Annotated[float, Range(0, 1e3, "low")] = 9.0  # inverse temperature of attention (the paper's λ1)
+    lambda_lse: Annotated[float, Range(0, 1e3, "low")] = 6.0  # inverse temperature of LogSumExp (the paper's λ2)
 
-    def build(self) -> scan.SCAN:
-        from diptych.models.scan.model import SCAN as Model
+    def build(self) -> SCAN:
+        from diptych.models.scan.model import SCAN
 
-        return Model(**vars(self))
+        return SCAN(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="Stacked Cross Attention for Image-Text Matching (Lee et al., ECCV 2018)",
     code="github.com/kuanghuei/SCAN, commit 8063557, Apache-2.0",

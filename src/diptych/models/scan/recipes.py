@@ -1,4 +1,4 @@
-"""SCAN's runs (Lee et al., ECCV 2018, section 4; the official README)."""
+"""SCAN's recipes (Lee et al., ECCV 2018, section 4; the official README)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import FEATURES, frozen
+from diptych.models.common_recipes import CNN_FEATURE_DIM, on_frozen_features
 from diptych.models.scan.config import SCANConfig
 
 
 def flickr30k() -> Pretrain:
-    """Text to image by LogSumExp: 36 regions of bottom-up attention, 30 epochs of 128 pairs.
+    """Text-to-image attention with LogSumExp pooling: 36 regions of bottom-up attention, 30 epochs of 128 pairs.
 
     `embedders.image` names the folder or table of regions. Differs: as vsepp.flickr30k.
     """
@@ -35,7 +35,7 @@ def flickr30k() -> Pretrain:
 
 
 def flickr30k_image_text() -> Pretrain:
-    """Image to text by LogSumExp: the other of the two models whose similarities are averaged."""
+    """Image-to-text attention with LogSumExp pooling: the other of the two models whose similarities are averaged."""
     run = flickr30k()
     return replace(
         run,
@@ -45,7 +45,7 @@ def flickr30k_image_text() -> Pretrain:
 
 
 def coco() -> Pretrain:
-    """Text to image on COCO: 20 epochs, at a higher rate."""
+    """Text-to-image attention on COCO: 20 epochs, at a higher learning rate."""
     run = flickr30k()
     training = replace(
         run.training, steps=steps(("COCO",), 128, 20), optimizer=replace(run.training.optimizer, learning_rate=5e-4)
@@ -54,8 +54,8 @@ def coco() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features: text to image by the mean, the paper's other way to make one score of many. All negatives count, as in
-    vsepp.small.
+    """On frozen features: text-to-image attention with average pooling, the paper's other way to aggregate. All
+    negatives count, as in vsepp.small.
     """
-    model = SCANConfig(feature_dim=FEATURES, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
-    return frozen("scan.small", model, Objectives(triplet=1.0, hardest_only=False), steps=600)
+    model = SCANConfig(feature_dim=CNN_FEATURE_DIM, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
+    return on_frozen_features("scan.small", model, Objectives(triplet=1.0, hardest_only=False), steps=600)

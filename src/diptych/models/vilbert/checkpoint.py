@@ -1,6 +1,6 @@
-"""ViLBERT's official names, of pre-training and of the downstream model, which has all heads at once.
+"""ViLBERT's official checkpoints: weight names, sizes inferred from shapes, and the training steps.
 
-ViLBERT's weights: sizes read from shapes, and the steps of pre-training and of the downstream model, which has all heads.
+There are two kinds: pre-training, and the downstream (12-in-1) model, which has the heads of all tasks at once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,20 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, count, has, heads_of, shape
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    config_of,
+    count_layers,
+    has_prefix,
+    infer_num_heads,
+    shape_of,
+)
 from diptych.checkpoints.mapping import KeyMapping, Transform, fused, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
+from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.heads import GroundingHead, RankingHead, ReLUClassifier, SimpleClassifier
 from diptych.objectives.itm import ITM
@@ -34,7 +45,7 @@ from diptych.tasks.vqa import ClosedVQA
 SWAPPED = Transform(
     lambda rows: rows.flip(0), lambda rows: rows.flip(0)
 )  # there the first logit says that they belong together
-UNREAD = "no forward pass reads it"
+UNUSED = "no forward pass uses it"
 
 SELF = (
     fused([f"attention.self.{part}" for part in ("query", "key", "value")], "attention.qkv")
@@ -44,24 +55,26 @@ SELF = (
     | weight_and_bias("output.dense", "feedforward.shrink")
     | weight_and_bias("output.LayerNorm", "norm2")
 )
-"""Within ``layer.N.`` and ``v_layer.N.``, and ours."""
+"""A block of one stream: names within ``layer.N.`` and ``v_layer.N.``, and ours."""
 
 
-def _half(own: int, other: int, mark: str) -> dict[str, str]:
-    """Within ``c_layer.N.``: the half of stream number `own` (1: image, 2: text), which asks the `other`."""
+def _half(own: int, other: int, letter: str) -> dict[str, str]:
+    """One half of a co-attention block, within ``c_layer.N.``: queries from stream `own` (1: image, 2: text), keys and
+    values from stream `other`; `letter`: the official prefix of the stream's feed-forward network.
+    """
     return (
         weight_and_bias(f"biattention.query{own}", "attention.query")
         | weight_and_bias(f"biattention.key{other}", "attention.key")
         | weight_and_bias(f"biattention.value{other}", "attention.value")
         | weight_and_bias(f"biOutput.dense{own}", "attention.out")
         | weight_and_bias(f"biOutput.LayerNorm{own}", "norm1")
-        | weight_and_bias(f"{mark}_intermediate.dense", "feedforward.grow")
-        | weight_and_bias(f"{mark}_output.dense", "feedforward.shrink")
-        | weight_and_bias(f"{mark}_output.LayerNorm", "norm2")
+        | weight_and_bias(f"{letter}_intermediate.dense", "feedforward.grow")
+        | weight_and_bias(f"{letter}_output.dense", "feedforward.shrink")
+        | weight_and_bias(f"{letter}_output.LayerNorm", "norm2")
     )
 
 
-MEETING = prefixed("", "text.", _half(2, 1, "t")) | prefixed("", "image.", _half(1, 2, "v"))
+COATTENTION = prefixed("", "text.", _half(2, 1, "t")) | prefixed("", "image.", _half(1, 2, "v"))
 
 OUTSIDE = {
     "bert.embeddings.word_embeddings.weight": "model.words.word.weight",
@@ -83,7 +96,7 @@ def _classifier(official: str, ours: str) -> dict[str, str]:
 
 
 NORMED = tuple(f"vil_prediction.main.{layer}.weight" for layer in (0, 3))
-"""The answers' head of the first release (vilbert_beta), which is weight-normed."""
+"""Weight-normed layers of the answer head in the first release (vilbert_beta)."""
 
 HEADS = {
     **prefixed(
@@ -107,153 +120,161 @@ HEADS = {
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments."""
     table = OUTSIDE | HEADS
     for i in range(arguments["depth"]):
         table |= prefixed(f"bert.encoder.layer.{i}.", f"model.streams.text.{i}.", SELF)
     for i in range(arguments["image_depth"]):
         table |= prefixed(f"bert.encoder.v_layer.{i}.", f"model.streams.image.{i}.", SELF)
-    meetings = range(len(arguments["schedule"]))
-    for i in meetings:
-        table |= prefixed(f"bert.encoder.c_layer.{i}.", f"model.streams.meetings.{i}.", MEETING)
-    unread = [f"bert.encoder.c_layer.{i}.biOutput.q_dense{stream}" for i in meetings for stream in (1, 2)]
+    coattention = range(len(arguments["schedule"]))
+    for i in coattention:
+        table |= prefixed(f"bert.encoder.c_layer.{i}.", f"model.streams.meetings.{i}.", COATTENTION)
+    unused = [f"bert.encoder.c_layer.{i}.biOutput.q_dense{stream}" for i in coattention for stream in (1, 2)]
     return KeyMapping(
         table,
-        ignored={f"{layer}.{kind}": UNREAD for layer in unread for kind in ("weight", "bias")},
+        ignored={f"{layer}.{kind}": UNUSED for layer in unused for kind in ("weight", "bias")},
         tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
-        forms=dict.fromkeys(weight_and_bias("cls.bi_seq_relationship", ""), SWAPPED),
-        normed=NORMED,
+        transforms=dict.fromkeys(weight_and_bias("cls.bi_seq_relationship", ""), SWAPPED),
+        weight_normed=NORMED,
     )
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.vilbert.ViLBERT. What stands in no shape is told: heads, and the schedule, by the official
-    config's names; unless it is, there are heads of 64 in the text and of 128 elsewhere, and the meetings stand before the
-    last layers of each stream, as published. Raises WeightsError.
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of ViLBERT for a checkpoint under official names. Raises WeightsError.
+
+    Numbers of heads and the schedule of co-attention cannot be inferred from shapes: they are read from the config
+    under the official keys. By default, as published, heads are 64 wide in the text stream and 128 elsewhere, and the
+    co-attention blocks come before the last layers of each stream.
     """
     bert, encoder = "bert.embeddings.", "bert.encoder."
-    vocabulary, width = shape(state, f"{bert}word_embeddings.weight", 2)
-    image_width, features = shape(state, "bert.v_embeddings.image_embeddings.weight", 2)
-    inner = shape(state, "bert.t_pooler.dense.weight", 2)[0]
-    depth, image_depth, meetings = (
-        count(state, f"{encoder}{stem}", mark)
-        for stem, mark in (
+    vocabulary, width = shape_of(state, f"{bert}word_embeddings.weight", 2)
+    image_width, features = shape_of(state, "bert.v_embeddings.image_embeddings.weight", 2)
+    inner = shape_of(state, "bert.t_pooler.dense.weight", 2)[0]
+    depth, image_depth, num_coattention = (
+        count_layers(state, f"{encoder}{stem}", weight)
+        for stem, weight in (
             ("layer", "attention.self.query.weight"),
             ("v_layer", "attention.self.query.weight"),
             ("c_layer", "biattention.query1.weight"),
         )
     )
     if not (depth and image_depth):
-        raise WeightsError("a stream without layers; is this another model's checkpoint?")
+        raise WeightsError(
+            f"{depth} layers in the text stream and {image_depth} in the image stream; expected at least one in each; "
+            "is this another model's checkpoint?"
+        )
     tasks = f"{bert}task_embeddings.weight"
     targets = "cls.imagePredictions.decoder.weight"
     return {
         "dim": width,
         "depth": depth,
-        "num_heads": heads_of(width, told.get("num_attention_heads", told.get("num_heads"))),
-        "mlp_dim": shape(state, f"{encoder}layer.0.intermediate.dense.weight", 2)[0],
+        "num_heads": infer_num_heads(width, config.get("num_attention_heads", config.get("num_heads"))),
+        "mlp_dim": shape_of(state, f"{encoder}layer.0.intermediate.dense.weight", 2)[0],
         "image_dim": image_width,
         "image_depth": image_depth,
-        "image_num_heads": _wide_heads(image_width, told.get("v_num_attention_heads")),
-        "image_mlp_dim": shape(state, f"{encoder}v_layer.0.intermediate.dense.weight", 2)[0],
+        "image_num_heads": _image_num_heads(image_width, config.get("v_num_attention_heads")),
+        "image_mlp_dim": shape_of(state, f"{encoder}v_layer.0.intermediate.dense.weight", 2)[0],
         "coattention_dim": inner,
-        "coattention_num_heads": _wide_heads(inner, told.get("bi_num_attention_heads")),
-        "schedule": _schedule(told, depth, image_depth, meetings),
+        "coattention_num_heads": _image_num_heads(inner, config.get("bi_num_attention_heads")),
+        "schedule": _schedule(config, depth, image_depth, num_coattention),
         "feature_dim": features,
-        "num_region_targets": shape(state, targets, 2)[0]
-        if has(state, targets.removesuffix("weight"))
-        else told.get("v_target_size", 1601),
+        "num_region_targets": shape_of(state, targets, 2)[0]
+        if has_prefix(state, targets.removesuffix("weight"))
+        else config.get("v_target_size", 1601),
         "vocab_size": vocabulary,
-        "text_length": shape(state, f"{bert}position_embeddings.weight", 2)[0],
-        "tasks": shape(state, tasks, 2)[0] if tasks in state else 0,
+        "text_length": shape_of(state, f"{bert}position_embeddings.weight", 2)[0],
+        "tasks": shape_of(state, tasks, 2)[0] if tasks in state else 0,
     }
 
 
-def _wide_heads(dim: int, told: object) -> int:
-    """Heads of 128, unless told."""
-    return heads_of(dim, dim // 128 if told is None and dim % 128 == 0 else told)
+def _image_num_heads(dim: int, num_heads: object) -> int:
+    """The number of heads: `num_heads`, or one for every 128 features if it is None. Raises WeightsError."""
+    return infer_num_heads(dim, dim // 128 if num_heads is None and dim % 128 == 0 else num_heads)
 
 
-def _schedule(told: OfficialConfig, depth: int, image_depth: int, meetings: int) -> tuple[tuple[int, int], ...]:
-    texts, images = told.get("t_biattention_id"), told.get("v_biattention_id")
+def _schedule(config: OfficialConfig, depth: int, image_depth: int, count: int) -> tuple[tuple[int, int], ...]:
+    """(text layer, image layer) before which each of `count` co-attention blocks is placed. Raises WeightsError."""
+    texts, images = config.get("t_biattention_id"), config.get("v_biattention_id")
     if texts is None or images is None:
-        texts, images = range(depth - meetings, depth), range(image_depth - meetings, image_depth)
-    if not (_are_places(texts, meetings, depth) and _are_places(images, meetings, image_depth)):
+        texts, images = range(depth - count, depth), range(image_depth - count, image_depth)
+    if not (_are_layers(texts, count, depth) and _are_layers(images, count, image_depth)):
         raise WeightsError(
-            f"{meetings} meetings cannot stand before layers {texts!r} of the text and {images!r} of images"
+            f"{count} co-attention blocks cannot be placed before text layers {texts!r} and image layers {images!r}; "
+            f"expected {count} increasing numbers, at most {depth} (t_biattention_id) and {image_depth} "
+            "(v_biattention_id)"
         )
     return tuple(zip(texts, images, strict=True))
 
 
-def _are_places(ids: object, meetings: int, depth: int) -> bool:
-    """Whether these are so many numbers of layers, none before the one in front of it."""
-    if not isinstance(ids, Sequence) or len(ids) != meetings or not all(type(i) is int for i in ids):
+def _are_layers(ids: object, count: int, depth: int) -> bool:
+    """Whether `ids` is a non-decreasing sequence of `count` integers in [0, depth]."""
+    if not isinstance(ids, Sequence) or len(ids) != count or not all(type(i) is int for i in ids):
         return False
     return all(a <= b for a, b in pairwise([0, *ids, depth]))
 
 
-MARKS = ("vil_", "vision_logit.", "linguisic_logit.")
+TASK_HEADS = ("vil_", "vision_logit.", "linguisic_logit.")
+"""Prefixes of the downstream heads."""
 
 
 def task(state: State) -> str:
-    """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    if any(name.startswith(MARKS) for name in state):
+    """The task that a checkpoint under official names was trained for; "encoder" if it has no head."""
+    if any(name.startswith(TASK_HEADS) for name in state):
         return "tasks"
     return "pretraining" if any(name.startswith("cls.") for name in state) else "encoder"
 
 
-HIDING = PairMasking(WordMasking(whole_words=False), RegionMasking())
+MASKING = PairMasking(WordMasking(whole_words=False), RegionMasking())
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that an imported checkpoint (`state`, our names) was trained in, with the heads that it holds. A model
-    without heads stands under "model" alone.
+    """The training step of a checkpoint (`state` under our names) with its heads; without any, the model under "model".
 
-    Where regions are asked for as many numbers as their features have, these are pre-training's target.
+    In pre-training, a region head as wide as the region features is trained to predict these, not classes.
     """
-    model = ViLBERT(**arguments)
+    model = config_of(ViLBERTConfig, arguments).build()
     if task == "encoder":
         return nn.ModuleDict({"model": model})
     present = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     if task == "pretraining":
         target = feature_target if model.num_region_targets == arguments["feature_dim"] else class_target
-        asked: dict[str, Objective] = {
-            "words": MLM(HIDING.words, beside=HIDING.image),
-            "regions": MaskedRegions(HIDING, target),
-            "match": ITM(hiding=HIDING),
+        objectives: dict[str, Objective] = {
+            "words": MLM(MASKING.words, beside=MASKING.image),
+            "regions": MaskedRegions(MASKING, target),
+            "match": ITM(hiding=MASKING),
         }
-        return Pretraining(model, heads, [asked[name] for name in heads])
+        return Pretraining(model, heads, [objectives[name] for name in heads])
     for name in sorted(present - set(heads)):
         heads[name] = _head(model, name, state)
     return MultiTask(model, heads, {name: STEPS[name](model, head) for name, head in heads.items() if name in STEPS})
 
 
 def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
-    """A downstream head, fresh; the state says how many answers it has."""
-    pooled = model.pooled
+    """A new downstream head; the number of its classes is read from the state."""
+    pooled = model.pooled_dim
     if name == "entailment":
-        return nn.Linear(pooled, shape(state, "heads.entailment.weight", 2)[0])
+        return nn.Linear(pooled, shape_of(state, "heads.entailment.weight", 2)[0])
     if name == "choice":
         return RankingHead(pooled)
     if name in ("grounding", "word"):
         return GroundingHead(model.image_dim if name == "grounding" else model.dim, dropout=0.1)
     if f"heads.{name}.main.3.weight" in state:
-        hidden, inputs = shape(state, f"heads.{name}.main.0.weight", 2)
-        return ReLUClassifier(inputs, hidden, shape(state, f"heads.{name}.main.3.weight", 2)[0])
+        hidden, inputs = shape_of(state, f"heads.{name}.main.0.weight", 2)
+        return ReLUClassifier(inputs, hidden, shape_of(state, f"heads.{name}.main.3.weight", 2)[0])
     images = 2 if name == "nlvr2" else 1
-    return SimpleClassifier(images * pooled, 2 * pooled, shape(state, f"heads.{name}.answers.weight", 2)[0])
+    return SimpleClassifier(images * pooled, 2 * pooled, shape_of(state, f"heads.{name}.answers.weight", 2)[0])
 
 
 STEPS: dict[str, Callable[[Any, Any], TrainStep]] = {
-    "vqa": lambda model, head: ClosedVQA(model, model.pooled, head.answers.out_features, head, "vqa"),
-    "gqa": lambda model, head: ClosedVQA(model, model.pooled, head.answers.out_features, head, "gqa"),
-    "nlvr2": lambda model, head: NLVR2(model, model.pooled, head, binary_cross_entropy),
+    "vqa": lambda model, head: ClosedVQA(model, model.pooled_dim, head.answers.out_features, head, "vqa"),
+    "gqa": lambda model, head: ClosedVQA(model, model.pooled_dim, head.answers.out_features, head, "gqa"),
+    "nlvr2": lambda model, head: NLVR2(model, model.pooled_dim, head, binary_cross_entropy),
     "choice": MultipleChoice,
     "entailment": lambda model, head: Entailment(model, head, binary_cross_entropy),
     "grounding": Grounding,
 }
-"""What each downstream head is trained by; of "word" there is no published task."""
+"""The training step of each downstream head; there is no published task for "word"."""
 
 
 SYSTEM = CheckpointAdapter(

@@ -1,4 +1,4 @@
-"""Settings of ViLBERT, and what was published of it."""
+"""Settings of ViLBERT, and its published facts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.vilbert import model as vilbert
+    from diptych.models.vilbert.model import ViLBERT
 
 
 @settings("model")
 class ViLBERTConfig:
-    """Arguments of models.vilbert.ViLBERT; the defaults are those of BERT-base and six image layers."""
+    """Settings of ViLBERT. The defaults are a BERT-base text stream and an image stream of six layers."""
 
     dim: Dim = 768
     depth: Depth = 12
@@ -37,8 +37,9 @@ class ViLBERTConfig:
     image_depth: Depth = 6
     image_num_heads: NumHeads = 8
     image_mlp_dim: MLPDim = 1024
-    coattention_dim: Dim = 1024
+    coattention_dim: Dim = 1024  # of the co-attention layers, and of the pooled features that heads read
     coattention_num_heads: NumHeads = 8
+    # Per co-attention layer: the number of text blocks and of image blocks before it.
     schedule: Annotated[tuple[tuple[DepthOrNone, DepthOrNone], ...], Longest(512)] = (
         (6, 0),
         (7, 1),
@@ -47,11 +48,11 @@ class ViLBERTConfig:
         (10, 4),
         (11, 5),
     )
-    feature_dim: Dim = 2048
-    num_region_targets: NumClasses = 1601
+    feature_dim: Dim = 2048  # of the detector's region features
+    num_region_targets: NumClasses = 1601  # what is predicted of masked regions: the detector's classes or its features
     vocab_size: VocabSize = 30522
-    text_length: Length = 512
-    tasks: NumClassesOrNone = 0
+    text_length: Length = 512  # maximum number of tokens
+    tasks: NumClassesOrNone = 0  # number of task tokens (12-in-1: 20); 0: none
     dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
@@ -68,24 +69,28 @@ class ViLBERTConfig:
                 f"model.schedule must stay within model.depth and model.image_depth, {depths}: got {self.schedule}"
             )
 
-    def build(self) -> vilbert.ViLBERT:
-        from diptych.models.vilbert.model import ViLBERT as Model
+    def build(self) -> ViLBERT:
+        from diptych.models.vilbert.model import ViLBERT
 
-        return Model(**vars(self))
+        return ViLBERT(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 VILBERT_FILES = "https://dl.fbaipublicfiles.com/vilbert-multi-task/"
 
 PUBLISHED = Published(
-    title="ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations (Lu et al., NeurIPS 2019); 12-in-1 (CVPR 2020)",
+    title=(
+        "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations (Lu et al., NeurIPS 2019); 12-in-1 (CVPR 2020)"
+    ),
     code="github.com/facebookresearch/vilbert-multi-task, commit f22b84a, MIT",
     model=("vilbert", "ViLBERT"),
     parameters={"12-in-1, all heads": 268_028_859},
     results={
         "VQA v2 test-dev / test-std": "70.55 / 70.92 (ViLBERT paper, as leaderboards list it)",
-        "Flickr30k, text to image R@1/5/10": "58.2 / 84.9 / 91.5 (ViLBERT paper; R@1 as leaderboards list it, the others not verified here)",
+        "Flickr30k, text to image R@1/5/10": (
+            "58.2 / 84.9 / 91.5 (ViLBERT paper; R@1 as leaderboards list it, the others not verified here)"
+        ),
     },
     regions=36,
     whole=True,

@@ -1,4 +1,4 @@
-"""ViLBERT's runs (Lu et al., NeurIPS 2019, section 3.2; the official code)."""
+"""ViLBERT's recipes (Lu et al., NeurIPS 2019, section 3.2; the official code)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import DETECTED, FEATURES, WIDEST, frozen, vqa_v2
+from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, NUM_CNN_CLASSES, on_frozen_features, vqa_v2
 from diptych.models.vilbert.config import ViLBERTConfig
 
 OBJECTIVES = Objectives(itm=1.0, mlm=1.0, masked_regions=1.0, mask_regions=True, whole_words=False)
 
 
 def pretrain() -> Pretrain:
-    """Masked words, masked regions and alignment on Conceptual Captions, 10 epochs of 512 pairs; `embedders.image` names the
-    detector's regions, with its class probabilities. It is to start from BERT-base (`start_text`).
+    """MLM, masked regions and ITM on Conceptual Captions, 10 epochs of 512 pairs; `embedders.image` names the
+    detector's regions, with its class probabilities. To be initialised from BERT-base (`init_text_from`).
 
-    Differs: all weights learn at one rate, where the official code gives BERT's a tenth; masked words and regions are asked for of
-    mismatched pairs too, as in the paper (the official code has a flag for it).
+    Differs: all weights have one learning rate, where the official code gives BERT's a tenth; masked words and regions
+    are predicted for mismatched pairs too, as in the paper (the official code has a flag for it).
     """
     return Pretrain(
         recipe="vilbert.pretrain",
@@ -36,29 +36,41 @@ def pretrain() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features; the CNN's classes of each box stand for the detector's."""
+    """On frozen features; the CNN's class probabilities of each box take the place of the detector's."""
     model = ViLBERTConfig(
-        dim=192, depth=2, num_heads=4, mlp_dim=384, image_dim=192, image_depth=1, image_num_heads=4, image_mlp_dim=384,
-        coattention_dim=192, coattention_num_heads=4, schedule=((1, 0), (2, 1)), feature_dim=FEATURES, num_region_targets=DETECTED,
-        text_length=40, dropout=0.0,
-    )  # fmt: skip
-    return frozen("vilbert.small", model, OBJECTIVES, widen=WIDEST)
+        dim=192,
+        depth=2,
+        num_heads=4,
+        mlp_dim=384,
+        image_dim=192,
+        image_depth=1,
+        image_num_heads=4,
+        image_mlp_dim=384,
+        coattention_dim=192,
+        coattention_num_heads=4,
+        schedule=((1, 0), (2, 1)),
+        feature_dim=CNN_FEATURE_DIM,
+        num_region_targets=NUM_CNN_CLASSES,
+        text_length=40,
+        dropout=0.0,
+    )
+    return on_frozen_features("vilbert.small", model, OBJECTIVES, init_scale=INIT_SCALE)
 
 
 def vqa() -> Finetune:
     """VQA v2, 20 epochs of 256 questions (section 3.2, VQA), from a run of `pretrain`.
 
-    Differs: a norm stands before the head's GELU, not behind it; train alone, where the paper adds val.
+    Differs: the head has a norm before its GELU, not after it; trained on train alone, where the paper adds val.
     """
     optimizer = Optimizer(learning_rate=4e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
     return vqa_v2("vilbert.vqa", pretrain(), pretrain().images, 256, 20, optimizer)
 
 
 def retrieval() -> Finetune:
-    """Flickr30k's captions, 20 epochs of 64 (section 3.2, caption-based image retrieval), from a run of `pretrain`.
+    """Flickr30k captions, 20 epochs of 64 (section 3.2, caption-based image retrieval), from a run of `pretrain`.
 
-    Differs: a true text is told from three false ones of other images, where the paper's four are the true pair, and pairs
-    of a false text, a false image and a false image that is like the true one.
+    Differs: a true text is ranked among three negative ones of other images, where the paper's four are the true pair,
+    and pairs with a negative text, a negative image and a hard negative image.
     """
     run = pretrain()
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)

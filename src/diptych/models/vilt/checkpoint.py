@@ -1,4 +1,4 @@
-"""ViLT's weights: the official names, for pre-training and each downstream task."""
+"""ViLT's official checkpoints: weight names, sizes inferred from shapes, and the training step of each task."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, first_marker, shape
-from diptych.checkpoints.mapping import FLAT, KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.positions import Absolute
+from diptych.checkpoints.adapter import (
+    Arguments,
+    CheckpointAdapter,
+    OfficialConfig,
+    State,
+    config_of,
+    shape_of,
+    task_by_prefix,
+)
+from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.positions import AbsolutePositions
+from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bilinear
@@ -21,7 +30,7 @@ from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 
-AROUND = KeyMapping(
+OUTSIDE_BLOCKS = KeyMapping(
     {
         "text_embeddings.word_embeddings.weight": "model.words.word.weight",
         "text_embeddings.position_embeddings.weight": "model.words.position.weight",
@@ -33,10 +42,10 @@ AROUND = KeyMapping(
         **weight_and_bias("pooler.dense", "model.transformer.pooler.dense"),
     },
     ignored={"text_embeddings.position_ids": "a buffer of 0, 1, 2 …, not a weight"},
-    forms={"transformer.patch_embed.proj.weight": FLAT},
+    transforms={"transformer.patch_embed.proj.weight": CONV_AS_LINEAR},
 )
-"""What stands around the blocks, and is called alike in VLMo's code, which began as ViLT's."""
-MODEL = AROUND | KeyMapping(prefixed("transformer.", "model.transformer.", BLOCK))
+"""Everything except the blocks; VLMo's code, which is based on ViLT's, has the same names."""
+MODEL = OUTSIDE_BLOCKS | KeyMapping(prefixed("transformer.", "model.transformer.", BLOCK))
 HEADS = KeyMapping(
     weight_and_bias("itm_score.fc", "heads.match.linear")
     | weight_and_bias("mlm_score.transform.dense", "heads.words.dense")
@@ -46,7 +55,7 @@ HEADS = KeyMapping(
 
 
 def classifier(official: str) -> KeyMapping:
-    """A task's head."""
+    """The classifier of a task under an official prefix."""
     return KeyMapping(
         weight_and_bias(f"{official}.0", "head.dense")
         | weight_and_bias(f"{official}.1", "head.norm")
@@ -54,7 +63,7 @@ def classifier(official: str) -> KeyMapping:
     )
 
 
-FROZEN = "frozen while fine-tuning, where nothing reads it; rank_output began as its row 1"
+FROZEN = "frozen and unused in fine-tuning; rank_output was initialised from its row 1"
 NAMES = {
     "pretraining": MODEL | HEADS,
     "vqa": MODEL | classifier("vqa_classifier"),
@@ -66,44 +75,45 @@ NAMES = {
     ),
     "encoder": MODEL,
 }
-MARKS = {
+TASK_PREFIXES = {
     "vqa_classifier.": "vqa",
     "nlvr2_classifier.": "nlvr2",
     "rank_output.": "retrieval",
     "mlm_score.": "pretraining",
     "itm_score.": "pretraining",
 }
-"""What an official checkpoint was trained for, by the head it carries."""
+"""The task of an official checkpoint, by the prefix of its head."""
 
 
 def task(state: State) -> str:
-    """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return first_marker(state, MARKS)
+    """The task that a checkpoint under official names was trained for; "encoder" if it has no head."""
+    return task_by_prefix(state, TASK_PREFIXES)
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a checkpoint of this task."""
     return NAMES[task]
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.vilt.ViLT that an officially named checkpoint was made with. Raises WeightsError."""
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of ViLT for a checkpoint under official names. Raises WeightsError."""
     return encoder_shape(
-        state, "transformer.", told.get("num_heads", told.get("num_attention_heads")), told.get("grid")
+        state, "transformer.", config.get("num_heads", config.get("num_attention_heads")), config.get("grid")
     ) | {
-        "vocab_size": shape(state, "text_embeddings.word_embeddings.weight", 2)[0],
-        "text_length": shape(state, "text_embeddings.position_embeddings.weight", 2)[0],
-        "num_images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
+        "vocab_size": shape_of(state, "text_embeddings.word_embeddings.weight", 2)[0],
+        "text_length": shape_of(state, "text_embeddings.position_embeddings.weight", 2)[0],
+        "num_images": shape_of(state, "token_type_embeddings.weight", 2)[0] - 1,
     }
 
 
 def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
-    """The step that an imported checkpoint (`state`, our names) was trained in; a pre-training one has the heads that
-    the checkpoint holds, and their objectives. A model without heads stands under "model" alone.
+    """The training step of a checkpoint (`state` under our names), or the model under "model" if it has no head.
+
+    In pre-training, the step has the heads of the checkpoint and their objectives.
     """
-    model = ViLT(**arguments)
+    model = config_of(ViLTConfig, arguments).build()
     if task == "vqa":
-        return ClosedVQA(model, model.dim, shape(state, "head.answers.weight", 2)[0])
+        return ClosedVQA(model, model.dim, shape_of(state, "head.answers.weight", 2)[0])
     if task == "nlvr2":
         return NLVR2(model, model.dim)
     if task == "retrieval":
@@ -115,8 +125,8 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
 
 def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
-    asked: dict[str, list[Objective]] = {"match": [ITM(), WPA()], "words": [MLM()]}
-    return Pretraining(model, heads, [objective for name in heads for objective in asked[name]])
+    objectives: dict[str, list[Objective]] = {"match": [ITM(), WPA()], "words": [MLM()]}
+    return Pretraining(model, heads, [objective for name in heads for objective in objectives[name]])
 
 
 SYSTEM = CheckpointAdapter(
@@ -132,5 +142,5 @@ SYSTEM = CheckpointAdapter(
     infer=infer,
     build=build,
     model_prefix="state_dict",
-    positions=(Absolute("transformer.pos_embed", "model.patches.position", resize_bilinear),),
+    positions=(AbsolutePositions("transformer.pos_embed", "model.patches.position", resize_bilinear),),
 )

@@ -1,4 +1,4 @@
-"""Settings of ViLT, and what was published of it."""
+"""Settings of ViLT, and its published facts."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.vilt import model as vilt
+    from diptych.models.vilt.model import ViLT
 
 
 @settings("model")
 class ViLTConfig:
-    """Arguments of models.vilt.ViLT; the defaults are ViLT-B/32."""
+    """Settings of ViLT. The defaults are ViLT-B/32."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 32
-    grid: tuple[Cells, Cells] = (12, 12)
+    patch_size: PatchSize = 32  # pixels
+    grid: tuple[Cells, Cells] = (12, 12)  # rows and columns of the position grid, which other image sizes resize
     vocab_size: VocabSize = 30522
-    text_length: Length = 40
-    num_images: NumImages = 1
+    text_length: Length = 40  # maximum number of tokens
+    num_images: NumImages = 1  # of a sample, each with a modality embedding of its own (NLVR2: 2)
     dropout: ShareBelowOne = 0.1
     activation: Activation = "gelu"
-    eps: Epsilon = 1e-6
-    text_eps: Epsilon = 1e-12
+    eps: Epsilon = 1e-6  # of the transformer's LayerNorms
+    text_eps: Epsilon = 1e-12  # of the LayerNorms of the text embedding and of the MLM head
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> vilt.ViLT:
-        from diptych.models.vilt.model import ViLT as Model
+    def build(self) -> ViLT:
+        from diptych.models.vilt.model import ViLT
 
-        return Model(**vars(self))
+        return ViLT(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 VILT_FILES = "https://github.com/dandelin/ViLT#download-pretrained-weights"
 
 PUBLISHED = Published(

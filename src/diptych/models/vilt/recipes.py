@@ -1,4 +1,4 @@
-"""ViLT's runs: the paper's, and two that fit a small machine."""
+"""ViLT's recipes: the paper's, and some that fit a small machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import WIDEST, vqa_v2
-from diptych.models.common_recipes import frozen as on_frozen_features
+from diptych.models.common_recipes import INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.vilt.config import ViLTConfig
 
 
 def base() -> Pretrain:
-    """ViLT-B/32 as published (Kim et al. 2021, section 4.1): 200,000 steps of 4,096 pairs, begun from ImageNet weights."""
+    """ViLT-B/32 as published (Kim et al. 2021, section 4.1): 200,000 steps of 4,096 pairs, starting from ImageNet
+    weights.
+    """
     return Pretrain(
         recipe="vilt.base",
         model=ViLTConfig(),
@@ -31,9 +32,9 @@ def base() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """21 million parameters, three quarters of them words: learns on Flickr8k within an hour of two cores.
+    """21 million parameters, three quarters of them word embeddings: trains on Flickr8k within an hour of two cores.
 
-    It is to start from `vit.taught`, by way of `small_words`: from random weights matching stays on its floor.
+    To be initialised from `vit.taught`, by way of `small_words`: from random weights the ITM loss stays at chance.
     """
     return Pretrain(
         recipe="vilt.small",
@@ -49,8 +50,8 @@ def small() -> Pretrain:
 
 
 def small_words() -> Pretrain:
-    """The stage between `vit.taught` and `small`: masked words alone. Half of the pieces are hidden, where the paper hides
-    15 %: with less text to lean on the picture has to be read, which is what matching needs.
+    """The stage between `vit.taught` and `small`: MLM alone. Half of the tokens are masked, where the paper masks 15 %:
+    with less text to condition on the model has to use the image, which is what ITM needs.
     """
     run = small()
     return replace(
@@ -64,9 +65,9 @@ def small_words() -> Pretrain:
 
 
 def tiny() -> Pretrain:
-    """For the built-in world and the 114 pieces it is spoken in: 80-pixel pictures, minutes of two cores.
+    """For the built-in synthetic scenes and their vocabulary of 114 tokens: images of 80 pixels, minutes of two cores.
 
-    Half of the pieces are hidden, as in `small_words`. Other data needs ``--model.vocab_size 30522``.
+    Half of the tokens are masked, as in `small_words`. Other data needs ``--model.vocab_size 30522``.
     """
     run = small()
     return replace(
@@ -84,25 +85,27 @@ def tiny() -> Pretrain:
 
 
 def frozen() -> Pretrain:
-    """On the frozen features that other systems' `small` recipes learn from, so that they can be compared.
+    """On the frozen features that other systems' `small` recipes train on, for comparison with them.
 
-    Differs: no word-patch alignment, for boxes are no patches.
+    Differs: no word-patch alignment, for boxes are not patches.
     """
     model = ViLTConfig(dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), dropout=0.0)
-    return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), widen=WIDEST)
+    return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), init_scale=INIT_SCALE)
 
 
 def vqa() -> Finetune:
     """VQA v2, 10 epochs of 256 questions (section 4.2 and the official configuration), from a run of `base`.
 
-    Differs: train alone, where the paper adds val but for 1,000 images.
+    Differs: trained on train alone, where the paper adds val but for 1,000 images.
     """
     optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0)
     return vqa_v2("vilt.vqa", base(), base().images, 256, 10, optimizer)
 
 
 def retrieval() -> Finetune:
-    """COCO's captions, each image with one true text and 15 false ones, 10 epochs of 256 (section 4.2), from a run of `base`."""
+    """COCO captions: each image with its true text and 15 negative ones, 10 epochs of 256 (section 4.2), from a run of
+    `base`.
+    """
     run, optimizer = base(), Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
     training = Training(steps=steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer)
     return Finetune("retrieval", run.model, run.images, training, recipe="vilt.retrieval", negative_texts=15)

@@ -1,4 +1,4 @@
-"""Settings of VisualBERT, and what was published of it."""
+"""Settings of VisualBERT, and its published facts."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.visualbert import model as visualbert
+    from diptych.models.visualbert.model import VisualBERT
 
 
 @settings("model")
 class VisualBERTConfig:
-    """Arguments of models.visualbert.VisualBERT; the defaults are BERT-base's."""
+    """Settings of VisualBERT. The defaults are BERT-base's."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    feature_dim: Dim = 2048
+    feature_dim: Dim = 2048  # of the detector's region features
     vocab_size: VocabSize = 30522
-    text_length: Length = 512
+    text_length: Length = 512  # maximum number of tokens
     dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> visualbert.VisualBERT:
-        from diptych.models.visualbert.model import VisualBERT as Model
+    def build(self) -> VisualBERT:
+        from diptych.models.visualbert.model import VisualBERT
 
-        return Model(**vars(self))
+        return VisualBERT(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VisualBERT (Li et al., 2019), the single-stream form that UNITER (Chen et al., ECCV 2020) shares",
     code="checked against transformers' VisualBertModel",

@@ -1,4 +1,4 @@
-"""VisualBERT's runs (Li et al., 2019, section 3.3)."""
+"""VisualBERT's recipes (Li et al., 2019, section 3.3)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import FEATURES, WIDEST, frozen, vqa_v2
+from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.visualbert.config import VisualBERTConfig
 
 OBJECTIVES = Objectives(itm=1.0, mlm=1.0, whole_words=False)
 
 
 def pretrain() -> Pretrain:
-    """Task-agnostic pre-training on COCO: masked words, and whether the caption belongs to the image, 10 epochs. It is to
-    start from BERT-base (`start_text`). Rate and batch are told from the paper by memory.
+    """Task-agnostic pre-training on COCO: MLM and sentence-image prediction, 10 epochs. To be initialised from
+    BERT-base (`init_text_from`). Learning rate and batch size are quoted from memory of the paper.
 
-    Differs: one caption a sample, where the paper gives two, of which one may be another image's.
+    Differs: one caption a sample, where the paper has two, of which one may be another image's.
     """
     return Pretrain(
         recipe="visualbert.pretrain",
@@ -37,15 +37,17 @@ def pretrain() -> Pretrain:
 def small() -> Pretrain:
     """On frozen features."""
     model = VisualBERTConfig(
-        dim=192, depth=3, num_heads=4, mlp_dim=384, feature_dim=FEATURES, text_length=40, dropout=0.0
+        dim=192, depth=3, num_heads=4, mlp_dim=384, feature_dim=CNN_FEATURE_DIM, text_length=40, dropout=0.0
     )
-    return frozen("visualbert.small", model, OBJECTIVES, widen=WIDEST)
+    return on_frozen_features("visualbert.small", model, OBJECTIVES, init_scale=INIT_SCALE)
 
 
 def vqa() -> Finetune:
-    """VQA v2, 10 epochs of 64 questions, from a run of `pretrain`. Rate, batch and epochs are told from the paper by memory.
+    """VQA v2, 10 epochs of 64 questions, from a run of `pretrain`. Learning rate, batch size and epochs are quoted from
+    memory of the paper.
 
-    Differs: the summary is of [CLS], where the paper reads a [MASK] behind the question; train alone, where it adds val.
+    Differs: the pooled token is [CLS], where the paper appends a [MASK] to the question; trained on train alone, where
+    it adds val.
     """
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
     return vqa_v2("visualbert.vqa", pretrain(), pretrain().images, 64, 10, optimizer)

@@ -1,4 +1,4 @@
-"""ViT's weights: timm's names, and the shapes that they tell."""
+"""ViT's checkpoints: timm's weight names, and sizes inferred from shapes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from diptych.checkpoints.adapter import (
     CheckpointAdapter,
     OfficialConfig,
     State,
-    count,
-    grid_of,
-    has,
-    image_heads,
-    shape,
+    config_of,
+    count_layers,
+    has_prefix,
+    infer_grid,
+    infer_image_num_heads,
+    shape_of,
 )
-from diptych.checkpoints.mapping import FLAT, KeyMapping, weight_and_bias
-from diptych.checkpoints.positions import Absolute
-from diptych.models.vit.model import ViT
+from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, weight_and_bias
+from diptych.checkpoints.positions import AbsolutePositions
+from diptych.models.vit.config import ViTConfig
 from diptych.modules.position import resize_bicubic
 from diptych.tasks.classification import Classification
 
@@ -37,7 +38,7 @@ BLOCK = {
     **weight_and_bias("blocks.{i}.mlp.fc1", "blocks.{i}.feedforward.grow"),
     **weight_and_bias("blocks.{i}.mlp.fc2", "blocks.{i}.feedforward.shrink"),
 }
-"""timm's names of a pre-norm block, which ViT and ViLT share."""
+"""timm's names of the pre-norm blocks, and ours; ViLT's are the same."""
 
 REPRESENTATION = weight_and_bias("pre_logits.fc", "representation")
 """The hidden layer before an ImageNet-21k classifier."""
@@ -49,58 +50,60 @@ _ENCODER = KeyMapping(
         for official, ours in {**PATCHES, **BLOCK, **REPRESENTATION, **weight_and_bias("head", "head")}.items()
     },
     ignored={"pooler.dense.weight": NO_POOLER, "pooler.dense.bias": NO_POOLER},
-    forms={"patch_embed.proj.weight": FLAT},
+    transforms={"patch_embed.proj.weight": CONV_AS_LINEAR},
 )
 NAMES = {
     "cls": _ENCODER | KeyMapping(weight_and_bias("norm", "model.norm")),
     "average": _ENCODER | KeyMapping(weight_and_bias("fc_norm", "model.norm")),
 }
-"""By pooling: timm calls the one final norm `fc_norm` where it stands behind average pooling."""
+"""By pooling: timm calls the final norm `fc_norm` if it comes after average pooling."""
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
+    """The table of weight names of a model with these arguments."""
     return NAMES[arguments["pooling"]]
 
 
 def task(state: State) -> str:
-    """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return "classification" if has(state, "head.") else "encoder"
+    """The task that a checkpoint under official names was trained for; "encoder" if it has no head."""
+    return "classification" if has_prefix(state, "head.") else "encoder"
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.vit.ViT that a timm-named checkpoint was made with; see `encoder_shape`."""
-    return encoder_shape(state, "", told.get("num_heads", told.get("num_attention_heads")), told.get("grid")) | {
-        "num_classes": shape(state, "head.weight", 2)[0] if has(state, "head.") else 0,
-        "representation": shape(state, "pre_logits.fc.weight", 2)[0] if has(state, "pre_logits.fc.") else 0,
-        "pooling": "average" if has(state, "fc_norm.") else "cls",
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of ViT for a checkpoint under timm's names. Raises WeightsError."""
+    return encoder_shape(state, "", config.get("num_heads", config.get("num_attention_heads")), config.get("grid")) | {
+        "num_classes": shape_of(state, "head.weight", 2)[0] if has_prefix(state, "head.") else 0,
+        "representation": shape_of(state, "pre_logits.fc.weight", 2)[0] if has_prefix(state, "pre_logits.fc.") else 0,
+        "pooling": "average" if has_prefix(state, "fc_norm.") else "cls",
     }
 
 
 def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
-    """The step that an imported checkpoint belongs to. An encoder has no loss of its own: it stands under "model" alone."""
-    model = ViT(**arguments)
+    """The training step of a checkpoint, or the model under "model" if it has no classifier."""
+    model = config_of(ViTConfig, arguments).build()
     return (
         Classification(model, arguments["num_classes"]) if task == "classification" else nn.ModuleDict({"model": model})
     )
 
 
 def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int] | None) -> dict[str, Any]:
-    """Width, depth, hidden width, patch and position grid of the ViT under `prefix`.
+    """The constructor arguments of the ViT under `prefix`. Raises WeightsError.
 
-    Two things stand in no shape: `heads` defaults to the published number (`system.image_heads`), `grid` to a square. Raises WeightsError.
+    Args:
+        heads: the number of attention heads; None for the published one (`adapter.infer_image_num_heads`).
+        grid: rows and columns of the position grid; None for a square.
     """
-    _, _, width = shape(state, f"{prefix}cls_token", 3)
-    *_, cells, _ = shape(state, f"{prefix}pos_embed", 3)
-    *_, patch = shape(state, f"{prefix}patch_embed.proj.weight", 4)
-    hidden, _ = shape(state, f"{prefix}blocks.0.mlp.fc1.weight", 2)
+    _, _, width = shape_of(state, f"{prefix}cls_token", 3)
+    *_, cells, _ = shape_of(state, f"{prefix}pos_embed", 3)
+    *_, patch = shape_of(state, f"{prefix}patch_embed.proj.weight", 4)
+    hidden, _ = shape_of(state, f"{prefix}blocks.0.mlp.fc1.weight", 2)
     return {
         "dim": width,
-        "depth": count(state, f"{prefix}blocks", "norm1.weight"),
-        "num_heads": image_heads(width, heads),
+        "depth": count_layers(state, f"{prefix}blocks", "norm1.weight"),
+        "num_heads": infer_image_num_heads(width, heads),
         "mlp_dim": hidden,
         "patch_size": patch,
-        "grid": grid_of(cells - 1, grid, f"{prefix}pos_embed"),
+        "grid": infer_grid(cells - 1, grid, f"{prefix}pos_embed"),
     }
 
 
@@ -111,5 +114,5 @@ SYSTEM = CheckpointAdapter(
     names=names,
     infer=infer,
     build=build,
-    positions=(Absolute("pos_embed", "model.patches.position", resize_bicubic),),
+    positions=(AbsolutePositions("pos_embed", "model.patches.position", resize_bicubic),),
 )

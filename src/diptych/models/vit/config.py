@@ -1,4 +1,4 @@
-"""Settings of ViT, and what was published of it."""
+"""Settings of ViT, and its published facts."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.vit import model as vit
+    from diptych.models.vit.model import ViT
 
 
 @settings("model")
 class ViTConfig:
-    """Arguments of models.vit.ViT; the defaults are ViT-B/16."""
+    """Settings of a ViT. The defaults are ViT-B/16 with the 1,000 classes of ImageNet-1k."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (14, 14)
-    num_classes: NumClassesOrNone = 1000
-    representation: Annotated[int, Range(0, 2**16)] = 0  # width of a layer before the classifier; 0: none
-    pooling: Literal["cls", "average"] = "cls"
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
+    num_classes: NumClassesOrNone = 1000  # 0: no classifier
+    representation: Annotated[int, Range(0, 2**16)] = 0  # width of a hidden layer before the classifier; 0: none
+    pooling: Literal["cls", "average"] = "cls"  # what the classifier reads: the class token, or the mean of the patches
     dropout: ShareBelowOne = 0.0
     activation: Activation = "gelu"
-    eps: Epsilon = 1e-6
+    eps: Epsilon = 1e-6  # of every LayerNorm
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> vit.ViT:
-        from diptych.models.vit.model import ViT as Model
+    def build(self) -> ViT:
+        from diptych.models.vit.model import ViT
 
-        return Model(**vars(self))
+        return ViT(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021)",
     code="github.com/google-research/vision_transformer (JAX); equality is checked against timm",

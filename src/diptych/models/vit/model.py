@@ -1,9 +1,10 @@
 """ViT: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021), figure 1.
 
-Differs: exact GELU, bicubic antialiased position resizing and weights drawn normally as timm (the JAX code uses the tanh
-form, zoom of order 1 and Xavier's rule). With ``pooling="average"`` patches are averaged and normalised, and tokens have no final norm, as timm. The
-classifier is one linear layer, as where the paper fine-tunes; with `representation` a hidden layer of that width and tanh stand
-before it, as where the paper pre-trains on ImageNet-21k (timm's `pre_logits`, JAX's `representation_size`).
+Differs: exact GELU, bicubic antialiased resizing of positions and weights drawn from a normal distribution, as timm
+(the JAX code uses the tanh form, zoom of order 1 and Xavier initialisation). With ``pooling="average"`` the mean of the
+patches is normalised and the tokens have no final norm, as timm. The classifier is one linear layer, as where the paper
+fine-tunes; with `representation` a hidden layer of that width and tanh precede it, as where the paper pre-trains on
+ImageNet-21k (timm's `pre_logits`, JAX's `representation_size`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions
+from diptych.models.vit.config import ViTConfig
 from diptych.modules.block import PreNormBlock, activation_named
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
@@ -23,38 +25,42 @@ from diptych.protocols import UnsupportedOperation
 class ViT(nn.Module):
     """Patches and a class token through pre-norm transformer blocks, then a linear classifier.
 
-    `grid`: rows and columns of the learned position grid; other image sizes resize it by `resize`. `classes` 0: no
-    classifier. `eps`: of every LayerNorm.
+    Args:
+        config: sizes and options.
+        resize: how positions are resized for images whose grid is not `config.grid`.
     """
 
-    def __init__(
-        self,
-        dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_dim: int = 3072, patch_size: int = 16,
-        grid: tuple[int, int] = (14, 14), num_classes: int = 1000, representation: int = 0, pooling: str = "cls", dropout: float = 0.0,
-        resize: Resize = resize_bicubic, activation: str = "gelu", eps: float = 1e-6,
-    ):  # fmt: skip
+    def __init__(self, config: ViTConfig, resize: Resize = resize_bicubic):
         super().__init__()
-        if pooling not in ("cls", "average"):
-            raise ValueError(f"pooling is 'cls' or 'average', not {pooling!r}")
-        self.dim, self.pooling = dim, pooling
-        self.patches = PatchEmbedding(dim, patch_size, grid, resize, dropout=dropout)
+        dim, dropout, activation = config.dim, config.dropout, config.activation
+        self.dim, self.pooling = dim, config.pooling
+        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize, dropout=dropout)
         self.blocks = nn.ModuleList(
-            PreNormBlock(dim, num_heads, mlp_dim, eps, dropout, activation_named(activation)) for _ in range(depth)
+            PreNormBlock(dim, config.num_heads, config.mlp_dim, config.eps, dropout, activation_named(activation))
+            for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(dim, eps)
-        self.representation = nn.Linear(dim, representation) if representation else None
-        self.head = nn.Linear(representation or dim, num_classes) if num_classes else None
+        self.norm = nn.LayerNorm(dim, config.eps)
+        self.representation = nn.Linear(dim, config.representation) if config.representation else None
+        self.head = nn.Linear(config.representation or dim, config.num_classes) if config.num_classes else None
         self.apply(init_transformer)
 
+    def forward(self, image: Image) -> Float[Tensor, "b classes"]:
+        """Class logits of each image; see `classify`."""
+        return self.classify(image)
+
     def encode_image(self, image: Image | Regions) -> Tokens:
-        tokens = self.patches(image)
+        """The class token and the patches after the last block; normalised where the class token is what is pooled."""
+        tokens = self.patches(image)  # b (1 + patches) dim
         for block in self.blocks:
             tokens = block(tokens)
         return tokens.map(self.norm) if self.pooling == "cls" else tokens
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
+        """Class logits of each image. Raises UnsupportedOperation where there is no classifier."""
         if self.head is None:
-            raise UnsupportedOperation("this ViT was built without a classifier (classes=0)")
+            raise UnsupportedOperation("this ViT was built without a classifier: set model.num_classes above 0")
         tokens = self.encode_image(image)
-        pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.select(name="patches").mean())
-        return self.head(pooled if self.representation is None else self.representation(pooled).tanh())
+        pooled = tokens.first() if self.pooling == "cls" else self.norm(tokens.select(name="patches").mean())  # b dim
+        if self.representation is not None:
+            pooled = self.representation(pooled).tanh()  # b representation
+        return self.head(pooled)  # b classes

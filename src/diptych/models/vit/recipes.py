@@ -1,4 +1,4 @@
-"""ViT's runs."""
+"""ViT's recipes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from diptych.models.vit.config import ViTConfig
 
 
 def taught() -> Pretrain:
-    """The start of `vilt.small`: a ViT taught by an ImageNet CNN (extra ``cnn``) to see what it sees, on pictures alone.
+    """The initialisation of `vilt.small`: a ViT trained to reproduce the features of an ImageNet CNN (extra ``cnn``),
+    on images alone.
 
-    It stands for the ImageNet weights that the ViLT paper starts from.
+    It takes the place of the ImageNet weights that the ViLT paper starts from.
     """
     return Pretrain(
         recipe="vit.taught",
@@ -29,8 +30,9 @@ def taught() -> Pretrain:
 
 
 def base() -> Pretrain:
-    """ViT-B/16 at 224 pixels, the published size. It stands here to be described and imported into; its supervised
-    pre-training on ImageNet-21k is not rebuilt, so it imitates the CNN's classes (whose grid has larger patches).
+    """ViT-B/16 at 224 pixels, the published size, to be inspected and imported into. Its supervised pre-training on
+    ImageNet-21k is not reproduced; the recipe distils the CNN's classes instead (the CNN's feature grid has larger
+    patches).
     """
     run = taught()
     return replace(

@@ -1,4 +1,7 @@
-"""VLMo's weights: the official names, for both stages of pre-training and each downstream task."""
+"""VLMo's official checkpoints: weight names, sizes inferred from shapes, and the training step of each task.
+
+There are both stages of pre-training (text-only MLM, then image-text), and the downstream tasks.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,19 @@ from diptych.checkpoints.adapter import (
     CheckpointAdapter,
     OfficialConfig,
     State,
-    count,
-    first_marker,
-    grid_of,
-    heads_of,
-    shape,
+    config_of,
+    count_layers,
+    has_prefix,
+    infer_grid,
+    infer_num_heads,
+    shape_of,
+    task_by_prefix,
 )
 from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.positions import Absolute, Relative
+from diptych.checkpoints.positions import AbsolutePositions, RelativeBias
 from diptych.checkpoints.read import WeightsError
-from diptych.models.vilt.checkpoint import AROUND, HEADS, classifier
+from diptych.models.vilt.checkpoint import HEADS, OUTSIDE_BLOCKS, classifier
+from diptych.models.vlmo.config import VLMoConfig
 from diptych.models.vlmo.model import CONTRASTS, VLMo
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITC
@@ -33,7 +39,7 @@ from diptych.tasks.retrieval import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
 
 TABLE = "relative_position_bias_table"
-TEXTS = 196  # pieces of the longest texts that published tables are for
+TEXTS = 196  # tokens of the longest text in the published tables of relative positions
 
 
 def _expert(official: str, ours: str) -> dict[str, str]:
@@ -56,16 +62,16 @@ BLOCK = {
     **_expert("imag", "apart.image"),
     **_expert("vl", "together"),
 }
-INDEX = "made anew from the sizes: which row of the table belongs to which two tokens"
-MODEL = AROUND | KeyMapping(
+INDEX = "recomputed from the sizes: the row of the table for each pair of tokens"
+MODEL = OUTSIDE_BLOCKS | KeyMapping(
     prefixed("transformer.blocks.{i}.", "model.transformer.blocks.{i}.", BLOCK)
     | {TABLE: "model.transformer.positions.table"},
     ignored=dict.fromkeys(
         ("relative_position_index", "text_relative_position_index", "text_imag_relative_position_index"), INDEX
     ),
 )
-PLACELESS = KeyMapping(
-    {}, ignored={"text_embeddings.position_embeddings.weight": "positions stand in attention, nothing reads it"}
+WITHOUT_POSITIONS = KeyMapping(
+    {}, ignored={"text_embeddings.position_embeddings.weight": "unused: positions are relative, in attention"}
 )
 
 
@@ -90,7 +96,7 @@ TASKS = {
     "retrieval": MODEL | OWN,
     "encoder": MODEL,
 }
-MARKS = {
+TASK_PREFIXES = {
     "vqa_classifier.": "vqa",
     "nlvr2_classifier.": "nlvr2",
     "mlm_score.": "pretraining",
@@ -98,92 +104,94 @@ MARKS = {
     "itc_vl_": "pretraining",
     "itc_": "retrieval",
 }
-"""What an official checkpoint was trained for, by the head it carries."""
+"""The task of an official checkpoint, by the prefix of its head."""
 
 
 def task(state: State) -> str:
-    """What an officially named checkpoint was trained for; "encoder" where it has no head."""
-    return first_marker(state, MARKS)
+    """The task that a checkpoint under official names was trained for; "encoder" if it has no head."""
+    return task_by_prefix(state, TASK_PREFIXES)
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names for a model of these arguments, trained for this task."""
-    return TASKS[task] | PLACELESS if arguments["relative"] else TASKS[task]
+    """The table of weight names of a model with these arguments, trained for this task."""
+    return TASKS[task] | WITHOUT_POSITIONS if arguments["relative"] else TASKS[task]
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.vlmo.VLMo that an officially named checkpoint was made with. Raises WeightsError."""
-    vocabulary, width = shape(state, "text_embeddings.word_embeddings.weight", 2)
-    depth = count(state, "transformer.blocks", "norm1.weight")
-    heads = told.get("heads", told.get("num_heads"))
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of VLMo for a checkpoint under official names. Raises WeightsError."""
+    vocabulary, width = shape_of(state, "text_embeddings.word_embeddings.weight", 2)
+    depth = count_layers(state, "transformer.blocks", "norm1.weight")
+    heads = config.get("heads", config.get("num_heads"))
     if heads is None and TABLE in state:
-        heads = shape(state, TABLE, 2)[1] // max(depth, 1)
+        heads = shape_of(state, TABLE, 2)[1] // max(depth, 1)
     return {
         "dim": width,
         "depth": depth,
-        "num_heads": heads_of(width, heads),
-        "mlp_dim": shape(state, "transformer.blocks.0.mlp_text.fc1.weight", 2)[0],
-        "vl_start_layer": depth - count(state, "transformer.blocks", "norm2_vl.weight"),
-        "patch_size": shape(state, "transformer.patch_embed.proj.weight", 4)[-1],
+        "num_heads": infer_num_heads(width, heads),
+        "mlp_dim": shape_of(state, "transformer.blocks.0.mlp_text.fc1.weight", 2)[0],
+        "vl_start_layer": depth - count_layers(state, "transformer.blocks", "norm2_vl.weight"),
+        "patch_size": shape_of(state, "transformer.patch_embed.proj.weight", 4)[-1],
         "vocab_size": vocabulary,
-        "num_images": shape(state, "token_type_embeddings.weight", 2)[0] - 1,
+        "num_images": shape_of(state, "token_type_embeddings.weight", 2)[0] - 1,
         "relative": TABLE in state,
         "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
-        "num_itc_branches": 1 if _marked(state, "itc_") and not _marked(state, "itc_vl_") else 2,
-        **(_reach(state, told) if TABLE in state else _absolute(state, told)),
+        "num_itc_branches": 1 if has_prefix(state, "itc_") and not has_prefix(state, "itc_vl_") else 2,
+        **(_relative_positions(state, config) if TABLE in state else _absolute_positions(state, config)),
     }
 
 
-def _marked(state: State, mark: str) -> bool:
-    return any(name.startswith(mark) for name in state)
+def _relative_positions(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """Position grid and text length of a model with relative positions. Raises WeightsError.
 
-
-def _reach(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """How far apart patches and words may be. The table tells only the two together: as told, or as published."""
-    rows, _ = shape(state, TABLE, 2)
-    length = told.get("max_text_len_of_initckpt", TEXTS)
+    The number of rows of the table determines only both together: the text length is `max_text_len_of_initckpt` of the
+    config, or the published 196.
+    """
+    rows, _ = shape_of(state, TABLE, 2)
+    length = config.get("max_text_len_of_initckpt", TEXTS)
     side = (math.isqrt(max(rows - 5 - 2 * length, 0)) + 1) // 2
-    grid = told.get("grid") or (side, side)
+    grid = config.get("grid") or (side, side)
     if (2 * grid[0] - 1) * (2 * grid[1] - 1) + 5 + 2 * length != rows:
-        of = "no square image" if grid == (side, side) else f"no image of {grid[0]} × {grid[1]} patches"
-        raise WeightsError(f"{TABLE} has {rows} rows, which are of {of} beside texts of {length} tokens")
+        image = "a square image" if grid == (side, side) else f"an image of {grid[0]} × {grid[1]} patches"
+        raise WeightsError(f"{TABLE} has {rows} rows, which do not fit {image} with texts of {length} tokens")
     return {"grid": grid, "text_length": length}
 
 
-def _absolute(state: State, told: OfficialConfig) -> dict[str, Any]:
-    *_, cells, _ = shape(state, "transformer.pos_embed", 3)
+def _absolute_positions(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """Position grid and text length of a model with absolute positions. Raises WeightsError."""
+    *_, cells, _ = shape_of(state, "transformer.pos_embed", 3)
     return {
-        "grid": grid_of(cells - 1, told.get("grid"), "transformer.pos_embed"),
-        "text_length": shape(state, "text_embeddings.position_embeddings.weight", 2)[0],
+        "grid": infer_grid(cells - 1, config.get("grid"), "transformer.pos_embed"),
+        "text_length": shape_of(state, "text_embeddings.position_embeddings.weight", 2)[0],
     }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that an imported checkpoint (`state`, our names) was trained in; a pre-training one has the heads that
-    the checkpoint holds, and their objectives. A model without heads stands under "model" alone.
+    """The training step of a checkpoint (`state` under our names), or the model under "model" if it has no head.
+
+    In pre-training, the step has the heads of the checkpoint and their objectives.
     """
-    model = VLMo(**arguments)
+    model = config_of(VLMoConfig, arguments).build()
     if task == "vqa":
-        return ClosedVQA(model, model.dim, shape(state, "head.answers.weight", 2)[0])
+        return ClosedVQA(model, model.dim, shape_of(state, "head.answers.weight", 2)[0])
     if task == "nlvr2":
         return NLVR2(model, model.dim)
     if task == "retrieval":
         contrast: Any = model.pretraining_heads()[CONTRASTS[0]]
         return ContrastRetrieval(model, contrast)
     if task == "pretraining":
-        before_images = arguments["vl_start_layer"] == arguments["depth"]
-        return _pretraining(model, {name.split(".")[1] for name in state if name.startswith("heads.")}, before_images)
+        text_only = arguments["vl_start_layer"] == arguments["depth"]
+        return _pretraining(model, {name.split(".")[1] for name in state if name.startswith("heads.")}, text_only)
     return nn.ModuleDict({"model": model})
 
 
-def _pretraining(model: VLMo, present: set[str], before_images: bool) -> Pretraining:
+def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     contrasts = tuple(name for name in CONTRASTS if name in present)
     objectives: list[Objective] = [ITC(head_names=contrasts)] if contrasts else []
     if "match" in present:
         objectives.append(HardNegativeITM())
     if "words" in present:
-        objectives.append(MLM(text_only=True) if before_images else MLM(weight=0.25))
+        objectives.append(MLM(text_only=True) if text_only else MLM(weight=0.25))
     return Pretraining(model, heads, objectives)
 
 
@@ -196,7 +204,7 @@ SYSTEM = CheckpointAdapter(
     build=build,
     model_prefix="state_dict",
     positions=(
-        Relative(TABLE, "model.transformer.positions.table", 5 + 2 * TEXTS),
-        Absolute("transformer.pos_embed", "model.patches.position", resize_bicubic_plain),
+        RelativeBias(TABLE, "model.transformer.positions.table", 5 + 2 * TEXTS),
+        AbsolutePositions("transformer.pos_embed", "model.patches.position", resize_bicubic_plain),
     ),
 )

@@ -1,4 +1,4 @@
-"""Settings of VLMo, and what was published of it."""
+"""Settings of VLMo, and its published facts."""
 
 from __future__ import annotations
 
@@ -25,41 +25,51 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.vlmo import model as vlmo
+    from diptych.models.vlmo.model import VLMo
 
 
 @settings("model")
 class VLMoConfig:
-    """Arguments of models.vlmo.VLMo; the defaults are VLMo-Base."""
+    """Settings of VLMo. The defaults are VLMo-Base."""
 
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    vl_start_layer: DepthOrNone = 10
-    patch_size: PatchSize = 16
-    grid: tuple[Cells, Cells] = (14, 14)
+    vl_start_layer: DepthOrNone = (
+        10  # first block with a vision-language expert; `depth`: none, as before training on pairs
+    )
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid
     vocab_size: VocabSize = 30522
-    text_length: Length = 196
-    num_images: NumImages = 1
-    relative: bool = True
-    scale: Share = 0.1
-    num_itc_branches: Annotated[int, Range(1, 2)] = 2
-    drop_path: ShareBelowOne = 0.1
-    with_mask_token: bool = False
+    text_length: Length = 196  # maximum number of tokens; with `relative` the largest distance that has a position bias
+    num_images: NumImages = 1  # of a sample, each with a modality embedding of its own (NLVR2: 2)
+    relative: bool = (
+        True  # relative position biases in attention (base, large); else added position embeddings (base-plus)
+    )
+    scale: Share = 0.1  # initial value of LayerScale; 0: no LayerScale (base-plus)
+    num_itc_branches: Annotated[int, Range(1, 2)] = (
+        2  # 1: ITC on the modality experts; 2: also on the vision-language experts
+    )
+    drop_path: ShareBelowOne = (
+        0.1  # stochastic depth of the last block, falling linearly to 0; and dropout of text embeddings
+    )
+    with_mask_token: bool = (
+        False  # for masked patches: pre-training on images alone needs it, no official checkpoint has it
+    )
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
         require_at_most(self, "model", ("vl_start_layer", "depth"))
 
-    def build(self) -> vlmo.VLMo:
-        from diptych.models.vlmo.model import VLMo as Model
+    def build(self) -> VLMo:
+        from diptych.models.vlmo.model import VLMo
 
-        return Model(**vars(self))
+        return VLMo(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VLMo: Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts (Bao et al., NeurIPS 2022)",
     code="github.com/microsoft/unilm/tree/master/vlmo, commit 768a3c8, MIT",

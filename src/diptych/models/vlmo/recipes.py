@@ -1,4 +1,4 @@
-"""VLMo's runs: the stages of the published models, and one for the built-in world."""
+"""VLMo's recipes: the stages of the published models, and some that fit a small machine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import IMAGENET_22K
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import WIDER, frozen, vqa_v2
+from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo.config import VLMoConfig
 
 FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.apart.text", "transformer.pooler")
-"""What pictures alone do not reach."""
+"""Parts that training on images alone does not use."""
 
 FROZEN_FOR_WORDS = (
     "patches",
@@ -22,17 +22,26 @@ FROZEN_FOR_WORDS = (
     "transformer.blocks.*.apart.image",
 )
 LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fed")
-"""With these, what the text stage does not train (the official run.py)."""
+"""Frozen in the text stage too (the official run.py)."""
 
 SMALL = VLMoConfig(
-    dim=192, depth=3, num_heads=4, mlp_dim=384, vl_start_layer=2, grid=(7, 7), patch_size=32, text_length=40, relative=False, scale=0.0,
+    dim=192,
+    depth=3,
+    num_heads=4,
+    mlp_dim=384,
+    vl_start_layer=2,
+    grid=(7, 7),
+    patch_size=32,
+    text_length=40,
+    relative=False,
+    scale=0.0,
     drop_path=0.0,
-)  # fmt: skip
+)
 
 
 def base() -> Pretrain:
-    """VLMo-Base's third stage (Bao et al. 2022, section 3.3; the official configuration): contrast, matching with hard
-    negatives and masked words on pairs. It is to start from `base_words`.
+    """VLMo-Base's third stage (Bao et al. 2022, section 3.3; the official configuration): ITC, ITM with hard negatives
+    and MLM on pairs. To be initialised from a run of `base_words`.
     """
     return Pretrain(
         recipe="vlmo.base",
@@ -49,29 +58,41 @@ def base() -> Pretrain:
 
 
 def tiny() -> Pretrain:
-    """For the built-in world, in minutes of two cores: 80-pixel pictures, random negatives, half of the pieces hidden.
+    """For the built-in synthetic scenes, in minutes of two cores: images of 80 pixels, random negatives, half of the
+    tokens masked.
 
-    Contrast is what makes it learn: with it matching leaves its floor within 300 steps, where a ViLT of the same size, which
-    has none, still stood on it after 1,300 (align before fuse: Li et al., NeurIPS 2021).
+    ITC is what makes it learn: with it the ITM loss falls below chance within 300 steps, where a ViLT of the same size,
+    which has no ITC, was still at chance after 1,300 (align before fuse: Li et al., NeurIPS 2021).
     """
     run = vilt.tiny()
     model = VLMoConfig(
-        dim=128, depth=4, num_heads=4, mlp_dim=512, vl_start_layer=3, patch_size=16, grid=(5, 7), vocab_size=114, text_length=40,
-        relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0,
-    )  # fmt: skip
+        dim=128,
+        depth=4,
+        num_heads=4,
+        mlp_dim=512,
+        vl_start_layer=3,
+        patch_size=16,
+        grid=(5, 7),
+        vocab_size=114,
+        text_length=40,
+        relative=False,
+        scale=0.0,
+        num_itc_branches=1,
+        drop_path=0.0,
+    )
     objectives = replace(run.objectives, itc=1.0, wpa=0.0)
     return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives, init_scale=4.0)
 
 
 def base_images() -> Pretrain:
-    """The first stage, on pictures alone: the visual tokens of hidden patches (section 3.3, which takes BEiT: Bao et al., ICLR 2022,
-    section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches hidden (BEiT's official settings, of the checkpoint that VLMo's
-    official code starts from). `tokenizer` names the run of a visual tokenizer.
+    """The first stage, on images alone: prediction of the visual tokens of masked patches (section 3.3, which follows
+    BEiT: Bao et al., ICLR 2022, section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches masked (BEiT's official
+    settings, of the checkpoint that VLMo's official code starts from). `tokenizer` names the run of a visual tokenizer.
 
-    Differs: the tokenizer is one that is trained here (`beit3.tokenizer`), where BEiT has DALL-E's; the checkpoint of the official
-    code has then learned ImageNet's labels too. Each layer has relative positions of its own, which in BEiT all share until it is
-    fine-tuned, and they are not decayed; pictures have VLMo's type vector. RandAugment for crops and jitter; the learning
-    rate ends at 0, not at 1e-5.
+    Differs: the visual tokenizer is one that is trained here (`beit3.tokenizer`), where BEiT has DALL-E's; the
+    checkpoint of the official code was then fine-tuned on ImageNet's labels. Each layer has relative positions of its
+    own, which in BEiT all layers share until fine-tuning, and they have no weight decay; images have VLMo's type
+    embedding. RandAugment in the place of crops and colour jitter; the learning rate ends at 0, not at 1e-5.
     """
     run = base()
     optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", max_grad_norm=3.0)
@@ -89,10 +110,10 @@ def base_images() -> Pretrain:
 
 
 def base_words() -> Pretrain:
-    """The second stage, before images and texts meet: masked words of texts alone (section 3.3, "text-only"). It is to start from a
-    run of `base_images` (`start`); without one, `start_image` may name a ViT's run, for models without relative positions
-    (base-plus). It trains what words have of their own; attention, LayerScale and the experts of images stand still, as in the
-    official code.
+    """The second stage, before training on pairs: MLM on texts alone (section 3.3, "text-only"). To be initialised from
+    a run of `base_images` (`init_from`); without one, `init_image_from` may name a ViT's run, for models without
+    relative positions (base-plus). It trains the word embeddings and the text experts; attention, LayerScale and the
+    image experts are frozen, as in the official code.
     """
     run = base()
     return replace(
@@ -107,26 +128,41 @@ def base_words() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features: the third stage alone."""
-    return frozen("vlmo.small", SMALL, replace(base().objectives, hard_negatives=False), batch=256, widen=WIDER)
+    return on_frozen_features(
+        "vlmo.small",
+        SMALL,
+        replace(base().objectives, hard_negatives=False),
+        batch=256,
+        init_scale=CONTRASTIVE_INIT_SCALE,
+    )
 
 
 def small_images() -> Pretrain:
-    """The first stage, on pictures of 224 pixels; `tokenizer` names a run of `beit3.small_tokenizer`. `small_words` and `small` read
-    frozen features, which have no patches to hide: to start from this stage they take `--embedders.image own --embedders.text own`.
+    """The first stage, on images of 224 pixels; `tokenizer` names a run of `beit3.small_tokenizer`. `small_words` and
+    `small` train on frozen features, which have no patches to mask: to be initialised from this stage they need
+    `--embedders.image own --embedders.text own`.
     """
-    asked = base_images()
-    objectives = replace(asked.objectives, codebook_size=256, min_block=4)
-    run = frozen(
-        "vlmo.small_images", replace(SMALL, vl_start_layer=SMALL.depth, with_mask_token=True), objectives, widen=WIDER
+    stage = base_images()
+    objectives = replace(stage.objectives, codebook_size=256, min_block=4)
+    run = on_frozen_features(
+        "vlmo.small_images",
+        replace(SMALL, vl_start_layer=SMALL.depth, with_mask_token=True),
+        objectives,
+        init_scale=CONTRASTIVE_INIT_SCALE,
     )
     training = replace(run.training, batch_size=64, workers=1)
     images = replace(run.images, shorter_side=224)
-    return replace(run, images=images, embedders=Embedders(), training=training, heads=(), freeze=asked.freeze)
+    return replace(run, images=images, embedders=Embedders(), training=training, heads=(), freeze=stage.freeze)
 
 
 def small_words() -> Pretrain:
-    """The stage before it, on the captions alone."""
-    run = frozen("vlmo.small_words", replace(SMALL, vl_start_layer=SMALL.depth), base_words().objectives, widen=WIDER)
+    """The second stage, on the captions alone."""
+    run = on_frozen_features(
+        "vlmo.small_words",
+        replace(SMALL, vl_start_layer=SMALL.depth),
+        base_words().objectives,
+        init_scale=CONTRASTIVE_INIT_SCALE,
+    )
     return replace(run, freeze=FROZEN_FOR_WORDS)
 
 
@@ -135,7 +171,7 @@ def base_plus() -> Pretrain:
     run = base()
     model = VLMoConfig(
         dim=544, depth=24, num_heads=16, mlp_dim=2176, vl_start_layer=21, text_length=40, relative=False, scale=0.0
-    )  # fmt: skip
+    )
     optimizer = replace(run.training.optimizer, learning_rate=1e-4)
     return replace(run, recipe="vlmo.base_plus", model=model, training=replace(run.training, optimizer=optimizer))
 
@@ -151,7 +187,7 @@ def large() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official configuration), from a run of `base`.
 
-    Differs: train alone, where the paper adds val; blocks are left out as often as in pre-training (0.1, there 0.15).
+    Differs: trained on train alone, where the paper adds val; stochastic depth as in pre-training (0.1, there 0.15).
     """
     optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_lr_multiplier=20.0)
     images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
@@ -159,8 +195,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO's captions at 384 pixels, 3,000 steps of 3,072 pairs: contrast alone, text and image apart (the official
-    configuration). It is to start from a run of `base` (`start`).
+    """COCO captions at 384 pixels, 3,000 steps of 3,072 pairs: ITC alone, without fusion (the official configuration).
+    To be initialised from a run of `base` (`init_from`).
     """
     run = base()
     optimizer = replace(run.training.optimizer, learning_rate=3e-5, warmup=300)

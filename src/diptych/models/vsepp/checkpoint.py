@@ -1,4 +1,4 @@
-"""VSE++'s weights: the official file's two states, which SCAN's repeats."""
+"""VSE++'s official checkpoints: a list of two states, for image and text, as SCAN's are too."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, shape
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, config_of, shape_of
 from diptych.checkpoints.mapping import KeyMapping, weight_and_bias
-from diptych.models.vsepp.model import VSEpp
+from diptych.models.vsepp.config import VSEppConfig
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.triplet import TripletLoss
 
-MARK = "txt_enc.rnn.weight_ih_l0"
-BACKWARD = f"{MARK}_reverse"
+GRU_WEIGHT = "txt_enc.rnn.weight_ih_l0"
+BACKWARD = f"{GRU_WEIGHT}_reverse"
 SCANS = {"bi_gru", "cross_attn", "raw_feature_norm", "agg_func", "lambda_lse", "lambda_softmax", "regions"}
-"""Settings that SCAN has and VSE++ has not: a SCAN that reads in one direction calls its weights as VSE++ does."""
+"""Config keys of SCAN alone: they identify a SCAN with a unidirectional GRU, whose weights have VSE++'s names."""
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of names that a checkpoint is read and written by."""
-    ways = ("", "_reverse") if arguments.get("bidirectional") else ("",)
+    """The table of weight names of a model with these arguments."""
+    directions = ("", "_reverse") if arguments.get("bidirectional") else ("",)
     parts = [
-        f"{kind}_l{layer}{way}"
+        f"{kind}_l{layer}{direction}"
         for layer in range(arguments["depth"])
-        for way in ways
+        for direction in directions
         for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     ]
     return KeyMapping(
@@ -35,25 +35,29 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     )
 
 
-def infer(state: State, told: OfficialConfig) -> dict[str, Any]:
-    """The arguments of models.vsepp.VSEpp that stand in shapes. Raises WeightsError."""
-    width, features = shape(state, "img_enc.fc.weight", 2)
-    vocabulary, word_width = shape(state, "txt_enc.embed.weight", 2)
+def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of VSEpp for a checkpoint under official names. Raises WeightsError."""
+    width, features = shape_of(state, "img_enc.fc.weight", 2)
+    vocabulary, word_width = shape_of(state, "txt_enc.embed.weight", 2)
     depth = len({layer[1] for name in state if (layer := re.fullmatch(r"txt_enc\.rnn\..+_l(\d+)(?:_reverse)?", name))})
     return {
-        "feature_dim": features, "dim": width, "vocab_size": vocabulary, "word_dim": word_width, "depth": depth,
-    }  # fmt: skip
+        "feature_dim": features,
+        "dim": width,
+        "vocab_size": vocabulary,
+        "word_dim": word_width,
+        "depth": depth,
+    }
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
-    """The step that it was trained in, whose hinge has no weights."""
-    return Pretraining(VSEpp(**arguments), nn.ModuleDict(), [TripletLoss()])
+    """The training step of a checkpoint: the triplet loss, which has no weights."""
+    return Pretraining(config_of(VSEppConfig, arguments).build(), nn.ModuleDict(), [TripletLoss()])
 
 
 SYSTEM = CheckpointAdapter(
     name="vsepp",
-    matches=lambda state: MARK in state and BACKWARD not in state,
-    matches_config=lambda told: not SCANS & told.keys(),
+    matches=lambda state: GRU_WEIGHT in state and BACKWARD not in state,
+    matches_config=lambda config: not SCANS & config.keys(),
     task=lambda state: "pretraining",
     names=names,
     infer=infer,

@@ -1,4 +1,4 @@
-"""Settings of VSEpp, and what was published of it."""
+"""Settings of VSE++, and its published facts."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from diptych.config.validation import (
 )
 
 if TYPE_CHECKING:
-    from diptych.models.vsepp import model as vsepp
+    from diptych.models.vsepp.model import VSEpp
 
 
 @settings("model")
 class VSEppConfig:
-    """Arguments of models.vsepp.VSEpp; the defaults are those of its official code."""
+    """Settings of VSE++. The defaults are those of the official code."""
 
-    feature_dim: Dim = 2048
-    dim: Dim = 1024
+    feature_dim: Dim = 2048  # of the image features, or of each region's
+    dim: Dim = 1024  # of the joint space
     vocab_size: VocabSize = 11353
     word_dim: Dim = 300
-    depth: Depth = 1
-    measure: Literal["cosine", "order"] = "cosine"
+    depth: Depth = 1  # layers of the GRU
+    measure: Literal["cosine", "order"] = "cosine"  # "order": order embeddings (section 4.5)
 
-    def build(self) -> vsepp.VSEpp:
-        from diptych.models.vsepp.model import VSEpp as Model
+    def build(self) -> VSEpp:
+        from diptych.models.vsepp.model import VSEpp
 
-        return Model(**vars(self))
+        return VSEpp(self)
 
 
-# What was published, to stand beside our figures; none was measured here. "Not verified here": from the paper by memory; look it
-# up before citing it. "As leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
+# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
+# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VSE++: Improving Visual-Semantic Embeddings with Hard Negatives (Faghri et al., BMVC 2018)",
     code="github.com/fartashf/vsepp, commit abe382f, Apache-2.0",

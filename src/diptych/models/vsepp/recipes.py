@@ -1,4 +1,4 @@
-"""VSE++'s runs (Faghri et al., BMVC 2018, section 4; the official code's options)."""
+"""VSE++'s recipes (Faghri et al., BMVC 2018, section 4; the official code's options)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
 from diptych.config.run import Embedders, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import FEATURES, frozen
+from diptych.models.common_recipes import CNN_FEATURE_DIM, on_frozen_features
 from diptych.models.vsepp.config import VSEppConfig
 
 
 def flickr30k() -> Pretrain:
-    """Features of a frozen CNN and a GRU under the hinge with hardest negatives, 30 epochs of 128 pairs.
+    """Features of a frozen CNN and a GRU, trained by the triplet loss with hardest negatives, 30 epochs of 128 pairs.
 
-    `embedders.image` names the folder of features, one of 4,096 numbers a picture. Differs: the learning rate falls linearly, where the
-    official one falls to a tenth after 15 epochs; BERT's pieces, where it has words (--vocabulary FILE
-    reads its list, --model.vocab_size N tells how many); the loss is a mean, so the norm at
-    which gradients are clipped is 2 / 128.
+    `embedders.image` names the folder of features, 4,096 numbers an image. Differs: the learning rate falls linearly,
+    where the official one falls to a tenth after 15 epochs; BERT's subword vocabulary, where it has words (--vocabulary
+    FILE reads its list, --model.vocab_size N gives its size); the loss is a mean over pairs, so gradients are clipped
+    at a norm of 2 / 128.
     """
     return Pretrain(
         recipe="vsepp.flickr30k",
@@ -45,6 +45,8 @@ def coco() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features. All negatives count: with the hardest alone a small batch of fresh weights falls together."""
-    model = VSEppConfig(feature_dim=FEATURES, dim=512, vocab_size=30522, word_dim=256)
-    return frozen("vsepp.small", model, Objectives(triplet=1.0, hardest_only=False), steps=900)
+    """On frozen features. All negatives count: with the hardest alone, embeddings of randomly initialised weights
+    collapse on a small batch.
+    """
+    model = VSEppConfig(feature_dim=CNN_FEATURE_DIM, dim=512, vocab_size=30522, word_dim=256)
+    return on_frozen_features("vsepp.small", model, Objectives(triplet=1.0, hardest_only=False), steps=900)

@@ -1,4 +1,4 @@
-"""One scorer per task: from a trained run and what is asked of it to metrics, predictions and examples."""
+"""What every scorer takes and returns: a trained run with its evaluation settings, and metrics with predictions."""
 
 from __future__ import annotations
 
@@ -19,59 +19,67 @@ from diptych.runs.embedders import shown_images
 from diptych.runs.qualitative_examples import Shown
 
 T = TypeVar("T")
-SHOWN = 12  # examples in the report
+MAX_EXAMPLES = 12
+"""Qualitative examples in the report."""
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A trained run, and what is asked of it."""
+    """A trained run and the settings to evaluate it with.
+
+    `facts`: what run.json records besides the settings (answers, classes, ...). `module`: the training step, with its
+    weights loaded, on `device`.
+    """
 
     run: Pretrain | Finetune
     facts: dict[str, Any]
     module: nn.Module
-    asked: Evaluation
+    config: Evaluation
     device: torch.device
 
     @property
     def model(self) -> Any:
-        """The model within: whoever asks it for a verb looks first whether it has it."""
+        """The model inside the step. Callers check which protocol it implements before they call one of its methods."""
         return self.module.get_submodule("model")
 
     @property
-    def images(self) -> ImageSettings:
-        """Pictures as the run saw them, but never augmented."""
+    def image_settings(self) -> ImageSettings:
+        """The run's image preprocessing, without augmentation."""
         return replace(self.run.images, augment=False)
 
     @property
-    def shows(self) -> ImageSettings | ImageLoader:
-        """What the run's model is shown of them: the pixels, or what a frozen network or a detector sees there."""
+    def image_input(self) -> ImageSettings | ImageLoader:
+        """How images are loaded for the model: as pixels, as features of a frozen network, or as detected regions."""
         return shown_images(self.run)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Metrics, one row per sample, what was skipped, and other files to write (name → JSON). `shown` makes the report's
-    examples, which are drawn after the metrics are written: a picture that cannot be drawn costs no metric.
+    """Metrics, one prediction per sample, skipped samples, and other files to write (name → JSON content).
+
+    `make_examples` builds the report's examples. It is called after the metrics are written, so that an image that
+    cannot be drawn costs no metric.
     """
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]] = field(default_factory=list)
-    shown: Callable[[], Sequence[Shown]] = tuple
+    make_examples: Callable[[], Sequence[Shown]] = tuple
     skipped: list[Skipped] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
 
 
 def draw_examples(items: Sequence[T], example: Callable[[T], Shown]) -> list[Shown]:
-    """The example of each item, but of those whose pictures cannot be read: models of regions and of stored features are scored
-    without opening a picture.
+    """The example of each item, without those whose image cannot be decoded.
+
+    Models of regions or of cached features are scored without decoding images, so a bad image first shows up here.
     """
-    found: list[Shown] = []
+    examples: list[Shown] = []
     for item in items:
         with suppress(BadSample):
-            found.append(example(item))
-    return found
+            examples.append(example(item))
+    return examples
 
 
 def evenly_spaced(items: Sequence[T], most: int) -> Sequence[T]:
-    """At most `most` of them, evenly from first to last."""
+    """At most `most` items, at equal distances from the first on."""
     return [items[len(items) * i // most] for i in range(most)] if len(items) > most else items

@@ -1,4 +1,4 @@
-"""Image classification: how often the likeliest class is the true one, and how often it is among the first five."""
+"""Image classification: top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -11,48 +11,54 @@ from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.labelled import Labelled, LabelledExamples
 from diptych.report import AnswerExample
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import SHOWN, EvaluatedModel, Result, draw_examples, evenly_spaced
+from diptych.runs.scoring.base import MAX_EXAMPLES, EvaluatedModel, Result, draw_examples, evenly_spaced
 from diptych.runs.training_data import say_division
 from diptych.tasks.classification import Classification
+from diptych.tasks.common import required
 
 BATCH = 128
-FIRST = 5
+TOP_K = 5
 
 
-def classification(subject: EvaluatedModel) -> Result:
-    """Accuracy at 1 and at 5, beside chance. Raises DataError, RunError."""
-    asked, module = subject.asked, subject.module
+def classification(evaluated: EvaluatedModel) -> Result:
+    """Top-1 and top-5 accuracy, with the chance level.
+
+    Raises:
+        DataError: the data cannot be read.
+        RunError: the run is of another task, or the data have other classes than it was trained on.
+    """
+    config, module = evaluated.config, evaluated.module
     if not isinstance(module, Classification):
         raise RunError("classification needs a run of `diptych finetune classification`")
-    if asked.shuffle_captions:
-        raise RunError("--shuffle_captions deals captions, for retrieval and matching")
-    source, classes = Labelled(Path(asked.data), asked.split), subject.facts["classes"]
+    if config.shuffle_captions:
+        raise RunError("--shuffle_captions shuffles captions, for retrieval and matching; classification has none")
+    source, classes = Labelled(Path(config.data), config.split), evaluated.facts["classes"]
     say_division(source)
     if source.classes != classes:
-        raise RunError(f"{asked.data} has other classes than the run learned")
-    food, first = LabelledExamples(source, subject.shows), min(FIRST, len(classes))
-    tally, rows = SkipCounter(asked.max_skipped), []
-    batches = evaluation_loader(food, BATCH, workers=asked.workers)
-    for loaded in track(batches, description="classifying", total=-(-len(food) // BATCH)):
-        tally.add(len(loaded.batch), loaded.skipped)
-        batch = loaded.batch.to(subject.device)
-        assert batch.image is not None
-        likely = module.model.classify(batch.image).float().softmax(1).topk(first, 1)
-        for index, truth, values, places in zip(
-            batch.ids.tolist(), batch.labels["class"].tolist(), likely.values.tolist(), likely.indices.tolist(), strict=True
-        ):  # fmt: skip
-            told = [(classes[place], value) for place, value in zip(places, values, strict=True)]
-            row = {"index": index, "image": source.where(index), "class": told[0][0], "truth": classes[truth]}
-            rows.append(row | {"probable": told, "right": places[0] == truth, "among_first": truth in places})
-    tally.check()
+        raise RunError(
+            f"{config.data} has {len(source.classes)} classes that are not the {len(classes)} that the run was trained "
+            "on; expected the same names in the same order"
+        )
+    examples, k = LabelledExamples(source, evaluated.image_input), min(TOP_K, len(classes))
+    counter, rows = SkipCounter(config.max_skipped), []
+    batches = evaluation_loader(examples, BATCH, workers=config.workers)
+    for loaded in track(batches, description="classifying", total=-(-len(examples) // BATCH)):
+        counter.add(len(loaded.batch), loaded.skipped)
+        batch = loaded.batch.to(evaluated.device)
+        top = module.model.classify(required(batch.image, "image")).float().softmax(1).topk(k, 1)
+        top_values, top_indices, labels = top.values.tolist(), top.indices.tolist(), batch.labels["class"].tolist()
+        for index, label, values, indices in zip(batch.ids.tolist(), labels, top_values, top_indices, strict=True):
+            probable = [(classes[i], value) for i, value in zip(indices, values, strict=True)]
+            row = {"index": index, "image": source.where(index), "class": probable[0][0], "truth": classes[label]}
+            rows.append(row | {"probable": probable, "right": indices[0] == label, "among_first": label in indices})
+    counter.check()
     n = len(rows)
-    metrics = {"images": float(n), "skipped": float(tally.bad), "accuracy": sum(row["right"] for row in rows) / n}
-    metrics |= {f"accuracy at {first}": sum(row["among_first"] for row in rows) / n, "chance": 1 / len(classes)}
+    metrics = {"images": float(n), "skipped": float(counter.bad), "accuracy": sum(row["right"] for row in rows) / n}
+    metrics |= {f"accuracy at {k}": sum(row["among_first"] for row in rows) / n, "chance": 1 / len(classes)}
 
     def example(row: dict[str, Any]) -> AnswerExample:
-        picture, right = source.image(row["index"]), float(row["right"])
-        return AnswerExample(picture, "what is this?", row["probable"][:3], row["truth"], right)
+        image, right = source.image(row["index"]), float(row["right"])
+        return AnswerExample(image, "what is this?", row["probable"][:3], row["truth"], right)
 
-    return Result(
-        metrics, rows, lambda: draw_examples(evenly_spaced(rows, SHOWN), example), list(tally.listed.values())
-    )
+    chosen = evenly_spaced(rows, MAX_EXAMPLES)
+    return Result(metrics, rows, lambda: draw_examples(chosen, example), list(counter.listed.values()))

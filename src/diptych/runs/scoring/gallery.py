@@ -1,4 +1,4 @@
-"""What an evaluation makes of a source of captions: a part of it, dealt anew for the control."""
+"""The gallery of an evaluation: distinct images of a dataset with their captions, which a control shuffles."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from PIL import Image as Pillow
 from rich.progress import track
-from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation
 from diptych.data.examples import LONGEST_TEXT, check_text
-from diptych.data.images.loading import ImageLoader, file_of, image_loader, shown_in, stem_of
+from diptych.data.images.loading import ImageLoader, file_of, image_loader, stem_of, with_images
 from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
 from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
@@ -26,17 +24,20 @@ from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.training_data import say_division
 
 
-def open_gallery(asked: Evaluation, least: int) -> Captioned:
-    """The pictures that are to be scored, each once, with all its captions. Says how the data was divided. Raises DataError."""
-    source = open_captions(asked.data, asked.split, least=least)
+def open_gallery(config: Evaluation, least: int) -> Captioned:
+    """The images to score, without duplicates, each with all its captions. Prints how the data were split.
+
+    `least`: see `open_captions`. Raises DataError.
+    """
+    source = open_captions(config.data, config.split, least=least)
     say_division(source)
-    source = Distinct(source)
-    source = Part(source, range(len(source))[: asked.gallery or None], asked.captions)
-    return ShuffledCaptions(source, asked.seed) if asked.shuffle_captions else source
+    source = Deduplicated(source)
+    source = CaptionSubset(source, range(len(source))[: config.gallery or None], config.captions)
+    return ShuffledCaptions(source, config.seed) if config.shuffle_captions else source
 
 
-class Distinct:
-    """A source's pictures, each once, where the first image with its bytes stands, with the captions of all such images."""
+class Deduplicated:
+    """A source without duplicates: images with the same bytes become one, at the first's place, with all captions."""
 
     def __init__(self, source: Captioned):
         self.source, self.name, self.split = source, source.name, source.split
@@ -64,8 +65,8 @@ class Distinct:
         return self.source.where(self.images[index][0])
 
 
-class Part:
-    """Some `images` of a source, by index, with the first `texts` captions of each (0: all)."""
+class CaptionSubset:
+    """The images of a source at the indices `images`, with the first `texts` captions of each (0: all)."""
 
     def __init__(self, source: Captioned, images: Sequence[int], texts: int = 0):
         self.source, self.name, self.split = source, source.name, source.split
@@ -92,57 +93,58 @@ class Part:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures, texts, and the picture that each text is of."""
+    """Images, texts, and for each text the index of its image in `source`."""
 
     source: Captioned
     texts: list[str]
-    owners: list[int]
+    image_of_text: list[int]
 
-    def of(self, images: Sequence[int]) -> Gallery:
-        """These pictures alone, in this order, with their texts."""
-        place = {image: i for i, image in enumerate(images)}
-        kept = self.texts_of(images)
-        return Gallery(Part(self.source, images), [self.texts[i] for i in kept], [place[self.owners[i]] for i in kept])
+    def select(self, images: Sequence[int]) -> Gallery:
+        """The gallery of these images only, in this order, with their texts."""
+        new_index = {image: i for i, image in enumerate(images)}
+        texts = self.text_indices(images)
+        return Gallery(
+            CaptionSubset(self.source, images),
+            [self.texts[i] for i in texts],
+            [new_index[self.image_of_text[i]] for i in texts],
+        )
 
-    def texts_of(self, images: Sequence[int]) -> list[int]:
-        """Which texts are of one of these pictures."""
-        wanted = set(images)
-        return [i for i, owner in enumerate(self.owners) if owner in wanted]
-
-    @property
-    def owner(self) -> Int[Tensor, " texts"]:
-        return torch.tensor(self.owners, dtype=torch.long)
-
-
-def readable(source: Captioned, tally: SkipCounter) -> Gallery:
-    """The texts of a source that can be read, and the pictures that have one. Raises DataError where there is none."""
-    texts, owners = readable_texts(source, tally)
-    return Gallery(source, texts, owners).of(sorted(set(owners)))
+    def text_indices(self, images: Sequence[int]) -> list[int]:
+        """The indices of the texts that belong to one of these images."""
+        selected = set(images)
+        return [i for i, image in enumerate(self.image_of_text) if image in selected]
 
 
-def readable_texts(source: Captioned, tally: SkipCounter) -> tuple[list[str], list[int]]:
-    """All captions that can be read, and the picture each belongs to."""
-    texts, owners = [], []
+def readable_gallery(source: Captioned, counter: SkipCounter) -> Gallery:
+    """The gallery of a source's usable captions, and of the images that have one. Raises DataError if there is none."""
+    texts, image_of_text = readable_texts(source, counter)
+    return Gallery(source, texts, image_of_text).select(sorted(set(image_of_text)))
+
+
+def readable_texts(source: Captioned, counter: SkipCounter) -> tuple[list[str], list[int]]:
+    """The usable captions, and for each the index of its image. Raises DataError if there is none."""
+    texts, image_of_text = [], []
     for image in range(len(source)):
         for text in source.captions(image):
             try:
                 check_text(text, source.where(image))
             except BadSample as bad:
-                tally.add(0, [Skipped(-1 - image, bad.where, bad.why)])  # below zero: the picture may be bad as well
+                # negative ids for captions: the image of the same index may be skipped too, and is counted separately
+                counter.add(0, [Skipped(-1 - image, bad.where, bad.why)])
                 continue
-            tally.add(1, [])
+            counter.add(1, [])
             texts.append(text[:LONGEST_TEXT])
-            owners.append(image)
+            image_of_text.append(image)
     if not texts:
         raise DataError(f"{source.name} ({source.split}): no caption can be read")
-    return texts, owners
+    return texts, image_of_text
 
 
-class Pictures:
-    """Each picture of a source once, as examples."""
+class GalleryImages:
+    """Examples (see `data.examples.Examples`) of the images alone, one each."""
 
     def __init__(self, source: Captioned, images: ImageSettings | ImageLoader):
-        self.source, self.shows = source, image_loader(images)
+        self.source, self.images = source, image_loader(images)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -151,20 +153,21 @@ class Pictures:
         return 1
 
     def load(self, index: int, seed: int, step: int) -> Any:
-        return self.shows.load(self.source, index, None)
+        return self.images.load(self.source, index, None)
 
     def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch:
-        return shown_in(Batch(seed, step, torch.tensor(ids)), self.shows.stack(loaded))
+        return with_images(Batch(seed, step, torch.tensor(ids)), self.images.stack(loaded))
 
 
-def read_pictures(
-    subject: EvaluatedModel, gallery: Gallery, batch: int, tally: SkipCounter, what: str
+def load_images(
+    evaluated: EvaluatedModel, gallery: Gallery, batch_size: int, counter: SkipCounter, description: str
 ) -> Iterator[Batch]:
-    """The pictures of a gallery, `batch` at a time, on the run's device, `ids` their places; those that cannot be used are
-    left out.
+    """Batches of the gallery's readable images on the run's device, with their indices as `ids`.
+
+    `description`: the label of the progress bar.
     """
-    food = Pictures(gallery.source, subject.shows)
-    loading = evaluation_loader(food, batch, workers=subject.asked.workers)
-    for loaded in track(loading, description=what, total=-(-len(food) // batch)):
-        tally.add(len(loaded.batch), loaded.skipped)
-        yield loaded.batch.to(subject.device)
+    examples = GalleryImages(gallery.source, evaluated.image_input)
+    batches = evaluation_loader(examples, batch_size, workers=evaluated.config.workers)
+    for loaded in track(batches, description=description, total=-(-len(examples) // batch_size)):
+        counter.add(len(loaded.batch), loaded.skipped)
+        yield loaded.batch.to(evaluated.device)

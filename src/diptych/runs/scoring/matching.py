@@ -1,4 +1,4 @@
-"""A pre-training run's own losses and accuracies over a whole split, and how well it matches."""
+"""A pre-training run's own losses and metrics over a whole split, with its ITM accuracy."""
 
 from __future__ import annotations
 
@@ -23,31 +23,38 @@ BATCH = 64
 ACCURACY = "matching accuracy"
 
 
-def matching(subject: EvaluatedModel) -> Result:
-    """Each loss and metric averaged over the split, half of the pictures replaced. Where the run learned to match, its
-    accuracy on those: the same question for all, whatever they were told from in training. Raises DataError, RunError.
+def matching(evaluated: EvaluatedModel) -> Result:
+    """The mean of each loss and metric over the split, half of the images replaced by others.
+
+    A run trained with ITM also has its accuracy on these pairs: the same pairs for every run, whatever negatives it was
+    trained on.
+
+    Raises:
+        DataError: the data cannot be read.
+        RunError: the run is not a pre-training run.
     """
-    run, asked, module = subject.run, subject.asked, subject.module
+    run, config, module = evaluated.run, evaluated.config, evaluated.module
     if not isinstance(module, Pretraining):
         raise RunError("matching needs a pre-training run")
-    food = PairExamples(open_gallery(asked, subject.images.shorter_side), tokenizer_of(run), subject.shows)
-    tally = SkipCounter(asked.max_skipped)
+    source = open_gallery(config, evaluated.image_settings.shorter_side)
+    examples = PairExamples(source, tokenizer_of(run), evaluated.image_input)
+    counter = SkipCounter(config.max_skipped)
 
     def batches() -> Iterator[Batch]:
-        loading = evaluation_loader(Shuffled(food, asked.seed), BATCH, seed=asked.seed + 1, workers=asked.workers)
-        for loaded in track(loading, description="matching", total=-(-len(food) // BATCH)):
-            tally.add(len(loaded.batch), loaded.skipped)
+        loader = evaluation_loader(Shuffled(examples, config.seed), BATCH, seed=config.seed + 1, workers=config.workers)
+        for loaded in track(loader, description="matching", total=-(-len(examples) // BATCH)):
+            counter.add(len(loaded.batch), loaded.skipped)
             yield loaded.batch
 
-    steps: tuple[TrainStep, ...] = (module, Matches(module)) if "itm" in module.weights else (module,)
-    means = ratios(*sums(Both(steps), batches(), subject.device, asked.precision))
-    tally.check()
-    counts = {"pairs": len(food) - tally.bad, "images": len(food.source), "skipped": tally.bad}
-    return Result(means | counts, skipped=list(tally.listed.values()))
+    steps: tuple[TrainStep, ...] = (module, MatchingAccuracy(module)) if "itm" in module.weights else (module,)
+    means = ratios(*sums(CombinedSteps(steps), batches(), evaluated.device, config.precision))
+    counter.check()
+    counts = {"pairs": len(examples) - counter.bad, "images": len(examples.source), "skipped": counter.bad}
+    return Result(means | counts, skipped=list(counter.listed.values()))
 
 
-class Matches:
-    """As a step: how often a run is right about pairs of which half are true."""
+class MatchingAccuracy:
+    """A step without a loss: the ITM accuracy on pairs of which half match."""
 
     def __init__(self, step: Pretraining):
         self.step, self.objective = step, ITM()
@@ -61,8 +68,8 @@ class Matches:
         return {ACCURACY: self.objective.loss_sums(self.step.views(batch))["itm/accuracy"] / counts[ACCURACY]}
 
 
-class Both:
-    """Several steps as one, each of which names its losses otherwise."""
+class CombinedSteps:
+    """Several steps evaluated as one; their losses and metrics must have distinct names."""
 
     def __init__(self, steps: Sequence[TrainStep]):
         self.steps = steps

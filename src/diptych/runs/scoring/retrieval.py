@@ -1,18 +1,18 @@
-"""Every picture with every text by what needs no fusion: each side is read once. The best may then be fused and matched.
+"""Image-text retrieval: recall of a gallery's images by their captions, and of captions by their image.
 
-Every picture with every text by fusing each pair: what a model without contrast can do, for galleries of some hundreds.
-
-Image-text retrieval: every picture of a gallery with every caption, read by recall both ways.
+A dual encoder scores all pairs by the similarity of separately encoded images and texts; the top pairs may then be
+re-ranked by a fusion encoder. A fusion encoder without a contrastive head scores every pair by fusing it, which is
+feasible for galleries of some hundreds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from rich.progress import track
 from torch import Tensor
 
@@ -25,212 +25,260 @@ from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
 from diptych.report import RetrievalExample
 from diptych.runs.qualitative_examples import Shown
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import SHOWN, EvaluatedModel, Result, draw_examples, evenly_spaced
-from diptych.runs.scoring.gallery import Gallery, open_gallery, read_pictures, readable
+from diptych.runs.scoring.base import MAX_EXAMPLES, EvaluatedModel, Result, draw_examples, evenly_spaced
+from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.common import encode_images
-from diptych.tasks.retrieval import FILL, ContrastRetrieval, Retrieval, Scores, Summary, candidates, score_pairs
+from diptych.tasks.retrieval import FILL, ContrastRetrieval, PairScorer, Retrieval, Scores, candidates, score_pairs
 
-PICTURES, TEXTS = 64, 512  # read at a time; so many are compared, and fused, with each other at once
+IMAGE_BATCH, TEXT_BATCH = 64, 512
+"""Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
+FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
+TOP_K = 5  # retrieved images kept in predictions
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What is kept of either side's tokens, and how what was kept is compared. `scale`: of contrast, times a cosine the
-    logarithm of a pair's probability among others, but for a constant.
+class DualEncoderScorer:
+    """How images and texts are compared without fusion: features of either side's tokens, and their similarity.
+
+    `scale`: the inverse temperature of the contrastive head. `scale` · cosine is, up to a constant, the
+    log-probability of a pair among the others.
     """
 
-    image: Callable[[Tokens], Any]
-    text: Callable[[Tokens], Any]
-    meet: Callable[[Any, Any], Float[Tensor, "images texts"]]
+    image_features: Callable[[Tokens], Any]
+    text_features: Callable[[Tokens], Any]
+    similarity: Callable[[Any, Any], Float[Tensor, "images texts"]]
     scale: float = 1.0
 
 
 @dataclass(frozen=True)
-class Read:
-    """Some pictures, or texts, once read: their tokens, and what is compared of them."""
+class EncodedBatch:
+    """A batch of images or of texts: its tokens, and the features that are compared."""
 
     tokens: Tokens
-    kept: Any
+    features: Any
 
 
-def comparison(subject: EvaluatedModel) -> Comparison | None:
-    """How a run compares without fusing: by the cosines of its contrast (of the first readout, where there are several) or
-    by the model's own similarity, whichever was trained; None where neither was.
+@dataclass(frozen=True)
+class RetrievalScores:
+    """The gallery of the images that could be read, its scores, and the similarities before re-ranking, if any."""
+
+    gallery: Gallery
+    scores: Scores
+    before_reranking: Float[Tensor, "images texts"] | None = None
+
+
+def retrieval(evaluated: EvaluatedModel) -> Result:
+    """Recall@1, 5 and 10 in both directions, with the chance level and the gallery's size.
+
+    A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
+    with ITM too; other runs fuse all pairs.
+
+    Raises:
+        DataError: the data cannot be read.
+        RunError: the run was trained with no loss that scores pairs.
     """
-    step, model = subject.module, subject.model
+    config, counter = evaluated.config, SkipCounter(evaluated.config.max_skipped)
+    gallery = readable_gallery(open_gallery(config, evaluated.image_settings.shorter_side), counter)
+    scorer = dual_encoder_scorer(evaluated)
+    if scorer is None:
+        scored = score_by_fusion(evaluated, gallery, counter)
+    else:
+        scored = score_by_similarity(evaluated, scorer, gallery, counter)
+    counter.check()
+    image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
+    recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
+    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.bad}
+    metrics |= _named_recalls(recalls)
+    for k in recalls.text_to_image:
+        metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
+        metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
+    if scored.before_reranking is not None:
+        metrics["candidates matched"] = config.rerank
+        before = _named_recalls(recall(scored.before_reranking, image_of_text))
+        metrics |= {f"{name}, before matching": value for name, value in before.items()}
+    predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
+    return Result(metrics, predictions, make_examples, list(counter.listed.values()))
+
+
+def dual_encoder_scorer(evaluated: EvaluatedModel) -> DualEncoderScorer | None:
+    """How the run compares images and texts without fusion; None if it was trained with neither of the losses below.
+
+    After training with a triplet loss: the model's own similarity. After a contrastive loss: the cosine of the
+    contrastive head's features (of the first ITC branch, where there are several).
+    """
+    step, model = evaluated.module, evaluated.model
     weights = step.weights if isinstance(step, Pretraining) else {}
     if "triplet" in weights and isinstance(model, SimilarityModel):
         similarity = model.similarity
-        return Comparison(_as_it_is, _as_it_is, lambda image, text: similarity(text, image))
+        return DualEncoderScorer(_identity, _identity, similarity)
     if not isinstance(model, DualEncoder) or not ("itc" in weights or isinstance(step, ContrastRetrieval)):
         return None
-    head, readouts = step.get_submodule("heads.contrast"), model.pooled_features
+    head, pooled_features = step.get_submodule("heads.contrast"), model.pooled_features
     assert isinstance(head, ITCHead)
-    return Comparison(
-        lambda tokens: head.project_image(readouts(tokens)[0]),
-        lambda tokens: head.project_text(readouts(tokens)[0]),
+    return DualEncoderScorer(
+        lambda tokens: head.project_image(pooled_features(tokens)[0]),
+        lambda tokens: head.project_text(pooled_features(tokens)[0]),
         _cosines,
         head.scale().item(),
     )
 
 
-def _as_it_is(tokens: Tokens) -> Tokens:
+def _identity(tokens: Tokens) -> Tokens:
     return tokens
 
 
 def _cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[Tensor, "a b"]:
-    """In full precision: rounded ones would be equal, and equals rank last."""
+    """Cosines of unit vectors in fp32: rounding to bf16 would make ties, which rank last."""
     with torch.autocast(image.device.type, enabled=False):
         return image.float() @ text.float().T
 
 
-def by_comparison(subject: EvaluatedModel, way: Comparison, gallery: Gallery, tally: SkipCounter) -> Found:
-    """Scores of all readable pictures and texts. Where the run can match, the best `candidates` of each picture and of each
-    text are ranked anew, and all others stand behind them (ALBEF, appendix; `tasks.rerank`): by the log-odds of a match, or
-    by these and the cosine (BLIP's official code), or by the product of what match and contrast find probable.
+def score_by_similarity(
+    evaluated: EvaluatedModel, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+) -> RetrievalScores:
+    """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
-    The product is not of the papers. A match learned among hard negatives, drawn as contrast finds them probable, is a
-    ratio to these; and one learned from few data alone ranks worse than contrast, where the product does not.
+    The `rerank` most similar candidates of each image and of each text are scored again, and all others rank behind
+    them (ALBEF, appendix; `tasks.retrieval.RerankedRetrieval`). `rerank_by`:
+    - "match": the ITM log-odds;
+    - "cosine": the log-odds plus the cosine (BLIP's official code);
+    - "product": the product of the probabilities by ITM and by contrast.
 
-    Tokens of both sides are kept: about 2 MB a picture of 577 tokens of width 768.
+    Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion to
+    the contrastive probabilities, estimates a ratio to these; alone, after training on little data, it ranks worse than
+    contrast, and the product does not.
+
+    The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
     """
-    tokenizer, device = tokenizer_of(subject.run), subject.device
-    images, seen = [], []
-    for batch in read_pictures(subject, gallery, PICTURES, tally, "reading pictures"):
-        tokens = encode_images(subject.model, batch)
-        images.append(Read(tokens, way.image(tokens)))
-        seen += batch.ids.tolist()
-    gallery = gallery.of(seen)
-    texts = []
-    for at in track(range(0, len(gallery.texts), TEXTS), description="reading texts"):
-        tokens = subject.model.encode_text(tokenizer.encode(gallery.texts[at : at + TEXTS]).to(device))
-        texts.append(Read(tokens, way.text(tokens)))
-    rows = track(images, description="comparing")
-    alike = torch.cat([torch.cat([way.meet(i.kept, t.kept).float().cpu() for t in texts], 1) for i in rows])
-    match, most = pair_score(subject), subject.asked.rerank
-    if match is None or not most:
-        return Found(gallery, Scores(alike, alike.T))
-    beside = {"match": 0.0, "cosine": 1.0, "product": way.scale}[subject.asked.rerank_by]
-    return Found(gallery, reranked(subject, match, alike, images, texts, most, beside), alike)
+    images, image_ids = [], []
+    for batch in load_images(evaluated, gallery, IMAGE_BATCH, counter, "encoding images"):
+        tokens = encode_images(evaluated.model, batch)
+        images.append(EncodedBatch(tokens, scorer.image_features(tokens)))
+        image_ids += batch.ids.tolist()
+    gallery = gallery.select(image_ids)
+    num_batches = -(-len(gallery.texts) // TEXT_BATCH)
+    text_tokens = track(_encode_texts(evaluated, gallery.texts), description="encoding texts", total=num_batches)
+    texts = [EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in text_tokens]
+    rows = [
+        torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
+        for image in track(images, description="comparing")
+    ]
+    similarities = torch.cat(rows)
+    pair_score, num_candidates = pair_scorer(evaluated), evaluated.config.rerank
+    if pair_score is None or not num_candidates:
+        return RetrievalScores(gallery, Scores(similarities, similarities.T))
+    weight = {"match": 0.0, "cosine": 1.0, "product": scorer.scale}[evaluated.config.rerank_by]
+    scores = rerank(evaluated, pair_score, similarities, images, texts, num_candidates, weight)
+    return RetrievalScores(gallery, scores, similarities)
 
 
-def reranked(
-    subject: EvaluatedModel, match: Summary, alike: Float[Tensor, "a b"], images: list[Read], texts: list[Read], most: int,
-    beside: float = 0.0,
-) -> Scores:  # fmt: skip
-    """The scores of fused pairs, of each picture's and each text's `most` best by `alike`, plus `beside` times that; the
-    others stand behind them all.
+def _encode_texts(evaluated: EvaluatedModel, texts: list[str]) -> Iterator[Tokens]:
+    """The text tokens of TEXT_BATCH texts at a time."""
+    tokenizer = tokenizer_of(evaluated.run)
+    for start in range(0, len(texts), TEXT_BATCH):
+        text = tokenizer.encode(texts[start : start + TEXT_BATCH]).to(evaluated.device)
+        yield evaluated.model.encode_text(text)
+
+
+def rerank(
+    evaluated: EvaluatedModel,
+    pair_score: PairScorer,
+    similarities: Float[Tensor, "images texts"],
+    images: list[EncodedBatch],
+    texts: list[EncodedBatch],
+    num_candidates: int,
+    similarity_weight: float = 0.0,
+) -> Scores:
+    """Scores of fused candidates plus `similarity_weight` · similarity; all other pairs rank behind them.
+
+    Candidates are the `num_candidates` most similar texts of each image and images of each text.
     """
-    by_image, by_text = torch.zeros_like(alike, dtype=torch.bool), torch.zeros_like(alike.T, dtype=torch.bool)
-    by_image[candidates(alike, most)] = True
-    by_text[candidates(alike.T, most)] = True
-    asked, scores = by_image | by_text.T, torch.full_like(alike, FILL)
+    for_image = torch.zeros_like(similarities, dtype=torch.bool)
+    for_text = torch.zeros_like(similarities.T, dtype=torch.bool)
+    for_image[candidates(similarities, num_candidates)] = True
+    for_text[candidates(similarities.T, num_candidates)] = True
+    scored = for_image | for_text.T
+    scores = _score_candidates(evaluated, pair_score, scored, images, texts) + similarity_weight * similarities
+    behind = min(FILL, scores[scored].min().item() - 1)
+    return Scores(scores.masked_fill(~for_image, behind), scores.T.masked_fill(~for_text, behind))
+
+
+def _score_candidates(
+    evaluated: EvaluatedModel,
+    pair_score: PairScorer,
+    scored: Bool[Tensor, "images texts"],
+    images: list[EncodedBatch],
+    texts: list[EncodedBatch],
+) -> Float[Tensor, "images texts"]:
+    """The fused score of each pair that is True in `scored`, FILL elsewhere."""
+    scores = torch.full(scored.shape, FILL)
     top = 0
-    for image in track(images, description="matching the best"):
+    for image in track(images, description="re-ranking"):
         left = 0
         for text in texts:
-            block = asked[top : top + len(image.tokens), left : left + len(text.tokens)]
-            shown, which = (x.to(subject.device) for x in block.nonzero(as_tuple=True))
-            if len(shown):
-                found = score_pairs(subject.model, match, text.tokens, image.tokens, which, shown)
-                scores[top + shown.cpu(), left + which.cpu()] = found.cpu()
+            block = scored[top : top + len(image.tokens), left : left + len(text.tokens)]
+            row, column = (index.to(evaluated.device) for index in block.nonzero(as_tuple=True))
+            if len(row):
+                pairs = score_pairs(evaluated.model, pair_score, image.tokens, text.tokens, row, column)
+                scores[top + row.cpu(), left + column.cpu()] = pairs.cpu()
             left += len(text.tokens)
         top += len(image.tokens)
-    scores = scores + beside * alike
-    behind = min(FILL, scores[asked].min().item() - 1)
-    return Scores(scores.masked_fill(~by_image, behind), scores.T.masked_fill(~by_text, behind))
+    return scores
 
 
-FUSED_IMAGES = 8  # at a time, with every caption
-
-
-@dataclass(frozen=True)
-class Found:
-    """The gallery as far as it could be read, its scores, and those `before` the best were ranked again, if they were."""
-
-    gallery: Gallery
-    scores: Scores
-    before: Float[Tensor, "images texts"] | None = None
-
-
-def pair_score(subject: EvaluatedModel) -> Summary | None:
-    """What makes a score of a pooled pair: a ranking head's output, or the log-odds of a match, if it was trained."""
-    step = subject.module
+def pair_scorer(evaluated: EvaluatedModel) -> PairScorer | None:
+    """The score of a pooled pair: a ranking head's output or the ITM log-odds; None if neither was trained."""
+    step = evaluated.module
     if isinstance(step, Retrieval):
         return step.rank
-    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(subject.model, FusionEncoder):
+    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(evaluated.model, FusionEncoder):
         return lambda pooled: (logits := step.heads["match"](pooled))[:, 1] - logits[:, 0]
     return None
 
 
-def by_fusion(subject: EvaluatedModel, gallery: Gallery, tally: SkipCounter) -> Found:
-    """Scores of all readable pictures and texts. Pictures stream through: only their scores are kept. Raises RunError."""
-    score, model = pair_score(subject), subject.model
-    if score is None:
-        raise RunError(
-            "retrieval needs a run that learned to contrast, to match or to rank: a pre-training run with itc, hinge or "
-            "itm, or one of retrieval"
-        )
-    tokenizer, rows, seen = tokenizer_of(subject.run), [], []
-    parts = [
-        model.encode_text(tokenizer.encode(gallery.texts[at : at + TEXTS]).to(subject.device))
-        for at in range(0, len(gallery.texts), TEXTS)
-    ]
-    for batch in read_pictures(subject, gallery, FUSED_IMAGES, tally, "scoring pairs"):
-        image, blocks = encode_images(model, batch), []
-        for text in parts:
-            pair = torch.arange(len(batch) * len(text), device=subject.device)
-            blocks.append(score_pairs(model, score, text, image, pair % len(text), pair // len(text)))
-        rows.append(torch.cat([block.view(len(batch), -1).cpu() for block in blocks], 1))
-        seen += batch.ids.tolist()
-    scores = torch.cat(rows).float()[:, gallery.texts_of(seen)]
-    return Found(gallery.of(seen), Scores(scores, scores.T))
+def score_by_fusion(evaluated: EvaluatedModel, gallery: Gallery, counter: SkipCounter) -> RetrievalScores:
+    """Scores of all readable images and texts, each pair fused. Images are streamed: only their scores stay in memory.
 
-
-FIRST = 5  # candidates kept in predictions
-
-
-def retrieval(subject: EvaluatedModel) -> Result:
-    """Recall at 1, 5 and 10 both ways, beside chance and the gallery's size. A run that learned to contrast is scored by
-    that, and by matching the best of it again where it learned that too; others by fusing all pairs. Raises DataError,
-    RunError.
+    Raises RunError if the run was trained with no loss that scores pairs.
     """
-    tally = SkipCounter(subject.asked.max_skipped)
-    gallery, way = readable(open_gallery(subject.asked, subject.images.shorter_side), tally), comparison(subject)
-    found = by_fusion(subject, gallery, tally) if way is None else by_comparison(subject, way, gallery, tally)
-    tally.check()
-    owner, metrics = found.gallery.owner, {}
-    told = recall(found.scores.of_texts, owner, of_images=found.scores.of_images)
-    metrics |= {"images": told.images, "texts": told.texts, "skipped": tally.bad} | _recalls(told)
-    for k in told.text_to_image:
-        metrics[f"image to text R@{k}, chance"] = told.chance_image_to_text[k]
-        metrics[f"text to image R@{k}, chance"] = told.chance_text_to_image[k]
-    if found.before is not None:
-        metrics["candidates matched"] = subject.asked.rerank
-        before = _recalls(recall(found.before, owner))
-        metrics |= {f"{name}, before matching": value for name, value in before.items()}
-    predictions, shown = _examples(found, 0 if subject.asked.shuffle_captions else SHOWN)
-    return Result(metrics, predictions, shown, list(tally.listed.values()))
+    pair_score, model = pair_scorer(evaluated), evaluated.model
+    if pair_score is None:
+        raise RunError(
+            "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
+            "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
+        )
+    texts, rows, image_ids = list(_encode_texts(evaluated, gallery.texts)), [], []
+    for batch in load_images(evaluated, gallery, FUSION_IMAGE_BATCH, counter, "scoring pairs"):
+        image, blocks = encode_images(model, batch), []
+        for text in texts:
+            pair = torch.arange(len(batch) * len(text), device=evaluated.device)
+            blocks.append(score_pairs(model, pair_score, image, text, pair // len(text), pair % len(text)))
+        rows.append(torch.cat([block.view(len(batch), -1).cpu() for block in blocks], 1))
+        image_ids += batch.ids.tolist()
+    scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
+    return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
 
 
-def _recalls(told: RecallAtK) -> dict[str, float]:
-    both = {"image to text": told.image_to_text, "text to image": told.text_to_image}
-    return {f"{way} R@{k}": value for way, values in both.items() for k, value in values.items()}
+def _named_recalls(recalls: RecallAtK) -> dict[str, float]:
+    both = {"image to text": recalls.image_to_text, "text to image": recalls.text_to_image}
+    return {f"{direction} R@{k}": value for direction, values in both.items() for k, value in values.items()}
 
 
-def _examples(found: Found, most: int) -> tuple[list[dict[str, object]], Callable[[], Sequence[Shown]]]:
-    """For each text the pictures it finds first; what makes examples of `most` of them."""
-    gallery, scores = found.gallery, found.scores.of_images
-    source, owners = gallery.source, gallery.owners
-    best = scores.topk(min(FIRST, scores.shape[1]), 1).indices.tolist()
+def _predictions(
+    scored: RetrievalScores, num_examples: int
+) -> tuple[list[dict[str, object]], Callable[[], Sequence[Shown]]]:
+    """For each text the TOP_K images retrieved first, and a function that makes `num_examples` examples of them."""
+    gallery, scores = scored.gallery, scored.scores.text_to_image
+    source, image_of_text = gallery.source, gallery.image_of_text
+    best = scores.topk(min(TOP_K, scores.shape[1]), 1).indices.tolist()
     predictions = [
-        {"text": text, "image": source.where(own), "retrieved": [source.where(i) for i in first]}
-        for text, own, first in zip(gallery.texts, owners, best, strict=True)
+        {"text": text, "image": source.where(own), "retrieved": [source.where(i) for i in top]}
+        for text, own, top in zip(gallery.texts, image_of_text, best, strict=True)
     ]
 
-    def example(at: int) -> RetrievalExample:
-        results = [(source.image(i), float(scores[at, i]), i == owners[at]) for i in best[at]]
-        return RetrievalExample(gallery.texts[at], results)
+    def example(text: int) -> RetrievalExample:
+        results = [(source.image(i), float(scores[text, i]), i == image_of_text[text]) for i in best[text]]
+        return RetrievalExample(gallery.texts[text], results)
 
-    return predictions, lambda: draw_examples(evenly_spaced(range(len(owners)), most), example)
+    return predictions, lambda: draw_examples(evenly_spaced(range(len(image_of_text)), num_examples), example)

@@ -1,0 +1,48 @@
+"""Settings of the visual tokenizer (BEiT v2's VQ-KD), apart from the model so that recipes import no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from diptych.config.validation import (
+    Cells,
+    Count,
+    Depth,
+    Dim,
+    MLPDim,
+    NumHeads,
+    PatchSize,
+    Range,
+    ShareBelowOne,
+    require_multiple,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from diptych.encoders.visual_tokenizer import VisualTokenizer
+
+
+@settings("model")
+class VisualTokenizerConfig:
+    """Settings of a visual tokenizer. The defaults are BEiT v2's base size with its decoder of three blocks."""
+
+    dim: Dim = 768
+    depth: Depth = 12
+    num_heads: NumHeads = 12
+    mlp_dim: MLPDim = 3072
+    patch_size: PatchSize = 16  # pixels
+    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
+    num_codes: Annotated[int, Range(2, 2**16)] = 8192  # in the codebook
+    code_dim: Dim = 32
+    decoder_depth: Depth = 3
+    feature_dim: Dim = 512  # of the teacher's features
+    decay: ShareBelowOne = 0.99  # of the moving averages that the codes are
+    patience: Count = 10  # steps without use after which a code is replaced
+
+    def __post_init__(self) -> None:
+        require_multiple(self, "model", ("dim", "num_heads"))
+
+    def build(self) -> VisualTokenizer:
+        from diptych.encoders.visual_tokenizer import VisualTokenizer
+
+        return VisualTokenizer(self)

@@ -1,0 +1,214 @@
+"""README and docs/: every command line parses, every file named exists, every table is that of its results file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.result_pages import TABLE, pages, records, with_tables
+from diptych.cli import COMMANDS, main
+from tests.test_layers import LEVELS
+
+ROOT = Path(__file__).parents[1]
+DOCS = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "bench" / "README.md"]
+FENCE = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FILE = re.compile(r"(?<![\w./*{-])((?:[\w*-]+/)+[\w*.-]+\.(?:py|md|json|svg|css|html|npz|txt))(?![\w/])")
+HISTORY = ("CHANGELOG.md",)  # names commands that were
+TO_WRITE = re.compile(r"NAME|DIR|RUN|FILE")  # files that the reader is to make
+
+
+class Reached(Exception):
+    """A command's words were understood, and its work would begin."""
+
+
+WORK = (
+    "runs.pretrain.pretrain", "runs.finetune.finetune", "runs.evaluate.evaluate", "capfilt.run.capfilt",
+    "capfilt.corrupt_captions.corrupt_captions", "runs.train_tokenizer.train_tokenizer", "runs.baselines.baselines",
+    "benchmark.run.benchmark", "runs.imports.import_checkpoint", "runs.export.export", "planning.info.info",
+    "planning.estimate.estimate", "runs.demo.demo",
+)  # fmt: skip
+"""What the commands call once their words are understood."""
+CHECKS = ("check_data", "check_run_folder", "check_inputs", "data_of")
+"""What the command line looks up on disk before that."""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """Lines of code blocks, continued ones joined, and inline code."""
+    for block in FENCE.findall(text):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from SPAN.findall(FENCE.sub("", text))
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words behind every `diptych` that begins a command line; synopses with […] and COMMAND are none."""
+    for line in shell_lines(text):
+        line = re.sub(r"^(torchrun|\S*python) .*?-m diptych ", "diptych ", line.strip())
+        if line.startswith("diptych ") and not re.search(r"COMMAND|\[|…", line):
+            words = shlex.split(line, comments=True)[1:]
+            if len(words) > 1 or words[0] not in COMMANDS:  # a command's name alone is no line to type
+                yield words
+
+
+CASES = {
+    f"{name(path)}: diptych {shlex.join(words)}": words
+    for path in DOCS
+    if path.name not in HISTORY
+    for words in commands(path.read_text(encoding="utf-8"))
+}
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Commands that stop where their work would begin, on data and run folders that need not exist."""
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise Reached
+
+    for work in WORK:
+        module, _, function = work.rpartition(".")
+        monkeypatch.setattr(import_module(f"diptych.{module}"), function, reached)
+    monkeypatch.setattr("diptych.runs.finetune.inherited", lambda folder, run, own=False: run)
+    for module in {command.replace("-", "_") for command in COMMANDS} - {"import", "export"}:
+        for check in CHECKS:
+            monkeypatch.setattr(f"diptych.cli.{module}.{check}", lambda *_: "data", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def understood(words: list[str]) -> str:
+    """Runs a command up to its work: "" where it gets there, else what it says or its exit status."""
+    try:
+        status = main(words)
+    except Reached:
+        return ""
+    return "" if status == 0 and words[-1] in ("--help", "--version") else f"exit status {status}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_work")
+def test_every_command_line_parses(capsys: pytest.CaptureFixture[str]):
+    wrong = []
+    for case, words in CASES.items():
+        if status := understood(words):
+            wrong.append(f"{case}: {status} {capsys.readouterr().err.strip()}")
+        capsys.readouterr()
+    assert len(CASES) > 40
+    assert wrong == []
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("diptych learn --data x", "no command 'learn'"),
+        ("diptych pretrain vilt.tiny --out x --accumulate 2", "no --accumulate"),
+        ("diptych pretrain vilt.huge --out x", "no recipe 'vilt.huge'"),
+        ("diptych evaluate x --task retrieval --candidates 16", "no --candidates"),
+        ("diptych pretrain vilt.tiny --out x --steps many", "many"),
+    ],
+)
+def test_a_command_line_that_does_not_parse_is_noticed(line: str, message: str, capsys: pytest.CaptureFixture[str]):
+    ((words),) = commands(f"```\n{line}\n```")
+    assert understood(words)
+    assert message in capsys.readouterr().err
+
+
+def test_bench_and_make_lines_name_what_is_there():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    wrong = []
+    for path in DOCS:
+        for line in shell_lines(path.read_text(encoding="utf-8")):
+            if path.name not in HISTORY and (made := re.match(r"make ([\w-]+)", line)) and made[1] not in targets:
+                wrong.append(f"{name(path)}: make {made[1]}")
+            if found := re.search(r"-m ((?:bench|tests)[\w.]*)(.*)", line.split("#")[0]):
+                module = ROOT.joinpath(*found[1].split("."))
+                file = next((f for f in (module.with_suffix(".py"), module / "__main__.py") if f.is_file()), None)
+                source = file.read_text(encoding="utf-8") if file else ""
+                flags = re.findall(r"--[\w-]+", found[2])
+                wrong += [f"{name(path)}: {line}: {flag}" for flag in flags or [""] if f'"{flag}' not in source]
+    assert wrong == []
+
+
+def missing_files(path: Path, text: str) -> list[str]:
+    """Relative links, and files with a folder before them, that are nowhere in the repository."""
+    links = [link.partition("#")[0] for link in LINK.findall(text) if "://" not in link and not link.startswith("#")]
+    missing = [link for link in links if not (path.parent / link).exists()]
+    outside_links = LINK.sub("]", text)
+    roots = (ROOT, ROOT / "src" / "diptych", path.parent)
+    for file in FILE.findall(outside_links):
+        if not TO_WRITE.search(file) and not any(any(root.glob(file)) for root in roots):
+            missing.append(file)
+    return missing
+
+
+@pytest.mark.parametrize("path", [path for path in DOCS if path.name not in HISTORY], ids=name)
+def test_named_files_exist(path: Path):
+    assert missing_files(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_a_missing_file_is_noticed():
+    text = "[a](docs/nowhere.md) and `models/vilt/figure.py`, but [b](README.md) and `models/vilt/model.py`"
+    assert missing_files(ROOT / "README.md", text) == ["docs/nowhere.md", "models/vilt/figure.py"]
+
+
+@pytest.mark.parametrize("path", [path for path in DOCS if path.name != "reliability.md"], ids=name)
+def test_lines_fit_a_screen(path: Path):
+    """120 characters, but for tables (with their provenance), links and code."""
+    text = FENCE.sub("", TABLE.sub("", path.read_text(encoding="utf-8")))
+    lines = [line for line in text.splitlines() if len(line) > 120]
+    assert [line for line in lines if not line.startswith("|") and "](" not in line] == []
+
+
+def test_tables_are_those_of_the_results_files():
+    tables = records()
+    stale = [name(path) for path in pages() if with_tables(text := path.read_text(encoding="utf-8"), tables) != text]
+    assert stale == [], "run: python -m bench.result_pages"
+
+
+def test_every_results_file_says_where_it_comes_from_and_is_shown():
+    shown = {table for path in pages() for table in re.findall(r"<!-- table (\w+)", path.read_text(encoding="utf-8"))}
+    assert shown == set(records())
+    for table, record in records().items():
+        assert record.get("source") or (record.get("command") and record.get("date")), table
+        assert all(len(row) == len(record["columns"]) for row in record["rows"]), table
+        assert "figure" not in record or (ROOT / "docs" / "images" / f"{table}.svg").is_file(), table
+
+
+def test_the_page_on_architecture_holds_the_table_of_levels():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for level, parts in enumerate(LEVELS):
+        (row,) = re.findall(rf"^\| {level} \| ([^|]*) \|", text, re.MULTILINE)
+        assert all(re.search(rf"\b{re.escape(part.removeprefix('models/*/'))}\b", row) for part in parts), row
+
+
+@pytest.fixture
+def classes() -> set[str]:
+    """Every class and protocol of the package and its tests."""
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    return {
+        found for file in files for found in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+NOT_OURS = {"NEEDS", "TASKS"}
+"""Capitals that are constants."""
+
+
+@pytest.mark.parametrize("page", ["architecture", "adding-a-model", "adding-an-objective", "adding-a-task", "taxonomy"])
+def test_classes_that_are_named_exist(page: str, classes: set[str]):
+    text = FENCE.sub("", (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    named = {
+        word for span in SPAN.findall(text) for word in re.findall(r"^([A-Z][a-z]+[A-Z]\w*|[A-Z]{2,4})(?=$|[.(])", span)
+    }
+    assert named - classes - NOT_OURS == set()
