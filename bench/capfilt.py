@@ -54,8 +54,8 @@ class Study:
     human: int
     steps: int
     seeds: Sequence[int]
-    match_over: float
-    candidates: int
+    min_itm: float
+    rerank: int
     limit: int
     device: str
 
