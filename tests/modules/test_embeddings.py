@@ -82,5 +82,5 @@ def test_the_text_embedding_is_berts_normalised_sum():
 
 def test_a_text_longer_than_the_position_table_raises_an_error():
     ids = torch.ones(1, 6, dtype=torch.long)
-    with pytest.raises(ValueError, match="text of 6 tokens, but the model has positions for only 5"):
+    with pytest.raises(ValueError, match="text of 6 tokens, but the model has positions for 5"):
         TextEmbedding(11, 5, 6)(Text(ids, ids > 0))

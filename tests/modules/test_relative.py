@@ -82,5 +82,5 @@ def test_padding_may_exceed_the_grid_but_an_image_may_not():
 
 
 def test_a_text_longer_than_the_table_raises_an_error():
-    with pytest.raises(ValueError, match="text of 6 tokens, but the model has positions for only 5"):
+    with pytest.raises(ValueError, match="text of 6 tokens, but the model has positions for 5"):
         positions()(layout(*text(5)))

@@ -11,7 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
-from diptych.modules.position import Resize, resize_bicubic, resize_grid_inside, resize_grid_per_sample
+from diptych.modules.position import (
+    Resize,
+    check_text_length,
+    resize_bicubic,
+    resize_grid_inside,
+    resize_grid_per_sample,
+)
 from diptych.modules.tokens import Span, Tokens
 
 
@@ -40,8 +46,7 @@ class TextEmbedding(nn.Module):
         n = text.ids.shape[1]
         values = self.word(text.ids)
         if self.position is not None:
-            if start + n > (limit := self.position.num_embeddings):
-                raise ValueError(f"text of {start + n} tokens, but the model has positions for only {limit}")
+            check_text_length(start + n, self.position.num_embeddings)
             values = values + self.position.weight[start : start + n]
         if self.segment is not None:
             values = values + self.segment.weight[0]

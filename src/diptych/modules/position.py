@@ -117,6 +117,12 @@ def cubic(x: Float[Tensor, " n"], at: Float[Tensor, " m"]) -> Float[Tensor, "m n
     return a * eye[k] + b * eye[k + 1] + h * h / 6 * ((a**3 - a) * second[k] + (b**3 - b) * second[k + 1])
 
 
+def check_text_length(n: int, limit: int) -> None:
+    """Raises ValueError where a text of `n` tokens is longer than a table of `limit` positions."""
+    if n > limit:
+        raise ValueError(f"text of {n} tokens, but the model has positions for {limit}")
+
+
 class RelativePositions(nn.Module):
     """Relative position bias, one table for all layers: a bias per head for each relative position of query and key.
 
@@ -151,10 +157,8 @@ class RelativePositions(nn.Module):
 
     def _check(self, layout: Layout, number: int, span: Span) -> None:
         """Padding may lie beyond the grid (it gets the bias of the grid's edge); patches of an image may not."""
-        if span.name == "words" and span.length >= self.text_length:
-            raise ValueError(
-                f"text of {span.length + 1} tokens, but the model has positions for only {self.text_length}"
-            )
+        if span.name == "words":
+            check_text_length(span.length + 1, self.text_length)
         rows, columns = self.grid
         if span.grid and (span.grid[0] > rows or span.grid[1] > columns):
             start, end = layout.bounds(number)

@@ -22,7 +22,7 @@ from diptych.modules.attention import KVCache
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
 from diptych.modules.multiway import MultiwayBlock, MultiwayFusion, causal_mask, norms
-from diptych.modules.position import resize_bicubic_plain
+from diptych.modules.position import check_text_length, resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 from diptych.protocols import UnsupportedOperation
 
@@ -70,9 +70,7 @@ class BEiT3(nn.Module):
     def _embed(self, text: Text, start: int) -> Tokens:
         """Word embeddings with positions from `start` on; zero at padding."""
         n = text.ids.shape[1]
-        most = self.position.num_embeddings - UNREAD
-        if start + n > most:
-            raise ValueError(f"text of {start + n} tokens, but the model has positions for {most}")
+        check_text_length(start + n, self.position.num_embeddings - UNREAD)
         values = self.word(text.ids) + self.position.weight[UNREAD + start : UNREAD + start + n]  # b n dim
         spans = (Span("text", "words", n),) if start else (Span("text", "cls", 1), Span("text", "words", n - 1))
         return Tokens.from_padded(values * text.mask[:, :, None], text.mask, *spans)

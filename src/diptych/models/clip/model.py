@@ -24,7 +24,7 @@ from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_blocks
 from diptych.modules.pool import last_token
-from diptych.modules.position import resize_bicubic
+from diptych.modules.position import check_text_length, resize_bicubic
 from diptych.modules.tokens import Span, Tokens
 
 EPS = 1e-5
@@ -90,8 +90,7 @@ class TextTower(nn.Module):
     def forward(self, text: Text) -> Tokens:
         """Normalised tokens. Raises ValueError where a text is longer than the position table."""
         n = text.ids.shape[1]
-        if n > len(self.position):
-            raise ValueError(f"text of {n} tokens, but the model has positions for {len(self.position)}")
+        check_text_length(n, len(self.position))
         tokens = Tokens.from_padded(self.word(text.ids) + self.position[:n], text.mask, Span("text", "words", n))
         for block in self.blocks:
             tokens = block(tokens, Causal())

@@ -27,6 +27,7 @@ from diptych.modules.attention import Causal, KVCache, causal
 from diptych.modules.block import PreNormBlock, PreNormContextBlock, activation_named
 from diptych.modules.init import init_blocks
 from diptych.modules.pool import QueryPool, last_token
+from diptych.modules.position import check_text_length
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 
 
@@ -68,8 +69,7 @@ class UnimodalDecoder(nn.Module):
     def embed(self, text: Text, start: int = 0) -> Float[Tensor, "b n d"]:
         """Words and positions from `start` on. Raises ValueError where a text is longer than the position table."""
         end = start + text.ids.shape[1]
-        if end >= len(self.position):
-            raise ValueError(f"text of {end} tokens, but the model has positions for {len(self.position) - 1}")
+        check_text_length(end, len(self.position) - 1)  # the last position is the [CLS]'s
         return self.word(text.ids.masked_fill(~text.mask, self.pad_token_id)) + self.position[start:end]
 
     def forward(self, text: Text) -> Tokens:
