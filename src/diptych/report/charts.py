@@ -119,7 +119,8 @@ def draw_histogram(histogram: Histogram) -> Chart:
     with _style():
         figure, axes = _new_figure(histogram.title, "share (%)")
         lines, labels = [], []
-        for (name, counts), colour in zip(histogram.counts.items(), ("train", "held-out"), strict=False):
+        colours = ("train", "held-out")[: len(histogram.counts)]
+        for (name, counts), colour in zip(histogram.counts.items(), colours, strict=True):
             shares = [100 * count / max(sum(counts), 1) for count in counts]
             lines.append(axes.stairs(shares, list(histogram.edges), color=COLOURS[colour], linewidth=1.5))
             labels.append(f"{_shorten(name, 40)} (n = {sum(counts):,})")
