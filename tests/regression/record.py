@@ -81,9 +81,11 @@ def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     student = cast(Pretraining, student_of(module)).eval()
     if isinstance(student.model, TextDecoder) and {"lm", "masked_captions"} & set(student.weights):
         recorded["generated"] = _generated(student.model, batch)
-    if batch.image is not None and batch.text is not None:
+    if (
+        batch.image is not None and batch.text is not None
+    ):  # the scenes have pixels: models of regions are not evaluated
         tasks = ["matching"] if "itm" in student.weights else []
-        tasks += ["retrieval"] if {"itm", "itc", "hinge"} & set(student.weights) else []
+        tasks += ["retrieval"] if {"itm", "itc"} & set(student.weights) else []
         recorded |= _evaluated(run, student, {}, folder, tasks)
     return recorded
 

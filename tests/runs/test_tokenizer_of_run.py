@@ -99,7 +99,7 @@ def test_train_tokenizer_writes_a_vocabulary_and_never_overwrites_one(
 ):
     file = tmp_path / "learned.txt"
     assert main(["train-tokenizer", "scenes:20", "--size", "70", "--out", str(file)]) == 0
-    assert "70 " in capsys.readouterr().out and read_vocabulary(file).size == 70
+    assert "70 tokens" in capsys.readouterr().out and read_vocabulary(file).size == 70
     content, other = file.read_bytes(), str(tmp_path / "other.txt")
     for words, error in (
         (["--size", "9", "--out", other], "raise --size"),
