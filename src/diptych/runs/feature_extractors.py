@@ -40,8 +40,8 @@ def frozen_cnn() -> FrozenCNN:
 
 
 @cache
-def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), onward: bool = False) -> FrozenMiniLM:
-    return FrozenMiniLM(depth, store=disk_cache(), stages=stages, causal=onward)
+def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), causal: bool = False) -> FrozenMiniLM:
+    return FrozenMiniLM(depth, store=disk_cache(), stages=stages, causal=causal)
 
 
 @cache
@@ -108,7 +108,7 @@ def word_states(text: Text, uncached: bool = False) -> Tensor:
 
 _TEXT_ENCODERS: dict[str, Callable[[], FrozenMiniLM]] = {
     "minilm": frozen_text,
-    "minilm_onward": partial(frozen_text, stages=MINILM_STAGES, onward=True),
+    "minilm_onward": partial(frozen_text, stages=MINILM_STAGES, causal=True),
     "minilm_words": partial(frozen_text, 0),  # no layers: the embedding table alone
 }
 
