@@ -267,15 +267,6 @@ class ContrastiveStep(Protocol):
 
 
 @runtime_checkable
-class HasMissingDefaults(Protocol):
-    """A part of a step whose state has entries that older checkpoints lack."""
-
-    def missing_defaults(self) -> dict[str, Tensor]:
-        """Default values of those entries, by their state_dict name within this part."""
-        ...
-
-
-@runtime_checkable
 class TrainStep(Protocol):
     """A module that computes losses as means over the *global* batch.
 

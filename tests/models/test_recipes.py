@@ -60,19 +60,17 @@ def test_recipes_are_frozen():
 
 
 def test_from_json_names_a_field_that_does_not_fit():
-    values = asdict(vilt.tiny())
+    values = to_json(vilt.tiny())
     with pytest.raises(ValueError, match=r"run\.training\.speed: no such field"):
         from_json(Pretrain, values | {"training": {"speed": 3}})
-    with pytest.raises(ValueError, match=r"run\.model: (expected one of|its fields match none of)"):
-        from_json(Pretrain, values | {"model": {"wide": 3}})
-    with pytest.raises(ValueError, match=r"run\.model: (expected one of|its fields match none of)"):
+    with pytest.raises(ValueError, match=r"run\.model: expected one of ViTConfig, .*, got kind None"):
         from_json(Pretrain, values | {"model": {"dim": 3}})
 
 
 def test_json_holds_the_kind_of_a_model_and_unknown_kinds_are_refused():
     run, values = vilt.tiny(), to_json(vilt.tiny())
     assert values["model"]["kind"] == "ViLTConfig" and "kind" not in values["training"]
-    values["model"] = {"kind": "ViLTConfig", "dim": 96}  # too few fields to tell the kind
+    values["model"] = {"kind": "ViLTConfig", "dim": 96}
     assert from_json(Pretrain, values).model == ViLTConfig(dim=96)
     for name in ("Path", "os.system", ["ViLTConfig"], "Training"):
         with pytest.raises(ValueError, match=r"run\.model: expected one of ViTConfig, MAEConfig"):
@@ -81,16 +79,9 @@ def test_json_holds_the_kind_of_a_model_and_unknown_kinds_are_refused():
 
 def test_a_missing_field_gets_its_default():
     run = vilt.tiny()
-    values = asdict(replace(run, model=replace(run.model, dropout=ViLTConfig().dropout), max_patches=0))
+    values = to_json(replace(run, model=replace(run.model, dropout=ViLTConfig().dropout), max_patches=0))
     del values["model"]["dropout"], values["max_patches"], values["training"]["optimizer"]["eps"]
     assert from_json(Pretrain, values) == replace(run, model=replace(run.model, dropout=ViLTConfig().dropout))
-
-
-def test_a_single_mean_and_std_apply_to_every_channel():
-    run = vilt.tiny()
-    values = json.loads(json.dumps(asdict(run)))
-    values["images"] |= {"mean": 0.5, "std": 0.25}
-    assert from_json(Pretrain, values).images == replace(run.images, std=(0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize(

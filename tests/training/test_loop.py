@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diptych.checkpoints.digests import CheckpointError
@@ -301,17 +300,6 @@ def test_another_version_of_the_settings_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("diptych.config.training.VERSION", 2)
     with pytest.raises(CheckpointError, match=r"version = 1, not 2"):
         run(tmp_path, Toy(), settings(steps=4))
-
-
-def test_checkpoints_without_version_and_findings_are_resumed(tmp_path):
-    with pytest.raises(SystemExit):
-        run(tmp_path, Toy(), settings(), interrupt_at=9)
-    with safe_open(tmp_path / CHECKPOINT, "pt") as file:
-        rest = json.loads(file.metadata()["rest"])
-    del rest["findings"], rest["identity"]["version"]
-    save_file(load_file(tmp_path / CHECKPOINT), tmp_path / CHECKPOINT, {"rest": json.dumps(rest)})
-    run(tmp_path, Toy(), settings())
-    assert rows(tmp_path)[-1]["step"] == 20
 
 
 def test_too_many_bad_samples_stop_the_run(tmp_path):

@@ -14,7 +14,7 @@ from diptych.config.run import Evaluation, Finetune, Pretrain
 from diptych.runs import report
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.evaluate import complete, name_of, short_name
+from diptych.runs.evaluate import complete, name_of
 from diptych.runs.feature_extractors import changed
 from diptych.runs.run_folder import read_run
 from diptych.training import checkpoint
@@ -91,12 +91,10 @@ def is_trained(folder: Path, run: Pretrain) -> bool:
 def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[str, float] | None:
     """The metrics of a finished evaluation with exactly these settings; None where there is none."""
     evaluation = complete(evaluation, run)
-    for name in (name_of(evaluation, run.data), short_name(evaluation)):
-        if (path := folder / name / "metrics.json").is_file():
-            stored = read_json(path, report.SCORES)
-            if stored["asked"] == json.loads(json.dumps(asdict(evaluation))):
-                return stored["metrics"]
-    return None
+    if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
+        return None
+    stored = read_json(path, report.SCORES)
+    return stored["metrics"] if stored["asked"] == json.loads(json.dumps(asdict(evaluation))) else None
 
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:

@@ -9,8 +9,6 @@ import re
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from diptych.config.data import Channels
-
 KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
 """Keys of run.json and their types."""
@@ -54,8 +52,6 @@ def from_json(kind: Any, value: Any, where: str = "run") -> Any:
         return kind(**parts)
     if get_origin(kind) is tuple:
         inner = get_args(kind)
-        if kind == Channels and isinstance(value, float):  # older runs: one value for all three channels
-            value = [value] * len(inner)
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where}: expected a list, got {_preview(value)}")
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
@@ -126,25 +122,10 @@ def _is_union(kind: Any) -> bool:
 
 
 def _member(union: Any, value: Any, where: str) -> tuple[Any, Any]:
-    """The member of a union of dataclasses that `value` is of, and its fields. Raises ValueError.
-
-    Runs written before the kind was stored are matched by their fields: the one member that has all of them and lacks
-    the fewest (a field may be newer than the run).
-    """
+    """The member of a union of dataclasses that `value` names, and its fields. Raises ValueError."""
     members = {kind.__name__: kind for kind in get_args(union) if isinstance(kind, type) and is_dataclass(kind)}
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected one of {', '.join(members)}, got {_preview(value)}")
-    if KIND in value:
-        if value[KIND] not in list(members):
-            raise ValueError(f"{where}: expected one of {', '.join(members)}, got {_preview(value[KIND])}")
-        return members[value[KIND]], {name: part for name, part in value.items() if name != KIND}
-    names = {kind: {f.name for f in fields(kind)} for kind in members.values()}
-    missing = {
-        kind: len(own - set(value)) for kind, own in names.items() if own >= set(value) and len(own) <= 2 * len(value)
-    }
-    fewest = min(missing.values(), default=0)
-    matches = [kind for kind in missing if missing[kind] == fewest]
-    if len(matches) != 1:
-        many = "several" if matches else "none"
-        raise ValueError(f"{where}: its fields match {many} of {', '.join(members)}; add {KIND!r}")
-    return matches[0], value
+    named = value.get(KIND) if isinstance(value, dict) else None
+    if named not in list(members):
+        got = f"{KIND} {_preview(named)}" if isinstance(value, dict) else _preview(value)
+        raise ValueError(f"{where}: expected one of {', '.join(members)}, got {got}")
+    return members[named], {name: part for name, part in value.items() if name != KIND}

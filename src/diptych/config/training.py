@@ -69,8 +69,7 @@ _REPORTING = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_min
 CHANGEABLE = frozenset((*_PLACEMENT, *_REPORTING))
 
 
-# Version of the settings' meaning: raise it when the same settings come to compute something else. Runs that do not
-# record it have version 1.
+# Version of the settings' meaning: raise it when the same settings come to compute something else.
 VERSION = 1
 
 

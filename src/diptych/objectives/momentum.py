@@ -86,10 +86,6 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
         self.identified = identified
 
-    def missing_defaults(self) -> dict[str, Tensor]:
-        """Image ids for checkpoints that predate them (see `protocols.HasMissingDefaults`): an id that no image has."""
-        return {"identity": torch.full_like(self.identity, -100)} if self.identified else {}
-
     @torch.no_grad()
     def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:
         """Adds the features of all ranks, rank by rank; of more than `size`, the last.

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
-from diptych.protocols import HasMissingDefaults, student_of
+from diptych.protocols import student_of
 from diptych.training.distributed import distribute_like, full_tensor
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, DamagedFile, atomic_write, parse_json
 from diptych.utils.state_dict import load_state, mismatch, named_weights
@@ -36,7 +36,7 @@ LOOP_STATE = MINIMAL_STATE | {
     "bad": int,
     "skipped": SKIPPED_SCHEMA,
     "identity": {},
-    "findings?": [FINDING_SCHEMA],
+    "findings": [FINDING_SCHEMA],
 }
 """The shape of the training state: what every reader requires (MINIMAL_STATE), and what the training loop requires."""
 
@@ -109,7 +109,7 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
     for key, t in tensors.items():
         kind, _, name = key.partition("/")
         parts.setdefault(kind, {})[name] = t
-    weights = _missing_defaults(module) | parts.pop("weight", {})
+    weights = parts.pop("weight", {})
     if difference := mismatch(module, weights):
         raise CheckpointError(f"{out / CHECKPOINT} does not fit: {difference}; use another --out")
     current = module.state_dict()
@@ -122,16 +122,6 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
             p = parameters[name]
             # fused AdamW requires even the step count on the parameter's device
             optimizer.state[p][kind] = distribute_like(p, t.to(p.device, copy=True))
-
-
-def _missing_defaults(module: nn.Module) -> dict[str, Tensor]:
-    """Values of weights that a checkpoint from before their module existed may lack."""
-    parts = [
-        (f"{path}." if path else "", part)
-        for path, part in module.named_modules()
-        if isinstance(part, HasMissingDefaults)
-    ]
-    return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.missing_defaults().items()}
 
 
 def read_training_state(out: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any] | None:
@@ -170,14 +160,12 @@ def check_same_settings(
 ) -> None:
     """Raises CheckpointError, with the first differing field, where a run to resume has other settings than `current`.
 
-    A run from before a field existed had the field's default, and a number where there is a list now stands for each of
-    its elements. A field that was removed, or a new one without a default, is a difference.
+    A run from before a field existed had the field's default. A field that was removed, or a new one without a default,
+    is a difference.
     """
     was, now, default = (_flat(json.loads(json.dumps(tree))) for tree in (saved, current, defaults or {}))
     for name in sorted(was.keys() | now.keys()):
         before, after = was.get(name, default.get(name, _NO_FIELD)), now.get(name, _NO_FIELD)
-        if isinstance(after, list) and isinstance(before, int | float):
-            before = [before] * len(after)
         if before != after:
             raise CheckpointError(
                 f"{out} holds a run with {name} = {before}, not {after}: "

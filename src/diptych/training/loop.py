@@ -64,7 +64,7 @@ class TrainingRun:
         self.saved_step = self.done
         self.skip_counter.seen, self.skip_counter.bad = state["seen"], state["bad"]
         self.skip_counter.listed = {s["id"]: Skipped(**s) for s in state["skipped"]}
-        self.diagnostics.restore(state.get("findings", ()))  # early checkpoints of 0.1.0 had none
+        self.diagnostics.restore(state["findings"])
         self.evaluation_pending = state.get("owes", False)
 
     def save(self) -> None:
@@ -261,7 +261,7 @@ def _fit(
 ) -> Path:
     state = checkpoint.read_training_state(out, checkpoint.LOOP_STATE)
     if state is not None:
-        all_defaults = settings_defaults(settings) | dict(defaults) | {"version": 1}
+        all_defaults = settings_defaults(settings) | dict(defaults)
         checkpoint.check_same_settings(out, state["identity"], run_identity, all_defaults)
 
     optimizer_step = OptimizerStep(step, settings, group)
