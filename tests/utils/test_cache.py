@@ -387,6 +387,7 @@ def test_a_process_that_is_ended_loses_at_most_the_entry_that_it_was_writing(tmp
         receiver, sender = get_context("fork").Pipe(duplex=False)
 
         def write(folder: Path = folder, sender=sender) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with "&"
             cache = DiskCache(folder)
             for i in range(100_000):
                 cache.put(digest(str(i)), numbered(i))
