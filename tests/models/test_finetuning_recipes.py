@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 from diptych.batch import Batch, Text
 from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Finetune, Objectives, Pretrain
-from diptych.config.serialization import from_json
+from diptych.config.serialization import from_json, to_json
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
 from diptych.runs.finetune import build
@@ -61,7 +61,7 @@ def test_the_first_step_has_a_loss_and_gradients(name: str):
 @pytest.mark.parametrize("name", OWN)
 def test_every_recipe_builds_at_full_size_and_survives_json(name: str):
     run = recipe(name, "Finetune")
-    assert run.recipe == name and from_json(Finetune, json.loads(json.dumps(asdict(run)))) == run
+    assert run.recipe == name and from_json(Finetune, json.loads(json.dumps(to_json(run)))) == run
     assert with_image_grid(run) == run or run.embedders.image != "own"
     with torch.device("meta"):
         assert build(run, {**FACTS, "prior": None}).weights == {run.task: 1.0}

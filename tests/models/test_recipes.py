@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, replace
 from importlib import import_module
 
 import pytest
@@ -40,13 +40,13 @@ def test_every_recipe_builds_on_the_meta_device(name: str):
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_survives_json(name: str):
     run = recipe(name)
-    assert from_json(Pretrain, json.loads(json.dumps(asdict(run)))) == run, (
+    assert from_json(Pretrain, json.loads(json.dumps(to_json(run)))) == run, (
         'as run folders had it before models had a "kind"'
     )
     assert from_json(Pretrain, json.loads(json.dumps(to_json(run)))) == run
     if isinstance(run.model, ViLTConfig):
         task = common_recipes.vqa(run)
-        assert from_json(Finetune, json.loads(json.dumps(asdict(task)))) == task
+        assert from_json(Finetune, json.loads(json.dumps(to_json(task)))) == task
 
 
 @pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("demo.")])

@@ -88,13 +88,6 @@ def test_a_file_that_is_not_a_checkpoint_is_a_one_line_error(tmp_path):
         checkpoint.read_training_state(tmp_path)
 
 
-def test_a_number_equals_a_list_of_it(tmp_path):
-    held, asked = {"images": {"mean": 0.5}}, {"images": {"mean": (0.5, 0.5, 0.5)}}
-    checkpoint.check_same_settings(tmp_path, held, asked)
-    with pytest.raises(CheckpointError, match=r"images\.mean"):
-        checkpoint.check_same_settings(tmp_path, held, {"images": {"mean": (0.5, 0.4, 0.5)}})
-
-
 def test_model_file_holds_a_tied_weight_once(tmp_path):
     module, _ = trained()
     checkpoint.save_weights(tmp_path, module)
