@@ -151,4 +151,4 @@ def test_it_can_replace_a_models_text_embedding(frozen: FrozenMiniLM, text: Text
         f"words.{part}.{kind}" for part in ("project", "norm") for kind in ("weight", "bias")
     }
     padded.values.square().sum().backward()
-    assert model.words.project.weight.grad is not None
+    assert model.get_parameter("words.project.weight").grad is not None

@@ -54,7 +54,10 @@ CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): 
     "ALBEF with decoder": lambda: ALBEFConfig(decoder_depth=1),
     "VLMo with relative positions": lambda: VLMoConfig(relative=True),
     "VLMo with absolute positions": lambda: VLMoConfig(relative=False),
-    **{f"BLIP {form}": lambda form=form: BLIPConfig(variant=form) for form in ("retrieval", "caption", "vqa", "nlvr2")},
+    "BLIP retrieval": lambda: BLIPConfig(variant="retrieval"),
+    "BLIP caption": lambda: BLIPConfig(variant="caption"),
+    "BLIP vqa": lambda: BLIPConfig(variant="vqa"),
+    "BLIP nlvr2": lambda: BLIPConfig(variant="nlvr2"),
 }
 
 
