@@ -21,6 +21,7 @@ from diptych.models.configs import (
     ImageOnlyModel,
     Model,
     RegionModel,
+    ViLBERTConfig,
     VLMoConfig,
 )
 from diptych.modules.embeddings import (
@@ -54,6 +55,7 @@ CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): 
     "ALBEF with decoder": lambda: ALBEFConfig(decoder_depth=1),
     "VLMo with relative positions": lambda: VLMoConfig(relative=True),
     "VLMo with absolute positions": lambda: VLMoConfig(relative=False),
+    "ViLBERT with task tokens": lambda: ViLBERTConfig(tasks=2),
     "BLIP retrieval": lambda: BLIPConfig(variant="retrieval"),
     "BLIP caption": lambda: BLIPConfig(variant="caption"),
     "BLIP vqa": lambda: BLIPConfig(variant="vqa"),
@@ -116,6 +118,8 @@ def outputs(run: Pretrain, model: Any) -> list[Tensor]:
         return [model.encode_image(image).to_padded()]
     if isinstance(run.model, BLIPConfig) and run.model.variant == "caption":
         return [model(image, text)]
+    if isinstance(run.model, ViLBERTConfig) and run.model.tasks:
+        text = replace(text, task=torch.arange(B) % 2)
     visual, textual = model.encode_image(image), model.encode_text(text)
     found = [visual.to_padded(), textual.to_padded()]
     if isinstance(run.model, BLIPConfig) and run.model.variant == "nlvr2":

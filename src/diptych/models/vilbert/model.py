@@ -38,6 +38,7 @@ class ViLBERT(nn.Module):
         self.words = embedders.build_text(dim) or TextEmbedding(
             config.vocab_size, config.text_length, dim, dropout=dropout, word=embedders.build_word(dim)
         )
+        self.dropout = nn.Dropout(dropout)  # of the task token; the text embedding may be a frozen one without dropout
         self.task = nn.Embedding(config.tasks, dim) if config.tasks else None
         self.regions = embedders.build_image(image_dim) or RegionEmbedding(
             config.feature_dim, image_dim, dropout=dropout, feature_dropout=embedders.feature_dropout
@@ -83,7 +84,7 @@ class ViLBERT(nn.Module):
             return words
         real = torch.ones(len(text), 1, dtype=torch.bool, device=text.mask.device)
         task = Tokens.from_padded(self.task(text.task)[:, None], real, Span("text", "task", 1))  # b 1 dim
-        task = task.map(self.words.norm).map(self.words.dropout)
+        task = task.map(self.words.norm).map(self.dropout)
         return Tokens.concat(words.select(name="cls"), task, words.select(name="words"))
 
     def encode_image(self, image: Regions) -> Tokens:
