@@ -18,8 +18,8 @@ from diptych.modules.tokens import Span, Tokens
 class BertText(nn.Module):
     """BERT (Devlin et al. 2019) with a projection of [CLS] to `dim`: a text encoder in place of RecurrentText.
 
-    ``VSEpp(config, text=BertText(1024))`` gives it to VSE++. The defaults are BERT-base's. Differs: no dropout on attention
-    weights.
+    ``VSEpp(config, text=BertText(1024))`` is VSE++ with it. The defaults are BERT-base's. Differs: no dropout on
+    attention weights.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class BertText(nn.Module):
 class RecurrentText(nn.Module):
     """Word embeddings, then a GRU; with `bidirectional` the mean of both directions (SCAN, section 3.2).
 
-    Padding is skipped. `word`: word embeddings in place of its own. Its own word embeddings are initialised uniformly in ±0.1, as in VSE++'s and SCAN's official code.
+    Padding is skipped. `word`: word embeddings in place of its own, which are initialised uniformly in ±0.1, as in
+    VSE++'s and SCAN's official code.
     """
 
     def __init__(

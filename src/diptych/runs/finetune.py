@@ -69,7 +69,8 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     torch.manual_seed(run.training.seed)
     if run.task == "classification":
         classes = len(facts["classes"])
-        return Classification(with_classifier(run.model, classes).build(input_embeddings(run)), classes)  # type: ignore[arg-type]
+        classifier: Any = with_classifier(run.model, classes).build(input_embeddings(run))
+        return Classification(classifier, classes)
     model: Any = run.model.build(input_embeddings(run))
     scale_init(model, run.init_scale)
     if isinstance(run.model, ImageOnlyModel) or not isinstance(model, FusionEncoder):

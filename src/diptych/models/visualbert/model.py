@@ -1,9 +1,9 @@
 """VisualBERT: A Simple and Performant Baseline for Vision and Language (Li et al., 2019), figure 2.
 
 Words are embedded as in BERT; region features are projected to the same width and get a type embedding of their own;
-one BERT encodes both. UNITER (Chen et al., ECCV 2020) also embeds the boxes: ``VisualBERT(config,
-InputEmbeddings(image=lambda dim, _: RegionEmbedding(config.feature_dim, dim)))`` (with ViLBERT's five numbers of a box and one norm of the sum, where UNITER has
-seven numbers and one more norm of each part).
+one BERT encodes both. UNITER (Chen et al., ECCV 2020) also embeds the boxes: ``VisualBERT(config, InputEmbeddings(
+image=lambda dim, _: RegionEmbedding(config.feature_dim, dim)))`` (with ViLBERT's five numbers of a box and one norm of
+the sum, where UNITER has seven numbers and one more norm of each part).
 
 Differs: regions have one learned type embedding, where the official code adds two that are the same for all of them (a
 segment's, and position 0's); an image has one caption, where pre-training on COCO has two; attention has no dropout of
