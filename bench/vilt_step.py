@@ -87,8 +87,8 @@ class Peer(nn.Module):
         distance = optimal_transport(words, patches, inner, torch.arange(patches.shape[1]) < count).distance
         sign = torch.where(matching.matched, 1.0, -1.0)
         return {
-            "itm": F.cross_entropy(self.heads["match"](pair.pooler_output).float(), matching.matched.long()),
-            "mlm": F.cross_entropy(self.heads["words"](hidden).float().flatten(0, 1), labels.flatten()),
+            "itm": F.cross_entropy(self.heads["itm"](pair.pooler_output).float(), matching.matched.long()),
+            "mlm": F.cross_entropy(self.heads["mlm"](hidden).float().flatten(0, 1), labels.flatten()),
             "wpa": (sign * distance).mean(),
         }
 

@@ -53,8 +53,8 @@ def vilts() -> list[Example]:
         official |= {"image_size_of_pos_embed": config["img_size"]} if "img_size" in config else {}
         model, pair = shape | words | {"num_images": 1}, shape | words | {"num_images": 2}
         examples += [
-            Example("vilt", "pretraining", model, official, none("match", "words")),
-            Example("vilt", "pretraining", model, official, none("match")),
+            Example("vilt", "pretraining", model, official, none("itm", "mlm")),
+            Example("vilt", "pretraining", model, official, none("itm")),
             Example("vilt", "vqa", model, official, {"head.answers.weight": (13, 2 * shape["dim"])}),
             Example("vilt", "nlvr2", pair, official),
             Example("vilt", "retrieval", model, official),
@@ -102,8 +102,8 @@ def vlmos() -> list[Example]:
     two = {"heads": 6, "max_text_len_of_initckpt": 21, "image_size": [15, 3], "patch_size": 3}
     square = first | {"grid": (4, 4)}
     square_config = one | {"image_size": 16}
-    heads = none("match", "words", "contrast", "contrast_together")
-    examples = [Example("vlmo", "pretraining", square | {"vl_start_layer": 3}, square_config, none("words"))]
+    heads = none("itm", "mlm", "itc", "itc_vl")
+    examples = [Example("vlmo", "pretraining", square | {"vl_start_layer": 3}, square_config, none("mlm"))]
     pairs: list[tuple[Arguments, Arguments]] = [(first, one), (second, two), (square, square_config)]
     for model, config in pairs:
         examples += [

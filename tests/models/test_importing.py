@@ -38,7 +38,7 @@ def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **opti
 def test_an_official_vilt_is_imported(vilt_folder: Path):
     imported = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
     assert imported.task == "pretraining"
-    assert imported.heads == ["heads.match", "heads.words"]
+    assert imported.heads == ["heads.itm", "heads.mlm"]
     assert imported.arguments == {
         "dim": 40, "depth": 4, "num_heads": 4, "mlp_dim": 160, "patch_size": 8, "grid": (4, 4), "vocab_size": 220,
         "text_length": 12, "num_images": 1,
@@ -51,7 +51,7 @@ def test_the_task_follows_from_the_heads(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     matching = {name: tensor for name, tensor in state.items() if not name.startswith("mlm_score.")}
     imported = load(matching, tmp_path)
-    assert (imported.task, imported.heads) == ("pretraining", ["heads.match"])
+    assert (imported.task, imported.heads) == ("pretraining", ["heads.itm"])
     assert {o.name for o in imported.build().objectives} == {"itm", "wpa"}  # type: ignore[union-attr]
     encoder = {name: tensor for name, tensor in matching.items() if not name.startswith("itm_score.")}
     assert load(encoder, tmp_path).task == "encoder"

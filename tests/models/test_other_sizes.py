@@ -31,7 +31,7 @@ def vilberts() -> list[Example]:
         "dim": 22, "depth": 1, "num_heads": 1, "image_depth": 5, "image_num_heads": 5, "coattention_num_heads": 6,
         "schedule": ((0, 4),), "feature_dim": 9, "num_region_targets": 9,
     }  # fmt: skip
-    examples, pretraining = [], ("words", "regions", "match")
+    examples, pretraining = [], ("mlm", "regions", "itm")
     for model in (first, second):
         config = {
             "num_attention_heads": model["num_heads"], "v_num_attention_heads": model["image_num_heads"],

@@ -14,7 +14,7 @@ from diptych.protocols import student_of
 Heads = dict[str, tuple[int, ...]]
 QUEUE: Heads = {"queue.image": (65536, 256)}
 VQA: Heads = {"head.answers.weight": (3129, 1536)}
-ALL: Heads = {f"heads.{name}.": (1,) for name in ("match", "words", "contrast", "contrast_together")}
+ALL: Heads = {f"heads.{name}.": (1,) for name in ("itm", "mlm", "itc", "itc_vl")}
 LARGER = {"grid": (16, 16)}
 JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
     "albef": [

@@ -253,7 +253,7 @@ def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     """
     torch.manual_seed(0)
     module, (b, n) = SYSTEMS["vilt"], (5, 7)
-    heads = {"heads.match.": torch.ones(1), "heads.words.": torch.ones(1)}
+    heads = {"heads.itm.": torch.ones(1), "heads.mlm.": torch.ones(1)}
     step = module.build(SIZES, "pretraining", heads)
     for parameter in step.parameters():
         parameter.data.normal_(std=0.2)

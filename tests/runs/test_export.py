@@ -71,7 +71,7 @@ def test_hugging_face_s_vilt_gives_the_same_mlm_logits(tmp_path: Path):
     real = torch.arange(8) < torch.tensor([8, 5])[:, None]
     expected = theirs(input_ids=ids, attention_mask=real.long(), pixel_values=pixels).logits
     pair = model.fuse(model.encode_text(Text(ids, real)), model.encode_image(Image.from_full(pixels)))
-    found = step.heads["words"](pair.text.to_padded())
+    found = step.heads["mlm"](pair.text.to_padded())
     torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
 
 

@@ -121,7 +121,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused(folder: Path, path: str,
 
 
 def test_heads_are_compared_too(folder: Path):
-    edited(folder, "run/heads", ["match"])
+    edited(folder, "run/heads", ["itm"])
     run, _ = read_run(folder)
     check_model(folder, run)
     with pytest.raises((WeightsError, RunError), match=r"unexpected|no head"):

@@ -132,7 +132,7 @@ IMAGENETS = (IMAGENET_MEAN, IMAGENET_STD)
 CASES = {
     "albef": Case(ALBEFS, "albef", normalisation=CLIPS),
     "albef, retrieval": Case(
-        replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("contrast", "match")), "albef", normalisation=CLIPS
+        replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("itc", "itm")), "albef", normalisation=CLIPS
     ),
     "albef, vqa": Case(
         finetune_run(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, embed_dim=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
@@ -168,16 +168,16 @@ CASES = {
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
-    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("words",)), "vilt", ("matching",)),
+    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
     "vilt, vqa": Case(finetune_run(VILTS, "vqa"), "vilt", ("vqa",)),
     "vilt, retrieval": Case(finetune_run(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
     "vlmo, before images": Case(
-        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("words",)), "vlmo", ("matching",)
+        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("mlm",)), "vlmo", ("matching",)
     ),
     "vlmo, one readout": Case(replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1)), "vlmo"),
     "vlmo, retrieval": Case(
-        replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1), objectives=vlmo.retrieval().objectives, heads=("contrast",)), "vlmo"
+        replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1), objectives=vlmo.retrieval().objectives, heads=("itc",)), "vlmo"
     ),
     "vlmo, vqa": Case(finetune_run(VLMOS, "vqa"), "vlmo", ("vqa",)),
     "vilbert": Case(toy(vilbert.pretrain(), V_VILBERT), "vilbert"),

@@ -37,7 +37,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
     imported, out = tmp_path / "imported", tmp_path / "vqa"
     assert main(["import", "vilt", str(official), "--out", str(imported), "--heads", "4"]) == 0
-    assert "pretraining with heads.match, heads.words, " in capsys.readouterr().out
+    assert "pretraining with heads.itm, heads.mlm, " in capsys.readouterr().out
     training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_lr_multiplier", "1"]
     assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]

@@ -85,21 +85,23 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
     images = replace(images, tokenizer=tokenizer, objectives=replace(images.objectives, codebook_size=7, min_block=2))
     initial, after_images, unused = trained(images, tmp_path / "images")
     texts = {
-        name for name in after_images if name.startswith(("words.", "transformer.pooler.")) or ".apart.text." in name
+        name
+        for name in after_images
+        if name.startswith(("words.", "transformer.pooler.")) or ".modality_ffn.text." in name
     }
     unchanged = {name for name in after_images if torch.equal(after_images[name], initial[name])}
     assert unchanged == texts and unused == []
 
     words = toy(vlmo.base_words(), 2, relative, tmp_path / "images")
     initial, after_words, unused = trained(words, tmp_path / "words")
-    assert sorted(unused) == ["heads.codes.bias", "heads.codes.weight", "model.hidden_patch"]
-    assert initial.keys() == after_images.keys() - {"hidden_patch"}
+    assert sorted(unused) == ["heads.codes.bias", "heads.codes.weight", "model.mask_token"]
+    assert initial.keys() == after_images.keys() - {"mask_token"}
     assert all(torch.equal(initial[name], after_images[name]) for name in initial)
-    shared_or_image = (".norm.", ".attention.", ".add_attended.", ".add_fed.", ".apart.image.")
+    shared_or_image = (".norm.", ".attention.", ".add_attended.", ".add_fed.", ".modality_ffn.image.")
     blocks = {
         n
         for n in after_words
-        if ".blocks." in n and ".apart.text." not in n and any(part in n for part in shared_or_image)
+        if ".blocks." in n and ".modality_ffn.text." not in n and any(part in n for part in shared_or_image)
     }
     outside = {name for name in after_words if name.startswith(("patches.", "transformer.pooler."))}
     unchanged = {name for name in after_words if torch.equal(after_words[name], after_images[name])}
@@ -113,7 +115,7 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
     pairs = toy(vlmo.base(), 1, relative, tmp_path / "words")
     fresh = named_weights(build(pairs).get_submodule("model"))
     initial, _, unused = trained(pairs, tmp_path / "pairs")
-    together = {name for name in initial if ".together." in name}
+    together = {name for name in initial if ".vl_ffn." in name}
     assert initial.keys() - after_words.keys() == together and len(together) == 6
     assert all(torch.equal(initial[name], (fresh if name in together else after_words)[name]) for name in initial)
     assert (
@@ -132,7 +134,7 @@ def test_a_run_prints_the_weights_that_it_does_not_use(
     monkeypatch.setattr(pretraining, "train", lambda *_: None)
     pretraining.pretrain(toy(vlmo.base_words(), 2, relative=False, begin=tmp_path), tmp_path / "words")
     output = capsys.readouterr().out
-    assert f"\nweights of {tmp_path} that this run does not use: " in output and "model.hidden_patch" in output
+    assert f"\nweights of {tmp_path} that this run does not use: " in output and "model.mask_token" in output
 
 
 def test_masked_patches_are_distinguished_by_their_positions(tokenizer: str):

@@ -35,13 +35,13 @@ def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
     """
     if "bad" in text:
         return False, text["bad"]
-    if not text.keys() & {"match", "cosine"}:
+    if not text.keys() & {"itm", "cosine"}:
         return True, "not scored"
     reasons = []
-    for name, threshold in (("match", config.min_itm), ("cosine", config.min_cosine)):
+    for name, threshold in (("itm", config.min_itm), ("cosine", config.min_cosine)):
         if name in text and not text[name] > threshold:
             return False, f"{name} {text[name]:g} is not over {threshold:g}"
-        if name in text and (name == "match" or threshold > -1):
+        if name in text and (name == "itm" or threshold > -1):
             reasons.append(f"{name} {text[name]:g} is over {threshold:g}")
     return True, ", ".join(reasons)
 

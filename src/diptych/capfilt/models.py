@@ -137,7 +137,7 @@ class Filter:
         module: Any = evaluated.module
         self.evaluated, self.tokenizer = evaluated, tokenizer_of(evaluated.run)
         has_itm = isinstance(evaluated.model, FusionEncoder) and "itm" in module.weights
-        self.itm_head = module.heads["match"] if has_itm else None
+        self.itm_head = module.heads["itm"] if has_itm else None
         self.similarity = dual_encoder_scorer(evaluated)
         if self.itm_head is None and self.similarity is None:
             raise RunError(
@@ -148,7 +148,7 @@ class Filter:
             raise RunError("the filter has no ITM head, only ITC; give --min_cosine, the smallest cosine that passes")
 
     def score(self, image: Tokens, texts: list[str], owner: Tensor) -> list[dict[str, float]]:
-        """The ITM probability ("match") and the cosine of each text with the image `owner` of the batch.
+        """The ITM probability ("itm") and the cosine of each text with the image `owner` of the batch.
 
         `owner`: for each text, the index of its image in the batch.
         """
@@ -159,7 +159,7 @@ class Filter:
         scores: dict[str, list[float]] = {}
         if self.itm_head is not None:
             head = self.itm_head
-            scores["match"] = score_pairs(
+            scores["itm"] = score_pairs(
                 self.evaluated.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], image, text, owner, index
             ).tolist()
         if self.similarity is not None:
@@ -178,7 +178,7 @@ def image_embedding(evaluated: EvaluatedModel, image: Tokens) -> Float[Tensor, "
     pooled = model.pooled_features(image)[0]
     heads: Any = getattr(module, "heads", {})
     weights: Any = module.weights
-    head = next((part for name, part in heads.items() if name == "contrast"), None)
+    head = next((part for name, part in heads.items() if name == "itc"), None)
     if isinstance(head, ITCHead) and ("itc" in weights or "retrieval" in weights):
         return head.project_image(pooled).float()
     return F.normalize(pooled.float(), dim=-1)

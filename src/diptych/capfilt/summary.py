@@ -36,7 +36,7 @@ DECISION = {"shard": str, "index": int, "where": str, "decision": str, "reason":
 SIMILAR = {"shard": str, "index": int, "where": str, "kind": str, "of": str, "cosine": (int, float), "dropped": bool}
 NUM_EXAMPLES = 8  # of each decision, in the report
 BINS = 40
-EDGES = {"match": (0.0, 1.0), "cosine": (-1.0, 1.0)}
+EDGES = {"itm": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 
 
 class DecisionCounts:
@@ -147,7 +147,7 @@ def _sections(
     for name, series in count.scores.items():
         low, high = EDGES[name]
         edges = [low + (high - low) * i / BINS for i in range(BINS + 1)]
-        if name == "match":
+        if name == "itm":
             yield Histogram("ITM probability", edges, series, config.min_itm)
         else:
             yield Histogram("Cosine similarity", edges, series, config.min_cosine if config.min_cosine > -1 else None)

@@ -43,7 +43,7 @@ class Benchmark:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gallery: CountOrNone = 0  # evaluation: only the first N images; 0: all
     rerank: CountOrNone = Evaluation.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
-    rerank_by: Literal["match", "cosine", "product"] = Evaluation.rerank_by  # as for evaluate
+    rerank_by: Literal["itm", "sum", "product"] = Evaluation.rerank_by  # as for evaluate
     num_beams: NumBeams = Evaluation.num_beams
     workers: Workers = 2
 

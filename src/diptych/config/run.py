@@ -58,7 +58,7 @@ class Objectives:
     itc_form: Literal["softmax", "sigmoid"] = "softmax"  # itc: softmax over the batch, or sigmoid per pair
     label_smoothing: ShareBelowOne = 0.0  # lm, masked_captions: label smoothing over the vocabulary
     mask_regions: bool = False  # itm, mlm: share one encoding with masked regions (ViLBERT)
-    region_target: Literal["classes", "features", "contrast"] = "classes"  # masked_regions: prediction target
+    region_target: Literal["classes", "features", "nce"] = "classes"  # masked_regions: prediction target
     min_block: Annotated[int, Range(1, 4096)] = 16  # masked_codes*: minimum patches of a masked block
     local_negatives: bool = False  # hard negatives: only from the process's own part of the batch
     mim_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # mim: share of patches that are masked
@@ -206,7 +206,7 @@ class Evaluation:
     captions: CountOrNone = 0  # use only the first N captions of each image; 0: all (not for vqa)
     rerank: CountOrNone = 32  # retrieval: re-rank the dual encoder's top N by ITM; 0: no re-ranking
     # re-rank by: match: ITM probability (ALBEF); cosine: ITM logit + cosine (BLIP); product: ITM x ITC probability
-    rerank_by: Literal["match", "cosine", "product"] = "product"
+    rerank_by: Literal["itm", "sum", "product"] = "product"
     num_beams: NumBeams = 3  # captioning: beam size
     max_length: MaxLength = 30  # captioning: maximum tokens, start and end tokens included
     shuffle_captions: bool = False  # control: captions of other images, which must bring every score to chance

@@ -32,8 +32,8 @@ WORDS = {
 LAYER = {
     "attention.out": "attention.output.dense",
     "norm1": "attention.output.LayerNorm",
-    "feedforward.grow": "intermediate.dense",
-    "feedforward.shrink": "output.dense",
+    "feedforward.fc1": "intermediate.dense",
+    "feedforward.fc2": "output.dense",
     "norm2": "output.LayerNorm",
 }  # fmt: skip
 """Weight names here and in the published checkpoint."""

@@ -63,7 +63,7 @@ class Imported:
 
     @property
     def heads(self) -> list[str]:
-        """The heads of the checkpoint: "heads.match", "head", "model.head" …"""
+        """The heads of the checkpoint: "heads.itm", "head", "model.head" …"""
         modules = {".".join(name.split(".")[: 2 if name.startswith("heads.") else 1]) for name in self.state}
         classifier = {"model.head"} if "model.head.weight" in self.state else set()
         return sorted(modules - {"model"} | classifier)

@@ -83,8 +83,8 @@ def initialize_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]
         if name.startswith(CLASSIFIER):
             continue
         ours = name if name.startswith("patches.") else f"transformer.{name}"
-        ours = ours.replace(".norm1.", ".norm.").replace(".norm2.", ".apart.image.norm.")
-        ours = ours.replace(".feedforward.", ".apart.image.feedforward.")
+        ours = ours.replace(".norm1.", ".norm.").replace(".norm2.", ".modality_ffn.image.norm.")
+        ours = ours.replace(".feedforward.", ".modality_ffn.image.feedforward.")
         if ours.endswith(".qkv.bias"):
             part = ours.removesuffix("qkv.bias")
             loaded[f"{part}query_bias"], _, loaded[f"{part}value_bias"] = tensor.chunk(3)
@@ -94,7 +94,8 @@ def initialize_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]
     needed = [
         name
         for name in named_weights(vlmo)
-        if not name.startswith(unchanged) and not any(part in name for part in (".apart.text.", ".together.", ".scale"))
+        if not name.startswith(unchanged)
+        and not any(part in name for part in (".modality_ffn.text.", ".vl_ffn.", ".scale"))
     ]
     _check_complete(loaded, needed)
     loaded["patches.position"] = resize_to_grid(loaded["patches.position"], vlmo.patches.grid, vlmo.patches.resize)

@@ -39,7 +39,7 @@ class ITC:
 
     name: str = "itc"
     weight: float = 1.0
-    head_names: tuple[str, ...] = ("contrast",)
+    head_names: tuple[str, ...] = ("itc",)
     form: Literal["softmax", "sigmoid"] = "softmax"
 
     def samples_compared(self, among: ComparisonPool) -> int:

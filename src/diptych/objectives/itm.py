@@ -49,7 +49,7 @@ class HardNegativeITM:
 
     name: str = "itm"
     weight: float = 1.0
-    head: str = "contrast"
+    head: str = "itc"
     readout: int = 0
     uniform_mix: float = 0.0
     local_negatives: bool = False
@@ -90,7 +90,7 @@ class HardNegativeITM:
         text = all_texts.index_samples(torch.cat([own, texts]))
         image = all_images.index_samples(torch.cat([images, own]))
         mismatched = views.fusion_encoder.fuse(text, image)
-        return views.head("match", torch.cat([views.pair.pooled, mismatched.pooled]))
+        return views.head("itm", torch.cat([views.pair.pooled, mismatched.pooled]))
 
     def _candidates(self, tokens: Tokens) -> tuple[Tokens, int]:
         """The tokens to sample negatives from, and the index of this rank's first."""
@@ -149,7 +149,7 @@ class ITM:
     def logits(self, views: Views) -> Tensor:
         """Logits (b, 2): mismatched, matched."""
         pair = views.matching_pair if self.hiding is None else masked_pair(views, self.hiding)
-        return views.head("match", pair.pooled)
+        return views.head("itm", pair.pooled)
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
         p = self.prior

@@ -40,7 +40,7 @@ class MLM:
         words = masked.original[masked.masked]
         if teacher is None:
             loss, correct = chunked_cross_entropy(
-                output_layer(views.heads["words"]), self.text(views).gather(masked.masked), words
+                output_layer(views.heads["mlm"]), self.text(views).gather(masked.masked), words
             )
         else:  # distillation needs the whole vocabulary's distribution
             logits, soft = self.logits(views), SoftTargets(self.logits(teacher.views), teacher.alpha)
@@ -50,7 +50,7 @@ class MLM:
 
     def logits(self, views: Views) -> Float[Tensor, "masked vocabulary"]:
         """Vocabulary logits of the masked tokens, sample after sample."""
-        return views.head("words", self.text(views).gather(views.masked(self.masking).masked)).float()
+        return views.head("mlm", self.text(views).gather(views.masked(self.masking).masked)).float()
 
     def text(self, views: Views) -> Tokens:
         """The text tokens that words are predicted from."""

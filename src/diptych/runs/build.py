@@ -58,7 +58,7 @@ from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
 
 CNN_CLASSES = 1000  # ImageNet classes of the teacher CNN
-DROPPED_WEIGHTS = ("hidden_patch",)
+DROPPED_WEIGHTS = ("mask_token",)
 """Model weights that a later stage may lack: the mask token of pre-training on images alone."""
 
 
@@ -85,7 +85,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     teacher = frozen_cnn().with_normalization(image_loader(run).mean_std) if needs_cnn else None
     needs_codes = guided and (config.masked_codes or config.masked_codes_image_only)
     visual_tokenizer = frozen_tokenizer(run) if needs_codes else None
-    itc_heads = tuple(name for name in heads if name.startswith("contrast"))
+    itc_heads = tuple(name for name in heads if name.startswith("itc"))
     return Pretraining(
         model,
         heads,
@@ -108,10 +108,8 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
         heads["grid"], heads["classes"] = nn.Linear(dim, CNN_CELL), nn.Linear(dim, CNN_CLASSES)
     if config.masked_codes or config.masked_codes_image_only:
         heads["codes"] = nn.Linear(model.dim, config.codebook_size).apply(init_transformer)
-    if (config.mlm or config.mlm_text_only) and "words" not in heads and "captions" in heads:
-        heads["words"] = heads["captions"]  # BEiT-3 has one head for all masked tokens
-    if config.itc and "contrast" not in heads and isinstance(model, PatchEncoder):
-        heads["contrast"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
+    if config.itc and "itc" not in heads and isinstance(model, PatchEncoder):
+        heads["itc"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
     if config.itc_form == "sigmoid":
         for head in heads.values():
             if isinstance(head, ITCHead):
@@ -199,7 +197,7 @@ def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumD
             f"teacher.queue_size is {config.queue_size}, and a queue needs exactly one ITC head, but this run has "
             f"{len(scales)}; set teacher.queue_size to 0"
         )
-    without = [*scales, *(["heads.match"] if "match" in student.heads else [])]
+    without = [*scales, *(["heads.itm"] if "itm" in student.heads else [])]
     warmup = steps_of(config.warmup, run.training.steps)
     return MomentumDistillation(student, queue, without, momentum=config.momentum, alpha=config.alpha, warmup=warmup)
 
@@ -270,12 +268,12 @@ def _init_from_same_model(module: Pretraining, state: Mapping[str, Tensor], fold
 REGION_TARGETS: dict[str, Target] = {
     "classes": class_target,
     "features": feature_target,
-    "contrast": ContrastTarget(),
+    "nce": ContrastTarget(),
 }
 """Targets of masked region modeling, by their names in `objectives.region_target`."""
 
 
-def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("contrast",)) -> list[Objective]:
+def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("itc",)) -> list[Objective]:
     """The objectives of a run: those whose weight is not 0; with VQ-KD also the metric of unused codes.
 
     Args:

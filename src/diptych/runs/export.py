@@ -114,7 +114,7 @@ def _official_task(run: Pretrain, system: str) -> str:
     config = run.objectives
     if system == "beit3":
         return "captioning" if config.masked_captions else "retrieval" if config.itc else "encoder"
-    if system == "albef" and not {"*", "words"} & set(run.heads):
+    if system == "albef" and not {"*", "mlm"} & set(run.heads):
         return "retrieval"
     if isinstance(run.model, BLIPConfig) and run.model.variant != "pretraining":
         return run.model.variant

@@ -129,7 +129,7 @@ def init_from_pretrained(module: Task, folder: Path) -> None:
         body = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
         trained = {name: tensor for name, tensor in named_weights(model).items() if name.startswith("head.")} | body
     load_strict(model, trained, str(folder))
-    itm = within(state, "heads.match.")
+    itm = within(state, "heads.itm.")
     if isinstance(module, Retrieval) and itm:
         head = ITMHead(module.rank.linear.in_features)
         load_strict(head, itm, str(folder))

@@ -139,9 +139,9 @@ def test_vilt_s_heads_from_hugging_face(tmp_path: Path):
     theirs = random(hf.ViltForMaskedLM(hf.ViltConfig(**VILT)))
     imported_model = load_official("vilt", as_saved(theirs, tmp_path / "words"), num_heads=3)
     step = ours(imported_model)
-    assert (imported_model.task, imported_model.heads) == ("pretraining", ["heads.words"])
+    assert (imported_model.task, imported_model.heads) == ("pretraining", ["heads.mlm"])
     words = step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).text.to_padded()
-    assert close(step.heads["words"](words)[text.mask], theirs(**inputs).logits[text.mask])
+    assert close(step.heads["mlm"](words)[text.mask], theirs(**inputs).logits[text.mask])
 
     config = hf.ViltConfig(**VILT | {"modality_type_vocab_size": 3}, num_images=2, num_labels=2)
     theirs = random(hf.ViltForImagesAndTextClassification(config))

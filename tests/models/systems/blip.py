@@ -87,7 +87,7 @@ def fuse_images(model: BLIP, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def matching(model: BLIP) -> nn.Module:
-    return Pretraining(model, nn.ModuleDict({"match": model.pretraining_heads()["match"]}), [ITM()])
+    return Pretraining(model, nn.ModuleDict({"itm": model.pretraining_heads()["itm"]}), [ITM()])
 
 
 READS = {

@@ -56,7 +56,7 @@ def small(**others: Any) -> VLMo:
 
 
 def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
-    read = {"itc": CONTRASTS, "itm": ("match",), "mlm": ("words",)}
+    read = {"itc": CONTRASTS, "itm": ("itm",), "mlm": ("mlm",)}
     heads = model.pretraining_heads()
     for name in set(heads) - {head for o in objectives for head in read[o.name]}:
         del heads[name]
@@ -104,20 +104,20 @@ METHODS = {
 }
 MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
 UNPOOLED = {r"pooler\.": "reads pairs alone"}
-NO_PAIRS = UNPOOLED | {r"\.together\.": "there are no pairs"}
+NO_PAIRS = UNPOOLED | {r"\.vl_ffn\.": "there are no pairs"}
 NO_TEXTS = {
     r"model\.words\.": "there are no texts",
     r"modality\.weight\[[02]\]": "there are no texts, and one image",
-    r"apart\.text\.": "there are no texts",
+    r"modality_ffn\.text\.": "there are no texts",
     r"pooler\.": "reads pairs alone",
 }
 NO_IMAGES = {
     r"patches\.": "there are no images",
     r"modality\.weight\[1\]": "there are no images",
-    r"apart\.image\.": "there are no images",
+    r"modality_ffn\.image\.": "there are no images",
 }
 EARLY = {
-    r"blocks\.2\.apart\.": "the last block sends pairs to the expert of both",
+    r"blocks\.2\.modality_ffn\.": "the last block sends pairs to the expert of both",
 }
 WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 

@@ -50,12 +50,12 @@ class Recomputation:
 
     def pretraining(self) -> Table:
         return {
-            "image_emb": lambda: Recomputed(self.views.features("contrast").image),
-            "text_emb": lambda: Recomputed(self.views.features("contrast").text),
-            "logits": lambda: Recomputed(self.views.head("captions", self.captions.to_padded()), self.captions.mask),
+            "image_emb": lambda: Recomputed(self.views.features("itc").image),
+            "text_emb": lambda: Recomputed(self.views.features("itc").text),
+            "logits": lambda: Recomputed(self.views.head("mlm", self.captions.to_padded()), self.captions.mask),
             "greedy_ids": lambda: self.generated("greedy_ids", 1),
             "beam_ids": lambda: self.generated("beam_ids", 3),
-            "masked_logits": lambda: Recomputed(self.views.head("captions", self.captions.gather(self.hidden))),
+            "masked_logits": lambda: Recomputed(self.views.head("mlm", self.captions.gather(self.hidden))),
         }
 
     @cached_property

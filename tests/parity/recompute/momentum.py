@@ -55,16 +55,14 @@ class MomentumCase:
             "text_queue_after": lambda: Recomputed(self.updated_queue.text.T),
             "idx_queue_after": lambda: Recomputed(self.updated_queue.identity[None]),
             "queue_ptr_after": lambda: Recomputed(self.updated_queue.place),
-            "vision_proj_m_weight_after": lambda: Recomputed(
-                self.step.teacher.get_parameter("heads.contrast.image.weight")
-            ),
+            "vision_proj_m_weight_after": lambda: Recomputed(self.step.teacher.get_parameter("heads.itc.image.weight")),
             "pos_embed_resized": self.positions,
             "eval_score_i2t": lambda: Recomputed(self.scores.image_to_text),
             "eval_score_t2i": lambda: Recomputed(self.scores.text_to_image),
-            "image_feat": lambda: Recomputed(self.views.features("contrast").image),
-            "text_feat": lambda: Recomputed(self.views.features("contrast").text),
-            "image_feat_m": lambda: Recomputed(self.teacher.features("contrast").image),
-            "text_feat_m": lambda: Recomputed(self.teacher.features("contrast").text),
+            "image_feat": lambda: Recomputed(self.views.features("itc").image),
+            "text_feat": lambda: Recomputed(self.views.features("itc").text),
+            "image_feat_m": lambda: Recomputed(self.teacher.features("itc").image),
+            "text_feat_m": lambda: Recomputed(self.teacher.features("itc").text),
         }
         for official, name in losses.items():
             table[f"loss_{official}"] = lambda name=name: Recomputed(self.losses[name])
@@ -128,9 +126,7 @@ class MomentumCase:
     @cached_property
     def scores(self) -> Scores:
         heads: Any = self.step.student.heads
-        rerank = RerankedRetrieval(
-            self.model, heads["contrast"], heads["match"], self.case.config["k_test"], self.cosine
-        )
+        rerank = RerankedRetrieval(self.model, heads["itc"], heads["itm"], self.case.config["k_test"], self.cosine)
         return rerank(Image.from_full(self.case.input("eval_image")), text_of(self.case, "eval_text"))
 
     def positions(self) -> Recomputed:

@@ -59,7 +59,7 @@ class PretrainingRecomputation:
             "vision_states": lambda: padded(self.pair.image),
             "pooled_text": lambda: pooled_text(self.step.model, self.pair),
             "pooled_vision": lambda: pooled_image(self.step.model, self.pair),
-            "mlm_logits": lambda: on_tokens(self.step.heads["words"], self.pair.text),
+            "mlm_logits": lambda: on_tokens(self.step.heads["mlm"], self.pair.text),
             "region_logits": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
             "region_predictions": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
             "alignment_logits": lambda: Recomputed(ITM(hiding=MASKING).logits(self.views).flip(1)),

@@ -115,7 +115,7 @@ class PretrainingRecomputation:
 
     def mlm_logits(self) -> Recomputed:
         text = self.views.masked_pair(self.objective(MLM).masking).text
-        return Recomputed(self.views.head("words", text.to_padded()), text.mask)
+        return Recomputed(self.views.head("mlm", text.to_padded()), text.mask)
 
     def valid(self, image: Tokens) -> Recomputed:
         mask = patch_grid(image).mask

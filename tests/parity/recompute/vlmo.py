@@ -61,8 +61,8 @@ class Recomputation:
 
     def retrieval(self) -> Table:
         return {
-            "text_emb": lambda: Recomputed(self.views.features("contrast").text),
-            "image_emb": lambda: Recomputed(self.views.features("contrast").image),
+            "text_emb": lambda: Recomputed(self.views.features("itc").text),
+            "image_emb": lambda: Recomputed(self.views.features("itc").image),
             "irtr_loss": lambda: Recomputed(self.losses["retrieval"]),
         }
 
@@ -86,7 +86,7 @@ class Recomputation:
 
     def mlm_logits(self) -> Recomputed:
         text = self.objective(MLM).text(self.views)
-        return Recomputed(self.views.head("words", text.to_padded()), text.mask)
+        return Recomputed(self.views.head("mlm", text.to_padded()), text.mask)
 
     def weighted(self, name: str) -> Tensor:
         """A weighted loss, as the official code returns it."""

@@ -139,8 +139,8 @@ class ALBEF(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITC on the two encoders; ITM and MLM after fusion."""
         heads = {
-            "contrast": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
-            "match": ITMHead(self.dim),
-            "words": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
+            "itc": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
+            "itm": ITMHead(self.dim),
+            "mlm": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
         }
         return nn.ModuleDict(heads).apply(init_transformer)

@@ -114,11 +114,11 @@ def _encoders(arguments: Arguments, model: str, suffix: str = "") -> KeyMapping:
 def _with_momentum(arguments: Arguments, task: str) -> KeyMapping:
     """The student, its momentum teacher and the queue."""
     table = _encoders(arguments, "student.model.") | _encoders(arguments, "teacher.model.", "_m")
-    table |= _contrast("", "student.heads.contrast") | _contrast("_m", "teacher.heads.contrast")
+    table |= _contrast("", "student.heads.itc") | _contrast("_m", "teacher.heads.itc")
     pointer = {"pretraining": "queue_ptr", "retrieval": "ptr_queue"}[task]
     table |= KeyMapping(
-        weight_and_bias("itm_head", "student.heads.match.linear")
-        | {"temp": "student.heads.contrast.scale.value", pointer: "queue.place"}
+        weight_and_bias("itm_head", "student.heads.itm.linear")
+        | {"temp": "student.heads.itc.scale.value", pointer: "queue.place"}
         | {"image_queue": "queue.image", "text_queue": "queue.text"},
         transforms={"image_queue": TRANSPOSED, "text_queue": TRANSPOSED},
     )
@@ -133,8 +133,8 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     if task in ("pretraining", "retrieval"):
         return _with_momentum(arguments, task)
     if task == "matching":
-        table = _encoders(arguments, "model.") | _contrast("", "heads.contrast")
-        return table | KeyMapping(weight_and_bias("itm_head", "heads.match.linear"))
+        table = _encoders(arguments, "model.") | _contrast("", "heads.itc")
+        return table | KeyMapping(weight_and_bias("itm_head", "heads.itm.linear"))
     if task == "nlvr2":
         depth = arguments["depth"]
         text = _text(ENCODER, "model.encoder.", depth, LAYER)
@@ -207,7 +207,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return OpenVQA(model, SMOOTHING)
     if task == "matching":
         heads = model.pretraining_heads()
-        del heads.get_submodule("contrast").scale  # pairs are scored by cosines without a temperature
+        del heads.get_submodule("itc").scale  # pairs are scored by cosines without a temperature
         return nn.ModuleDict({"model": model, "heads": heads})
     objectives: list[Objective] = [ITC()]
     objectives += (
@@ -219,7 +219,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if not split_teacher(state)[1]:
         return student
     queue = Queue(*shape_of(state, "queue.image", 2), identified=task == "retrieval")
-    return MomentumDistillation(student, queue, ("model.decoder", "heads.match", "heads.contrast.scale"))
+    return MomentumDistillation(student, queue, ("model.decoder", "heads.itm", "heads.itc.scale"))
 
 
 SYSTEM = CheckpointAdapter(

@@ -202,7 +202,7 @@ class BLIP(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITC and ITM on the encoder, for pre-training and retrieval; the decoder has its LM head itself."""
         contrast = ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature())
-        return nn.ModuleDict({"contrast": contrast, "match": ITMHead(self.dim)}).apply(init_transformer)
+        return nn.ModuleDict({"itc": contrast, "itm": ITMHead(self.dim)}).apply(init_transformer)
 
 
 def _words(config: BLIPConfig) -> TextEmbedding:

@@ -30,8 +30,8 @@ BLOCK = {
     **weight_and_bias("attn.qkv", "attention.qkv"),
     **weight_and_bias("attn.proj", "attention.out"),
     **weight_and_bias("norm2", "norm2"),
-    **weight_and_bias("mlp.fc1", "feedforward.grow"),
-    **weight_and_bias("mlp.fc2", "feedforward.shrink"),
+    **weight_and_bias("mlp.fc1", "feedforward.fc1"),
+    **weight_and_bias("mlp.fc2", "feedforward.fc2"),
 }
 CLASS_ATTENTION = {
     **weight_and_bias("norm1", "norm"),

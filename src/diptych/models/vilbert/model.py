@@ -97,8 +97,8 @@ class ViLBERT(nn.Module):
         """ITM, MLM and the prediction of masked regions (figure 3)."""
         heads = nn.ModuleDict(
             {
-                "match": ITMHead(self.pooled_dim),
-                "words": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
+                "itm": ITMHead(self.pooled_dim),
+                "mlm": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
                 "regions": RegionHead(self.image_dim, self.num_region_targets),
             }
         )

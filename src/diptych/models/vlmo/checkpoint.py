@@ -45,8 +45,8 @@ TEXTS = 196  # tokens of the longest text in the published tables of relative po
 def _expert(official: str, ours: str) -> dict[str, str]:
     return {
         **weight_and_bias(f"norm2_{official}", f"{ours}.norm"),
-        **weight_and_bias(f"mlp_{official}.fc1", f"{ours}.feedforward.grow"),
-        **weight_and_bias(f"mlp_{official}.fc2", f"{ours}.feedforward.shrink"),
+        **weight_and_bias(f"mlp_{official}.fc1", f"{ours}.feedforward.fc1"),
+        **weight_and_bias(f"mlp_{official}.fc2", f"{ours}.feedforward.fc2"),
     }
 
 
@@ -58,9 +58,9 @@ BLOCK = {
     **weight_and_bias("attn.proj", "attention.out"),
     "gamma_1": "add_attended.scale",
     "gamma_2": "add_fed.scale",
-    **_expert("text", "apart.text"),
-    **_expert("imag", "apart.image"),
-    **_expert("vl", "together"),
+    **_expert("text", "modality_ffn.text"),
+    **_expert("imag", "modality_ffn.image"),
+    **_expert("vl", "vl_ffn"),
 }
 INDEX = "recomputed from the sizes: the row of the table for each pair of tokens"
 MODEL = OUTSIDE_BLOCKS | KeyMapping(
@@ -188,9 +188,9 @@ def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     contrasts = tuple(name for name in CONTRASTS if name in present)
     objectives: list[Objective] = [ITC(head_names=contrasts)] if contrasts else []
-    if "match" in present:
+    if "itm" in present:
         objectives.append(HardNegativeITM())
-    if "words" in present:
+    if "mlm" in present:
         objectives.append(MLM(text_only=True) if text_only else MLM(weight=0.25))
     return Pretraining(model, heads, objectives)
 

@@ -12,14 +12,14 @@ from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_feat
 from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo.config import VLMoConfig
 
-FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.apart.text", "transformer.pooler")
+FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.modality_ffn.text", "transformer.pooler")
 """Parts that training on images alone does not use."""
 
 FROZEN_FOR_WORDS = (
     "patches",
     "transformer.blocks.*.norm",
     "transformer.blocks.*.attention",
-    "transformer.blocks.*.apart.image",
+    "transformer.blocks.*.modality_ffn.image",
 )
 LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fed")
 """Frozen in the text stage too (the official run.py)."""
