@@ -11,7 +11,7 @@ The captioner and the filter must not be trained on the corrupted images. --huma
 the corrupted set and writes them, clean, to OUT/human; train the two runs on them first (BLIP fine-tunes them on
 COCO):
 
-    diptych corrupt-captions flickr8k/ --share 0 --last 1000 --out capfilt/human
+    diptych corrupt-captions flickr8k/ --fraction 0 --last 1000 --out capfilt/human
     diptych pretrain blip.small --data "capfilt/human/train-*.tar" --out capfilt/blip
 
 They are also part of every arm's training data, as in the paper; an arm of their own shows what they contribute.

@@ -28,7 +28,7 @@ from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import KeyedChoices, MaskedText, WordMasking
+from diptych.objectives.random_choices import KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.wpa import WPA, optimal_transport
 
 PATCH, GRID = 32, 12

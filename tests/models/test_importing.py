@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.checkpoints.strict import load_strict
-from diptych.models.importing import Imported, load_official
+from diptych.models.importing import OfficialCheckpoint, load_official
 from diptych.models.vilt import checkpoint as vilt
 from diptych.models.vit import checkpoint as vit
 from diptych.modules.position import resize_bicubic, resize_bilinear
@@ -21,7 +21,7 @@ def vilt_state(folder: Path) -> dict[str, Tensor]:
     return dict(torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"])
 
 
-def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> Imported:
+def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> OfficialCheckpoint:
     torch.save({"state_dict": state}, folder / "x.ckpt")
     arguments: dict[str, Any] = {"num_heads": 4} | options
     return load_official(system, folder / "x.ckpt", **arguments)
@@ -99,7 +99,7 @@ def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Pa
 
 
 def test_the_number_of_heads_is_required_if_it_cannot_be_inferred(vilt_folder: Path, tmp_path: Path):
-    assert "give --heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
+    assert "give --num_heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
     assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=7)
 
 

@@ -108,7 +108,9 @@ def test_albefs_image_encoder_is_initialised_from_a_vit_with_a_resized_grid():
 
 
 def test_a_vlmo_initialised_from_a_vit_has_the_same_image_features():
-    model = VLMo(VLMoConfig(8, 2, 2, 16, 1, 4, (3, 3), 20, 12, relative=False, scale=0.0, drop_path=0.0)).eval()
+    model = VLMo(
+        VLMoConfig(8, 2, 2, 16, 1, 4, (3, 3), 20, 12, relative_position=False, layer_scale=0.0, drop_path=0.0)
+    ).eval()
     vit, text = (
         ViT(ViTConfig(8, 2, 2, 16, 4, (3, 3), num_classes=5)).eval(),
         named_weights(model)["transformer.blocks.0.modality_ffn.text.norm.weight"],

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.checkpoints.reader import split_by_modality
-from diptych.models.importing import SYSTEMS
+from diptych.checkpoints.nested_state_dicts import split_by_modality
+from diptych.models.importing import ADAPTERS
 from diptych.utils.state_dict import tied_weights
 from tests.models.other_sizes import VIT, Arguments, Example, beits, crossvits, none, recurrent, vilts, vits, vlmos
 from tests.parity.golden_case import read_golden
@@ -179,7 +179,7 @@ EXAMPLES = [
 def random_state(example: Example) -> dict[str, Tensor]:
     """Random weights of a step of these sizes, in our names."""
     heads = {name: torch.empty(shape) for name, shape in example.heads.items()}
-    step = SYSTEMS[example.system].build(example.arguments, example.task, heads)
+    step = ADAPTERS[example.system].build(example.arguments, example.task, heads)
     again = tied_weights(step)
     state = {name: tensor for name, tensor in step.state_dict().items() if name not in again}
     generator = torch.Generator().manual_seed(len(state))
@@ -193,7 +193,7 @@ def random_state(example: Example) -> dict[str, Tensor]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.system}-{example.task}")
 def test_sizes_and_weights_are_inferred_from_the_files(example: Example, tmp_path: Path):
     state = random_state(example)
-    official = SYSTEMS[example.system].names(example.arguments, example.task).to_official(state)
+    official = ADAPTERS[example.system].names(example.arguments, example.task).to_official(state)
     torch.save(
         {"model": split_by_modality({name: tensor.contiguous() for name, tensor in official.items()})},
         tmp_path / "checkpoint.pth",
@@ -212,4 +212,4 @@ def test_sizes_and_weights_are_inferred_from_the_files(example: Example, tmp_pat
 
 
 def test_every_system_has_an_example():
-    assert {example.system for example in EXAMPLES} == set(SYSTEMS)
+    assert {example.system for example in EXAMPLES} == set(ADAPTERS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diptych.models.configs import PUBLISHED
-from diptych.models.importing import SYSTEMS
+from diptych.models.importing import ADAPTERS
 from diptych.protocols import student_of
 
 Heads = dict[str, tuple[int, ...]]
@@ -47,7 +47,7 @@ def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> 
     """Parameters of the whole step, and of the trained part."""
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in heads.items()}
-        step = SYSTEMS[system].build(arguments, task, state)
+        step = ADAPTERS[system].build(arguments, task, state)
     whole, student = (sum(p.numel() for p in module.parameters()) for module in (step, student_of(step)))
     return whole, student
 

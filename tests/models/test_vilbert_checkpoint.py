@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.models.importing import load_official, map_official
 from diptych.models.vilbert import checkpoint as vilbert
 from diptych.objectives.masked_regions import MaskedRegions, class_target, feature_target
@@ -112,7 +112,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(
 
 @pytest.fixture
 def official() -> dict[str, Tensor]:
-    return read_checkpoint(FOLDER / "checkpoint.pth")
+    return load_state_dict(FOLDER / "checkpoint.pth")
 
 
 def test_names_are_translated_both_ways(official: dict[str, Tensor]):
@@ -173,5 +173,5 @@ def linear_of(name: str, out: int, inputs: int) -> dict[str, Tensor]:
 
 
 def test_the_number_of_heads_is_required_without_a_config():
-    with pytest.raises(WeightsError, match="give --heads"):
+    with pytest.raises(WeightsError, match="give --num_heads"):
         load_official("vilbert", FOLDER / "checkpoint.pth")

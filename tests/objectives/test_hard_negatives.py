@@ -13,9 +13,9 @@ from diptych.batch import Batch
 from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITCHead, LogScale
-from diptych.objectives.contrast import within_modality_logits
+from diptych.objectives.contrastive_logits import within_modality_logits
 from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.sampling import FixedChoices, KeyedChoices
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.views import Features, TeacherOutput, Views
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Text
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.contrast import contrast_logits
+from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.gather import all_gather
 from diptych.objectives.itc import ITC
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 
 

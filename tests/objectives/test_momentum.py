@@ -14,7 +14,7 @@ from diptych.checkpoints.digests import CheckpointError
 from diptych.config.training import Optimizer
 from diptych.modules.heads import ITCHead, ITMHead, Temperature
 from diptych.modules.tokens import FusedTokens, Span, Tokens
-from diptych.objectives.contrast import contrast_logits, teacher_logits
+from diptych.objectives.contrastive_logits import contrast_logits, teacher_logits
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.momentum import MomentumDistillation, MomentumSchedule, Queue, momentum_update, teacher_of
@@ -107,7 +107,7 @@ def test_the_teacher_is_updated_once_per_optimizer_step_in_training_only():
 
 
 def test_the_queue_overwrites_its_oldest_entries():
-    queue = Queue(4, 1, identified=True)
+    queue = Queue(4, 1, with_identities=True)
     for first in (0.0, 3.0):
         rows = (first + torch.arange(3.0))[:, None]
         queue.push(Features(rows, -rows), rows[:, 0].long())

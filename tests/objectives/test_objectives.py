@@ -19,10 +19,10 @@ from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillat
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import FixedChoices, KeyedChoices, MaskedText, WordMasking
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WPA
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 WIDTH, VOCABULARY = 6, 50
 MASKING = WordMasking(VOCABULARY, mask_id=4)

@@ -28,14 +28,14 @@ from diptych.models.vsepp.config import VSEppConfig
 from diptych.models.vsepp.model import VSEpp
 from diptych.modules.heads import ITCHead, ITMHead, LogScale
 from diptych.modules.tokens import FusedTokens, Span, Tokens
-from diptych.objectives.contrast import positive_pairs
+from diptych.objectives.contrastive_logits import positive_pairs
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, KeyedChoices
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.triplet import TripletLoss, triplet_loss
 from diptych.objectives.views import Features, Views
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 SHARED = [7, 5, 7, 9]
 LABELS = {"image": torch.tensor(SHARED)}

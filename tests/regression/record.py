@@ -101,7 +101,7 @@ def _finetuning(name: str, folder: Path) -> dict[str, Any]:
 
 def _tokenizer(folder: Path) -> str:
     """The run folder of a visual tokenizer whose codes are all in use."""
-    run = test_first_step.toy(recipe("beit3.small_tokenizer"))
+    run = test_first_step.toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
     write_run(folder, run, {})

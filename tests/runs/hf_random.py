@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.batch import Image, Text
 from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
-from diptych.models.importing import SYSTEMS
+from diptych.models.importing import ADAPTERS
 from diptych.runs.evaluate import rebuilt
 from diptych.runs.run_folder import load_run, read_any
 
@@ -100,9 +100,9 @@ def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any
     run, facts = read_any(out)
     if isinstance(run, ImportedCheckpoint):
         arguments = run.arguments | {"grid": tuple(run.arguments["grid"])}
-        module: nn.Module = SYSTEMS[run.system].build(arguments, run.task, {})
+        module: nn.Module = ADAPTERS[run.system].build(arguments, run.task, {})
     elif facts["task"] == "nlvr2":  # for export and init_from, not for evaluation
-        module = SYSTEMS["vilt"].build(vars(run.model), "nlvr2", {})
+        module = ADAPTERS["vilt"].build(vars(run.model), "nlvr2", {})
     else:
         module = rebuilt(run, facts)
     return run, load_run(module, out).eval(), facts

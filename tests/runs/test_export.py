@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from diptych.batch import Image, Text
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.runs.export import export
-from diptych.runs.imports import import_checkpoint
+from diptych.runs.import_checkpoint import import_checkpoint
 from diptych.runs.pretrain import build
 from diptych.runs.run_folder import RunError, load_run, read_run
 from tests.parity.goldens import GOLDEN_CASES
@@ -32,7 +32,7 @@ def test_the_official_layout_comes_back_bit_for_bit(imported: tuple[Path, Path],
     run, original = imported
     out = tmp_path / ("x.pth" if to == "official" else "x.safetensors")
     assert export(run, to, out) == []
-    before, after = read_checkpoint(original), read_checkpoint(out)
+    before, after = load_state_dict(original), load_state_dict(out)
     assert set(before) == set(after)
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) and tensor.dtype == after[name].dtype, name

@@ -110,14 +110,14 @@ def test_init_from_a_run_with_other_heads_copies_the_model_alone(tmp_path: Path)
 
 def test_ancestors_lists_the_chain_of_initial_runs(tmp_path: Path):
     first, second = tmp_path / "words", tmp_path / "pairs"
-    write_run(first, replace(vilt.small_words(), init_from="gone"), {})
+    write_run(first, replace(vilt.small_text(), init_from="gone"), {})
     write_run(second, replace(vilt.small(), init_from=str(first)), {})
     chain = ancestors(replace(vilt.tiny(), init_from=str(second)))
-    words = f"{first} (vilt.small_words), initialised from gone (not found)"
+    words = f"{first} (vilt.small_text), initialised from gone (not found)"
     assert chain == f"{second} (vilt.small), initialised from {words}"
     assert ancestors(vilt.tiny()) == ""
-    write_run(first, replace(vilt.small_words(), init_from=str(second)), {})  # a circle
-    assert ancestors(replace(vilt.tiny(), init_from=str(second)), most=4).count("initialised from") == 3
+    write_run(first, replace(vilt.small_text(), init_from=str(second)), {})  # a circle
+    assert ancestors(replace(vilt.tiny(), init_from=str(second)), max_runs=4).count("initialised from") == 3
 
 
 def set_version(folder: Path, version: str) -> None:
@@ -132,7 +132,7 @@ COMMANDS = (
     "finetune vqa --from {run} --data scenes:8 --out {run}/out",
     "pretrain vilt.tiny --init_from {run} --out {run}/out",
     "pretrain albef.small --init_image_from {run} --out {run}/out",
-    "pretrain beit3.small --tokenizer {run} --out {run}/out",
+    "pretrain beit3.small --visual_tokenizer {run} --out {run}/out",
     "pretrain vilt.tiny --data scenes:8 --out {run}",
     "finetune vqa --recipe vilt.tiny --data scenes:8 --out {run}",
     "export {run} --to official --out {run}/x.pth",

@@ -48,7 +48,7 @@ def toy(run: Pretrain, vl_start_layer: int, relative: bool, begin: Path | str = 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> str:
     """Folder of a visual tokenizer with patches twice as large as the model's; all its codes are in use."""
-    run = beit3.tokenizer()
+    run = beit3.visual_tokenizer()
     size = {"dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "grid": (5, 5), "num_codes": 7, "code_dim": 4}
     run = replace(run, model=replace(run.model, **size, patch_size=32, decoder_depth=1))
     module = build(run, guided=False)
@@ -92,7 +92,7 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
     unchanged = {name for name in after_images if torch.equal(after_images[name], initial[name])}
     assert unchanged == texts and unused == []
 
-    words = toy(vlmo.base_words(), 2, relative, tmp_path / "images")
+    words = toy(vlmo.base_text(), 2, relative, tmp_path / "images")
     initial, after_words, unused = trained(words, tmp_path / "words")
     assert sorted(unused) == ["heads.codes.bias", "heads.codes.weight", "model.mask_token"]
     assert initial.keys() == after_images.keys() - {"mask_token"}
@@ -120,7 +120,7 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
     assert all(torch.equal(initial[name], (fresh if name in together else after_words)[name]) for name in initial)
     assert (
         ancestors(pairs)
-        == f"{tmp_path / 'words'} (vlmo.base_words), initialised from {tmp_path / 'images'} (vlmo.base_images)"
+        == f"{tmp_path / 'words'} (vlmo.base_text), initialised from {tmp_path / 'images'} (vlmo.base_images)"
     )
 
 
@@ -132,7 +132,7 @@ def test_a_run_prints_the_weights_that_it_does_not_use(
     module = build(replace(images, tokenizer=tokenizer), guided=False)
     save_weights(tmp_path, module)
     monkeypatch.setattr(pretraining, "train", lambda *_: None)
-    pretraining.pretrain(toy(vlmo.base_words(), 2, relative=False, begin=tmp_path), tmp_path / "words")
+    pretraining.pretrain(toy(vlmo.base_text(), 2, relative=False, begin=tmp_path), tmp_path / "words")
     output = capsys.readouterr().out
     assert f"\nweights of {tmp_path} that this run does not use: " in output and "model.mask_token" in output
 

@@ -70,7 +70,7 @@ def decide(row: Row, config: CapFilt, duplicate: Row | None = None) -> Verdict:
         pairs.append(image | {"caption": place, **text, "decision": decision, "reason": reason})
         if passes:
             texts.append(text["text"])
-    added = synthetic_passes and (config.synthetic == "beside" or len(texts) < len(pairs))
+    added = synthetic_passes and (config.synthetic == "add" or len(texts) < len(pairs))
     if synthetic is not None:
         pairs = [pair | {"synthetic": synthetic} for pair in pairs]
         if added and synthetic["text"] not in texts:
@@ -128,7 +128,7 @@ def encode_texts(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
     if not verdict.texts:
         return verdict, b""
     try:
-        return verdict, sample_texts(verdict.texts, {"bootstrap": verdict.pairs}, row["where"])
+        return verdict, sample_texts(verdict.texts, {"capfilt": verdict.pairs}, row["where"])
     except BadSample as bad:
         return Verdict([], [pair | {"decision": "skipped", "reason": bad.why} for pair in verdict.pairs]), b""
 

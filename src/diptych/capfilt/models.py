@@ -109,18 +109,18 @@ class Captioner:
             raise RunError(
                 f"the prompt of {self.prompt.shape[1]} tokens fills max_length {max_length}; give a larger --max_length"
             )
-        repetition = config.repetition_penalty if config.sampling == "nucleus" else 1.0
+        repetition = config.repetition_penalty if config.decoding == "nucleus" else 1.0
         self.generation = GenerationConfig(vocabulary.sep, vocabulary.pad, max_length, config.min_length, repetition)
 
     def write(self, image: Tokens, shard: str, indices: Sequence[int]) -> list[str]:
         """A caption of each image. Random draws are keyed by (seed, shard name, index), so they are reproducible."""
         config, model, generation = self.config, self.evaluated.model, self.generation
         prompt = self.prompt.expand(len(image), -1)
-        if config.sampling == "nucleus":
+        if config.decoding == "nucleus":
             drawn = uniform(config.seed, 0, indices, f"caption of {shard}", generation.max_length)
             draws = torch.from_numpy(drawn).float().to(self.evaluated.device)
             ids = sample(model, image, prompt, generation, draws, config.top_p)
-        elif config.sampling == "beams":
+        elif config.decoding == "beam_search":
             ids = beam_search(model, image, prompt, generation, BeamConfig(config.num_beams)).ids
         else:
             ids = greedy(model, image, prompt, generation)

@@ -27,7 +27,7 @@ from diptych.report import (
     Table,
     write_report,
 )
-from diptych.runs.report import report_errors
+from diptych.runs.report import continue_on_error
 from diptych.runs.scoring.base import evenly_spaced
 from diptych.utils.io import atomic_write, read_json_lines
 
@@ -107,7 +107,7 @@ def write_summary(
         sections = list(_sections(config, out, by_name, count, counts, similar))
         return write_report(out / "report.html", f"Captions of {config.data}", sections)
 
-    report_errors("report.html", report, None)
+    continue_on_error("report.html", report, None)
     return counts
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from diptych.cli.arguments import apply_overrides, pop_positional, show_help, wants_help
 from diptych.config.run import Evaluation
-from diptych.runs.validate import check_data, check_run_folder, data_of
+from diptych.runs.check_inputs import check_data, check_run_folder, data_of
 from diptych.utils.terminal import echo
 
 

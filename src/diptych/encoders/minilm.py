@@ -18,7 +18,7 @@ from diptych.modules.attention import Causal
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
 from diptych.modules.tokens import packing
-from diptych.utils.cache import DiskCache, MemoryCache, digest
+from diptych.utils.feature_cache import DiskCache, MemoryCache, digest
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
 BATCH_SIZE, STRIDE = 16, 8  # texts per batch, and the multiple of tokens that they are padded to
@@ -61,8 +61,8 @@ class FrozenMiniLM:
     def __init__(
         self,
         depth: int = DEPTH,
-        most_bytes: float | None = None,
-        store: DiskCache | None = None,
+        max_bytes: float | None = None,
+        cache: DiskCache | None = None,
         stages: tuple[int, ...] = (),
         causal: bool = False,
     ) -> None:
@@ -84,7 +84,7 @@ class FrozenMiniLM:
             part.eval().requires_grad_(False)
         self.stages, self.width = stages, WIDTH * max(len(stages), 1)
         self._allowed = Causal() if causal else None
-        self._cache = MemoryCache(most_bytes, store)
+        self._cache = MemoryCache(max_bytes, cache)
         how = " ".join(map(str, (depth, BATCH_SIZE, STRIDE, *stages, *(["onward"] if causal else []))))
         self.name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diptych.checkpoints.bert import LAYER, TEXT_EMBEDDING
 from diptych.checkpoints.mapping import KeyMapping, prefixed
 from diptych.checkpoints.positions import resize_positions
-from diptych.checkpoints.read import WeightsError, read_states
+from diptych.checkpoints.read import WeightsError, load_all_state_dicts
 from diptych.checkpoints.strict import check_fit, load_strict
 from diptych.checkpoints.wrappers import unwrap
 from diptych.models.albef.model import ALBEF
@@ -147,7 +147,7 @@ def initialize_text_encoder_from_file(model: nn.Module, file: Path) -> tuple[lis
     def is_bert(state: dict[str, Tensor]) -> bool:
         return any(name.endswith(BERT_EMBEDDING) for name in state)
 
-    bert, notes = unwrap(file, read_states(file), fit, is_bert)
+    bert, notes = unwrap(file, load_all_state_dicts(file), fit, is_bert)
     return initialize_text_encoder(model, bert), notes
 
 

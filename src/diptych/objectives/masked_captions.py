@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.modules.tokens import Tokens
 from diptych.objectives.cross_entropy import chunked_cross_entropy, output_layer, vocab_size_of
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.objectives.views import Views
 from diptych.protocols import CausalFusionEncoder, ChanceLoss
 

@@ -13,7 +13,7 @@ from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.cross_entropy import SoftTargets, chunked_cross_entropy, distilled_loss, output_layer
 from diptych.objectives.masked_views import masked_pair
 from diptych.objectives.masking import BlockMasking, RegionMasking
-from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, UnimodalTextEncoder
 
@@ -28,7 +28,7 @@ class MLM:
     masking: WordMasking = field(default_factory=WordMasking)
     name: str = "mlm"
     weight: float = 1.0
-    beside: RegionMasking | BlockMasking | None = None  # masking of the image at the same time
+    image_masking: RegionMasking | BlockMasking | None = None  # masking of the image at the same time
     text_only: bool = False  # text without an image (VLMo's text-only stage; BEiT-3's unpaired text)
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
@@ -66,9 +66,9 @@ class MLM:
 
     def pair(self, views: Views) -> FusedTokens:
         """The masked text fused with its image."""
-        if self.beside is None:
+        if self.image_masking is None:
             return views.masked_pair(self.masking)
-        return masked_pair(views, PairMasking(self.masking, self.beside))
+        return masked_pair(views, PairMasking(self.masking, self.image_masking))
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """The corpus's unigram entropy (`statistics["unigram_entropy"]`, nats per token); None without it."""

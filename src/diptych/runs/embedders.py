@@ -36,7 +36,7 @@ from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder, 
 from diptych.modules.normalization import CENTRED
 from diptych.runs.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
 from diptych.runs.run_folder import RunError
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 CNN_CELL = 1280  # channels of the CNN's last feature map
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
@@ -99,7 +99,7 @@ def _check_no_leak(model: nn.Module, run: Pretrain | Finetune) -> None:
     if causal and any(name == "word" for _, name, _ in _parts(model)):
         raise RunError(
             f"{model_name(run.model)} decodes autoregressively, and bidirectional MiniLM features would leak future "
-            'tokens: set embedders.text to "minilm_onward" (causal mask) or "own"'
+            'tokens: set embedders.text to "minilm_causal" (causal mask) or "own"'
         )
 
 

@@ -20,7 +20,7 @@ from diptych.modules.heads import ITCHead, ITMHead, RankingHead
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ITC
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
 from diptych.tasks.common import encode_images, required, sample_counts

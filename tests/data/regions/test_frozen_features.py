@@ -30,7 +30,7 @@ from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.sources.captions import CaptionedFiles, open_captions
 from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.utils.cache import Arrays, DiskCache, MemoryCache
+from diptych.utils.feature_cache import Arrays, DiskCache, MemoryCache
 from tests.data.tiny_data import Colours
 
 SETTINGS = ImageSettings(shorter_side=32, patch_size=16, augment=True)

@@ -15,8 +15,8 @@ import pytest
 
 from diptych.data.regions import lmdb as region_database
 from diptych.data.regions.files import open_regions
-from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import BadSample, DataError
+from diptych.utils.safe_pickle import NotPlain, read_plain
 
 lmdb = pytest.importorskip("lmdb", reason="needs the extra `lmdb`")
 BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)

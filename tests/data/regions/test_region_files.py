@@ -15,8 +15,8 @@ import torch
 from diptych.data.regions import files as regions
 from diptych.data.regions.arrays import DetectedImage, positive_integer, stack_regions
 from diptych.data.regions.files import RegionTable, open_regions
-from diptych.data.safe_pickle import read_npz
 from diptych.data.sources.base import BadSample, DataError
+from diptych.utils.safe_pickle import read_npz
 
 BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
 FEATURES = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -19,7 +19,7 @@ from diptych.batch import Image, Text
 from diptych.checkpoints.adapter import infer_image_num_heads
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import checkpoint as clip
-from diptych.models.importing import Imported, load_official
+from diptych.models.importing import OfficialCheckpoint, load_official
 
 VIT = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=4,
@@ -41,12 +41,12 @@ def random(model: nn.Module) -> Any:
     return model.eval()
 
 
-def imported(system: str, state: dict[str, Tensor], folder: Path) -> Imported:
+def imported(system: str, state: dict[str, Tensor], folder: Path) -> OfficialCheckpoint:
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / "hf.safetensors")
     return load_official(system, folder / "hf.safetensors", num_heads=3)
 
 
-def ours(imported_model: Imported) -> Any:
+def ours(imported_model: OfficialCheckpoint) -> Any:
     """The training step with Hugging Face's single eps in every norm except those of classifiers."""
     step = imported_model.build().eval()
     for name, module in step.named_modules():

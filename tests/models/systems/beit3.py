@@ -20,7 +20,7 @@ from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masking import BlockMasking
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
@@ -112,12 +112,12 @@ def encode_unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
 
 def masked_data(model: BEiT3) -> Pretraining:
     """Images alone, texts alone, and pairs."""
-    blocks, words, half = BlockMasking(least=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
+    blocks, words, half = BlockMasking(min_block=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
     objectives = [
         MaskedImageCodes(blocks, "masked_codes_image_only"),
         MLM(words, "mlm_text_only", text_only=True),
-        MaskedImageCodes(blocks, beside=half),
-        MLM(half, beside=blocks),
+        MaskedImageCodes(blocks, text_masking=half),
+        MLM(half, image_masking=blocks),
     ]
     heads = model.pretraining_heads()
     heads["codes"] = nn.Linear(model.dim, CODES).apply(init_transformer)

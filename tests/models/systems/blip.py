@@ -154,7 +154,7 @@ SYSTEMS = {
     ),
     "blip for nlvr2": System(
         small=lambda: small("nlvr2", averaged=1),
-        full=lambda: BLIP(BLIPConfig(variant="nlvr2", averaged=1)),
+        full=lambda: BLIP(BLIPConfig(variant="nlvr2", average_image_attention=1)),
         methods={"encode_image": encode_image, "encode_text": encode_text, "fuse_images": fuse_images},
         forward=Forward(call_on_two_images, fuse_images),
         jobs={"nlvr2": Job(lambda m: NLVR2Joint(m, 32), {"nlvr2": LN2}, exempt=SAME | BEHIND | UNSEEN)},

@@ -14,7 +14,7 @@ from diptych.models.beit3.model import BEiT3
 from diptych.modules.tokens import FusedTokens, Tokens, packing
 from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diptych.batch import Batch, Image
 from diptych.modules.heads import ITCHead
-from diptych.objectives.contrast import contrast_logits
+from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from tests.parity.golden_case import Case, Recomputed, Table

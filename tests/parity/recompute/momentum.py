@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.batch import Batch, Image, Text
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.momentum import MomentumDistillation
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.retrieval import RerankedRetrieval, Scores
@@ -39,7 +39,7 @@ class MomentumCase:
     def __init__(self, case: Case, cosine: bool):
         assert isinstance(case.step, MomentumDistillation)
         self.case, self.step, self.cosine = case, case.step, cosine
-        with_golden_momentum(self.step, case).follow()
+        with_golden_momentum(self.step, case).update_teacher()
         self.model: Any = self.step.student.model
         self.objectives = {
             type(objective): objective for objective in with_label_smoothing(self.step.student, case).objectives
@@ -120,7 +120,7 @@ class MomentumCase:
     def updated_queue(self) -> Any:
         """The queue after this batch; losses that use the queue before it are computed first."""
         assert self.step.queue is not None and self.losses and self.losses_without_distillation
-        self.step.remember(self.views)
+        self.step.enqueue(self.views)
         return self.step.queue
 
     @cached_property

@@ -14,7 +14,7 @@ from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WPA, TransportPlan
 from diptych.tasks.nlvr2 import NLVR2

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
-from diptych.models.vlmo.model import CONTRASTS, VLMo
-from diptych.objectives.contrast import contrast_logits
+from diptych.models.vlmo.model import ITC_HEADS, VLMo
+from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
@@ -41,7 +41,7 @@ class Recomputation:
         return tables[type(self.step)]() if type(self.step) in tables else {}
 
     def pretraining(self) -> Table:
-        own, both = CONTRASTS
+        own, both = ITC_HEADS
         return {
             "vl_text": lambda: padded(self.views.pair.text),
             "vl_image": lambda: padded(self.views.pair.image),

@@ -50,8 +50,8 @@ MODEL = VLMoConfig(
     vl_start_layer=1,
     grid=(5, 7),
     vocab_size=114,
-    relative=False,
-    scale=0.0,
+    relative_position=False,
+    layer_scale=0.0,
     num_itc_branches=1,
     drop_path=0.0,
 )
@@ -172,7 +172,7 @@ def test_only_a_run_trained_with_itm_is_reranked(objectives: Objectives, candida
     evaluated = evaluated_model(objectives, replace(CONFIG, rerank=candidates))
     with torch.no_grad():
         metrics = retrieval(evaluated).metrics
-    assert ("image to text R@1, before matching" in metrics) is is_reranked
+    assert ("image to text R@1, before re-ranking" in metrics) is is_reranked
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
     assert dual_encoder_scorer(evaluated_model(Objectives(itm=1.0))) is None
 

@@ -35,7 +35,7 @@ from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import NLVR2Joint, TextAssignment
@@ -209,7 +209,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return MomentumDistilled(step) if beside else step
     student = _pretraining(model) if task == "pretraining" else _retrieval(model)
     return (
-        MomentumDistillation(student, Queue(*shape_of(state, "queue.image", 2), identified=task == "retrieval"))
+        MomentumDistillation(student, Queue(*shape_of(state, "queue.image", 2), with_identities=task == "retrieval"))
         if beside
         else student
     )
@@ -236,7 +236,7 @@ def _retrieval(model: ALBEF) -> Pretraining:
     return Pretraining(model, heads, [ITC(), HardNegativeITM()])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="albef",
     matches=lambda state: (
         "visual_encoder.cls_token" in state

@@ -28,7 +28,7 @@ from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITC
 from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
@@ -154,7 +154,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return nn.ModuleDict({"model": model})
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="beit3",
     matches=lambda state: "beit3.text_embed.weight" in state,
     task=task,

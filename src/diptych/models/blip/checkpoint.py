@@ -26,7 +26,7 @@ from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.contrast import within_modality_logits
+from diptych.objectives.contrastive_logits import within_modality_logits
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.lm import LM
@@ -218,11 +218,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     student = Pretraining(model, model.pretraining_heads(), objectives)
     if not split_teacher(state)[1]:
         return student
-    queue = Queue(*shape_of(state, "queue.image", 2), identified=task == "retrieval")
+    queue = Queue(*shape_of(state, "queue.image", 2), with_identities=task == "retrieval")
     return MomentumDistillation(student, queue, ("model.decoder", "heads.itm", "heads.itc.scale"))
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="blip",
     matches=lambda state: (
         "visual_encoder.cls_token" in state

@@ -236,7 +236,7 @@ def _dual_image_block(config: BLIPConfig, i: int) -> DualImageBlock:
         config.num_heads,
         config.mlp_dim,
         config.image_dim,
-        i >= config.averaged,
+        i >= config.average_image_attention,
         config.dropout,
         config.eps,
         activation_named(config.activation),

@@ -195,7 +195,7 @@ def _is_open_clip(config: OfficialConfig) -> bool:
     return "vision_cfg" in config or "quick_gelu" in config
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="clip",
     matches=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
     matches_config=lambda config: not _is_open_clip(config),
@@ -206,7 +206,7 @@ SYSTEM = CheckpointAdapter(
     positions=(AbsolutePositions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )
 OPEN_CLIP = replace(
-    SYSTEM,
+    ADAPTER,
     name="open_clip",
     matches_config=_is_open_clip,
     infer=lambda state, config: infer(state, {"quick_gelu": False, **config}),

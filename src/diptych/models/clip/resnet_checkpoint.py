@@ -84,7 +84,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return pretraining_step(config_of(CLIPResNetConfig, arguments).build())
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="clip_resnet",
     matches=lambda state: "visual.attnpool.positional_embedding" in state and "token_embedding.weight" in state,
     task=task,

@@ -141,7 +141,7 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
     return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="coca",
     matches=lambda state: "text.cls_emb" in state and "text_decoder.text_projection" in state,
     task=task,

@@ -116,11 +116,13 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The training step of a checkpoint."""
     for i, (width, heads) in enumerate(zip(arguments["dims"], arguments["num_heads"], strict=True)):
         if width % heads:
-            raise WeightsError(f"width {width} of branch {i} does not divide into {heads} heads; give another --heads")
+            raise WeightsError(
+                f"width {width} of branch {i} does not divide into {heads} heads; give another --num_heads"
+            )
     return Classification(config_of(CrossViTConfig, arguments).build(), arguments["num_classes"])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="crossvit",
     matches=lambda state: "cls_token.0" in state and "blocks.0.revert_projs.0.0.weight" in state,
     task=lambda state: "classification",

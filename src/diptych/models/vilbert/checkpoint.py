@@ -32,7 +32,7 @@ from diptych.objectives.masked_regions import MaskedRegions, class_target, featu
 from diptych.objectives.masking import RegionMasking
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.protocols import TrainStep
 from diptych.tasks.common import binary_cross_entropy
 from diptych.tasks.entailment import Entailment
@@ -240,9 +240,9 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "pretraining":
         target = feature_target if model.num_region_targets == arguments["feature_dim"] else class_target
         objectives: dict[str, Objective] = {
-            "mlm": MLM(MASKING.words, beside=MASKING.image),
+            "mlm": MLM(MASKING.words, image_masking=MASKING.image),
             "regions": MaskedRegions(MASKING, target),
-            "itm": ITM(hiding=MASKING),
+            "itm": ITM(masking=MASKING),
         }
         return Pretraining(model, heads, [objectives[name] for name in heads])
     for name in sorted(present - set(heads)):
@@ -277,7 +277,7 @@ STEPS: dict[str, Callable[[Any, Any], TrainStep]] = {
 """The training step of each downstream head; there is no published task for "word"."""
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vilbert",
     matches=lambda state: "bert.v_embeddings.image_embeddings.weight" in state,
     task=task,

@@ -35,7 +35,7 @@ class ViLBERT(nn.Module):
         self.dim, self.image_dim, self.pooled_dim = dim, image_dim, config.coattention_dim
         self.num_region_targets, self.vocab_size = config.num_region_targets, config.vocab_size
         self.words = TextEmbedding(config.vocab_size, config.text_length, dim, dropout=dropout)
-        self.task = nn.Embedding(config.tasks, dim) if config.tasks else None
+        self.task = nn.Embedding(config.num_tasks, dim) if config.num_tasks else None
         self.regions = RegionEmbedding(config.feature_dim, image_dim, dropout=dropout)
 
         def stream(depth: int, width: int, num_heads: int, mlp_dim: int) -> nn.ModuleList:

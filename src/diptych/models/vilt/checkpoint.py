@@ -129,7 +129,7 @@ def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
     return Pretraining(model, heads, [objective for name in heads for objective in objectives[name]])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vilt",
     matches=lambda state: (
         "transformer.patch_embed.proj.weight" in state

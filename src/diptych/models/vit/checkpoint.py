@@ -107,7 +107,7 @@ def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int
     }
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vit",
     matches=lambda state: "patch_embed.proj.weight" in state and "cls_token" in state and "mask_token" not in state,
     task=task,

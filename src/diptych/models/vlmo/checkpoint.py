@@ -28,7 +28,7 @@ from diptych.checkpoints.positions import AbsolutePositions, RelativeBias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilt.checkpoint import HEADS, OUTSIDE_BLOCKS, classifier
 from diptych.models.vlmo.config import VLMoConfig
-from diptych.models.vlmo.model import CONTRASTS, VLMo
+from diptych.models.vlmo.model import ITC_HEADS, VLMo
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
@@ -86,8 +86,8 @@ def _contrast(official: str, scale: str, ours: str) -> KeyMapping:
 
 
 OWN, BOTH = (
-    _contrast("itc", "logit_scale", f"heads.{CONTRASTS[0]}"),
-    _contrast("itc_vl", "logit_vl_scale", f"heads.{CONTRASTS[1]}"),
+    _contrast("itc", "logit_scale", f"heads.{ITC_HEADS[0]}"),
+    _contrast("itc_vl", "logit_vl_scale", f"heads.{ITC_HEADS[1]}"),
 )
 TASKS = {
     "pretraining": MODEL | HEADS | OWN | BOTH,
@@ -176,7 +176,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "nlvr2":
         return NLVR2(model, model.dim)
     if task == "retrieval":
-        contrast: Any = model.pretraining_heads()[CONTRASTS[0]]
+        contrast: Any = model.pretraining_heads()[ITC_HEADS[0]]
         return ContrastRetrieval(model, contrast)
     if task == "pretraining":
         text_only = arguments["vl_start_layer"] == arguments["depth"]
@@ -186,7 +186,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
-    contrasts = tuple(name for name in CONTRASTS if name in present)
+    contrasts = tuple(name for name in ITC_HEADS if name in present)
     objectives: list[Objective] = [ITC(head_names=contrasts)] if contrasts else []
     if "itm" in present:
         objectives.append(HardNegativeITM())
@@ -195,7 +195,7 @@ def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining
     return Pretraining(model, heads, objectives)
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vlmo",
     matches=lambda state: "transformer.blocks.0.mlp_imag.fc1.weight" in state,
     task=task,

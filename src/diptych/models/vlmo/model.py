@@ -28,7 +28,7 @@ from diptych.modules.position import RelativePositions, resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.protocols import UnsupportedOperation
 
-CONTRASTS = ("itc", "itc_vl")
+ITC_HEADS = ("itc", "itc_vl")
 """The ITC heads, in the order of the branches: modality experts, vision-language experts."""
 
 
@@ -37,7 +37,7 @@ class VLMo(nn.Module):
 
     def __init__(self, config: VLMoConfig):
         super().__init__()
-        dim, depth, relative = config.dim, config.depth, config.relative
+        dim, depth, relative = config.dim, config.depth, config.relative_position
         self.dim, self.vocab_size, self.num_itc_branches = dim, config.vocab_size, config.num_itc_branches
         max_length = 0 if relative else config.text_length
         self.words = TextEmbedding(config.vocab_size, max_length, dim, dropout=config.drop_path)
@@ -50,7 +50,12 @@ class VLMo(nn.Module):
         drop_path = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
         blocks = nn.ModuleList(
             MoMEBlock(
-                dim, config.num_heads, config.mlp_dim, i >= config.vl_start_layer, config.scale or None, drop_path[i]
+                dim,
+                config.num_heads,
+                config.mlp_dim,
+                i >= config.vl_start_layer,
+                config.layer_scale or None,
+                drop_path[i],
             )
             for i in range(depth)
         )
@@ -111,6 +116,6 @@ class VLMo(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITM, MLM and ITC (figure 1); one ITC head for each branch, with a scale of its own."""
         heads = nn.ModuleDict({"itm": ITMHead(self.dim), "mlm": MLMHead(self.dim, self.vocab_size)})
-        for name in CONTRASTS[: self.num_itc_branches]:
+        for name in ITC_HEADS[: self.num_itc_branches]:
             heads[name] = ITCHead(self.dim, self.dim, self.dim, LogScale(), bias=False)
         return heads.apply(init_transformer)

@@ -88,17 +88,17 @@ def retrieval(evaluated: EvaluatedModel) -> Result:
     counter.check()
     image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
     recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
-    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.bad}
+    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
     metrics |= _named_recalls(recalls)
     for k in recalls.text_to_image:
         metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
         metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
     if scored.before_reranking is not None:
-        metrics["candidates matched"] = config.rerank
+        metrics["candidates re-ranked"] = config.rerank
         before = _named_recalls(recall(scored.before_reranking, image_of_text))
-        metrics |= {f"{name}, before matching": value for name, value in before.items()}
+        metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
-    return Result(metrics, predictions, make_examples, list(counter.listed.values()))
+    return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
 
 
 def dual_encoder_scorer(evaluated: EvaluatedModel) -> DualEncoderScorer | None:
