@@ -81,7 +81,7 @@ def parse_arguments() -> Study:
     parser.add_argument("--captioner", default="", help="a run folder")
     parser.add_argument("--filter", default="", help="a run folder")
     parser.add_argument("--recipe", default="albef.small", help="what is trained on each set")
-    parser.add_argument("--share", type=float, default=0.5, help="share of the captions to swap")
+    parser.add_argument("--fraction", type=float, default=0.5, help="fraction of the captions to swap")
     parser.add_argument("--human", type=int, default=1000, help="images kept clean, for the captioner and the filter")
     parser.add_argument("--steps", type=int, default=0, help="of each run; 0: the recipe's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -106,8 +106,8 @@ def write_sets(study: Study) -> None:
     """Writes the human set, the clean set, and the corrupted set with its truth."""
     last = study.human + study.limit if study.limit else 0
     plain = CorruptCaptions(data=study.data, first=study.human, last=last)
-    human = replace(plain, first=0, last=study.human, share=0.0)
-    made = {"clean": replace(plain, share=0.0), "noised": replace(plain, share=study.share)}
+    human = replace(plain, first=0, last=study.human, fraction=0.0)
+    made = {"clean": replace(plain, fraction=0.0), "noised": replace(plain, fraction=study.fraction)}
     for name, one in (made | ({"human": human} if study.human else {})).items():
         if not (study.out / name / TRUTH).is_file():
             swapped, captions = corrupt_captions(one, study.out / name)
@@ -131,7 +131,7 @@ def cleaned(study: Study) -> Path:
 def filter_quality(study: Study, out: Path) -> dict[str, float]:
     """Precision and recall of the filter against the truth."""
     truth = {
-        (row["key"], row["caption"]): row["own"]
+        (row["key"], row["caption"]): row["is_original"]
         for row in map(json.loads, (study.out / "noised" / TRUTH).read_text().splitlines())
     }
     rows = [json.loads(row) for row in (out / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]

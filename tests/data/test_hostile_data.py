@@ -83,5 +83,5 @@ def test_a_page_s_kept_pictures_are_of_no_format_that_runs_a_program(tmp_path: P
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     uri = f"data:image/jpeg;base64,{base64.b64encode(program).decode()}"
     (tmp_path / "examples.json").write_text(json.dumps([{"kind": "caption", "picture": {"picture": uri}, "caption": "a", "score": 1, "references": []}]))  # fmt: skip
-    with pytest.raises(BadSample, match=r"shown\.json: not a readable image: none of JPEG"):
+    with pytest.raises(BadSample, match=r"examples\.json: not a readable image: none of JPEG"):
         read_shown(tmp_path / "examples.json")

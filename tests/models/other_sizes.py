@@ -77,8 +77,8 @@ def vlmos() -> list[Example]:
         "vocab_size": 41,
         "text_length": 9,
         "num_images": 1,
-        "relative": True,
-        "scale": 0.1,
+        "relative_position": True,
+        "layer_scale": 0.1,
         "num_itc_branches": 2,
     }
     one = {"heads": 1, "max_text_len_of_initckpt": 9, "image_size": [8, 12], "patch_size": 4}
@@ -95,8 +95,8 @@ def vlmos() -> list[Example]:
         "vocab_size": 29,
         "text_length": 17,
         "num_images": 1,
-        "relative": False,
-        "scale": 0.0,
+        "relative_position": False,
+        "layer_scale": 0.0,
         "num_itc_branches": 2,
     }
     two = {"heads": 6, "max_text_len_of_initckpt": 21, "image_size": [15, 3], "patch_size": 3}

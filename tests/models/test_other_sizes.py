@@ -25,7 +25,7 @@ def vilberts() -> list[Example]:
     first = {
         "dim": 18, "depth": 7, "num_heads": 3, "mlp_dim": 25, "image_dim": 20, "image_depth": 3, "image_num_heads": 1,
         "image_mlp_dim": 31, "coattention_dim": 12, "coattention_num_heads": 2, "schedule": ((1, 0), (3, 1), (5, 2)),
-        "feature_dim": 11, "num_region_targets": 8, "vocab_size": 37, "text_length": 13, "tasks": 0,
+        "feature_dim": 11, "num_region_targets": 8, "vocab_size": 37, "text_length": 13, "num_tasks": 0,
     }  # fmt: skip
     second = first | {
         "dim": 22, "depth": 1, "num_heads": 1, "image_depth": 5, "image_num_heads": 5, "coattention_num_heads": 6,
@@ -45,7 +45,7 @@ def vilberts() -> list[Example]:
         examples += [
             Example("vilbert", "pretraining", model, config, none(*pretraining)),
             Example("vilbert", "tasks", model, config, heads),
-            Example("vilbert", "tasks", model | {"tasks": 4}, config, heads),
+            Example("vilbert", "tasks", model | {"num_tasks": 4}, config, heads),
         ]
     return examples
 
@@ -123,7 +123,7 @@ def blips() -> list[Example]:
         ids = {"bos_DEC": text["bos_token_id"], "ENC": text["enc_token_id"]}
         config = {"vision": vision, "text": {"num_attention_heads": text["num_heads"]}, "special_ids": ids}
         for task in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
-            more: Arguments = {"averaged": min(3, text["depth"])} if task == "nlvr2" else {}
+            more: Arguments = {"average_image_attention": min(3, text["depth"])} if task == "nlvr2" else {}
             more |= {"embed_dim": 11} if task in ("pretraining", "retrieval") else {}
             examples.append(
                 Example("blip", task, image | text | {"variant": task} | more, config, {"queue.image": (7, 11)})

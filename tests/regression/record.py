@@ -74,7 +74,7 @@ class one_thread:
 def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     run = test_first_step.toy(recipe(name))
     if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
-        run = replace(run, tokenizer=_tokenizer(folder / "tokenizer"))
+        run = replace(run, visual_tokenizer=_tokenizer(folder / "tokenizer"))
     batch = test_first_step.batch(run)
     module = building.with_teacher(building.build(run), run)
     recorded = _trained(cast(TrainStep, module), batch)

@@ -73,7 +73,7 @@ def test_every_system_has_input_dropout_on_frozen_features(name: str):
     with torch.device("meta"):
         model: Any = build(recipe(name)).model
     dropouts = {part.in_features: part.dropout for part in model.modules() if isinstance(part, InputDropout)}
-    texts = 384 * 3 if "onward" in recipe(name).embedders.text else 384  # type: ignore[union-attr]
+    texts = 384 * 3 if "causal" in recipe(name).embedders.text else 384  # type: ignore[union-attr]
     assert dropouts == {2024: 0.1, texts: 0.1} and len(names_of(InputDropout, model)) == 2
     others = [part for part in model.modules() if isinstance(part, nn.Linear) and not isinstance(part, InputDropout)]
     assert all(part.in_features != 2024 for part in others)

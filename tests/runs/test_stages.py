@@ -35,12 +35,12 @@ SIZE: dict[str, Any] = {
 }
 
 
-def toy(run: Pretrain, vl_start_layer: int, relative: bool, begin: Path | str = "") -> Pretrain:
+def toy(run: Pretrain, vl_start_layer: int, relative_position: bool, begin: Path | str = "") -> Pretrain:
     optimizer = replace(run.training.optimizer, learning_rate=1e-2, weight_decay=0.5, warmup=0)
     training = replace(
         run.training, steps=2, batch_size=8, workers=0, device="cpu", precision="fp32", optimizer=optimizer
     )
-    model = replace(run.model, **SIZE, vl_start_layer=vl_start_layer, relative=relative)
+    model = replace(run.model, **SIZE, vl_start_layer=vl_start_layer, relative_position=relative_position)
     images = replace(run.images, shorter_side=80)
     return replace(run, model=model, training=training, images=images, data="scenes:20", init_from=str(begin))
 
@@ -82,7 +82,9 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
 @pytest.mark.parametrize("relative", [True, False])
 def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, tokenizer: str, tmp_path: Path):
     images = toy(vlmo.base_images(), 2, relative)
-    images = replace(images, tokenizer=tokenizer, objectives=replace(images.objectives, codebook_size=7, min_block=2))
+    images = replace(
+        images, visual_tokenizer=tokenizer, objectives=replace(images.objectives, codebook_size=7, min_block=2)
+    )
     initial, after_images, unused = trained(images, tmp_path / "images")
     texts = {
         name
@@ -127,20 +129,20 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
 def test_a_run_prints_the_weights_that_it_does_not_use(
     tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    images = toy(vlmo.base_images(), 2, relative=False)
+    images = toy(vlmo.base_images(), 2, relative_position=False)
     write_run(tmp_path, images, {})
-    module = build(replace(images, tokenizer=tokenizer), guided=False)
+    module = build(replace(images, visual_tokenizer=tokenizer), guided=False)
     save_weights(tmp_path, module)
     monkeypatch.setattr(pretraining, "train", lambda *_: None)
-    pretraining.pretrain(toy(vlmo.base_text(), 2, relative=False, begin=tmp_path), tmp_path / "words")
+    pretraining.pretrain(toy(vlmo.base_text(), 2, relative_position=False, begin=tmp_path), tmp_path / "words")
     output = capsys.readouterr().out
     assert f"\nweights of {tmp_path} that this run does not use: " in output and "model.mask_token" in output
 
 
 def test_masked_patches_are_distinguished_by_their_positions(tokenizer: str):
     """With relative positions, two masked patches differ by the bias table alone: equal if it is zero."""
-    run = toy(vlmo.base_images(), 2, relative=True)
-    run = replace(run, tokenizer=tokenizer, objectives=replace(run.objectives, codebook_size=7))
+    run = toy(vlmo.base_images(), 2, relative_position=True)
+    run = replace(run, visual_tokenizer=tokenizer, objectives=replace(run.objectives, codebook_size=7))
     model: Any = build(run).eval().model
     image = Image.from_full(torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(0)))
     hidden = torch.zeros(1, 25, dtype=torch.bool)

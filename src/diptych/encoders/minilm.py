@@ -85,7 +85,7 @@ class FrozenMiniLM:
         self.stages, self.width = stages, WIDTH * max(len(stages), 1)
         self._allowed = Causal() if causal else None
         self._cache = MemoryCache(max_bytes, cache)
-        how = " ".join(map(str, (depth, BATCH_SIZE, STRIDE, *stages, *(["onward"] if causal else []))))
+        how = " ".join(map(str, (depth, BATCH_SIZE, STRIDE, *stages, *(["causal"] if causal else []))))
         self.name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 
     def __call__(self, text: Text, transient: bool = False) -> Float[Tensor, "b n width"]:

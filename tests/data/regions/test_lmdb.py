@@ -120,7 +120,7 @@ def test_what_is_hostile_or_broken_is_a_bad_sample(item: Any, message: str, tmp_
 
 def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
-    monkeypatch.setattr(region_database, "MOST_ROW", 100)
+    monkeypatch.setattr(region_database, "MAX_ROW", 100)
     with pytest.raises(BadSample, match="at most 100 bytes, got"):
         found.load("17")
 

@@ -126,7 +126,7 @@ def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypat
             read_vocabulary(written(tmp_path / name, content))
     with pytest.raises(DataError, match="cannot be read"):
         read_vocabulary(tmp_path / "nowhere.txt")
-    monkeypatch.setattr(vocabularies, "MOST_BYTES", 1000)
+    monkeypatch.setattr(vocabularies, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="at most 1,000 bytes"):
         read_vocabulary(written(tmp_path / "v.spm", held))
 

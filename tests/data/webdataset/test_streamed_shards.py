@@ -113,7 +113,7 @@ def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spec = tars(tmp_path, [7, 6, 9, 5], picture=bytes(1000))
-    monkeypatch.setattr("diptych.data.webdataset.streamed_shards.MOST_HELD", 2 * 2500)  # two and a half in each lane
+    monkeypatch.setattr("diptych.data.webdataset.streamed_shards.MAX_HELD", 2 * 2500)  # two and a half in each lane
     stream = Stream(spec, "train", Streaming(2, 1000))
     assert sorted(n for lane in stream.lanes([0, 1], 0, {}) for n in numbers(epoch_of(lane))) == list(range(27))
     everything = stream.lanes([0], 0, {})[0].take(40)

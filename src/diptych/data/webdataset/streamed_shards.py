@@ -22,7 +22,7 @@ from diptych.data.webdataset.indexed_shards import CaptionedShards, tars_of
 from diptych.data.webdataset.tar_samples import TarSample, tar_samples
 from diptych.utils.rng import permutation, random_words
 
-MOST_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers hold fewer than configured
+MAX_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers hold fewer than configured
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Lane:
         shards: all tars of the stream.
         number: index of the lane.
         lanes: number of lanes.
-        buffer: size of the shuffle buffer in samples; fewer where they would exceed the lane's share of MOST_HELD.
+        buffer: size of the shuffle buffer in samples; fewer where they would exceed the lane's share of MAX_HELD.
         seed: keys the order.
         at: position to resume from.
 
@@ -87,7 +87,7 @@ class Lane:
     def _fill(self) -> None:
         """Fills and shuffles the next buffer, which ends at the latest with the epoch."""
         self.start, self._taken, self._buffered = self._next, 0, []  # free the old buffer before filling the next
-        samples, room = list[TarSample](), MOST_HELD // self.lanes
+        samples, room = list[TarSample](), MAX_HELD // self.lanes
         epoch, tar, byte = self.start.epoch, self.start.tar, self.start.byte
         order = permutation(self.seed, epoch, len(self.shards), "shards")[self.number :: self.lanes]
         while len(samples) < self.buffer and room > 0 and tar < len(order):

@@ -49,7 +49,7 @@ def visual_tokenizer() -> Pretrain:
 
 def base() -> Pretrain:
     """Masked data modelling, 1,000,000 steps: masked patches of images, masked words of texts, and both of pairs.
-    `tokenizer` names the run of a visual tokenizer.
+    `visual_tokenizer` names its run.
 
     Differs: BERT's vocabulary, where the paper has a SentencePiece vocabulary of 64,010 (with its file: --vocabulary
     FILE --model.vocab_size 64010 --model.mask_token_id 64001); images and texts alone are those of the same 2,048
@@ -97,7 +97,7 @@ def small_visual_tokenizer() -> Pretrain:
 
 
 def small_masked_data() -> Pretrain:
-    """Masked data modelling on images of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
+    """Masked data modelling on images of 224 pixels; `visual_tokenizer` names a run of `small_visual_tokenizer`."""
     run = replace(
         on_frozen_features("beit3.small_masked_data", SMALL, MASKED_DATA, init_scale=INIT_SCALE), embedders=Embedders()
     )

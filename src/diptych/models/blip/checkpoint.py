@@ -139,7 +139,9 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         depth = arguments["depth"]
         text = _text(ENCODER, "model.encoder.", depth, LAYER)
         cross = prefixed(
-            f"{ENCODER}encoder.layer.", "model.encoder.blocks.", _two_image_attention(depth, arguments["averaged"])
+            f"{ENCODER}encoder.layer.",
+            "model.encoder.blocks.",
+            _two_image_attention(depth, arguments["average_image_attention"]),
         )
         head = weight_and_bias("cls_head.0", "head.0") | weight_and_bias("cls_head.2", "head.2")
         return _image("visual_encoder.", "model.image.") | text | KeyMapping(cross | head)
@@ -191,7 +193,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "bos_token_id": ids.get("bos_DEC", vocabulary - 2),
         "enc_token_id": ids.get("ENC", vocabulary - 1),
         "variant": variant,
-        **({"averaged": depth - merged} if variant == "nlvr2" else {}),
+        **({"average_image_attention": depth - merged} if variant == "nlvr2" else {}),
         **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
     }
 

@@ -183,7 +183,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         else config.get("v_target_size", 1601),
         "vocab_size": vocabulary,
         "text_length": shape_of(state, f"{bert}position_embeddings.weight", 2)[0],
-        "tasks": shape_of(state, tasks, 2)[0] if tasks in state else 0,
+        "num_tasks": shape_of(state, tasks, 2)[0] if tasks in state else 0,
     }
 
 

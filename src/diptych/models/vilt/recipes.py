@@ -34,7 +34,7 @@ def base() -> Pretrain:
 def small() -> Pretrain:
     """21 million parameters, three quarters of them word embeddings: trains on Flickr8k within an hour of two cores.
 
-    To be initialised from `vit.distilled`, by way of `small_words`: from random weights the ITM loss stays at chance.
+    To be initialised from `vit.distilled`, by way of `small_text`: from random weights the ITM loss stays at chance.
     """
     return Pretrain(
         recipe="vilt.small",
@@ -67,7 +67,7 @@ def small_text() -> Pretrain:
 def tiny() -> Pretrain:
     """For the built-in synthetic scenes and their vocabulary of 114 tokens: images of 80 pixels, minutes of two cores.
 
-    Half of the tokens are masked, as in `small_words`. Other data needs ``--model.vocab_size 30522``.
+    Half of the tokens are masked, as in `small_text`. Other data needs ``--model.vocab_size 30522``.
     """
     run = small()
     return replace(

@@ -114,7 +114,7 @@ def task(state: State) -> str:
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of weight names of a model with these arguments, trained for this task."""
-    return TASKS[task] | WITHOUT_POSITIONS if arguments["relative"] else TASKS[task]
+    return TASKS[task] | WITHOUT_POSITIONS if arguments["relative_position"] else TASKS[task]
 
 
 def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "patch_size": shape_of(state, "transformer.patch_embed.proj.weight", 4)[-1],
         "vocab_size": vocabulary,
         "num_images": shape_of(state, "token_type_embeddings.weight", 2)[0] - 1,
-        "relative": TABLE in state,
-        "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
+        "relative_position": TABLE in state,
+        "layer_scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
         "num_itc_branches": 1 if has_prefix(state, "itc_") and not has_prefix(state, "itc_vl_") else 2,
         **(_relative_positions(state, config) if TABLE in state else _absolute_positions(state, config)),
     }

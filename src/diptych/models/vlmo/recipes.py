@@ -41,7 +41,7 @@ SMALL = VLMoConfig(
 
 def base() -> Pretrain:
     """VLMo-Base's third stage (Bao et al. 2022, section 3.3; the official configuration): ITC, ITM with hard negatives
-    and MLM on pairs. To be initialised from a run of `base_words`.
+    and MLM on pairs. To be initialised from a run of `base_text`.
     """
     return Pretrain(
         recipe="vlmo.base",
@@ -87,7 +87,7 @@ def tiny() -> Pretrain:
 def base_images() -> Pretrain:
     """The first stage, on images alone: prediction of the visual tokens of masked patches (section 3.3, which follows
     BEiT: Bao et al., ICLR 2022, section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches masked (BEiT's official
-    settings, of the checkpoint that VLMo's official code starts from). `tokenizer` names the run of a visual tokenizer.
+    settings, of the checkpoint that VLMo's official code starts from). `visual_tokenizer` names its run.
 
     Differs: the visual tokenizer is one that is trained here (`beit3.visual_tokenizer`), where BEiT has DALL-E's; the
     checkpoint of the official code was then fine-tuned on ImageNet's labels. Each layer has relative positions of its
@@ -138,9 +138,10 @@ def small() -> Pretrain:
 
 
 def small_images() -> Pretrain:
-    """The first stage, on images of 224 pixels; `tokenizer` names a run of `beit3.small_visual_tokenizer`. `small_words` and
-    `small` train on frozen features, which have no patches to mask: to be initialised from this stage they need
-    `--embedders.image own --embedders.text own`.
+    """The first stage, on images of 224 pixels; `visual_tokenizer` names a run of `beit3.small_visual_tokenizer`.
+
+    `small_text` and `small` train on frozen features, which have no patches to mask: to be initialised from this stage
+    they need `--embedders.image own --embedders.text own`.
     """
     stage = base_images()
     objectives = replace(stage.objectives, codebook_size=256, min_block=4)
