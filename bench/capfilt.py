@@ -50,7 +50,7 @@ class Study:
     captioner: str
     filter: str
     recipe: str
-    share: float
+    fraction: float
     human: int
     steps: int
     seeds: Sequence[int]
@@ -94,7 +94,7 @@ def parse_arguments() -> Study:
 
 def check_unchanged(study: Study) -> None:
     """Records the settings of the sets in the folder. Raises CheckpointError where they were made with others."""
-    settings = {name: value for name, value in asdict(study).items() if name in ("data", "share", "human", "limit")}
+    settings = {name: value for name, value in asdict(study).items() if name in ("data", "fraction", "human", "limit")}
     path = study.out / "study.json"
     if path.is_file():
         check_same_settings(study.out, json.loads(path.read_text()), settings)

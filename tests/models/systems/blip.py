@@ -153,7 +153,7 @@ SYSTEMS = {
         },
     ),
     "blip for nlvr2": System(
-        small=lambda: small("nlvr2", averaged=1),
+        small=lambda: small("nlvr2", average_image_attention=1),
         full=lambda: BLIP(BLIPConfig(variant="nlvr2", average_image_attention=1)),
         methods={"encode_image": encode_image, "encode_text": encode_text, "fuse_images": fuse_images},
         forward=Forward(call_on_two_images, fuse_images),

@@ -124,7 +124,7 @@ WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 SYSTEMS = {
     **{
         f"vlmo on images alone, {placed}": System(
-            small=lambda relative=relative: small(relative=relative, vl_start_layer=3, with_mask_token=True),
+            small=lambda relative=relative: small(relative_position=relative, vl_start_layer=3, with_mask_token=True),
             full=lambda relative=relative: VLMo(
                 VLMoConfig(relative_position=relative, vl_start_layer=12, with_mask_token=True)
             ),
@@ -172,7 +172,7 @@ SYSTEMS = {
         },
     ),
     "vlmo, positions added to embeddings": System(
-        small=lambda: small(relative=False, scale=0.0, num_itc_branches=1),
+        small=lambda: small(relative_position=False, layer_scale=0.0, num_itc_branches=1),
         full=lambda: VLMo(
             VLMoConfig(
                 dim=544,
