@@ -11,7 +11,7 @@ The captioner and the filter must not be trained on the corrupted images. --huma
 the corrupted set and writes them, clean, to OUT/human; train the two runs on them first (BLIP fine-tunes them on
 COCO):
 
-    diptych corrupt-captions flickr8k/ --share 0 --last 1000 --out capfilt/human
+    diptych corrupt-captions flickr8k/ --fraction 0 --last 1000 --out capfilt/human
     diptych pretrain blip.small --data "capfilt/human/train-*.tar" --out capfilt/blip
 
 They are also part of every arm's training data, as in the paper; an arm of their own shows what they contribute.
@@ -50,7 +50,7 @@ class Study:
     captioner: str
     filter: str
     recipe: str
-    share: float
+    fraction: float
     human: int
     steps: int
     seeds: Sequence[int]
@@ -81,7 +81,7 @@ def parse_arguments() -> Study:
     parser.add_argument("--captioner", default="", help="a run folder")
     parser.add_argument("--filter", default="", help="a run folder")
     parser.add_argument("--recipe", default="albef.small", help="what is trained on each set")
-    parser.add_argument("--share", type=float, default=0.5, help="share of the captions to swap")
+    parser.add_argument("--fraction", type=float, default=0.5, help="fraction of the captions to swap")
     parser.add_argument("--human", type=int, default=1000, help="images kept clean, for the captioner and the filter")
     parser.add_argument("--steps", type=int, default=0, help="of each run; 0: the recipe's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -94,7 +94,7 @@ def parse_arguments() -> Study:
 
 def check_unchanged(study: Study) -> None:
     """Records the settings of the sets in the folder. Raises CheckpointError where they were made with others."""
-    settings = {name: value for name, value in asdict(study).items() if name in ("data", "share", "human", "limit")}
+    settings = {name: value for name, value in asdict(study).items() if name in ("data", "fraction", "human", "limit")}
     path = study.out / "study.json"
     if path.is_file():
         check_same_settings(study.out, json.loads(path.read_text()), settings)
@@ -106,8 +106,8 @@ def write_sets(study: Study) -> None:
     """Writes the human set, the clean set, and the corrupted set with its truth."""
     last = study.human + study.limit if study.limit else 0
     plain = CorruptCaptions(data=study.data, first=study.human, last=last)
-    human = replace(plain, first=0, last=study.human, share=0.0)
-    made = {"clean": replace(plain, share=0.0), "noised": replace(plain, share=study.share)}
+    human = replace(plain, first=0, last=study.human, fraction=0.0)
+    made = {"clean": replace(plain, fraction=0.0), "noised": replace(plain, fraction=study.fraction)}
     for name, one in (made | ({"human": human} if study.human else {})).items():
         if not (study.out / name / TRUTH).is_file():
             swapped, captions = corrupt_captions(one, study.out / name)
@@ -131,7 +131,7 @@ def cleaned(study: Study) -> Path:
 def filter_quality(study: Study, out: Path) -> dict[str, float]:
     """Precision and recall of the filter against the truth."""
     truth = {
-        (row["key"], row["caption"]): row["own"]
+        (row["key"], row["caption"]): row["is_original"]
         for row in map(json.loads, (study.out / "noised" / TRUTH).read_text().splitlines())
     }
     rows = [json.loads(row) for row in (out / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]

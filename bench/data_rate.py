@@ -33,7 +33,7 @@ def run(data: str, split: str = "train", num_images: int = 128, rounds: int = 3)
     small, base = vilt.small().images, vilt.base().images
     sizes: dict[str, ImageSettings] = {f"shorter side {s.shorter_side}": s for s in (small, base)}
     for what, settings in sizes.items():
-        source = open_captions(data, split, least=settings.shorter_side)
+        source = open_captions(data, split, min_side=settings.shorter_side)
         examples = PairExamples(source, Tokenizer(), settings, matching=0.0)
         candidates: dict[str, Callable[[int], Any]] = {
             name: partial(make, examples, num_images // BATCH, simplejpeg) for name, simplejpeg in decoders.items()

@@ -24,7 +24,7 @@ from zlib import crc32
 import torch
 from safetensors.torch import load, save
 
-from diptych.utils.cache import Arrays, DiskCache, digest
+from diptych.utils.feature_cache import Arrays, DiskCache, digest
 
 READS = 20_000
 

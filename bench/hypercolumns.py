@@ -20,7 +20,7 @@ from diptych.encoders import hypercolumns
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
 from diptych.models.common_recipes import BOX_SCALES, IMAGES
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(hypercolumns.__file__).with_suffix(".npz"))
     options = parser.parse_args()
     source, boxes = (
-        open_captions(options.data, "train", least=IMAGES.shorter_side),
+        open_captions(options.data, "train", min_side=IMAGES.shorter_side),
         torch.from_numpy(fixed_boxes(BOX_SCALES)),
     )
     zeros = np.zeros(Hypercolumns.width)

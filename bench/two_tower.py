@@ -39,7 +39,7 @@ class Features:
     """
 
     def __init__(self, data: str, split: str, attended: bool, shows: ImageLoader, read: FrozenMiniLM, least: int):
-        source = open_captions(data, split, least=least)
+        source = open_captions(data, split, min_side=least)
         photos = track(range(len(source)), description=f"{split} photos")
         features = (torch.from_numpy(shows.load(source, i, None).features).half() for i in photos)
         self.images = torch.stack([boxes if attended else boxes[0] for boxes in features])
@@ -170,7 +170,7 @@ def main() -> None:
     recipe = replace(clip.small(), images=replace(IMAGES, shorter_side=options.shorter))
     shows = shown_images(replace(recipe, embedders=replace(recipe.embedders, image=options.image)))
     assert not isinstance(shows, ImageSettings)
-    read, attended = FrozenMiniLM(store=disk_cache()), options.pooling == "attended"
+    read, attended = FrozenMiniLM(cache=disk_cache()), options.pooling == "attended"
     train, val = (Features(options.data, split, attended, shows, read, options.shorter) for split in ("train", "val"))
     for seed in range(options.seeds):
         run(train, val, attended, options, seed)

@@ -28,7 +28,7 @@ from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import KeyedChoices, MaskedText, WordMasking
+from diptych.objectives.random_choices import KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.wpa import WPA, optimal_transport
 
 PATCH, GRID = 32, 12
@@ -87,8 +87,8 @@ class Peer(nn.Module):
         distance = optimal_transport(words, patches, inner, torch.arange(patches.shape[1]) < count).distance
         sign = torch.where(matching.matched, 1.0, -1.0)
         return {
-            "itm": F.cross_entropy(self.heads["match"](pair.pooler_output).float(), matching.matched.long()),
-            "mlm": F.cross_entropy(self.heads["words"](hidden).float().flatten(0, 1), labels.flatten()),
+            "itm": F.cross_entropy(self.heads["itm"](pair.pooler_output).float(), matching.matched.long()),
+            "mlm": F.cross_entropy(self.heads["mlm"](hidden).float().flatten(0, 1), labels.flatten()),
             "wpa": (sign * distance).mean(),
         }
 

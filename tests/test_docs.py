@@ -32,7 +32,7 @@ class Reached(Exception):
 WORK = (
     "runs.pretrain.pretrain", "runs.finetune.finetune", "runs.evaluate.evaluate", "capfilt.run.capfilt",
     "capfilt.corrupt_captions.corrupt_captions", "runs.train_tokenizer.train_tokenizer", "runs.baselines.baselines",
-    "benchmark.run.benchmark", "runs.imports.import_checkpoint", "runs.export.export", "planning.info.info",
+    "benchmark.run.benchmark", "runs.import_checkpoint.import_checkpoint", "runs.export.export", "planning.info.info",
     "planning.estimate.estimate", "runs.demo.demo",
 )  # fmt: skip
 """What the commands call once their words are understood."""

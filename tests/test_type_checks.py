@@ -9,7 +9,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from diptych.modules.similarity import cosine
-from diptych.utils.cache import KEY_BYTES, digest
+from diptych.utils.feature_cache import KEY_BYTES, digest
 
 
 def test_an_argument_of_the_wrong_type_is_an_error():

@@ -38,7 +38,9 @@ def matched() -> Pretrain:
 
 
 def contrasted() -> Pretrain:
-    model = VLMoConfig(**SIZE, vl_start_layer=0, relative=False, scale=0.0, num_itc_branches=1, drop_path=0.0)
+    model = VLMoConfig(
+        **SIZE, vl_start_layer=0, relative_position=False, layer_scale=0.0, num_itc_branches=1, drop_path=0.0
+    )
     objectives = Objectives(itc=1.0, itm=1.0)
     return replace(vlmo.tiny(), recipe="toy.contrasted", model=model, objectives=objectives, training=SHORT)
 
@@ -172,10 +174,10 @@ def test_published_rows_follow_with_their_source(tmp_path: Path):
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    rows = ["--rows", "vilt,vilt.small_words+vilt.small"]
+    rows = ["--rows", "vilt,vilt.small_text+vilt.small"]
     assert main(["benchmark", "--data", DATA, "--out", str(tmp_path), "--minutes", "0", "--seeds", "3", *rows]) == 0
     told = capsys.readouterr().out
-    assert "| vilt | seed 3: not run |" in told and "| vilt.small_words+vilt.small | seed 3: not run |" in told
+    assert "| vilt | seed 3: not run |" in told and "| vilt.small_text+vilt.small | seed 3: not run |" in told
     assert main(["benchmark", "--data", DATA, "--seeds", "a"]) == 2 and "--seeds" in capsys.readouterr().err
     assert main(["benchmark"]) == 2 and "--data is missing" in capsys.readouterr().err
     assert main(["benchmark", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err

@@ -20,20 +20,20 @@ import torch
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
-from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.cli import main
 from diptych.cli.errors import is_user_error
 from diptych.data.images.decode import decode
 from diptych.data.regions.files import open_regions
-from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import BadSample, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.labelled import Labelled
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import read_vocabulary
 from diptych.data.tokenizers.wordpiece import SPECIAL
-from diptych.data.webdataset.shards import CaptionedShards, read_index
-from diptych.data.webdataset.tar import tar_samples
+from diptych.data.webdataset.indexed_shards import CaptionedShards, read_index
+from diptych.data.webdataset.tar_samples import tar_samples
+from diptych.utils.safe_pickle import NotPlain, read_plain
 from tests.campaign.mutations import png_sealed, tar_sealed
 
 OURS = (DataError, BadSample)
@@ -115,7 +115,7 @@ PICTURES: dict[str, Callable[[], list[bytes]]] = {
 def pictures(format: str, folder: Path) -> Reader:
     def read(path: Path) -> None:
         for least in (None, 5):
-            decode(path.read_bytes(), "x", least=least)
+            decode(path.read_bytes(), "x", min_side=least)
 
     seal = png_sealed if format == "png" else None
     return Reader(format, PICTURES[format](), partial(under, f"a.{format}"), read, seal=seal)
@@ -391,13 +391,13 @@ def safetensors(folder: Path) -> Reader:
     save_file(state(), folder / "seed.safetensors", {"format": "pt"})
     seeds = [(folder / "seed.safetensors").read_bytes()]
     tokens = (b"F32", b"F64", b"BF16", b"I64", b"data_offsets", b"[0,0]", b"[0,99999999999]", b"shape")
-    return Reader("safetensors", seeds, partial(under, "a.safetensors"), read_checkpoint, (WeightsError,), tokens)
+    return Reader("safetensors", seeds, partial(under, "a.safetensors"), load_state_dict, (WeightsError,), tokens)
 
 
 def npz_state(folder: Path) -> Reader:
     out = io.BytesIO()
     np.savez(out, allow_pickle=False, a=VALUES, b=np.zeros(3))
-    return Reader("checkpoint.npz", [out.getvalue()], partial(under, "a.npz"), read_checkpoint, (WeightsError,))
+    return Reader("checkpoint.npz", [out.getvalue()], partial(under, "a.npz"), load_state_dict, (WeightsError,))
 
 
 # Whole folders, read by the command that a user gives
@@ -494,9 +494,9 @@ QUICK: dict[str, Callable[[Path], Reader]] = {
     "regions.tsv": plain("regions.tsv", region_rows, partial(under, "x.tsv"), load_17, *OURS, KeyError),
     "cifar": plain("cifar", cifar_rows, cifar, read_cifar),
     **{f"vocabulary.{suffix}": partial(vocabularies, suffix) for suffix in ("txt", "json", "pkl", "spm")},
-    "pth": plain("pth", lambda: [pth(), pth(legacy=True)], partial(under, "a.pth"), read_checkpoint, WeightsError),
+    "pth": plain("pth", lambda: [pth(), pth(legacy=True)], partial(under, "a.pth"), load_state_dict, WeightsError),
     "pth.pickle": lambda folder: Reader(
-        "pth.pickle", [pickle_of_pth()], in_pth, read_checkpoint, (WeightsError,), crafted=LARGE
+        "pth.pickle", [pickle_of_pth()], in_pth, load_state_dict, (WeightsError,), crafted=LARGE
     ),
     "safetensors": safetensors,
     "checkpoint.npz": npz_state,

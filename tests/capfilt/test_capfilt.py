@@ -57,7 +57,7 @@ def config(role: str, noised: Path, tmp_path_factory: pytest.TempPathFactory) ->
     data = str(noised / "train-{00000..00002}.tar")
     config = CapFilt(data, role, role, batch_size=5, workers=0, device="cpu", precision="fp32")
     capfilt(config, out := tmp_path_factory.mktemp("any"))
-    return replace(config, min_itm=float(np.median([r["synthetic"]["match"] for r in rows(out / "decisions.jsonl")])))
+    return replace(config, min_itm=float(np.median([r["synthetic"]["itm"] for r in rows(out / "decisions.jsonl")])))
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,12 @@ def decided(
 
 
 def test_a_text_stays_where_its_match_is_over_the_threshold():
-    assert decided({"match": 0.51}, {"match": 0.5}, {"match": 0.9}) == (["kept", "dropped", "kept"], ["t0", "t2"])
-    assert decided({"match": 0.51}, {"match": 0.9}, min_itm=0.6) == (["dropped", "kept"], ["t1"])
+    assert decided({"itm": 0.51}, {"itm": 0.5}, {"itm": 0.9}) == (["kept", "dropped", "kept"], ["t0", "t2"])
+    assert decided({"itm": 0.51}, {"itm": 0.9}, min_itm=0.6) == (["dropped", "kept"], ["t1"])
 
 
 def test_a_dropped_text_is_replaced_by_a_synthetic_one_that_passes():
-    low, high = {"match": 0.1}, {"match": 0.9}
+    low, high = {"itm": 0.1}, {"itm": 0.9}
     assert decided(low, synthetic=high) == (["re-captioned"], ["new"])
     assert decided(low, synthetic=low) == (["dropped"], [])
     assert decided(high, low, synthetic=high) == (["kept", "re-captioned"], ["t0", "new"])
@@ -95,15 +95,15 @@ def test_a_dropped_text_is_replaced_by_a_synthetic_one_that_passes():
 
 
 def test_a_synthetic_text_may_only_fill_gaps():
-    low, high = {"match": 0.1}, {"match": 0.9}
+    low, high = {"itm": 0.1}, {"itm": 0.9}
     row = IMAGE | {"texts": [{"text": "t0", **high}], "synthetic": {"text": "new", **high}}
-    assert decide(row, CapFilt(synthetic="instead")).texts == ["t0"]
+    assert decide(row, CapFilt(synthetic="replace")).texts == ["t0"]
     row["texts"].append({"text": "t1", **low})
-    assert decide(row, CapFilt(synthetic="instead")).texts == ["t0", "new"]
+    assert decide(row, CapFilt(synthetic="replace")).texts == ["t0", "new"]
 
 
 def test_both_scores_must_pass_where_both_have_thresholds():
-    both = {"match": 0.9, "cosine": 0.2}
+    both = {"itm": 0.9, "cosine": 0.2}
     assert decided(both)[0] == ["kept"]  # by default the cosine has no threshold
     assert decided(both, min_cosine=0.3)[0] == ["dropped"]
     assert decided(both, min_cosine=0.1)[0] == ["kept"]
@@ -111,7 +111,7 @@ def test_both_scores_must_pass_where_both_have_thresholds():
 
 
 def test_an_invalid_text_is_dropped_and_an_unscored_one_stays():
-    assert decided({"bad": "empty"}, synthetic={"match": 0.9}) == (["re-captioned"], ["new"])
+    assert decided({"bad": "empty"}, synthetic={"itm": 0.9}) == (["re-captioned"], ["new"])
     assert decided({}, synthetic={}) == (["kept"], ["t0", "new"])
     assert decide(IMAGE | {"bad": "broken"}, CapFilt()) == Verdict(
         [], [IMAGE | {"decision": "skipped", "reason": "broken"}]
@@ -119,9 +119,9 @@ def test_an_invalid_text_is_dropped_and_an_unscored_one_stays():
 
 
 def test_reasons_name_the_score_and_the_threshold():
-    row = IMAGE | {"texts": [{"text": "a", "match": 0.25}, {"text": "b", "match": 0.75}], "synthetic": None}
+    row = IMAGE | {"texts": [{"text": "a", "itm": 0.25}, {"text": "b", "itm": 0.75}], "synthetic": None}
     reasons = [pair["reason"] for pair in decide(row, CapFilt()).pairs]
-    assert reasons == ["match 0.25 is not over 0.5", "match 0.75 is over 0.5"]
+    assert reasons == ["itm 0.25 is not over 0.5", "itm 0.75 is over 0.5"]
     alike = decide(row, CapFilt(), {"of": "train-0/x", "cosine": 0.99})
     assert alike.texts == [] and {p["reason"] for p in alike.pairs} == {"the image is like train-0/x (cosine 0.99)"}
 
@@ -189,7 +189,7 @@ def test_every_pair_has_a_decision_and_kept_texts_are_in_the_shards(done: Path, 
         kept = expected.setdefault(r["key"], [])
         kept += [r["text"]] * (r["decision"] == "kept")
     for key, synthetic in {r["key"]: r["synthetic"] for r in told}.items():
-        expected[key] += [synthetic["text"]] * (synthetic["match"] > config.min_itm)
+        expected[key] += [synthetic["text"]] * (synthetic["itm"] > config.min_itm)
     expected = {key: texts for key, texts in expected.items() if texts}
     found = {m.key: list(m.captions) for m in out.members}  # type: ignore[attr-defined]
     assert found == expected
@@ -213,13 +213,13 @@ def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
                     model.encode_image(image),
                     model.encode_text(tokenizer_of(judge.run).encode([told["text"]])),
                 )
-                probability = heads["match"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
-                contrast: Any = heads["contrast"]  # type: ignore[index]
+                probability = heads["itm"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
+                contrast: Any = heads["itc"]  # type: ignore[index]
                 cosine = (
                     contrast.project_image(model.pooled_features(tokens)[0])
                     @ contrast.project_text(model.pooled_features(text)[0]).T
                 )
-            assert told["match"] == pytest.approx(probability.item(), abs=1e-5)
+            assert told["itm"] == pytest.approx(probability.item(), abs=1e-5)
             assert told["cosine"] == pytest.approx(cosine.item(), abs=1e-5)
 
 
@@ -242,8 +242,8 @@ def test_generated_captions_depend_only_on_seed_and_sample(done: Path, config: C
     assert written(tmp_path / "batch") == written(done)
     capfilt(replace(config, seed=1), tmp_path / "seed")
     assert written(tmp_path / "seed") != written(done)
-    capfilt(replace(config, sampling="beams", prompt="a red"), tmp_path / "beams")
-    capfilt(replace(config, sampling="greedy"), tmp_path / "greedy")
+    capfilt(replace(config, decoding="beam_search", prompt="a red"), tmp_path / "beams")
+    capfilt(replace(config, decoding="greedy"), tmp_path / "greedy")
     assert len({tuple(written(o)) for o in (done, *(tmp_path / n for n in ("seed", "beams", "greedy")))}) == 4
 
 
@@ -399,7 +399,7 @@ def test_duplicates_and_leaks_are_listed_or_dropped(config: CapFilt, tmp_path: P
         members |= {f"{key}.jpg": picture(seed), f"{key}.txt": b"a red house"}
     write_tar(tmp_path / "cc.tar", members)
     write_tar(tmp_path / "held-test.tar", {"x.jpg": picture(3), "x.txt": b"a cup"})
-    config = replace(config, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="instead")
+    config = replace(config, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="replace")
     config = replace(config, against=str(tmp_path / "held-test.tar"))
     told = capfilt(config, tmp_path / "listed")
     similar = {row["key"]: row for row in rows(tmp_path / "listed" / "similar.jsonl")}
@@ -430,7 +430,7 @@ def test_a_resumed_run_must_have_the_same_settings(config: CapFilt, done: Path, 
 
 @pytest.mark.slow
 def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: Path, tmp_path: Path, monkeypatch):
-    other = replace(config, min_itm=0.0, synthetic="instead")
+    other = replace(config, min_itm=0.0, synthetic="replace")
     capfilt(other, tmp_path / "anew")
     monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a run was loaded"))
     capfilt(replace(other, scored=str(done)), tmp_path / "scored")
@@ -439,7 +439,7 @@ def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: 
         for out in ("anew", "scored")
     ]
     for found in same:
-        found.pop("bootstrap.json")
+        found.pop("capfilt.json")
     assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
     with pytest.raises(CheckpointError, match="seed = 0, not 1"):
         capfilt(replace(other, scored=str(done), seed=1), tmp_path / "x")
@@ -486,7 +486,7 @@ def test_a_filter_with_itc_alone_needs_min_cosine(config: CapFilt, tmp_path: Pat
         capfilt(config, tmp_path / "a")
     told = capfilt(replace(config, min_cosine=0.0), tmp_path / "b")
     found = rows(tmp_path / "b" / "decisions.jsonl")
-    assert all("match" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in found)
+    assert all("itm" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in found)
     assert told["kept"] + told["dropped"] == 120
 
 
@@ -494,10 +494,10 @@ def test_the_truth_of_corrupted_captions_is_that_of_the_clean_data(noised: Path,
     truth, plain = rows(noised / "truth.jsonl"), open_captions("scenes:24", "train")
     source = open_captions(str(noised / "train-{00000..00002}.tar"), "train")
     texts = [text for i in range(24) for text in source.captions(i)]
-    assert sum(row["own"] for row in truth) == 60
+    assert sum(row["is_original"] for row in truth) == 60
     for row, text in zip(truth, texts, strict=True):
-        assert plain.captions(int(row["of"]))[row["its"]] == text
-        assert row["own"] == (row["of"] == row["key"])
+        assert plain.captions(int(row["source_image"]))[row["source_caption"]] == text
+        assert row["is_original"] == (row["source_image"] == row["key"])
     with pytest.raises(ValueError, match=r"shard_size must be in \[1, 2147483647\]: got 0"):
         CorruptCaptions(data="scenes:24", shard_size=0)
     assert main(["corrupt-captions", "scenes:24", "--out", str(tmp_path / "again"), "--shard_size", "8"]) == 0

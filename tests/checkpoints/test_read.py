@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.checkpoints.read import WeightsError, nonfinite, read_checkpoint
+from diptych.checkpoints.read import WeightsError, load_state_dict, nonfinite
 
 WEIGHTS = {"a.weight": torch.arange(600.0).view(20, 30), "a.bias": torch.ones(20)}
 
@@ -35,7 +35,7 @@ FORMS = ("x.safetensors", "x.npz", "x.pth", "x.pt", "x.bin", "x.ckpt", "old.pth"
 
 def refused(path: Path) -> str:
     with pytest.raises(WeightsError) as error:
-        read_checkpoint(path)
+        load_state_dict(path)
     message = str(error.value)
     assert "\n" not in message
     assert str(path) in message
@@ -44,7 +44,7 @@ def refused(path: Path) -> str:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_format_gives_the_same_tensors(tmp_path: Path, form: str):
-    tensors = read_checkpoint(write(tmp_path, form))
+    tensors = load_state_dict(write(tmp_path, form))
     assert tensors.keys() == WEIGHTS.keys()
     assert all(torch.equal(tensors[name], WEIGHTS[name]) for name in WEIGHTS)
 
@@ -52,7 +52,7 @@ def test_every_format_gives_the_same_tensors(tmp_path: Path, form: str):
 @pytest.mark.parametrize("nest", ["state_dict", "model", "module"])
 def test_a_nested_state_is_read_and_other_values_are_ignored(tmp_path: Path, nest: str):
     torch.save({nest: WEIGHTS, "epoch": 3, "optimizer": {"step": torch.ones(1)}}, tmp_path / "x.ckpt")
-    assert read_checkpoint(tmp_path / "x.ckpt").keys() == WEIGHTS.keys()
+    assert load_state_dict(tmp_path / "x.ckpt").keys() == WEIGHTS.keys()
 
 
 class Payload:
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_read_or_refused_with_a_weights_error(
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        tensors = read_checkpoint(path)
+        tensors = load_state_dict(path)
     except WeightsError as error:
         assert "\n" not in str(error)
     else:

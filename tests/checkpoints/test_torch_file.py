@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from diptych.checkpoints.read import WeightsError, read_checkpoint, read_states
+from diptych.checkpoints.read import WeightsError, load_all_state_dicts, load_state_dict
 from diptych.checkpoints.torch_file import MAGIC, PROTOCOL
 
 TYPES = (
@@ -56,7 +56,7 @@ def test_tensors_equal_what_torch_reads(
 ):
     path = tmp_path_factory.mktemp("torch") / "x.pth"
     torch.save(held, path, _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
-    theirs, ours = torch.load(path, weights_only=True) if protocol == 2 else held, read_checkpoint(path)
+    theirs, ours = torch.load(path, weights_only=True) if protocol == 2 else held, load_state_dict(path)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
@@ -78,7 +78,7 @@ def test_other_values_that_training_saves_are_skipped(tmp_path: Path, archive: b
         "counts": defaultdict(list, a=[1]), "array": np.ones((2, 3)), "keys": {(1, 2): 3}, "frozen": frozenset({1}),
     }  # fmt: skip
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
-    states = {one.key_path: one for one in read_states(tmp_path / "x.pth")}
+    states = {one.key_path: one for one in load_all_state_dicts(tmp_path / "x.pth")}
     assert states.keys() == {"", "model"}
     assert all(torch.equal(states["model"].state[name], tensor) for name, tensor in linear.state_dict().items())
     assert torch.equal(states[""].state["parameter"], torch.ones(2))
@@ -114,25 +114,25 @@ def test_objects_of_training_frameworks_are_skipped(tmp_path: Path, protocol: in
         "args": Namespace(out=Path("x")),
     }
     torch.save(content, tmp_path / "x.ckpt", pickle_protocol=protocol)
-    (state,) = read_states(tmp_path / "x.ckpt")
+    (state,) = load_all_state_dicts(tmp_path / "x.ckpt")
     assert state.key_path == "state_dict" and torch.equal(state.state["weight"], torch.ones(2))
     torch.save(
         content | {"own": foreign_class("my_project.settings", "Mine")()}, tmp_path / "y.ckpt", pickle_protocol=protocol
     )
     with pytest.raises(WeightsError, match=r"it names 'my_project\.settings\.Mine'"):
-        read_states(tmp_path / "y.ckpt")
+        load_all_state_dicts(tmp_path / "y.ckpt")
 
 
 @pytest.mark.parametrize("name", ["pathlib\nos.system", "lightning.os\nsystem.x", "posix\nsystem"])
 def test_code_under_the_name_of_an_allowed_package_is_refused(name: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archived(f"c{name}\n(S'exit 1'\ntR.".encode(), {}))
     with pytest.raises(WeightsError, match="it names"):
-        read_states(tmp_path / "x.pth")
+        load_all_state_dicts(tmp_path / "x.pth")
 
 
 def test_newer_dtypes_are_read(tmp_path: Path):
     torch.save({"a": torch.tensor([1, 65535], dtype=torch.uint16)}, tmp_path / "x.pth")
-    assert read_checkpoint(tmp_path / "x.pth")["a"].tolist() == [1, 65535]
+    assert load_state_dict(tmp_path / "x.pth")["a"].tolist() == [1, 65535]
 
 
 def archived(data: bytes, storages: dict[str, bytes], compress: int = zipfile.ZIP_STORED) -> bytes:
@@ -222,14 +222,14 @@ for path in sys.argv[1:]:
 def test_a_file_that_declares_more_than_it_holds_is_refused(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(CRAFTED[name])
     with pytest.raises(WeightsError) as error:
-        read_states(tmp_path / name)
+        load_all_state_dicts(tmp_path / name)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_memo_keys_that_collide_are_refused_at_the_first_that_no_pickle_needs(tmp_path: Path):
     (tmp_path / "memo_of_one_hash.pth").write_bytes(CRAFTED["memo_of_one_hash.pth"])  # 20 s if all were stored
     with pytest.raises(WeightsError, match="it uses a memo index beyond 1000000"):
-        read_states(tmp_path / "memo_of_one_hash.pth")
+        load_all_state_dicts(tmp_path / "memo_of_one_hash.pth")
 
 
 @pytest.mark.slow
@@ -250,10 +250,10 @@ def test_crafted_files_need_at_most_512_mib(tmp_path: Path):
 
 def test_a_file_with_the_declared_size_is_read(tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archived(tensor_pickle(4, 4), {"0": np.arange(4, dtype=np.float32).tobytes()}))
-    assert read_checkpoint(tmp_path / "x.pth")["w"].tolist() == [0, 1, 2, 3]
+    assert load_state_dict(tmp_path / "x.pth")["w"].tolist() == [0, 1, 2, 3]
     content = np.arange(4, dtype=np.float32).tobytes()
     (tmp_path / "y.pth").write_bytes(legacy(tensor_pickle(4, 4, view=True), 4, content))
-    assert read_checkpoint(tmp_path / "y.pth")["w"].tolist() == [0, 1, 2, 3]
+    assert load_state_dict(tmp_path / "y.pth")["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_deeply_nested_and_cyclic_values_are_skipped(tmp_path: Path):
@@ -263,10 +263,10 @@ def test_deeply_nested_and_cyclic_values_are_skipped(tmp_path: Path):
     for _ in range(60):
         laughs = [laughs, laughs]
     torch.save({"model": loop, "laughs": laughs}, tmp_path / "x.pth")
-    assert [one.key_path for one in read_states(tmp_path / "x.pth")] == ["model"]
+    assert [one.key_path for one in load_all_state_dicts(tmp_path / "x.pth")] == ["model"]
 
 
 def test_dict_keys_that_collide_are_refused(tmp_path: Path):
     torch.save({"w": torch.ones(1), "state": {i * (2**61 - 1): 0 for i in range(1, 50)}}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"an integer key beyond 2\*\*60"):
-        read_states(tmp_path / "x.pth")
+        load_all_state_dicts(tmp_path / "x.pth")

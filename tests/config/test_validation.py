@@ -19,7 +19,7 @@ from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.data import ImageSettings, Streaming
 from diptych.config.run import Embedders, Evaluation, Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
-from diptych.config.validation import Longest, Range, Text, check, require_at_most, require_multiple, settings
+from diptych.config.validation import MaxItems, Range, Text, check, require_at_most, require_multiple, settings
 from diptych.models.configs import (
     ALBEFConfig,
     BLIPConfig,
@@ -57,7 +57,7 @@ class Part:
     share: Annotated[float, Range(0, 1, "low")] = 0.5
     form: Literal["a", "b"] = "a"
     pair: tuple[Annotated[int, Range(0, 9)], str] = (1, "x")
-    many: Annotated[tuple[int, ...], Longest(2)] = ()
+    many: Annotated[tuple[int, ...], MaxItems(2)] = ()
     name: Text = "n"
     flag: bool = False
 

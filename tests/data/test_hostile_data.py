@@ -16,7 +16,7 @@ from diptych.cli import main
 from diptych.data.sources.base import BadSample
 from diptych.runs.qualitative_examples import read_shown
 from tests.data.tiny_data import picture_bytes
-from tests.data.webdataset.test_tar import HARM, header
+from tests.data.webdataset.test_tar_samples import HARM, header
 
 TINY = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--batch_size", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
 
@@ -79,9 +79,9 @@ def test_a_vocabulary_of_colliding_keys_is_refused_in_one_line(tmp_path: Path, c
 
 
 def test_a_page_s_kept_pictures_are_of_no_format_that_runs_a_program(tmp_path: Path):
-    """shown.json of a stranger's run: PostScript, which Pillow would give to Ghostscript, is refused unread."""
+    """examples.json of a stranger's run: PostScript, which Pillow would give to Ghostscript, is refused unread."""
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     uri = f"data:image/jpeg;base64,{base64.b64encode(program).decode()}"
-    (tmp_path / "shown.json").write_text(json.dumps([{"kind": "caption", "picture": {"picture": uri}, "caption": "a", "score": 1, "references": []}]))  # fmt: skip
-    with pytest.raises(BadSample, match=r"shown\.json: not a readable image: none of JPEG"):
-        read_shown(tmp_path / "shown.json")
+    (tmp_path / "examples.json").write_text(json.dumps([{"kind": "caption", "picture": {"picture": uri}, "caption": "a", "score": 1, "references": []}]))  # fmt: skip
+    with pytest.raises(BadSample, match=r"examples\.json: not a readable image: none of JPEG"):
+        read_shown(tmp_path / "examples.json")

@@ -197,7 +197,7 @@ def test_a_tally_stops_a_run_at_its_share():
     tally = SkipCounter(limit=0.01)
     for _ in range(10):
         tally.add(20, BROKEN)  # ten bad in 210: still fewer than 1 % of the first thousand
-    assert (tally.seen, tally.bad, list(tally.listed)) == (210, 10, [0])
+    assert (tally.num_samples, tally.num_skipped, list(tally.skipped)) == (210, 10, [0])
     with pytest.raises(DataError, match=r"11 of 231 .* more than 1.0% \(first: row 0: broken\)"):
         tally.add(20, BROKEN)
     with pytest.raises(DataError):
@@ -208,4 +208,4 @@ def test_a_tally_lets_good_data_pass():
     tally = SkipCounter(limit=0.05)
     tally.add(20, BROKEN)
     tally.check()
-    assert np.isclose(tally.bad / tally.seen, 1 / 21)
+    assert np.isclose(tally.num_skipped / tally.num_samples, 1 / 21)

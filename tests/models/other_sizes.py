@@ -53,8 +53,8 @@ def vilts() -> list[Example]:
         official |= {"image_size_of_pos_embed": config["img_size"]} if "img_size" in config else {}
         model, pair = shape | words | {"num_images": 1}, shape | words | {"num_images": 2}
         examples += [
-            Example("vilt", "pretraining", model, official, none("match", "words")),
-            Example("vilt", "pretraining", model, official, none("match")),
+            Example("vilt", "pretraining", model, official, none("itm", "mlm")),
+            Example("vilt", "pretraining", model, official, none("itm")),
             Example("vilt", "vqa", model, official, {"head.answers.weight": (13, 2 * shape["dim"])}),
             Example("vilt", "nlvr2", pair, official),
             Example("vilt", "retrieval", model, official),
@@ -77,8 +77,8 @@ def vlmos() -> list[Example]:
         "vocab_size": 41,
         "text_length": 9,
         "num_images": 1,
-        "relative": True,
-        "scale": 0.1,
+        "relative_position": True,
+        "layer_scale": 0.1,
         "num_itc_branches": 2,
     }
     one = {"heads": 1, "max_text_len_of_initckpt": 9, "image_size": [8, 12], "patch_size": 4}
@@ -95,15 +95,15 @@ def vlmos() -> list[Example]:
         "vocab_size": 29,
         "text_length": 17,
         "num_images": 1,
-        "relative": False,
-        "scale": 0.0,
+        "relative_position": False,
+        "layer_scale": 0.0,
         "num_itc_branches": 2,
     }
     two = {"heads": 6, "max_text_len_of_initckpt": 21, "image_size": [15, 3], "patch_size": 3}
     square = first | {"grid": (4, 4)}
     square_config = one | {"image_size": 16}
-    heads = none("match", "words", "contrast", "contrast_together")
-    examples = [Example("vlmo", "pretraining", square | {"vl_start_layer": 3}, square_config, none("words"))]
+    heads = none("itm", "mlm", "itc", "itc_vl")
+    examples = [Example("vlmo", "pretraining", square | {"vl_start_layer": 3}, square_config, none("mlm"))]
     pairs: list[tuple[Arguments, Arguments]] = [(first, one), (second, two), (square, square_config)]
     for model, config in pairs:
         examples += [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.albef.checkpoint import SYSTEM
+from diptych.models.albef.checkpoint import ADAPTER
 from diptych.models.importing import identify_system, map_official, resize_grid
 
 WIDTH, HIDDEN, WORDS, TEXTS, JOINT = 768, 3072, 30522, 512, 256
@@ -114,12 +114,12 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
 def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     shapes, millions, trained = PUBLISHED[task]
     state = meta(shapes)
-    assert identify_system(state) == "albef" and SYSTEM.task(state) == task
+    assert identify_system(state) == "albef" and ADAPTER.task(state) == task
     imported = map_official("albef", state, {})
     back = imported.names.to_official(imported.state) | imported.ignored_tensors
     assert {name: tuple(tensor.shape) for name, tensor in back.items()} == shapes
     with torch.device("meta"):
-        step = SYSTEM.build(imported.arguments, task, imported.state)
+        step = ADAPTER.build(imported.arguments, task, imported.state)
     parameters = list(step.parameters())
     if millions is not None:
         assert sum(p.numel() for p in parameters) / 1e6 == pytest.approx(millions, abs=0.06)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.beit3.checkpoint import SYSTEM
+from diptych.models.beit3.checkpoint import ADAPTER
 
 WIDTH, HIDDEN, TEXTS = 768, 3072, 1024
 Shapes = dict[str, tuple[int, ...]]
@@ -63,11 +63,11 @@ PUBLISHED: dict[str, tuple[Shapes, float]] = {
 def test_full_size_names_shapes_and_counts_are_the_published_ones(task: str):
     official, millions = PUBLISHED[task]
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
-    arguments = SYSTEM.infer(state, {})
-    assert SYSTEM.matches(state) and SYSTEM.task(state) == task
-    names = SYSTEM.names(arguments, task)
+    arguments = ADAPTER.infer(state, {})
+    assert ADAPTER.matches(state) and ADAPTER.task(state) == task
+    names = ADAPTER.names(arguments, task)
     with torch.device("meta"):
-        step = SYSTEM.build(arguments, task, names.from_official(state))
+        step = ADAPTER.build(arguments, task, names.from_official(state))
     ours = dict(step.named_parameters())
     assert {name: tuple(t.shape) for name, t in names.to_official(ours).items()} == official
     assert round(sum(p.numel() for p in ours.values()) / 1e6, 2) == pytest.approx(millions, abs=0.011)
@@ -77,6 +77,6 @@ def test_a_missing_part_of_a_fused_weight_is_named():
     official, _ = PUBLISHED["retrieval"]
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
     del state["beit3.encoder.layers.3.self_attn.k_proj.B.weight"]
-    arguments = SYSTEM.infer(state, {})
+    arguments = ADAPTER.infer(state, {})
     with pytest.raises(WeightsError, match=r"blocks\.3\.qkv\.text\.weight\[1/3\]"):
-        SYSTEM.names(arguments, "retrieval").from_official(state)
+        ADAPTER.names(arguments, "retrieval").from_official(state)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.blip.checkpoint import SYSTEM
+from diptych.models.blip.checkpoint import ADAPTER
 from diptych.models.importing import identify_system, map_official
 from tests.parity.golden_case import Case
 from tests.parity.recompute.blip_tasks import GREEDY, Search, search_from_readme
@@ -105,12 +105,12 @@ def meta(shapes: Shapes) -> dict[str, Tensor]:
 def test_full_size_names_shapes_and_counts_are_the_published_ones(name: str):
     task, shapes, millions = PUBLISHED[name]
     state = meta(shapes)
-    assert identify_system(state) == "blip" and SYSTEM.task(state) == task
+    assert identify_system(state) == "blip" and ADAPTER.task(state) == task
     imported = map_official("blip", state, {})
     back = imported.names.to_official(imported.state)
     assert {name: tuple(tensor.shape) for name, tensor in (back | imported.ignored_tensors).items()} == shapes
     with torch.device("meta"):
-        step = SYSTEM.build(imported.arguments, task, imported.state)
+        step = ADAPTER.build(imported.arguments, task, imported.state)
     assert sum(parameter.numel() for parameter in step.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
     assert (imported.arguments["bos_token_id"], imported.arguments["enc_token_id"]) == (30522, 30523)
     assert all(name.endswith("position_ids") for name in imported.ignored_tensors)
@@ -122,7 +122,7 @@ def test_the_momentum_model_is_not_trained():
     state = meta(PUBLISHED["pre-training"][1])
     imported = map_official("blip", state, {})
     with torch.device("meta"):
-        step = SYSTEM.build(imported.arguments, "pretraining", imported.state)
+        step = ADAPTER.build(imported.arguments, "pretraining", imported.state)
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     assert trained / 1e6 == pytest.approx(252.4, abs=0.06)
 

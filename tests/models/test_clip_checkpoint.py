@@ -12,7 +12,7 @@ from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import checkpoint as clip
 from diptych.models.clip.config import CLIPConfig
-from diptych.models.importing import Imported, identify_system, load_official, map_official
+from diptych.models.importing import OfficialCheckpoint, identify_system, load_official, map_official
 from tests.parity.goldens import GOLDEN_CASES
 
 OPEN_CLIP = GOLDEN_CASES / "open_clip"
@@ -87,7 +87,7 @@ def test_sizes_in_the_archive_are_ignored_and_half_precision_becomes_float32():
         identify_system(state)
 
 
-def load(system: str, tmp_path: Path) -> Imported:
+def load(system: str, tmp_path: Path) -> OfficialCheckpoint:
     torch.save(official(), tmp_path / "x.pt")
     return load_official(system, tmp_path / "x.pt", num_heads=4)
 

@@ -68,7 +68,7 @@ def test_attention_pooling_equals_torch_s_multi_head_attention():
     projections = pool.attention.query, pool.attention.key, pool.attention.value
     for linear in projections:
         torch.nn.init.normal_(linear.bias)
-    contrast = clip.pretraining_heads()["contrast"]
+    contrast = clip.pretraining_heads()["itc"]
     assert isinstance(contrast, ITCHead)
     project = contrast.image
     feature_map = clip.image(image.pixels)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import resnet_checkpoint
-from diptych.models.importing import SYSTEMS, identify_system, map_official
+from diptych.models.importing import ADAPTERS, identify_system, map_official
 
 
 def norm(name: str, dim: int) -> dict[str, tuple[int, ...]]:
@@ -80,7 +80,7 @@ def small() -> dict[str, Tensor]:
 
 def test_names_are_translated_both_ways_and_other_sizes_are_inferred():
     state = small()
-    assert identify_system(state) == "clip_resnet" and "clip_resnet" in SYSTEMS
+    assert identify_system(state) == "clip_resnet" and "clip_resnet" in ADAPTERS
     imported = map_official("clip_resnet", state, {"num_heads": 4})
     assert (imported.arguments["depths"], imported.arguments["dim"], imported.arguments["embed_dim"]) == (
         (1, 2, 1, 1),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
-from diptych.models.crossvit.checkpoint import SYSTEM
+from diptych.models.crossvit.checkpoint import ADAPTER
 from diptych.models.crossvit.config import CrossViTConfig
 from diptych.models.crossvit.model import CrossViT
 from diptych.models.importing import identify_system, load_official, map_official
@@ -74,7 +74,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(size: str):
     assert imported.arguments["image_sizes"] == (240, 224) and imported.arguments["patch_sizes"] == (12, 16)
     assert imported.arguments["num_heads"] == (widths[0] // 32, widths[0] // 32)
     with torch.device("meta"):
-        step = SYSTEM.build(imported.arguments, imported.task, imported.state)
+        step = ADAPTER.build(imported.arguments, imported.task, imported.state)
     assert {n: tuple(t.shape) for n, t in imported.names.to_official(step.state_dict()).items()} == shapes
     assert sum(p.numel() for p in step.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
@@ -94,7 +94,7 @@ def official_state(**arguments: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = CrossViT(CrossViTConfig(**arguments))
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return SYSTEM.names(arguments, "classification").to_official(state)
+    return ADAPTER.names(arguments, "classification").to_official(state)
 
 
 @pytest.mark.parametrize("stages", [((1, 2, 0),), ((1, 1, 1), (2, 3, 1)), ((1, 2, 0), (2, 1, 3))])

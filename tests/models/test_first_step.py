@@ -25,7 +25,7 @@ from diptych.models.configs import (
 from diptych.protocols import student_of
 from diptych.runs import build as building
 from diptych.runs.build import CNN_CLASSES
-from diptych.runs.compatibility import NEEDS
+from diptych.runs.check_objectives import NEEDS
 from diptych.runs.embedders import CNN_CELL, reads_regions
 from diptych.runs.pretrain import reads_images, reads_text
 from diptych.runs.run_folder import RunError, write_run
@@ -135,7 +135,7 @@ class Guide(FrozenCNN):
 def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The run folder of a visual tokenizer, all of whose codes are in use."""
     monkeypatch.setattr(building, "frozen_cnn", Guide)
-    run = toy(recipe("beit3.small_tokenizer"))
+    run = toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
     write_run(tmp_path, run, {})
@@ -146,7 +146,7 @@ def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.quick("*.small", "*.tiny")
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
-    run = replace(toy(recipe(name)), tokenizer=tokenizer)
+    run = replace(toy(recipe(name)), visual_tokenizer=tokenizer)
     module = building.with_teacher(building.build(run), run).train()
     losses = module(batch(run))
     assert module.weights.keys() <= losses.keys()
@@ -159,26 +159,26 @@ def test_every_recipe_takes_its_first_step(name: str, tokenizer: str):
 
 
 def test_the_visual_tokenizer_gets_pixels_normalised_as_in_its_training(tokenizer: str):
-    run = replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer)
+    run = replace(toy(recipe("beit3.small_masked_data")), visual_tokenizer=tokenizer)
     frozen = building.frozen_tokenizer(replace(run, images=replace(run.images, mean=CLIP_MEAN, std=CLIP_STD)))
     assert (frozen.input_norm, frozen.trained_norm) == ((CLIP_MEAN, CLIP_STD), (HALF, HALF))
 
 
 def test_a_run_on_codes_names_a_visual_tokenizer_with_that_many_codes(tokenizer: str):
-    run = replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer)
+    run = replace(toy(recipe("beit3.small_masked_data")), visual_tokenizer=tokenizer)
     with pytest.raises(RunError, match="name the run that trained one"):
-        building.build(replace(run, tokenizer=""))
+        building.build(replace(run, visual_tokenizer=""))
     with pytest.raises(RunError, match="has 7 codes"):
         building.build(replace(run, objectives=replace(run.objectives, codebook_size=9)))
 
 
 def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
-    module = building.build(toy(recipe("beit3.small_tokenizer")))
+    module = building.build(toy(recipe("beit3.small_visual_tokenizer")))
     idle = module.get_buffer("model.codebook.idle").zero_()
     idle[1:] = 10
     save_weights(Path(tokenizer), module)
     with pytest.raises(RunError, match="codebook has collapsed"):
-        building.build(replace(toy(recipe("beit3.small_data")), tokenizer=tokenizer))
+        building.build(replace(toy(recipe("beit3.small_masked_data")), visual_tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def variants() -> list[Any]:
 @pytest.mark.parametrize(("name", "others"), variants())
 def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, others: dict, tokenizer: str):
     run = toy(recipe(name))
-    run = replace(run, model=replace(run.model, **others), tokenizer=tokenizer, heads=("*",), teacher=Teacher())
+    run = replace(run, model=replace(run.model, **others), visual_tokenizer=tokenizer, heads=("*",), teacher=Teacher())
     losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
     for loss in losses:
         one_loss = replace(
@@ -260,7 +260,7 @@ def test_captioning_without_a_decoder_names_the_variant_to_set(variant: str):
 
 
 def test_frozen_parameters_require_no_gradient():
-    run = replace(toy(recipe("vlmo.small_words")), freeze=("transformer.blocks.*.norm",))
+    run = replace(toy(recipe("vlmo.small_text")), freeze=("transformer.blocks.*.norm",))
     model = building.build(run).get_submodule("model")
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {f"transformer.blocks.{i}.norm.{kind}" for i in (0, 1) for kind in ("weight", "bias")}

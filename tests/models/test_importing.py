@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.checkpoints.strict import load_strict
-from diptych.models.importing import Imported, load_official
+from diptych.models.importing import OfficialCheckpoint, load_official
 from diptych.models.vilt import checkpoint as vilt
 from diptych.models.vit import checkpoint as vit
 from diptych.modules.position import resize_bicubic, resize_bilinear
@@ -21,7 +21,7 @@ def vilt_state(folder: Path) -> dict[str, Tensor]:
     return dict(torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"])
 
 
-def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> Imported:
+def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> OfficialCheckpoint:
     torch.save({"state_dict": state}, folder / "x.ckpt")
     arguments: dict[str, Any] = {"num_heads": 4} | options
     return load_official(system, folder / "x.ckpt", **arguments)
@@ -38,7 +38,7 @@ def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **opti
 def test_an_official_vilt_is_imported(vilt_folder: Path):
     imported = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
     assert imported.task == "pretraining"
-    assert imported.heads == ["heads.match", "heads.words"]
+    assert imported.heads == ["heads.itm", "heads.mlm"]
     assert imported.arguments == {
         "dim": 40, "depth": 4, "num_heads": 4, "mlp_dim": 160, "patch_size": 8, "grid": (4, 4), "vocab_size": 220,
         "text_length": 12, "num_images": 1,
@@ -51,7 +51,7 @@ def test_the_task_follows_from_the_heads(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     matching = {name: tensor for name, tensor in state.items() if not name.startswith("mlm_score.")}
     imported = load(matching, tmp_path)
-    assert (imported.task, imported.heads) == ("pretraining", ["heads.match"])
+    assert (imported.task, imported.heads) == ("pretraining", ["heads.itm"])
     assert {o.name for o in imported.build().objectives} == {"itm", "wpa"}  # type: ignore[union-attr]
     encoder = {name: tensor for name, tensor in matching.items() if not name.startswith("itm_score.")}
     assert load(encoder, tmp_path).task == "encoder"
@@ -99,7 +99,7 @@ def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Pa
 
 
 def test_the_number_of_heads_is_required_if_it_cannot_be_inferred(vilt_folder: Path, tmp_path: Path):
-    assert "give --heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
+    assert "give --num_heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
     assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=7)
 
 

@@ -69,7 +69,7 @@ def test_albef_has_the_first_layers_in_its_text_encoder_and_the_others_in_its_mu
     initialize_text_encoder(model, bert(old=old))
     state, source = named_weights(model), bert()
     assert torch.equal(state["words.word.weight"], source["embeddings.word_embeddings.weight"])
-    assert torch.equal(state["text.1.feedforward.grow.weight"], source["encoder.layer.1.intermediate.dense.weight"])
+    assert torch.equal(state["text.1.feedforward.fc1.weight"], source["encoder.layer.1.intermediate.dense.weight"])
     qkv = [source[f"encoder.layer.3.attention.self.{part}.weight"] for part in ("query", "key", "value")]
     assert torch.equal(state["fusion.1.0.attention.qkv.weight"], torch.cat(qkv))
     assert torch.equal(model.fusion[0][0].cross.query.weight, cross)  # type: ignore[index]
@@ -108,10 +108,12 @@ def test_albefs_image_encoder_is_initialised_from_a_vit_with_a_resized_grid():
 
 
 def test_a_vlmo_initialised_from_a_vit_has_the_same_image_features():
-    model = VLMo(VLMoConfig(8, 2, 2, 16, 1, 4, (3, 3), 20, 12, relative=False, scale=0.0, drop_path=0.0)).eval()
+    model = VLMo(
+        VLMoConfig(8, 2, 2, 16, 1, 4, (3, 3), 20, 12, relative_position=False, layer_scale=0.0, drop_path=0.0)
+    ).eval()
     vit, text = (
         ViT(ViTConfig(8, 2, 2, 16, 4, (3, 3), num_classes=5)).eval(),
-        named_weights(model)["transformer.blocks.0.apart.text.norm.weight"],
+        named_weights(model)["transformer.blocks.0.modality_ffn.text.norm.weight"],
     )
     for name, p in vit.named_parameters():
         torch.nn.init.normal_(p, 1.0 if "norm" in name else 0.0, 0.3)
@@ -121,8 +123,8 @@ def test_a_vlmo_initialised_from_a_vit_has_the_same_image_features():
         image = Image.from_full(torch.randn(2, 3, 12, 12))
         features = model.encode_unimodal(model.encode_image(image)).to_padded()
         assert torch.allclose(features, vit.encode_image(image).to_padded(), atol=1e-5)
-    assert not [name for name in loaded if ".text." in name or ".together." in name]
-    assert torch.equal(named_weights(model)["transformer.blocks.0.apart.text.norm.weight"], text)
+    assert not [name for name in loaded if ".text." in name or ".vl_ffn." in name]
+    assert torch.equal(named_weights(model)["transformer.blocks.0.modality_ffn.text.norm.weight"], text)
     with pytest.raises(WeightsError, match="relative positions cannot be initialised from a ViT"):
         initialize_image_encoder(VLMo(VLMoConfig(8, 2, 2, 16, 1, 4, (3, 3), 20, 12)), vit.state_dict())
     with pytest.raises(WeightsError, match=r"lacks transformer\.blocks\.1"):

@@ -7,7 +7,7 @@ import torch
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.importing import identify_system, load_official, map_official
-from diptych.models.mae.checkpoint import SYSTEM
+from diptych.models.mae.checkpoint import ADAPTER
 from tests.parity.goldens import GOLDEN_CASES
 
 FOLDER = GOLDEN_CASES / "mae"
@@ -50,7 +50,7 @@ def test_full_size_names_and_shapes_are_the_published_ones(dim: int, depth: int,
     heads = {768: 12, 1024: 16, 1280: 16}[dim]  # models_mae.py: ViT-H has 16 too
     assert (imported.arguments["num_heads"], imported.arguments["decoder_num_heads"]) == (heads, 16)
     with torch.device("meta"):
-        step = SYSTEM.build(imported.arguments, imported.task, imported.state)
+        step = ADAPTER.build(imported.arguments, imported.task, imported.state)
     load = step.state_dict()
     assert {name: tuple(t.shape) for name, t in imported.names.to_official(load).items()} == shapes
     fixed = (1 + cells) * (dim + 512)

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.checkpoints.reader import split_by_modality
-from diptych.models.importing import SYSTEMS
+from diptych.checkpoints.nested_state_dicts import split_by_modality
+from diptych.models.importing import ADAPTERS
 from diptych.utils.state_dict import tied_weights
 from tests.models.other_sizes import VIT, Arguments, Example, beits, crossvits, none, recurrent, vilts, vits, vlmos
 from tests.parity.golden_case import read_golden
@@ -25,13 +25,13 @@ def vilberts() -> list[Example]:
     first = {
         "dim": 18, "depth": 7, "num_heads": 3, "mlp_dim": 25, "image_dim": 20, "image_depth": 3, "image_num_heads": 1,
         "image_mlp_dim": 31, "coattention_dim": 12, "coattention_num_heads": 2, "schedule": ((1, 0), (3, 1), (5, 2)),
-        "feature_dim": 11, "num_region_targets": 8, "vocab_size": 37, "text_length": 13, "tasks": 0,
+        "feature_dim": 11, "num_region_targets": 8, "vocab_size": 37, "text_length": 13, "num_tasks": 0,
     }  # fmt: skip
     second = first | {
         "dim": 22, "depth": 1, "num_heads": 1, "image_depth": 5, "image_num_heads": 5, "coattention_num_heads": 6,
         "schedule": ((0, 4),), "feature_dim": 9, "num_region_targets": 9,
     }  # fmt: skip
-    examples, pretraining = [], ("words", "regions", "match")
+    examples, pretraining = [], ("mlm", "regions", "itm")
     for model in (first, second):
         config = {
             "num_attention_heads": model["num_heads"], "v_num_attention_heads": model["image_num_heads"],
@@ -45,7 +45,7 @@ def vilberts() -> list[Example]:
         examples += [
             Example("vilbert", "pretraining", model, config, none(*pretraining)),
             Example("vilbert", "tasks", model, config, heads),
-            Example("vilbert", "tasks", model | {"tasks": 4}, config, heads),
+            Example("vilbert", "tasks", model | {"num_tasks": 4}, config, heads),
         ]
     return examples
 
@@ -123,7 +123,7 @@ def blips() -> list[Example]:
         ids = {"bos_DEC": text["bos_token_id"], "ENC": text["enc_token_id"]}
         config = {"vision": vision, "text": {"num_attention_heads": text["num_heads"]}, "special_ids": ids}
         for task in ("pretraining", "retrieval", "caption", "vqa", "nlvr2"):
-            more: Arguments = {"averaged": min(3, text["depth"])} if task == "nlvr2" else {}
+            more: Arguments = {"average_image_attention": min(3, text["depth"])} if task == "nlvr2" else {}
             more |= {"embed_dim": 11} if task in ("pretraining", "retrieval") else {}
             examples.append(
                 Example("blip", task, image | text | {"variant": task} | more, config, {"queue.image": (7, 11)})
@@ -179,7 +179,7 @@ EXAMPLES = [
 def random_state(example: Example) -> dict[str, Tensor]:
     """Random weights of a step of these sizes, in our names."""
     heads = {name: torch.empty(shape) for name, shape in example.heads.items()}
-    step = SYSTEMS[example.system].build(example.arguments, example.task, heads)
+    step = ADAPTERS[example.system].build(example.arguments, example.task, heads)
     again = tied_weights(step)
     state = {name: tensor for name, tensor in step.state_dict().items() if name not in again}
     generator = torch.Generator().manual_seed(len(state))
@@ -193,7 +193,7 @@ def random_state(example: Example) -> dict[str, Tensor]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.system}-{example.task}")
 def test_sizes_and_weights_are_inferred_from_the_files(example: Example, tmp_path: Path):
     state = random_state(example)
-    official = SYSTEMS[example.system].names(example.arguments, example.task).to_official(state)
+    official = ADAPTERS[example.system].names(example.arguments, example.task).to_official(state)
     torch.save(
         {"model": split_by_modality({name: tensor.contiguous() for name, tensor in official.items()})},
         tmp_path / "checkpoint.pth",
@@ -212,4 +212,4 @@ def test_sizes_and_weights_are_inferred_from_the_files(example: Example, tmp_pat
 
 
 def test_every_system_has_an_example():
-    assert {example.system for example in EXAMPLES} == set(SYSTEMS)
+    assert {example.system for example in EXAMPLES} == set(ADAPTERS)

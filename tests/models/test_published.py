@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from diptych.models.configs import PUBLISHED
-from diptych.models.importing import SYSTEMS
+from diptych.models.importing import ADAPTERS
 from diptych.protocols import student_of
 
 Heads = dict[str, tuple[int, ...]]
 QUEUE: Heads = {"queue.image": (65536, 256)}
 VQA: Heads = {"head.answers.weight": (3129, 1536)}
-ALL: Heads = {f"heads.{name}.": (1,) for name in ("match", "words", "contrast", "contrast_together")}
+ALL: Heads = {f"heads.{name}.": (1,) for name in ("itm", "mlm", "itc", "itc_vl")}
 LARGER = {"grid": (16, 16)}
 JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
     "albef": [
@@ -47,7 +47,7 @@ def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> 
     """Parameters of the whole step, and of the trained part."""
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in heads.items()}
-        step = SYSTEMS[system].build(arguments, task, state)
+        step = ADAPTERS[system].build(arguments, task, state)
     whole, student = (sum(p.numel() for p in module.parameters()) for module in (step, student_of(step)))
     return whole, student
 

@@ -90,7 +90,7 @@ def test_a_missing_field_gets_its_default():
         (("albef.pretrain_4m", "albef.retrieval", "blip.pretrain_large", "blip.retrieval"), CLIP_MEAN, CLIP_STD),
         (("clip.base", "coca.open_clip"), CLIP_MEAN, CLIP_STD),
         (("mae.base",), IMAGENET_MEAN, IMAGENET_STD),
-        (("vilt.base", "vit.base", "vlmo.base", "beit3.base", "beit3.tokenizer"), HALF, HALF),
+        (("vilt.base", "vit.base", "vlmo.base", "beit3.base", "beit3.visual_tokenizer"), HALF, HALF),
     ],
 )
 def test_images_are_normalised_as_in_the_official_code(names: tuple[str, ...], mean: Channels, std: Channels):
@@ -124,7 +124,7 @@ def test_every_recipe_on_frozen_features_is_in_the_benchmark():
 
 
 def test_small_recipes_on_pixels_have_a_position_for_every_patch():
-    for name in ("vlmo.small_images", "beit3.small_data", "beit3.small_tokenizer"):
+    for name in ("vlmo.small_images", "beit3.small_masked_data", "beit3.small_visual_tokenizer"):
         run = recipe(name)
         assert run.embedders.image == "own" and run.images.square
         assert run.images.shorter_side == run.model.patch_size * run.model.grid[0], name

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from tests.parity.golden_case import read_golden
 
 
 def test_official_names_come_back_bit_for_bit(golden_folder: Path):
     if not (golden_folder / "checkpoint.pth").is_file():
         pytest.skip(f"{golden_folder.name} has no weights")
-    official = read_checkpoint(golden_folder / "checkpoint.pth")
+    official = load_state_dict(golden_folder / "checkpoint.pth")
     imported = read_golden(golden_folder).imported
     assert imported is not None
     back = imported.names.to_official(imported.state) | imported.ignored_tensors

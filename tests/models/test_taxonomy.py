@@ -78,7 +78,7 @@ def test_kind_b_has_two_equal_towers_and_an_interaction_without_weights():
     assert isinstance(model, DualEncoder) and not isinstance(model, FusionEncoder)
     visual, textual = size(model.image.blocks), size(model.text.blocks)
     assert visual == textual
-    assert {name for name, _ in model.pretraining_heads()["contrast"].scale.named_parameters()} == {"log"}  # type: ignore[union-attr]
+    assert {name for name, _ in model.pretraining_heads()["itc"].scale.named_parameters()} == {"log"}  # type: ignore[union-attr]
 
 
 def test_kinds_c_and_d_differ_in_the_image_embedder():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.models.importing import load_official, map_official
 from diptych.models.vilbert import checkpoint as vilbert
 from diptych.objectives.masked_regions import MaskedRegions, class_target, feature_target
@@ -30,8 +30,8 @@ def norm(name: str, dim: int) -> Shapes:
 
 
 def network(first: str, second: str, dim: int, mlp_dim: int) -> Shapes:
-    grow, shrink = linear(f"{first}.dense", mlp_dim, dim), linear(f"{second}.dense", dim, mlp_dim)
-    return grow | shrink | norm(f"{second}.LayerNorm", dim)
+    fc1, fc2 = linear(f"{first}.dense", mlp_dim, dim), linear(f"{second}.dense", dim, mlp_dim)
+    return fc1 | fc2 | norm(f"{second}.LayerNorm", dim)
 
 
 def layer(name: str, dim: int, mlp_dim: int) -> Shapes:
@@ -112,7 +112,7 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(
 
 @pytest.fixture
 def official() -> dict[str, Tensor]:
-    return read_checkpoint(FOLDER / "checkpoint.pth")
+    return load_state_dict(FOLDER / "checkpoint.pth")
 
 
 def test_names_are_translated_both_ways(official: dict[str, Tensor]):
@@ -125,8 +125,8 @@ def test_names_are_translated_both_ways(official: dict[str, Tensor]):
 
 def test_the_two_logits_of_alignment_are_swapped(official: dict[str, Tensor]):
     ours = map_official("vilbert", official, CONFIG).state
-    assert torch.equal(ours["heads.match.linear.weight"], official["cls.bi_seq_relationship.weight"].flip(0))
-    assert torch.equal(ours["heads.match.linear.bias"], official["cls.bi_seq_relationship.bias"].flip(0))
+    assert torch.equal(ours["heads.itm.linear.weight"], official["cls.bi_seq_relationship.weight"].flip(0))
+    assert torch.equal(ours["heads.itm.linear.bias"], official["cls.bi_seq_relationship.bias"].flip(0))
 
 
 def test_the_region_targets_follow_from_the_head_s_width(official: dict[str, Tensor]):
@@ -165,7 +165,7 @@ def test_a_downstream_checkpoint_has_the_heads_of_its_file(official: dict[str, T
     step = imported.build()
     assert isinstance(step, MultiTask)
     assert imported.task == "tasks" and set(step.tasks) == {"entailment", "grounding"}
-    assert set(step.heads) == {"match", "words", "regions", "entailment", "grounding"}
+    assert set(step.heads) == {"itm", "mlm", "regions", "entailment", "grounding"}
 
 
 def linear_of(name: str, out: int, inputs: int) -> dict[str, Tensor]:
@@ -173,5 +173,5 @@ def linear_of(name: str, out: int, inputs: int) -> dict[str, Tensor]:
 
 
 def test_the_number_of_heads_is_required_without_a_config():
-    with pytest.raises(WeightsError, match="give --heads"):
+    with pytest.raises(WeightsError, match="give --num_heads"):
         load_official("vilbert", FOLDER / "checkpoint.pth")

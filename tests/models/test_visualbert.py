@@ -20,7 +20,7 @@ OUTSIDE = {
 }  # fmt: skip
 LAYER = {
     "attention.out": "attention.output.dense", "norm1": "attention.output.LayerNorm",
-    "feedforward.grow": "intermediate.dense", "feedforward.shrink": "output.dense", "norm2": "output.LayerNorm",
+    "feedforward.fc1": "intermediate.dense", "feedforward.fc2": "output.dense", "norm2": "output.LayerNorm",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.checkpoints.read import WeightsError
 from diptych.models.importing import identify_system, map_official, resize_grid
-from diptych.models.vlmo.checkpoint import SYSTEM
+from diptych.models.vlmo.checkpoint import ADAPTER
 from diptych.modules.position import resize_table
 from tests.parity.goldens import GOLDEN_CASES
 
@@ -100,11 +100,11 @@ def test_full_size_names_shapes_and_counts_are_the_published_ones(model: str):
     task, official = PUBLISHED[model]
     state = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
     config: dict[str, Any] = {"num_heads": 16} if model == "base plus" else {}
-    arguments = SYSTEM.infer(state, config)
-    assert identify_system(state) == "vlmo" and SYSTEM.task(state) == task
-    names = SYSTEM.names(arguments, task)
+    arguments = ADAPTER.infer(state, config)
+    assert identify_system(state) == "vlmo" and ADAPTER.task(state) == task
+    names = ADAPTER.names(arguments, task)
     with torch.device("meta"):
-        step = SYSTEM.build(arguments, task, names.from_official(state))
+        step = ADAPTER.build(arguments, task, names.from_official(state))
     ours = dict(step.named_parameters())
     assert {name: tuple(t.shape) for name, t in names.to_official(ours).items()} == official
     if model in MILLIONS:

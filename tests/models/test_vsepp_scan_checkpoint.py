@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.checkpoints.read import WeightsError, read_checkpoint
-from diptych.checkpoints.reader import MODALITY_PREFIXES, split_by_modality
+from diptych.checkpoints.nested_state_dicts import MODALITY_PREFIXES, split_by_modality
+from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.models.importing import identify_system, load_official, map_official
 from diptych.models.scan.config import SCANConfig
 from diptych.models.scan.model import SCAN
@@ -39,7 +39,7 @@ def test_one_state_is_not_split():
 def test_lists_of_anything_else_are_refused(tmp_path: Path, odd: object):
     torch.save({"model": odd}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="holds no tensors"):
-        read_checkpoint(tmp_path / "x.pth")
+        load_state_dict(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(("depth", "bidirectional"), [(1, True), (2, True), (3, False)])
@@ -58,7 +58,7 @@ def test_depth_and_direction_are_inferred_from_the_names(depth: int, bidirection
 
 
 def test_a_unidirectional_scan_is_identified_by_its_config_only():
-    state = read_checkpoint(GOLDEN_CASES / "vsepp" / "checkpoint.pth")
+    state = load_state_dict(GOLDEN_CASES / "vsepp" / "checkpoint.pth")
     assert identify_system(state, {"margin": 0.2}) == "vsepp"
     config = {
         "bi_gru": False,

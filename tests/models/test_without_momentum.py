@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.adapter import State
-from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.models.importing import identify_system, map_official
 from diptych.protocols import student_of
 from tests.parity.goldens import GOLDEN_CASES
@@ -24,7 +24,7 @@ def state_of(name: str) -> dict[str, Tensor]:
     )
     if not folder.is_dir():
         pytest.skip(f"set DIPTYCH_GOLDENS to the folder of golden cases to check {name}")
-    return read_checkpoint(folder / "checkpoint.pth")
+    return load_state_dict(folder / "checkpoint.pth")
 
 
 def config_of(name: str) -> dict[str, dict[str, int]]:

@@ -23,7 +23,7 @@ def test_a_prenorm_block_is_two_residual_branches_on_normalised_tokens():
 
 def test_feedforward_uses_the_exact_gelu():
     network = FeedForward(1, 1)
-    for layer in (network.grow, network.shrink):
+    for layer in (network.fc1, network.fc2):
         nn.init.ones_(layer.weight)
         nn.init.zeros_(layer.bias)
     x = torch.tensor([[1.5]])

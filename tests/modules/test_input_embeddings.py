@@ -55,7 +55,7 @@ CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): 
     "ALBEF with decoder": lambda: ALBEFConfig(decoder_depth=1),
     "VLMo with relative positions": lambda: VLMoConfig(relative=True),
     "VLMo with absolute positions": lambda: VLMoConfig(relative=False),
-    "ViLBERT with task tokens": lambda: ViLBERTConfig(tasks=2),
+    "ViLBERT with task tokens": lambda: ViLBERTConfig(num_tasks=2),
     "BLIP retrieval": lambda: BLIPConfig(variant="retrieval"),
     "BLIP caption": lambda: BLIPConfig(variant="caption"),
     "BLIP vqa": lambda: BLIPConfig(variant="vqa"),
@@ -118,7 +118,7 @@ def outputs(run: Pretrain, model: Any) -> list[Tensor]:
         return [model.encode_image(image).to_padded()]
     if isinstance(run.model, BLIPConfig) and run.model.variant == "caption":
         return [model(image, text)]
-    if isinstance(run.model, ViLBERTConfig) and run.model.tasks:
+    if isinstance(run.model, ViLBERTConfig) and run.model.num_tasks:
         text = replace(text, task=torch.arange(B) % 2)
     visual, textual = model.encode_image(image), model.encode_text(text)
     found = [visual.to_padded(), textual.to_padded()]
@@ -181,7 +181,7 @@ def test_an_output_layer_is_tied_to_word_embeddings_or_has_weights_of_its_own(na
     run = toy_run(name, "regions/", text)
     torch.manual_seed(0)
     model: Any = run.model.build(input_embeddings(run))
-    weight = (model.lm_head() if name == "BLIP" else model.pretraining_heads()["words"]).words.weight
+    weight = (model.lm_head() if name == "BLIP" else model.pretraining_heads()["mlm"]).words.weight
     words = model.decoder.words if name == "BLIP" else model.words
     tied = isinstance(words, TextEmbedding) and isinstance(words.word, nn.Embedding)
     assert tied == (text == "own" or (name, text) == ("BLIP", "minilm"))

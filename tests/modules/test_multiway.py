@@ -67,9 +67,11 @@ def test_fusion_uses_modality_experts_first_and_vision_language_experts_last(pac
         x, columns = torch.cat([words, patches]), both.mask[i].nonzero().squeeze(1)
         for block, bias in zip(model.blocks, biases, strict=True):
             assert isinstance(block, MoMEBlock)
-            experts: list[nn.Module] = [block.apart.text] * len(words) + [block.apart.image] * len(patches)
-            if block.together is not None:
-                experts = [block.together] * len(x)
+            experts: list[nn.Module] = [block.modality_ffn.text] * len(words) + [block.modality_ffn.image] * len(
+                patches
+            )
+            if block.vl_ffn is not None:
+                experts = [block.vl_ffn] * len(x)
             x = block_by_loop(block, x, experts, None if bias is None else bias[:, columns][:, :, columns])
         x = model.norm(x)
         torch.testing.assert_close(samples(pair.text)[i], x[: len(words)])

@@ -30,7 +30,7 @@ def clip_step(chunk: int | None) -> Pretraining:
 
 def two_readouts(chunk: int | None) -> Pretraining:
     model = vlmo.small()
-    return Pretraining(model, model.pretraining_heads(), [ITC(head_names=vlmo.CONTRASTS)], grad_cache_size=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITC(head_names=vlmo.ITC_HEADS)], grad_cache_size=chunk)
 
 
 def with_teacher(chunk: int | None) -> MomentumDistillation:

@@ -13,9 +13,9 @@ from diptych.batch import Batch
 from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITCHead, LogScale
-from diptych.objectives.contrast import within_modality_logits
+from diptych.objectives.contrastive_logits import within_modality_logits
 from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.sampling import FixedChoices, KeyedChoices
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.views import Features, TeacherOutput, Views
 
 
@@ -59,14 +59,14 @@ def test_chance_loss_is_the_entropy_of_one_match_in_three():
 def test_within_modality_logits_ignore_the_teacher():
     """Two of three pairs share an image; the teacher's features and queue differ from the student's."""
     image, text = (F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)), dim=1) for i in range(2))
-    heads = nn.ModuleDict({"contrast": ITCHead(4, 4, 4, LogScale(2.0))})
+    heads = nn.ModuleDict({"itc": ITCHead(4, 4, 4, LogScale(2.0))})
     batch = Batch(0, 1, torch.arange(3), labels={"image": torch.tensor([7, 8, 7])})
     draws, model = KeyedChoices(batch), ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0))
     theirs = Views(model, heads, batch, draws)
-    theirs.cached(("features", "contrast", 0), lambda: Features(text, image))
+    theirs.cached(("features", "itc", 0), lambda: Features(text, image))
     views = Views(model, heads, batch, draws, teacher_output=TeacherOutput(theirs, 0.5, Features(image, text)))
-    views.cached(("features", "contrast", 0), lambda: Features(image, text))
-    found = within_modality_logits(views, "contrast")
+    views.cached(("features", "itc", 0), lambda: Features(image, text))
+    found = within_modality_logits(views, "itc")
     torch.testing.assert_close(found.to_text, 2 * image @ text.T)
     torch.testing.assert_close(found.to_image, 2 * text @ image.T)
     negatives = HardNegativeITM(compare=within_modality_logits).negatives(views)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Text
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.contrast import contrast_logits
+from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.gather import all_gather
 from diptych.objectives.itc import ITC
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 
 
@@ -37,7 +37,7 @@ class TwoReadouts(nn.Module):
 
 def views_of(b: int = 5, dim: int = 4, seed: int = 0) -> Views:
     torch.manual_seed(seed)
-    heads = nn.ModuleDict({name: ITCHead(dim, dim, 3, LogScale()) for name in ("contrast", "other")})
+    heads = nn.ModuleDict({name: ITCHead(dim, dim, 3, LogScale()) for name in ("itc", "other")})
     text = Text(torch.randint(1, 9, (b, dim)), torch.ones(b, dim, dtype=torch.bool))
     batch = Batch(0, 0, torch.arange(b), image=Image.from_full(torch.randn(b, 1, 1, dim)), text=text)
     return Views(TwoReadouts(), heads, batch, KeyedChoices(batch))
@@ -56,7 +56,7 @@ def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
 def test_itc_is_the_mean_over_directions_and_heads():
     views = views_of()
     found = {}
-    for readout, (name, sign) in enumerate((("contrast", 1), ("other", -1))):
+    for readout, (name, sign) in enumerate((("itc", 1), ("other", -1))):
         head = views.heads[name]
         assert isinstance(head, ITCHead)
         pixels, ids = views.image_input.pixels[:, 0, 0], views.text_input.ids.float()
@@ -64,9 +64,9 @@ def test_itc_is_the_mean_over_directions_and_heads():
         alone = contrast_logits(views, name, readout)
         assert alone.first == 0 and alone.to_text.shape == (5, 5)
     one = ITC().loss_sums(views)["itc"].item()
-    both = ITC(head_names=("contrast", "other")).loss_sums(views)["itc"].item()
-    assert one == pytest.approx(found["contrast"], rel=1e-5)
-    assert both == pytest.approx((found["contrast"] + found["other"]) / 2, rel=1e-5)
+    both = ITC(head_names=("itc", "other")).loss_sums(views)["itc"].item()
+    assert one == pytest.approx(found["itc"], rel=1e-5)
+    assert both == pytest.approx((found["itc"] + found["other"]) / 2, rel=1e-5)
 
 
 def test_chance_loss_is_ln_of_the_number_of_candidates():

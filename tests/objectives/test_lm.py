@@ -15,7 +15,10 @@ TEXT = Text(IDS, IDS > 0)
 
 def test_the_prompt_and_padding_are_not_predicted():
     assert without_prompt(TEXT).tolist() == [[True, True, True, True], [True, True, False, False]]
-    assert without_prompt(TEXT, given=3).tolist() == [[False, False, True, True], [False, False, False, False]]
+    assert without_prompt(TEXT, num_prompt_tokens=3).tolist() == [
+        [False, False, True, True],
+        [False, False, False, False],
+    ]
 
 
 def test_chance_loss_is_the_unigram_entropy_without_smoothing():

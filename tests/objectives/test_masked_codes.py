@@ -20,7 +20,7 @@ from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masked_views import masked_patches, visual_codes
 from diptych.objectives.masking import BlockMasking, block_mask
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.vqkd import VQKD, UnusedCodes
 from diptych.training import checkpoint
 from diptych.training.diagnostics import Diagnostics
@@ -55,10 +55,10 @@ def test_block_masks_depend_on_the_sample_only_and_not_on_padding():
     batch = batch_of(8)
     assert batch.image is not None
     extents = batch.image.extents(8)
-    found = KeyedChoices(batch).mask_patches(extents, (3, 4), BlockMasking(least=2)).view(8, 3, 4)
+    found = KeyedChoices(batch).mask_patches(extents, (3, 4), BlockMasking(min_block=2)).view(8, 3, 4)
     order = torch.arange(8).flip(0)
     turned = KeyedChoices(replace(batch, ids=batch.ids[order])).mask_patches(
-        extents[order], (5, 6), BlockMasking(least=2)
+        extents[order], (5, 6), BlockMasking(min_block=2)
     )
     assert torch.equal(turned.view(8, 5, 6)[:, :3, :4], found[order])
     for hidden, (height, width) in zip(found, extents.tolist(), strict=True):
@@ -176,13 +176,13 @@ def test_codes_of_masked_patches_are_predicted():
     step = Pretraining(
         model,
         nn.ModuleDict({"codes": nn.Linear(32, 24)}),
-        [MaskedImageCodes(BlockMasking(least=2))],
+        [MaskedImageCodes(BlockMasking(min_block=2))],
         {"codes": 24.0},
         tokenizer=frozen,
     )
     batch = batch_of(5)
     views = step.views(batch)
-    hidden, there = masked_patches(views, BlockMasking(least=2)), visual_codes(views)
+    hidden, there = masked_patches(views, BlockMasking(min_block=2)), visual_codes(views)
     assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
     assert batch.image is not None
     seen = model.encode_unimodal(model.encode_masked(batch.image, hidden)).select(name="patches").to_padded()

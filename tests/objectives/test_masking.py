@@ -9,7 +9,7 @@ import torch
 
 from diptych.batch import Batch, Regions
 from diptych.objectives.masking import RegionMasking
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 
 
 def regions(b: int = 40, n: int = 12) -> Regions:

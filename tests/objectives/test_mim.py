@@ -13,7 +13,7 @@ from diptych.modules.tokens import packing
 from diptych.objectives.masking import first_patches, patch_order
 from diptych.objectives.mim import MIM, patch_pixels
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices
+from diptych.objectives.random_choices import FixedChoices
 
 SIZES = torch.tensor([[8, 12], [4, 8], [8, 4]])  # 6, 2 and 2 patches of 4
 

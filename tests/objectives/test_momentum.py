@@ -14,7 +14,7 @@ from diptych.checkpoints.digests import CheckpointError
 from diptych.config.training import Optimizer
 from diptych.modules.heads import ITCHead, ITMHead, Temperature
 from diptych.modules.tokens import FusedTokens, Span, Tokens
-from diptych.objectives.contrast import contrast_logits, teacher_logits
+from diptych.objectives.contrastive_logits import contrast_logits, teacher_logits
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.momentum import MomentumDistillation, MomentumSchedule, Queue, momentum_update, teacher_of
@@ -49,7 +49,7 @@ class Towers(nn.Module):
 
 def momentum(size: int = 8, identified: bool = False, alpha: float = 0.4) -> MomentumDistillation:
     torch.manual_seed(0)
-    heads = nn.ModuleDict({"contrast": ITCHead(WIDTH, WIDTH, 4, Temperature()), "match": ITMHead(WIDTH)})
+    heads = nn.ModuleDict({"itc": ITCHead(WIDTH, WIDTH, 4, Temperature()), "itm": ITMHead(WIDTH)})
     student = Pretraining(Towers(), heads, [ITC(), HardNegativeITM()])
     return MomentumDistillation(student, Queue(size, 4, identified), momentum=0.9, alpha=alpha)
 
@@ -107,7 +107,7 @@ def test_the_teacher_is_updated_once_per_optimizer_step_in_training_only():
 
 
 def test_the_queue_overwrites_its_oldest_entries():
-    queue = Queue(4, 1, identified=True)
+    queue = Queue(4, 1, with_identities=True)
     for first in (0.0, 3.0):
         rows = (first + torch.arange(3.0))[:, None]
         queue.push(Features(rows, -rows), rows[:, 0].long())
@@ -124,11 +124,11 @@ def test_candidates_are_the_teachers_batch_and_the_queue():
     module = momentum()
     batch = batch_of()
     views = module.views(batch)
-    found, lesson = contrast_logits(views, "contrast"), teacher_logits(views, "contrast")
+    found, lesson = contrast_logits(views, "itc"), teacher_logits(views, "itc")
     assert module.queue is not None and views.teacher is not None and lesson is not None
     scale = 1 / 0.07
-    candidates = torch.cat([views.teacher.features("contrast").text, module.queue.text])
-    torch.testing.assert_close(found.to_text, scale * views.features("contrast").image @ candidates.T)
+    candidates = torch.cat([views.teacher.features("itc").text, module.queue.text])
+    torch.testing.assert_close(found.to_text, scale * views.features("itc").image @ candidates.T)
     assert found.ids.tolist() == [0, 1, 2] and found.candidate_ids.tolist() == [0, 1, 2] + [-1] * 8
     assert lesson.to_text.requires_grad is False and found.to_text.requires_grad
     hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.num_terms(batch))] for a in (0.0, 1.0))
@@ -150,7 +150,7 @@ def test_pairs_of_one_image_are_positives():
     module.queue.identity[2] = 7
     batch = batch_of(image=torch.tensor([7, 5, 7]))
     views = module.views(batch)
-    found = contrast_logits(views, "contrast")
+    found = contrast_logits(views, "itc")
     assert (found.ids[:, None] == found.candidate_ids).sum(1).tolist() == [3, 1, 3]
     negatives = HardNegativeITM().negatives(views)
     assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
@@ -169,7 +169,7 @@ def test_queued_features_of_an_image_are_positives_of_its_next_caption():
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
     batch = batch_of(step=1, image=torch.tensor([3, 6, 7]))
     views = module.views(batch, alpha=0.0)
-    found = contrast_logits(views, "contrast")
+    found = contrast_logits(views, "itc")
     truth = torch.zeros(3, 3 + 8)
     truth[0, [0, 3, 5]], truth[1, 1], truth[2, 2] = 1 / 3, 1, 1
     assert module.queue is not None and module.queue.identity.tolist() == [3, 4, 3] + [-100] * 5
@@ -224,9 +224,9 @@ def test_only_the_student_gets_gradients():
 def test_untrained_the_loss_is_ln_of_batch_plus_queue(seed: int, size: int):
     """Within 5 %, in a wide space: with 256 dimensions, random cosines times 14 have a std of 0.9, which adds loss."""
     torch.manual_seed(seed)
-    heads = nn.ModuleDict({"contrast": ITCHead(WIDTH, WIDTH, 8192, Temperature())})
+    heads = nn.ModuleDict({"itc": ITCHead(WIDTH, WIDTH, 8192, Temperature())})
     student = Pretraining(Towers(), heads, [ITC()], {"candidates": 32 + size})
-    module = MomentumDistillation(student, Queue(size, 8192), without=["heads.contrast.scale"])
+    module = MomentumDistillation(student, Queue(size, 8192), without=["heads.itc.scale"])
     pixels, ids = torch.randn(32, 3, 1, 1), torch.randint(9, (32, 1))
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     loss = module.eval()(Batch(0, 0, torch.arange(32), image=Image.from_full(pixels), text=text))["itc"].item()

@@ -19,10 +19,10 @@ from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillat
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import FixedChoices, KeyedChoices, MaskedText, WordMasking
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WPA
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 WIDTH, VOCABULARY = 6, 50
 MASKING = WordMasking(VOCABULARY, mask_id=4)
@@ -63,10 +63,10 @@ class StandIn(FrozenCNN):
     """The frozen CNN's cache with colours in place of ImageNet features; counts its computations."""
 
     def __init__(self) -> None:
-        self.name, self._cache, self.looks = b"", MemoryCache(), 0
+        self.name, self._cache, self.num_extracted = b"", MemoryCache(), 0
 
     def _compute(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        self.looks += 1
+        self.num_extracted += 1
         colours = F.avg_pool2d(pixels[None], 32)[0].permute(1, 2, 0)
         features = F.pad(colours, (0, 1280 - 3))
         return features.half(), F.pad(colours.mean((0, 1)), (0, 1000 - 3)).half()
@@ -91,7 +91,7 @@ def batch_of(extents: list[tuple[int, int]] | None = None, seed: int = 0) -> Bat
 
 def heads() -> nn.ModuleDict:
     torch.manual_seed(1)
-    sizes = {"match": 2, "words": VOCABULARY, "grid": 1280, "classes": 1000}
+    sizes = {"itm": 2, "mlm": VOCABULARY, "grid": 1280, "classes": 1000}
     return nn.ModuleDict({name: nn.Linear(WIDTH, n) for name, n in sizes.items()})
 
 
@@ -168,7 +168,7 @@ def test_mlm_counts_masked_tokens_only():
     assert batch.text is not None
     views = step.views(batch)
     masked = views.masked(MASKING)
-    logits = step.heads["words"](step.model.words(masked.text.ids))  # type: ignore[union-attr]
+    logits = step.heads["mlm"](step.model.words(masked.text.ids))  # type: ignore[union-attr]
     wanted = F.cross_entropy(logits[masked.masked], batch.text.ids[masked.masked])
     losses = step(batch)
     torch.testing.assert_close(losses["mlm"], wanted)
@@ -244,14 +244,14 @@ def test_the_cnn_caches_by_pixels_without_image_keys():
     guide, batch = StandIn(), batch_of()
     assert batch.image
     first = guide(batch.image)
-    assert guide.looks == 4
+    assert guide.num_extracted == 4
     again = guide(batch.image[torch.tensor([2, 0])])
-    assert guide.looks == 4
+    assert guide.num_extracted == 4
     assert torch.equal(again.grid, first.grid[[2, 0]]) and torch.equal(again.classes, first.classes[[2, 0]])
     other = batch_of(seed=5).image
     assert other
     assert torch.equal(guide(other).classes, StandIn()(other).classes)
-    assert guide.looks == 8
+    assert guide.num_extracted == 8
 
 
 def test_a_full_cache_recomputes():
@@ -259,7 +259,7 @@ def test_a_full_cache_recomputes():
     guide._cache = MemoryCache(max_bytes=0)
     assert batch.image
     assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
-    assert guide.looks == 8
+    assert guide.num_extracted == 8
 
 
 def test_the_cnn_caches_by_image_key_and_flips_cached_features():
@@ -272,12 +272,12 @@ def test_the_cnn_caches_by_image_key_and_flips_cached_features():
     names = [bytes([i]) * 20 for i in range(4)]
     known = ImageKeys.from_digests(names, [False, True, True, False])
     plain, turned = StandIn()(batch.image), guide(Image(pixels, sizes), known)
-    assert guide.looks == 4 and torch.equal(turned.classes, plain.classes)
+    assert guide.num_extracted == 4 and torch.equal(turned.classes, plain.classes)
     assert torch.equal(turned.grid[[0, 3]], plain.grid[[0, 3]])
     for row, seen, (h, w) in zip(turned.grid[1:3], plain.grid[1:3], sizes[1:3] // 32, strict=True):
         assert torch.equal(row[:h, :w], seen[:h, :w].flip(1)) and not row[h:].any() and not row[:, w:].any()
     again, upright = guide(Image(pixels, sizes), known), guide(batch.image, ImageKeys.from_digests(names, [False] * 4))
-    assert guide.looks == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
+    assert guide.num_extracted == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
     forgetful = StandIn()
     forgetful._cache = MemoryCache(max_bytes=0)
     assert torch.equal(forgetful(Image(pixels, sizes), known).grid, turned.grid)

@@ -28,14 +28,14 @@ from diptych.models.vsepp.config import VSEppConfig
 from diptych.models.vsepp.model import VSEpp
 from diptych.modules.heads import ITCHead, ITMHead, LogScale
 from diptych.modules.tokens import FusedTokens, Span, Tokens
-from diptych.objectives.contrast import positive_pairs
+from diptych.objectives.contrastive_logits import positive_pairs
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, KeyedChoices
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.triplet import TripletLoss, triplet_loss
 from diptych.objectives.views import Features, Views
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 SHARED = [7, 5, 7, 9]
 LABELS = {"image": torch.tensor(SHARED)}
@@ -52,9 +52,9 @@ def draw(seed: int) -> torch.Generator:
 def views_of(labels: Mapping[str, Tensor], given: Features | None = None) -> Views:
     given = given or features()
     batch = Batch(0, 1, torch.arange(len(given.image)), labels=dict(labels))
-    heads = nn.ModuleDict({"contrast": ITCHead(6, 6, 6, LogScale(4.0))})
+    heads = nn.ModuleDict({"itc": ITCHead(6, 6, 6, LogScale(4.0))})
     views = Views(ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0)), heads, batch, KeyedChoices(batch))
-    views.cached(("features", "contrast", 0), lambda: given)
+    views.cached(("features", "itc", 0), lambda: given)
     return views
 
 
@@ -126,7 +126,7 @@ class Sums(nn.Module):
 def matched(images: list[int], in_rank: bool = False) -> tuple[Pretraining, Batch]:
     torch.manual_seed(0)
     b = len(images)
-    heads = nn.ModuleDict({"contrast": ITCHead(6, 6, 6, LogScale(4.0)), "match": ITMHead(6)})
+    heads = nn.ModuleDict({"itc": ITCHead(6, 6, 6, LogScale(4.0)), "itm": ITMHead(6)})
     text = Text(torch.randint(1, 9, (b, 6)), torch.ones(b, 6, dtype=torch.bool))
     image = Image.from_full(torch.randn(b, 1, 1, 6))
     batch = Batch(0, 1, torch.arange(b), image=image, text=text, labels={"image": torch.tensor(images)})
@@ -139,7 +139,7 @@ def test_with_a_single_image_only_true_pairs_count_in_itm(in_rank: bool):
     step, batch = matched([4, 4, 4], in_rank)
     counts, losses = step.num_terms(batch), step(batch)
     assert counts["itm"] == 3
-    own = step.heads["match"](step.views(batch).pair.pooled)
+    own = step.heads["itm"](step.views(batch).pair.pooled)
     torch.testing.assert_close(losses["itm"], F.cross_entropy(own, torch.ones(3, dtype=torch.long)))
     torch.testing.assert_close(losses["itm/accuracy"], own.argmax(1).float().mean())
     full, mixed = matched([4, 4, 5], in_rank)
@@ -159,7 +159,7 @@ def test_the_itm_mean_is_over_counted_pairs():
     assert batch.text and batch.image
     pairs = batch.text.ids.float()[text] + batch.image.pixels[image, 0, 0]
     truth = (torch.arange(9) < 3).long()
-    expected = F.cross_entropy(step.heads["match"](pairs), truth)
+    expected = F.cross_entropy(step.heads["itm"](pairs), truth)
     torch.testing.assert_close(step(batch, None, drawn)["itm"], expected)
 
 

@@ -29,7 +29,7 @@ from diptych.objectives.mim import MIM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import RandomChoices, WordMasking
+from diptych.objectives.random_choices import RandomChoices, WordMasking
 from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.views import TeacherOutput, Views
 from diptych.objectives.wpa import WPA
@@ -96,7 +96,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "contrast": lambda: on_model(small(clip, "clip"), ITC()),
     "contrast, sigmoid": judging_pairs,
     "contrast of two readouts, hard negatives": lambda: on_model(
-        vlmo.small(), ITC(head_names=vlmo.CONTRASTS), HardNegativeITM()
+        vlmo.small(), ITC(head_names=vlmo.ITC_HEADS), HardNegativeITM()
     ),
     "momentum and queue": remembering,
     "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), max_patches=5),

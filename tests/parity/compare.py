@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diptych.models.importing import Imported
+from diptych.models.importing import OfficialCheckpoint
 from diptych.modules.tokens import packing
 from tests.parity.golden_case import Case, Golden, Recomputation, Recomputed, Table, read_golden
 from tests.parity.recompute import RECOMPUTATIONS
@@ -85,7 +85,7 @@ def recompute(golden: Golden, layout: str) -> dict[str, Recomputed | str]:
 class _Source:
     """Recomputed tensors: from the system's table, or gradients of its training loss."""
 
-    imported: Imported
+    imported: OfficialCheckpoint
     step: nn.Module
     recomputation: Recomputation
 

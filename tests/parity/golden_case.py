@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from diptych.checkpoints.adapter import with_grid
 from diptych.checkpoints.mapping import KeyMapping
-from diptych.checkpoints.read import WeightsError, read_checkpoint, read_states
+from diptych.checkpoints.read import WeightsError, load_all_state_dicts, load_state_dict
 from diptych.checkpoints.wrappers import unwrap
-from diptych.models.importing import Imported, identify_system, map_official
+from diptych.models.importing import OfficialCheckpoint, identify_system, map_official
 
 FILES = ("checkpoint.pth", "config.json", "case.safetensors")
 README_ROW = re.compile(r"^\| `(\S+)` \|.*\| (.*) \|$", re.MULTILINE)
@@ -30,7 +30,7 @@ WEIGHTLESS = {"mixgen": "texts_mixgen"}
 class Golden:
     """The content of a golden folder. `inputs` and `expected`: its in.* and out.* tensors, without these prefixes."""
 
-    imported: Imported
+    imported: OfficialCheckpoint
     config: dict[str, Any]
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
@@ -111,7 +111,7 @@ def read_golden(folder: Path) -> Golden:
     if not isinstance(config, dict):
         raise WeightsError(f"{folder / 'config.json'}: holds a {type(config).__name__}; expected an object")
     imported = _imported(folder, config)
-    tensors = read_checkpoint(folder / "case.safetensors")
+    tensors = load_state_dict(folder / "case.safetensors")
     kinds: dict[str, dict[str, Tensor]] = {"in.": {}, "out.": {}}
     for name, tensor in tensors.items():
         prefix = next((p for p in kinds if name.startswith(p)), None)
@@ -127,14 +127,14 @@ def read_golden(folder: Path) -> Golden:
     return Golden(imported, config, kinds["in."], kinds["out."], hashes, dict(README_ROW.findall(text)))
 
 
-def _imported(folder: Path, config: Mapping[str, Any]) -> Imported:
+def _imported(folder: Path, config: Mapping[str, Any]) -> OfficialCheckpoint:
     """The imported checkpoint, or an empty one for a system without weights. Raises WeightsError."""
     path = folder / "checkpoint.pth"
     if path.is_file():
         return unwrap(
-            path, read_states(path), lambda x: map_official(identify_system(x, config), x, with_grid(config))
+            path, load_all_state_dicts(path), lambda x: map_official(identify_system(x, config), x, with_grid(config))
         )[0]
     for system, key in WEIGHTLESS.items():
         if key in config:
-            return Imported(system, "augmentation", {}, {}, {}, KeyMapping({}))
+            return OfficialCheckpoint(system, "augmentation", {}, {}, {}, KeyMapping({}))
     raise WeightsError(f"{folder}: no {path.name} there; a golden folder holds {', '.join(FILES)}")

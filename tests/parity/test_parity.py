@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError
-from diptych.models.importing import SYSTEMS, Imported
+from diptych.models.importing import ADAPTERS, OfficialCheckpoint
 from diptych.models.vilt.checkpoint import NAMES
 from tests.parity.__main__ import main
 from tests.parity.compare import LAYOUTS, compare, parity, recompute
@@ -252,8 +252,8 @@ def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     size must be inferred from the files alone.
     """
     torch.manual_seed(0)
-    module, (b, n) = SYSTEMS["vilt"], (5, 7)
-    heads = {"heads.match.": torch.ones(1), "heads.words.": torch.ones(1)}
+    module, (b, n) = ADAPTERS["vilt"], (5, 7)
+    heads = {"heads.itm.": torch.ones(1), "heads.mlm.": torch.ones(1)}
     step = module.build(SIZES, "pretraining", heads)
     for parameter in step.parameters():
         parameter.data.normal_(std=0.2)
@@ -278,7 +278,7 @@ def test_other_sizes_are_read_from_the_files(tmp_path: Path):
         "patch_size": 4,
         "max_image_len_cap_case": 6,
     }
-    imported = Imported("vilt", "pretraining", SIZES, state, {}, names)
+    imported = OfficialCheckpoint("vilt", "pretraining", SIZES, state, {}, names)
     expected = dict.fromkeys(read_golden(GOLDEN_CASES / "vilt_pretrain").expected, torch.zeros(()))
     recomputed = recompute(Golden(imported, config, inputs, expected, {}), "padded")
     assert all(isinstance(ours, Recomputed) for ours in recomputed.values()), recomputed

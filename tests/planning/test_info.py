@@ -33,7 +33,7 @@ def test_shared_parameters_count_once():
     (blip, _), (_, albef) = parameters(PUBLISHED["blip"]), parameters(PUBLISHED["albef"])
     attention = 4 * (768 * 768 + 768) + 2 * 768
     assert blip["decoder"] == 12 * attention + 768 * 768 + 768 + 2 * 768 + 30524
-    assert albef["words"] == 768 * 768 + 768 + 2 * 768 + 30522
+    assert albef["mlm"] == 768 * 768 + 768 + 2 * 768 + 30522
 
 
 def test_a_part_that_the_model_was_built_without_is_left_out():

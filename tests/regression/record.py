@@ -74,7 +74,7 @@ class one_thread:
 def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     run = test_first_step.toy(recipe(name))
     if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
-        run = replace(run, tokenizer=_tokenizer(folder / "tokenizer"))
+        run = replace(run, visual_tokenizer=_tokenizer(folder / "tokenizer"))
     batch = test_first_step.batch(run)
     module = building.with_teacher(building.build(run), run)
     recorded = _trained(cast(TrainStep, module), batch)
@@ -101,7 +101,7 @@ def _finetuning(name: str, folder: Path) -> dict[str, Any]:
 
 def _tokenizer(folder: Path) -> str:
     """The run folder of a visual tokenizer whose codes are all in use."""
-    run = test_first_step.toy(recipe("beit3.small_tokenizer"))
+    run = test_first_step.toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
     write_run(folder, run, {})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.batch import Image, Text
 from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
-from diptych.models.importing import SYSTEMS
+from diptych.models.importing import ADAPTERS
 from diptych.runs.evaluate import rebuilt
 from diptych.runs.run_folder import load_run, read_any
 
@@ -100,9 +100,9 @@ def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any
     run, facts = read_any(out)
     if isinstance(run, ImportedCheckpoint):
         arguments = run.arguments | {"grid": tuple(run.arguments["grid"])}
-        module: nn.Module = SYSTEMS[run.system].build(arguments, run.task, {})
+        module: nn.Module = ADAPTERS[run.system].build(arguments, run.task, {})
     elif facts["task"] == "nlvr2":  # for export and init_from, not for evaluation
-        module = SYSTEMS["vilt"].build(vars(run.model), "nlvr2", {})
+        module = ADAPTERS["vilt"].build(vars(run.model), "nlvr2", {})
     else:
         module = rebuilt(run, facts)
     return run, load_run(module, out).eval(), facts
@@ -148,7 +148,7 @@ def _text(words: int, ends_in_largest: bool, whole: bool) -> Text:
 
 
 def _clip_equal(out: Any, step: Any, image: Image, text: Text) -> bool:
-    head, model = step.heads["contrast"], step.model
+    head, model = step.heads["itc"], step.model
     (image_features,) = model.pooled_features(model.encode_image(image))
     (text_features,) = model.pooled_features(model.encode_text(text))
     image_embeds, text_embeds = head.project_image(image_features), head.project_text(text_features)
@@ -166,7 +166,7 @@ def _vilt_equal(kind: str, out: Any, step: Any, text: Text, images: list[Image])
                 pooled, out.pooler_output
             )
         case "ViltForMaskedLM":
-            return close(step.heads["words"](hidden_states), out.logits[text.mask])
+            return close(step.heads["mlm"](hidden_states), out.logits[text.mask])
         case "ViltForQuestionAnswering":
             return close(step.head(pooled), out.logits)
         case "ViltForImageAndTextRetrieval":
@@ -187,10 +187,10 @@ def _blip_equal(kind: str, theirs: Any, step: Any, image: Image, pixels: Tensor,
     fused = model.fuse(model.encode_text(text), image_tokens).text
     if kind == "BlipForImageTextRetrieval":
         out = theirs(**inputs, pixel_values=pixels)
-        head = step.heads["contrast"]
+        head = step.heads["itc"]
         (a,), (b,) = model.pooled_features(image_tokens), model.pooled_features(model.encode_text(text))
         cosines = theirs(**inputs, pixel_values=pixels, use_itm_head=False).itm_score
-        return close(step.heads["match"](fused.first()), out.itm_score) and close(
+        return close(step.heads["itm"](fused.first()), out.itm_score) and close(
             head.project_image(a) @ head.project_text(b).T, cosines
         )
     question = theirs.text_encoder(**inputs, encoder_hidden_states=theirs.vision_model(pixels).last_hidden_state)[0]

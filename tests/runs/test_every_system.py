@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
-from diptych.models.importing import SYSTEMS
+from diptych.models.importing import ADAPTERS
 from diptych.runs.evaluate import rebuilt
 from diptych.runs.run_folder import load_run, read_any, read_run
 from tests.parity.goldens import GOLDEN_CASES
@@ -32,8 +32,8 @@ RESNET: dict[str, Any] = dict(
 def files(system: str, tmp_path: Path) -> tuple[Path, Path]:
     """A checkpoint, and the settings that cannot be inferred from weight shapes."""
     if system == "clip_resnet":
-        step = SYSTEMS[system].build(RESNET, "pretraining", {})
-        official = SYSTEMS[system].names(RESNET, "pretraining").to_official(dict(step.state_dict()))
+        step = ADAPTERS[system].build(RESNET, "pretraining", {})
+        official = ADAPTERS[system].names(RESNET, "pretraining").to_official(dict(step.state_dict()))
         torch.save({name: tensor.contiguous() for name, tensor in official.items()}, tmp_path / "checkpoint.pth")
         (tmp_path / "config.json").write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
         return tmp_path / "checkpoint.pth", tmp_path / "config.json"
@@ -51,7 +51,7 @@ def nests(path: Path) -> list[str]:
 
 
 @pytest.mark.quick("vit", "vilt")
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", ADAPTERS)
 def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     checkpoint, config = files(system, tmp_path)
     run, back = tmp_path / "run", tmp_path / "back.pth"
@@ -59,7 +59,7 @@ def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path
     assert "every weight loaded" in capsys.readouterr().out
     assert main(["export", str(run), "--to", "official", "--out", str(back)]) == 0
     assert "left out" not in capsys.readouterr().out
-    before, after = read_checkpoint(checkpoint), read_checkpoint(back)
+    before, after = load_state_dict(checkpoint), load_state_dict(back)
     assert before.keys() == after.keys() and nests(checkpoint) == nests(back)
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) and tensor.dtype == after[name].dtype, name

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from diptych.batch import Image, Text
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.runs.export import export
-from diptych.runs.imports import import_checkpoint
+from diptych.runs.import_checkpoint import import_checkpoint
 from diptych.runs.pretrain import build
 from diptych.runs.run_folder import RunError, load_run, read_run
 from tests.parity.goldens import GOLDEN_CASES
@@ -32,7 +32,7 @@ def test_the_official_layout_comes_back_bit_for_bit(imported: tuple[Path, Path],
     run, original = imported
     out = tmp_path / ("x.pth" if to == "official" else "x.safetensors")
     assert export(run, to, out) == []
-    before, after = read_checkpoint(original), read_checkpoint(out)
+    before, after = load_state_dict(original), load_state_dict(out)
     assert set(before) == set(after)
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) and tensor.dtype == after[name].dtype, name
@@ -71,7 +71,7 @@ def test_hugging_face_s_vilt_gives_the_same_mlm_logits(tmp_path: Path):
     real = torch.arange(8) < torch.tensor([8, 5])[:, None]
     expected = theirs(input_ids=ids, attention_mask=real.long(), pixel_values=pixels).logits
     pair = model.fuse(model.encode_text(Text(ids, real)), model.encode_image(Image.from_full(pixels)))
-    found = step.heads["words"](pair.text.to_padded())
+    found = step.heads["mlm"](pair.text.to_padded())
     torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
 
 

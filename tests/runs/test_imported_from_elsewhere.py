@@ -153,7 +153,7 @@ def test_open_clip_s_coca_retrieves_and_captions(photographs: Path, tmp_path: Pa
     text = Tokenizer(16, vocabulary(CLIP_VOCABULARY)).encode(list(CAPTIONS))
     image = Image.from_full(pixels_of(photographs, 32))
     views = step.views(Batch(0, 0, torch.arange(4), image=image, text=text))  # type: ignore[operator]
-    seen = views.features("contrast")
+    seen = views.features("itc")
     order = (seen.text @ seen.image.T).argsort(1, descending=True).tolist()
     assert retrieved(run) == order and len({tuple(row) for row in order}) > 1
     assert all(row["caption"] for row in predictions(run, "captioning"))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from diptych.capfilt.models import Captioner, Filter, load_model
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
@@ -76,7 +76,7 @@ V_ALBEF = ALBEFConfig(**TWO, **TEXT, dim=64, text_depth=1, fusion_depth=1, num_h
 V_BLIP = BLIPConfig(**{**TWO, **TEXT, "vocab_size": PIECES + 2}, dim=64, depth=1, num_heads=1, mlp_dim=64, bos_token_id=PIECES,
               enc_token_id=PIECES + 1, embed_dim=8)  # fmt: skip
 V_BEIT3 = BEiT3Config(**VIT, **TEXT, mask_token_id=4, pooling="both")
-V_VLMO = VLMoConfig(**{**VIT, "depth": 2}, **TEXT, vl_start_layer=1, relative=False, scale=0.0)
+V_VLMO = VLMoConfig(**{**VIT, "depth": 2}, **TEXT, vl_start_layer=1, relative_position=False, layer_scale=0.0)
 V_VILT = ViLTConfig(**VIT, **TEXT)
 V_COCA = CoCaConfig(**VIT, **TEXT, **OWN_TEXT, num_queries=3, decoder_depth=1, decoder_num_heads=1, decoder_mlp_dim=64)
 V_VILBERT = ViLBERTConfig(
@@ -132,7 +132,7 @@ IMAGENETS = (IMAGENET_MEAN, IMAGENET_STD)
 CASES = {
     "albef": Case(ALBEFS, "albef", normalisation=CLIPS),
     "albef, retrieval": Case(
-        replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("contrast", "match")), "albef", normalisation=CLIPS
+        replace(ALBEFS, objectives=albef.retrieval().objectives, heads=("itc", "itm")), "albef", normalisation=CLIPS
     ),
     "albef, vqa": Case(
         finetune_run(replace(ALBEFS, model=replace(V_ALBEF, decoder_depth=1, embed_dim=256)), "vqa"), "albef", ("vqa",), normalisation=CLIPS
@@ -168,16 +168,16 @@ CASES = {
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
-    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("words",)), "vilt", ("matching",)),
+    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
     "vilt, vqa": Case(finetune_run(VILTS, "vqa"), "vilt", ("vqa",)),
     "vilt, retrieval": Case(finetune_run(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
     "vlmo, before images": Case(
-        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("words",)), "vlmo", ("matching",)
+        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("mlm",)), "vlmo", ("matching",)
     ),
     "vlmo, one readout": Case(replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1)), "vlmo"),
     "vlmo, retrieval": Case(
-        replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1), objectives=vlmo.retrieval().objectives, heads=("contrast",)), "vlmo"
+        replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1), objectives=vlmo.retrieval().objectives, heads=("itc",)), "vlmo"
     ),
     "vlmo, vqa": Case(finetune_run(VLMOS, "vqa"), "vlmo", ("vqa",)),
     "vilbert": Case(toy(vilbert.pretrain(), V_VILBERT), "vilbert"),
@@ -274,7 +274,7 @@ def test_an_imported_run_scores_as_the_exported_one(name: str, capsys: pytest.Ca
     for task in case.scored:
         assert scored(after, task) == scored(before, task), task
     assert main(["export", str(after), "--to", "official", "--out", "again.pth"]) == 0
-    first, again = (read_checkpoint(Path(file)) for file in ("official.pth", "again.pth"))
+    first, again = (load_state_dict(Path(file)) for file in ("official.pth", "again.pth"))
     assert first.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
@@ -329,12 +329,12 @@ def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[st
 
 
 def test_a_checkpoint_without_a_recipe_is_kept_and_its_evaluation_refused():
-    from diptych.models.importing import SYSTEMS
-    from diptych.runs.imports import import_checkpoint
+    from diptych.models.importing import ADAPTERS
+    from diptych.runs.import_checkpoint import import_checkpoint
 
     sizes = {"dim": 6, "depths": (1, 1, 1, 1), "num_heads": 4, "grid": (1, 1), "text_dim": 8, "text_depth": 1, "text_num_heads": 2,
              "text_mlp_dim": 12, "vocab_size": 20, "text_length": 7, "embed_dim": 5}  # fmt: skip
-    system = SYSTEMS["clip_resnet"]
+    system = ADAPTERS["clip_resnet"]
     step = system.build(sizes, "pretraining", {})
     official = system.names(sizes, "pretraining").to_official(dict(step.state_dict()))
     torch.save({name: tensor.contiguous() for name, tensor in official.items()}, "resnet.pth")

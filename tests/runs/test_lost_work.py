@@ -187,7 +187,9 @@ def test_a_run_json_edited_on_purpose_is_read_if_its_digest_is_removed(imported:
     assert read_run(out)[0].training.seed == 1
 
 
-@pytest.mark.parametrize("name", ["skipped.json", "doctor.json", "evaluate-x/metrics.json", "evaluate-x/shown.json"])
+@pytest.mark.parametrize(
+    "name", ["skipped.json", "diagnostics.json", "evaluate-x/metrics.json", "evaluate-x/examples.json"]
+)
 def test_a_damaged_json_file_of_a_report_is_named_in_one_line(imported: Path, tmp_path: Path, name: str, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)
@@ -196,9 +198,9 @@ def test_a_damaged_json_file_of_a_report_is_named_in_one_line(imported: Path, tm
         (b'[{"kind": "answer"}]', b'[{"id": 1}]', b'{"findings": [{}]}', b'{"metrics": {"a": "b"}}'),
     )
     path.parent.mkdir(exist_ok=True)
-    readers = {"metrics.json": report.evaluation_tables, "shown.json": report.example_sections}
+    readers = {"metrics.json": report.evaluation_tables, "examples.json": report.example_sections}
     for data in (*DAMAGES, *wrong):
-        if data == b"[]" and path.name in ("skipped.json", "shown.json"):
+        if data == b"[]" and path.name in ("skipped.json", "examples.json"):
             continue  # the valid content of an empty list
         path.write_bytes(data)
         if path.name in readers:
@@ -329,7 +331,7 @@ def test_damaged_parts_of_capfilt_are_named(imported: Path, tmp_path: Path, caps
     words = ["capfilt", "scenes:8", "--filter", str(imported), "--device", "cpu", "--workers", "0", "--out", str(out)]
     assert main(words) == 0
     rows_, features = (next(out.glob(f"parts/train-00000{suffix}")) for suffix in (".jsonl", ".npy"))
-    settings = out / "bootstrap.json"
+    settings = out / "capfilt.json"
     whole = {path: path.read_bytes() for path in (rows_, features, settings)}
     for path, data in whole.items():
         head = data[: data.index(b"\n") + 1] if path is rows_ else b""
@@ -352,7 +354,7 @@ def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: 
     )
 
     def words(file: Path) -> list[str]:
-        return ["import", "vit", str(file), "--heads", "4", "--out", str(tmp_path / "run")]
+        return ["import", "vit", str(file), "--num_heads", "4", "--out", str(tmp_path / "run")]
 
     assert main(words(first)) == 0
     before = contents(tmp_path / "run")

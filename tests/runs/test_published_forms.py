@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Image
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.models.coca import checkpoint as coca
 from diptych.models.importing import load_official
@@ -34,7 +34,7 @@ def command(system: str, state: dict[str, Tensor], out: Path, config: Path | Non
 
 def exported(run: Path) -> dict[str, Tensor]:
     assert main(["export", str(run), "--to", "official", "--out", str(run.with_suffix(".back.pth"))]) == 0
-    return read_checkpoint(run.with_suffix(".back.pth"))
+    return load_state_dict(run.with_suffix(".back.pth"))
 
 
 def in21k(dim: int = 48, representation: int = 20, num_classes: int = 9) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ def test_vilbert_s_weight_normed_head_equals_the_official_module(tmp_path: Path,
     head = OfficialClassifier(40, 80, 7).eval()
     for layer in (0, 3):
         head.get_parameter(f"main.{layer}.weight_g").mul_(1.7)  # training moved it away from the norm
-    state = read_checkpoint(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
+    state = load_state_dict(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
     state |= {f"vil_prediction.{name}": tensor.clone() for name, tensor in head.state_dict().items()}
     config = GOLDEN_CASES / "vilbert_pretrain" / "config.json"
     assert command("vilbert", state, tmp_path / "run", config) == 0
@@ -177,7 +177,7 @@ def test_vilbert_s_weight_normed_head_equals_the_official_module(tmp_path: Path,
     ],
 )
 def test_invalid_weight_norms_are_refused(change: dict[str, Any], message: str, tmp_path: Path, capsys):
-    state = read_checkpoint(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
+    state = load_state_dict(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
     head = {f"vil_prediction.{name}": tensor for name, tensor in OfficialClassifier(40, 80, 7).state_dict().items()}
     head |= {f"vil_prediction.main.0.{name}": tensor for name, tensor in change.items()}
     state |= {name: tensor.detach() for name, tensor in head.items() if tensor is not None}

@@ -143,7 +143,7 @@ def test_a_full_disk_under_the_report_costs_no_metric(
 
 
 @pytest.mark.quick("metrics.json")
-@pytest.mark.parametrize("broken", ["shown.json", "metrics.json"])
+@pytest.mark.parametrize("broken", ["examples.json", "metrics.json"])
 def test_damaged_files_of_an_earlier_evaluation_are_left_out(
     broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -31,7 +31,7 @@ class Tied(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.model = nn.ModuleDict({"words": nn.Embedding(7, 3), "out": nn.Linear(3, 3)})
-        self.heads = nn.ModuleDict({"words": MLMHead(3, 7, tied=self.model["words"])})  # type: ignore[arg-type]
+        self.heads = nn.ModuleDict({"mlm": MLMHead(3, 7, tied=self.model["words"])})  # type: ignore[arg-type]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -44,14 +44,14 @@ def test_tied_weights_are_saved_once_and_loaded_tied(tmp_path: Path):
     assert not same(module, other)
     save_weights(tmp_path, module)
     saved = load_file(tmp_path / MODEL)
-    assert "model.words.weight" in saved and "heads.words.words.weight" not in saved
+    assert "model.words.weight" in saved and "heads.mlm.decoder.weight" not in saved
     assert saved.keys() == dict(module.named_parameters()).keys()
     assert load_run(other, tmp_path) is other
     assert same(module, other)
-    assert other.heads["words"].words.weight is other.model["words"].weight  # type: ignore[union-attr]
+    assert other.heads["mlm"].decoder.weight is other.model["words"].weight  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["model.words.weight", "model.out.bias", "heads.words.bias"])
+@pytest.mark.parametrize("name", ["model.words.weight", "model.out.bias", "heads.mlm.bias"])
 def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path: Path, name: str):
     save_weights(tmp_path, Tied())
     saved = load_file(tmp_path / MODEL)
@@ -82,7 +82,7 @@ def small(tie: bool, seed: int) -> tuple[Pretrain, Pretraining]:
     run = replace(run, model=model, training=replace(run.training, seed=seed))
     module = building.build(run)
     if tie:
-        module.heads["words"].words.weight = module.get_submodule("model.words.word").weight  # type: ignore[union-attr]
+        module.heads["mlm"].decoder.weight = module.get_submodule("model.words.word").weight  # type: ignore[union-attr]
     return run, module
 
 
@@ -98,7 +98,7 @@ def test_init_from_copies_model_and_heads(tmp_path: Path, tie: bool):
 
 def test_init_from_a_run_with_other_heads_copies_the_model_alone(tmp_path: Path):
     run, module = small(False, seed=0)
-    del module.heads["match"]
+    del module.heads["itm"]
     write_run(tmp_path, run, {})
     save_weights(tmp_path, module)
     _, other = small(False, seed=1)
@@ -110,14 +110,14 @@ def test_init_from_a_run_with_other_heads_copies_the_model_alone(tmp_path: Path)
 
 def test_ancestors_lists_the_chain_of_initial_runs(tmp_path: Path):
     first, second = tmp_path / "words", tmp_path / "pairs"
-    write_run(first, replace(vilt.small_words(), init_from="gone"), {})
+    write_run(first, replace(vilt.small_text(), init_from="gone"), {})
     write_run(second, replace(vilt.small(), init_from=str(first)), {})
     chain = ancestors(replace(vilt.tiny(), init_from=str(second)))
-    words = f"{first} (vilt.small_words), initialised from gone (not found)"
+    words = f"{first} (vilt.small_text), initialised from gone (not found)"
     assert chain == f"{second} (vilt.small), initialised from {words}"
     assert ancestors(vilt.tiny()) == ""
-    write_run(first, replace(vilt.small_words(), init_from=str(second)), {})  # a circle
-    assert ancestors(replace(vilt.tiny(), init_from=str(second)), most=4).count("initialised from") == 3
+    write_run(first, replace(vilt.small_text(), init_from=str(second)), {})  # a circle
+    assert ancestors(replace(vilt.tiny(), init_from=str(second)), max_runs=4).count("initialised from") == 3
 
 
 def set_version(folder: Path, version: str) -> None:
@@ -132,7 +132,7 @@ COMMANDS = (
     "finetune vqa --from {run} --data scenes:8 --out {run}/out",
     "pretrain vilt.tiny --init_from {run} --out {run}/out",
     "pretrain albef.small --init_image_from {run} --out {run}/out",
-    "pretrain beit3.small --tokenizer {run} --out {run}/out",
+    "pretrain beit3.small --visual_tokenizer {run} --out {run}/out",
     "pretrain vilt.tiny --data scenes:8 --out {run}",
     "finetune vqa --recipe vilt.tiny --data scenes:8 --out {run}",
     "export {run} --to official --out {run}/x.pth",

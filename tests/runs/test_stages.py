@@ -35,12 +35,12 @@ SIZE: dict[str, Any] = {
 }
 
 
-def toy(run: Pretrain, vl_start_layer: int, relative: bool, begin: Path | str = "") -> Pretrain:
+def toy(run: Pretrain, vl_start_layer: int, relative_position: bool, begin: Path | str = "") -> Pretrain:
     optimizer = replace(run.training.optimizer, learning_rate=1e-2, weight_decay=0.5, warmup=0)
     training = replace(
         run.training, steps=2, batch_size=8, workers=0, device="cpu", precision="fp32", optimizer=optimizer
     )
-    model = replace(run.model, **SIZE, vl_start_layer=vl_start_layer, relative=relative)
+    model = replace(run.model, **SIZE, vl_start_layer=vl_start_layer, relative_position=relative_position)
     images = replace(run.images, shorter_side=80)
     return replace(run, model=model, training=training, images=images, data="scenes:20", init_from=str(begin))
 
@@ -48,7 +48,7 @@ def toy(run: Pretrain, vl_start_layer: int, relative: bool, begin: Path | str = 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> str:
     """Folder of a visual tokenizer with patches twice as large as the model's; all its codes are in use."""
-    run = beit3.tokenizer()
+    run = beit3.visual_tokenizer()
     size = {"dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "grid": (5, 5), "num_codes": 7, "code_dim": 4}
     run = replace(run, model=replace(run.model, **size, patch_size=32, decoder_depth=1))
     module = build(run, guided=False)
@@ -82,24 +82,28 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
 @pytest.mark.parametrize("relative", [True, False])
 def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, tokenizer: str, tmp_path: Path):
     images = toy(vlmo.base_images(), 2, relative)
-    images = replace(images, tokenizer=tokenizer, objectives=replace(images.objectives, codebook_size=7, min_block=2))
+    images = replace(
+        images, visual_tokenizer=tokenizer, objectives=replace(images.objectives, codebook_size=7, min_block=2)
+    )
     initial, after_images, unused = trained(images, tmp_path / "images")
     texts = {
-        name for name in after_images if name.startswith(("words.", "transformer.pooler.")) or ".apart.text." in name
+        name
+        for name in after_images
+        if name.startswith(("words.", "transformer.pooler.")) or ".modality_ffn.text." in name
     }
     unchanged = {name for name in after_images if torch.equal(after_images[name], initial[name])}
     assert unchanged == texts and unused == []
 
-    words = toy(vlmo.base_words(), 2, relative, tmp_path / "images")
+    words = toy(vlmo.base_text(), 2, relative, tmp_path / "images")
     initial, after_words, unused = trained(words, tmp_path / "words")
-    assert sorted(unused) == ["heads.codes.bias", "heads.codes.weight", "model.hidden_patch"]
-    assert initial.keys() == after_images.keys() - {"hidden_patch"}
+    assert sorted(unused) == ["heads.codes.bias", "heads.codes.weight", "model.mask_token"]
+    assert initial.keys() == after_images.keys() - {"mask_token"}
     assert all(torch.equal(initial[name], after_images[name]) for name in initial)
-    shared_or_image = (".norm.", ".attention.", ".add_attended.", ".add_fed.", ".apart.image.")
+    shared_or_image = (".norm.", ".attention.", ".add_attended.", ".add_fed.", ".modality_ffn.image.")
     blocks = {
         n
         for n in after_words
-        if ".blocks." in n and ".apart.text." not in n and any(part in n for part in shared_or_image)
+        if ".blocks." in n and ".modality_ffn.text." not in n and any(part in n for part in shared_or_image)
     }
     outside = {name for name in after_words if name.startswith(("patches.", "transformer.pooler."))}
     unchanged = {name for name in after_words if torch.equal(after_words[name], after_images[name])}
@@ -113,32 +117,32 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
     pairs = toy(vlmo.base(), 1, relative, tmp_path / "words")
     fresh = named_weights(build(pairs).get_submodule("model"))
     initial, _, unused = trained(pairs, tmp_path / "pairs")
-    together = {name for name in initial if ".together." in name}
+    together = {name for name in initial if ".vl_ffn." in name}
     assert initial.keys() - after_words.keys() == together and len(together) == 6
     assert all(torch.equal(initial[name], (fresh if name in together else after_words)[name]) for name in initial)
     assert (
         ancestors(pairs)
-        == f"{tmp_path / 'words'} (vlmo.base_words), initialised from {tmp_path / 'images'} (vlmo.base_images)"
+        == f"{tmp_path / 'words'} (vlmo.base_text), initialised from {tmp_path / 'images'} (vlmo.base_images)"
     )
 
 
 def test_a_run_prints_the_weights_that_it_does_not_use(
     tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    images = toy(vlmo.base_images(), 2, relative=False)
+    images = toy(vlmo.base_images(), 2, relative_position=False)
     write_run(tmp_path, images, {})
-    module = build(replace(images, tokenizer=tokenizer), guided=False)
+    module = build(replace(images, visual_tokenizer=tokenizer), guided=False)
     save_weights(tmp_path, module)
     monkeypatch.setattr(pretraining, "train", lambda *_: None)
-    pretraining.pretrain(toy(vlmo.base_words(), 2, relative=False, begin=tmp_path), tmp_path / "words")
+    pretraining.pretrain(toy(vlmo.base_text(), 2, relative_position=False, begin=tmp_path), tmp_path / "words")
     output = capsys.readouterr().out
-    assert f"\nweights of {tmp_path} that this run does not use: " in output and "model.hidden_patch" in output
+    assert f"\nweights of {tmp_path} that this run does not use: " in output and "model.mask_token" in output
 
 
 def test_masked_patches_are_distinguished_by_their_positions(tokenizer: str):
     """With relative positions, two masked patches differ by the bias table alone: equal if it is zero."""
-    run = toy(vlmo.base_images(), 2, relative=True)
-    run = replace(run, tokenizer=tokenizer, objectives=replace(run.objectives, codebook_size=7))
+    run = toy(vlmo.base_images(), 2, relative_position=True)
+    run = replace(run, visual_tokenizer=tokenizer, objectives=replace(run.objectives, codebook_size=7))
     model: Any = build(run).eval().model
     image = Image.from_full(torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(0)))
     hidden = torch.zeros(1, 25, dtype=torch.bool)

@@ -67,7 +67,7 @@ def test_a_vocabulary_is_stored_with_its_run_and_compared_by_content(tmp_path: P
     Path(file).unlink()
     out = out.rename(tmp_path / "moved")
     run, _ = read_run(out)
-    assert Path(run.vocabulary).parent == out and tokenizer_of(run).vocabulary.pieces == ("dog", *SPECIAL)
+    assert Path(run.vocabulary).parent == out and tokenizer_of(run).vocabulary.tokens == ("dog", *SPECIAL)
     monkeypatch.setattr(finetune, "check_model", lambda *_: None)  # the folder has no weights to compare
     assert finetune.inherited(out, tasks.vqa(vilt.base())).vocabulary == run.vocabulary
     assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))

@@ -65,7 +65,7 @@ def test_each_command_prints_the_division_once_and_understands_other_words_for_s
     assert capsys.readouterr().out.splitlines().count(division) == 1
     (written,) = (tmp_path / "run").glob("evaluate-*")
     scores = json.loads((written / "metrics.json").read_text())
-    assert scores["asked"]["split"] == "val" and scores["metrics"]["images"] == 3 and scores["metrics"]["texts"] == 6
+    assert scores["settings"]["split"] == "val" and scores["metrics"]["images"] == 3 and scores["metrics"]["texts"] == 6
 
     for word, why in (
         ("trainval", "more than one split"),

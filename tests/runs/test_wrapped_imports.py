@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
-from diptych.models.importing import SYSTEMS
+from diptych.models.importing import ADAPTERS
 from tests.parity.goldens import GOLDEN_CASES
 
 CASES = {
@@ -45,11 +45,11 @@ def official(system: str, folder: Path) -> tuple[dict[str, Tensor], Path]:
     config = folder / "config.json"
     if system == "clip_resnet":
         config.write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
-        names, step = SYSTEMS[system].names(RESNET, ""), SYSTEMS[system].build(RESNET, "pretraining", {})
+        names, step = ADAPTERS[system].names(RESNET, ""), ADAPTERS[system].build(RESNET, "pretraining", {})
         return {n: t.contiguous() for n, t in names.to_official(dict(step.state_dict())).items()}, config
     case = GOLDEN_CASES / CASES[system]
     config.write_text((case / "config.json").read_text())
-    return read_checkpoint(case / "checkpoint.pth"), config
+    return load_state_dict(case / "checkpoint.pth"), config
 
 
 def wrapped(state: dict[str, Tensor], prefix: str, nest: tuple[str, ...]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", ADAPTERS)
 def test_wrapped_weights_are_imported_unchanged_and_an_extra_or_missing_key_is_named(
     system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

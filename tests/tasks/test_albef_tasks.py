@@ -117,16 +117,16 @@ def test_only_candidates_are_scored(add_cosine: bool):
     albef = model()
     heads: Any = albef.pretraining_heads()
     images = Image.from_full(torch.randn(3, 3, 8, 8))
-    scores = RerankedRetrieval(albef, heads["contrast"], heads["match"], 2, add_cosine)(images, texts(5), pairs=3)
+    scores = RerankedRetrieval(albef, heads["itc"], heads["itm"], 2, add_cosine)(images, texts(5), pairs=3)
     assert (scores.image_to_text > FILL).sum(1).tolist() == [2] * 3 and (scores.text_to_image > FILL).sum(
         1
     ).tolist() == [2] * 5
     text, image = albef.encode_text(texts(5)), albef.encode_image(images)
-    similarity = heads["contrast"].project_image(image.first()) @ heads["contrast"].project_text(text.first()).T
+    similarity = heads["itc"].project_image(image.first()) @ heads["itc"].project_text(text.first()).T
     for i in range(3):
         for j in similarity[i].topk(2).indices.tolist():
             pair = albef.fuse(text.index_samples(torch.tensor([j])), image.index_samples(torch.tensor([i])))
-            expected = heads["match"](pair.pooled)[0, 1] + (similarity[i, j] if add_cosine else 0)
+            expected = heads["itm"](pair.pooled)[0, 1] + (similarity[i, j] if add_cosine else 0)
             torch.testing.assert_close(scores.image_to_text[i, j], expected)
     both = (scores.image_to_text > FILL) & (scores.text_to_image.T > FILL)
     torch.testing.assert_close(scores.image_to_text[both], scores.text_to_image.T[both])

@@ -18,7 +18,7 @@ from diptych.objectives.itc import ITC
 from diptych.objectives.mlm import MLM
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.training.distributed import processes
 from diptych.training.loop import fit
 from diptych.utils.rng import random_words, uniform

@@ -61,7 +61,7 @@ def test_two_ranks_equal_one_process(two: Path, tmp_path: Path):
     saved, wanted = load_file(two / "whole" / MODEL), load_file(tmp_path / MODEL)
     assert {name: t.shape for name, t in saved.items()} == {name: t.shape for name, t in wanted.items()}
     kept = load_file(two / "whole" / CHECKPOINT)
-    assert {"weight/queue.image", "weight/student.heads.contrast.scale.value"} <= kept.keys()
+    assert {"weight/queue.image", "weight/student.heads.itc.scale.value"} <= kept.keys()
     clipped = [row["grad_norm"] for row in rows(tmp_path)]
     assert max(clipped) > 1.0, "nothing was clipped: the test sees no clipping"
 

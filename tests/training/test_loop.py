@@ -69,7 +69,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, whole, one_thread, kill_
     same_tensors(tmp_path / CHECKPOINT, whole / CHECKPOINT)
     same_tensors(tmp_path / MODEL, whole / MODEL)
     assert rows(tmp_path) == rows(whole)
-    for name in ("skipped.json", "doctor.json"):
+    for name in ("skipped.json", "diagnostics.json"):
         assert (tmp_path / name).read_text() == (whole / name).read_text()
 
 
@@ -128,12 +128,12 @@ def checkpoint_step(out: Path) -> int:
 
 
 def test_a_finished_run_is_not_changed(tmp_path):
-    names = (CHECKPOINT, MODEL, "metrics.jsonl", "doctor.json")
+    names = (CHECKPOINT, MODEL, "metrics.jsonl", "diagnostics.json")
     run(tmp_path, Toy(unused=True), settings())
     before = [(tmp_path / name).read_bytes() for name in names]
     run(tmp_path, Toy(unused=True), settings())
     assert [(tmp_path / name).read_bytes() for name in names] == before
-    subjects = {f["subject"] for f in json.loads((tmp_path / "doctor.json").read_text())["findings"]}
+    subjects = {f["subject"] for f in json.loads((tmp_path / "diagnostics.json").read_text())["findings"]}
     assert subjects == {"itm", "2 parameters (spare.weight, spare.bias)"}
 
 
@@ -229,7 +229,7 @@ def test_an_interrupted_run_keeps_its_findings(tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", Toy(unused=True), settings(), interrupt_at=9)
     run(tmp_path / "cut", Toy(unused=True), settings())
-    told = [(tmp_path / name / "doctor.json").read_text() for name in ("whole", "cut")]
+    told = [(tmp_path / name / "diagnostics.json").read_text() for name in ("whole", "cut")]
     assert told[0] == told[1] and told[0].count('"unused"') == 1
 
 
@@ -260,12 +260,12 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(Diverged, match=r"step 11: itm: is nan"):
         run(tmp_path, Toy(nan_at=10), settings())
     assert all(t.isfinite().all() for t in load_file(tmp_path / MODEL).values())
-    assert json.loads((tmp_path / "doctor.json").read_text())["findings"][-1]["verdict"] == "not finite"
+    assert json.loads((tmp_path / "diagnostics.json").read_text())["findings"][-1]["verdict"] == "not finite"
 
 
 def test_an_unused_parameter_is_reported(tmp_path):
     run(tmp_path, Toy(unused=True), settings(steps=2))
-    findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
+    findings = json.loads((tmp_path / "diagnostics.json").read_text())["findings"]
     assert [f["subject"] for f in findings if f["verdict"] == "unused"] == ["2 parameters (spare.weight, spare.bias)"]
 
 

@@ -16,12 +16,12 @@ class Tower(nn.Module):
         self.cls = nn.Parameter(torch.zeros(4))
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.body, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
-        self.heads = nn.ModuleDict({"match": nn.Linear(4, 2)})
+        self.heads = nn.ModuleDict({"itm": nn.Linear(4, 2)})
 
 
 def test_biases_norms_and_scalars_are_not_decayed_and_tokens_are():
     rule = decayed(Tower())
-    assert {name for name, decay in rule.items() if decay} == {"cls", "body.weight", "heads.match.weight"}
+    assert {name for name, decay in rule.items() if decay} == {"cls", "body.weight", "heads.itm.weight"}
 
 
 def test_relative_positions_count_as_biases():
@@ -33,7 +33,7 @@ def test_heads_have_their_learning_rate_multiplier():
     optimizer = adamw(module, Optimizer(head_lr_multiplier=10.0))
     set_learning_rate(optimizer, 0.5)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert rates[id(module.heads["match"].bias)] == 5.0 and rates[id(module.cls)] == 0.5
+    assert rates[id(module.heads["itm"].bias)] == 5.0 and rates[id(module.cls)] == 0.5
     assert len(rates) == len(list(module.parameters()))
 
 

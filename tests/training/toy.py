@@ -33,7 +33,7 @@ class Toy(nn.Module):
         self.hidden = nn.Linear(16, 16)
         self.out = nn.Linear(16, VOCABULARY, bias=False)
         self.out.weight = self.words.weight  # tied
-        self.heads = nn.ModuleDict({"match": nn.Linear(16, 2)})
+        self.heads = nn.ModuleDict({"itm": nn.Linear(16, 2)})
         self.spare = nn.Linear(2, 2) if unused else None
         self.weights = {"mlm": 1.0, "itm": 0.5}
         self.chance_losses = {"itm": ChanceLoss(0.6931, "matching prior", "no image in sight")}
@@ -51,7 +51,7 @@ class Toy(nn.Module):
         x = self.hidden(self.dropout(self.norm(self.words(batch.text.ids)).tanh()))
         mask = self.hidden_words(batch)
         mlm = nn.functional.cross_entropy(self.out(x)[mask], batch.text.ids[mask], reduction="sum")
-        logits, target = self.heads["match"](x.mean(1)), batch.text.ids[:, 0] % 2
+        logits, target = self.heads["itm"](x.mean(1)), batch.text.ids[:, 0] % 2
         itm = nn.functional.cross_entropy(logits, target, reduction="sum")
         if batch.step == self.nan_at:
             itm = itm * float("nan")

@@ -13,7 +13,7 @@ ROWS = (
     "vilbert.small",
     "albef.small",
     "vlmo.small",
-    "vlmo.small_words+vlmo.small",
+    "vlmo.small_text+vlmo.small",
     "blip.small",
     "coca.small",
     "beit3.small",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diptych.benchmark.cells import Cell, is_trained, same_run, scorable_tasks, stage_result, stored_metrics
+from diptych.benchmark.row_results import RowResult, is_trained, same_run, scorable_tasks, stage_result, stored_metrics
 from diptych.benchmark.table import write_tables
 from diptych.config.run import Evaluation, Pretrain
 from diptych.runs.evaluate import evaluate
@@ -42,7 +42,7 @@ class Table:
     data: str
     out: Path
     evaluation: Evaluation
-    finished: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    finished: dict[tuple[str, int], RowResult] = field(default_factory=dict)
     failed: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def stages(self, row: str, seed: int) -> list[Stage]:
@@ -57,11 +57,11 @@ class Table:
             stages.append(Stage(folder, run, evaluations))
         return stages
 
-    def cell(self, row: str, seed: int) -> Cell:
+    def cell(self, row: str, seed: int) -> RowResult:
         """The results of a row with a seed, read from its run folders."""
         if (row, seed) not in self.finished:
             parts = [stage_result(stage.folder, stage.run, stage.evaluations) for stage in self.stages(row, seed)]
-            cell = Cell(row, seed, tuple(part for part in parts if part), self.failed.get((row, seed), ""))
+            cell = RowResult(row, seed, tuple(part for part in parts if part), self.failed.get((row, seed), ""))
             if None in parts:
                 return replace(cell, stages=())
             self.finished[row, seed] = cell

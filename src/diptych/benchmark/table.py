@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 import diptych
-from diptych.benchmark.cells import LAST_SHARE, Cell
+from diptych.benchmark.row_results import LAST_SHARE, RowResult
 from diptych.benchmark.rows import PUBLISHED_ROWS
 from diptych.report import Facts, Table, write_report
-from diptych.runs.report import report_errors
+from diptych.runs.report import continue_on_error
 from diptych.utils.io import atomic_write
 
 NOT_RUN, NOTHING = "not run", "–"
@@ -36,7 +36,7 @@ DIRECTIONS = ("image to text", "text to image")
 KS = (1, 5, 10)
 
 
-def caption(data: str, seeds: Sequence[int]) -> str:
+def table_note(data: str, seeds: Sequence[int]) -> str:
     """The meaning of the table's numbers."""
     return (
         f"{data}, split val; seeds {', '.join(map(str, seeds))}: mean, and ± half the range over seeds. Minutes: "
@@ -48,15 +48,15 @@ def caption(data: str, seeds: Sequence[int]) -> str:
     )
 
 
-def rows(cells: Sequence[Cell]) -> list[list[str]]:
+def rows(cells: Sequence[RowResult]) -> list[list[str]]:
     """A table row for each system, in the order of `cells`."""
-    by_row: dict[str, list[Cell]] = {}
+    by_row: dict[str, list[RowResult]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, []).append(cell)
     return [_row(name, parts) for name, parts in by_row.items()]
 
 
-def _row(name: str, cells: list[Cell]) -> list[str]:
+def _row(name: str, cells: list[RowResult]) -> list[str]:
     finished = [cell for cell in cells if cell.stages]
     unfinished = [
         f"seed {cell.seed}: {f'failed: {cell.failed}' if cell.failed else NOT_RUN}" for cell in cells if not cell.stages
@@ -76,7 +76,7 @@ def _row(name: str, cells: list[Cell]) -> list[str]:
     ]
 
 
-def _losses(cells: list[Cell]) -> str:
+def _losses(cells: list[RowResult]) -> str:
     """The losses of each stage, as means over seeds."""
     stages = []
     for seeds in zip(*(cell.stages for cell in cells), strict=True):
@@ -90,18 +90,18 @@ def _losses(cells: list[Cell]) -> str:
     return "; ".join(stages)
 
 
-def _score(cells: list[Cell], task: str, metric: str, scale: float, digits: int = 1) -> str:
+def _score(cells: list[RowResult], task: str, metric: str, scale: float, digits: int = 1) -> str:
     """A metric of the last stage; NOTHING where a seed lacks it."""
     metrics = [cell.stages[-1].scores.get(task, {}).get(metric) for cell in cells]
     values = [scale * value for value in metrics if value is not None]
     return _mean(values, digits) if len(values) == len(metrics) else NOTHING
 
 
-def _recalls(cells: list[Cell], direction: str) -> str:
+def _recalls(cells: list[RowResult], direction: str) -> str:
     """Recall at 1, 5 and 10; in brackets that before re-ranking."""
     recalls, before = (
         [_score(cells, "retrieval", f"{direction} R@{k}{stage}", 100) for k in KS]
-        for stage in ("", ", before matching")
+        for stage in ("", ", before re-ranking")
     )
     if NOTHING in recalls:
         return NOTHING
@@ -115,7 +115,7 @@ def _mean(values: Sequence[float], digits: int = 1) -> str:
     return f"{sum(values) / len(values):.{digits}f}{spread}"
 
 
-def published() -> list[list[str]]:
+def published_rows() -> list[list[str]]:
     """The table rows of published results."""
 
     def joined(values: tuple[float, ...]) -> str:
@@ -127,16 +127,18 @@ def published() -> list[list[str]]:
     ]
 
 
-PUBLISHED = (
+PUBLISHED_NOTE = (
     "Flickr8k's 1,000 test photos, other features and other training; from memory of the papers, not verified here. "
     "They give the scale."
 )
 
 
-def markdown(cells: Sequence[Cell], description: str) -> str:
+def markdown(cells: Sequence[RowResult], description: str) -> str:
     """Both tables with their descriptions."""
     return (
-        "\n\n".join([_table(COLUMNS, rows(cells)), description, _table(PUBLISHED_COLUMNS, published()), PUBLISHED])
+        "\n\n".join(
+            [_table(COLUMNS, rows(cells)), description, _table(PUBLISHED_COLUMNS, published_rows()), PUBLISHED_NOTE]
+        )
         + "\n"
     )
 
@@ -146,10 +148,10 @@ def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def write_tables(out: Path, cells: Sequence[Cell], data: str, seeds: Sequence[int]) -> str:
+def write_tables(out: Path, cells: Sequence[RowResult], data: str, seeds: Sequence[int]) -> str:
     """Writes results.md, results.json and report.html; returns the Markdown."""
     out.mkdir(parents=True, exist_ok=True)
-    description, facts = caption(data, seeds), _facts()
+    description, facts = table_note(data, seeds), _facts()
     text = markdown(cells, description) + f"\n`{facts['command']}`, {facts['date']}, {facts['machine']}.\n"
     content = {**facts, "data": data, "seeds": list(seeds), "cells": [asdict(cell) for cell in cells]}
     writers: dict[str, Callable[[], str]] = {
@@ -161,10 +163,10 @@ def write_tables(out: Path, cells: Sequence[Cell], data: str, seeds: Sequence[in
             path.write_text(make(), encoding="utf-8")
     tables = [
         Table("Every system on the same data", COLUMNS, rows(cells), description),
-        Table("Published", PUBLISHED_COLUMNS, published(), PUBLISHED),
+        Table("Published", PUBLISHED_COLUMNS, published_rows(), PUBLISHED_NOTE),
     ]
     page = [*tables, Facts(facts)]
-    report_errors("report.html", lambda: write_report(out / "report.html", f"Benchmark: {data}", page), None)
+    continue_on_error("report.html", lambda: write_report(out / "report.html", f"Benchmark: {data}", page), None)
     return text
 
 

@@ -33,26 +33,32 @@ def corrupt_captions(config: CorruptCaptions, out: Path) -> tuple[int, int]:
         )
     if existing := next((path.name for path in (*out.glob(f"{config.split}-*.tar"), out / TRUTH) if path.exists()), ""):
         raise DataError(f"{out} holds {existing} already; give another --out, or remove what was written there")
-    source = CorruptedCaptions(clean, config.share, config.seed, images)
+    source = CorruptedCaptions(clean, config.fraction, config.seed, images)
     out.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, Any]] = []
     for number, first in enumerate(track(images[:: config.shard_size], description="writing shards")):
         samples = []
         for index in range(first, min(first + config.shard_size, images.stop)):
             rows = _truth(source, index)
-            texts = sample_texts(source.captions(index), {"noise": rows}, source.where(index))
+            texts = sample_texts(source.captions(index), {"corruption": rows}, source.where(index))
             samples.append(Sample(f"{index:08d}", *picture_file(source.source, index), texts))
             truth += rows
         with atomic_write(out / f"{config.split}-{number:05d}.tar") as path:
             write_shard(path, samples)
     with atomic_write(out / TRUTH) as path:
         path.write_text("".join(json.dumps(row) + "\n" for row in truth))
-    return sum(not row["own"] for row in truth), len(truth)
+    return sum(not row["is_original"] for row in truth), len(truth)
 
 
 def _truth(source: CorruptedCaptions, index: int) -> list[dict[str, Any]]:
-    """For each caption of an image: whether it is the image's own, and the image and caption that it came from."""
+    """For each caption of an image: whether it is the image's original, and its source image and caption."""
     return [
-        {"key": f"{index:08d}", "caption": place, "own": owner == index, "of": f"{owner:08d}", "its": its}
+        {
+            "key": f"{index:08d}",
+            "caption": place,
+            "is_original": owner == index,
+            "source_image": f"{owner:08d}",
+            "source_caption": its,
+        }
         for place, (owner, its) in enumerate(source.owners(index))
     ]

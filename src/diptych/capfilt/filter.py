@@ -35,13 +35,13 @@ def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
     """
     if "bad" in text:
         return False, text["bad"]
-    if not text.keys() & {"match", "cosine"}:
+    if not text.keys() & {"itm", "cosine"}:
         return True, "not scored"
     reasons = []
-    for name, threshold in (("match", config.min_itm), ("cosine", config.min_cosine)):
+    for name, threshold in (("itm", config.min_itm), ("cosine", config.min_cosine)):
         if name in text and not text[name] > threshold:
             return False, f"{name} {text[name]:g} is not over {threshold:g}"
-        if name in text and (name == "match" or threshold > -1):
+        if name in text and (name == "itm" or threshold > -1):
             reasons.append(f"{name} {text[name]:g} is over {threshold:g}")
     return True, ", ".join(reasons)
 
@@ -70,7 +70,7 @@ def decide(row: Row, config: CapFilt, duplicate: Row | None = None) -> Verdict:
         pairs.append(image | {"caption": place, **text, "decision": decision, "reason": reason})
         if passes:
             texts.append(text["text"])
-    added = synthetic_passes and (config.synthetic == "beside" or len(texts) < len(pairs))
+    added = synthetic_passes and (config.synthetic == "add" or len(texts) < len(pairs))
     if synthetic is not None:
         pairs = [pair | {"synthetic": synthetic} for pair in pairs]
         if added and synthetic["text"] not in texts:
@@ -128,7 +128,7 @@ def encode_texts(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
     if not verdict.texts:
         return verdict, b""
     try:
-        return verdict, sample_texts(verdict.texts, {"bootstrap": verdict.pairs}, row["where"])
+        return verdict, sample_texts(verdict.texts, {"capfilt": verdict.pairs}, row["where"])
     except BadSample as bad:
         return Verdict([], [pair | {"decision": "skipped", "reason": bad.why} for pair in verdict.pairs]), b""
 

@@ -109,18 +109,18 @@ class Captioner:
             raise RunError(
                 f"the prompt of {self.prompt.shape[1]} tokens fills max_length {max_length}; give a larger --max_length"
             )
-        repetition = config.repetition_penalty if config.sampling == "nucleus" else 1.0
+        repetition = config.repetition_penalty if config.decoding == "nucleus" else 1.0
         self.generation = GenerationConfig(vocabulary.sep, vocabulary.pad, max_length, config.min_length, repetition)
 
     def write(self, image: Tokens, shard: str, indices: Sequence[int]) -> list[str]:
         """A caption of each image. Random draws are keyed by (seed, shard name, index), so they are reproducible."""
         config, model, generation = self.config, self.evaluated.model, self.generation
         prompt = self.prompt.expand(len(image), -1)
-        if config.sampling == "nucleus":
+        if config.decoding == "nucleus":
             drawn = uniform(config.seed, 0, indices, f"caption of {shard}", generation.max_length)
             draws = torch.from_numpy(drawn).float().to(self.evaluated.device)
             ids = sample(model, image, prompt, generation, draws, config.top_p)
-        elif config.sampling == "beams":
+        elif config.decoding == "beam_search":
             ids = beam_search(model, image, prompt, generation, BeamConfig(config.num_beams)).ids
         else:
             ids = greedy(model, image, prompt, generation)
@@ -137,7 +137,7 @@ class Filter:
         module: Any = evaluated.module
         self.evaluated, self.tokenizer = evaluated, tokenizer_of(evaluated.run)
         has_itm = isinstance(evaluated.model, FusionEncoder) and "itm" in module.weights
-        self.itm_head = module.heads["match"] if has_itm else None
+        self.itm_head = module.heads["itm"] if has_itm else None
         self.similarity = dual_encoder_scorer(evaluated)
         if self.itm_head is None and self.similarity is None:
             raise RunError(
@@ -148,7 +148,7 @@ class Filter:
             raise RunError("the filter has no ITM head, only ITC; give --min_cosine, the smallest cosine that passes")
 
     def score(self, image: Tokens, texts: list[str], owner: Tensor) -> list[dict[str, float]]:
-        """The ITM probability ("match") and the cosine of each text with the image `owner` of the batch.
+        """The ITM probability ("itm") and the cosine of each text with the image `owner` of the batch.
 
         `owner`: for each text, the index of its image in the batch.
         """
@@ -159,7 +159,7 @@ class Filter:
         scores: dict[str, list[float]] = {}
         if self.itm_head is not None:
             head = self.itm_head
-            scores["match"] = score_pairs(
+            scores["itm"] = score_pairs(
                 self.evaluated.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], image, text, owner, index
             ).tolist()
         if self.similarity is not None:
@@ -178,7 +178,7 @@ def image_embedding(evaluated: EvaluatedModel, image: Tokens) -> Float[Tensor, "
     pooled = model.pooled_features(image)[0]
     heads: Any = getattr(module, "heads", {})
     weights: Any = module.weights
-    head = next((part for name, part in heads.items() if name == "contrast"), None)
+    head = next((part for name, part in heads.items() if name == "itc"), None)
     if isinstance(head, ITCHead) and ("itc" in weights or "retrieval" in weights):
         return head.project_image(pooled).float()
     return F.normalize(pooled.float(), dim=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 BLOCK = 1024  # images compared at a time
 
-DEFAULT_COSINE = {"readout": 0.97, "cnn": 0.85}
+DEFAULT_COSINE = {"embedding": 0.97, "cnn": 0.85}
 """The default cosine over which two images are near duplicates, by kind of feature.
 
 Measured by `python -m bench.alike` (2026-11-21): the pairs over it among the 18 million of Flickr8k's 6,000 train
@@ -24,7 +24,7 @@ one scene; of the 81 pairs of a BLIP, those inspected have only a theme in commo
     a BLIP, 0.95           81     100 %      70 %           97 %           74 %       98 %            15 %
     a CLIP, 0.90            3     100 %      52 %           88 %           47 %       78 %             3 %
 
-An image embedding ("readout") is trained to drop whatever captions do not mention, and how much depends on the run: to
+An image embedding ("embedding") is trained to drop whatever captions do not mention, and how much depends on the run: to
 protect a test set, use "cnn".
 """
 

@@ -28,7 +28,7 @@ from diptych.utils.io import DamagedFile, atomic_write, read_json
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo
 
-SETTINGS = "bootstrap.json"
+SETTINGS = "capfilt.json"
 CHANGEABLE = ("device", "workers")  # settings that may change when a run is resumed
 FILTER_SETTINGS = ("min_itm", "min_cosine", "synthetic", "duplicate_cosine", "duplicates", "leaks", "scored")
 """Settings of the second pass alone: with --scored they may differ from those of the first pass."""

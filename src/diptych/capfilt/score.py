@@ -22,7 +22,7 @@ from diptych.capfilt.models import (
 )
 from diptych.capfilt.shards import InputShard, OpenShard
 from diptych.config.capfilt import CapFilt
-from diptych.data.examples import LONGEST_TEXT, check_text
+from diptych.data.examples import MAX_TEXT_CHARS, check_text
 from diptych.data.sources.base import BadSample
 from diptych.modules.tokens import Tokens
 from diptych.runs.run_folder import RunError
@@ -202,7 +202,7 @@ def check_texts(opened: OpenShard, index: int, generated: str | None) -> Row:
     texts: list[Row] = []
     where = opened.source.where(index)
     for original in [*opened.source.captions(index), *([generated] if generated is not None else [])]:
-        text = original[:LONGEST_TEXT].encode(errors="replace").decode()
+        text = original[:MAX_TEXT_CHARS].encode(errors="replace").decode()
         try:
             check_text(original, where)
             texts.append({"text": text})

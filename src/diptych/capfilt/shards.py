@@ -13,8 +13,8 @@ from typing import TypeVar
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.splits import asked_split
-from diptych.data.webdataset.shards import CaptionedShards, tars_of
+from diptych.data.sources.splits import requested_split
+from diptych.data.webdataset.indexed_shards import CaptionedShards, tars_of
 from diptych.data.webdataset.writer import safe_key
 
 T = TypeVar("T")
@@ -53,13 +53,13 @@ class InputShard:
     last: int | None = None
     tar: bool = False
 
-    def open(self, least: int | None = None) -> OpenShard:
+    def open(self, min_side: int | None = None) -> OpenShard:
         """Opens the images, decoded to a shorter side of at least `least` pixels. Raises DataError."""
         bad: list[Skipped] = []
         if self.tar:
-            source: Captioned = CaptionedShards(self.data, self.split, least=least, bad=bad)
+            source: Captioned = CaptionedShards(self.data, self.split, min_side=min_side, bad=bad)
         else:
-            source = _opened(self.data, self.split, least)
+            source = _opened(self.data, self.split, min_side)
         return OpenShard(self, source, range(len(source))[self.first : self.last], bad)
 
 
@@ -79,7 +79,7 @@ class OpenShard:
 
 def input_shards(data: str, split: str, images: int) -> list[InputShard]:
     """A shard for each tar, with the tar's name; for other data, one for every `images` images. Raises DataError."""
-    split = asked_split(split, data) if split else ""
+    split = requested_split(split, data) if split else ""
     if data.endswith(".tar"):
         paths = tars_of(data, split)
         name, times = Counter(path.stem for path in paths).most_common(1)[0] if paths else ("", 0)
@@ -96,8 +96,8 @@ def input_shards(data: str, split: str, images: int) -> list[InputShard]:
 
 
 @lru_cache(4)
-def _opened(data: str, split: str, least: int | None) -> Captioned:
-    return open_captions(data, split, least=least)
+def _opened(data: str, split: str, min_side: int | None) -> Captioned:
+    return open_captions(data, split, min_side=min_side)
 
 
 def check_output(shards: Sequence[InputShard], out: Path) -> None:

@@ -27,7 +27,7 @@ from diptych.report import (
     Table,
     write_report,
 )
-from diptych.runs.report import report_errors
+from diptych.runs.report import continue_on_error
 from diptych.runs.scoring.base import evenly_spaced
 from diptych.utils.io import atomic_write, read_json_lines
 
@@ -36,7 +36,7 @@ DECISION = {"shard": str, "index": int, "where": str, "decision": str, "reason":
 SIMILAR = {"shard": str, "index": int, "where": str, "kind": str, "of": str, "cosine": (int, float), "dropped": bool}
 NUM_EXAMPLES = 8  # of each decision, in the report
 BINS = 40
-EDGES = {"match": (0.0, 1.0), "cosine": (-1.0, 1.0)}
+EDGES = {"itm": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 
 
 class DecisionCounts:
@@ -107,7 +107,7 @@ def write_summary(
         sections = list(_sections(config, out, by_name, count, counts, similar))
         return write_report(out / "report.html", f"Captions of {config.data}", sections)
 
-    report_errors("report.html", report, None)
+    continue_on_error("report.html", report, None)
     return counts
 
 
@@ -147,7 +147,7 @@ def _sections(
     for name, series in count.scores.items():
         low, high = EDGES[name]
         edges = [low + (high - low) * i / BINS for i in range(BINS + 1)]
-        if name == "match":
+        if name == "itm":
             yield Histogram("ITM probability", edges, series, config.min_itm)
         else:
             yield Histogram("Cosine similarity", edges, series, config.min_cosine if config.min_cosine > -1 else None)

@@ -92,13 +92,13 @@ def infer_num_heads(dim: int, num_heads: object) -> int:
     """The number of attention heads: `num_heads`, or one for every 64 features if it is None. Raises WeightsError."""
     if num_heads is None and dim % 64:
         raise WeightsError(
-            f"the number of attention heads cannot be inferred: width {dim} is not a multiple of 64; give --heads"
+            f"the number of attention heads cannot be inferred: width {dim} is not a multiple of 64; give --num_heads"
         )
     heads = dim // 64 if num_heads is None else num_heads
     if not isinstance(heads, int) or isinstance(heads, bool):
         raise WeightsError(f"the number of attention heads is {heads!r}; expected an integer")
     if heads < 1 or dim % heads:
-        raise WeightsError(f"width {dim} does not divide into {heads} heads; give another --heads")
+        raise WeightsError(f"width {dim} does not divide into {heads} heads; give another --num_heads")
     return heads
 
 

@@ -19,8 +19,8 @@ ATTENTION = (
     | weight_and_bias("attention.output.LayerNorm", "norm1")
 )
 FEED_FORWARD = (
-    weight_and_bias("intermediate.dense", "feedforward.grow")
-    | weight_and_bias("output.dense", "feedforward.shrink")
+    weight_and_bias("intermediate.dense", "feedforward.fc1")
+    | weight_and_bias("output.dense", "feedforward.fc2")
     | weight_and_bias("output.LayerNorm", "norm2")
 )
 LAYER = ATTENTION | FEED_FORWARD

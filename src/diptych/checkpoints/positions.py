@@ -30,7 +30,7 @@ class Positions(Protocol):
         """Whether the official weight fits a square grid, so that the grid follows from its shape."""
         ...
 
-    def fit(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
+    def resized(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
         """Our weight, resized from grid `old` to grid `new` (rows, columns) as the official code does it.
 
         Raises:
@@ -52,7 +52,7 @@ class AbsolutePositions:
         cells = position.shape[-2] - self.leading if position.dim() >= 2 else 0
         return math.isqrt(max(cells, 0)) ** 2 == cells
 
-    def fit(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
+    def resized(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
         return resize_positions(position, old, new, self.resize, self.leading)
 
 
@@ -70,7 +70,7 @@ class RelativeBias:
         side = math.isqrt(max(position.shape[0] - self.others, 0))
         return side % 2 == 1 and side**2 == position.shape[0] - self.others
 
-    def fit(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
+    def resized(self, position: Tensor, old: Grid, new: Grid) -> Tensor:
         return resize_table(position, old, new)
 
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoints.reader import StateInFile, find_states, preferred
+from diptych.checkpoints.nested_state_dicts import StateInFile, find_states, preferred
 from diptych.checkpoints.torch_file import CorruptFile, open_torch_file
 from diptych.checkpoints.torch_pickle import OTHER_TENSORS, TensorRef, UnsafePickle, UnsupportedValue
-from diptych.data.safe_pickle import read_npz
+from diptych.utils.safe_pickle import read_npz
 
 MAX_EXPANSION = 8  # how many times its own size a file may unpack to; weights hardly compress
 
@@ -28,7 +28,7 @@ class NonFinite(WeightsError):
     """Weights are NaN or infinite; the message names them."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def load_state_dict(path: Path) -> dict[str, Tensor]:
     """The trained weights of a file by name: .safetensors, .npz, or a pickle of tensors (.pth, .pt, .ckpt, .bin).
 
     Of several nested sets, the first in the order of `preferred`.
@@ -36,10 +36,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is damaged, or holds anything but plain values and tensors.
     """
-    return preferred(read_states(path))[0].state
+    return preferred(load_all_state_dicts(path))[0].state
 
 
-def read_states(path: Path) -> list[StateInFile]:
+def load_all_state_dicts(path: Path) -> list[StateInFile]:
     """Every set of named tensors of a file, at its top level and nested, in the order of the file; at least one.
 
     The state of training (optimizer, scheduler, loss scaler) is not read. Raises WeightsError.
@@ -63,7 +63,7 @@ def read_states(path: Path) -> list[StateInFile]:
         raise
     except Exception as error:  # a crafted file can make the readers raise any exception
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        if not _looks_like_torch_file(path):
+        if not _has_known_format(path):
             reason = "not a file of PyTorch: is it text, or another format under this name?"
         elif isinstance(error, UnsafePickle):
             reason = f"{reason}; only tensors and plain values are unpickled: save the state_dict alone"
@@ -120,7 +120,7 @@ def _from_numpy(name: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=False))
 
 
-def _looks_like_torch_file(path: Path) -> bool:
+def _has_known_format(path: Path) -> bool:
     """Whether a file begins like PyTorch's: as a zip archive or a pickle. True for .safetensors and .npz."""
     with path.open("rb") as file:
         return path.suffix in (".safetensors", ".npz") or file.read(1) == b"\x80" or _is_zip(path)

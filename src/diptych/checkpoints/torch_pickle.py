@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from diptych.data.safe_pickle import PickleStack, opcodes
+from diptych.utils.safe_pickle import PickleStack, opcodes
 
 LARGEST_KEY = 2**60  # larger integer keys can be chosen to collide, which takes quadratic time
 

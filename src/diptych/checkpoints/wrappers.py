@@ -18,8 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from diptych.checkpoints.nested_state_dicts import StateInFile, is_average, preferred
 from diptych.checkpoints.read import NonFinite, WeightsError
-from diptych.checkpoints.reader import StateInFile, is_average, preferred
 from diptych.utils.state_dict import listed
 
 INSERTED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")

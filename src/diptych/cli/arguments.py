@@ -21,7 +21,7 @@ import tyro
 import diptych.models
 from diptych.cli.errors import UsageError, find_misspelt, suggest_flag, suggest_name
 from diptych.config.training import Training
-from diptych.config.validation import SHOWN, check
+from diptych.config.validation import MAX_REPR_CHARS, check
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def parse_int(text: str, flag: str, kind: Any) -> int:
     """An integer within the range of `kind` (such as `config.validation.Seed`). Raises UsageError."""
     digits = text.strip().removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4000:
-        raise UsageError(f"{flag} must be an integer: got {text[:SHOWN]!r}")
+        raise UsageError(f"{flag} must be an integer: got {text[:MAX_REPR_CHARS]!r}")
     try:
         check(kind, int(text), flag)
     except ValueError as error:
@@ -126,7 +126,7 @@ def _stray_word(words: Sequence[str], stray: str) -> str:
     before = words[: words.index(stray)] if stray in words else []
     flag = next((word for word in reversed(before) if word.startswith("--")), "")
     place = f" behind {_typed_flag(flag)}, which takes one value" if flag else ""
-    return f"Unrecognized options: {stray:.{SHOWN}}{place}; quote a value that has blanks"
+    return f"Unrecognized options: {stray:.{MAX_REPR_CHARS}}{place}; quote a value that has blanks"
 
 
 def show_help(config: Any, command: str, description: str | None, positionals: Sequence[str] = ()) -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from diptych.cli.arguments import apply_overrides, show_help, wants_help
 from diptych.config.run import Evaluation
-from diptych.config.validation import CountOrNone, Text, settings
+from diptych.config.validation import CountOrZero, Text, settings
 
 
 @settings()
@@ -29,8 +29,8 @@ class Baselines:
     task: Literal["vqa", "retrieval", "matching"] = "vqa"
     data: Text = "scenes"  # a folder, a file, tar shards, or synthetic data: scenes, scenes:2000
     split: Text = "val"
-    gallery: CountOrNone = 0  # retrieval, matching: only the first N images; 0: all
-    captions: CountOrNone = 0  # retrieval, matching: only the first N captions of each image; 0: all
+    gallery: CountOrZero = 0  # retrieval, matching: only the first N images; 0: all
+    captions: CountOrZero = 0  # retrieval, matching: only the first N captions of each image; 0: all
     out: str = ""  # a JSON file to write; empty: none
 
 
@@ -69,4 +69,4 @@ def _write(config: Baselines, scores: dict[str, dict[str, float]]) -> None:
     from diptych.utils.io import atomic_write
 
     with atomic_write(Path(config.out)) as path:
-        path.write_text(json.dumps({"asked": asdict(config), "baselines": scores}, indent=1))
+        path.write_text(json.dumps({"settings": asdict(config), "baselines": scores}, indent=1))

@@ -6,7 +6,7 @@ what is finished and continues with the rest.
 
 Examples:
   diptych benchmark --data flickr8k/ --out benchmark
-  diptych benchmark --data flickr8k/ --rows clip,albef,vlmo.small_words+vlmo.small --seeds 0 --minutes 60
+  diptych benchmark --data flickr8k/ --rows clip,albef,vlmo.small_text+vlmo.small --seeds 0 --minutes 60
   diptych benchmark --data flickr8k/ --rows albef,albef@objectives.mlm=0    (the contribution of MLM)
 
   --rows ROW,ROW   a system (albef: albef.small), a recipe, or stages joined by +, each initialised from the one before;
@@ -25,8 +25,8 @@ from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import apply_overrides, parse_int, recipe, show_help, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config.run import Evaluation, Pretrain
-from diptych.config.validation import CountOrNone, NumBeams, Range, Seed, Text, Workers, settings
-from diptych.runs.validate import check_data
+from diptych.config.validation import CountOrZero, NumBeams, Range, Seed, Text, Workers, settings
+from diptych.runs.check_inputs import check_data
 from diptych.utils.terminal import echo
 
 
@@ -41,9 +41,9 @@ class Benchmark:
     minutes: Annotated[float, Range(0, float("inf"))] = float("inf")
     device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    gallery: CountOrNone = 0  # evaluation: only the first N images; 0: all
-    rerank: CountOrNone = Evaluation.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
-    rerank_by: Literal["match", "cosine", "product"] = Evaluation.rerank_by  # as for evaluate
+    gallery: CountOrZero = 0  # evaluation: only the first N images; 0: all
+    rerank: CountOrZero = Evaluation.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
+    rerank_by: Literal["itm", "sum", "product"] = Evaluation.rerank_by  # as for evaluate
     num_beams: NumBeams = Evaluation.num_beams
     workers: Workers = 2
 

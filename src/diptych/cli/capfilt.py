@@ -31,7 +31,7 @@ from pathlib import Path
 
 from diptych.cli.arguments import apply_overrides, pop_folder, pop_positional, show_help, wants_help
 from diptych.config.capfilt import CapFilt
-from diptych.runs.validate import check_data, check_run_folder
+from diptych.runs.check_inputs import check_data, check_run_folder
 from diptych.utils.terminal import echo
 
 

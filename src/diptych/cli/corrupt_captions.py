@@ -1,12 +1,13 @@
-"""diptych corrupt-captions DATA --out DIR [--share 0.5] [--seed S] [--split train] [--FIELD VALUE ...]
+"""diptych corrupt-captions DATA --out DIR [--fraction 0.5] [--seed S] [--split train] [--FIELD VALUE ...]
 
-Writes tar shards in which a share of the captions is swapped between images: data to measure a caption filter on.
+Writes tar shards in which a fraction of the captions is swapped between images: data to measure a caption filter on.
 
 Examples:
-  diptych corrupt-captions flickr8k/ --share 0.5 --out noisy
-  diptych corrupt-captions flickr8k/ --share 0.2 --first 0 --last 1000 --out noisy-1k
+  diptych corrupt-captions flickr8k/ --fraction 0.5 --out noisy
+  diptych corrupt-captions flickr8k/ --fraction 0.2 --first 0 --last 1000 --out noisy-1k
 
-  --out DIR             gets the tars and truth.jsonl: for every caption, whether it is its image's own, and whose it is
+  --out DIR             gets the tars and truth.jsonl, which says of every caption whether it is the image's original, and
+                        which image and caption it comes from
   --first I, --last J   only images I to J - 1
 """
 

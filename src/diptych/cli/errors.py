@@ -88,10 +88,10 @@ def error_message(error: Exception) -> str:
     return f"{place}{error.strerror}: {remedy(error.errno)}, then give the same command again"
 
 
-def suggest_name(name: str, known: Iterable[str], most: int = 1) -> str:
+def suggest_name(name: str, known: Iterable[str], max_names: int = 1) -> str:
     """``"; did you mean …?"`` with the names nearest to `name`, case ignored; ``""`` where none is near."""
     spelled = {candidate.lower(): candidate for candidate in known}
-    near = [spelled[match] for match in get_close_matches(name.lower(), list(spelled), most, 0.3)]
+    near = [spelled[match] for match in get_close_matches(name.lower(), list(spelled), max_names, 0.3)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -15,7 +15,7 @@ Examples:
   --gallery N      only the first N images; recall depends on the gallery's size, which is printed beside it
   --captions N     only the first N captions of each image
   --rerank K       retrieval: re-rank the top K of contrastive retrieval by ITM, where the model has an ITM head; 0: off
-  --rerank_by HOW  the score to re-rank by: match (ITM), cosine (ITM + cosine) or product (ITM x contrastive
+  --rerank_by HOW  the score to re-rank by: itm (ITM), sum (ITM + cosine) or product (ITM x contrastive
                    probability)
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from diptych.cli.arguments import apply_overrides, pop_positional, show_help, wants_help
 from diptych.config.run import Evaluation
-from diptych.runs.validate import check_data, check_run_folder, data_of
+from diptych.runs.check_inputs import check_data, check_run_folder, data_of
 from diptych.utils.terminal import echo
 
 

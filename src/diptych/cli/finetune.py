@@ -35,7 +35,7 @@ from diptych.cli.arguments import (
 )
 from diptych.cli.errors import UsageError, suggest_name
 from diptych.config.run import Finetune
-from diptych.runs.validate import check_data, check_run_folder
+from diptych.runs.check_inputs import check_data, check_run_folder
 from diptych.utils.terminal import echo
 
 EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}

@@ -27,7 +27,7 @@ from diptych.cli.arguments import (
     show_help,
     wants_help,
 )
-from diptych.runs.validate import check_inputs
+from diptych.runs.check_inputs import check_inputs
 from diptych.utils.terminal import echo
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from diptych.cli.arguments import parse_int, pop_option, pop_positional, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config.validation import VocabSize
-from diptych.runs.validate import check_data
+from diptych.runs.check_inputs import check_data
 from diptych.utils.terminal import echo
 
 

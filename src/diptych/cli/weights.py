@@ -1,4 +1,4 @@
-"""diptych import SYSTEM CHECKPOINT --out DIR [--config FILE] [--heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
+"""diptych import ADAPTER CHECKPOINT --out DIR [--config FILE] [--num_heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
                [--regions PATH] [--vocabulary FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
 
@@ -19,7 +19,7 @@ Options of import:
                      supported is an error
   --config FILE      the official code's settings as JSON, where they are not the published ones: ViLBERT's config,
                      open_clip's config, mean and std of the images (for a DeiT: ImageNet's)
-  --heads N          the number of attention heads, which cannot be inferred from weight shapes
+  --num_heads N      the number of attention heads, which cannot be inferred from weight shapes
   --grid RxC         resize the position embeddings to this grid of patches
   --answers FILE     the answers or classes of a task, as a JSON list
   --regions PATH     the region features that ViLBERT, SCAN and VSE++ read
@@ -46,7 +46,7 @@ from typing import Any
 
 from diptych.cli.arguments import parse_int, pop_option, pop_positional, wants_help
 from diptych.cli.errors import UsageError
-from diptych.config.validation import Cells, NumHeads
+from diptych.config.validation import NumHeads, PatchesPerSide
 from diptych.utils.terminal import echo
 
 LAYOUTS = ("official", "safetensors", "hf")
@@ -59,18 +59,18 @@ def import_command(words: list[str]) -> None:
     system = pop_positional(words, "the system (vit, vilt, albef …)")
     checkpoint = Path(pop_positional(words, "the checkpoint file"))
     out = Path(pop_option(words, "--out"))
-    names = ("--heads", "--grid", "--answers", "--config", "--regions", "--vocabulary")
+    names = ("--num_heads", "--grid", "--answers", "--config", "--regions", "--vocabulary")
     heads, grid, answers, config, regions, vocabulary = (pop_option(words, name, "") for name in names)
     if words:
         raise UsageError(f"import takes SYSTEM, CHECKPOINT, --out, {', '.join(names)}, not {' '.join(words)}")
-    from diptych.runs.imports import import_checkpoint
+    from diptych.runs.import_checkpoint import import_checkpoint
     from diptych.runs.run_folder import read_any
 
     imported = import_checkpoint(
         system,
         checkpoint,
         out,
-        num_heads=parse_int(heads, "--heads", NumHeads) if heads else None,
+        num_heads=parse_int(heads, "--num_heads", NumHeads) if heads else None,
         grid=_parse_grid(grid) if grid else None,
         answers=Path(answers) if answers else None,
         config=Path(config) if config else None,
@@ -81,7 +81,7 @@ def import_command(words: list[str]) -> None:
     output_heads = f" with {', '.join(imported.heads)}" if imported.heads else ""
     echo(f"{out}: {system}, {imported.task}{output_heads}, {size:,} parameters, every weight loaded")
     if attention := _attention_heads(imported.arguments):
-        echo(f"{attention} (not in the weight shapes: from --heads, --config or config.json, else as published)")
+        echo(f"{attention} (not in the weight shapes: from --num_heads, --config or config.json, else as published)")
     for note in imported.notes:
         echo(note)
     for name, reason in imported.ignored.items():
@@ -107,7 +107,7 @@ def export_command(words: list[str]) -> None:
     left_out = export(folder, layout, out)
     echo(f"{out}: written, {layout} layout")
     if layout != "hf" and (attention := _attention_heads(arguments_of(folder))):
-        echo(f"{attention} (not in the weight shapes: give them to `diptych import` by --heads or --config)")
+        echo(f"{attention} (not in the weight shapes: give them to `diptych import` by --num_heads or --config)")
     for part in left_out:
         echo(f"left out: {part}")
 
@@ -122,4 +122,4 @@ def _parse_grid(text: str) -> tuple[int, int]:
     rows, by, columns = text.partition("x")
     if not by:
         raise UsageError(f"--grid must be ROWSxCOLUMNS, as 12x20: got {text!r}")
-    return parse_int(rows, "--grid", Cells), parse_int(columns, "--grid", Cells)
+    return parse_int(rows, "--grid", PatchesPerSide), parse_int(columns, "--grid", PatchesPerSide)

@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from diptych.config.validation import (
     Count,
-    CountOrNone,
+    CountOrZero,
     Factor,
+    Fraction,
     MaxLength,
     NumBeams,
+    PositiveFraction,
     Range,
     Samples,
     Seed,
-    Share,
-    ShareAboveZero,
     Text,
     Workers,
     settings,
@@ -33,22 +33,22 @@ class CapFilt:
     captioner: str = ""  # run folder of the model that generates captions; empty: none
     filter: str = ""  # run folder of the model that scores captions; empty: none
     split: str = ""  # empty: all samples of tar shards, the train split of other data
-    min_itm: Share = 0.5  # keep a caption if the filter's image-text matching probability is above this
+    min_itm: Fraction = 0.5  # keep a caption if the filter's image-text matching probability is above this
     min_cosine: Annotated[float, Range(-1, 1)] = -1.0  # and its image-text cosine is above this; -1: any cosine
-    # synthetic captions that pass the filter: added beside human ones, or used only instead of dropped ones
-    synthetic: Literal["beside", "instead"] = "beside"
-    sampling: Literal["nucleus", "beams", "greedy"] = "nucleus"  # decoding strategy of the captioner
-    top_p: ShareAboveZero = 0.9  # nucleus sampling: probability mass to sample from
+    # synthetic captions that pass the filter: added to human ones, or used only to replace dropped ones
+    synthetic: Literal["add", "replace"] = "add"
+    decoding: Literal["nucleus", "beam_search", "greedy"] = "nucleus"  # decoding strategy of the captioner
+    top_p: PositiveFraction = 0.9  # nucleus sampling: probability mass to sample from
     num_beams: NumBeams = 3  # beam search: beam size
     repetition_penalty: Factor = 1.1  # nucleus sampling: penalty on tokens already generated (official code)
-    min_length: CountOrNone = 5  # minimum tokens of a synthetic caption, start token and prompt included
+    min_length: CountOrZero = 5  # minimum tokens of a synthetic caption, start token and prompt included
     max_length: MaxLength = 20  # maximum tokens of a synthetic caption, start token and prompt included
     prompt: str = ""  # prompt that the captioner was trained with: "a picture of" for BLIP's fine-tuned captioner
     # features for near-duplicate detection: the filter's image embedding, or a frozen CNN's (extra cnn)
-    similarity: Literal["readout", "cnn"] = "readout"
+    similarity: Literal["embedding", "cnn"] = "embedding"
     # cosine above which two images count as duplicates; 0: 0.97 for the filter's embeddings, 0.85 for the CNN's, as
     # measured
-    duplicate_cosine: Share = 0.0
+    duplicate_cosine: Fraction = 0.0
     duplicates: Literal["list", "drop"] = "list"  # images that duplicate an earlier one: only list them, or drop them
     against: str = ""  # evaluation data that must not leak into training, such as a test set
     against_split: str = "test"  # split of `against`
@@ -68,8 +68,8 @@ class CorruptCaptions:
 
     data: str = ""  # a folder, a file, tar shards, or the built-in scenes
     split: Text = "train"  # split of the data
-    share: Share = 0.5  # share of captions that are moved to other images
-    first: CountOrNone = 0  # index of the first image to use
-    last: CountOrNone = 0  # index after the last image to use; 0: to the end
+    fraction: Fraction = 0.5  # share of captions that are moved to other images
+    first: CountOrZero = 0  # index of the first image to use
+    last: CountOrZero = 0  # index after the last image to use; 0: to the end
     shard_size: Count = 1000  # images per shard
     seed: Seed = 0  # random seed

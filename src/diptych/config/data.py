@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from diptych.config.validation import PatchSize, Pixels, PixelsOrNone, Range, require_at_most, settings
+from diptych.config.validation import PatchSize, Pixels, PixelsOrZero, Range, require_at_most, settings
 
 
 @settings("streaming")
 class Streaming:
-    """Sequential reading of tar shards too many to index (see data/webdataset/stream.py).
+    """Sequential reading of tar shards too many to index (see data/webdataset/streamed_shards.py).
 
     The shards are distributed over `lanes`, which the ranks share. The order of samples depends on `lanes` and
     `buffer`, not on the number of ranks. With `lanes` 0 the shards are indexed and read in random order.
@@ -50,8 +50,8 @@ class ImageSettings:
     std: tuple[Deviation, Deviation, Deviation] = HALF  # per-channel standard deviation
     augment: bool = False  # RandAugment, 2 operations of magnitude 9, drawn per (seed, step, sample)
     square: bool = False  # resize to shorter_side x shorter_side, ignoring the aspect ratio (ViT)
-    square_width: PixelsOrNone = 0  # with square: width, where it is not the height
-    crop: PixelsOrNone = 0  # centre-crop a square of this size after resizing (CLIP); 0: no crop
+    square_width: PixelsOrZero = 0  # with square: width, where it is not the height
+    crop: PixelsOrZero = 0  # centre-crop a square of this size after resizing (CLIP); 0: no crop
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"  # Pillow's filter
 
     def __post_init__(self) -> None:

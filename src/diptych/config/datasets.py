@@ -13,7 +13,7 @@ PAIRS = {
     "Flickr30k": 145_000,
 }
 """Image-text pairs. Source: ALBEF, table 7 (the first five); BLIP, section 4.1; CLIP, section 2.2; Flickr30k: 29,000
-images with five captions each. Web data sets shrink: fewer pairs can be downloaded today.
+images with five captions each. Web data sets fc2: fewer pairs can be downloaded today.
 """
 
 IMAGENET = 1_281_167

@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal
 from diptych.config.data import ImageSettings, Streaming
 from diptych.config.training import Training
 from diptych.config.validation import (
+    BoxesPerSide,
     Count,
-    CountOrNone,
+    CountOrZero,
     Dim,
     Factor,
-    Longest,
+    Fraction,
+    FractionBelowOne,
+    MaxItems,
     MaxLength,
     NumBeams,
     NumClasses,
-    Places,
+    PositiveFraction,
     Range,
     Seed,
-    Share,
-    ShareAboveZero,
-    ShareBelowOne,
     Steps,
     Text,
     Weight,
@@ -51,18 +51,18 @@ class Objectives:
     vqkd: Weight = 0.0  # visual tokenizer: vector-quantised distillation of the CNN's features per patch (VQ-KD)
     triplet: Weight = 0.0  # triplet loss with a margin over negatives (VSE++, SCAN)
     whole_words: bool = True  # mlm: mask whole words rather than single tokens
-    mask_rate: ShareAboveZero = 0.15  # mlm: share of tokens that are masked
+    mask_rate: PositiveFraction = 0.15  # mlm: share of tokens that are masked
     text_only: bool = False  # mlm: encode the text without its image
     hard_negatives: bool = False  # itm: sample negatives by contrastive similarity, not uniformly
-    uniform_mix: Share = 0.0  # hard negatives: probability added to every candidate (BLIP: 1e-4)
+    uniform_mix: Fraction = 0.0  # hard negatives: probability added to every candidate (BLIP: 1e-4)
     itc_form: Literal["softmax", "sigmoid"] = "softmax"  # itc: softmax over the batch, or sigmoid per pair
-    label_smoothing: ShareBelowOne = 0.0  # lm, masked_captions: label smoothing over the vocabulary
+    label_smoothing: FractionBelowOne = 0.0  # lm, masked_captions: label smoothing over the vocabulary
     mask_regions: bool = False  # itm, mlm: share one encoding with masked regions (ViLBERT)
-    region_target: Literal["classes", "features", "contrast"] = "classes"  # masked_regions: prediction target
+    region_target: Literal["classes", "features", "nce"] = "classes"  # masked_regions: prediction target
     min_block: Annotated[int, Range(1, 4096)] = 16  # masked_codes*: minimum patches of a masked block
     local_negatives: bool = False  # hard negatives: only from the process's own part of the batch
     mim_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # mim: share of patches that are masked
-    mlm_text_only_rate: ShareAboveZero = 0.15  # mlm_text_only: share of tokens that are masked
+    mlm_text_only_rate: PositiveFraction = 0.15  # mlm_text_only: share of tokens that are masked
     codebook_size: Annotated[int, Range(2, 2**16)] = 8192  # vqkd, masked_codes*: number of visual tokens
     margin: Annotated[float, Range(0, 100)] = 0.2  # triplet: margin
     hardest_only: bool = True  # triplet: only the hardest negative counts, not the sum over all
@@ -92,8 +92,8 @@ LOSSES = (
 class Teacher:
     """A momentum (EMA) teacher and its feature queue (ALBEF, section 3.2)."""
 
-    momentum: Share = 0.0  # EMA momentum of the teacher's weights; 0: no teacher
-    alpha: Share = 0.4  # weight of the teacher's soft targets
+    momentum: Fraction = 0.0  # EMA momentum of the teacher's weights; 0: no teacher
+    alpha: Fraction = 0.4  # weight of the teacher's soft targets
     warmup: Steps = 0.0  # steps over which alpha grows from 0; below 1: a share of the run
     queue_size: Annotated[int, Range(0, 2**24)] = 0  # image-text feature pairs in the queue
 
@@ -109,12 +109,12 @@ BOXES = ("boxes", "hypercolumns")
 """Values of `Embedders.image` for features of a frozen CNN in fixed boxes: of its last map, or of all stages."""
 
 
-WordStates = Literal["own", "minilm", "minilm_onward", "minilm_words"]
+TextEmbedder = Literal["own", "minilm", "minilm_causal", "minilm_words"]
 """Which text features a model's first block receives:
 
 - ``own``: its own word embeddings;
 - ``minilm``: contextual states of a frozen MiniLM (bidirectional);
-- ``minilm_onward``: states of three of its layers under a causal mask, for models with a text decoder;
+- ``minilm_causal``: states of three of its layers under a causal mask, for models with a text decoder;
 - ``minilm_words``: its context-free vector of each word.
 """
 
@@ -127,10 +127,10 @@ class Embedders:
     # maps of all its stages pooled in them; PATH: detector features (.tsv, LMDB, or a folder of .npz)
     image: Text = "own"
     # boxes, hypercolumns: width and height as shares of the image's, and positions along each side; empty: 36 boxes
-    scales: Annotated[tuple[tuple[ShareAboveZero, ShareAboveZero, Places], ...], Longest(64)] = ()
+    scales: Annotated[tuple[tuple[PositiveFraction, PositiveFraction, BoxesPerSide], ...], MaxItems(64)] = ()
     feature_dim: Dim = 1280  # dimension of the region features read from PATH
-    text: WordStates = "own"  # own: word embeddings; others: features of a frozen MiniLM
-    dropout: ShareBelowOne = 0.0  # dropout on frozen image and text features, before their projection
+    text: TextEmbedder = "own"  # own: word embeddings; others: features of a frozen MiniLM
+    dropout: FractionBelowOne = 0.0  # dropout on frozen image and text features, before their projection
 
 
 @settings()
@@ -145,7 +145,7 @@ class Pretrain:
     split: Text = "train"  # training split
     init_from: str = ""  # run folder to initialise the weights from; empty: random weights
     recipe: str = ""  # name of the run
-    max_patches: CountOrNone = 0  # maximum patches per image in training, sampled at random (ViLT: 200); 0: all
+    max_patches: CountOrZero = 0  # maximum patches per image in training, sampled at random (ViLT: 200); 0: all
     teacher: Teacher = Teacher()
     embedders: Embedders = Embedders()
     # factor on the initial weights of linear layers: BERT's std 0.02 suits 768 channels; narrow models need more
@@ -154,9 +154,9 @@ class Pretrain:
     freeze: tuple[str, ...] = ()  # parameters to freeze, as patterns of their names (* matches any text)
     init_image_from: str = ""  # ViT run folder to initialise the image encoder from (see diptych import vit)
     init_text_from: str = ""  # BERT checkpoint to initialise the text encoder from
-    tokenizer: str = ""  # masked_codes*: run folder of the visual tokenizer
-    mixgen: Share = 0.0  # share of training pairs mixed with another pair (MixGen: 0.25)
-    grad_cache_size: CountOrNone = 0  # itc: samples per encoder pass with gradient caching; 0: the whole batch
+    visual_tokenizer: str = ""  # masked_codes*: run folder of the visual tokenizer
+    mixgen: Fraction = 0.0  # share of training pairs mixed with another pair (MixGen: 0.25)
+    grad_cache_size: CountOrZero = 0  # itc: samples per encoder pass with gradient caching; 0: the whole batch
     streaming: Streaming = field(default_factory=Streaming)
     corpus: str = ""  # the paper's training data, for the record
     vocabulary: str = ""  # vocabulary file of the text tokenizer; empty: the bundled one of the model's size
@@ -202,11 +202,11 @@ class Evaluation:
     task: Literal["", "retrieval", "captioning", "vqa", "matching", "classification"] = ""
     data: str = ""  # empty: the run's training data
     split: Text = "val"
-    gallery: CountOrNone = 0  # use only the first N images; 0: all (not for vqa)
-    captions: CountOrNone = 0  # use only the first N captions of each image; 0: all (not for vqa)
-    rerank: CountOrNone = 32  # retrieval: re-rank the dual encoder's top N by ITM; 0: no re-ranking
+    gallery: CountOrZero = 0  # use only the first N images; 0: all (not for vqa)
+    captions: CountOrZero = 0  # use only the first N captions of each image; 0: all (not for vqa)
+    rerank: CountOrZero = 32  # retrieval: re-rank the dual encoder's top N by ITM; 0: no re-ranking
     # re-rank by: match: ITM probability (ALBEF); cosine: ITM logit + cosine (BLIP); product: ITM x ITC probability
-    rerank_by: Literal["match", "cosine", "product"] = "product"
+    rerank_by: Literal["itm", "sum", "product"] = "product"
     num_beams: NumBeams = 3  # captioning: beam size
     max_length: MaxLength = 30  # captioning: maximum tokens, start and end tokens included
     shuffle_captions: bool = False  # control: captions of other images, which must bring every score to chance
@@ -215,4 +215,4 @@ class Evaluation:
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
     workers: Workers = 2  # data-loading processes
-    max_skipped: Share = 0.01  # share of unusable samples above which evaluation stops
+    max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops

@@ -91,8 +91,10 @@ def check_facts(facts: dict[str, Any]) -> None:
             raise ValueError(f"facts.{name}: expected text, got {_preview(value)}")
         if name == "precision" and value not in ("fp32", "bf16"):
             raise ValueError(f"facts.precision: expected fp32 or bf16, got {_preview(value)}")
-        if name == "given" and not (isinstance(value, dict) and all(isinstance(text, str) for text in value.values())):
-            raise ValueError(f"facts.given: expected names and texts, got {_preview(value)}")
+        if name == "frozen_features" and not (
+            isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+        ):
+            raise ValueError(f"facts.frozen_features: expected names and texts, got {_preview(value)}")
     for name, minimum in MINIMUM.items():
         if name in facts and not (_is_number(facts[name]) and facts[name] >= minimum):
             raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {_preview(facts[name])}")

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from diptych.config.validation import (
     Count,
-    CountOrNone,
+    CountOrZero,
+    Fraction,
+    FractionBelowOne,
     Range,
     Samples,
     Seed,
-    Share,
-    ShareBelowOne,
     Steps,
     Text,
     Workers,
@@ -25,7 +25,7 @@ class Optimizer:
     """AdamW, its learning-rate schedule, and gradient clipping."""
 
     learning_rate: Annotated[float, Range(0, 100, "low")] = 1e-4  # peak learning rate
-    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)  # AdamW's betas
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.98)  # AdamW's betas
     eps: Annotated[float, Range(0, 1, "low")] = 1e-8  # AdamW's eps
     weight_decay: Annotated[float, Range(0, 100)] = 0.01  # not applied to biases, norms and scalars
     warmup: Steps = 0.1  # warm-up steps; below 1: a share of the run
@@ -49,11 +49,11 @@ class Training:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False  # recompute activations in backward: less memory, about a third more compute
     log_every: Count = 10  # steps per row of metrics.jsonl
-    evaluate_every: CountOrNone = 0  # steps between evaluations; 0: only at the end
+    evaluate_every: CountOrZero = 0  # steps between evaluations; 0: only at the end
     checkpoint_every: Count = 200  # steps between checkpoints; a shorter run saves after half of its steps
     checkpoint_minutes: Annotated[float, Range(0, 1e6, "low")] = 5.0  # also save after this many minutes
     patience: Steps = 0.3  # steps at chance level before a loss is reported as stuck; below 1: a share of the run
-    max_skipped: Share = 0.01  # share of unusable samples above which the run stops
+    max_skipped: Fraction = 0.01  # share of unusable samples above which the run stops
     optimizer: Optimizer = Optimizer()
 
     def saves(self, done: int) -> bool:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-SHOWN = 60
+MAX_REPR_CHARS = 60
 """Maximum number of characters of a rejected value that an error message repeats."""
 
 
@@ -39,7 +39,7 @@ class Nonempty:
 
 
 @dataclass(frozen=True)
-class Longest:
+class MaxItems:
     """Marks a tuple of at most `most` items."""
 
     most: int
@@ -49,25 +49,25 @@ Text = Annotated[str, Nonempty()]
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Count = Annotated[int, Range(1, 2**31 - 1)]
-CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0: none, or all (see the field)
+CountOrZero = Annotated[int, Range(0, 2**31 - 1)]  # 0: none, or all (see the field)
 Samples = Annotated[int, Range(1, 2**20)]
 Workers = Annotated[int, Range(0, 256)]
 
 Dim = Annotated[int, Range(1, 2**16)]
 MLPDim = Annotated[int, Range(1, 2**18)]
 Depth = Annotated[int, Range(1, 512)]
-DepthOrNone = Annotated[int, Range(0, 512)]
+DepthOrZero = Annotated[int, Range(0, 512)]
 NumHeads = Annotated[int, Range(1, 1024)]
 PatchSize = Annotated[int, Range(1, 512)]
-Cells = Annotated[int, Range(1, 512)]  # patches along one side of an image
-Places = Annotated[int, Range(1, 64)]  # positions of boxes along one side of an image
+PatchesPerSide = Annotated[int, Range(1, 512)]  # patches along one side of an image
+BoxesPerSide = Annotated[int, Range(1, 64)]  # positions of boxes along one side of an image
 Pixels = Annotated[int, Range(1, 4096)]  # along one side of an image
-PixelsOrNone = Annotated[int, Range(0, 4096)]
+PixelsOrZero = Annotated[int, Range(0, 4096)]
 VocabSize = Annotated[int, Range(1, 2**21)]
-Place = Annotated[int, Range(0, 2**21)]  # token id
+TokenId = Annotated[int, Range(0, 2**21)]  # token id
 Length = Annotated[int, Range(1, 2**16)]  # text length in tokens
 NumClasses = Annotated[int, Range(1, 2**20)]
-NumClassesOrNone = Annotated[int, Range(0, 2**20)]
+NumClassesOrZero = Annotated[int, Range(0, 2**20)]
 NumImages = Annotated[int, Range(1, 8)]  # per sample
 NumBeams = Annotated[int, Range(1, 1024)]
 MaxLength = Annotated[int, Range(2, 2**16)]  # tokens of a generated text, start and end tokens included
@@ -75,9 +75,9 @@ MaxLength = Annotated[int, Range(2, 2**16)]  # tokens of a generated text, start
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "relu", "silu"]
 Epsilon = Annotated[float, Range(0, 1, "both")]  # of layer normalisation
 
-Share = Annotated[float, Range(0, 1)]
-ShareAboveZero = Annotated[float, Range(0, 1, "low")]
-ShareBelowOne = Annotated[float, Range(0, 1, "high")]
+Fraction = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(0, 1, "low")]
+FractionBelowOne = Annotated[float, Range(0, 1, "high")]
 Weight = Annotated[float, Range(0, 1e6)]
 Factor = Annotated[float, Range(0, 1e4, "low")]
 Steps = Annotated[float, Range(0, 2**31 - 1)]  # optimizer steps; below 1: a share of the run
@@ -118,22 +118,22 @@ def check(hint: Any, value: Any, name: str) -> None:
         check(inner[0], value, name)
         for rule in inner[1:]:
             if isinstance(rule, Range) and value not in rule:
-                _refuse(name, f"in {rule}", value)
+                _raise_invalid(name, f"in {rule}", value)
             if isinstance(rule, Nonempty) and not value:
                 raise ValueError(f"{name} must not be empty")
-            if isinstance(rule, Longest) and len(value) > rule.most:
+            if isinstance(rule, MaxItems) and len(value) > rule.most:
                 raise ValueError(f"{name} must have at most {rule.most} values: got {len(value)}")
     elif origin is Literal:
         if not any(type(value) is type(choice) and value == choice for choice in inner):
-            _refuse(name, f"one of {', '.join(map(repr, inner))}", value)
+            _raise_invalid(name, f"one of {', '.join(map(repr, inner))}", value)
     elif origin is tuple:
         _check_tuple(inner, value, name)
     elif expected := _expected_type(hint):
         description, types = expected
         if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
-            _refuse(name, description, value)
+            _raise_invalid(name, description, value)
         if isinstance(value, str) and "\0" in value:
-            _refuse(name, "text without a zero byte", value)
+            _raise_invalid(name, "text without a zero byte", value)
 
 
 def require_multiple(config: Any, prefix: str, *pairs: tuple[str, str]) -> None:
@@ -159,10 +159,10 @@ def require_at_most(config: Any, prefix: str, *pairs: tuple[str, str], below: bo
 
 def _check_tuple(inner: tuple[Any, ...], value: Any, name: str) -> None:
     if not isinstance(value, tuple):
-        _refuse(name, "a tuple", value)
+        _raise_invalid(name, "a tuple", value)
     kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
     if len(kinds) != len(value):
-        _refuse(name, f"{len(kinds)} values", value)
+        _raise_invalid(name, f"{len(kinds)} values", value)
     for kind, part in zip(kinds, value, strict=True):
         check(kind, part, name)
 
@@ -181,10 +181,12 @@ def _expected_type(hint: Any) -> tuple[str, tuple[type, ...]] | None:
     return (" or ".join(kind.__name__ for kind in kinds), tuple(kinds)) if kinds else None
 
 
-def _refuse(name: str, expected: str, value: Any) -> None:
+def _raise_invalid(name: str, expected: str, value: Any) -> None:
     """Raises ValueError."""
     text = repr(value)
-    raise ValueError(f"{name} must be {expected}: got {text if len(text) <= SHOWN else text[:SHOWN] + '...'}")
+    raise ValueError(
+        f"{name} must be {expected}: got {text if len(text) <= MAX_REPR_CHARS else text[:MAX_REPR_CHARS] + '...'}"
+    )
 
 
 def _dotted(prefix: str, field: str) -> str:

@@ -23,7 +23,7 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.utils.rng import generator, uniform
 
 TRIES = 8  # other images drawn for a mismatched pair before it is a bad sample
-LONGEST_TEXT = 4000  # characters; tokenizers truncate long before this, so more would only cost time
+MAX_TEXT_CHARS = 4000  # characters; tokenizers truncate long before this, so more would only cost time
 
 
 @runtime_checkable
@@ -89,7 +89,7 @@ class PairExamples:
     def caption(self, index: int) -> str:
         """The caption of example `index`, truncated to LONGEST_TEXT characters."""
         image = int(self.owner[index])
-        return self.source.captions(image)[index - self._first[image]][:LONGEST_TEXT]
+        return self.source.captions(image)[index - self._first[image]][:MAX_TEXT_CHARS]
 
     def load(self, index: int, seed: int, step: int) -> LoadedPair:
         i, caption = int(self.owner[index]), self.caption(index)
@@ -181,7 +181,7 @@ class QuestionExamples:
             seed,
             step,
             torch.tensor(ids),
-            text=self.tokenizer.encode([q.text[:LONGEST_TEXT] for _, q in loaded]),
+            text=self.tokenizer.encode([q.text[:MAX_TEXT_CHARS] for _, q in loaded]),
             labels={"targets": targets, "question": torch.tensor([q.id for _, q in loaded])},
         )
         return with_images(batch, self.loader.stack([image for image, _ in loaded]))
@@ -229,7 +229,7 @@ class TextExamples:
 
     def _text(self, index: int) -> str:
         image, number = self._captions[index]
-        return self.source.captions(image)[number][:LONGEST_TEXT]
+        return self.source.captions(image)[number][:MAX_TEXT_CHARS]
 
 
 class ImageExamples:

@@ -43,25 +43,25 @@ class SkipCounter:
 
     def __init__(self, limit: float = 0.01):
         self.limit = limit
-        self.seen = self.bad = 0
-        self.listed: dict[int, Skipped] = {}  # each bad sample once, over all epochs
+        self.num_samples = self.num_skipped = 0
+        self.skipped: dict[int, Skipped] = {}  # each bad sample once, over all epochs
 
     def add(self, samples: int, skipped: Sequence[Skipped]) -> None:
         """Counts `samples` good and the skipped samples, then checks as if there were at least 1,000.
 
         Raises DataError.
         """
-        self.listed |= {s.id: s for s in skipped}
-        self.bad += len(skipped)
-        self.seen += samples + len(skipped)
-        self.check(least=1000)
+        self.skipped |= {s.id: s for s in skipped}
+        self.num_skipped += len(skipped)
+        self.num_samples += samples + len(skipped)
+        self.check(min_samples=1000)
 
-    def check(self, least: int = 1) -> None:
+    def check(self, min_samples: int = 1) -> None:
         """Raises DataError, which lists the first bad samples, where their share is over the limit."""
-        if self.bad > self.limit * max(self.seen, least):
-            head = "; ".join(f"{s.where}: {s.why}" for s in list(self.listed.values())[:5])
+        if self.num_skipped > self.limit * max(self.num_samples, min_samples):
+            head = "; ".join(f"{s.where}: {s.why}" for s in list(self.skipped.values())[:5])
             raise DataError(
-                f"{self.bad} of {self.seen} samples could not be used, more than {self.limit:.1%} "
+                f"{self.num_skipped} of {self.num_samples} samples could not be used, more than {self.limit:.1%} "
                 f"(first: {head}); repair the data, or raise --max_skipped (a share)"
             )
 

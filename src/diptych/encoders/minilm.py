@@ -18,7 +18,7 @@ from diptych.modules.attention import Causal
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
 from diptych.modules.tokens import packing
-from diptych.utils.cache import DiskCache, MemoryCache, digest
+from diptych.utils.feature_cache import DiskCache, MemoryCache, digest
 
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 12, 1536, 6
 BATCH_SIZE, STRIDE = 16, 8  # texts per batch, and the multiple of tokens that they are padded to
@@ -32,8 +32,8 @@ WORDS = {
 LAYER = {
     "attention.out": "attention.output.dense",
     "norm1": "attention.output.LayerNorm",
-    "feedforward.grow": "intermediate.dense",
-    "feedforward.shrink": "output.dense",
+    "feedforward.fc1": "intermediate.dense",
+    "feedforward.fc2": "output.dense",
     "norm2": "output.LayerNorm",
 }  # fmt: skip
 """Weight names here and in the published checkpoint."""
@@ -61,8 +61,8 @@ class FrozenMiniLM:
     def __init__(
         self,
         depth: int = DEPTH,
-        most_bytes: float | None = None,
-        store: DiskCache | None = None,
+        max_bytes: float | None = None,
+        cache: DiskCache | None = None,
         stages: tuple[int, ...] = (),
         causal: bool = False,
     ) -> None:
@@ -84,8 +84,8 @@ class FrozenMiniLM:
             part.eval().requires_grad_(False)
         self.stages, self.width = stages, WIDTH * max(len(stages), 1)
         self._allowed = Causal() if causal else None
-        self._cache = MemoryCache(most_bytes, store)
-        how = " ".join(map(str, (depth, BATCH_SIZE, STRIDE, *stages, *(["onward"] if causal else []))))
+        self._cache = MemoryCache(max_bytes, cache)
+        how = " ".join(map(str, (depth, BATCH_SIZE, STRIDE, *stages, *(["causal"] if causal else []))))
         self.name = digest("minilm", published["encoder.layer.5.output.dense.weight"], how)
 
     def __call__(self, text: Text, transient: bool = False) -> Float[Tensor, "b n width"]:

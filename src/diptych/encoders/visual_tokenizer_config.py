@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from diptych.config.validation import (
-    Cells,
     Count,
     Depth,
     Dim,
+    FractionBelowOne,
     MLPDim,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
     Range,
-    ShareBelowOne,
     require_multiple,
     settings,
 )
@@ -32,12 +32,15 @@ class VisualTokenizerConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        14,
+        14,
+    )  # rows and columns of the position grid, which other image sizes resize
     num_codes: Annotated[int, Range(2, 2**16)] = 8192  # in the codebook
     code_dim: Dim = 32
     decoder_depth: Depth = 3
     feature_dim: Dim = 512  # of the teacher's features
-    decay: ShareBelowOne = 0.99  # of the moving averages that the codes are
+    decay: FractionBelowOne = 0.99  # of the moving averages that the codes are
     patience: Count = 10  # steps without use after which a code is replaced
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import VQA_V2
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain, WordStates
+from diptych.config.run import Embedders, Finetune, Objectives, Pretrain, TextEmbedder
 from diptych.config.training import Optimizer, Training
 from diptych.models.configs import Model
 
@@ -96,7 +96,7 @@ def on_frozen_features(
     steps: int = 240,
     batch: int = 128,
     learning_rate: float = 1e-3,
-    text: WordStates = "minilm",
+    text: TextEmbedder = "minilm",
     init_scale: float = 1.0,
 ) -> Pretrain:
     """A pre-training run on frozen features."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.checkpoints.adapter import OfficialConfig, State, with_grid
-from diptych.checkpoints.huggingface.folder import read_weights
+from diptych.checkpoints.huggingface.folder import load_folder_state_dict
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
 from diptych.checkpoints.strict import check_fit, load_strict
@@ -33,18 +33,18 @@ from diptych.models.vlmo import checkpoint as vlmo
 from diptych.models.vsepp import checkpoint as vsepp
 from diptych.utils.state_dict import listed, named_weights
 
-SYSTEMS = {
+ADAPTERS = {
     system.name: system
     for system in (
-        vit.SYSTEM, vlmo.SYSTEM, vilt.SYSTEM, vsepp.SYSTEM, scan.SYSTEM, vilbert.SYSTEM, crossvit.SYSTEM, mae.SYSTEM,
-        beit3.SYSTEM, albef.SYSTEM, blip.SYSTEM, clip.SYSTEM, clip.OPEN_CLIP, resnet_checkpoint.SYSTEM, coca.SYSTEM,
+        vit.ADAPTER, vlmo.ADAPTER, vilt.ADAPTER, vsepp.ADAPTER, scan.ADAPTER, vilbert.ADAPTER, crossvit.ADAPTER, mae.ADAPTER,
+        beit3.ADAPTER, albef.ADAPTER, blip.ADAPTER, clip.ADAPTER, clip.OPEN_CLIP, resnet_checkpoint.ADAPTER, coca.ADAPTER,
     )
 }  # fmt: skip
 """The adapters of the systems whose official checkpoints can be imported, by name."""
 
 
 @dataclass(frozen=True)
-class Imported:
+class OfficialCheckpoint:
     """An official checkpoint under our names.
 
     `task`: what it was trained for: pretraining, vqa, retrieval, nlvr2, classification, or encoder if it has no head.
@@ -63,14 +63,14 @@ class Imported:
 
     @property
     def heads(self) -> list[str]:
-        """The heads of the checkpoint: "heads.match", "head", "model.head" …"""
+        """The heads of the checkpoint: "heads.itm", "head", "model.head" …"""
         modules = {".".join(name.split(".")[: 2 if name.startswith("heads.") else 1]) for name in self.state}
         classifier = {"model.head"} if "model.head.weight" in self.state else set()
         return sorted(modules - {"model"} | classifier)
 
     def build(self) -> nn.Module:
         """The training step of the checkpoint, with its weights loaded."""
-        step = SYSTEMS[self.system].build(self.arguments, self.task, self.state)
+        step = ADAPTERS[self.system].build(self.arguments, self.task, self.state)
         load_strict(step, self.state, f"this {self.system} checkpoint")
         return step
 
@@ -81,7 +81,7 @@ def load_official(
     num_heads: int | None = None,
     grid: tuple[int, int] | None = None,
     settings: OfficialConfig | None = None,
-) -> Imported:
+) -> OfficialCheckpoint:
     """Reads a checkpoint in the official layout of a system, or in Hugging Face's, timm's or JAX's where it has one.
 
     Args:
@@ -94,11 +94,11 @@ def load_official(
     Raises:
         WeightsError: one line that names the file and the weights.
     """
-    if system not in SYSTEMS:
-        raise WeightsError(f"no system {system!r} to import; there are {', '.join(SYSTEMS)}")
+    if system not in ADAPTERS:
+        raise WeightsError(f"no system {system!r} to import; there are {', '.join(ADAPTERS)}")
     imported, notes = unwrap(
         path,
-        read_weights(path),
+        load_folder_state_dict(path),
         lambda state: _import_state(system, state, num_heads, grid, settings or {}),
         lambda state: _is_known(system, state),
     )
@@ -107,11 +107,11 @@ def load_official(
 
 def _import_state(
     system: str, state: State, num_heads: int | None, grid: tuple[int, int] | None, settings: OfficialConfig
-) -> Imported:
+) -> OfficialCheckpoint:
     """Imports one set of weights, in any layout of a system. Raises WeightsError."""
     try:
         official, heads_of_layout = to_official_names(system, state)
-        positions = [p for p in SYSTEMS[system].positions if p.official in official]
+        positions = [p for p in ADAPTERS[system].positions if p.official in official]
         own_grid = grid if any(not p.is_square(official[p.official]) for p in positions) else None
         options = {"num_heads": num_heads or heads_of_layout, "grid": own_grid}
         config = with_grid(settings) | {key: value for key, value in options.items() if value is not None}
@@ -127,7 +127,7 @@ def _import_state(
 def _is_known(system: str, state: State) -> bool:
     """Whether weights belong to a system, even if some are missing."""
     try:
-        return SYSTEMS[system].matches(to_official_names(system, state)[0])
+        return ADAPTERS[system].matches(to_official_names(system, state)[0])
     except (WeightsError, RuntimeError, IndexError):
         return False
 
@@ -138,18 +138,18 @@ def identify_system(official: Mapping[str, Tensor], config: OfficialConfig | Non
     Raises:
         WeightsError: no system matches, or several do.
     """
-    matches = [system for system in SYSTEMS.values() if system.matches(official)]
+    matches = [system for system in ADAPTERS.values() if system.matches(official)]
     if config:
         matches = [system for system in matches if system.matches_config(config)]
     if not matches:
-        raise WeightsError(f"a checkpoint of no known system; there are {', '.join(SYSTEMS)}")
+        raise WeightsError(f"a checkpoint of no known system; there are {', '.join(ADAPTERS)}")
     if len(matches) > 1:
         names = " and ".join(system.name for system in matches)
         raise WeightsError(f"a checkpoint with weight names of both {names}; give the config that it was trained with")
     return matches[0].name
 
 
-def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConfig) -> Imported:
+def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConfig) -> OfficialCheckpoint:
     """A state under official names, translated to ours.
 
     Names and shapes are checked before tensors of the model's size are allocated. The momentum teacher and the queue
@@ -162,7 +162,7 @@ def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConf
     Raises:
         WeightsError: the weights do not fit the system; the message names them.
     """
-    system = SYSTEMS[name]
+    system = ADAPTERS[name]
     arguments, task = {**system.infer(official, config), **config.get("arguments", {})}, system.task(official)
     names = system.names(arguments, task)
     if names.teacher_names and not any(name in official for name in names.teacher_names):
@@ -185,23 +185,23 @@ def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConf
         for n in names.weight_normed
         if n not in official and names.ours[n] in state
     ]
-    return Imported(name, task, arguments, state, ignored, names, ignored_tensors, notes)
+    return OfficialCheckpoint(name, task, arguments, state, ignored, names, ignored_tensors, notes)
 
 
-def resize_grid(imported: Imported, grid: tuple[int, int] | None) -> Imported:
+def resize_grid(imported: OfficialCheckpoint, grid: tuple[int, int] | None) -> OfficialCheckpoint:
     """The checkpoint with its positions resized to `grid` (rows, columns); None: unchanged. Raises WeightsError."""
     if grid is None or grid == imported.arguments.get("grid"):
         return imported
     positions = [
         (name, positions)
-        for positions in SYSTEMS[imported.system].positions
+        for positions in ADAPTERS[imported.system].positions
         for name in imported.state
         if name.endswith(positions.ours)  # of the student and of the momentum teacher
     ]
     if not positions:
         raise WeightsError(f"{imported.system} has no position grid to resize; leave --grid out")
     try:
-        refitted = {name: p.fit(imported.state[name], imported.arguments["grid"], grid) for name, p in positions}
+        refitted = {name: p.resized(imported.state[name], imported.arguments["grid"], grid) for name, p in positions}
     except ValueError as error:
         raise WeightsError(f"positions cannot be resized: {error}") from None
     return replace(imported, arguments=imported.arguments | {"grid": grid}, state=imported.state | refitted)

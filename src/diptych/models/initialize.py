@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diptych.checkpoints.bert import LAYER, TEXT_EMBEDDING
 from diptych.checkpoints.mapping import KeyMapping, prefixed
 from diptych.checkpoints.positions import resize_positions
-from diptych.checkpoints.read import WeightsError, read_states
+from diptych.checkpoints.read import WeightsError, load_all_state_dicts
 from diptych.checkpoints.strict import check_fit, load_strict
 from diptych.checkpoints.wrappers import unwrap
 from diptych.models.albef.model import ALBEF
@@ -83,8 +83,8 @@ def initialize_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]
         if name.startswith(CLASSIFIER):
             continue
         ours = name if name.startswith("patches.") else f"transformer.{name}"
-        ours = ours.replace(".norm1.", ".norm.").replace(".norm2.", ".apart.image.norm.")
-        ours = ours.replace(".feedforward.", ".apart.image.feedforward.")
+        ours = ours.replace(".norm1.", ".norm.").replace(".norm2.", ".modality_ffn.image.norm.")
+        ours = ours.replace(".feedforward.", ".modality_ffn.image.feedforward.")
         if ours.endswith(".qkv.bias"):
             part = ours.removesuffix("qkv.bias")
             loaded[f"{part}query_bias"], _, loaded[f"{part}value_bias"] = tensor.chunk(3)
@@ -94,7 +94,8 @@ def initialize_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]
     needed = [
         name
         for name in named_weights(vlmo)
-        if not name.startswith(unchanged) and not any(part in name for part in (".apart.text.", ".together.", ".scale"))
+        if not name.startswith(unchanged)
+        and not any(part in name for part in (".modality_ffn.text.", ".vl_ffn.", ".scale"))
     ]
     _check_complete(loaded, needed)
     loaded["patches.position"] = resize_to_grid(loaded["patches.position"], vlmo.patches.grid, vlmo.patches.resize)
@@ -146,7 +147,7 @@ def initialize_text_encoder_from_file(model: nn.Module, file: Path) -> tuple[lis
     def is_bert(state: dict[str, Tensor]) -> bool:
         return any(name.endswith(BERT_EMBEDDING) for name in state)
 
-    bert, notes = unwrap(file, read_states(file), fit, is_bert)
+    bert, notes = unwrap(file, load_all_state_dicts(file), fit, is_bert)
     return initialize_text_encoder(model, bert), notes
 
 

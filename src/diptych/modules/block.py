@@ -18,13 +18,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, mlp_dim: int, dropout: float = 0.0, activation: nn.Module | None = None):
         super().__init__()
-        self.grow = nn.Linear(dim, mlp_dim)
-        self.shrink = nn.Linear(mlp_dim, dim)
+        self.fc1 = nn.Linear(dim, mlp_dim)
+        self.fc2 = nn.Linear(mlp_dim, dim)
         self.activation = activation or nn.GELU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        return self.shrink(self.dropout(self.activation(self.grow(x))))
+        return self.fc2(self.dropout(self.activation(self.fc1(x))))
 
 
 class QuickGELU(nn.Module):

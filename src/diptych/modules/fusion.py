@@ -69,18 +69,18 @@ class CoAttentionFusion(nn.Module):
         self,
         text: nn.ModuleList,
         image: nn.ModuleList,
-        meetings: nn.ModuleList,
+        layers: nn.ModuleList,
         schedule: Sequence[tuple[int, int]],
         pooler: nn.Module,
     ):
         super().__init__()
         stops = [(0, 0), *schedule, (len(text), len(image))]
-        if len(meetings) != len(schedule) or any(a[0] > b[0] or a[1] > b[1] for a, b in pairwise(stops)):
+        if len(layers) != len(schedule) or any(a[0] > b[0] or a[1] > b[1] for a, b in pairwise(stops)):
             raise ValueError(
-                f"schedule {schedule} does not fit {len(meetings)} co-attention layers, {len(text)} text blocks and "
+                f"schedule {schedule} does not fit {len(layers)} co-attention layers, {len(text)} text blocks and "
                 f"{len(image)} image blocks: it must have an entry per layer, not decrease, and stay within the blocks"
             )
-        self.text, self.image, self.meetings, self.pooler = text, image, meetings, pooler
+        self.text, self.image, self.meetings, self.pooler = text, image, layers, pooler
         self.schedule = tuple(schedule)
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:

@@ -87,13 +87,13 @@ class MLMHead(MLMTransform):
         activation: nn.Module | None = None,
     ):
         super().__init__(dim, dim, eps, activation)
-        self.words = nn.Linear(dim, vocab_size, bias=False)
+        self.decoder = nn.Linear(dim, vocab_size, bias=False)
         if tied is not None:
-            self.words.weight = tied.weight
+            self.decoder.weight = tied.weight
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
-        return self.words(self.transform(x)) + self.bias
+        return self.decoder(self.transform(x)) + self.bias
 
 
 class RegionHead(MLMTransform):

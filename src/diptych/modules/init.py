@@ -37,7 +37,7 @@ def init_blocks(blocks: nn.ModuleList, dim: int) -> None:
         attention, feedforward = block.get_submodule("attention"), block.get_submodule("feedforward")
         projections = ("qkv",) if isinstance(attention, SelfAttention) else ("query", "key", "value")
         stds = [(attention, name, dim**-0.5) for name in projections] + [(attention, "out", residual_std)]
-        stds += [(feedforward, "grow", (2 * dim) ** -0.5), (feedforward, "shrink", residual_std)]
+        stds += [(feedforward, "fc1", (2 * dim) ** -0.5), (feedforward, "fc2", residual_std)]
         for module, name, std in stds:
             layer = module.get_submodule(name)
             assert isinstance(layer, nn.Linear)

@@ -63,15 +63,15 @@ class MoMEBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, eps)
         self.attention = SelfAttention(dim, num_heads, key_bias=False)
         self.add_attended = Residual(dim, scale, drop_path)
-        self.apart = ModalityFFN(PreNormFeedForward(dim, mlp_dim, eps), PreNormFeedForward(dim, mlp_dim, eps))
-        self.together = PreNormFeedForward(dim, mlp_dim, eps) if vl_expert else None
+        self.modality_ffn = ModalityFFN(PreNormFeedForward(dim, mlp_dim, eps), PreNormFeedForward(dim, mlp_dim, eps))
+        self.vl_ffn = PreNormFeedForward(dim, mlp_dim, eps) if vl_expert else None
         self.add_fed = Residual(dim, scale, drop_path)
 
     def forward(self, tokens: Tokens, bias: Float[Tensor, "h n m"] | None = None, fused: bool = False) -> Tokens:
         """`fused`: the tokens go to the vision-language expert, where this block has one."""
         tokens = self.add_attended(tokens, self.attention(tokens.map(self.norm), None, bias))
-        vl_expert = self.together if fused else None
-        return self.add_fed(tokens, self.apart(tokens) if vl_expert is None else tokens.map(vl_expert))
+        vl_expert = self.vl_ffn if fused else None
+        return self.add_fed(tokens, self.modality_ffn(tokens) if vl_expert is None else tokens.map(vl_expert))
 
 
 class MoMEFusion(nn.Module):
@@ -103,7 +103,7 @@ class MoMEFusion(nn.Module):
         """One modality through its own experts; and through the fused ones, from the first block that has one."""
         unimodal, fused = tokens, None
         for block, bias in zip(self.blocks, self._biases(tokens.layout), strict=True):
-            if block.together is not None:
+            if block.vl_ffn is not None:
                 fused = block(unimodal if fused is None else fused, bias, fused=True)
             unimodal = block(unimodal, bias)
         return unimodal.map(self.norm), (unimodal if fused is None else fused).map(self.norm)
@@ -159,10 +159,10 @@ def norms(dim: int, eps: float) -> ModalityFFN:
 def _feedforward(dim: int, mlp_dim: int, eps: float) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
-            grow=nn.Linear(dim, mlp_dim),
+            fc1=nn.Linear(dim, mlp_dim),
             gelu=nn.GELU(),
             norm=nn.LayerNorm(mlp_dim, eps),
-            shrink=nn.Linear(mlp_dim, dim),
+            fc2=nn.Linear(mlp_dim, dim),
         )
     )
 

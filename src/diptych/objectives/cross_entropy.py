@@ -58,7 +58,7 @@ def chunked_cross_entropy(
     Source: Wijmans et al. 2024; Hsu et al. 2024.
     """
     if isinstance(head, MLMHead):
-        rows, weight, bias = head.transform(rows), head.words.weight, head.bias
+        rows, weight, bias = head.transform(rows), head.decoder.weight, head.bias
     else:
         weight, bias = head.weight, head.bias
     device_type = rows.device.type
@@ -79,7 +79,7 @@ def output_layer(head: nn.Module) -> MLMHead | nn.Linear:
 
 def vocab_size_of(head: MLMHead | nn.Linear) -> int:
     """The number of words that `head` gives logits of."""
-    return (head.words if isinstance(head, MLMHead) else head).out_features
+    return (head.decoder if isinstance(head, MLMHead) else head).out_features
 
 
 class _Losses(torch.autograd.Function):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diptych.objectives.contrast import contrast_logits, teacher_logits
+from diptych.objectives.contrastive_logits import contrast_logits, teacher_logits
 from diptych.objectives.cross_entropy import soft_cross_entropy
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool
@@ -39,7 +39,7 @@ class ITC:
 
     name: str = "itc"
     weight: float = 1.0
-    head_names: tuple[str, ...] = ("contrast",)
+    head_names: tuple[str, ...] = ("itc",)
     form: Literal["softmax", "sigmoid"] = "softmax"
 
     def samples_compared(self, among: ComparisonPool) -> int:

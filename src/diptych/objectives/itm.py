@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.modules.tokens import Tokens
-from diptych.objectives.contrast import ContrastLogits, contrast_logits, positive_pairs
+from diptych.objectives.contrastive_logits import ContrastLogits, contrast_logits, positive_pairs
 from diptych.objectives.gather import all_gather_tokens
 from diptych.objectives.masked_views import masked_pair
-from diptych.objectives.sampling import PairMasking
+from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool
 
@@ -49,7 +49,7 @@ class HardNegativeITM:
 
     name: str = "itm"
     weight: float = 1.0
-    head: str = "contrast"
+    head: str = "itc"
     readout: int = 0
     uniform_mix: float = 0.0
     local_negatives: bool = False
@@ -90,7 +90,7 @@ class HardNegativeITM:
         text = all_texts.index_samples(torch.cat([own, texts]))
         image = all_images.index_samples(torch.cat([images, own]))
         mismatched = views.fusion_encoder.fuse(text, image)
-        return views.head("match", torch.cat([views.pair.pooled, mismatched.pooled]))
+        return views.head("itm", torch.cat([views.pair.pooled, mismatched.pooled]))
 
     def _candidates(self, tokens: Tokens) -> tuple[Tokens, int]:
         """The tokens to sample negatives from, and the index of this rank's first."""
@@ -131,7 +131,7 @@ class ITM:
     name: str = "itm"
     weight: float = 1.0
     prior: float = 0.5  # fraction of matched pairs in the data
-    hiding: PairMasking | None = None  # masking of the pair's words and regions (ViLBERT)
+    masking: PairMasking | None = None  # masking of the pair's words and regions (ViLBERT)
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
         n = torch.tensor(float(len(views.batch)), device=views.matching.matched.device)
@@ -148,8 +148,8 @@ class ITM:
 
     def logits(self, views: Views) -> Tensor:
         """Logits (b, 2): mismatched, matched."""
-        pair = views.matching_pair if self.hiding is None else masked_pair(views, self.hiding)
-        return views.head("match", pair.pooled)
+        pair = views.matching_pair if self.masking is None else masked_pair(views, self.masking)
+        return views.head("itm", pair.pooled)
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
         p = self.prior

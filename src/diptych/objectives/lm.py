@@ -26,17 +26,17 @@ class LM:
     name: str = "lm"
     weight: float = 1.0
     label_smoothing: float = 0.0
-    given: int = 1
+    num_prompt_tokens: int = 1
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
-        n = without_prompt(views.text_input, self.given).sum().float()
+        n = without_prompt(views.text_input, self.num_prompt_tokens).sum().float()
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
         model, text = views.model, views.text_input
         if not isinstance(model, CausalDecoder):
             raise ValueError(f"{type(model).__name__} has no text decoder: the LM loss needs an autoregressive model")
-        targets = without_prompt(text, self.given)
+        targets = without_prompt(text, self.num_prompt_tokens)
         rows = model.decode_hidden_states(text, views.image).gather(F.pad(targets, (0, 1)))
         loss, correct = chunked_cross_entropy(model.lm_head(), rows, text.ids[:, 1:][targets], self.label_smoothing)
         return {self.name: loss, f"{self.name}/accuracy": correct.float()}
@@ -53,8 +53,8 @@ class LM:
         )
 
 
-def without_prompt(text: Text, given: int = 1) -> Bool[Tensor, "b after"]:
+def without_prompt(text: Text, num_prompt_tokens: int = 1) -> Bool[Tensor, "b after"]:
     """The mask of tokens to predict, from the second token on: real ones, without a text's first `given` tokens."""
     targets = text.mask[:, 1:].clone()
-    targets[:, : given - 1] = False
+    targets[:, : num_prompt_tokens - 1] = False
     return targets

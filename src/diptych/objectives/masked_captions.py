@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.modules.tokens import Tokens
 from diptych.objectives.cross_entropy import chunked_cross_entropy, output_layer, vocab_size_of
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.objectives.views import Views
 from diptych.protocols import CausalFusionEncoder, ChanceLoss
 
@@ -32,7 +32,7 @@ class MaskedCaptioning:
         return {self.name: n, f"{self.name}/accuracy": n}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        masked, head = views.masked(self.masking), output_layer(views.heads["captions"])
+        masked, head = views.masked(self.masking), output_layer(views.heads["mlm"])
         words = masked.original[masked.masked]
         n = vocab_size_of(head)
         # chunked_cross_entropy spreads smoothing over all words; this much gives the other words `label_smoothing`

@@ -13,7 +13,7 @@ from torch import Tensor
 from diptych.modules.tokens import Tokens
 from diptych.objectives.masked_views import masked_image_unimodal, masked_pair, masked_patches, visual_codes
 from diptych.objectives.masking import BlockMasking
-from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss
 
@@ -30,7 +30,7 @@ class MaskedImageCodes:
     blocks: BlockMasking = field(default_factory=BlockMasking)
     name: str = "masked_codes"
     weight: float = 1.0
-    beside: WordMasking | None = None
+    text_masking: WordMasking | None = None
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
         n = masked_patches(views, self.blocks).sum().float()
@@ -50,8 +50,8 @@ class MaskedImageCodes:
 
     def image(self, views: Views) -> Tokens:
         """The image tokens that the codes are predicted from."""
-        if self.beside is not None:
-            return masked_pair(views, PairMasking(self.beside, self.blocks)).image
+        if self.text_masking is not None:
+            return masked_pair(views, PairMasking(self.text_masking, self.blocks)).image
         return masked_image_unimodal(views, self.blocks)
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:

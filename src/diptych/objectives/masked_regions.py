@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.batch import Regions
-from diptych.objectives.contrast import positive_pairs
+from diptych.objectives.contrastive_logits import positive_pairs
 from diptych.objectives.gather import all_gather, single_process
 from diptych.objectives.masked_views import masked_pair, masked_regions
 from diptych.objectives.masking import MaskedRegionBatch
-from diptych.objectives.sampling import PairMasking
+from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool
 
@@ -30,7 +30,7 @@ class MaskedRegions:
     Differs: the official code divides by the number of masked regions even where it is zero, which gives NaN.
     """
 
-    hiding: PairMasking
+    masking: PairMasking
     target: Target
     name: str = "masked_regions"
     weight: float = 1.0
@@ -40,11 +40,11 @@ class MaskedRegions:
         return among.all_ranks if isinstance(self.target, ContrastTarget) else None
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
-        return {self.name: masked_regions(views, self.hiding.image).masked.sum().float()}
+        return {self.name: masked_regions(views, self.masking.image).masked.sum().float()}
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
-        masked = masked_regions(views, self.hiding.image)
-        predicted = views.head("regions", masked_pair(views, self.hiding).image.gather(masked.masked)).float()
+        masked = masked_regions(views, self.masking.image)
+        predicted = views.head("regions", masked_pair(views, self.masking).image.gather(masked.masked)).float()
         return {self.name: self.target(predicted, masked, views).sum()}
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:

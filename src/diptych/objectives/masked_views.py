@@ -8,7 +8,7 @@ from torch import Tensor
 from diptych.batch import Regions
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.masking import BlockMasking, MaskedRegionBatch, RegionMasking
-from diptych.objectives.sampling import PairMasking
+from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.views import Views
 from diptych.protocols import MaskedImageEncoder
 

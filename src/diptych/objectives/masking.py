@@ -1,6 +1,6 @@
 """Masking of patches (in blocks), detected regions and words, and random subsets of patches.
 
-The functions here take their random numbers as arguments; objectives/sampling.py draws them.
+The functions here take their random numbers as arguments; objectives/random_choices.py draws them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BlockMasking:
     """
 
     rate: float = 0.4
-    least: int = 16
+    min_block: int = 16
     aspect: float = 0.3
 
 
@@ -45,7 +45,7 @@ def block_mask(rows: int, columns: int, masking: BlockMasking, random: np.random
     target = max(1, round(masking.rate * rows * columns))
     tries = 0
     while (left := target - int(masked.sum())) > 0 and tries < TRIES:
-        area = random.uniform(min(masking.least, left), left)
+        area = random.uniform(min(masking.min_block, left), left)
         aspect = math.exp(random.uniform(math.log(masking.aspect), -math.log(masking.aspect)))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         tries += 1
@@ -221,6 +221,8 @@ def patch_order(image: Tokens, noise: Float[Tensor, "b m"]) -> Int[Tensor, "b n"
     return noise.gather(1, index).masked_fill(~is_patch, torch.inf).argsort(1).argsort(1)
 
 
-def first_patches(image: Tokens, order: Int[Tensor, "b n"], most: int | Int[Tensor, "b 1"]) -> Bool[Tensor, "b n"]:
+def first_patches(
+    image: Tokens, order: Int[Tensor, "b n"], max_patches: int | Int[Tensor, "b 1"]
+) -> Bool[Tensor, "b n"]:
     """The mask of the first `most` patches of each image by `order`, and of all tokens that are not patches."""
-    return image.mask & (~patch_mask(image) | (order < most))
+    return image.mask & (~patch_mask(image) | (order < max_patches))

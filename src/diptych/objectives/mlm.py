@@ -13,7 +13,7 @@ from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.cross_entropy import SoftTargets, chunked_cross_entropy, distilled_loss, output_layer
 from diptych.objectives.masked_views import masked_pair
 from diptych.objectives.masking import BlockMasking, RegionMasking
-from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, UnimodalTextEncoder
 
@@ -28,7 +28,7 @@ class MLM:
     masking: WordMasking = field(default_factory=WordMasking)
     name: str = "mlm"
     weight: float = 1.0
-    beside: RegionMasking | BlockMasking | None = None  # masking of the image at the same time
+    image_masking: RegionMasking | BlockMasking | None = None  # masking of the image at the same time
     text_only: bool = False  # text without an image (VLMo's text-only stage; BEiT-3's unpaired text)
 
     def num_terms(self, views: Views) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ class MLM:
         words = masked.original[masked.masked]
         if teacher is None:
             loss, correct = chunked_cross_entropy(
-                output_layer(views.heads["words"]), self.text(views).gather(masked.masked), words
+                output_layer(views.heads["mlm"]), self.text(views).gather(masked.masked), words
             )
         else:  # distillation needs the whole vocabulary's distribution
             logits, soft = self.logits(views), SoftTargets(self.logits(teacher.views), teacher.alpha)
@@ -50,7 +50,7 @@ class MLM:
 
     def logits(self, views: Views) -> Float[Tensor, "masked vocabulary"]:
         """Vocabulary logits of the masked tokens, sample after sample."""
-        return views.head("words", self.text(views).gather(views.masked(self.masking).masked)).float()
+        return views.head("mlm", self.text(views).gather(views.masked(self.masking).masked)).float()
 
     def text(self, views: Views) -> Tokens:
         """The text tokens that words are predicted from."""
@@ -66,9 +66,9 @@ class MLM:
 
     def pair(self, views: Views) -> FusedTokens:
         """The masked text fused with its image."""
-        if self.beside is None:
+        if self.image_masking is None:
             return views.masked_pair(self.masking)
-        return masked_pair(views, PairMasking(self.masking, self.beside))
+        return masked_pair(views, PairMasking(self.masking, self.image_masking))
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """The corpus's unigram entropy (`statistics["unigram_entropy"]`, nats per token); None without it."""

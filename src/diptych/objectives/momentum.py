@@ -19,7 +19,7 @@ from diptych.batch import Batch
 from diptych.modules.tokens import packing
 from diptych.objectives.gather import all_gather
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import RandomChoices
+from diptych.objectives.random_choices import RandomChoices
 from diptych.objectives.views import Features, TeacherOutput, Views
 
 TeacherModel = TypeVar("TeacherModel", bound=nn.Module)
@@ -77,14 +77,14 @@ class Queue(nn.Module):
     identity: Int[Tensor, " size"]
     place: Int[Tensor, " 1"]
 
-    def __init__(self, size: int, dim: int, identified: bool = False):
+    def __init__(self, size: int, dim: int, with_identities: bool = False):
         super().__init__()
         self.register_buffer("image", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("text", F.normalize(torch.randn(size, dim), dim=1))
-        if identified:
+        if with_identities:
             self.register_buffer("identity", torch.full((size,), -100))  # no image id is negative
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
-        self.identified = identified
+        self.identified = with_identities
 
     @torch.no_grad()
     def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:
@@ -117,8 +117,8 @@ class MomentumDistillation(nn.Module):
         self,
         student: Pretraining,
         queue: Queue | None = None,
-        without: Iterable[str] = ("heads.match", "heads.contrast.scale"),
-        head: str = "contrast",
+        without: Iterable[str] = ("heads.itm", "heads.itc.scale"),
+        head: str = "itc",
         momentum: float = 0.995,
         alpha: float = 0.4,
         warmup: int = 0,
@@ -145,13 +145,13 @@ class MomentumDistillation(nn.Module):
         Before any forward pass, while FSDP shards student and teacher alike.
         """
         if self.pace.begins(step):
-            self.follow()
+            self.update_teacher()
 
-    def follow(self) -> None:
+    def update_teacher(self) -> None:
         """Updates the teacher."""
         momentum_update(self.teacher, self.student, self.pace.momentum)
 
-    def remember(self, views: Views) -> None:
+    def enqueue(self, views: Views) -> None:
         """Adds the teacher's features of a batch to the queue."""
         if self.queue is not None and views.teacher is not None:
             self.queue.push(views.teacher.features(self.head), views.batch.labels.get("image"))
@@ -166,5 +166,5 @@ class MomentumDistillation(nn.Module):
             views = self.views(batch, draws)
             losses = self.student.losses(views, self.num_terms(batch, draws) if counts is None else counts)
             if self.training:
-                self.remember(views)
+                self.enqueue(views)
         return losses

@@ -12,7 +12,7 @@ from diptych.batch import Batch
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
 from diptych.modules.tokens import packing
-from diptych.objectives.sampling import KeyedChoices, RandomChoices
+from diptych.objectives.random_choices import KeyedChoices, RandomChoices
 from diptych.objectives.views import TeacherOutput, Views
 from diptych.protocols import ChanceLoss, ComparisonPool, ImageEncoder, RegionEncoder
 

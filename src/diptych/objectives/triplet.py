@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diptych.objectives.contrast import positive_pairs
+from diptych.objectives.contrastive_logits import positive_pairs
 from diptych.objectives.gather import all_gather_tokens, single_process
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, SimilarityModel

@@ -15,7 +15,7 @@ from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.gradient_cache import in_chunks
-from diptych.objectives.sampling import MaskedText, RandomChoices, WordMasking
+from diptych.objectives.random_choices import MaskedText, RandomChoices, WordMasking
 from diptych.protocols import DualEncoder, FusionEncoder, ImageEncoder, RegionEncoder, TextEncoder
 
 Value = TypeVar("Value")

@@ -257,10 +257,10 @@ def _add_legend(figure: Figure, artists: Sequence[Artist], labels: Sequence[str]
     figure.legend(artists, shortened, loc="outside upper left", ncols=columns)
 
 
-def _shorten(text: str, most: int = MAX_LABEL) -> str:
+def _shorten(text: str, max_chars: int = MAX_LABEL) -> str:
     """The text as one line of at most `most` characters, without characters that XML forbids."""
     text = replace_forbidden_characters(" ".join(text.split()))
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
 
 
 def _to_svg(figure: Figure, description: str, tooltips: dict[str, str]) -> Markup:

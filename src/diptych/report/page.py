@@ -94,8 +94,8 @@ def _heat_map_tiles(heat_map: HeatMap) -> HeatMapTiles:
     peaks = [float(peak) for peak in shares.max(axis=(1, 2))]
     highest = max(peaks, default=0.0)
     width, height = heat_map.image.size
-    shrink = min(1.0, TILE_SIZE / max(width, height))
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    factor = min(1.0, TILE_SIZE / max(width, height))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
 
     def tiles(scales: Sequence[float]) -> list[tuple[str, float, Image.Image]]:
         overlays = [heat_overlay(share, scale, size) for share, scale in zip(shares, scales, strict=True)]

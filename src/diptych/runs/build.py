@@ -42,23 +42,23 @@ from diptych.objectives.mim import MIM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.vqkd import LEAST_USED, VQKD, UnusedCodes
 from diptych.objectives.wpa import WPA
 from diptych.protocols import PatchEncoder
-from diptych.runs.compatibility import check_heads, check_protocols
+from diptych.runs.check_init import check_image_start, check_text_start
+from diptych.runs.check_objectives import check_heads, check_protocols
+from diptych.runs.check_weights import check_model
 from diptych.runs.embedders import CNN_CELL, check_no_leak, image_loader, input_embeddings
 from diptych.runs.feature_extractors import check_frozen_features, frozen_cnn
-from diptych.runs.fitting import check_model
 from diptych.runs.run_folder import RunError, read_run, read_weights
-from diptych.runs.starting import check_image_start, check_text_start
 from diptych.runs.tokenizer import vocabulary_of
 from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
 
 CNN_CLASSES = 1000  # ImageNet classes of the teacher CNN
-DROPPED_WEIGHTS = ("hidden_patch",)
+DROPPED_WEIGHTS = ("mask_token",)
 """Model weights that a later stage may lack: the mask token of pre-training on images alone."""
 
 
@@ -85,7 +85,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     teacher = frozen_cnn().with_normalization(image_loader(run).mean_std) if needs_cnn else None
     needs_codes = guided and (config.masked_codes or config.masked_codes_image_only)
     visual_tokenizer = frozen_tokenizer(run) if needs_codes else None
-    itc_heads = tuple(name for name in heads if name.startswith("contrast"))
+    itc_heads = tuple(name for name in heads if name.startswith("itc"))
     return Pretraining(
         model,
         heads,
@@ -108,10 +108,8 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
         heads["grid"], heads["classes"] = nn.Linear(dim, CNN_CELL), nn.Linear(dim, CNN_CLASSES)
     if config.masked_codes or config.masked_codes_image_only:
         heads["codes"] = nn.Linear(model.dim, config.codebook_size).apply(init_transformer)
-    if (config.mlm or config.mlm_text_only) and "words" not in heads and "captions" in heads:
-        heads["words"] = heads["captions"]  # BEiT-3 has one head for all masked tokens
-    if config.itc and "contrast" not in heads and isinstance(model, PatchEncoder):
-        heads["contrast"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
+    if config.itc and "itc" not in heads and isinstance(model, PatchEncoder):
+        heads["itc"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
     if config.itc_form == "sigmoid":
         for head in heads.values():
             if isinstance(head, ITCHead):
@@ -137,27 +135,29 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     Raises:
         RunError: `run.tokenizer` names no usable visual tokenizer, or its codes do not fit `objectives.codebook_size`.
     """
-    if not run.tokenizer:
+    if not run.visual_tokenizer:
         raise RunError(
-            "--tokenizer is empty, and masked image codes need a visual tokenizer: name the run that trained one"
+            "--visual_tokenizer is empty, and masked image codes need a visual tokenizer: name the run that trained one"
         )
-    folder = Path(run.tokenizer)
+    folder = Path(run.visual_tokenizer)
     trained, _ = read_run(folder)
     if not isinstance(trained.model, settings.VisualTokenizerConfig):
-        raise RunError(f"--tokenizer {folder}: expected a visual tokenizer, but it holds a {model_name(trained.model)}")
+        raise RunError(
+            f"--visual_tokenizer {folder}: expected a visual tokenizer, but it holds a {model_name(trained.model)}"
+        )
     if trained.model.num_codes != run.objectives.codebook_size:
         raise RunError(
-            f"--tokenizer {folder} has {trained.model.num_codes} codes, but objectives.codebook_size is "
+            f"--visual_tokenizer {folder} has {trained.model.num_codes} codes, but objectives.codebook_size is "
             f"{run.objectives.codebook_size}: set it to {trained.model.num_codes}"
         )
     check_model(folder, trained)
     model = trained.model.build(input_embeddings(trained))
-    load_strict(model, within(read_weights(folder), "model."), run.tokenizer)
+    load_strict(model, within(read_weights(folder), "model."), run.visual_tokenizer)
     patch_size = getattr(run.model, "patch_size", trained.model.patch_size)
     frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(trained).mean_std, patch_size)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
         raise RunError(
-            f"--tokenizer {folder}: {unused:.0%} of its codes are unused, its codebook has collapsed; train another one"
+            f"--visual_tokenizer {folder}: {unused:.0%} of its codes are unused, its codebook has collapsed; train another one"
         )
     return frozen
 
@@ -192,13 +192,13 @@ def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumD
         if isinstance(head, ITCHead):
             scales.append(f"heads.{name}.scale")
             if config.queue_size:
-                queue = Queue(config.queue_size, head.image.out_features, identified=True)
+                queue = Queue(config.queue_size, head.image.out_features, with_identities=True)
     if config.queue_size and len(scales) != 1:
         raise RunError(
             f"teacher.queue_size is {config.queue_size}, and a queue needs exactly one ITC head, but this run has "
             f"{len(scales)}; set teacher.queue_size to 0"
         )
-    without = [*scales, *(["heads.match"] if "match" in student.heads else [])]
+    without = [*scales, *(["heads.itm"] if "itm" in student.heads else [])]
     warmup = steps_of(config.warmup, run.training.steps)
     return MomentumDistillation(student, queue, without, momentum=config.momentum, alpha=config.alpha, warmup=warmup)
 
@@ -269,12 +269,12 @@ def _init_from_same_model(module: Pretraining, state: Mapping[str, Tensor], fold
 REGION_TARGETS: dict[str, Target] = {
     "classes": class_target,
     "features": feature_target,
-    "contrast": ContrastTarget(),
+    "nce": ContrastTarget(),
 }
 """Targets of masked region modeling, by their names in `objectives.region_target`."""
 
 
-def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("contrast",)) -> list[Objective]:
+def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("itc",)) -> list[Objective]:
     """The objectives of a run: those whose weight is not 0; with VQ-KD also the metric of unused codes.
 
     Args:
@@ -297,8 +297,8 @@ def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("contrast",)) -> lis
     text_only_masking = replace(masking, rate=config.mlm_text_only_rate)
     possible: list[Objective] = [
         ITC(weight=config.itc, head_names=itc_heads, form=config.itc_form),
-        hard_itm if config.hard_negatives else ITM(weight=config.itm, hiding=pair_masking),
-        MLM(masking, weight=config.mlm, text_only=config.text_only, beside=image_masking),
+        hard_itm if config.hard_negatives else ITM(weight=config.itm, masking=pair_masking),
+        MLM(masking, weight=config.mlm, text_only=config.text_only, image_masking=image_masking),
         WPA(weight=config.wpa),
         GridDistillation(weight=config.grid_distillation),
         ClassDistillation(weight=config.class_distillation),
@@ -308,7 +308,7 @@ def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("contrast",)) -> lis
             PairMasking(masking, regions), REGION_TARGETS[config.region_target], weight=config.masked_regions
         ),
         MIM(weight=config.mim, ratio=config.mim_rate),
-        MaskedImageCodes(blocks, weight=config.masked_codes, beside=masking),
+        MaskedImageCodes(blocks, weight=config.masked_codes, text_masking=masking),
         MaskedImageCodes(blocks, "masked_codes_image_only", config.masked_codes_image_only),
         MLM(text_only_masking, "mlm_text_only", config.mlm_text_only, text_only=True),
         VQKD(weight=config.vqkd),

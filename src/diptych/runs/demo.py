@@ -17,7 +17,7 @@ from diptych.runs.baselines import baselines
 from diptych.runs.evaluate import evaluate
 from diptych.runs.finetune import finetune, inherited
 from diptych.runs.pretrain import pretrain
-from diptych.runs.report import report_errors
+from diptych.runs.report import continue_on_error
 from diptych.utils.lock import single_writer
 
 
@@ -59,7 +59,7 @@ def demo(out: Path, seed: int = 0) -> list[Row]:
         f"Built-in scenes, val split; the same fine-tuning budget; seed {seed}; {minutes:.1f} minutes in all. "
         "Chance in VQA: the most common answer.",
     )
-    report_errors("report.html", lambda: write_report(out / "report.html", "Diptych demo", [table]), None)
+    continue_on_error("report.html", lambda: write_report(out / "report.html", "Diptych demo", [table]), None)
     console.print(f"report: {out / 'report.html'}; reports of the runs: {out}/*/report.html")
     return rows
 

@@ -28,7 +28,7 @@ from diptych.modules.input_embeddings import Grid, InputEmbeddings
 from diptych.modules.normalization import CENTRED
 from diptych.runs.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
 from diptych.runs.run_folder import RunError
-from diptych.utils.cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache
 
 CNN_CELL = 1280  # channels of the CNN's last feature map
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
@@ -77,7 +77,7 @@ def check_no_leak(run: Pretrain | Finetune, model: nn.Module) -> None:
     if causal and run.embedders.text == "minilm" and reads_words:
         raise RunError(
             f"{model_name(run.model)} decodes autoregressively, and bidirectional MiniLM features would leak future "
-            'tokens: set embedders.text to "minilm_onward" (causal mask) or "own"'
+            'tokens: set embedders.text to "minilm_causal" (causal mask) or "own"'
         )
 
 

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from diptych.config.run import Evaluation, Finetune, Pretrain
-from diptych.data.sources.splits import asked_split
+from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN
 from diptych.modules.tokens import packing
 from diptych.runs import build as building
 from diptych.runs import finetune, report
+from diptych.runs.check_weights import check_model, check_module
 from diptych.runs.feature_extractors import check_frozen_features
-from diptych.runs.fitting import check_model, check_module
 from diptych.runs.qualitative_examples import write_shown
 from diptych.runs.run_folder import RunError, load_run, read_run
 from diptych.runs.scoring.base import EvaluatedModel, Result
@@ -30,7 +30,7 @@ from diptych.runs.scoring.matching import matching
 from diptych.runs.scoring.retrieval import retrieval
 from diptych.runs.scoring.vqa import vqa
 from diptych.training.distributed import pick_device, uses_bf16
-from diptych.utils.cache import digest
+from diptych.utils.feature_cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
@@ -70,7 +70,7 @@ def complete(settings: Evaluation, run: Pretrain | Finetune) -> Evaluation:
     """Settings with empty fields filled in from the run: its task and its data. Raises RunError."""
     own_task = run.task if isinstance(run, Finetune) else "matching"
     settings = replace(settings, task=settings.task or own_task, data=settings.data or run.data)
-    split = asked_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
+    split = requested_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
     settings = replace(settings, split=split)
     if settings.task not in SCORERS:
         raise RunError(f"--task {settings.task}: expected one of {', '.join(SCORERS)}")
@@ -134,18 +134,18 @@ def short_name(settings: Evaluation) -> str:
 
 
 def write(out: Path, settings: Evaluation, result: Result) -> None:
-    """Writes predictions.jsonl, skipped.json, files of the task and metrics.json; then shown.json for the report."""
+    """Writes predictions.jsonl, skipped.json, files of the task and metrics.json; then examples.json for the report."""
     out.mkdir(exist_ok=True)
-    what = f"{settings.data}, split {settings.split}"
-    what += ", shuffled captions (control)" if settings.shuffle_captions else ""
-    what += f", {settings.ablate} ablated (baseline)" if settings.ablate else ""
+    description = f"{settings.data}, split {settings.split}"
+    description += ", shuffled captions (control)" if settings.shuffle_captions else ""
+    description += f", {settings.ablate} ablated (baseline)" if settings.ablate else ""
     metrics = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}
     files = {"skipped.json": [asdict(sample) for sample in result.skipped], **result.files}
-    files["metrics.json"] = {"what": what, "asked": asdict(settings), "metrics": metrics}
+    files["metrics.json"] = {"description": description, "settings": asdict(settings), "metrics": metrics}
     rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions)
     with atomic_write(out / "predictions.jsonl") as path:
         path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's own escape
     for name, content in files.items():
         with atomic_write(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))
-    report.report_errors("the report's examples", lambda: write_shown(out, result.make_examples()), None)
+    report.continue_on_error("the report's examples", lambda: write_shown(out, result.make_examples()), None)

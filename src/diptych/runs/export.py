@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.checkpoints import digests
-from diptych.checkpoints.reader import split_by_modality
+from diptych.checkpoints.nested_state_dicts import split_by_modality
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.models.configs import BLIPConfig, model_name
 from diptych.models.huggingface.export import EXPORTERS
-from diptych.models.importing import SYSTEMS
-from diptych.runs.fitting import check_depth, check_model, weight_shapes
+from diptych.models.importing import ADAPTERS
+from diptych.runs.check_weights import check_depth, check_model, weight_shapes
 from diptych.runs.hf_images import DEFAULT_FAMILY, IMAGE_PROCESSOR_FILE, preprocessor_config
-from diptych.runs.imports import IGNORED_WEIGHTS
+from diptych.runs.import_checkpoint import IGNORED_WEIGHTS
 from diptych.runs.run_folder import RunError, read_any, read_weights
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
@@ -44,14 +44,16 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     _check_suffix(to, out)
     run, facts = read_any(folder)
     system, task, arguments = _identity(run, facts)
-    if system not in SYSTEMS:
-        raise RunError(f"{folder} holds a {system}, which has no official layout; expected one of {', '.join(SYSTEMS)}")
+    if system not in ADAPTERS:
+        raise RunError(
+            f"{folder} holds a {system}, which has no official layout; expected one of {', '.join(ADAPTERS)}"
+        )
     if isinstance(run, ImportedCheckpoint):
         check_depth(folder, arguments, len(weight_shapes(folder)))
     else:
         check_model(folder, run)
     try:
-        names = SYSTEMS[system].names(arguments, task)
+        names = ADAPTERS[system].names(arguments, task)
     except (TypeError, KeyError, ValueError) as error:
         raise RunError(f"{folder}: run.json does not describe a {system} for {task} ({error})") from None
     weights = read_weights(folder)
@@ -74,7 +76,7 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
         if to == "safetensors":
             save_file({name: tensor.clone() for name, tensor in state.items()}, path)
         else:
-            prefix = SYSTEMS[system].model_prefix
+            prefix = ADAPTERS[system].model_prefix
             torch.save({prefix: split_by_modality(state)} if prefix else state, path)
     return missing
 
@@ -114,7 +116,7 @@ def _official_task(run: Pretrain, system: str) -> str:
     config = run.objectives
     if system == "beit3":
         return "captioning" if config.masked_captions else "retrieval" if config.itc else "encoder"
-    if system == "albef" and not {"*", "words"} & set(run.heads):
+    if system == "albef" and not {"*", "mlm"} & set(run.heads):
         return "retrieval"
     if isinstance(run.model, BLIPConfig) and run.model.variant != "pretraining":
         return run.model.variant

@@ -17,10 +17,10 @@ from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
 from diptych.encoders.minilm import DEPTH, WIDTH, FrozenMiniLM
 from diptych.modules.frozen_text import HiddenStates
-from diptych.runs.validate import RunError
-from diptych.utils.cache import DiskCache, MemoryCache, default_folder
+from diptych.runs.check_inputs import RunError
+from diptych.utils.feature_cache import DiskCache, MemoryCache, default_folder
 
-MINILM_STAGES = (0, 3, 6)  # layers whose states "minilm_onward" concatenates: word embeddings, middle, last
+MINILM_STAGES = (0, 3, 6)  # layers whose states "minilm_causal" concatenates: word embeddings, middle, last
 
 
 @cache
@@ -36,12 +36,12 @@ def memory_cache() -> MemoryCache:
 
 @cache
 def frozen_cnn() -> FrozenCNN:
-    return FrozenCNN(store=disk_cache())
+    return FrozenCNN(cache=disk_cache())
 
 
 @cache
 def frozen_text(depth: int = DEPTH, stages: tuple[int, ...] = (), causal: bool = False) -> FrozenMiniLM:
-    return FrozenMiniLM(depth, store=disk_cache(), stages=stages, causal=causal)
+    return FrozenMiniLM(depth, cache=disk_cache(), stages=stages, causal=causal)
 
 
 @cache
@@ -73,7 +73,7 @@ def changed(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> list[str]:
     """
     now = frozen_sources(run)
     unrecorded = now | {"image": "one look"} if run.embedders.image == "hypercolumns" else now
-    recorded = facts.get("given", unrecorded)
+    recorded = facts.get("frozen_features", unrecorded)
     return [side for side, name in now.items() if recorded.get(side) != name]
 
 
@@ -97,7 +97,7 @@ def bidirectional_states(text: Text, uncached: bool = False) -> Tensor:
 
 def causal_states(text: Text, uncached: bool = False) -> Tensor:
     """MiniLM's hidden states of `MINILM_STAGES` with a causal mask, concatenated: batch × tokens × stages * dim."""
-    return _TEXT_ENCODERS["minilm_onward"]()(text, uncached)
+    return _TEXT_ENCODERS["minilm_causal"]()(text, uncached)
 
 
 def word_states(text: Text, uncached: bool = False) -> Tensor:
@@ -108,13 +108,13 @@ def word_states(text: Text, uncached: bool = False) -> Tensor:
 
 _TEXT_ENCODERS: dict[str, Callable[[], FrozenMiniLM]] = {
     "minilm": frozen_text,
-    "minilm_onward": partial(frozen_text, stages=MINILM_STAGES, causal=True),
+    "minilm_causal": partial(frozen_text, stages=MINILM_STAGES, causal=True),
     "minilm_words": partial(frozen_text, 0),  # no layers: the embedding table alone
 }
 
 TEXT_FEATURES: dict[str, tuple[HiddenStates, int]] = {
     "minilm": (bidirectional_states, WIDTH),
-    "minilm_onward": (causal_states, WIDTH * len(MINILM_STAGES)),
+    "minilm_causal": (causal_states, WIDTH * len(MINILM_STAGES)),
     "minilm_words": (word_states, WIDTH),
 }
 """Text features for `embedders.text`: the function that computes them, and their dimension."""

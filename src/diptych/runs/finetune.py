@@ -20,7 +20,7 @@ from diptych.data.sources.answers import answer_list, answer_prior
 from diptych.data.sources.base import Questioned
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.labelled import Labelled, LabelledExamples
-from diptych.data.sources.splits import asked_split
+from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN, open_questions
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.blip.checkpoint import SMOOTHING
@@ -37,13 +37,13 @@ from diptych.models.configs import (
 from diptych.modules.heads import ITMHead
 from diptych.modules.init import scale_init
 from diptych.protocols import FusionEncoder
+from diptych.runs.check_inputs import check_out
+from diptych.runs.check_weights import check_model
 from diptych.runs.embedders import input_embeddings, shown_images
 from diptych.runs.feature_extractors import check_frozen_features
-from diptych.runs.fitting import check_model
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
-from diptych.runs.validate import check_out
 from diptych.tasks.classification import Classification
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import AnswerDecoder, ClosedVQA, OpenVQA
@@ -95,9 +95,9 @@ def with_classifier(model: Model, num_classes: int) -> Model:
     return replace(model, num_classes=num_classes)
 
 
-def questions(data: str, split: str, ablate: str, least: int) -> Questioned:
+def questions(data: str, split: str, ablate: str, min_side: int) -> Questioned:
     """Questions of a split; with `ablate` "image" or "text" that part of each is hidden (baseline)."""
-    source = open_questions(data, split, least=least)
+    source = open_questions(data, split, min_side=min_side)
     return AblatedQuestions(source, ablate) if ablate else source
 
 
@@ -114,7 +114,7 @@ def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Ex
     if run.task == "vqa":
         source = questions(run.data, split, run.ablate, least)
         return QuestionExamples(source, tokenizer, images, answers, normalise_answer)
-    return RankedExamples(open_captions(run.data, split, least=least), tokenizer, images, run.negative_texts)
+    return RankedExamples(open_captions(run.data, split, min_side=least), tokenizer, images, run.negative_texts)
 
 
 def init_from_pretrained(module: Task, folder: Path) -> None:
@@ -129,7 +129,7 @@ def init_from_pretrained(module: Task, folder: Path) -> None:
         body = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
         trained = {name: tensor for name, tensor in named_weights(model).items() if name.startswith("head.")} | body
     load_strict(model, trained, str(folder))
-    itm = within(state, "heads.match.")
+    itm = within(state, "heads.itm.")
     if isinstance(module, Retrieval) and itm:
         head = ITMHead(module.rank.linear.in_features)
         load_strict(head, itm, str(folder))
@@ -144,7 +144,7 @@ def finetune(run: Finetune, out: Path) -> None:
             "from a pre-training run"
         )
     check_out(run.data, out)
-    run = replace(run, split=asked_split(run.split, run.data, OWN if run.task == "vqa" else ()))
+    run = replace(run, split=requested_split(run.split, run.data, OWN if run.task == "vqa" else ()))
     with processes(run.training.device) as group, locked_run_folder(out, group):
         if group.main:
             echo(f"reading {run.data} ({run.split})")
@@ -178,7 +178,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     check_frozen_features(before, facts)
     check_model(folder, before)
     if own:
-        return _own_recipe(folder, run, before)
+        return _recipe_of_task(folder, run, before)
     classifies = run.task == "classification"
     if not isinstance(before.model, ClassifierModel) if classifies else isinstance(before.model, ImageOnlyModel):
         needed = "with a classifier of images" if classifies else "that reads text and image"
@@ -195,7 +195,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     )
 
 
-def _own_recipe(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
+def _recipe_of_task(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
     """A system's own recipe on the model in `folder`.
 
     Image size from the recipe; patch size and normalization from the model's run. With frozen features, all image

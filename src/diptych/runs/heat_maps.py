@@ -40,7 +40,7 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
     if isinstance(run.model, RegionModel) or run.embedders.image != "own":
         return []
     try:
-        source, tokenizer = open_captions(run.data, "val", least=run.images.shorter_side), tokenizer_of(run)
+        source, tokenizer = open_captions(run.data, "val", min_side=run.images.shorter_side), tokenizer_of(run)
     except (DataError, RunError):
         return []
     part = CaptionSubset(source, evenly_spaced(range(len(source)), MAX_HEAT_MAPS), texts=1)
@@ -76,7 +76,7 @@ def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples, d
         if fused.text.values.shape[-1] != fused.image.values.shape[-1]:  # WPA needs one width for words and patches
             return []
         transport = objective.transport(fused)
-        vocabulary = pairs.tokenizer.vocabulary.pieces
+        vocabulary = pairs.tokenizer.vocabulary.tokens
         tokens = [vocabulary[i] for i in batch.text.ids[0, 1 : int(batch.text.mask.sum()) - 1].tolist()]
         plan = transport.plan[0, : len(tokens)].unflatten(1, grids[0]).float().cpu().numpy()  # tokens, rows, columns
         where = pairs.source.where(int(pairs.owner[index]))

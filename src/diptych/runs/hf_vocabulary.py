@@ -42,7 +42,7 @@ def custom_vocabulary(folder: Path, system: str) -> Path | None:
 
 
 def _equals_bundled(tokens: list[str]) -> bool:
-    return [token for token in tokens if token not in ADDED] == list(vocabulary(BERT).pieces)
+    return [token for token in tokens if token not in ADDED] == list(vocabulary(BERT).tokens)
 
 
 def _token_ids(folder: Path, names: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
@@ -88,7 +88,7 @@ def _check_options(folder: Path) -> None:
 
 def _check_clip(path: Path, ids: dict[str, int]) -> None:
     """Raises WeightsError unless the tokens and their ids are those of CLIP's vocabulary."""
-    clip_ids = {token: i for i, token in enumerate(vocabulary(CLIP).pieces)}
+    clip_ids = {token: i for i, token in enumerate(vocabulary(CLIP).tokens)}
     wrong = next((token for token in clip_ids if ids.get(token) != clip_ids[token]), None)
     wrong = wrong or next((token for token in ids if token not in clip_ids), None)
     if wrong is not None:

@@ -15,7 +15,7 @@ from diptych.config.run import ImportedCheckpoint
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
 from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config
-from diptych.models.importing import Imported, load_official
+from diptych.models.importing import OfficialCheckpoint, load_official
 from diptych.protocols import student_of
 from diptych.runs.hf_images import image_settings, read_image_processor, with_size
 from diptych.runs.hf_vocabulary import custom_vocabulary
@@ -49,7 +49,7 @@ class ImportSource:
         """The folder's vocabulary file, if it differs from the bundled one. Raises WeightsError."""
         return custom_vocabulary(self.folder, self.system) if self.folder else None
 
-    def load(self, num_heads: int | None, grid: tuple[int, int] | None) -> Imported:
+    def load(self, num_heads: int | None, grid: tuple[int, int] | None) -> OfficialCheckpoint:
         """The checkpoint in our names. Raises WeightsError, also if its weights are not those of the config."""
         if self.hf is None:
             return load_official(self.system, self.weights, num_heads, grid, self.settings)
@@ -58,7 +58,7 @@ class ImportSource:
         self.hf.check(imported.arguments, imported.task, resized=grid is not None)
         return imported
 
-    def with_images(self, run: Any, imported: Imported, resized: bool) -> Any:
+    def with_images(self, run: Any, imported: OfficialCheckpoint, resized: bool) -> Any:
         """The run with the image preprocessing of the folder's image processor. Raises WeightsError."""
         processor = read_image_processor(self.folder) if self.folder and self.system in CONFIGS else None
         if isinstance(run, ImportedCheckpoint) or processor is None:
@@ -108,7 +108,7 @@ def _refuse_own_run(folder: Path) -> None:
 
 
 def named_classes(
-    imported: Imported, step: nn.Module, file: Path | None, hf: HFConfig | None
+    imported: OfficialCheckpoint, step: nn.Module, file: Path | None, hf: HFConfig | None
 ) -> tuple[dict[str, list[str]], list[str]]:
     """The names of a classifier's answers or classes, as the facts of run.json, and notes to print.
 

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from diptych.config.run import Objectives, Pretrain
-from diptych.data.examples import LONGEST_TEXT, Examples, ImageExamples, PairExamples, TextExamples
+from diptych.data.examples import MAX_TEXT_CHARS, Examples, ImageExamples, PairExamples, TextExamples
 from diptych.data.mixgen import MixedPairs
 from diptych.data.sources.base import Captioned, NoSplit
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.splits import asked_split, named_split
+from diptych.data.sources.splits import named_split, requested_split
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
-from diptych.data.webdataset.shards import shards
-from diptych.data.webdataset.stream import Stream
+from diptych.data.webdataset.indexed_shards import shards
+from diptych.data.webdataset.streamed_shards import Stream
 from diptych.runs.build import build, frozen_tokenizer, init_from_run, with_teacher
+from diptych.runs.check_inputs import check_inputs, check_out
 from diptych.runs.embedders import image_key_names, shown_images
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
 from diptych.runs.training_data import StreamedData, TrainingData, data_size
-from diptych.runs.validate import check_inputs, check_out
 from diptych.training.distributed import processes
 from diptych.training.recovery import locked_run_folder
 from diptych.utils.state_dict import listed
@@ -35,7 +35,7 @@ MAX_UNKNOWN_SHARE = 0.1  # of the captions' tokens
 
 def examples(run: Pretrain, split: str, augment: bool) -> Examples:
     """Examples of one split of the run's data, in random access."""
-    return make_examples(run, open_captions(run.data, split, least=run.images.shorter_side), augment)
+    return make_examples(run, open_captions(run.data, split, min_side=run.images.shorter_side), augment)
 
 
 def training_data(run: Pretrain) -> TrainingData:
@@ -103,7 +103,7 @@ def reads_images(config: Objectives) -> bool:
     return not config.text_only or any(image_only) or paired
 
 
-def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> dict[str, float]:
+def statistics(source: Captioned, tokenizer: Tokenizer, max_captions: int = 20_000) -> dict[str, float]:
     """Caption statistics that chance losses are computed from.
 
     Args:
@@ -117,8 +117,8 @@ def statistics(source: Captioned, tokenizer: Tokenizer, most: int = 20_000) -> d
     """
     texts = []
     for i in range(len(source)):
-        texts += [text[:LONGEST_TEXT].encode(errors="ignore").decode() for text in source.captions(i)]
-        if len(texts) >= most:
+        texts += [text[:MAX_TEXT_CHARS].encode(errors="ignore").decode() for text in source.captions(i)]
+        if len(texts) >= max_captions:
             break
     counts: Counter[int] = Counter()
     for start in range(0, len(texts), 1000):
@@ -154,7 +154,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
     """
     check_inputs(run)
     check_out(run.data, out)
-    run = replace(run, split=asked_split(run.split, run.data))
+    run = replace(run, split=requested_split(run.split, run.data))
     with processes(run.training.device) as group, locked_run_folder(out, group):
         if group.main:
             echo(f"reading {run.data} ({run.split})")

@@ -1,4 +1,4 @@
-"""Examples of an evaluation (shown.json), stored beside its scores so that every later report can show them."""
+"""Examples of an evaluation (examples.json), stored beside its scores so that every later report can show them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diptych.report import AnswerExample, CaptionExample, RetrievalExample
 from diptych.report.images import data_uri
 from diptych.utils.io import DamagedFile, atomic_write, read_json
 
-SHOWN_FILE = "shown.json"
+SHOWN_FILE = "examples.json"
 Shown = AnswerExample | CaptionExample | RetrievalExample
 
 
 def write_shown(folder: Path, examples: Sequence[Shown]) -> None:
-    """Writes shown.json, with the images as thumbnails inside it."""
+    """Writes examples.json, with the images as thumbnails inside it."""
     with atomic_write(folder / SHOWN_FILE) as path:
         path.write_text(json.dumps([_to_row(example) for example in examples]))
 

@@ -35,11 +35,11 @@ SEVERITY_BY_VERDICT = {
     "not finite": "error",
 }
 
-SCORES = {"what": str, "asked": {}, "metrics": {str: (*NUMBER, type(None))}}
+SCORES = {"description": str, "settings": {}, "metrics": {str: (*NUMBER, type(None))}}
 """Shape of metrics.json of an evaluation: data and conditions in words, settings, scores (null: not finite)."""
 
 
-def report_errors(what: str, make: Callable[[], T], otherwise: T) -> T:
+def continue_on_error(what: str, make: Callable[[], T], otherwise: T) -> T:
     """The result of `make()`. If that fails, `otherwise`, after one line on stderr: what could not be made, and why."""
     try:
         return make()
@@ -62,8 +62,8 @@ def training_sections(out: Path, chance_losses: Mapping[str, ChanceLoss]) -> lis
 def findings(out: Path) -> list[tuple[str, str]]:
     """(severity, sentence) of each finding of the training diagnostics, and of the skipped samples if there are any."""
     rows: list[tuple[str, str]] = []
-    if (out / "doctor.json").is_file():
-        for finding in read_json(out / "doctor.json", {"findings": [FINDING_SCHEMA]})["findings"]:
+    if (out / "diagnostics.json").is_file():
+        for finding in read_json(out / "diagnostics.json", {"findings": [FINDING_SCHEMA]})["findings"]:
             severity = SEVERITY_BY_VERDICT.get(finding["verdict"], "note")
             rows.append((severity, f"Step {finding['step']}, {finding['subject']}: {finding['message']}"))
     if sentence := skipped(out):
@@ -103,14 +103,14 @@ def evaluation_tables(out: Path) -> list[Section]:
     """One table of scores for each evaluation in the run folder; a control is a table beside the result."""
     tables: list[Section] = []
     for path in sorted(out.glob("evaluate-*/metrics.json")):
-        tables += report_errors(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
+        tables += continue_on_error(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
     return tables
 
 
 def _table(path: Path) -> Table:
     scores = read_json(path, SCORES)
     rows = [[name, value] for name, value in scores["metrics"].items()]
-    return Table(path.parent.name, ("metric", "value"), rows, scores["what"])
+    return Table(path.parent.name, ("metric", "value"), rows, scores["description"])
 
 
 def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None:
@@ -127,8 +127,10 @@ def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None
         "heat maps": lambda: heat_maps(run, module),
         "facts": lambda: [facts_section(out)],
     }
-    sections = [section for name, part in parts.items() for section in report_errors(f"the report's {name}", part, ())]
-    return report_errors("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
+    sections = [
+        section for name, part in parts.items() for section in continue_on_error(f"the report's {name}", part, ())
+    ]
+    return continue_on_error("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
 
 
 def title(run: Pretrain | Finetune) -> str:
@@ -144,5 +146,5 @@ def example_sections(out: Path) -> list[Section]:
     examples: list[Section] = []
     for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")):
         name = f"the report's examples of {path.parent.name}"
-        examples += report_errors(name, lambda path=path: read_shown(path), [])
+        examples += continue_on_error(name, lambda path=path: read_shown(path), [])
     return sorted(examples, key=lambda section: type(section).__name__)

@@ -19,8 +19,8 @@ from diptych.checkpoints.digests import Damaged
 from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.config.serialization import check_record, from_json, to_json
-from diptych.data.tokenizers.tokenizer import called, held_in
-from diptych.runs.validate import RunError, check_run_folder
+from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
+from diptych.runs.check_inputs import RunError, check_run_folder
 from diptych.utils.io import DamagedFile, atomic_write, check_digest, read_json, with_digest
 
 RUN = {"kind": str, "run": {}, "facts": {}, "versions": {str: str}, "machine": str, "command": str}
@@ -39,8 +39,8 @@ def write_run(out: Path, run: Pretrain | Finetune | ImportedCheckpoint, facts: M
     """
     out.mkdir(parents=True, exist_ok=True)
     if not isinstance(run, ImportedCheckpoint) and run.vocabulary:
-        content = held_in(Path(run.vocabulary))
-        run = replace(run, vocabulary=called(Path(run.vocabulary), content))
+        content = vocabulary_in(Path(run.vocabulary))
+        run = replace(run, vocabulary=vocabulary_file_name(Path(run.vocabulary), content))
         with atomic_write(out / run.vocabulary) as path:
             path.write_bytes(content)
     kind = next(name for name, cls in KINDS.items() if isinstance(run, cls))
@@ -99,14 +99,14 @@ def read_any(folder: Path) -> tuple[Pretrain | Finetune | ImportedCheckpoint, di
         raise RunError(f"{path}: not a run that this version can read ({error})") from None
 
 
-def ancestors(run: Pretrain | Finetune, most: int = 10) -> str:
+def ancestors(run: Pretrain | Finetune, max_runs: int = 10) -> str:
     """The chain of runs that the initial weights come from, each as "folder (recipe)"; "" for random weights.
 
     Args:
         most: runs listed at most, as a chain may be a circle.
     """
     chain, start = [], run.init_from
-    while start and len(chain) < most:
+    while start and len(chain) < max_runs:
         try:
             parent = read_any(Path(start))[0]
         except RunError:  # removed since, or unreadable

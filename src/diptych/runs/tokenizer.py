@@ -65,7 +65,7 @@ def check_same_vocabulary(run: Pretrain | Finetune) -> None:
     if isinstance(before.model, ImageOnlyModel):
         return
     known, trained = vocabulary_of(run), vocabulary_of(before)
-    if known and trained and known.pieces != trained.pieces:
+    if known and trained and known.tokens != trained.tokens:
         advice = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
         raise RunError(
             f"{run.init_from} learned with the vocabulary {trained.name}, but this run has {known.name}: {advice}"

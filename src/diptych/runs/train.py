@@ -21,12 +21,12 @@ from diptych.config.training import defaults
 from diptych.data.examples import Examples
 from diptych.data.loader import Loaded, Shuffled, evaluation_loader
 from diptych.data.sources.base import NoSplit
-from diptych.data.tokenizers.tokenizer import called, held_in
+from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
 from diptych.modules.tokens import packing
 from diptych.objectives.gather import without_gathering
 from diptych.protocols import TrainStep, student_of
 from diptych.runs import report
-from diptych.runs.compatibility import MIN_COMPARED, check_samples, compares_samples
+from diptych.runs.check_objectives import MIN_COMPARED, check_samples, compares_samples
 from diptych.runs.embedders import unused_region_settings
 from diptych.runs.feature_extractors import check_frozen_features, frozen_sources
 from diptych.runs.run_folder import RunError, ancestors, read_run, write_run
@@ -79,7 +79,7 @@ def train(
         if group.main:
             echo(message)
     if group.main and resumed is None:  # a resumed run keeps its first run.json, also if it is refused below
-        write_run(out, run, dict(facts) | {"given": frozen_sources(run), "precision": precision})
+        write_run(out, run, dict(facts) | {"frozen_features": frozen_sources(run), "precision": precision})
 
     settings = replace(settings, precision=precision)
 
@@ -166,7 +166,7 @@ def _validation(
 def _write_report(run: Pretrain | Finetune, module: nn.Module, out: Path) -> None:
     """Writes report.html and prints the skipped samples and the paths of report and weights."""
     page = report.write(out, run, student_of(module))
-    if skipped := report.report_errors("the list of skipped samples", lambda: report.skipped(out), ""):
+    if skipped := report.continue_on_error("the list of skipped samples", lambda: report.skipped(out), ""):
         echo(skipped)
     echo("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]))
 
@@ -195,7 +195,7 @@ def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     """
     record = asdict(run)
     if run.vocabulary:
-        record["vocabulary"] = called(Path(run.vocabulary), held_in(Path(run.vocabulary)))
+        record["vocabulary"] = vocabulary_file_name(Path(run.vocabulary), vocabulary_in(Path(run.vocabulary)))
     for name in ("recipe", "training", "corpus"):  # `corpus` documents a recipe and changes no computation
         record.pop(name, None)
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.data.examples import LONGEST_TEXT
+from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import LISTS
@@ -46,4 +46,4 @@ def _captions(source: Captioned) -> Iterator[str]:
     """All captions, cut to `LONGEST_TEXT` characters, without lone surrogates."""
     for i in range(len(source)):
         for text in source.captions(i):
-            yield text[:LONGEST_TEXT].encode(errors="ignore").decode()
+            yield text[:MAX_TEXT_CHARS].encode(errors="ignore").decode()

@@ -9,8 +9,8 @@ from typing import Any
 from diptych.config.training import Training
 from diptych.data.examples import Examples
 from diptych.data.loader import Loaded, rate, training_loader
-from diptych.data.webdataset.stream import Stream
 from diptych.data.webdataset.stream_loader import Make, stream_loader
+from diptych.data.webdataset.streamed_shards import Stream
 from diptych.training.distributed import Group
 from diptych.utils.terminal import echo
 
@@ -23,13 +23,13 @@ class StreamedData:
         stream: the tars and the lanes that read them.
         make: makes examples of a tar's samples.
         head: examples of the first tar, in random access: statistics and loading speed are measured on them.
-        least: JPEGs may be decoded at a reduced scale, with a shorter side of at least so many pixels; None: in full.
+        min_side: JPEGs may be decoded at a reduced scale, with a shorter side of at least so many pixels; None: in full.
     """
 
     stream: Stream
     make: Make
     head: Examples
-    least: int | None = None
+    min_side: int | None = None
 
 
 TrainingData = Examples | StreamedData
@@ -57,7 +57,7 @@ def batches(
             grad_accum=settings.grad_accum,
             workers=settings.workers,
             cursor=cursor,
-            least=data.least,
+            min_side=data.min_side,
         )
     return training_loader(
         data,

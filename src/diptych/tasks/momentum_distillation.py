@@ -46,7 +46,7 @@ class MomentumDistilled(nn.Module):
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return self.student.num_terms(batch)
 
-    def follow(self) -> None:
+    def update_teacher(self) -> None:
         """Updates the teacher to the moving average of the student's weights."""
         momentum_update(self.teacher, self.student, self.pace.momentum)
 
@@ -59,5 +59,5 @@ class MomentumDistilled(nn.Module):
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of a batch; in training the teacher is updated first, once per optimizer step."""
         if self.training and self.pace.begins(batch.step):
-            self.follow()
+            self.update_teacher()
         return self.losses(batch, counts, self.pace.alpha(batch.step))

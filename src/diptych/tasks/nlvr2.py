@@ -18,7 +18,7 @@ from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.cross_entropy import SoftTargets, distilled_loss
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 from diptych.protocols import ChanceLoss, FusionEncoder, MultiImageFusionEncoder
 from diptych.tasks.common import Loss, encode_images, required, sample_counts
 

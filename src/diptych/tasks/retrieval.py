@@ -20,7 +20,7 @@ from diptych.modules.heads import ITCHead, ITMHead, RankingHead
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ITC
-from diptych.objectives.sampling import KeyedChoices
+from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
 from diptych.tasks.common import encode_images, required, sample_counts
@@ -35,7 +35,7 @@ class ContrastRetrieval(nn.Module):
     def __init__(self, model: DualEncoder, contrast: ITCHead):
         super().__init__()
         self.model = model
-        self.heads = nn.ModuleDict({"contrast": contrast})
+        self.heads = nn.ModuleDict({"itc": contrast})
         self.objective = ITC(name="retrieval")
         self.weights = {"retrieval": 1.0}
         self.chance_losses: dict[str, ChanceLoss] = {}  # ln(number of candidates), which depends on the batch
@@ -60,7 +60,7 @@ class ContrastRetrieval(nn.Module):
     @torch.no_grad()
     def score_matrix(self, images: Image, texts: Text) -> Float[Tensor, "images texts"]:
         """The cosine of every image with every text."""
-        contrast: ITCHead = self.heads["contrast"]  # type: ignore[assignment]
+        contrast: ITCHead = self.heads["itc"]  # type: ignore[assignment]
         image = contrast.project_image(self.model.pooled_features(self.model.encode_image(images))[0])
         text = contrast.project_text(self.model.pooled_features(self.model.encode_text(texts))[0])
         return (image @ text.T).float()

@@ -33,7 +33,7 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return f"doctor, step {self.step}: {self.subject}: {self.message}"
+        return f"diagnostics, step {self.step}: {self.subject}: {self.message}"
 
 
 class Diverged(Exception):
@@ -132,11 +132,11 @@ class Diagnostics:
         self.findings = [Finding(**f) for f in findings]
 
     def save(self, out: Path) -> None:
-        """Writes ``out/doctor.json``: chance levels, patience and findings."""
+        """Writes ``out/diagnostics.json``: chance levels, patience and findings."""
         chance = {name: asdict(loss) for name, loss in self.chance_losses.items()}
         findings = [asdict(f) for f in merge_findings(self.findings)]
-        with atomic_write(out / "doctor.json") as path:
-            path.write_text(json.dumps({"patience": self.patience, "floors": chance, "findings": findings}, indent=1))
+        with atomic_write(out / "diagnostics.json") as path:
+            path.write_text(json.dumps({"patience": self.patience, "chance": chance, "findings": findings}, indent=1))
 
 
 def merge_findings(findings: Iterable[Finding]) -> list[Finding]:

@@ -62,8 +62,8 @@ class TrainingRun:
         """Continues from the training state of a checkpoint."""
         self.done, self.seconds, self.sums, self.summed = (state[k] for k in ("step", "seconds", "sums", "summed"))
         self.saved_step = self.done
-        self.skip_counter.seen, self.skip_counter.bad = state["seen"], state["bad"]
-        self.skip_counter.listed = {s["id"]: Skipped(**s) for s in state["skipped"]}
+        self.skip_counter.num_samples, self.skip_counter.num_skipped = state["seen"], state["bad"]
+        self.skip_counter.skipped = {s["id"]: Skipped(**s) for s in state["skipped"]}
         self.diagnostics.restore(state["findings"])
         self.evaluation_pending = state.get("owes", False)
 
@@ -71,14 +71,14 @@ class TrainingRun:
         """Writes a checkpoint and skipped.json. Every rank must call it."""
         now = time.perf_counter()
         self.seconds, self.clock = self.seconds + now - self.clock, now
-        skipped = [asdict(s) for s in self.skip_counter.listed.values()]
+        skipped = [asdict(s) for s in self.skip_counter.skipped.values()]
         state = {
             "step": self.done,
             "seconds": self.seconds,
             "sums": self.sums,
             "summed": self.summed,
-            "seen": self.skip_counter.seen,
-            "bad": self.skip_counter.bad,
+            "seen": self.skip_counter.num_samples,
+            "bad": self.skip_counter.num_skipped,
             "skipped": skipped,
             "identity": self.identity,
             "findings": self.diagnostics.parameter_findings(),
@@ -180,8 +180,8 @@ class TrainingRun:
         row = {
             "step": self.done,
             **{name: total / self.summed for name, total in self.sums.items()},
-            "samples": self.skip_counter.seen - self.skip_counter.bad,
-            "skipped": self.skip_counter.bad,
+            "samples": self.skip_counter.num_samples - self.skip_counter.num_skipped,
+            "skipped": self.skip_counter.num_skipped,
             "seconds": self.seconds + now - self.clock,
             "samples_per_second": self.samples_since_row / passed,
             "waiting": self.wait_seconds / passed,
@@ -226,7 +226,7 @@ def fit(
         step: A `diptych.protocols.TrainStep`, with the same initial weights at every start.
         stream: This rank's micro-batches from a first step on; all its random draws must be keyed.
         settings: Steps, batch size, optimizer and so on.
-        out: Gets checkpoint.safetensors, model.safetensors, metrics.jsonl, doctor.json, skipped.json, tensorboard/.
+        out: Gets checkpoint.safetensors, model.safetensors, metrics.jsonl, diagnostics.json, skipped.json, tensorboard/.
         evaluate: Called on every rank, with the steps done and the module in eval mode; its metrics are named with
             their split ("val/itm").
         fingerprint: Everything else that defines the run (model, data, objectives), as JSON. A run to resume must have

@@ -125,7 +125,7 @@ A type or several: `str`, `(int, float)`, `type(None)` for null; a bool is not a
 tuple: one of several schemas. `object`: any value.
 """
 NUMBER = (int, float)
-FINDING_SCHEMA = {"step": int, "subject": str, "verdict": str, "message": str}  # an entry of doctor.json
+FINDING_SCHEMA = {"step": int, "subject": str, "verdict": str, "message": str}  # an entry of diagnostics.json
 SKIPPED_SCHEMA = [{"id": int, "where": str, "why": str}]  # skipped.json, and the list in a checkpoint
 _MAX_NUMBER, _MAX_LEVELS = 2**63, 64
 DIGEST, _PREFIX = "digest", "crc32:"

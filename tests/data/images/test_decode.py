@@ -92,7 +92,7 @@ def test_size_is_checked_before_decoding():
     with pytest.raises(BadSample, match=r"bomb|limit"):
         decode(png, "huge.png")
     with pytest.raises(BadSample, match="40 x 30 pixels is more than the limit of 100"):
-        decode(picture_bytes(), "x", most_pixels=100)
+        decode(picture_bytes(), "x", max_pixels=100)
 
 
 @given(st.integers(0, 700))
@@ -110,7 +110,7 @@ def test_any_bytes_give_a_picture_or_a_bad_sample(data):
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:
-        out = decode(bytes(raw), "x", most_pixels=1_000_000)
+        out = decode(bytes(raw), "x", max_pixels=1_000_000)
     except BadSample:
         return
     assert out.mode == "RGB" and out.width * out.height <= 1_000_000
@@ -124,7 +124,7 @@ def test_noise_is_a_bad_sample(raw):
 
 @pytest.mark.parametrize("least,expected", [(None, 400), (384, 400), (200, 200), (101, 200), (100, 100), (10, 50)])
 def test_large_jpegs_may_come_smaller_but_never_below_least(least, expected):
-    assert min(decode(picture_bytes(size=(400, 612)), "x", least=least).size) == expected
+    assert min(decode(picture_bytes(size=(400, 612)), "x", min_side=least).size) == expected
 
 
 @pytest.mark.parametrize("least", [None, 60])
@@ -132,7 +132,7 @@ def test_the_fast_decoder_changes_nothing(monkeypatch, least):
     if decode_module.simplejpeg is None:
         pytest.skip("simplejpeg (the extra `fast`) is not installed")
     data = picture_bytes(3, (321, 243), quality=90)
-    fast = np.asarray(decode(data, "x", least=least)).astype(int)
+    fast = np.asarray(decode(data, "x", min_side=least)).astype(int)
     monkeypatch.setattr(decode_module, "simplejpeg", None)
-    slow = np.asarray(decode(data, "x", least=least)).astype(int)
+    slow = np.asarray(decode(data, "x", min_side=least)).astype(int)
     assert fast.shape == slow.shape and abs(fast - slow).max() <= 1

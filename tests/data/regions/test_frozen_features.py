@@ -30,7 +30,7 @@ from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.sources.captions import CaptionedFiles, open_captions
 from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.utils.cache import Arrays, DiskCache, MemoryCache
+from diptych.utils.feature_cache import Arrays, DiskCache, MemoryCache
 from tests.data.tiny_data import Colours
 
 SETTINGS = ImageSettings(shorter_side=32, patch_size=16, augment=True)
@@ -41,10 +41,10 @@ class Cells:
     """A "network" whose map holds each 16 × 16 cell's mean colour. Counts how often it looks."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.num_extracted = 0
 
     def __call__(self, pixels: Tensor) -> Arrays:
-        self.looks += 1
+        self.num_extracted += 1
         return {"grid": torch.nn.functional.avg_pool2d(pixels[None], 16)[0].permute(1, 2, 0).half()}
 
 
@@ -72,7 +72,7 @@ def test_a_grid_is_an_image_of_features():
     batch = pairs(grids(look), Colours(4))
     assert isinstance(batch.image, Image) and batch.regions is None and batch.image.pixels.shape == (8, 3, 2, 2)
     assert batch.image.pixels[:, 0, 1, 1].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
-    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and look.looks == 4, "five captions share one look"
+    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and look.num_extracted == 4, "five captions share one look"
 
 
 def test_grids_of_several_sizes_lie_top_left():
@@ -141,19 +141,19 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
     source, first = open_captions(str(karpathy), "train"), Cells()
     store = DiskCache(tmp_path / "seen")
     seen = [grids(first, store).load(source, i) for i in range(len(source))]
-    assert 0 < first.looks <= len(source)
+    assert 0 < first.num_extracted <= len(source)
     later = Cells()
     monkeypatch.setattr(CaptionedFiles, "image", lambda *_: pytest.fail("decoded"))
     again = grids(later, store)
     assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(seen))
     dealt = ShuffledCaptions(source)
-    assert np.array_equal(again.load(dealt, 1), seen[1]) and later.looks == 0
+    assert np.array_equal(again.load(dealt, 1), seen[1]) and later.num_extracted == 0
     monkeypatch.undo()
     grids(later, store, b"another").load(source, 0)
     GridLoader(
         ExtractedFeatures(later, b"cells", ImageSettings(shorter_side=48, patch_size=16), MemoryCache(disk=store))
     ).load(source, 0)
-    assert later.looks == 2
+    assert later.num_extracted == 2
 
 
 def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karpathy: Path, tmp_path: Path):
@@ -162,7 +162,7 @@ def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karp
     for remembered in (MemoryCache(disk=store), MemoryCache()):
         seen = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
         assert np.array_equal(GridLoader(seen).load(source, 0), expected)
-    assert later.looks == 1, "what was stored is found again"
+    assert later.num_extracted == 1, "what was stored is found again"
 
 
 def test_a_bad_picture_is_a_bad_sample():

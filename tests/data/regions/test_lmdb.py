@@ -15,8 +15,8 @@ import pytest
 
 from diptych.data.regions import lmdb as region_database
 from diptych.data.regions.files import open_regions
-from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import BadSample, DataError
+from diptych.utils.safe_pickle import NotPlain, read_plain
 
 lmdb = pytest.importorskip("lmdb", reason="needs the extra `lmdb`")
 BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
@@ -120,7 +120,7 @@ def test_what_is_hostile_or_broken_is_a_bad_sample(item: Any, message: str, tmp_
 
 def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
-    monkeypatch.setattr(region_database, "MOST_ROW", 100)
+    monkeypatch.setattr(region_database, "MAX_ROW", 100)
     with pytest.raises(BadSample, match="at most 100 bytes, got"):
         found.load("17")
 

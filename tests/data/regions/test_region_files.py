@@ -15,8 +15,8 @@ import torch
 from diptych.data.regions import files as regions
 from diptych.data.regions.arrays import DetectedImage, positive_integer, stack_regions
 from diptych.data.regions.files import RegionTable, open_regions
-from diptych.data.safe_pickle import read_npz
 from diptych.data.sources.base import BadSample, DataError
+from diptych.utils.safe_pickle import read_npz
 
 BOXES = np.array([[0, 0, 40, 25], [10, 20, 80, 50]], dtype=np.float32)
 FEATURES = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -176,13 +176,13 @@ def test_pickles_are_never_read(tmp_path: Path):
 def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     wide = PLAIN | {"features": np.zeros((2, 5000), dtype=np.float32)}
     path = table(tmp_path, row())
-    monkeypatch.setattr(regions, "MOST_ROW", 20_000)
+    monkeypatch.setattr(regions, "MAX_ROW", 20_000)
     RegionTable(path)
     np.savez_compressed(tmp_path / "17.npz", allow_pickle=False, **wide)
     assert (tmp_path / "17.npz").stat().st_size < 20_000
     with pytest.raises(BadSample, match="more than 20000"):
         open_regions(tmp_path).load("17")
-    monkeypatch.setattr(regions, "MOST_ROW", 50)
+    monkeypatch.setattr(regions, "MAX_ROW", 50)
     with pytest.raises(DataError, match="row 1: longer than 50 bytes"):
         RegionTable(path)
 

@@ -20,7 +20,7 @@ from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.cells import answers, captions, optional_text, text
 from diptych.data.sources.vqa import open_questions
-from diptych.data.webdataset.tar import tar_samples
+from diptych.data.webdataset.tar_samples import tar_samples
 from tests.data.tiny_data import picture_bytes
 
 PRINTED = (

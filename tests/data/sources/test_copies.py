@@ -8,20 +8,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diptych.data.sources import copies
-from diptych.data.sources.copies import BEGINNING, SHORTEST, Stored, same_bytes, stored
+from diptych.data.sources.copies import BEGINNING, MIN_IMAGE_BYTES, ByteRange, byte_range, same_bytes
 
 reuse = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def first_alike(contents: list[bytes]) -> list[int]:
     """By comparing each with each."""
-    return [contents.index(data) if len(data) >= SHORTEST else i for i, data in enumerate(contents)]
+    return [contents.index(data) if len(data) >= MIN_IMAGE_BYTES else i for i, data in enumerate(contents)]
 
 
 contents = st.lists(
     st.builds(
         lambda length, at, byte: b"\0" * at + bytes([byte]) + b"\0" * (length - at),
-        st.sampled_from([SHORTEST - 2, SHORTEST - 1, SHORTEST, BEGINNING - 1, BEGINNING, BEGINNING + 1, 3 * BEGINNING]),
+        st.sampled_from(
+            [
+                MIN_IMAGE_BYTES - 2,
+                MIN_IMAGE_BYTES - 1,
+                MIN_IMAGE_BYTES,
+                BEGINNING - 1,
+                BEGINNING,
+                BEGINNING + 1,
+                3 * BEGINNING,
+            ]
+        ),
         st.sampled_from([0, 3, BEGINNING - 3, BEGINNING + 1]),
         st.integers(0, 1),
     ),
@@ -35,7 +45,7 @@ def test_files_are_the_same_picture_if_and_only_if_all_bytes_are_equal(tmp_path:
     """They differ at the first byte, at the last of those that are compared first, behind these, or in length."""
     for i, data in enumerate(contents):
         (tmp_path / str(i)).write_bytes(data)
-    found = same_bytes([stored(tmp_path / str(i)) for i in range(len(contents))])
+    found = same_bytes([byte_range(tmp_path / str(i)) for i in range(len(contents))])
     assert found == first_alike(contents)
 
 
@@ -44,7 +54,7 @@ def test_files_are_the_same_picture_if_and_only_if_all_bytes_are_equal(tmp_path:
 def test_so_are_parts_of_one_file(tmp_path: Path, contents: list[bytes]):
     (tmp_path / "tar").write_bytes(b"".join(contents))
     starts = [sum(map(len, contents[:i])) for i in range(len(contents))]
-    places = [Stored(tmp_path / "tar", at, len(data)) for at, data in zip(starts, contents, strict=True)]
+    places = [ByteRange(tmp_path / "tar", at, len(data)) for at, data in zip(starts, contents, strict=True)]
     assert same_bytes(places) == first_alike(contents)
 
 
@@ -54,8 +64,8 @@ def test_links_and_copies_are_the_same_and_what_cannot_be_read_is_itself(tmp_pat
     os.symlink(tmp_path / "a", tmp_path / "c")
     os.link(tmp_path / "a", tmp_path / "d")
     names = ["gone", "a", "b", "gone", "c", "d"]
-    assert same_bytes([stored(tmp_path / name) for name in names]) == [0, 1, 1, 3, 1, 1]
-    places = [stored(tmp_path / name) for name in names]
+    assert same_bytes([byte_range(tmp_path / name) for name in names]) == [0, 1, 1, 3, 1, 1]
+    places = [byte_range(tmp_path / name) for name in names]
     (tmp_path / "b").unlink()
     assert same_bytes(places) == [0, 1, 2, 3, 1, 1], "it was there a moment ago"
 
@@ -64,4 +74,4 @@ def test_files_of_sizes_of_their_own_are_not_read(tmp_path: Path, monkeypatch: p
     for i in range(5):
         (tmp_path / str(i)).write_bytes(b"x" * (20 + i))
     monkeypatch.setattr(copies, "_beginning", lambda place: pytest.fail("read"))
-    assert same_bytes([stored(tmp_path / str(i)) for i in range(5)]) == list(range(5))
+    assert same_bytes([byte_range(tmp_path / str(i)) for i in range(5)]) == list(range(5))

@@ -26,8 +26,8 @@ from diptych.data.sources.ablations import CorruptedCaptions
 from diptych.data.sources.base import BadSample, Captioned
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.data.webdataset.stream import Stream
 from diptych.data.webdataset.stream_loader import stream_loader
+from diptych.data.webdataset.streamed_shards import Stream
 from tests.data.tiny_data import Colours, picture_bytes, write_karpathy
 
 TOKENIZER, SMALL = Tokenizer(16), ImageSettings(shorter_side=16, patch_size=16, square=True)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from diptych.config.data import Streaming
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.splits import SEVERAL, SPLITS, asked_split, file_split, known_split, named_split, split_of
+from diptych.data.sources.splits import SEVERAL, SPLITS, file_split, known_split, named_split, requested_split, split_of
 from diptych.data.sources.vqa import open_questions
-from diptych.data.webdataset.stream import Stream
+from diptych.data.webdataset.streamed_shards import Stream
 from tests.data.tiny_data import picture_bytes, write_pictures
 
 WORDS = {
@@ -35,7 +35,7 @@ def test_a_word_means_its_split_in_any_case_with_blanks_around_it(pair, before, 
     word, split = pair
     cased = "".join(data.draw(st.sampled_from([c.lower(), c.upper()])) for c in word)
     year = data.draw(st.sampled_from(["", "2014", " 2017"]))
-    assert split_of(before + cased + year + behind, "row 1") == split == asked_split(cased, "photos.csv")
+    assert split_of(before + cased + year + behind, "row 1") == split == requested_split(cased, "photos.csv")
 
 
 @pytest.mark.parametrize(

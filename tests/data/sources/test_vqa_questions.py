@@ -158,7 +158,7 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
         answer_list(open_questions(str(tmp_path), "val"), str.lower)
     assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the commonest
     assert answer_list(source, str.lower, minimum=2) == ["desk"]
-    assert answer_list(source, str, minimum=1, most=2) == ["Desk", "desk"]
+    assert answer_list(source, str, minimum=1, max_answers=2) == ["Desk", "desk"]
     with pytest.raises(
         DataError, match=r"no answer is the most common one of 3 questions \(at most of 1\); lower --min_answer_count"
     ):

@@ -12,7 +12,7 @@ from diptych.data.sources.base import DataError
 from diptych.data.synthetic import SceneQuestions, Scenes
 from diptych.data.synthetic.render import mask, render
 from diptych.data.synthetic.shapes import KINDS, proportions, silhouette
-from diptych.data.synthetic.source import LARGEST
+from diptych.data.synthetic.source import MAX_SCENES
 from diptych.data.synthetic.world import COLORS, HELD_OUT
 
 _DIGEST = """
@@ -164,6 +164,6 @@ def test_a_number_of_scenes_that_there_cannot_be_is_refused(spec: str, split: st
 
 def test_the_number_of_scenes_is_that_of_the_train_split():
     assert len(Scenes.from_spec("scenes:2000", "train")) == 2000 and len(Scenes.from_spec("scenes:2000", "val")) == 1000
-    assert len(Scenes.from_spec(f"scenes:{LARGEST}", "train")) == LARGEST
+    assert len(Scenes.from_spec(f"scenes:{MAX_SCENES}", "train")) == MAX_SCENES
     with pytest.raises(DataError, match=r"must be in \[1, 200,000\]"):
-        Scenes("train", LARGEST + 1)
+        Scenes("train", MAX_SCENES + 1)

@@ -74,9 +74,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
     transformers = pytest.importorskip("transformers")
     merges = [line for line in map(" ".join, pairs()) if line]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    ids = {piece: i for i, piece in enumerate(KNOWN.pieces)}
+    ids = {piece: i for i, piece in enumerate(KNOWN.tokens)}
     ids |= {"<|startoftext|>": BEGIN, "<|endoftext|>": END}
-    del ids[KNOWN.pieces[BEGIN]], ids[KNOWN.pieces[END]]
+    del ids[KNOWN.tokens[BEGIN]], ids[KNOWN.tokens[END]]
     (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     theirs = transformers.CLIPTokenizer.from_pretrained(str(folder))
 
@@ -115,7 +115,7 @@ def test_a_long_text_keeps_its_end_and_a_short_one_is_padded_with_noughts():
 
 def test_words_begin_behind_pieces_that_end_words():
     text = tokenizer.encode(["a wombat snorkelling, snorkelling", "a"])
-    words = [KNOWN.pieces[i] for i in text.ids[0, 1:-1]]
+    words = [KNOWN.tokens[i] for i in text.ids[0, 1:-1]]
     assert text.word_start is not None and text.word_start[0, 1]
     assert [b for b in text.word_start[0, 2:-1].tolist()] == [p.endswith("</w>") for p in words[:-1]]
     assert text.word_start[0].sum() == 5 < len(words), "some word must be of several pieces"

@@ -27,7 +27,7 @@ def test_ids_known_from_bert():
 
 def test_the_worlds_vocabulary_is_a_part_of_berts_in_its_order():
     assert WORLD.size < BUNDLED.size, "a model says what it reads by the size of its vocabulary"
-    assert [p for p in BUNDLED.pieces if p in set(WORLD.pieces)] == list(WORLD.pieces)
+    assert [p for p in BUNDLED.tokens if p in set(WORLD.tokens)] == list(WORLD.tokens)
 
 
 @pytest.mark.slow
@@ -37,19 +37,19 @@ def test_what_the_world_says_is_cut_alike_in_both_vocabularies():
     said = [text for i in range(len(scenes)) for text in scenes.captions(i)]
     said += [asked.question(i).text for i in range(len(asked))]
     a, b = small.encode(said), large.encode(said)
-    assert [WORLD.pieces[i] for i in a.ids.flatten()] == [BUNDLED.pieces[i] for i in b.ids.flatten()]
+    assert [WORLD.tokens[i] for i in a.ids.flatten()] == [BUNDLED.tokens[i] for i in b.ids.flatten()]
     assert not (a.ids == WORLD.unknown).any() and a.word_start is not None and b.word_start is not None
     assert (a.word_start == b.word_start).all() and small.decode(a.ids[0].tolist()) == large.decode(b.ids[0].tolist())
 
 
 def test_a_word_that_the_world_never_says_is_unknown():
     ids = Tokenizer(12, WORLD).encode(["a red snowboarder"]).ids[0].tolist()
-    assert [WORLD.pieces[i] for i in ids] == ["[CLS]", "a", "red", "[UNK]", "[SEP]"]
+    assert [WORLD.tokens[i] for i in ids] == ["[CLS]", "a", "red", "[UNK]", "[SEP]"]
 
 
 def test_begins_marks_first_pieces_only():
     text = tokenizer.encode(["the fire-breathing snowboarders", "a"])
-    pieces = [BUNDLED.pieces[i] for i in text.ids[0]]
+    pieces = [BUNDLED.tokens[i] for i in text.ids[0]]
     assert pieces == ["[CLS]", "the", "fire", "-", "breathing", "snow", "##board", "##ers", "[SEP]"]
     assert text.word_start is not None
     assert text.word_start[0].tolist() == [False, True, True, True, True, True, False, False, False]
@@ -88,7 +88,7 @@ def test_any_text_has_its_frame(texts):
 def test_agrees_with_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(BUNDLED.pieces), encoding="utf-8")
+    path.write_text("\n".join(BUNDLED.tokens), encoding="utf-8")
     reference = transformers.BertTokenizer(str(path))
     texts = ["A naïve café owner's über-dog", "北京 is far", "x" * 150, "it's 3.50€ — “quoted”…\t\x00 tab"]
     for text in texts:

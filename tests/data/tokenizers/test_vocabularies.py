@@ -15,7 +15,15 @@ import sentencepiece
 from diptych.data.sources.base import DataError
 from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers import tokenizer as vocabularies
-from diptych.data.tokenizers.tokenizer import BERT, CLIP, Tokenizer, called, held_in, read_vocabulary, vocabulary
+from diptych.data.tokenizers.tokenizer import (
+    BERT,
+    CLIP,
+    Tokenizer,
+    read_vocabulary,
+    vocabulary,
+    vocabulary_file_name,
+    vocabulary_in,
+)
 from diptych.data.tokenizers.wordpiece import SPECIAL, train_wordpiece, wordpiece
 
 SCENES = Scenes("train", 60)
@@ -44,7 +52,7 @@ def written(file: Path, held: bytes) -> Path:
 def test_a_sentencepiece_model_has_the_ids_of_xlm_r(held: bytes, tmp_path: Path):
     known = read_vocabulary(written(tmp_path / "beit3.spm", held))
     own = sentencepiece.SentencePieceProcessor(model_proto=held)  # type: ignore[call-arg]
-    assert known.pieces[:4] == ("<s>", "<pad>", "</s>", "<unk>") and (known.cls, known.pad, known.sep) == (0, 1, 2)
+    assert known.tokens[:4] == ("<s>", "<pad>", "</s>", "<unk>") and (known.cls, known.pad, known.sep) == (0, 1, 2)
     assert known.size == len(own) + 2 and known.mask == len(own) + 1
     for text in [*TEXTS[:20], "", "  spaces   between  ", "Ünknown 北京 letters"]:
         ids = [i + 1 if i > 2 else 3 for i in own.encode(text)]
@@ -56,7 +64,7 @@ def test_ids_of_a_sentencepiece_model_are_those_of_transformers(held: bytes, tmp
     transformers = pytest.importorskip("transformers")
     known = read_vocabulary(written(tmp_path / "sentencepiece.bpe.model", held))
     own = sentencepiece.SentencePieceProcessor(model_proto=held)  # type: ignore[call-arg]
-    scored = [(p, 0.0) for p in known.pieces[:4]]
+    scored = [(p, 0.0) for p in known.tokens[:4]]
     scored += [(own.id_to_piece(i), own.get_score(i)) for i in range(3, len(own))] + [("<mask>", 0.0)]
     reference = transformers.XLMRobertaTokenizer(vocab=scored)
     assert reference.mask_token_id == known.mask
@@ -81,7 +89,7 @@ def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(t
     assert pieces == train_wordpiece(TEXTS, SIZE) and pieces[:5] == SPECIAL and len(pieces) <= SIZE
     known = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
     text = Tokenizer(200, known).encode(TEXTS)
-    assert known.pieces == pieces and not (text.ids == known.unknown).any() and text.word_start is not None
+    assert known.tokens == pieces and not (text.ids == known.unknown).any() and text.word_start is not None
     with pytest.raises(ValueError, match="raise --size above it"):
         train_wordpiece(TEXTS, 30)
     assert [Tokenizer(200, known).decode(row) for row in text.ids.tolist()] == TEXTS
@@ -89,13 +97,13 @@ def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(t
 
 
 def test_berts_own_list_is_read_from_a_file(tmp_path: Path):
-    known = read_vocabulary(written(tmp_path / "vocab.txt", "\r\n".join(vocabulary(BERT).pieces).encode()))
-    assert known.pieces == vocabulary(BERT).pieces and known.special == vocabulary(BERT).special
+    known = read_vocabulary(written(tmp_path / "vocab.txt", "\r\n".join(vocabulary(BERT).tokens).encode()))
+    assert known.tokens == vocabulary(BERT).tokens and known.special == vocabulary(BERT).special
 
 
 def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
     file = written(tmp_path / "v.txt", "\n".join(SPECIAL).encode())
-    name = called(file, held_in(file))
+    name = vocabulary_file_name(file, vocabulary_in(file))
     assert read_vocabulary(file).name == name
     assert read_vocabulary(written(tmp_path / name, file.read_bytes())).name == name
     with pytest.raises(DataError, match="it is not the vocabulary that its run was trained with"):
@@ -118,7 +126,7 @@ def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypat
             read_vocabulary(written(tmp_path / name, content))
     with pytest.raises(DataError, match="cannot be read"):
         read_vocabulary(tmp_path / "nowhere.txt")
-    monkeypatch.setattr(vocabularies, "MOST_BYTES", 1000)
+    monkeypatch.setattr(vocabularies, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="at most 1,000 bytes"):
         read_vocabulary(written(tmp_path / "v.spm", held))
 

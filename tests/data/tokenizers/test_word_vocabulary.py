@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import DataError
 from diptych.data.tokenizers.tokenizer import Tokenizer, read_vocabulary
 from diptych.data.tokenizers.word_vocabulary import SPECIAL
+from diptych.utils.safe_pickle import NotPlain, read_plain
 
 WORDS = (*SPECIAL, "a", "dog", "is", "n't", "sea", ".", "``", "''")
 
@@ -40,7 +40,7 @@ def pickled(module: str, protocol: int, monkeypatch: pytest.MonkeyPatch) -> byte
 
 def test_scan_s_words_have_their_ids(tmp_path: Path):
     known = read_vocabulary(written(tmp_path / "f30k_precomp_vocab.json", json.dumps(fields()).encode()))
-    assert known.pieces == WORDS and (known.pad, known.cls, known.sep, known.unknown) == (0, 1, 2, 3)
+    assert known.tokens == WORDS and (known.pad, known.cls, known.sep, known.unknown) == (0, 1, 2, 3)
     text = Tokenizer(50, known).encode(['The DOG isn\'t "a sea."', "a <pad> dog"])
     first = [1, 3, 5, 6, 7, 10, 4, 8, 9, 11, 2]
     assert text.ids.tolist() == [first, [1, 4, 3, 3, 3, 5, 2, *[0] * 4]], "<pad> in a text is three words"
@@ -58,7 +58,7 @@ def test_vsepp_s_pickle_is_read_and_not_run(
 ):
     held = pickled(module, protocol, monkeypatch)
     monkeypatch.undo()
-    assert read_vocabulary(written(tmp_path / "f8k_precomp_vocab.pkl", held)).pieces == WORDS
+    assert read_vocabulary(written(tmp_path / "f8k_precomp_vocab.pkl", held)).tokens == WORDS
 
 
 def test_python_2_s_pickle_is_read(tmp_path: Path):
@@ -70,7 +70,7 @@ def test_python_2_s_pickle_is_read(tmp_path: Path):
         + listed
         + b"uU\x03idxK\x05ub."
     )
-    assert read_vocabulary(written(tmp_path / "v.pkl", held)).pieces == (*SPECIAL, "café")
+    assert read_vocabulary(written(tmp_path / "v.pkl", held)).tokens == (*SPECIAL, "café")
 
 
 def test_what_a_pickle_would_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 
 from diptych.data.sources.base import BadSample
 from diptych.data.sources.captions import open_captions
-from diptych.data.webdataset.tar import MOST_TEXT
+from diptych.data.webdataset.tar_samples import MAX_TEXT_BYTES
 from diptych.data.webdataset.writer import Sample, picture_file, safe_key, sample_texts, write_shard
 from tests.data.tiny_data import Colours, picture_bytes, write_karpathy
 
@@ -74,4 +74,4 @@ def test_a_file_is_what_its_bytes_say(tmp_path, name, format, kept):
 
 def test_what_no_reader_would_take_is_not_written():
     with pytest.raises(BadSample, match=r"k: its JSON has \d+ bytes, more than"):
-        sample_texts(["x" * MOST_TEXT], {}, "k")
+        sample_texts(["x" * MAX_TEXT_BYTES], {}, "k")

@@ -34,7 +34,7 @@ def test_hugging_face_s_features_are_ours(system: str, activation: str, tmp_path
         torch.nn.init.normal_(parameter, std=0.3)
     torch.save(theirs.state_dict(), tmp_path / "x.bin")
     step = load_official(system, tmp_path / "x.bin", num_heads=4).build().eval()
-    model, contrast = step.get_submodule("model"), step.get_submodule("heads.contrast")
+    model, contrast = step.get_submodule("model"), step.get_submodule("heads.itc")
     assert isinstance(contrast, ITCHead)
     ids = torch.tensor([[28, 3, 9, 29, 0, 0, 0, 0, 0], [28, 5, 4, 8, 1, 2, 7, 6, 29]])
     text, image = Text(ids, torch.arange(9) < torch.tensor([[4], [9]])), torch.randn(2, 3, 16, 16)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Image, Text
-from diptych.checkpoints.read import WeightsError, read_checkpoint
+from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.models.blip import checkpoint as blip
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.blip.model import BLIP
@@ -147,7 +147,7 @@ def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path
     assert same(dict(imported.build().state_dict()), mine)
     again = exported("blip", imported.task, imported.arguments, imported.build(), tmp_path / "again")
     assert again == []
-    files = (read_checkpoint(folder / "hf" / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    files = (load_state_dict(folder / "hf" / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
     assert same(*files)
 
 
@@ -164,6 +164,6 @@ def test_unsupported_tasks_and_sizes_cannot_be_exported(task: str, message: str,
 def test_unknown_weights_of_the_image_encoder_are_refused(tmp_path: Path):
     arguments, step = random("caption")
     exported("blip", "caption", arguments, step, tmp_path)
-    state = read_checkpoint(tmp_path / "hf" / "model.safetensors") | {"vision_model.pooler.weight": torch.zeros(2)}
+    state = load_state_dict(tmp_path / "hf" / "model.safetensors") | {"vision_model.pooler.weight": torch.zeros(2)}
     with pytest.raises(WeightsError, match=r"unexpected weights: vision_model\.pooler\.weight"):
         to_official_names("blip", state)

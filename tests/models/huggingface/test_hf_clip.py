@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.checkpoints.read import read_checkpoint
+from diptych.checkpoints.read import load_state_dict
 from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
 from tests.models.huggingface.common import equal, exported, golden, loaded, same
@@ -29,5 +29,5 @@ def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path:
         numbers |= {"image_features": theirs.get_image_features(pixels).pooler_output}
         numbers |= {"text_features": theirs.get_text_features(ids).pooler_output}
     equal(case, {name: value for name, value in numbers.items() if name in case.expected})
-    back, _ = to_official_names(name, read_checkpoint(tmp_path / "hf" / "model.safetensors"))
+    back, _ = to_official_names(name, load_state_dict(tmp_path / "hf" / "model.safetensors"))
     assert same(map_official(name, back, case.config).state, imported.state)

@@ -19,7 +19,7 @@ from diptych.batch import Image, Text
 from diptych.checkpoints.adapter import infer_image_num_heads
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip import checkpoint as clip
-from diptych.models.importing import Imported, load_official
+from diptych.models.importing import OfficialCheckpoint, load_official
 
 VIT = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=4,
@@ -41,12 +41,12 @@ def random(model: nn.Module) -> Any:
     return model.eval()
 
 
-def imported(system: str, state: dict[str, Tensor], folder: Path) -> Imported:
+def imported(system: str, state: dict[str, Tensor], folder: Path) -> OfficialCheckpoint:
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / "hf.safetensors")
     return load_official(system, folder / "hf.safetensors", num_heads=3)
 
 
-def ours(imported_model: Imported) -> Any:
+def ours(imported_model: OfficialCheckpoint) -> Any:
     """The training step with Hugging Face's single eps in every norm except those of classifiers."""
     step = imported_model.build().eval()
     for name, module in step.named_modules():
@@ -139,9 +139,9 @@ def test_vilt_s_heads_from_hugging_face(tmp_path: Path):
     theirs = random(hf.ViltForMaskedLM(hf.ViltConfig(**VILT)))
     imported_model = load_official("vilt", as_saved(theirs, tmp_path / "words"), num_heads=3)
     step = ours(imported_model)
-    assert (imported_model.task, imported_model.heads) == ("pretraining", ["heads.words"])
+    assert (imported_model.task, imported_model.heads) == ("pretraining", ["heads.mlm"])
     words = step.model.fuse(step.model.encode_text(text), step.model.encode_image(image)).text.to_padded()
-    assert close(step.heads["words"](words)[text.mask], theirs(**inputs).logits[text.mask])
+    assert close(step.heads["mlm"](words)[text.mask], theirs(**inputs).logits[text.mask])
 
     config = hf.ViltConfig(**VILT | {"modality_type_vocab_size": 3}, num_images=2, num_labels=2)
     theirs = random(hf.ViltForImagesAndTextClassification(config))

@@ -13,7 +13,7 @@ from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.nlvr2 import NLVR2Joint
 from diptych.tasks.vqa import OpenVQA
 from tests.models.systems.common import (

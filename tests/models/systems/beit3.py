@@ -20,7 +20,7 @@ from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masking import BlockMasking
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
@@ -89,7 +89,7 @@ def contrast(model: BEiT3) -> nn.Module:
     head = ITCHead(
         model.dim, model.dim, model.dim, LogScale(2.0), bias=False
     )  # cosines of 32 dimensions spread: 1 / 0.07 starts far from chance
-    return Pretraining(model, nn.ModuleDict({"contrast": head}), [ITC()])
+    return Pretraining(model, nn.ModuleDict({"itc": head}), [ITC()])
 
 
 def captions(model: BEiT3) -> nn.Module:
@@ -112,15 +112,14 @@ def encode_unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
 
 def masked_data(model: BEiT3) -> Pretraining:
     """Images alone, texts alone, and pairs."""
-    blocks, words, half = BlockMasking(least=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
+    blocks, words, half = BlockMasking(min_block=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
     objectives = [
         MaskedImageCodes(blocks, "masked_codes_image_only"),
         MLM(words, "mlm_text_only", text_only=True),
-        MaskedImageCodes(blocks, beside=half),
-        MLM(half, beside=blocks),
+        MaskedImageCodes(blocks, text_masking=half),
+        MLM(half, image_masking=blocks),
     ]
     heads = model.pretraining_heads()
-    heads["words"] = heads["captions"]  # one head for all hidden words
     heads["codes"] = nn.Linear(model.dim, CODES).apply(init_transformer)
     return Pretraining(
         model, heads, objectives, tokenizer=FrozenTokenizer(VisualTokenizer(VisualTokenizerConfig(**TOKENIZER)))
@@ -132,7 +131,7 @@ WORDS = {
     r"model\.position\.weight\[[01]\]": "rows that are never read",
     r"model\.position\.weight\[10\]": "no text of the batch is so long",
 }
-TABLES = WORDS | {r"hidden_patch": "no patch is hidden"}
+TABLES = WORDS | {r"mask_token": "no patch is hidden"}
 PAIR = {
     r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.text": "the image alone is read at the end",
     r"model\.transformer\.norm\.text": "the image alone is read",
@@ -145,7 +144,7 @@ CAPTIONS_ONLY = {
 IMAGE = {
     r"model\.(word|position)\.": "there is no text",
     r"\.text(\.|$)": "there is no text",
-    r"hidden_patch": "no patch is hidden",
+    r"mask_token": "no patch is hidden",
 }
 METHODS = {
     "encode_image": encode_image,
@@ -195,7 +194,7 @@ SYSTEMS = {
         forward=FUSED,
         jobs={
             "nlvr2": Job(lambda m: NLVR2(m, 64, MLPClassifier(128, 64, 2)), {"nlvr2": LN2}, exempt=TABLES),
-            "contrast": Job(
+            "itc": Job(
                 contrast, {"itc": math.log(32)}, prior={"itc": math.log(8)}, exempt=TABLES, apart=False, steps=300
             ),
         },

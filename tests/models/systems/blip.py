@@ -87,7 +87,7 @@ def fuse_images(model: BLIP, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def matching(model: BLIP) -> nn.Module:
-    return Pretraining(model, nn.ModuleDict({"match": model.pretraining_heads()["match"]}), [ITM()])
+    return Pretraining(model, nn.ModuleDict({"itm": model.pretraining_heads()["itm"]}), [ITM()])
 
 
 READS = {
@@ -153,8 +153,8 @@ SYSTEMS = {
         },
     ),
     "blip for nlvr2": System(
-        small=lambda: small("nlvr2", averaged=1),
-        full=lambda: BLIP(BLIPConfig(variant="nlvr2", averaged=1)),
+        small=lambda: small("nlvr2", average_image_attention=1),
+        full=lambda: BLIP(BLIPConfig(variant="nlvr2", average_image_attention=1)),
         methods={"encode_image": encode_image, "encode_text": encode_text, "fuse_images": fuse_images},
         forward=Forward(call_on_two_images, fuse_images),
         jobs={"nlvr2": Job(lambda m: NLVR2Joint(m, 32), {"nlvr2": LN2}, exempt=SAME | BEHIND | UNSEEN)},

@@ -17,7 +17,7 @@ from diptych.models.vsepp.model import VSEpp
 from diptych.modules.text_encoders import BertText
 from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import RandomChoices
+from diptych.objectives.random_choices import RandomChoices
 from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.views import Views
 from tests.models.systems.common import PATCH, TABLES, TEXT_LENGTH, VOCABULARY, Forward, Job, System, encode_text

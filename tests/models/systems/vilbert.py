@@ -24,7 +24,7 @@ from diptych.objectives.masked_regions import MaskedRegions, class_target
 from diptych.objectives.masking import RegionMasking
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import PairMasking, RandomChoices, WordMasking
+from diptych.objectives.random_choices import PairMasking, RandomChoices, WordMasking
 from diptych.objectives.views import Views
 from diptych.tasks.common import binary_cross_entropy
 from diptych.tasks.entailment import Entailment
@@ -111,8 +111,8 @@ def on_regions(step: Callable[[Any], nn.Module], tasks: bool = False) -> Callabl
 
 
 def pretraining(model: ViLBERT) -> Pretraining:
-    words = MLM(HIDING.words, beside=HIDING.image)
-    matching = ITM(hiding=HIDING)
+    words = MLM(HIDING.words, image_masking=HIDING.image)
+    matching = ITM(masking=HIDING)
     return OnRegions(model, model.pretraining_heads(), [words, MaskedRegions(HIDING, class_target), matching])
 
 
@@ -212,8 +212,8 @@ SYSTEMS = {
         },
     ),
     "12-in-1": System(
-        small=lambda: ViLBERT(ViLBERTConfig(**SIZES, tasks=TASKS + 1)),
-        full=lambda: ViLBERT(ViLBERTConfig(tasks=20)),
+        small=lambda: ViLBERT(ViLBERTConfig(**SIZES, num_tasks=TASKS + 1)),
+        full=lambda: ViLBERT(ViLBERTConfig(num_tasks=20)),
         methods=methods(True),
         forward=fused(True),
         jobs={

@@ -7,7 +7,7 @@ from diptych.models.vilt.model import ViLT
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.objectives.wpa import WPA
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval

@@ -11,7 +11,7 @@ from diptych.batch import Batch
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.vlmo.config import VLMoConfig
-from diptych.models.vlmo.model import CONTRASTS, VLMo
+from diptych.models.vlmo.model import ITC_HEADS, VLMo
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
@@ -21,7 +21,7 @@ from diptych.objectives.masked_codes import MaskedImageCodes
 from diptych.objectives.masking import BlockMasking
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -56,7 +56,7 @@ def small(**others: Any) -> VLMo:
 
 
 def pretraining(model: VLMo, objectives: Sequence[Objective]) -> Pretraining:
-    read = {"itc": CONTRASTS, "itm": ("match",), "mlm": ("words",)}
+    read = {"itc": ITC_HEADS, "itm": ("itm",), "mlm": ("mlm",)}
     heads = model.pretraining_heads()
     for name in set(heads) - {head for o in objectives for head in read[o.name]}:
         del heads[name]
@@ -90,7 +90,7 @@ def encode_masked(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
 def images_alone(model: VLMo) -> Pretraining:
     tokenizer = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1))
     heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
-    objective = MaskedImageCodes(BlockMasking(least=2), "masked_codes_image_only")
+    objective = MaskedImageCodes(BlockMasking(min_block=2), "masked_codes_image_only")
     return Pretraining(model, heads, [objective], tokenizer=FrozenTokenizer(tokenizer))
 
 
@@ -104,28 +104,30 @@ METHODS = {
 }
 MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
 UNPOOLED = {r"pooler\.": "reads pairs alone"}
-NO_PAIRS = UNPOOLED | {r"\.together\.": "there are no pairs"}
+NO_PAIRS = UNPOOLED | {r"\.vl_ffn\.": "there are no pairs"}
 NO_TEXTS = {
     r"model\.words\.": "there are no texts",
     r"modality\.weight\[[02]\]": "there are no texts, and one image",
-    r"apart\.text\.": "there are no texts",
+    r"modality_ffn\.text\.": "there are no texts",
     r"pooler\.": "reads pairs alone",
 }
 NO_IMAGES = {
     r"patches\.": "there are no images",
     r"modality\.weight\[1\]": "there are no images",
-    r"apart\.image\.": "there are no images",
+    r"modality_ffn\.image\.": "there are no images",
 }
 EARLY = {
-    r"blocks\.2\.apart\.": "the last block sends pairs to the expert of both",
+    r"blocks\.2\.modality_ffn\.": "the last block sends pairs to the expert of both",
 }
 WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 
 SYSTEMS = {
     **{
         f"vlmo on images alone, {placed}": System(
-            small=lambda relative=relative: small(relative=relative, vl_start_layer=3, with_mask_token=True),
-            full=lambda relative=relative: VLMo(VLMoConfig(relative=relative, vl_start_layer=12, with_mask_token=True)),
+            small=lambda relative=relative: small(relative_position=relative, vl_start_layer=3, with_mask_token=True),
+            full=lambda relative=relative: VLMo(
+                VLMoConfig(relative_position=relative, vl_start_layer=12, with_mask_token=True)
+            ),
             methods={"encode_masked": encode_masked},
             forward=FUSED,
             jobs={
@@ -143,7 +145,7 @@ SYSTEMS = {
         forward=FUSED,
         jobs={
             "pretraining": Job(
-                lambda m: pretraining(m, [ITC(head_names=CONTRASTS), HardNegativeITM(), MASKED]),
+                lambda m: pretraining(m, [ITC(head_names=ITC_HEADS), HardNegativeITM(), MASKED]),
                 # not matching, whose negatives change while contrast learns: a hundred steps do not know it by heart
                 {"itc": math.log(32), "mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE,
@@ -170,7 +172,7 @@ SYSTEMS = {
         },
     ),
     "vlmo, positions added to embeddings": System(
-        small=lambda: small(relative=False, scale=0.0, num_itc_branches=1),
+        small=lambda: small(relative_position=False, layer_scale=0.0, num_itc_branches=1),
         full=lambda: VLMo(
             VLMoConfig(
                 dim=544,
@@ -179,8 +181,8 @@ SYSTEMS = {
                 mlp_dim=2176,
                 vl_start_layer=21,
                 text_length=40,
-                relative=False,
-                scale=0.0,
+                relative_position=False,
+                layer_scale=0.0,
                 num_images=2,
             )
         ),

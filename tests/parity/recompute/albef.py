@@ -48,7 +48,7 @@ class MomentumRecomputation:
 
     def words(self, views: Views) -> Recomputed:
         text = self.shared.objective(MLM).text(views)
-        return Recomputed(views.head("words", text.to_padded()), text.mask)
+        return Recomputed(views.head("mlm", text.to_padded()), text.mask)
 
 
 KINDS = {

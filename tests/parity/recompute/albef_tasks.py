@@ -26,7 +26,7 @@ class ClassificationRecomputation:
         assert isinstance(case.step, MomentumDistilled) and isinstance(case.step.student, (Entailment, NLVR2Joint))
         self.case, self.step = case, case.step
         self.student: Entailment | NLVR2Joint = case.step.student
-        with_golden_momentum(self.step, case).follow()
+        with_golden_momentum(self.step, case).update_teacher()
 
     def table(self) -> Table:
         return {
@@ -63,7 +63,7 @@ class VQARecomputation:
         assert isinstance(case.step, MomentumDistilled) and isinstance(case.step.student, OpenVQA)
         self.case, self.step, self.student = case, case.step, case.step.student
         self.shared = OpenVQACase(case, self.student)
-        with_golden_momentum(self.step, case).follow()
+        with_golden_momentum(self.step, case).update_teacher()
 
     def table(self) -> Table:
         return self.shared.table() | {

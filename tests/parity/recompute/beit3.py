@@ -14,7 +14,7 @@ from diptych.models.beit3.model import BEiT3
 from diptych.modules.tokens import FusedTokens, Tokens, packing
 from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
@@ -50,12 +50,12 @@ class Recomputation:
 
     def pretraining(self) -> Table:
         return {
-            "image_emb": lambda: Recomputed(self.views.features("contrast").image),
-            "text_emb": lambda: Recomputed(self.views.features("contrast").text),
-            "logits": lambda: Recomputed(self.views.head("captions", self.captions.to_padded()), self.captions.mask),
+            "image_emb": lambda: Recomputed(self.views.features("itc").image),
+            "text_emb": lambda: Recomputed(self.views.features("itc").text),
+            "logits": lambda: Recomputed(self.views.head("mlm", self.captions.to_padded()), self.captions.mask),
             "greedy_ids": lambda: self.generated("greedy_ids", 1),
             "beam_ids": lambda: self.generated("beam_ids", 3),
-            "masked_logits": lambda: Recomputed(self.views.head("captions", self.captions.gather(self.hidden))),
+            "masked_logits": lambda: Recomputed(self.views.head("mlm", self.captions.gather(self.hidden))),
         }
 
     @cached_property

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diptych.batch import Batch, Image
 from diptych.modules.heads import ITCHead
-from diptych.objectives.contrast import contrast_logits
+from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from tests.parity.golden_case import Case, Recomputed, Table
@@ -29,21 +29,21 @@ class Recomputation:
             "image_features": lambda: Recomputed(self.features("image")),
             "text_features": lambda: Recomputed(self.features("text")),
             "text_tokens": lambda: padded(self.views.text),
-            "logits_per_image": lambda: Recomputed(contrast_logits(self.views, "contrast").to_text),
-            "logits_per_text": lambda: Recomputed(contrast_logits(self.views, "contrast").to_image),
+            "logits_per_image": lambda: Recomputed(contrast_logits(self.views, "itc").to_text),
+            "logits_per_text": lambda: Recomputed(contrast_logits(self.views, "itc").to_image),
             "logit_scale": lambda: Recomputed(self.contrast.scale()),
             "loss": lambda: Recomputed(self.total()),
         }
 
     @property
     def contrast(self) -> ITCHead:
-        head = self.step.heads["contrast"]
+        head = self.step.heads["itc"]
         assert isinstance(head, ITCHead)
         return head
 
     def features(self, side: str) -> Tensor:
         if self.unit:
-            return getattr(self.views.features("contrast"), side)
+            return getattr(self.views.features("itc"), side)
         readouts = self.views.image_readouts if side == "image" else self.views.text_readouts
         return getattr(self.contrast, side)(readouts[0])
 

@@ -39,8 +39,8 @@ class Recomputation:
         return {
             "image_latent": lambda: Recomputed(self.contrast.image(self.views.image_readouts[0])),
             "text_latent": lambda: Recomputed(self.contrast.text(self.views.text_readouts[0])),
-            "image_features": lambda: Recomputed(self.views.features("contrast").image),
-            "text_features": lambda: Recomputed(self.views.features("contrast").text),
+            "image_features": lambda: Recomputed(self.views.features("itc").image),
+            "text_features": lambda: Recomputed(self.views.features("itc").text),
             "image_tokens": lambda: padded(self.views.image.select(name="queries")),
             "text_tokens": lambda: padded(self.views.text.select(name="words")),
             "logits": lambda: Recomputed(
@@ -57,7 +57,7 @@ class Recomputation:
 
     @property
     def contrast(self) -> ITCHead:
-        head = self.step.heads["contrast"]
+        head = self.step.heads["itc"]
         assert isinstance(head, ITCHead)
         return head
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.batch import Batch, Image
 from diptych.objectives.mim import MIM, Reconstruction, patch_pixels, reconstructor
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices
+from diptych.objectives.random_choices import FixedChoices
 from diptych.objectives.views import Views
 from tests.parity.golden_case import Case, Table, unmasked
 

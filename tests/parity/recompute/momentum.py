@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.batch import Batch, Image, Text
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.momentum import MomentumDistillation
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.retrieval import RerankedRetrieval, Scores
@@ -39,7 +39,7 @@ class MomentumCase:
     def __init__(self, case: Case, cosine: bool):
         assert isinstance(case.step, MomentumDistillation)
         self.case, self.step, self.cosine = case, case.step, cosine
-        with_golden_momentum(self.step, case).follow()
+        with_golden_momentum(self.step, case).update_teacher()
         self.model: Any = self.step.student.model
         self.objectives = {
             type(objective): objective for objective in with_label_smoothing(self.step.student, case).objectives
@@ -55,16 +55,14 @@ class MomentumCase:
             "text_queue_after": lambda: Recomputed(self.updated_queue.text.T),
             "idx_queue_after": lambda: Recomputed(self.updated_queue.identity[None]),
             "queue_ptr_after": lambda: Recomputed(self.updated_queue.place),
-            "vision_proj_m_weight_after": lambda: Recomputed(
-                self.step.teacher.get_parameter("heads.contrast.image.weight")
-            ),
+            "vision_proj_m_weight_after": lambda: Recomputed(self.step.teacher.get_parameter("heads.itc.image.weight")),
             "pos_embed_resized": self.positions,
             "eval_score_i2t": lambda: Recomputed(self.scores.image_to_text),
             "eval_score_t2i": lambda: Recomputed(self.scores.text_to_image),
-            "image_feat": lambda: Recomputed(self.views.features("contrast").image),
-            "text_feat": lambda: Recomputed(self.views.features("contrast").text),
-            "image_feat_m": lambda: Recomputed(self.teacher.features("contrast").image),
-            "text_feat_m": lambda: Recomputed(self.teacher.features("contrast").text),
+            "image_feat": lambda: Recomputed(self.views.features("itc").image),
+            "text_feat": lambda: Recomputed(self.views.features("itc").text),
+            "image_feat_m": lambda: Recomputed(self.teacher.features("itc").image),
+            "text_feat_m": lambda: Recomputed(self.teacher.features("itc").text),
         }
         for official, name in losses.items():
             table[f"loss_{official}"] = lambda name=name: Recomputed(self.losses[name])
@@ -122,15 +120,13 @@ class MomentumCase:
     def updated_queue(self) -> Any:
         """The queue after this batch; losses that use the queue before it are computed first."""
         assert self.step.queue is not None and self.losses and self.losses_without_distillation
-        self.step.remember(self.views)
+        self.step.enqueue(self.views)
         return self.step.queue
 
     @cached_property
     def scores(self) -> Scores:
         heads: Any = self.step.student.heads
-        rerank = RerankedRetrieval(
-            self.model, heads["contrast"], heads["match"], self.case.config["k_test"], self.cosine
-        )
+        rerank = RerankedRetrieval(self.model, heads["itc"], heads["itm"], self.case.config["k_test"], self.cosine)
         return rerank(Image.from_full(self.case.input("eval_image")), text_of(self.case, "eval_text"))
 
     def positions(self) -> Recomputed:

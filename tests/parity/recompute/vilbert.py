@@ -16,7 +16,7 @@ from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, Tar
 from diptych.objectives.masked_views import masked_pair
 from diptych.objectives.masking import MaskedRegionBatch
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.multitask import MultiTask
 from tests.parity.golden_case import Case, Recomputed, Table
@@ -59,10 +59,10 @@ class PretrainingRecomputation:
             "vision_states": lambda: padded(self.pair.image),
             "pooled_text": lambda: pooled_text(self.step.model, self.pair),
             "pooled_vision": lambda: pooled_image(self.step.model, self.pair),
-            "mlm_logits": lambda: on_tokens(self.step.heads["words"], self.pair.text),
+            "mlm_logits": lambda: on_tokens(self.step.heads["mlm"], self.pair.text),
             "region_logits": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
             "region_predictions": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
-            "alignment_logits": lambda: Recomputed(ITM(hiding=MASKING).logits(self.views).flip(1)),
+            "alignment_logits": lambda: Recomputed(ITM(masking=MASKING).logits(self.views).flip(1)),
             "loss_mlm": lambda: Recomputed(self.loss("mlm")),
             "loss_region": lambda: Recomputed(self.region_loss(class_target)),
             "loss_region_mse": lambda: Recomputed(self.region_loss(feature_target)),

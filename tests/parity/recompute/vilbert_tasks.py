@@ -74,7 +74,7 @@ class TasksRecomputation:
             "vision_logit": lambda: Recomputed(
                 self.task("grounding").scores(self.pair)[:, :, None], self.pair.image.mask
             ),
-            "text_prediction": lambda: on_tokens(self.head("words"), self.pair.text),
+            "text_prediction": lambda: on_tokens(self.head("mlm"), self.pair.text),
             "text_logit": lambda: Recomputed(
                 self.head("word")(self.pair.text.to_padded())[:, :, None], self.pair.text.mask
             ),

@@ -14,7 +14,7 @@ from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import WPA, TransportPlan
 from diptych.tasks.nlvr2 import NLVR2
@@ -115,7 +115,7 @@ class PretrainingRecomputation:
 
     def mlm_logits(self) -> Recomputed:
         text = self.views.masked_pair(self.objective(MLM).masking).text
-        return Recomputed(self.views.head("words", text.to_padded()), text.mask)
+        return Recomputed(self.views.head("mlm", text.to_padded()), text.mask)
 
     def valid(self, image: Tokens) -> Recomputed:
         mask = patch_grid(image).mask

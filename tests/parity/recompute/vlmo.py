@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
-from diptych.models.vlmo.model import CONTRASTS, VLMo
-from diptych.objectives.contrast import contrast_logits
+from diptych.models.vlmo.model import ITC_HEADS, VLMo
+from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import FixedChoices, MaskedText
+from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
@@ -41,7 +41,7 @@ class Recomputation:
         return tables[type(self.step)]() if type(self.step) in tables else {}
 
     def pretraining(self) -> Table:
-        own, both = CONTRASTS
+        own, both = ITC_HEADS
         return {
             "vl_text": lambda: padded(self.views.pair.text),
             "vl_image": lambda: padded(self.views.pair.image),
@@ -61,8 +61,8 @@ class Recomputation:
 
     def retrieval(self) -> Table:
         return {
-            "text_emb": lambda: Recomputed(self.views.features("contrast").text),
-            "image_emb": lambda: Recomputed(self.views.features("contrast").image),
+            "text_emb": lambda: Recomputed(self.views.features("itc").text),
+            "image_emb": lambda: Recomputed(self.views.features("itc").image),
             "irtr_loss": lambda: Recomputed(self.losses["retrieval"]),
         }
 
@@ -86,7 +86,7 @@ class Recomputation:
 
     def mlm_logits(self) -> Recomputed:
         text = self.objective(MLM).text(self.views)
-        return Recomputed(self.views.head("words", text.to_padded()), text.mask)
+        return Recomputed(self.views.head("mlm", text.to_padded()), text.mask)
 
     def weighted(self, name: str) -> Tensor:
         """A weighted loss, as the official code returns it."""

@@ -63,7 +63,7 @@ def test_generated_captions_are_scored_and_their_files_are_read_by_pycocotools(t
     assert [a["caption"] for a in coco.imgToAnns[3]] == list(source.captions(3))
 
     write_shown(tmp_path, result.make_examples())
-    example = read_shown(tmp_path / "shown.json")[2]
+    example = read_shown(tmp_path / "examples.json")[2]
     assert isinstance(example, CaptionExample)
     assert (example.caption, example.score, list(example.references)) == (
         captions[2],

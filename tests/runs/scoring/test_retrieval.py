@@ -50,8 +50,8 @@ MODEL = VLMoConfig(
     vl_start_layer=1,
     grid=(5, 7),
     vocab_size=114,
-    relative=False,
-    scale=0.0,
+    relative_position=False,
+    layer_scale=0.0,
     num_itc_branches=1,
     drop_path=0.0,
 )
@@ -85,13 +85,13 @@ def at_once(evaluated: EvaluatedModel) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = examples.collate([examples.load(i, 0, 0) for i in range(n)], range(n), 0, 0).image
     text = evaluated.model.encode_text(tokenizer_of(evaluated.run).encode(pairs.texts))
     image = evaluated.model.encode_image(pixels)
-    head = module.get_submodule("heads.contrast")
+    head = module.get_submodule("heads.itc")
     assert isinstance(head, ITCHead)
     (image_features,), (text_features,) = evaluated.model.pooled_features(image), evaluated.model.pooled_features(text)
     cosines = head.project_image(image_features) @ head.project_text(text_features).T
     m = cosines.shape[1]
     pair = torch.arange(n * m)
-    match = module.heads["match"](
+    match = module.heads["itm"](
         evaluated.model.fuse(text.index_samples(pair % m), image.index_samples(pair // m)).pooled
     )
     return cosines, (match[:, 1] - match[:, 0]).view(n, m)
@@ -104,12 +104,12 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXT_BATCH", 5)
 
 
-@pytest.mark.parametrize("ranked_by", ["match", "cosine", "product"])
+@pytest.mark.parametrize("ranked_by", ["itm", "sum", "product"])
 def test_the_most_similar_pairs_are_reranked_and_the_others_rank_behind(in_parts: None, ranked_by: Any):
     evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by=ranked_by))
     scorer, (cosines, match) = dual_encoder_scorer(evaluated), at_once(evaluated)
     assert scorer is not None and scorer.scale == pytest.approx(1 / 0.07, rel=0.5)
-    match = match + {"match": 0.0, "cosine": 1.0, "product": scorer.scale}[ranked_by] * cosines
+    match = match + {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[ranked_by] * cosines
     with torch.no_grad():
         scored = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0))
     assert scored.before_reranking is not None
@@ -124,11 +124,11 @@ def test_the_most_similar_pairs_are_reranked_and_the_others_rank_behind(in_parts
 
 
 def test_a_reranked_candidate_of_lowest_log_odds_still_ranks_before_other_pairs(in_parts: None):
-    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by="match"))
+    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by="itm"))
     module, scorer = evaluated.module, dual_encoder_scorer(evaluated)
     assert isinstance(module, Pretraining) and scorer is not None
     with torch.no_grad():
-        match = module.heads["match"].get_submodule("linear")
+        match = module.heads["itm"].get_submodule("linear")
         assert isinstance(match, nn.Linear)
         match.bias.copy_(torch.tensor([500.0, -500.0]))
         scores = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0)).scores.image_to_text
@@ -153,7 +153,7 @@ def test_pairs_fused_in_bf16_are_scored_in_fp32():
 
 
 def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
-    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank=99, rerank_by="match"))
+    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank=99, rerank_by="itm"))
     scorer = dual_encoder_scorer(evaluated)
     assert scorer is not None
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_only_a_run_trained_with_itm_is_reranked(objectives: Objectives, candida
     evaluated = evaluated_model(objectives, replace(CONFIG, rerank=candidates))
     with torch.no_grad():
         metrics = retrieval(evaluated).metrics
-    assert ("image to text R@1, before matching" in metrics) is is_reranked
+    assert ("image to text R@1, before re-ranking" in metrics) is is_reranked
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
     assert dual_encoder_scorer(evaluated_model(Objectives(itm=1.0))) is None
 

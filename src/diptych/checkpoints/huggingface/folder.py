@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.checkpoints.read import WeightsError, read_checkpoint, read_states
-from diptych.checkpoints.reader import StateInFile
+from diptych.checkpoints.nested_state_dicts import StateInFile
+from diptych.checkpoints.read import WeightsError, load_all_state_dicts, load_state_dict
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
 
@@ -34,9 +34,9 @@ def is_model_folder_weights(file: Path) -> bool:
     return file.name in WEIGHTS and file.is_file() and (file.parent / CONFIG).is_file()
 
 
-def read_weights(path: Path) -> list[StateInFile]:
+def load_folder_state_dict(path: Path) -> list[StateInFile]:
     """Every set of weights of a checkpoint; one set, of all shards, if `path` is their index. Raises WeightsError."""
-    return [StateInFile("", _from_shards(path))] if path.name.endswith(INDEX) else read_states(path)
+    return [StateInFile("", _from_shards(path))] if path.name.endswith(INDEX) else load_all_state_dicts(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _from_shards(index: Path) -> dict[str, Tensor]:
     for name in dict.fromkeys(files.values()):
         if not name.endswith((".safetensors", ".bin")) or any(c in name for c in "/\\:\0") or name.startswith("."):
             raise WeightsError(f"{index}: weight_map names the file {name!r}; expected a file of the same folder")
-        shard = read_checkpoint(index.parent / name)
+        shard = load_state_dict(index.parent / name)
         expected = {weight for weight, file in files.items() if file == name}
         if wrong := min(expected ^ shard.keys(), default=None):
             problem = "is not in it" if wrong in expected else "is in it, but the index does not list it there"

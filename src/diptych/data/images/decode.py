@@ -159,7 +159,7 @@ _TILE_SIZE = (322, 323)  # TIFF tags
 _WEBP_CANVASES = 12  # bytes per pixel: libwebp keeps two RGBA canvases, Pillow a copy of one
 
 
-def decode(data: bytes, where: str, *, least: int | None = None, most_pixels: int = MAX_PIXELS) -> Pillow.Image:
+def decode(data: bytes, where: str, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Pillow.Image:
     """Upright RGB image of the first frame; transparent parts become white, higher bit depths are scaled to 8 bits.
 
     The header is checked before anything is decoded: the size against `most_pixels`, the memory needed against
@@ -177,11 +177,11 @@ def decode(data: bytes, where: str, *, least: int | None = None, most_pixels: in
     """
     with _opened(data, where) as picture:
         width, height = picture.size
-        if width * height > most_pixels:
-            raise Excessive(f"{width} x {height} pixels is more than the limit of {most_pixels}")
+        if width * height > max_pixels:
+            raise Excessive(f"{width} x {height} pixels is more than the limit of {max_pixels}")
         check_scans(data, width * height)
         _check_cost(picture)
-        return _decoded(picture, data, least)
+        return _decoded(picture, data, min_side)
 
 
 def format_of(data: bytes, where: str) -> str:
@@ -234,9 +234,9 @@ def _coefficient_bytes(picture: Pillow.Image) -> int:
     return -(-2 * sum(across * down for across, down in channels) // whole)
 
 
-def _decoded(picture: Pillow.Image, data: bytes, least: int | None) -> Pillow.Image:
+def _decoded(picture: Pillow.Image, data: bytes, min_side: int | None) -> Pillow.Image:
     """Upright RGB pixels of an image whose header was read; a JPEG at the smallest scale that keeps `least`."""
-    scale = max((s for s in (1, 2, 4, 8) if least and min(picture.size) // s >= least), default=1)
+    scale = max((s for s in (1, 2, 4, 8) if min_side and min(picture.size) // s >= min_side), default=1)
     fast = _decode_fast(data, picture, scale) if picture.format == "JPEG" and picture.mode == "RGB" else None
     if fast is None:
         if scale > 1:

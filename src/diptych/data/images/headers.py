@@ -11,10 +11,10 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
-MOST_SCANNED = 2_000_000_000  # scans x pixels of a progressive JPEG; usual ones have about 10 scans
-FEW_BLOCKS = 10_000  # markers, chunks or sub-blocks allowed in any file; one more per KiB
-MOST_JUNK = 10_000  # bytes between markers before a JPEG's first scan
-MOST_VALUES = 200_000  # values of one TIFF tag: strip offsets, palette colours
+MAX_SCANNED = 2_000_000_000  # scans x pixels of a progressive JPEG; usual ones have about 10 scans
+FREE_BLOCKS = 10_000  # markers, chunks or sub-blocks allowed in any file; one more per KiB
+MAX_JUNK = 10_000  # bytes between markers before a JPEG's first scan
+MAX_VALUES = 200_000  # values of one TIFF tag: strip offsets, palette colours
 PPM_HEADER = 4096  # bytes within which a PPM's header and comments must end
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
@@ -34,7 +34,7 @@ def check_header(data: bytes) -> None:
         _check_number(data, _jpeg_markers(data), "markers")
     elif data.startswith(b"\x89PNG"):
         _check_number(data, _png_chunks(data), "chunks")
-        _check_number(data, (kind for kind in _png_chunks(data) if kind == b"iCCP"), "colour profiles", most=1)
+        _check_number(data, (kind for kind in _png_chunks(data) if kind == b"iCCP"), "colour profiles", limit=1)
     elif data.startswith(b"GIF8"):
         _check_number(data, _gif_blocks(data), "blocks before its first frame")
     elif data.startswith((b"II", b"MM")):
@@ -47,22 +47,22 @@ def check_scans(data: bytes, pixels: int) -> None:
     """Raises Excessive where a JPEG has too many scans for its size. A tiny image counts as 64 x 64 pixels."""
     if data.startswith(b"\xff\xd8"):
         scans = sum(code == _START_OF_SCAN for code in _jpeg_markers(data))
-        if scans * max(pixels, 4096) > MOST_SCANNED:
-            raise Excessive(f"its {scans} scans of {pixels} pixels exceed the limit of {MOST_SCANNED} scans x pixels")
+        if scans * max(pixels, 4096) > MAX_SCANNED:
+            raise Excessive(f"its {scans} scans of {pixels} pixels exceed the limit of {MAX_SCANNED} scans x pixels")
 
 
-def _check_number(data: bytes, blocks: Iterator[object], what: str, most: int | None = None) -> None:
-    most = FEW_BLOCKS + len(data) // 1024 if most is None else most
-    if sum(1 for _ in islice(blocks, most + 1)) > most:
-        raise Excessive(f"it has more than {most} {what} in {len(data)} bytes")
+def _check_number(data: bytes, blocks: Iterator[object], what: str, limit: int | None = None) -> None:
+    limit = FREE_BLOCKS + len(data) // 1024 if limit is None else limit
+    if sum(1 for _ in islice(blocks, limit + 1)) > limit:
+        raise Excessive(f"it has more than {limit} {what} in {len(data)} bytes")
 
 
 def _jpeg_markers(data: bytes) -> Iterator[int]:
     """Marker codes of a JPEG up to its end, located as libjpeg does: by their lengths, and by search after a scan."""
     at, scanning = 2, False
     while (marker := _MARKER.search(data, at)) is not None:
-        if not scanning and marker.start() - at > MOST_JUNK:
-            raise Excessive(f"it has {marker.start() - at} bytes of padding at byte {at}, more than {MOST_JUNK}")
+        if not scanning and marker.start() - at > MAX_JUNK:
+            raise Excessive(f"it has {marker.start() - at} bytes of padding at byte {at}, more than {MAX_JUNK}")
         code, at = marker[1][0], marker.end()
         yield code
         if code == _END_OF_IMAGE:
@@ -70,8 +70,8 @@ def _jpeg_markers(data: bytes) -> Iterator[int]:
         if code not in _NO_LENGTH:
             at += max(2, int.from_bytes(data[at : at + 2]))
             scanning = scanning or code == _START_OF_SCAN
-    if not scanning and len(data) - at > MOST_JUNK:
-        raise Excessive(f"it has {len(data) - at} bytes of padding at byte {at}, more than {MOST_JUNK}")
+    if not scanning and len(data) - at > MAX_JUNK:
+        raise Excessive(f"it has {len(data) - at} bytes of padding at byte {at}, more than {MAX_JUNK}")
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:
@@ -111,6 +111,6 @@ def _tiff_tags(data: bytes) -> Iterator[int]:
     at += number.size
     for place in range(at, min(at + count * tag.size, len(data) - tag.size + 1), tag.size):
         code, kind, values, _ = tag.unpack_from(data, place)
-        if values > MOST_VALUES and kind in _VALUE_BYTES:
-            raise Excessive(f"its tag {code} has {values} values, more than {MOST_VALUES}")
+        if values > MAX_VALUES and kind in _VALUE_BYTES:
+            raise Excessive(f"its tag {code} has {values} values, more than {MAX_VALUES}")
         yield code

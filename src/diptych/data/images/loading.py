@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from diptych.batch import Batch, Image, Regions
 from diptych.config.data import ImageSettings
 from diptych.data.images.transforms import stack, transform
-from diptych.utils.cache import digest
+from diptych.utils.feature_cache import digest
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ def stem_of(source: ImageSource, index: int) -> str:
 class KeyedImages(Protocol):
     """An image loader that identifies images by name and never reads their files."""
 
-    def known_as(self, source: ImageSource, index: int) -> str: ...
+    def image_key(self, source: ImageSource, index: int) -> str: ...
 
 
 def identity_of(loader: ImageLoader, source: ImageSource, index: int) -> int:
@@ -70,7 +70,7 @@ def identity_of(loader: ImageLoader, source: ImageSource, index: int) -> int:
     identity (a re-encoded or resized copy has another); a hash of the name where the loader does not read files.
     Raises BadSample.
     """
-    key = loader.known_as(source, index) if isinstance(loader, KeyedImages) else file_of(source, index)
+    key = loader.image_key(source, index) if isinstance(loader, KeyedImages) else file_of(source, index)
     return int.from_bytes(digest(key)[:8], "big") >> 1
 
 

@@ -36,8 +36,8 @@ def _starts(side: float, places: int) -> np.ndarray:
     return np.linspace(0, 1 - side, places if side < 1 else 1)
 
 
-MOST_REGIONS = 1000
-MOST_ROW = 64 * 2**20  # bytes of one image's regions, encoded or unpacked; 100 regions of 2,048 floats take 1 MiB
+MAX_REGIONS = 1000
+MAX_ROW = 64 * 2**20  # bytes of one image's regions, encoded or unpacked; 100 regions of 2,048 floats take 1 MiB
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None,
             raise BadSample(f"{where}, {name}", f"expected one row for each of {n} boxes, got shape {array.shape}")
         if array is not None and not np.isfinite(array).all():
             raise BadSample(f"{where}, {name}", "has values that are not finite")
-    if not 1 <= n <= MOST_REGIONS:
-        raise BadSample(where, f"expected 1 to {MOST_REGIONS} regions, got {n}")
+    if not 1 <= n <= MAX_REGIONS:
+        raise BadSample(where, f"expected 1 to {MAX_REGIONS} regions, got {n}")
     return DetectedImage(features, boxes, classes)
 
 

@@ -18,10 +18,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from diptych.data.regions.arrays import MOST_REGIONS, MOST_ROW, DetectedImage, checked, floats, positive_integer, shares
+from diptych.data.regions.arrays import MAX_REGIONS, MAX_ROW, DetectedImage, checked, floats, positive_integer, shares
 from diptych.data.regions.lmdb import RegionDatabase
-from diptych.data.safe_pickle import NotPlain, read_npz
 from diptych.data.sources.base import BadSample, DataError
+from diptych.utils.safe_pickle import NotPlain, read_npz
 
 _DETECTIONS = ("objects_id", "objects_conf", "attrs_id", "attrs_conf")
 COLUMNS = {
@@ -69,9 +69,9 @@ class RegionTable:
         self._rows: dict[str, tuple[int, int]] = {}  # image id: row number, and byte at which it begins
         with path.open("rb") as file:
             row, start = 1, 0
-            while line := file.readline(MOST_ROW + 1):
-                if len(line) > MOST_ROW:
-                    raise DataError(f"{path}, row {row}: longer than {MOST_ROW} bytes; is this a table of regions?")
+            while line := file.readline(MAX_ROW + 1):
+                if len(line) > MAX_ROW:
+                    raise DataError(f"{path}, row {row}: longer than {MAX_ROW} bytes; is this a table of regions?")
                 if line.strip():
                     self._add_row(line, row, start)
                 row, start = row + 1, start + len(line)
@@ -102,13 +102,13 @@ class RegionTable:
         row, start = self._rows[image]
         with self.path.open("rb") as file:
             file.seek(start)
-            cells = file.readline(MOST_ROW).rstrip(b"\r\n").split(b"\t")
+            cells = file.readline(MAX_ROW).rstrip(b"\r\n").split(b"\t")
         named, where = dict(zip(COLUMNS[len(cells)], cells, strict=True)), f"{self.path}, row {row}"
         width, height, n = (
             positive_integer(named[key], f"{where}, {key!r}") for key in ("image_w", "image_h", "num_boxes")
         )
-        if n > MOST_REGIONS:
-            raise BadSample(f"{where}, 'num_boxes'", f"expected at most {MOST_REGIONS} regions, got {n}")
+        if n > MAX_REGIONS:
+            raise BadSample(f"{where}, 'num_boxes'", f"expected at most {MAX_REGIONS} regions, got {n}")
         boxes, features = (floats(named[key], n, f"{where}, {key!r}") for key in ("boxes", "features"))
         return checked(features, shares(boxes, width, height, where), None, where)
 
@@ -153,7 +153,7 @@ class RegionFolder:
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     """Arrays of an .npz of at most `MOST_ROW` bytes unpacked. Raises BadSample."""
     try:
-        arrays = read_npz(file, MOST_ROW, leave_out=("info", "conf"))
+        arrays = read_npz(file, MAX_ROW, leave_out=("info", "conf"))
     except NotPlain as error:
         raise BadSample(str(file), str(error)) from None
     other = [key for key, array in arrays.items() if array.dtype.kind not in "fiu"]

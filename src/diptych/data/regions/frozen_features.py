@@ -20,7 +20,7 @@ from diptych.data.images.transforms import normalise, transform
 from diptych.data.regions.arrays import DetectedImage, stack_regions
 from diptych.data.regions.files import DetectedRegions
 from diptych.data.sources.base import BadSample
-from diptych.utils.cache import Arrays, MemoryCache, digest
+from diptych.utils.feature_cache import Arrays, MemoryCache, digest
 
 Extract = Callable[[Tensor], Arrays]
 """From the pixels ``(3, h, w)`` of one image, in [-1, 1], to named features: encoders.efficientnet's and others'."""
@@ -155,7 +155,7 @@ class RegionLoader:
     def __init__(self, regions: DetectedRegions, whole: bool = False):
         self.regions, self.whole = regions, whole
 
-    def known_as(self, source: ImageSource, index: int) -> str:
+    def image_key(self, source: ImageSource, index: int) -> str:
         return stem_of(source, index)
 
     def load(self, source: ImageSource, index: int, random: Random | None = None) -> DetectedImage:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.regions.arrays import MOST_REGIONS, MOST_ROW, DetectedImage, checked, floats, positive_integer, shares
-from diptych.data.safe_pickle import NotPlain, read_plain
+from diptych.data.regions.arrays import MAX_REGIONS, MAX_ROW, DetectedImage, checked, floats, positive_integer, shares
 from diptych.data.sources.base import BadSample, DataError
+from diptych.utils.safe_pickle import NotPlain, read_plain
 
 IDS = b"keys"  # key of a list of all image ids, which is not needed: the database lists its keys
 NAMES = {
@@ -28,7 +28,7 @@ NAMES = {
 class RegionDatabase:
     """Regions in an LMDB (see regions.files.DetectedRegions): a folder with ``data.mdb``, or that file.
 
-    Its pickles are parsed without running them (data/safe_pickle.py); arrays are numpy's, or float32 in base64. Only
+    Its pickles are parsed without running them (utils/safe_pickle.py); arrays are numpy's, or float32 in base64. Only
     values are checked: the file's pages are read by the LMDB library, which trusts them. Raises DataError.
     """
 
@@ -51,8 +51,8 @@ class RegionDatabase:
         where = f"{self.path}, {image}"
         with self._transaction() as transaction:
             data = transaction.get(image.encode())
-        if len(data) > MOST_ROW:
-            raise BadSample(where, f"expected at most {MOST_ROW} bytes, got {len(data)}")
+        if len(data) > MAX_ROW:
+            raise BadSample(where, f"expected at most {MAX_ROW} bytes, got {len(data)}")
         try:
             record = read_plain(data)
         except NotPlain as error:
@@ -114,6 +114,6 @@ def _array(value: Any, count: Any, where: str) -> np.ndarray:
     if not isinstance(value, bytes):
         raise BadSample(where, f"expected numbers in two dimensions, or base64, got {type(value).__name__}")
     n = positive_integer(count, f"{where}, 'num_boxes'")
-    if n > MOST_REGIONS:
-        raise BadSample(f"{where}, 'num_boxes'", f"expected at most {MOST_REGIONS} regions, got {n}")
+    if n > MAX_REGIONS:
+        raise BadSample(f"{where}, 'num_boxes'", f"expected at most {MAX_REGIONS} regions, got {n}")
     return floats(value, n, where)

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from diptych.data.images.loading import file_of, stem_of
 from diptych.data.sources.answers import Normalise, commonest, largest, withheld
 from diptych.data.sources.base import Captioned, DataError, Question, Questioned
-from diptych.data.sources.copies import pictures_of
+from diptych.data.sources.copies import first_copies_of
 from diptych.utils.rng import permutation
 
 GREY = (127, 127, 127)
@@ -136,7 +136,7 @@ class CorruptedCaptions:
         among = range(len(counts)) if images is None else images
         first, last = (self._first[i] for i in (among.start, max(among.start, among.stop)))
         moved = first + permutation(seed, 0, int(last - first), "noise")[: round(share * (last - first))]
-        self._from[moved] = _deranged(moved, np.array(pictures_of(source, len(source)))[image])
+        self._from[moved] = _deranged(moved, np.array(first_copies_of(source, len(source)))[image])
         self._image = image
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ def _deranged(captions: np.ndarray, image: np.ndarray) -> np.ndarray:
             continue
         others = (image[order] != image[captions[i]]) & (image[captions] != image[order[i]])
         if not others.any():
-            raise DataError("too few images to move so many captions to others; lower --share")
+            raise DataError("too few images to move so many captions to others; lower --fraction")
         j = np.flatnonzero(others)[0]
         order[i], order[j] = order[j], order[i]
     return order

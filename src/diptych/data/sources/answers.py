@@ -30,7 +30,9 @@ def largest(counts: Counter[str]) -> str:
     return min(counts, key=lambda a: (-counts[a], a))
 
 
-def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most: int | None = None) -> list[str]:
+def answer_list(
+    source: Questioned, normalise: Normalise, minimum: int = 9, max_answers: int | None = None
+) -> list[str]:
     """Answers that are the most common one of at least `minimum` questions, by decreasing count, at most `most`.
 
     ViLT uses 9, which gives 3,129 answers. Raises DataError where there is none.
@@ -39,7 +41,7 @@ def answer_list(source: Questioned, normalise: Normalise, minimum: int = 9, most
     for i in range(len(source)):
         if answers := source.question(i).answers:
             counts[commonest(answers, normalise)] += 1
-    chosen = sorted((a for a, n in counts.items() if n >= minimum and a), key=lambda a: (-counts[a], a))[:most]
+    chosen = sorted((a for a, n in counts.items() if n >= minimum and a), key=lambda a: (-counts[a], a))[:max_answers]
     if not counts:
         raise DataError(withheld(source))
     if not chosen:

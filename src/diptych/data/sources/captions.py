@@ -10,11 +10,11 @@ from PIL import Image as Pillow
 from diptych.data.images.decode import MAX_PIXELS, decode
 from diptych.data.sources import cells, formats
 from diptych.data.sources.base import BadSample, Captioned, DataError, NoSplit
-from diptych.data.sources.copies import same_bytes, stored
+from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import Columns, Entry
 from diptych.data.sources.paths import APART, Folder, data_folders, parse_json, read_text
-from diptych.data.sources.splits import SEVERAL, asked_split, named_split
+from diptych.data.sources.splits import SEVERAL, named_split, requested_split
 
 TABLES = (".csv", ".tsv", ".jsonl")
 KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .jsonl; tars are named by a glob"
@@ -28,16 +28,22 @@ class CaptionedFiles:
     """
 
     def __init__(
-        self, name: str, split: str, root: Path, entries: Sequence[Entry], least: int | None = None, division: str = ""
+        self,
+        name: str,
+        split: str,
+        root: Path,
+        entries: Sequence[Entry],
+        min_side: int | None = None,
+        division: str = "",
     ):
-        self.name, self.split, self.root, self.entries, self.least = name, split, root, entries, least
+        self.name, self.split, self.root, self.entries, self.min_side = name, split, root, entries, min_side
         self.division = division
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def image(self, index: int) -> Pillow.Image:
-        return load(self.root / self.entries[index].file, self.least)
+        return load(self.root / self.entries[index].file, self.min_side)
 
     def file(self, index: int) -> bytes:
         """Bytes of the image file. Raises BadSample."""
@@ -49,7 +55,7 @@ class CaptionedFiles:
 
     def pictures(self) -> Sequence[int]:
         """For each image the first one with the same bytes (see `copies.TellsCopies`)."""
-        return same_bytes([stored(self.root / entry.file) for entry in self.entries])
+        return same_bytes([byte_range(self.root / entry.file) for entry in self.entries])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.entries[index].captions
@@ -58,9 +64,9 @@ class CaptionedFiles:
         return f"{self.entries[index].where} ({self.entries[index].file})"
 
 
-def load(path: Path, least: int | None = None) -> Pillow.Image:
+def load(path: Path, min_side: int | None = None) -> Pillow.Image:
     """The decoded image of a file. Raises BadSample."""
-    return decode(read_bytes(path), str(path), least=least)
+    return decode(read_bytes(path), str(path), min_side=min_side)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -74,7 +80,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_captions(
-    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
+    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, min_side: int | None = None
 ) -> Captioned:
     """One split of a captioned data set.
 
@@ -92,22 +98,22 @@ def open_captions(
     Raises:
         DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
-    split = asked_split(split, spec)
+    split = requested_split(split, spec)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import Scenes
 
         return Scenes.from_spec(spec, split, seed)
     if spec.endswith(".tar"):
-        from diptych.data.webdataset.shards import CaptionedShards
+        from diptych.data.webdataset.indexed_shards import CaptionedShards
 
-        return CaptionedShards(spec, split, seed=seed, least=least)
+        return CaptionedShards(spec, split, seed=seed, min_side=min_side)
     path = Path(spec)
     table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
     rows, captions = _read(table, columns or Columns())
     folder = Folder.of(table)
     divided = divide(table, rows, folder, split, seed)
     entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)
-    return CaptionedFiles(folder.root.name, split, folder.root, entries, least, divided.division)
+    return CaptionedFiles(folder.root.name, split, folder.root, entries, min_side, divided.division)
 
 
 def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]]]:

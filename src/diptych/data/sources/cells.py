@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from diptych.data.sources.base import DataError
-from diptych.data.sources.paths import LARGEST, kind_of, need
+from diptych.data.sources.paths import MAX_FILE_BYTES, kind_of, need
 
 _PRINTED = re.compile(
     r"""
@@ -89,7 +89,7 @@ def _answer(value: Any, where: str) -> str:
     if isinstance(value, dict):
         _present(value, "answer", where)
         value, where = value["answer"], f"{where}, 'answer'"
-    if type(value) is int and abs(value) < LARGEST:
+    if type(value) is int and abs(value) < MAX_FILE_BYTES:
         return str(value)
     if not isinstance(value, str):
         raise DataError(f"{where}: {kind_of(value)} where an answer is expected; {_ADVICE}, or drop the row")

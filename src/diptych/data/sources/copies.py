@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 BEGINNING, CHUNK = 4096, 1 << 20  # bytes compared first; bytes read at a time
-SHORTEST = 12  # bytes; shorter files are no images but placeholders for missing ones
+MIN_IMAGE_BYTES = 12  # bytes; shorter files are no images but placeholders for missing ones
 
 
-class Stored(NamedTuple):
+class ByteRange(NamedTuple):
     """Location of an image: `size` bytes from byte `start` of a file."""
 
     path: Path
@@ -21,7 +21,7 @@ class Stored(NamedTuple):
 
 
 @runtime_checkable
-class TellsCopies(Protocol):
+class ListsCopies(Protocol):
     """A source that detects copies among its images."""
 
     def pictures(self) -> Sequence[int]:
@@ -29,20 +29,20 @@ class TellsCopies(Protocol):
         ...
 
 
-def pictures_of(source: object, num_images: int) -> Sequence[int]:
+def first_copies_of(source: object, num_images: int) -> Sequence[int]:
     """For each image the index of the first copy; its own index for sources that do not detect copies."""
-    return source.pictures() if isinstance(source, TellsCopies) else range(num_images)
+    return source.pictures() if isinstance(source, ListsCopies) else range(num_images)
 
 
-def stored(path: Path) -> Stored | None:
+def byte_range(path: Path) -> ByteRange | None:
     """Location of a whole file; None where it cannot be read."""
     try:
-        return Stored(path, 0, path.stat().st_size)
+        return ByteRange(path, 0, path.stat().st_size)
     except OSError:
         return None
 
 
-def same_bytes(places: Sequence[Stored | None]) -> list[int]:
+def same_bytes(places: Sequence[ByteRange | None]) -> list[int]:
     """For each location the index of the first one with the same bytes.
 
     Its own index where it cannot be read or is too short for an image. Sizes are compared first, then the beginnings of
@@ -50,7 +50,7 @@ def same_bytes(places: Sequence[Stored | None]) -> list[int]:
     Exact up to a collision of 128-bit digests.
     """
     groups: Iterable[list[int]] = [
-        [i for i, place in enumerate(places) if place is not None and place.size >= SHORTEST]
+        [i for i, place in enumerate(places) if place is not None and place.size >= MIN_IMAGE_BYTES]
     ]
     for key in (lambda place: place.size, _beginning, _digest):
         groups = [part for group in groups for part in _partition(group, places, key)]
@@ -62,7 +62,7 @@ def same_bytes(places: Sequence[Stored | None]) -> list[int]:
 
 
 def _partition(
-    group: list[int], places: Sequence[Stored | None], key: Callable[[Stored], Hashable]
+    group: list[int], places: Sequence[ByteRange | None], key: Callable[[ByteRange], Hashable]
 ) -> Iterable[list[int]]:
     """Subgroups of two or more members with equal `key`."""
     parts: dict[Hashable, list[int]] = defaultdict(list)
@@ -76,13 +76,13 @@ def _partition(
     return [part for part in parts.values() if len(part) > 1]
 
 
-def _beginning(place: Stored) -> bytes:
+def _beginning(place: ByteRange) -> bytes:
     with place.path.open("rb") as file:
         file.seek(place.start)
         return blake2b(file.read(min(BEGINNING, place.size)), digest_size=16).digest()
 
 
-def _digest(place: Stored) -> bytes:
+def _digest(place: ByteRange) -> bytes:
     digest, left = blake2b(digest_size=16), place.size
     with place.path.open("rb") as file:
         file.seek(place.start)

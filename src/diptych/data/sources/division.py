@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diptych.data.sources.base import DataError, NoSplit
-from diptych.data.sources.copies import same_bytes, stored
+from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.paths import Folder
 from diptych.data.sources.splits import counted, drawn_splits, file_split, split_of
 
@@ -74,7 +74,7 @@ def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
     """
     files = [folder.seek(row.places) for row in rows]
     places = {file: at for at, file in enumerate(dict.fromkeys(file for file in files if file is not None))}
-    first = same_bytes([stored(folder.root / file) for file in places])
+    first = same_bytes([byte_range(folder.root / file) for file in places])
     return [
         os.path.normpath(row.name) if file is None else first[places[file]]
         for row, file in zip(rows, files, strict=True)

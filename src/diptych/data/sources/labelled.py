@@ -14,11 +14,11 @@ from PIL import Image as Pillow
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.data.images.loading import ImageLoader, image_loader, with_images
-from diptych.data.safe_pickle import NotPlain, read_plain
 from diptych.data.sources.base import DataError, NoSplit
-from diptych.data.sources.splits import asked_split, counted
-from diptych.utils.cache import digest
+from diptych.data.sources.splits import counted, requested_split
+from diptych.utils.feature_cache import digest
 from diptych.utils.rng import generator
+from diptych.utils.safe_pickle import NotPlain, read_plain
 
 SIDE = 32
 HELD_OUT = 10  # every tenth image of train is val
@@ -29,13 +29,13 @@ class Labelled:
     """One split of CIFAR-100 (Krizhevsky 2009): images of 32 x 32 pixels, each of one of `classes`.
 
     `folder` contains ``meta``, ``train`` and ``test``, pickles that are parsed without running them
-    (data/safe_pickle.py). Differs: the data set has no val split, so every tenth image of train is held out as one,
+    (utils/safe_pickle.py). Differs: the data set has no val split, so every tenth image of train is held out as one,
     together with all its copies (the first of them counts); `division` says so in one line. Raises DataError, and
     NoSplit for an empty split.
     """
 
     def __init__(self, folder: Path, split: str):
-        split = asked_split(split, str(folder))
+        split = requested_split(split, str(folder))
         self.name, self.split, self.path = folder.name, split, folder / FILES[split]
         self.classes = [_text(name, folder / "meta") for name in _read(folder / "meta", b"fine_label_names", list)]
         pixels = _read(self.path, b"data", np.ndarray)

@@ -14,7 +14,7 @@ from typing import Any
 
 from diptych.data.sources.base import DataError
 
-LARGEST = 2**63  # integers from here on are rejected everywhere in data files
+MAX_FILE_BYTES = 2**63  # integers from here on are rejected everywhere in data files
 _TYPE_NAMES = {str: "a text", int: "an integer", list: "a list", dict: "a record"}
 APART = ("annotations", "questions")
 """Subfolders (in upper or lower case) in which COCO and VQA v2 keep their JSON files, beside the image folders."""
@@ -186,7 +186,7 @@ def listed(rows: Sequence[Any], path: Path) -> Iterator[tuple[str, dict[str, Any
 def kind_of(value: Any) -> str:
     """Name of a JSON value's type, for messages."""
     if type(value) is int:
-        return "an integer" if abs(value) < LARGEST else "a number of more than 64 bits"
+        return "an integer" if abs(value) < MAX_FILE_BYTES else "a number of more than 64 bits"
     kinds = {bool: "true or false", float: "a decimal number", list: "a list", dict: "a record", type(None): "null"}
     return kinds.get(type(value), "a text" if isinstance(value, str) else type(value).__name__)
 
@@ -212,6 +212,6 @@ def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         expected = " or ".join(_TYPE_NAMES.get(k, k.__name__) for k in kinds)
         raise DataError(f"{where}, {key!r}: {kind_of(row[key])} where {expected} is expected; correct it")
-    if isinstance(row[key], int) and abs(row[key]) >= LARGEST:
+    if isinstance(row[key], int) and abs(row[key]) >= MAX_FILE_BYTES:
         raise DataError(f"{where}, {key!r}: a number of more than 64 bits; renumber")
     return row[key]

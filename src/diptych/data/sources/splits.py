@@ -86,7 +86,7 @@ def split_of(word: str, where: str, own: Sequence[str] = ()) -> str:
     raise DataError(f"{where}: split {word!r} is none of {_known(own)}; correct it")
 
 
-def asked_split(word: str, data: str, own: Sequence[str] = ()) -> str:
+def requested_split(word: str, data: str, own: Sequence[str] = ()) -> str:
     """Split that ``--split`` means for some ``--data``; the built-in world has further ones. Raises DataError."""
     if data.partition(":")[0] == "scenes" and known_split(word) not in SPLITS:
         return word

@@ -17,7 +17,7 @@ from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import Columns, check_split_columns, table
 from diptych.data.sources.paths import Folder, need, parse_json, read_rows, read_text
-from diptych.data.sources.splits import asked_split, known_split, named_split
+from diptych.data.sources.splits import known_split, named_split, requested_split
 
 OWN = ("test-dev", "test-std")  # splits of VQA alone, whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
@@ -36,10 +36,10 @@ class QuestionedFiles:
         root: Path,
         files: Sequence[str],
         questions: Sequence[tuple[str, Question]],
-        least: int | None = None,
+        min_side: int | None = None,
         division: str = "",
     ):
-        self.name, self.split, self.root, self.least = name, split, root, least
+        self.name, self.split, self.root, self.min_side = name, split, root, min_side
         self.files, self.questions, self.division = files, questions, division
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class QuestionedFiles:
         return self.questions[index][1]
 
     def image(self, index: int) -> Pillow.Image:
-        return load(self.root / self.files[index], self.least)
+        return load(self.root / self.files[index], self.min_side)
 
     def file(self, index: int) -> bytes:
         """Bytes of image file `index`. Raises BadSample."""
@@ -65,7 +65,7 @@ class QuestionedFiles:
 
 
 def open_questions(
-    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, least: int | None = None
+    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, min_side: int | None = None
 ) -> Questioned:
     """One split of a data set of questions about images.
 
@@ -83,7 +83,7 @@ def open_questions(
     Raises:
         DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
-    split = asked_split(split, spec, OWN)
+    split = requested_split(split, spec, OWN)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import SceneQuestions, Scenes
 
@@ -109,7 +109,7 @@ def open_questions(
         id, words, answers, kind = fields
         questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
     _check_withheld(questions, split)
-    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, least, divided.division)
+    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, min_side, divided.division)
 
 
 def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:

@@ -13,7 +13,7 @@ from diptych.data.synthetic.render import render
 from diptych.data.synthetic.world import SPLITS, Scene, draw
 
 _CACHED = 8192  # scenes of about 30 KB with their images; rendering one takes longer than its share of a training step
-LARGEST = 200_000
+MAX_SCENES = 200_000
 """Maximum scenes of a split: all captions are generated before a run starts, about a minute for this many."""
 _scene = lru_cache(_CACHED)(draw)
 
@@ -45,8 +45,8 @@ class Scenes:
     def __init__(self, split: str, size: int | None = None, seed: int = 0, pixels: int = 96):
         if split not in SPLITS:
             raise DataError(f"scenes: no split {split!r}; choose one of {', '.join(SPLITS)}")
-        if size is not None and not 1 <= size <= LARGEST:
-            raise DataError(f"scenes: size must be in [1, {LARGEST:,}]: got {size}")
+        if size is not None and not 1 <= size <= MAX_SCENES:
+            raise DataError(f"scenes: size must be in [1, {MAX_SCENES:,}]: got {size}")
         if seed < 0:
             raise DataError(f"scenes: seed must be at least 0: got {seed}")
         if not 64 <= pixels <= 2048:
@@ -89,8 +89,8 @@ def size_named(spec: str) -> int | None:
         return None
     if not (size.isascii() and size.isdecimal()):
         raise DataError(f"--data {spec}: {size!r} is not a number of images; write scenes:2000")
-    if len(size) > 18 or not 1 <= int(size) <= LARGEST:
-        raise DataError(f"--data {spec}: size must be in [1, {LARGEST:,}], got {size}; write scenes:2000")
+    if len(size) > 18 or not 1 <= int(size) <= MAX_SCENES:
+        raise DataError(f"--data {spec}: size must be in [1, {MAX_SCENES:,}], got {size}; write scenes:2000")
     return int(size)
 
 

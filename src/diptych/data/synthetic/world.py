@@ -26,7 +26,7 @@ GROUNDS = ("grass", "sand", "sky", "stone", "wood")
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 SPLITS = {"train": 20_000, "val": 1_000, "test": 1_000, "novel": 1_000}
-MOST = 5  # objects in a scene
+MAX_THINGS = 5  # objects in a scene
 
 _COMBINATIONS = tuple(product(COLORS, KINDS))
 # One color of every kind, and one or two kinds of every color, occur only in the split "novel".
@@ -140,8 +140,8 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 def _names(rng: np.random.Generator, topic: Phrase, novel: bool) -> list[tuple[str, str]]:
     """(color, kind) of each object: all different, a drawn number of them of the topic, one held out where `novel`."""
-    of_topic = int(rng.integers(MOST + 1))
-    n = max(1, of_topic + int(rng.integers(1 + min(3, MOST - of_topic))))
+    of_topic = int(rng.integers(MAX_THINGS + 1))
+    n = max(1, of_topic + int(rng.integers(1 + min(3, MAX_THINGS - of_topic))))
     names: list[tuple[str, str]] = []
     for place in range(n):
         pool = (tuple(sorted(HELD_OUT)) if place == 0 else _COMBINATIONS) if novel else _TRAINED

@@ -29,7 +29,7 @@ SIZES = {BERT: 30522, SCENES: 114, CLIP: 49408}
 
 LISTS, MODELS, WORDS = (".txt",), (".model", ".spm"), (".json", ".pkl")
 """Suffixes of vocabulary files: BERT's list, a token per line; a SentencePiece model; SCAN's and VSE++'s words."""
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 _DIGEST = re.compile(r"vocabulary-([0-9a-f]{16})")
 
 
@@ -50,11 +50,11 @@ def bundled(size: int) -> Vocabulary | None:
 
 def read_vocabulary(file: Path) -> Vocabulary:
     """The vocabulary in a file, named by a digest of its content (see `called`). Raises DataError."""
-    data = held_in(file)
-    return _read(called(file, data), data, str(file))
+    data = vocabulary_in(file)
+    return _read(vocabulary_file_name(file, data), data, str(file))
 
 
-def held_in(file: Path) -> bytes:
+def vocabulary_in(file: Path) -> bytes:
     """Bytes of a vocabulary file. Raises DataError for an unknown suffix or a file that is too large."""
     if file.suffix not in LISTS + MODELS + WORDS:
         raise DataError(
@@ -63,15 +63,15 @@ def held_in(file: Path) -> bytes:
         )
     try:
         with file.open("rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
+            data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); check --vocabulary") from None
-    if len(data) > MOST_BYTES:
-        raise DataError(f"{file}: expected a vocabulary of at most {MOST_BYTES:,} bytes; check --vocabulary")
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{file}: expected a vocabulary of at most {MAX_BYTES:,} bytes; check --vocabulary")
     return data
 
 
-def called(file: Path, data: bytes) -> str:
+def vocabulary_file_name(file: Path, data: bytes) -> str:
     """``vocabulary-DIGEST.suffix``, the same for the same content under any path.
 
     Raises DataError where the file's own name has another digest.

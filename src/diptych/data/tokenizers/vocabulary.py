@@ -41,7 +41,7 @@ class Vocabulary:
     """
 
     name: str
-    pieces: tuple[str, ...]
+    tokens: tuple[str, ...]
     pad: int
     unknown: int
     cls: int
@@ -52,7 +52,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        return len(self.pieces)
+        return len(self.tokens)
 
     @property
     def special(self) -> tuple[int, ...]:
@@ -62,12 +62,12 @@ class Vocabulary:
     @cached_property
     def opens(self) -> tuple[bool, ...]:
         """For each token, whether it begins a word."""
-        return self.subwords.opens(self.pieces)
+        return self.subwords.opens(self.tokens)
 
     @cached_property
     def closes(self) -> tuple[bool, ...]:
         """For each token, whether it ends a word."""
-        return self.subwords.closes(self.pieces)
+        return self.subwords.closes(self.tokens)
 
 
 def first_repeated(pieces: Iterable[str]) -> str | None:

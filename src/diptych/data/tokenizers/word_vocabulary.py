@@ -7,9 +7,9 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from diptych.data.safe_pickle import read_plain
 from diptych.data.tokenizers.ptb import words
 from diptych.data.tokenizers.vocabulary import Vocabulary, first_repeated
+from diptych.utils.safe_pickle import read_plain
 
 SPECIAL = PAD, START, END, UNKNOWN = ("<pad>", "<start>", "<end>", "<unk>")
 CLASSES = ("vocab.Vocabulary", "__main__.Vocabulary")

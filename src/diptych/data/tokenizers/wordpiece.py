@@ -13,7 +13,7 @@ from diptych.data.tokenizers.vocabulary import Vocabulary, first_repeated
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 INSIDE = "##"
 LONGEST_WORD = 100
-MOST_LETTERS = 1000
+MAX_LETTERS = 1000
 
 
 class WordPieces:
@@ -60,7 +60,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     used: Counter[str] = Counter()
     for word, times in words.items():
         used.update({letter: times * n for letter, n in Counter(word).items()})
-    letters = sorted(sorted(used, key=lambda letter: (-used[letter], letter))[:MOST_LETTERS])
+    letters = sorted(sorted(used, key=lambda letter: (-used[letter], letter))[:MAX_LETTERS])
     # the trainer assigns ids to characters in no fixed order, and breaks ties by id: so characters get their ids here
     front = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
     if len(front) > size:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from diptych.data.examples import Examples
 from diptych.data.loader import TRIES, Loaded, Skipped, run
 from diptych.data.sources.base import BadSample, Captioned, DataError
-from diptych.data.webdataset.stream import Lane, Part, Stream, TarSample, cursor_of
+from diptych.data.webdataset.streamed_shards import Lane, Part, Stream, TarSample, cursor_of
 from diptych.utils.rng import permutation, random_words
 
 Make = Callable[[Captioned], Examples]  # from captioned images to training examples
@@ -29,7 +29,7 @@ def stream_loader(
     grad_accum: int = 1,
     workers: int = 2,
     cursor: Mapping[str, Sequence[int]] | None = None,
-    least: int | None = None,
+    min_side: int | None = None,
 ) -> Iterator[list[Loaded]]:
     """Like `loader.training_loader`, for a stream.
 
@@ -40,7 +40,7 @@ def stream_loader(
         make: makes training examples from captioned images.
         cursor: position of the stream at step `start`, from the batch `Loaded` before it; empty: the beginning. It may
             come from a run with another number of ranks.
-        least: see captions.CaptionedFiles.
+        min_side: see captions.CaptionedFiles.
     """
     lanes = stream.settings.lanes
     if batch_size % lanes or lanes % (world * grad_accum):
@@ -57,7 +57,7 @@ def stream_loader(
             f"the checkpoint has no position of step {start} in {stream.name}; start a new run with another --out"
         )
     mine = stream.lanes(range(rank * lanes // world, (rank + 1) * lanes // world), seed, cursor or {})
-    made = _Steps(make, stream.name, stream.split, seed, grad_accum, least)
+    made = _Steps(make, stream.name, stream.split, seed, grad_accum, min_side)
     return run(made, _Reading(mine, batch_size // lanes, range(start, steps)), workers)
 
 
@@ -83,9 +83,9 @@ class _Reading:
 class _Steps(Dataset):
     """Micro-batches from the samples of a step."""
 
-    def __init__(self, make: Make, name: str, split: str, seed: int, grad_accum: int, least: int | None):
+    def __init__(self, make: Make, name: str, split: str, seed: int, grad_accum: int, min_side: int | None):
         self.make, self.name, self.split = make, name, split
-        self.seed, self.grad_accum, self.least = seed, grad_accum, least
+        self.seed, self.grad_accum, self.min_side = seed, grad_accum, min_side
 
     def __getitem__(self, read: _Read) -> list[Loaded] | DataError:
         each = len(read.parts) // self.grad_accum
@@ -99,7 +99,7 @@ class _Steps(Dataset):
         for lane, samples in read.parts[first:end]:
             # a lane's dsamples are keyed by its own seed and the position in its part
             seed = int(random_words(self.seed, read.step, [lane], "lane", 1)[0, 0] >> 1)
-            examples = self.make(Part(samples, self.name, self.split, self.seed, read.step, self.least))
+            examples = self.make(Part(samples, self.name, self.split, self.seed, read.step, self.min_side))
             for place in range(len(samples)):
                 used, made = _one(examples, samples, place, seed, read.step, skipped)
                 loaded.append(made)

@@ -15,11 +15,11 @@ from typing import Any
 from diptych.data.images.decode import format_of
 from diptych.data.images.loading import ImageFiles
 from diptych.data.sources.base import BadSample, Captioned
-from diptych.data.webdataset.tar import MOST_TEXT
+from diptych.data.webdataset.tar_samples import MAX_TEXT_BYTES
 
 KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats written unchanged; others become PNG
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
-LONGEST_KEY = 80  # characters; fits a plain tar header together with its suffix
+MAX_KEY_CHARS = 80  # characters; fits a plain tar header together with its suffix
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sample:
 
 def safe_key(key: str) -> str:
     """The key itself if it is a plain relative name, else a digest of it."""
-    if len(key) <= LONGEST_KEY and SAFE.fullmatch(key):
+    if len(key) <= MAX_KEY_CHARS and SAFE.fullmatch(key):
         return key
     return "sample-" + hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
@@ -57,8 +57,8 @@ def sample_texts(captions: Sequence[str], more: dict[str, Any], where: str) -> b
     """
     text = json.dumps({"caption": list(captions), **more}, ensure_ascii=False, indent=1, allow_nan=False)
     data = text.encode(errors="replace")
-    if len(data) > MOST_TEXT:
-        raise BadSample(where, f"its JSON has {len(data)} bytes, more than {MOST_TEXT}")
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadSample(where, f"its JSON has {len(data)} bytes, more than {MAX_TEXT_BYTES}")
     return data
 
 

@@ -35,7 +35,7 @@ from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import NLVR2Joint, TextAssignment
@@ -107,12 +107,12 @@ def _step_names(arguments: Arguments, task: str, suffix: str, ours: str) -> KeyM
     table = _encoders(arguments, task, suffix, f"{ours}model.")
     if task in ("pretraining", "retrieval"):
         table |= KeyMapping(
-            weight_and_bias(f"vision_proj{suffix}", f"{ours}heads.contrast.image")
-            | weight_and_bias(f"text_proj{suffix}", f"{ours}heads.contrast.text")
+            weight_and_bias(f"vision_proj{suffix}", f"{ours}heads.itc.image")
+            | weight_and_bias(f"text_proj{suffix}", f"{ours}heads.itc.text")
         )
     if task == "pretraining":
         words = f"text_encoder{suffix}.bert.embeddings.word_embeddings.weight"
-        table |= _vocabulary(f"text_encoder{suffix}.cls.predictions.", f"{ours}heads.words.", words)
+        table |= _vocabulary(f"text_encoder{suffix}.cls.predictions.", f"{ours}heads.mlm.", words)
     if task == "vqa":
         table |= _decoder(suffix, f"{ours}model.", arguments["decoder_depth"])
     if task in ("nlvr2", "entailment"):
@@ -132,8 +132,8 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         return table
     rows = {"idx_queue": "queue.identity"} if task == "retrieval" else {}
     return table | KeyMapping(
-        weight_and_bias("itm_head", "student.heads.match.linear")
-        | {"temp": "student.heads.contrast.scale.value", "queue_ptr": "queue.place"}
+        weight_and_bias("itm_head", "student.heads.itm.linear")
+        | {"temp": "student.heads.itc.scale.value", "queue_ptr": "queue.place"}
         | {"image_queue": "queue.image", "text_queue": "queue.text"}
         | rows,
         transforms={"image_queue": TRANSPOSED, "text_queue": TRANSPOSED} | dict.fromkeys(rows, SQUEEZED),
@@ -209,7 +209,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return MomentumDistilled(step) if beside else step
     student = _pretraining(model) if task == "pretraining" else _retrieval(model)
     return (
-        MomentumDistillation(student, Queue(*shape_of(state, "queue.image", 2), identified=task == "retrieval"))
+        MomentumDistillation(student, Queue(*shape_of(state, "queue.image", 2), with_identities=task == "retrieval"))
         if beside
         else student
     )
@@ -231,12 +231,12 @@ def _pretraining(model: ALBEF) -> Pretraining:
 
 def _retrieval(model: ALBEF) -> Pretraining:
     heads = model.pretraining_heads()
-    del heads["words"]
-    heads["contrast"].scale = Temperature(bounds=None)  # the official code bounds it in pre-training only
+    del heads["mlm"]
+    heads["itc"].scale = Temperature(bounds=None)  # the official code bounds it in pre-training only
     return Pretraining(model, heads, [ITC(), HardNegativeITM()])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="albef",
     matches=lambda state: (
         "visual_encoder.cls_token" in state

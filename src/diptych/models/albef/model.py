@@ -140,8 +140,8 @@ class ALBEF(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITC on the two encoders; ITM and MLM after fusion."""
         heads = {
-            "contrast": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
-            "match": ITMHead(self.dim),
-            "words": MLMHead(self.dim, self.vocab_size, tied=word_table(self.words)),
+            "itc": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
+            "itm": ITMHead(self.dim),
+            "mlm": MLMHead(self.dim, self.vocab_size, tied=word_table(self.words)),
         }
         return nn.ModuleDict(heads).apply(init_transformer)

@@ -28,7 +28,7 @@ from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITC
 from diptych.objectives.masked_captions import MaskedCaptioning
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import WordMasking
+from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA
@@ -54,7 +54,7 @@ def _block(i: int) -> dict[str, str]:
     }
     for a, name in EXPERTS.items():
         table |= fused((f"{theirs}.self_attn.{x}_proj.{a}" for x in "qkv"), f"{ours}.qkv.{name}")
-        for official, layer in (("fc1", "grow"), ("ffn_layernorm", "norm"), ("fc2", "shrink")):
+        for official, layer in (("fc1", "fc1"), ("ffn_layernorm", "norm"), ("fc2", "fc2")):
             table |= weight_and_bias(f"{theirs}.ffn.{a}.{official}", f"{ours}.feedforward.{name}.{layer}")
     return table
 
@@ -73,11 +73,11 @@ HEADS = {
         for k, v in weight_and_bias(f"head.{n}", f"head.{n}").items()
     },
     "classification": {**weight_and_bias("fc_norm", "model.head.norm"), **weight_and_bias("head", "model.head.linear")},
-    "captioning": weight_and_bias("mlm_head", "model.words"),
+    "captioning": weight_and_bias("mlm_head", "model.lm_head"),
     "retrieval": {
-        "vision_head.weight": "heads.contrast.image.weight",
-        "language_head.weight": "heads.contrast.text.weight",
-        "logit_scale": "heads.contrast.scale.log",
+        "vision_head.weight": "heads.itc.image.weight",
+        "language_head.weight": "heads.itc.text.weight",
+        "logit_scale": "heads.itc.scale.log",
     },
     "encoder": {},
 }
@@ -100,7 +100,7 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of weight names of a model with these arguments, trained for this task."""
     table = {
         "beit3.text_embed.weight": "model.word.weight",
-        "beit3.vision_embed.mask_token": "model.hidden_patch",
+        "beit3.vision_embed.mask_token": "model.mask_token",
         "beit3.vision_embed.cls_token": "model.patches.cls",
         **weight_and_bias("beit3.vision_embed.proj", "model.patches.project"),
         "beit3.encoder.embed_positions.A.weight": "model.patches.position",
@@ -150,11 +150,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return Pretraining(model, model.pretraining_heads(), [MaskedCaptioning(masking)])
     if task == "retrieval":
         contrast = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
-        return Pretraining(model, nn.ModuleDict({"contrast": contrast}), [ITC()])
+        return Pretraining(model, nn.ModuleDict({"itc": contrast}), [ITC()])
     return nn.ModuleDict({"model": model})
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="beit3",
     matches=lambda state: "beit3.text_embed.weight" in state,
     task=task,

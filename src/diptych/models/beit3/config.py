@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Literal
 
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
-    Cells,
     Depth,
     Dim,
+    FractionBelowOne,
     Length,
     MLPDim,
-    NumClassesOrNone,
+    NumClassesOrZero,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
-    Place,
-    ShareBelowOne,
+    TokenId,
     VocabSize,
     require_at_most,
     require_multiple,
@@ -36,17 +36,20 @@ class BEiT3Config:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        14,
+        14,
+    )  # rows and columns of the position grid, which other image sizes resize
     vocab_size: VocabSize = 64010
     text_length: Length = 1022  # maximum number of tokens
     pooling: Literal["image", "both"] = (
         "image"  # what heads read: the pooled image class token (VQA), or both first tokens
     )
     final_norm: bool = True  # False: the heads have a LayerNorm of their own (VQA, classification)
-    num_classes: NumClassesOrNone = 0  # 0: no image classifier
+    num_classes: NumClassesOrZero = 0  # 0: no image classifier
     with_decoder: bool = False  # an LM head, for captions and masked words
-    mask_token_id: Place = 64001  # [MASK]
-    drop_path: ShareBelowOne = 0.1  # stochastic depth of the last block, growing linearly from 0
+    mask_token_id: TokenId = 64001  # [MASK]
+    drop_path: FractionBelowOne = 0.1  # stochastic depth of the last block, growing linearly from 0
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))

@@ -40,7 +40,7 @@ class BEiT3(nn.Module):
         self.patches = embedders.build_image(dim, config.grid) or PatchEmbedding(
             dim, config.patch_size, config.grid, resize_bicubic_plain, num_unused_positions=UNREAD
         )
-        self.hidden_patch = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.word = embedders.build_word(dim) or nn.Embedding(config.vocab_size, dim)
         self.position = nn.Embedding(UNREAD + config.text_length, dim)
         drop_path = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]  # grows linearly with depth
@@ -48,9 +48,9 @@ class BEiT3(nn.Module):
         pooler = ImagePooler(dim) if config.pooling == "image" else BothFirst()
         self.transformer = MultiwayFusion(blocks, norms(dim, 1e-5) if config.final_norm else None, pooler)
         self.head = ClassifyPatches(dim, config.num_classes) if config.num_classes else None
-        self.words = nn.Linear(dim, config.vocab_size) if config.with_decoder else None
+        self.lm_head = nn.Linear(dim, config.vocab_size) if config.with_decoder else None
         self.apply(init_transformer)
-        nn.init.trunc_normal_(self.hidden_patch, std=0.02)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, image: Image | Regions, text: Text) -> FusedTokens:
         """Both modalities after the transformer, pooled as `config.pooling` says."""
@@ -62,7 +62,7 @@ class BEiT3(nn.Module):
 
     def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
         """As `encode_image`, with the mask token in the place of the patches that are `hidden` (section 2.2)."""
-        return self.patches(image, hidden, self.hidden_patch)
+        return self.patches(image, hidden, self.mask_token)
 
     def encode_text(self, text: Text) -> Tokens:
         """Word embeddings with positions, before the transformer. Raises ValueError where a text is too long."""
@@ -101,7 +101,7 @@ class BEiT3(nn.Module):
 
         Raises UnsupportedOperation where there is no LM head.
         """
-        if self.words is None:
+        if self.lm_head is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         start = 0 if cache is None else cache.length
         mask_token = torch.full_like(text.ids[:, :1], self.mask_token_id)
@@ -116,7 +116,7 @@ class BEiT3(nn.Module):
             states = self.transformer.encode(Tokens.concat(context, newest), mask, cache)
         if cache is not None:
             cache.drop_columns(1)  # all but the [MASK]
-        return self.words(states.select("text").to_padded()[:, -1:])
+        return self.lm_head(states.select("text").to_padded()[:, -1:])
 
     def _causal_with_past(self, newest: Tokens, context: Tokens, start: int) -> Bool[Tensor, "n m"]:
         """The causal mask of the newest words over the image, the `start` words before them and themselves."""
@@ -130,13 +130,13 @@ class BEiT3(nn.Module):
                 "BEiT-3 predicts one token at a time, at a [MASK]: give objectives.masked_captions the weight"
             )
         }
-        if self.words is None:
+        if self.lm_head is None:
             reasons["next_token_logits"] = "this BEiT-3 was built without an LM head: set model.with_decoder True"
         return reasons
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """The LM head, where there is one: the model's own, which `next_token_logits` reads too."""
-        return nn.ModuleDict({} if self.words is None else {"captions": self.words})
+        return nn.ModuleDict({} if self.lm_head is None else {"mlm": self.lm_head})
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
         """Class logits of each image. Raises UnsupportedOperation where there is no classifier."""

@@ -25,13 +25,13 @@ MASKED_DATA = Objectives(
 """Masked data modelling of images, texts and pairs (section 2.2)."""
 
 
-def tokenizer() -> Pretrain:
+def visual_tokenizer() -> Pretrain:
     """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): 8,192 codes, 100 epochs of ImageNet-1k.
 
     Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, in the place of CLIP's ViT-B/16.
     """
     return Pretrain(
-        recipe="beit3.tokenizer",
+        recipe="beit3.visual_tokenizer",
         model=VisualTokenizerConfig(patch_size=32, grid=(7, 7), feature_dim=1280),
         objectives=Objectives(vqkd=1.0),
         images=ImageSettings(shorter_side=224, patch_size=32, square=True),
@@ -49,7 +49,7 @@ def tokenizer() -> Pretrain:
 
 def base() -> Pretrain:
     """Masked data modelling, 1,000,000 steps: masked patches of images, masked words of texts, and both of pairs.
-    `tokenizer` names the run of a visual tokenizer.
+    `visual_tokenizer` names its run.
 
     Differs: BERT's vocabulary, where the paper has a SentencePiece vocabulary of 64,010 (with its file: --vocabulary
     FILE --model.vocab_size 64010 --model.mask_token_id 64001); images and texts alone are those of the same 2,048
@@ -72,13 +72,13 @@ def base() -> Pretrain:
     )
 
 
-def small_tokenizer() -> Pretrain:
+def small_visual_tokenizer() -> Pretrain:
     """256 codes for images of 224 pixels, in the CNN's patches of 32. On Flickr8k five minutes of one core where the
     CNN's features of the images are cached; the first time twice that.
 
     Differs: images without augmentation but the horizontal flip, so that the CNN's features of each are computed once.
     """
-    run = tokenizer()
+    run = visual_tokenizer()
     model = VisualTokenizerConfig(
         dim=192,
         depth=2,
@@ -93,13 +93,13 @@ def small_tokenizer() -> Pretrain:
     )
     optimizer = replace(run.training.optimizer, learning_rate=1e-3)
     training = replace(run.training, steps=400, batch_size=64, workers=1, checkpoint_every=200, optimizer=optimizer)
-    return replace(run, recipe="beit3.small_tokenizer", model=model, training=training, corpus="")
+    return replace(run, recipe="beit3.small_visual_tokenizer", model=model, training=training, corpus="")
 
 
-def small_data() -> Pretrain:
-    """Masked data modelling on images of 224 pixels; `tokenizer` names a run of `small_tokenizer`."""
+def small_masked_data() -> Pretrain:
+    """Masked data modelling on images of 224 pixels; `visual_tokenizer` names a run of `small_visual_tokenizer`."""
     run = replace(
-        on_frozen_features("beit3.small_data", SMALL, MASKED_DATA, init_scale=INIT_SCALE), embedders=Embedders()
+        on_frozen_features("beit3.small_masked_data", SMALL, MASKED_DATA, init_scale=INIT_SCALE), embedders=Embedders()
     )
     return replace(
         run,
@@ -138,7 +138,7 @@ def small_captions() -> Pretrain:
     """
     objectives = Objectives(masked_captions=1.0, mask_rate=0.6, whole_words=False)
     return on_frozen_features(
-        "beit3.small_captions", SMALL, objectives, batch=256, text="minilm_onward", init_scale=CONTRASTIVE_INIT_SCALE
+        "beit3.small_captions", SMALL, objectives, batch=256, text="minilm_causal", init_scale=CONTRASTIVE_INIT_SCALE
     )
 
 

@@ -26,7 +26,7 @@ from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.contrast import within_modality_logits
+from diptych.objectives.contrastive_logits import within_modality_logits
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.lm import LM
@@ -114,11 +114,11 @@ def _encoders(arguments: Arguments, model: str, suffix: str = "") -> KeyMapping:
 def _with_momentum(arguments: Arguments, task: str) -> KeyMapping:
     """The student, its momentum teacher and the queue."""
     table = _encoders(arguments, "student.model.") | _encoders(arguments, "teacher.model.", "_m")
-    table |= _contrast("", "student.heads.contrast") | _contrast("_m", "teacher.heads.contrast")
+    table |= _contrast("", "student.heads.itc") | _contrast("_m", "teacher.heads.itc")
     pointer = {"pretraining": "queue_ptr", "retrieval": "ptr_queue"}[task]
     table |= KeyMapping(
-        weight_and_bias("itm_head", "student.heads.match.linear")
-        | {"temp": "student.heads.contrast.scale.value", pointer: "queue.place"}
+        weight_and_bias("itm_head", "student.heads.itm.linear")
+        | {"temp": "student.heads.itc.scale.value", pointer: "queue.place"}
         | {"image_queue": "queue.image", "text_queue": "queue.text"},
         transforms={"image_queue": TRANSPOSED, "text_queue": TRANSPOSED},
     )
@@ -133,13 +133,15 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     if task in ("pretraining", "retrieval"):
         return _with_momentum(arguments, task)
     if task == "matching":
-        table = _encoders(arguments, "model.") | _contrast("", "heads.contrast")
-        return table | KeyMapping(weight_and_bias("itm_head", "heads.match.linear"))
+        table = _encoders(arguments, "model.") | _contrast("", "heads.itc")
+        return table | KeyMapping(weight_and_bias("itm_head", "heads.itm.linear"))
     if task == "nlvr2":
         depth = arguments["depth"]
         text = _text(ENCODER, "model.encoder.", depth, LAYER)
         cross = prefixed(
-            f"{ENCODER}encoder.layer.", "model.encoder.blocks.", _two_image_attention(depth, arguments["averaged"])
+            f"{ENCODER}encoder.layer.",
+            "model.encoder.blocks.",
+            _two_image_attention(depth, arguments["average_image_attention"]),
         )
         head = weight_and_bias("cls_head.0", "head.0") | weight_and_bias("cls_head.2", "head.2")
         return _image("visual_encoder.", "model.image.") | text | KeyMapping(cross | head)
@@ -191,7 +193,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "bos_token_id": ids.get("bos_DEC", vocabulary - 2),
         "enc_token_id": ids.get("ENC", vocabulary - 1),
         "variant": variant,
-        **({"averaged": depth - merged} if variant == "nlvr2" else {}),
+        **({"average_image_attention": depth - merged} if variant == "nlvr2" else {}),
         **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
     }
 
@@ -207,7 +209,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return OpenVQA(model, SMOOTHING)
     if task == "matching":
         heads = model.pretraining_heads()
-        del heads.get_submodule("contrast").scale  # pairs are scored by cosines without a temperature
+        del heads.get_submodule("itc").scale  # pairs are scored by cosines without a temperature
         return nn.ModuleDict({"model": model, "heads": heads})
     objectives: list[Objective] = [ITC()]
     objectives += (
@@ -218,11 +220,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     student = Pretraining(model, model.pretraining_heads(), objectives)
     if not split_teacher(state)[1]:
         return student
-    queue = Queue(*shape_of(state, "queue.image", 2), identified=task == "retrieval")
-    return MomentumDistillation(student, queue, ("model.decoder", "heads.match", "heads.contrast.scale"))
+    queue = Queue(*shape_of(state, "queue.image", 2), with_identities=task == "retrieval")
+    return MomentumDistillation(student, queue, ("model.decoder", "heads.itm", "heads.itc.scale"))
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="blip",
     matches=lambda state: (
         "visual_encoder.cls_token" in state

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Literal
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Activation,
-    Cells,
     Depth,
-    DepthOrNone,
+    DepthOrZero,
     Dim,
     Epsilon,
+    FractionBelowOne,
     Length,
     MLPDim,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
-    Place,
-    ShareBelowOne,
+    TokenId,
     VocabSize,
     require_at_most,
     require_multiple,
@@ -38,23 +38,26 @@ class BLIPConfig:
     image_num_heads: NumHeads = 12
     image_mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        14,
+        14,
+    )  # rows and columns of the position grid, which other image sizes resize
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     vocab_size: VocabSize = 30524
     text_length: Length = 512  # maximum number of tokens
-    bos_token_id: Place = 30522  # [DEC], the first token of a decoded text
-    enc_token_id: Place = 30523  # [ENC], the first token of an image-grounded text
+    bos_token_id: TokenId = 30522  # [DEC], the first token of a decoded text
+    enc_token_id: TokenId = 30523  # [ENC], the first token of an image-grounded text
     embed_dim: Dim = 256  # of the joint space of ITC
     # "pretraining": encoder and decoder, which share all but self-attention. "retrieval": no decoder. "caption": no
     # encoder. "vqa": both, sharing nothing. "nlvr2": an encoder that cross-attends to two images.
     variant: Literal["pretraining", "retrieval", "caption", "vqa", "nlvr2"] = "pretraining"
-    averaged: DepthOrNone = (
+    average_image_attention: DepthOrZero = (
         6  # NLVR2: the first layers, which average attention to both images; the others merge it linearly
     )
-    dropout: ShareBelowOne = 0.1
+    dropout: FractionBelowOne = 0.1
     image_activation: Activation = "gelu"
     image_eps: Epsilon = 1e-6
     activation: Activation = "gelu"

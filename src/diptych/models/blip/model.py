@@ -204,7 +204,7 @@ class BLIP(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITC and ITM on the encoder, for pre-training and retrieval; the decoder has its LM head itself."""
         contrast = ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature())
-        return nn.ModuleDict({"contrast": contrast, "match": ITMHead(self.dim)}).apply(init_transformer)
+        return nn.ModuleDict({"itc": contrast, "itm": ITMHead(self.dim)}).apply(init_transformer)
 
 
 def _words(config: BLIPConfig, word: nn.Module | None = None) -> TextEmbedding:
@@ -242,7 +242,7 @@ def _dual_image_block(config: BLIPConfig, i: int) -> DualImageBlock:
         config.num_heads,
         config.mlp_dim,
         config.image_dim,
-        i >= config.averaged,
+        i >= config.average_image_attention,
         config.dropout,
         config.eps,
         activation_named(config.activation),

@@ -47,8 +47,8 @@ RESBLOCK = {
     **weight_and_bias("attn.out_proj", "attention.out"),
     **weight_and_bias("ln_1", "norm1"),
     **weight_and_bias("ln_2", "norm2"),
-    **weight_and_bias("mlp.c_fc", "feedforward.grow"),
-    **weight_and_bias("mlp.c_proj", "feedforward.shrink"),
+    **weight_and_bias("mlp.c_fc", "feedforward.fc1"),
+    **weight_and_bias("mlp.c_proj", "feedforward.fc2"),
 }
 """OpenAI's names of a pre-norm block, and ours."""
 
@@ -69,7 +69,7 @@ def text_names(official: str = "") -> KeyMapping:
         "positional_embedding": "model.text.position",
         **blocks("transformer.", "model.text."),
         **weight_and_bias("ln_final", "model.text.norm"),
-        "text_projection": "heads.contrast.text.weight",
+        "text_projection": "heads.itc.text.weight",
     }
     return KeyMapping(prefixed(official, "", ours), transforms={f"{official}text_projection": TRANSPOSED})
 
@@ -91,7 +91,7 @@ PATCHES = KeyMapping(
 """The ViT up to its last block."""
 
 PROJECTED = KeyMapping(
-    {"visual.proj": "heads.contrast.image.weight", "logit_scale": "heads.contrast.scale.log"},
+    {"visual.proj": "heads.itc.image.weight", "logit_scale": "heads.itc.scale.log"},
     transforms={"visual.proj": TRANSPOSED},
 )
 NAMES = (
@@ -195,7 +195,7 @@ def _is_open_clip(config: OfficialConfig) -> bool:
     return "vision_cfg" in config or "quick_gelu" in config
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="clip",
     matches=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
     matches_config=lambda config: not _is_open_clip(config),
@@ -206,7 +206,7 @@ SYSTEM = CheckpointAdapter(
     positions=(AbsolutePositions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )
 OPEN_CLIP = replace(
-    SYSTEM,
+    ADAPTER,
     name="open_clip",
     matches_config=_is_open_clip,
     infer=lambda state, config: infer(state, {"quick_gelu": False, **config}),

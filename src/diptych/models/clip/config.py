@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Activation,
-    Cells,
     Depth,
     Dim,
     Epsilon,
     Length,
-    Longest,
+    MaxItems,
     MLPDim,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
     Range,
     VocabSize,
@@ -37,7 +37,10 @@ class CLIPConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[Cells, Cells] = (7, 7)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        7,
+        7,
+    )  # rows and columns of the position grid, which other image sizes resize
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8
@@ -64,9 +67,12 @@ class CLIPResNetConfig:
     """Settings of CLIP with a ResNet, which is imported and exported but has no recipe. The defaults are RN50."""
 
     dim: Annotated[int, Range(2, 2**16)] = 64  # channels of the first stage
-    depths: Annotated[tuple[Depth, ...], Longest(8)] = (3, 4, 6, 3)  # blocks of each stage
+    depths: Annotated[tuple[Depth, ...], MaxItems(8)] = (3, 4, 6, 3)  # blocks of each stage
     num_heads: NumHeads = 32  # of the attention pooling
-    grid: tuple[Cells, Cells] = (7, 7)  # rows and columns of the position grid of the attention pooling
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        7,
+        7,
+    )  # rows and columns of the position grid of the attention pooling
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8

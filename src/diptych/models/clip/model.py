@@ -163,7 +163,7 @@ class CLIP(nn.Module):
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """The two projections of figure 3, without bias, and the scale of their cosines, at most 100 (section 2.5)."""
-        return nn.ModuleDict({"contrast": contrast_head(self.dim, self.text_dim, self.embed_dim)})
+        return nn.ModuleDict({"itc": contrast_head(self.dim, self.text_dim, self.embed_dim)})
 
 
 def contrast_head(image_dim: int, text_dim: int, embed_dim: int) -> ITCHead:

@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(in_channels, dim, 1, bias=False), nn.BatchNorm2d(dim)
         self.conv2, self.bn2 = nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim)
         self.conv3, self.bn3 = nn.Conv2d(dim, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
-        self.shrink = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.downscale = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.downsample = None
         if stride > 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -45,9 +45,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         branch = self.bn1(self.conv1(x)).relu()
-        branch = self.shrink(self.bn2(self.conv2(branch)).relu())
+        branch = self.downscale(self.bn2(self.conv2(branch)).relu())
         branch = self.bn3(self.conv3(branch))
-        return (branch + (x if self.downsample is None else self.downsample(self.shrink(x)))).relu()
+        return (branch + (x if self.downsample is None else self.downsample(self.downscale(x)))).relu()
 
 
 class ResNet(nn.Module):
@@ -153,4 +153,4 @@ class CLIPResNet(nn.Module):
         """As CLIP's, but the projection of the image has a bias."""
         contrast = contrast_head(self.image.out_channels, self.text_dim, self.embed_dim)
         contrast.image.bias = nn.Parameter(torch.zeros(self.embed_dim))
-        return nn.ModuleDict({"contrast": contrast})
+        return nn.ModuleDict({"itc": contrast})

@@ -44,7 +44,7 @@ POOL = {
     **weight_and_bias("q_proj", "model.pool.attention.query"),
     **weight_and_bias("k_proj", "model.pool.attention.key"),
     **weight_and_bias("v_proj", "model.pool.attention.value"),
-    **weight_and_bias("c_proj", "heads.contrast.image"),
+    **weight_and_bias("c_proj", "heads.itc.image"),
 }
 
 
@@ -55,7 +55,7 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         for i in range(depth):
             parts = THREE | (SHORTCUT if i == 0 else {})
             table |= prefixed(f"visual.layer{stage + 1}.{i}.", f"model.image.stages.{stage}.{i}.", parts)
-    table |= {"logit_scale": "heads.contrast.scale.log"}
+    table |= {"logit_scale": "heads.itc.scale.log"}
     return text_names() | KeyMapping(
         table, ignored=SIZES, transforms={"visual.attnpool.positional_embedding": UNSQUEEZED}
     )
@@ -84,7 +84,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return pretraining_step(config_of(CLIPResNetConfig, arguments).build())
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="clip_resnet",
     matches=lambda state: "visual.attnpool.positional_embedding" in state and "token_embedding.weight" in state,
     task=task,

@@ -78,7 +78,7 @@ TEXT = KeyMapping(
         "text.cls_emb": "model.text.cls",
         **blocks("text.transformer.", "model.text."),
         **weight_and_bias("text.ln_final", "model.text_norm"),
-        "text.text_projection": "heads.contrast.text.weight",
+        "text.text_projection": "heads.itc.text.weight",
         "text_decoder.text_projection": "model.vocabulary.weight",
         **weight_and_bias("text_decoder.ln_final", "model.norm"),
     },
@@ -98,9 +98,10 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         | KeyMapping(weight_and_bias("visual.ln_post", "model.image_norm"))
     )
     for i in range(arguments["decoder_depth"]):
-        cross, ours = f"text_decoder.cross_attn.{i}.", f"model.looks.{i}."
+        cross, ours = f"text_decoder.cross_attn.{i}.", f"model.cross_blocks.{i}."
         table |= KeyMapping(
-            prefixed(f"text_decoder.resblocks.{i}.", f"model.reads.{i}.", RESBLOCK) | prefixed(cross, ours, CROSS_BLOCK)
+            prefixed(f"text_decoder.resblocks.{i}.", f"model.self_blocks.{i}.", RESBLOCK)
+            | prefixed(cross, ours, CROSS_BLOCK)
         )
         table |= _attention(cross, ours, ("in_proj_weight", "in_proj_bias"))
     return table
@@ -140,7 +141,7 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
     return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="coca",
     matches=lambda state: "text.cls_emb" in state and "text_decoder.text_projection" in state,
     task=task,

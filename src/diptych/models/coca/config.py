@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Activation,
-    Cells,
     Depth,
     Dim,
     Length,
     MLPDim,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
-    Place,
     Range,
+    TokenId,
     VocabSize,
     require_at_most,
     require_multiple,
@@ -36,7 +36,10 @@ class CoCaConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[Cells, Cells] = (7, 7)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        7,
+        7,
+    )  # rows and columns of the position grid, which other image sizes resize
     num_queries: Annotated[int, Range(1, 4096)] = 256  # of the attentional pooler
     pool_num_heads: NumHeads = 8
     text_dim: Dim = 512
@@ -50,7 +53,7 @@ class CoCaConfig:
     decoder_mlp_dim: MLPDim = 2048
     embed_dim: Dim = 512  # of the joint space of ITC
     activation: Activation = "gelu"
-    pad_token_id: Place = 0  # which the [CLS] does not attend to
+    pad_token_id: TokenId = 0  # which the [CLS] does not attend to
 
     def __post_init__(self) -> None:
         require_multiple(

@@ -135,18 +135,18 @@ class CoCa(nn.Module):
         )
         self.text_norm = nn.LayerNorm(dim, EPS)
         num_heads, mlp_dim = config.decoder_num_heads, config.decoder_mlp_dim
-        self.reads = nn.ModuleList(
+        self.self_blocks = nn.ModuleList(
             PreNormBlock(dim, num_heads, mlp_dim, EPS, activation=activation_named(config.activation))
             for _ in range(config.decoder_depth)
         )
-        self.looks = nn.ModuleList(
+        self.cross_blocks = nn.ModuleList(
             PreNormContextBlock(dim, num_heads, mlp_dim, EPS, activation_named(config.activation))
             for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(dim, EPS)
         self.vocabulary = nn.Linear(dim, config.vocab_size, bias=False)
-        init_blocks(self.reads, dim)
-        init_blocks(self.looks, dim)
+        init_blocks(self.self_blocks, dim)
+        init_blocks(self.cross_blocks, dim)
         nn.init.normal_(self.vocabulary.weight, std=0.02)
 
     def forward(self, image: Image | Regions, text: Text) -> CoCaOutput:
@@ -194,10 +194,10 @@ class CoCa(nn.Module):
     def _decode_multimodal(self, words: Tokens, image: Tokens, cache: KVCache | None = None) -> Tokens:
         """The multimodal text decoder: causal self-attention, then cross-attention to all queries but the first."""
         queries = image.select(name="queries")
-        for self_block, cross_block in zip(self.reads, self.looks, strict=True):
+        for self_block, cross_block in zip(self.self_blocks, self.cross_blocks, strict=True):
             words = cross_block(self_block(words, Causal(), cache=cache), queries)
         return words.map(self.norm)
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITC alone: the captioner has its LM head itself."""
-        return nn.ModuleDict({"contrast": contrast_head(self.text_dim, self.text_dim, self.embed_dim)})
+        return nn.ModuleDict({"itc": contrast_head(self.text_dim, self.text_dim, self.embed_dim)})

@@ -88,4 +88,4 @@ def small() -> Pretrain:
         decoder_mlp_dim=384,
         embed_dim=192,
     )
-    return on_frozen_features("coca.small", model, OBJECTIVES, batch=256, text="minilm_onward")
+    return on_frozen_features("coca.small", model, OBJECTIVES, batch=256, text="minilm_causal")

@@ -30,8 +30,8 @@ BLOCK = {
     **weight_and_bias("attn.qkv", "attention.qkv"),
     **weight_and_bias("attn.proj", "attention.out"),
     **weight_and_bias("norm2", "norm2"),
-    **weight_and_bias("mlp.fc1", "feedforward.grow"),
-    **weight_and_bias("mlp.fc2", "feedforward.shrink"),
+    **weight_and_bias("mlp.fc1", "feedforward.fc1"),
+    **weight_and_bias("mlp.fc2", "feedforward.fc2"),
 }
 CLASS_ATTENTION = {
     **weight_and_bias("norm1", "norm"),
@@ -116,11 +116,13 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The training step of a checkpoint."""
     for i, (width, heads) in enumerate(zip(arguments["dims"], arguments["num_heads"], strict=True)):
         if width % heads:
-            raise WeightsError(f"width {width} of branch {i} does not divide into {heads} heads; give another --heads")
+            raise WeightsError(
+                f"width {width} of branch {i} does not divide into {heads} heads; give another --num_heads"
+            )
     return Classification(config_of(CrossViTConfig, arguments).build(), arguments["num_classes"])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="crossvit",
     matches=lambda state: "cls_token.0" in state and "blocks.0.revert_projs.0.0.weight" in state,
     task=lambda state: "classification",

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from diptych.config.published import Published
 from diptych.config.validation import (
-    DepthOrNone,
+    DepthOrZero,
     Dim,
-    Longest,
+    FractionBelowOne,
+    MaxItems,
     MLPDim,
-    NumClassesOrNone,
+    NumClassesOrZero,
     NumHeads,
     PatchSize,
     Pixels,
-    ShareBelowOne,
     require_multiple,
     settings,
 )
@@ -37,14 +37,14 @@ class CrossViTConfig:
     mlp_dims: tuple[MLPDim, MLPDim] = (384, 768)
     # Per stage: blocks of the small branch, of the large branch, and of the cross-attention between them. 0 of the
     # latter is one block too: the official code only names its weights otherwise.
-    stages: Annotated[tuple[tuple[DepthOrNone, DepthOrNone, DepthOrNone], ...], Longest(64)] = (
+    stages: Annotated[tuple[tuple[DepthOrZero, DepthOrZero, DepthOrZero], ...], MaxItems(64)] = (
         (1, 3, 0),
         (1, 3, 0),
         (1, 3, 0),
     )
     stem: bool = False  # embed patches by three convolutions (the models marked with a dagger)
-    num_classes: NumClassesOrNone = 1000
-    dropout: ShareBelowOne = 0.0
+    num_classes: NumClassesOrZero = 1000
+    dropout: FractionBelowOne = 0.0
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("image_sizes", "patch_sizes"), ("dims", "num_heads"))

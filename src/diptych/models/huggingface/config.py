@@ -97,7 +97,9 @@ class HFConfig:
         """Raises WeightsError if the config states another number of heads than `num_heads`."""
         for name, stated in self.settings.items():
             if name.endswith("heads") and num_heads not in (None, stated):
-                raise WeightsError(f"{self.file}: {name} is {stated}, but --heads {num_heads}; leave --heads out")
+                raise WeightsError(
+                    f"{self.file}: {name} is {stated}, but --num_heads {num_heads}; leave --num_heads out"
+                )
 
     def check(self, arguments: Mapping[str, Any], task: str, resized: bool = False) -> None:
         """Raises WeightsError if the weights have other sizes, or another task, than the config states.

@@ -63,7 +63,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return Pretraining(config_of(MAEConfig, arguments).build(), nn.ModuleDict(), [MIM()])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="mae",
     matches=lambda state: "mask_token" in state and "decoder_pred.weight" in state,
     task=lambda state: "pretraining",

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
-    Cells,
     Depth,
     Dim,
     MLPDim,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
     require_multiple,
     settings,
@@ -30,7 +30,10 @@ class MAEConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        14,
+        14,
+    )  # rows and columns of the position grid, which other image sizes resize
     decoder_dim: Dim = 512
     decoder_depth: Depth = 8
     decoder_num_heads: NumHeads = 16

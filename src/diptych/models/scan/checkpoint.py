@@ -47,7 +47,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return Pretraining(config_of(SCANConfig, arguments).build(), nn.ModuleDict(), [TripletLoss()])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="scan",
     matches=lambda state: GRU_WEIGHT in state,
     matches_config=lambda config: bool(SCANS & config.keys()),

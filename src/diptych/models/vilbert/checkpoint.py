@@ -32,7 +32,7 @@ from diptych.objectives.masked_regions import MaskedRegions, class_target, featu
 from diptych.objectives.masking import RegionMasking
 from diptych.objectives.mlm import MLM
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.sampling import PairMasking, WordMasking
+from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.protocols import TrainStep
 from diptych.tasks.common import binary_cross_entropy
 from diptych.tasks.entailment import Entailment
@@ -51,8 +51,8 @@ SELF = (
     fused([f"attention.self.{part}" for part in ("query", "key", "value")], "attention.qkv")
     | weight_and_bias("attention.output.dense", "attention.out")
     | weight_and_bias("attention.output.LayerNorm", "norm1")
-    | weight_and_bias("intermediate.dense", "feedforward.grow")
-    | weight_and_bias("output.dense", "feedforward.shrink")
+    | weight_and_bias("intermediate.dense", "feedforward.fc1")
+    | weight_and_bias("output.dense", "feedforward.fc2")
     | weight_and_bias("output.LayerNorm", "norm2")
 )
 """A block of one stream: names within ``layer.N.`` and ``v_layer.N.``, and ours."""
@@ -68,8 +68,8 @@ def _half(own: int, other: int, letter: str) -> dict[str, str]:
         | weight_and_bias(f"biattention.value{other}", "attention.value")
         | weight_and_bias(f"biOutput.dense{own}", "attention.out")
         | weight_and_bias(f"biOutput.LayerNorm{own}", "norm1")
-        | weight_and_bias(f"{letter}_intermediate.dense", "feedforward.grow")
-        | weight_and_bias(f"{letter}_output.dense", "feedforward.shrink")
+        | weight_and_bias(f"{letter}_intermediate.dense", "feedforward.fc1")
+        | weight_and_bias(f"{letter}_output.dense", "feedforward.fc2")
         | weight_and_bias(f"{letter}_output.LayerNorm", "norm2")
     )
 
@@ -102,10 +102,10 @@ HEADS = {
     **prefixed(
         "vil_prediction.", "heads.vqa.", weight_and_bias("main.0", "main.0") | weight_and_bias("main.3", "main.3")
     ),
-    **weight_and_bias("cls.predictions.transform.dense", "heads.words.dense"),
-    **weight_and_bias("cls.predictions.transform.LayerNorm", "heads.words.norm"),
-    "cls.predictions.bias": "heads.words.bias",
-    **weight_and_bias("cls.bi_seq_relationship", "heads.match.linear"),
+    **weight_and_bias("cls.predictions.transform.dense", "heads.mlm.dense"),
+    **weight_and_bias("cls.predictions.transform.LayerNorm", "heads.mlm.norm"),
+    "cls.predictions.bias": "heads.mlm.bias",
+    **weight_and_bias("cls.bi_seq_relationship", "heads.itm.linear"),
     **weight_and_bias("cls.imagePredictions.transform.dense", "heads.regions.dense"),
     **weight_and_bias("cls.imagePredictions.transform.LayerNorm", "heads.regions.norm"),
     **weight_and_bias("cls.imagePredictions.decoder", "heads.regions.targets"),
@@ -183,7 +183,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         else config.get("v_target_size", 1601),
         "vocab_size": vocabulary,
         "text_length": shape_of(state, f"{bert}position_embeddings.weight", 2)[0],
-        "tasks": shape_of(state, tasks, 2)[0] if tasks in state else 0,
+        "num_tasks": shape_of(state, tasks, 2)[0] if tasks in state else 0,
     }
 
 
@@ -240,9 +240,9 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "pretraining":
         target = feature_target if model.num_region_targets == arguments["feature_dim"] else class_target
         objectives: dict[str, Objective] = {
-            "words": MLM(MASKING.words, beside=MASKING.image),
+            "mlm": MLM(MASKING.words, image_masking=MASKING.image),
             "regions": MaskedRegions(MASKING, target),
-            "match": ITM(hiding=MASKING),
+            "itm": ITM(masking=MASKING),
         }
         return Pretraining(model, heads, [objectives[name] for name in heads])
     for name in sorted(present - set(heads)):
@@ -277,7 +277,7 @@ STEPS: dict[str, Callable[[Any, Any], TrainStep]] = {
 """The training step of each downstream head; there is no published task for "word"."""
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vilbert",
     matches=lambda state: "bert.v_embeddings.image_embeddings.weight" in state,
     task=task,

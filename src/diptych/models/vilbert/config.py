@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Depth,
-    DepthOrNone,
+    DepthOrZero,
     Dim,
+    FractionBelowOne,
     Length,
-    Longest,
+    MaxItems,
     MLPDim,
     NumClasses,
-    NumClassesOrNone,
+    NumClassesOrZero,
     NumHeads,
-    ShareBelowOne,
     VocabSize,
     require_multiple,
     settings,
@@ -41,7 +41,7 @@ class ViLBERTConfig:
     coattention_dim: Dim = 1024  # of the co-attention layers, and of the pooled features that heads read
     coattention_num_heads: NumHeads = 8
     # Per co-attention layer: the number of text blocks and of image blocks before it.
-    schedule: Annotated[tuple[tuple[DepthOrNone, DepthOrNone], ...], Longest(512)] = (
+    schedule: Annotated[tuple[tuple[DepthOrZero, DepthOrZero], ...], MaxItems(512)] = (
         (6, 0),
         (7, 1),
         (8, 2),
@@ -53,8 +53,8 @@ class ViLBERTConfig:
     num_region_targets: NumClasses = 1601  # what is predicted of masked regions: the detector's classes or its features
     vocab_size: VocabSize = 30522
     text_length: Length = 512  # maximum number of tokens
-    tasks: NumClassesOrNone = 0  # number of task tokens (12-in-1: 20); 0: none
-    dropout: ShareBelowOne = 0.1
+    num_tasks: NumClassesOrZero = 0  # number of task tokens (12-in-1: 20); 0: none
+    dropout: FractionBelowOne = 0.1
 
     def __post_init__(self) -> None:
         require_multiple(

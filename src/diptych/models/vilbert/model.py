@@ -39,7 +39,7 @@ class ViLBERT(nn.Module):
             config.vocab_size, config.text_length, dim, dropout=dropout, word=embedders.build_word(dim)
         )
         self.dropout = nn.Dropout(dropout)  # of the task token; the text embedding may be a frozen one without dropout
-        self.task = nn.Embedding(config.tasks, dim) if config.tasks else None
+        self.task = nn.Embedding(config.num_tasks, dim) if config.num_tasks else None
         self.regions = embedders.build_image(image_dim) or RegionEmbedding(
             config.feature_dim, image_dim, dropout=dropout, feature_dropout=embedders.feature_dropout
         )
@@ -103,8 +103,8 @@ class ViLBERT(nn.Module):
         """ITM, MLM and the prediction of masked regions (figure 3)."""
         heads = nn.ModuleDict(
             {
-                "match": ITMHead(self.pooled_dim),
-                "words": MLMHead(self.dim, self.vocab_size, tied=word_table(self.words)),
+                "itm": ITMHead(self.pooled_dim),
+                "mlm": MLMHead(self.dim, self.vocab_size, tied=word_table(self.words)),
                 "regions": RegionHead(self.image_dim, self.num_region_targets),
             }
         )

@@ -47,10 +47,10 @@ OUTSIDE_BLOCKS = KeyMapping(
 """Everything except the blocks; VLMo's code, which is based on ViLT's, has the same names."""
 MODEL = OUTSIDE_BLOCKS | KeyMapping(prefixed("transformer.", "model.transformer.", BLOCK))
 HEADS = KeyMapping(
-    weight_and_bias("itm_score.fc", "heads.match.linear")
-    | weight_and_bias("mlm_score.transform.dense", "heads.words.dense")
-    | weight_and_bias("mlm_score.transform.LayerNorm", "heads.words.norm")
-    | {"mlm_score.decoder.weight": "heads.words.words.weight", "mlm_score.bias": "heads.words.bias"}
+    weight_and_bias("itm_score.fc", "heads.itm.linear")
+    | weight_and_bias("mlm_score.transform.dense", "heads.mlm.dense")
+    | weight_and_bias("mlm_score.transform.LayerNorm", "heads.mlm.norm")
+    | {"mlm_score.decoder.weight": "heads.mlm.decoder.weight", "mlm_score.bias": "heads.mlm.bias"}
 )
 
 
@@ -125,11 +125,11 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
 
 def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
-    objectives: dict[str, list[Objective]] = {"match": [ITM(), WPA()], "words": [MLM()]}
+    objectives: dict[str, list[Objective]] = {"itm": [ITM(), WPA()], "mlm": [MLM()]}
     return Pretraining(model, heads, [objective for name in heads for objective in objectives[name]])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vilt",
     matches=lambda state: (
         "transformer.patch_embed.proj.weight" in state

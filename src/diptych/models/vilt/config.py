@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Activation,
-    Cells,
     Depth,
     Dim,
     Epsilon,
+    FractionBelowOne,
     Length,
     MLPDim,
     NumHeads,
     NumImages,
+    PatchesPerSide,
     PatchSize,
-    ShareBelowOne,
     VocabSize,
     require_multiple,
     settings,
@@ -36,11 +36,14 @@ class ViLTConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[Cells, Cells] = (12, 12)  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        12,
+        12,
+    )  # rows and columns of the position grid, which other image sizes resize
     vocab_size: VocabSize = 30522
     text_length: Length = 40  # maximum number of tokens
     num_images: NumImages = 1  # of a sample, each with a modality embedding of its own (NLVR2: 2)
-    dropout: ShareBelowOne = 0.1
+    dropout: FractionBelowOne = 0.1
     activation: Activation = "gelu"
     eps: Epsilon = 1e-6  # of the transformer's LayerNorms
     text_eps: Epsilon = 1e-12  # of the LayerNorms of the text embedding and of the MLM head

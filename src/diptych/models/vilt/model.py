@@ -77,5 +77,5 @@ class ViLT(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITM and MLM heads, the two boxes above the transformer in figure 3; word-patch alignment has no weights."""
         words = MLMHead(self.dim, self.vocab_size, self.text_eps, activation=activation_named(self.activation))
-        heads = nn.ModuleDict({"match": ITMHead(self.dim), "words": words})
+        heads = nn.ModuleDict({"itm": ITMHead(self.dim), "mlm": words})
         return heads.apply(init_transformer)

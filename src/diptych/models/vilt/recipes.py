@@ -34,7 +34,7 @@ def base() -> Pretrain:
 def small() -> Pretrain:
     """21 million parameters, three quarters of them word embeddings: trains on Flickr8k within an hour of two cores.
 
-    To be initialised from `vit.taught`, by way of `small_words`: from random weights the ITM loss stays at chance.
+    To be initialised from `vit.distilled`, by way of `small_text`: from random weights the ITM loss stays at chance.
     """
     return Pretrain(
         recipe="vilt.small",
@@ -49,14 +49,14 @@ def small() -> Pretrain:
     )
 
 
-def small_words() -> Pretrain:
-    """The stage between `vit.taught` and `small`: MLM alone. Half of the tokens are masked, where the paper masks 15 %:
+def small_text() -> Pretrain:
+    """The stage between `vit.distilled` and `small`: MLM alone. Half of the tokens are masked, where the paper masks 15 %:
     with less text to condition on the model has to use the image, which is what ITM needs.
     """
     run = small()
     return replace(
         run,
-        recipe="vilt.small_words",
+        recipe="vilt.small_text",
         objectives=replace(run.objectives, itm=0.0, wpa=0.0, mask_rate=0.5),
         training=replace(
             run.training, steps=1000, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
@@ -67,7 +67,7 @@ def small_words() -> Pretrain:
 def tiny() -> Pretrain:
     """For the built-in synthetic scenes and their vocabulary of 114 tokens: images of 80 pixels, minutes of two cores.
 
-    Half of the tokens are masked, as in `small_words`. Other data needs ``--model.vocab_size 30522``.
+    Half of the tokens are masked, as in `small_text`. Other data needs ``--model.vocab_size 30522``.
     """
     run = small()
     return replace(

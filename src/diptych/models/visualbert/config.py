@@ -8,10 +8,10 @@ from diptych.config.published import Published
 from diptych.config.validation import (
     Depth,
     Dim,
+    FractionBelowOne,
     Length,
     MLPDim,
     NumHeads,
-    ShareBelowOne,
     VocabSize,
     require_multiple,
     settings,
@@ -33,7 +33,7 @@ class VisualBERTConfig:
     feature_dim: Dim = 2048  # of the detector's region features
     vocab_size: VocabSize = 30522
     text_length: Length = 512  # maximum number of tokens
-    dropout: ShareBelowOne = 0.1
+    dropout: FractionBelowOne = 0.1
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))

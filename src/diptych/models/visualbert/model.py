@@ -65,4 +65,4 @@ class VisualBERT(nn.Module):
     def pretraining_heads(self) -> nn.ModuleDict:
         """MLM and sentence-image prediction (section 3.3)."""
         words = MLMHead(self.dim, self.vocab_size, tied=word_table(self.words))
-        return nn.ModuleDict({"match": ITMHead(self.dim), "words": words}).apply(init_transformer)
+        return nn.ModuleDict({"itm": ITMHead(self.dim), "mlm": words}).apply(init_transformer)

@@ -35,8 +35,8 @@ BLOCK = {
     **weight_and_bias("blocks.{i}.attn.qkv", "blocks.{i}.attention.qkv"),
     **weight_and_bias("blocks.{i}.attn.proj", "blocks.{i}.attention.out"),
     **weight_and_bias("blocks.{i}.norm2", "blocks.{i}.norm2"),
-    **weight_and_bias("blocks.{i}.mlp.fc1", "blocks.{i}.feedforward.grow"),
-    **weight_and_bias("blocks.{i}.mlp.fc2", "blocks.{i}.feedforward.shrink"),
+    **weight_and_bias("blocks.{i}.mlp.fc1", "blocks.{i}.feedforward.fc1"),
+    **weight_and_bias("blocks.{i}.mlp.fc2", "blocks.{i}.feedforward.fc2"),
 }
 """timm's names of the pre-norm blocks, and ours; ViLT's are the same."""
 
@@ -107,7 +107,7 @@ def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int
     }
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vit",
     matches=lambda state: "patch_embed.proj.weight" in state and "cls_token" in state and "mask_token" not in state,
     task=task,

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from diptych.config.published import Published, Weights
 from diptych.config.validation import (
     Activation,
-    Cells,
     Depth,
     Dim,
     Epsilon,
+    FractionBelowOne,
     MLPDim,
-    NumClassesOrNone,
+    NumClassesOrZero,
     NumHeads,
+    PatchesPerSide,
     PatchSize,
     Range,
-    ShareBelowOne,
     require_multiple,
     settings,
 )
@@ -35,11 +35,14 @@ class ViTConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid, which other image sizes resize
-    num_classes: NumClassesOrNone = 1000  # 0: no classifier
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (
+        14,
+        14,
+    )  # rows and columns of the position grid, which other image sizes resize
+    num_classes: NumClassesOrZero = 1000  # 0: no classifier
     representation: Annotated[int, Range(0, 2**16)] = 0  # width of a hidden layer before the classifier; 0: none
     pooling: Literal["cls", "average"] = "cls"  # what the classifier reads: the class token, or the mean of the patches
-    dropout: ShareBelowOne = 0.0
+    dropout: FractionBelowOne = 0.0
     activation: Activation = "gelu"
     eps: Epsilon = 1e-6  # of every LayerNorm
 

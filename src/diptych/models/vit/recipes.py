@@ -10,14 +10,14 @@ from diptych.config.training import Optimizer, Training
 from diptych.models.vit.config import ViTConfig
 
 
-def taught() -> Pretrain:
+def distilled() -> Pretrain:
     """The initialisation of `vilt.small`: a ViT trained to reproduce the features of an ImageNet CNN (extra ``cnn``),
     on images alone.
 
     It takes the place of the ImageNet weights that the ViLT paper starts from.
     """
     return Pretrain(
-        recipe="vit.taught",
+        recipe="vit.distilled",
         model=ViTConfig(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), num_classes=0),
         objectives=Objectives(grid_distillation=1.0, class_distillation=0.5),
         images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
@@ -34,7 +34,7 @@ def base() -> Pretrain:
     ImageNet-21k is not reproduced; the recipe distils the CNN's classes instead (the CNN's feature grid has larger
     patches).
     """
-    run = taught()
+    run = distilled()
     return replace(
         run,
         recipe="vit.base",

@@ -28,7 +28,7 @@ from diptych.checkpoints.positions import AbsolutePositions, RelativeBias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilt.checkpoint import HEADS, OUTSIDE_BLOCKS, classifier
 from diptych.models.vlmo.config import VLMoConfig
-from diptych.models.vlmo.model import CONTRASTS, VLMo
+from diptych.models.vlmo.model import ITC_HEADS, VLMo
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
@@ -45,8 +45,8 @@ TEXTS = 196  # tokens of the longest text in the published tables of relative po
 def _expert(official: str, ours: str) -> dict[str, str]:
     return {
         **weight_and_bias(f"norm2_{official}", f"{ours}.norm"),
-        **weight_and_bias(f"mlp_{official}.fc1", f"{ours}.feedforward.grow"),
-        **weight_and_bias(f"mlp_{official}.fc2", f"{ours}.feedforward.shrink"),
+        **weight_and_bias(f"mlp_{official}.fc1", f"{ours}.feedforward.fc1"),
+        **weight_and_bias(f"mlp_{official}.fc2", f"{ours}.feedforward.fc2"),
     }
 
 
@@ -58,9 +58,9 @@ BLOCK = {
     **weight_and_bias("attn.proj", "attention.out"),
     "gamma_1": "add_attended.scale",
     "gamma_2": "add_fed.scale",
-    **_expert("text", "apart.text"),
-    **_expert("imag", "apart.image"),
-    **_expert("vl", "together"),
+    **_expert("text", "modality_ffn.text"),
+    **_expert("imag", "modality_ffn.image"),
+    **_expert("vl", "vl_ffn"),
 }
 INDEX = "recomputed from the sizes: the row of the table for each pair of tokens"
 MODEL = OUTSIDE_BLOCKS | KeyMapping(
@@ -86,8 +86,8 @@ def _contrast(official: str, scale: str, ours: str) -> KeyMapping:
 
 
 OWN, BOTH = (
-    _contrast("itc", "logit_scale", f"heads.{CONTRASTS[0]}"),
-    _contrast("itc_vl", "logit_vl_scale", f"heads.{CONTRASTS[1]}"),
+    _contrast("itc", "logit_scale", f"heads.{ITC_HEADS[0]}"),
+    _contrast("itc_vl", "logit_vl_scale", f"heads.{ITC_HEADS[1]}"),
 )
 TASKS = {
     "pretraining": MODEL | HEADS | OWN | BOTH,
@@ -114,7 +114,7 @@ def task(state: State) -> str:
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
     """The table of weight names of a model with these arguments, trained for this task."""
-    return TASKS[task] | WITHOUT_POSITIONS if arguments["relative"] else TASKS[task]
+    return TASKS[task] | WITHOUT_POSITIONS if arguments["relative_position"] else TASKS[task]
 
 
 def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "patch_size": shape_of(state, "transformer.patch_embed.proj.weight", 4)[-1],
         "vocab_size": vocabulary,
         "num_images": shape_of(state, "token_type_embeddings.weight", 2)[0] - 1,
-        "relative": TABLE in state,
-        "scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
+        "relative_position": TABLE in state,
+        "layer_scale": 0.1 if "transformer.blocks.0.gamma_1" in state else 0.0,
         "num_itc_branches": 1 if has_prefix(state, "itc_") and not has_prefix(state, "itc_vl_") else 2,
         **(_relative_positions(state, config) if TABLE in state else _absolute_positions(state, config)),
     }
@@ -176,7 +176,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "nlvr2":
         return NLVR2(model, model.dim)
     if task == "retrieval":
-        contrast: Any = model.pretraining_heads()[CONTRASTS[0]]
+        contrast: Any = model.pretraining_heads()[ITC_HEADS[0]]
         return ContrastRetrieval(model, contrast)
     if task == "pretraining":
         text_only = arguments["vl_start_layer"] == arguments["depth"]
@@ -186,16 +186,16 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
-    contrasts = tuple(name for name in CONTRASTS if name in present)
+    contrasts = tuple(name for name in ITC_HEADS if name in present)
     objectives: list[Objective] = [ITC(head_names=contrasts)] if contrasts else []
-    if "match" in present:
+    if "itm" in present:
         objectives.append(HardNegativeITM())
-    if "words" in present:
+    if "mlm" in present:
         objectives.append(MLM(text_only=True) if text_only else MLM(weight=0.25))
     return Pretraining(model, heads, objectives)
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vlmo",
     matches=lambda state: "transformer.blocks.0.mlp_imag.fc1.weight" in state,
     task=task,

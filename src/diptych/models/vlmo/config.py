@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from diptych.config.published import Published
 from diptych.config.validation import (
-    Cells,
     Depth,
-    DepthOrNone,
+    DepthOrZero,
     Dim,
+    Fraction,
+    FractionBelowOne,
     Length,
     MLPDim,
     NumHeads,
     NumImages,
+    PatchesPerSide,
     PatchSize,
     Range,
-    Share,
-    ShareBelowOne,
     VocabSize,
     require_at_most,
     require_multiple,
@@ -37,22 +37,22 @@ class VLMoConfig:
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    vl_start_layer: DepthOrNone = (
+    vl_start_layer: DepthOrZero = (
         10  # first block with a vision-language expert; `depth`: none, as before training on pairs
     )
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[Cells, Cells] = (14, 14)  # rows and columns of the position grid
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of the position grid
     vocab_size: VocabSize = 30522
     text_length: Length = 196  # maximum number of tokens; with `relative` the largest distance that has a position bias
     num_images: NumImages = 1  # of a sample, each with a modality embedding of its own (NLVR2: 2)
-    relative: bool = (
+    relative_position: bool = (
         True  # relative position biases in attention (base, large); else added position embeddings (base-plus)
     )
-    scale: Share = 0.1  # initial value of LayerScale; 0: no LayerScale (base-plus)
+    layer_scale: Fraction = 0.1  # initial value of LayerScale; 0: no LayerScale (base-plus)
     num_itc_branches: Annotated[int, Range(1, 2)] = (
         2  # 1: ITC on the modality experts; 2: also on the vision-language experts
     )
-    drop_path: ShareBelowOne = (
+    drop_path: FractionBelowOne = (
         0.1  # stochastic depth of the last block, falling linearly to 0; and dropout of text embeddings
     )
     with_mask_token: bool = (

@@ -29,7 +29,7 @@ from diptych.modules.position import RelativePositions, resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.protocols import UnsupportedOperation
 
-CONTRASTS = ("contrast", "contrast_together")
+ITC_HEADS = ("itc", "itc_vl")
 """The ITC heads, in the order of the branches: modality experts, vision-language experts."""
 
 
@@ -38,7 +38,7 @@ class VLMo(nn.Module):
 
     def __init__(self, config: VLMoConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
-        dim, depth, relative = config.dim, config.depth, config.relative
+        dim, depth, relative = config.dim, config.depth, config.relative_position
         self.dim, self.vocab_size, self.num_itc_branches = dim, config.vocab_size, config.num_itc_branches
         max_length = 0 if relative else config.text_length
         self.words = embedders.build_text(dim) or TextEmbedding(
@@ -53,16 +53,21 @@ class VLMo(nn.Module):
         drop_path = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
         blocks = nn.ModuleList(
             MoMEBlock(
-                dim, config.num_heads, config.mlp_dim, i >= config.vl_start_layer, config.scale or None, drop_path[i]
+                dim,
+                config.num_heads,
+                config.mlp_dim,
+                i >= config.vl_start_layer,
+                config.layer_scale or None,
+                drop_path[i],
             )
             for i in range(depth)
         )
         positions = RelativePositions(depth, config.num_heads, config.grid, config.text_length) if relative else None
         self.transformer = MoMEFusion(blocks, nn.LayerNorm(dim, 1e-6), Pooler(dim), positions)
         self.apply(init_transformer)
-        self.hidden_patch = nn.Parameter(torch.empty(1, 1, dim)) if config.with_mask_token else None
-        if self.hidden_patch is not None:
-            nn.init.trunc_normal_(self.hidden_patch, std=0.02)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim)) if config.with_mask_token else None
+        if self.mask_token is not None:
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, image: Image | Regions, text: Text) -> FusedTokens:
         """Both modalities after the fusion encoder, pooled from the text's [CLS] token."""
@@ -82,14 +87,14 @@ class VLMo(nn.Module):
 
         Raises UnsupportedOperation where there is no mask token.
         """
-        if self.hidden_patch is None:
+        if self.mask_token is None:
             raise UnsupportedOperation(self.unsupported()["encode_masked"])
-        return self.patches(image, hidden, self.hidden_patch)
+        return self.patches(image, hidden, self.mask_token)
 
     def unsupported(self) -> dict[str, str]:
         """The operations that this model lacks, each with the reason and the setting to change."""
         why = "this VLMo has no mask token for masked patches: set model.with_mask_token True"
-        return {} if self.hidden_patch is not None else {"encode_masked": why}
+        return {} if self.mask_token is not None else {"encode_masked": why}
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """The tokens of one modality after the transformer, through that modality's experts."""
@@ -113,7 +118,7 @@ class VLMo(nn.Module):
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITM, MLM and ITC (figure 1); one ITC head for each branch, with a scale of its own."""
-        heads = nn.ModuleDict({"match": ITMHead(self.dim), "words": MLMHead(self.dim, self.vocab_size)})
-        for name in CONTRASTS[: self.num_itc_branches]:
+        heads = nn.ModuleDict({"itm": ITMHead(self.dim), "mlm": MLMHead(self.dim, self.vocab_size)})
+        for name in ITC_HEADS[: self.num_itc_branches]:
             heads[name] = ITCHead(self.dim, self.dim, self.dim, LogScale(), bias=False)
         return heads.apply(init_transformer)

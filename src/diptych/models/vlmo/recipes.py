@@ -12,14 +12,14 @@ from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_feat
 from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo.config import VLMoConfig
 
-FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.apart.text", "transformer.pooler")
+FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.modality_ffn.text", "transformer.pooler")
 """Parts that training on images alone does not use."""
 
-FROZEN_FOR_WORDS = (
+FROZEN_FOR_TEXT = (
     "patches",
     "transformer.blocks.*.norm",
     "transformer.blocks.*.attention",
-    "transformer.blocks.*.apart.image",
+    "transformer.blocks.*.modality_ffn.image",
 )
 LAYER_SCALE = ("transformer.blocks.*.add_attended", "transformer.blocks.*.add_fed")
 """Frozen in the text stage too (the official run.py)."""
@@ -33,15 +33,15 @@ SMALL = VLMoConfig(
     grid=(7, 7),
     patch_size=32,
     text_length=40,
-    relative=False,
-    scale=0.0,
+    relative_position=False,
+    layer_scale=0.0,
     drop_path=0.0,
 )
 
 
 def base() -> Pretrain:
     """VLMo-Base's third stage (Bao et al. 2022, section 3.3; the official configuration): ITC, ITM with hard negatives
-    and MLM on pairs. To be initialised from a run of `base_words`.
+    and MLM on pairs. To be initialised from a run of `base_text`.
     """
     return Pretrain(
         recipe="vlmo.base",
@@ -75,8 +75,8 @@ def tiny() -> Pretrain:
         grid=(5, 7),
         vocab_size=114,
         text_length=40,
-        relative=False,
-        scale=0.0,
+        relative_position=False,
+        layer_scale=0.0,
         num_itc_branches=1,
         drop_path=0.0,
     )
@@ -87,9 +87,9 @@ def tiny() -> Pretrain:
 def base_images() -> Pretrain:
     """The first stage, on images alone: prediction of the visual tokens of masked patches (section 3.3, which follows
     BEiT: Bao et al., ICLR 2022, section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches masked (BEiT's official
-    settings, of the checkpoint that VLMo's official code starts from). `tokenizer` names the run of a visual tokenizer.
+    settings, of the checkpoint that VLMo's official code starts from). `visual_tokenizer` names its run.
 
-    Differs: the visual tokenizer is one that is trained here (`beit3.tokenizer`), where BEiT has DALL-E's; the
+    Differs: the visual tokenizer is one that is trained here (`beit3.visual_tokenizer`), where BEiT has DALL-E's; the
     checkpoint of the official code was then fine-tuned on ImageNet's labels. Each layer has relative positions of its
     own, which in BEiT all layers share until fine-tuning, and they have no weight decay; images have VLMo's type
     embedding. RandAugment in the place of crops and colour jitter; the learning rate ends at 0, not at 1e-5.
@@ -109,7 +109,7 @@ def base_images() -> Pretrain:
     )
 
 
-def base_words() -> Pretrain:
+def base_text() -> Pretrain:
     """The second stage, before training on pairs: MLM on texts alone (section 3.3, "text-only"). To be initialised from
     a run of `base_images` (`init_from`); without one, `init_image_from` may name a ViT's run, for models without
     relative positions (base-plus). It trains the word embeddings and the text experts; attention, LayerScale and the
@@ -118,10 +118,10 @@ def base_words() -> Pretrain:
     run = base()
     return replace(
         run,
-        recipe="vlmo.base_words",
+        recipe="vlmo.base_text",
         model=replace(run.model, vl_start_layer=12),
         objectives=Objectives(mlm=1.0, text_only=True),
-        freeze=FROZEN_FOR_WORDS + LAYER_SCALE,
+        freeze=FROZEN_FOR_TEXT + LAYER_SCALE,
         corpus="Wikipedia, BookCorpus: texts alone",
     )
 
@@ -138,9 +138,10 @@ def small() -> Pretrain:
 
 
 def small_images() -> Pretrain:
-    """The first stage, on images of 224 pixels; `tokenizer` names a run of `beit3.small_tokenizer`. `small_words` and
-    `small` train on frozen features, which have no patches to mask: to be initialised from this stage they need
-    `--embedders.image own --embedders.text own`.
+    """The first stage, on images of 224 pixels; `visual_tokenizer` names a run of `beit3.small_visual_tokenizer`.
+
+    `small_text` and `small` train on frozen features, which have no patches to mask: to be initialised from this stage
+    they need `--embedders.image own --embedders.text own`.
     """
     stage = base_images()
     objectives = replace(stage.objectives, codebook_size=256, min_block=4)
@@ -155,22 +156,29 @@ def small_images() -> Pretrain:
     return replace(run, images=images, embedders=Embedders(), training=training, heads=(), freeze=stage.freeze)
 
 
-def small_words() -> Pretrain:
+def small_text() -> Pretrain:
     """The second stage, on the captions alone."""
     run = on_frozen_features(
-        "vlmo.small_words",
+        "vlmo.small_text",
         replace(SMALL, vl_start_layer=SMALL.depth),
-        base_words().objectives,
+        base_text().objectives,
         init_scale=CONTRASTIVE_INIT_SCALE,
     )
-    return replace(run, freeze=FROZEN_FOR_WORDS)
+    return replace(run, freeze=FROZEN_FOR_TEXT)
 
 
 def base_plus() -> Pretrain:
     """VLMo-Base+: narrower, deeper, with positions added to the embeddings and no LayerScale."""
     run = base()
     model = VLMoConfig(
-        dim=544, depth=24, num_heads=16, mlp_dim=2176, vl_start_layer=21, text_length=40, relative=False, scale=0.0
+        dim=544,
+        depth=24,
+        num_heads=16,
+        mlp_dim=2176,
+        vl_start_layer=21,
+        text_length=40,
+        relative_position=False,
+        layer_scale=0.0,
     )
     optimizer = replace(run.training.optimizer, learning_rate=1e-4)
     return replace(run, recipe="vlmo.base_plus", model=model, training=replace(run.training, optimizer=optimizer))

@@ -54,7 +54,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return Pretraining(config_of(VSEppConfig, arguments).build(), nn.ModuleDict(), [TripletLoss()])
 
 
-SYSTEM = CheckpointAdapter(
+ADAPTER = CheckpointAdapter(
     name="vsepp",
     matches=lambda state: GRU_WEIGHT in state and BACKWARD not in state,
     matches_config=lambda config: not SCANS & config.keys(),

@@ -80,6 +80,6 @@ def draw_examples(items: Sequence[T], example: Callable[[T], Shown]) -> list[Sho
     return examples
 
 
-def evenly_spaced(items: Sequence[T], most: int) -> Sequence[T]:
+def evenly_spaced(items: Sequence[T], max_items: int) -> Sequence[T]:
     """At most `most` items, at equal distances from the first on."""
-    return [items[len(items) * i // most] for i in range(most)] if len(items) > most else items
+    return [items[len(items) * i // max_items] for i in range(max_items)] if len(items) > max_items else items

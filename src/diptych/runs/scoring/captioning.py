@@ -58,9 +58,9 @@ def captioning(evaluated: EvaluatedModel) -> Result:
 
     chosen = evenly_spaced(range(len(captions)), 0 if config.shuffle_captions else MAX_EXAMPLES)
     files = coco_files(config.split, gallery.source, captions, references)
-    counts = {"images": len(captions), "references": len(gallery.texts), "skipped": counter.bad}
+    counts = {"images": len(captions), "references": len(gallery.texts), "skipped": counter.num_skipped}
     metrics = counts | _named_scores(scores, captions)
-    return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(counter.listed.values()), files)
+    return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(counter.skipped.values()), files)
 
 
 def generate_captions(evaluated: EvaluatedModel, gallery: Gallery, counter: SkipCounter) -> tuple[Gallery, list[str]]:

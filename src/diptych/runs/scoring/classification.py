@@ -53,7 +53,11 @@ def classification(evaluated: EvaluatedModel) -> Result:
             rows.append(row | {"probable": probable, "right": indices[0] == label, "among_first": label in indices})
     counter.check()
     n = len(rows)
-    metrics = {"images": float(n), "skipped": float(counter.bad), "accuracy": sum(row["right"] for row in rows) / n}
+    metrics = {
+        "images": float(n),
+        "skipped": float(counter.num_skipped),
+        "accuracy": sum(row["right"] for row in rows) / n,
+    }
     metrics |= {f"accuracy at {k}": sum(row["among_first"] for row in rows) / n, "chance": 1 / len(classes)}
 
     def example(row: dict[str, Any]) -> AnswerExample:
@@ -61,4 +65,4 @@ def classification(evaluated: EvaluatedModel) -> Result:
         return AnswerExample(image, "what is this?", row["probable"][:3], row["truth"], right)
 
     chosen = evenly_spaced(rows, MAX_EXAMPLES)
-    return Result(metrics, rows, lambda: draw_examples(chosen, example), list(counter.listed.values()))
+    return Result(metrics, rows, lambda: draw_examples(chosen, example), list(counter.skipped.values()))

@@ -13,23 +13,23 @@ from rich.progress import track
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation
-from diptych.data.examples import LONGEST_TEXT, check_text
+from diptych.data.examples import MAX_TEXT_CHARS, check_text
 from diptych.data.images.loading import ImageLoader, file_of, image_loader, stem_of, with_images
 from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
 from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.copies import pictures_of
+from diptych.data.sources.copies import first_copies_of
 from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.training_data import say_division
 
 
-def open_gallery(config: Evaluation, least: int) -> Captioned:
+def open_gallery(config: Evaluation, min_side: int) -> Captioned:
     """The images to score, without duplicates, each with all its captions. Prints how the data were split.
 
     `least`: see `open_captions`. Raises DataError.
     """
-    source = open_captions(config.data, config.split, least=least)
+    source = open_captions(config.data, config.split, min_side=min_side)
     say_division(source)
     source = Deduplicated(source)
     source = CaptionSubset(source, range(len(source))[: config.gallery or None], config.captions)
@@ -42,7 +42,7 @@ class Deduplicated:
     def __init__(self, source: Captioned):
         self.source, self.name, self.split = source, source.name, source.split
         images: dict[int, list[int]] = {}
-        for image, first in enumerate(pictures_of(source, len(source))):
+        for image, first in enumerate(first_copies_of(source, len(source))):
             images.setdefault(first, []).append(image)
         self.images = list(images.values())
 
@@ -133,7 +133,7 @@ def readable_texts(source: Captioned, counter: SkipCounter) -> tuple[list[str], 
                 counter.add(0, [Skipped(-1 - image, bad.where, bad.why)])
                 continue
             counter.add(1, [])
-            texts.append(text[:LONGEST_TEXT])
+            texts.append(text[:MAX_TEXT_CHARS])
             image_of_text.append(image)
     if not texts:
         raise DataError(f"{source.name} ({source.split}): no caption can be read")

@@ -49,8 +49,12 @@ def matching(evaluated: EvaluatedModel) -> Result:
     steps: tuple[TrainStep, ...] = (module, MatchingAccuracy(module)) if "itm" in module.weights else (module,)
     means = ratios(*sums(CombinedSteps(steps), batches(), evaluated.device, config.precision))
     counter.check()
-    counts = {"pairs": len(examples) - counter.bad, "images": len(examples.source), "skipped": counter.bad}
-    return Result(means | counts, skipped=list(counter.listed.values()))
+    counts = {
+        "pairs": len(examples) - counter.num_skipped,
+        "images": len(examples.source),
+        "skipped": counter.num_skipped,
+    }
+    return Result(means | counts, skipped=list(counter.skipped.values()))
 
 
 class MatchingAccuracy:

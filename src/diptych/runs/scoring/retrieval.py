@@ -88,17 +88,17 @@ def retrieval(evaluated: EvaluatedModel) -> Result:
     counter.check()
     image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
     recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
-    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.bad}
+    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
     metrics |= _named_recalls(recalls)
     for k in recalls.text_to_image:
         metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
         metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
     if scored.before_reranking is not None:
-        metrics["candidates matched"] = config.rerank
+        metrics["candidates re-ranked"] = config.rerank
         before = _named_recalls(recall(scored.before_reranking, image_of_text))
-        metrics |= {f"{name}, before matching": value for name, value in before.items()}
+        metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
-    return Result(metrics, predictions, make_examples, list(counter.listed.values()))
+    return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
 
 
 def dual_encoder_scorer(evaluated: EvaluatedModel) -> DualEncoderScorer | None:
@@ -114,7 +114,7 @@ def dual_encoder_scorer(evaluated: EvaluatedModel) -> DualEncoderScorer | None:
         return DualEncoderScorer(_identity, _identity, similarity)
     if not isinstance(model, DualEncoder) or not ("itc" in weights or isinstance(step, ContrastRetrieval)):
         return None
-    head, pooled_features = step.get_submodule("heads.contrast"), model.pooled_features
+    head, pooled_features = step.get_submodule("heads.itc"), model.pooled_features
     assert isinstance(head, ITCHead)
     return DualEncoderScorer(
         lambda tokens: head.project_image(pooled_features(tokens)[0]),
@@ -141,8 +141,8 @@ def score_by_similarity(
 
     The `rerank` most similar candidates of each image and of each text are scored again, and all others rank behind
     them (ALBEF, appendix; `tasks.retrieval.RerankedRetrieval`). `rerank_by`:
-    - "match": the ITM log-odds;
-    - "cosine": the log-odds plus the cosine (BLIP's official code);
+    - "itm": the ITM log-odds;
+    - "sum": the log-odds plus the cosine (BLIP's official code);
     - "product": the product of the probabilities by ITM and by contrast.
 
     Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion to
@@ -168,7 +168,7 @@ def score_by_similarity(
     pair_score, num_candidates = pair_scorer(evaluated), evaluated.config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
-    weight = {"match": 0.0, "cosine": 1.0, "product": scorer.scale}[evaluated.config.rerank_by]
+    weight = {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[evaluated.config.rerank_by]
     scores = rerank(evaluated, pair_score, similarities, images, texts, num_candidates, weight)
     return RetrievalScores(gallery, scores, similarities)
 
@@ -233,7 +233,7 @@ def pair_scorer(evaluated: EvaluatedModel) -> PairScorer | None:
     if isinstance(step, Retrieval):
         return step.rank
     if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(evaluated.model, FusionEncoder):
-        return lambda pooled: (logits := step.heads["match"](pooled))[:, 1] - logits[:, 0]
+        return lambda pooled: (logits := step.heads["itm"](pooled))[:, 1] - logits[:, 0]
     return None
 
 

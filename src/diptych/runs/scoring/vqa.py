@@ -61,12 +61,12 @@ def vqa(evaluated: EvaluatedModel) -> Result:
         for index, values, indices in zip(loaded.batch.ids.tolist(), top_values, top_indices, strict=True):
             rows.append(_prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)]))
     counter.check()
-    skipped = list(counter.listed.values())
+    skipped = list(counter.skipped.values())
     # a leaderboard expects an answer to every question: a skipped one gets the most frequent answer of training
     answered = [(row["question_id"], row["answer"]) for row in rows]
     answered += [(source.question(sample.id).id, answers[0]) for sample in skipped]
     results = [{"question_id": number, "answer": answer} for number, answer in answered]
-    metrics = {"questions": len(rows), "skipped": counter.bad} | _accuracies(source, rows, answers)
+    metrics = {"questions": len(rows), "skipped": counter.num_skipped} | _accuracies(source, rows, answers)
     predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
     examples_of_rows = partial(draw_examples, _right_and_wrong(rows), partial(_example, source))
     return Result(metrics, predictions, examples_of_rows, skipped, {f"vqa_{config.split}_results.json": results})

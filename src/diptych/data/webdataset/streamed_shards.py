@@ -17,12 +17,12 @@ from PIL import Image as Pillow
 from diptych.config.data import Streaming
 from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample, DataError
-from diptych.data.sources.splits import asked_split
-from diptych.data.webdataset.shards import CaptionedShards, tars_of
-from diptych.data.webdataset.tar import TarSample, tar_samples
+from diptych.data.sources.splits import requested_split
+from diptych.data.webdataset.indexed_shards import CaptionedShards, tars_of
+from diptych.data.webdataset.tar_samples import TarSample, tar_samples
 from diptych.utils.rng import permutation, random_words
 
-MOST_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers hold fewer than configured
+MAX_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers hold fewer than configured
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Position:
     epoch: int = 0
     tar: int = 0
     byte: int = 0
-    given: int = 0
+    consumed: int = 0
 
 
 class Lane:
@@ -44,7 +44,7 @@ class Lane:
         shards: all tars of the stream.
         number: index of the lane.
         lanes: number of lanes.
-        buffer: size of the shuffle buffer in samples; fewer where they would exceed the lane's share of MOST_HELD.
+        buffer: size of the shuffle buffer in samples; fewer where they would exceed the lane's share of MAX_HELD.
         seed: keys the order.
         at: position to resume from.
 
@@ -59,12 +59,12 @@ class Lane:
         self.start = self._next = Position(at.epoch, at.tar, at.byte)
         self._buffered: list[TarSample] = []
         self._taken = 0
-        if at.given:
+        if at.consumed:
             self._fill()
-            self._taken = at.given
-            if at.given > len(self._buffered):
+            self._taken = at.consumed
+            if at.consumed > len(self._buffered):
                 raise DataError(
-                    f"lane {number} had read {at.given} samples of a buffer that now has {len(self._buffered)}: the "
+                    f"lane {number} had read {at.consumed} samples of a buffer that now has {len(self._buffered)}: the "
                     "tars have changed; restore them, or start a new run with another --out"
                 )
 
@@ -87,7 +87,7 @@ class Lane:
     def _fill(self) -> None:
         """Fills and shuffles the next buffer, which ends at the latest with the epoch."""
         self.start, self._taken, self._buffered = self._next, 0, []  # free the old buffer before filling the next
-        samples, room = list[TarSample](), MOST_HELD // self.lanes
+        samples, room = list[TarSample](), MAX_HELD // self.lanes
         epoch, tar, byte = self.start.epoch, self.start.tar, self.start.byte
         order = permutation(self.seed, epoch, len(self.shards), "shards")[self.number :: self.lanes]
         while len(samples) < self.buffer and room > 0 and tar < len(order):
@@ -113,7 +113,7 @@ class Stream:
     """
 
     def __init__(self, spec: str, split: str, settings: Streaming):
-        split = asked_split(split, spec)
+        split = requested_split(split, spec)
         self.name, self.split, self.settings = Path(spec).parent.resolve().name, split, settings
         self.shards = tars_of(spec, split)
         if not self.shards:
@@ -121,10 +121,10 @@ class Stream:
         if len(self.shards) < settings.lanes:
             raise DataError(f"{len(self.shards)} tars are too few for {settings.lanes} lanes; lower streaming.lanes")
 
-    def head(self, least: int | None = None) -> CaptionedShards:
+    def head(self, min_side: int | None = None) -> CaptionedShards:
         """Samples of the first tar that is not empty, as a random-access source. Raises DataError if all are empty."""
         for shard in self.shards:
-            source = CaptionedShards(str(shard), self.split, least=least, bad=[])
+            source = CaptionedShards(str(shard), self.split, min_side=min_side, bad=[])
             if len(source):
                 return source
         raise DataError(f"{self.name}: no samples in any of {len(self.shards)} tars; write them again")
@@ -146,9 +146,9 @@ class Part:
     """Samples of one lane and step as captioned images (`base.Captioned`), each with one random caption."""
 
     def __init__(
-        self, samples: Sequence[TarSample], name: str, split: str, seed: int, step: int, least: int | None = None
+        self, samples: Sequence[TarSample], name: str, split: str, seed: int, step: int, min_side: int | None = None
     ):
-        self.samples, self.name, self.split, self.least = samples, name, split, least
+        self.samples, self.name, self.split, self.min_side = samples, name, split, min_side
         drawn = random_words(seed, step, [sample.id for sample in samples], "caption", 1)[:, 0].tolist()
         self.chosen = [
             sample.captions[draw % len(sample.captions)] for sample, draw in zip(samples, drawn, strict=True)
@@ -158,7 +158,7 @@ class Part:
         return len(self.samples)
 
     def image(self, index: int) -> Pillow.Image:
-        return decode(self.file(index), self.where(index), least=self.least)
+        return decode(self.file(index), self.where(index), min_side=self.min_side)
 
     def file(self, index: int) -> bytes:
         """Bytes of the image file. Raises BadSample."""

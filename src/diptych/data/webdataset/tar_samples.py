@@ -35,12 +35,12 @@ NOT_READ = (
     "jpe",
     "jxl",
 )  # image formats that are not read
-MOST_TEXT = 1_000_000  # bytes of a caption file
-MOST_PICTURE = 64 << 20  # bytes of an image file, because a stream holds many of them
+MAX_TEXT_BYTES = 1_000_000  # bytes of a caption file
+MAX_IMAGE_BYTES = 64 << 20  # bytes of an image file, because a stream holds many of them
 EXTENDED_BYTES = 64 << 10  # total size of long names and pax records before one member
 EXTENDED_HEADERS = 8
-MOST_RECORDS = 1000  # per pax header; those of a global header are copied for every member
-LONGEST_NUMBER = 100  # digits in a pax header
+MAX_RECORDS = 1000  # per pax header; those of a global header are copied for every member
+MAX_NUMBER_CHARS = 100  # digits in a pax header
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 # what a damaged or malicious tar may raise: `tarfile` trusts sizes, and headers that announce further headers
@@ -91,12 +91,12 @@ def check_announced(file: BinaryIO, at: int) -> None:
 def _wrong_records(records: bytes) -> str:
     """Reason why `tarfile` would parse a pax header too slowly; "" if it would not."""
     longest = max(map(len, re.findall(rb"[0-9]+", records)), default=0)
-    if longest > LONGEST_NUMBER:
+    if longest > MAX_NUMBER_CHARS:
         return f"a number of {longest} digits"
     if b"GNU.sparse." in records:
         return "a sparse file, which is not read,"
     number = records.count(b"\n")
-    return f"{number} records" if number > MOST_RECORDS else ""
+    return f"{number} records" if number > MAX_RECORDS else ""
 
 
 def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
@@ -127,7 +127,7 @@ def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
     check_announced(tar.fileobj, tar.offset)  # type: ignore[arg-type]
-    if len(tar.pax_headers) > MOST_RECORDS:
+    if len(tar.pax_headers) > MAX_RECORDS:
         raise tarfile.ReadError(f"global headers of {len(tar.pax_headers)} records before byte {tar.offset}")
     return tar.next()
 
@@ -174,15 +174,17 @@ def twice(suffix: str, where: str) -> DataError:
 
 def wrong_size(size: int) -> str:
     """Reason why an image file of this size is not read; "" if it is."""
-    if size > MOST_PICTURE:
-        return f"its image has {size} bytes, more than {MOST_PICTURE}; write the shard again"
+    if size > MAX_IMAGE_BYTES:
+        return f"its image has {size} bytes, more than {MAX_IMAGE_BYTES}; write the shard again"
     return "" if size else "its image is empty; write the shard again"
 
 
 def read_text(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> str:
     """Text of a caption file. Raises DataError."""
-    if info.size > MOST_TEXT:
-        raise DataError(f"{where}: its caption has {info.size} bytes, more than {MOST_TEXT}; write the shard again")
+    if info.size > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{where}: its caption has {info.size} bytes, more than {MAX_TEXT_BYTES}; write the shard again"
+        )
     try:
         file = tar.extractfile(info)
         return (file.read() if file else b"").decode("utf-8-sig")

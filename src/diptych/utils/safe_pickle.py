@@ -115,7 +115,7 @@ def resolve(value: Any, done: dict[int, Any] | None = None) -> Any:
     return resolve(value.value, done) if isinstance(value, Made) else value
 
 
-def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str, np.ndarray]:
+def read_npz(file: Path, max_bytes: int, leave_out: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Arrays of plain values in an .npz of at most `most` bytes unpacked, except those named in `leave_out`.
 
     Members that are not arrays are skipped. Each array's header is checked against its member's size before memory is
@@ -125,8 +125,8 @@ def read_npz(file: Path, most: int, leave_out: Collection[str] = ()) -> dict[str
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > most:
-                raise NotPlain(f"unpacks to {unpacked} bytes, more than {most}")
+            if unpacked > max_bytes:
+                raise NotPlain(f"unpacks to {unpacked} bytes, more than {max_bytes}")
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name in leave_out:
@@ -179,7 +179,7 @@ def _numbers(name: Any) -> np.dtype:
     return np.dtype(name)
 
 
-MOST_OPCODES = 1_000_000
+MAX_OPCODES = 1_000_000
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -197,8 +197,8 @@ def opcodes(pickle: bytes | io.BytesIO | mmap.mmap, error: type[ValueError]) -> 
     Raises `error` after MOST_OPCODES, ValueError for a broken pickle.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("bytes | IO[bytes]", pickle))):
-        if count > MOST_OPCODES:
-            raise error(f"a pickle of more than {MOST_OPCODES} opcodes")
+        if count > MAX_OPCODES:
+            raise error(f"a pickle of more than {MAX_OPCODES} opcodes")
         if opcode.name == "STOP":
             return
         yield opcode.name, argument
@@ -229,8 +229,8 @@ class PickleStack:
             values.append((tuple if name == "TUPLE" else list)(self.since_mark()))
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             index = len(self.memo) if argument is None else int(argument)
-            if not 0 <= index < MOST_OPCODES:  # colliding hashes would take quadratic time
-                raise self.error(f"it uses a memo index beyond {MOST_OPCODES}")
+            if not 0 <= index < MAX_OPCODES:  # colliding hashes would take quadratic time
+                raise self.error(f"it uses a memo index beyond {MAX_OPCODES}")
             self.memo[index] = values[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             values.append(self.memo[int(argument)])
@@ -264,7 +264,7 @@ class PickleStack:
         return self.values.pop(), name
 
 
-MOST_KEY = 2**60  # Python hashes integers modulo 2**61 - 1
+MAX_KEY = 2**60  # Python hashes integers modulo 2**61 - 1
 _KEYS = (str, bytes, int, bool, type(None))
 
 
@@ -342,6 +342,6 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
     for key in items[::2]:
         if type(key) not in _KEYS:
             raise NotPlain(f"it has a {type(key).__name__ if type(key) in (float, tuple) else 'value'} as a key")
-        if type(key) is int and abs(key) >= MOST_KEY:
-            raise NotPlain(f"it has an integer key that is not below 2**{MOST_KEY.bit_length() - 1}; renumber")
+        if type(key) is int and abs(key) >= MAX_KEY:
+            raise NotPlain(f"it has an integer key that is not below 2**{MAX_KEY.bit_length() - 1}; renumber")
     return dict(zip(items[::2], items[1::2], strict=True))

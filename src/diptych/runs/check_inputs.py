@@ -11,7 +11,7 @@ from pathlib import Path
 import diptych
 from diptych.config.run import BOXES, Finetune, Pretrain
 from diptych.data.sources.base import DataError
-from diptych.data.webdataset.shards import shards
+from diptych.data.webdataset.indexed_shards import shards
 from diptych.utils.io import DamagedFile, read_json
 
 UNREADABLE_VERSIONS = ("0.1",)
@@ -33,7 +33,7 @@ def check_inputs(run: Pretrain | Finetune) -> None:
     check_data(run.data)
     initial_runs = [run.init_from]
     if isinstance(run, Pretrain):
-        initial_runs += [run.init_image_from, run.tokenizer]
+        initial_runs += [run.init_image_from, run.visual_tokenizer]
         if run.init_text_from and not Path(run.init_text_from).is_file():
             raise RunError(f"{run.init_text_from}: no such file; check --init_text_from")
     for folder in filter(None, initial_runs):

@@ -17,8 +17,8 @@ from diptych.checkpoints.read import WeightsError
 from diptych.cli.arguments import apply_overrides, recipe
 from diptych.config.run import ImportedCheckpoint
 from diptych.runs.build import build
+from diptych.runs.check_weights import check_model, check_module, weight_shapes
 from diptych.runs.export import export
-from diptych.runs.fitting import check_model, check_module, weight_shapes
 from diptych.runs.run_folder import RunError, read_run, write_run
 from diptych.training.checkpoint import save_weights
 
@@ -85,7 +85,7 @@ def test_a_run_fits_its_weights(folder: Path):
         ("facts/candidates", 0, "facts.candidates: expected a number of at least 1, got 0"),
         ("facts/answers", [1], "facts.answers: expected a list of texts"),
         ("facts/prior", [0.5], "facts.prior: expected one value for each of 0 answers, got 1"),
-        ("facts/given", {"image": 1}, "facts.given: expected names and texts"),
+        ("facts/frozen_features", {"image": 1}, "facts.frozen_features: expected names and texts"),
         ("versions", [], "versions: expected a JSON object"),
         ("versions/diptych", 3, "versions.diptych: expected a version such as"),
         ("versions/diptych", "newest", "versions.diptych: expected a version such as"),
@@ -121,7 +121,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused(folder: Path, path: str,
 
 
 def test_heads_are_compared_too(folder: Path):
-    edited(folder, "run/heads", ["match"])
+    edited(folder, "run/heads", ["itm"])
     run, _ = read_run(folder)
     check_model(folder, run)
     with pytest.raises((WeightsError, RunError), match=r"unexpected|no head"):

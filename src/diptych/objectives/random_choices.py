@@ -52,7 +52,7 @@ class RandomChoices(Protocol):
         """The rank of each patch in a random order of its image's patches; other tokens rank last."""
         ...
 
-    def keep_patches(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+    def keep_patches(self, image: Tokens, max_patches: int) -> Bool[Tensor, "b n"]:
         """The mask of image tokens to keep, with at most `most` patches per image."""
         ...
 
@@ -97,9 +97,9 @@ class KeyedChoices:
         noise = torch.from_numpy(self.uniform("kept patches", image.mask.shape[1])).float()
         return patch_order(image, noise.to(image.mask.device))
 
-    def keep_patches(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+    def keep_patches(self, image: Tokens, max_patches: int) -> Bool[Tensor, "b n"]:
         """The mask of at most `most` patches of each image, drawn without replacement, and of all class tokens."""
-        return first_patches(image, self.order_patches(image), most)
+        return first_patches(image, self.order_patches(image), max_patches)
 
     def mask_regions(self, regions: Regions, masking: RegionMasking) -> MaskedRegionBatch:
         return mask_regions(regions, masking, self.uniform)
@@ -151,7 +151,7 @@ class FixedChoices:
             raise ValueError("FixedChoices has no patch_noise, which the objective needs")
         return patch_order(image, self.patch_noise)
 
-    def keep_patches(self, image: Tokens, most: int) -> Bool[Tensor, "b n"]:
+    def keep_patches(self, image: Tokens, max_patches: int) -> Bool[Tensor, "b n"]:
         if self.kept_patches is None:
             raise ValueError("FixedChoices has no kept_patches, which the objective needs")
         return self.kept_patches

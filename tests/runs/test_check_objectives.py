@@ -21,12 +21,12 @@ from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, class_target
 from diptych.objectives.masking import RegionMasking, WordMasking
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.sampling import PairMasking
+from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.triplet import TripletLoss
 from diptych.protocols import ComparisonPool
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.compatibility import check_samples, compares_samples
+from diptych.runs.check_objectives import check_samples, compares_samples
 from diptych.runs.run_folder import RunError
 from diptych.runs.train import open_validation
 from diptych.tasks.retrieval import Retrieval

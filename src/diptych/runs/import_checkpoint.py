@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from diptych.checkpoints.digests import Damaged, holds_tensors
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.models.importing import Imported
+from diptych.models.importing import OfficialCheckpoint
 from diptych.protocols import student_of
+from diptych.runs.import_settings import run_from_checkpoint
 from diptych.runs.import_source import named_classes, open_source
-from diptych.runs.imported import run_from_checkpoint
 from diptych.runs.run_folder import RunError, read_any, write_run
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
@@ -36,7 +36,7 @@ def import_checkpoint(
     config: Path | None = None,
     regions: str = "",
     vocabulary: Path | None = None,
-) -> Imported:
+) -> OfficialCheckpoint:
     """Writes run.json and model.safetensors for a checkpoint; returns the imported checkpoint.
 
     Args:
@@ -63,7 +63,7 @@ def import_checkpoint(
     run = source.with_images(run, imported, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
         run = _with_vocabulary(run, vocabulary)
-    facts = {"imported": name, "dead": imported.ignored, "system": imported.system, "task": imported.task}
+    facts = {"imported": name, "ignored": imported.ignored, "system": imported.system, "task": imported.task}
     notes = source.notes
     if isinstance(run, Finetune):
         classes, class_notes = named_classes(imported, step, answers, source.hf)
@@ -108,7 +108,7 @@ def _with_vocabulary(run: Any, vocabulary: Path) -> Pretrain | Finetune:
     return run
 
 
-def _teacher_and_queue(imported: Imported) -> dict[str, Tensor]:
+def _teacher_and_queue(imported: OfficialCheckpoint) -> dict[str, Tensor]:
     """The weights of the momentum teacher and its queue, by official names; a run's weights are only the student's."""
     weights = {name: tensor for name, tensor in imported.state.items() if name.startswith(("teacher.", "queue."))}
     return imported.names.to_official(weights)

@@ -13,10 +13,10 @@ from PIL import Image as Pillow
 
 from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample, DataError, NoSplit, Skipped
-from diptych.data.sources.copies import Stored, same_bytes
+from diptych.data.sources.copies import ByteRange, same_bytes
 from diptych.data.sources.formats import Columns
-from diptych.data.sources.splits import asked_split, counted, drawn_splits, file_split, named_split
-from diptych.data.webdataset.tar import (
+from diptych.data.sources.splits import counted, drawn_splits, file_split, named_split, requested_split
+from diptych.data.webdataset.tar_samples import (
     DAMAGE,
     captions_in,
     headers,
@@ -42,8 +42,8 @@ class Member:
     captions: tuple[str, ...]
 
     @property
-    def stored(self) -> Stored:
-        return Stored(self.shard, self.start, self.size)
+    def stored(self) -> ByteRange:
+        return ByteRange(self.shard, self.start, self.size)
 
 
 class CaptionedShards:
@@ -71,11 +71,11 @@ class CaptionedShards:
         *,
         columns: Columns | None = None,
         seed: int = 0,
-        least: int | None = None,
+        min_side: int | None = None,
         bad: list[Skipped] | None = None,
     ):
-        split = asked_split(split, spec) if split else ""
-        self.name, self.split, self.least = Path(spec).parent.resolve().name, split, least
+        split = requested_split(split, spec) if split else ""
+        self.name, self.split, self.min_side = Path(spec).parent.resolve().name, split, min_side
         tars = tars_of(spec, split, alike=True)
         self.members = [m for tar in tars for m in read_index(tar, (columns or Columns()).caption, bad)]
         how = f"{len(tars)} tars named for {split}, {len(self.members)} samples"
@@ -92,7 +92,7 @@ class CaptionedShards:
         return len(self.members)
 
     def image(self, index: int) -> Pillow.Image:
-        return decode(self.file(index), self.where(index), least=self.least)
+        return decode(self.file(index), self.where(index), min_side=self.min_side)
 
     def file(self, index: int) -> bytes:
         """Bytes of the image file. Raises BadSample."""

@@ -36,8 +36,8 @@ def official(tmp_path: Path) -> Path:
 def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
     imported, out = tmp_path / "imported", tmp_path / "vqa"
-    assert main(["import", "vilt", str(official), "--out", str(imported), "--heads", "4"]) == 0
-    assert "pretraining with heads.match, heads.words, " in capsys.readouterr().out
+    assert main(["import", "vilt", str(official), "--out", str(imported), "--num_heads", "4"]) == 0
+    assert "pretraining with heads.itm, heads.mlm, " in capsys.readouterr().out
     training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_lr_multiplier", "1"]
     assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
@@ -58,7 +58,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
 
 
 def test_a_model_of_another_vocabulary_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--heads", "4"]) == 0
+    assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--num_heads", "4"]) == 0
     capsys.readouterr()
     command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
     assert main(command) == 2
@@ -75,7 +75,7 @@ def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path
     assert main(["train-tokenizer", "scenes:60", "--size", "90", "--out", str(words)]) == 0
     held = words.read_bytes()
     checkpoint.write_bytes(GOLDEN.read_bytes())
-    command = ["import", "vilt", str(checkpoint), "--heads", "4", "--vocabulary", str(words)]
+    command = ["import", "vilt", str(checkpoint), "--num_heads", "4", "--vocabulary", str(words)]
     assert main([*command, "--out", str(tmp_path / "first")]) == 0
     words.unlink()
     checkpoint.unlink()
@@ -107,7 +107,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytes
         (words, "has 305 tokens, but model.vocab_size is 220"),
         (tmp_path / "none.txt", "cannot be read"),
     ):
-        command = ["import", "vilt", str(GOLDEN), "--heads", "4", "--vocabulary", str(given)]
+        command = ["import", "vilt", str(GOLDEN), "--num_heads", "4", "--vocabulary", str(given)]
         assert main([*command, "--out", str(tmp_path / "out")]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line and not (tmp_path / "out").exists()

@@ -21,20 +21,20 @@ MIN_COMPARED = 2
 """Samples that a loss needs if it compares samples with one another."""
 
 NEEDS: tuple[tuple[str, type, str], ...] = (
-    ("itc", protocols.DualEncoder, "contrast"),
-    ("itm", protocols.FusionEncoder, "match"),
+    ("itc", protocols.DualEncoder, "itc"),
+    ("itm", protocols.FusionEncoder, "itm"),
     ("wpa", protocols.FusionEncoder, ""),
     ("wpa", protocols.PatchEncoder, ""),
     ("grid_distillation", protocols.PatchEncoder, "grid"),
     ("class_distillation", protocols.PatchEncoder, "classes"),
     ("lm", protocols.CausalDecoder, ""),
-    ("masked_captions", protocols.CausalFusionEncoder, "captions"),
+    ("masked_captions", protocols.CausalFusionEncoder, "mlm"),
     ("masked_regions", protocols.FusionEncoder, "regions"),
     ("mim", protocols.MaskedAutoencoder, ""),
     ("triplet", protocols.SimilarityModel, ""),
     ("masked_codes", protocols.MaskedImageEncoder, "codes"),
     ("masked_codes_image_only", protocols.MaskedImageEncoder, "codes"),
-    ("mlm_text_only", protocols.UnimodalTextEncoder, "words"),
+    ("mlm_text_only", protocols.UnimodalTextEncoder, "mlm"),
     ("vqkd", protocols.VectorQuantizer, ""),
 )
 """(objective, protocol of the model, name of the head) that an objective needs; for MLM see `_needs`."""
@@ -117,7 +117,7 @@ def compares_samples(module: nn.Module) -> bool:
 def _needs(config: Objectives) -> list[tuple[str, type, str]]:
     """The rows of `NEEDS` of objectives whose weight is not 0; MLM needs text alone, or fusion."""
     mlm = protocols.UnimodalTextEncoder if config.text_only else protocols.FusionEncoder
-    return [row for row in (*NEEDS, ("mlm", mlm, "words")) if getattr(config, row[0])]
+    return [row for row in (*NEEDS, ("mlm", mlm, "mlm")) if getattr(config, row[0])]
 
 
 def _methods(protocol: type) -> list[str]:

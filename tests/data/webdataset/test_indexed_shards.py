@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.webdataset.shards import CaptionedShards, braces, read_index
+from diptych.data.webdataset.indexed_shards import CaptionedShards, braces, read_index
 from tests.data.tiny_data import picture_bytes
 
 

@@ -21,10 +21,10 @@ from diptych.data.examples import ImageExamples, PairExamples
 from diptych.data.loader import Loaded
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.data.webdataset.shards import read_index
-from diptych.data.webdataset.stream import Lane, Position, Stream, cursor_of
+from diptych.data.webdataset.indexed_shards import read_index
 from diptych.data.webdataset.stream_loader import stream_loader
-from diptych.data.webdataset.tar import tar_samples
+from diptych.data.webdataset.streamed_shards import Lane, Position, Stream, cursor_of
+from diptych.data.webdataset.tar_samples import tar_samples
 from tests.data.tiny_data import picture_bytes
 
 IMAGES = ImageSettings(shorter_side=16, patch_size=16)
@@ -113,7 +113,7 @@ def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spec = tars(tmp_path, [7, 6, 9, 5], picture=bytes(1000))
-    monkeypatch.setattr("diptych.data.webdataset.stream.MOST_HELD", 2 * 2500)  # two and a half in each lane
+    monkeypatch.setattr("diptych.data.webdataset.streamed_shards.MAX_HELD", 2 * 2500)  # two and a half in each lane
     stream = Stream(spec, "train", Streaming(2, 1000))
     assert sorted(n for lane in stream.lanes([0, 1], 0, {}) for n in numbers(epoch_of(lane))) == list(range(27))
     everything = stream.lanes([0], 0, {})[0].take(40)

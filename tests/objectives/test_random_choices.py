@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.batch import Batch, Text
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.sampling import FixedChoices, KeyedChoices, MaskedText, WordMasking
+from diptych.objectives.random_choices import FixedChoices, KeyedChoices, MaskedText, WordMasking
 
 MASKING = WordMasking(vocab_size=5000, mask_id=4)
 PIECES = WordMasking(vocab_size=5000, mask_id=4, whole_words=False)

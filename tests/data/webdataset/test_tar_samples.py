@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diptych.data.sources.base import BadSample, DataError, Skipped
-from diptych.data.webdataset.shards import CaptionedShards, read_index
-from diptych.data.webdataset.tar import tar_samples
+from diptych.data.webdataset.indexed_shards import CaptionedShards, read_index
+from diptych.data.webdataset.tar_samples import tar_samples
 
 END = bytes(1024)
 
@@ -165,7 +165,7 @@ def test_a_key_that_comes_again_is_another_sample_of_a_stream_and_a_bad_one_of_a
 
 def test_a_picture_too_large_to_be_held_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shard = in_order(tmp_path / "x.tar", ("a.jpg", bytes(101)), *A[1:], *B)
-    monkeypatch.setattr("diptych.data.webdataset.tar.MOST_PICTURE", 100)
+    monkeypatch.setattr("diptych.data.webdataset.tar_samples.MAX_IMAGE_BYTES", 100)
     (large, _), (other, _) = tar_samples(shard)
     assert large.bad == "its image has 101 bytes, more than 100; write the shard again" and not large.picture
     assert other.picture == b"other" and not other.bad

@@ -18,7 +18,7 @@ from diptych.models.clip import recipes as clip
 from diptych.models.coca import recipes as coca
 from diptych.models.configs import CrossViTConfig, RegionModel
 from diptych.models.crossvit import recipes as crossvit
-from diptych.models.importing import Imported
+from diptych.models.importing import OfficialCheckpoint
 from diptych.models.mae import recipes as mae
 from diptych.models.scan import recipes as scan
 from diptych.models.vilbert import recipes as vilbert
@@ -55,7 +55,9 @@ NOT_EXPRESSIBLE = {
 """Checkpoints that no recipe expresses, by (system, task), and why."""
 
 
-def run_from_checkpoint(imported: Imported, step: nn.Module, config: Mapping[str, Any], regions: str, name: str) -> Any:
+def run_from_checkpoint(
+    imported: OfficialCheckpoint, step: nn.Module, config: Mapping[str, Any], regions: str, name: str
+) -> Any:
     """The run of a checkpoint: a Pretrain or a Finetune, or an ImportedCheckpoint where no recipe expresses it.
 
     Args:
@@ -134,7 +136,7 @@ def _task(run: Pretrain, task: str) -> Finetune:
     return replace(own, task=task, embedders=run.embedders, recipe=run.recipe)
 
 
-def _crossvit(imported: Imported, config: Mapping[str, Any]) -> Finetune:
+def _crossvit(imported: OfficialCheckpoint, config: Mapping[str, Any]) -> Finetune:
     model = CrossViTConfig(**imported.arguments)
     images = ImageSettings(shorter_side=model.image_sizes[0], square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return replace(crossvit.small(), model=model, images=with_normalization(images, config), recipe="")

@@ -19,8 +19,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import diptych.utils.cache as cache_module
-from diptych.utils.cache import Arrays, DiskCache, MemoryCache, default_folder, digest
+import diptych.utils.feature_cache as cache_module
+from diptych.utils.feature_cache import Arrays, DiskCache, MemoryCache, default_folder, digest
 
 HALF = {"grid": torch.arange(6).view(2, 3).half(), "classes": torch.tensor([0.5])}
 DTYPES = (

@@ -10,8 +10,8 @@ import pytest
 from diptych.checkpoints.read import WeightsError
 from diptych.models.configs import ALBEFConfig, CLIPConfig, ViLBERTConfig, ViTConfig
 from diptych.models.vit.model import ViT
-from diptych.runs.starting import check_image_start, check_text_start
-from diptych.runs.validate import RunError
+from diptych.runs.check_init import check_image_start, check_text_start
+from diptych.runs.check_inputs import RunError
 
 
 def test_a_vit_s_heads_and_activation_must_be_the_encoder_s():

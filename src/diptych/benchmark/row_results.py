@@ -46,7 +46,7 @@ class StageResult:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RowResult:
     """The results of a row with one seed. Without stages: why it failed, or ``""`` where it was not run."""
 
     row: str
@@ -94,7 +94,7 @@ def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[
     if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
         return None
     stored = read_json(path, report.SCORES)
-    return stored["metrics"] if stored["asked"] == json.loads(json.dumps(asdict(evaluation))) else None
+    return stored["metrics"] if stored["settings"] == json.loads(json.dumps(asdict(evaluation))) else None
 
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:
