@@ -38,7 +38,7 @@ from diptych.runs import embedders
 from diptych.runs.embedders import CNN_CELL, input_embeddings
 from tests.models.test_first_step import FEATURE_DIM, VOCABULARY, B, toy
 
-IMAGES, TEXTS = ("own", "grid", "regions/"), ("own", "minilm", "minilm_words", "minilm_onward")
+IMAGES, TEXTS = ("own", "grid", "regions/"), ("own", "minilm", "minilm_words", "minilm_causal")
 PATCHES = PatchEmbedding | PatchEmbeddingWithoutPosition | MultiScalePatchEmbedding
 OF_GRIDS = {(name, "regions/") for name in ("VisualTokenizer", "MAE", "CrossViT")}
 """Models that read nothing but images, whose patches they predict or divide in two sizes."""
@@ -53,8 +53,8 @@ SMALL_CROSSVIT: dict[str, Any] = {
 }
 CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): cls for cls in get_args(Model)} | {
     "ALBEF with decoder": lambda: ALBEFConfig(decoder_depth=1),
-    "VLMo with relative positions": lambda: VLMoConfig(relative=True),
-    "VLMo with absolute positions": lambda: VLMoConfig(relative=False),
+    "VLMo with relative positions": lambda: VLMoConfig(relative_position=True),
+    "VLMo with absolute positions": lambda: VLMoConfig(relative_position=False),
     "ViLBERT with task tokens": lambda: ViLBERTConfig(num_tasks=2),
     "BLIP retrieval": lambda: BLIPConfig(variant="retrieval"),
     "BLIP caption": lambda: BLIPConfig(variant="caption"),
@@ -181,7 +181,7 @@ def test_an_output_layer_is_tied_to_word_embeddings_or_has_weights_of_its_own(na
     run = toy_run(name, "regions/", text)
     torch.manual_seed(0)
     model: Any = run.model.build(input_embeddings(run))
-    weight = (model.lm_head() if name == "BLIP" else model.pretraining_heads()["mlm"]).words.weight
+    weight = (model.lm_head() if name == "BLIP" else model.pretraining_heads()["mlm"]).decoder.weight
     words = model.decoder.words if name == "BLIP" else model.words
     tied = isinstance(words, TextEmbedding) and isinstance(words.word, nn.Embedding)
     assert tied == (text == "own" or (name, text) == ("BLIP", "minilm"))
