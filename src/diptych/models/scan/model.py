@@ -40,7 +40,7 @@ class SCAN(nn.Module):
 
     def encode_image(self, image: Regions) -> Tokens:
         """Regions in the joint space, as unit vectors."""
-        return region_tokens(image).map(self.image).map(partial(unit, eps=1e-8))
+        return region_tokens(image, self.image.in_features).map(self.image).map(partial(unit, eps=1e-8))
 
     def encode_text(self, text: Text) -> Tokens:
         """Words in the joint space, as unit vectors."""

@@ -44,7 +44,7 @@ class VSEpp(nn.Module):
 
     def encode_image(self, image: Regions) -> Tokens:
         """Region features in the joint space."""
-        return region_tokens(image).map(self.image)
+        return region_tokens(image, self.image.in_features).map(self.image)
 
     def encode_text(self, text: Text) -> Tokens:
         """The states of the text tower."""
@@ -70,6 +70,7 @@ def image_projection(feature_dim: int, dim: int) -> nn.Linear:
     return linear
 
 
-def region_tokens(image: Regions) -> Tokens:
-    """A detector's features, unchanged, as tokens."""
+def region_tokens(image: Regions, feature_dim: int) -> Tokens:
+    """A detector's features, unchanged, as tokens. Raises ValueError: `Regions.check`."""
+    image.check(feature_dim)
     return Tokens.from_padded(image.features, image.mask, Span("image", "regions", image.features.shape[1]))
