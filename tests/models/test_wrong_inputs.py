@@ -114,9 +114,7 @@ def test_albef_with_another_number_of_images(count: int):
     sizes = dict(
         text_depth=1, fusion_depth=1, num_heads=2, mlp_dim=8, vocab_size=VOCABULARY, text_length=9, embed_dim=4
     )
-    image: Any = dict(
-        image_dim=8, image_depth=1, image_num_heads=2, image_mlp_dim=8, patch_size=8, grid=(3, 4)
-    )
+    image: Any = dict(image_dim=8, image_depth=1, image_num_heads=2, image_mlp_dim=8, patch_size=8, grid=(3, 4))
     model = ALBEF(ALBEFConfig(dim=8, num_images=2, **image | sizes)).eval()
     images = BATCH.image if count == 1 else (BATCH.image,) * count
     assert f"fuses a text with 2 images, got {count}: set" in refused(lambda: model(images, BATCH.text))
