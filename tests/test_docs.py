@@ -131,11 +131,11 @@ def test_bench_and_make_lines_name_what_is_there():
         for line in shell_lines(path.read_text(encoding="utf-8")):
             if path.name not in HISTORY and (made := re.match(r"make ([\w-]+)", line)) and made[1] not in targets:
                 wrong.append(f"{name(path)}: make {made[1]}")
-            if found := re.search(r"-m ((?:bench|tests)[\w.]*)(.*)", line.split("#")[0]):
-                module = ROOT.joinpath(*found[1].split("."))
+            if match := re.search(r"-m ((?:bench|tests)[\w.]*)(.*)", line.split("#")[0]):
+                module = ROOT.joinpath(*match[1].split("."))
                 file = next((f for f in (module.with_suffix(".py"), module / "__main__.py") if f.is_file()), None)
                 source = file.read_text(encoding="utf-8") if file else ""
-                flags = re.findall(r"--[\w-]+", found[2])
+                flags = re.findall(r"--[\w-]+", match[2])
                 wrong += [f"{name(path)}: {line}: {flag}" for flag in flags or [""] if f'"{flag}' not in source]
     assert wrong == []
 
@@ -177,8 +177,8 @@ def test_tables_are_those_of_the_results_files():
 
 
 def test_every_results_file_says_where_it_comes_from_and_is_shown():
-    shown = {table for path in pages() for table in re.findall(r"<!-- table (\w+)", path.read_text(encoding="utf-8"))}
-    assert shown == set(records())
+    tables = {table for path in pages() for table in re.findall(r"<!-- table (\w+)", path.read_text(encoding="utf-8"))}
+    assert tables == set(records())
     for table, record in records().items():
         assert record.get("source") or (record.get("command") and record.get("date")), table
         assert all(len(row) == len(record["columns"]) for row in record["rows"]), table
@@ -197,7 +197,7 @@ def classes() -> set[str]:
     """Every class and protocol of the package and its tests."""
     files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     return {
-        found for file in files for found in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        name for file in files for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     }
 
 

@@ -121,13 +121,13 @@ def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: i
         except BaseException as error:
             outcome, why = "failed", f"{type(error).__name__}: {error}"[:300]
         signal.setitimer(signal.ITIMER_PROF, 0)
-        grown, seen = status("VmHWM") - before, list(watch.seen)
+        grown, caught = status("VmHWM") - before, list(watch.seen)
         if grown > MEMORY:
             outcome, why = "failed", f"took {grown >> 20} MiB; {why}"
         if (folder / CANARY).exists() or (workspace / CANARY).exists():
             outcome, why = "failed", f"code was run; {why}"
-        if seen:
-            outcome, why = "failed", f"{seen[:3]}; {why}"
+        if caught:
+            outcome, why = "failed", f"{caught[:3]}; {why}"
         tell(outcome=outcome, why=why, seconds=time.process_time() - began, grown=grown)
 
 
@@ -157,7 +157,7 @@ def fork(work: Callable[[int], None]) -> tuple[int, Any]:
 
 def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: float) -> dict[str, Any]:
     """What came of all inputs, or of those for which there was time."""
-    found, failures = Counter[str](), list[dict[str, Any]]()
+    outcomes, failures = Counter[str](), list[dict[str, Any]]()
     slowest, largest, done, number = 0.0, 0, numbers.start, numbers.start
     while done < numbers.stop and time.monotonic() < until:
         rest = range(done, numbers.stop)
@@ -170,16 +170,16 @@ def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: 
                         os.kill(child, signal.SIGKILL)
                         break
                     continue
-                found[line["outcome"]] += 1
+                outcomes[line["outcome"]] += 1
                 slowest, largest, done = max(slowest, line["seconds"]), max(largest, line["grown"]), number + 1
                 if line["outcome"] == "failed":
                     failures.append({"number": number, "why": line["why"]})
         _, ended = os.waitpid(child, 0)
         if done <= number < numbers.stop and time.monotonic() < until:
-            found["failed"] += 1
+            outcomes["failed"] += 1
             failures.append({"number": number, "why": f"the process ended: {died(ended)}"})
             done = number + 1
-    counts = {name: found[name] for name in ("values", "refused", "failed")}
+    counts = {name: outcomes[name] for name in ("values", "refused", "failed")}
     return {
         "reader": reader.name, "seed": seed, "date": f"{date.today()}", "machine": machine(), "inputs": sum(counts.values()), **counts,
         "slowest": round(slowest, 2), "largest": largest, "failures": failures[:20],
@@ -199,29 +199,29 @@ def died(ended: int) -> str:
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("reader", choices=sorted(READERS))
-    asked.add_argument("--inputs", type=int, default=200)
-    asked.add_argument("--first", type=int, default=0)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--seconds", type=float, default=600)
-    asked.add_argument("--out", type=Path, help="where the counts go as JSON")
-    told = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("reader", choices=sorted(READERS))
+    parser.add_argument("--inputs", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--out", type=Path, help="where the counts go as JSON")
+    args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
         workspace = Path(made)
         (workspace / "case").mkdir()
-        reader = replace(READERS[told.reader](workspace / "case"), name=told.reader)
+        reader = replace(READERS[args.reader](workspace / "case"), name=args.reader)
         (workspace / "secret.jpg").write_bytes(reader.seeds[0])  # what no reader may open
         for data in reader.seeds:
             reader.read(reader.place(workspace / "case", data))  # a valid input is read, or nothing is tested
-        numbers = range(told.first, told.first + told.inputs)
-        found = campaign(reader, workspace, told.seed, numbers, began + told.seconds)
-    found["seconds"] = round(time.monotonic() - began, 1)
-    if told.out:
-        told.out.write_text(json.dumps(found, indent=1))
-    print(json.dumps(found, indent=1))
-    sys.exit(1 if found["failed"] else 0)
+        numbers = range(args.first, args.first + args.inputs)
+        record = campaign(reader, workspace, args.seed, numbers, began + args.seconds)
+    record["seconds"] = round(time.monotonic() - began, 1)
+    if args.out:
+        args.out.write_text(json.dumps(record, indent=1))
+    print(json.dumps(record, indent=1))
+    sys.exit(1 if record["failed"] else 0)
 
 
 if __name__ == "__main__":

@@ -52,22 +52,22 @@ def edit_length(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], d
 
 
 def edit_number(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:
-    found = list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:200_000]))
-    if not found:
+    matches = list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:200_000]))
+    if not matches:
         return edit_length(data, others, tokens, draw)
-    place = draw.choice(found)
-    return data[: place.start()] + draw.choice(NUMBERS) + data[place.end() :]
+    match = draw.choice(matches)
+    return data[: match.start()] + draw.choice(NUMBERS) + data[match.end() :]
 
 
 def edit_word(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:
     """A quoted string, or a word, replaced by one that a reader looks for, by another type, or by a path outside."""
-    found = list(re.finditer(rb'"[^"\n]{0,200}"|[a-z_]{3,40}', data[:200_000]))
+    matches = list(re.finditer(rb'"[^"\n]{0,200}"|[a-z_]{3,40}', data[:200_000]))
     token = draw.choice((*tokens, *TOKENS))
-    if not found:
+    if not matches:
         return insert(data, others, tokens, draw)
-    place = draw.choice(found)
-    quoted = place[0].startswith(b'"') and draw.random() < 0.7
-    return data[: place.start()] + (b'"' + token + b'"' if quoted else token) + data[place.end() :]
+    match = draw.choice(matches)
+    quoted = match[0].startswith(b'"') and draw.random() < 0.7
+    return data[: match.start()] + (b'"' + token + b'"' if quoted else token) + data[match.end() :]
 
 
 def insert(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:

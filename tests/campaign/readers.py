@@ -71,10 +71,10 @@ class Refused(Exception):
 
 def command(*words: str) -> None:
     """Runs a command line, whose output is dropped. Raises Refused; whatever is no refusal shows itself as it is."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
         status = main(list(words))
     if status:
-        assert status == 2 and said.getvalue().count("\n") >= 1, (status, said.getvalue()[:300])
+        assert status == 2 and errors.getvalue().count("\n") >= 1, (status, errors.getvalue()[:300])
         raise Refused
 
 
@@ -213,7 +213,7 @@ def table(suffix: str) -> bytes:
 
 
 def json_of(
-    name: str, held: object, read: Callable[[Path], None], beside: tuple[str, object] | None = None
+    name: str, value: object, read: Callable[[Path], None], beside: tuple[str, object] | None = None
 ) -> Callable:
     def made(folder: Path) -> Reader:
         def place(folder: Path, data: bytes) -> Path:
@@ -222,7 +222,9 @@ def json_of(
                 under(beside[0], folder, json.dumps(beside[1]).encode())
             return path.with_name(QUESTIONS) if beside and name != QUESTIONS else path
 
-        return Reader(name, [json.dumps(held).encode(), json.dumps(held, indent=1).encode()], place, read, tokens=WORDS)
+        return Reader(
+            name, [json.dumps(value).encode(), json.dumps(value, indent=1).encode()], place, read, tokens=WORDS
+        )
 
     return made
 
@@ -244,7 +246,7 @@ def regions() -> dict[str, Any]:
 
 def pickles() -> list[bytes]:
     plain = {"none": None, "numbers": [1, -5, 2**40, 0.5], "text": "é", b"bytes": (b"\xff", True), 7: {"a": {}}}
-    return [pickle.dumps(held, protocol) for held in (regions(), plain) for protocol in (0, 2, 4, 5)]
+    return [pickle.dumps(value, protocol) for value in (regions(), plain) for protocol in (0, 2, 4, 5)]
 
 
 def in_database(folder: Path, data: bytes) -> Path:
@@ -262,12 +264,12 @@ def load_17(path: Path) -> object:
 
 
 def npy() -> list[bytes]:
-    found = []
+    files = []
     for array in (VALUES[:2], np.asfortranarray(VALUES[:2]), VALUES[:2].astype(">f8")):
         out = io.BytesIO()
         np.save(out, array)
-        found.append(out.getvalue())
-    return found
+        files.append(out.getvalue())
+    return files
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -302,8 +304,8 @@ def whole_npz(folder: Path, data: bytes) -> Path:
 def region_rows() -> list[bytes]:
     from base64 import b64encode
 
-    held = regions()
-    boxes, features = b64encode(held["boxes"].tobytes()), b64encode(VALUES[:2].tobytes())
+    fields = regions()
+    boxes, features = b64encode(fields["boxes"].tobytes()), b64encode(VALUES[:2].tobytes())
     six = [b"17", b"100", b"50", b"2", boxes, features]
     ten = [b"17", b"50", b"100", *[b64encode(bytes(8))] * 4, b"2", boxes, features]
     return [b"\t".join(six) + b"\n", b"\t".join(ten) + b"\n"]
@@ -338,13 +340,13 @@ def vocabularies(suffix: str, folder: Path) -> Reader:
         "json": [json.dumps({"word2idx": words, "idx": len(words)}).encode()],
         "pkl": [pickle.dumps({"word2idx": words, "idx": 6}, protocol) for protocol in (0, 2, 4)],
     }
-    held = seeds[suffix] if suffix in seeds else [sentencepiece_model()]
+    contents = seeds[suffix] if suffix in seeds else [sentencepiece_model()]
 
     def read(path: Path) -> None:
-        found = read_vocabulary(path)
-        found.subwords.decode(found.subwords.encode("a dog runs"))
+        vocabulary = read_vocabulary(path)
+        vocabulary.subwords.decode(vocabulary.subwords.encode("a dog runs"))
 
-    return Reader(f"vocabulary.{suffix}", held, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
+    return Reader(f"vocabulary.{suffix}", contents, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
 
 
 def sentencepiece_model() -> bytes:
@@ -379,7 +381,9 @@ def in_pth(folder: Path, data: bytes) -> Path:
     """PyTorch's archive, with these bytes as the pickle in it."""
     with zipfile.ZipFile(io.BytesIO(pth())) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    return under("a.pth", folder, zipped({n: data if n.endswith("data.pkl") else held for n, held in members.items()}))
+    return under(
+        "a.pth", folder, zipped({n: data if n.endswith("data.pkl") else content for n, content in members.items()})
+    )
 
 
 def pickle_of_pth() -> bytes:
@@ -417,13 +421,13 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
     def read(path: Path) -> None:
         command(*words(folder / "run"))
 
-    held = (folder / "kept" / file).read_bytes()
+    content = (folder / "kept" / file).read_bytes()
     large = [
         (b'"width": 16', b'"width": 20000'),
         (b'"depth": 1', b'"depth": 10000000'),
         (b'"heads": 2', b'"heads": 0.5'),
     ]
-    crafted = [held.replace(*pair) for pair in large if pair[0] in held]
+    crafted = [content.replace(*pair) for pair in large if pair[0] in content]
     tokens = (
         b"width",
         b"depth",
@@ -437,7 +441,7 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
         b"rest",
         b"F32",
     )
-    return Reader(f"run/{file}", [held], place, read, (Refused,), tokens, crafted=crafted)
+    return Reader(f"run/{file}", [content], place, read, (Refused,), tokens, crafted=crafted)
 
 
 def again(run: Path) -> list[str]:

@@ -55,8 +55,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(records: str, out: str) -> None:
-    found = [json.loads(path.read_text()) for path in sorted(Path(records).glob("*.json"))]
-    Path(out).write_text(page(found), encoding="utf-8")
+    loaded = [json.loads(path.read_text()) for path in sorted(Path(records).glob("*.json"))]
+    Path(out).write_text(page(loaded), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ def test_every_input_ends_in_a_value_or_in_the_reader_s_own_error(reader: str, i
         [sys.executable, "-m", "tests.campaign.fuzz", *words], capture_output=True, text=True, timeout=900
     )
     assert out.exists(), done.stderr[-3000:]
-    found = json.loads(out.read_text())
-    assert not found["failed"], json.dumps(found["failures"], indent=1)
-    assert done.returncode == 0 and found["values"] + found["refused"] == found["inputs"] > 0
+    record = json.loads(out.read_text())
+    assert not record["failed"], json.dumps(record["failures"], indent=1)
+    assert done.returncode == 0 and record["values"] + record["refused"] == record["inputs"] > 0
     if reader in QUICK:  # a run goes on without a damaged line of its log, and from the checkpoint before a damaged one
-        assert found["refused"] > 0, "no input was refused: nothing was damaged"
+        assert record["refused"] > 0, "no input was refused: nothing was damaged"
 
 
 def read_strictly(path: Path) -> None:
@@ -101,10 +101,10 @@ for fault in [*FAULTS, b"refused"]:
 def test_the_campaign_detects_each_fault_that_it_looks_for():
     done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = dict(map(json.loads, done.stdout.splitlines()))
-    assert found.pop("refused")["failed"] == 0 and found.keys() == {fault.decode() for fault in FAULTS}
+    records = dict(map(json.loads, done.stdout.splitlines()))
+    assert records.pop("refused")["failed"] == 0 and records.keys() == {fault.decode() for fault in FAULTS}
     for fault, why in FAULTS.items():
-        counts = found[fault.decode()]
+        counts = records[fault.decode()]
         assert (counts["inputs"], counts["values"]) == (3, 1), (fault, counts)
         failures = {one["number"]: one["why"] for one in counts["failures"]}
         assert why in failures[1], (fault, failures)

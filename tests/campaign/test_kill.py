@@ -76,11 +76,11 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
         ),
     }  # fmt: skip
     made, same = commands[kind]
-    found = killed(made, same, tmp_path, random.Random(f"{SEED}/{kind}"))
+    counts = killed(made, same, tmp_path, random.Random(f"{SEED}/{kind}"))
     if RECORDS:
         about = {"run": kind, "seed": SEED, "date": f"{date.today()}", "machine": machine()}
-        (Path(RECORDS) / f"kill {kind}.json").write_text(json.dumps(about | found, indent=1))
-    assert found["kills"] == KILLS and found["compared"] >= 1 and found["equal"] == found["compared"], found
+        (Path(RECORDS) / f"kill {kind}.json").write_text(json.dumps(about | counts, indent=1))
+    assert counts["kills"] == KILLS and counts["compared"] >= 1 and counts["equal"] == counts["compared"], counts
 
 
 def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: random.Random) -> dict[str, float]:
@@ -92,14 +92,14 @@ def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: ra
     whole, out = folder / "whole", folder / "killed"
     finished(made(whole))
     usual = time.monotonic() - began
-    found = {"kills": 0, "compared": 0, "equal": 0}
+    counts = {"kills": 0, "compared": 0, "equal": 0}
 
     def compare() -> None:
-        found["compared"] += 1
-        found["equal"] += same(out, whole)
+        counts["compared"] += 1
+        counts["equal"] += same(out, whole)
         shutil.rmtree(out)
 
-    while found["kills"] < KILLS:
+    while counts["kills"] < KILLS:
         process = started(made(out))
         try:
             _, complaint = process.communicate(timeout=usual * draw.uniform(LEAST, 1))
@@ -107,7 +107,7 @@ def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: ra
             compare()
         except subprocess.TimeoutExpired:
             kill_all(process)
-            found["kills"] += 1
+            counts["kills"] += 1
     finished(made(out))
     compare()
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
+    return {**counts, "seconds": round(time.monotonic() - began, 1)}

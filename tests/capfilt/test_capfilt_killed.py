@@ -83,9 +83,9 @@ def test_two_killed_and_resumed_ranks_write_the_same_files_as_one(config: CapFil
     command = (*TORCHRUN, *words(config, tmp_path / "two", "--workers", "1"))
     assert killed(start(*command), tmp_path / "two", "parts/*.jsonl")
     process = start(*command)
-    said, complaint = process.communicate(timeout=280)
-    assert process.returncode == 0, complaint[-3000:]
-    assert said.count("re-captioned") == 1  # one process speaks
+    output, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors[-3000:]
+    assert output.count("re-captioned") == 1  # one process speaks
     assert files(tmp_path / "two") == files(whole)
     assert killed(start(*TORCHRUN, *words(config, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
     capfilt(config, tmp_path / "one")
@@ -97,11 +97,11 @@ def test_workers_and_batch_size_do_not_change_the_output(config: CapFilt, whole:
     capfilt(replace(config, workers=2), tmp_path / "workers")
     assert files(tmp_path / "workers") == files(whole)
     capfilt(replace(config, batch_size=7), tmp_path / "batch")
-    told = [
+    summaries = [
         [(r["key"], r["caption"], r["decision"], r["synthetic"]["text"]) for r in rows(out / "decisions.jsonl")]
         for out in (whole, tmp_path / "batch")
     ]
-    assert told[0] == told[1]
+    assert summaries[0] == summaries[1]
     assert json.loads((whole / "summary.json").read_text()) == json.loads(
         (tmp_path / "batch" / "summary.json").read_text()
     )

@@ -20,8 +20,8 @@ def test_the_share_of_captions_is_swapped_and_none_is_lost(share, dealt):
     assert Counter(all_captions(source)) == Counter(all_captions(plain))
     others = 0
     for i in range(20):
-        for text, (image, place) in zip(source.captions(i), source.owners(i), strict=True):
-            assert plain.captions(image)[place] == text
+        for text, (image, k) in zip(source.captions(i), source.owners(i), strict=True):
+            assert plain.captions(image)[k] == text
             others += image != i
     assert others == dealt
 

@@ -68,11 +68,11 @@ class Payload:
 @pytest.mark.parametrize("form", ["zip", "old", "bare", "nested"])
 def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, form: str):
     payload, path = Payload(tmp_path / "made"), tmp_path / "x.pth"
-    held = {"state_dict": {**WEIGHTS, "callback": payload}} if form == "nested" else {"w": payload}
+    content = {"state_dict": {**WEIGHTS, "callback": payload}} if form == "nested" else {"w": payload}
     if form == "bare":
         path.write_bytes(pickle.dumps(payload))
     else:
-        torch.save(held, path, _use_new_zipfile_serialization=form != "old")
+        torch.save(content, path, _use_new_zipfile_serialization=form != "old")
     assert "only tensors and plain values are unpickled" in refused(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(payload))

@@ -40,23 +40,23 @@ def views_of(x: Tensor) -> list[Tensor]:
 
 @st.composite
 def states(draw: st.DrawFn) -> dict[str, Any]:
-    held: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for i in range(draw(st.integers(1, 3))):
         dtype = draw(st.sampled_from(TYPES))
         x = torch.arange(24).reshape(draw(st.sampled_from(((2, 3, 4), (4, 6), (24, 1))))).to(dtype)
         for j in draw(st.sets(st.integers(0, 6), min_size=1)):
-            held[f"w{i}.{j}"] = views_of(x)[j]
-    return held
+            state[f"w{i}.{j}"] = views_of(x)[j]
+    return state
 
 
 @given(states(), st.booleans(), st.sampled_from([2, 3, 4]))
 @settings(max_examples=40, deadline=None)
 def test_tensors_equal_what_torch_reads(
-    tmp_path_factory: pytest.TempPathFactory, held: dict, archive: bool, protocol: int
+    tmp_path_factory: pytest.TempPathFactory, state: dict, archive: bool, protocol: int
 ):
     path = tmp_path_factory.mktemp("torch") / "x.pth"
-    torch.save(held, path, _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
-    theirs, ours = torch.load(path, weights_only=True) if protocol == 2 else held, load_state_dict(path)
+    torch.save(state, path, _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
+    theirs, ours = torch.load(path, weights_only=True) if protocol == 2 else state, load_state_dict(path)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name

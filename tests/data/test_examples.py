@@ -62,8 +62,8 @@ def test_draws_depend_on_seed_step_and_id_only():
     examples = PairExamples(Colours(8), TOKENIZER, SMALL)
 
     def drawn(seed: int, step: int) -> list[int]:
-        shown = [examples.load(i, seed, step).matching_image for i in range(16)]
-        return [-1 if s is None else shade(s) for s in shown]
+        images = [examples.load(i, seed, step).matching_image for i in range(16)]
+        return [-1 if s is None else shade(s) for s in images]
 
     assert drawn(1, 2) == drawn(1, 2) != drawn(1, 3) and drawn(1, 2) != drawn(2, 2)
 
@@ -71,8 +71,8 @@ def test_draws_depend_on_seed_step_and_id_only():
 def test_always_and_never():
     always = PairExamples(Colours(2), TOKENIZER, SMALL, matching=1.0)
     assert [shade(always.load(i, 0, 0).matching_image) for i in range(4)] == [1, 1, 0, 0]
-    alone = PairExamples(Colours(1), TOKENIZER, SMALL, matching=1.0)
-    assert alone.load(0, 0, 0).matching_image is None  # there is no other image
+    single = PairExamples(Colours(1), TOKENIZER, SMALL, matching=1.0)
+    assert single.load(0, 0, 0).matching_image is None  # there is no other image
 
 
 def test_a_bad_replacement_is_drawn_again_and_a_bad_image_is_not():

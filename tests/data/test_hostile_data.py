@@ -27,13 +27,13 @@ def tiff(values: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def folder(place: Path, odd: bytes) -> Path:
+def folder(root: Path, odd: bytes) -> Path:
     """Eight pictures of a training split with a caption each; the last is `odd`."""
     for k in range(8):
-        (place / f"{k}.tif").write_bytes(odd if k == 7 else picture_bytes(k))
+        (root / f"{k}.tif").write_bytes(odd if k == 7 else picture_bytes(k))
     rows = "".join(f"{k}.tif,a red circle in a picture,train\n" for k in range(8))
-    (place / "captions.csv").write_text(f"image,caption,split\n{rows}")
-    return place
+    (root / "captions.csv").write_text(f"image,caption,split\n{rows}")
+    return root
 
 
 def pretrain(data: object, out: Path) -> list[str]:
@@ -59,9 +59,9 @@ def test_pictures_of_numbers_are_trained_on_and_those_that_cannot_be_shown_are_s
 
 def test_a_tar_that_announces_gigabytes_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("digits", "a header longer than memory", "headers upon headers"):
-        picture = picture_bytes(1)
-        body = picture + bytes(-len(picture) % 512)
-        good = header("0.jpg", len(picture)) + body + header("0.txt", 5) + b"a dog".ljust(512, b"\0")
+        image = picture_bytes(1)
+        body = image + bytes(-len(image) % 512)
+        good = header("0.jpg", len(image)) + body + header("0.txt", 5) + b"a dog".ljust(512, b"\0")
         (tmp_path / "train-0.tar").write_bytes(good + HARM[name])
         words = ["baselines", "--task", "retrieval", "--split", "train", "--data", str(tmp_path / "train-0.tar")]
         assert main(words) == 2

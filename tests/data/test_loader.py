@@ -151,18 +151,18 @@ def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
 def test_a_sweep_gives_every_example_once(world):
     examples = pairs(11)
     parts = [list(evaluation_loader(examples, 4, rank=r, world=world, workers=0)) for r in range(world)]
-    seen = [i for part in parts for loaded in part for i in loaded.batch.ids.tolist()]
-    assert sorted(seen) == list(range(22))
+    ids = [i for part in parts for loaded in part for i in loaded.batch.ids.tolist()]
+    assert sorted(ids) == list(range(22))
     if world == 1:
-        assert seen == sorted(seen)
+        assert ids == sorted(ids)
 
 
 def test_shuffled_examples_are_the_same_ones_and_no_picture_s_captions_stand_together():
     plain = pairs(40)
     mixed = Shuffled(plain, 1)
-    seen = [i for x in evaluation_loader(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
-    assert sorted(seen) == list(range(80)) and seen != sorted(seen)
-    together = sum(a // 2 == b // 2 for a, b in pairwise(seen))
+    ids = [i for x in evaluation_loader(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
+    assert sorted(ids) == list(range(80)) and ids != sorted(ids)
+    together = sum(a // 2 == b // 2 for a, b in pairwise(ids))
     assert together < 10, "40 in the order of the data"
     batch = next(evaluation_loader(mixed, 8, seed=5, workers=0)).batch
     used = batch.ids.tolist()

@@ -52,8 +52,8 @@ def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other()
     loaded = [examples.load(i, 0, 1) for i in ids]
     batch = examples.collate(loaded, ids, 0, 1)
     assert batch.negative_texts is not None and batch.matching is None and len(batch.negative_texts) == 10
-    said = [examples.pairs.tokenizer.decode(row) for row in batch.negative_texts.ids.tolist()]
-    assert said == [*loaded[0][1], *loaded[1][1]]
+    texts = [examples.pairs.tokenizer.decode(row) for row in batch.negative_texts.ids.tolist()]
+    assert texts == [*loaded[0][1], *loaded[1][1]]
 
 
 def test_draws_are_keyed():
@@ -158,11 +158,11 @@ def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions)
     try:
         examples = of(*captions, false=2)
     except NoSplit:
-        assert len({frozenset(text.lower() for text in said if text in "aAbc") for said in captions}) == 1
+        assert len({frozenset(text.lower() for text in texts if text in "aAbc") for texts in captions}) == 1
         return
     for index in range(len(examples)):
         own = {text.lower() for text in captions[examples.pairs.owner[index]]}
-        others = {text.lower() for said in captions for text in said if text in "aAbc"} - own
+        others = {text.lower() for texts in captions for text in texts if text in "aAbc"} - own
         try:
             false = examples.load(index, 0, 0)[1]
         except BadSample:

@@ -64,7 +64,7 @@ def test_a_texts_states_do_not_depend_on_the_batch(frozen: FrozenMiniLM, text: T
 def test_states_are_cached_but_not_of_masked_texts(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenMiniLM(depth=1), []
     plain = frozen._encode
-    monkeypatch.setattr(frozen, "_encode", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    monkeypatch.setattr(frozen, "_encode", lambda ids, *a, **k: (read.append(len(ids)), plain(ids, *a, **k))[1])
     first = frozen(text)
     assert torch.equal(frozen(text[torch.tensor([1, 0])]), first[[1, 0]]) and read == [16, 16]
     hidden = text.ids.clone()
@@ -89,7 +89,7 @@ def test_states_are_cached_on_disk_for_later_runs(text: Text, tmp_path: Path, mo
 def test_transient_texts_are_encoded_but_not_cached(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenMiniLM(depth=1), []
     plain = frozen._encode
-    monkeypatch.setattr(frozen, "_encode", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    monkeypatch.setattr(frozen, "_encode", lambda ids, *a, **k: (read.append(len(ids)), plain(ids, *a, **k))[1])
     first = frozen(text, transient=True)
     assert torch.equal(frozen(text, transient=True), first) and read == [3, 3]
     torch.testing.assert_close(frozen(text), first, rtol=1e-3, atol=1e-3)
@@ -112,16 +112,16 @@ def test_causal_states_do_not_depend_on_later_tokens(text: Text):
 
 @pytest.mark.slow
 def test_stages_are_concatenated_with_similar_magnitudes(frozen: FrozenMiniLM, text: Text):
-    said = FrozenMiniLM(stages=(0, 3, 6))(text)
-    assert said.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenMiniLM(stages=(0, 3, 6)).width)
+    features = FrozenMiniLM(stages=(0, 3, 6))(text)
+    assert features.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenMiniLM(stages=(0, 3, 6)).width)
     last = frozen.blocks[5]
     assert isinstance(last, PostNormBlock)
     for stage, norm in ((0, frozen.words.norm), (2, last.norm2)):
         scale = norm.weight.square().mean().sqrt()
         layers = frozen if stage else FrozenMiniLM(depth=0)
         expected = (layers(text) - norm.bias) / scale * text.mask[:, :, None]
-        torch.testing.assert_close(said[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
-    assert (said[text.mask].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
+        torch.testing.assert_close(features[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
+    assert (features[text.mask].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
     with pytest.raises(ValueError, match=r"stages must be in \[0, 3\]"):
         FrozenMiniLM(depth=3, stages=(0, 4))
 
@@ -140,7 +140,7 @@ def test_with_depth_zero_tokens_are_independent(text: Text):
 @pytest.mark.slow
 def test_it_can_replace_a_models_text_embedding(frozen: FrozenMiniLM, text: Text):
     model = ViLT(ViLTConfig(16, 1, 2, 32, 32, (2, 2), vocab_size=30522, text_length=20, dropout=0.0))
-    model.words = given = FrozenTextEncoder(16, frozen)  # type: ignore[assignment]
+    model.words = embedding = FrozenTextEncoder(16, frozen)  # type: ignore[assignment]
     padded = model.encode_text(text)
     with packing(True):
         packed = model.encode_text(text)
@@ -150,4 +150,4 @@ def test_it_can_replace_a_models_text_embedding(frozen: FrozenMiniLM, text: Text
         f"words.{part}.{kind}" for part in ("project", "norm") for kind in ("weight", "bias")
     }
     padded.values.square().sum().backward()
-    assert given.project.weight.grad is not None
+    assert embedding.project.weight.grad is not None

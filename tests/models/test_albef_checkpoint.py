@@ -40,13 +40,13 @@ def attention(name: str) -> Shapes:
     return shapes
 
 
-def bert(layers: int, alone: int) -> Shapes:
+def bert(layers: int, text_layers: int) -> Shapes:
     """The shapes of BERT; the first `alone` layers have no cross-attention."""
     shapes: Shapes = {"embeddings.position_ids": (1, TEXTS), **layer("embeddings.LayerNorm", WIDTH)}
     for name, rows in (("word", WORDS), ("position", TEXTS), ("token_type", 2)):
         shapes[f"embeddings.{name}_embeddings.weight"] = (rows, WIDTH)
     for i in range(layers):
-        block = attention("attention") | (attention("crossattention") if i >= alone else {})
+        block = attention("attention") | (attention("crossattention") if i >= text_layers else {})
         block |= layer("intermediate.dense", HIDDEN, WIDTH) | layer("output.dense", WIDTH, HIDDEN)
         shapes |= under(f"encoder.layer.{i}", block | layer("output.LayerNorm", WIDTH))
     return shapes

@@ -238,10 +238,10 @@ def memory_and_results(
 ) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
     """Bytes saved for the backward pass, losses and gradients of a step after a `change` to it."""
     change(amplified(step).eval())
-    held: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
-        held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
@@ -249,7 +249,7 @@ def memory_and_results(
         total = total_of(step, losses)
     total.backward()
     grads = {name: torch.zeros(()) if p.grad is None else full_tensor(p.grad) for name, p in step.named_parameters()}
-    return sum(held.values()), losses, grads
+    return sum(saved.values()), losses, grads
 
 
 def assert_same_results(got: tuple, wanted: tuple) -> None:

@@ -111,5 +111,5 @@ def test_padding_of_the_canvas_changes_no_features():
         with packing(packed):
             (in_batch,) = clip.pooled_features(clip.encode_image(mixed))
             for i, (h, w) in enumerate(mixed.sizes.tolist()):
-                (alone,) = clip.pooled_features(clip.encode_image(Image.from_full(pixels[i : i + 1, :, :h, :w])))
-                torch.testing.assert_close(in_batch[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+                (single,) = clip.pooled_features(clip.encode_image(Image.from_full(pixels[i : i + 1, :, :h, :w])))
+                torch.testing.assert_close(in_batch[i : i + 1], single, rtol=1e-4, atol=1e-5)

@@ -100,19 +100,19 @@ def batch(run: Pretrain) -> Batch:
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     image = Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     labels = {"image": torch.arange(B)}
-    held = Batch(0, 0, torch.arange(B), text=text if reads_text(run.objectives) else None, labels=labels)
+    inputs = Batch(0, 0, torch.arange(B), text=text if reads_text(run.objectives) else None, labels=labels)
     if not reads_images(run.objectives):
-        return held
+        return inputs
     matched = torch.tensor([True, False, True, False])
     if not reads_regions(run):
-        return replace(held, image=image, matching=Matching(image, matched))
+        return replace(inputs, image=image, matching=Matching(image, matched))
     boxes, real = torch.rand(B, 3, 5, generator=draw), torch.ones(B, 3, dtype=torch.bool)
     classes = torch.full((B, 3, REGION_CLASSES), 1 / REGION_CLASSES)
     regions = Regions(torch.randn(B, 3, FEATURE_DIM, generator=draw), boxes, real, classes)
     regions = (
         regions if isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig) else regions.with_whole_image()
     )
-    return replace(held, regions=regions, matching=Matching(regions, matched))
+    return replace(inputs, regions=regions, matching=Matching(regions, matched))
 
 
 class Guide(FrozenCNN):
@@ -123,7 +123,7 @@ class Guide(FrozenCNN):
     def __init__(self) -> None:
         pass
 
-    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
+    def __call__(self, image: Image, keys: ImageKeys | None = None) -> TeacherFeatures:
         rows, columns = (side // self.stride for side in image.pixels.shape[-2:])
         draw = torch.Generator().manual_seed(1)
         return TeacherFeatures(
@@ -208,9 +208,9 @@ def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
     ],
 )
 def test_objectives_that_a_model_lacks_are_refused_in_one_line(name: str, objectives: Objectives, message: str):
-    with pytest.raises(RunError, match=message) as refused:
+    with pytest.raises(RunError, match=message) as error:
         building.build(replace(toy(recipe(name)), objectives=objectives))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_regions_are_not_blended():

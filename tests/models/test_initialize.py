@@ -38,9 +38,9 @@ def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_unchanged():
     unchanged = before.keys() - set(loaded)
     assert {"words.word.weight", "modality.weight", "transformer.pooler.dense.weight"} < unchanged
     assert all(torch.equal(b.state_dict()[name], before[name]) for name in unchanged)
-    picture = Image.from_full(torch.randn(2, 3, 12, 12))
-    ours = b.eval().transformer.encode_unimodal(b.encode_image(picture)).to_padded()
-    torch.testing.assert_close(ours, a.eval().encode_image(picture).to_padded())
+    image = Image.from_full(torch.randn(2, 3, 12, 12))
+    ours = b.eval().transformer.encode_unimodal(b.encode_image(image)).to_padded()
+    torch.testing.assert_close(ours, a.eval().encode_image(image).to_padded())
 
 
 def test_positions_of_another_size_are_resized():

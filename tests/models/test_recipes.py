@@ -104,10 +104,10 @@ def test_fine_tuning_normalises_images_as_pre_training(name: str):
 
 
 def test_published_facts_name_existing_models():
-    for name, known in PUBLISHED.items():
-        module, model = known.model
+    for name, published in PUBLISHED.items():
+        module, model = published.model
         assert module == name and hasattr(import_module(f"diptych.models.{module}.model"), model)
-        assert all(len(file.sha256) in (0, 64) for file in known.weights)
+        assert all(len(file.sha256) in (0, 64) for file in published.weights)
 
 
 def test_the_demo_compares_at_equal_budgets():

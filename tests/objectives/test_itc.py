@@ -55,18 +55,18 @@ def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
 
 def test_itc_is_the_mean_over_directions_and_heads():
     views = views_of()
-    found = {}
+    losses = {}
     for readout, (name, sign) in enumerate((("itc", 1), ("other", -1))):
         head = views.heads[name]
         assert isinstance(head, ITCHead)
         pixels, ids = views.image_input.pixels[:, 0, 0], views.text_input.ids.float()
-        found[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
-        alone = contrast_logits(views, name, readout)
-        assert alone.first == 0 and alone.to_text.shape == (5, 5)
+        losses[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
+        logits = contrast_logits(views, name, readout)
+        assert logits.first == 0 and logits.to_text.shape == (5, 5)
     one = ITC().loss_sums(views)["itc"].item()
     both = ITC(head_names=("itc", "other")).loss_sums(views)["itc"].item()
-    assert one == pytest.approx(found["itc"], rel=1e-5)
-    assert both == pytest.approx((found["itc"] + found["other"]) / 2, rel=1e-5)
+    assert one == pytest.approx(losses["itc"], rel=1e-5)
+    assert both == pytest.approx((losses["itc"] + losses["other"]) / 2, rel=1e-5)
 
 
 def test_chance_loss_is_ln_of_the_number_of_candidates():

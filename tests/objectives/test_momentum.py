@@ -68,8 +68,8 @@ def train(module: MomentumDistillation, steps: range, optimizer: torch.optim.Opt
         batch = batch_of(step=step)
         if module.queue is not None and module.queue.identified:
             batch = batch_of(step=step, image=torch.tensor([step, step + 1, 90 + step]))
-        found = module.train()(batch, module.num_terms(batch))
-        loss = found["itc"] + found["itm"]
+        terms = module.train()(batch, module.num_terms(batch))
+        loss = terms["itc"] + terms["itm"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -124,21 +124,21 @@ def test_candidates_are_the_teachers_batch_and_the_queue():
     module = momentum()
     batch = batch_of()
     views = module.views(batch)
-    found, lesson = contrast_logits(views, "itc"), teacher_logits(views, "itc")
-    assert module.queue is not None and views.teacher is not None and lesson is not None
+    logits, targets = contrast_logits(views, "itc"), teacher_logits(views, "itc")
+    assert module.queue is not None and views.teacher is not None and targets is not None
     scale = 1 / 0.07
     candidates = torch.cat([views.teacher.features("itc").text, module.queue.text])
-    torch.testing.assert_close(found.to_text, scale * views.features("itc").image @ candidates.T)
-    assert found.ids.tolist() == [0, 1, 2] and found.candidate_ids.tolist() == [0, 1, 2] + [-1] * 8
-    assert lesson.to_text.requires_grad is False and found.to_text.requires_grad
+    torch.testing.assert_close(logits.to_text, scale * views.features("itc").image @ candidates.T)
+    assert logits.ids.tolist() == [0, 1, 2] and logits.candidate_ids.tolist() == [0, 1, 2] + [-1] * 8
+    assert targets.to_text.requires_grad is False and logits.to_text.requires_grad
     hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.num_terms(batch))] for a in (0.0, 1.0))
     by_hand = [
-        -(found.to_text.log_softmax(1) * target).sum(1).mean()
-        for target in (torch.eye(3, 11), lesson.to_text.softmax(1))
+        -(logits.to_text.log_softmax(1) * target).sum(1).mean()
+        for target in (torch.eye(3, 11), targets.to_text.softmax(1))
     ]
     other = [
-        -(found.to_image.log_softmax(1) * target).sum(1).mean()
-        for target in (torch.eye(3, 11), lesson.to_image.softmax(1))
+        -(logits.to_image.log_softmax(1) * target).sum(1).mean()
+        for target in (torch.eye(3, 11), targets.to_image.softmax(1))
     ]
     for made, a, b in zip((hard, soft), by_hand, other, strict=True):
         torch.testing.assert_close(made[0]["itc"], (a + b) / 2)
@@ -150,8 +150,8 @@ def test_pairs_of_one_image_are_positives():
     module.queue.identity[2] = 7
     batch = batch_of(image=torch.tensor([7, 5, 7]))
     views = module.views(batch)
-    found = contrast_logits(views, "itc")
-    assert (found.ids[:, None] == found.candidate_ids).sum(1).tolist() == [3, 1, 3]
+    logits = contrast_logits(views, "itc")
+    assert (logits.ids[:, None] == logits.candidate_ids).sum(1).tolist() == [3, 1, 3]
     negatives = HardNegativeITM().negatives(views)
     assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
 
@@ -169,11 +169,11 @@ def test_queued_features_of_an_image_are_positives_of_its_next_caption():
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
     batch = batch_of(step=1, image=torch.tensor([3, 6, 7]))
     views = module.views(batch, alpha=0.0)
-    found = contrast_logits(views, "itc")
+    logits = contrast_logits(views, "itc")
     truth = torch.zeros(3, 3 + 8)
     truth[0, [0, 3, 5]], truth[1, 1], truth[2, 2] = 1 / 3, 1, 1
     assert module.queue is not None and module.queue.identity.tolist() == [3, 4, 3] + [-100] * 5
-    by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (found.to_text, found.to_image)) / 2
+    by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (logits.to_text, logits.to_image)) / 2
     losses = module.student.losses(views, module.num_terms(batch))
     torch.testing.assert_close(losses["itc"], by_hand)
     others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.num_terms(batch))

@@ -127,8 +127,8 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
         losses.append({loss: value.item() for loss, value in values.items()})
     student: Any = student_of(module).eval()
     with torch.no_grad():
-        held = replace(batch, seed=1)
-        means = {loss: value.item() for loss, value in student(held, student.num_terms(held)).items()}
+        reseeded = replace(batch, seed=1)
+        means = {loss: value.item() for loss, value in student(reseeded, student.num_terms(reseeded)).items()}
     weights = sum(p.detach().double().abs().sum().item() for p in student.parameters())
     return {"losses": losses, "weights": weights, "held out": means}
 

@@ -31,7 +31,7 @@ def lines(chart: Chart, colour: str) -> list[list[tuple[float, float]]]:
     clipped = (path for path in svg_of(chart).iter("path") if "clip-path" in path.attrib)
     paths = [path for path in clipped if f"stroke: var(--{colour})" in path.get("style", "")]
     pairs = [re.findall(rf"[ML] ({NUMBER}) ({NUMBER})", path.get("d", "")) for path in paths]
-    return [[(float(x), float(y)) for x, y in found] for found in pairs]
+    return [[(float(x), float(y)) for x, y in points] for points in pairs]
 
 
 def test_training_held_out_and_chance_share_axes_with_labels_and_a_legend():

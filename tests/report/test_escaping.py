@@ -50,7 +50,7 @@ def test_numbers_in_a_style_are_numbers(value):
 
 
 @pytest.mark.parametrize(
-    ("share", "shown"),
+    ("share", "expected"),
     [
         (0.0, "0.0%"),
         (0.0994, "9.9%"),
@@ -61,8 +61,8 @@ def test_numbers_in_a_style_are_numbers(value):
         (float("nan"), "0%"),
     ],
 )
-def test_percentages_are_clipped(share: float, shown: str):
-    assert escaping.percent(share) == shown
+def test_percentages_are_clipped(share: float, expected: str):
+    assert escaping.percent(share) == expected
 
 
 @pytest.mark.parametrize(

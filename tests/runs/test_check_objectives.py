@@ -74,7 +74,7 @@ def step_of(*objectives: object) -> Pretraining:
 
 
 @pytest.mark.parametrize(
-    ("batch", "accumulate", "ranks", "queued", "refused"),
+    ("batch", "accumulate", "ranks", "queued", "is_error"),
     [
         (1, 1, 1, 0, True),
         (4, 4, 1, 0, True),
@@ -85,10 +85,10 @@ def step_of(*objectives: object) -> Pretraining:
     ],
 )
 def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
-    batch: int, accumulate: int, ranks: int, queued: int, refused: bool
+    batch: int, accumulate: int, ranks: int, queued: int, is_error: bool
 ):
     settings = Training(batch_size=batch, grad_accum=accumulate)
-    if not refused:
+    if not is_error:
         return check_samples(step_of(ITC()), settings, ranks, queued)
     with pytest.raises(RunError, match="itc compares each sample with others, but a micro-batch has 1") as error:
         check_samples(step_of(ITC()), settings, ranks, queued)

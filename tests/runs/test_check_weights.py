@@ -95,9 +95,9 @@ def test_a_run_fits_its_weights(folder: Path):
 )  # fmt: skip
 def test_types_and_versions_are_checked_when_a_run_is_read(folder: Path, path: str, value: Any, message: str):
     edited(folder, path, value)
-    with pytest.raises(RunError, match=message) as refused:
+    with pytest.raises(RunError, match=message) as error:
         read_run(folder)
-    assert str(folder / "run.json") in str(refused.value) and "\n" not in str(refused.value)
+    assert str(folder / "run.json") in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_types_and_versions_are_checked_when_a_run_is_read(folder: Path, path: s
 def test_sizes_that_the_weights_do_not_have_are_refused(folder: Path, path: str, value: Any, kind: type, message: str):
     edited(folder, path, value)
     run, _ = read_run(folder)
-    with pytest.raises(kind, match=message) as refused:
+    with pytest.raises(kind, match=message) as error:
         check_model(folder, run)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_heads_are_compared_too(folder: Path):

@@ -52,11 +52,11 @@ def test_vqa_writes_metrics_predictions_and_the_leaderboard_file(vqa: Path):
     source = open_questions("scenes:50", "train")
     assert len(rows_) == metrics["questions"] == len(source) == 250
     assert metrics["accuracy"] == pytest.approx(np.mean([row["score"] for row in rows_]))
-    known = answer_list(source, normalise_answer, 1)
+    answers = answer_list(source, normalise_answer, 1)
     for row in rows_:
         question = source.question(row["question_id"])
         assert (row["question"], tuple(row["truth"])) == (question.text, question.answers)
-        assert row["answer"] == row["probable"][0][0] and row["answer"] in known
+        assert row["answer"] == row["probable"][0][0] and row["answer"] in answers
         assert row["score"] == float(row["answer"] == normalise_answer(question.answers[0]))
     results = json.loads((folder / "vqa_train_results.json").read_text())
     assert results == [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows_]

@@ -31,15 +31,15 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def changed(file: Path, **values: Any) -> None:
     """Sets keys of a JSON file: "part__key" within a nested part; the value ... removes a key."""
-    held = json.loads(file.read_text())
+    config = json.loads(file.read_text())
     for name, value in values.items():
         part, _, key = name.rpartition("__")
-        where = held[part] if part else held
+        where = config[part] if part else config
         if value is ...:
             del where[key]
         else:
             where[key] = value
-    file.write_text(json.dumps(held))
+    file.write_text(json.dumps(config))
 
 
 def checked(kind: str, seed: int, folder: Path) -> None:
@@ -56,9 +56,9 @@ def checked(kind: str, seed: int, folder: Path) -> None:
     assert facts.get("classes", facts.get("answers", labels)) in (labels, [])
     assert kind not in ("ViTForImageClassification", "ViltForQuestionAnswering") or {"classes", "answers"} & set(facts)
     assert main(["export", str(folder / "run"), "--to", "hf", "--out", str(folder / "hf")]) == 0
-    again, told = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
-    unread = set(told["missing_keys"]) - {"pooler.dense.weight", "pooler.dense.bias"}
-    assert not unread and not set(told["unexpected_keys"]) - {"mlm_score.bias"}  # where older versions keep it
+    again, loading_info = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
+    unread = set(loading_info["missing_keys"]) - {"pooler.dense.weight", "pooler.dense.bias"}
+    assert not unread and not set(loading_info["unexpected_keys"]) - {"mlm_score.bias"}  # where older versions keep it
     assert equal(kind, again.eval(), step)
     assert kind != "ViTForImageClassification" or again.config.id2label == theirs.config.id2label
     run2, step2, facts2 = imported(CLASSES[kind], folder / "hf", folder / "back")
@@ -148,21 +148,21 @@ def test_weights_of_every_file_layout_are_read(system: str, form: str, tmp_path:
 def test_an_index_names_files_of_its_own_folder(file: object, message: str, tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one", max_shard_size="3KB")
     index = tmp_path / "one" / "model.safetensors.index.json"
-    held = json.loads(index.read_text())
-    held["weight_map"]["vit.more"] = file
-    index.write_text(json.dumps(held))
+    content = json.loads(index.read_text())
+    content["weight_map"]["vit.more"] = file
+    index.write_text(json.dumps(content))
     assert message in refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
 
 
 def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one", max_shard_size="3KB")
     index = tmp_path / "one" / "model.safetensors.index.json"
-    held = json.loads(index.read_text())
-    name, file = next(iter(held["weight_map"].items()))
-    index.write_text(json.dumps({"weight_map": held["weight_map"] | {"vit.more": file}}))
+    content = json.loads(index.read_text())
+    name, file = next(iter(content["weight_map"].items()))
+    index.write_text(json.dumps({"weight_map": content["weight_map"] | {"vit.more": file}}))
     assert "vit.more is not in it" in refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
-    del held["weight_map"][name]
-    index.write_text(json.dumps(held))
+    del content["weight_map"][name]
+    index.write_text(json.dumps(content))
     assert f"{name} is in it, but the index" in refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
 
 
@@ -270,10 +270,12 @@ PUBLISHED_CLIP_TEXT = {
 def test_the_keys_of_older_versions_are_accepted(tmp_path: Path):
     theirs = saved("CLIPModel", CLIP, tmp_path / "one")
     file = tmp_path / "one" / "config.json"
-    held = json.loads(file.read_text())
-    held["text_config"] |= PUBLISHED_CLIP_TEXT
-    held["vision_config"] |= {k: v for k, v in PUBLISHED_CLIP_TEXT.items() if k != "model_type"}
-    file.write_text(json.dumps(held | {"text_config_dict": None, "vision_config_dict": None, "torch_dtype": "float32"}))
+    config = json.loads(file.read_text())
+    config["text_config"] |= PUBLISHED_CLIP_TEXT
+    config["vision_config"] |= {k: v for k, v in PUBLISHED_CLIP_TEXT.items() if k != "model_type"}
+    file.write_text(
+        json.dumps(config | {"text_config_dict": None, "vision_config_dict": None, "torch_dtype": "float32"})
+    )
     assert equal("CLIPModel", theirs, imported("clip", tmp_path / "one", tmp_path / "run")[1])
 
 
@@ -393,7 +395,7 @@ def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, toget
         run = imported(system, tmp_path / "one", tmp_path / f"run{i}")[0]
         theirs = processor(photographs(), return_tensors="pt")["pixel_values"]
         images = replace(run.images, augment=False)  # which is for training
-        ours = stack([transform(picture, images) for picture in photographs()], images)
+        ours = stack([transform(photo, images) for photo in photographs()], images)
         assert close(ours.pixels, theirs.float()), values
         assert main(["export", str(tmp_path / f"run{i}"), "--to", "hf", "--out", str(tmp_path / f"hf{i}")]) == 0
         again = getattr(transformers, name).from_pretrained(tmp_path / f"hf{i}")(photographs(), return_tensors="pt")

@@ -275,8 +275,8 @@ def test_a_run_that_cannot_write_says_so_and_keeps_its_checkpoint(tmp_path: Path
 
 @posix
 @pytest.mark.slow
-@pytest.mark.parametrize("twice", [False, True])
-def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: Path, tmp_path: Path, twice: bool):
+@pytest.mark.parametrize("two_signals", [False, True])
+def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: Path, tmp_path: Path, two_signals: bool):
     run = tmp_path / "run"
     shutil.copytree(imported, run)
     process = started(["evaluate", str(run), "--task", "matching", "--data", "scenes:200000", "--device", "cpu"])
@@ -286,15 +286,15 @@ def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: P
     time.sleep(1)
     at = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)  # its data workers too
-    if twice:
+    if two_signals:
         process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if not twice else process.returncode) != 0
+    assert process.returncode == (130 if not two_signals else process.returncode) != 0
     assert time.monotonic() - at < 20  # about one second on a free machine
     lines = errors.splitlines()
     assert "Traceback" not in errors
     assert lines[0].startswith("diptych: SIGTERM: stopping; a second one ends it at once")
-    assert twice or lines[-1] == "diptych: interrupted; files that are already complete stay"
+    assert two_signals or lines[-1] == "diptych: interrupted; files that are already complete stay"
     assert not list(run.glob("evaluate-*/metrics.json"))
     with locked(run):
         pass
@@ -348,9 +348,10 @@ def test_damaged_parts_of_capfilt_are_named(imported: Path, tmp_path: Path, caps
 
 def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: Path, capsys):
     first = GOLDEN_CASES / "vit" / "checkpoint.pth"
-    held = torch.load(first, weights_only=True)
+    state = torch.load(first, weights_only=True)
     torch.save(
-        {name: value + 1 if value.is_floating_point() else value for name, value in held.items()}, tmp_path / first.name
+        {name: value + 1 if value.is_floating_point() else value for name, value in state.items()},
+        tmp_path / first.name,
     )
 
     def words(file: Path) -> list[str]:

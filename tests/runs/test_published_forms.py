@@ -75,14 +75,14 @@ def random_image(height: int, dim: int) -> Any:
 
 def test_jax_names_and_a_file_without_a_classifier_are_read(tmp_path: Path):
     state = in21k()
-    alone = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-    assert command("vit", alone, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
+    encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    assert command("vit", encoder, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
     assert read_run(tmp_path / "encoder")[0].model.representation == 20  # type: ignore[union-attr]
     named = {"pre_logits/kernel": state["pre_logits.fc.weight"].T, "pre_logits/bias": state["pre_logits.fc.bias"]}
     from diptych.models.huggingface.layouts import to_official_names
 
-    found, _ = to_official_names("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
-    assert torch.equal(found["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
+    official, _ = to_official_names("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
+    assert torch.equal(official["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
 
 
 def test_half_a_representation_layer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -31,9 +31,9 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
     for shard, name in enumerate(("train-0", "train-1", "train-2", "train-3", "val-0")):
         with tarfile.open(folder / f"{name}.tar", "w") as tar:
             for i in range(10 * shard, 10 * shard + 10):
-                picture = io.BytesIO()
-                scenes.image(i).save(picture, "PNG")
-                for suffix, data in (("png", picture.getvalue()), ("txt", scenes.captions(i)[0].encode())):
+                png = io.BytesIO()
+                scenes.image(i).save(png, "PNG")
+                for suffix, data in (("png", png.getvalue()), ("txt", scenes.captions(i)[0].encode())):
                     info = tarfile.TarInfo(f"{i:04d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))

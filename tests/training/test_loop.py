@@ -85,29 +85,29 @@ def test_ctrl_c_finishes_the_step_saves_and_prints_how_to_resume(tmp_path, whole
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_either_precision_an_interrupted_run_ends_with_the_same_bits(tmp_path, one_thread, precision):
-    asked = settings(precision=precision)
-    run(tmp_path / "whole", Toy(dropout=0.2), asked)
+    cfg = settings(precision=precision)
+    run(tmp_path / "whole", Toy(dropout=0.2), cfg)
     with pytest.raises(SystemExit):
-        run(tmp_path / "cut", Toy(dropout=0.2), asked, interrupt_at=9)
-    run(tmp_path / "cut", Toy(dropout=0.2), asked)
+        run(tmp_path / "cut", Toy(dropout=0.2), cfg, interrupt_at=9)
+    run(tmp_path / "cut", Toy(dropout=0.2), cfg)
     same_tensors(tmp_path / "cut" / CHECKPOINT, tmp_path / "whole" / CHECKPOINT)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [True, False])
-def test_a_run_whose_workers_got_the_signal_too_is_saved(tmp_path, whole, one_thread, capfd, told):
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_run_whose_workers_got_the_signal_too_is_saved(tmp_path, whole, one_thread, capfd, signalled):
     def dying(start: int):
         yield from islice(stream(settings())(start), 9)
-        if told:
+        if signalled:
             os.kill(os.getpid(), signal.SIGTERM)
         raise WorkerDied("gone")
 
-    with pytest.raises(SystemExit, match="130") if told else pytest.raises(WorkerDied):
+    with pytest.raises(SystemExit, match="130") if signalled else pytest.raises(WorkerDied):
         fit(Toy(dropout=0.2), dying, settings(), tmp_path, evaluate=lambda _: {"val/first": 0.0})
-    if told:
+    if signalled:
         assert "stopped at step 9, saved in" in capfd.readouterr().out
-    assert checkpoint_step(tmp_path) == (9 if told else 8)
+    assert checkpoint_step(tmp_path) == (9 if signalled else 8)
 
 
 def test_a_signal_before_the_first_step_prevents_it(tmp_path, capfd):
@@ -122,9 +122,9 @@ def test_a_signal_before_the_first_step_prevents_it(tmp_path, capfd):
 
 
 def checkpoint_step(out: Path) -> int:
-    held = read_training_state(out)
-    assert held is not None
-    return held["step"]
+    state = read_training_state(out)
+    assert state is not None
+    return state["step"]
 
 
 def test_a_finished_run_is_not_changed(tmp_path):
@@ -183,9 +183,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_ends_with_the_s
     (tmp_path / CHECKPOINT).write_bytes(flipped(data, 8 * len(data) - 100))
     capsys.readouterr()
     run(tmp_path, Toy(), settings())
-    said = capsys.readouterr().out.splitlines()[0]
-    assert f"is damaged: its tensors are not what was written (kept as {DAMAGED})" in said
-    assert f"going on from the checkpoint before it, of step {before}" in said
+    line = capsys.readouterr().out.splitlines()[0]
+    assert f"is damaged: its tensors are not what was written (kept as {DAMAGED})" in line
+    assert f"going on from the checkpoint before it, of step {before}" in line
     assert last == 20 or checkpoint_step(tmp_path) == 20
     same_tensors(tmp_path / CHECKPOINT, whole_here / CHECKPOINT)
     assert (tmp_path / MODEL).read_bytes() == (whole_here / MODEL).read_bytes()
@@ -229,8 +229,8 @@ def test_an_interrupted_run_keeps_its_findings(tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", Toy(unused=True), settings(), interrupt_at=9)
     run(tmp_path / "cut", Toy(unused=True), settings())
-    told = [(tmp_path / name / "diagnostics.json").read_text() for name in ("whole", "cut")]
-    assert told[0] == told[1] and told[0].count('"unused"') == 1
+    findings = [(tmp_path / name / "diagnostics.json").read_text() for name in ("whole", "cut")]
+    assert findings[0] == findings[1] and findings[0].count('"unused"') == 1
 
 
 def close(a: Path, b: Path) -> None:
@@ -285,13 +285,13 @@ def test_a_run_from_before_a_field_existed_has_its_default(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
     usual = {"model": {"dim": 8, "gated": False}}
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=usual)
-    for model, told in (
+    for model, message in (
         ({"dim": 16, "gated": True}, r"model\.gated = False, not True"),
         ({"dim": 8, "gated": False}, r"model\.dim = 16, not 8"),
         ({"dim": 16, "gated": False, "deep": 1}, r"model\.deep = \(no such field\), not 1"),
         ({"gated": False}, r"model\.dim = 16, not \(no such field\)"),
     ):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=usual)
 
 
@@ -312,8 +312,8 @@ def test_too_many_bad_samples_stop_the_run(tmp_path):
     ("steps", "every", "due"), [(20, 200, [10, 20]), (1, 200, [1]), (7, 3, [3, 6, 7]), (400, 200, [200, 400])]
 )
 def test_a_run_saves_at_its_end_and_at_least_once_before(steps, every, due):
-    told = settings(steps=steps, checkpoint_every=every)
-    assert [done for done in range(1, steps + 1) if told.saves(done)] == due
+    cfg = settings(steps=steps, checkpoint_every=every)
+    assert [done for done in range(1, steps + 1) if cfg.saves(done)] == due
 
 
 @pytest.mark.parametrize(("minutes", "kept"), [(5.0, 0), (1e-9, 3)])
@@ -340,6 +340,6 @@ def test_a_damaged_training_state_is_a_one_line_error(tmp_path):
     (tmp_path / PREVIOUS).unlink()
     for state in ("", "[]", '{"step": "1"}', "[" * 5000, '{"step": 20}'):
         save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as before there were any
-        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as told:
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as error:
             run(tmp_path, Toy(), settings())
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)

@@ -178,10 +178,10 @@ def test_a_truncated_shard_has_the_entries_before_the_cut(shard: dict[str, bytes
 
 @given(st.sampled_from(["index", "data"]), st.integers(0, 2**16), st.integers(0, 7))
 @settings(max_examples=40)
-def test_a_flipped_bit_costs_at_most_one_entry(shard: dict[str, bytes], suffix: str, place: int, bit: int):
+def test_a_flipped_bit_costs_at_most_one_entry(shard: dict[str, bytes], suffix: str, position: int, bit: int):
     def flip(data: bytes) -> bytes:
         changed = bytearray(data)
-        changed[place % len(data)] ^= 1 << bit
+        changed[position % len(data)] ^= 1 << bit
         return bytes(changed)
 
     assert len(damaged(shard, suffix, flip)) == 7

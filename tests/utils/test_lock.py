@@ -87,13 +87,13 @@ def test_partial_files_of_dead_writers_are_removed_and_those_of_live_ones_are_no
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait(60)
     (tmp_path / "parts").mkdir()
-    gone = [tmp_path / "model.safetensors.partial", tmp_path / f"a.{dead.pid}.partial"]
-    gone.append(tmp_path / "parts" / f"b.{dead.pid}.partial")
+    removed = [tmp_path / "model.safetensors.partial", tmp_path / f"a.{dead.pid}.partial"]
+    removed.append(tmp_path / "parts" / f"b.{dead.pid}.partial")
     stay = [tmp_path / f"report.html.{os.getppid()}.partial", tmp_path / "model.safetensors"]
-    for path in (*gone, *stay):
+    for path in (*removed, *stay):
         path.touch()
     with locked(tmp_path):
-        assert [path.exists() for path in (*gone, *stay)] == [False] * 3 + [True] * 2
+        assert [path.exists() for path in (*removed, *stay)] == [False] * 3 + [True] * 2
 
 
 @posix

@@ -17,9 +17,9 @@ from diptych.data.sources.base import BadSample
 BLACK, WHITE = [0] * 3, [255] * 3
 
 
-def saved(picture: Pillow.Image, format: str, **options: Any) -> bytes:
+def saved(image: Pillow.Image, format: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format, **options)
+    image.save(out, format, **options)
     return out.getvalue()
 
 
@@ -182,7 +182,7 @@ def test_a_transparent_colour_stays_in_its_place_where_the_picture_is_turned():
 
 
 @pytest.mark.parametrize(
-    ("picture", "format", "expected"),
+    ("image", "format", "expected"),
     [
         (Pillow.new("1", (1, 1), 1), "PNG", WHITE),
         (Pillow.new("L", (1, 1), 77), "TIFF", [77] * 3),
@@ -197,9 +197,9 @@ def test_a_transparent_colour_stays_in_its_place_where_the_picture_is_turned():
     ],
     ids=["1", "L", "LA", "CMYK", "CMYK black", "LAB white", "LAB black", "clear webp", "RGBX", "YCbCr"],
 )
-def test_other_modes(picture: Pillow.Image, format: str, expected: list[int]):
-    (found,) = colours(saved(picture, format, **({"lossless": True} if format == "WEBP" else {})))
-    assert np.abs(np.array(found) - expected).max() <= 1
+def test_other_modes(image: Pillow.Image, format: str, expected: list[int]):
+    (actual,) = colours(saved(image, format, **({"lossless": True} if format == "WEBP" else {})))
+    assert np.abs(np.array(actual) - expected).max() <= 1
 
 
 def test_grey_that_was_multiplied_by_its_transparency():
@@ -211,11 +211,11 @@ def test_grey_that_was_multiplied_by_its_transparency():
 
 def test_a_palette_of_any_depth():
     for size in (2, 4, 16, 256):
-        picture = Pillow.new("P", (2, 1))
-        picture.putpalette([10, 20, 30, 200, 100, 50] + [0] * 3 * (size - 2))
-        picture.putpixel((1, 0), 1)
+        image = Pillow.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 3 * (size - 2))
+        image.putpixel((1, 0), 1)
         for format in ("PNG", "GIF", "BMP", "TIFF"):
-            assert colours(saved(picture, format)) == [[10, 20, 30], [200, 100, 50]], (size, format)
+            assert colours(saved(image, format)) == [[10, 20, 30], [200, 100, 50]], (size, format)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from diptych.data.sources.base import BadSample
 from tests.data.tiny_data import picture_bytes
 
 
-def saved(picture: Pillow.Image, format: str = "PNG", **options) -> bytes:
+def saved(image: Pillow.Image, format: str = "PNG", **options) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format, **options)
+    image.save(out, format, **options)
     return out.getvalue()
 
 
@@ -40,10 +40,10 @@ def test_half_transparent_is_mixed_with_white():
 
 
 def test_a_palette_with_a_transparent_entry():
-    picture = Pillow.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.putpixel((1, 0), 1)
-    out = decode(saved(picture, transparency=0), "x")
+    image = Pillow.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    out = decode(saved(image, transparency=0), "x")
     assert out.getpixel((0, 0)) == (255, 255, 255) and out.getpixel((1, 0)) == (200, 100, 50)
 
 

@@ -123,10 +123,10 @@ def test_shears_rotations_and_shifts_reach_as_far_as_vilts():
 
 def test_pictures_are_augmented_before_they_are_resized():
     settings = ImageSettings(shorter_side=32, patch_size=16, augment=True)
-    picture = photograph()
+    image = photograph()
     for sample in range(8):
-        by_hand = randaugment(picture, generator(1, 0, sample, "augment")).resize((32, 32), Pillow.Resampling.BICUBIC)
-        assert np.array_equal(transform(picture, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
+        by_hand = randaugment(image, generator(1, 0, sample, "augment")).resize((32, 32), Pillow.Resampling.BICUBIC)
+        assert np.array_equal(transform(image, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
 
 
 def test_neither_inversion_nor_cutout():

@@ -48,13 +48,13 @@ class Cells:
         return {"grid": torch.nn.functional.avg_pool2d(pixels[None], 16)[0].permute(1, 2, 0).half()}
 
 
-def grids(look: Cells, store: DiskCache | None = None, name: bytes = b"cells") -> GridLoader:
-    return GridLoader(ExtractedFeatures(look, name, SETTINGS, MemoryCache(disk=store)))
+def grids(extractor: Cells, store: DiskCache | None = None, name: bytes = b"cells") -> GridLoader:
+    return GridLoader(ExtractedFeatures(extractor, name, SETTINGS, MemoryCache(disk=store)))
 
 
-def regions(look: Cells, whole: bool = False) -> BoxLoader:
-    seen = ExtractedFeatures(look, b"cells", SETTINGS, MemoryCache())
-    return BoxLoader(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), MemoryCache(), whole)
+def regions(extractor: Cells, whole: bool = False) -> BoxLoader:
+    extracted = ExtractedFeatures(extractor, b"cells", SETTINGS, MemoryCache())
+    return BoxLoader(extracted, BOXES, lambda features: (features, features[..., :2].softmax(-1)), MemoryCache(), whole)
 
 
 def shade(image: int) -> float:
@@ -68,11 +68,11 @@ def pairs(shows: ImageLoader, source: Captioned, matching: float = 0.0) -> Any:
 
 
 def test_a_grid_is_an_image_of_features():
-    look = Cells()
-    batch = pairs(grids(look), Colours(4))
+    extractor = Cells()
+    batch = pairs(grids(extractor), Colours(4))
     assert isinstance(batch.image, Image) and batch.regions is None and batch.image.pixels.shape == (8, 3, 2, 2)
     assert batch.image.pixels[:, 0, 1, 1].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
-    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and look.num_extracted == 4, "five captions share one look"
+    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and extractor.num_extracted == 4, "five captions share one look"
 
 
 def test_grids_of_several_sizes_lie_top_left():
@@ -84,13 +84,13 @@ def test_grids_of_several_sizes_lie_top_left():
 
 def test_regions_stand_in_their_own_field_and_matching_shows_others():
     batch = pairs(regions(Cells()), Colours(4), matching=0.5)
-    found = batch.regions
-    assert isinstance(found, Regions) and batch.image is None and not found.has_whole_image
-    assert found.features.shape == (8, 2, 3) and found.boxes[3].tolist() == BOXES.tolist()
-    assert found.features[:, 1, 0].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
-    assert found.classes is not None and torch.allclose(found.classes.sum(-1), torch.ones(8, 2), atol=1e-2)
-    shown = batch.matching.visual
-    same = (shown.features == found.features).flatten(1).all(1)
+    own = batch.regions
+    assert isinstance(own, Regions) and batch.image is None and not own.has_whole_image
+    assert own.features.shape == (8, 2, 3) and own.boxes[3].tolist() == BOXES.tolist()
+    assert own.features[:, 1, 0].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
+    assert own.classes is not None and torch.allclose(own.classes.sum(-1), torch.ones(8, 2), atol=1e-2)
+    matching = batch.matching.visual
+    same = (matching.features == own.features).flatten(1).all(1)
     assert torch.equal(same, batch.matching.matched) and 0 < int(same.sum()) < 8
 
 
@@ -102,9 +102,9 @@ def test_vilbert_wants_the_whole_image_in_front():
 def test_pictures_alone_and_mirrored():
     class Halves(Colours):
         def image(self, index: int):
-            picture = super().image(index)
-            picture.paste((200, 0, 0), (0, 0, picture.width // 2, picture.height))
-            return picture
+            image = super().image(index)
+            image.paste((200, 0, 0), (0, 0, image.width // 2, image.height))
+            return image
 
     shows = grids(Cells())
     examples = ImageExamples(Halves(2), shows)
@@ -117,11 +117,14 @@ def test_pictures_alone_and_mirrored():
 
 def test_pictures_alone_are_known_as_what_is_seen_in_them(karpathy: Path):
     """Both a picture and its mirror image by the file, as Seen knows it; told in the batch."""
-    source, seen = open_captions(str(karpathy), "train"), ExtractedFeatures(Cells(), b"cells", SETTINGS, MemoryCache())
+    source, features = (
+        open_captions(str(karpathy), "train"),
+        ExtractedFeatures(Cells(), b"cells", SETTINGS, MemoryCache()),
+    )
     examples = ImageExamples(source, replace(SETTINGS, augment=False), FeatureKeys(b"cells", SETTINGS))
     batch = examples.collate([examples.load(i, 0, 0) for i in (2, 3, 4)], [2, 3, 4], 0, 0)
     assert batch.image_keys is not None
-    names = [seen.names.of(source, i) for i in (1, 2)]
+    names = [features.names.of(source, i) for i in (1, 2)]
     assert list(batch.image_keys.items()) == [(names[0], False), (names[0], True), (names[1], False)]
     assert FeatureKeys(b"other", SETTINGS).of(source, 1) != names[0] != names[1]
 
@@ -140,14 +143,14 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
     """Undecoded, in a subset or under other captions too; another network or another size sees anew."""
     source, first = open_captions(str(karpathy), "train"), Cells()
     store = DiskCache(tmp_path / "seen")
-    seen = [grids(first, store).load(source, i) for i in range(len(source))]
+    extracted = [grids(first, store).load(source, i) for i in range(len(source))]
     assert 0 < first.num_extracted <= len(source)
     later = Cells()
     monkeypatch.setattr(CaptionedFiles, "image", lambda *_: pytest.fail("decoded"))
     again = grids(later, store)
-    assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(seen))
+    assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(extracted))
     dealt = ShuffledCaptions(source)
-    assert np.array_equal(again.load(dealt, 1), seen[1]) and later.num_extracted == 0
+    assert np.array_equal(again.load(dealt, 1), extracted[1]) and later.num_extracted == 0
     monkeypatch.undo()
     grids(later, store, b"another").load(source, 0)
     GridLoader(
@@ -160,8 +163,8 @@ def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karp
     source, store = open_captions(str(karpathy), "train"), DiskCache(tmp_path / "seen")
     expected, later = grids(Cells(), store).load(source, 0), Cells()
     for remembered in (MemoryCache(disk=store), MemoryCache()):
-        seen = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
-        assert np.array_equal(GridLoader(seen).load(source, 0), expected)
+        features = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
+        assert np.array_equal(GridLoader(features).load(source, 0), expected)
     assert later.num_extracted == 1, "what was stored is found again"
 
 

@@ -71,21 +71,21 @@ def database(path: Path, images: dict[str, Any], protocol: int = 4) -> Path:
     "item", [NUMPY, BASE64, VOLTA | {"cls_prob": packed(CLASSES)}], ids=["numpy", "base64", "volta"]
 )
 def test_the_published_forms(item: dict[str, Any], protocol: int, tmp_path: Path):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}, protocol))
-    assert len(found) == 2 and "17" in found and "keys" not in found
-    one = found.load("17")
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}, protocol))
+    assert len(source) == 2 and "17" in source and "keys" not in source
+    one = source.load("17")
     np.testing.assert_array_equal(one.features, FEATURES)
     np.testing.assert_allclose(one.boxes, SHARES, rtol=1e-6)
     assert (one.classes is not None) == ("cls_prob" in item)
     with pytest.raises(KeyError):
-        found.load("keys")
+        source.load("keys")
 
 
 def test_workers_read_it_too(tmp_path: Path):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
-    found.load("17")
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
+    source.load("17")
     with get_context("fork").Pool(1) as pool:
-        assert pool.apply(found.load, ["17"]).features.sum() == 15
+        assert pool.apply(source.load, ["17"]).features.sum() == 15
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_workers_read_it_too(tmp_path: Path):
     ],
 )
 def test_what_is_hostile_or_broken_is_a_bad_sample(item: Any, message: str, tmp_path: Path):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}))
-    with pytest.raises(BadSample, match=message) as refused:
-        found.load("17")
-    assert refused.value.where.startswith(f"{tmp_path / 'x.lmdb'}, 17")
-    np.testing.assert_array_equal(found.load("4").features, FEATURES)
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}))
+    with pytest.raises(BadSample, match=message) as error:
+        source.load("17")
+    assert error.value.where.startswith(f"{tmp_path / 'x.lmdb'}, 17")
+    np.testing.assert_array_equal(source.load("4").features, FEATURES)
 
 
 def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
     monkeypatch.setattr(region_database, "MAX_ROW", 100)
     with pytest.raises(BadSample, match="at most 100 bytes, got"):
-        found.load("17")
+        source.load("17")
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path):
@@ -151,9 +151,9 @@ def test_plain_values_come_back(protocol: int):
     ids=["big-endian", "fortran", "empty", "alone", "scalar", "float scalar"],
 )  # fmt: skip
 def test_arrays_come_back(array: Any, protocol: int):
-    found = read_plain(pickle.dumps({"x": array}, protocol))["x"]
-    np.testing.assert_array_equal(found, array)
-    assert found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=") and found.shape == array.shape
+    result = read_plain(pickle.dumps({"x": array}, protocol))["x"]
+    np.testing.assert_array_equal(result, array)
+    assert result.dtype.newbyteorder("=") == array.dtype.newbyteorder("=") and result.shape == array.shape
 
 
 @pytest.mark.parametrize(
@@ -222,16 +222,16 @@ def test_what_names_itself_over_and_over_takes_no_more_than_once():
     """Lists and dicts forty deep, of which each holds the one before twice: 2**40 paths, and 41 things."""
     for begin, fill in ((b"]", b"(h%ch%ce"), (b"}", b"(K\x01h%cK\x02h%cu")):
         deep = begin + b"q\x00" + b"".join(begin + b"q%c" % k + fill % (k - 1, k - 1) for k in range(1, 41))
-        found = read_plain(b"(" + deep + b"l.")[-1]
+        result = read_plain(b"(" + deep + b"l.")[-1]
         for _ in range(40):
-            assert len(found) == 2
-            found = found[0] if isinstance(found, list) else found[1]
-        assert not found
+            assert len(result) == 2
+            result = result[0] if isinstance(result, list) else result[1]
+        assert not result
 
 
 def test_keys_up_to_a_bound_are_read():
-    held = {2**60 - 1: 1, -(2**60) + 1: 2, 0: 3, "a": 4, b"a": 5, None: 6}
-    assert read_plain(pickle.dumps(held)) == held
+    table = {2**60 - 1: 1, -(2**60) + 1: 2, 0: 3, "a": 4, b"a": 5, None: 6}
+    assert read_plain(pickle.dumps(table)) == table
     with pytest.raises(NotPlain, match=r"an integer key that is not below 2\*\*60"):
         read_plain(pickle.dumps({2**60: 1}))
     with pytest.raises(NotPlain, match="a float as a key"):

@@ -42,18 +42,18 @@ def folder(path: Path, **arrays: Any) -> Path:
     return path
 
 
-def same(found: DetectedImage) -> None:
-    np.testing.assert_array_equal(found.features, FEATURES)
-    np.testing.assert_allclose(found.boxes, SHARES, rtol=1e-6)
-    assert {found.features.dtype, found.boxes.dtype} == {np.dtype(np.float32)}
+def same(image: DetectedImage) -> None:
+    np.testing.assert_array_equal(image.features, FEATURES)
+    np.testing.assert_allclose(image.boxes, SHARES, rtol=1e-6)
+    assert {image.features.dtype, image.boxes.dtype} == {np.dtype(np.float32)}
 
 
 def test_bottom_up_s_table(tmp_path: Path):
-    found = open_regions(table(tmp_path, row("3"), row("17"), row("x", num_boxes="1")))
-    assert len(found) == 3 and "17" in found and "4" not in found
-    same(found.load("17"))
+    source = open_regions(table(tmp_path, row("3"), row("17"), row("x", num_boxes="1")))
+    assert len(source) == 3 and "17" in source and "4" not in source
+    same(source.load("17"))
     with pytest.raises(KeyError):
-        found.load("4")
+        source.load("4")
 
 
 def test_lxmert_s_table(tmp_path: Path):
@@ -70,9 +70,9 @@ BOTTOM_UP: dict[str, Any] = {"bbox": BOXES, "image_w": 100, "image_h": 50, "num_
     "arrays", [PLAIN, BOTTOM_UP | {"x": FEATURES}, BOTTOM_UP | {"x": FEATURES.T, "info": np.array({"a": 1})}]
 )
 def test_one_file_an_image(arrays: dict[str, Any], tmp_path: Path):
-    found = open_regions(folder(tmp_path, **arrays))
-    assert len(found) == 1
-    same(found.load("17"))
+    source = open_regions(folder(tmp_path, **arrays))
+    assert len(source) == 1
+    same(source.load("17"))
 
 
 def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
@@ -80,9 +80,9 @@ def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
     sides = np.stack([shares[:, 2] - shares[:, 0], shares[:, 3] - shares[:, 1]], 1)
     corners = np.concatenate([shares[:, :4], sides], 1).astype(np.float32)
     labels = np.full((2, 5), 0.2, dtype=np.float16)
-    found = open_regions(folder(tmp_path, features=FEATURES.astype(np.float16), norm_bb=corners, soft_labels=labels))
-    same(found.load("17"))
-    classes = found.load("17").classes
+    source = open_regions(folder(tmp_path, features=FEATURES.astype(np.float16), norm_bb=corners, soft_labels=labels))
+    same(source.load("17"))
+    classes = source.load("17").classes
     assert classes is not None and classes.dtype == np.float32 and classes.shape == (2, 5)
 
 
@@ -116,10 +116,10 @@ def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path
     ],
 )
 def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
-    found = open_regions(table(tmp_path, row("1"), row("2", **cells)))
+    source = open_regions(table(tmp_path, row("1"), row("2", **cells)))
     with pytest.raises(BadSample, match=f"x.tsv, row 2, {message}"):
-        found.load("2")
-    same(found.load("1"))
+        source.load("2")
+    same(source.load("1"))
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_a_bad_file_is_named(arrays: dict[str, Any], message: str, tmp_path: Pat
 
 
 def test_what_else_lies_in_an_archive_is_passed_over(tmp_path: Path):
-    found = open_regions(folder(tmp_path, **PLAIN))
+    source = open_regions(folder(tmp_path, **PLAIN))
     with zipfile.ZipFile(next(tmp_path.rglob("17.npz")), "a") as archive:
         archive.writestr("README", "of the detector")
-    same(found.load("17"))
+    same(source.load("17"))
 
 
 class Runs:
@@ -165,9 +165,9 @@ class Runs:
 
 
 def test_pickles_are_never_read(tmp_path: Path):
-    found = open_regions(folder(tmp_path, **PLAIN | {"features": np.array(Runs(), dtype=object)}))
+    source = open_regions(folder(tmp_path, **PLAIN | {"features": np.array(Runs(), dtype=object)}))
     with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
-        found.load("17")
+        source.load("17")
     np.save(tmp_path / "one.npy", np.array({"bbox": Runs()}, dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="pickles can run code and are not read; if you trust it, convert it to"):
         open_regions(tmp_path / "one.npy")
@@ -228,9 +228,9 @@ def test_the_arrays_are_those_that_numpy_reads(tmp_path: Path):
         "one": np.array(3.5), "none": np.zeros((0, 4)), "turned": np.arange(3, dtype=">i2"), "said": np.array("yes"),
     }  # fmt: skip
     np.savez_compressed(tmp_path / "x.npz", allow_pickle=False, **arrays)
-    found = read_npz(tmp_path / "x.npz", 10_000, leave_out=("one",))
-    assert found.keys() == arrays.keys() - {"one"}
-    for name, array in found.items():
+    result = read_npz(tmp_path / "x.npz", 10_000, leave_out=("one",))
+    assert result.keys() == arrays.keys() - {"one"}
+    for name, array in result.items():
         np.testing.assert_array_equal(array, arrays[name], strict=True)
 
 
@@ -256,14 +256,14 @@ def test_whatever_reading_an_npz_ends_in_is_one_bad_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     np.savez(tmp_path / "17.npz", **PLAIN)
-    found = open_regions(tmp_path)
+    source = open_regions(tmp_path)
 
     def broken(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(zipfile.ZipFile, "open", broken)
     with pytest.raises(BadSample, match=rf"not an \.npz of plain numbers \({str(error) or type(error).__name__}\)"):
-        found.load("17")
+        source.load("17")
 
 
 def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):

@@ -48,13 +48,13 @@ def test_what_was_found_of_a_picture_is_found_again_where_it_is_seen_and_nowhere
     plain = Named(Scenes("val", 3))
     words = AblatedQuestions(plain, "text")
     assert words.stem(2) == "photo 2" and words.file(2) == b"bytes of 2"
-    pictures = AblatedQuestions(plain, "image")
+    ablated = AblatedQuestions(plain, "image")
     for i in range(3):
-        assert pictures.file(i) != plain.file(i)
-        alike = [pictures.file(j) == pictures.file(i) for j in range(3)]
+        assert ablated.file(i) != plain.file(i)
+        alike = [ablated.file(j) == ablated.file(i) for j in range(3)]
         assert alike == [plain.image(j).size == plain.image(i).size for j in range(3)]
     with pytest.raises(DataError, match=r"--ablate image cannot hide regions.* leave it out"):
-        pictures.stem(2)
+        ablated.stem(2)
 
 
 def test_there_are_two_blindfolds():
@@ -101,7 +101,7 @@ def test_guesses_know_as_much_as_they_say():
         str.lower,
     )
     assert list(ways) == ["most common answer", "by kind", "question only"]
-    for text, kind, told in (
+    for text, kind, expected in (
         ("What color is the cat?", "color", ("red", "red", "black")),  # the same question
         ("What color is the sky?", "color", ("red", "red", "red")),  # one that begins alike
         ("Is there anything?", "exist", ("red", "yes", "yes")),
@@ -109,7 +109,7 @@ def test_guesses_know_as_much_as_they_say():
         ("How many?", "count", ("red", "red", "red")),
         ("Withheld?", "", ("red", "red", "red")),
     ):
-        assert tuple(guess(Question(0, 0, text, (), kind)) for guess in ways.values()) == told, text
+        assert tuple(guess(Question(0, 0, text, (), kind)) for guess in ways.values()) == expected, text
 
 
 def test_of_answers_as_common_the_first_in_the_alphabet_is_guessed():

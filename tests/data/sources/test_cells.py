@@ -56,7 +56,7 @@ def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"),
+    ("cell", "message"),
     [
         (None, "null where an answer is expected"),
         (True, "true or false"),
@@ -80,10 +80,10 @@ def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
         ('["a", null]', r"\[1\]: null"),
     ],
 )
-def test_what_is_no_answer_is_refused_with_row_and_key(cell: Any, said: str):
-    with pytest.raises(DataError, match=said) as refused:
+def test_what_is_no_answer_is_refused_with_row_and_key(cell: Any, message: str):
+    with pytest.raises(DataError, match=message) as error:
         answers({"answer": cell}, "answer", "t.jsonl, line 3")
-    assert str(refused.value).startswith("t.jsonl, line 3, 'answer'") and "\n" not in str(refused.value)
+    assert str(error.value).startswith("t.jsonl, line 3, 'answer'") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("cell", PRINTED)
@@ -156,25 +156,25 @@ JSON = st.recursive(
 def strings_in(value: Any) -> set[str]:
     """Every string and number that stands in a JSON value, and in the JSON that a string holds."""
     if isinstance(value, dict):
-        return {found for inner in value.values() for found in strings_in(inner)}
+        return {strings for inner in value.values() for strings in strings_in(inner)}
     if isinstance(value, list):
-        return {found for inner in value for found in strings_in(inner)}
-    found = {value} if isinstance(value, str) else {json.dumps(value)} if type(value) is int else set()
+        return {strings for inner in value for strings in strings_in(inner)}
+    strings = {value} if isinstance(value, str) else {json.dumps(value)} if type(value) is int else set()
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         with suppress(ValueError):
-            found |= strings_in(json.loads(value))
-    return found
+            strings |= strings_in(json.loads(value))
+    return strings
 
 
 @given(JSON)
 def test_a_cell_gives_strings_that_stand_in_it_or_is_refused(value: Any):
     for read in (answers, captions, text, optional_text):
         try:
-            found = read({"x": value}, "x", "t.jsonl, line 3")
+            result = read({"x": value}, "x", "t.jsonl, line 3")
         except DataError as refused:
             assert str(refused).startswith("t.jsonl, line 3") and "'x'" in str(refused)
         else:
-            texts = (found,) if isinstance(found, str) else found
+            texts = (result,) if isinstance(result, str) else result
             assert set(texts) <= strings_in(value) | ({""} if read is optional_text else set())
 
 
@@ -232,12 +232,12 @@ def _both_tar_readers(path: Path) -> list[str]:
     """The captions of the one sample, read at random access; the stream's reader must say the same."""
     ((raw, _),) = tar_samples(path)
     try:
-        found = list(open_captions(str(path), "val").captions(0))
+        captions = list(open_captions(str(path), "val").captions(0))
     except DataError:
         assert raw.bad and raw.captions == ("",)
         raise
-    assert list(raw.captions) == found and not raw.bad
-    return found
+    assert list(raw.captions) == captions and not raw.bad
+    return captions
 
 
 def _cell(value: Any) -> str:
@@ -279,14 +279,14 @@ def test_every_reader_gives_what_stands_in_the_file_or_names_file_and_key(
     folder: Path, read: Callable[[Path, Any], list[str]], value: Any
 ):
     try:
-        found = read(folder, value)
+        result = read(folder, value)
     except DataError as refused:
         assert str(folder) in str(refused) and "\n" not in str(refused)
     else:
-        told = strings_in(json.loads(json.dumps(value))) | {_cell(value)} | {"", _cell(value).replace("\r\n", "\n")}
-        told |= {text.encode(errors="replace").decode() for text in told}
-        told |= {inner for cell in set(told) for inner in strings_in(cell)}
-        assert set(found) <= told
+        allowed = strings_in(json.loads(json.dumps(value))) | {_cell(value)} | {"", _cell(value).replace("\r\n", "\n")}
+        allowed |= {text.encode(errors="replace").decode() for text in allowed}
+        allowed |= {inner for cell in set(allowed) for inner in strings_in(cell)}
+        assert set(result) <= allowed
 
 
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
@@ -302,10 +302,10 @@ def test_the_command_line_names_file_row_and_key(tmp_path: Path, capsys: pytest.
     for split in ("train", "val"):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    (message,) = capsys.readouterr().err.splitlines()
     assert (
-        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in said
-        and "drop the row" in said
+        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in message
+        and "drop the row" in message
     )
 
 
@@ -318,5 +318,5 @@ def test_the_command_line_scores_records_and_lists_in_cells_as_their_answers(
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _csv(tmp_path / "val.csv", ["image", "question", "answer"], ["a.jpg", "what?", json.dumps([record] * 10)])
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]) == 0
-    found = json.loads((tmp_path / "out.json").read_text())["baselines"]
-    assert found["most common answer"] == {"accuracy": 1.0}
+    baselines = json.loads((tmp_path / "out.json").read_text())["baselines"]
+    assert baselines["most common answer"] == {"accuracy": 1.0}

@@ -45,8 +45,8 @@ def test_files_are_the_same_picture_if_and_only_if_all_bytes_are_equal(tmp_path:
     """They differ at the first byte, at the last of those that are compared first, behind these, or in length."""
     for i, data in enumerate(contents):
         (tmp_path / str(i)).write_bytes(data)
-    found = same_bytes([byte_range(tmp_path / str(i)) for i in range(len(contents))])
-    assert found == first_alike(contents)
+    result = same_bytes([byte_range(tmp_path / str(i)) for i in range(len(contents))])
+    assert result == first_alike(contents)
 
 
 @given(contents)
@@ -54,8 +54,8 @@ def test_files_are_the_same_picture_if_and_only_if_all_bytes_are_equal(tmp_path:
 def test_so_are_parts_of_one_file(tmp_path: Path, contents: list[bytes]):
     (tmp_path / "tar").write_bytes(b"".join(contents))
     starts = [sum(map(len, contents[:i])) for i in range(len(contents))]
-    places = [ByteRange(tmp_path / "tar", at, len(data)) for at, data in zip(starts, contents, strict=True)]
-    assert same_bytes(places) == first_alike(contents)
+    ranges = [ByteRange(tmp_path / "tar", at, len(data)) for at, data in zip(starts, contents, strict=True)]
+    assert same_bytes(ranges) == first_alike(contents)
 
 
 def test_links_and_copies_are_the_same_and_what_cannot_be_read_is_itself(tmp_path: Path):
@@ -65,13 +65,13 @@ def test_links_and_copies_are_the_same_and_what_cannot_be_read_is_itself(tmp_pat
     os.link(tmp_path / "a", tmp_path / "d")
     names = ["gone", "a", "b", "gone", "c", "d"]
     assert same_bytes([byte_range(tmp_path / name) for name in names]) == [0, 1, 1, 3, 1, 1]
-    places = [byte_range(tmp_path / name) for name in names]
+    ranges = [byte_range(tmp_path / name) for name in names]
     (tmp_path / "b").unlink()
-    assert same_bytes(places) == [0, 1, 2, 3, 1, 1], "it was there a moment ago"
+    assert same_bytes(ranges) == [0, 1, 2, 3, 1, 1], "it was there a moment ago"
 
 
 def test_files_of_sizes_of_their_own_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for i in range(5):
         (tmp_path / str(i)).write_bytes(b"x" * (20 + i))
-    monkeypatch.setattr(copies, "_beginning", lambda place: pytest.fail("read"))
+    monkeypatch.setattr(copies, "_beginning", lambda _: pytest.fail("read"))
     assert same_bytes([byte_range(tmp_path / str(i)) for i in range(5)]) == list(range(5))

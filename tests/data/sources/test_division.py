@@ -30,22 +30,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures, each under its name, as a copy and as a link."""
     folder = tmp_path_factory.mktemp("pictures")
     for name in write_pictures(folder, N):
-        place = folder / "images" / f"{int(name[:3])}.jpg"
-        (folder / "images" / name).rename(place)
-        shutil.copy(place, folder / f"copy-{place.name}")
-        os.symlink(place, folder / f"link-{place.name}")
+        target = folder / "images" / f"{int(name[:3])}.jpg"
+        (folder / "images" / name).rename(target)
+        shutil.copy(target, folder / f"copy-{target.name}")
+        os.symlink(target, folder / f"link-{target.name}")
     return folder
 
 
 def opened(spec: Path | str) -> dict[str, Captioned]:
     """Each split that has something."""
-    found = {}
+    sources = {}
     for split in SPLITS:
         try:
-            found[split] = open_captions(str(spec), split)
+            sources[split] = open_captions(str(spec), split)
         except NoSplit:
             continue
-    return found
+    return sources
 
 
 def said_in(source: Captioned) -> list[str]:
@@ -68,24 +68,24 @@ def write_listing(folder: Path, listing: list[tuple[int, str]], kind: str) -> Pa
 @given(listings, st.sampled_from(["jsonl", "json"]), st.randoms(use_true_random=False))
 @reuse
 def test_every_row_is_in_one_split_and_every_picture(folder, listing, kind, random):
-    found = {split: said_in(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
-    assert sorted(text for said in found.values() for text in said) == sorted(
+    captions = {split: said_in(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
+    assert sorted(text for texts in captions.values() for text in texts) == sorted(
         f"{at} {n}" for at, (n, _) in enumerate(listing)
     )
-    pictures = {split: {text.split()[1] for text in said} for split, said in found.items()}
-    assert sum(map(len, pictures.values())) == len({n for n, _ in listing})
+    images = {split: {text.split()[1] for text in texts} for split, texts in captions.items()}
+    assert sum(map(len, images.values())) == len({n for n, _ in listing})
 
     random.shuffle(listing)
     again = {split: said_in(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
-    assert {split: {text.split()[1] for text in said} for split, said in again.items()} == pictures, "in any order"
+    assert {split: {text.split()[1] for text in texts} for split, texts in again.items()} == images, "in any order"
 
 
 @given(listings)
 @reuse
 def test_images_that_are_the_same_picture_are_told_and_spellings_of_a_path_are_one_image(folder, listing):
     for source in opened(write_listing(folder, listing, "jsonl")).values():
-        shown = [source.captions(i)[0].split()[1] for i in range(len(source))]
-        assert list(source.pictures()) == [shown.index(n) for n in shown]  # type: ignore[attr-defined]
+        numbers = [source.captions(i)[0].split()[1] for i in range(len(source))]
+        assert list(source.pictures()) == [numbers.index(n) for n in numbers]  # type: ignore[attr-defined]
         files = [source.where(i).split("(")[-1] for i in range(len(source))]
         assert len(set(files)) == len(files)
 
@@ -122,18 +122,20 @@ def test_a_file_whose_rows_name_two_splits_is_refused_and_copies_in_two_are_said
         what = "caption" if kind == "csv" else "question,answer"
         text = "x" if kind == "csv" else "what?,x"
         path.write_text(f"image,{what},split\n" + "".join(f"{name},{text},{split}\n" for name, split in rows))
-    places = ["line 4", "line 2"] if path.suffix == ".csv" else ["images[2]", "images[0]"]
+    locations = ["line 4", "line 2"] if path.suffix == ".csv" else ["images[2]", "images[0]"]
     read = open_questions if kind == "questions" else open_captions
     for split in ("train", "val"):
         if other.startswith(
             ("copy", "link")
         ):  # files of their own, which a published split may well have: said, not refused
-            said = read(str(path), split).division  # type: ignore[attr-defined]
-            assert "train 1, val 2, test 0; WARNING: 1 images are in two splits as copies ('3.jpg' of train is" in said
+            division = read(str(path), split).division  # type: ignore[attr-defined]
+            assert (
+                "train 1, val 2, test 0; WARNING: 1 images are in two splits as copies ('3.jpg' of train is" in division
+            )
             continue
         with pytest.raises(DataError) as caught:
             read(str(path), split)
-        for part in (f"{path}, {places[0]}: ", "is in split val", "in train as '3.jpg'", places[1]):
+        for part in (f"{path}, {locations[0]}: ", "is in split val", "in train as '3.jpg'", locations[1]):
             assert part in str(caught.value)
 
 
@@ -147,23 +149,23 @@ def test_one_split_can_be_opened_where_the_pictures_of_another_are_not_there(tmp
 
 @given(st.lists(st.integers(0, N - 1), min_size=1, max_size=40))
 @reuse
-def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, pictures):
+def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, images):
     for shard in range(2):
         with tarfile.open(tmp_path / f"cc-{shard}.tar", "w") as tar:
-            for at, n in list(enumerate(pictures))[shard::2]:
+            for at, n in list(enumerate(images))[shard::2]:
                 for suffix, data in (("jpg", picture_bytes(n)), ("txt", f"{at} {n}".encode())):
                     info = tarfile.TarInfo(f"{at:04d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     sources = opened(tmp_path / "cc-*.tar")
-    found = {split: said_in(source) for split, source in sources.items()}
-    assert sorted(text for said in found.values() for text in said) == sorted(
-        f"{at} {n}" for at, n in enumerate(pictures)
+    captions = {split: said_in(source) for split, source in sources.items()}
+    assert sorted(text for texts in captions.values() for text in texts) == sorted(
+        f"{at} {n}" for at, n in enumerate(images)
     )
-    assert sum(len({text.split()[1] for text in said}) for said in found.values()) == len(set(pictures))
-    counts = {split: len({text.split()[1] for text in found.get(split, [])}) for split in SPLITS}
-    told = ", ".join(f"{split} {n}" for split, n in counts.items())
-    assert {s.division for s in sources.values()} == {f"cc-*.tar: divided by image, seed 0: {told}"}  # type: ignore[attr-defined]
+    assert sum(len({text.split()[1] for text in texts}) for texts in captions.values()) == len(set(images))
+    counts = {split: len({text.split()[1] for text in captions.get(split, [])}) for split in SPLITS}
+    sizes = ", ".join(f"{split} {n}" for split, n in counts.items())
+    assert {s.division for s in sources.values()} == {f"cc-*.tar: divided by image, seed 0: {sizes}"}  # type: ignore[attr-defined]
     for source in sources.values():
-        shown = [text.split()[1] for text in said_in(source)]
-        assert list(source.pictures()) == [shown.index(n) for n in shown]  # type: ignore[attr-defined]
+        numbers = [text.split()[1] for text in said_in(source)]
+        assert list(source.pictures()) == [numbers.index(n) for n in numbers]  # type: ignore[attr-defined]

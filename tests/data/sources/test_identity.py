@@ -56,34 +56,34 @@ def pictures(folder: Path, n: int = 3) -> list[str]:
 
 def rows(folder: Path, format: str) -> str:
     """Two captions of each of three photos, in a file of some format; what opens it."""
-    said = [(name, f"caption {k}") for k in range(2) for name in pictures(folder)]
+    pairs = [(name, f"caption {k}") for k in range(2) for name in pictures(folder)]
     path = folder / f"train.{format}"
     if format == "jsonl":
-        path.write_text("\n".join(json.dumps({"image": name, "caption": text}) for name, text in said))
+        path.write_text("\n".join(json.dumps({"image": name, "caption": text}) for name, text in pairs))
         return str(path)
     if format == "json":
         path = folder / "captions_train.json"
         images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)]
-        notes = [{"image_id": int(name[0]), "caption": text} for name, text in said]
+        notes = [{"image_id": int(name[0]), "caption": text} for name, text in pairs]
         path.write_text(json.dumps({"images": images, "annotations": notes}))
         return str(path)
     with path.open("w", newline="") as file:
-        csv.writer(file, delimiter="\t" if format == "tsv" else ",").writerows([("image", "caption"), *said])
+        csv.writer(file, delimiter="\t" if format == "tsv" else ",").writerows([("image", "caption"), *pairs])
     return str(path)
 
 
 @pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "json"])
 def test_captions_of_an_image_have_its_number_in_tables_and_in_coco_s_json(tmp_path: Path, format: str):
-    found = identities(open_captions(rows(tmp_path, format), "train"))
-    assert len(found) == 6 and found == np.repeat(found[::2], 2).tolist() and len(set(found)) == 3
-    assert all(0 <= number < 2**63 for number in found)
+    ids = identities(open_captions(rows(tmp_path, format), "train"))
+    assert len(ids) == 6 and ids == np.repeat(ids[::2], 2).tolist() and len(set(ids)) == 3
+    assert all(0 <= number < 2**63 for number in ids)
 
 
 def test_in_karpathy_s_json_and_with_its_captions_dealt_to_others(karpathy: Path):
     source = open_captions(str(karpathy), "train")
-    found = identities(source)
-    assert len(set(found)) == 12 and found == np.repeat(found[::2], 2).tolist()
-    assert identities(CorruptedCaptions(source, 0.5)) == found, "it is the picture's, whatever is said of it"
+    ids = identities(source)
+    assert len(set(ids)) == 12 and ids == np.repeat(ids[::2], 2).tolist()
+    assert identities(CorruptedCaptions(source, 0.5)) == ids, "it is the picture's, whatever is said of it"
 
 
 @pytest.mark.slow
@@ -92,21 +92,21 @@ def test_it_is_a_digest_of_the_file_the_same_in_every_process(karpathy: Path):
     data = source.file(0)  # type: ignore[attr-defined]
     digest = blake2b(f"{len(data)} ".encode() + data, digest_size=20).digest()
     assert identities(source)[0] == int.from_bytes(digest[:8], "big") >> 1
-    said = (
+    code = (
         "import sys; from diptych.data.sources.captions import open_captions; from diptych.data.images.loading import *;"
         "from diptych.config.data import ImageSettings; s = open_captions(sys.argv[1], 'train');"
         "print([identity_of(image_loader(ImageSettings()), s, i) for i in range(2)])"
     )
-    command = [sys.executable, "-c", said, str(karpathy)]
-    found = {subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in "12"}
-    assert found == {f"{identities(source)[:4:2]}\n".encode()}
+    command = [sys.executable, "-c", code, str(karpathy)]
+    outputs = {subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in "12"}
+    assert outputs == {f"{identities(source)[:4:2]}\n".encode()}
 
 
 def test_a_photo_under_two_names_is_one(tmp_path: Path):
     write_karpathy(tmp_path, n=4)
     (tmp_path / "images" / "003.jpg").write_bytes((tmp_path / "images" / "000.jpg").read_bytes())
-    found = identities(open_captions(str(tmp_path), "train"))
-    assert found[6] == found[7] == found[0] and len(set(found)) == 3
+    ids = identities(open_captions(str(tmp_path), "train"))
+    assert ids[6] == ids[7] == ids[0] and len(set(ids)) == 3
 
 
 def write_tar(path: Path, samples: list[tuple[str, int, str]]) -> None:
@@ -124,14 +124,14 @@ def test_in_tars_that_hold_a_photo_once_for_each_caption_it_is_one_across_tars(t
     for shard in range(2):
         write_tar(tmp_path / f"train-{shard}.tar", [(f"{shard}{i}", i, f"said {shard} {i}") for i in range(3)])
     spec = str(tmp_path / "train-{0..1}.tar")
-    found = identities(open_captions(spec, "train"))
-    assert found[:3] == found[3:] and len(set(found)) == 3
+    ids = identities(open_captions(spec, "train"))
+    assert ids[:3] == ids[3:] and len(set(ids)) == 3
 
     stream = Stream(spec, "train", Streaming(2, 8))
     steps = list(stream_loader(stream, pairs, batch_size=6, seed=1, start=0, steps=3, workers=0))
     for (loaded,) in steps:
-        told = loaded.batch.labels["image"].tolist()
-        assert sorted(told) == sorted(found), "each lane gives the three photos of its tar"
+        streamed = loaded.batch.labels["image"].tolist()
+        assert sorted(streamed) == sorted(ids), "each lane gives the three photos of its tar"
     one, two = (
         list(stream_loader(stream, pairs, batch_size=6, seed=1, start=0, steps=3, rank=r, world=2, workers=0))
         for r in (0, 1)
@@ -152,10 +152,10 @@ def test_a_stream_that_goes_on_tells_the_same(tmp_path: Path):
 
 
 def test_in_the_built_in_world():
-    found = identities(open_captions("scenes:4", "train"))
-    assert len(set(found)) == 4 and found == sorted(found, key=found.index), "all captions of a scene together"
-    assert identities(open_captions("scenes:4", "train")) == found
-    assert not set(identities(open_captions("scenes:4", "train", seed=1))) & set(found)
+    ids = identities(open_captions("scenes:4", "train"))
+    assert len(set(ids)) == 4 and ids == sorted(ids, key=ids.index), "all captions of a scene together"
+    assert identities(open_captions("scenes:4", "train")) == ids
+    assert not set(identities(open_captions("scenes:4", "train", seed=1))) & set(ids)
 
 
 def test_a_detector_s_pictures_are_known_by_name_and_never_read(tmp_path: Path):
@@ -167,8 +167,8 @@ def test_a_detector_s_pictures_are_known_by_name_and_never_read(tmp_path: Path):
         box = np.array([[0, 0, 9, 9.0]])
         np.savez(tmp_path / "regions" / f"{i:03d}.npz", features=np.eye(2)[:1], boxes=box, image_w=10, image_h=10)
     shows = RegionLoader(RegionFolder(tmp_path / "regions"))
-    found = batch_of(PairExamples(open_captions(str(path), "train"), TOKENIZER, shows, 0.0)).labels["image"].tolist()
-    assert len(set(found)) == 3 and found == np.repeat(found[::2], 2).tolist()
+    ids = batch_of(PairExamples(open_captions(str(path), "train"), TOKENIZER, shows, 0.0)).labels["image"].tolist()
+    assert len(set(ids)) == 3 and ids == np.repeat(ids[::2], 2).tolist()
 
 
 def test_mixed_pairs_stay_their_own_image_s_and_ranked_ones_tell_theirs():
@@ -197,7 +197,7 @@ def test_no_image_is_replaced_by_the_same_photo():
         for index in range(len(examples)):
             loaded = examples.load(index, 0, step)
             assert not np.array_equal(loaded.matching_image, loaded.image)
-    alone = pairs(Twice(1), matching=1.0).load(0, 0, 0)
-    assert alone.matching_image is None, "where there is no other photo the pair stays together"
+    example = pairs(Twice(1), matching=1.0).load(0, 0, 0)
+    assert example.matching_image is None, "where there is no other photo the pair stays together"
     with pytest.raises(BadSample, match="no readable image"):
         pairs(Twice(2, bad=frozenset({1})), matching=1.0).load(0, 0, 0)

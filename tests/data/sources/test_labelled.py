@@ -26,12 +26,12 @@ def write(folder: Path) -> Path:
     """A data set of 30 and 6 pictures, as its pickles are made."""
     folder.mkdir(exist_ok=True)
     train = {b"data": pixels(30, 0), b"fine_labels": [i % 3 for i in range(30)]}
-    held = {
+    files = {
         "meta": {b"fine_label_names": CLASSES},
         "train": train,
         "test": {b"data": pixels(6, 1), b"fine_labels": [2, 1, 0, 2, 1, 0]},
     }
-    for name, content in held.items():
+    for name, content in files.items():
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     return folder
 
@@ -40,8 +40,8 @@ def test_splits_share_no_picture(tmp_path: Path):
     train, val, test = (Labelled(write(tmp_path), split) for split in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (27, 3, 6) and not set(train.rows) & set(val.rows)
     assert [test.label(i) for i in range(6)] == [2, 1, 0, 2, 1, 0] and val.label(0) == 0
-    picture = np.asarray(val.image(1))
-    assert picture.shape == (32, 32, 3) and np.array_equal(picture.transpose(2, 0, 1).ravel(), pixels(30, 0)[19])
+    image = np.asarray(val.image(1))
+    assert image.shape == (32, 32, 3) and np.array_equal(image.transpose(2, 0, 1).ravel(), pixels(30, 0)[19])
     assert train.classes == ["apple", "bear", "cloud"] and val.where(0).endswith("train, row 9")
 
 
@@ -76,7 +76,7 @@ def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({b"fine_labels": [3] * 30}, "label 3 is none of the 3 classes"),
         ({b"fine_labels": [0] * 29}, "expected uint8 pixels of shape"),
@@ -85,11 +85,11 @@ def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
         ({b"extra": os.system}, "which could run code"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, changed: dict[Any, Any], told: str):
+def test_what_is_wrong_is_told(tmp_path: Path, changed: dict[Any, Any], message: str):
     write(tmp_path)
     content = pickle.loads((tmp_path / "train").read_bytes()) | changed
     (tmp_path / "train").write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         Labelled(tmp_path, "train")
 
 

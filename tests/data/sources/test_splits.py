@@ -109,7 +109,7 @@ def test_every_row_is_in_one_split_or_its_file_is_refused(tmp_path, words, suffi
     else:
         write_rows(path, [{"image": n, "caption": n, "split": w} for n, w in zip(names, words, strict=False)])
     wrong = [w for w in words if known_split(w) not in SPLITS]
-    found: list[str] = []
+    opened: list[str] = []
     for split in SPLITS:
         try:
             source = open_captions(str(path), split)
@@ -117,14 +117,14 @@ def test_every_row_is_in_one_split_or_its_file_is_refused(tmp_path, words, suffi
             assert not wrong and f"no rows in split {split!r}" in str(error)
         except DataError as error:
             at = words.index(wrong[0])
-            place = f"images[{at}]" if suffix == ".json" else f"line {at + 1 + (suffix != '.jsonl')}"
-            assert f"{path}, {place}: " in str(error)
+            location = f"images[{at}]" if suffix == ".json" else f"line {at + 1 + (suffix != '.jsonl')}"
+            assert f"{path}, {location}: " in str(error)
         else:
             assert not wrong
             own = [source.captions(i)[0] for i in range(len(source))]
             assert {known_split(words[names.index(name)]) for name in own} == {split}
-            found += own
-    assert wrong or sorted(found) == names[: len(words)]
+            opened += own
+    assert wrong or sorted(opened) == names[: len(words)]
 
 
 @pytest.mark.parametrize("heading", ["split", "Split", " SPLIT "])
@@ -208,12 +208,12 @@ def test_a_coco_file_is_the_split_that_it_is_named_for_and_no_other(tmp_path):
 
 def test_a_coco_file_that_is_named_for_no_split_is_divided(tmp_path):
     write_coco(tmp_path / "captions_holidays.json", names := write_pictures(tmp_path, 80))
-    found = []
+    images = []
     for split in SPLITS:
         source = open_captions(str(tmp_path), split)
         assert source.division == "captions_holidays.json: divided by image, seed 0: train 73, val 5, test 2"  # type: ignore[attr-defined]
-        found += [source.where(i).split("(")[-1] for i in range(len(source))]
-    assert sorted(found) == [f"images/{name})" for name in names]
+        images += [source.where(i).split("(")[-1] for i in range(len(source))]
+    assert sorted(images) == [f"images/{name})" for name in names]
 
 
 def test_a_table_beside_one_that_is_named_for_a_split_is_not_divided(tmp_path):
@@ -274,9 +274,9 @@ def test_a_questions_file_without_a_split_is_divided_by_picture_unless_its_subty
     write_pictures(tmp_path, 40)
     write_questions(tmp_path / "questions.json", list(range(40)))
     sources = {split: open_questions(str(tmp_path), split) for split in ("train", "val")}
-    shown = {split: {s.where(i).split("(")[-1] for i in range(len(s))} for split, s in sources.items()}
-    assert not shown["train"] & shown["val"]
-    assert all(len(sources[split]) == 2 * len(files) for split, files in shown.items())
+    images = {split: {s.where(i).split("(")[-1] for i in range(len(s))} for split, s in sources.items()}
+    assert not images["train"] & images["val"]
+    assert all(len(sources[split]) == 2 * len(files) for split, files in images.items())
     write_questions(tmp_path / "questions.json", list(range(40)), data_subtype="train2014")
     assert len(open_questions(str(tmp_path), "train")) == 80
     with pytest.raises(NoSplit, match="no rows in split 'val'"):

@@ -12,11 +12,13 @@ from diptych.metrics.vqa import normalise_answer
 from tests.data.tiny_data import picture_bytes
 
 
-def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images", split: str = "val2014") -> Path:
+def write_vqa(
+    folder: Path, style: str = "NYU_{:012d}.jpg", image_folder: str = "images", split: str = "val2014"
+) -> Path:
     """Three questions about images 7 and 12, ten answers each; the path of the questions."""
-    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / image_folder).mkdir(parents=True, exist_ok=True)
     for number in (7, 12):
-        (folder / place / style.format(number)).write_bytes(picture_bytes(number))
+        (folder / image_folder / style.format(number)).write_bytes(picture_bytes(number))
     rows = [(1, 7, "what?", "Desk"), (2, 12, "how many?", "two"), (5, 7, "where?", "desk")]
     questions = [{"question_id": id, "image_id": image, "question": text} for id, image, text, _ in rows]
     notes = [
@@ -35,11 +37,11 @@ def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images
 
 
 @pytest.mark.parametrize(
-    "style,place",
+    "style,image_folder",
     [("NYU_{:012d}.jpg", "images"), ("COCO_val2014_{:012d}.jpg", "val2014"), ("{}.png", ""), ("{:03d}.jpeg", "images")],
 )
-def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
-    write_vqa(tmp_path, style, place)
+def test_vqa_v2_resolves_images_by_number(tmp_path, style, image_folder):
+    write_vqa(tmp_path, style, image_folder)
     source = open_questions(str(tmp_path), "val")
     assert len(source) == 3
     first, last = source.question(0), source.question(2)
@@ -49,16 +51,16 @@ def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
     assert "questions[2]" in source.where(2) and style.format(7) in source.where(2)
 
 
-@pytest.mark.parametrize("pictures", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
+@pytest.mark.parametrize("image_folder", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
 @pytest.mark.parametrize("folders", [("Questions", "Annotations"), ("annotations", "annotations")])
-def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders, pictures):
-    file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", pictures)
+def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders, image_folder):
+    file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", image_folder)
     notes = next(tmp_path.glob("*annotations*.json"))
     for path, folder in zip((file, notes), folders, strict=True):
         (tmp_path / folder).mkdir(exist_ok=True)
         path.rename(tmp_path / folder / path.name)
-    if pictures == "Questions" != folders[0]:
-        (tmp_path / pictures).rename(tmp_path / "images")
+    if image_folder == "Questions" != folders[0]:
+        (tmp_path / image_folder).rename(tmp_path / "images")
     for spec in (tmp_path, tmp_path / folders[0], tmp_path / folders[0] / file.name):
         source = open_questions(str(spec), "val")
         assert [source.question(i).answers[0] for i in range(3)] == ["Desk", "two", "desk"]
@@ -76,12 +78,12 @@ def test_a_json_list_of_records_is_a_table(tmp_path):
     source = open_questions(str(tmp_path / "val.json"), "val")
     assert [source.question(i).answers for i in range(2)] == [("soda",) * 9 + ("coke",), ("A", "A", "b")]
     assert source.where(1) == f"{tmp_path}/val.json, [1] (b.jpg)"
-    for wrong, said in (
+    for wrong, message in (
         ([rows[0], [1]], r"\[1\]: a list where a record"),
         ([{"image": "a.jpg"}], r"\[0\]: no 'question'"),
     ):
         (tmp_path / "val.json").write_text(json.dumps(wrong))
-        with pytest.raises(DataError, match=rf"val\.json, {said}"):
+        with pytest.raises(DataError, match=rf"val\.json, {message}"):
             open_questions(str(tmp_path / "val.json"), "val")
 
 
@@ -176,7 +178,7 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': a list where a text"),
         ({"answer_type": 3}, r"annotations\[1\], 'answer_type': an integer where a text"),
@@ -186,13 +188,13 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
         ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
     ],
 )
-def test_annotations_of_the_wrong_kind_are_named(tmp_path, change, said):
+def test_annotations_of_the_wrong_kind_are_named(tmp_path, change, message):
     path = write_vqa(tmp_path)
     notes = tmp_path / "v2_mscoco_val2014_annotations.json"
     content = json.loads(notes.read_text())
     content["annotations"][1] |= change
     notes.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_questions(str(path), "val")
 
 

@@ -33,8 +33,8 @@ def stands(a, relation: str, b) -> bool:
 
 def related(text: str):
     """(noun phrase, relation, noun phrase) when the text states a relation."""
-    found = re.fullmatch(rf"(?:there is )?(.+?) (?:is )?(?:{RELATION}) (.+)", text)
-    return (found[1], found[2] or found[3], found[4]) if found else None
+    match = re.fullmatch(rf"(?:there is )?(.+?) (?:is )?(?:{RELATION}) (.+)", text)
+    return (match[1], match[2] or match[3], match[4]) if match else None
 
 
 def caption_is_true(text: str, scene) -> bool:
@@ -50,9 +50,9 @@ def caption_is_true(text: str, scene) -> bool:
     if text.split()[0] in NUMBERS:
         number, words = text.split(" ", 1)
         words, *extra = words.split(" and ")
-        found = len(meant(words, things))
-        rest = NUMBERS[extra[0].split()[0]] if extra else len(things) - found
-        return found == NUMBERS[number] and found + rest == len(things)
+        count = len(meant(words, things))
+        rest = NUMBERS[extra[0].split()[0]] if extra else len(things) - count
+        return count == NUMBERS[number] and count + rest == len(things)
     parts = re.split(r",? and |, | with ", text)
     more = next((part for part in parts if " more thing" in part), None)
     named = [part for part in parts if part != more]
@@ -64,12 +64,12 @@ def caption_is_true(text: str, scene) -> bool:
 def answer(text: str, scene) -> str:
     """The one answer; fails when the question does not have exactly one."""
     things, text = scene.things, text.removesuffix(" ?")
-    if found := re.fullmatch(r"(?:is there|do you see|does the picture show) (.+)", text):
-        return "yes" if meant(found[1], things) else "no"
-    if found := re.fullmatch(r"(?:how many|what number of) (.+?) (?:are there|do you see|is in the picture)", text):
-        return str(len(meant(found[1], things)))
-    if found := re.fullmatch(r"are there more , fewer or the same number of (.+) as (.+)", text):
-        a, b = (len(meant(words, things)) for words in found.groups())
+    if match := re.fullmatch(r"(?:is there|do you see|does the picture show) (.+)", text):
+        return "yes" if meant(match[1], things) else "no"
+    if match := re.fullmatch(r"(?:how many|what number of) (.+?) (?:are there|do you see|is in the picture)", text):
+        return str(len(meant(match[1], things)))
+    if match := re.fullmatch(r"are there more , fewer or the same number of (.+) as (.+)", text):
+        a, b = (len(meant(words, things)) for words in match.groups())
         return "more" if a > b else "fewer" if a < b else "same"
     if text.startswith("is the ") and (fact := related(text.removeprefix("is "))):
         (a,), (b,) = meant(fact[0], things), meant(fact[2], things)
@@ -82,7 +82,7 @@ def answer(text: str, scene) -> str:
         r"what is (.+)|what kind of thing is (.+)": "kind",
     }
     for pattern, attribute in attributes.items():
-        if found := re.fullmatch(pattern, text):
-            (thing,) = meant(found[1] or found[2], things)
+        if match := re.fullmatch(pattern, text):
+            (thing,) = meant(match[1] or match[2], things)
             return getattr(thing, attribute)
     raise AssertionError(f"cannot read {text!r}")

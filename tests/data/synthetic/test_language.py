@@ -36,8 +36,8 @@ def test_captions_tell_scenes_apart():
 def test_answers_are_right_and_the_only_ones(split):
     scenes = Scenes(split, 300)
     for i in range(len(scenes)):
-        for asked in language.questions(scenes.scene(i)):
-            assert reader.answer(asked.text, scenes.scene(i)) == asked.answer, (i, asked.text)
+        for question in language.questions(scenes.scene(i)):
+            assert reader.answer(question.text, scenes.scene(i)) == question.answer, (i, question.text)
 
 
 def test_the_reader_notices_a_wrong_caption_and_answer():
@@ -84,9 +84,9 @@ def test_guessing_without_looking_does_poorly():
 def test_every_word_is_one_word_piece():
     pieces = set((files("diptych.data.tokenizers") / "vocab" / "bert-base-uncased.txt").read_text("utf-8").splitlines())
     scenes = Scenes("train", 300)
-    said = (
+    texts = (
         sentence.text
         for i in range(len(scenes))
         for sentence in (*language.captions(scenes.scene(i)), *language.questions(scenes.scene(i)))
     )
-    assert not {word for text in said for word in text.replace(",", " ").split()} - pieces
+    assert not {word for text in texts for word in text.replace(",", " ").split()} - pieces

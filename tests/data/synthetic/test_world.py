@@ -29,15 +29,15 @@ print(hashlib.sha256(repr((seen, [q.question(i) for i in range(30)])).encode()).
 def test_another_process_sees_the_same_world_and_no_torch():
     scenes = Scenes("val", 6, seed=3)
     questions = SceneQuestions(scenes)
-    seen = [(scenes.image(i).tobytes(), scenes.captions(i), scenes.scene(i)) for i in range(6)]
-    here = hashlib.sha256(repr((seen, [questions.question(i) for i in range(30)])).encode()).hexdigest()
+    samples = [(scenes.image(i).tobytes(), scenes.captions(i), scenes.scene(i)) for i in range(6)]
+    here = hashlib.sha256(repr((samples, [questions.question(i) for i in range(30)])).encode()).hexdigest()
     there = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True).stdout.split()
     assert there == [here, "False"]
 
 
 def test_seeds_and_splits_differ():
-    pictures = {Scenes(split, 1, seed=seed).image(0).tobytes() for split in ("train", "val") for seed in (0, 1)}
-    assert len(pictures) == 4
+    images = {Scenes(split, 1, seed=seed).image(0).tobytes() for split in ("train", "val") for seed in (0, 1)}
+    assert len(images) == 4
 
 
 def test_a_picture_is_the_callers_own():
@@ -86,8 +86,8 @@ def test_the_mask_fills_its_box():
     for thing in (t for i in range(60) for t in scenes.scene(i).things):
         rows, columns = np.nonzero(mask(thing) > 40)
         x1, y1, x2, y2 = thing.box
-        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])  # one pixel of margin
-        assert np.abs(found - [1, 1, x2 - x1 + 1, y2 - y1 + 1]).max() <= 1, (thing, found)
+        bounds = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])  # one pixel of margin
+        assert np.abs(bounds - [1, 1, x2 - x1 + 1, y2 - y1 + 1]).max() <= 1, (thing, bounds)
 
 
 def test_an_object_changes_the_pixels_of_its_box_and_no_others():
@@ -113,11 +113,11 @@ def test_kinds_look_different():
         canvas[: h + 2, : w + 2] = drawn / 255
         return canvas
 
-    pictures = {kind: picture(kind) for kind in KINDS}
+    images = {kind: picture(kind) for kind in KINDS}
     for a in KINDS:
         assert max(polygon.max() for polygon in silhouette(a)) == pytest.approx(1)
         for b in KINDS:
-            assert a == b or np.abs(pictures[a] - pictures[b]).mean() > 0.05, (a, b)
+            assert a == b or np.abs(images[a] - images[b]).mean() > 0.05, (a, b)
 
 
 def test_relations_are_opposites():
@@ -129,15 +129,15 @@ def test_relations_are_opposites():
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (("trian",), "trian"),
         (("val", 0), "size must be in .*: got 0"),
         (("val", 5, 0, 8), "pixels must be in .*: got 8"),
     ],
 )
-def test_unusable_settings_are_refused(arguments, said):
-    with pytest.raises(DataError, match=said):
+def test_unusable_settings_are_refused(arguments, message):
+    with pytest.raises(DataError, match=message):
         Scenes(*arguments)
 
 

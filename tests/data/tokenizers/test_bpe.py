@@ -55,8 +55,8 @@ def test_every_bundled_vocabulary_is_of_the_size_by_which_it_is_chosen():
 
 @pytest.mark.parametrize("text", OFFICIAL)
 def test_ids_are_open_clips(text: str):
-    found = tokenizer.encode([text])
-    assert found.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and found.mask.all()
+    tokens = tokenizer.encode([text])
+    assert tokens.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and tokens.mask.all()
 
 
 MOJIBAKE = ["caf\u00c3\u00a9", "\u00e2\u20ac\u2122", "\u00e2\u20ac\u0153", "\u00c3\u00a0 la", "\u00c2\u00a0"]

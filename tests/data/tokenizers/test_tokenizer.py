@@ -33,10 +33,10 @@ def test_the_worlds_vocabulary_is_a_part_of_berts_in_its_order():
 @pytest.mark.slow
 def test_what_the_world_says_is_cut_alike_in_both_vocabularies():
     scenes, small, large = Scenes("novel", 60), Tokenizer(40, WORLD), Tokenizer(40)
-    asked = SceneQuestions(scenes)
-    said = [text for i in range(len(scenes)) for text in scenes.captions(i)]
-    said += [asked.question(i).text for i in range(len(asked))]
-    a, b = small.encode(said), large.encode(said)
+    questions = SceneQuestions(scenes)
+    texts = [text for i in range(len(scenes)) for text in scenes.captions(i)]
+    texts += [questions.question(i).text for i in range(len(questions))]
+    a, b = small.encode(texts), large.encode(texts)
     assert [WORLD.tokens[i] for i in a.ids.flatten()] == [BUNDLED.tokens[i] for i in b.ids.flatten()]
     assert not (a.ids == WORLD.unknown).any() and a.word_start is not None and b.word_start is not None
     assert (a.word_start == b.word_start).all() and small.decode(a.ids[0].tolist()) == large.decode(b.ids[0].tolist())

@@ -31,10 +31,10 @@ IMAGES = ImageSettings(shorter_side=16, patch_size=16)
 TOKENIZER = Tokenizer(16)
 
 
-def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), picture: bytes | None = None) -> None:
+def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), image: bytes | None = None) -> None:
     with tarfile.open(path, "w") as tar:
         for key in keys:
-            content = picture if picture is not None else picture_bytes(key)
+            content = image if image is not None else picture_bytes(key)
             members = {"jpg": b"broken" if key in bad else content, "txt": f"caption {key}".encode(), "cls": b"3"}
             for suffix, data in members.items():
                 info = tarfile.TarInfo(f"{'deep/' * (key % 3)}{key:04d}.{suffix}")
@@ -58,13 +58,13 @@ def numbers(taken) -> list[int]:
 def test_raws_are_what_an_index_finds_from_any_sample_on(tmp_path: Path):
     tars(tmp_path, [5])
     shard = tmp_path / "train-00.tar"
-    found, index = list(tar_samples(shard)), read_index(shard)
-    assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in found] == [(m.key, m.captions) for m in index]
+    samples, index = list(tar_samples(shard)), read_index(shard)
+    assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in samples] == [(m.key, m.captions) for m in index]
     data = shard.read_bytes()
-    assert [r.picture for r, _ in found] == [data[m.start : m.start + m.size] for m in index]
-    for i, (_, behind) in enumerate(found):
-        assert list(tar_samples(shard, behind)) == found[i + 1 :]
-    assert len({r.id for r, _ in found}) == 5
+    assert [r.picture for r, _ in samples] == [data[m.start : m.start + m.size] for m in index]
+    for i, (_, behind) in enumerate(samples):
+        assert list(tar_samples(shard, behind)) == samples[i + 1 :]
+    assert len({r.id for r, _ in samples}) == 5
 
 
 @st.composite
@@ -97,10 +97,10 @@ def epoch_of(lane: Lane) -> list:
     """All that a lane gives out before its first epoch ends."""
     taken = []
     while True:
-        found = lane.take(1)
+        sample = lane.take(1)
         if lane.place.epoch > 0:
             return taken
-        taken += found
+        taken += sample
 
 
 def cut(data, n: int) -> list[int]:
@@ -162,8 +162,8 @@ def equal(one: Loaded, other: Loaded) -> bool:
         (a.matching.image.pixels, b.matching.image.pixels),
         (a.matching.matched, b.matching.matched),
     ]
-    told = [[(s.id, s.where) for s in x.skipped] for x in (one, other)]
-    return told[0] == told[1] and all(torch.equal(x, y) for x, y in tensors)
+    skipped = [[(s.id, s.where) for s in x.skipped] for x in (one, other)]
+    return skipped[0] == skipped[1] and all(torch.equal(x, y) for x, y in tensors)
 
 
 def ids(steps: list[list[Loaded]]) -> list[list[int]]:
@@ -239,12 +239,12 @@ def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
     overwritten.write_bytes(data)
     none.write_bytes(b"no tar at all" * 100)
     for shard, good in ((cut, [0, 1, 2, 3]), (overwritten, [6, 7]), (none, [])):
-        found = list(tar_samples(shard))
-        bad = [raw for raw, _ in found if raw.bad]
-        assert numbers(raw for raw, _ in found if not raw.bad) == good
+        samples = list(tar_samples(shard))
+        bad = [raw for raw, _ in samples if raw.bad]
+        assert numbers(raw for raw, _ in samples if not raw.bad) == good
         assert len(bad) >= 1 and "not a whole uncompressed tar" in bad[-1].bad and shard.name in bad[-1].where
-        for i, (_, behind) in enumerate(found):
-            assert list(tar_samples(shard, behind)) == found[i + 1 :]
+        for i, (_, behind) in enumerate(samples):
+            assert list(tar_samples(shard, behind)) == samples[i + 1 :]
     steps = run(stream, steps=8)
     used = Counter(chain(*ids(steps)))
     assert (
@@ -258,15 +258,15 @@ def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
 
 
 def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
-    said = {"0.jpg": picture_bytes(0), "0.txt": b"caption 0", "1.jpg": picture_bytes(1), "2.txt": b"caption 2"}
-    said |= {"3.jpg": picture_bytes(3), "3.txt": b"caf\xe9", "4.jpg": picture_bytes(4), "4.json": b"{"}
-    said |= {"5.jpg": picture_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
+    files = {"0.jpg": picture_bytes(0), "0.txt": b"caption 0", "1.jpg": picture_bytes(1), "2.txt": b"caption 2"}
+    files |= {"3.jpg": picture_bytes(3), "3.txt": b"caf\xe9", "4.jpg": picture_bytes(4), "4.json": b"{"}
+    files |= {"5.jpg": picture_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
-        for name, data in said.items():
+        for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    found = [raw for raw, _ in tar_samples(tmp_path / "train-0.tar")]
+    samples = [raw for raw, _ in tar_samples(tmp_path / "train-0.tar")]
     reasons = [
         "",
         "no caption",
@@ -276,14 +276,14 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
         "its caption has",
         "its image is empty",
     ]
-    for raw, why in zip(found, reasons, strict=True):
+    for raw, why in zip(samples, reasons, strict=True):
         assert (raw.bad.startswith(why) and bool(raw.bad) == bool(why)) or (
             raw.where.endswith("4") and "not JSON" in raw.bad
         )
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1, 7))
     steps = run(stream, partial(ImageExamples, images=IMAGES), batch_size=7, steps=3)
-    assert set(chain(*ids(steps))) == {found[0].id}
-    assert {s.why for step in steps for part in step for s in part.skipped} == {raw.bad for raw in found if raw.bad}
+    assert set(chain(*ids(steps))) == {samples[0].id}
+    assert {s.why for step in steps for part in step for s in part.skipped} == {raw.bad for raw in samples if raw.bad}
     assert len(stream.head()) == 2  # the empty picture's too: it was not opened
 
 

@@ -87,9 +87,9 @@ HARM = {
 def test_harm_is_one_bad_sample(tmp_path: Path, harm: str):
     shard, caption, bad = tmp_path / "train-0.tar", b"a dog".ljust(512, b"\0"), list[Skipped]()
     shard.write_bytes(header("0.jpg", 5) + caption + header("0.txt", 5) + caption + HARM[harm])
-    found = [raw for raw, _ in tar_samples(shard)]
-    assert [bool(raw.bad) for raw in found] == [False, True]
-    assert found[0].captions == ("a dog",) and "not a whole uncompressed tar" in found[1].bad
+    samples = [raw for raw, _ in tar_samples(shard)]
+    assert [bool(raw.bad) for raw in samples] == [False, True]
+    assert samples[0].captions == ("a dog",) and "not a whole uncompressed tar" in samples[1].bad
     assert [member.key for member in read_index(shard, bad=bad)] == ["0"] and len(bad) == 1
     with pytest.raises(DataError, match="not a whole uncompressed tar"):
         read_index(shard)
@@ -111,9 +111,9 @@ A, B = (("a.jpg", b"first"), ("a.txt", b"a dog")), (("b.jpg", b"other"), ("b.txt
 def test_a_sample_with_a_part_twice_is_a_bad_one(tmp_path: Path, again: tuple[str, bytes]):
     shard, bad = in_order(tmp_path / "x.tar", *A, again, *B), list[Skipped]()
     suffix = again[0].lower()[1:]
-    told = [(raw.where, raw.bad, raw.picture) for raw, _ in tar_samples(shard)]
+    samples = [(raw.where, raw.bad, raw.picture) for raw, _ in tar_samples(shard)]
     why = f"it has two {suffix} members; give each sample its own key"
-    assert told == [(f"{shard}, a", why, b""), (f"{shard}, b", "", b"other")]
+    assert samples == [(f"{shard}, a", why, b""), (f"{shard}, b", "", b"other")]
     assert [member.key for member in read_index(shard, bad=bad)] == ["b"]
     assert [(s.where, s.why) for s in bad] == [(f"{shard}, a", why)]
     with pytest.raises(DataError, match=f"a: it has two {suffix}"):
@@ -157,9 +157,9 @@ def test_what_stands_beside_a_sample_does_no_harm(tmp_path: Path):
 def test_a_key_that_comes_again_is_another_sample_of_a_stream_and_a_bad_one_of_an_index(tmp_path: Path):
     """Whether or not the stream began behind the first."""
     shard, bad = in_order(tmp_path / "x.tar", *A, *B, ("a.jpg", b"second"), ("a.txt", b"a cow")), list[Skipped]()
-    found = list(tar_samples(shard))
-    assert [raw.captions for raw, _ in found] == [("a dog",), ("a cat",), ("a cow",)]
-    assert list(tar_samples(shard, found[0][1])) == found[1:]
+    samples = list(tar_samples(shard))
+    assert [raw.captions for raw, _ in samples] == [("a dog",), ("a cat",), ("a cow",)]
+    assert list(tar_samples(shard, samples[0][1])) == samples[1:]
     assert [member.key for member in read_index(shard, bad=bad)] == ["b"] and len(bad) == 1
 
 
@@ -200,5 +200,5 @@ def test_a_name_that_is_no_text_is_told_in_letters_that_every_page_can_hold(tmp_
             info = tarfile.TarInfo(f"caf\xe9{suffix}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    ((found, _),) = tar_samples(tmp_path / "a.tar")
-    assert "caf\\xe9" in found.where and found.where.encode()
+    ((sample, _),) = tar_samples(tmp_path / "a.tar")
+    assert "caf\\xe9" in sample.where and sample.where.encode()

@@ -30,9 +30,9 @@ def regional(batch: Batch) -> Batch:
     assert batch.image is not None
     pixels = rearrange(batch.image.pixels, "b c (i p) (j q) -> b i j (c p q)", p=PATCH, q=PATCH)
     rows, columns = (batch.image.sizes // PATCH)[:, :, None].unbind(1)
-    place = torch.ones(pixels.shape[1:3]).nonzero()
-    real = (place[:, 0] < rows) & (place[:, 1] < columns)
-    boxes = pixels.new_zeros(len(batch), len(place), 5)
+    cells = torch.ones(pixels.shape[1:3]).nonzero()
+    real = (cells[:, 0] < rows) & (cells[:, 1] < columns)
+    boxes = pixels.new_zeros(len(batch), len(cells), 5)
     return replace(batch, image=None, regions=Regions(pixels.flatten(1, 2), boxes, real))
 
 

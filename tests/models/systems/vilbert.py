@@ -69,9 +69,9 @@ def regional(batch: Batch, tasks: bool = False) -> Batch:
     """
     assert batch.image and batch.text and batch.matching and isinstance(batch.image2, Image)
     regions, n = as_regions(batch.image), torch.arange(len(batch))
-    meant = 1 + batch.ids % (regions.mask.sum(1) - 1)
+    target = 1 + batch.ids % (regions.mask.sum(1) - 1)
     overlap = torch.zeros(regions.mask.shape)
-    overlap[n, regions.mask.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 1.0
+    overlap[n, regions.mask.int().cumsum(1).eq(target[:, None] + 1).int().argmax(1)] = 1.0
     labels = {"choice": batch.ids % OPTIONS == 0, "entailment": batch.ids % 3, "regions": overlap}
     return replace(
         batch,

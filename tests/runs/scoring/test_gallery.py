@@ -44,10 +44,10 @@ Pair = tuple[int, str]  # image index and caption
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes as image files, with a copy of each file in another folder."""
     folder, scenes = tmp_path_factory.mktemp("photos"), open_captions("scenes:20", "train")
-    for place in ("images", "copies"):
-        (folder / place).mkdir()
+    for subfolder in ("images", "copies"):
+        (folder / subfolder).mkdir()
         for i in range(IMAGES):
-            scenes.image(i).save(folder / place / f"{i}.png")
+            scenes.image(i).save(folder / subfolder / f"{i}.png")
     return folder
 
 
