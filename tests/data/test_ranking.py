@@ -22,7 +22,7 @@ def ranked(n: int = 6, false: int = 5) -> RankedExamples:
     return RankedExamples(Colours(n), Tokenizer(16), SMALL, false)
 
 
-def test_false_texts_are_captions_of_other_images():
+def test_negative_texts_are_captions_of_other_images():
     examples = ranked()
     for index in range(len(examples)):
         pair, others = examples.load(index, 0, 3)
@@ -31,8 +31,8 @@ def test_false_texts_are_captions_of_other_images():
         assert not own & set(others)
 
 
-def test_captions_of_a_copy_are_not_false_texts(tmp_path: Path):
-    """Pictures 0 and 1, each under two names with a caption of its own under each."""
+def test_captions_of_a_copy_are_not_negative_texts(tmp_path: Path):
+    """Images 0 and 1, each under two names with a caption of its own under each."""
     rows = [{"image": f"{name}{n}.jpg", "caption": f"{name} {n}"} for n in (0, 1) for name in ("photo", "copy")]
     for n in (0, 1):
         for name in ("photo", "copy"):
@@ -47,7 +47,7 @@ def test_captions_of_a_copy_are_not_false_texts(tmp_path: Path):
         RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
 
 
-def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other():
+def test_a_batch_contains_the_negative_texts_of_each_sample_in_order():
     examples, ids = ranked(), [3, 8]
     loaded = [examples.load(i, 0, 1) for i in ids]
     batch = examples.collate(loaded, ids, 0, 1)
@@ -56,17 +56,17 @@ def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other()
     assert texts == [*loaded[0][1], *loaded[1][1]]
 
 
-def test_draws_are_keyed():
+def test_negatives_depend_on_seed_step_and_sample():
     examples = ranked()
     assert examples.load(2, 0, 1)[1] == examples.load(2, 0, 1)[1] != examples.load(2, 0, 2)[1]
 
 
-def test_one_image_cannot_be_ranked():
+def test_one_image_has_no_negatives_and_raises():
     with pytest.raises(DataError, match="at least two images"):
         ranked(1)
 
 
-def test_a_caption_that_is_no_text_is_nobody_s_false_text():
+def test_a_caption_that_cannot_be_tokenized_is_never_a_negative_text():
     class Broken(Colours):
         def captions(self, index: int) -> tuple[str, ...]:
             return ("\ud83d", " ") if index == 1 else super().captions(index)
@@ -80,21 +80,21 @@ def test_a_caption_that_is_no_text_is_nobody_s_false_text():
 
 
 class Described:
-    """Pictures with these captions."""
+    """Images with these captions."""
 
     name, split = "described", "train"
 
     def __init__(self, *captions: tuple[str, ...]):
-        self.said = captions
+        self.listed = captions
 
     def __len__(self) -> int:
-        return len(self.said)
+        return len(self.listed)
 
     def image(self, index: int) -> Pillow.Image:
         return Pillow.new("RGB", (16, 16), (index,) * 3)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return self.said[index]
+        return self.listed[index]
 
     def where(self, index: int) -> str:
         return f"row {index}"
@@ -114,14 +114,14 @@ def of(*captions: tuple[str, ...], false: int = 5) -> RankedExamples:
         (("a",), ("a", " ")),
     ],
 )
-def test_data_without_any_false_text_is_refused(captions):
+def test_data_without_any_negative_text_raises(captions):
     with pytest.raises(
         NoSplit, match=r"described \(train\): no negative text for any image: .* at least two images with different"
     ):
         of(*captions)
 
 
-def test_a_sample_without_false_texts_is_a_bad_sample():
+def test_a_sample_without_negative_texts_is_a_bad_sample():
     examples = of(("a", "b"), ("A",), ("b", "b"))
     for index in (0, 1):
         with pytest.raises(BadSample, match="row 0: no negative text: every caption of the data is one of its own"):
@@ -129,19 +129,19 @@ def test_a_sample_without_false_texts_is_a_bad_sample():
     assert examples.load(2, 0, 0)[1] == ["b"] * 5 and set(examples.load(3, 0, 0)[1]) <= {"a", "A"}
 
 
-def test_a_caption_of_the_picture_itself_is_no_false_text():
+def test_a_caption_of_the_image_itself_is_not_a_negative_text():
     examples = of(("a dog", "dogs"), ("A  dog",), ("dogs",), ("a cat",))
     assert {text for step in range(20) for text in examples.load(0, 0, step)[1]} == {"a cat"}
 
 
-def test_every_sample_has_as_many_false_texts_as_there_should_be():
-    examples = of(("one",), *[("two",)] * 500, false=3)  # 12 draws of which one must be the first
+def test_every_sample_has_the_configured_number_of_negative_texts():
+    examples = of(("one",), *[("two",)] * 500, false=3)  # 12 draws, one of which must be the first
     loaded = [examples.load(i, 0, 0) for i in (0, 7, 300)]
     assert [texts for _, texts in loaded] == [["two"] * 3, ["one"] * 3, ["one"] * 3]
     assert len(examples.collate(loaded, [0, 7, 300], 0, 0).negative_texts or ()) == 9
 
 
-def test_no_false_texts_at_all_are_refused():
+def test_zero_negative_texts_raise():
     with pytest.raises(DataError, match="negative_texts must be at least 1: got 0"):
         of(("a",), ("b",), false=0)
 
@@ -154,7 +154,7 @@ def test_no_false_texts_at_all_are_refused():
         max_size=5,
     )
 )
-def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions):
+def test_a_negative_text_is_of_another_image_only_or_the_sample_is_bad(captions):
     try:
         examples = of(*captions, false=2)
     except NoSplit:

@@ -31,7 +31,7 @@ def test_grey_and_cmyk_become_rgb():
 
 
 @pytest.mark.parametrize("mode,colour", [("RGBA", (255, 0, 0, 0)), ("LA", (0, 0))])
-def test_what_is_transparent_lies_over_white(mode, colour):
+def test_transparent_pixels_are_composited_over_white(mode, colour):
     assert decode(saved(Pillow.new(mode, (3, 3), colour)), "x").getpixel((1, 1)) == (255, 255, 255)
 
 
@@ -57,7 +57,7 @@ def test_sixteen_bits_are_scaled_not_clipped():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation, format):
     upright = np.zeros((32, 48, 3), np.uint8)
-    upright[:16, :16] = 255  # white in the top left only
+    upright[:16, :16] = 255  # only the top left is white
     stored = Pillow.fromarray(upright)
     undo = {
         1: None,
@@ -77,7 +77,7 @@ def test_exif_orientation_is_applied(orientation, format):
     assert abs(out - upright).max() < 60
 
 
-def test_broken_exif_does_not_lose_the_picture():
+def test_an_image_with_broken_exif_is_decoded():
     data = picture_bytes(exif=b"Exif\0\0" + b"MM\0\x2a\xff\xff\xff\xff")
     assert decode(data, "x").size == (40, 30)
 
@@ -105,7 +105,7 @@ def test_a_truncated_jpeg_is_a_bad_sample(cut):
 
 @given(st.data())
 @settings(max_examples=80, deadline=None)
-def test_any_bytes_give_a_picture_or_a_bad_sample(data):
+def test_any_bytes_give_an_image_or_a_bad_sample(data):
     raw = bytearray(picture_bytes(format=data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -123,7 +123,7 @@ def test_noise_is_a_bad_sample(raw):
 
 
 @pytest.mark.parametrize("least,expected", [(None, 400), (384, 400), (200, 200), (101, 200), (100, 100), (10, 50)])
-def test_large_jpegs_may_come_smaller_but_never_below_least(least, expected):
+def test_large_jpegs_may_be_decoded_smaller_but_never_below_the_minimum(least, expected):
     assert min(decode(picture_bytes(size=(400, 612)), "x", min_side=least).size) == expected
 
 

@@ -1,4 +1,4 @@
-"""Image files that announce more than a picture needs are refused in seconds and little memory; honest ones are read."""
+"""Image files that declare more than they need are rejected in bounded time and memory; valid ones are read."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_each_is_refused_in_seconds_and_in_two_gigabytes(tmp_path: Path):
+def test_each_is_rejected_in_seconds_and_in_two_gigabytes(tmp_path: Path):
     for name, (make, _) in CRAFTED.items():
         (tmp_path / name).write_bytes(make())
     done = subprocess.run(
@@ -142,7 +142,7 @@ def test_a_crafted_file_is_a_bad_sample_with_its_reason(name: str):
         decode(make(), "x")
 
 
-def test_honest_files_with_many_parts_are_read():
+def test_valid_files_with_many_parts_are_read():
     image = Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8))
     frames = {"save_all": True, "append_images": [image.rotate(90 * k) for k in range(5)]}
     for data in (
@@ -152,7 +152,7 @@ def test_honest_files_with_many_parts_are_read():
         ),
         png(before=chunk(b"tEXt", b"a\0b") * 5000),
         gif(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 500 + b"\0"),
-        saved(image, "TIFF", tiffinfo={278: 1}),  # a row a strip
+        saved(image, "TIFF", tiffinfo={278: 1}),  # one row per strip
         saved(image, "GIF", **frames),
         saved(image, "WEBP", **frames),
         saved(image, "PNG", **frames),
@@ -163,8 +163,8 @@ def test_honest_files_with_many_parts_are_read():
         assert decode(data, "x").mode == "RGB"
 
 
-def test_the_limit_of_memory_counts_what_a_mode_takes(monkeypatch: pytest.MonkeyPatch):
-    """100 pixels: grey takes 1 byte and RGB 4 more; transparency 4 and 4; RGB itself 4; 4:2:0 progressive 3 more."""
+def test_the_memory_limit_counts_the_bytes_of_a_mode(monkeypatch: pytest.MonkeyPatch):
+    """Bytes of 100 pixels: grey 1, RGB 4 more; transparency 4 and 4; RGB itself 4; progressive 4:2:0 3 more."""
     for image, format, options, taken in (
         (Pillow.new("L", (10, 10)), "PNG", {}, 500),
         (Pillow.new("RGB", (10, 10)), "PNG", {}, 400),

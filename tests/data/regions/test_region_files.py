@@ -1,4 +1,4 @@
-"""Region files in their published forms, and what is wrong with the broken ones."""
+"""Region files in their published layouts, and the errors for broken ones."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ BOTTOM_UP: dict[str, Any] = {"bbox": BOXES, "image_w": 100, "image_h": 50, "num_
 @pytest.mark.parametrize(
     "arrays", [PLAIN, BOTTOM_UP | {"x": FEATURES}, BOTTOM_UP | {"x": FEATURES.T, "info": np.array({"a": 1})}]
 )
-def test_one_file_an_image(arrays: dict[str, Any], tmp_path: Path):
+def test_one_file_per_image(arrays: dict[str, Any], tmp_path: Path):
     source = open_regions(folder(tmp_path, **arrays))
     assert len(source) == 1
     same(source.load("17"))
 
 
-def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
+def test_uniters_file_has_relative_boxes_and_class_probabilities(tmp_path: Path):
     shares = np.array(SHARES)
     sides = np.stack([shares[:, 2] - shares[:, 0], shares[:, 3] - shares[:, 1]], 1)
     corners = np.concatenate([shares[:, :4], sides], 1).astype(np.float32)
@@ -95,7 +95,7 @@ def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
         ([row("é")], "row 1, 'image_id': not ASCII"),
     ],
 )
-def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path: Path):
+def test_a_file_that_is_not_a_table_raises(rows: list[str], message: str, tmp_path: Path):
     with pytest.raises(DataError, match=message):
         open_regions(table(tmp_path, *rows))
 
@@ -115,7 +115,7 @@ def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path
         ({"boxes": packed(FEATURES)}, "boxes: expected shape \\(regions, 4\\), got \\(2, 3\\)"),
     ],
 )
-def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
+def test_an_error_in_a_row_names_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
     source = open_regions(table(tmp_path, row("1"), row("2", **cells)))
     with pytest.raises(BadSample, match=f"x.tsv, row 2, {message}"):
         source.load("2")
@@ -145,12 +145,12 @@ def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], messag
         ({"features": FEATURES, "norm_bb": np.float32(1)}, r"boxes: expected shape \(regions, 4\), got \(\)"),
     ],
 )
-def test_a_bad_file_is_named(arrays: dict[str, Any], message: str, tmp_path: Path):
+def test_an_error_in_a_file_names_it(arrays: dict[str, Any], message: str, tmp_path: Path):
     with pytest.raises(BadSample, match=message):
         open_regions(folder(tmp_path, **arrays)).load("17")
 
 
-def test_what_else_lies_in_an_archive_is_passed_over(tmp_path: Path):
+def test_other_members_of_an_archive_are_ignored(tmp_path: Path):
     source = open_regions(folder(tmp_path, **PLAIN))
     with zipfile.ZipFile(next(tmp_path.rglob("17.npz")), "a") as archive:
         archive.writestr("README", "of the detector")
@@ -187,7 +187,7 @@ def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         RegionTable(path)
 
 
-def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
+def test_a_broken_zip_or_an_empty_folder_raises(tmp_path: Path):
     with pytest.raises(DataError, match=r"no \.npz files"):
         open_regions(tmp_path)
     with pytest.raises(DataError, match=r"expected a \.tsv, a folder"):
@@ -211,7 +211,7 @@ def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
         ("<f4', 'x': (", (2,), ""),
     ],
 )
-def test_a_header_that_announces_more_than_its_file_holds_is_refused(
+def test_a_header_that_declares_more_than_its_file_contains_raises(
     tmp_path: Path, descr: str, shape: tuple[int, ...], why: str
 ):
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
@@ -222,10 +222,10 @@ def test_a_header_that_announces_more_than_its_file_holds_is_refused(
         open_regions(tmp_path).load("17")
 
 
-def test_the_arrays_are_those_that_numpy_reads(tmp_path: Path):
+def test_arrays_equal_those_that_numpy_reads(tmp_path: Path):
     arrays = {
         "rows": np.arange(6, dtype=np.float16).reshape(2, 3), "columns": np.asfortranarray(np.arange(6).reshape(2, 3)),
-        "one": np.array(3.5), "none": np.zeros((0, 4)), "turned": np.arange(3, dtype=">i2"), "said": np.array("yes"),
+        "one": np.array(3.5), "none": np.zeros((0, 4)), "turned": np.arange(3, dtype=">i2"), "text": np.array("yes"),
     }  # fmt: skip
     np.savez_compressed(tmp_path / "x.npz", allow_pickle=False, **arrays)
     result = read_npz(tmp_path / "x.npz", 10_000, leave_out=("one",))
@@ -234,7 +234,7 @@ def test_the_arrays_are_those_that_numpy_reads(tmp_path: Path):
         np.testing.assert_array_equal(array, arrays[name], strict=True)
 
 
-def test_a_batch_is_padded_behind(tmp_path: Path):
+def test_a_batch_is_padded_at_the_end(tmp_path: Path):
     same_image = open_regions(table(tmp_path, row())).load("17")
     one = DetectedImage(FEATURES[:1], same_image.boxes[:1])
     batch = stack_regions([one, same_image])
@@ -252,7 +252,7 @@ def test_a_batch_is_padded_behind(tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), EOFError(), zlib.error("Error -3"), RuntimeError("is encrypted")])
-def test_whatever_reading_an_npz_ends_in_is_one_bad_sample(
+def test_any_failure_to_read_an_npz_is_one_bad_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     np.savez(tmp_path / "17.npz", **PLAIN)
@@ -266,13 +266,13 @@ def test_whatever_reading_an_npz_ends_in_is_one_bad_sample(
         source.load("17")
 
 
-def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
+def test_an_npz_that_cannot_be_decompressed_is_a_bad_sample(tmp_path: Path):
     np.savez_compressed(tmp_path / "17.npz", **PLAIN)
     with zipfile.ZipFile(tmp_path / "17.npz") as archive:
         first = archive.infolist()[0]
         at = (
             first.header_offset + 30 + len(first.filename) + 20
-        )  # behind its header, and the 64-bit sizes that numpy writes
+        )  # after its header, and the 64-bit sizes that numpy writes
     content = bytearray((tmp_path / "17.npz").read_bytes())
     content[at : at + 8] = b"\xff" * 8
     (tmp_path / "17.npz").write_bytes(content)
@@ -281,7 +281,7 @@ def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cell", [36, 36.0, "36", b" 36", np.int64(36), np.float32(36), np.array(36), np.array([36.0])])
-def test_a_count_is_a_whole_number_in_any_form(cell: object):
+def test_a_count_is_an_integer_in_any_notation(cell: object):
     assert positive_integer(cell, "row 3") == 36
 
 
@@ -306,6 +306,6 @@ def test_a_count_is_a_whole_number_in_any_form(cell: object):
         [36],
     ],
 )
-def test_what_is_no_count_is_never_rounded_to_one(cell: object):
+def test_a_value_that_is_not_an_integer_is_not_rounded_to_one(cell: object):
     with pytest.raises(BadSample, match="row 3: must be an integer in"):
         positive_integer(cell, "row 3")

@@ -1,4 +1,4 @@
-"""A division is made by picture, whatever names and however many rows it has."""
+"""A data set is divided into splits by image, whatever the names and number of its rows."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ listings = st.lists(st.tuples(st.integers(0, N - 1), st.sampled_from(SPELLINGS))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures, each under its name, as a copy and as a link."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Twelve images, each under its name, as a copy and as a link."""
+    folder = tmp_path_factory.mktemp("images")
     for name in write_pictures(folder, N):
         target = folder / "images" / f"{int(name[:3])}.jpg"
         (folder / "images" / name).rename(target)
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(spec: Path | str) -> dict[str, Captioned]:
-    """Each split that has something."""
+    """Each split that is not empty."""
     sources = {}
     for split in SPLITS:
         try:
@@ -48,12 +48,12 @@ def opened(spec: Path | str) -> dict[str, Captioned]:
     return sources
 
 
-def said_in(source: Captioned) -> list[str]:
+def captions_of(source: Captioned) -> list[str]:
     return [text for i in range(len(source)) for text in source.captions(i)]
 
 
 def write_listing(folder: Path, listing: list[tuple[int, str]], kind: str) -> Path:
-    """A caption a row, which says the row's number and its picture's."""
+    """One caption per row, which contains the row's number and the image's."""
     rows = [(spelling.format(n), f"{at} {n}") for at, (n, spelling) in enumerate(listing)]
     path = folder / f"listed.{kind}"
     if kind == "json":
@@ -67,8 +67,8 @@ def write_listing(folder: Path, listing: list[tuple[int, str]], kind: str) -> Pa
 
 @given(listings, st.sampled_from(["jsonl", "json"]), st.randoms(use_true_random=False))
 @reuse
-def test_every_row_is_in_one_split_and_every_picture(folder, listing, kind, random):
-    captions = {split: said_in(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
+def test_every_row_and_every_image_is_in_one_split(folder, listing, kind, random):
+    captions = {split: captions_of(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
     assert sorted(text for texts in captions.values() for text in texts) == sorted(
         f"{at} {n}" for at, (n, _) in enumerate(listing)
     )
@@ -76,13 +76,13 @@ def test_every_row_is_in_one_split_and_every_picture(folder, listing, kind, rand
     assert sum(map(len, images.values())) == len({n for n, _ in listing})
 
     random.shuffle(listing)
-    again = {split: said_in(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
+    again = {split: captions_of(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
     assert {split: {text.split()[1] for text in texts} for split, texts in again.items()} == images, "in any order"
 
 
 @given(listings)
 @reuse
-def test_images_that_are_the_same_picture_are_told_and_spellings_of_a_path_are_one_image(folder, listing):
+def test_copies_of_an_image_are_listed_and_spellings_of_a_path_are_merged(folder, listing):
     for source in opened(write_listing(folder, listing, "jsonl")).values():
         numbers = [source.captions(i)[0].split()[1] for i in range(len(source))]
         assert list(source.pictures()) == [numbers.index(n) for n in numbers]  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def test_images_that_are_the_same_picture_are_told_and_spellings_of_a_path_are_o
         assert len(set(files)) == len(files)
 
 
-def test_a_file_of_one_split_counts_a_picture_once_however_its_path_is_spelled(folder):
+def test_a_file_of_one_split_counts_an_image_once_for_all_spellings_of_its_path(folder):
     rows = [{"image": spelling.format(3), "caption": "x"} for spelling in ("{}.jpg", "./{}.jpg", "images/{}.jpg")]
     (folder / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = open_captions(str(folder / "val.jsonl"), "val")
@@ -98,15 +98,15 @@ def test_a_file_of_one_split_counts_a_picture_once_however_its_path_is_spelled(f
     assert source.division == "val.jsonl: named for val, counted in files: train 0, val 1, test 0"  # type: ignore[attr-defined]
 
 
-def test_plain_names_are_drawn_as_ever(folder):
+def test_the_split_of_a_plain_name_has_not_changed(folder):
     path = write_listing(folder, [(n, "{}.jpg") for n in range(N)], "jsonl")
     for split, source in opened(path).items():
-        assert {drawn_split(f"{text.split()[1]}.jpg", 0) for text in said_in(source)} == {split}
+        assert {drawn_split(f"{text.split()[1]}.jpg", 0) for text in captions_of(source)} == {split}
 
 
 @pytest.mark.parametrize("other", SPELLINGS[1:])
 @pytest.mark.parametrize("kind", ["csv", "karpathy", "coco", "questions"])
-def test_a_file_whose_rows_name_two_splits_is_refused_and_copies_in_two_are_said(folder, tmp_path, kind, other):
+def test_an_image_in_two_splits_raises_and_copies_in_two_splits_warn(folder, tmp_path, kind, other):
     shutil.copytree(folder, tmp_path, symlinks=False, dirs_exist_ok=True)
     rows = [("3.jpg", "train"), ("5.jpg", "val"), (other.format(3), "dev")]
     path = tmp_path / "photos.csv"
@@ -127,7 +127,7 @@ def test_a_file_whose_rows_name_two_splits_is_refused_and_copies_in_two_are_said
     for split in ("train", "val"):
         if other.startswith(
             ("copy", "link")
-        ):  # files of their own, which a published split may well have: said, not refused
+        ):  # separate files, which a published split may contain: a warning, not an error
             division = read(str(path), split).division  # type: ignore[attr-defined]
             assert (
                 "train 1, val 2, test 0; WARNING: 1 images are in two splits as copies ('3.jpg' of train is" in division
@@ -139,17 +139,17 @@ def test_a_file_whose_rows_name_two_splits_is_refused_and_copies_in_two_are_said
             assert part in str(caught.value)
 
 
-def test_one_split_can_be_opened_where_the_pictures_of_another_are_not_there(tmp_path):
+def test_a_split_opens_if_images_of_other_splits_are_missing(tmp_path):
     write_pictures(tmp_path, 2)
     (tmp_path / "photos.csv").write_text("image,caption,split\n000.jpg,a,val\ngone.jpg,b,train\n../x.jpg,c,test\n")
-    assert said_in(open_captions(str(tmp_path), "val")) == ["a"]
+    assert captions_of(open_captions(str(tmp_path), "val")) == ["a"]
     with pytest.raises(DataError, match=r"line 3: image 'gone\.jpg' is missing"):
         open_captions(str(tmp_path), "train")
 
 
 @given(st.lists(st.integers(0, N - 1), min_size=1, max_size=40))
 @reuse
-def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, images):
+def test_tars_with_a_sample_per_caption_are_divided_by_image(tmp_path, images):
     for shard in range(2):
         with tarfile.open(tmp_path / f"cc-{shard}.tar", "w") as tar:
             for at, n in list(enumerate(images))[shard::2]:
@@ -158,7 +158,7 @@ def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, im
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     sources = opened(tmp_path / "cc-*.tar")
-    captions = {split: said_in(source) for split, source in sources.items()}
+    captions = {split: captions_of(source) for split, source in sources.items()}
     assert sorted(text for texts in captions.values() for text in texts) == sorted(
         f"{at} {n}" for at, n in enumerate(images)
     )
@@ -167,5 +167,5 @@ def test_tars_with_a_sample_for_each_caption_are_divided_by_picture(tmp_path, im
     sizes = ", ".join(f"{split} {n}" for split, n in counts.items())
     assert {s.division for s in sources.values()} == {f"cc-*.tar: divided by image, seed 0: {sizes}"}  # type: ignore[attr-defined]
     for source in sources.values():
-        numbers = [text.split()[1] for text in said_in(source)]
+        numbers = [text.split()[1] for text in captions_of(source)]
         assert list(source.pictures()) == [numbers.index(n) for n in numbers]  # type: ignore[attr-defined]

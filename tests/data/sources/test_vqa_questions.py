@@ -15,7 +15,7 @@ from tests.data.tiny_data import picture_bytes
 def write_vqa(
     folder: Path, style: str = "NYU_{:012d}.jpg", image_folder: str = "images", split: str = "val2014"
 ) -> Path:
-    """Three questions about images 7 and 12, ten answers each; the path of the questions."""
+    """Writes three questions about images 7 and 12, with ten answers each; the path of the questions."""
     (folder / image_folder).mkdir(parents=True, exist_ok=True)
     for number in (7, 12):
         (folder / image_folder / style.format(number)).write_bytes(picture_bytes(number))
@@ -53,7 +53,7 @@ def test_vqa_v2_resolves_images_by_number(tmp_path, style, image_folder):
 
 @pytest.mark.parametrize("image_folder", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
 @pytest.mark.parametrize("folders", [("Questions", "Annotations"), ("annotations", "annotations")])
-def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders, image_folder):
+def test_vqa_v2s_json_may_be_in_folders_beside_its_images(tmp_path, folders, image_folder):
     file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", image_folder)
     notes = next(tmp_path.glob("*annotations*.json"))
     for path, folder in zip((file, notes), folders, strict=True):
@@ -68,7 +68,7 @@ def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders,
 
 
 def test_a_json_list_of_records_is_a_table(tmp_path):
-    """As ALBEF, BLIP and VizWiz write their data."""
+    """The layout of the data of ALBEF, BLIP and VizWiz."""
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(picture_bytes(1))
     people = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [{"answer": "coke", "answer_confidence": "maybe"}]
@@ -93,7 +93,7 @@ def test_test_questions_have_no_answers(tmp_path):
     assert open_questions(str(tmp_path), "test").question(1).answers == ()
 
 
-def test_one_number_in_two_splits_goes_to_the_datas_own(tmp_path):
+def test_an_image_number_in_two_splits_means_that_of_the_questions_split(tmp_path):
     write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg")
     (tmp_path / "images" / f"COCO_train2014_{7:012d}.jpg").write_bytes(b"another")
     (tmp_path / "images" / f"COCO_xtra2014_{7:012d}.jpg").write_bytes(b"another")
@@ -145,12 +145,12 @@ def test_soft_scores_are_the_official_average(count, score):
     assert soft_scores(answers, str)["yes"] == pytest.approx(score) == pytest.approx(leave_one_out)
 
 
-def test_a_single_answer_counts_whole():
+def test_a_single_answer_has_full_score():
     assert soft_scores(["Cat"], str.lower) == {"cat": 1.0}
     assert soft_scores([], str.lower) == {}
 
 
-def test_the_answer_list_is_the_commonest_first(tmp_path):
+def test_the_answer_list_starts_with_the_most_common(tmp_path):
     write_vqa(tmp_path)
     source = open_questions(str(tmp_path), "val")
     next(tmp_path.glob("*annotations*")).rename(tmp_path / "elsewhere.json")
@@ -158,7 +158,7 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
         DataError, match=r"\(val\): its questions have no answers; put their \*annotations\*.json beside them"
     ):
         answer_list(open_questions(str(tmp_path), "val"), str.lower)
-    assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the commonest
+    assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the most common
     assert answer_list(source, str.lower, minimum=2) == ["desk"]
     assert answer_list(source, str, minimum=1, max_answers=2) == ["Desk", "desk"]
     with pytest.raises(
@@ -210,7 +210,7 @@ def test_an_annotation_without_a_kind_has_none(tmp_path):
     assert source.question(0).answers == ("3", "desk")
 
 
-def test_letters_of_choices_are_four_answers(tmp_path):
+def test_letters_of_choices_are_distinct_answers(tmp_path):
     (tmp_path / "a.jpg").write_bytes(picture_bytes())
     (tmp_path / "train.csv").write_text("image,question,answer\n" + "".join(f"a.jpg,which?,{a}\n" for a in "ABCDAAB"))
     source = open_questions(str(tmp_path), "train")

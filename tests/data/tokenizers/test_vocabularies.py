@@ -1,4 +1,4 @@
-"""Vocabularies of files: sentencepiece models with XLM-R's ids, lists of pieces, learned ones; and what is refused."""
+"""Vocabularies from files: SentencePiece models with XLM-R's ids, lists of tokens, trained ones; and their errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained(**changes: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def held() -> bytes:
+def model() -> bytes:
     return trained()
 
 
@@ -73,7 +73,7 @@ def test_ids_of_a_sentencepiece_model_are_those_of_transformers(model: bytes, tm
         assert Tokenizer(12, vocab).encode([text]).ids[0].tolist() == ids
 
 
-def test_words_of_a_sentencepiece_model_begin_at_its_spaces_and_are_joined_again(model: bytes, tmp_path: Path):
+def test_words_of_a_sentencepiece_model_start_at_spaces_and_are_decoded(model: bytes, tmp_path: Path):
     vocab = read_vocabulary(written(tmp_path / "words.model", model))
     tokenizer = Tokenizer(200, vocab)
     text = tokenizer.encode([TEXTS[0]])
@@ -84,7 +84,7 @@ def test_words_of_a_sentencepiece_model_begin_at_its_spaces_and_are_joined_again
     assert again.ids.tolist() == text.ids.tolist()
 
 
-def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(tmp_path: Path):
+def test_training_wordpiece_is_deterministic_and_covers_its_texts(tmp_path: Path):
     pieces = train_wordpiece(TEXTS, SIZE)
     assert pieces == train_wordpiece(TEXTS, SIZE) and pieces[:5] == SPECIAL and len(pieces) <= SIZE
     vocab = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
@@ -96,12 +96,12 @@ def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(t
     assert text.word_start.sum(1).tolist() == [len(t.replace(",", " , ").split()) for t in TEXTS]
 
 
-def test_berts_own_list_is_read_from_a_file(tmp_path: Path):
+def test_berts_vocabulary_is_read_from_a_file(tmp_path: Path):
     vocab = read_vocabulary(written(tmp_path / "vocab.txt", "\r\n".join(vocabulary(BERT).tokens).encode()))
     assert vocab.tokens == vocabulary(BERT).tokens and vocab.special == vocabulary(BERT).special
 
 
-def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
+def test_a_vocabulary_file_is_named_by_its_content(tmp_path: Path):
     file = written(tmp_path / "v.txt", "\n".join(SPECIAL).encode())
     name = vocabulary_file_name(file, vocabulary_in(file))
     assert read_vocabulary(file).name == name
@@ -110,7 +110,7 @@ def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
         read_vocabulary(written(tmp_path / name, "\n".join([*SPECIAL, "dog"]).encode()))
 
 
-def test_what_is_no_vocabulary_is_refused(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_vocabulary_raises(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, content, message in (
         ("v.bin", b"", "list of tokens"),
         ("v.pkl", b"", "no end|broken"),
@@ -131,13 +131,13 @@ def test_what_is_no_vocabulary_is_refused(model: bytes, tmp_path: Path, monkeypa
         read_vocabulary(written(tmp_path / "v.spm", model))
 
 
-def test_what_no_text_says_of_itself_has_its_place():
+def test_special_padding_and_unknown_tokens_are_in_the_vocabulary():
     for vocab in (vocabulary(BERT), vocabulary(CLIP), wordpiece("x", SPECIAL)):
         assert all(0 <= i < vocab.size for i in (*vocab.special, vocab.pad, vocab.unknown))
-    assert vocabulary(CLIP).pad not in vocabulary(CLIP).special, "it is a word too"
+    assert vocabulary(CLIP).pad not in vocabulary(CLIP).special, "its id is also a word's"
 
 
-def test_a_piece_that_stands_twice_is_found_in_one_pass(tmp_path: Path):
+def test_a_duplicate_token_is_detected_in_linear_time(tmp_path: Path):
     pieces = [*SPECIAL, *(f"p{i}" for i in range(50_000))]
     words = {word: i for i, word in enumerate(["<pad>", "<start>", "<end>", "<unk>", *pieces[5:]])}
     duplicate = f'{json.dumps(words)[:-1]}, "p49999": 7}}'
@@ -148,4 +148,4 @@ def test_a_piece_that_stands_twice_is_found_in_one_pass(tmp_path: Path):
         began = time.process_time()
         with pytest.raises(DataError, match=message):
             read_vocabulary(written(tmp_path / name, content.encode()))
-        assert time.process_time() - began < 10  # the square of their number took minutes
+        assert time.process_time() - began < 10  # quadratic code took minutes

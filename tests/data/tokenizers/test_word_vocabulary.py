@@ -1,4 +1,4 @@
-"""VSE++'s and SCAN's lists of words: their ids, and what of a pickle is never run."""
+"""VSE++'s and SCAN's word lists: their ids, and pickles read without running code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(file: Path, content: bytes) -> Path:
 
 
 def pickled(module: str, protocol: int, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A pickle of an object of VSE++'s class, which only its own code has."""
+    """A pickle of an object of VSE++'s class, which is not importable here."""
     theirs = ModuleType(module)
     theirs.Vocabulary = type("Vocabulary", (), {"__module__": module})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module, theirs)
@@ -38,7 +38,7 @@ def pickled(module: str, protocol: int, monkeypatch: pytest.MonkeyPatch) -> byte
     return pickle.dumps(made, protocol)
 
 
-def test_scan_s_words_have_their_ids(tmp_path: Path):
+def test_scans_words_have_their_ids(tmp_path: Path):
     vocab = read_vocabulary(written(tmp_path / "f30k_precomp_vocab.json", json.dumps(fields()).encode()))
     assert vocab.tokens == WORDS and (vocab.pad, vocab.cls, vocab.sep, vocab.unknown) == (0, 1, 2, 3)
     text = Tokenizer(50, vocab).encode(['The DOG isn\'t "a sea."', "a <pad> dog"])
@@ -53,7 +53,7 @@ def test_scan_s_words_have_their_ids(tmp_path: Path):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("module", ["vocab", "__main__"])
-def test_vsepp_s_pickle_is_read_and_not_run(
+def test_vsepps_pickle_is_read_without_running_it(
     module: str, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     content = pickled(module, protocol, monkeypatch)
@@ -61,8 +61,8 @@ def test_vsepp_s_pickle_is_read_and_not_run(
     assert read_vocabulary(written(tmp_path / "f8k_precomp_vocab.pkl", content)).tokens == WORDS
 
 
-def test_python_2_s_pickle_is_read(tmp_path: Path):
-    """By hand, as its protocol 2 writes an object: words of bytes and of letters."""
+def test_a_python_2_pickle_is_read(tmp_path: Path):
+    """The pickle as Python 2 writes it with protocol 2: words of bytes and of unicode."""
     listed = b"".join(b"U" + bytes([len(w)]) + w.encode() + b"K" + bytes([i]) for i, w in enumerate(WORDS[:4]))
     listed += b"X\x04\x00\x00\x00caf\xc3K\x04".replace(b"\x04\x00\x00\x00caf\xc3", b"\x05\x00\x00\x00caf\xc3\xa9")
     content = (
@@ -73,7 +73,7 @@ def test_python_2_s_pickle_is_read(tmp_path: Path):
     assert read_vocabulary(written(tmp_path / "v.pkl", content)).tokens == (*SPECIAL, "café")
 
 
-def test_what_a_pickle_would_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_pickle_that_runs_code_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Evil:
         def __reduce__(self):
             return (print, ("run",))
@@ -91,7 +91,7 @@ def test_what_a_pickle_would_run_is_refused(tmp_path: Path, monkeypatch: pytest.
         read_plain(content)
 
 
-def test_a_pickle_that_names_a_dict_again_and_again_takes_no_time():
+def test_a_pickle_with_repeated_references_to_a_dict_takes_linear_time():
     inner: dict[str, Any] = {}
     for _ in range(60):
         inner = {"a": inner, "b": inner}
@@ -99,7 +99,7 @@ def test_a_pickle_that_names_a_dict_again_and_again_takes_no_time():
     assert result["a"] is result["b"]
 
 
-TWINS = b"K\x01K\x01\x86" + b"q\x00h\x00\x86" * 60  # a tuple of the same tuple twice, sixty deep
+TWINS = b"K\x01K\x01\x86" + b"q\x00h\x00\x86" * 60  # a pair of the same pair twice, sixty deep
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ TWINS = b"K\x01K\x01\x86" + b"q\x00h\x00\x86" * 60  # a tuple of the same tuple 
     ],
     ids=["key", "numbers", "order", "bytes"],
 )  # fmt: skip
-def test_a_small_pickle_takes_no_time_and_no_memory(program: bytes, message: str):
+def test_a_small_pickle_takes_little_time_and_memory(program: bytes, message: str):
     with pytest.raises(NotPlain, match=message):
         read_plain(b"\x80\x02" + program)
 
 
-def test_what_is_no_list_of_words_is_refused(tmp_path: Path):
+def test_an_invalid_word_list_raises(tmp_path: Path):
     duplicate = fields() | {"word2idx": {**fields()["word2idx"], "dog": 4}}
     for content, message in (
         (b"{", "cannot be read as JSON"),
