@@ -1,4 +1,4 @@
-"""The benchmark table: finished rows are read back, unfinished ones are resumed, and no number is made up."""
+"""The benchmark table: finished rows are read back, unfinished ones are resumed, and missing numbers stay empty."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def table(
     minutes: float = 9,
     seeds: tuple[int, ...] = (0, 1),
 ) -> dict[str, list[str]]:
-    """The rows of results.md, by name, after `benchmark`."""
+    """Runs `benchmark`; the rows of results.md by name."""
     markdown = run.benchmark(rows, seeds, DATA, out, minutes, EVALUATION)
     assert (out / "results.md").read_text() == markdown
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines() if "|" in line]
@@ -74,14 +74,14 @@ def few_held_out() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(few_held_out: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both rows with seed 0, and the first with seed 1."""
+    """A folder with both rows for seed 0, and the first for seed 1."""
     out = tmp_path_factory.mktemp("benchmark")
     table(out, seeds=(0,))
     table(out, {"two stages": ROWS["two stages"]}, seeds=(1,))
     return out
 
 
-def test_rows_that_were_not_run_say_so(tmp_path: Path):
+def test_rows_that_were_not_run_are_marked(tmp_path: Path):
     result = table(tmp_path, minutes=0)
     assert result == {name: [f"seed 0: {NOT_RUN}; seed 1: {NOT_RUN}", *[NOT_RUN] * 7] for name in ROWS}
     assert not any(cell["stages"] for cell in cells(tmp_path)) and (tmp_path / "report.html").is_file()
@@ -97,7 +97,7 @@ def test_finished_rows_are_read_back_without_training(finished: Path, monkeypatc
     both, one = result["two stages"], result["contrast"]
     assert both[2].startswith("toy.words: mlm ") and "; toy.matched: itm " in both[2] and "(0.69)" in both[2]
     assert both[4] == both[6] == "–"
-    assert one[4].count("/") == 4 and "(" in one[4], "recall after re-ranking, and before it in brackets"
+    assert one[4].count("/") == 4 and "(" in one[4], "recall with re-ranking, and without it in brackets"
     cell = cells(finished)[2]
     assert cell["row"] == "contrast" and cell["seed"] == 0
     (stage,) = cell["stages"]

@@ -1,9 +1,9 @@
 """Runs one reader of the table on seeded mutations of its valid inputs: python -m tests.campaign.fuzz READER --inputs 500 --seed 0 --out FILE.
 
-Every input must end in a value or in one of the reader's own errors, within SECONDS of processor time and MEMORY
+Every input must give a value or raise one of the reader's own errors, within SECONDS of processor time and MEMORY
 more than before, run no code (a canary file, and Python's audit events), and open nothing outside its own folder.
-Inputs are read in a child process; what kills it is a failure of the input that it was at, and another goes on
-behind that one.
+Inputs are read in a child process; if it dies, its current input has failed, and another child continues with
+the next input.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any
 from tests.campaign.mutations import CANARY, mutated
 from tests.campaign.readers import READERS, Reader
 
-SECONDS = 10  # of processor time for one input
-MEMORY = 1 << 30  # bytes more than before it
-ADDRESSES = 8 << 30  # bytes of address space more than before: what is asked for beyond fails
+SECONDS = 10  # processor time for one input
+MEMORY = 1 << 30  # bytes more than before the input
+ADDRESSES = 8 << 30  # bytes of address space more than before; larger allocations fail
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.", "socket.connect", "socket.bind", "pickle.find_class", "webbrowser.")  # fmt: skip
 WRITES = (
     "os.remove",
@@ -56,27 +56,27 @@ READABLE = (
 
 
 class Watch:
-    """Records, by Python's audit events, code that is run and files opened outside `folder`. It cannot be removed."""
+    """Records, by Python's audit events, executed code and opened files outside `folder`. It cannot be removed."""
 
     def __init__(self, folder: Path):
-        self.folder, self.seen = os.path.realpath(folder), list[str]()
+        self.folder, self.events = os.path.realpath(folder), list[str]()
         sys.addaudithook(self._event)
 
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(FORBIDDEN):
-            self.seen.append(f"{event} {str(arguments)[:200]}")
+            self.events.append(f"{event} {str(arguments)[:200]}")
         elif event == "open" and isinstance(arguments[0], str | bytes):
             path, mode, flags = arguments
             writes = bool(set(str(mode)) & set("wax+")) or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
             if not self._inside(path, () if writes else READABLE) and os.fsdecode(path) != os.devnull:
-                self.seen.append(f"open {path!r:.200} {mode}")
+                self.events.append(f"open {path!r:.200} {mode}")
         elif event.startswith(WRITES) and isinstance(arguments[0], str | bytes) and not self._inside(arguments[0], ()):
-            self.seen.append(f"{event} {arguments[0]!r:.200}")
+            self.events.append(f"{event} {arguments[0]!r:.200}")
 
     def _inside(self, path: str | bytes, others: tuple[str, ...]) -> bool:
         try:
             real = os.path.realpath(os.fsdecode(path))
-        except ValueError:  # a NUL in it: the system opens no such thing
+        except ValueError:  # a NUL in the path: the system cannot open it
             return True
         return any(real == folder or real.startswith(folder + os.sep) for folder in (self.folder, *others))
 
@@ -88,7 +88,7 @@ def status(name: str) -> int:
 
 
 def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: int) -> None:
-    """Reads inputs one after the other; a line of JSON before and behind each."""
+    """Reads inputs in turn; writes a line of JSON before and after each."""
     folder = workspace / "case"
     os.chdir(folder)
     os.environ |= {"DIPTYCH_CACHE": str(folder / "cache"), "HOME": str(folder)}
@@ -105,10 +105,10 @@ def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: i
 
     for number in numbers:
         tell(number=number)
-        watch.seen.clear()
+        watch.events.clear()
         path = reader.place(folder, input_of(reader, seed, number))
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
-        watch.seen.clear()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here
+        watch.events.clear()
         before, began = status("VmRSS"), time.process_time()
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -121,7 +121,7 @@ def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: i
         except BaseException as error:
             outcome, why = "failed", f"{type(error).__name__}: {error}"[:300]
         signal.setitimer(signal.ITIMER_PROF, 0)
-        grown, caught = status("VmHWM") - before, list(watch.seen)
+        grown, caught = status("VmHWM") - before, list(watch.events)
         if grown > MEMORY:
             outcome, why = "failed", f"took {grown >> 20} MiB; {why}"
         if (folder / CANARY).exists() or (workspace / CANARY).exists():
@@ -132,7 +132,7 @@ def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: i
 
 
 def input_of(reader: Reader, seed: int, number: int) -> bytes:
-    """The input of that number: the same wherever it is made."""
+    """The input of that number: the same in every process."""
     if number < len(reader.crafted):
         return reader.crafted[number]
     draw = random.Random(f"{seed}/{reader.name}/{number}")
@@ -141,7 +141,7 @@ def input_of(reader: Reader, seed: int, number: int) -> bytes:
 
 
 def fork(work: Callable[[int], None]) -> tuple[int, Any]:
-    """A child that does `work` and writes to a pipe; its number and the pipe's other end."""
+    """A child process that runs `work` and writes to a pipe; its pid and the pipe's read end."""
     out, into = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -156,7 +156,7 @@ def fork(work: Callable[[int], None]) -> tuple[int, Any]:
 
 
 def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: float) -> dict[str, Any]:
-    """What came of all inputs, or of those for which there was time."""
+    """The outcomes of all inputs, or of those for which there was time."""
     outcomes, failures = Counter[str](), list[dict[str, Any]]()
     slowest, largest, done, number = 0.0, 0, numbers.start, numbers.start
     while done < numbers.stop and time.monotonic() < until:
@@ -187,7 +187,7 @@ def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: 
 
 
 def machine() -> str:
-    """What the numbers depend on."""
+    """The versions that the numbers depend on."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
@@ -212,9 +212,9 @@ def main() -> None:
         workspace = Path(made)
         (workspace / "case").mkdir()
         reader = replace(READERS[args.reader](workspace / "case"), name=args.reader)
-        (workspace / "secret.jpg").write_bytes(reader.seeds[0])  # what no reader may open
+        (workspace / "secret.jpg").write_bytes(reader.seeds[0])  # a file that no reader may open
         for data in reader.seeds:
-            reader.read(reader.place(workspace / "case", data))  # a valid input is read, or nothing is tested
+            reader.read(reader.place(workspace / "case", data))  # a valid input must be read, else nothing is tested
         numbers = range(args.first, args.first + args.inputs)
         record = campaign(reader, workspace, args.seed, numbers, began + args.seconds)
     record["seconds"] = round(time.monotonic() - began, 1)

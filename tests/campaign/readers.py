@@ -60,17 +60,17 @@ class Reader:
 
 
 def under(name: str, folder: Path, data: bytes) -> Path:
-    """Places an input as a file of that name."""
+    """Writes an input as a file of that name."""
     (folder / name).write_bytes(data)
     return folder / name
 
 
 class Refused(Exception):
-    """A command ended with its one line."""
+    """Raised if a command ends with its one-line error."""
 
 
 def command(*words: str) -> None:
-    """Runs a command line, whose output is dropped. Raises Refused; whatever is no refusal shows itself as it is."""
+    """Runs a command line without output. Raises Refused for its one-line error; other exceptions propagate."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
         status = main(list(words))
     if status:
@@ -78,10 +78,10 @@ def command(*words: str) -> None:
         raise Refused
 
 
-# Pictures
+# Images
 
 
-def picture(format: str, size: tuple[int, int] = (20, 14), mode: str = "RGB", **options: Any) -> bytes:
+def image_bytes(format: str, size: tuple[int, int] = (20, 14), mode: str = "RGB", **options: Any) -> bytes:
     noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Pillow.fromarray(noise).convert(mode).save(out, format, **options)
@@ -95,24 +95,26 @@ def numeric(kind: str) -> bytes:
 
 
 def frames(format: str) -> bytes:
-    return picture(format, save_all=True, append_images=[Pillow.new("RGB", (20, 14), (k * 60, 3, 9)) for k in range(3)])
+    return image_bytes(
+        format, save_all=True, append_images=[Pillow.new("RGB", (20, 14), (k * 60, 3, 9)) for k in range(3)]
+    )
 
 
 EXIF = Pillow.Exif()
 EXIF[0x0112] = 6
 PICTURES: dict[str, Callable[[], list[bytes]]] = {
-    "jpeg": lambda: [picture("JPEG"), picture("JPEG", progressive=True, exif=EXIF), picture("JPEG", mode="CMYK"), picture("JPEG", mode="L", quality=20), picture("JPEG", restart_marker_rows=1)],
+    "jpeg": lambda: [image_bytes("JPEG"), image_bytes("JPEG", progressive=True, exif=EXIF), image_bytes("JPEG", mode="CMYK"), image_bytes("JPEG", mode="L", quality=20), image_bytes("JPEG", restart_marker_rows=1)],
     "mpo": lambda: [frames("MPO")],
-    "png": lambda: [picture("PNG", exif=EXIF), picture("PNG", mode="RGBA"), picture("PNG", mode="P", transparency=3), picture("PNG", mode="1"), picture("PNG", mode="LA"), frames("PNG")],
-    "gif": lambda: [picture("GIF", mode="P", comment=b"made by hand"), frames("GIF")],
-    "bmp": lambda: [picture("BMP"), picture("BMP", mode="P"), picture("BMP", mode="1")],
-    "tiff": lambda: [picture("TIFF", compression=way) for way in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")] + [picture("TIFF", mode="1", compression="group4"), picture("TIFF", mode="RGBA"), picture("TIFF", mode="CMYK"), *map(numeric, ("float32", "int32", "uint16", "int16")), frames("TIFF")],
-    "webp": lambda: [picture("WEBP", exif=EXIF), picture("WEBP", lossless=True, mode="RGBA"), frames("WEBP")],
-    "ppm": lambda: [picture("PPM"), picture("PPM", mode="L"), picture("PPM", mode="1"), b"P3 2 2 9\n" + b"1 2 3 " * 4, b"P2 2 2 9\n1 2 3 4\n", b"P5 2 2 999\n" + bytes(range(8)), b"Pf 2 2 -1.0\n" + VALUES.tobytes()[:16], b"P6 2 2 99\n" + bytes(12)],
+    "png": lambda: [image_bytes("PNG", exif=EXIF), image_bytes("PNG", mode="RGBA"), image_bytes("PNG", mode="P", transparency=3), image_bytes("PNG", mode="1"), image_bytes("PNG", mode="LA"), frames("PNG")],
+    "gif": lambda: [image_bytes("GIF", mode="P", comment=b"made by hand"), frames("GIF")],
+    "bmp": lambda: [image_bytes("BMP"), image_bytes("BMP", mode="P"), image_bytes("BMP", mode="1")],
+    "tiff": lambda: [image_bytes("TIFF", compression=way) for way in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")] + [image_bytes("TIFF", mode="1", compression="group4"), image_bytes("TIFF", mode="RGBA"), image_bytes("TIFF", mode="CMYK"), *map(numeric, ("float32", "int32", "uint16", "int16")), frames("TIFF")],
+    "webp": lambda: [image_bytes("WEBP", exif=EXIF), image_bytes("WEBP", lossless=True, mode="RGBA"), frames("WEBP")],
+    "ppm": lambda: [image_bytes("PPM"), image_bytes("PPM", mode="L"), image_bytes("PPM", mode="1"), b"P3 2 2 9\n" + b"1 2 3 " * 4, b"P2 2 2 9\n1 2 3 4\n", b"P5 2 2 999\n" + bytes(range(8)), b"Pf 2 2 -1.0\n" + VALUES.tobytes()[:16], b"P6 2 2 99\n" + bytes(12)],
 }  # fmt: skip
 
 
-def pictures(format: str, folder: Path) -> Reader:
+def images(format: str, folder: Path) -> Reader:
     def read(path: Path) -> None:
         for least in (None, 5):
             decode(path.read_bytes(), "x", min_side=least)
@@ -135,7 +137,7 @@ def tar_of(format: int, members: dict[str, bytes]) -> bytes:
 
 
 def tars(folder: Path) -> Reader:
-    image, long = picture("PNG"), "folder/" * 30
+    image, long = image_bytes("PNG"), "folder/" * 30
     members = {
         "0.png": image,
         "0.txt": b"a dog",
@@ -174,8 +176,8 @@ def tars(folder: Path) -> Reader:
 def beside_pictures(name: str, folder: Path, data: bytes) -> Path:
     for k in range(0 if (folder / "images").exists() else 3):
         (folder / "images").mkdir(exist_ok=True)
-        under(f"images/{k}.png", folder, picture("PNG"))
-        under(f"images/COCO_val2014_{k:012}.jpg", folder, picture("JPEG"))
+        under(f"images/{k}.png", folder, image_bytes("PNG"))
+        under(f"images/COCO_val2014_{k:012}.jpg", folder, image_bytes("JPEG"))
     return under(name, folder, data)
 
 
@@ -404,13 +406,13 @@ def npz_state(folder: Path) -> Reader:
     return Reader("checkpoint.npz", [out.getvalue()], partial(under, "a.npz"), load_state_dict, (WeightsError,))
 
 
-# Whole folders, read by the command that a user gives
+# Whole folders, read by the command line
 
 TINY = ["pretrain", "vilt.tiny", "--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--data", "scenes:20", "--batch_size", "4", "--steps", "3", "--log_every", "1", "--checkpoint_every", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
 
 
 def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> Reader:
-    """A finished run of which one file is mutated, and the command that then reads it. The other files are put back each time."""
+    """A finished run, one file of which is mutated, and the command that reads it. Other files are restored each time."""
     command(*TINY, "--out", str(folder / "kept"))
 
     def place(folder: Path, data: bytes) -> Path:
@@ -453,7 +455,7 @@ def scored(run: Path) -> list[str]:
 
 
 def hugging_face(file: str, folder: Path) -> Reader:
-    """A folder as Hugging Face keeps a ViT, of which one file is mutated, imported."""
+    """Imports a folder of Hugging Face's ViT, one file of which is mutated."""
     transformers = __import__("transformers")
     config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16, num_labels=3)  # fmt: skip
     transformers.ViTForImageClassification(config).save_pretrained(folder / "kept")
@@ -483,7 +485,7 @@ def plain(name: str, seeds: Callable[[], Sequence[bytes]], place: Callable, read
 
 
 QUICK: dict[str, Callable[[Path], Reader]] = {
-    **{name: partial(pictures, name) for name in PICTURES},
+    **{name: partial(images, name) for name in PICTURES},
     "tar": tars,
     **{f"captions.{suffix}": partial(tables, suffix, read_captions) for suffix in ("csv", "tsv", "jsonl")},
     **{f"questions.{suffix}": partial(tables, suffix, read_questions) for suffix in ("csv", "jsonl")},
@@ -515,4 +517,4 @@ COMMANDS: dict[str, Callable[[Path], Reader]] = {
     "hf model.safetensors": partial(hugging_face, "model.safetensors"),
 }
 READERS = QUICK | COMMANDS
-assert is_user_error(DataError())  # what commands may refuse with is said there
+assert is_user_error(DataError())  # the errors that commands may end with

@@ -33,7 +33,7 @@ a run that was never killed, bit by bit.
 
 
 def page(records: Sequence[dict[str, Any]]) -> str:
-    """The page, from the records of one campaign. Raises ValueError where they are of several, or there are none."""
+    """The page, from the records of one campaign. Raises ValueError if they are of several, or there are none."""
     about = {(one["seed"], one["date"], one["machine"]) for one in records}
     if len(about) != 1:
         raise ValueError(f"records of {len(about)} campaigns, where one is expected: run `make campaign`")

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, again and again, end with the same bits as an uninterrupted run."""
+"""Runs that are killed repeatedly at random moments end with the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.campaign.test_fuzz import RECORDS, SEED
 from tests.capfilt.tiny_capfilt import files, saved
 from tests.runs.tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
 
-KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # of each kind of run
-LEAST = 0.2  # of a run's time; before that its process is only starting
+KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # for each kind of run
+LEAST = 0.2  # fraction of a run's time; before it the process is only starting
 
 Same = Callable[[Path, Path], bool]
 

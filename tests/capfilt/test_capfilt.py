@@ -34,7 +34,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CheckpointError
-from tests.capfilt.tiny_capfilt import TINY, files, picture, rows, saved, write_tar
+from tests.capfilt.tiny_capfilt import TINY, files, image_bytes, rows, saved, write_tar
 from tests.runs.tiny_runs import ENVIRONMENT
 
 
@@ -81,7 +81,7 @@ def decided(
     return [pair["decision"] for pair in verdict.pairs], verdict.texts
 
 
-def test_a_text_stays_where_its_match_is_over_the_threshold():
+def test_a_text_is_kept_if_its_score_exceeds_the_threshold():
     assert decided({"itm": 0.51}, {"itm": 0.5}, {"itm": 0.9}) == (["kept", "dropped", "kept"], ["t0", "t2"])
     assert decided({"itm": 0.51}, {"itm": 0.9}, min_itm=0.6) == (["dropped", "kept"], ["t1"])
 
@@ -102,7 +102,7 @@ def test_a_synthetic_text_may_only_fill_gaps():
     assert decide(row, CapFilt(synthetic="replace")).texts == ["t0", "new"]
 
 
-def test_both_scores_must_pass_where_both_have_thresholds():
+def test_both_scores_must_pass_if_both_have_thresholds():
     both = {"itm": 0.9, "cosine": 0.2}
     assert decided(both)[0] == ["kept"]  # by default the cosine has no threshold
     assert decided(both, min_cosine=0.3)[0] == ["dropped"]
@@ -110,7 +110,7 @@ def test_both_scores_must_pass_where_both_have_thresholds():
     assert decided(both, min_cosine=0.1, min_itm=0.95)[0] == ["dropped"]
 
 
-def test_an_invalid_text_is_dropped_and_an_unscored_one_stays():
+def test_an_invalid_text_is_dropped_and_an_unscored_one_kept():
     assert decided({"bad": "empty"}, synthetic={"itm": 0.9}) == (["re-captioned"], ["new"])
     assert decided({}, synthetic={}) == (["kept"], ["t0", "new"])
     assert decide(IMAGE | {"bad": "broken"}, CapFilt()) == Verdict(
@@ -151,7 +151,7 @@ def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPa
         elif stay[i]:
             first.append(i)
     assert twins[7] is not None and twins[9] is not None and twins[9].of == 2  # the first, not the second
-    assert twins[20] is None  # its neighbour did not stay
+    assert twins[20] is None  # its neighbour was dropped
 
 
 def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPatch):
@@ -249,7 +249,7 @@ def test_generated_captions_depend_only_on_seed_and_sample(done: Path, config: C
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["captioner", "filter"])
-def test_captioner_and_filter_work_alone(config: CapFilt, tmp_path: Path, role: str):
+def test_captioner_and_filter_work_separately(config: CapFilt, tmp_path: Path, role: str):
     summary = capfilt(replace(config, **{"captioner": "", "filter": ""} | {role: config.filter}), tmp_path)
     assert summary["re-captioned"] == 0 and (summary["dropped"] == 0) == (role == "captioner")
     assert summary["images synthetic that pass"] == (24 if role == "captioner" else 0)
@@ -329,13 +329,13 @@ def test_two_processes_write_the_same_files_as_one(done: Path, config: CapFilt, 
 @pytest.mark.slow
 def test_bad_samples_are_skipped_and_listed(role: str, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
-    members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
-    members |= {"broken.jpg": b"no picture", "broken.txt": b"a cup", "lonely.jpg": picture(1)}
+    members = {"../../escape.jpg": image_bytes(0), "../../escape.txt": b"a red house"}
+    members |= {"broken.jpg": b"not an image", "broken.txt": b"a cup", "lonely.jpg": image_bytes(1)}
     members |= {
-        "empty.jpg": picture(2),
+        "empty.jpg": image_bytes(2),
         "empty.txt": b" ",
-        "linked.jpg": picture(3),
-        "good.jpg": picture(4),
+        "linked.jpg": image_bytes(3),
+        "good.jpg": image_bytes(4),
         "good.txt": b"a cup",
     }
     write_tar(tmp_path / "cc.tar", members, {"linked.txt": str(tmp_path / "secret.txt")})
@@ -358,7 +358,9 @@ def test_bad_samples_are_skipped_and_listed(role: str, tmp_path: Path):
 @pytest.mark.slow
 def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
     """Tars: truncated, overwritten in the middle, without a usable sample, with too large images, too long captions."""
-    good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
+    good = {
+        f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", image_bytes(i)), ("txt", b"a red house"))
+    }
     for name in ("a", "b", "whole"):
         write_tar(tmp_path / f"{name}.tar", good)
     data = (tmp_path / "a.tar").read_bytes()
@@ -368,11 +370,16 @@ def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
     (tmp_path / "none.tar").write_bytes(b"no tar at all" * 100)
     huge = io.BytesIO()
     Pillow.new("1", (12_000, 12_000)).save(huge, "PNG")
-    large = {"huge.png": huge.getvalue(), "huge.txt": b"a cup", "long.jpg": picture(1), "long.txt": b"x" * 1_000_001}
+    large = {
+        "huge.png": huge.getvalue(),
+        "huge.txt": b"a cup",
+        "long.jpg": image_bytes(1),
+        "long.txt": b"x" * 1_000_001,
+    }
     large |= {
-        "/abs/olute.jpg": picture(2),
+        "/abs/olute.jpg": image_bytes(2),
         "/abs/olute.txt": b"a cup",
-        "bad/../../up.jpg": picture(3),
+        "bad/../../up.jpg": image_bytes(3),
         "bad/../../up.txt": b"a",
     }
     write_tar(tmp_path / "hard.tar", large)
@@ -396,11 +403,11 @@ def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
 def test_duplicates_and_leaks_are_listed_or_dropped(config: CapFilt, tmp_path: Path):
     members: dict[str, bytes] = {}
     for key, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
-        members |= {f"{key}.jpg": picture(seed), f"{key}.txt": b"a red house"}
+        members |= {f"{key}.jpg": image_bytes(seed), f"{key}.txt": b"a red house"}
     write_tar(tmp_path / "cc.tar", members)
-    write_tar(tmp_path / "held-test.tar", {"x.jpg": picture(3), "x.txt": b"a cup"})
+    write_tar(tmp_path / "heldout-test.tar", {"x.jpg": image_bytes(3), "x.txt": b"a cup"})
     config = replace(config, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="replace")
-    config = replace(config, against=str(tmp_path / "held-test.tar"))
+    config = replace(config, against=str(tmp_path / "heldout-test.tar"))
     summary = capfilt(config, tmp_path / "listed")
     similar = {row["key"]: row for row in rows(tmp_path / "listed" / "similar.jsonl")}
     assert similar.keys() == {"c", "d"} and (summary["duplicates"], summary["leaks"], summary["images out"]) == (
@@ -409,11 +416,11 @@ def test_duplicates_and_leaks_are_listed_or_dropped(config: CapFilt, tmp_path: P
         4,
     )
     assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
-    assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("held-test.tar, x")
+    assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("heldout-test.tar, x")
     leak, duplicate = (tmp_path / "listed" / "report.html").read_text().split('<article class="near-duplicates">')[1:]
     for section, row in ((leak, similar["d"]), (duplicate, similar["c"])):
         assert section.count("<img") == 2 and row["of"] in section and row["where"] in section
-    older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # of a run that did not yet say where the picture lies
+    older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # an older version's, without the location
     older.write_text("".join(json_line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
     assert capfilt(config, tmp_path / "listed") == summary
     assert 'class="near-duplicates"' not in (tmp_path / "listed" / "report.html").read_text()
@@ -455,7 +462,7 @@ def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: 
     assert not (tmp_path / "x").exists()
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["capfilt", *words]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
@@ -465,25 +472,25 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.slow
 def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
     data, out = config.data, ("--out", str(tmp_path / "out"), "--workers", "0")
-    assert "give --captioner RUN, --filter RUN" in refused(capsys, data, *out)
-    assert "ViLT that was not trained to generate captions (its objectives: itm, mlm" in refused(
+    assert "give --captioner RUN, --filter RUN" in error_line(capsys, data, *out)
+    assert "ViLT that was not trained to generate captions (its objectives: itm, mlm" in error_line(
         capsys, data, "--captioner", str(pretrained), *out
     )
-    assert "no run.json there" in refused(capsys, data, "--filter", str(tmp_path), *out)
-    assert "no such shard" in refused(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
-    assert "would be overwritten" in refused(capsys, data, "--filter", role, "--out", str(noised))
-    assert "did you mean --captioner" in refused(capsys, data, "--captoiner", role, *out)
+    assert "no run.json there" in error_line(capsys, data, "--filter", str(tmp_path), *out)
+    assert "no such shard" in error_line(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
+    assert "would be overwritten" in error_line(capsys, data, "--filter", role, "--out", str(noised))
+    assert "did you mean --captioner" in error_line(capsys, data, "--captoiner", role, *out)
     lm = saved(tmp_path / "lm", replace(TINY, objectives=Objectives(lm=1.0)))
-    assert "was not trained to match images and texts (its objectives: lm)" in refused(
+    assert "was not trained to match images and texts (its objectives: lm)" in error_line(
         capsys, data, "--filter", lm, *out
     )
-    assert not (tmp_path / "out").exists()  # so that the corrected command does not differ in its settings
+    assert not (tmp_path / "out").exists()  # so that the settings of the corrected command are equal
     write_tar(tmp_path / "broken.tar", {"1.jpg": b"x", "1.txt": b"a cup"})
-    assert "none of 1 samples can be used" in refused(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
+    assert "none of 1 samples can be used" in error_line(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
 
 
 @pytest.mark.slow
-def test_a_filter_with_itc_alone_needs_min_cosine(config: CapFilt, tmp_path: Path):
+def test_a_filter_with_itc_only_needs_min_cosine(config: CapFilt, tmp_path: Path):
     contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
     config = replace(config, captioner="", filter=contrast)
     with pytest.raises(RunError, match="give --min_cosine"):

@@ -33,7 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
 
 @pytest.fixture(scope="module")
 def whole(config: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves that nothing happened to."""
+    """The output of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     capfilt(config, out)
     return out
@@ -79,13 +79,13 @@ def test_killed_in_each_pass_it_resumes_to_the_same_bytes(config: CapFilt, whole
 
 @pytest.mark.slow
 def test_two_killed_and_resumed_ranks_write_the_same_files_as_one(config: CapFilt, whole: Path, tmp_path: Path):
-    """With other numbers of loading processes too; and one process finishes what two began."""
+    """Also with other numbers of workers; and one process finishes what two began."""
     command = (*TORCHRUN, *words(config, tmp_path / "two", "--workers", "1"))
     assert killed(start(*command), tmp_path / "two", "parts/*.jsonl")
     process = start(*command)
     output, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors[-3000:]
-    assert output.count("re-captioned") == 1  # one process speaks
+    assert output.count("re-captioned") == 1  # only one process prints
     assert files(tmp_path / "two") == files(whole)
     assert killed(start(*TORCHRUN, *words(config, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
     capfilt(config, tmp_path / "one")

@@ -27,7 +27,7 @@ def test_the_share_of_captions_is_swapped_and_none_is_lost(share, dealt):
 
 
 def test_a_caption_is_never_swapped_to_a_copy_of_its_image():
-    """Images 2n and 2n + 1 show one picture."""
+    """Images 2n and 2n + 1 are copies."""
 
     class Copies(Colours):
         def pictures(self) -> list[int]:

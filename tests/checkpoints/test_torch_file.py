@@ -1,4 +1,4 @@
-"""Our reader of PyTorch's files: tensors equal those of torch.load; a file that declares more than it holds is refused
+"""Our reader of PyTorch's files: tensors equal those of torch.load; a file that declares more than it contains raises
 before memory is allocated.
 """
 
@@ -124,7 +124,7 @@ def test_objects_of_training_frameworks_are_skipped(tmp_path: Path, protocol: in
 
 
 @pytest.mark.parametrize("name", ["pathlib\nos.system", "lightning.os\nsystem.x", "posix\nsystem"])
-def test_code_under_the_name_of_an_allowed_package_is_refused(name: str, tmp_path: Path):
+def test_code_under_the_name_of_an_allowed_package_raises(name: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archived(f"c{name}\n(S'exit 1'\ntR.".encode(), {}))
     with pytest.raises(WeightsError, match="it names"):
         load_all_state_dicts(tmp_path / "x.pth")
@@ -212,21 +212,21 @@ for path in sys.argv[1:]:
         read_states(pathlib.Path(path))
     except WeightsError as error:
         assert "MemoryError" not in str(error) and "Unable to allocate" not in str(error), error
-        print(path, "refused:", error)
+        print(path, "rejected:", error)
     else:
         print(path, "read")
 """
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_a_file_that_declares_more_than_it_holds_is_refused(name: str, tmp_path: Path):
+def test_a_file_that_declares_more_than_it_contains_raises(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(CRAFTED[name])
     with pytest.raises(WeightsError) as error:
         load_all_state_dicts(tmp_path / name)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_memo_keys_that_collide_are_refused_at_the_first_that_no_pickle_needs(tmp_path: Path):
+def test_colliding_memo_keys_raise_at_the_first_implausible_one(tmp_path: Path):
     (tmp_path / "memo_of_one_hash.pth").write_bytes(CRAFTED["memo_of_one_hash.pth"])  # 20 s if all were stored
     with pytest.raises(WeightsError, match="it uses a memo index beyond 1000000"):
         load_all_state_dicts(tmp_path / "memo_of_one_hash.pth")
@@ -245,7 +245,7 @@ def test_crafted_files_need_at_most_512_mib(tmp_path: Path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("refused:") == len(CRAFTED)
+    assert done.stdout.count("rejected:") == len(CRAFTED)
 
 
 def test_a_file_with_the_declared_size_is_read(tmp_path: Path):
@@ -266,7 +266,7 @@ def test_deeply_nested_and_cyclic_values_are_skipped(tmp_path: Path):
     assert [one.key_path for one in load_all_state_dicts(tmp_path / "x.pth")] == ["model"]
 
 
-def test_dict_keys_that_collide_are_refused(tmp_path: Path):
+def test_colliding_dict_keys_raise(tmp_path: Path):
     torch.save({"w": torch.ones(1), "state": {i * (2**61 - 1): 0 for i in range(1, 50)}}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"an integer key beyond 2\*\*60"):
         load_all_state_dicts(tmp_path / "x.pth")

@@ -71,7 +71,7 @@ def test_states_are_cached_but_not_of_masked_texts(text: Text, monkeypatch: pyte
     hidden[:2, 2] = MASK
     frozen(Text(hidden, text.mask))
     frozen(Text(hidden, text.mask))
-    assert read == [16, 16, 2, 2], "each time anew, without the third, which is remembered"
+    assert read == [16, 16, 2, 2], "computed each time, except the third, which is cached"
     forgetful = FrozenMiniLM(depth=1, max_bytes=0)
     assert torch.equal(forgetful(text), first)
 
@@ -106,7 +106,7 @@ def test_causal_states_do_not_depend_on_later_tokens(text: Text):
     changed[:, 3] = 2000
     after = frozen(Text(changed, text.mask))
     torch.testing.assert_close(after[:, :3], whole[:, :3], rtol=1e-3, atol=1e-3)
-    assert ((after - whole)[:, 3:].abs().amax(2)[text.mask[:, 3:]] > 1e-2).all(), "later ones know of it"
+    assert ((after - whole)[:, 3:].abs().amax(2)[text.mask[:, 3:]] > 1e-2).all(), "later states depend on it"
     assert not torch.allclose(whole, FrozenMiniLM(depth=2)(text), atol=1e-2)
 
 

@@ -109,7 +109,7 @@ def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, pow
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
-def test_with_enough_beams_the_best_text_is_found(power: float):
+def test_enough_beams_give_the_best_text(power: float):
     model, rules = Speaker(WORDS).eval(), GenerationConfig(END, PAD, max_length=4)
     written = beam_search(model, context(2), prompt([5], [3]), rules, BeamConfig(WORDS**2, length_penalty=power))
     for i, start in enumerate((5, 3)):
@@ -225,7 +225,7 @@ def test_contextual_frozen_embeddings_get_the_prefix(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         torch.testing.assert_close(read(use_cache=True), read(use_cache=False), rtol=1e-5, atol=2e-5)
         monkeypatch.setattr(FrozenTextEmbedding, "with_prefix", lambda *_: nullcontext())
-        assert (read(use_cache=True) - read(use_cache=False)).abs().max() > 1e-4, "else this test could not fail"
+        assert (read(use_cache=True) - read(use_cache=False)).abs().max() > 1e-4, "otherwise this test could not fail"
 
 
 def test_a_samples_text_does_not_depend_on_the_batch():

@@ -76,7 +76,7 @@ def test_raw_captions_are_tokenized_first():
     assert scores.each == pytest.approx(cider) and scores.cider_d == pytest.approx(sum(cider) / 3)
 
 
-def test_worked_by_hand():
+def test_worked_example():
     candidate, true = ["a", "red", "ball"], [["a", "blue", "ball", "rolls"]]
     assert bleu([candidate], [true])[0] == pytest.approx(2 / 3 * math.exp(1 - 4 / 3))
     precision, recall = 2 / 3, 2 / 4

@@ -32,7 +32,7 @@ FIRST = list({re.split("[ ,]", name)[0]: name for name in reversed(SYSTEMS)}.val
 
 
 def cases(parts: Callable[[System], Mapping], n: int) -> list:
-    """(name, part) of every system; all are slow but the `n`-th part of each paper's first entry."""
+    """(name, part) of every system; all are slow except the `n`-th part of each paper's first entry."""
     return [
         pytest.param(name, part, marks=() if name in FIRST and part == list(parts(system))[n] else pytest.mark.slow)
         for name, system in SYSTEMS.items()
@@ -94,7 +94,7 @@ def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
 
 @pytest.fixture
 def doubles(name: str) -> Iterator[None]:
-    """Float64 throughout, for float32 rounding differs between CPUs; the visual tokenizer compares its codes in
+    """Float64 throughout, since float32 rounding differs between CPUs; the visual tokenizer compares its codes in
     float32.
     """
     torch.set_default_dtype(torch.float32 if name == "tokenizer" else torch.float64)

@@ -62,7 +62,7 @@ def test_a_strided_bottleneck_averages_in_both_branches():
 
 
 def test_attention_pooling_equals_torch_s_multi_head_attention():
-    """By torch's own function, with the same weights: what the official code calls."""
+    """With torch's own function and the same weights, as in the official code."""
     clip, image = model(), images()
     pool: AttentionPool = clip.pool
     projections = pool.attention.query, pool.attention.key, pool.attention.value

@@ -115,8 +115,8 @@ def batch(run: Pretrain) -> Batch:
     return replace(inputs, regions=regions, matching=Matching(regions, matched))
 
 
-class Guide(FrozenCNN):
-    """In the place of the CNN, which is an extra."""
+class FakeCNN(FrozenCNN):
+    """Replaces the CNN, which is an optional dependency."""
 
     stride = 16
 
@@ -133,8 +133,8 @@ class Guide(FrozenCNN):
 
 @pytest.fixture
 def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The run folder of a visual tokenizer, all of whose codes are in use."""
-    monkeypatch.setattr(building, "frozen_cnn", Guide)
+    """The run folder of a visual tokenizer all of whose codes are in use."""
+    monkeypatch.setattr(building, "frozen_cnn", FakeCNN)
     run = toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
@@ -172,7 +172,7 @@ def test_a_run_on_codes_names_a_visual_tokenizer_with_that_many_codes(tokenizer:
         building.build(replace(run, objectives=replace(run.objectives, codebook_size=9)))
 
 
-def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
+def test_a_collapsed_visual_tokenizer_raises(tokenizer: str):
     module = building.build(toy(recipe("beit3.small_visual_tokenizer")))
     idle = module.get_buffer("model.codebook.idle").zero_()
     idle[1:] = 10
@@ -207,7 +207,7 @@ def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
         ),
     ],
 )
-def test_objectives_that_a_model_lacks_are_refused_in_one_line(name: str, objectives: Objectives, message: str):
+def test_objectives_that_a_model_lacks_are_a_one_line_error(name: str, objectives: Objectives, message: str):
     with pytest.raises(RunError, match=message) as error:
         building.build(replace(toy(recipe(name)), objectives=objectives))
     assert "\n" not in str(error.value)
@@ -230,7 +230,7 @@ def variants() -> list[Any]:
 
 @pytest.mark.quick("vilt.tiny", "blip *")
 @pytest.mark.parametrize(("name", "others"), variants())
-def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, others: dict, tokenizer: str):
+def test_every_loss_takes_a_step_or_raises_when_the_run_is_built(name: str, others: dict, tokenizer: str):
     run = toy(recipe(name))
     run = replace(run, model=replace(run.model, **others), visual_tokenizer=tokenizer, heads=("*",), teacher=Teacher())
     losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
@@ -240,8 +240,8 @@ def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, 
         )
         try:
             module = building.build(one_loss).train()
-        except RunError as refused:
-            assert f"set objectives.{loss} to 0" in str(refused) or 'set embedders.image to "own"' in str(refused)
+        except RunError as error:
+            assert f"set objectives.{loss} to 0" in str(error) or 'set embedders.image to "own"' in str(error)
             continue
         module(batch(one_loss))[loss].backward()
         taken += 1

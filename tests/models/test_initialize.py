@@ -62,7 +62,7 @@ def test_positions_of_another_size_are_resized():
         ({"patch_size": 8}, r"patches\.project\.weight is"),
     ],
 )
-def test_another_shape_is_refused_by_name_and_nothing_is_loaded(change: dict[str, int], named: str):
+def test_another_shape_raises_with_its_name_and_nothing_is_loaded(change: dict[str, int], named: str):
     b = vilt()
     before = {name: tensor.clone() for name, tensor in b.state_dict().items()}
     with pytest.raises(WeightsError, match=named):

@@ -39,7 +39,7 @@ JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
     ],
 }
 """In the order of the published counts: the task, the settings that differ from the defaults, the shapes of head
-weights, and whether the count is of the student alone.
+weights, and whether the count is of the student only.
 """
 
 

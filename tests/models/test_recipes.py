@@ -67,7 +67,7 @@ def test_from_json_names_a_field_that_does_not_fit():
         from_json(Pretrain, values | {"model": {"dim": 3}})
 
 
-def test_json_holds_the_kind_of_a_model_and_unknown_kinds_are_refused():
+def test_json_has_the_kind_of_a_model_and_unknown_kinds_raise():
     run, values = vilt.tiny(), to_json(vilt.tiny())
     assert values["model"]["kind"] == "ViLTConfig" and "kind" not in values["training"]
     values["model"] = {"kind": "ViLTConfig", "dim": 96}

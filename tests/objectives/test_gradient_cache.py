@@ -111,4 +111,4 @@ def test_no_more_than_a_chunk_is_encoded_at_once():
     model: Any = step.model
     model.image.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     step(batch_of(SAMPLES))["itc"].backward()
-    assert sizes == [4, 4, 4, 4, 2, 2, 4, 4, 4, 4], "there, and back in the other order"
+    assert sizes == [4, 4, 4, 4, 2, 2, 4, 4, 4, 4], "the second pass is in reverse order"

@@ -46,7 +46,7 @@ def test_a_fixed_fraction_of_patches_is_masked_in_blocks(rows: int, columns: int
         assert hidden.shape == (rows, columns) and hidden.sum() == wanted
         counts += hidden
         alike.append((hidden[:, 1:] == hidden[:, :-1]).mean() if columns > 1 else 1.0)
-    assert (counts > 0).all(), "every patch can be hidden"
+    assert (counts > 0).all(), "every patch can be masked"
     if rows * columns == 196:  # independent masking would make neighbours equal in 0.4² + 0.6² = 52 % of the cases
         assert np.mean(alike) > 0.75
 
@@ -166,7 +166,7 @@ def test_a_tokenizer_with_larger_patches_gets_larger_images():
     again = replace(image, pixels=F.interpolate(small.pixels, scale_factor=2, mode="bilinear"))
     assert torch.equal(larger(small), FrozenTokenizer(SMALL)(again))
     ragged = replace(small, sizes=small.sizes - 1)
-    assert torch.equal(larger(ragged) < 0, larger(small) < 0), "a patch is there where its picture reaches into it"
+    assert torch.equal(larger(ragged) < 0, larger(small) < 0), "the valid patches are those that overlap the image"
 
 
 def test_codes_of_masked_patches_are_predicted():

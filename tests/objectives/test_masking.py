@@ -78,4 +78,4 @@ def test_regions_of_the_same_image_with_another_caption_are_not_negatives():
     assert (owner[:, :7] != whose[image][:, None]).all()
     assert torch.equal(negatives[:, 7:], draws().sample_regions(masking, original, torch.arange(40), 0, 10)[:, 7:])
     of_one_image = draws().sample_regions(masking, original, torch.zeros(40, dtype=torch.long), 0, 10)
-    assert (of_one_image // original.mask.shape[1] == image[:, None]).all(), "there is no other image to be told from"
+    assert (of_one_image // original.mask.shape[1] == image[:, None]).all(), "there is no other image for negatives"

@@ -43,7 +43,7 @@ def test_patches_are_ordered_by_the_noise_at_their_raster_index():
     order = patch_order(tokens, noise)
     assert order[0, 1:].tolist() == [4, 0, 5, 1, 3, 2]
     assert order[1, [1, 2]].tolist() == [1, 0]
-    assert order[2, [1, 4]].tolist() == [0, 1], "its second patch lies in the canvas's second row"
+    assert order[2, [1, 4]].tolist() == [0, 1], "its second patch is in the second row of the canvas"
     kept = first_patches(tokens, order, 1)
     assert kept.sum(1).tolist() == [2, 2, 2] and kept[:, 0].all()
     assert kept[0, 2] and kept[1, 2] and kept[2, 1]

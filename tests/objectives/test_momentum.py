@@ -163,7 +163,7 @@ def test_alpha_grows_over_the_warm_up():
 
 
 def test_queued_features_of_an_image_are_positives_of_its_next_caption():
-    """By hand, over two steps: targets are shared with the first step's queued features, but not with random rows."""
+    """Over two steps: targets include the first step's queued features of the image, but not random rows."""
     module, unaware = momentum(identified=True), momentum()
     for one in (module, unaware):
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
@@ -177,10 +177,10 @@ def test_queued_features_of_an_image_are_positives_of_its_next_caption():
     losses = module.student.losses(views, module.num_terms(batch))
     torch.testing.assert_close(losses["itc"], by_hand)
     others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.num_terms(batch))
-    assert losses["itc"] != others["itc"], "a queue that does not remember calls them false"
+    assert losses["itc"] != others["itc"], "without ids in the queue they are negatives"
 
 
-def test_a_checkpoint_without_queued_image_ids_is_refused(tmp_path: Path):
+def test_a_checkpoint_without_queued_image_ids_raises(tmp_path: Path):
     before, now = momentum(), momentum(identified=True)
     settings = Optimizer(learning_rate=0.1)
     checkpoint.save(tmp_path, before, adamw(before, settings), {})

@@ -133,7 +133,9 @@ def test_each_encoding_is_computed_once_and_shared():
     step, batch = step_of(), batch_of()
     step(batch)
     passes = step.model.passes  # type: ignore[union-attr]
-    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], "own and shown, plain and masked"
+    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], (
+        "true and replaced images, plain and masked"
+    )
 
 
 def test_encodings_that_no_objective_uses_are_not_computed():
@@ -141,7 +143,7 @@ def test_encodings_that_no_objective_uses_are_not_computed():
     step(batch_of())
     assert step.model.passes == ["image"]  # type: ignore[union-attr]
     step.num_terms(batch_of())
-    assert step.model.passes == ["image"], "counting ran the model"  # type: ignore[union-attr]
+    assert step.model.passes == ["image"], "counting ran the model"  # counting terms ran the model
 
 
 @pytest.mark.parametrize("prior", [0.5, 1 / 3])
@@ -154,7 +156,7 @@ def test_chance_loss_of_itm_is_the_entropy_of_its_prior(prior: float):
         assert floor.value == pytest.approx(math.log(2))
 
 
-def test_chance_losses_are_given_where_they_are_known():
+def test_chance_losses_are_given_if_they_are_known():
     step = step_of()
     assert set(step.chance_losses) == {"itm", "mlm", "class_distillation"}
     assert step.chance_losses["mlm"].value == 3.0
@@ -216,7 +218,7 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
     assert plan.shape == (4, 7, 4)
     for row, length in zip(plan, batch.text.mask.sum(1).tolist(), strict=True):
         massive = (row.sum(1) > 0).nonzero().flatten().tolist()
-        assert massive == list(range(length - 2)), "words alone carry mass"
+        assert massive == list(range(length - 2)), "only words have mass"
 
 
 # -- CNN distillation --------------------------------------------------------------------------------------------------

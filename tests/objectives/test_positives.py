@@ -101,7 +101,7 @@ def test_hard_negatives_are_always_of_other_images():
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
     unaware = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
-    assert unaware.texts[[0, 2]].tolist() == [2, 0], "without identities it is exactly those that are drawn"
+    assert unaware.texts[[0, 2]].tolist() == [2, 0], "without ids all sampled negatives count"
 
 
 class Sums(nn.Module):
@@ -203,7 +203,7 @@ def karpathy(folder: Path) -> Path:
     images = []
     for i in range(3):
         Pillow.new("RGB", (40, 30), (80 * i, 20, 30)).save(folder / f"{i}.png")
-        sentences = [{"raw": f"photo {i} said {j}"} for j in range(5)]
+        sentences = [{"raw": f"photo {i} caption {j}"} for j in range(5)]
         images.append({"filename": f"{i}.png", "split": "train", "sentences": sentences})
     path = folder / "dataset_three.json"
     path.write_text(json.dumps({"images": images}))

@@ -43,7 +43,7 @@ caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
 def test_masked_tokens_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
     text = text_of(words)
     masked = drawn(text, MASKING if whole else PIECES, step)
-    assert (text.ids[masked.masked] >= 1000).all(), "[CLS], [SEP] or a pad was hidden"
+    assert (text.ids[masked.masked] >= 1000).all(), "[CLS], [SEP] or padding was masked"
     assert torch.equal(masked.original, text.ids)
     assert torch.equal(masked.text.ids[~masked.masked], text.ids[~masked.masked])
     assert torch.equal(masked.text.mask, text.mask)
@@ -53,7 +53,7 @@ def test_masked_tokens_are_few_never_special_and_at_least_one(words: list[list[i
         assert 1 <= count <= max(budget, min(lengths) if whole else 1)
         if whole:
             pieces = masked.masked[row, 1 : 1 + sum(lengths)].split(lengths)
-            assert all(word.all() or not word.any() for word in pieces), "half a word was hidden"
+            assert all(word.all() or not word.any() for word in pieces), "a word was masked in part"
 
 
 def many(n: int = 4000) -> Text:
@@ -74,9 +74,11 @@ def test_a_fifth_of_chosen_tokens_is_not_replaced_by_mask(masking: WordMasking):
     assert same == pytest.approx(0.1, abs=0.012)
     random = ids[hidden][(ids[hidden] != 4) & (ids[hidden] != masked.original[hidden])]
     assert len(random) / total == pytest.approx(0.1, abs=0.012)
-    assert random.float().mean().item() == pytest.approx(2500, rel=0.05), "random pieces come from all the vocabulary"
+    assert random.float().mean().item() == pytest.approx(2500, rel=0.05), (
+        "random replacements are drawn from the whole vocabulary"
+    )
     by_place = hidden.float().mean(0)[1:19]
-    assert (by_place - 3 / 18).abs().max() < 0.025, "every place is as likely"
+    assert (by_place - 3 / 18).abs().max() < 0.025, "every position is equally likely"
 
 
 @pytest.mark.quick("True")

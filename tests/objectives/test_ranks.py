@@ -1,6 +1,6 @@
 """Two ranks give the losses, gradients, teachers and queues of one process on the same batch, for every objective.
 
-The ranks hold unequal parts with different padding, and take two steps, so that queued features are used too.
+The ranks have unequal parts with different padding, and take two steps, so that queued features are used too.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     ),
     "momentum and queue": remembering,
     "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), max_patches=5),
-    "words alone": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
+    "text only": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
     "imitation": guided,
     "regions by class": lambda: of_regions(class_target),
     "regions by feature": lambda: of_regions(feature_target, **FEATURES),
@@ -112,7 +112,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "hinge, all, by attention": lambda: hinge("scan", False),
     "next words": lambda: on_model(small(clip, "coca"), LM()),
     "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
-    "codes alone, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
+    "codes only, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
     "codebook": lambda: tokenizer.vqkd(tokenizer.small()),
     "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MIM()]),
 }

@@ -1,4 +1,4 @@
-"""Word-patch alignment: IPOT against exact optimal transport, and padding without mass."""
+"""Word-patch alignment: IPOT compared with exact optimal transport; padding has no mass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates count what training does: they scale with the batch, and each setting changes what it should."""
+"""Estimates equal what training does: they scale with the batch, and each setting has its effect."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_profile_predicts_the_cost_of_a_larger_batch(small: Profile):
 
 
 def test_matmul_flops_equal_the_formula():
-    """With MLM alone a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
+    """With MLM only, a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
     run = replace(tiny(), objectives=Objectives(mlm=1.0, mask_rate=0.5))
     measured = profile(run)
     d, n, hidden = SMALL["dim"], round(measured.text_tokens + measured.image_tokens), SMALL["mlp_dim"]

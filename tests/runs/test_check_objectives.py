@@ -1,4 +1,4 @@
-"""Losses that compare samples are refused before a run is written if a micro-batch has only one sample."""
+"""Losses that compare samples raise before a run is written if a micro-batch has only one sample."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_retrieval_with_negative_texts_compares_no_samples():
 
 @pytest.mark.parametrize("batch", [["--batch_size", "1"], ["--batch_size", "4", "--grad_accum", "4"]])
 @pytest.mark.parametrize("name", ["vlmo.tiny"])
-def test_the_command_line_refuses_before_anything_is_written(name: str, batch: list[str], tmp_path: Path, capsys):
+def test_the_command_line_exits_before_anything_is_written(name: str, batch: list[str], tmp_path: Path, capsys):
     out = tmp_path / "run"
     assert main(["pretrain", name, *SMALL, *batch, "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

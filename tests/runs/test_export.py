@@ -28,7 +28,7 @@ def imported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path
 
 
 @pytest.mark.parametrize("to", ["official", "safetensors"])
-def test_the_official_layout_comes_back_bit_for_bit(imported: tuple[Path, Path], to: Any, tmp_path: Path):
+def test_the_official_layout_is_exported_bit_for_bit(imported: tuple[Path, Path], to: Any, tmp_path: Path):
     run, original = imported
     out = tmp_path / ("x.pth" if to == "official" else "x.safetensors")
     assert export(run, to, out) == []
@@ -130,7 +130,7 @@ def test_a_run_is_not_overwritten_and_its_number_of_heads_is_printed(
         ("hf", "x.pth", "is a file; --to hf writes a folder"),
     ],
 )
-def test_a_file_name_of_another_format_is_refused(to: Any, name: str, expected: str, tmp_path: Path):
+def test_a_file_name_of_another_format_is_an_error(to: Any, name: str, expected: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(b"kept")
     with pytest.raises(RunError, match=expected):
         export(tmp_path / "no run", to, tmp_path / name)
@@ -144,6 +144,6 @@ def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFix
         assert f"is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --init_from {tmp_path / 'a'}" in capsys.readouterr().err  # fmt: skip
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
     with pytest.raises(RunError, match=r"no run\.json"):
         export(tmp_path, "official", tmp_path / "x.pth")

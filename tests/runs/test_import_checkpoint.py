@@ -57,7 +57,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert max(apart.values()) < most and sum(x > 0 for x in apart.values()) > 0.9 * len(apart)
 
 
-def test_a_model_of_another_vocabulary_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_model_of_another_vocabulary_size_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--num_heads", "4"]) == 0
     capsys.readouterr()
     command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
@@ -70,7 +70,7 @@ def test_a_model_of_another_vocabulary_size_is_refused(tmp_path: Path, capsys: p
 def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path, capsys, monkeypatch):
     """It is evaluated and fine-tuned after the checkpoint and vocabulary files are gone. The model has 220 word embeddings."""
     monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
-    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages are slow, and not tested here
     words, checkpoint = tmp_path / "words.txt", tmp_path / "official.pth"
     assert main(["train-tokenizer", "scenes:60", "--size", "90", "--out", str(words)]) == 0
     content = words.read_bytes()
@@ -100,7 +100,7 @@ def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path
     assert "learned with the vocabulary" in capsys.readouterr().err
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_vocabulary_that_does_not_fit_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = tmp_path / "words.txt"
     words.write_text("\n".join([*SPECIAL, *(f"word{i}" for i in range(300))]))
     for path, message in (

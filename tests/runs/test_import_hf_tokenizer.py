@@ -1,4 +1,4 @@
-"""Tokenizer files of a Hugging Face folder are equal to the bundled vocabulary, or used, or refused; never ignored."""
+"""Tokenizer files of a Hugging Face folder: equal to the bundled vocabulary, used, or an error; never ignored."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_another_vocabulary_becomes_the_run_s(tmp_path: Path):
         ("tokenizer_config.json", '{"strip_accents": false}', "strip_accents is False; expected None"),
     ],
 )
-def test_an_unsupported_tokenizer_is_refused(file: str, content: str, message: str, tmp_path: Path, capsys):
+def test_an_unsupported_tokenizer_is_an_error(file: str, content: str, message: str, tmp_path: Path, capsys):
     folder = vilt(tmp_path / "one", 8)
     (folder / file).write_text(content)
     assert message in line(capsys, "vilt", folder, tmp_path / "run") and not (tmp_path / "run").exists()

@@ -60,7 +60,7 @@ def pixels_of(folder: Path, side: int) -> torch.Tensor:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_hugging_face_s_clip_ranks_as_their_class_does(photographs: Path, tmp_path: Path):
+def test_hugging_face_s_clip_ranks_as_their_class(photographs: Path, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     both = {"hidden_act": "quick_gelu", "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 64}
     words = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0}

@@ -1,7 +1,7 @@
 """A run exported and imported again is a run like any other.
 
 It has the scores of the original run, initialises other runs, and writes and filters captions. A checkpoint that no
-recipe expresses is refused with the reason.
+recipe expresses is an error with the reason.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ CASES = {
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
-    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
+    "vilt, text only": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
     "vilt, vqa": Case(finetune_run(VILTS, "vqa"), "vilt", ("vqa",)),
     "vilt, retrieval": Case(finetune_run(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
@@ -197,9 +197,9 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with region features of each scene, grey images of three classes, and lists of answers and classes."""
+    """A working folder with region features of each scene, grey images of three classes, answer and class lists."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages are slow, and not tested here
     draw = np.random.default_rng(0)
     (tmp_path / "regions").mkdir()
     for i in range(GALLERY):
@@ -331,7 +331,7 @@ def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[st
         finetune.finetune(replace(case.run, init_from=""), Path("learned"))  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_without_a_recipe_is_kept_and_its_evaluation_refused():
+def test_a_checkpoint_without_a_recipe_is_imported_but_cannot_be_evaluated():
     from diptych.models.importing import ADAPTERS
     from diptych.runs.import_checkpoint import import_checkpoint
 

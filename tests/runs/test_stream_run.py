@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tars: str, whole: 
 
 @pytest.mark.slow
 def test_two_ranks_with_fsdp_equal_one_process(tars: str, whole: Path, tmp_path: Path):
-    """The report is there too, which one rank computes alone; and one process resumes their finished run."""
+    """Includes the report, which only one rank computes; and one process resumes their finished run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych"]
     more = ["--parallel", "fsdp", "--activation_checkpointing", "True"]
     arguments = [*torchrun, *command(tars, tmp_path / "two", *more)]

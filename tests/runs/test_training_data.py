@@ -1,4 +1,4 @@
-"""The command line and the data: which split is read, and what is printed on how the data was divided."""
+"""The command line and the data: which split is read, and the message on how the data was divided."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Import of checkpoints nested and prefixed as training loops save them: the same weights for every system.
 
-A checkpoint with a key too many or too few is refused by the key's name.
+A checkpoint with an additional or a missing key is an error that names the key.
 """
 
 from __future__ import annotations
@@ -112,24 +112,24 @@ def shifted(state: dict[str, Tensor], by: float = 1.0) -> dict[str, Tensor]:
 @pytest.mark.quick("True-ema", "False-teacher")
 @pytest.mark.parametrize("average", ["ema", "model_ema", "state_dict_ema", "ema_state_dict", "teacher", "swa_model"])
 @pytest.mark.parametrize("first", [True, False])
-def test_trained_weights_go_before_their_average_and_that_is_said(average: str, first: bool, tmp_path: Path, capsys):
+def test_trained_weights_take_precedence_over_their_average_with_a_message(
+    average: str, first: bool, tmp_path: Path, capsys
+):
     state, config = vit(tmp_path)
     both = [("student", state), (average, shifted(state))]
     assert run_import("vit", dict(both if first else both[::-1]), config, tmp_path / "run") == 0
     output = capsys.readouterr().out
     assert 'weights read from "student"' in output and f"not used, though it fits too: {average}" in output
     assert torch.equal(imported(tmp_path / "run")["model.patches.cls"], state["cls_token"])
-    assert run_import("vit", {average: shifted(state), "step": 3}, config, tmp_path / "alone") == 0
-    assert torch.equal(imported(tmp_path / "alone")["model.patches.cls"], state["cls_token"] + 1)
+    assert run_import("vit", {average: shifted(state), "step": 3}, config, tmp_path / "average") == 0
+    assert torch.equal(imported(tmp_path / "average")["model.patches.cls"], state["cls_token"] + 1)
 
 
 def test_of_two_different_trained_sets_none_is_taken(tmp_path: Path, capsys):
     state, config = vit(tmp_path)
     assert run_import("vit", {"model": state, "net": shifted(state)}, config, tmp_path / "run") == 2
     assert "several sets of weights fit, and differ: model, net; save the one to import" in capsys.readouterr().err
-    assert (
-        run_import("vit", {"model": state, "copy": dict(state)}, config, tmp_path / "run") == 0
-    )  # the same ones twice
+    assert run_import("vit", {"model": state, "copy": dict(state)}, config, tmp_path / "run") == 0  # two equal copies
 
 
 def test_a_key_outside_the_prefix_of_the_others_is_named(tmp_path: Path, capsys):
@@ -162,13 +162,13 @@ def test_wrapped_parts_inside_of_a_model_are_read(tmp_path: Path):
 
 @pytest.mark.quick("nan")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path, capsys):
+def test_nonfinite_weights_are_an_error_that_names_them(value: float, tmp_path: Path, capsys):
     state, config = vit(tmp_path)
     state["blocks.1.mlp.fc1.bias"][3] = value
     assert run_import("vit", {"model": wrapped(state, "module.", ())}, config, tmp_path / "run") == 2
     assert "NaN or infinite weights: blocks.1.mlp.fc1.bias" in capsys.readouterr().err
     good = vit(tmp_path)[0]
-    assert run_import("vit", {"model": state, "ema": good}, config, tmp_path / "run") == 2  # no average in their place
+    assert run_import("vit", {"model": state, "ema": good}, config, tmp_path / "run") == 2  # not replaced by an average
     assert run_import("vit", {"model": good, "ema": state}, config, tmp_path / "run") == 0
     wide = good | {"cls_token": good["cls_token"].double() * 1e300}  # infinite as float32
     assert run_import("vit", wide, config, tmp_path / "run2") == 2

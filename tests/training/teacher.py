@@ -1,4 +1,4 @@
-"""A tiny ALBEF with a teacher and a queue, trained on made-up pairs; run under torchrun, it trains divided (FSDP2)."""
+"""A tiny ALBEF with a teacher and a queue, trained on generated pairs; run under torchrun, it trains with FSDP2."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def train(out: Path, cfg: Training, stopped: bool = False, rank: int = 0, world:
 
 
 def divided(out: Path) -> None:
-    """A run that nothing stopped, one that stopped on the way, and its going on."""
+    """An uninterrupted run, an interrupted one, and its continuation."""
     with processes("cpu") as group:
         for name, stopped in (("whole", False), ("stopped", True), ("went-on", True), ("went-on", False)):
             cfg = training(parallel="fsdp")

@@ -1,4 +1,4 @@
-"""Which precision "auto" is, by the environment and by what oneDNN may use of the CPU; that training computes in it."""
+"""The precision of "auto", by the environment and the CPU instructions that oneDNN may use; training computes in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AMX = {"avx512_bf16": True, "amx_bf16": True}
 
 
 def auto(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], **environment: str) -> bool:
-    """What "auto" is on a CPU with these instructions, in this environment."""
+    """The meaning of "auto" on a CPU with these instructions, in this environment."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

@@ -1,4 +1,4 @@
-"""Weights divided over two ranks: the losses of one process, whole checkpoints, and an exact continuation."""
+"""FSDP on two ranks: the losses of one process, whole checkpoints, and exact resume."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_two_ranks_equal_one_process(two: Path, tmp_path: Path):
     kept = load_file(two / "whole" / CHECKPOINT)
     assert {"weight/queue.image", "weight/student.heads.itc.scale.value"} <= kept.keys()
     clipped = [row["grad_norm"] for row in rows(tmp_path)]
-    assert max(clipped) > 1.0, "nothing was clipped: the test sees no clipping"
+    assert max(clipped) > 1.0, "nothing was clipped, so the test does not cover clipping"
 
 
 @pytest.mark.slow

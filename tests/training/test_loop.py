@@ -1,4 +1,4 @@
-"""The loop end to end: killed and continued, interrupted, cut into ranks and micro-batches, refused."""
+"""The training loop end to end: killed and resumed, interrupted, divided into ranks and micro-batches, errors."""
 
 import json
 import os
@@ -54,14 +54,14 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A run that nothing stopped."""
+    """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     assert toy_process(out).returncode == 0
     return out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two
+@pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two others
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, whole, one_thread, kill_at):
     assert toy_process(tmp_path, kill_at=kill_at).returncode == -signal.SIGKILL
     assert not (tmp_path / CHECKPOINT).exists() or rows(tmp_path) != rows(whole)
@@ -148,7 +148,7 @@ def test_damaged_weights_of_an_unfinished_run_are_written_again(tmp_path):
         assert (tmp_path / MODEL).read_bytes() == saved
 
 
-def test_weights_of_a_finished_run_are_written_only_where_they_are_missing(tmp_path):
+def test_weights_of_a_finished_run_are_written_only_if_they_are_missing(tmp_path):
     run(tmp_path, Toy(), settings())
     saved = (tmp_path / MODEL).read_bytes()
     save_file({name: torch.zeros_like(t) for name, t in load_file(tmp_path / MODEL).items()}, tmp_path / MODEL)
@@ -199,7 +199,7 @@ def whole_here(tmp_path_factory) -> Path:
     return out
 
 
-def test_a_kill_between_the_renames_leaves_the_previous_checkpoint(tmp_path, whole_here, capsys):
+def test_a_kill_between_the_renames_keeps_the_previous_checkpoint(tmp_path, whole_here, capsys):
     run(tmp_path, Toy(), settings())
     (tmp_path / CHECKPOINT).unlink()
     run(tmp_path, Toy(), settings())
@@ -339,7 +339,7 @@ def test_a_damaged_training_state_is_a_one_line_error(tmp_path):
     tensors = load_file(tmp_path / CHECKPOINT)
     (tmp_path / PREVIOUS).unlink()
     for state in ("", "[]", '{"step": "1"}', "[" * 5000, '{"step": 20}'):
-        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as before there were any
+        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as older versions wrote it
         with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as error:
             run(tmp_path, Toy(), settings())
         assert "\n" not in str(error.value)

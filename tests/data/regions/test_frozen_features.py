@@ -72,9 +72,7 @@ def test_a_grid_is_an_image_of_features():
     batch = pairs(grids(extractor), Colours(4))
     assert isinstance(batch.image, Image) and batch.regions is None and batch.image.pixels.shape == (8, 3, 2, 2)
     assert batch.image.pixels[:, 0, 1, 1].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
-    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and extractor.num_extracted == 4, (
-        "five captions share one extraction"
-    )
+    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and extractor.num_extracted == 4, "captions share it"
 
 
 def test_grids_of_several_sizes_are_padded_at_the_right_and_bottom():

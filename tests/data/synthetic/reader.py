@@ -1,5 +1,6 @@
 """Parses captions and questions from their text and checks them against a scene. Independent of the code that
-writes them: it uses only words, boxes and attributes."""
+writes them: it uses only words, boxes and attributes.
+"""
 
 import re
 

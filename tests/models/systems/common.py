@@ -30,7 +30,7 @@ class Job:
         chance: its losses at chance level, in nats.
         prior: the loss of the best constant prediction on eight samples, where that is lower than chance.
         exempt: patterns of names of the parameters, and rows of embedding tables, without a gradient; and the reason.
-        apart: whether each sample's loss depends on that sample alone; ITC compares samples, so that the loss of a
+        apart: whether each sample's loss depends on that sample only; ITC compares samples, so that the loss of a
             batch is not the mean of its parts.
         steps: optimizer steps until eight samples are overfitted.
     """

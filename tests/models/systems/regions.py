@@ -26,7 +26,7 @@ FEATURES = 3 * PATCH * PATCH
 
 
 def regional(batch: Batch) -> Batch:
-    """The same with regions in place of images, as ragged as these were."""
+    """The batch with regions in place of images, with as many as the images had patches."""
     assert batch.image is not None
     pixels = rearrange(batch.image.pixels, "b c (i p) (j q) -> b i j (c p q)", p=PATCH, q=PATCH)
     rows, columns = (batch.image.sizes // PATCH)[:, :, None].unbind(1)
@@ -37,7 +37,7 @@ def regional(batch: Batch) -> Batch:
 
 
 class OnRegions(Pretraining):
-    """The step on a batch with regions in the place of images."""
+    """The step on a batch with regions in place of images."""
 
     def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
@@ -48,7 +48,7 @@ def encode_regions(model, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def own_similarity(model, batch: Batch) -> list[Tokens | Tensor]:
-    """Of each image with its own text."""
+    """The scores of each image with its own text."""
     image, text = encode_regions(model, batch)[0], encode_text(model, batch)[0]
     return [model.similarity(image, text).diag()]
 
@@ -74,7 +74,7 @@ def triplet(hardest: bool) -> Job:
 
 
 def with_bert() -> VSEpp:
-    """Another text tower is an assignment."""
+    """Another text encoder can be assigned."""
     model = VSEpp(VSEppConfig(**SIZES))
     model.text = BertText(32, VOCABULARY, TEXT_LENGTH, 16, 1, 2, 32, dropout=0.0)
     return model

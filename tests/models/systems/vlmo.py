@@ -103,13 +103,13 @@ METHODS = {
     "pooled_features": pooled_features,
 }
 MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
-UNPOOLED = {r"pooler\.": "reads pairs alone"}
+UNPOOLED = {r"pooler\.": "used for pairs only"}
 NO_PAIRS = UNPOOLED | {r"\.vl_ffn\.": "there are no pairs"}
 NO_TEXTS = {
     r"model\.words\.": "there are no texts",
     r"modality\.weight\[[02]\]": "there are no texts, and one image",
     r"modality_ffn\.text\.": "there are no texts",
-    r"pooler\.": "reads pairs alone",
+    r"pooler\.": "used for pairs only",
 }
 NO_IMAGES = {
     r"patches\.": "there are no images",
@@ -123,7 +123,7 @@ WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 
 SYSTEMS = {
     **{
-        f"vlmo on images alone, {placed}": System(
+        f"vlmo on images only, {placed}": System(
             small=lambda relative=relative: small(relative_position=relative, vl_start_layer=3, with_mask_token=True),
             full=lambda relative=relative: VLMo(
                 VLMoConfig(relative_position=relative, vl_start_layer=12, with_mask_token=True)
@@ -146,7 +146,7 @@ SYSTEMS = {
         jobs={
             "pretraining": Job(
                 lambda m: pretraining(m, [ITC(head_names=ITC_HEADS), HardNegativeITM(), MASKED]),
-                # not matching, whose negatives change while contrast learns: a hundred steps do not know it by heart
+                # without ITM, whose negatives change while ITC trains: a hundred steps do not overfit it
                 {"itc": math.log(32), "mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE,
                 apart=False,
