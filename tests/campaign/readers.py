@@ -102,7 +102,7 @@ def frames(format: str) -> bytes:
 
 EXIF = Pillow.Exif()
 EXIF[0x0112] = 6
-PICTURES: dict[str, Callable[[], list[bytes]]] = {
+IMAGES: dict[str, Callable[[], list[bytes]]] = {
     "jpeg": lambda: [image_bytes("JPEG"), image_bytes("JPEG", progressive=True, exif=EXIF), image_bytes("JPEG", mode="CMYK"), image_bytes("JPEG", mode="L", quality=20), image_bytes("JPEG", restart_marker_rows=1)],
     "mpo": lambda: [frames("MPO")],
     "png": lambda: [image_bytes("PNG", exif=EXIF), image_bytes("PNG", mode="RGBA"), image_bytes("PNG", mode="P", transparency=3), image_bytes("PNG", mode="1"), image_bytes("PNG", mode="LA"), frames("PNG")],
@@ -120,7 +120,7 @@ def images(format: str, folder: Path) -> Reader:
             decode(path.read_bytes(), "x", min_side=least)
 
     seal = png_sealed if format == "png" else None
-    return Reader(format, PICTURES[format](), partial(under, f"a.{format}"), read, seal=seal)
+    return Reader(format, IMAGES[format](), partial(under, f"a.{format}"), read, seal=seal)
 
 
 # Tars
@@ -173,7 +173,7 @@ def tars(folder: Path) -> Reader:
 # Tables and JSON of captions and questions
 
 
-def beside_pictures(name: str, folder: Path, data: bytes) -> Path:
+def beside_images(name: str, folder: Path, data: bytes) -> Path:
     for k in range(0 if (folder / "images").exists() else 3):
         (folder / "images").mkdir(exist_ok=True)
         under(f"images/{k}.png", folder, image_bytes("PNG"))
@@ -219,7 +219,7 @@ def json_of(
 ) -> Callable:
     def made(folder: Path) -> Reader:
         def place(folder: Path, data: bytes) -> Path:
-            path = beside_pictures(name, folder, data)
+            path = beside_images(name, folder, data)
             if beside:
                 under(beside[0], folder, json.dumps(beside[1]).encode())
             return path.with_name(QUESTIONS) if beside and name != QUESTIONS else path
@@ -232,7 +232,7 @@ def json_of(
 
 
 def tables(suffix: str, read: Callable[[Path], None], folder: Path) -> Reader:
-    return Reader(suffix, [table(suffix)], partial(beside_pictures, f"rows.{suffix}"), read, tokens=WORDS)
+    return Reader(suffix, [table(suffix)], partial(beside_images, f"rows.{suffix}"), read, tokens=WORDS)
 
 
 QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
@@ -485,7 +485,7 @@ def plain(name: str, seeds: Callable[[], Sequence[bytes]], place: Callable, read
 
 
 QUICK: dict[str, Callable[[Path], Reader]] = {
-    **{name: partial(images, name) for name in PICTURES},
+    **{name: partial(images, name) for name in IMAGES},
     "tar": tars,
     **{f"captions.{suffix}": partial(tables, suffix, read_captions) for suffix in ("csv", "tsv", "jsonl")},
     **{f"questions.{suffix}": partial(tables, suffix, read_questions) for suffix in ("csv", "jsonl")},

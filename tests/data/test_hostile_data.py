@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from diptych.cli import main
 from diptych.data.sources.base import BadSample
 from diptych.runs.qualitative_examples import read_shown
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 from tests.data.webdataset.test_tar_samples import HARM, header
 
 TINY = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--batch_size", "4", "--steps", "2", "--workers", "0", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
@@ -30,7 +30,7 @@ def tiff(values: np.ndarray) -> bytes:
 def folder(root: Path, odd: bytes) -> Path:
     """Writes eight images of a training split with a caption each; the last image is `odd`."""
     for k in range(8):
-        (root / f"{k}.tif").write_bytes(odd if k == 7 else picture_bytes(k))
+        (root / f"{k}.tif").write_bytes(odd if k == 7 else image_bytes(k))
     rows = "".join(f"{k}.tif,a red circle in a picture,train\n" for k in range(8))
     (root / "captions.csv").write_text(f"image,caption,split\n{rows}")
     return root
@@ -57,7 +57,7 @@ def test_float_images_are_trained_on_or_skipped_with_a_reason(tmp_path: Path, ca
 
 def test_a_tar_that_declares_gigabytes_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("digits", "a header longer than memory", "headers upon headers"):
-        image = picture_bytes(1)
+        image = image_bytes(1)
         body = image + bytes(-len(image) % 512)
         good = header("0.jpg", len(image)) + body + header("0.txt", 5) + b"a dog".ljust(512, b"\0")
         (tmp_path / "train-0.tar").write_bytes(good + HARM[name])

@@ -13,7 +13,7 @@ from diptych.data.ranking import RankedExamples
 from diptych.data.sources.base import BadSample, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from tests.data.tiny_data import Colours, picture_bytes
+from tests.data.tiny_data import Colours, image_bytes
 
 SMALL = ImageSettings(shorter_side=16, patch_size=16)
 
@@ -36,7 +36,7 @@ def test_captions_of_a_copy_are_not_negative_texts(tmp_path: Path):
     rows = [{"image": f"{name}{n}.jpg", "caption": f"{name} {n}"} for n in (0, 1) for name in ("photo", "copy")]
     for n in (0, 1):
         for name in ("photo", "copy"):
-            (tmp_path / f"{name}{n}.jpg").write_bytes(picture_bytes(n))
+            (tmp_path / f"{name}{n}.jpg").write_bytes(image_bytes(n))
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     examples = RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
     for step in range(10):

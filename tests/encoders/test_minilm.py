@@ -14,6 +14,7 @@ from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.modules.block import PostNormBlock
 from diptych.modules.frozen_text import FrozenTextEncoder
+from diptych.modules.input_embeddings import InputEmbeddings
 from diptych.modules.tokens import packing
 from diptych.utils.feature_cache import DiskCache
 
@@ -139,8 +140,8 @@ def test_with_depth_zero_tokens_are_independent(text: Text):
 
 @pytest.mark.slow
 def test_it_can_replace_a_models_text_embedding(frozen: FrozenMiniLM, text: Text):
-    model = ViLT(ViLTConfig(16, 1, 2, 32, 32, (2, 2), vocab_size=30522, text_length=20, dropout=0.0))
-    model.words = embedding = FrozenTextEncoder(16, frozen)  # type: ignore[assignment]
+    config = ViLTConfig(16, 1, 2, 32, 32, (2, 2), vocab_size=30522, text_length=20, dropout=0.0)
+    model = ViLT(config, InputEmbeddings(text=lambda dim: FrozenTextEncoder(dim, frozen)))
     padded = model.encode_text(text)
     with packing(True):
         packed = model.encode_text(text)
@@ -150,4 +151,4 @@ def test_it_can_replace_a_models_text_embedding(frozen: FrozenMiniLM, text: Text
         f"words.{part}.{kind}" for part in ("project", "norm") for kind in ("weight", "bias")
     }
     padded.values.square().sum().backward()
-    assert embedding.project.weight.grad is not None
+    assert model.get_parameter("words.project.weight").grad is not None

@@ -214,9 +214,8 @@ def test_decoding_with_a_cache_equals_decoding_without(packed: bool):
 
 def test_contextual_frozen_embeddings_get_the_prefix(monkeypatch: pytest.MonkeyPatch):
     """With a cache the model gets the newest tokens only; a contextual frozen encoder needs those before them too."""
-    model, ids = Speaker().eval(), prompt([5, 6, 9, 3], [7, 2, 4, 8])
-    table = nn.Embedding(11, 384)
-    model.words.word = FrozenTextEmbedding(8, lambda text, _=False: table(text.ids).cumsum(1), pad=-1)  # type: ignore[assignment]
+    ids, table = prompt([5, 6, 9, 3], [7, 2, 4, 8]), nn.Embedding(11, 384)
+    model = Speaker(word=FrozenTextEmbedding(8, lambda text, _=False: table(text.ids).cumsum(1), pad=-1)).eval()
 
     def read(use_cache: bool) -> Tensor:
         reader = IncrementalDecoder(model, context(2), use_cache)

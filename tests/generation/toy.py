@@ -34,10 +34,10 @@ class Table:
 class Speaker(nn.Module):
     """A tiny transformer decoder, with or without a cache."""
 
-    def __init__(self, vocab_size: int = 11, dim: int = 8):
+    def __init__(self, vocab_size: int = 11, dim: int = 8, word: nn.Module | None = None):
         super().__init__()
         torch.manual_seed(0)
-        self.words = TextEmbedding(vocab_size, 16, dim)
+        self.words = TextEmbedding(vocab_size, 16, dim, word=word)
         self.blocks = nn.ModuleList(PostNormBlock(dim, 2, 16, context_dim=dim) for _ in range(2))
         self.out = nn.Linear(dim, vocab_size)
         for weight in self.parameters():

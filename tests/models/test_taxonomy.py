@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from diptych.models.clip.resnet import ResNet
 from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
+from diptych.modules.input_embeddings import Grid, InputEmbeddings
 from diptych.modules.tokens import packing
 from diptych.protocols import DualEncoder, FusionEncoder, ImageEmbedder
 
@@ -23,9 +26,10 @@ IMAGE = Image(PIXELS, torch.tensor([[64, 96], [32, 64]]))
 REGIONS = Regions(torch.randn(2, 3, 10), torch.rand(2, 3, 5), torch.tensor([[True, True, False], [True] * 3]))
 
 
-def vilt() -> ViLT:
+def vilt(image: Callable[[int, Grid | None], nn.Module] | None = None) -> ViLT:
     torch.manual_seed(0)
-    return ViLT(ViLTConfig(16, 2, 2, 32, 32, (2, 3), vocab_size=20, text_length=5, dropout=0.0)).eval()
+    config = ViLTConfig(16, 2, 2, 32, 32, (2, 3), vocab_size=20, text_length=5, dropout=0.0)
+    return ViLT(config, InputEmbeddings(image)).eval()
 
 
 def size(*parts: nn.Module) -> int:
@@ -43,11 +47,11 @@ def embedders() -> dict[str, tuple[nn.Module, Image | Regions]]:
 
 
 @pytest.mark.parametrize("name", ["patches", "grid", "regions"])
-def test_every_image_embedder_can_replace_the_patches(name: str):
+def test_every_image_embedder_fits_the_model(name: str):
     """Fusion works as before, in both layouts: swapping the images changes the pooled features."""
-    model, (embedder, image) = vilt(), embedders()[name]
-    assert isinstance(embedder, ImageEmbedder) and isinstance(model, FusionEncoder)
-    model.patches = embedder  # type: ignore[assignment]
+    embedder, image = embedders()[name]
+    model = vilt(lambda *_: embedder)
+    assert isinstance(embedder, ImageEmbedder) and isinstance(model, FusionEncoder) and model.patches is embedder
     swapped = image[torch.tensor([1, 0])]
 
     def pooled(visual: Image | Regions, packed: bool) -> Tensor:
@@ -61,8 +65,7 @@ def test_every_image_embedder_can_replace_the_patches(name: str):
 
 def test_a_frozen_pretrained_cnn_can_be_the_image_embedder():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
-    model = vilt()
-    model.patches = GridEmbedding(FrozenCNN().feature_maps, 1280, 16, (2, 3))  # type: ignore[assignment]
+    model = vilt(lambda dim, _: GridEmbedding(FrozenCNN().feature_maps, 1280, dim, (2, 3)))
     tokens = model.encode_image(IMAGE)
     assert tokens.layout.spans[0].grid == (2, 3) and tokens.layout.lengths == [6, 2]
     assert not any("network" in name for name in model.state_dict()), "the frozen network is not part of the state_dict"

@@ -133,9 +133,7 @@ def test_each_encoding_is_computed_once_and_shared():
     step, batch = step_of(), batch_of()
     step(batch)
     passes = step.model.passes  # type: ignore[union-attr]
-    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], (
-        "true and replaced images, plain and masked"
-    )
+    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], "two images, plain and masked"
 
 
 def test_encodings_that_no_objective_uses_are_not_computed():
@@ -143,7 +141,7 @@ def test_encodings_that_no_objective_uses_are_not_computed():
     step(batch_of())
     assert step.model.passes == ["image"]  # type: ignore[union-attr]
     step.num_terms(batch_of())
-    assert step.model.passes == ["image"], "counting ran the model"  # counting terms ran the model
+    assert step.model.passes == ["image"], "counting ran the model"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("prior", [0.5, 1 / 3])

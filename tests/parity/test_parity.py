@@ -220,13 +220,13 @@ def test_settings_are_read_from_the_readme(vit_folder: Path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_that_lacks_a_file_is_refused(copied: Path, name: str):
+def test_a_folder_that_lacks_a_file_raises(copied: Path, name: str):
     (copied / name).unlink()
     with pytest.raises(WeightsError, match=f"no {name}"):
         parity(copied)
 
 
-def test_an_empty_or_broken_folder_is_refused(copied: Path):
+def test_an_empty_or_broken_folder_raises(copied: Path):
     (copied / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json"):
         parity(copied)

@@ -15,8 +15,9 @@ from diptych.batch import Image, Text
 from diptych.benchmark.row_results import same_run
 from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import recipe, recipes
-from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
-from diptych.config.run import Embedders, Pretrain
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, ImageSettings
+from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.training import Training
 from diptych.data.regions.frozen_features import ExtractedFeatures
 from diptych.data.sources.captions import open_captions
 from diptych.encoders.efficientnet import FrozenCNN
@@ -57,6 +58,13 @@ def test_patches_are_replaced_by_grid_cells_or_regions():
     assert names_of(GridEmbedding, with_embed(albef.small(), image="grid")) == ["image.patches"]
     regions = with_embed(albef.small(), image="boxes")
     assert names_of(RegionEmbedding, regions) == ["image.patches"] and not names_of(PatchEmbedding, regions)
+
+
+def test_a_classifier_is_fine_tuned_on_the_embedders_of_its_pre_training():
+    run = Finetune("classification", vit.base().model, ImageSettings(), Training(), embedders=Embedders(image="grid"))
+    with torch.device("meta"):
+        model: Any = finetune.build(run, {"classes": ["a", "b"]})
+    assert names_of(GridEmbedding, model) == ["model.patches"] and not names_of(PatchEmbedding, model)
 
 
 def test_boxes_of_other_features_than_the_models_raise():

@@ -16,18 +16,18 @@ from tests.runs.hf_random import imported, saved
 pytest.importorskip("transformers")
 
 TOWER: dict[str, Any] = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-PICTURES = {"image_size": 16, "patch_size": 8}
+IMAGE_SIZES = {"image_size": 16, "patch_size": 8}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def vilt(folder: Path, words: int) -> Path:
-    saved("ViltForMaskedLM", TOWER | PICTURES | {"vocab_size": words, "max_position_embeddings": 9}, folder)
+    saved("ViltForMaskedLM", TOWER | IMAGE_SIZES | {"vocab_size": words, "max_position_embeddings": 9}, folder)
     return folder
 
 
 def clip(folder: Path) -> Path:
     text = TOWER | {"vocab_size": 49408, "max_position_embeddings": 9}
-    saved("CLIPModel", {"vision_config": TOWER | PICTURES, "text_config": text, "projection_dim": 4}, folder)
+    saved("CLIPModel", {"vision_config": TOWER | IMAGE_SIZES, "text_config": text, "projection_dim": 4}, folder)
     return folder
 
 

@@ -22,6 +22,7 @@ from diptych.modules.block import PreNormBlock
 from diptych.modules.codebook import Codebook
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.normalization import CENTRED, MeanStd, renormalize
 from diptych.modules.pool import RunningMean
 from diptych.modules.position import resize_bicubic, resize_grid_inside
@@ -31,11 +32,13 @@ from diptych.modules.tokens import Tokens
 class VisualTokenizer(nn.Module):
     """Encoder, codebook and decoder of teacher features (figure 2, left)."""
 
-    def __init__(self, config: VisualTokenizerConfig):
+    def __init__(self, config: VisualTokenizerConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim, num_heads, mlp_dim = config.dim, config.num_heads, config.mlp_dim
         self.dim, self.patch_size, self.grid = dim, config.patch_size, config.grid
-        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize_bicubic)
+        self.patches = embedders.build_image(dim, config.grid) or PatchEmbedding(
+            dim, config.patch_size, config.grid, resize_bicubic
+        )
         self.encoder = nn.ModuleList(PreNormBlock(dim, num_heads, mlp_dim) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, 1e-6)
         self.to_code = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.code_dim))

@@ -17,6 +17,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.encoders.visual_tokenizer import VisualTokenizer
@@ -45,7 +46,7 @@ class VisualTokenizerConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> VisualTokenizer:
+    def build(self, embedders: InputEmbeddings = OWN) -> VisualTokenizer:
         from diptych.encoders.visual_tokenizer import VisualTokenizer
 
-        return VisualTokenizer(self)
+        return VisualTokenizer(self, embedders)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
+from diptych.modules.frozen_text import InputDropout
 from diptych.modules.position import (
     Resize,
     check_text_length,
@@ -25,14 +26,22 @@ class TextEmbedding(nn.Module):
     """BERT's input: the normalised sum of word, position and segment embeddings (Devlin et al. 2019, figure 2).
 
     The segment is always 0; the table keeps BERT's second row, which gets no gradient. `segments` 0: no segment table
-    (BLIP). `length` 0: no position table, for models with a relative position bias in attention (VLMo).
+    (BLIP). `length` 0: no position table, for models with a relative position bias in attention (VLMo). `word`: word
+    embeddings in place of a table of `vocab_size` vectors.
     """
 
     def __init__(
-        self, vocab_size: int, length: int, dim: int, segments: int = 2, eps: float = 1e-12, dropout: float = 0.0
+        self,
+        vocab_size: int,
+        length: int,
+        dim: int,
+        segments: int = 2,
+        eps: float = 1e-12,
+        dropout: float = 0.0,
+        word: nn.Module | None = None,
     ):
         super().__init__()
-        self.word = nn.Embedding(vocab_size, dim)
+        self.word = word or nn.Embedding(vocab_size, dim)
         self.position = nn.Embedding(length, dim) if length else None
         self.segment = nn.Embedding(segments, dim) if segments else None
         self.norm = nn.LayerNorm(dim, eps)
@@ -53,6 +62,12 @@ class TextEmbedding(nn.Module):
         words = Span("text", "words", n) if start else Span("text", "words", n - 1)
         spans = (words,) if start else (Span("text", "cls", 1), words)
         return Tokens.from_padded(self.dropout(self.norm(values)), text.mask, *spans)
+
+
+def word_table(embedding: nn.Module) -> nn.Embedding | None:
+    """The word embeddings that an output layer can share; None if they are frozen features, which have no table."""
+    word = getattr(embedding, "word", None)
+    return word if isinstance(word, nn.Embedding) else None
 
 
 class PatchEmbedding(nn.Module):
@@ -231,12 +246,14 @@ class GridEmbedding(nn.Module):
 class RegionEmbedding(nn.Module):
     """Detected regions as tokens: the sum of projected feature and projected box, normalised (ViLBERT, section 3.2).
 
-    `feature_dim`: the width of the detector's features.
+    `feature_dim`: the width of the detector's features; `feature_dropout`: input dropout on them.
     """
 
-    def __init__(self, feature_dim: int, dim: int, eps: float = 1e-12, dropout: float = 0.0):
+    def __init__(
+        self, feature_dim: int, dim: int, eps: float = 1e-12, dropout: float = 0.0, feature_dropout: float = 0.0
+    ):
         super().__init__()
-        self.feature = nn.Linear(feature_dim, dim)
+        self.feature = InputDropout(feature_dim, dim, feature_dropout)
         self.box = nn.Linear(5, dim)
         self.norm = nn.LayerNorm(dim, eps)
         self.dropout = nn.Dropout(dropout)
@@ -249,12 +266,15 @@ class RegionEmbedding(nn.Module):
 class RegionEmbeddingWithoutPosition(nn.Module):
     """Detected regions as tokens without their boxes: projected feature plus an image segment embedding, normalised.
 
-    `norm`: the LayerNorm of the text embedding, shared by both. Source: VisualBERT (Li et al. 2019).
+    `norm`: the LayerNorm of the text embedding, shared by both; `feature_dropout`: input dropout on the features.
+    Source: VisualBERT (Li et al. 2019).
     """
 
-    def __init__(self, feature_dim: int, dim: int, norm: nn.LayerNorm, dropout: float = 0.0):
+    def __init__(
+        self, feature_dim: int, dim: int, norm: nn.LayerNorm, dropout: float = 0.0, feature_dropout: float = 0.0
+    ):
         super().__init__()
-        self.feature = nn.Linear(feature_dim, dim)
+        self.feature = InputDropout(feature_dim, dim, feature_dropout)
         self.kind = nn.Embedding(1, dim)
         self.norm = norm
         self.dropout = nn.Dropout(dropout)

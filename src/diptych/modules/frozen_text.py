@@ -35,14 +35,6 @@ class InputDropout(nn.Linear):
         super().__init__(feature_dim, dim)
         self.dropout = dropout
 
-    @classmethod
-    def like(cls, linear: nn.Linear, dropout: float) -> InputDropout:
-        """A layer that shares the weights of `linear`."""
-        with torch.device("meta"):
-            layer = cls(linear.in_features, linear.out_features, dropout)
-        layer.weight, layer.bias = linear.weight, linear.bias
-        return layer
-
     def forward(self, input: Float[Tensor, "*n f"]) -> Float[Tensor, "*n d"]:
         return super().forward(drop(input, self.dropout, self.training))
 
@@ -81,8 +73,7 @@ class FrozenTextEncoder(nn.Module):
 class FrozenTextEmbedding(nn.Module):
     """Word vectors from a frozen encoder: its hidden states, projected. Takes the place of a model's `nn.Embedding`.
 
-    The model still adds position and segment embeddings (``model.text.word = FrozenTextEmbedding(512, source)``), where
-    FrozenTextEncoder replaces the whole text embedding.
+    The model still adds position and segment embeddings, where FrozenTextEncoder replaces the whole text embedding.
 
     Args:
         source: the frozen encoder. If it is not a Module, it is not saved.

@@ -6,14 +6,18 @@ import torch
 from torch import nn
 
 from diptych.modules.attention import SelfAttention
+from diptych.modules.input_embeddings import keeps_init
 
 
 def init_transformer(module: nn.Module, std: float = 0.02) -> None:
     """BERT's and ViT's rule, for `Module.apply`: truncated normal weights, zero biases, identity LayerNorm.
 
-    Parameters outside of layers (class tokens, position grids) are initialised by their module. Differs: new heads
+    Parameters outside of layers (class tokens, position grids) are initialised by their module; embeddings passed to a
+    model's constructor (InputEmbeddings) keep their weights. Differs: new heads
     follow this rule too, where some official codes (ALBEF, BLIP) keep PyTorch's default for theirs.
     """
+    if keeps_init(module):
+        return
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
         nn.init.trunc_normal_(module.weight, std=std)
     if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
@@ -43,6 +47,9 @@ def init_blocks(blocks: nn.ModuleList, dim: int) -> None:
 
 @torch.no_grad()
 def scale_init(module: nn.Module, factor: float) -> None:
-    """Multiplies linear layers' weights by `factor`, tied ones once: std 0.02 suits 768 channels, fewer need more."""
-    for weight in {part.weight for part in module.modules() if isinstance(part, nn.Linear)}:
+    """Multiplies linear layers' weights by `factor`, tied ones once: std 0.02 suits 768 channels, fewer need more.
+
+    Embeddings passed to a model's constructor (InputEmbeddings) keep their weights.
+    """
+    for weight in {part.weight for part in module.modules() if isinstance(part, nn.Linear) and not keeps_init(part)}:
         weight.mul_(factor)

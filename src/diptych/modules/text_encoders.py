@@ -18,8 +18,8 @@ from diptych.modules.tokens import Span, Tokens
 class BertText(nn.Module):
     """BERT (Devlin et al. 2019) with a projection of [CLS] to `dim`: a text encoder in place of RecurrentText.
 
-    ``model.text = BertText(1024)`` gives it to VSE++. The defaults are BERT-base's. Differs: no dropout on attention
-    weights.
+    ``VSEpp(config, text=BertText(1024))`` is VSE++ with it. The defaults are BERT-base's. Differs: no dropout on
+    attention weights.
     """
 
     def __init__(
@@ -54,14 +54,24 @@ class BertText(nn.Module):
 class RecurrentText(nn.Module):
     """Word embeddings, then a GRU; with `bidirectional` the mean of both directions (SCAN, section 3.2).
 
-    Padding is skipped. Word embeddings are initialised uniformly in ±0.1, as in VSE++'s and SCAN's official code.
+    Padding is skipped. `word`: word embeddings in place of its own, which are initialised uniformly in ±0.1, as in
+    VSE++'s and SCAN's official code.
     """
 
-    def __init__(self, vocab_size: int, dim: int, word_dim: int = 300, depth: int = 1, bidirectional: bool = False):
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        word_dim: int = 300,
+        depth: int = 1,
+        bidirectional: bool = False,
+        word: nn.Module | None = None,
+    ):
         super().__init__()
-        self.word = nn.Embedding(vocab_size, word_dim)
+        self.word = word or nn.Embedding(vocab_size, word_dim)
         self.gru = nn.GRU(word_dim, dim, depth, batch_first=True, bidirectional=bidirectional)
-        nn.init.uniform_(self.word.weight, -0.1, 0.1)
+        if isinstance(self.word, nn.Embedding):
+            nn.init.uniform_(self.word.weight, -0.1, 0.1)
 
     def forward(self, text: Text) -> Tokens:
         """One hidden state per word."""

@@ -50,7 +50,7 @@ from diptych.protocols import PatchEncoder
 from diptych.runs.check_init import check_image_start, check_text_start
 from diptych.runs.check_objectives import check_heads, check_protocols
 from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import CNN_CELL, image_loader, install_embedders
+from diptych.runs.embedders import CNN_CELL, check_no_leak, image_loader, input_embeddings
 from diptych.runs.feature_extractors import check_frozen_features, frozen_cnn
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.tokenizer import vocabulary_of
@@ -73,11 +73,11 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
         RunError: the model does not support one of the objectives, or another setting does not fit it.
     """
     torch.manual_seed(run.training.seed)
-    model: Any = run.model.build()
+    model: Any = run.model.build(input_embeddings(run))
     check_protocols(run, model)
+    check_no_leak(run, model)
     heads = heads_of(model, run)
     scale_init(nn.ModuleList([model, heads]), run.init_scale)
-    install_embedders(model, run)
     check_heads(run.objectives, model, heads)
     freeze(model, run.freeze)
     config = run.objectives
@@ -151,8 +151,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
             f"{run.objectives.codebook_size}: set it to {trained.model.num_codes}"
         )
     check_model(folder, trained)
-    model = trained.model.build()
-    install_embedders(model, trained)
+    model = trained.model.build(input_embeddings(trained))
     load_strict(model, within(read_weights(folder), "model."), run.visual_tokenizer)
     patch_size = getattr(run.model, "patch_size", trained.model.patch_size)
     frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(trained).mean_std, patch_size)

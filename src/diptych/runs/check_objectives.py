@@ -70,7 +70,7 @@ def check_protocols(run: Pretrain, model: Any) -> None:
 
 
 def check_heads(config: Objectives, model: Any, heads: nn.ModuleDict) -> None:
-    """Raises RunError if the model, with the run's embedders installed, lacks a head or the patches to mask."""
+    """Raises RunError if the model lacks a head or the patches to mask."""
     name = type(model).__name__
     for objective, _, head in _needs(config):
         if head and head not in heads:

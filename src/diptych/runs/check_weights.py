@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from diptych.checkpoints.mapping import within
 from diptych.checkpoints.strict import check_fit
 from diptych.config.run import Finetune, Pretrain
-from diptych.runs.embedders import install_embedders
+from diptych.runs.embedders import check_no_leak, input_embeddings
 from diptych.runs.run_folder import RunError
 
 WEIGHTS = "model.safetensors"
 SIZE_MARGIN = 2**26
-"""Parameters that a model may have beyond its file until its embedders are installed: BERT's word embeddings, ..."""
+"""Parameters that a model may have beyond twice its file and still be compared by weight, whose error names them."""
 MAX_AREA_RATIO, MIN_AREA_LIMIT = 16, 2**20
 """Images may have so many times the area of a model's patch grid, or so many pixels if that is more."""
 
@@ -44,14 +44,14 @@ def check_model(folder: Path, run: Pretrain | Finetune) -> None:
     check_depth(folder, vars(run.model), len(weights))
     _check_image_size(folder, run)
     with torch.device("meta"):
-        model: Any = run.model.build()
+        model: Any = run.model.build(input_embeddings(run))
         size = sum(t.numel() for t in model.state_dict().values())
         if size > SIZE_MARGIN + 2 * size_of_file:
             raise RunError(
                 f"{folder}: run.json describes a model of {size:,} parameters, but {WEIGHTS} holds {size_of_file:,}: "
                 "they are not of the same run; train or import it again"
             )
-        install_embedders(model, run)
+        check_no_leak(run, model)
     check_fit(model, within(weights, "model."), f"{folder / WEIGHTS}, as run.json describes the model,")
 
 

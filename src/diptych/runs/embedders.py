@@ -6,7 +6,7 @@ region features from files. Texts: "own" words, or states of a frozen MiniLM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,9 @@ from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures, F
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
 from diptych.models.configs import RegionModel, SCANConfig, VisualBERTConfig, VSEppConfig, model_name
-from diptych.models.scan import model as scan
-from diptych.models.vsepp import model as vsepp
-from diptych.modules.embeddings import (
-    GridEmbedding,
-    PatchEmbedding,
-    PatchEmbeddingWithoutPosition,
-    RegionEmbedding,
-    RegionEmbeddingWithoutPosition,
-    TextEmbedding,
-)
-from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder, InputDropout
+from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
+from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder
+from diptych.modules.input_embeddings import Grid, InputEmbeddings
 from diptych.modules.normalization import CENTRED
 from diptych.runs.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
 from diptych.runs.run_folder import RunError
@@ -40,16 +32,13 @@ from diptych.utils.feature_cache import MemoryCache
 
 CNN_CELL = 1280  # channels of the CNN's last feature map
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
-DECODER_PARTS = ("decoder", "answer_words")  # keep their own words: bidirectional features would leak future tokens
 
 
-def install_embedders(model: nn.Module, run: Pretrain | Finetune) -> None:
-    """Replaces the embeddings of a built model by those of `run.embedders`.
-
-    Heads that share the model's word embeddings must be built before.
+def input_embeddings(run: Pretrain | Finetune) -> InputEmbeddings:
+    """The input embeddings of `run.embedders`, for the constructor of the run's model.
 
     Raises:
-        RunError: the model's region features have another dimension, or its decoder would read bidirectional features.
+        RunError: the model's region features have another dimension.
     """
     config = run.embedders
     if isinstance(run.model, RegionModel) and config.image in BOXES and run.model.feature_dim != _feature_dim(config):
@@ -57,35 +46,20 @@ def install_embedders(model: nn.Module, run: Pretrain | Finetune) -> None:
             f"{config.image} have {_feature_dim(config)} features each, and this {model_name(run.model)} reads "
             f"{run.model.feature_dim}: set model.feature_dim to {_feature_dim(config)}"
         )
-    if config.image == "grid":
-        _replace_parts(model, (PatchEmbedding, PatchEmbeddingWithoutPosition), _grid_embedding)
-    elif config.image != "own" and not isinstance(run.model, RegionModel):
-        _replace_parts(
-            model,
-            (PatchEmbedding, PatchEmbeddingWithoutPosition),
-            lambda old: RegionEmbedding(_feature_dim(config), _patch_dim(old)),
-        )
-    if config.dropout and reads_regions(run):
-        for parent, name in _region_projections(model):
-            setattr(parent, name, InputDropout.like(getattr(parent, name), config.dropout))
+    image = None if config.image == "own" or isinstance(run.model, RegionModel) else _image_embedding(config)
     if config.text == "own":
-        return
-    source, features = TEXT_FEATURES[config.text]
-    if config.text == "minilm":
-        encoder = partial(FrozenTextEncoder, source=source, feature_dim=features, dropout=config.dropout)
-        _replace_parts(model, (TextEmbedding,), lambda old: encoder(_word_dim(old)))
-        _check_no_leak(model, run)
-    words = partial(FrozenTextEmbedding, source=source, feature_dim=features, dropout=config.dropout)
-    _replace_parts(model, (nn.Embedding,), lambda old: words(_embedding_dim(old)), called="word")
+        return InputEmbeddings(image, feature_dropout=config.dropout)
+    source, feature_dim = TEXT_FEATURES[config.text]
+    arguments = {"source": source, "feature_dim": feature_dim, "dropout": config.dropout}
+    text = partial(FrozenTextEncoder, **arguments) if config.text == "minilm" else None
+    return InputEmbeddings(image, text, partial(FrozenTextEmbedding, **arguments), config.dropout)
 
 
-def _region_projections(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """The linear layers that project region features: parent module and attribute name of each."""
-    for part in model.modules():
-        if isinstance(part, RegionEmbedding | RegionEmbeddingWithoutPosition):
-            yield part, "feature"
-        elif isinstance(part, vsepp.VSEpp | scan.SCAN):
-            yield part, "image"
+def _image_embedding(config: Embedders) -> Callable[[int, Grid | None], nn.Module]:
+    """Factory of the embedding of frozen image features, from the model's width and position grid."""
+    if config.image == "grid":
+        return lambda dim, grid: GridEmbedding(cnn_maps, CNN_CELL, dim, grid or CNN_GRID, class_token=True)
+    return lambda dim, _: RegionEmbedding(_feature_dim(config), dim, feature_dropout=config.dropout)
 
 
 def _feature_dim(config: Embedders) -> int:
@@ -93,10 +67,14 @@ def _feature_dim(config: Embedders) -> int:
     return {"boxes": FrozenCNN.width, "hypercolumns": Hypercolumns.width}.get(config.image, config.feature_dim)
 
 
-def _check_no_leak(model: nn.Module, run: Pretrain | Finetune) -> None:
-    """Raises RunError if a causal objective would read bidirectional MiniLM features."""
+def check_no_leak(run: Pretrain | Finetune, model: nn.Module) -> None:
+    """Raises RunError if a causal objective would read bidirectional MiniLM features.
+
+    It reads them where the model embeds words itself; a decoder beside a whole frozen text embedding has its own words.
+    """
     causal = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.masked_captions)
-    if causal and any(name == "word" for _, name, _ in _parts(model)):
+    reads_words = any(isinstance(part, FrozenTextEmbedding) for part in model.modules())
+    if causal and run.embedders.text == "minilm" and reads_words:
         raise RunError(
             f"{model_name(run.model)} decodes autoregressively, and bidirectional MiniLM features would leak future "
             'tokens: set embedders.text to "minilm_causal" (causal mask) or "own"'
@@ -164,40 +142,3 @@ def image_key_names(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
     images = image_loader(run)
     same_pixels = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
     return FeatureKeys(frozen_cnn().name, images) if run.objectives.vqkd and same_pixels else None
-
-
-def _grid_embedding(old: nn.Module) -> nn.Module:
-    return GridEmbedding(cnn_maps, CNN_CELL, _patch_dim(old), getattr(old, "grid", CNN_GRID), class_token=True)
-
-
-def _embedding_dim(old: nn.Module) -> int:
-    assert isinstance(old, nn.Embedding)
-    return old.embedding_dim
-
-
-def _word_dim(old: nn.Module) -> int:
-    assert isinstance(old, TextEmbedding)
-    return old.word.embedding_dim
-
-
-def _patch_dim(old: nn.Module) -> int:
-    project = old.project
-    assert isinstance(project, nn.Linear)
-    return project.out_features
-
-
-def _replace_parts(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module], called: str = ""
-) -> None:
-    """Replaces every part of these kinds (and of that attribute name, if `called` is given) by `make(part)`."""
-    for parent, name, part in list(_parts(model)):
-        if isinstance(part, kinds) and called in ("", name):
-            setattr(parent, name, make(part))
-
-
-def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """(parent, attribute name, part) of every part of `model` outside decoders; a shared part once for each parent."""
-    for name, part in model.named_children():
-        if name not in DECODER_PARTS:
-            yield model, name, part
-            yield from _parts(part)

@@ -39,7 +39,7 @@ from diptych.modules.init import scale_init
 from diptych.protocols import FusionEncoder
 from diptych.runs.check_inputs import check_out
 from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import install_embedders, shown_images
+from diptych.runs.embedders import input_embeddings, shown_images
 from diptych.runs.feature_extractors import check_frozen_features
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.tokenizer import tokenizer_of
@@ -69,12 +69,12 @@ def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
     torch.manual_seed(run.training.seed)
     if run.task == "classification":
         classes = len(facts["classes"])
-        return Classification(with_classifier(run.model, classes).build(), classes)  # type: ignore[arg-type]
-    model: Any = run.model.build()
+        classifier: Any = with_classifier(run.model, classes).build(input_embeddings(run))
+        return Classification(classifier, classes)
+    model: Any = run.model.build(input_embeddings(run))
     scale_init(model, run.init_scale)
     if isinstance(run.model, ImageOnlyModel) or not isinstance(model, FusionEncoder):
         raise RunError(f"{run.task} needs a model that fuses text and image; a {model_name(run.model)} does not")
-    install_embedders(model, run)  # type: ignore[arg-type]
     if run.task == "vqa" and has_answer_decoder(run.model) and isinstance(model, AnswerDecoder):
         return (
             OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIPConfig) else OpenVQA(model, double_first_token=True)

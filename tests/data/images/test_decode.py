@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from diptych.data.images import decode as decode_module
 from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 
 def saved(image: Pillow.Image, format: str = "PNG", **options) -> bytes:
@@ -78,7 +78,7 @@ def test_exif_orientation_is_applied(orientation, format):
 
 
 def test_an_image_with_broken_exif_is_decoded():
-    data = picture_bytes(exif=b"Exif\0\0" + b"MM\0\x2a\xff\xff\xff\xff")
+    data = image_bytes(exif=b"Exif\0\0" + b"MM\0\x2a\xff\xff\xff\xff")
     assert decode(data, "x").size == (40, 30)
 
 
@@ -92,13 +92,13 @@ def test_size_is_checked_before_decoding():
     with pytest.raises(BadSample, match=r"bomb|limit"):
         decode(png, "huge.png")
     with pytest.raises(BadSample, match="40 x 30 pixels is more than the limit of 100"):
-        decode(picture_bytes(), "x", max_pixels=100)
+        decode(image_bytes(), "x", max_pixels=100)
 
 
 @given(st.integers(0, 700))
 @settings(max_examples=30, deadline=None)
 def test_a_truncated_jpeg_is_a_bad_sample(cut):
-    data = picture_bytes(quality=95)
+    data = image_bytes(quality=95)
     with pytest.raises(BadSample, match=r"a\.jpg: not a readable image"):
         decode(data[: min(cut, len(data) - 40)], "a.jpg")
 
@@ -106,7 +106,7 @@ def test_a_truncated_jpeg_is_a_bad_sample(cut):
 @given(st.data())
 @settings(max_examples=80, deadline=None)
 def test_any_bytes_give_an_image_or_a_bad_sample(data):
-    raw = bytearray(picture_bytes(format=data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))))
+    raw = bytearray(image_bytes(format=data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -124,14 +124,14 @@ def test_noise_is_a_bad_sample(raw):
 
 @pytest.mark.parametrize("least,expected", [(None, 400), (384, 400), (200, 200), (101, 200), (100, 100), (10, 50)])
 def test_large_jpegs_may_be_decoded_smaller_but_never_below_the_minimum(least, expected):
-    assert min(decode(picture_bytes(size=(400, 612)), "x", min_side=least).size) == expected
+    assert min(decode(image_bytes(size=(400, 612)), "x", min_side=least).size) == expected
 
 
 @pytest.mark.parametrize("least", [None, 60])
 def test_the_fast_decoder_changes_nothing(monkeypatch, least):
     if decode_module.simplejpeg is None:
         pytest.skip("simplejpeg (the extra `fast`) is not installed")
-    data = picture_bytes(3, (321, 243), quality=90)
+    data = image_bytes(3, (321, 243), quality=90)
     fast = np.asarray(decode(data, "x", min_side=least)).astype(int)
     monkeypatch.setattr(decode_module, "simplejpeg", None)
     slow = np.asarray(decode(data, "x", min_side=least)).astype(int)

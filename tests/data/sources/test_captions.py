@@ -13,7 +13,7 @@ from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.formats import Columns
 from diptych.data.sources.splits import drawn_split, named_split
-from tests.data.tiny_data import picture_bytes, write_karpathy, write_pictures
+from tests.data.tiny_data import image_bytes, write_images, write_karpathy
 
 reuse = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -21,7 +21,7 @@ reuse = settings(
 
 
 def write_table(folder: Path, text: str, name: str = "train.csv") -> Path:
-    write_pictures(folder, 3)
+    write_images(folder, 3)
     (folder / name).write_text(text, encoding="utf-8", newline="")
     return folder / name
 
@@ -61,7 +61,7 @@ def test_karpathy_folder_and_file(karpathy):
 def test_coco_selects_the_split_and_folder_by_name(tmp_path):
     for part in ("train2014", "val2014"):
         (tmp_path / part).mkdir()
-        (tmp_path / part / f"COCO_{part}_000000000042.jpg").write_bytes(picture_bytes())
+        (tmp_path / part / f"COCO_{part}_000000000042.jpg").write_bytes(image_bytes())
         content = {
             "images": [{"id": 42, "file_name": f"COCO_{part}_000000000042.jpg"}, {"id": 7, "file_name": "nobody.jpg"}],
             "annotations": [{"image_id": 42, "caption": f"{part} {i}"} for i in range(2)],
@@ -74,7 +74,7 @@ def test_coco_selects_the_split_and_folder_by_name(tmp_path):
 
 def test_cocos_json_may_be_in_annotations_beside_its_images(tmp_path):
     (tmp_path / "train2017").mkdir()
-    (tmp_path / "train2017" / "000000000042.jpg").write_bytes(picture_bytes())
+    (tmp_path / "train2017" / "000000000042.jpg").write_bytes(image_bytes())
     content = {
         "images": [{"id": 42, "file_name": "000000000042.jpg"}],
         "annotations": [{"image_id": 42, "caption": "x"}],
@@ -127,7 +127,7 @@ def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
 
 
 def test_a_table_without_splits_is_divided_by_image(tmp_path):
-    names = write_pictures(tmp_path, 60)
+    names = write_images(tmp_path, 60)
     (tmp_path / "all.csv").write_text("image,caption\n" + "".join(f"{n},one\n{n},two\n" for n in names))
     parts = {s: open_captions(str(tmp_path), s) for s in ("train", "val", "test")}
     files = [{source.where(i) for i in range(len(source))} for source in parts.values()]
@@ -187,7 +187,7 @@ def test_a_missing_image_names_file_row_and_nearest(tmp_path):
 def test_paths_outside_the_folder(tmp_path, name):
     inside = tmp_path / "inside"
     path = write_table(inside, json.dumps({"image": name, "caption": "a"}), "train.jsonl")
-    (tmp_path / "secret.jpg").write_bytes(picture_bytes())
+    (tmp_path / "secret.jpg").write_bytes(image_bytes())
     assert_data_error(path, f"{path}, line 1")
 
 
@@ -195,7 +195,7 @@ def test_paths_outside_the_folder(tmp_path, name):
 def test_links_out_of_the_folder(tmp_path, folder):
     inside = tmp_path / "inside"
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret.jpg").write_bytes(picture_bytes())
+    (tmp_path / "outside" / "secret.jpg").write_bytes(image_bytes())
     path = write_table(inside, f"image,caption\n{'linked/' if folder else ''}secret.jpg,a\n")
     if folder:
         os.symlink(tmp_path / "outside", inside / "linked")
@@ -266,7 +266,7 @@ def test_no_folder_no_captions_or_too_many(karpathy, tmp_path_factory):
 
 def test_bad_files_are_bad_samples_not_errors(karpathy):
     source = open_captions(str(karpathy), "train")
-    (karpathy / "images" / "001.jpg").write_bytes(picture_bytes()[:300])
+    (karpathy / "images" / "001.jpg").write_bytes(image_bytes()[:300])
     (karpathy / "images" / "002.jpg").unlink()
     with pytest.raises(BadSample, match=r"001\.jpg: not a readable image"):
         source.image(1)

@@ -21,7 +21,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.sources.cells import answers, captions, optional_text, text
 from diptych.data.sources.vqa import open_questions
 from diptych.data.webdataset.tar_samples import tar_samples
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 PRINTED = (
     "['a', 'b']", "['a' 'b']", "[u'a', u'b']", "{'answer': 'a'}", "('a', 'b')", "('a',)", "b'a'", "[None]", "[nan, 'a']",
@@ -268,7 +268,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the image that every row names."""
     folder = tmp_path_factory.mktemp("cells")
     for name in ("a.jpg", "000007.jpg"):
-        (folder / name).write_bytes(picture_bytes())
+        (folder / name).write_bytes(image_bytes())
     return folder
 
 
@@ -297,7 +297,7 @@ def test_no_reader_accepts_a_printed_value_as_a_text(folder: Path, read: Callabl
 
 
 def test_the_command_lines_error_names_file_row_and_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     rows = [{"image": "a.jpg", "question": "what?", "answer": answer} for answer in ("cat", None)]
     for split in ("train", "val"):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -310,7 +310,7 @@ def test_the_command_lines_error_names_file_row_and_key(tmp_path: Path, capsys: 
 
 
 def test_the_command_line_scores_answers_given_as_records_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     record = {"answer": "cat", "answer_confidence": "yes"}
     rows = [{"image": "a.jpg", "question": "what?", "answer": cell} for cell in (record, [record] * 10)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -17,7 +17,7 @@ from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.splits import SPLITS, drawn_split
 from diptych.data.sources.vqa import open_questions
-from tests.data.tiny_data import picture_bytes, write_pictures
+from tests.data.tiny_data import image_bytes, write_images
 
 N = 12
 SPELLINGS = ("{}.jpg", "./{}.jpg", "images/{}.jpg", "images//{}.jpg", "copy-{}.jpg", "link-{}.jpg", "./images/./{}.jpg")
@@ -29,7 +29,7 @@ listings = st.lists(st.tuples(st.integers(0, N - 1), st.sampled_from(SPELLINGS))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve images, each under its name, as a copy and as a link."""
     folder = tmp_path_factory.mktemp("images")
-    for name in write_pictures(folder, N):
+    for name in write_images(folder, N):
         target = folder / "images" / f"{int(name[:3])}.jpg"
         (folder / "images" / name).rename(target)
         shutil.copy(target, folder / f"copy-{target.name}")
@@ -140,7 +140,7 @@ def test_an_image_in_two_splits_raises_and_copies_in_two_splits_warn(folder, tmp
 
 
 def test_a_split_opens_if_images_of_other_splits_are_missing(tmp_path):
-    write_pictures(tmp_path, 2)
+    write_images(tmp_path, 2)
     (tmp_path / "photos.csv").write_text("image,caption,split\n000.jpg,a,val\ngone.jpg,b,train\n../x.jpg,c,test\n")
     assert captions_of(open_captions(str(tmp_path), "val")) == ["a"]
     with pytest.raises(DataError, match=r"line 3: image 'gone\.jpg' is missing"):
@@ -153,7 +153,7 @@ def test_tars_with_a_sample_per_caption_are_divided_by_image(tmp_path, images):
     for shard in range(2):
         with tarfile.open(tmp_path / f"cc-{shard}.tar", "w") as tar:
             for at, n in list(enumerate(images))[shard::2]:
-                for suffix, data in (("jpg", picture_bytes(n)), ("txt", f"{at} {n}".encode())):
+                for suffix, data in (("jpg", image_bytes(n)), ("txt", f"{at} {n}".encode())):
                     info = tarfile.TarInfo(f"{at:04d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))

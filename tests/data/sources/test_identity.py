@@ -28,7 +28,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.data.webdataset.stream_loader import stream_loader
 from diptych.data.webdataset.streamed_shards import Stream
-from tests.data.tiny_data import Colours, picture_bytes, write_karpathy
+from tests.data.tiny_data import Colours, image_bytes, write_karpathy
 
 TOKENIZER, SMALL = Tokenizer(16), ImageSettings(shorter_side=16, patch_size=16, square=True)
 
@@ -50,7 +50,7 @@ def identities(source: Captioned) -> list[int]:
 def write_images(folder: Path, n: int = 3) -> list[str]:
     names = [f"{i}.jpg" for i in range(n)]
     for i, name in enumerate(names):
-        (folder / name).write_bytes(picture_bytes(i))
+        (folder / name).write_bytes(image_bytes(i))
     return names
 
 
@@ -113,7 +113,7 @@ def write_tar(path: Path, samples: list[tuple[str, int, str]]) -> None:
     """Each sample is (key, photo, caption)."""
     with tarfile.open(path, "w") as tar:
         for key, photo, text in samples:
-            for suffix, data in (("jpg", picture_bytes(photo)), ("txt", text.encode())):
+            for suffix, data in (("jpg", image_bytes(photo)), ("txt", text.encode())):
                 info = tarfile.TarInfo(f"{key}.{suffix}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))

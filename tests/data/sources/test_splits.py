@@ -18,7 +18,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.sources.splits import SEVERAL, SPLITS, file_split, known_split, named_split, requested_split, split_of
 from diptych.data.sources.vqa import open_questions
 from diptych.data.webdataset.streamed_shards import Stream
-from tests.data.tiny_data import picture_bytes, write_pictures
+from tests.data.tiny_data import image_bytes, write_images
 
 WORDS = {
     "train": ["train", "training", "restval"],
@@ -100,7 +100,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 @given(st.lists(st.sampled_from([w for w, _ in KNOWN] + [" Val ", "TRAIN", "holdout", "trainval", "testA", ""]), min_size=1, max_size=6), st.sampled_from([".csv", ".tsv", ".jsonl", ".json"]))  # fmt: skip
 @reuse
 def test_every_row_is_in_one_split_or_its_file_raises(tmp_path, words, suffix):
-    names = write_pictures(tmp_path, 6)
+    names = write_images(tmp_path, 6)
     path = tmp_path / f"photos{suffix}"
     if suffix == ".json":
         path = tmp_path / "dataset.json"
@@ -129,7 +129,7 @@ def test_every_row_is_in_one_split_or_its_file_raises(tmp_path, words, suffix):
 
 @pytest.mark.parametrize("heading", ["split", "Split", " SPLIT "])
 def test_a_split_column_is_recognised_in_any_case(tmp_path, heading):
-    names = write_pictures(tmp_path, 3)
+    names = write_images(tmp_path, 3)
     rows = [{"image": n, "caption": n, heading: s} for n, s in zip(names, ["dev", "train", "dev "], strict=True)]
     write_rows(tmp_path / "photos.csv", rows)
     source = open_captions(str(tmp_path), "val")
@@ -141,8 +141,8 @@ def test_a_split_column_is_recognised_in_any_case(tmp_path, heading):
     "name", ["photos.csv", "photos.jsonl", "captions_photos.json", "x_questions.json", "train.csv"]
 )
 def test_a_split_column_of_another_name_raises_and_is_not_ignored(tmp_path, heading, name):
-    files = write_pictures(tmp_path, 3)
-    (tmp_path / "images" / "7.jpg").write_bytes(picture_bytes(7))
+    files = write_images(tmp_path, 3)
+    (tmp_path / "images" / "7.jpg").write_bytes(image_bytes(7))
     own = [{heading: word} for word in ("training", "dev", "train2014")]
     if name.startswith("captions"):
         images = [{"id": i, "file_name": n} | o for i, (n, o) in enumerate(zip(files, own, strict=True))]
@@ -166,7 +166,7 @@ def test_a_split_column_of_another_name_raises_and_is_not_ignored(tmp_path, head
 
 
 def test_a_consistent_or_additional_split_column_is_ignored(tmp_path):
-    names = write_pictures(tmp_path, 2)
+    names = write_images(tmp_path, 2)
     write_rows(tmp_path / "val2014.csv", [{"image": n, "caption": "x", "set": "dev"} for n in names])
     assert len(open_captions(str(tmp_path / "val2014.csv"), "val")) == 2
     rows = [
@@ -180,7 +180,7 @@ def test_a_consistent_or_additional_split_column_is_ignored(tmp_path):
 
 
 def test_if_a_row_names_a_split_every_row_must(tmp_path):
-    names = write_pictures(tmp_path, 3)
+    names = write_images(tmp_path, 3)
     path = tmp_path / "photos.jsonl"
     rows = [{"image": n, "caption": n} | ({} if n == names[1] else {"split": "train"}) for n in names]
     write_rows(path, rows)
@@ -199,7 +199,7 @@ def write_coco(path: Path, names: list[str]) -> None:
 
 
 def test_a_coco_file_named_for_a_split_is_that_split_only(tmp_path):
-    write_coco(tmp_path / "captions_train2014.json", write_pictures(tmp_path, 5))
+    write_coco(tmp_path / "captions_train2014.json", write_images(tmp_path, 5))
     for spec in (tmp_path, tmp_path / "captions_train2014.json"):
         assert len(open_captions(str(spec), "training")) == 5
         with pytest.raises(NoSplit):
@@ -207,7 +207,7 @@ def test_a_coco_file_named_for_a_split_is_that_split_only(tmp_path):
 
 
 def test_a_coco_file_named_for_no_split_is_divided(tmp_path):
-    write_coco(tmp_path / "captions_holidays.json", names := write_pictures(tmp_path, 80))
+    write_coco(tmp_path / "captions_holidays.json", names := write_images(tmp_path, 80))
     images = []
     for split in SPLITS:
         source = open_captions(str(tmp_path), split)
@@ -218,7 +218,7 @@ def test_a_coco_file_named_for_no_split_is_divided(tmp_path):
 
 def test_a_table_beside_one_named_for_a_split_is_not_divided(tmp_path):
     """The other table may contain the same images."""
-    names = write_pictures(tmp_path, 40)
+    names = write_images(tmp_path, 40)
     for name in ("train.csv", "photos.csv"):
         write_rows(tmp_path / name, [{"image": n, "caption": n} for n in names])
     assert len(open_captions(str(tmp_path), "train")) == 40
@@ -229,7 +229,7 @@ def test_a_table_beside_one_named_for_a_split_is_not_divided(tmp_path):
 def write_tar(path: Path, keys: list[str]) -> None:
     with tarfile.open(path, "w") as tar:
         for key in keys:
-            for suffix, data in (("jpg", picture_bytes(int(key))), ("txt", f"caption {key}".encode())):
+            for suffix, data in (("jpg", image_bytes(int(key))), ("txt", f"caption {key}".encode())):
                 info = tarfile.TarInfo(f"{key}.{suffix}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -262,7 +262,7 @@ def write_questions(path: Path, numbers: list[int], **more: str) -> None:
 
 
 def test_test_dev_is_another_split_than_test(tmp_path):
-    write_pictures(tmp_path, 4)
+    write_images(tmp_path, 4)
     write_questions(tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json", [0, 1, 2])
     write_questions(tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json", [0])
     assert [len(open_questions(str(tmp_path), split)) for split in ("test", "test-dev")] == [6, 2]
@@ -271,7 +271,7 @@ def test_test_dev_is_another_split_than_test(tmp_path):
 
 
 def test_a_questions_file_is_divided_by_image_unless_its_subtype_names_a_split(tmp_path):
-    write_pictures(tmp_path, 40)
+    write_images(tmp_path, 40)
     write_questions(tmp_path / "questions.json", list(range(40)))
     sources = {split: open_questions(str(tmp_path), split) for split in ("train", "val")}
     images = {split: {s.where(i).split("(")[-1] for i in range(len(s))} for split, s in sources.items()}

@@ -9,7 +9,7 @@ from diptych.data.sources.answers import answer_list, answer_prior, soft_scores
 from diptych.data.sources.base import DataError
 from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 
 def write_vqa(
@@ -18,7 +18,7 @@ def write_vqa(
     """Writes three questions about images 7 and 12, with ten answers each; the path of the questions."""
     (folder / image_folder).mkdir(parents=True, exist_ok=True)
     for number in (7, 12):
-        (folder / image_folder / style.format(number)).write_bytes(picture_bytes(number))
+        (folder / image_folder / style.format(number)).write_bytes(image_bytes(number))
     rows = [(1, 7, "what?", "Desk"), (2, 12, "how many?", "two"), (5, 7, "where?", "desk")]
     questions = [{"question_id": id, "image_id": image, "question": text} for id, image, text, _ in rows]
     notes = [
@@ -70,7 +70,7 @@ def test_vqa_v2s_json_may_be_in_folders_beside_its_images(tmp_path, folders, ima
 def test_a_json_list_of_records_is_a_table(tmp_path):
     """The layout of the data of ALBEF, BLIP and VizWiz."""
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_bytes(picture_bytes(1))
+        (tmp_path / name).write_bytes(image_bytes(1))
     people = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [{"answer": "coke", "answer_confidence": "maybe"}]
     rows = [{"image": "a.jpg", "question": "what?", "answers": people, "answerable": 1}]
     rows += [{"image": "b.jpg", "question": "why?", "answer": ["A", "A", "b"], "question_id": 7}]
@@ -124,7 +124,7 @@ def test_keys_of_the_wrong_kind(tmp_path):
 
 
 def test_tables_of_questions(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "train.csv").write_text("image,question,answer\na.jpg,what?,cat\na.jpg,how many?,2\n")
     source = open_questions(str(tmp_path), "train")
     assert [source.question(i).answers for i in range(2)] == [("cat",), ("2",)]
@@ -168,7 +168,7 @@ def test_the_answer_list_starts_with_the_most_common(tmp_path):
 
 
 def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     rows = [{"image": "a.jpg", "question": "q", "answer": a} for a in ([], [])]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [open_questions(str(tmp_path), "test").question(i).answers for i in range(2)] == [(), ()]
@@ -211,7 +211,7 @@ def test_an_annotation_without_a_kind_has_none(tmp_path):
 
 
 def test_letters_of_choices_are_distinct_answers(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "train.csv").write_text("image,question,answer\n" + "".join(f"a.jpg,which?,{a}\n" for a in "ABCDAAB"))
     source = open_questions(str(tmp_path), "train")
     assert answer_list(source, normalise_answer, minimum=1) == ["a", "b", "c", "d"]

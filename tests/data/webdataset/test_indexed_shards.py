@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.webdataset.indexed_shards import CaptionedShards, braces, read_index
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 
 def write_tar(path, members: dict[str, bytes]) -> None:
@@ -23,7 +23,7 @@ def write_tar(path, members: dict[str, bytes]) -> None:
 
 
 def sample(i: int) -> dict[str, bytes]:
-    return {f"{i:04d}.jpg": picture_bytes(i, (20 + i, 30)), f"{i:04d}.txt": f"caption {i}".encode()}
+    return {f"{i:04d}.jpg": image_bytes(i, (20 + i, 30)), f"{i:04d}.txt": f"caption {i}".encode()}
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_json_captions_png_and_folders_inside(tmp_path):
     write_tar(
         tmp_path / "val.tar",
         {
-            "b/1.png": picture_bytes(format="PNG"),
+            "b/1.png": image_bytes(format="PNG"),
             "b/1.json": json.dumps({"caption": "from json"}).encode(),
             "b/1.cls": b"3",
-            "c/1.jpg": picture_bytes(),
+            "c/1.jpg": image_bytes(),
             "c/1.json": json.dumps({"caption": ["one", "two"]}).encode(),
         },
     )

@@ -25,7 +25,7 @@ from diptych.data.webdataset.indexed_shards import read_index
 from diptych.data.webdataset.stream_loader import stream_loader
 from diptych.data.webdataset.streamed_shards import Lane, Position, Stream, cursor_of
 from diptych.data.webdataset.tar_samples import tar_samples
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 IMAGES = ImageSettings(shorter_side=16, patch_size=16)
 TOKENIZER = Tokenizer(16)
@@ -34,7 +34,7 @@ TOKENIZER = Tokenizer(16)
 def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), image: bytes | None = None) -> None:
     with tarfile.open(path, "w") as tar:
         for key in keys:
-            content = image if image is not None else picture_bytes(key)
+            content = image if image is not None else image_bytes(key)
             members = {"jpg": b"broken" if key in bad else content, "txt": f"caption {key}".encode(), "cls": b"3"}
             for suffix, data in members.items():
                 info = tarfile.TarInfo(f"{'deep/' * (key % 3)}{key:04d}.{suffix}")
@@ -256,9 +256,9 @@ def test_damage_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
 
 
 def test_an_incomplete_sample_does_not_end_the_stream(tmp_path: Path):
-    files = {"0.jpg": picture_bytes(0), "0.txt": b"caption 0", "1.jpg": picture_bytes(1), "2.txt": b"caption 2"}
-    files |= {"3.jpg": picture_bytes(3), "3.txt": b"caf\xe9", "4.jpg": picture_bytes(4), "4.json": b"{"}
-    files |= {"5.jpg": picture_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
+    files = {"0.jpg": image_bytes(0), "0.txt": b"caption 0", "1.jpg": image_bytes(1), "2.txt": b"caption 2"}
+    files |= {"3.jpg": image_bytes(3), "3.txt": b"caf\xe9", "4.jpg": image_bytes(4), "4.json": b"{"}
+    files |= {"5.jpg": image_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for name, data in files.items():
             info = tarfile.TarInfo(name)

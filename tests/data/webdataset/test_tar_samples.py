@@ -196,7 +196,7 @@ def test_valid_headers_before_a_member_are_read(tmp_path: Path):
 
 def test_a_name_that_is_not_utf8_is_reported_escaped(tmp_path: Path):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
-        for suffix, content in ((".jpg", b"no picture"), (".txt", b"a dog")):
+        for suffix, content in ((".jpg", b"not an image"), (".txt", b"a dog")):
             info = tarfile.TarInfo(f"caf\xe9{suffix}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))

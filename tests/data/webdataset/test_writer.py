@@ -11,18 +11,18 @@ from diptych.data.sources.base import BadSample
 from diptych.data.sources.captions import open_captions
 from diptych.data.webdataset.tar_samples import MAX_TEXT_BYTES
 from diptych.data.webdataset.writer import Sample, picture_file, safe_key, sample_texts, write_shard
-from tests.data.tiny_data import Colours, picture_bytes, write_karpathy
+from tests.data.tiny_data import Colours, image_bytes, write_karpathy
 
 
 def sample(key: str, seed: int = 0) -> Sample:
-    return Sample(key, picture_bytes(seed), "jpg", sample_texts(["a", "b"], {"more": {"x": 1}}, key))
+    return Sample(key, image_bytes(seed), "jpg", sample_texts(["a", "b"], {"more": {"x": 1}}, key))
 
 
 def test_written_samples_are_read_back(tmp_path):
     write_shard(tmp_path / "train-0.tar", [sample("b/1", 1), sample("a", 2)])
     source = open_captions(str(tmp_path / "train-0.tar"), "train")
     assert len(source) == 2 and source.captions(0) == ("a", "b")
-    assert [source.file(i) for i in (0, 1)] == [picture_bytes(1), picture_bytes(2)]  # type: ignore[attr-defined]
+    assert [source.file(i) for i in (0, 1)] == [image_bytes(1), image_bytes(2)]  # type: ignore[attr-defined]
     with tarfile.open(tmp_path / "train-0.tar") as tar:
         assert tar.getnames() == ["b/1.jpg", "b/1.json", "a.jpg", "a.json"]
         file = tar.extractfile("a.json")
@@ -55,7 +55,7 @@ def test_plain_keys_are_kept_and_others_stay_distinct():
 def test_files_are_copied_and_other_images_are_encoded(tmp_path):
     write_karpathy(tmp_path, 2)
     source = open_captions(str(tmp_path), "train")
-    assert picture_file(source, 0) == (picture_bytes(0, (30, 44)), "jpg")
+    assert picture_file(source, 0) == (image_bytes(0, (30, 44)), "jpg")
     data, suffix = picture_file(Colours(3), 2)
     assert suffix == "png" and Pillow.open(io.BytesIO(data)).getpixel((0, 0)) == (2, 2, 2)
 
@@ -63,11 +63,11 @@ def test_files_are_copied_and_other_images_are_encoded(tmp_path):
 @pytest.mark.parametrize("name,format,kept", [("x.jpg", "PNG", True), ("x.jpg", "BMP", False), ("x.jpg", "GIF", False)])
 def test_the_suffix_follows_from_the_bytes(tmp_path, name, format, kept):
     (tmp_path / "train.csv").write_text(f"image,caption\n{name},a\n")
-    (tmp_path / name).write_bytes(picture_bytes(format=format))
+    (tmp_path / name).write_bytes(image_bytes(format=format))
     source = open_captions(str(tmp_path), "train")
     data, suffix = picture_file(source, 0)
-    assert suffix == "png" and (data == picture_bytes(format=format)) == kept
-    (tmp_path / name).write_bytes(b"no picture")
+    assert suffix == "png" and (data == image_bytes(format=format)) == kept
+    (tmp_path / name).write_bytes(b"not an image")
     with pytest.raises(BadSample, match="not a readable image"):
         picture_file(source, 0)
 

@@ -74,16 +74,12 @@ def triplet(hardest: bool) -> Job:
 
 
 def with_bert() -> VSEpp:
-    """Another text encoder can be assigned."""
-    model = VSEpp(VSEppConfig(**SIZES))
-    model.text = BertText(32, VOCABULARY, TEXT_LENGTH, 16, 1, 2, 32, dropout=0.0)
-    return model
+    """A BERT as text encoder, in place of the GRU."""
+    return VSEpp(VSEppConfig(**SIZES), text=BertText(32, VOCABULARY, TEXT_LENGTH, 16, 1, 2, 32, dropout=0.0))
 
 
 def full_with_bert() -> VSEpp:
-    model = VSEpp(VSEppConfig())
-    model.text = BertText(1024)
-    return model
+    return VSEpp(VSEppConfig(), text=BertText(1024))
 
 
 METHODS = {"encode_image": encode_regions, "encode_text": encode_text, "similarity": own_similarity}

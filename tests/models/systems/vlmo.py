@@ -87,7 +87,7 @@ def encode_masked(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     return [model.encode_unimodal(model.encode_masked(batch.image, first))]
 
 
-def images_alone(model: VLMo) -> Pretraining:
+def images_only(model: VLMo) -> Pretraining:
     tokenizer = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1))
     heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
     objective = MaskedImageCodes(BlockMasking(min_block=2), "masked_codes_image_only")
@@ -132,7 +132,7 @@ SYSTEMS = {
             forward=FUSED,
             jobs={
                 "masked images": Job(
-                    images_alone, {"masked_codes_image_only": math.log(CODES)}, exempt=NO_TEXTS, steps=300
+                    images_only, {"masked_codes_image_only": math.log(CODES)}, exempt=NO_TEXTS, steps=300
                 ),
             },
         )

@@ -20,6 +20,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.albef.model import ALBEF
@@ -55,10 +56,10 @@ class ALBEFConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"), ("image_dim", "image_num_heads"))
 
-    def build(self) -> ALBEF:
+    def build(self, embedders: InputEmbeddings = OWN) -> ALBEF:
         from diptych.models.albef.model import ALBEF
 
-        return ALBEF(self)
+        return ALBEF(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -19,9 +19,10 @@ from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.attention import Causal, KVCache
 from diptych.modules.block import PostNormBlock
-from diptych.modules.embeddings import TextEmbedding
+from diptych.modules.embeddings import TextEmbedding, word_table
 from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.position import resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.protocols import UnsupportedOperation
@@ -30,7 +31,7 @@ from diptych.protocols import UnsupportedOperation
 class ALBEF(nn.Module):
     """Image encoder, text encoder and multimodal encoder; with `decoder_depth` also an answer decoder."""
 
-    def __init__(self, config: ALBEFConfig):
+    def __init__(self, config: ALBEFConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         self.image_dim, self.dim, self.embed_dim = config.image_dim, config.dim, config.embed_dim
         self.vocab_size, self.num_images = config.vocab_size, config.num_images
@@ -44,8 +45,8 @@ class ALBEF(nn.Module):
             num_classes=0,
         )
 
-        def embedding() -> TextEmbedding:
-            return TextEmbedding(config.vocab_size, config.text_length, config.dim, dropout=config.dropout)
+        def embedding(word: nn.Module | None = None) -> TextEmbedding:
+            return TextEmbedding(config.vocab_size, config.text_length, config.dim, dropout=config.dropout, word=word)
 
         def layers(depth: int, context_dim: int | None = None) -> nn.ModuleList:
             return nn.ModuleList(
@@ -55,8 +56,8 @@ class ALBEF(nn.Module):
                 for _ in range(depth)
             )
 
-        self.image = ViT(image, resize_bicubic_plain)
-        self.words = embedding()
+        self.image = ViT(image, embedders, resize_bicubic_plain)
+        self.words = embedders.build_text(config.dim) or embedding(embedders.build_word(config.dim))
         self.text = layers(config.text_depth)
         self.fusion = nn.ModuleList(layers(config.num_images, config.image_dim) for _ in range(config.fusion_depth))
         for first, *others in self.fusion:  # type: ignore[misc]  # a ModuleList
@@ -65,7 +66,7 @@ class ALBEF(nn.Module):
         self.answer_words = embedding() if config.decoder_depth else None
         self.decoder = layers(config.decoder_depth, config.dim)
         self.answer_head = (
-            MLMHead(config.dim, config.vocab_size, tied=self.answer_words.word) if self.answer_words else None
+            MLMHead(config.dim, config.vocab_size, tied=word_table(self.answer_words)) if self.answer_words else None
         )
         self.apply(init_transformer)
 
@@ -141,6 +142,6 @@ class ALBEF(nn.Module):
         heads = {
             "itc": ITCHead(self.image_dim, self.dim, self.embed_dim, Temperature()),
             "itm": ITMHead(self.dim),
-            "mlm": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
+            "mlm": MLMHead(self.dim, self.vocab_size, tied=word_table(self.words)),
         }
         return nn.ModuleDict(heads).apply(init_transformer)

@@ -21,6 +21,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.beit3.model import BEiT3
@@ -54,10 +55,10 @@ class BEiT3Config:
         require_multiple(self, "model", ("dim", "num_heads"))
         require_at_most(self, "model", ("mask_token_id", "vocab_size"), below=True)
 
-    def build(self) -> BEiT3:
+    def build(self, embedders: InputEmbeddings = OWN) -> BEiT3:
         from diptych.models.beit3.model import BEiT3
 
-        return BEiT3(self)
+        return BEiT3(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -21,6 +21,7 @@ from diptych.models.beit3.config import BEiT3Config
 from diptych.modules.attention import KVCache
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.multiway import MultiwayBlock, MultiwayFusion, causal_mask, norms
 from diptych.modules.position import check_text_length, resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Span, Tokens
@@ -32,15 +33,15 @@ UNREAD = 2  # rows at the head of the position tables
 class BEiT3(nn.Module):
     """One multiway transformer over patch and word embeddings; an image classifier and an LM head as the config says."""
 
-    def __init__(self, config: BEiT3Config):
+    def __init__(self, config: BEiT3Config, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim, depth = config.dim, config.depth
         self.dim, self.vocab_size, self.mask_token_id = dim, config.vocab_size, config.mask_token_id
-        self.patches = PatchEmbedding(
+        self.patches = embedders.build_image(dim, config.grid) or PatchEmbedding(
             dim, config.patch_size, config.grid, resize_bicubic_plain, num_unused_positions=UNREAD
         )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.word = nn.Embedding(config.vocab_size, dim)
+        self.word = embedders.build_word(dim) or nn.Embedding(config.vocab_size, dim)
         self.position = nn.Embedding(UNREAD + config.text_length, dim)
         drop_path = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]  # grows linearly with depth
         blocks = nn.ModuleList(MultiwayBlock(dim, config.num_heads, config.mlp_dim, drop_path=p) for p in drop_path)

@@ -23,6 +23,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.blip.model import BLIP
@@ -66,10 +67,10 @@ class BLIPConfig:
         require_multiple(self, "model", ("dim", "num_heads"), ("image_dim", "image_num_heads"))
         require_at_most(self, "model", ("bos_token_id", "vocab_size"), ("enc_token_id", "vocab_size"), below=True)
 
-    def build(self) -> BLIP:
+    def build(self, embedders: InputEmbeddings = OWN) -> BLIP:
         from diptych.models.blip.model import BLIP
 
-        return BLIP(self)
+        return BLIP(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

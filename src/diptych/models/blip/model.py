@@ -21,10 +21,11 @@ from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.attention import Causal, KVCache
 from diptych.modules.block import PostNormBlock, activation_named
-from diptych.modules.embeddings import TextEmbedding
+from diptych.modules.embeddings import TextEmbedding, word_table
 from diptych.modules.fusion import DualImageBlock
 from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.position import resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.protocols import UnsupportedOperation
@@ -33,7 +34,7 @@ from diptych.protocols import UnsupportedOperation
 class TextEncoder(nn.Module):
     """BERT whose every layer can cross-attend to a context. `enc_token_id`: [ENC], the first token of a grounded text."""
 
-    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, enc_token_id: int):
+    def __init__(self, words: nn.Module, blocks: nn.ModuleList, enc_token_id: int):
         super().__init__()
         self.words, self.blocks, self.enc_token_id = words, blocks, enc_token_id
 
@@ -56,11 +57,10 @@ class TextEncoder(nn.Module):
 class GroundedDecoder(nn.Module):
     """Causal BERT with cross-attention to a context. `bos_token_id`: [DEC], which every text starts with."""
 
-    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, bos_token_id: int, eps: float, activation: str):
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, bos_token_id: int, vocabulary: MLMHead):
         super().__init__()
         self.words, self.blocks, self.bos_token_id = words, blocks, bos_token_id
-        vocab_size, dim = words.word.weight.shape
-        self.vocabulary = MLMHead(dim, vocab_size, eps, words.word, activation_named(activation))
+        self.vocabulary = vocabulary
 
     def forward(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         """The hidden states of `text`; with a `cache` of its newest tokens only."""
@@ -76,7 +76,7 @@ class GroundedDecoder(nn.Module):
 class BLIP(nn.Module):
     """Image encoder, text encoder and text decoder, as far as `config.variant` has them."""
 
-    def __init__(self, config: BLIPConfig):
+    def __init__(self, config: BLIPConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         self.image_dim, self.dim, self.embed_dim = config.image_dim, config.dim, config.embed_dim
         self.variant = variant = config.variant
@@ -91,14 +91,15 @@ class BLIP(nn.Module):
             activation=config.image_activation,
             eps=config.image_eps,
         )
-        self.image = ViT(image, resize_bicubic_plain)
+        self.image = ViT(image, embedders, resize_bicubic_plain)
         self.encoder = self.decoder = None
         if variant == "nlvr2":
-            words = _words(config)
+            words = _encoder_words(config, embedders)
             blocks = nn.ModuleList(_dual_image_block(config, i) for i in range(config.depth))
             self.encoder = TextEncoder(words, blocks, config.enc_token_id)
         elif variant != "caption":
-            self.encoder = TextEncoder(_words(config), _blocks(config, config.image_dim), config.enc_token_id)
+            words = _encoder_words(config, embedders)
+            self.encoder = TextEncoder(words, _blocks(config, config.image_dim), config.enc_token_id)
         if variant in ("caption", "vqa"):
             context_dim = config.dim if variant == "vqa" else config.image_dim
             self.decoder = _decoder(config, _words(config), _blocks(config, context_dim))
@@ -107,7 +108,8 @@ class BLIP(nn.Module):
             for block, shared in zip(blocks, self.encoder.blocks, strict=True):
                 block.cross, block.cross_norm = shared.cross, shared.cross_norm
                 block.feedforward, block.norm2 = shared.feedforward, shared.norm2
-            self.decoder = _decoder(config, self.encoder.words, blocks)
+            words = self.encoder.words
+            self.decoder = _decoder(config, words if isinstance(words, TextEmbedding) else _words(config), blocks)
         self.apply(init_transformer)
 
     def forward(
@@ -205,10 +207,14 @@ class BLIP(nn.Module):
         return nn.ModuleDict({"itc": contrast, "itm": ITMHead(self.dim)}).apply(init_transformer)
 
 
-def _words(config: BLIPConfig) -> TextEmbedding:
+def _words(config: BLIPConfig, word: nn.Module | None = None) -> TextEmbedding:
     return TextEmbedding(
-        config.vocab_size, config.text_length, config.dim, segments=0, eps=config.eps, dropout=config.dropout
+        config.vocab_size, config.text_length, config.dim, segments=0, eps=config.eps, dropout=config.dropout, word=word
     )
+
+
+def _encoder_words(config: BLIPConfig, embedders: InputEmbeddings) -> nn.Module:
+    return embedders.build_text(config.dim) or _words(config, embedders.build_word(config.dim))
 
 
 def _blocks(config: BLIPConfig, context_dim: int) -> nn.ModuleList:
@@ -244,4 +250,6 @@ def _dual_image_block(config: BLIPConfig, i: int) -> DualImageBlock:
 
 
 def _decoder(config: BLIPConfig, words: TextEmbedding, blocks: nn.ModuleList) -> GroundedDecoder:
-    return GroundedDecoder(words, blocks, config.bos_token_id, config.eps, config.activation)
+    activation = activation_named(config.activation)
+    vocabulary = MLMHead(config.dim, config.vocab_size, config.eps, word_table(words), activation)
+    return GroundedDecoder(words, blocks, config.bos_token_id, vocabulary)

@@ -21,6 +21,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.clip.model import CLIP
@@ -55,10 +56,10 @@ class CLIPConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"), ("text_dim", "text_num_heads"))
 
-    def build(self) -> CLIP:
+    def build(self, embedders: InputEmbeddings = OWN) -> CLIP:
         from diptych.models.clip.model import CLIP
 
-        return CLIP(self)
+        return CLIP(self, embedders)
 
 
 @settings("model")

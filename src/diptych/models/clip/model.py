@@ -23,6 +23,7 @@ from diptych.modules.block import PreNormBlock, activation_named
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_blocks
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.pool import last_token
 from diptych.modules.position import check_text_length, resize_bicubic
 from diptych.modules.tokens import Span, Tokens
@@ -31,7 +32,10 @@ EPS = 1e-5
 
 
 class PatchTower(nn.Module):
-    """A ViT that projects patches without bias and normalises tokens before the first block."""
+    """A ViT that projects patches without bias and normalises tokens before the first block.
+
+    `patches`: image embedding in place of its own.
+    """
 
     def __init__(
         self,
@@ -43,17 +47,17 @@ class PatchTower(nn.Module):
         grid: tuple[int, int],
         activation: str,
         eps: float = EPS,
+        patches: nn.Module | None = None,
     ):
         super().__init__()
-        self.patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
-        self.patches.project = nn.Linear(3 * patch_size * patch_size, dim, bias=False)
+        self.patches = patches or patches_without_bias(dim, patch_size, grid)
         self.norm = nn.LayerNorm(dim, eps)
         self.blocks = nn.ModuleList(
             PreNormBlock(dim, num_heads, mlp_dim, eps, activation=activation_named(activation)) for _ in range(depth)
         )
         init_blocks(self.blocks, dim)
-        for embedding in (self.patches.cls, self.patches.position):
-            nn.init.normal_(embedding, std=dim**-0.5)
+        for name in ("cls", "position") if patches is None else ():
+            nn.init.normal_(self.patches.get_parameter(name), std=dim**-0.5)
 
     def forward(self, image: Image | Regions) -> Tokens:
         tokens = self.patches(image).map(self.norm)  # b (1 + patches) dim
@@ -62,8 +66,18 @@ class PatchTower(nn.Module):
         return tokens
 
 
+def patches_without_bias(dim: int, patch_size: int, grid: tuple[int, int]) -> PatchEmbedding:
+    """A patch embedding whose projection has no bias."""
+    patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
+    patches.project = nn.Linear(3 * patch_size * patch_size, dim, bias=False)
+    return patches
+
+
 class TextTower(nn.Module):
-    """A transformer in which each token attends to itself and to those before it."""
+    """A transformer in which each token attends to itself and to those before it.
+
+    `word`: word embeddings in place of its own.
+    """
 
     def __init__(
         self,
@@ -75,16 +89,18 @@ class TextTower(nn.Module):
         length: int,
         activation: str,
         eps: float = EPS,
+        word: nn.Module | None = None,
     ):
         super().__init__()
-        self.word = nn.Embedding(vocab_size, dim)
+        self.word = word or nn.Embedding(vocab_size, dim)
         self.position = nn.Parameter(torch.empty(length, dim))
         self.blocks = nn.ModuleList(
             PreNormBlock(dim, num_heads, mlp_dim, eps, activation=activation_named(activation)) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps)
         init_blocks(self.blocks, dim)
-        nn.init.normal_(self.word.weight, std=0.02)
+        if isinstance(self.word, nn.Embedding):
+            nn.init.normal_(self.word.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
 
     def forward(self, text: Text) -> Tokens:
@@ -100,7 +116,7 @@ class TextTower(nn.Module):
 class CLIP(nn.Module):
     """An image tower and a text tower (figure 1); the projections to the joint space are a head (`pretraining_heads`)."""
 
-    def __init__(self, config: CLIPConfig):
+    def __init__(self, config: CLIPConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         self.dim, self.text_dim, self.embed_dim = config.dim, config.text_dim, config.embed_dim
         self.image = PatchTower(
@@ -112,6 +128,7 @@ class CLIP(nn.Module):
             config.grid,
             config.activation,
             config.eps,
+            embedders.build_image(config.dim, config.grid),
         )
         self.image_norm = nn.LayerNorm(config.dim, config.eps)
         self.text = TextTower(
@@ -123,6 +140,7 @@ class CLIP(nn.Module):
             config.text_length,
             config.text_activation or config.activation,
             config.text_eps,
+            embedders.build_word(config.text_dim),
         )
 
     def forward(self, image: Image, text: Text) -> tuple[Float[Tensor, "images d"], Float[Tensor, "texts e"]]:

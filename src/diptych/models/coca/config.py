@@ -21,6 +21,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.coca.model import CoCa
@@ -65,10 +66,10 @@ class CoCaConfig:
         )
         require_at_most(self, "model", ("pad_token_id", "vocab_size"), below=True)
 
-    def build(self) -> CoCa:
+    def build(self, embedders: InputEmbeddings = OWN) -> CoCa:
         from diptych.models.coca.model import CoCa
 
-        return CoCa(self)
+        return CoCa(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

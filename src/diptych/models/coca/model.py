@@ -26,6 +26,7 @@ from diptych.models.coca.config import CoCaConfig
 from diptych.modules.attention import Causal, KVCache, causal
 from diptych.modules.block import PreNormBlock, PreNormContextBlock, activation_named
 from diptych.modules.init import init_blocks
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.pool import QueryPool, last_token
 from diptych.modules.position import check_text_length
 from diptych.modules.tokens import FusedTokens, Span, Tokens
@@ -40,7 +41,10 @@ class CoCaOutput(NamedTuple):
 
 
 class UnimodalDecoder(nn.Module):
-    """The unimodal half of the text decoder: causal words, and a [CLS] at the end that attends to all of them."""
+    """The unimodal half of the text decoder: causal words, and a [CLS] at the end that attends to all of them.
+
+    `word`: word embeddings in place of its own.
+    """
 
     def __init__(
         self,
@@ -52,17 +56,19 @@ class UnimodalDecoder(nn.Module):
         length: int,
         activation: str,
         pad_token_id: int,
+        word: nn.Module | None = None,
     ):
         super().__init__()
         self.pad_token_id = pad_token_id
-        self.word = nn.Embedding(vocab_size, dim)
+        self.word = word or nn.Embedding(vocab_size, dim)
         self.cls = nn.Parameter(torch.empty(dim))
         self.position = nn.Parameter(torch.empty(length + 1, dim))
         self.blocks = nn.ModuleList(
             PreNormBlock(dim, num_heads, mlp_dim, EPS, activation=activation_named(activation)) for _ in range(depth)
         )
         init_blocks(self.blocks, dim)
-        nn.init.normal_(self.word.weight, std=0.02)
+        if isinstance(self.word, nn.Embedding):
+            nn.init.normal_(self.word.weight, std=0.02)
         for embedding in (self.cls, self.position):
             nn.init.normal_(embedding, std=0.01)
 
@@ -100,7 +106,7 @@ class UnimodalDecoder(nn.Module):
 class CoCa(nn.Module):
     """Image encoder with attentional pooling, unimodal text decoder and multimodal text decoder."""
 
-    def __init__(self, config: CoCaConfig):
+    def __init__(self, config: CoCaConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim = config.text_dim
         self.text_dim, self.embed_dim = dim, config.embed_dim
@@ -112,6 +118,7 @@ class CoCa(nn.Module):
             config.patch_size,
             config.grid,
             config.activation,
+            patches=embedders.build_image(config.dim, config.grid),
         )
         self.pool = QueryPool(config.num_queries, dim, config.pool_num_heads, config.dim, EPS)
         self.image_norm = nn.LayerNorm(dim, EPS)
@@ -124,6 +131,7 @@ class CoCa(nn.Module):
             config.text_length,
             config.activation,
             config.pad_token_id,
+            embedders.build_word(dim),
         )
         self.text_norm = nn.LayerNorm(dim, EPS)
         num_heads, mlp_dim = config.decoder_num_heads, config.decoder_mlp_dim

@@ -18,6 +18,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.crossvit.model import CrossViT
@@ -48,10 +49,10 @@ class CrossViTConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("image_sizes", "patch_sizes"), ("dims", "num_heads"))
 
-    def build(self) -> CrossViT:
+    def build(self, embedders: InputEmbeddings = OWN) -> CrossViT:
         from diptych.models.crossvit.model import CrossViT
 
-        return CrossViT(self)
+        return CrossViT(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

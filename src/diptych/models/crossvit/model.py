@@ -19,6 +19,7 @@ from diptych.modules.block import PreNormBlock
 from diptych.modules.embeddings import MultiScalePatchEmbedding
 from diptych.modules.fusion import CrossScaleFusion
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.tokens import Tokens
 
 Two = tuple[int, int]
@@ -49,11 +50,12 @@ class Stage(nn.Module):
 class CrossViT(nn.Module):
     """Two ViT branches that exchange information through their class tokens; a linear classifier for each."""
 
-    def __init__(self, config: CrossViTConfig):
+    def __init__(self, config: CrossViTConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         self.patches = nn.ModuleList(
-            MultiScalePatchEmbedding(config.image_sizes[i], config.patch_sizes[i], config.dims[i], config.stem)
-            for i in (0, 1)
+            embedders.build_image(config.dims[i], (size // patch_size, size // patch_size))
+            or MultiScalePatchEmbedding(size, patch_size, config.dims[i], config.stem)
+            for i, (size, patch_size) in enumerate(zip(config.image_sizes, config.patch_sizes, strict=True))
         )
         self.stages = nn.ModuleList(
             Stage(config.dims, config.num_heads, config.mlp_dims, (small, large), max(1, exchanges), config.dropout)

@@ -15,6 +15,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.mae.model import MAE
@@ -44,10 +45,10 @@ class MAEConfig:
             if getattr(self, name) % 4:
                 raise ValueError(f"model.{name} must be a multiple of 4: got {getattr(self, name)}")
 
-    def build(self) -> MAE:
+    def build(self, embedders: InputEmbeddings = OWN) -> MAE:
         from diptych.models.mae.model import MAE
 
-        return MAE(self)
+        return MAE(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -20,6 +20,7 @@ from diptych.models.mae.config import MAEConfig
 from diptych.modules.block import PreNormBlock
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.position import resize_bicubic, resize_grid_inside, sincos_2d
 from diptych.modules.tokens import Layout, Tokens
 
@@ -69,13 +70,11 @@ class PixelDecoder(nn.Module):
 class MAE(nn.Module):
     """A ViT encoder of visible patches and a decoder that predicts the pixels of all patches."""
 
-    def __init__(self, config: MAEConfig):
+    def __init__(self, config: MAEConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim = config.dim
         self.patch_size = config.patch_size
-        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize_bicubic)
-        del self.patches.position  # positions are fixed sines and cosines, not a learned parameter
-        self.patches.register_buffer("position", sincos_2d(dim, config.grid))
+        self.patches = embedders.build_image(dim, config.grid) or sincos_patches(dim, config.patch_size, config.grid)
         self.blocks = nn.ModuleList(PreNormBlock(dim, config.num_heads, config.mlp_dim) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, 1e-6)
         self.decoder = PixelDecoder(
@@ -120,3 +119,11 @@ class MAE(nn.Module):
     def reconstruct(self, visible: Tokens, whole: Layout) -> Tokens:
         """Predicted pixels of every patch of the layout `whole`, ordered by row, column and channel."""
         return self.decoder(visible, whole)
+
+
+def sincos_patches(dim: int, patch_size: int, grid: tuple[int, int]) -> PatchEmbedding:
+    """A patch embedding whose positions are fixed sines and cosines: a buffer in place of the learned parameter."""
+    patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
+    del patches.position
+    patches.register_buffer("position", sincos_2d(dim, grid))
+    return patches

@@ -12,6 +12,7 @@ from diptych.config.validation import (
     VocabSize,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.scan.model import SCAN
@@ -33,10 +34,10 @@ class SCANConfig:
     lambda_softmax: Annotated[float, Range(0, 1e3, "low")] = 9.0  # inverse temperature of attention (the paper's λ1)
     lambda_lse: Annotated[float, Range(0, 1e3, "low")] = 6.0  # inverse temperature of LogSumExp (the paper's λ2)
 
-    def build(self) -> SCAN:
+    def build(self, embedders: InputEmbeddings = OWN) -> SCAN:
         from diptych.models.scan.model import SCAN
 
-        return SCAN(self)
+        return SCAN(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Regions, Text
 from diptych.models.scan.config import SCANConfig
-from diptych.models.vsepp.model import image_projection, region_tokens
+from diptych.models.vsepp.model import RegionProjection
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.similarity import StackedAttention, unit
 from diptych.modules.text_encoders import RecurrentText
 from diptych.modules.tokens import Tokens
@@ -26,10 +27,19 @@ from diptych.modules.tokens import Tokens
 class SCAN(nn.Module):
     """Region and word embeddings compared by stacked cross attention."""
 
-    def __init__(self, config: SCANConfig):
+    def __init__(self, config: SCANConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
-        self.image = image_projection(config.feature_dim, config.dim)
-        self.text = RecurrentText(config.vocab_size, config.dim, config.word_dim, config.depth, config.bidirectional)
+        self.image = embedders.build_image(config.dim) or RegionProjection(
+            config.feature_dim, config.dim, embedders.feature_dropout
+        )
+        self.text = RecurrentText(
+            config.vocab_size,
+            config.dim,
+            config.word_dim,
+            config.depth,
+            config.bidirectional,
+            embedders.build_word(config.word_dim),
+        )
         self.attend = StackedAttention(
             config.direction, config.norm, config.aggregate, config.lambda_softmax, config.lambda_lse
         )
@@ -40,7 +50,7 @@ class SCAN(nn.Module):
 
     def encode_image(self, image: Regions) -> Tokens:
         """Regions in the joint space, as unit vectors."""
-        return region_tokens(image).map(self.image).map(partial(unit, eps=1e-8))
+        return self.image(image).map(partial(unit, eps=1e-8))
 
     def encode_text(self, text: Text) -> Tokens:
         """Words in the joint space, as unit vectors."""

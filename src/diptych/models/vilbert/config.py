@@ -20,6 +20,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.vilbert.model import ViLBERT
@@ -69,10 +70,10 @@ class ViLBERTConfig:
                 f"model.schedule must stay within model.depth and model.image_depth, {depths}: got {self.schedule}"
             )
 
-    def build(self) -> ViLBERT:
+    def build(self, embedders: InputEmbeddings = OWN) -> ViLBERT:
         from diptych.models.vilbert.model import ViLBERT
 
-        return ViLBERT(self)
+        return ViLBERT(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -18,10 +18,11 @@ from torch import nn
 from diptych.batch import Regions, Text
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.modules.block import PostNormBlock
-from diptych.modules.embeddings import RegionEmbedding, TextEmbedding
+from diptych.modules.embeddings import RegionEmbedding, TextEmbedding, word_table
 from diptych.modules.fusion import CoAttentionFusion, CoAttentionLayer, CrossBlock
 from diptych.modules.heads import ITMHead, MLMHead, RegionHead
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.pool import ProductPooler
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 
@@ -29,14 +30,19 @@ from diptych.modules.tokens import FusedTokens, Span, Tokens
 class ViLBERT(nn.Module):
     """A stream of text blocks and a stream of region blocks, with co-attention layers between them."""
 
-    def __init__(self, config: ViLBERTConfig):
+    def __init__(self, config: ViLBERTConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim, image_dim, dropout = config.dim, config.image_dim, config.dropout
         self.dim, self.image_dim, self.pooled_dim = dim, image_dim, config.coattention_dim
         self.num_region_targets, self.vocab_size = config.num_region_targets, config.vocab_size
-        self.words = TextEmbedding(config.vocab_size, config.text_length, dim, dropout=dropout)
+        self.words = embedders.build_text(dim) or TextEmbedding(
+            config.vocab_size, config.text_length, dim, dropout=dropout, word=embedders.build_word(dim)
+        )
+        self.dropout = nn.Dropout(dropout)  # of the task token; the text embedding may be a frozen one without dropout
         self.task = nn.Embedding(config.num_tasks, dim) if config.num_tasks else None
-        self.regions = RegionEmbedding(config.feature_dim, image_dim, dropout=dropout)
+        self.regions = embedders.build_image(image_dim) or RegionEmbedding(
+            config.feature_dim, image_dim, dropout=dropout, feature_dropout=embedders.feature_dropout
+        )
 
         def stream(depth: int, width: int, num_heads: int, mlp_dim: int) -> nn.ModuleList:
             return nn.ModuleList(PostNormBlock(width, num_heads, mlp_dim, dropout=dropout) for _ in range(depth))
@@ -78,7 +84,7 @@ class ViLBERT(nn.Module):
             return words
         real = torch.ones(len(text), 1, dtype=torch.bool, device=text.mask.device)
         task = Tokens.from_padded(self.task(text.task)[:, None], real, Span("text", "task", 1))  # b 1 dim
-        task = task.map(self.words.norm).map(self.words.dropout)
+        task = task.map(self.words.norm).map(self.dropout)
         return Tokens.concat(words.select(name="cls"), task, words.select(name="words"))
 
     def encode_image(self, image: Regions) -> Tokens:
@@ -98,7 +104,7 @@ class ViLBERT(nn.Module):
         heads = nn.ModuleDict(
             {
                 "itm": ITMHead(self.pooled_dim),
-                "mlm": MLMHead(self.dim, self.vocab_size, tied=self.words.word),
+                "mlm": MLMHead(self.dim, self.vocab_size, tied=word_table(self.words)),
                 "regions": RegionHead(self.image_dim, self.num_region_targets),
             }
         )

@@ -21,6 +21,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.vilt.model import ViLT
@@ -50,10 +51,10 @@ class ViLTConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> ViLT:
+    def build(self, embedders: InputEmbeddings = OWN) -> ViLT:
         from diptych.models.vilt.model import ViLT
 
-        return ViLT(self)
+        return ViLT(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

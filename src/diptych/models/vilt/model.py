@@ -20,6 +20,7 @@ from diptych.modules.embeddings import PatchEmbedding, TextEmbedding
 from diptych.modules.fusion import ConcatFusion
 from diptych.modules.heads import ITMHead, MLMHead
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.pool import Pooler
 from diptych.modules.position import resize_aligned
 from diptych.modules.tokens import FusedTokens, Tokens
@@ -28,13 +29,22 @@ from diptych.modules.tokens import FusedTokens, Tokens
 class ViLT(nn.Module):
     """One transformer over word and patch embeddings."""
 
-    def __init__(self, config: ViLTConfig):
+    def __init__(self, config: ViLTConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim, dropout = config.dim, config.dropout
         self.dim, self.vocab_size = dim, config.vocab_size
         self.activation, self.text_eps = config.activation, config.text_eps
-        self.words = TextEmbedding(config.vocab_size, config.text_length, dim, eps=config.text_eps, dropout=dropout)
-        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize_aligned, dropout=dropout)
+        self.words = embedders.build_text(dim) or TextEmbedding(
+            config.vocab_size,
+            config.text_length,
+            dim,
+            eps=config.text_eps,
+            dropout=dropout,
+            word=embedders.build_word(dim),
+        )
+        self.patches = embedders.build_image(dim, config.grid) or PatchEmbedding(
+            dim, config.patch_size, config.grid, resize_aligned, dropout=dropout
+        )
         self.modality = nn.Embedding(1 + config.num_images, dim)  # row 0: text; row 1 + image_index: that image
         blocks = nn.ModuleList(
             PreNormBlock(dim, config.num_heads, config.mlp_dim, config.eps, dropout, activation_named(self.activation))
@@ -54,7 +64,7 @@ class ViLT(nn.Module):
     def encode_image(self, image: Image | Regions) -> Tokens:
         """The class token and patch embeddings with positions, before the transformer.
 
-        Takes Regions where a region embedding has replaced `patches`.
+        Takes Regions if the image embedding is one of regions.
         """
         return self.patches(image)
 

@@ -16,6 +16,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.visualbert.model import VisualBERT
@@ -37,10 +38,10 @@ class VisualBERTConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> VisualBERT:
+    def build(self, embedders: InputEmbeddings = OWN) -> VisualBERT:
         from diptych.models.visualbert.model import VisualBERT
 
-        return VisualBERT(self)
+        return VisualBERT(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -20,6 +20,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.vit.model import ViT
@@ -48,10 +49,10 @@ class ViTConfig:
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
 
-    def build(self) -> ViT:
+    def build(self, embedders: InputEmbeddings = OWN) -> ViT:
         from diptych.models.vit.model import ViT
 
-        return ViT(self)
+        return ViT(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -17,6 +17,7 @@ from diptych.models.vit.config import ViTConfig
 from diptych.modules.block import PreNormBlock, activation_named
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.position import Resize, resize_bicubic
 from diptych.modules.tokens import Tokens
 from diptych.protocols import UnsupportedOperation
@@ -27,14 +28,17 @@ class ViT(nn.Module):
 
     Args:
         config: sizes and options.
+        embedders: input embeddings in place of the model's own.
         resize: how positions are resized for images whose grid is not `config.grid`.
     """
 
-    def __init__(self, config: ViTConfig, resize: Resize = resize_bicubic):
+    def __init__(self, config: ViTConfig, embedders: InputEmbeddings = OWN, resize: Resize = resize_bicubic):
         super().__init__()
         dim, dropout, activation = config.dim, config.dropout, config.activation
         self.dim, self.pooling = dim, config.pooling
-        self.patches = PatchEmbedding(dim, config.patch_size, config.grid, resize, dropout=dropout)
+        self.patches = embedders.build_image(dim, config.grid) or PatchEmbedding(
+            dim, config.patch_size, config.grid, resize, dropout=dropout
+        )
         self.blocks = nn.ModuleList(
             PreNormBlock(dim, config.num_heads, config.mlp_dim, config.eps, dropout, activation_named(activation))
             for _ in range(config.depth)

@@ -23,6 +23,7 @@ from diptych.config.validation import (
     require_multiple,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.vlmo.model import VLMo
@@ -62,10 +63,10 @@ class VLMoConfig:
         require_multiple(self, "model", ("dim", "num_heads"))
         require_at_most(self, "model", ("vl_start_layer", "depth"))
 
-    def build(self) -> VLMo:
+    def build(self, embedders: InputEmbeddings = OWN) -> VLMo:
         from diptych.models.vlmo.model import VLMo
 
-        return VLMo(self)
+        return VLMo(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -22,6 +22,7 @@ from diptych.models.vlmo.config import VLMoConfig
 from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition, TextEmbedding
 from diptych.modules.heads import ITCHead, ITMHead, LogScale, MLMHead
 from diptych.modules.init import init_transformer
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.multiway import MoMEBlock, MoMEFusion
 from diptych.modules.pool import Pooler
 from diptych.modules.position import RelativePositions, resize_bicubic_plain
@@ -35,13 +36,15 @@ ITC_HEADS = ("itc", "itc_vl")
 class VLMo(nn.Module):
     """One transformer of mixture-of-modality-experts blocks over word and patch embeddings."""
 
-    def __init__(self, config: VLMoConfig):
+    def __init__(self, config: VLMoConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
         dim, depth, relative = config.dim, config.depth, config.relative_position
         self.dim, self.vocab_size, self.num_itc_branches = dim, config.vocab_size, config.num_itc_branches
         max_length = 0 if relative else config.text_length
-        self.words = TextEmbedding(config.vocab_size, max_length, dim, dropout=config.drop_path)
-        self.patches = (
+        self.words = embedders.build_text(dim) or TextEmbedding(
+            config.vocab_size, max_length, dim, dropout=config.drop_path, word=embedders.build_word(dim)
+        )
+        self.patches = embedders.build_image(dim, None if relative else config.grid) or (
             PatchEmbeddingWithoutPosition(dim, config.patch_size)
             if relative
             else PatchEmbedding(dim, config.patch_size, config.grid, resize_bicubic_plain)

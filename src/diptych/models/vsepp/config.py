@@ -11,6 +11,7 @@ from diptych.config.validation import (
     VocabSize,
     settings,
 )
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 
 if TYPE_CHECKING:
     from diptych.models.vsepp.model import VSEpp
@@ -27,10 +28,10 @@ class VSEppConfig:
     depth: Depth = 1  # layers of the GRU
     measure: Literal["cosine", "order"] = "cosine"  # "order": order embeddings (section 4.5)
 
-    def build(self) -> VSEpp:
+    def build(self, embedders: InputEmbeddings = OWN) -> VSEpp:
         from diptych.models.vsepp.model import VSEpp
 
-        return VSEpp(self)
+        return VSEpp(self, embedders)
 
 
 # Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Regions, Text
 from diptych.models.vsepp.config import VSEppConfig
+from diptych.modules.frozen_text import InputDropout
+from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.modules.similarity import cosine, order_similarity
 from diptych.modules.text_encoders import BertText, RecurrentText
 from diptych.modules.tokens import Span, Tokens
@@ -24,18 +26,41 @@ from diptych.modules.tokens import Span, Tokens
 MEASURES = {"cosine": cosine, "order": order_similarity}
 
 
+class RegionProjection(InputDropout):
+    """Region features mapped linearly into the joint space, initialised as in the official code (Xavier uniform)."""
+
+    def __init__(self, feature_dim: int, dim: int, dropout: float = 0.0):
+        super().__init__(feature_dim, dim, dropout)
+        bound = math.sqrt(6 / (feature_dim + dim))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Regions) -> Tokens:  # type: ignore[override]
+        span = Span("image", "regions", input.features.shape[1])
+        return Tokens.from_padded(input.features, input.mask, span).map(super().forward)
+
+
 class VSEpp(nn.Module):
     """A joint embedding of images (one region, or the mean of several) and texts.
 
-    Another text tower is an assignment: ``model.text = BertText(dim)`` (modules.text_encoders).
+    Args:
+        config: sizes and options.
+        embedders: input embeddings in place of the model's own.
+        text: another text encoder than the GRU.
     """
 
-    def __init__(self, config: VSEppConfig):
+    def __init__(self, config: VSEppConfig, embedders: InputEmbeddings = OWN, text: BertText | None = None):
         super().__init__()
         self.measure = config.measure
-        self.image = image_projection(config.feature_dim, config.dim)
-        self.text: RecurrentText | BertText = RecurrentText(
-            config.vocab_size, config.dim, config.word_dim, config.depth
+        self.image = embedders.build_image(config.dim) or RegionProjection(
+            config.feature_dim, config.dim, embedders.feature_dropout
+        )
+        self.text = text or RecurrentText(
+            config.vocab_size,
+            config.dim,
+            config.word_dim,
+            config.depth,
+            word=embedders.build_word(config.word_dim),
         )
 
     def forward(self, image: Regions, text: Text) -> Float[Tensor, "images texts"]:
@@ -44,7 +69,7 @@ class VSEpp(nn.Module):
 
     def encode_image(self, image: Regions) -> Tokens:
         """Region features in the joint space."""
-        return region_tokens(image).map(self.image)
+        return self.image(image)
 
     def encode_text(self, text: Text) -> Tokens:
         """The states of the text tower."""
@@ -59,17 +84,3 @@ class VSEpp(nn.Module):
         """The similarity of every image with every text, by `measure`."""
         (images,), (texts,) = self.pooled_features(image), self.pooled_features(text)
         return MEASURES[self.measure](images, texts)
-
-
-def image_projection(feature_dim: int, dim: int) -> nn.Linear:
-    """The map of features into the joint space, initialised as in the official code (Xavier uniform; bias zero)."""
-    linear = nn.Linear(feature_dim, dim)
-    bound = math.sqrt(6 / (feature_dim + dim))
-    nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
-def region_tokens(image: Regions) -> Tokens:
-    """A detector's features, unchanged, as tokens."""
-    return Tokens.from_padded(image.features, image.mask, Span("image", "regions", image.features.shape[1]))
