@@ -57,7 +57,7 @@ def words() -> Shapes:
     return under("cls.predictions", head | layer("decoder", WORDS, WIDTH))
 
 
-def with_momentum(*parts: Shapes) -> Shapes:
+def doubled(*parts: Shapes) -> Shapes:
     """The shapes of the student and of its momentum model."""
     student = {name: shape for part in parts for name, shape in part.items()}
     return student | {name.replace(".", "_m.", 1): shape for name, shape in student.items()}
@@ -76,7 +76,7 @@ def classifier(answers: int) -> Shapes:
 # By task: shapes, and millions of parameters, all and trained, where they are published.
 PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
     "pretraining": (
-        with_momentum(
+        doubled(
             under("visual_encoder", image(256)),
             under("text_encoder", under("bert", bert(12, 6)) | words()),
             PROJECTIONS,
@@ -85,16 +85,16 @@ PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
         419.9, 209.9,
     ),
     "retrieval": (
-        with_momentum(PIXELS, under("text_encoder", bert(12, 6)), PROJECTIONS)
+        doubled(PIXELS, under("text_encoder", bert(12, 6)), PROJECTIONS)
         | QUEUES | {"idx_queue": (1, 64)} | layer("itm_head", 2, WIDTH),
         None, None,
     ),
     "vqa": (
-        with_momentum(PIXELS, under("text_encoder", bert(12, 6)), under("text_decoder", under("bert", bert(6, 0)) | words())),
+        doubled(PIXELS, under("text_encoder", bert(12, 6)), under("text_decoder", under("bert", bert(6, 0)) | words())),
         580.1, 290.0,
     ),
-    "entailment": (with_momentum(PIXELS, under("text_encoder", bert(12, 6)), classifier(3)), None, None),
-    "nlvr2": (with_momentum(PIXELS, TWO_IMAGES, classifier(2)), None, 259.1),
+    "entailment": (doubled(PIXELS, under("text_encoder", bert(12, 6)), classifier(3)), None, None),
+    "nlvr2": (doubled(PIXELS, TWO_IMAGES, classifier(2)), None, 259.1),
     "assignment": (
         PIXELS | TWO_IMAGES | PROJECTIONS | {"temp": ()} | layer("ta_head", 3, WIDTH), None, None
     ),
