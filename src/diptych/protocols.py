@@ -145,7 +145,7 @@ class TextDecoder(Protocol):
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
-    ) -> Float[Tensor, "b n vocabulary"]:
+    ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token that follows each token of `text`.
 
         Args:
@@ -162,10 +162,10 @@ class CausalDecoder(TextDecoder, Protocol):
     """A model that decodes autoregressively: one pass predicts the next token at every position of a text."""
 
     def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
-        """The input of `lm_head` at every token: `next_token_logits` before the vocabulary is scored."""
+        """The input of the LM head at every token: `next_token_logits` before the vocabulary is scored."""
         ...
 
-    def lm_head(self) -> MLMHead | nn.Linear:
+    def get_output_embeddings(self) -> MLMHead | nn.Linear:
         """The layer from hidden states to vocabulary logits. Raises UnsupportedOperation."""
         ...
 
@@ -177,8 +177,8 @@ class MaskedImageEncoder(UnimodalTextEncoder, ImageEncoder, Protocol):
     A method of its own: `isinstance` with a Protocol checks method names, not a further argument of `encode_image`.
     """
 
-    def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in place of patches where `hidden` is True.
+    def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
+        """As `encode_image`, with the mask token in place of patches where `masked` is True.
 
         Raises UnsupportedOperation for a model without a mask token.
         """

@@ -181,7 +181,7 @@ def test_an_output_layer_is_tied_to_word_embeddings_or_has_weights_of_its_own(na
     run = toy_run(name, "regions/", text)
     torch.manual_seed(0)
     model: Any = run.model.build(input_embeddings(run))
-    weight = (model.lm_head() if name == "BLIP" else model.pretraining_heads()["mlm"]).decoder.weight
+    weight = (model.get_output_embeddings() if name == "BLIP" else model.pretraining_heads()["mlm"]).decoder.weight
     words = model.decoder.words if name == "BLIP" else model.words
     tied = isinstance(words, TextEmbedding) and isinstance(words.word, nn.Embedding)
     assert tied == (text == "own" or (name, text) == ("BLIP", "minilm"))

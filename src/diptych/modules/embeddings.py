@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class TextEmbedding(nn.Module):
         segments: int = 2,
         eps: float = 1e-12,
         dropout: float = 0.0,
-        word: nn.Module | None = None,
+        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
     ):
         super().__init__()
         self.word = word or nn.Embedding(vocab_size, dim)

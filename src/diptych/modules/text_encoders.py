@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -65,7 +67,7 @@ class RecurrentText(nn.Module):
         word_dim: int = 300,
         depth: int = 1,
         bidirectional: bool = False,
-        word: nn.Module | None = None,
+        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
     ):
         super().__init__()
         self.word = word or nn.Embedding(vocab_size, word_dim)

@@ -38,7 +38,9 @@ class LM:
             raise ValueError(f"{type(model).__name__} has no text decoder: the LM loss needs an autoregressive model")
         targets = without_prompt(text, self.num_prompt_tokens)
         rows = model.decode_hidden_states(text, views.image).gather(F.pad(targets, (0, 1)))
-        loss, correct = chunked_cross_entropy(model.lm_head(), rows, text.ids[:, 1:][targets], self.label_smoothing)
+        loss, correct = chunked_cross_entropy(
+            model.get_output_embeddings(), rows, text.ids[:, 1:][targets], self.label_smoothing
+        )
         return {self.name: loss, f"{self.name}/accuracy": correct.float()}
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:

@@ -118,16 +118,16 @@ class OpenVQA(nn.Module):
         text = self.model.encode_text(required(batch.text, "question"))
         return self.model.fuse(text, self.model.encode_image(required(batch.image, "image"))).text
 
-    def logits(self, question: Tokens, answers: AnswerTargets) -> Float[Tensor, "a n vocabulary"]:
+    def logits(self, question: Tokens, answers: AnswerTargets) -> Float[Tensor, "a n vocab_size"]:
         """Logits of the token that follows each token of the answers."""
         return self.model.next_token_logits(answers.text, question.index_samples(answers.question))
 
-    def batch_logits(self, batch: Batch) -> Float[Tensor, "a n vocabulary"]:
+    def batch_logits(self, batch: Batch) -> Float[Tensor, "a n vocab_size"]:
         """The logits of a batch; a momentum teacher computes them too (see `MomentumDistilled`)."""
         return self.logits(self.encode_question(batch), required(batch.answers, "answers"))
 
     def answer_losses(
-        self, logits: Float[Tensor, "a n vocabulary"], text: Text, soft: SoftTargets | None = None
+        self, logits: Float[Tensor, "a n vocab_size"], text: Text, soft: SoftTargets | None = None
     ) -> Float[Tensor, " a"]:
         """The loss of each answer, summed over its tokens and mixed with that of the soft targets, if any."""
         hard = next_losses(logits, text, self.label_smoothing).sum(1)

@@ -89,7 +89,7 @@ class Recomputation:
     @property
     def end(self) -> int:
         """The end token: from the golden, or the last id of the vocabulary, as in CLIP's tokenizer."""
-        last = self.model.vocabulary.out_features - 1
+        last = self.model.lm_head.out_features - 1
         return self.case.config.get("eos_id", int(self.case.from_readme("in.text", r"\bend (\d+)", str(last))))
 
     @property

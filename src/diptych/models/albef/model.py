@@ -113,7 +113,7 @@ class ALBEF(nn.Module):
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
-    ) -> Float[Tensor, "b n vocabulary"]:
+    ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token after each token of an answer; `context`: the fused question. Raises
         UnsupportedOperation.
         """

@@ -60,9 +60,9 @@ class BEiT3(nn.Module):
         """The class token and patch embeddings with positions, before the transformer."""
         return self.patches(image)
 
-    def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in the place of the patches that are `hidden` (section 2.2)."""
-        return self.patches(image, hidden, self.mask_token)
+    def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
+        """As `encode_image`, with the mask token in the place of the patches that are `masked` (section 2.2)."""
+        return self.patches(image, masked, self.mask_token)
 
     def encode_text(self, text: Text) -> Tokens:
         """Word embeddings with positions, before the transformer. Raises ValueError where a text is too long."""

@@ -125,7 +125,7 @@ def _with_momentum(arguments: Arguments, task: str) -> KeyMapping:
     if task == "retrieval":
         return table | KeyMapping({"idx_queue": "queue.identity"}, transforms={"idx_queue": SQUEEZED})
     decoder = "student.model.decoder."
-    return table | _shared(table, decoder, arguments["depth"]) | _vocabulary(f"{decoder}vocabulary", ENCODER)
+    return table | _shared(table, decoder, arguments["depth"]) | _vocabulary(f"{decoder}lm_head", ENCODER)
 
 
 def names(arguments: Arguments, task: str) -> KeyMapping:
@@ -146,7 +146,7 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
         head = weight_and_bias("cls_head.0", "head.0") | weight_and_bias("cls_head.2", "head.2")
         return _image("visual_encoder.", "model.image.") | text | KeyMapping(cross | head)
     decoder = _text(DECODER, "model.decoder.", arguments["depth"], LAYER | CROSS_ATTENTION)
-    decoder |= _vocabulary("model.decoder.vocabulary", DECODER)
+    decoder |= _vocabulary("model.decoder.lm_head", DECODER)
     image = _image("visual_encoder.", "model.image.")
     return {"caption": image | decoder, "vqa": _encoders(arguments, "model.") | decoder}[task]
 

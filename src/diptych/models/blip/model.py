@@ -57,10 +57,10 @@ class TextEncoder(nn.Module):
 class GroundedDecoder(nn.Module):
     """Causal BERT with cross-attention to a context. `bos_token_id`: [DEC], which every text starts with."""
 
-    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, bos_token_id: int, vocabulary: MLMHead):
+    def __init__(self, words: TextEmbedding, blocks: nn.ModuleList, bos_token_id: int, lm_head: MLMHead):
         super().__init__()
         self.words, self.blocks, self.bos_token_id = words, blocks, bos_token_id
-        self.vocabulary = vocabulary
+        self.lm_head = lm_head
 
     def forward(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         """The hidden states of `text`; with a `cache` of its newest tokens only."""
@@ -114,7 +114,7 @@ class BLIP(nn.Module):
 
     def forward(
         self, image: Image | Regions | tuple[Image | Regions, ...], text: Text
-    ) -> FusedTokens | Float[Tensor, "b n vocabulary"]:
+    ) -> FusedTokens | Float[Tensor, "b n vocab_size"]:
         """The text after the image-grounded text encoder, pooled from [ENC]; of the variant "caption", whose only text
         model is the decoder, the logits of the token after each token.
 
@@ -171,17 +171,17 @@ class BLIP(nn.Module):
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
-    ) -> Float[Tensor, "b n vocabulary"]:
+    ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token after each token of `text`; `context`: an image, for the variant "vqa" a fused question."""
-        return self.lm_head()(self.decode_hidden_states(text, context, cache).to_padded())
+        return self.get_output_embeddings()(self.decode_hidden_states(text, context, cache).to_padded())
 
     def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         """The decoder's hidden states, before the LM head."""
         return self.text_decoder(text, context, cache)
 
-    def lm_head(self) -> MLMHead:
+    def get_output_embeddings(self) -> MLMHead:
         """The decoder's LM head."""
-        return self.text_decoder.vocabulary
+        return self.text_decoder.lm_head
 
     def unsupported(self) -> dict[str, str]:
         """The operations that this variant lacks, each with the reason and the setting to change."""
@@ -251,5 +251,5 @@ def _dual_image_block(config: BLIPConfig, i: int) -> DualImageBlock:
 
 def _decoder(config: BLIPConfig, words: TextEmbedding, blocks: nn.ModuleList) -> GroundedDecoder:
     activation = activation_named(config.activation)
-    vocabulary = MLMHead(config.dim, config.vocab_size, config.eps, word_table(words), activation)
-    return GroundedDecoder(words, blocks, config.bos_token_id, vocabulary)
+    lm_head = MLMHead(config.dim, config.vocab_size, config.eps, word_table(words), activation)
+    return GroundedDecoder(words, blocks, config.bos_token_id, lm_head)

@@ -12,6 +12,8 @@ official code does not resize them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -89,7 +91,7 @@ class TextTower(nn.Module):
         length: int,
         activation: str,
         eps: float = EPS,
-        word: nn.Module | None = None,
+        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
     ):
         super().__init__()
         self.word = word or nn.Embedding(vocab_size, dim)

@@ -79,7 +79,7 @@ TEXT = KeyMapping(
         **blocks("text.transformer.", "model.text."),
         **weight_and_bias("text.ln_final", "model.text_norm"),
         "text.text_projection": "heads.itc.text.weight",
-        "text_decoder.text_projection": "model.vocabulary.weight",
+        "text_decoder.text_projection": "model.lm_head.weight",
         **weight_and_bias("text_decoder.ln_final", "model.norm"),
     },
     transforms={"text.text_projection": TRANSPOSED, "text_decoder.text_projection": TRANSPOSED},

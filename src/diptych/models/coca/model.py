@@ -13,7 +13,7 @@ leaves uninitialised, starts from a small normal distribution.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class CoCaOutput(NamedTuple):
 
     image_features: Float[Tensor, "b d"]
     text_features: Float[Tensor, "b d"]
-    logits: Float[Tensor, "b n vocabulary"]  # of the token after each token of the text
+    logits: Float[Tensor, "b n vocab_size"]  # of the token after each token of the text
 
 
 class UnimodalDecoder(nn.Module):
@@ -56,7 +56,7 @@ class UnimodalDecoder(nn.Module):
         length: int,
         activation: str,
         pad_token_id: int,
-        word: nn.Module | None = None,
+        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
     ):
         super().__init__()
         self.pad_token_id = pad_token_id
@@ -81,22 +81,23 @@ class UnimodalDecoder(nn.Module):
     def forward(self, text: Text) -> Tokens:
         """The words, then the [CLS]: b (n + 1) tokens."""
         n = text.ids.shape[1]
-        room = int(n + 1 < len(self.position))  # for the pad after the longest text
-        text = Text(F.pad(text.ids, (0, room)), F.pad(text.mask, (0, room)))
+        num_pads = int(n + 1 < len(self.position))  # one pad follows the longest text, as in the official code
+        text = Text(F.pad(text.ids, (0, num_pads)), F.pad(text.mask, (0, num_pads)))
         cls = (self.cls + self.position[-1]).expand(len(text), 1, -1)
-        values = torch.cat([self.embed(text), cls], 1)  # b (n + room + 1) dim
-        visible = F.pad(text.mask & (text.ids != self.pad_token_id), (1, 0), value=True)
-        allowed = causal(n + room + 1, n + room + 1, values.device) & visible[:, None]
-        spans = Span("text", "words", n), Span("text", "pad", room), Span("text", "cls", 1)
-        one = torch.ones_like(visible[:, :1])
-        tokens = Tokens.from_padded(values, torch.cat([text.mask | visible[:, :-1], one], 1), *spans)
+        values = torch.cat([self.embed(text), cls], 1)  # b (n + num_pads + 1) dim
+        # a causal mask in which the [CLS], the last column, attends to no pad
+        not_pad = F.pad(text.mask & (text.ids != self.pad_token_id), (1, 0), value=True)
+        allowed = causal(values.shape[1], values.shape[1], values.device) & not_pad[:, None]
+        spans = Span("text", "words", n), Span("text", "pad", num_pads), Span("text", "cls", 1)
+        cls_mask = torch.ones_like(not_pad[:, :1])
+        tokens = Tokens.from_padded(values, torch.cat([text.mask | not_pad[:, :-1], cls_mask], 1), *spans)
         for block in self.blocks:
             tokens = block(tokens, allowed)
-        tokens = tokens.apply_mask(torch.cat([text.mask, one], 1))
+        tokens = tokens.apply_mask(torch.cat([text.mask, cls_mask], 1))
         return Tokens.concat(tokens.select(name="words"), tokens.select(name="cls"))
 
-    def words(self, text: Text, cache: KVCache) -> Tokens:
-        """The newest words, without a [CLS]; the keys and values of those before them come from `cache`."""
+    def decode_next(self, text: Text, cache: KVCache) -> Tokens:
+        """The newest words, without a [CLS]; the keys and values of earlier words come from `cache`."""
         tokens = Tokens.from_padded(self.embed(text, cache.length), text.mask, Span("text", "words", text.ids.shape[1]))
         for block in self.blocks:
             tokens = block(tokens, Causal(), cache=cache)
@@ -144,17 +145,17 @@ class CoCa(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(dim, EPS)
-        self.vocabulary = nn.Linear(dim, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(dim, config.vocab_size, bias=False)
         init_blocks(self.self_blocks, dim)
         init_blocks(self.cross_blocks, dim)
-        nn.init.normal_(self.vocabulary.weight, std=0.02)
+        nn.init.normal_(self.lm_head.weight, std=0.02)
 
     def forward(self, image: Image | Regions, text: Text) -> CoCaOutput:
         """Pooled features of both modalities, and the captioner's logits of the token after each token of the text."""
         image_tokens, text_tokens = self.encode_image(image), self.encode_text(text)
         (image_features,) = self.pooled_features(image_tokens)  # b text_dim
         (text_features,) = self.pooled_features(text_tokens)  # b text_dim
-        logits = self.vocabulary(self.fuse(text_tokens, image_tokens).text.to_padded())  # b n vocab_size
+        logits = self.lm_head(self.fuse(text_tokens, image_tokens).text.to_padded())  # b n vocab_size
         return CoCaOutput(image_features, text_features, logits)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -178,18 +179,18 @@ class CoCa(nn.Module):
 
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
-    ) -> Float[Tensor, "b n vocabulary"]:
+    ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token after each token of `text`; `context`: the encoded image."""
-        return self.vocabulary(self.decode_hidden_states(text, context, cache).to_padded())
+        return self.lm_head(self.decode_hidden_states(text, context, cache).to_padded())
 
     def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
         """The words after both decoders, before the LM head."""
-        words = self.text(text).select(name="words") if cache is None else self.text.words(text, cache)
+        words = self.text(text).select(name="words") if cache is None else self.text.decode_next(text, cache)
         return self._decode_multimodal(words, context, cache)
 
-    def lm_head(self) -> nn.Linear:
+    def get_output_embeddings(self) -> nn.Linear:
         """The captioner's LM head."""
-        return self.vocabulary
+        return self.lm_head
 
     def _decode_multimodal(self, words: Tokens, image: Tokens, cache: KVCache | None = None) -> Tokens:
         """The multimodal text decoder: causal self-attention, then cross-attention to all queries but the first."""

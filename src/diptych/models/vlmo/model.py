@@ -81,15 +81,15 @@ class VLMo(nn.Module):
         """The class token and patch embeddings, before the transformer."""
         return self.patches(image)
 
-    def encode_masked(self, image: Image, hidden: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in the place of the patches that are `hidden` (section 3.3, after
+    def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
+        """As `encode_image`, with the mask token in the place of the patches that are `masked` (section 3.3, after
         BEiT).
 
         Raises UnsupportedOperation where there is no mask token.
         """
         if self.mask_token is None:
             raise UnsupportedOperation(self.unsupported()["encode_masked"])
-        return self.patches(image, hidden, self.mask_token)
+        return self.patches(image, masked, self.mask_token)
 
     def unsupported(self) -> dict[str, str]:
         """The operations that this model lacks, each with the reason and the setting to change."""
