@@ -138,9 +138,7 @@ def test_an_interrupted_row_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     assert "not run" in (tmp_path / "results.md").read_text() and not cells(tmp_path)[0]["stages"]
     tasks: list[str] = []
     monkeypatch.setattr(run, "pretrain", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(
-        run, "evaluate", lambda folder, evaluation_: tasks.append(evaluation_.task) or evaluate(folder, evaluation_)
-    )
+    monkeypatch.setattr(run, "evaluate", lambda folder, config: tasks.append(config.task) or evaluate(folder, config))
     assert table(tmp_path, rows, seeds=(0,))["contrast"][0] == "0" and tasks == ["matching"]
 
 

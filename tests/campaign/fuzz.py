@@ -174,10 +174,10 @@ def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: 
                 slowest, largest, done = max(slowest, line["seconds"]), max(largest, line["grown"]), number + 1
                 if line["outcome"] == "failed":
                     failures.append({"number": number, "why": line["why"]})
-        _, ended = os.waitpid(child, 0)
+        _, exit_status = os.waitpid(child, 0)
         if done <= number < numbers.stop and time.monotonic() < until:
             outcomes["failed"] += 1
-            failures.append({"number": number, "why": f"the process ended: {died(ended)}"})
+            failures.append({"number": number, "why": f"the process ended: {died(exit_status)}"})
             done = number + 1
     counts = {name: outcomes[name] for name in ("values", "refused", "failed")}
     return {
@@ -191,10 +191,10 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def died(ended: int) -> str:
-    if not os.WIFSIGNALED(ended):
-        return f"status {os.waitstatus_to_exitcode(ended)}"
-    name = signal.Signals(os.WTERMSIG(ended)).name
+def died(exit_status: int) -> str:
+    if not os.WIFSIGNALED(exit_status):
+        return f"status {os.waitstatus_to_exitcode(exit_status)}"
+    name = signal.Signals(os.WTERMSIG(exit_status)).name
     return f"{name}, more than {SECONDS} s of processor time" if name == "SIGPROF" else name
 
 

@@ -91,7 +91,7 @@ def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: ra
     began = time.monotonic()
     whole, out = folder / "whole", folder / "killed"
     finished(made(whole))
-    usual = time.monotonic() - began
+    duration = time.monotonic() - began
     counts = {"kills": 0, "compared": 0, "equal": 0}
 
     def compare() -> None:
@@ -102,8 +102,8 @@ def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: ra
     while counts["kills"] < KILLS:
         process = started(made(out))
         try:
-            _, complaint = process.communicate(timeout=usual * draw.uniform(LEAST, 1))
-            assert process.returncode == 0, complaint[-3000:]
+            _, errors = process.communicate(timeout=duration * draw.uniform(LEAST, 1))
+            assert process.returncode == 0, errors[-3000:]
             compare()
         except subprocess.TimeoutExpired:
             kill_all(process)

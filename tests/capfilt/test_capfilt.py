@@ -77,8 +77,8 @@ def decided(
 ) -> tuple[list[str], list[str]]:
     named = [{"text": f"t{i}", **text} for i, text in enumerate(texts)]
     written = None if synthetic is None else {"text": "new", **synthetic}
-    verdict = decide(IMAGE | {"texts": named, "synthetic": written}, CapFilt(**settings))
-    return [pair["decision"] for pair in verdict.pairs], verdict.texts
+    decision = decide(IMAGE | {"texts": named, "synthetic": written}, CapFilt(**settings))
+    return [pair["decision"] for pair in decision.pairs], decision.texts
 
 
 def test_a_text_is_kept_if_its_score_exceeds_the_threshold():
@@ -137,21 +137,25 @@ def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPa
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     stay = random.random(23) > 0.2
     stay[[2, 8]] = True, False
-    index, twins = FeatureIndex(0.9, torch.device("cpu")), []
+    index, duplicates = FeatureIndex(0.9, torch.device("cpu")), []
     for part in (slice(0, 11), slice(11, 23)):
         numbers = list(range(23))[part]
-        twins += index.find_and_add(vectors[part], numbers, stay[part].tolist())
+        duplicates += index.find_and_add(vectors[part], numbers, stay[part].tolist())
     first: list[int] = []
-    for i, twin in enumerate(twins):
+    for i, duplicate in enumerate(duplicates):
         cosines = [float(vectors[i] @ vectors[j]) for j in first]
         over = max(cosines, default=-1.0) > 0.9
-        assert (twin is not None) == over
-        if twin is not None:
-            assert twin.of == first[int(np.argmax(cosines))] and twin.cosine == pytest.approx(max(cosines), abs=1e-4)
+        assert (duplicate is not None) == over
+        if duplicate is not None:
+            assert duplicate.of == first[int(np.argmax(cosines))] and duplicate.cosine == pytest.approx(
+                max(cosines), abs=1e-4
+            )
         elif stay[i]:
             first.append(i)
-    assert twins[7] is not None and twins[9] is not None and twins[9].of == 2  # the first, not the second
-    assert twins[20] is None  # its neighbour was dropped
+    assert (
+        duplicates[7] is not None and duplicates[9] is not None and duplicates[9].of == 2
+    )  # the first, not the second
+    assert duplicates[20] is None  # its neighbour was dropped
 
 
 def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPatch):
@@ -168,8 +172,8 @@ def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPat
         return product(a, b)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", noted)
-    twins = index.nearest(vectors[::-1].copy())  # more than a block
-    assert [twin and twin.of for twin in twins] == list(range(29, -1, -1)) and max(largest) <= 16
+    duplicates = index.nearest(vectors[::-1].copy())  # more than a block
+    assert [duplicate and duplicate.of for duplicate in duplicates] == list(range(29, -1, -1)) and max(largest) <= 16
 
 
 # -- end to end ------------------------------------------------------------------------------------------------------------

@@ -72,8 +72,8 @@ def test_killed_in_each_pass_it_resumes_to_the_same_bytes(config: CapFilt, whole
         done.append(len(list(tmp_path.glob("parts/*.npy"))))
     assert 1 <= done[0] <= done[1] <= done[2] == 6
     process = start(*words(config, tmp_path))
-    _, complaint = process.communicate(timeout=240)
-    assert process.returncode == 0, complaint
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
     assert files(tmp_path) == files(whole)
 
 

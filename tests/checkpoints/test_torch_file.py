@@ -259,10 +259,10 @@ def test_a_file_with_the_declared_size_is_read(tmp_path: Path):
 def test_deeply_nested_and_cyclic_values_are_skipped(tmp_path: Path):
     loop: dict[str, Any] = {"w": torch.ones(2)}
     loop["self"] = loop
-    laughs: list[Any] = [{"w": torch.ones(2)}]
+    nested_lists: list[Any] = [{"w": torch.ones(2)}]
     for _ in range(60):
-        laughs = [laughs, laughs]
-    torch.save({"model": loop, "laughs": laughs}, tmp_path / "x.pth")
+        nested_lists = [nested_lists, nested_lists]
+    torch.save({"model": loop, "laughs": nested_lists}, tmp_path / "x.pth")
     assert [one.key_path for one in load_all_state_dicts(tmp_path / "x.pth")] == ["model"]
 
 

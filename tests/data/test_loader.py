@@ -54,9 +54,9 @@ def equal(one: Loaded, other: Loaded) -> bool:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(workers):
     examples = pairs(bad=frozenset({4}))
-    here, there = run(examples), run(examples, workers=workers)
-    assert len(here) == len(there) == 6
-    assert all(equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+    in_process, in_workers = run(examples), run(examples, workers=workers)
+    assert len(in_process) == len(in_workers) == 6
+    assert all(equal(a, b) for x, y in zip(in_process, in_workers, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_a_loader_started_later_continues_as_if_never_stopped():

@@ -54,11 +54,11 @@ def test_states_equal_the_published_encoder(frozen: FrozenMiniLM, text: Text):
 
 @pytest.mark.slow
 def test_a_texts_states_do_not_depend_on_the_batch(frozen: FrozenMiniLM, text: Text):
-    together, fresh = frozen(text), FrozenMiniLM()
+    batched, fresh = frozen(text), FrozenMiniLM()
     for i in (2, 0, 1):
         n = int(text.mask[i].sum())
-        torch.testing.assert_close(fresh(text[i : i + 1])[0, :n], together[i, :n], rtol=0, atol=0)
-        assert not together[i, n:].any()
+        torch.testing.assert_close(fresh(text[i : i + 1])[0, :n], batched[i, :n], rtol=0, atol=0)
+        assert not batched[i, n:].any()
 
 
 @pytest.mark.slow
@@ -73,8 +73,8 @@ def test_states_are_cached_but_not_of_masked_texts(text: Text, monkeypatch: pyte
     frozen(Text(hidden, text.mask))
     frozen(Text(hidden, text.mask))
     assert read == [16, 16, 2, 2], "computed each time, except the third, which is cached"
-    forgetful = FrozenMiniLM(depth=1, max_bytes=0)
-    assert torch.equal(forgetful(text), first)
+    without_cache = FrozenMiniLM(depth=1, max_bytes=0)
+    assert torch.equal(without_cache(text), first)
 
 
 @pytest.mark.slow

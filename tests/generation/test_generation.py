@@ -86,7 +86,7 @@ WORDS = 6
 
 def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, power: float) -> tuple[list[int], float]:
     """The best of all possible texts, by enumeration."""
-    here = context(2).index_samples(torch.tensor([i]))
+    sample_context = context(2).index_samples(torch.tensor([i]))
     candidates = []
     for n in range(1, rules.max_length):
         for text in product(range(WORDS), repeat=n):
@@ -99,7 +99,7 @@ def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, pow
             texts = torch.tensor([text for text in candidates if len(text) == n])
             read = Text(texts, torch.ones_like(texts, dtype=torch.bool))
             logits = model.next_token_logits(
-                read, here.index_samples(torch.zeros(len(texts), dtype=torch.long))
+                read, sample_context.index_samples(torch.zeros(len(texts), dtype=torch.long))
             ).log_softmax(-1)
             total = logits[:, :-1].gather(2, texts[:, 1:, None]).sum((1, 2))
             lengths = n - (texts[:, -1] == END).long()
@@ -196,16 +196,16 @@ def test_decoding_with_a_cache_equals_decoding_without(packed: bool):
     """The same texts with and without a cache, with packed and padded context; each token is computed once."""
     model, start = Speaker().eval(), prompt([5, 6], [7, 2], [3, 3])
     with packing(packed):
-        here = context(3)
+        layout = context(3)
         results = []
         for use_cache in (True, False):
             model.columns = 0
             draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
             beams = beam_search(
-                model, here, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), use_cache
+                model, layout, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), use_cache
             )
-            results.append((greedy(model, here, start, RULES, use_cache), beams.ids))
-            results[-1] += (sample(model, here, start, RULES, draws, use_cache=use_cache),)
+            results.append((greedy(model, layout, start, RULES, use_cache), beams.ids))
+            results[-1] += (sample(model, layout, start, RULES, draws, use_cache=use_cache),)
             results[-1] += (model.columns,)
     for a, b in zip(*(x[:3] for x in results), strict=True):
         assert torch.equal(a, b)
@@ -229,13 +229,13 @@ def test_contextual_frozen_embeddings_get_the_prefix(monkeypatch: pytest.MonkeyP
 
 def test_a_samples_text_does_not_depend_on_the_batch():
     model, start = Speaker().eval(), prompt([5], [7], [3])
-    together = beam_search(model, context(3), start, RULES, BeamConfig(3))
+    batched = beam_search(model, context(3), start, RULES, BeamConfig(3))
     for i in range(3):
         single = beam_search(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, BeamConfig(3))
-        assert together.scores[i].item() == pytest.approx(single.scores.item(), rel=1e-5)
+        assert batched.scores[i].item() == pytest.approx(single.scores.item(), rel=1e-5)
         n = single.ids.shape[1]
-        assert torch.equal(together.ids[i, :n], single.ids[0])
-        assert (together.ids[i, n:] == PAD).all()
+        assert torch.equal(batched.ids[i, :n], single.ids[0])
+        assert (batched.ids[i, n:] == PAD).all()
     draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
     sampled = sample(model, context(3), start, RULES, draws)
     for i in range(3):

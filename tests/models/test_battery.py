@@ -88,8 +88,8 @@ def outputs(name: str, method: str, model: nn.Module, batch: Batch, packed: bool
 
 def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
     for x, y in zip(a, b, strict=True):
-        for mine, theirs in zip(x, y, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        for ours, theirs in zip(x, y, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ def test_a_student_without_its_momentum_model_is_imported(name: str):
     assert (imported.task, imported.arguments) == (full.task, full.arguments)
     step, student = imported.build(), student_of(full.build())
     assert type(step) is type(student) and not hasattr(step, "student")
-    mine, theirs = step.state_dict(), student.state_dict()
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+    ours, theirs = step.state_dict(), student.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
     back = imported.names.to_official(imported.state) | imported.ignored_tensors
     assert same(back, stripped)
 

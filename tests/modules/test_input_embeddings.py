@@ -86,9 +86,11 @@ class Recorded:
 
         return factory and build
 
-    def of(self, given: InputEmbeddings) -> InputEmbeddings:
-        image, text, word = (self.recording(factory) for factory in (given.image, given.text, given.word))
-        return replace(given, image=image, text=text, word=word)
+    def of(self, embeddings: InputEmbeddings) -> InputEmbeddings:
+        image, text, word = (
+            self.recording(factory) for factory in (embeddings.image, embeddings.text, embeddings.word)
+        )
+        return replace(embeddings, image=image, text=text, word=word)
 
 
 def own_parts(model: nn.Module) -> tuple[set[str], set[str]]:

@@ -41,7 +41,7 @@ def test_losses_and_gradients_equal_the_unchunked_cross_entropy(
     targets = torch.randint(WORDS, (ROWS,), generator=draws)
     loss, right = chunked_cross_entropy(module, rows, targets, smoothing)
     (3 * loss).backward()
-    mine = gradients(module, rows)
+    ours = gradients(module, rows)
     module.zero_grad()
     rows.grad = None
     scores = module(rows)
@@ -49,7 +49,7 @@ def test_losses_and_gradients_equal_the_unchunked_cross_entropy(
     (3 * whole).backward()
     assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
     assert right.item() == (scores.argmax(1) == targets).sum().item()
-    for a, b in zip(mine, gradients(module, rows), strict=True):
+    for a, b in zip(ours, gradients(module, rows), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -90,7 +90,7 @@ def test_under_autocast_products_are_in_half_precision_and_sums_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = chunked_cross_entropy(module, rows, targets)
         loss.backward()
-        mine = gradients(module, rows)
+        ours = gradients(module, rows)
         module.zero_grad()
         rows.grad = None
         whole = F.cross_entropy(module(rows).float(), targets, reduction="sum")
@@ -98,6 +98,6 @@ def test_under_autocast_products_are_in_half_precision_and_sums_in_float32():
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(whole.item(), rel=1e-6)
     exact = chunked_cross_entropy(module, rows, targets)[0].item()
     assert loss.item() != pytest.approx(exact, rel=1e-6)  # otherwise low precision had no effect and nothing was tested
-    for a, b in zip(mine, gradients(module, rows), strict=True):
+    for a, b in zip(ours, gradients(module, rows), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)

@@ -24,24 +24,24 @@ def keyed(b: int, seed: int = 0) -> KeyedChoices:
 
 
 def test_negatives_are_sampled_in_proportion_to_their_weight():
-    likeness = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
-    drawn = keyed(4000).sample_negatives("image", likeness)
+    log_weights = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
+    drawn = keyed(4000).sample_negatives("image", log_weights)
     share = drawn.bincount(minlength=4) / 4000
     assert share[0] == share[3] == 0
     assert share[2].item() == pytest.approx(0.75, abs=0.03)
-    assert torch.equal(drawn, keyed(4000).sample_negatives("image", likeness))
-    assert not torch.equal(drawn, keyed(4000).sample_negatives("text", likeness))
-    assert not torch.equal(drawn, keyed(4000, seed=1).sample_negatives("image", likeness))
+    assert torch.equal(drawn, keyed(4000).sample_negatives("image", log_weights))
+    assert not torch.equal(drawn, keyed(4000).sample_negatives("text", log_weights))
+    assert not torch.equal(drawn, keyed(4000, seed=1).sample_negatives("image", log_weights))
 
 
 def test_tiny_weights_can_be_sampled_and_no_candidate_is_an_error():
-    likeness = torch.full((2, 3), -900.0)
-    likeness[:, 0] = -torch.inf
-    assert (keyed(2).sample_negatives("text", likeness) > 0).all()
+    log_weights = torch.full((2, 3), -900.0)
+    log_weights[:, 0] = -torch.inf
+    assert (keyed(2).sample_negatives("text", log_weights) > 0).all()
     with pytest.raises(ValueError, match="has no negative text, only positives"):
         keyed(2).sample_negatives("text", torch.full((2, 2), -torch.inf))
     with pytest.raises(ValueError, match="FixedChoices has no negative_images"):
-        FixedChoices().sample_negatives("image", likeness)
+        FixedChoices().sample_negatives("image", log_weights)
 
 
 @pytest.mark.parametrize("even", [0.0, 1e-4])

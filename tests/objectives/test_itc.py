@@ -80,9 +80,9 @@ def _on_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     rows = torch.arange(6.0).view(3, 2)[:2] if rank == 0 else torch.arange(6.0).view(3, 2)[2:]
     rows.requires_grad_()
-    everyone, first = all_gather(rows)
-    (everyone * (rank + 1) * torch.arange(1.0, 4)[:, None]).sum().backward()
-    torch.save((everyone.detach(), first, rows.grad), f"{folder}/{rank}.pt")
+    gathered, first = all_gather(rows)
+    (gathered * (rank + 1) * torch.arange(1.0, 4)[:, None]).sum().backward()
+    torch.save((gathered.detach(), first, rows.grad), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -91,7 +91,7 @@ def test_gathered_rows_of_two_ranks_equal_one_batch_with_gradients(tmp_path: Pat
     """Unequal parts, two rows and one. Each row's gradient is summed over the ranks that use it."""
     mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     for rank, (first, weights) in enumerate(((0, [1.0, 2.0]), (2, [3.0]))):
-        everyone, at, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        gathered, at, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert at == first
-        assert torch.equal(everyone, torch.arange(6.0).view(3, 2))
+        assert torch.equal(gathered, torch.arange(6.0).view(3, 2))
         assert torch.equal(gradient, 3 * torch.tensor(weights)[:, None].expand(-1, 2))

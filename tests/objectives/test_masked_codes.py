@@ -182,12 +182,12 @@ def test_codes_of_masked_patches_are_predicted():
     )
     batch = batch_of(5)
     views = step.views(batch)
-    hidden, there = masked_patches(views, BlockMasking(min_block=2)), visual_codes(views)
-    assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
+    hidden, valid = masked_patches(views, BlockMasking(min_block=2)), visual_codes(views)
+    assert valid[hidden].min() >= 0 and valid.max() < 24 and hidden.shape == valid.shape
     assert batch.image is not None
     hidden_states = model.encode_unimodal(model.encode_masked(batch.image, hidden)).select(name="patches").to_padded()
     logits = step.heads["codes"](hidden_states)
-    by_hand = [F.cross_entropy(logits[i, j], there[i, j]) for i, j in hidden.nonzero().tolist()]
+    by_hand = [F.cross_entropy(logits[i, j], valid[i, j]) for i, j in hidden.nonzero().tolist()]
     torch.testing.assert_close(step(batch)["masked_codes"], torch.stack(by_hand).mean())
     assert step.chance_losses["masked_codes"].value == pytest.approx(math.log(24))
     floor = MaskedImageCodes().chance_loss({"codes": 24.0, "code_entropy": 2.0})

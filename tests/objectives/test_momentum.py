@@ -81,15 +81,15 @@ def test_the_teacher_is_a_tied_copy_without_gradients_or_the_parts_it_lacks():
     module = nn.Module()
     module.a, module.b, module.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
     module.b.weight = module.a.weight
-    twin = teacher_of(module, ["c"])
-    assert not hasattr(twin, "c") and hasattr(module, "c")
-    assert twin.get_parameter("b.weight") is twin.get_parameter("a.weight") is not module.a.weight
-    assert not any(p.requires_grad for p in twin.parameters()) and all(p.requires_grad for p in module.parameters())
-    before = twin.get_parameter("a.weight").clone()
+    teacher = teacher_of(module, ["c"])
+    assert not hasattr(teacher, "c") and hasattr(module, "c")
+    assert teacher.get_parameter("b.weight") is teacher.get_parameter("a.weight") is not module.a.weight
+    assert not any(p.requires_grad for p in teacher.parameters()) and all(p.requires_grad for p in module.parameters())
+    before = teacher.get_parameter("a.weight").clone()
     with torch.no_grad():
         module.a.weight.add_(1)
-    momentum_update(twin, module, 0.9)
-    torch.testing.assert_close(twin.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
+    momentum_update(teacher, module, 0.9)
+    torch.testing.assert_close(teacher.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
 
 
 def test_the_teacher_is_updated_once_per_optimizer_step_in_training_only():
@@ -164,8 +164,8 @@ def test_alpha_grows_over_the_warm_up():
 
 def test_queued_features_of_an_image_are_positives_of_its_next_caption():
     """Over two steps: targets include the first step's queued features of the image, but not random rows."""
-    module, unaware = momentum(identified=True), momentum()
-    for one in (module, unaware):
+    module, without_ids = momentum(identified=True), momentum()
+    for one in (module, without_ids):
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
     batch = batch_of(step=1, image=torch.tensor([3, 6, 7]))
     views = module.views(batch, alpha=0.0)
@@ -176,7 +176,7 @@ def test_queued_features_of_an_image_are_positives_of_its_next_caption():
     by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (logits.to_text, logits.to_image)) / 2
     losses = module.student.losses(views, module.num_terms(batch))
     torch.testing.assert_close(losses["itc"], by_hand)
-    others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.num_terms(batch))
+    others = without_ids.student.losses(without_ids.views(batch, alpha=0.0), without_ids.num_terms(batch))
     assert losses["itc"] != others["itc"], "without ids in the queue they are negatives"
 
 

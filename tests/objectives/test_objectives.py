@@ -278,9 +278,9 @@ def test_the_cnn_caches_by_image_key_and_flips_cached_features():
         assert torch.equal(row[:h, :w], unflipped[:h, :w].flip(1)) and not row[h:].any() and not row[:, w:].any()
     again, upright = cnn(Image(pixels, sizes), keys), cnn(batch.image, ImageKeys.from_digests(names, [False] * 4))
     assert cnn.num_extracted == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
-    forgetful = StandIn()
-    forgetful._cache = MemoryCache(max_bytes=0)
-    assert torch.equal(forgetful(Image(pixels, sizes), keys).grid, turned.grid)
+    without_cache = StandIn()
+    without_cache._cache = MemoryCache(max_bytes=0)
+    assert torch.equal(without_cache(Image(pixels, sizes), keys).grid, turned.grid)
 
 
 def test_a_patch_size_other_than_the_cnns_stride_raises_an_error():
@@ -304,21 +304,21 @@ def test_the_real_cnns_features_do_not_depend_on_the_batch():
     canvas[1, :, :64] = pixels[0]
     batch = Image(canvas, torch.tensor([[96, 96], [64, 96]]))
     cnn = FrozenCNN()
-    remembered = cnn(Image.from_full(pixels))
+    cached = cnn(Image.from_full(pixels))
     with torch.autocast("cpu", torch.bfloat16):
         fresh = FrozenCNN()(batch)
-    for among in (fresh, cnn(batch)):
-        assert torch.equal(among.grid[1, :2, :3], remembered.grid[0])
-        assert torch.equal(among.classes[1], remembered.classes[0])
-        assert among.grid[1, 2:].abs().sum() == 0
-    assert remembered.grid.shape == (1, 2, 3, 1280)
-    assert not remembered.grid.requires_grad and remembered.classes.std() > 0.1
+    for batched in (fresh, cnn(batch)):
+        assert torch.equal(batched.grid[1, :2, :3], cached.grid[0])
+        assert torch.equal(batched.classes[1], cached.classes[0])
+        assert batched.grid[1, 2:].abs().sum() == 0
+    assert cached.grid.shape == (1, 2, 3, 1280)
+    assert not cached.grid.requires_grad and cached.classes.std() > 0.1
 
     other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of a run with another normalisation of the same image
     reading = cnn.with_normalization(other)
     renormalized = reading(Image.from_full(renormalize(pixels, CENTRED, other)))
-    torch.testing.assert_close(renormalized.classes, remembered.classes, atol=2e-2, rtol=1e-2)
-    assert (reading(Image.from_full(pixels)).classes - remembered.classes).abs().max() > 0.1
+    torch.testing.assert_close(renormalized.classes, cached.classes, atol=2e-2, rtol=1e-2)
+    assert (reading(Image.from_full(pixels)).classes - cached.classes).abs().max() > 0.1
 
 
 # -- errors for missing inputs ----------------------------------------------------------------------------------------

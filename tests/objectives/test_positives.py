@@ -76,9 +76,9 @@ def test_itc_targets_are_shared_among_an_images_captions(form: Any):
     objective = ITC(form=form)
     loss = objective.loss_sums(views_of(LABELS))["itc"].item()
     assert loss == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
-    apart = objective.loss_sums(views_of({}))["itc"].item()
-    assert apart == pytest.approx(by_hand(form, features(), list(range(4))), rel=1e-5) != loss
-    assert objective.loss_sums(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == apart
+    without_ids = objective.loss_sums(views_of({}))["itc"].item()
+    assert without_ids == pytest.approx(by_hand(form, features(), list(range(4))), rel=1e-5) != loss
+    assert objective.loss_sums(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == without_ids
 
 
 def test_retrieving_another_caption_of_the_image_counts_as_correct():
@@ -100,8 +100,8 @@ def test_hard_negatives_are_always_of_other_images():
     drawn = HardNegativeITM().negatives(views_of(LABELS, Features(10 * image, image)))
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
-    unaware = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
-    assert unaware.texts[[0, 2]].tolist() == [2, 0], "without ids all sampled negatives count"
+    without_ids = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
+    assert without_ids.texts[[0, 2]].tolist() == [2, 0], "without ids all sampled negatives count"
 
 
 class Sums(nn.Module):
@@ -191,8 +191,8 @@ def test_the_triplet_loss_uses_image_ids():
         blind = step(replace(batch, labels={}))["triplet"]
         assert expected <= blind + 1e-6  # fewer negatives, so the hardest is no harder
         smaller.append(bool(expected < blind - 1e-3))
-        everyone = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
-        assert (everyone["triplet"], everyone["triplet/accuracy"]) == (0, 1)
+        one_image = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
+        assert (one_image["triplet"], one_image["triplet/accuracy"]) == (0, 1)
     assert any(smaller)
 
 
@@ -231,8 +231,10 @@ def test_five_captions_per_image_with_frozen_regions_from_files_to_losses(tmp_pa
     )
     for chosen in HardNegativeITM().negatives(views):
         assert all(owners[j] != owners[i] for i, j in enumerate(chosen.tolist()))
-    everyone = triplet_loss(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, positives=same)
-    torch.testing.assert_close(step(batch)["triplet"], everyone / 6)
+    all_negatives = triplet_loss(
+        step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, positives=same
+    )
+    torch.testing.assert_close(step(batch)["triplet"], all_negatives / 6)
 
 
 def step_similarity(step: Pretraining, batch: Batch) -> Tensor:

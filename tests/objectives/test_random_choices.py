@@ -98,12 +98,12 @@ def test_masks_change_with_the_step_and_the_sample():
 @given(words=st.lists(caption, min_size=2, max_size=5), more=st.integers(0, 5), whole=st.booleans())
 def test_a_mask_does_not_depend_on_the_batch(words: list[list[int]], more: int, whole: bool):
     masking = MASKING if whole else PIECES
-    together = drawn(text_of(words), masking, ids=torch.arange(10, 10 + len(words)))
+    batched = drawn(text_of(words), masking, ids=torch.arange(10, 10 + len(words)))
     last = len(words) - 1
     single = drawn(text_of(words[last:], 2 + sum(words[last]) + more), masking, ids=torch.tensor([10 + last]))
     n = 2 + sum(words[last])
-    assert torch.equal(single.masked[0, :n], together.masked[last, :n])
-    assert torch.equal(single.text.ids[0, :n], together.text.ids[last, :n])
+    assert torch.equal(single.masked[0, :n], batched.masked[last, :n])
+    assert torch.equal(single.text.ids[0, :n], batched.text.ids[last, :n])
 
 
 def test_a_text_without_words_gets_no_mask():

@@ -249,7 +249,7 @@ SIZES = {
 @pytest.mark.slow
 def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     """A case of other sizes, whose expected values come from our padded layout: the packed layout must agree, and every
-    size must be inferred from the files alone.
+    size must be inferred from the files only.
     """
     torch.manual_seed(0)
     module, (b, n) = ADAPTERS["vilt"], (5, 7)

@@ -315,11 +315,11 @@ def test_a_validation_interrupted_by_a_signal_is_repeated_on_resume(pretrained: 
 
     training.validation_means = interrupting
     try:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as error:
             main(pretrain(out, "--workers", "0"))
     finally:
         training.validation_means = original
-    assert ended.value.code == 130 and "val/itm" not in rows(out)[-1]
+    assert error.value.code == 130 and "val/itm" not in rows(out)[-1]
     assert main(pretrain(out, "--workers", "0")) == 0
     assert rows(out) == rows(pretrained)
     assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()

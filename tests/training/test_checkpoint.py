@@ -112,5 +112,5 @@ def test_weights_have_the_file_mode_of_other_files(tmp_path: Path):
     (tmp_path / "usual").touch()
     (tmp_path / f"{MODEL}.partial").touch(0o600)  # of a killed run
     checkpoint.save_weights(tmp_path, nn.Linear(2, 2))
-    mode, usual = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
-    assert mode == usual
+    mode, default_mode = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
+    assert mode == default_mode

@@ -69,9 +69,9 @@ def test_two_ranks_equal_one_process(two: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(two: Path):
     for file in (CHECKPOINT, MODEL):
-        ended, wanted = load_file(two / "went-on" / file), load_file(two / "whole" / file)
-        assert ended.keys() == wanted.keys()
-        assert all(torch.equal(t, wanted[name]) for name, t in ended.items())
+        resumed, expected = load_file(two / "went-on" / file), load_file(two / "whole" / file)
+        assert resumed.keys() == expected.keys()
+        assert all(torch.equal(t, expected[name]) for name, t in resumed.items())
     assert rows(two / "went-on") == rows(two / "whole")
 
 

@@ -115,9 +115,9 @@ def test_a_signal_before_the_first_step_prevents_it(tmp_path, capfd):
         os.kill(os.getpid(), signal.SIGTERM)
         return stream(settings())(start)
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         fit(Toy(), telling, settings(), tmp_path)
-    assert ended.value.code == 130 and "stopped before a step was made" in capfd.readouterr().out
+    assert error.value.code == 130 and "stopped before a step was made" in capfd.readouterr().out
     assert not (tmp_path / CHECKPOINT).exists()
 
 
@@ -283,8 +283,8 @@ def test_a_run_with_another_seed_or_model_is_an_error_that_names_the_field(tmp_p
 
 def test_a_run_from_before_a_field_existed_has_its_default(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
-    usual = {"model": {"dim": 8, "gated": False}}
-    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=usual)
+    stored = {"model": {"dim": 8, "gated": False}}
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=stored)
     for model, message in (
         ({"dim": 16, "gated": True}, r"model\.gated = False, not True"),
         ({"dim": 8, "gated": False}, r"model\.dim = 16, not 8"),
@@ -292,7 +292,7 @@ def test_a_run_from_before_a_field_existed_has_its_default(tmp_path):
         ({"gated": False}, r"model\.dim = 16, not \(no such field\)"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=usual)
+            run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=stored)
 
 
 def test_another_version_of_the_settings_is_an_error(tmp_path, monkeypatch):

@@ -44,8 +44,8 @@ def test_a_folder_locked_by_another_process_raises_until_it_ends_or_is_killed(tm
             pass
         end(process)
         process.wait(60)
-        with locked(tmp_path / "run", file) as taken:
-            assert taken
+        with locked(tmp_path / "run", file) as handle:
+            assert handle
     assert not list((tmp_path / "run").iterdir())
     with locked(tmp_path / "other" / "run", file):
         pass
@@ -71,8 +71,8 @@ def test_a_folder_can_be_locked_on_a_full_disk(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with locked(tmp_path / "run") as taken:
-        assert taken and (tmp_path / "run" / LOCK).exists()
+    with locked(tmp_path / "run") as handle:
+        assert handle and (tmp_path / "run" / LOCK).exists()
     assert not (tmp_path / "run").exists()
 
 

@@ -45,8 +45,8 @@ def test_words_never_change_between_versions():
 
 def test_a_draw_depends_on_its_sample_and_not_on_the_other_samples():
     single = uniform(1, 2, [40], "stream", 3)
-    among = uniform(1, 2, [7, 40, 3], "stream", 10)
-    assert (among[1, :3] == single[0]).all()
+    batched = uniform(1, 2, [7, 40, 3], "stream", 10)
+    assert (batched[1, :3] == single[0]).all()
 
 
 @pytest.mark.parametrize("change", [(2, 2, 3, "stream"), (1, 3, 3, "stream"), (1, 2, 4, "stream"), (1, 2, 3, "other")])

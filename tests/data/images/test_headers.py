@@ -51,13 +51,13 @@ def gif(extensions: bytes) -> bytes:
 def tiff(*tags: tuple[int, int, int, int | bytes], big: bool = False) -> bytes:
     wide, word = (20, "Q") if big else (12, "I")
     at = (16 if big else 8) + struct.calcsize("<" + word) + wide * len(tags) + 16
-    made, behind = struct.pack("<" + ("Q" if big else "H"), len(tags)), b""
+    made, payload = struct.pack("<" + ("Q" if big else "H"), len(tags)), b""
     for tag, kind, count, value in tags:
-        offset = at + len(behind) if isinstance(value, bytes) else value
+        offset = at + len(payload) if isinstance(value, bytes) else value
         made += struct.pack(f"<HH{word}{word}", tag, kind, count, offset)
-        behind += value if isinstance(value, bytes) else b""
+        payload += value if isinstance(value, bytes) else b""
     head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
-    return (head + made).ljust(at, b"\0") + behind
+    return (head + made).ljust(at, b"\0") + payload
 
 
 GREY = ((256, 3, 1, 10), (257, 3, 1, 10), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1))
@@ -165,7 +165,7 @@ def test_valid_files_with_many_parts_are_read():
 
 def test_the_memory_limit_counts_the_bytes_of_a_mode(monkeypatch: pytest.MonkeyPatch):
     """Bytes of 100 pixels: grey 1, RGB 4 more; transparency 4 and 4; RGB itself 4; progressive 4:2:0 3 more."""
-    for image, format, options, taken in (
+    for image, format, options, num_bytes in (
         (Pillow.new("L", (10, 10)), "PNG", {}, 500),
         (Pillow.new("RGB", (10, 10)), "PNG", {}, 400),
         (Pillow.new("RGBA", (10, 10)), "PNG", {}, 800),
@@ -175,8 +175,10 @@ def test_the_memory_limit_counts_the_bytes_of_a_mode(monkeypatch: pytest.MonkeyP
         (Pillow.new("RGB", (10, 10)), "JPEG", {"progressive": True, "subsampling": 0}, 1000),
     ):
         data = saved(image, format, **options)
-        monkeypatch.setattr(decode_module, "MAX_BYTES", taken)
+        monkeypatch.setattr(decode_module, "MAX_BYTES", num_bytes)
         assert decode(data, "x").size == (10, 10)
-        monkeypatch.setattr(decode_module, "MAX_BYTES", taken - 1)
-        with pytest.raises(BadSample, match=f"take {taken} bytes to decode, more than the limit of {taken - 1}"):
+        monkeypatch.setattr(decode_module, "MAX_BYTES", num_bytes - 1)
+        with pytest.raises(
+            BadSample, match=f"take {num_bytes} bytes to decode, more than the limit of {num_bytes - 1}"
+        ):
             decode(data, "x")

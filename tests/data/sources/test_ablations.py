@@ -12,10 +12,10 @@ from diptych.data.synthetic import SceneQuestions, Scenes
 
 def test_no_image_keeps_its_captions_and_none_is_lost():
     scenes = Scenes("val", 12)
-    dealt = ShuffledCaptions(scenes, seed=3)
-    assert all(dealt.owner[i] != i for i in range(12))
-    assert sorted(dealt.captions(i) for i in range(12)) == sorted(scenes.captions(i) for i in range(12))
-    assert dealt.image(4).tobytes() == scenes.image(4).tobytes()
+    shuffled = ShuffledCaptions(scenes, seed=3)
+    assert all(shuffled.owner[i] != i for i in range(12))
+    assert sorted(shuffled.captions(i) for i in range(12)) == sorted(scenes.captions(i) for i in range(12))
+    assert shuffled.image(4).tobytes() == scenes.image(4).tobytes()
 
 
 def test_shuffling_depends_on_its_seed_only():

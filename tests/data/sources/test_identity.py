@@ -137,8 +137,8 @@ def test_a_photo_repeated_for_each_caption_has_one_id_across_tars(tmp_path: Path
         for r in (0, 1)
     )
     for (first,), (second,), (all_of_it,) in zip(one, two, steps, strict=True):
-        apart = first.batch.labels["image"].tolist() + second.batch.labels["image"].tolist()
-        assert apart == all_of_it.batch.labels["image"].tolist()
+        by_rank = first.batch.labels["image"].tolist() + second.batch.labels["image"].tolist()
+        assert by_rank == all_of_it.batch.labels["image"].tolist()
 
 
 def test_a_resumed_stream_gives_the_same_ids(tmp_path: Path):

@@ -31,11 +31,11 @@ reuse = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 
 
 @given(st.sampled_from(KNOWN), blanks, blanks, st.data())
-def test_a_word_means_its_split_in_any_case_with_blanks_around_it(pair, before, behind, data):
+def test_a_word_means_its_split_in_any_case_with_blanks_around_it(pair, before, after, data):
     word, split = pair
     cased = "".join(data.draw(st.sampled_from([c.lower(), c.upper()])) for c in word)
     year = data.draw(st.sampled_from(["", "2014", " 2017"]))
-    assert split_of(before + cased + year + behind, "row 1") == split == requested_split(cased, "photos.csv")
+    assert split_of(before + cased + year + after, "row 1") == split == requested_split(cased, "photos.csv")
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,10 @@ def test_a_json_list_of_records_is_a_table(tmp_path):
     """The layout of the data of ALBEF, BLIP and VizWiz."""
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(image_bytes(1))
-    people = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [{"answer": "coke", "answer_confidence": "maybe"}]
-    rows = [{"image": "a.jpg", "question": "what?", "answers": people, "answerable": 1}]
+    annotations = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [
+        {"answer": "coke", "answer_confidence": "maybe"}
+    ]
+    rows = [{"image": "a.jpg", "question": "what?", "answers": annotations, "answerable": 1}]
     rows += [{"image": "b.jpg", "question": "why?", "answer": ["A", "A", "b"], "question_id": 7}]
     (tmp_path / "val.json").write_text(json.dumps(rows))
     source = open_questions(str(tmp_path / "val.json"), "val")

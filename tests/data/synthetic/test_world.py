@@ -30,9 +30,9 @@ def test_another_process_gives_the_same_scenes_without_importing_torch():
     scenes = Scenes("val", 6, seed=3)
     questions = SceneQuestions(scenes)
     samples = [(scenes.image(i).tobytes(), scenes.captions(i), scenes.scene(i)) for i in range(6)]
-    here = hashlib.sha256(repr((samples, [questions.question(i) for i in range(30)])).encode()).hexdigest()
-    there = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True).stdout.split()
-    assert there == [here, "False"]
+    expected = hashlib.sha256(repr((samples, [questions.question(i) for i in range(30)])).encode()).hexdigest()
+    process = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True).stdout.split()
+    assert process == [expected, "False"]
 
 
 def test_seeds_and_splits_differ():

@@ -51,8 +51,8 @@ def tars(folder: Path, sizes: list[int], **options) -> str:
     return str(folder / f"train-{{00..{len(sizes) - 1:02d}}}.tar")
 
 
-def numbers(taken) -> list[int]:
-    return [int(raw.captions[0].split()[1]) for raw in taken]
+def numbers(samples) -> list[int]:
+    return [int(raw.captions[0].split()[1]) for raw in samples]
 
 
 def test_streamed_samples_equal_the_indexed_ones_from_any_cursor(tmp_path: Path):
@@ -62,8 +62,8 @@ def test_streamed_samples_equal_the_indexed_ones_from_any_cursor(tmp_path: Path)
     assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in samples] == [(m.key, m.captions) for m in index]
     data = shard.read_bytes()
     assert [r.picture for r, _ in samples] == [data[m.start : m.start + m.size] for m in index]
-    for i, (_, behind) in enumerate(samples):
-        assert list(tar_samples(shard, behind)) == samples[i + 1 :]
+    for i, (_, cursor) in enumerate(samples):
+        assert list(tar_samples(shard, cursor)) == samples[i + 1 :]
     assert len({r.id for r, _ in samples}) == 5
 
 
@@ -81,8 +81,8 @@ def test_each_sample_comes_once_per_epoch_and_a_stream_resumes_from_any_point(la
     sizes, streaming, seed = layout
     with tempfile.TemporaryDirectory() as folder:
         stream = Stream(tars(Path(folder), sizes, image=b"x"), "train", streaming)
-        everyone = stream.lanes(range(streaming.lanes), seed, {})
-        first = [number for lane in everyone for number in numbers(epoch_of(lane))]
+        lanes = stream.lanes(range(streaming.lanes), seed, {})
+        first = [number for lane in lanes for number in numbers(epoch_of(lane))]
         assert sorted(first) == list(range(sum(sizes)))
 
         n = data.draw(st.integers(0, 2 * sum(sizes)))
@@ -95,12 +95,12 @@ def test_each_sample_comes_once_per_epoch_and_a_stream_resumes_from_any_point(la
 
 def epoch_of(lane: Lane) -> list:
     """All samples of a lane's first epoch."""
-    taken = []
+    samples = []
     while True:
         sample = lane.take(1)
         if lane.place.epoch > 0:
-            return taken
-        taken += sample
+            return samples
+        samples += sample
 
 
 def cut(data, n: int) -> list[int]:
@@ -146,8 +146,8 @@ def pairs(source: Captioned) -> PairExamples:
 
 
 def run(stream: Stream, make=pairs, **options: Any) -> list[list[Loaded]]:
-    usual: dict[str, Any] = {"batch_size": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
-    return list(stream_loader(stream, make, **usual | options))
+    defaults: dict[str, Any] = {"batch_size": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
+    return list(stream_loader(stream, make, **defaults | options))
 
 
 def equal(one: Loaded, other: Loaded) -> bool:
@@ -179,10 +179,10 @@ def test_ranks_micro_batches_and_workers_change_nothing(tmp_path: Path):
     assert [a | b for a, b in zip(*by_rank, strict=True)] == skipped
     broken = {raw.id for shard in stream.shards for raw, _ in tar_samples(shard) if raw.picture == b"broken"}
     assert broken <= set(chain(*skipped)) and not broken & set(chain(*ids(whole)))
-    there = run(stream, workers=2)
+    in_workers = run(stream, workers=2)
     assert all(
         equal(a, b) and a.cursor == b.cursor
-        for x, y in zip(whole, there, strict=True)
+        for x, y in zip(whole, in_workers, strict=True)
         for a, b in zip(x, y, strict=True)
     )
 
@@ -229,7 +229,7 @@ def test_an_impossible_division_into_lanes_is_a_one_line_error(tmp_path: Path):
 def test_damage_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
     """For a truncated tar, one overwritten in the middle, and another file, from any cursor."""
     stream = Stream(tars(tmp_path, [6, 6, 6, 6]), "train", Streaming(1, 24))
-    at = {shard.name: [behind for _, behind in tar_samples(shard)] for shard in stream.shards}
+    at = {shard.name: [cursor for _, cursor in tar_samples(shard)] for shard in stream.shards}
     cut, overwritten, none = stream.shards[:3]
     cut.write_bytes(cut.read_bytes()[: at[cut.name][3] + 600])  # in the image of the fifth
     data = bytearray(overwritten.read_bytes())
@@ -241,8 +241,8 @@ def test_damage_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
         bad = [raw for raw, _ in samples if raw.bad]
         assert numbers(raw for raw, _ in samples if not raw.bad) == good
         assert len(bad) >= 1 and "not a whole uncompressed tar" in bad[-1].bad and shard.name in bad[-1].where
-        for i, (_, behind) in enumerate(samples):
-            assert list(tar_samples(shard, behind)) == samples[i + 1 :]
+        for i, (_, cursor) in enumerate(samples):
+            assert list(tar_samples(shard, cursor)) == samples[i + 1 :]
     steps = run(stream, steps=8)
     used = Counter(chain(*ids(steps)))
     assert (

@@ -142,9 +142,9 @@ def test_blip_is_imported_from_hugging_face_bit_for_bit(task: str, tmp_path: Pat
     imported = load_official("blip", tmp_path / "saved" / "model.safetensors", num_heads=4)
     assert imported.task == ("matching" if task == "retrieval" else task)
     assert {name: imported.arguments.get(name, size) for name, size in SMALL.items()} == SMALL
-    mine = step.student.state_dict() if task == "retrieval" else step.state_dict()
-    mine = {name: tensor for name, tensor in mine.items() if "contrast.scale" not in name}
-    assert same(dict(imported.build().state_dict()), mine)
+    ours = step.student.state_dict() if task == "retrieval" else step.state_dict()
+    ours = {name: tensor for name, tensor in ours.items() if "contrast.scale" not in name}
+    assert same(dict(imported.build().state_dict()), ours)
     again = exported("blip", imported.task, imported.arguments, imported.build(), tmp_path / "again")
     assert again == []
     files = (load_state_dict(folder / "hf" / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
