@@ -204,6 +204,13 @@ def test_a_skip_counter_stops_a_run_at_its_limit():
         counter.check()
 
 
+def test_a_short_run_stops_at_the_share_of_its_own_samples():
+    counter = SkipCounter(limit=0.01, planned=64)
+    counter.add(32, [])
+    with pytest.raises(DataError, match="1 of 64"):
+        counter.add(31, BROKEN)
+
+
 def test_a_skip_counter_accepts_good_data():
     counter = SkipCounter(limit=0.05)
     counter.add(20, BROKEN)

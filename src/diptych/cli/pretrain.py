@@ -40,6 +40,8 @@ def pretrain_command(words: list[str]) -> None:
     if wants_help(words):
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
     out = pop_folder(words)
+    if not any(word.partition("=")[0] == "--data" for word in words):
+        echo(f"no --data given: training on {run.data}, images and captions that are generated")
     run = apply_overrides(run, words, f"pretrain {name}")
     check_inputs(run)
 
