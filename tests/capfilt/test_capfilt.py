@@ -252,11 +252,11 @@ def test_generated_captions_depend_only_on_seed_and_sample(done: Path, config: C
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ["captioner", "filter"])
-def test_captioner_and_filter_work_separately(config: CapFilt, tmp_path: Path, role: str):
-    summary = capfilt(replace(config, **{"captioner": "", "filter": ""} | {role: config.filter}), tmp_path)
-    assert summary["re-captioned"] == 0 and (summary["dropped"] == 0) == (role == "captioner")
-    assert summary["images synthetic that pass"] == (24 if role == "captioner" else 0)
+@pytest.mark.parametrize("used", ["captioner", "filter"])
+def test_captioner_and_filter_work_separately(config: CapFilt, tmp_path: Path, used: str):
+    summary = capfilt(replace(config, **{"captioner": "", "filter": ""} | {used: config.filter}), tmp_path)
+    assert summary["re-captioned"] == 0 and (summary["dropped"] == 0) == (used == "captioner")
+    assert summary["images synthetic that pass"] == (24 if used == "captioner" else 0)
 
 
 @pytest.mark.slow
@@ -458,7 +458,7 @@ def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: 
     assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
     with pytest.raises(CheckpointError, match="seed = 0, not 1"):
         capfilt(replace(other, scored=str(done), seed=1), tmp_path / "x")
-    with pytest.raises(RunError, match=r"bootstrap\.json: cannot be read"):
+    with pytest.raises(RunError, match=r"capfilt\.json: cannot be read"):
         capfilt(replace(other, scored=str(tmp_path)), tmp_path / "x")
     (tmp_path / "anew" / "parts" / "train-00001.jsonl").unlink()
     with pytest.raises(RunError, match="1 of 3 shards are not scored yet"):
