@@ -40,7 +40,7 @@ class Nonempty:
 
 @dataclass(frozen=True)
 class MaxItems:
-    """Marks a tuple of at most `most` items."""
+    """Marks a tuple of at most `limit` items."""
 
     most: int
 
